@@ -1,0 +1,37 @@
+# Which latent space will a diffusion model learn well, and why: the study as a workflow.
+#
+#   snakemake -c2                                          the default study (config.yaml)
+#   snakemake -c2 --configfile studies/smoke.yaml          another study
+#   snakemake -n --config 'select={tokenizers: [conv-eq]}' a part of it, planned only
+#   snakemake figures -c1                                  every figure, from the tables
+#   snakemake --profile slurm                              on a cluster (slurm/config.yaml)
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+report: "report/workflow.rst"
+
+
+include: "rules/common.smk"
+include: "rules/datasets.smk"
+include: "rules/tokenizers.smk"
+include: "rules/metrics.smk"
+include: "rules/diffusion.smk"
+include: "rules/analysis.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        REPORT,
+
+
+rule figures:
+    input:
+        FIGURES,
+
+
+rule tables:
+    input:
+        TABLES,

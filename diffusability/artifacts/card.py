@@ -1,0 +1,71 @@
+"""Provenance cards: what an artifact is, what made it, and whether its files are still those."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diffusability.artifacts.atomic import sha256
+from diffusability.errors import ArtifactError
+from diffusability.study.stages import CARD, STAGES
+
+
+def rebuild_command(path: Path) -> str:
+    """Return the command that makes the artifact at `path` again."""
+    return f"snakemake -c1 -f {path / CARD}"
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Return the card of the artifact in the folder `path`.
+
+    Raises:
+        ArtifactError: there is none, or it is not whole.
+    """
+    try:
+        card = json.loads((path / CARD).read_text())
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{path}: no such artifact, or an unfinished one (it has no {CARD}). "
+            f"Make it with: snakemake -c1 {path / CARD}"
+        ) from None
+    except ValueError as error:
+        raise ArtifactError(
+            f"{path / CARD}: not a whole provenance card ({error}). "
+            f"Make the artifact again with: {rebuild_command(path)}"
+        ) from None
+    return dict(card)
+
+
+def problems(path: Path, card: dict[str, Any]) -> list[str]:
+    """Return what is wrong with the files of an artifact: missing, truncated, altered."""
+    found = []
+    for name, entry in card["outputs"].items():
+        file = path / name
+        if not file.is_file():
+            found.append(f"{name} is missing")
+        elif file.stat().st_size != entry["bytes"]:
+            found.append(f"{name} has {file.stat().st_size} bytes instead of {entry['bytes']}")
+        elif sha256(file) != entry["sha256"]:
+            found.append(f"{name} was altered (its SHA-256 is another)")
+    return found
+
+
+def verified(path: Path, stage: str, fingerprint: str) -> dict[str, Any]:
+    """Return the card of an artifact after checking that it is the one asked for, and whole.
+
+    Raises:
+        ArtifactError: another stage, another fingerprint, or files that are not those it lists.
+    """
+    card = read_card(path)
+    if (card.get("stage"), card.get("fingerprint")) != (stage, fingerprint):
+        raise ArtifactError(
+            f"{path}: holds {card.get('stage')} {card.get('fingerprint')}, expected {stage} "
+            f"{fingerprint}. It was copied or renamed by hand; remove it and make it again with: "
+            f"{rebuild_command(path)}"
+        )
+    missing = set(STAGES[stage].outputs) - set(card["outputs"])
+    wrong = [f"{name} is not on the card" for name in sorted(missing)] + problems(path, card)
+    if wrong:
+        raise ArtifactError(
+            f"{path}: {'; '.join(wrong)}. Make it again with: {rebuild_command(path)}"
+        )
+    return card

@@ -1,0 +1,83 @@
+"""What lies in results/: finished artifacts, what a plan still lacks, and why."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from diffusability.artifacts.card import problems, read_card, rebuild_command
+from diffusability.errors import ArtifactError
+from diffusability.study.plan import Artifact
+from diffusability.study.stages import CARD, RESULTS, STAGES
+
+
+def is_done(artifact: Artifact) -> bool:
+    """Whether the artifact has a card of its own fingerprint; its files are not hashed here."""
+    try:
+        return bool(read_card(Path(artifact.path))["fingerprint"] == artifact.fingerprint)
+    except (ArtifactError, KeyError):
+        return False
+
+
+def finished(stage: str | None = None) -> Iterator[Path]:
+    """Yield the folder of every artifact that has a card, of one stage or of all."""
+    for name in [stage] if stage else STAGES:
+        yield from sorted(card.parent for card in Path(RESULTS, name).rglob(CARD))
+
+
+def size(path: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def damage(path: Path) -> list[str]:
+    """Return what is wrong with an artifact on disk, each with the command that mends it."""
+    try:
+        card = read_card(path)
+        wrong = problems(path, card)
+        if card["fingerprint"] != path.name:
+            wrong.append(f"its card is that of {card['fingerprint']}")
+    except (ArtifactError, KeyError, AttributeError) as error:
+        return [str(error)]
+    return [f"{path}: {problem}. Make it again with: {rebuild_command(path)}" for problem in wrong]
+
+
+def reasons(artifact: Artifact) -> list[str]:
+    """Return why an artifact is not there: how it differs from its nearest finished relative.
+
+    The relative is the finished artifact of the same stage and name that differs least.
+    """
+    relatives = [
+        read_card(path)
+        for path in finished(artifact.stage)
+        if path.parent == Path(artifact.path).parent and path.name != artifact.fingerprint
+    ]
+    if not relatives:
+        return ["nothing of this name was made yet"]
+    wanted = json.loads(artifact.job())
+    differences = [(_differences(card, wanted), card["fingerprint"]) for card in relatives]
+    fewest, fingerprint = min(differences, key=lambda pair: len(pair[0]))
+    return [f"differs from {fingerprint}: {difference}" for difference in fewest]
+
+
+def _differences(card: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    before, after = _identity(card), _identity(wanted)
+    changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    return [f"{key} {before.get(key)!r} -> {after.get(key)!r}" for key in changed]
+
+
+def _identity(description: Mapping[str, Any]) -> dict[str, Any]:
+    upstream = {role: entry["fingerprint"] for role, entry in description["upstream"].items()}
+    flat = {"stage version": description["version"], "seed": description["seed"]}
+    flat |= {f"upstream {role}": value for role, value in upstream.items()}
+    return flat | _flatten(description["spec"])
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,173 @@
+"""One artifact to be made: its inputs, verified, and its outputs, published whole."""
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from diffusability.artifacts.atomic import disk_errors, sha256, write_json
+from diffusability.artifacts.card import verified
+from diffusability.artifacts.lock import exclusive
+from diffusability.artifacts.machine import describe_machine, peak_memory
+from diffusability.errors import ArtifactError
+from diffusability.study.fingerprint import derive_seed, fingerprint
+from diffusability.study.stages import CARD, RESULTS, STAGES
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a script needs to make one artifact.
+
+    Attributes:
+        stage: kind of the artifact, a key of STAGES.
+        version: the stage's version for which the job was planned.
+        name: readable name, for messages.
+        spec: resolved options of the stage, plain JSON values.
+        seed: seed of the stage's randomness.
+        upstream: role to `{"stage", "fingerprint", "path"}` of what it is made from.
+        path: directory of the artifact.
+        device: torch device on which it is made; part of no fingerprint.
+        minutes: time after which training saves its state and stops; None for no limit.
+    """
+
+    stage: str
+    version: int
+    name: str
+    spec: Mapping[str, Any]
+    seed: int
+    upstream: Mapping[str, Mapping[str, str]]
+    path: Path
+    device: str = "cpu"
+    minutes: float | None = None
+    started: float = field(default_factory=time.time)
+
+    @classmethod
+    def from_json(cls, text: str, **run: Any) -> "Job":
+        """Return the job that Artifact.job() wrote.
+
+        Raises:
+            ArtifactError: the text is no job, or was planned for another version of the stage.
+        """
+        try:
+            plain = json.loads(text)
+            job = cls(**(plain | {"path": Path(plain["path"])}), **run)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ArtifactError(f"--job: not a job of a plan ({error}): {text:.80}") from None
+        if job.stage not in STAGES or job.version != STAGES[job.stage].version:
+            raise ArtifactError(f"--job: planned for another version of stage {job.stage}")
+        return job
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Recomputed from the content, so that a job edited by hand cannot take another's name."""
+        roles = {role: entry["fingerprint"] for role, entry in self.upstream.items()}
+        return fingerprint(self.stage, self.version, self.spec, self.seed, roles)
+
+    @property
+    def state(self) -> Path:
+        """Directory of lock, checkpoints and unpublished files; gone when the job is done."""
+        return Path(RESULTS, "state", self.stage, self.name, self.fingerprint)
+
+    def stream(self, use: str) -> int:
+        """Return the seed of one use of randomness, the same for every artifact of one seed.
+
+        The name is left out on purpose: tokenizers that differ in their regularizer alone then
+        start from the same weights and see the same batches.
+        """
+        return derive_seed(self.stage, self.seed, use)
+
+    def input(self, role: str) -> Path:
+        """Return the directory of an upstream artifact after verifying its card and its files.
+
+        Raises:
+            ArtifactError: it is missing, altered, or not the one this job was planned for.
+        """
+        entry = self.upstream[role]
+        path = Path(entry["path"])
+        verified(path, entry["stage"], entry["fingerprint"])
+        return path
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Path]:
+        """Yield a folder for the outputs; publish them with their card if the block succeeds.
+
+        The card is moved last, so an artifact with a card is whole. If the block raises, what it
+        wrote is removed and the artifact's own folder is untouched; checkpoints stay.
+
+        Raises:
+            ArtifactBusyError: another process is making this artifact.
+            ArtifactError: the block did not write every file that the stage promises.
+        """
+        if self.path.name != self.fingerprint:
+            raise ArtifactError(
+                f"{self.path}: the fingerprint of this job is {self.fingerprint}; it would "
+                "publish under a name that is not its own"
+            )
+        with exclusive(self.state / "lock", str(self.path)):
+            staging = self.state / "staging"
+            shutil.rmtree(staging, ignore_errors=True)  # of an attempt that was killed
+            staging.mkdir(parents=True)
+            attempts = self._count_attempt()
+            try:
+                with disk_errors(self.path):
+                    yield staging
+                    self._publish(staging, attempts)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+            shutil.rmtree(self.state, ignore_errors=True)
+            _remove_empty_parents(self.state)
+
+    def _count_attempt(self) -> int:
+        counter = self.state / "attempts"
+        attempts = int(counter.read_text()) + 1 if counter.exists() else 1
+        counter.write_text(str(attempts))
+        return attempts
+
+    def _publish(self, staging: Path, attempts: int) -> None:
+        files = sorted(p for p in staging.rglob("*") if p.is_file())
+        names = [str(p.relative_to(staging)) for p in files]
+        missing = set(STAGES[self.stage].outputs) - set(names)
+        if missing:
+            raise ArtifactError(f"{self.path}: {', '.join(sorted(missing))} was not written")
+        outputs = {
+            name: {"sha256": sha256(file), "bytes": file.stat().st_size}
+            for name, file in zip(names, files, strict=True)
+        }
+        card = {
+            "stage": self.stage,
+            "version": self.version,
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "spec": self.spec,
+            "seed": self.seed,
+            "upstream": self.upstream,
+            "outputs": outputs,
+            "machine": describe_machine(self.device),
+            "started": self.started,
+            "seconds": time.time() - self.started,
+            "attempts": attempts,
+            "peak_memory_bytes": peak_memory(self.device),
+        }
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / CARD).unlink(missing_ok=True)
+        for name, file in zip(names, files, strict=True):
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+            os.replace(file, self.path / name)
+        write_json(self.path / CARD, card)
+
+
+def _remove_empty_parents(path: Path) -> None:
+    """Remove the folders above `path`, up to the results, as far as they are empty."""
+    for parent in path.parents:
+        if parent.name in (RESULTS, "state", ""):
+            return
+        with contextlib.suppress(OSError):
+            parent.rmdir()

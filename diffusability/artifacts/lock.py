@@ -1,0 +1,68 @@
+"""One writer an artifact: a lock that the operating system releases when its holder dies."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffusability.errors import ArtifactBusyError
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
+    """Hold the lock file `path`; it is removed when the block ends.
+
+    Args:
+        path: lock file; its folder is created.
+        what: what is being protected, for the message.
+        wait: seconds to wait for another holder before giving up.
+
+    Raises:
+        ArtifactBusyError: another process holds it; the message says which.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + wait
+    while (descriptor := _try_lock(path)) is None:
+        if time.monotonic() >= deadline:
+            raise ArtifactBusyError(
+                f"{what}: {_holder(path)} is writing it. Wait for it, or stop it; "
+                "the lock goes when its holder ends"
+            )
+        time.sleep(0.1)
+    try:
+        note = {"pid": os.getpid(), "host": socket.gethostname()}
+        note |= {"job": os.environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in os.environ else {}
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(note).encode(), 0)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _try_lock(path: Path) -> int | None:
+    """Return a locked descriptor of the file now at `path`, or None while another holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # the former holder may have removed the file between our open and our lock
+        if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(descriptor)
+    return None
+
+
+def _holder(path: Path) -> str:
+    try:
+        note = json.loads(path.read_text())
+        job = f", job {note['job']}" if "job" in note else ""
+        return f"process {note['pid']} on {note['host']}{job}"
+    except (OSError, ValueError, KeyError):
+        return "another process"

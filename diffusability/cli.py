@@ -1,0 +1,165 @@
+"""`diffusability`: look at studies and at what lies in results/, before and after spending."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from diffusability.artifacts.card import read_card
+from diffusability.artifacts.garbage import find_garbage, remove
+from diffusability.artifacts.inventory import damage, finished, is_done, reasons, size
+from diffusability.errors import DiffusabilityError, StudyError
+from diffusability.study.load import DEFAULT_STUDY, load_study
+from diffusability.study.plan import Artifact, Plan
+from diffusability.study.problems import nearest
+from diffusability.study.stages import STAGES
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except DiffusabilityError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="diffusability", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: object, help_text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help_text, description=help_text)
+        sub.set_defaults(command=command)
+        sub.add_argument(
+            "--configfile",
+            "--study",
+            dest="study",
+            nargs="+",
+            default=[DEFAULT_STUDY],
+            help="study file (config.yaml)",
+        )
+        sub.add_argument("--config", type=json.loads, default={}, help="overrides, as JSON")
+        return sub
+
+    add("ls", _ls, "list the artifacts of a study and whether they are there").add_argument(
+        "--missing", action="store_true", help="only those that are not there"
+    )
+    add("plan", _plan, "count the jobs of a study, and what they will cost")
+    add("why", _why, "say why an artifact would be made").add_argument(
+        "name", nargs="?", default="", help="path of an artifact, or how its name begins"
+    )
+    add("verify", _verify, "hash every file and compare it with its card").add_argument(
+        "paths", nargs="*", type=Path, help="folders of artifacts (all)"
+    )
+    gc = add("gc", _gc, "list what can be removed; --yes removes it")
+    gc.add_argument("--latents", action="store_true", help="also shards that a study uses")
+    gc.add_argument("--yes", action="store_true", help="remove instead of listing")
+    add("show", _show, "print the headline table of a finished study")
+    return parser
+
+
+def _load(arguments: argparse.Namespace) -> Plan:
+    return Plan(load_study(arguments.study, arguments.config))
+
+
+def _ls(arguments: argparse.Namespace) -> int:
+    for artifact in _load(arguments):
+        done = is_done(artifact)
+        if done and arguments.missing:
+            continue
+        print(f"{'done   ' if done else 'missing'} {artifact.path}")
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    plan = _load(arguments)
+    print(f"{'stage':<16}{'jobs':>6}{'done':>6}{'to do':>7}{'seconds each':>14}{'MiB each':>10}")
+    total = known = 0.0
+    for stage in STAGES:
+        artifacts = plan.of_stage(stage)
+        if not artifacts:
+            continue
+        to_do = sum(not is_done(artifact) for artifact in artifacts)
+        cards = [read_card(path) for path in finished(stage)]
+        seconds = median(card["seconds"] for card in cards) if cards else None
+        mib = median(size(path) for path in finished(stage)) / 2**20 if cards else None
+        known += len(artifacts) if cards else 0
+        total += to_do * seconds if seconds else 0.0
+        print(
+            f"{stage:<16}{len(artifacts):>6}{len(artifacts) - to_do:>6}{to_do:>7}"
+            f"{_or_unknown(seconds):>14}{_or_unknown(mib):>10}"
+        )
+    unknown = len(plan) - int(known)
+    print(
+        f"\n{len(plan)} jobs. Time to do, one job at a time: {total / 60:.1f} minutes, from the "
+        "median of the finished artifacts of each stage in results/, whatever their study"
+        + (f"; {unknown} jobs are of stages of which none is finished yet" if unknown else "")
+    )
+    return 0
+
+
+def _or_unknown(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1f}"
+
+
+def _why(arguments: argparse.Namespace) -> int:
+    plan = _load(arguments)
+    chosen = [a for a in plan if _matches(a, arguments.name)]
+    if not chosen:
+        hint = nearest(arguments.name, {a.name for a in plan})
+        raise StudyError(f"{arguments.name}: no artifact of this study ({hint})")
+    for artifact in chosen:
+        if is_done(artifact):
+            print(f"done    {artifact.path}")
+            continue
+        print(f"to make {artifact.path}")
+        for reason in reasons(artifact):
+            print(f"        {reason}")
+    return 0
+
+
+def _matches(artifact: Artifact, name: str) -> bool:
+    path = str(Path(name)) if name else ""
+    return artifact.name.startswith(name) or f"{artifact.path}/".startswith(f"{path}/")
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    paths = arguments.paths or list(finished())
+    wrong = [problem for path in paths for problem in damage(path)]
+    for problem in wrong:
+        print(problem)
+    print(f"{len(paths)} artifacts verified, {len(wrong)} problems")
+    return 1 if wrong else 0
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    used = {a.fingerprint for file in arguments.study for a in Plan(load_study(file))}
+    garbage = find_garbage(used, arguments.latents)
+    for item in garbage:
+        verb = "would remove"
+        if arguments.yes:
+            verb = "removed" if remove(item) else "in use, kept"
+        print(f"{verb} {item.path} ({item.bytes / 2**20:.1f} MiB: {item.reason})")
+    freed = sum(item.bytes for item in garbage) / 2**20
+    kept = ", ".join(map(str, arguments.study))
+    print(f"{len(garbage)} folders, {freed:.1f} MiB; kept is what {kept} names")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    # imported late: pandas is not needed to look at a plan
+    from diffusability.analysis.headline import headline
+
+    print(headline(load_study(arguments.study, arguments.config)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""A small convolutional classifier whose features serve as targets and as judge."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ConvEncoder(nn.Module):
+    """Images to a grid of features, to one feature vector, to class logits.
+
+    The grid lies `factor` times coarser than the image. Images are floats in -1 ... 1.
+    """
+
+    def __init__(
+        self, image_channels: int, width: int, features: int, factor: int, num_classes: int
+    ) -> None:
+        """Lay out the network; widths double with every halving of the resolution."""
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(image_channels, width, 3, padding=1)]
+        while factor > 1:
+            layers += [_Block(width), nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)]
+            width, factor = 2 * width, factor // 2
+        layers += [_Block(width), _Block(width), nn.Conv2d(width, features, 1)]
+        self.trunk = nn.Sequential(*layers)
+        self.head = nn.Linear(features, num_classes)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw all weights from the generator."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def grid(self, images: Tensor) -> Tensor:
+        """Return the (B, features, H / factor, W / factor) feature map."""
+        return F.relu(self.trunk(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the (B, features) mean of the feature map."""
+        return self.grid(images).mean(dim=(2, 3))  # (B, D, h, w) -> (B, D)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (B, num_classes) logits."""
+        return self.head(self.features(images))
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(1, width)
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w) -> same
+        return x + self.conv(F.relu(self.norm(x)))

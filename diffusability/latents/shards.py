@@ -1,0 +1,137 @@
+"""Bulk latents: shard files that can be evicted, and are encoded again when they are needed.
+
+The artifact of the stage is the small `latents.json`. The shards lie beside all artifacts in
+results/cache/, each with a note of its hash, and are no output of any rule: a missing shard
+rebuilds itself, and nothing that was made from it.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffusability.artifacts.atomic import sha256, write_bytes, write_json
+from diffusability.artifacts.lock import exclusive
+from diffusability.data.images import ImageSet, to_float
+from diffusability.study.stages import RESULTS
+
+logger = logging.getLogger(__name__)
+WAIT_FOR_ENCODER = 24 * 3600.0  # seconds; another job may be encoding the same shards
+Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The latents of every image of a dataset, in its order.
+
+    Attributes:
+        mean: (N, C, h, w) float32 posterior means.
+        logvar: (N, C, h, w) float32 posterior log-variances.
+        labels: (N,) int64.
+        foreground: (N, h, w) float32, share of foreground pixels in each cell, 0 ... 1.
+    """
+
+    mean: Tensor
+    logvar: Tensor
+    labels: Tensor
+    foreground: Tensor
+
+    def __getitem__(self, images: Tensor) -> "Latents":
+        """Return the chosen images, (n,) int64."""
+        return Latents(
+            self.mean[images], self.logvar[images], self.labels[images], self.foreground[images]
+        )
+
+
+class LatentShards:
+    """The shards of one latents artifact."""
+
+    def __init__(self, fingerprint: str, images: int, per_shard: int) -> None:
+        """Name the shards of `images` images, `per_shard` a file; nothing is read."""
+        self.folder = Path(RESULTS, "cache", "latents", fingerprint)
+        self._bounds = [
+            (start, min(start + per_shard, images)) for start in range(0, images, per_shard)
+        ]
+
+    def ensure(
+        self, data: ImageSet, encode: Callable[[], Encode], batch: int, dtype: torch.dtype
+    ) -> None:
+        """Encode every shard that is missing or damaged; others wait while one process does.
+
+        Args:
+            data: the images, in the order of the shards.
+            encode: returns the function from images (B, C, H, W) in -1 ... 1 to posterior mean
+                and log-variance; called only if something is to be encoded.
+            batch: images encoded at a time.
+            dtype: of the stored mean and log-variance.
+        """
+        if all(self._intact(k) for k in range(len(self._bounds))):
+            return
+        with exclusive(self.folder / "lock", str(self.folder), wait=WAIT_FOR_ENCODER):
+            missing = [k for k in range(len(self._bounds)) if not self._intact(k)]
+            encoder = encode() if missing else None
+            for k in missing:
+                assert encoder is not None
+                self._write(k, data, encoder, batch, dtype)
+                logger.info("encoded shard %d of %d", k + 1, len(self._bounds))
+
+    def read(self) -> Latents:
+        """Return all shards in memory, in float32; call ensure first."""
+        parts = [load_file(self._path(k)) for k in range(len(self._bounds))]
+        joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return Latents(
+            joined["mean"].float(),
+            joined["logvar"].float(),
+            joined["labels"],
+            joined["foreground"],
+        )
+
+    def _path(self, k: int) -> Path:
+        return self.folder / f"shard-{k:05d}.safetensors"
+
+    def _note(self, k: int) -> Path:
+        return self._path(k).with_suffix(".json")
+
+    def _intact(self, k: int) -> bool:
+        try:
+            note = json.loads(self._note(k).read_text())
+            path = self._path(k)
+            same = path.stat().st_size == note["bytes"] and sha256(path) == note["sha256"]
+        except (OSError, ValueError, KeyError):
+            return False
+        if not same:
+            logger.warning("%s was altered; it is encoded again", path)
+        return same
+
+    def _write(
+        self, k: int, data: ImageSet, encode: Encode, batch: int, dtype: torch.dtype
+    ) -> None:
+        start, stop = self._bounds[k]
+        moments = [
+            encode(to_float(data.images[i : min(i + batch, stop)]))
+            for i in range(start, stop, batch)
+        ]
+        mean = torch.cat([mean for mean, _ in moments])  # (n, C, h, w)
+        logvar = torch.cat([logvar for _, logvar in moments])
+        tensors = {
+            "mean": mean.to(dtype).contiguous(),
+            "logvar": logvar.to(dtype).contiguous(),
+            "labels": data.labels[start:stop].contiguous(),
+            "foreground": pool_masks(data.masks[start:stop], mean.shape[-2:]),
+        }
+        self._note(k).unlink(missing_ok=True)
+        write_bytes(self._path(k), save(tensors))
+        path = self._path(k)
+        write_json(self._note(k), {"sha256": sha256(path), "bytes": path.stat().st_size})
+
+
+def pool_masks(masks: Tensor, grid: tuple[int, int] | torch.Size) -> Tensor:
+    """Return the (N, h, w) float32 share of foreground pixels of (N, H, W) bool masks."""
+    pooled = F.adaptive_avg_pool2d(masks[:, None].float(), (grid[0], grid[1]))  # (N, 1, h, w)
+    return pooled[:, 0].contiguous()

@@ -1,0 +1,105 @@
+"""The command line of every script: a job from Snakemake, or a study and a name by hand."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from diffusability.artifacts.job import Job
+from diffusability.errors import ArtifactError, DiffusabilityError
+from diffusability.study.load import DEFAULT_STUDY, load_study
+from diffusability.study.plan import Artifact, Plan
+from diffusability.study.problems import nearest
+from diffusability.study.stages import stage_module
+
+
+def run(stage: str, description: str | None, argv: Sequence[str] | None = None) -> int:
+    """Make one artifact of `stage` and return the process's exit status.
+
+    Args:
+        stage: a key of STAGES.
+        description: first lines of the help text.
+        argv: arguments; by default those of the process.
+
+    Returns:
+        0 when the artifact is there, 75 when the same command should be run again to go on
+        (time is up, or another process is at it), else the error's own status.
+    """
+    arguments = _parser(description).parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO, format=f"%(asctime)s {stage}: %(message)s", datefmt="%H:%M:%S"
+    )
+    try:
+        job = _job(stage, arguments)
+        if arguments.dry_run:
+            print(f"{job.path}\n{dict(job.spec)}")
+            return 0
+        with job.writing() as folder:
+            # imported late, so that --help and a wrong argument answer at once
+            import_module(stage_module(stage)).make(job, folder)
+    except DiffusabilityError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    logging.info("wrote %s", job.path)
+    return 0
+
+
+def _parser(description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--job", help="the job as JSON, as Snakemake passes it")
+    parser.add_argument("--study", default=DEFAULT_STUDY, help="study file (%(default)s)")
+    parser.add_argument(
+        "--name", help="without --job: the artifact's name or how it begins, e.g. conv-base/s0"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="torch device; auto: a GPU if there is one"
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads of torch (all cores)")
+    parser.add_argument("--minutes", type=float, help="save the state and stop after this time")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved job and stop")
+    return parser
+
+
+def _job(stage: str, arguments: argparse.Namespace) -> Job:
+    text = arguments.job
+    if text is None:
+        plan = Plan(load_study(arguments.study))
+        text = _named(plan, stage, arguments.name).job()
+    threads = arguments.threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    # before torch is imported: the libraries under it read these once
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    job = Job.from_json(text, minutes=arguments.minutes)
+    if job.stage != stage:
+        raise ArtifactError(f"--job: this script makes {stage}, the job is of stage {job.stage}")
+    if arguments.dry_run:
+        return job
+    return Job.from_json(text, minutes=arguments.minutes, device=_device(arguments.device))
+
+
+def _named(plan: Plan, stage: str, name: str | None) -> Artifact:
+    """Return the one artifact of the stage whose name begins with `name`."""
+    artifacts = plan.of_stage(stage)
+    matches = [a for a in artifacts if a.name == name] or [
+        a for a in artifacts if a.name.startswith(name or "")
+    ]
+    if len(matches) == 1:
+        return matches[0]
+    names = [a.name for a in artifacts]
+    if not matches:
+        raise ArtifactError(f"--name {name}: no {stage} of that name ({nearest(name, names)})")
+    listing = ", ".join(a.name for a in matches)
+    raise ArtifactError(f"--name {name or ''}: which one? {listing}")
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ArtifactError(f"--device {name}: not usable here ({error!s:.80})") from None
+    return name

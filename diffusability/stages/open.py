@@ -1,0 +1,44 @@
+"""Open the inputs that several stages share: tokenizers and latents."""
+
+import torch
+from torch import Tensor
+
+from diffusability.artifacts.card import read_card
+from diffusability.artifacts.job import Job
+from diffusability.data.images import ImageSet
+from diffusability.latents.shards import Encode, Latents, LatentShards
+from diffusability.study.tokenizer import EncodingSpec
+from diffusability.tokenizers.interface import Tokenizer
+from diffusability.tokenizers.load import load_tokenizer
+
+
+def open_latents(job: Job, data: ImageSet) -> Latents:
+    """Return the latents upstream of a job; evicted shards are encoded again."""
+    folder = job.input("latents")
+    spec = EncodingSpec.model_validate(read_card(folder)["spec"])
+    return ensure_latents(job, spec, job.upstream["latents"]["fingerprint"], data)
+
+
+def ensure_latents(job: Job, spec: EncodingSpec, fingerprint: str, data: ImageSet) -> Latents:
+    """Return the latents of all images, encoding with the job's tokenizer what is missing."""
+    shards = LatentShards(fingerprint, len(data.labels), spec.shard)
+
+    def encode() -> Encode:
+        return _encoder(load_tokenizer(job.input("tokenizer"), data, job.device), job.device)
+
+    shards.ensure(data, encode, spec.batch, getattr(torch, spec.dtype))
+    return shards.read()
+
+
+def open_tokenizer(job: Job, data: ImageSet) -> Tokenizer:
+    """Return the tokenizer upstream of a job, frozen, on the job's device."""
+    return load_tokenizer(job.input("tokenizer"), data, job.device)
+
+
+def _encoder(tokenizer: Tokenizer, device: str) -> Encode:
+    @torch.no_grad()
+    def encode(images: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = tokenizer.encode(images.to(device))
+        return posterior.mean.float().cpu(), posterior.logvar.float().cpu()
+
+    return encode

@@ -1,0 +1,202 @@
+"""The artifacts of a study: which there are, what each is made from, and where it lies."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from diffusability.errors import StudyError
+from diffusability.study.fingerprint import canonical_json, fingerprint
+from diffusability.study.problems import nearest
+from diffusability.study.stages import CARD, RESULTS, STAGES, path_template
+from diffusability.study.study import Study
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """One result on disk, named by what made it.
+
+    Attributes:
+        stage: kind of the artifact, a key of STAGES.
+        labels: names that tell it from others of its stage; they are its wildcards.
+        spec: resolved options of the stage, as plain JSON values.
+        seed: seed of the stage's randomness.
+        upstream: the artifacts it is made from, by role.
+    """
+
+    stage: str
+    labels: Mapping[str, str]
+    spec: Mapping[str, Any]
+    seed: int
+    upstream: Mapping[str, "Artifact"]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of stage, version, spec, seed and the fingerprints upstream."""
+        roles = {role: artifact.fingerprint for role, artifact in self.upstream.items()}
+        return fingerprint(self.stage, STAGES[self.stage].version, self.spec, self.seed, roles)
+
+    @cached_property
+    def path(self) -> str:
+        """Directory of the artifact, relative to the working directory."""
+        return path_template(self.stage).format(**self.labels, fingerprint=self.fingerprint)
+
+    @property
+    def card(self) -> str:
+        """Path of the provenance card; it is written last, so it stands for the whole."""
+        return f"{self.path}/{CARD}"
+
+    @property
+    def name(self) -> str:
+        """The labels as one readable name, for example `conv-base/s0/sit-xs/s0`."""
+        return self.path.removeprefix(f"{RESULTS}/{self.stage}/").rpartition("/")[0]
+
+    def job(self) -> str:
+        """Return everything a script needs to make the artifact, as canonical JSON."""
+        upstream = {
+            role: {
+                "stage": artifact.stage,
+                "fingerprint": artifact.fingerprint,
+                "path": artifact.path,
+            }
+            for role, artifact in self.upstream.items()
+        }
+        return canonical_json(
+            {
+                "stage": self.stage,
+                "version": STAGES[self.stage].version,
+                "name": self.name,
+                "spec": self.spec,
+                "seed": self.seed,
+                "upstream": upstream,
+                "path": self.path,
+            }
+        )
+
+
+class Plan:
+    """All artifacts of a study's selection, upstream before downstream."""
+
+    def __init__(self, study: Study) -> None:
+        """Lay out the artifacts; nothing is read from disk."""
+        self.study = study
+        self._by_path: dict[str, Artifact] = {}
+        self._lay_out()
+
+    def __iter__(self) -> Iterator[Artifact]:
+        """Iterate in an order in which everything follows what it is made from."""
+        return iter(self._by_path.values())
+
+    def __len__(self) -> int:
+        """Return the number of artifacts."""
+        return len(self._by_path)
+
+    def of_stage(self, *stages: str) -> list[Artifact]:
+        """Return the artifacts of one or more stages, in planning order."""
+        return [artifact for artifact in self if artifact.stage in stages]
+
+    def find(self, stage: str, labels: Mapping[str, str]) -> Artifact:
+        """Return the artifact that a rule's wildcards name.
+
+        Raises:
+            StudyError: the study has no such artifact; the message names the nearest.
+        """
+        names = {key: labels[key] for key in (*STAGES[stage].labels, "fingerprint")}
+        path = path_template(stage).format(**names)
+        if path not in self._by_path:
+            hint = nearest(path, [a.path for a in self.of_stage(stage)])
+            raise StudyError(f"{path}: not an artifact of study `{self.study.name}` ({hint})")
+        return self._by_path[path]
+
+    @property
+    def measured(self) -> list[Artifact]:
+        """The artifacts that hold measurements, which the tables are made from."""
+        return [a for a in self if "measurements.json" in STAGES[a.stage].outputs]
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the study's tables: of all measurements and of how they are analysed."""
+        roles = {artifact.path: artifact.fingerprint for artifact in self.measured}
+        return fingerprint("tables", 1, self.study.analysis.canonical(), 0, roles)
+
+    def _add(
+        self,
+        stage: str,
+        labels: Mapping[str, str],
+        spec: Mapping[str, Any],
+        seed: int,
+        upstream: Mapping[str, Artifact],
+    ) -> Artifact:
+        artifact = Artifact(stage, labels, spec, seed, upstream)
+        return self._by_path.setdefault(artifact.path, artifact)
+
+    def _lay_out(self) -> None:
+        select = self.study.select
+        self._dataset = self._add(
+            "dataset", {"dataset": select.dataset}, self.study.dataset.canonical(), 0, {}
+        )
+        for tokenizer in self.study.selected_tokenizers:
+            for tokenizer_seed, seed in self.study.seeds_of(tokenizer):
+                self._lay_out_chain(tokenizer, tokenizer_seed, seed)
+
+    def _encoder(self, name: str) -> Artifact:
+        spec = self.study.encoders[name].canonical()
+        seed = spec.pop("seed")
+        return self._add("encoder", {"encoder": name}, spec, seed, {"dataset": self._dataset})
+
+    def _lay_out_chain(self, name: str, tokenizer_seed: int, seed: int) -> None:
+        """Add one tokenizer at one seed, and all that is made from it."""
+        spec = self.study.tokenizers[name]
+        labels = {"tokenizer": name, "tokenizer_seed": str(tokenizer_seed)}
+        made_from = {"dataset": self._dataset}
+        canonical = spec.canonical()
+        if spec.encoder is not None:
+            # the encoder enters by its fingerprint; what the study calls it changes nothing
+            made_from["encoder"] = self._encoder(spec.encoder)
+            canonical["regularizer"].pop("encoder")
+        tokenizer = self._add("tokenizer", labels, canonical, tokenizer_seed, made_from)
+        upstream = {"dataset": self._dataset, "tokenizer": tokenizer}
+        latents = self._add("latents", labels, self.study.encoding.canonical(), 0, upstream)
+        upstream = {**upstream, "latents": latents}
+        for perspective in self.study.selected_perspectives:
+            self._measure(perspective, labels, upstream)
+        for backbone in self.study.selected_backbones:
+            self._lay_out_diffusion(backbone, seed, labels, upstream)
+
+    def _measure(
+        self, perspective: str, labels: Mapping[str, str], upstream: Mapping[str, Artifact]
+    ) -> None:
+        options = getattr(self.study.metrics, perspective).canonical()
+        if "extractor" in options:
+            upstream = {**upstream, "extractor": self._encoder(options["extractor"])}
+        self._add(perspective, labels, options, 0, upstream)
+
+    def _lay_out_diffusion(
+        self,
+        backbone: str,
+        seed: int,
+        labels: Mapping[str, str],
+        upstream: Mapping[str, Artifact],
+    ) -> None:
+        labels = {**labels, "backbone": backbone, "seed": str(seed)}
+        spec = self.study.backbones[backbone].canonical()
+        diffusion = self._add("diffusion", labels, spec, seed, upstream)
+        sampling = self.study.sampling.canonical()
+        noise_seed = sampling.pop("seed")
+        options = self.study.metrics.generation.canonical()
+        extractor = self._encoder(options["extractor"])
+        for guidance in sampling.pop("guidance"):
+            samples = self._add(
+                "samples",
+                labels | {"guidance": f"{guidance:g}"},
+                {**sampling, "guidance": guidance},
+                noise_seed,
+                {"diffusion": diffusion, "tokenizer": upstream["tokenizer"]},
+            )
+            self._add(
+                "generation",
+                samples.labels,
+                options,
+                0,
+                {"samples": samples, "extractor": extractor, "dataset": self._dataset},
+            )

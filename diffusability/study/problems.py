@@ -1,0 +1,100 @@
+"""Turn what is wrong with a study file into sentences: key path, reason, nearest valid name."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from diffusability.errors import StudyError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def nearest(name: object, valid: Iterable[str]) -> str:
+    """Return a hint that names the closest valid name, or lists them all when none is close."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean `{close[0]}`?"
+    return f"valid: {', '.join(names)}" if names else "none is declared"
+
+
+class Problems:
+    """Collects every problem of a study file, so that one run names them all."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.lines: list[str] = []
+
+    def add(self, where: str, reason: str) -> None:
+        """Record that the value at the key path `where` is wrong."""
+        self.lines.append(f"{where}: {reason}")
+
+    def unknown(self, where: str, name: object, kind: str, valid: Iterable[str]) -> None:
+        """Record that `name` at the key path `where` is no known `kind`."""
+        self.add(where, f"unknown {kind} `{name}` ({nearest(name, valid)})")
+
+    def mapping(self, where: str, value: object) -> dict[str, Any]:
+        """Return `value` if it is a mapping, else record the problem and return an empty one."""
+        if isinstance(value, Mapping):
+            return {str(k): v for k, v in value.items()}
+        self.add(where, f"expected a mapping of names to values, got {value!r}")
+        return {}
+
+    def validate(self, where: str, data: object, model: type[Model]) -> Model | None:
+        """Return `data` as `model`, or record every reason why it is none."""
+        try:
+            return model.model_validate(data)
+        except ValidationError as error:
+            for item in error.errors(include_url=False):
+                path = ".".join([where, *(str(part) for part in item["loc"])])
+                self.add(path.strip("."), _reason(item, model))
+            return None
+
+    def validate_tagged(
+        self, where: str, data: object, tag: str, models: Mapping[str, type[Model]]
+    ) -> Model | None:
+        """Return `data` as the model that its key `tag` names, or record why it cannot be."""
+        entry = self.mapping(where, data)
+        if not entry:
+            return None
+        if tag not in entry:
+            self.add(where, f"the key `{tag}` is required (one of {', '.join(models)})")
+            return None
+        if str(entry[tag]) not in models:
+            self.unknown(f"{where}.{tag}", entry[tag], tag, models)
+            return None
+        return self.validate(where, entry, models[str(entry[tag])])
+
+    def raise_any(self, source: str) -> None:
+        """Raise one StudyError that lists all problems, if there are any."""
+        if self.lines:
+            count = "1 problem" if len(self.lines) == 1 else f"{len(self.lines)} problems"
+            listing = "\n".join(f"  {line}" for line in self.lines)
+            raise StudyError(f"{source}: {count}; nothing was started\n{listing}")
+
+
+def _reason(item: Any, model: type[BaseModel]) -> str:
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "extra_forbidden":
+        beside = _model_at(model, item["loc"][:-1]).model_fields
+        return f"unknown key ({nearest(item['loc'][-1], beside)})"
+    if kind == "missing":
+        return "this key is required"
+    if kind == "literal_error":
+        options = [o.strip(" '") for o in context["expected"].replace(" or ", ", ").split(",")]
+        return f"unknown value `{item['input']}` ({nearest(item['input'], options)})"
+    if kind == "value_error":
+        return str(context["error"])
+    return f"{item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}"
+
+
+def _model_at(model: type[BaseModel], location: Iterable[Any]) -> type[BaseModel]:
+    """Follow a location through nested models; parts that are no field stay where they are."""
+    for part in location:
+        field = model.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            model = inner
+    return model

@@ -1,0 +1,188 @@
+"""From the mapping of a study file to typed data: bases under entries, names checked."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from diffusability.study.backbone import LightningDiTBackbone, SiTBackbone
+from diffusability.study.dataset import DigitsDataset
+from diffusability.study.encoder import SupervisedEncoder
+from diffusability.study.merge import merge
+from diffusability.study.problems import Problems
+from diffusability.study.study import Study
+from diffusability.study.tokenizer import (
+    Baseline,
+    ConvNetwork,
+    Equivariance,
+    LocalCorrelation,
+    McosMdms,
+    TokenizerSpec,
+)
+
+DATASETS: dict[str, type[BaseModel]] = {"digits": DigitsDataset}
+ENCODERS: dict[str, type[BaseModel]] = {"supervised": SupervisedEncoder}
+NETWORKS: dict[str, type[BaseModel]] = {"conv": ConvNetwork}
+REGULARIZERS: dict[str, type[BaseModel]] = {
+    "baseline": Baseline,
+    "mcos+mdms": McosMdms,
+    "eq": Equivariance,
+    "lcr": LocalCorrelation,
+}
+BACKBONES: dict[str, type[BaseModel]] = {"sit": SiTBackbone, "lightningdit": LightningDiTBackbone}
+TOKENIZER_PARTS = ("network", "objective", "train")
+
+
+def resolve_study(data: Mapping[str, Any], source: str) -> Study:
+    """Return the typed study of a merged mapping.
+
+    Raises:
+        StudyError: listing every problem; `source` says where the mapping came from.
+    """
+    problems = Problems()
+    resolved = dict(data)
+    bases = problems.mapping("bases", resolved.pop("bases", {}))
+    resolved["datasets"] = _section("datasets", resolved, "kind", DATASETS, problems)
+    resolved["encoders"] = _section("encoders", resolved, "kind", ENCODERS, problems)
+    resolved["backbones"] = _section("backbones", resolved, "arch", BACKBONES, problems)
+    resolved["tokenizers"] = _tokenizers(resolved, bases, problems)
+    problems.raise_any(source)
+    study = problems.validate("", resolved, Study)
+    problems.raise_any(source)
+    assert study is not None
+    _check_names(study, problems)
+    problems.raise_any(source)
+    _check_sizes(study, problems)
+    problems.raise_any(source)
+    return study
+
+
+def _section(
+    section: str,
+    data: Mapping[str, Any],
+    tag: str,
+    models: Mapping[str, type[BaseModel]],
+    problems: Problems,
+) -> dict[str, BaseModel]:
+    entries = problems.mapping(section, data.get(section, {}))
+    found = {
+        name: problems.validate_tagged(f"{section}.{name}", entry, tag, models)
+        for name, entry in entries.items()
+    }
+    return {name: spec for name, spec in found.items() if spec is not None}
+
+
+def _tokenizers(
+    data: Mapping[str, Any], bases: Mapping[str, Any], problems: Problems
+) -> dict[str, TokenizerSpec]:
+    entries = problems.mapping("tokenizers", data.get("tokenizers", {}))
+    found: dict[str, TokenizerSpec] = {}
+    for name, entry in entries.items():
+        where = f"tokenizers.{name}"
+        flat = _inherit(where, problems.mapping(where, entry), bases, problems, ())
+        spec = _tokenizer(where, flat, problems) if flat else None
+        if spec is not None:
+            found[name] = spec
+    return found
+
+
+def _inherit(
+    where: str,
+    entry: Mapping[str, Any],
+    bases: Mapping[str, Any],
+    problems: Problems,
+    chain: tuple[str, ...],
+) -> dict[str, Any]:
+    """Return the entry laid over its base, and that over its own; empty after a problem."""
+    own = {k: v for k, v in entry.items() if k != "base"}
+    base = entry.get("base")
+    if base is None:
+        return own
+    if base in chain:
+        problems.add(f"bases.{base}.base", f"refers to itself: {' -> '.join([*chain, str(base)])}")
+        return {}
+    if base not in bases:
+        problems.unknown(f"{where}.base", base, "base", bases)
+        return {}
+    below = problems.mapping(f"bases.{base}", bases[base])
+    below = _inherit(f"bases.{base}", below, bases, problems, (*chain, str(base)))
+    return merge(below, own) if below else {}
+
+
+def _tokenizer(where: str, flat: Mapping[str, Any], problems: Problems) -> TokenizerSpec | None:
+    """Split a flat entry into its parts: what is no part is an option of its method."""
+    before = len(problems.lines)
+    network = problems.validate_tagged(
+        f"{where}.network", flat.get("network", {"arch": None}), "arch", NETWORKS
+    )
+    options = {k: v for k, v in flat.items() if k not in TOKENIZER_PARTS}
+    regularizer = problems.validate_tagged(where, options, "method", REGULARIZERS)
+    if len(problems.lines) > before:
+        return None
+    parts = {k: flat[k] for k in ("objective", "train") if k in flat}
+    return problems.validate(
+        where, {"network": network, "regularizer": regularizer, **parts}, TokenizerSpec
+    )
+
+
+def _check_names(study: Study, problems: Problems) -> None:
+    """Every name that one part of the study uses must be declared in another."""
+    select = study.select
+    if select.dataset not in study.datasets:
+        problems.unknown("select.dataset", select.dataset, "dataset", study.datasets)
+    _check_list("select.tokenizers", select.tokenizers, "tokenizer", study.tokenizers, problems)
+    _check_list("select.backbones", select.backbones, "backbone", study.backbones, problems)
+    _check_list("select.repeats", select.repeats, "tokenizer", study.tokenizers, problems)
+    for name, spec in study.tokenizers.items():
+        if spec.encoder is not None and spec.encoder not in study.encoders:
+            problems.unknown(f"tokenizers.{name}.encoder", spec.encoder, "encoder", study.encoders)
+    for metric in ("reconstruction", "generation"):
+        extractor = getattr(study.metrics, metric).extractor
+        if extractor not in study.encoders:
+            where = f"metrics.{metric}.extractor"
+            problems.unknown(where, extractor, "encoder", study.encoders)
+
+
+def _check_list(
+    where: str,
+    chosen: str | Iterable[str],
+    kind: str,
+    declared: Iterable[str],
+    problems: Problems,
+) -> None:
+    if chosen == "all":
+        return
+    seen: set[str] = set()
+    for name in chosen:
+        if name not in declared:
+            problems.unknown(where, name, kind, declared)
+        if name in seen:
+            problems.add(where, f"`{name}` stands twice")
+        seen.add(name)
+
+
+def _check_sizes(study: Study, problems: Problems) -> None:
+    """Down-samplings must divide the image, and patches the latent grid."""
+    size = study.dataset.size
+    for name in study.selected_tokenizers:
+        factor = study.tokenizers[name].network.factor
+        if size % factor:
+            problems.add(
+                f"tokenizers.{name}.network.factor",
+                f"{factor} does not divide the image size {size} of "
+                f"`{study.select.dataset}`; the latent would not be a whole grid",
+            )
+            continue
+        for backbone in study.selected_backbones:
+            patch = study.backbones[backbone].patch
+            if (size // factor) % patch:
+                problems.add(
+                    f"backbones.{backbone}.patch",
+                    f"{patch} does not divide the {size // factor} x {size // factor} latent "
+                    f"grid of `{name}`",
+                )
+    for name, spec in study.encoders.items():
+        if size % spec.factor:
+            problems.add(
+                f"encoders.{name}.factor", f"{spec.factor} does not divide the image size {size}"
+            )

@@ -1,0 +1,37 @@
+"""The base of every typed piece of a study, and the field types that they share."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Precision = Literal["fp32", "bf16"]
+
+
+class Spec(BaseModel):
+    """A frozen piece of a study: unknown keys are errors, defaults live in the fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the resolved values, defaults included, as plain JSON types."""
+        return self.model_dump(mode="json")
+
+
+class TrainSpec(Spec):
+    """How one network is optimised; every field changes the weights that come out."""
+
+    steps: PositiveInt = Field(description="optimizer steps")
+    batch: PositiveInt = Field(64, description="images per optimizer step, over all devices")
+    lr: float = Field(1e-4, gt=0, description="peak learning rate")
+    betas: tuple[Probability, Probability] = Field((0.9, 0.999), description="Adam moments")
+    weight_decay: NonNegativeFloat = Field(0.0, description="decoupled (AdamW) decay")
+    warmup: NonNegativeInt = Field(0, description="steps of linear learning-rate warm-up")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="learning rate after the warm-up; cosine ends at zero"
+    )
+    clip: float | None = Field(None, gt=0, description="largest gradient norm; none: no clipping")
+    ema: float | None = Field(
+        None, ge=0, lt=1, description="decay of the averaged weights; none: the last weights"
+    )
+    precision: Precision = Field("fp32", description="autocast type of the forward pass")

@@ -1,0 +1,104 @@
+"""The study as a whole: everything that is declared, and the selection that is run."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from diffusability.study.backbone import BackboneSpec, SamplingSpec
+from diffusability.study.dataset import DatasetSpec
+from diffusability.study.encoder import EncoderSpec
+from diffusability.study.metrics import MetricsSpec
+from diffusability.study.spec import Spec
+from diffusability.study.tokenizer import NAME, EncodingSpec, SeedList, TokenizerSpec
+
+Name = Annotated[str, Field(pattern=NAME)]
+Perspective = Literal["velocity", "semantics", "spatial", "smoothness", "reconstruction"]
+PERSPECTIVES: tuple[Perspective, ...] = (
+    "velocity",
+    "semantics",
+    "spatial",
+    "smoothness",
+    "reconstruction",
+)
+
+
+class Repeat(Spec):
+    """Further seeds of one tokenizer, from which the noise floor is read."""
+
+    tokenizer_seeds: tuple[NonNegativeInt, ...] = Field((), description="retrained tokenizers")
+    seeds: tuple[NonNegativeInt, ...] = Field((), description="retrained diffusion models")
+
+
+class Selection(Spec):
+    """What of the declared study is run; it narrows, it never changes a fingerprint."""
+
+    dataset: Name
+    tokenizers: Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1)] = "all"
+    backbones: Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1)] = "all"
+    metrics: Literal["all"] | Annotated[tuple[Perspective, ...], Field(min_length=1)] = "all"
+    tokenizer_seeds: SeedList = (0,)
+    seeds: SeedList = Field((0,), description="seeds of the diffusion models")
+    repeats: dict[Name, Repeat] = Field({}, description="further seeds, by tokenizer")
+
+
+class AnalysisSpec(Spec):
+    """How the tables are made from the measurements."""
+
+    resamples: PositiveInt = Field(9999, ge=99, description="bootstrap draws of an interval")
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    seed: NonNegativeInt = 0
+
+
+class Study(Spec):
+    """A resolved study: names mapped to complete specifications, plus a selection."""
+
+    name: Name = Field(description="directory of its tables and figures under results/")
+    report: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_.-]+\.html$",
+        description="file under results/; by default reports-<name>.html",
+    )
+    datasets: dict[Name, DatasetSpec] = Field(min_length=1)
+    encoders: dict[Name, EncoderSpec] = Field({})
+    tokenizers: dict[Name, TokenizerSpec] = Field(min_length=1)
+    encoding: EncodingSpec = EncodingSpec()
+    backbones: dict[Name, BackboneSpec] = Field(min_length=1)
+    sampling: SamplingSpec = SamplingSpec()
+    metrics: MetricsSpec
+    analysis: AnalysisSpec = AnalysisSpec()
+    select: Selection
+
+    @property
+    def dataset(self) -> DatasetSpec:
+        """The selected dataset."""
+        return self.datasets[self.select.dataset]
+
+    @property
+    def selected_tokenizers(self) -> tuple[str, ...]:
+        """Names of the tokenizers that are run, in the order of the study file."""
+        chosen = self.select.tokenizers
+        return tuple(n for n in self.tokenizers if chosen == "all" or n in chosen)
+
+    @property
+    def selected_backbones(self) -> tuple[str, ...]:
+        """Names of the backbones that are run, in the order of the study file."""
+        chosen = self.select.backbones
+        return tuple(n for n in self.backbones if chosen == "all" or n in chosen)
+
+    @property
+    def selected_perspectives(self) -> tuple[Perspective, ...]:
+        """Perspectives that are measured on the latents."""
+        chosen = self.select.metrics
+        return tuple(p for p in PERSPECTIVES if chosen == "all" or p in chosen)
+
+    def seeds_of(self, tokenizer: str) -> tuple[tuple[int, int], ...]:
+        """Return the (tokenizer seed, diffusion seed) pairs of one tokenizer, without repeats.
+
+        Selected seeds are crossed; the further seeds of `select.repeats` vary one seed at a time
+        around the first selected pair, so that each source of noise can be read on its own.
+        """
+        pairs = [(t, s) for t in self.select.tokenizer_seeds for s in self.select.seeds]
+        extra = self.select.repeats.get(tokenizer, Repeat())
+        pairs += [(pairs[0][0], s) for s in extra.seeds]
+        pairs += [(t, pairs[0][1]) for t in extra.tokenizer_seeds]
+        return tuple(dict.fromkeys(pairs))

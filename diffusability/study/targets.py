@@ -1,0 +1,44 @@
+"""The files of a study as a whole: tables, figures, report, and how scripts are told of it."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffusability.study.stages import RESULTS
+from diffusability.study.study import Study
+
+FIGURE_NAMES = ("perspectives", "correlations")
+FIGURE_FORMATS = ("svg", "pdf", "png")
+
+
+def table_folder(study: Study) -> str:
+    """Return the folder of the study's tables."""
+    return f"{RESULTS}/tables/{study.name}"
+
+
+def table_files(study: Study) -> list[str]:
+    """Return the paths of the study's tables."""
+    return [f"{table_folder(study)}/{name}.csv" for name in ("measurements", "correlations")]
+
+
+def figure_files(study: Study, *names: str) -> list[str]:
+    """Return the paths of the named figures, or of all, in every format."""
+    return [
+        f"{RESULTS}/figures/{study.name}/{name}.{kind}"
+        for name in names or FIGURE_NAMES
+        for kind in FIGURE_FORMATS
+    ]
+
+
+def report_file(study: Study) -> str:
+    """Return the path of the study's report."""
+    return f"{RESULTS}/{study.report or f'report-{study.name}.html'}"
+
+
+def study_arguments(files: Sequence[str], overrides: Mapping[str, Any]) -> str:
+    """Return the arguments with which a script resolves the same study, quoted for a shell."""
+    arguments = ["--study", *files]
+    if overrides:
+        arguments += ["--config", json.dumps(dict(overrides), sort_keys=True)]
+    return shlex.join(arguments)

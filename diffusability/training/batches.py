@@ -1,0 +1,38 @@
+"""Which images make the batch of a step: a function of seed and step alone."""
+
+import torch
+from torch import Tensor
+
+from diffusability.study.fingerprint import derive_seed
+
+
+class BatchOrder:
+    """An endless stream of shuffled epochs, cut into batches, with random access by step.
+
+    Random access is what makes resuming exact: there is no position to restore.
+    """
+
+    def __init__(self, size: int, batch: int, seed: int) -> None:
+        """Shuffle `size` images into batches of `batch` with `seed`."""
+        self.size, self.batch, self.seed = size, batch, seed
+        self._epochs: dict[int, Tensor] = {}
+
+    def indices(self, step: int) -> Tensor:
+        """Return the image indices of one step, (batch,) int64, on the CPU."""
+        start = step * self.batch
+        first, last = start // self.size, (start + self.batch - 1) // self.size
+        stream = torch.cat([self._epoch(epoch) for epoch in range(first, last + 1)])
+        offset = start - first * self.size
+        return stream[offset : offset + self.batch]
+
+    def _epoch(self, epoch: int) -> Tensor:
+        if epoch not in self._epochs:
+            generator = torch.Generator().manual_seed(derive_seed("order", self.seed, epoch))
+            self._epochs = {k: v for k, v in self._epochs.items() if k >= epoch - 1}
+            self._epochs[epoch] = torch.randperm(self.size, generator=generator)
+        return self._epochs[epoch]
+
+
+def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
+    """Return the generator of all randomness inside one step; it depends on nothing else."""
+    return torch.Generator(device).manual_seed(derive_seed("step", seed, step))

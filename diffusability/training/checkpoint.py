@@ -1,0 +1,88 @@
+"""Checkpoints: everything a run needs to go on, in one safetensors file, written atomically."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from diffusability.artifacts.atomic import write_bytes
+from diffusability.errors import TrainingError
+
+logger = logging.getLogger(__name__)
+CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
+
+
+@dataclass
+class Checkpoint:
+    """Tensors by name, and plain JSON values, of a run after `step` steps."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint; the one before it is kept in case this one is lost on disk."""
+    metadata = {"step": str(checkpoint.step), "values": json.dumps(checkpoint.values)}
+    tensors = {name: tensor.detach().contiguous() for name, tensor in checkpoint.tensors.items()}
+    data = save(tensors, metadata)
+    current = folder / CURRENT
+    if current.exists():
+        current.replace(folder / PREVIOUS)
+    write_bytes(current, data)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the newest whole checkpoint of the folder on the CPU, or None if there is none.
+
+    Raises:
+        TrainingError: there are checkpoints, but none can be read.
+    """
+    unreadable = []
+    for path in (folder / CURRENT, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return Checkpoint(int(metadata["step"]), tensors, json.loads(metadata["values"]))
+        except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+            logger.warning("%s cannot be read (%s); trying the one before it", path, error)
+            unreadable.append(path)
+    if unreadable:
+        raise TrainingError(
+            f"{folder}: no checkpoint can be read; remove {' and '.join(map(str, unreadable))} "
+            "to start this run from its first step"
+        )
+    return None
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
+    """Return an optimizer's per-parameter state as named tensors."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{prefix}.{index}.{name}": torch.as_tensor(value)
+        for index, entries in state.items()
+        for name, value in entries.items()
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str
+) -> None:
+    """Load what flatten_optimizer returned; the parameter groups come from the study."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith(f"{prefix}."):
+            index, _, name = key.removeprefix(f"{prefix}.").partition(".")
+            state.setdefault(int(index), {})[name] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

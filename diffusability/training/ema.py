@@ -1,0 +1,30 @@
+"""Exponential moving average of weights, usable after short runs too."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+class ExponentialMovingAverage:
+    """A shadow copy of a module whose weights trail the trained ones.
+
+    The decay of update k (1, 2, ...) is min(decay, (1 + k) / (10 + k)): early updates forget the
+    random initialisation, which a decay of 0.9999 would carry through 10^5 steps.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        """Start from the module's present weights."""
+        self.decay = decay
+        self.updates = 0
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move the average towards the module's weights; buffers are copied."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        averages: list[Tensor] = list(self.module.parameters())
+        torch._foreach_lerp_(averages, list(module.parameters()), 1.0 - decay)
+        for average, buffer in zip(self.module.buffers(), module.buffers(), strict=True):
+            average.copy_(buffer)

@@ -1,0 +1,36 @@
+"""Requests to stop: SIGTERM (schedulers, Snakemake) and SIGINT (Ctrl-C) end a run tidily."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interruption:
+    """While entered, remembers a stop signal instead of dying of it; a second one kills."""
+
+    def __init__(self) -> None:
+        """Nothing was asked yet."""
+        self.reason: str | None = None
+        self._former: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        """Take over the signals, where that is possible (the main thread)."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._former[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give the signals back."""
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.reason = f"stopped by {signal.Signals(number).name}"
+        signal.signal(number, self._former[signal.Signals(number)])

@@ -1,0 +1,45 @@
+"""Progress of long work: a bar on a terminal, a line every so often in a log."""
+
+import logging
+import sys
+import time
+
+from tqdm import tqdm
+
+LINE_EVERY_SECONDS = 10.0
+
+
+class Progress:
+    """Counts steps of `total`; shows the latest values and the time left."""
+
+    def __init__(self, what: str, total: int, done: int = 0) -> None:
+        """Begin at step `done`."""
+        self._logger = logging.getLogger(what)
+        self._total, self._begun, self._done = total, done, done
+        self._start = self._last = time.monotonic()
+        self._bar = (
+            tqdm(total=total, initial=done, desc=what, leave=False) if sys.stderr.isatty() else None
+        )
+
+    def advance(self, values: dict[str, float] | None = None) -> None:
+        """Count one step; `values` are shown when given."""
+        self._done += 1
+        text = " ".join(f"{name} {value:.4g}" for name, value in (values or {}).items())
+        if self._bar is not None:
+            self._bar.update()
+            if text:
+                self._bar.set_postfix_str(text)
+            return
+        now = time.monotonic()
+        if values is not None and now - self._last >= LINE_EVERY_SECONDS:
+            self._last = now
+            rate = (self._done - self._begun) / (now - self._start)
+            left = (self._total - self._done) / rate
+            self._logger.info(
+                "%d/%d %s (%.1f/s, %.0f s left)", self._done, self._total, text, rate, left
+            )
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,64 @@
+# The study behind the rules, and the few look-ups that turn wildcards into inputs and options.
+import os
+import sys
+
+from snakemake.exceptions import WorkflowError
+
+from diffusability.errors import StudyError
+from diffusability.study.load import DEFAULT_STUDY, load_study
+from diffusability.study.plan import Plan
+from diffusability.study.stages import RESULTS, path_template
+from diffusability.study.targets import figure_files, report_file, study_arguments, table_files
+
+# jobs find the interpreter that runs Snakemake, whether or not its environment is activated
+os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+
+# a study given on the command line replaces the default one; Snakemake's own `configfile:` would
+# merge the two and leave the default's tokenizers in every other study
+STUDY_FILES = [os.path.relpath(f) for f in workflow.config_settings.configfiles] or [DEFAULT_STUDY]
+try:
+    STUDY = load_study(STUDY_FILES, workflow.config_settings.config)
+except StudyError as error:
+    raise WorkflowError(str(error))
+PLAN = Plan(STUDY)
+
+TABLES = table_files(STUDY)
+FIGURES = figure_files(STUDY)
+REPORT = report_file(STUDY)
+STUDY_ARGUMENTS = study_arguments(STUDY_FILES, workflow.config_settings.config)
+LOGS = f"{RESULTS}/logs"
+BENCHMARKS = f"{RESULTS}/benchmarks"
+
+
+wildcard_constraints:
+    fingerprint="[0-9a-f]{12}",
+    dataset="[^/]+",
+    encoder="[^/]+",
+    tokenizer="[^/]+",
+    tokenizer_seed="[0-9]+",
+    backbone="[^/]+",
+    seed="[0-9]+",
+    guidance="[0-9.]+",
+
+
+def made_from(stage):
+    """Return an input function: the cards of what an artifact of `stage` is made from.
+
+    Their paths hold fingerprints, so what they stand for cannot change under the same name: their
+    age says nothing (`ancient`), and a copy, a checkout or a touch retrains nothing.
+    """
+
+    def cards(wildcards):
+        upstream = PLAN.find(stage, dict(wildcards)).upstream
+        return {role: ancient(artifact.card) for role, artifact in upstream.items()}
+
+    return cards
+
+
+def job(stage):
+    """Return a params function: the job of an artifact as canonical JSON."""
+
+    def as_json(wildcards):
+        return PLAN.find(stage, dict(wildcards)).job()
+
+    return as_json

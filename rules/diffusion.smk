@@ -1,0 +1,82 @@
+# From latents to generated images and their quality.
+DIFFUSION = path_template("diffusion")
+SAMPLES = path_template("samples")
+GENERATION = path_template("generation")
+
+
+rule train_diffusion:
+    """Train one diffusion model on cached latents; resumes from its own state."""
+    input:
+        unpack(made_from("diffusion")),
+    output:
+        card=f"{DIFFUSION}/provenance.json",
+        model=f"{DIFFUSION}/model.safetensors",
+        history=f"{DIFFUSION}/history.csv",
+    params:
+        job=job("diffusion"),
+    log:
+        f"{LOGS}/train_diffusion/{{tokenizer}}.s{{tokenizer_seed}}.{{backbone}}.s{{seed}}.{{fingerprint}}.log",
+    benchmark:
+        f"{BENCHMARKS}/train_diffusion/{{tokenizer}}.s{{tokenizer_seed}}.{{backbone}}.s{{seed}}.{{fingerprint}}.tsv"
+    conda:
+        "../envs/study.yaml"
+    threads: 1
+    priority: 40
+    resources:
+        mem_mb=64000,
+        runtime=720,
+        gpu=1,
+    shell:
+        "python scripts/train_diffusion.py --job {params.job:q} --threads {threads}"
+        " --minutes {resources.runtime} &> {log}"
+
+
+rule sample:
+    """Generate images at one guidance scale, and follow their trajectories."""
+    input:
+        unpack(made_from("samples")),
+    output:
+        card=f"{SAMPLES}/provenance.json",
+        samples=f"{SAMPLES}/samples.json",
+        grid=f"{SAMPLES}/samples.png",
+    params:
+        job=job("samples"),
+    log:
+        f"{LOGS}/sample/{{tokenizer}}.s{{tokenizer_seed}}.{{backbone}}.s{{seed}}.cfg{{guidance}}.{{fingerprint}}.log",
+    benchmark:
+        f"{BENCHMARKS}/sample/{{tokenizer}}.s{{tokenizer_seed}}.{{backbone}}.s{{seed}}.cfg{{guidance}}.{{fingerprint}}.tsv"
+    conda:
+        "../envs/study.yaml"
+    threads: 1
+    priority: 50
+    resources:
+        mem_mb=32000,
+        runtime=240,
+        gpu=1,
+    shell:
+        "python scripts/sample.py --job {params.job:q} --threads {threads} &> {log}"
+
+
+rule evaluate_generation:
+    """Compare generated images with real ones."""
+    input:
+        unpack(made_from("generation")),
+    output:
+        card=f"{GENERATION}/provenance.json",
+        measurements=f"{GENERATION}/measurements.json",
+    params:
+        job=job("generation"),
+    log:
+        f"{LOGS}/evaluate_generation/{{tokenizer}}.s{{tokenizer_seed}}.{{backbone}}.s{{seed}}.cfg{{guidance}}.{{fingerprint}}.log",
+    benchmark:
+        f"{BENCHMARKS}/evaluate_generation/{{tokenizer}}.s{{tokenizer_seed}}.{{backbone}}.s{{seed}}.cfg{{guidance}}.{{fingerprint}}.tsv"
+    conda:
+        "../envs/study.yaml"
+    threads: 1
+    priority: 60
+    resources:
+        mem_mb=32000,
+        runtime=240,
+        gpu=1,
+    shell:
+        "python scripts/evaluate_generation.py --job {params.job:q} --threads {threads} &> {log}"

@@ -1,0 +1,55 @@
+# From images to latents.
+TOKENIZER = path_template("tokenizer")
+LATENTS = path_template("latents")
+
+
+rule train_tokenizer:
+    """Train one tokenizer; resumes from its own state after an interruption."""
+    input:
+        unpack(made_from("tokenizer")),
+    output:
+        card=f"{TOKENIZER}/provenance.json",
+        model=f"{TOKENIZER}/model.safetensors",
+        history=f"{TOKENIZER}/history.csv",
+    params:
+        job=job("tokenizer"),
+    log:
+        f"{LOGS}/train_tokenizer/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
+    benchmark:
+        f"{BENCHMARKS}/train_tokenizer/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
+    conda:
+        "../envs/study.yaml"
+    threads: 1
+    priority: 20
+    resources:
+        mem_mb=32000,
+        runtime=720,
+        gpu=1,
+    shell:
+        "python scripts/train_tokenizer.py --job {params.job:q} --threads {threads}"
+        " --minutes {resources.runtime} &> {log}"
+
+
+rule cache_latents:
+    """Encode every image once; the shards are a cache beside the artifact."""
+    input:
+        unpack(made_from("latents")),
+    output:
+        card=f"{LATENTS}/provenance.json",
+        latents=f"{LATENTS}/latents.json",
+    params:
+        job=job("latents"),
+    log:
+        f"{LOGS}/cache_latents/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
+    benchmark:
+        f"{BENCHMARKS}/cache_latents/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
+    conda:
+        "../envs/study.yaml"
+    threads: 1
+    priority: 30
+    resources:
+        mem_mb=32000,
+        runtime=240,
+        gpu=1,
+    shell:
+        "python scripts/cache_latents.py --job {params.job:q} --threads {threads} &> {log}"

@@ -1,0 +1,163 @@
+"""Artifacts are whole or absent, verified when read, and written by one process at a time."""
+
+import errno
+import json
+import multiprocessing
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from diffusability.artifacts.atomic import write_bytes, write_json
+from diffusability.artifacts.card import read_card, verified
+from diffusability.artifacts.inventory import damage
+from diffusability.artifacts.job import Job
+from diffusability.artifacts.lock import exclusive
+from diffusability.errors import ArtifactBusyError, ArtifactError
+from diffusability.study.load import load_study
+from diffusability.study.plan import Plan
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture
+def job(workplace: Path) -> Job:
+    """A job of the first stage of the smoke study."""
+    artifact = next(iter(Plan(load_study(REPOSITORY / "studies" / "smoke.yaml"))))
+    return Job.from_json(artifact.job())
+
+
+def publish(job: Job, text: str = "{}") -> None:
+    """Make the job's artifact with the given content."""
+    with job.writing() as folder:
+        (folder / "manifest.json").write_text(text)
+
+
+def test_published_artifact_verifies(job: Job) -> None:
+    publish(job)
+    card = verified(job.path, "dataset", job.fingerprint)
+    assert card["attempts"] == 1
+    assert card["spec"] == dict(job.spec)
+    assert not damage(job.path)
+    assert not job.state.exists()
+
+
+@pytest.mark.parametrize(
+    ("harm", "expected"),
+    [
+        (lambda p: (p / "manifest.json").write_text("{"), "has 1 bytes instead of 2"),
+        (lambda p: (p / "manifest.json").write_text("[]"), "was altered"),
+        (lambda p: (p / "manifest.json").unlink(), "manifest.json is missing"),
+        (lambda p: (p / "provenance.json").write_text("{"), "not a whole provenance card"),
+        (lambda p: (p / "provenance.json").unlink(), "it has no provenance.json"),
+    ],
+)
+def test_harm_is_named_with_the_command_that_mends_it(job: Job, harm, expected: str) -> None:
+    publish(job)
+    harm(job.path)
+    with pytest.raises(ArtifactError) as caught:
+        verified(job.path, "dataset", job.fingerprint)
+    assert expected in str(caught.value)
+    assert re.search(rf"snakemake -c1 (-f )?{job.path}/provenance.json", str(caught.value))
+    assert expected in " ".join(damage(job.path))
+
+
+def test_another_artifact_under_this_name_is_refused(job: Job) -> None:
+    publish(job)
+    card = read_card(job.path)
+    write_json(job.path / "provenance.json", card | {"fingerprint": "0" * 12})
+    with pytest.raises(ArtifactError, match="copied or renamed by hand"):
+        verified(job.path, "dataset", job.fingerprint)
+
+
+def test_a_failure_leaves_nothing_and_touches_nothing(job: Job) -> None:
+    publish(job, "{}")
+    before = read_card(job.path)
+
+    def fail() -> None:
+        with job.writing() as folder:
+            (folder / "manifest.json").write_text("half")
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fail()
+    assert read_card(job.path) == before
+    assert (job.path / "manifest.json").read_text() == "{}"
+    assert not list(job.state.glob("staging"))
+
+
+def test_a_missing_output_is_not_published(job: Job) -> None:
+    with pytest.raises(ArtifactError, match="manifest.json was not written"), job.writing():
+        pass
+    assert not job.path.exists()
+
+
+def test_full_disk_is_one_sentence(job: Job) -> None:
+    with pytest.raises(ArtifactError, match="the disk is full"), job.writing() as folder:
+        (folder / "manifest.json").write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not job.path.exists()
+
+
+def test_full_disk_leaves_the_old_file(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = workplace / "file"
+    write_bytes(path, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ArtifactError, match="the disk is full"):
+        write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in workplace.iterdir()] == ["file"]
+
+
+def test_job_edited_by_hand_cannot_take_anothers_name(job: Job) -> None:
+    plain = {"stage": job.stage, "version": job.version, "name": job.name, "seed": job.seed}
+    text = json.dumps(
+        plain | {"spec": {**job.spec, "size": 32}, "upstream": {}, "path": str(job.path)}
+    )
+    with pytest.raises(ArtifactError, match="not its own"), Job.from_json(text).writing():
+        pass
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"stage": "dataset"}', '{"stage": 1, "foo": 2}'])
+def test_job_that_is_none(text: str) -> None:
+    with pytest.raises(ArtifactError, match="not a job of a plan"):
+        Job.from_json(text)
+
+
+def _hold(path: Path, held: object, release: object) -> None:
+    with exclusive(path, "it"):
+        held.set()  # type: ignore[attr-defined]
+        release.wait(30)  # type: ignore[attr-defined]
+
+
+def test_second_writer_is_refused_and_a_dead_one_forgotten(job: Job) -> None:
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(job.state / "lock", held, release))
+    other.start()
+    assert held.wait(30)
+    with pytest.raises(ArtifactBusyError, match=f"process {other.pid} on") as caught:
+        publish(job)
+    assert caught.value.exit_code == 75
+    other.kill()  # SIGKILL: no clean-up of its own
+    other.join()
+    publish(job)
+    assert not damage(job.path)
+
+
+def test_waiting_for_a_lock_gets_it(workplace: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    path = workplace / "lock"
+    other = context.Process(target=_hold, args=(path, held, release))
+    other.start()
+    assert held.wait(30)
+    release.set()
+    with exclusive(path, "it", wait=30):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    other.join()
+    assert not path.exists()

@@ -1,0 +1,113 @@
+"""Fingerprints: what changes them, what does not, and that nothing else can."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+
+from diffusability.study.fingerprint import canonical_json, derive_seed, fingerprint
+from diffusability.study.load import load_study, merge, read_yaml
+from diffusability.study.plan import Plan
+from diffusability.study.resolve import resolve_study
+from tests.conftest import REPOSITORY
+
+SMOKE = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
+
+
+def by_path(over: dict | None = None) -> dict[str, str]:
+    """Return stage/name to fingerprint of the smoke study with `over` laid on top."""
+    plan = Plan(resolve_study(merge(SMOKE, over or {}), "test"))
+    return {f"{a.stage}/{a.name}": a.fingerprint for a in plan}
+
+
+def differing(over: dict) -> set[str]:
+    """Return the stages of the artifacts that change their name when `over` is laid on top."""
+    before, after = by_path(), by_path(over)
+    return {k.split("/")[0] for k in before if after.get(k) != before[k]}
+
+
+def test_hash_is_of_the_canonical_content() -> None:
+    assert canonical_json({"b": 1, "a": [1.0, None]}) == '{"a":[1.0,null],"b":1}'
+    # printf '{"seed":0,"spec":{},"stage":"s","upstream":{},"version":1}' | sha256sum | head -c 12
+    assert fingerprint("s", 1, {}, 0, {}) == "ce064f8421e8"
+    assert len({fingerprint("s", v, {}, s, {}) for v in (1, 2) for s in (0, 1)}) == 4
+    assert fingerprint("s", 1, {}, 0, {"a": "x"}) != fingerprint("s", 1, {}, 0, {"b": "x"})
+
+
+def test_seeds_differ_by_every_part_and_fit_torch() -> None:
+    seeds = {derive_seed("a", 0), derive_seed("a", 1), derive_seed("b", 0), derive_seed("a0")}
+    assert len(seeds) == 4
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_key_order_and_number_spelling_change_nothing() -> None:
+    reordered = {key: SMOKE[key] for key in reversed(list(SMOKE))}
+    plan = Plan(resolve_study(reordered, "test"))
+    assert {f"{a.stage}/{a.name}": a.fingerprint for a in plan} == by_path()
+    assert not differing({"bases": {"conv-f2d4": {"train": {"lr": "2e-3"}}}})
+
+
+def test_labels_that_only_name_things_change_nothing() -> None:
+    assert not differing({"name": "other", "report": "other.html"})
+    assert not differing({"analysis": {"resamples": 999}})
+
+
+@pytest.mark.parametrize(
+    ("over", "stages"),
+    [
+        (
+            {"encoders": {"glyph": {"train": {"steps": 31}}}},
+            {"encoder", "tokenizer", "latents", "velocity", "semantics", "spatial", "smoothness"}
+            | {"reconstruction", "diffusion", "samples", "generation"},
+        ),
+        ({"backbones": {"sit-a": {"depth": 3}}}, {"diffusion", "samples", "generation"}),
+        ({"sampling": {"count": 201}}, {"samples", "generation"}),
+        ({"metrics": {"semantics": {"neighbours": [3]}}}, {"semantics"}),
+        ({"metrics": {"generation": {"reference": "val"}}}, {"generation"}),
+    ],
+)
+def test_a_change_reaches_its_own_chain(over: dict, stages: set[str]) -> None:
+    assert differing(over) == stages
+
+
+def test_encoder_change_spares_tokenizers_that_do_not_use_it() -> None:
+    before, after = by_path(), by_path({"encoders": {"glyph": {"train": {"steps": 31}}}})
+    changed = {k for k in before if before[k] != after[k]}
+    assert changed
+    assert all("conv-base" not in key for key in changed)
+
+
+def test_renaming_an_encoder_renames_no_tokenizer() -> None:
+    study = copy.deepcopy(SMOKE)
+    study["encoders"]["renamed"] = study["encoders"].pop("glyph")
+    study["tokenizers"]["conv-vf-glyph"]["encoder"] = "renamed"
+    plan = Plan(resolve_study(study, "test"))
+    after = {f"{a.stage}/{a.name}": a.fingerprint for a in plan if a.stage == "tokenizer"}
+    assert after == {k: v for k, v in by_path().items() if k.startswith("tokenizer/")}
+
+
+def test_everything_follows_what_it_is_made_from() -> None:
+    seen: set[str] = set()
+    for artifact in Plan(load_study(REPOSITORY / "config.yaml")):
+        assert all(upstream.path in seen for upstream in artifact.upstream.values())
+        assert artifact.path not in seen
+        seen.add(artifact.path)
+
+
+def test_the_study_layer_is_quick_and_free_of_torch() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter();"
+        "from diffusability.study.load import load_study;"
+        "from diffusability.study.plan import Plan; import diffusability.study.targets;"
+        "seconds = time.perf_counter() - start;"
+        "heavy = {'torch', 'numpy', 'pandas', 'scipy'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else 0) if heavy else print(seconds)"
+    )
+    times = []
+    for _ in range(3):  # the best of three: other work on the machine must not decide
+        result = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        times.append(float(result.stdout))
+    assert min(times) < 0.5

@@ -1,0 +1,160 @@
+"""Every way to get a study file wrong gives one message: key path, reason, nearest valid name."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from diffusability.errors import StudyError
+from diffusability.study.load import load_study, read_yaml
+from tests.conftest import REPOSITORY
+
+SMOKE = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
+BASE = "bases.conv-f2d4"
+TOKENIZER = "tokenizers.conv-vf-glyph"
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """Return the smoke study with the value at a dotted path replaced (or removed: ...)."""
+    study = copy.deepcopy(SMOKE)
+    *parents, last = path.split(".")
+    inner = study
+    for part in parents:
+        inner = inner[part]
+    if value is ...:
+        del inner[last]
+    else:
+        inner[last] = value
+    return study
+
+
+CASES: list[tuple[str, Any, list[str]]] = [
+    # unknown keys, at every depth, with the nearest valid one
+    ("tokenisers", {}, ["tokenisers: unknown key", "did you mean `tokenizers`?"]),
+    ("name", ..., ["name: this key is required"]),
+    (f"{TOKENIZER}.wieght", 0.1, [f"{TOKENIZER}.wieght: unknown key", "`weight`"]),
+    (f"{BASE}.train.step", 5, [".train.step: unknown key", "`steps`"]),
+    (f"{BASE}.network.chanels", 5, [".network.chanels: unknown key", "`channels`"]),
+    ("backbones.sit-a.heds", 2, ["backbones.sit-a.heds: unknown key", "`heads`"]),
+    ("sampling.steps", 50, ["sampling.steps: unknown key", "evaluations"]),
+    ("metrics.velocty", {}, ["metrics.velocty: unknown key", "`velocity`"]),
+    ("metrics.semantics.k", 5, ["metrics.semantics.k: unknown key", "neighbours"]),
+    ("select.tokenizer", "all", ["select.tokenizer: unknown key", "`tokenizers`"]),
+    # names that do not exist
+    ("select.dataset", "digit", ["select.dataset: unknown dataset `digit`", "`digits`"]),
+    ("select.tokenizers", ["conv-bse"], ["unknown tokenizer `conv-bse`", "`conv-base`"]),
+    ("select.backbones", ["sit"], ["select.backbones: unknown backbone `sit`", "`sit-"]),
+    ("select.metrics", ["speed"], ["select.metrics", "unknown value `speed`", "velocity"]),
+    ("select.repeats", {"x": {"seeds": [1]}}, ["select.repeats: unknown tokenizer `x`"]),
+    (f"{TOKENIZER}.encoder", "gliph", [f"{TOKENIZER}.encoder: unknown encoder", "`glyph`"]),
+    (f"{TOKENIZER}.base", "conv-f2d8", [f"{TOKENIZER}.base: unknown base", "`conv-f2d4`"]),
+    ("metrics.generation.extractor", "judg", ["metrics.generation.extractor", "`judge`"]),
+    (f"{TOKENIZER}.method", "mcos", [f"{TOKENIZER}.method: unknown method `mcos`", "`mcos+mdms`"]),
+    (f"{TOKENIZER}.method", ..., [f"{TOKENIZER}: the key `method` is required"]),
+    ("backbones.sit-a.arch", "sitt", ["backbones.sit-a.arch: unknown arch `sitt`", "`sit`"]),
+    ("datasets.digits.kind", "mnist", ["datasets.digits.kind: unknown kind `mnist`", "digits"]),
+    ("encoders.glyph.kind", "dino", ["encoders.glyph.kind: unknown kind `dino`", "supervised"]),
+    # types and ranges
+    (f"{BASE}.train.steps", 0, [".train.steps", "greater than 0", "got 0"]),
+    (f"{BASE}.train.steps", "many", [".train.steps", "integer", "got 'many'"]),
+    (f"{BASE}.train.lr", -1e-3, [".train.lr", "greater than 0"]),
+    (f"{BASE}.train.lr", float("nan"), [".train.lr", "finite"]),
+    (f"{BASE}.train.ema", 1.0, [".train.ema", "less than 1"]),
+    (f"{BASE}.train.precision", "fp16", ["unknown value `fp16`", "`bf16`"]),
+    (f"{BASE}.network.factor", 3, ["network.factor", "unknown value `3`"]),
+    (f"{BASE}.network.multipliers", [1], ["factor 2 needs 2 multipliers", "got 1"]),
+    ("backbones.sit-a.heads", 3, ["backbones.sit-a", "multiple of 4 x heads"]),
+    ("backbones.sit-a.size", "B", ["backbones.sit-a", "already fixes depth, heads, width"]),
+    ("backbones.sit-a.class_dropout", 2, ["backbones.sit-a.class_dropout", "less than or equal"]),
+    ("sampling.guidance", [0.5], ["sampling.guidance.0", "greater than or equal to 1"]),
+    ("sampling.guidance", [1.0, 1.0], ["sampling", "a guidance scale stands twice"]),
+    ("datasets.digits.val_fraction", 1.5, ["datasets.digits.val_fraction", "less than 1"]),
+    ("analysis.confidence", 0.1, ["analysis.confidence", "greater than 0.5"]),
+    ("name", "My Study", ["name", "pattern"]),
+    # structure
+    ("select.tokenizers", [], ["select.tokenizers", "at least 1"]),
+    ("select.seeds", [], ["select.seeds", "at least 1"]),
+    ("tokenizers", {}, ["tokenizers", "at least 1"]),
+    ("tokenizers", ["conv-base"], ["tokenizers: expected a mapping"]),
+    ("tokenizers.conv-base", "baseline", ["tokenizers.conv-base: expected a mapping"]),
+    (f"{BASE}.base", "conv-f2d4", ["refers to itself: conv-f2d4 -> conv-f2d4"]),
+    ("select.tokenizers", ["conv-base", "conv-base"], ["`conv-base` stands twice"]),
+    ("backbones.sit-a.patch", 3, ["backbones.sit-a.patch: 3 does not divide the 4 x 4"]),
+    ("encoders.glyph.factor", 16, ["encoders.glyph.factor: 16 does not divide the image size 8"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"), CASES, ids=[f"{p}={v!r:.20}" for p, v, _ in CASES]
+)
+def test_problem_is_named(tmp_path: Path, path: str, value: Any, expected: list[str]) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(changed(path, value)))
+    with pytest.raises(StudyError) as caught:
+        load_study(file)
+    message = str(caught.value)
+    assert message.startswith(f"{file}: ")
+    assert "nothing was started" in message
+    for part in expected:
+        assert part in message, message
+
+
+def test_factor_must_divide_the_image(tmp_path: Path) -> None:
+    study = changed(f"{BASE}.network.factor", 16)
+    study["bases"]["conv-f2d4"]["network"]["multipliers"] = [1, 1, 1, 1, 1]
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(study))
+    with pytest.raises(StudyError, match="16 does not divide the image size 8"):
+        load_study(file)
+
+
+def test_bases_may_not_form_a_circle(tmp_path: Path) -> None:
+    study = changed(f"{BASE}.base", "second")
+    study["bases"]["second"] = {"base": "conv-f2d4"}
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(study))
+    with pytest.raises(StudyError, match="refers to itself: conv-f2d4 -> second -> conv-f2d4"):
+        load_study(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: [1, 2", "this is not YAML"),
+        ("- just\n- a list\n", "a study is a mapping"),
+        ("", "a study is a mapping"),
+        ("name: a\nname: b\n", "line 2: `name` stands twice (first in line 1)"),
+        ("tokenizers:\n  x: {}\n  x: {}\n", "line 3: `x` stands twice (first in line 2)"),
+        ("? [a, b]\n: 1\n", "a key must be a plain name"),
+    ],
+)
+def test_file_is_no_study(tmp_path: Path, text: str, expected: str) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(text)
+    with pytest.raises(StudyError) as caught:
+        load_study(file)
+    assert expected in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+def test_missing_and_binary_files(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="no such study file"):
+        load_study(tmp_path / "absent.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(StudyError, match="cannot be read as text"):
+        load_study(tmp_path / "binary.yaml")
+
+
+def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
+    study = changed(f"{BASE}.train.steps", 0)
+    study["backbones"]["sit-a"]["arch"] = "unet"
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(study))
+    with pytest.raises(StudyError) as caught:
+        load_study(file)
+    message = str(caught.value)
+    assert "3 problems" in message  # two tokenizers share the base, one backbone
+    assert "tokenizers.conv-base.train.steps" in message
+    assert "backbones.sit-a.arch" in message

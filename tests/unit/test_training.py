@@ -1,0 +1,228 @@
+"""The training loop: schedules and order by hand, resume to the bit, bad losses stopped."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from diffusability.errors import TrainingError, TrainingInterrupted
+from diffusability.study.spec import TrainSpec
+from diffusability.training.batches import BatchOrder, step_generator
+from diffusability.training.checkpoint import CURRENT, PREVIOUS, load_checkpoint
+from diffusability.training.ema import ExponentialMovingAverage
+from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train
+from diffusability.training.schedule import learning_rate
+
+
+def make_run(state: Path, steps: int = 12, **changes) -> Run:
+    """A regression with noise in its loss, two phases, and a moving average."""
+    torch.manual_seed(0)
+    first, second = nn.Linear(3, 1), nn.Linear(3, 1)
+    data = torch.randn(10, 3, generator=torch.Generator().manual_seed(1))
+
+    def loss_of(name: str, module: nn.Module):
+        def loss(batch: Batch) -> Losses:
+            noise = torch.randn(len(batch.indices), 3, generator=batch.generator)
+            error = module(data[batch.indices] + 0.1 * noise) - data[batch.indices].sum(1, True)
+            total = error.square().mean()
+            return Losses(total, {f"{name}_mae": error.abs().mean()})
+
+        return loss
+
+    spec = TrainSpec(steps=steps, batch=4, lr=0.05, schedule="cosine", ema=0.9, clip=1.0)
+    settings = {
+        "name": "toy",
+        "spec": spec,
+        "modules": {"first": first, "second": second},
+        "phases": [
+            Phase("one", list(first.parameters()), loss_of("one", first)),
+            Phase("two", list(second.parameters()), loss_of("two", second)),
+        ],
+        "images": 10,
+        "seed": 7,
+        "state": state,
+        "averaged": "first",
+    }
+    return Run(**(settings | changes))
+
+
+def weights(training: Training) -> dict[str, torch.Tensor]:
+    """All weights of a run, the average included."""
+    modules = {**training.run.modules, "average": training.averaged}
+    return {f"{n}.{k}": v for n, m in modules.items() for k, v in m.state_dict().items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    """Equality to the bit."""
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def test_learning_rate_by_hand() -> None:
+    spec = TrainSpec(steps=10, lr=1.0, warmup=4, schedule="cosine")
+    rates = [learning_rate(step, spec) for step in range(10)]
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert rates[4] == 1.0
+    assert rates[7] == pytest.approx(0.5)
+    assert rates[9] == pytest.approx(0.5 * (1 + math.cos(math.pi * 5 / 6)))
+    constant = TrainSpec(steps=10, lr=0.5)
+    assert {learning_rate(step, constant) for step in range(10)} == {0.5}
+
+
+def test_order_shows_every_image_once_an_epoch_and_has_random_access() -> None:
+    order = BatchOrder(size=10, batch=4, seed=3)
+    stream = torch.cat([order.indices(step) for step in range(5)])  # two epochs
+    assert sorted(stream[:10].tolist()) == list(range(10))
+    assert sorted(stream[10:].tolist()) == list(range(10))
+    assert stream[:10].tolist() != stream[10:].tolist()
+    again = BatchOrder(size=10, batch=4, seed=3)
+    assert torch.equal(again.indices(4), order.indices(4))
+    assert torch.equal(again.indices(1), order.indices(1))
+    assert not torch.equal(BatchOrder(10, 4, seed=4).indices(0), order.indices(0))
+
+
+def test_batch_larger_than_the_data() -> None:
+    counts = BatchOrder(size=3, batch=7, seed=0).indices(0).bincount(minlength=3)
+    assert counts.tolist() in ([2, 2, 3], [2, 3, 2], [3, 2, 2])
+
+
+def test_step_generator_depends_on_seed_and_step() -> None:
+    draws = {
+        torch.rand(1, generator=step_generator(seed, step, torch.device("cpu"))).item()
+        for seed in (0, 1)
+        for step in (0, 1)
+    }
+    assert len(draws) == 4
+
+
+def test_average_by_hand() -> None:
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    average = ExponentialMovingAverage(module, decay=0.25)
+    with torch.no_grad():
+        module.weight.fill_(1.0)
+    average.update(module)  # decay min(.25, 2/11)
+    expected = 1 - 2 / 11
+    assert average.module.weight.item() == pytest.approx(expected)
+    average.update(module)  # decay min(.25, 3/12)
+    assert average.module.weight.item() == pytest.approx(1 - 0.25 * (1 - expected))
+    average.update(module)  # the stated decay from here on
+    assert average.module.weight.item() == pytest.approx(1 - 0.25**2 * (1 - expected))
+
+
+def test_one_step_by_hand(tmp_path: Path) -> None:
+    module = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        module.weight.fill_(2.0)
+    spec = TrainSpec(steps=1, batch=1, lr=0.1, betas=(0.9, 0.999), weight_decay=0.5)
+    phase = Phase("p", [module.weight], lambda batch: Losses(3.0 * module.weight.sum()))
+    train(Run("hand", spec, {"m": module}, [phase], 1, 0, tmp_path))
+    # AdamW's first step: w (1 - lr wd) - lr g / (|g| + eps)
+    assert module.weight.item() == pytest.approx(2.0 * (1 - 0.1 * 0.5) - 0.1, abs=1e-6)
+
+
+@pytest.mark.parametrize("stop", [1, 5, 11])
+def test_resume_equals_no_interruption(tmp_path: Path, stop: int) -> None:
+    whole = train(make_run(tmp_path / "whole"))
+    first = Training(make_run(tmp_path / "parts"))
+    while first.step < stop:
+        first._take_step()
+    first.save()
+    second = train(make_run(tmp_path / "parts"))
+    assert_same(weights(whole), weights(second))
+    assert whole.history == second.history
+
+
+def test_time_budget_saves_and_says_so(tmp_path: Path) -> None:
+    whole = train(make_run(tmp_path / "whole"))
+    with pytest.raises(TrainingInterrupted, match=r"time is up; saved step 1 of 12") as caught:
+        train(make_run(tmp_path / "parts", minutes=0.0))
+    assert caught.value.exit_code == 75
+    assert_same(weights(whole), weights(train(make_run(tmp_path / "parts"))))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.unit.test_training import make_run
+from diffusability.training.loop import Training
+run = make_run(Path(sys.argv[1]), checkpoint_seconds=0.0)
+training = Training(run)
+training.resume()
+step, number = int(sys.argv[2]), getattr(signal, sys.argv[3])
+take = training._take_step
+def counted():
+    if training.step == step:
+        os.kill(os.getpid(), number)
+    return take()
+training._take_step = counted
+training.go()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
+def test_killed_run_resumes_to_the_bit(tmp_path: Path, repository: Path, name: str) -> None:
+    step = int.from_bytes(os.urandom(1)) % 9 + 2  # a random step; the assertion names it
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / "parts"), str(step)]
+    result = subprocess.run([*command, name], cwd=repository, capture_output=True, text=True)
+    if name == "SIGKILL":
+        assert result.returncode == -signal.SIGKILL
+    else:
+        assert f"stopped by {name}; saved step {step + 1} of 12" in result.stderr
+    moved = tmp_path / "moved"
+    (tmp_path / "parts").rename(moved)
+    checkpoint = load_checkpoint(moved)
+    assert checkpoint is not None
+    assert checkpoint.step >= step
+    whole = train(make_run(tmp_path / "whole"))
+    assert_same(weights(whole), weights(train(make_run(moved)))), f"killed at step {step}"
+
+
+def test_half_a_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    training = Training(make_run(tmp_path))
+    for _ in range(2):
+        training._take_step()
+        training.save()
+    current = tmp_path / CURRENT
+    current.write_bytes(current.read_bytes()[: current.stat().st_size // 2])
+    checkpoint = load_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+    (tmp_path / PREVIOUS).write_bytes(b"")
+    with pytest.raises(TrainingError, match="no checkpoint can be read; remove"):
+        load_checkpoint(tmp_path)
+
+
+def test_bad_loss_names_step_rate_and_batch(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    good = run.phases[0].loss
+
+    def loss(batch: Batch) -> Losses:
+        losses = good(batch)
+        return Losses(losses.total * (math.nan if batch.step == 3 else 1.0), losses.terms)
+
+    phases = [Phase("one", run.phases[0].parameters, loss)]
+    with pytest.raises(TrainingError) as caught:
+        train(make_run(tmp_path, phases=phases))
+    indices = BatchOrder(10, 4, 7).indices(3).tolist()
+    rate = learning_rate(3, run.spec)
+    assert f"at step 3 (learning rate {rate:.4g}, images {indices}" in str(caught.value)
+
+
+def test_history_averages_intervals_and_covers_every_step(tmp_path: Path) -> None:
+    training = train(make_run(tmp_path, steps=250, spec=TrainSpec(steps=250, batch=4, lr=0.01)))
+    steps = [row["step"] for row in training.history]
+    assert steps == list(range(2, 251, 2))
+    training.write_history(tmp_path / "history.csv")
+    header = (tmp_path / "history.csv").read_text().splitlines()[0]
+    assert header.startswith("step,learning_rate,one")
+    json.dumps(training.history, allow_nan=False)
