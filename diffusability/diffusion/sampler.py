@@ -1,0 +1,155 @@
+"""Sampling: the ODE solvers, and noise and labels that depend on (seed, index) only."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusability.diffusion.guidance import VelocityField
+from diffusability.errors import StudyError
+
+Solver = Literal["euler", "heun"]
+StepCallback = Callable[[int, Tensor, Tensor], None]
+
+
+def function_evaluations(solver: Solver, steps: int) -> int:
+    """Return how often `integrate` evaluates the velocity.
+
+    Args:
+        solver: "euler" or "heun".
+        steps: number of steps, at least 1.
+
+    Returns:
+        `steps` for Euler; 2 steps - 1 for Heun, whose last step is an Euler step.
+
+    Raises:
+        StudyError: the solver is unknown, or steps is below 1.
+    """
+    if solver not in ("euler", "heun"):
+        raise StudyError(f"sampling: solver {solver!r} is unknown; use 'euler' or 'heun'")
+    if steps < 1:
+        raise StudyError(f"sampling: {steps} steps; at least 1 is needed")
+    return steps if solver == "euler" else 2 * steps - 1
+
+
+def steps_for(solver: Solver, evaluations: int) -> int:
+    """Return the number of steps that spends exactly `evaluations` function evaluations.
+
+    Args:
+        solver: "euler" or "heun".
+        evaluations: function evaluations to spend, at least 1.
+
+    Returns:
+        The number of steps for `integrate`.
+
+    Raises:
+        StudyError: no number of steps spends exactly that many.
+    """
+    steps = evaluations if solver == "euler" else (evaluations + 1) // 2
+    if function_evaluations(solver, steps) != evaluations:
+        raise StudyError(
+            f"sampling: heun spends an odd number of evaluations (2 steps - 1), not {evaluations}; "
+            f"use {evaluations - 1} or {evaluations + 1}"
+        )
+    return steps
+
+
+def time_grid(steps: int, shift: float = 1.0) -> list[float]:
+    """Return the times between which the solver steps, from noise to data.
+
+    Args:
+        steps: number of steps, at least 1.
+        shift: s of t -> s t / (1 + (s - 1) t); 1 is an even grid, below 1 spends more steps near
+            the noise (LightningDiT's published samples use 0.3).
+
+    Returns:
+        steps + 1 times, the first 0 and the last 1.
+
+    Raises:
+        StudyError: steps is below 1 or shift is not above 0.
+    """
+    if steps < 1 or shift <= 0:
+        raise StudyError(f"sampling: needs at least 1 step ({steps}) and shift above 0 ({shift})")
+    even = [i / steps for i in range(steps + 1)]
+    return [shift * t / (1 + (shift - 1) * t) for t in even]
+
+
+@torch.no_grad()
+def integrate(
+    velocity: VelocityField,
+    noise: Tensor,
+    steps: int,
+    solver: Solver = "euler",
+    shift: float = 1.0,
+    on_step: StepCallback | None = None,
+) -> Tensor:
+    """Follow dx/dt = velocity(x, t) from noise at t = 0 to data at t = 1.
+
+    The velocity is never evaluated at t = 1, which training draws with probability zero: Heun
+    ends on an Euler step, which keeps its order, since one step errs by O(1 / steps^2).
+
+    Args:
+        velocity: function of latents and time (see `guidance.guided_velocity`).
+        noise: (B, C, H, W) standard normal noise.
+        steps: number of steps; `function_evaluations` states what they cost.
+        solver: "euler" (order 1) or "heun" (order 2).
+        shift: timestep shift, see `time_grid`.
+        on_step: called as on_step(i, x_i, x_next) after step i of 0 ... steps - 1.
+
+    Returns:
+        (B, C, H, W) latents.
+
+    Raises:
+        StudyError: the solver is unknown, or steps or shift are out of range.
+    """
+    function_evaluations(solver, steps)  # refuses a solver that does not exist
+    times = time_grid(steps, shift)
+    x = noise
+    for i in range(steps):
+        step = times[i + 1] - times[i]
+        slope = velocity(x, times[i])
+        following = x + step * slope
+        if solver == "heun" and i < steps - 1:
+            slope = (slope + velocity(following, times[i + 1])) / 2
+            following = x + step * slope
+        if on_step is not None:
+            on_step(i, x, following)
+        x = following
+    return x
+
+
+def draw_noise(seed: int, indices: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """Draw standard normal noise whose row depends on its seed and index only.
+
+    Each row has its own counter-based generator (Philox) with (seed, index) as the key: batch
+    size, order, number of processes and device play no part, and no two keys share a stream.
+
+    Args:
+        seed: at least 0.
+        indices: (B,) sample indices, each at least 0.
+        shape: shape of one row, for example (C, H, W).
+
+    Returns:
+        (B, *shape) float32 on the CPU.
+    """
+    rows = np.empty((len(indices), *shape), dtype=np.float32)
+    for row, index in zip(rows, indices, strict=True):
+        key = np.array([seed, index], dtype=np.uint64)
+        generator = np.random.Generator(np.random.Philox(key=key))
+        generator.standard_normal(dtype=np.float32, out=row)
+    return torch.from_numpy(rows)
+
+
+def balanced_labels(indices: Sequence[int], num_classes: int) -> Tensor:
+    """Return labels that give each class an equal share of any run of consecutive indices.
+
+    Args:
+        indices: (B,) sample indices, each at least 0.
+        num_classes: number of classes.
+
+    Returns:
+        (B,) int64: index modulo num_classes.
+    """
+    return torch.as_tensor(indices, dtype=torch.int64) % num_classes
