@@ -1,0 +1,201 @@
+"""Manifold continuity: do images half way between neighbouring latents still look real (iFID).
+
+Source: "Making Reconstruction FID Predictive of Diffusion Generation FID" (arXiv 2603.05630): each
+latent is interpolated with a near neighbour of its own, decoded, and the decoded images' Fréchet
+distance from the real images is taken. That paper's text and its code differ (nearest neighbour and
+straight line; one of ten neighbours, drawn, and slerp), so both are options here.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diffusability.errors import MeasurementError
+from diffusability.metrics.feature_moments import FeatureMoments, moments_of_batches
+from diffusability.metrics.frechet import measure_frechet
+from diffusability.metrics.measurement import Measurement
+from diffusability.metrics.nearest_neighbours import NeighbourTable
+
+Choice = Literal["weighted", "nearest"]
+Interpolation = Literal["slerp", "linear"]
+
+_PARALLEL = 1e-6  # sine of the angle under which slerp is a straight line to rounding
+
+
+def choose_neighbours(
+    table: NeighbourTable, *, choice: Choice, generator: torch.Generator
+) -> Tensor:
+    """Choose one neighbour of every query.
+
+    Args:
+        table: the K nearest neighbours.
+        choice: "nearest", or "weighted": drawn with probability softmax(-mean squared difference)
+            over the K, which is close to uniform where latents differ little a dimension.
+        generator: CPU generator of the draw.
+
+    Returns:
+        (N,) int64 positions in the pool.
+
+    Raises:
+        MeasurementError: if the choice is unknown.
+    """
+    if choice == "nearest":
+        return table.indices[:, 0]
+    if choice != "weighted":
+        raise MeasurementError(f"neighbour choice {choice!r} is neither 'weighted' nor 'nearest'")
+    weights = torch.softmax(-table.mean_squared_differences.cpu(), dim=1)  # (N, K)
+    drawn = torch.multinomial(weights, 1, generator=generator).to(table.indices.device)
+    return table.indices.gather(1, drawn)[:, 0]
+
+
+def interpolate(a: Tensor, b: Tensor, *, alpha: float, mode: Interpolation) -> Tensor:
+    """Return the latents at ``alpha`` of the way from ``a`` to ``b``.
+
+    Linear: (1 - alpha) a + alpha b. Slerp, with w the angle between the flattened latents:
+    (sin((1 - alpha) w) a + sin(alpha w) b) / sin w, which keeps the norm where both have the same;
+    (anti)parallel latents have no unique arc and take the straight line.
+
+    Args:
+        a: (N, ...) latents.
+        b: (N, ...) latents.
+        alpha: position in [0, 1].
+        mode: "slerp" or "linear".
+
+    Returns:
+        Latents of ``a``'s shape and dtype.
+
+    Raises:
+        MeasurementError: if shapes differ, alpha is outside [0, 1], or the mode is unknown.
+    """
+    if a.shape != b.shape or not 0 <= alpha <= 1 or mode not in ("slerp", "linear"):
+        raise MeasurementError(
+            f"cannot interpolate {tuple(a.shape)} and {tuple(b.shape)} at {alpha} by {mode!r}; "
+            "shapes must agree, alpha lie in [0, 1], and the mode be 'slerp' or 'linear'"
+        )
+    x, y = a.flatten(1).to(torch.float64), b.flatten(1).to(torch.float64)  # (N, d)
+    weight_a = torch.full((len(x), 1), 1 - alpha, dtype=torch.float64, device=x.device)
+    weight_b = torch.full_like(weight_a, alpha)
+    if mode == "slerp":
+        cosine = torch.nn.functional.cosine_similarity(x, y, dim=1)[:, None]
+        angle = torch.arccos(cosine.clamp(-1, 1))  # (N, 1)
+        sine = angle.sin()
+        curved = sine > _PARALLEL
+        safe = torch.where(curved, sine, torch.ones_like(sine))
+        weight_a = torch.where(curved, ((1 - alpha) * angle).sin() / safe, weight_a)
+        weight_b = torch.where(curved, (alpha * angle).sin() / safe, weight_b)
+    return (weight_a * x + weight_b * y).view(a.shape).to(a.dtype)
+
+
+def interpolated_latents(
+    queries: Tensor,
+    pool: Tensor,
+    chosen: Tensor,
+    *,
+    alpha: float,
+    mode: Interpolation,
+    rows: Tensor,
+    batch_size: int,
+) -> Iterator[Tensor]:
+    """Yield batches of latents between queries and their chosen neighbours.
+
+    Args:
+        queries: (N, ...) latents.
+        pool: (M, ...) latents.
+        chosen: (N,) positions of the neighbours in the pool.
+        alpha: position on the way to the neighbour.
+        mode: "slerp" or "linear".
+        rows: (R,) queries to take, in this order.
+        batch_size: latents a batch.
+
+    Yields:
+        (<= batch_size, ...) latents, on the queries' device.
+    """
+    for part in rows.split(batch_size):
+        neighbour = pool[chosen[part.to(chosen.device)].to(pool.device)]
+        start = queries[part.to(queries.device)]
+        yield interpolate(start, neighbour.to(queries.device), alpha=alpha, mode=mode)
+
+
+def measure_interpolation_frechet(
+    queries: Tensor,
+    pool: Tensor,
+    table: NeighbourTable,
+    *,
+    decode: Callable[[Tensor], Tensor],
+    extract: Callable[[Tensor], Tensor],
+    reference: FeatureMoments,
+    generator: torch.Generator,
+    alpha: float = 0.5,
+    interpolation: Interpolation = "slerp",
+    choice: Choice = "weighted",
+    batch_size: int = 64,
+    shards: int = 20,
+) -> Measurement:
+    """Measure the Fréchet distance of decoded interpolations from real images.
+
+    Args:
+        queries: (N, C, H, W) latents that ``decode`` takes, as they are.
+        pool: (M, C, H, W) latents that the table's indices point into.
+        table: neighbours of the queries in the pool.
+        decode: maps (B, C, H, W) latents to images.
+        extract: maps images to (B, D) features.
+        reference: moments of the real images' features.
+        generator: CPU generator of neighbour draws and of the random shards.
+        alpha: position between the latent (0) and its neighbour (1).
+        interpolation: "slerp" (default of the source's code) or "linear".
+        choice: "weighted" (default of the source's code) or "nearest".
+        batch_size: latents decoded at once; the value does not depend on it.
+        shards: random shards for the jackknife standard error, at least 2.
+
+    Returns:
+        ``continuity.ifd_<extractor>`` in feature units squared; LOWER is better. It is the iFID of
+        the source only where the extractor is its Inception network. The standard error is given
+        the reference, though that may hold the same images.
+
+    Raises:
+        MeasurementError: if the table does not belong to queries and pool, there are fewer than
+            two images a shard, or features and reference do not belong together.
+    """
+    _check_table(table, queries, pool)
+    if shards < 2 or len(queries) < 2 * shards:
+        raise MeasurementError(
+            f"{shards} shards need shards >= 2 and {2 * shards} latents, there are {len(queries)}"
+        )
+    chosen = choose_neighbours(table, choice=choice, generator=generator)
+    parts = []
+    for rows in torch.randperm(len(queries), generator=generator).tensor_split(shards):
+        latents = interpolated_latents(
+            queries, pool, chosen, alpha=alpha, mode=interpolation, rows=rows, batch_size=batch_size
+        )
+        features = (extract(decode(batch)).to(reference.mean.device) for batch in latents)
+        parts.append(
+            moments_of_batches(
+                features, extractor=reference.extractor, resolution=reference.resolution
+            )
+        )
+    result = measure_frechet(reference=reference, generated=parts, stage="continuity")
+    return replace(
+        result,
+        metric=f"continuity.ifd_{reference.extractor}",
+        options=result.options
+        | {
+            "alpha": alpha,
+            "interpolation": interpolation,
+            "choice": choice,
+            "neighbours": table.indices.shape[1],
+            "distance": table.distance,
+            "same_class": table.same_class,
+            "pool": len(pool),
+        },
+    )
+
+
+def _check_table(table: NeighbourTable, queries: Tensor, pool: Tensor) -> None:
+    if len(table.indices) != len(queries) or int(table.indices.max()) >= len(pool):
+        raise MeasurementError(
+            f"the neighbour table of {len(table.indices)} queries does not belong to "
+            f"{len(queries)} queries and {len(pool)} pool latents; find the neighbours anew"
+        )

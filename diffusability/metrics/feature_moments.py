@@ -1,0 +1,312 @@
+"""Mergeable first and second moments of feature vectors, in float64.
+
+A Fréchet distance needs the mean and the covariance of N feature vectors and nothing else. Kept as
+(count, mean, scatter) they merge exactly, so shards can be reduced in any order, on any number of
+machines, and a shard can be left out again for an error estimate.
+Source: T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating formulae and a pairwise algorithm for
+computing sample variances" (1979).
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusability.errors import MeasurementError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+def require_extractor_name(name: str) -> str:
+    """Return ``name`` if it can stand in the name of a metric, else refuse it.
+
+    Args:
+        name: name of a feature extractor or classifier.
+
+    Returns:
+        The name itself.
+
+    Raises:
+        MeasurementError: if it is empty or holds more than lower-case letters, digits, "_", "-".
+    """
+    if not _NAME.fullmatch(name):
+        raise MeasurementError(
+            f"extractor {name!r} cannot stand in a metric's name; "
+            "use lower-case letters, digits, '_' and '-'"
+        )
+    return name
+
+
+def require_features(features: Tensor, what: str) -> Tensor:
+    """Return ``features`` as a float64 matrix, or refuse what no statistic can be taken of.
+
+    Args:
+        features: (N, D) real or integer tensor.
+        what: what the rows are, for the message.
+
+    Returns:
+        (N, D) float64 tensor on the same device.
+
+    Raises:
+        MeasurementError: if it is not a matrix with a row and a column, or holds NaN or infinity.
+    """
+    if features.ndim != 2 or 0 in features.shape:
+        raise MeasurementError(f"{what}: expected (N, D) features, got {tuple(features.shape)}")
+    features = features.detach().to(torch.float64)
+    if not bool(torch.isfinite(features).all()):
+        bad = int((~torch.isfinite(features).all(dim=1)).sum())
+        raise MeasurementError(f"{what}: {bad} of {len(features)} feature vectors are not finite")
+    return features
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMoments:
+    """Count, mean and scatter of feature vectors of one extractor.
+
+    Attributes:
+        count: number of vectors.
+        mean: (D,) float64 arithmetic mean.
+        scatter: (D, D) float64 sum of outer products of the centred vectors; covariance times
+            ``count - 1``.
+        extractor: name of the network that made the features; it becomes part of metric names.
+        resolution: side in pixels of the images that the extractor was given, None if unknown.
+    """
+
+    count: int
+    mean: Tensor
+    scatter: Tensor
+    extractor: str
+    resolution: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse moments whose parts do not fit together."""
+        require_extractor_name(self.extractor)
+        dim = self.mean.shape[0] if self.mean.ndim == 1 else -1
+        if tuple(self.scatter.shape) != (dim, dim) or self.count < 1:
+            raise MeasurementError(
+                f"moments of {self.extractor}: count {self.count}, mean {tuple(self.mean.shape)} "
+                f"and scatter {tuple(self.scatter.shape)} do not fit together"
+            )
+        if self.mean.dtype != torch.float64 or self.scatter.dtype != torch.float64:
+            raise MeasurementError(f"moments of {self.extractor}: float64 is required")
+        if not bool(torch.isfinite(self.mean).all() and torch.isfinite(self.scatter).all()):
+            raise MeasurementError(f"moments of {self.extractor} are not finite; compute them anew")
+
+    @property
+    def dim(self) -> int:
+        """Number of features D."""
+        return self.mean.shape[0]
+
+    @property
+    def rank_deficient(self) -> bool:
+        """Whether the sample covariance cannot have full rank (``count <= dim``)."""
+        return self.count <= self.dim
+
+    @classmethod
+    def from_features(
+        cls, features: Tensor, *, extractor: str, resolution: int | None = None
+    ) -> "FeatureMoments":
+        """Return the moments of one batch of features.
+
+        Args:
+            features: (N, D) real tensor, N >= 1, any device.
+            extractor: name of the network that made them.
+            resolution: side of its input images in pixels.
+
+        Raises:
+            MeasurementError: if the features are not a finite (N, D) matrix.
+        """
+        features = require_features(features, f"features of {extractor}")
+        mean = features.mean(dim=0)
+        centred = features - mean  # (N, D)
+        scatter = centred.T @ centred  # (D, D)
+        return cls(len(features), mean, scatter, extractor, resolution)
+
+    @classmethod
+    def from_covariance(
+        cls,
+        mean: Tensor,
+        covariance: Tensor,
+        *,
+        count: int,
+        extractor: str,
+        resolution: int | None = None,
+    ) -> "FeatureMoments":
+        """Return the moments behind a published mean and covariance.
+
+        Args:
+            mean: (D,) mean.
+            covariance: (D, D) covariance with ddof = 1.
+            count: number of vectors behind them, at least 2.
+            extractor: name of the network that made the features.
+            resolution: side of its input images in pixels.
+
+        Raises:
+            MeasurementError: if the shapes disagree, or the covariance is not symmetric.
+        """
+        mean, covariance = mean.to(torch.float64), covariance.to(torch.float64)
+        if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
+            raise MeasurementError(
+                f"covariance of {extractor}: expected (D, D), got {tuple(covariance.shape)}"
+            )
+        asymmetry = float((covariance - covariance.T).abs().max())
+        if asymmetry > 1e-6 * float(covariance.abs().max()):
+            raise MeasurementError(f"covariance of {extractor} is not symmetric ({asymmetry:.2g})")
+        scatter = (covariance + covariance.T) / 2 * (count - 1)
+        return cls(count, mean, scatter, extractor, resolution)
+
+    def update(self, features: Tensor) -> "FeatureMoments":
+        """Return the moments with the rows of ``features`` (N, D) added."""
+        return self.merge(
+            FeatureMoments.from_features(
+                features, extractor=self.extractor, resolution=self.resolution
+            )
+        )
+
+    def merge(self, other: "FeatureMoments") -> "FeatureMoments":
+        """Return the moments of both sets together (exact, commutative, associative).
+
+        Raises:
+            MeasurementError: if extractor, resolution or dimension differ.
+        """
+        self.require_comparable(other)
+        count = self.count + other.count
+        shift = other.mean - self.mean
+        mean = self.mean + shift * (other.count / count)
+        between = torch.outer(shift, shift) * (self.count * other.count / count)
+        return FeatureMoments(
+            count, mean, self.scatter + other.scatter + between, self.extractor, self.resolution
+        )
+
+    def without(self, part: "FeatureMoments") -> "FeatureMoments":
+        """Return the moments of the vectors that are left when ``part`` is taken out.
+
+        Raises:
+            MeasurementError: if nothing would be left, or the two are not comparable.
+        """
+        self.require_comparable(part)
+        count = self.count - part.count
+        if count < 1:
+            raise MeasurementError(
+                f"moments of {self.extractor}: cannot take {part.count} out of {self.count}"
+            )
+        mean = self.mean + (self.mean - part.mean) * (part.count / count)
+        shift = part.mean - mean
+        between = torch.outer(shift, shift) * (count * part.count / self.count)
+        return FeatureMoments(
+            count, mean, self.scatter - part.scatter - between, self.extractor, self.resolution
+        )
+
+    def require_comparable(self, other: "FeatureMoments") -> None:
+        """Refuse moments of another extractor, resolution or dimension."""
+        mine, theirs = ((m.extractor, m.resolution, m.dim) for m in (self, other))
+        if mine != theirs:
+            raise MeasurementError(
+                f"feature moments do not belong together: (extractor, resolution, dimension) is "
+                f"{mine} against {theirs}; compute both with one extractor on one resolution"
+            )
+
+    def covariance(self) -> Tensor:
+        """Return the (D, D) covariance with ddof = 1.
+
+        Raises:
+            MeasurementError: if there are fewer than two vectors.
+        """
+        if self.count < 2:
+            raise MeasurementError(
+                f"moments of {self.extractor}: a covariance needs two samples, there is one"
+            )
+        return self.scatter / (self.count - 1)
+
+    def to(self, device: torch.device | str) -> "FeatureMoments":
+        """Return the moments on ``device``."""
+        return FeatureMoments(
+            self.count,
+            self.mean.to(device),
+            self.scatter.to(device),
+            self.extractor,
+            self.resolution,
+        )
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return the numbers as tensors that safetensors can store."""
+        return {
+            "count": torch.tensor(self.count, dtype=torch.int64),
+            "mean": self.mean.contiguous(),
+            "scatter": self.scatter.contiguous(),
+        }
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the names as strings for the metadata of a safetensors file."""
+        resolution = "" if self.resolution is None else str(self.resolution)
+        return {"extractor": self.extractor, "resolution": resolution}
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+    ) -> "FeatureMoments":
+        """Return the moments that ``to_tensors`` and ``to_metadata`` stored.
+
+        Raises:
+            MeasurementError: if a tensor or a name is missing.
+        """
+        missing = {"count", "mean", "scatter"} - set(tensors) | {"extractor"} - set(metadata)
+        if missing:
+            raise MeasurementError(f"stored feature moments lack {sorted(missing)}")
+        resolution = metadata.get("resolution", "")
+        return cls(
+            int(tensors["count"]),
+            tensors["mean"],
+            tensors["scatter"],
+            metadata["extractor"],
+            int(resolution) if resolution else None,
+        )
+
+    def digest(self) -> str:
+        """Return the SHA-256 of names and numbers, to recognise a reference set by."""
+        sha = hashlib.sha256(repr(sorted(self.to_metadata().items())).encode())
+        for name, tensor in sorted(self.to_tensors().items()):
+            sha.update(name.encode())
+            sha.update(tensor.cpu().numpy().tobytes())
+        return sha.hexdigest()
+
+
+def merge_moments(parts: Sequence[FeatureMoments]) -> FeatureMoments:
+    """Return the moments of all parts together.
+
+    Args:
+        parts: moments of disjoint sets of vectors, at least one.
+
+    Raises:
+        MeasurementError: if there are none, or they do not belong together.
+    """
+    if not parts:
+        raise MeasurementError("no feature moments were given; at least one shard is needed")
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = merged.merge(part)
+    return merged
+
+
+def moments_of_batches(
+    batches: Iterable[Tensor], *, extractor: str, resolution: int | None = None
+) -> FeatureMoments:
+    """Return the moments of all batches of features.
+
+    Args:
+        batches: (N_i, D) tensors.
+        extractor: name of the network that made them.
+        resolution: side of its input images in pixels.
+
+    Raises:
+        MeasurementError: if there is no batch, or one is not a finite matrix.
+    """
+    return merge_moments(
+        [
+            FeatureMoments.from_features(batch, extractor=extractor, resolution=resolution)
+            for batch in batches
+        ]
+    )

@@ -1,0 +1,227 @@
+"""Exact nearest neighbours of flattened latents, in blocks, by cosine or Euclidean distance."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diffusability.errors import MeasurementError
+
+Distance = Literal["cosine", "l2"]
+
+_SPARE = 8  # candidates kept beyond K, so that rounding does not push out a true neighbour
+_REFINE_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class NeighbourTable:
+    """The K nearest pool latents of every query, nearest first; worth caching once a tokenizer.
+
+    Attributes:
+        indices: (N, K) int64 positions in the pool.
+        distances: (N, K) float64, 1 - cosine or Euclidean distance, ascending.
+        mean_squared_differences: (N, K) float64, squared difference a latent dimension.
+        distance: "cosine" or "l2".
+        same_class: whether neighbours were restricted to the query's class.
+    """
+
+    indices: Tensor
+    distances: Tensor
+    mean_squared_differences: Tensor
+    distance: Distance
+    same_class: bool
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return the numbers as tensors that safetensors can store."""
+        return {
+            "indices": self.indices.contiguous(),
+            "distances": self.distances.contiguous(),
+            "mean_squared_differences": self.mean_squared_differences.contiguous(),
+        }
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the choices as strings for the metadata of a safetensors file."""
+        return {"distance": self.distance, "same_class": str(self.same_class).lower()}
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+    ) -> "NeighbourTable":
+        """Return the table that ``to_tensors`` and ``to_metadata`` stored."""
+        distance: Distance = "l2" if metadata["distance"] == "l2" else "cosine"
+        return cls(
+            tensors["indices"],
+            tensors["distances"],
+            tensors["mean_squared_differences"],
+            distance,
+            metadata["same_class"] == "true",
+        )
+
+
+def nearest_neighbours(
+    queries: Tensor,
+    pool: Tensor,
+    *,
+    neighbours: int,
+    distance: Distance = "cosine",
+    query_labels: Tensor | None = None,
+    pool_labels: Tensor | None = None,
+    exclude_self: bool = False,
+    block_size: int = 4096,
+) -> NeighbourTable:
+    """Find the exact K nearest pool latents of every query.
+
+    Blocks of matrix products in the queries' precision (float32 at least) find K + 8 candidates;
+    their distances are then computed directly in float64, so that near-ties are ordered as if all
+    distances had been.
+
+    Args:
+        queries: (N, ...) latents, flattened to vectors; the search runs on their device.
+        pool: (M, ...) latents of the same shape, any device (blocks are moved).
+        neighbours: K.
+        distance: "cosine" (1 - cosine similarity) or "l2".
+        query_labels: (N,) classes; with ``pool_labels``, restricts neighbours to the same class.
+        pool_labels: (M,) classes.
+        exclude_self: the pool is the queries in the same order; no query is its own neighbour.
+        block_size: rows of the pool and of the queries that one product compares.
+
+    Returns:
+        The table, on the queries' device.
+
+    Raises:
+        MeasurementError: if shapes disagree, values are not finite, a latent is zero (cosine), or
+            a query has fewer than K neighbours to choose from.
+    """
+    _check(queries, pool, distance)
+    if (query_labels is None) != (pool_labels is None):
+        raise MeasurementError("same-class neighbours need the labels of queries and of the pool")
+    if exclude_self and len(queries) != len(pool):
+        raise MeasurementError(
+            f"exclude_self: the pool ({len(pool)}) is not the {len(queries)} queries"
+        )
+    search = _Search(queries.flatten(1), pool.flatten(1), neighbours, distance, exclude_self)
+    groups = _groups(queries, pool, query_labels, pool_labels)
+    found = [search.run(*group, block_size) for group in groups]
+    order = torch.cat([rows for rows, _ in groups]).argsort().to(queries.device)
+    indices, distances, squared = (torch.cat(part)[order] for part in zip(*found, strict=True))
+    return NeighbourTable(indices, distances, squared, distance, query_labels is not None)
+
+
+@dataclass
+class _Search:
+    """The search within given rows of queries and pool."""
+
+    queries: Tensor  # (N, d)
+    pool: Tensor  # (M, d)
+    neighbours: int
+    distance: Distance
+    exclude_self: bool
+
+    def __post_init__(self) -> None:
+        self.precision = torch.promote_types(self.queries.dtype, torch.float32)
+        # An offset that all latents share would cost the products their digits.
+        self.centre = self.queries[:1024].to(self.precision).mean(dim=0)
+
+    def run(
+        self, query_rows: Tensor, pool_rows: Tensor, block_size: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (n, K) pool indices, distances and mean squared differences."""
+        available = len(pool_rows) - int(self.exclude_self)
+        if available < self.neighbours:
+            raise MeasurementError(
+                f"{self.neighbours} neighbours were asked for and only {available} pool latents "
+                f"are there for query {int(query_rows[0])}; lower the number, enlarge the pool or "
+                "lift the same-class restriction"
+            )
+        results = [
+            self._refine(rows, self._candidates(rows, pool_rows, block_size))
+            for rows in query_rows.split(block_size)
+        ]
+        indices, distances, squared = (torch.cat(part) for part in zip(*results, strict=True))
+        return indices, distances, squared
+
+    def _candidates(self, rows: Tensor, pool_rows: Tensor, block_size: int) -> Tensor:
+        """Return (n, <= K + 8) pool indices that hold the K nearest."""
+        device = self.queries.device
+        query = self._prepared(self.queries[rows])  # (n, d)
+        wanted = self.neighbours + _SPARE
+        best = torch.zeros((len(rows), 0), dtype=self.precision, device=device)
+        best_index = torch.zeros((len(rows), 0), dtype=torch.int64, device=device)
+        for part in pool_rows.split(block_size):
+            block = self._prepared(self.pool[part].to(device))  # (m, d)
+            score = query @ block.T  # (n, m), larger is nearer
+            if self.distance == "l2":
+                score -= block.square().sum(dim=1) / 2  # the query's own norm is the same for all
+            part = part.to(device)
+            if self.exclude_self:
+                score[rows.to(device)[:, None] == part[None]] = -torch.inf
+            score = torch.cat([best, score], dim=1)
+            index = torch.cat([best_index, part.expand(len(rows), -1)], dim=1)
+            best, where = score.topk(min(wanted, score.shape[1]), dim=1)
+            best_index = index.gather(1, where)
+        return best_index
+
+    def _prepared(self, latents: Tensor) -> Tensor:
+        """Return vectors whose products order the pool: unit vectors, or centred ones for l2."""
+        latents = latents.to(self.precision)
+        if self.distance == "cosine":
+            return torch.nn.functional.normalize(latents, dim=1, eps=0.0)
+        return latents - self.centre
+
+    def _refine(self, rows: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Order candidates by float64 distances and keep the K nearest."""
+        step = max(1, _REFINE_BYTES // (8 * candidates.shape[1] * self.pool.shape[1]))
+        kept = []
+        for part, near in zip(rows.split(step), candidates.split(step), strict=True):
+            query = self.queries[part].to(torch.float64)[:, None]  # (n, 1, d)
+            other = self.pool[near.to(self.pool.device)].to(query)  # (n, candidates, d)
+            squared = (query - other).square().sum(dim=2)  # (n, candidates)
+            if self.distance == "cosine":
+                norms = query.norm(dim=2) * other.norm(dim=2)
+                distances = 1 - (query * other).sum(dim=2) / norms
+            else:
+                distances = squared.sqrt()
+            if self.exclude_self:
+                distances[near == part.to(near.device)[:, None]] = torch.inf
+            distances, where = distances.sort(dim=1, stable=True)
+            where = where[:, : self.neighbours]
+            mean_squared = squared.gather(1, where) / self.pool.shape[1]
+            kept.append((near.gather(1, where), distances[:, : self.neighbours], mean_squared))
+        indices, distances, mean_squared = (torch.cat(part) for part in zip(*kept, strict=True))
+        return indices, distances, mean_squared
+
+
+def _check(queries: Tensor, pool: Tensor, distance: str) -> None:
+    if queries.ndim < 2 or queries.shape[1:] != pool.shape[1:] or 0 in queries.shape + pool.shape:
+        raise MeasurementError(
+            f"queries {tuple(queries.shape)} and pool {tuple(pool.shape)} must be latents of one "
+            "shape, at least one each"
+        )
+    if distance not in ("cosine", "l2"):
+        raise MeasurementError(f"distance {distance!r} is neither 'cosine' nor 'l2'")
+    for name, latents in (("queries", queries), ("pool", pool)):
+        norms = torch.cat([part.flatten(1).float().norm(dim=1) for part in latents.split(4096)])
+        if not bool(torch.isfinite(norms).all()):
+            raise MeasurementError(f"{name}: latents are not finite")
+        if distance == "cosine" and not bool((norms > 0).all()):
+            raise MeasurementError(f"{name}: a latent of zeros has no direction; use l2")
+
+
+def _groups(
+    queries: Tensor, pool: Tensor, query_labels: Tensor | None, pool_labels: Tensor | None
+) -> list[tuple[Tensor, Tensor]]:
+    """Return (query rows, pool rows) that are compared with each other, on the CPU."""
+    if query_labels is None or pool_labels is None:
+        return [(torch.arange(len(queries)), torch.arange(len(pool)))]
+    query_labels, pool_labels = query_labels.cpu(), pool_labels.cpu()
+    if query_labels.shape != (len(queries),) or pool_labels.shape != (len(pool),):
+        raise MeasurementError(
+            f"labels {tuple(query_labels.shape)} and {tuple(pool_labels.shape)} do not fit "
+            f"{len(queries)} queries and {len(pool)} pool latents"
+        )
+    return [
+        (torch.nonzero(query_labels == label)[:, 0], torch.nonzero(pool_labels == label)[:, 0])
+        for label in query_labels.unique()
+    ]

@@ -1,0 +1,148 @@
+"""Precision, recall, density and coverage of generated features, by k-nearest-neighbour balls."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusability.errors import MeasurementError
+from diffusability.metrics.block_jackknife import delete_block_stderr
+from diffusability.metrics.feature_moments import require_extractor_name, require_features
+from diffusability.metrics.measurement import Measurement
+
+_ROWS = 1024  # rows of a distance matrix that are held at once
+_NAMES = ("precision", "recall", "density", "coverage")
+
+
+def measure_precision_recall(
+    *,
+    real: Tensor,
+    generated: Tensor,
+    extractor: str,
+    generator: torch.Generator,
+    neighbours: int = 3,
+    blocks: int = 10,
+) -> list[Measurement]:
+    """Measure precision, recall, density and coverage.
+
+    Every sample carries a ball whose radius is the Euclidean distance to its k-th nearest other
+    sample of the same set. Precision: share of generated samples in some real ball. Recall: share
+    of real samples in some generated ball (Kynkäänniemi et al., arXiv 1904.06991, Eq. 1-2).
+    Density: mean number of real balls that hold a generated sample, over k. Coverage: share of real
+    balls that hold a generated sample (Naeem et al., arXiv 2002.09797, Eq. 3-4).
+    The arguments go by keyword only: swapped sets would swap precision and recall unnoticed.
+
+    Args:
+        real: (N, D) features of real images.
+        generated: (M, D) features of generated images.
+        extractor: name of the network that made both.
+        generator: CPU generator that deals both sets into blocks for the standard error; the
+            values do not depend on it.
+        neighbours: k.
+        blocks: blocks of the jackknife; each replicate leaves out one block of both sets.
+
+    Returns:
+        ``generation.<precision|recall|density|coverage>_<extractor>``, pure numbers; HIGHER is
+        better. Shares in [0, 1], but density, which can exceed 1.
+
+    Raises:
+        MeasurementError: if dimensions differ, values are not finite, or a set is too small for
+            k neighbours in all blocks but one.
+    """
+    require_extractor_name(extractor)
+    x = require_features(real, f"real features of {extractor}")
+    y = require_features(generated, f"generated features of {extractor}").to(x.device)
+    if x.shape[1] != y.shape[1]:
+        raise MeasurementError(
+            f"real has {x.shape[1]} features, generated {y.shape[1]}: not one extractor"
+        )
+    smallest = min(len(x), len(y))
+    if neighbours < 1 or blocks < 2 or smallest - -(-smallest // blocks) <= neighbours:
+        raise MeasurementError(
+            f"{neighbours} neighbours in {blocks} blocks cannot be found among {len(x)} real and "
+            f"{len(y)} generated samples"
+        )
+    x_set, y_set = (_BallSet(z, neighbours, blocks, generator) for z in (x, y))
+    values = _statistics(x_set, y_set, neighbours)  # (4, blocks + 1)
+    sizes = x_set.block_sizes() + y_set.block_sizes()
+    options = {
+        "extractor": extractor,
+        "neighbours": neighbours,
+        "blocks": blocks,
+        "real_count": len(x),
+        "generated_count": len(y),
+    }
+    return [
+        Measurement(
+            metric=f"generation.{name}_{extractor}",
+            value=float(row[-1]),
+            stderr=delete_block_stderr(float(row[-1]), row[:-1], sizes),
+            n=len(y),
+            higher_is_better=True,
+            options=options,
+        )
+        for name, row in zip(_NAMES, values, strict=True)
+    ]
+
+
+@dataclass
+class _BallSet:
+    """Samples with the radii of their balls, for each block left out and (last) for none."""
+
+    samples: Tensor  # (N, D)
+    neighbours: int
+    blocks: int
+    generator: torch.Generator
+
+    def __post_init__(self) -> None:
+        count = len(self.samples)
+        order = torch.randperm(count, generator=self.generator).to(self.samples.device)
+        self.block = torch.empty_like(order)  # (N,) block of each sample
+        for index, part in enumerate(order.tensor_split(self.blocks)):
+            self.block[part] = index
+        # (blocks + 1, N): the last row keeps every sample.
+        self.kept = self.block[None] != torch.arange(self.blocks + 1, device=order.device)[:, None]
+        self.radii = self._radii()
+
+    def block_sizes(self) -> Tensor:
+        """Return (blocks,) sizes."""
+        return torch.bincount(self.block, minlength=self.blocks).cpu()
+
+    def _radii(self) -> Tensor:
+        radii = self.samples.new_empty(self.blocks + 1, len(self.samples))
+        for start in range(0, len(self.samples), _ROWS):
+            rows = slice(start, start + _ROWS)
+            distance = torch.cdist(self.samples[rows], self.samples)  # (rows, N)
+            here = torch.arange(len(distance), device=distance.device)
+            distance[here, here + start] = torch.inf  # not its own neighbour
+            for left_out, kept in enumerate(self.kept):
+                near = distance[:, kept].topk(self.neighbours, dim=1, largest=False).values
+                radii[left_out, rows] = near[:, -1]
+        return radii
+
+
+def _statistics(real: _BallSet, generated: _BallSet, neighbours: int) -> Tensor:
+    """Return (4, blocks + 1): the four statistics with each block, and last with none, left out."""
+    replicates = real.blocks + 1
+    in_real = torch.zeros_like(generated.radii)  # (blocks + 1, M) real balls around each
+    covered = torch.zeros_like(real.radii, dtype=torch.bool)  # (blocks + 1, N)
+    recalled = torch.zeros_like(covered)
+    for start in range(0, len(real.samples), _ROWS):
+        rows = slice(start, start + _ROWS)
+        distance = torch.cdist(real.samples[rows], generated.samples)  # (rows, M)
+        for r in range(replicates):
+            pair = real.kept[r, rows, None] & generated.kept[r]  # (rows, M)
+            in_ball = (distance <= real.radii[r, rows, None]) & pair
+            in_real[r] += in_ball.sum(dim=0)
+            covered[r, rows] = in_ball.any(dim=1)
+            recalled[r, rows] = ((distance <= generated.radii[r]) & pair).any(dim=1)
+    real_count = real.kept.sum(dim=1).to(torch.float64)  # (blocks + 1,)
+    generated_count = generated.kept.sum(dim=1).to(torch.float64)
+    return torch.stack(
+        [
+            (in_real > 0).sum(dim=1) / generated_count,
+            recalled.sum(dim=1) / real_count,
+            in_real.sum(dim=1) / (neighbours * generated_count),
+            covered.sum(dim=1) / real_count,
+        ]
+    ).cpu()

@@ -1,0 +1,176 @@
+"""Uniformity: the three statistics by hand, known densities, and the t-SNE pipeline."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffusability.errors import MeasurementError
+from diffusability.metrics.measurement import Measurement
+from diffusability.metrics.uniformity import (
+    _single_pixels,
+    density_cv,
+    gini,
+    measure_uniformity,
+    normalised_entropy,
+    point_densities,
+)
+
+NAMES = ("density_cv", "gini", "normalised_entropy")
+
+
+def measure(latents: torch.Tensor, **changes) -> dict[str, Measurement]:
+    given = {"seed": 0, "points": 120, "repeats": 2, "perplexity": 20.0, "iterations": 250}
+    results = measure_uniformity(latents, **(given | changes))
+    return {r.metric.removeprefix("uniformity."): r for r in results}
+
+
+def normal(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class TestStatistics:
+    def test_equal_densities_are_uniform(self) -> None:
+        f = np.full(50, 0.3)
+        assert density_cv(f) == pytest.approx(0, abs=1e-12)
+        assert gini(f) == pytest.approx(0, abs=1e-12)
+        assert normalised_entropy(f) == pytest.approx(1, abs=1e-8)
+
+    def test_by_hand(self) -> None:
+        f = np.array([3.0, 1.0])
+        assert density_cv(f) == pytest.approx(0.5)  # population std 1, mean 2
+        assert gini(f) == pytest.approx(0.25)  # (-1 + 3) / (2 * 4)
+        assert normalised_entropy(f) == pytest.approx(
+            -(0.75 * math.log2(0.75) + 0.25 * math.log2(0.25)), abs=1e-8
+        )
+
+    def test_one_point_holds_everything(self) -> None:
+        f = np.zeros(100)
+        f[7] = 1.0
+        assert gini(f) == pytest.approx(0.99)
+        assert density_cv(f) == pytest.approx(math.sqrt(99))
+        assert normalised_entropy(f) == pytest.approx(0, abs=1e-8)
+
+    def test_exponential_densities(self) -> None:
+        f = np.random.default_rng(0).exponential(size=200_000)
+        assert density_cv(f) == pytest.approx(1.0, abs=0.01)
+        assert gini(f) == pytest.approx(0.5, abs=0.005)
+
+    @settings(max_examples=30, deadline=None)
+    @given(seed=st.integers(0, 1000), scale=st.floats(1e-3, 1e3))
+    def test_scale_and_order_do_not_matter_and_gini_is_the_mean_difference(
+        self, seed: int, scale: float
+    ) -> None:
+        f = np.random.default_rng(seed).gamma(2.0, size=15)
+        for statistic in (density_cv, gini, normalised_entropy):
+            assert statistic(scale * f[::-1]) == pytest.approx(statistic(f), rel=1e-9)
+        loop = sum(abs(a - b) for a in f for b in f) / (2 * 15**2 * f.mean())
+        assert gini(f) == pytest.approx(loop, rel=1e-10)
+
+
+class TestDensities:
+    def test_agree_with_the_loop(self) -> None:
+        x = np.random.default_rng(1).normal(size=(30, 2)) * [1.0, 3.0]
+        covariance = np.cov(x.T) * 30 ** (-2 / 6)  # Scott: bandwidth n^(-1/(d+4))
+        inverse = np.linalg.inv(covariance)
+        norm = 2 * math.pi * math.sqrt(np.linalg.det(covariance)) * 30
+        loop = [sum(math.exp(-0.5 * (p - q) @ inverse @ (p - q)) for q in x) / norm for p in x]
+        np.testing.assert_allclose(point_densities(x), loop, rtol=1e-10)
+
+    def test_of_a_normal_cloud(self) -> None:
+        # At its own points the density of N(0, I_2) is uniform on (0, top): CV = 1/sqrt(3),
+        # Gini = 1/3, entropy = 1 - (E[u ln u] / E[u] - ln E[u]) / ln n. The kernel (Scott) turns
+        # the cloud into a wider normal, which moves the density's distribution only slightly.
+        n = 4000
+        f = point_densities(np.random.default_rng(2).normal(size=(n, 2)))
+        assert density_cv(f) == pytest.approx(1 / math.sqrt(3), rel=0.05)
+        assert gini(f) == pytest.approx(1 / 3, rel=0.05)
+        expected = 1 - (math.log(2) - 0.5) / math.log(n)
+        assert normalised_entropy(f) == pytest.approx(expected, abs=0.003)
+
+    def test_points_on_a_line_are_refused(self) -> None:
+        with pytest.raises(MeasurementError, match="on a line"):
+            point_densities(np.linspace(0, 1, 20)[:, None] * np.ones((1, 2)))
+
+
+class TestPixels:
+    def test_one_random_pixel_of_different_images(self) -> None:
+        # The value says where it comes from: image, row, column; channel 1 mirrors channel 0.
+        image, row, column = torch.meshgrid(
+            torch.arange(40), torch.arange(4), torch.arange(5), indexing="ij"
+        )
+        code = (100 * image + 10 * row + column).float()
+        latents = torch.stack([code, -code], dim=1)  # (40, 2, 4, 5)
+        pixels = _single_pixels(latents, 30, np.random.default_rng(0))
+        assert pixels.shape == (30, 2, 1, 1)
+        torch.testing.assert_close(pixels[:, 0], -pixels[:, 1])
+        found = pixels[:, 0, 0, 0].long()
+        assert len(set((found // 100).tolist())) == 30
+        assert set((found // 10 % 10).tolist()) == {0, 1, 2, 3}
+        assert set((found % 10).tolist()) == {0, 1, 2, 3, 4}
+
+
+class TestPipeline:
+    latents = normal(150, 4, 3, 3, seed=1)
+
+    def test_names_directions_and_spread(self) -> None:
+        found = measure(self.latents)
+        assert list(found) == [n for name in NAMES for n in (name, f"{name}_spread")]
+        assert [found[n].higher_is_better for n in NAMES] == [False, False, True]
+        for name in NAMES:
+            assert found[name].stderr == pytest.approx(found[f"{name}_spread"].value / 2**0.5)
+            assert found[f"{name}_spread"].value > 0
+            assert found[name].n == 2
+        assert 0.9 < found["normalised_entropy"].value < 1
+
+    def test_seeds_reproduce_and_differ(self) -> None:
+        first = measure(self.latents)
+        assert measure(self.latents) == first
+        assert measure(self.latents, seed=1)["gini"].value != first["gini"].value
+
+    def test_parallel_repeats_are_the_serial_ones(self) -> None:
+        serial, parallel = measure(self.latents), measure(self.latents, n_jobs=2)
+        for name in NAMES:
+            assert parallel[name].value == pytest.approx(serial[name].value, rel=1e-9)
+
+    def test_channel_scale_and_offset_do_not_matter(self) -> None:
+        scaled = self.latents.double() * torch.tensor([1.0, 4.0, 0.25, 2.0])[:, None, None] + 8
+        first, second = measure(self.latents.double()), measure(scaled)
+        # t-SNE amplifies rounding; the same draws must still give nearly the same statistics.
+        for name in NAMES:
+            assert second[name].value == pytest.approx(first[name].value, rel=0.05)
+
+    def test_clusters_are_less_uniform_than_one_cloud(self) -> None:
+        random = np.random.default_rng(0)
+        sizes = random.choice(6, p=[0.6, 0.2, 0.1, 0.05, 0.03, 0.02], size=200)
+        centres = torch.from_numpy(random.normal(size=(6, 4)) * 8).float()
+        clustered = centres[sizes][:, :, None, None] + 0.1 * normal(200, 4, 2, 2, seed=2)
+        cloud = normal(200, 4, 2, 2, seed=3)
+        options = {"points": 200, "iterations": 500}
+        one, many = measure(cloud, **options), measure(clustered, **options)
+        assert many["density_cv"].value > one["density_cv"].value
+        assert many["gini"].value > one["gini"].value
+        assert many["normalised_entropy"].value < one["normalised_entropy"].value
+
+    def test_flags(self) -> None:
+        assert measure(self.latents)["gini"].flags == ("repeats-overlap",)
+        assert measure(self.latents, points=70)["gini"].flags == ()
+        limited = measure(self.latents, points=500)["gini"]
+        assert limited.flags == ("points-limited-to-images", "repeats-overlap")
+        assert limited.options["points"] == 150
+
+    def test_bad_input_is_refused(self) -> None:
+        for changes in ({"repeats": 1}, {"perplexity": 200.0}, {"iterations": 100}):
+            with pytest.raises(MeasurementError, match="uniformity needs"):
+                measure(self.latents, **changes)
+        with pytest.raises(MeasurementError, match="not finite"):
+            measure(self.latents / 0)
+        with pytest.raises(MeasurementError, match="one channel"):
+            measure(self.latents[:, :1])
+        constant = self.latents.clone()
+        constant[:, 1] = 3.0
+        with pytest.raises(MeasurementError, match="constant"):
+            measure(constant)
