@@ -20,6 +20,7 @@ from diffusability.study.stages import STAGES
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     arguments = _parser().parse_args(argv)
+    arguments.study = arguments.study or [DEFAULT_STUDY]
     try:
         return int(arguments.command(arguments))
     except DiffusabilityError as error:
@@ -41,9 +42,8 @@ def _parser() -> argparse.ArgumentParser:
             "--configfile",
             "--study",
             dest="study",
-            nargs="+",
-            default=[DEFAULT_STUDY],
-            help="study file (config.yaml)",
+            action="append",
+            help="study file (config.yaml); may be given again",
         )
         sub.add_argument("--config", type=json.loads, default={}, help="overrides, as JSON")
         return sub
@@ -157,7 +157,7 @@ def _show(arguments: argparse.Namespace) -> int:
     # imported late: pandas is not needed to look at a plan
     from diffusability.analysis.headline import headline
 
-    print(headline(load_study(arguments.study, arguments.config)))
+    print(headline(_load(arguments)))
     return 0
 
 

@@ -8,8 +8,6 @@ rule tabulate:
         [f"{artifact.path}/measurements.json" for artifact in PLAN.measured],
     output:
         report(MEASUREMENTS, caption="../report/measurements.rst", category="Tables"),
-    params:
-        fingerprint=PLAN.fingerprint,
     log:
         f"{LOGS}/tabulate/{STUDY.name}.log",
     conda:
@@ -18,8 +16,11 @@ rule tabulate:
     resources:
         mem_mb=4000,
         runtime=30,
+    params:
+        study=STUDY_ARGUMENTS,
+        fingerprint=PLAN.fingerprint,
     shell:
-        "python scripts/tabulate.py {STUDY_ARGUMENTS} --fingerprint {params.fingerprint}"
+        "python scripts/tabulate_measurements.py {params.study} --fingerprint {params.fingerprint}"
         " --output {output} &> {log}"
 
 
@@ -29,8 +30,6 @@ rule regress:
         MEASUREMENTS,
     output:
         report(CORRELATIONS, caption="../report/correlations.rst", category="Tables"),
-    params:
-        analysis=canonical_json(STUDY.analysis.canonical()),
     log:
         f"{LOGS}/regress/{STUDY.name}.log",
     conda:
@@ -39,16 +38,17 @@ rule regress:
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        study=STUDY_ARGUMENTS,
+        analysis=STUDY.analysis.canonical_json(),
     shell:
-        "python scripts/regress.py --measurements {input} --analysis {params.analysis:q}"
-        " --output {output} &> {log}"
+        "python scripts/regress.py {params.study} --output {output} &> {log}"
 
 
 rule draw_perspectives:
     """Draw every headline metric against generation quality."""
     input:
-        measurements=MEASUREMENTS,
-        correlations=CORRELATIONS,
+        TABLES,
     output:
         report(
             figure_files(STUDY, "perspectives"),
@@ -63,15 +63,16 @@ rule draw_perspectives:
     resources:
         mem_mb=4000,
         runtime=30,
+    params:
+        study=STUDY_ARGUMENTS,
     shell:
-        "python scripts/draw_perspectives.py --measurements {input.measurements}"
-        " --correlations {input.correlations} --output {output} &> {log}"
+        "python scripts/draw_perspectives.py {params.study} --output {output} &> {log}"
 
 
 rule draw_correlations:
     """Draw how strongly every metric goes with generation quality, and how sure that is."""
     input:
-        correlations=CORRELATIONS,
+        TABLES,
     output:
         report(
             figure_files(STUDY, "correlations"),
@@ -86,9 +87,10 @@ rule draw_correlations:
     resources:
         mem_mb=4000,
         runtime=30,
+    params:
+        study=STUDY_ARGUMENTS,
     shell:
-        "python scripts/draw_correlations.py --correlations {input.correlations}"
-        " --output {output} &> {log}"
+        "python scripts/draw_correlations.py {params.study} --output {output} &> {log}"
 
 
 rule report:
@@ -96,10 +98,7 @@ rule report:
     input:
         tables=TABLES,
         figures=FIGURES,
-        pictures=[
-            report(f"{artifact.path}/{name}", caption="../report/pictures.rst", category="Pictures")
-            for artifact, name in PICTURES
-        ],
+        pictures=PICTURES,
     output:
         REPORT,
     log:
@@ -110,5 +109,7 @@ rule report:
     resources:
         mem_mb=4000,
         runtime=30,
+    params:
+        study=STUDY_ARGUMENTS,
     shell:
-        "python scripts/report.py {STUDY_ARGUMENTS} --output {output} &> {log}"
+        "python scripts/report.py {params.study} --output {output} &> {log}"

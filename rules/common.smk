@@ -1,21 +1,28 @@
 # The study behind the rules, and the few look-ups that turn wildcards into inputs and options.
 import os
-import sys
 
 from snakemake.exceptions import WorkflowError
 
 from diffusability.errors import StudyError
+from diffusability.study.interpreter import put_interpreter_on_path
 from diffusability.study.load import DEFAULT_STUDY, load_study
 from diffusability.study.plan import Plan
 from diffusability.study.stages import RESULTS, path_template
-from diffusability.study.targets import figure_files, report_file, study_arguments, table_files
+from diffusability.study.targets import (
+    figure_files,
+    picture_files,
+    report_file,
+    study_arguments,
+    table_files,
+)
 
-# jobs find the interpreter that runs Snakemake, whether or not its environment is activated
-os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+put_interpreter_on_path()
 
 # a study given on the command line replaces the default one; Snakemake's own `configfile:` would
 # merge the two and leave the default's tokenizers in every other study
-STUDY_FILES = [os.path.relpath(f) for f in workflow.config_settings.configfiles] or [DEFAULT_STUDY]
+STUDY_FILES = [os.path.relpath(f) for f in workflow.config_settings.configfiles] or [
+    DEFAULT_STUDY
+]
 try:
     STUDY = load_study(STUDY_FILES, workflow.config_settings.config)
 except StudyError as error:
@@ -24,6 +31,7 @@ PLAN = Plan(STUDY)
 
 TABLES = table_files(STUDY)
 FIGURES = figure_files(STUDY)
+PICTURES = picture_files(PLAN)
 REPORT = report_file(STUDY)
 STUDY_ARGUMENTS = study_arguments(STUDY_FILES, workflow.config_settings.config)
 LOGS = f"{RESULTS}/logs"

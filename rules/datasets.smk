@@ -8,8 +8,6 @@ rule prepare_dataset:
     output:
         card=f"{DATASET}/provenance.json",
         manifest=f"{DATASET}/manifest.json",
-    params:
-        job=job("dataset"),
     log:
         f"{LOGS}/prepare_dataset/{{dataset}}.{{fingerprint}}.log",
     benchmark:
@@ -20,6 +18,8 @@ rule prepare_dataset:
     resources:
         mem_mb=4000,
         runtime=120,
+    params:
+        job=job("dataset"),
     shell:
         "python scripts/prepare_dataset.py --job {params.job:q} --threads {threads} &> {log}"
 
@@ -32,20 +32,20 @@ rule train_encoder:
         card=f"{ENCODER}/provenance.json",
         model=f"{ENCODER}/model.safetensors",
         history=f"{ENCODER}/history.csv",
-    params:
-        job=job("encoder"),
     log:
         f"{LOGS}/train_encoder/{{encoder}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/train_encoder/{{encoder}}.{{fingerprint}}.tsv"
+    priority: 10
     conda:
         "../envs/study.yaml"
     threads: 1
-    priority: 10
     resources:
         mem_mb=8000,
         runtime=240,
         gpu=1,
+    params:
+        job=job("encoder"),
     shell:
         "python scripts/train_encoder.py --job {params.job:q} --threads {threads}"
         " --minutes {resources.runtime} &> {log}"

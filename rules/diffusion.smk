@@ -12,20 +12,20 @@ rule train_diffusion:
         card=f"{DIFFUSION}/provenance.json",
         model=f"{DIFFUSION}/model.safetensors",
         history=f"{DIFFUSION}/history.csv",
-    params:
-        job=job("diffusion"),
     log:
         f"{LOGS}/train_diffusion/{{tokenizer}}.s{{tokenizer_seed}}.{{backbone}}.s{{seed}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/train_diffusion/{{tokenizer}}.s{{tokenizer_seed}}.{{backbone}}.s{{seed}}.{{fingerprint}}.tsv"
+    priority: 40
     conda:
         "../envs/study.yaml"
     threads: 1
-    priority: 40
     resources:
         mem_mb=64000,
         runtime=720,
         gpu=1,
+    params:
+        job=job("diffusion"),
     shell:
         "python scripts/train_diffusion.py --job {params.job:q} --threads {threads}"
         " --minutes {resources.runtime} &> {log}"
@@ -38,21 +38,25 @@ rule sample:
     output:
         card=f"{SAMPLES}/provenance.json",
         samples=f"{SAMPLES}/samples.json",
-        grid=f"{SAMPLES}/samples.png",
-    params:
-        job=job("samples"),
+        grid=report(
+            f"{SAMPLES}/samples.png",
+            caption="../report/samples.rst",
+            category="Samples",
+        ),
     log:
         f"{LOGS}/sample/{{tokenizer}}.s{{tokenizer_seed}}.{{backbone}}.s{{seed}}.cfg{{guidance}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/sample/{{tokenizer}}.s{{tokenizer_seed}}.{{backbone}}.s{{seed}}.cfg{{guidance}}.{{fingerprint}}.tsv"
+    priority: 50
     conda:
         "../envs/study.yaml"
     threads: 1
-    priority: 50
     resources:
         mem_mb=32000,
         runtime=240,
         gpu=1,
+    params:
+        job=job("samples"),
     shell:
         "python scripts/sample.py --job {params.job:q} --threads {threads} &> {log}"
 
@@ -64,19 +68,19 @@ rule evaluate_generation:
     output:
         card=f"{GENERATION}/provenance.json",
         measurements=f"{GENERATION}/measurements.json",
-    params:
-        job=job("generation"),
     log:
         f"{LOGS}/evaluate_generation/{{tokenizer}}.s{{tokenizer_seed}}.{{backbone}}.s{{seed}}.cfg{{guidance}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/evaluate_generation/{{tokenizer}}.s{{tokenizer_seed}}.{{backbone}}.s{{seed}}.cfg{{guidance}}.{{fingerprint}}.tsv"
+    priority: 60
     conda:
         "../envs/study.yaml"
     threads: 1
-    priority: 60
     resources:
         mem_mb=32000,
         runtime=240,
         gpu=1,
+    params:
+        job=job("generation"),
     shell:
         "python scripts/evaluate_generation.py --job {params.job:q} --threads {threads} &> {log}"

@@ -5,6 +5,10 @@ SPATIAL = path_template("spatial")
 SMOOTHNESS = path_template("smoothness")
 RECONSTRUCTION = path_template("reconstruction")
 
+CONTINUITY = path_template("continuity")
+UNIFORMITY = path_template("uniformity")
+EQUIVARIANCE = path_template("equivariance")
+
 
 rule measure_velocity:
     """Velocity irreducible variance (VIV): how much of the velocity no network can predict."""
@@ -13,19 +17,19 @@ rule measure_velocity:
     output:
         card=f"{VELOCITY}/provenance.json",
         measurements=f"{VELOCITY}/measurements.json",
-    params:
-        job=job("velocity"),
     log:
         f"{LOGS}/measure_velocity/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/measure_velocity/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
+    priority: 35
     conda:
         "../envs/study.yaml"
     threads: 1
-    priority: 35
     resources:
         mem_mb=16000,
         runtime=120,
+    params:
+        job=job("velocity"),
     shell:
         "python scripts/measure_velocity.py --job {params.job:q} --threads {threads} &> {log}"
 
@@ -37,19 +41,19 @@ rule measure_semantics:
     output:
         card=f"{SEMANTICS}/provenance.json",
         measurements=f"{SEMANTICS}/measurements.json",
-    params:
-        job=job("semantics"),
     log:
         f"{LOGS}/measure_semantics/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/measure_semantics/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
+    priority: 35
     conda:
         "../envs/study.yaml"
     threads: 1
-    priority: 35
     resources:
         mem_mb=16000,
         runtime=120,
+    params:
+        job=job("semantics"),
     shell:
         "python scripts/measure_semantics.py --job {params.job:q} --threads {threads} &> {log}"
 
@@ -61,19 +65,19 @@ rule measure_spatial:
     output:
         card=f"{SPATIAL}/provenance.json",
         measurements=f"{SPATIAL}/measurements.json",
-    params:
-        job=job("spatial"),
     log:
         f"{LOGS}/measure_spatial/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/measure_spatial/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
+    priority: 35
     conda:
         "../envs/study.yaml"
     threads: 1
-    priority: 35
     resources:
         mem_mb=16000,
         runtime=120,
+    params:
+        job=job("spatial"),
     shell:
         "python scripts/measure_spatial.py --job {params.job:q} --threads {threads} &> {log}"
 
@@ -85,19 +89,19 @@ rule measure_smoothness:
     output:
         card=f"{SMOOTHNESS}/provenance.json",
         measurements=f"{SMOOTHNESS}/measurements.json",
-    params:
-        job=job("smoothness"),
     log:
         f"{LOGS}/measure_smoothness/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/measure_smoothness/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
+    priority: 35
     conda:
         "../envs/study.yaml"
     threads: 1
-    priority: 35
     resources:
         mem_mb=16000,
         runtime=120,
+    params:
+        job=job("smoothness"),
     shell:
         "python scripts/measure_smoothness.py --job {params.job:q} --threads {threads} &> {log}"
 
@@ -109,20 +113,99 @@ rule measure_reconstruction:
     output:
         card=f"{RECONSTRUCTION}/provenance.json",
         measurements=f"{RECONSTRUCTION}/measurements.json",
-        pictures=f"{RECONSTRUCTION}/reconstructions.png",
-    params:
-        job=job("reconstruction"),
+        pictures=report(
+            f"{RECONSTRUCTION}/reconstructions.png",
+            caption="../report/reconstructions.rst",
+            category="Reconstructions",
+        ),
     log:
         f"{LOGS}/measure_reconstruction/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/measure_reconstruction/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
+    priority: 35
     conda:
         "../envs/study.yaml"
     threads: 1
-    priority: 35
     resources:
         mem_mb=16000,
         runtime=120,
         gpu=1,
+    params:
+        job=job("reconstruction"),
     shell:
         "python scripts/measure_reconstruction.py --job {params.job:q} --threads {threads} &> {log}"
+
+
+rule measure_continuity:
+    """iFID: are images decoded between neighbouring latents still real?"""
+    input:
+        unpack(made_from("continuity")),
+    output:
+        card=f"{CONTINUITY}/provenance.json",
+        measurements=f"{CONTINUITY}/measurements.json",
+        neighbours=f"{CONTINUITY}/neighbours.safetensors",
+    log:
+        f"{LOGS}/measure_continuity/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
+    benchmark:
+        f"{BENCHMARKS}/measure_continuity/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
+    priority: 35
+    conda:
+        "../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime=120,
+        gpu=1,
+    params:
+        job=job("continuity"),
+    shell:
+        "python scripts/measure_continuity.py --job {params.job:q} --threads {threads} &> {log}"
+
+
+rule measure_uniformity:
+    """How evenly do single-pixel latents spread?"""
+    input:
+        unpack(made_from("uniformity")),
+    output:
+        card=f"{UNIFORMITY}/provenance.json",
+        measurements=f"{UNIFORMITY}/measurements.json",
+    log:
+        f"{LOGS}/measure_uniformity/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
+    benchmark:
+        f"{BENCHMARKS}/measure_uniformity/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
+    priority: 35
+    conda:
+        "../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime=120,
+    params:
+        job=job("uniformity"),
+    shell:
+        "python scripts/measure_uniformity.py --job {params.job:q} --threads {threads} &> {log}"
+
+
+rule measure_equivariance:
+    """Does encoding commute with rotation, scaling and flipping?"""
+    input:
+        unpack(made_from("equivariance")),
+    output:
+        card=f"{EQUIVARIANCE}/provenance.json",
+        measurements=f"{EQUIVARIANCE}/measurements.json",
+    log:
+        f"{LOGS}/measure_equivariance/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
+    benchmark:
+        f"{BENCHMARKS}/measure_equivariance/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
+    priority: 35
+    conda:
+        "../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime=120,
+        gpu=1,
+    params:
+        job=job("equivariance"),
+    shell:
+        "python scripts/measure_equivariance.py --job {params.job:q} --threads {threads} &> {log}"

@@ -11,20 +11,20 @@ rule train_tokenizer:
         card=f"{TOKENIZER}/provenance.json",
         model=f"{TOKENIZER}/model.safetensors",
         history=f"{TOKENIZER}/history.csv",
-    params:
-        job=job("tokenizer"),
     log:
         f"{LOGS}/train_tokenizer/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/train_tokenizer/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
+    priority: 20
     conda:
         "../envs/study.yaml"
     threads: 1
-    priority: 20
     resources:
         mem_mb=32000,
         runtime=720,
         gpu=1,
+    params:
+        job=job("tokenizer"),
     shell:
         "python scripts/train_tokenizer.py --job {params.job:q} --threads {threads}"
         " --minutes {resources.runtime} &> {log}"
@@ -37,19 +37,19 @@ rule cache_latents:
     output:
         card=f"{LATENTS}/provenance.json",
         latents=f"{LATENTS}/latents.json",
-    params:
-        job=job("latents"),
     log:
         f"{LOGS}/cache_latents/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/cache_latents/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
+    priority: 30
     conda:
         "../envs/study.yaml"
     threads: 1
-    priority: 30
     resources:
         mem_mb=32000,
         runtime=240,
         gpu=1,
+    params:
+        job=job("latents"),
     shell:
         "python scripts/cache_latents.py --job {params.job:q} --threads {threads} &> {log}"

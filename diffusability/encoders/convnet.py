@@ -35,6 +35,15 @@ class ConvEncoder(nn.Module):
         """Return the (B, features, H / factor, W / factor) feature map."""
         return F.relu(self.trunk(images))
 
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Return the feature map after every convolution that changes width or resolution."""
+        maps = []
+        for layer in self.trunk:  # (B, C, H, W) -> (B, D, h, w)
+            images = layer(images)
+            if isinstance(layer, nn.Conv2d):
+                maps.append(F.relu(images))
+        return maps
+
     def features(self, images: Tensor) -> Tensor:
         """Return the (B, features) mean of the feature map."""
         return self.grid(images).mean(dim=(2, 3))  # (B, D, h, w) -> (B, D)

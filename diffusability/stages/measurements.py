@@ -2,11 +2,37 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from diffusability.artifacts.atomic import write_json
 from diffusability.metrics.measurement import Measurement
 
 
-def write_measurements(folder: Path, measurements: Iterable[Measurement]) -> None:
-    """Write measurements.json into the folder of an artifact's outputs."""
-    write_json(folder / "measurements.json", [m.to_json() for m in measurements])
+def write_measurements(
+    folder: Path,
+    measurements: Iterable[Measurement],
+    impossible: Iterable[tuple[str, str]] = (),
+) -> None:
+    """Write measurements.json into the folder of an artifact's outputs.
+
+    Args:
+        folder: where to write.
+        measurements: the numbers.
+        impossible: metrics that cannot be measured here, each with the reason; they stand in the
+            table as declared empty cells.
+    """
+    cells = [m.to_json() for m in measurements] + [_declare(*cell) for cell in impossible]
+    write_json(folder / "measurements.json", cells)
+
+
+def _declare(metric: str, reason: str) -> dict[str, Any]:
+    return {
+        "metric": metric,
+        "value": None,
+        "stderr": None,
+        "n": 0,
+        "unit": "1",
+        "higher_is_better": None,
+        "options": {},
+        "flags": [f"impossible: {reason}"],
+    }

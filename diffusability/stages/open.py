@@ -8,8 +8,8 @@ from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet
 from diffusability.latents.shards import Encode, Latents, LatentShards
 from diffusability.study.tokenizer import EncodingSpec
+from diffusability.tokenizers.build import load_tokenizer
 from diffusability.tokenizers.interface import Tokenizer
-from diffusability.tokenizers.load import load_tokenizer
 
 
 def open_latents(job: Job, data: ImageSet) -> Latents:

@@ -154,6 +154,9 @@ class Plan:
             # the encoder enters by its fingerprint; what the study calls it changes nothing
             made_from["encoder"] = self._encoder(spec.encoder)
             canonical["regularizer"].pop("encoder")
+        if spec.objective.perceptual_encoder is not None:
+            made_from["perceptual"] = self._encoder(spec.objective.perceptual_encoder)
+        canonical["objective"].pop("perceptual_encoder")
         tokenizer = self._add("tokenizer", labels, canonical, tokenizer_seed, made_from)
         upstream = {"dataset": self._dataset, "tokenizer": tokenizer}
         latents = self._add("latents", labels, self.study.encoding.canonical(), 0, upstream)
@@ -191,7 +194,11 @@ class Plan:
                 labels | {"guidance": f"{guidance:g}"},
                 {**sampling, "guidance": guidance},
                 noise_seed,
-                {"diffusion": diffusion, "tokenizer": upstream["tokenizer"]},
+                {
+                    "dataset": self._dataset,
+                    "tokenizer": upstream["tokenizer"],
+                    "diffusion": diffusion,
+                },
             )
             self._add(
                 "generation",

@@ -9,25 +9,25 @@ from diffusability.study.backbone import LightningDiTBackbone, SiTBackbone
 from diffusability.study.dataset import DigitsDataset
 from diffusability.study.encoder import SupervisedEncoder
 from diffusability.study.merge import merge
+from diffusability.study.network import ConvNetwork, VitNetwork
 from diffusability.study.problems import Problems
+from diffusability.study.regularizer import Baseline, Eq, Lcr, Lmr, Mae, Mcos, McosMdms, Mdms, Repa
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import (
-    Baseline,
-    ConvNetwork,
-    Equivariance,
-    LocalCorrelation,
-    McosMdms,
-    TokenizerSpec,
-)
+from diffusability.study.tokenizer import TokenizerSpec
 
 DATASETS: dict[str, type[BaseModel]] = {"digits": DigitsDataset}
 ENCODERS: dict[str, type[BaseModel]] = {"supervised": SupervisedEncoder}
-NETWORKS: dict[str, type[BaseModel]] = {"conv": ConvNetwork}
+NETWORKS: dict[str, type[BaseModel]] = {"conv": ConvNetwork, "vit": VitNetwork}
 REGULARIZERS: dict[str, type[BaseModel]] = {
     "baseline": Baseline,
+    "repa": Repa,
+    "mcos": Mcos,
+    "mdms": Mdms,
     "mcos+mdms": McosMdms,
-    "eq": Equivariance,
-    "lcr": LocalCorrelation,
+    "eq": Eq,
+    "lcr": Lcr,
+    "lmr": Lmr,
+    "mae": Mae,
 }
 BACKBONES: dict[str, type[BaseModel]] = {"sit": SiTBackbone, "lightningdit": LightningDiTBackbone}
 TOKENIZER_PARTS = ("network", "objective", "train")
@@ -134,9 +134,14 @@ def _check_names(study: Study, problems: Problems) -> None:
     _check_list("select.backbones", select.backbones, "backbone", study.backbones, problems)
     _check_list("select.repeats", select.repeats, "tokenizer", study.tokenizers, problems)
     for name, spec in study.tokenizers.items():
-        if spec.encoder is not None and spec.encoder not in study.encoders:
-            problems.unknown(f"tokenizers.{name}.encoder", spec.encoder, "encoder", study.encoders)
-    for metric in ("reconstruction", "generation"):
+        used = {
+            "encoder": spec.encoder,
+            "objective.perceptual_encoder": spec.objective.perceptual_encoder,
+        }
+        for key, encoder in used.items():
+            if encoder is not None and encoder not in study.encoders:
+                problems.unknown(f"tokenizers.{name}.{key}", encoder, "encoder", study.encoders)
+    for metric in ("continuity", "reconstruction", "generation"):
         extractor = getattr(study.metrics, metric).extractor
         if extractor not in study.encoders:
             where = f"metrics.{metric}.extractor"

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
+from diffusability.study.fingerprint import canonical_json
+
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Precision = Literal["fp32", "bf16"]
 
@@ -16,6 +18,10 @@ class Spec(BaseModel):
     def canonical(self) -> dict[str, Any]:
         """Return the resolved values, defaults included, as plain JSON types."""
         return self.model_dump(mode="json")
+
+    def canonical_json(self) -> str:
+        """Return the resolved values as one text for one meaning."""
+        return canonical_json(self.canonical())
 
 
 class TrainSpec(Spec):

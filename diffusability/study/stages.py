@@ -72,6 +72,9 @@ STAGES: dict[str, Stage] = {
     "semantics": _measure("semantics"),
     "spatial": _measure("spatial"),
     "smoothness": _measure("smoothness"),
+    "continuity": _measure("continuity", "neighbours.safetensors"),
+    "uniformity": _measure("uniformity"),
+    "equivariance": _measure("equivariance"),
     "reconstruction": _measure("reconstruction", "reconstructions.png"),
     "diffusion": Stage(
         version=1,

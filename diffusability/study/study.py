@@ -1,6 +1,6 @@
 """The study as a whole: everything that is declared, and the selection that is run."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -8,18 +8,22 @@ from diffusability.study.backbone import BackboneSpec, SamplingSpec
 from diffusability.study.dataset import DatasetSpec
 from diffusability.study.encoder import EncoderSpec
 from diffusability.study.metrics import MetricsSpec
+from diffusability.study.names import EncoderName, Name
 from diffusability.study.spec import Spec
-from diffusability.study.tokenizer import NAME, EncodingSpec, SeedList, TokenizerSpec
+from diffusability.study.tokenizer import EncodingSpec, TokenizerSpec
 
-Name = Annotated[str, Field(pattern=NAME)]
-Perspective = Literal["velocity", "semantics", "spatial", "smoothness", "reconstruction"]
-PERSPECTIVES: tuple[Perspective, ...] = (
+SeedList = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
+Perspective = Literal[
     "velocity",
     "semantics",
     "spatial",
     "smoothness",
+    "continuity",
+    "uniformity",
+    "equivariance",
     "reconstruction",
-)
+]
+PERSPECTIVES: tuple[Perspective, ...] = get_args(Perspective)
 
 
 class Repeat(Spec):
@@ -59,7 +63,7 @@ class Study(Spec):
         description="file under results/; by default reports-<name>.html",
     )
     datasets: dict[Name, DatasetSpec] = Field(min_length=1)
-    encoders: dict[Name, EncoderSpec] = Field({})
+    encoders: dict[EncoderName, EncoderSpec] = Field({})
     tokenizers: dict[Name, TokenizerSpec] = Field(min_length=1)
     encoding: EncodingSpec = EncodingSpec()
     backbones: dict[Name, BackboneSpec] = Field(min_length=1)

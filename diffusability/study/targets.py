@@ -5,7 +5,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffusability.study.stages import RESULTS
+from diffusability.study.plan import Plan
+from diffusability.study.stages import RESULTS, STAGES
 from diffusability.study.study import Study
 
 FIGURE_NAMES = ("perspectives", "correlations")
@@ -31,6 +32,16 @@ def figure_files(study: Study, *names: str) -> list[str]:
     ]
 
 
+def picture_files(plan: Plan) -> list[str]:
+    """Return the paths of reconstructions and samples, in planning order."""
+    return [
+        f"{artifact.path}/{name}"
+        for artifact in plan
+        for name in STAGES[artifact.stage].outputs
+        if name.endswith(".png")
+    ]
+
+
 def report_file(study: Study) -> str:
     """Return the path of the study's report."""
     return f"{RESULTS}/{study.report or f'report-{study.name}.html'}"
@@ -38,7 +49,7 @@ def report_file(study: Study) -> str:
 
 def study_arguments(files: Sequence[str], overrides: Mapping[str, Any]) -> str:
     """Return the arguments with which a script resolves the same study, quoted for a shell."""
-    arguments = ["--study", *files]
+    arguments = [part for file in files for part in ("--study", file)]
     if overrides:
         arguments += ["--config", json.dumps(dict(overrides), sort_keys=True)]
     return shlex.join(arguments)

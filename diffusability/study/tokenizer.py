@@ -1,100 +1,43 @@
 """Image tokenizers: network, objective (Eq. 12) and the regularizer that sets them apart."""
 
-import math
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from diffusability.study.spec import Probability, Spec, TrainSpec
-
-NAME = r"^[a-z0-9][a-z0-9.+-]*$"
-EncoderName = Annotated[str, Field(pattern=NAME, description="an entry of `encoders`")]
-
-
-class ConvNetwork(Spec):
-    """The convolutional autoencoder of LDM/VA-VAE at any size."""
-
-    arch: Literal["conv"]
-    factor: Literal[1, 2, 4, 8, 16, 32] = Field(
-        16, description="image pixels per latent cell, along one side"
-    )
-    channels: PositiveInt = Field(32, description="channels of the latent")
-    width: PositiveInt = Field(128, description="channels at full resolution")
-    multipliers: tuple[PositiveInt, ...] = Field(
-        (1, 1, 2, 2, 4), description="channels at each resolution, in units of `width`"
-    )
-    encoder_blocks: PositiveInt = Field(2, description="residual blocks a resolution, encoder")
-    decoder_blocks: PositiveInt = Field(3, description="residual blocks a resolution, decoder")
-    attention: bool = Field(True, description="self-attention at the lowest resolution")
-
-    @model_validator(mode="after")
-    def _levels(self) -> "ConvNetwork":
-        levels = int(math.log2(self.factor)) + 1
-        if len(self.multipliers) != levels:
-            raise ValueError(
-                f"factor {self.factor} needs {levels} multipliers (one a resolution), "
-                f"got {len(self.multipliers)}: {list(self.multipliers)}"
-            )
-        return self
-
-    @property
-    def family(self) -> str:
-        """Architecture and latent size, as the paper names its families."""
-        return f"conv-f{self.factor}d{self.channels}"
-
-
-NetworkSpec = ConvNetwork
+from diffusability.study.names import EncoderName
+from diffusability.study.network import NetworkSpec
+from diffusability.study.regularizer import RegularizerSpec
+from diffusability.study.spec import Spec, TrainSpec
 
 
 class ObjectiveSpec(Spec):
-    """Eq. 12: L1 + perceptual + adaptive GAN + KL; a weight of zero switches a term off."""
+    """Eq. 12: L1 + perceptual + adaptive GAN + KL; a weight of zero switches a term off.
+
+    The perceptual and the adversarial term are off unless a study asks for them: the first needs
+    a network, and the second is unstable in short runs.
+    """
 
     l1: NonNegativeFloat = Field(1.0, description="weight of |x - x̂|")
+    perceptual: NonNegativeFloat = Field(0.0, description="weight of the perceptual distance")
+    perceptual_encoder: EncoderName | None = Field(
+        None, description="encoder whose features the perceptual distance compares"
+    )
+    gan: NonNegativeFloat = Field(0.0, description="weight of the GAN, before its adaptive factor")
+    gan_start: NonNegativeInt = Field(2500, description="first step of the adversarial game")
+    gan_width: PositiveInt = Field(64, description="channels of the discriminator's first layer")
+    gan_layers: PositiveInt = Field(3, description="stride-2 layers of the discriminator")
     kl: NonNegativeFloat = Field(1e-6, description="weight of KL(posterior, N(0, I))")
     reduction: Literal["sum", "mean"] = Field(
         "sum", description="over the pixels of an image; the batch is always averaged"
     )
 
-
-class Baseline(Spec):
-    """No regularizer."""
-
-    method: Literal["baseline"]
-
-
-class McosMdms(Spec):
-    """VA-VAE's alignment: marginal cosine plus marginal distance-matrix similarity."""
-
-    method: Literal["mcos+mdms"]
-    encoder: EncoderName
-    weight: NonNegativeFloat = Field(0.1, description="before the adaptive factor")
-    cosine_margin: float = Field(0.5, ge=0, le=2)
-    distance_margin: float = Field(0.25, ge=0, le=2)
-
-
-class Equivariance(Spec):
-    """EQ-VAE: the decoder must undo a transformation made on the latent."""
-
-    method: Literal["eq"]
-    operators: tuple[Literal["scale", "flip", "rotation"], ...] = Field(("scale",), min_length=1)
-    probability: Probability = Field(0.5, description="of a step with a transformed latent")
-    prior_probability: Probability = Field(
-        0.25, description="of a plainly autoencoded downscaled image, among the other steps"
-    )
-
-
-class LocalCorrelation(Spec):
-    """SSVAE's local correlation regularization."""
-
-    method: Literal["lcr"]
-    weight: NonNegativeFloat = Field(0.02, description="w of Table 1")
-    threshold: float = Field(0.75, ge=-1, le=1, description="th of Table 1")
-    factor: NonNegativeFloat = Field(0.1, description="inner factor of the authors' code")
-
-
-RegularizerSpec = Annotated[
-    Baseline | McosMdms | Equivariance | LocalCorrelation, Field(discriminator="method")
-]
+    @model_validator(mode="after")
+    def _complete(self) -> "ObjectiveSpec":
+        if bool(self.perceptual) != (self.perceptual_encoder is not None):
+            raise ValueError("perceptual and perceptual_encoder are given together or not at all")
+        if not self.l1 and not self.perceptual:
+            raise ValueError("l1 and perceptual are both zero, so nothing is reconstructed")
+        return self
 
 
 class TokenizerSpec(Spec):
@@ -104,6 +47,12 @@ class TokenizerSpec(Spec):
     objective: ObjectiveSpec = ObjectiveSpec()
     regularizer: RegularizerSpec
     train: TrainSpec
+
+    @model_validator(mode="after")
+    def _mask_needs_tokens(self) -> "TokenizerSpec":
+        if self.regularizer.method == "mae" and self.network.arch != "vit":
+            raise ValueError("method mae hides image tokens, which only arch vit has")
+        return self
 
     @property
     def cluster(self) -> str:
@@ -122,6 +71,3 @@ class EncodingSpec(Spec):
     shard: PositiveInt = Field(1024, description="images per shard file")
     batch: PositiveInt = Field(256, description="images encoded at a time")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the stored moments")
-
-
-SeedList = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]

@@ -55,11 +55,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Phase:
-    """One optimizer and the loss that it descends."""
+    """One optimizer and the loss that it descends; a loss of None skips the phase's step."""
 
     name: str
     parameters: Sequence[nn.Parameter]
-    loss: Callable[[Batch], Losses]
+    loss: Callable[[Batch], Losses | None]
 
 
 @dataclass(frozen=True)
@@ -183,6 +183,8 @@ class Training:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.run.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
             losses = phase.loss(batch)
+        if losses is None:
+            return {}
         terms = {phase.name: losses.total, **losses.terms}
         names = list(terms)
         numbers = torch.stack([terms[name].detach().float() for name in names]).tolist()

@@ -59,7 +59,8 @@ def test_labels_that_only_name_things_change_nothing() -> None:
         (
             {"encoders": {"glyph": {"train": {"steps": 31}}}},
             {"encoder", "tokenizer", "latents", "velocity", "semantics", "spatial", "smoothness"}
-            | {"reconstruction", "diffusion", "samples", "generation"},
+            | {"continuity", "uniformity", "equivariance", "reconstruction"}
+            | {"diffusion", "samples", "generation"},
         ),
         ({"backbones": {"sit-a": {"depth": 3}}}, {"diffusion", "samples", "generation"}),
         ({"sampling": {"count": 201}}, {"samples", "generation"}),

@@ -1,0 +1,1 @@
+"""Benchmarks: what is fast, measured as ratios in one run; no test depends on a clock."""

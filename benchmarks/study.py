@@ -1,0 +1,86 @@
+"""Time the workflow: stages of a finished study, training rates, start-up, and a large dry-run.
+
+Usage: python -m benchmarks.study [--study FILE]. The study must be finished in results/.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import yaml
+
+from diffusability.artifacts.card import read_card
+from diffusability.study.load import DEFAULT_STUDY, load_study, read_yaml
+from diffusability.study.plan import Plan
+
+TOKENIZERS = 86
+GUIDANCE = [1.0, 1.5, 2.0]
+
+
+def main() -> None:
+    """Print four tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--study", default=DEFAULT_STUDY)
+    study = parser.parse_args().study
+    stage_times(Plan(load_study(study)))
+    start_up()
+    dry_run(study)
+
+
+def stage_times(plan: Plan) -> None:
+    """Print seconds by stage, and steps a second of every training, from the cards."""
+    print(f"{'stage':<16}{'jobs':>6}{'median s':>10}{'sum s':>9}{'steps/s':>9}")
+    for stage in dict.fromkeys(artifact.stage for artifact in plan):
+        artifacts = plan.of_stage(stage)
+        seconds = [read_card(Path(a.path))["seconds"] for a in artifacts]
+        rates = [
+            a.spec["train"]["steps"] / s
+            for a, s in zip(artifacts, seconds, strict=True)
+            if "train" in a.spec
+        ]
+        rate = f"{median(rates):.1f}" if rates else ""
+        print(f"{stage:<16}{len(seconds):>6}{median(seconds):>10.1f}{sum(seconds):>9.1f}{rate:>9}")
+
+
+def start_up() -> None:
+    """Print what a job costs before it works: interpreter, library, torch."""
+    codes = {
+        "python": "pass",
+        "study layer": "import diffusability.study.plan, diffusability.study.load",
+        "a metric stage": "import diffusability.stages.smoothness",
+        "a training stage": "import diffusability.stages.diffusion",
+    }
+    for name, code in codes.items():
+        times = []
+        for _ in range(3):
+            begun = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], check=True)
+            times.append(time.perf_counter() - begun)
+        print(f"start-up, {name:<18}{min(times):>6.2f} s")
+
+
+def dry_run(study: str) -> None:
+    """Print jobs a second of a dry-run of a study with as many tokenizers as the paper's."""
+    large = read_yaml(study)
+    first, entry = next(iter(large["tokenizers"].items()))
+    large["tokenizers"] = {f"{first}-{k}": entry for k in range(TOKENIZERS)}
+    (name, backbone), *_ = large["backbones"].items()
+    large["backbones"] = {f"{name}-{k}": backbone for k in range(4)}
+    large["sampling"]["guidance"] = GUIDANCE
+    large["select"] = {"dataset": large["select"]["dataset"]}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "large.yaml")
+        file.write_text(yaml.safe_dump(large))
+        jobs = len(Plan(load_study(file)))
+        begun = time.perf_counter()
+        subprocess.run(["snakemake", "-n", "--quiet", "all", "--configfile", str(file)], check=True)
+        seconds = time.perf_counter() - begun
+    print(f"dry-run of {jobs} jobs: {seconds:.1f} s, {jobs / seconds:.0f} jobs/s")
+
+
+if __name__ == "__main__":
+    main()

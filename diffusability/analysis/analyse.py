@@ -1,0 +1,71 @@
+"""Every table of the analysis, from the tidy table alone."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+import pandas as pd
+
+from diffusability.analysis.comparability import comparability
+from diffusability.analysis.comparison import compare_backbones, compare_metrics
+from diffusability.analysis.correlation import (
+    Analysis,
+    AnalysisOptions,
+    correlate,
+    intercorrelate,
+)
+from diffusability.analysis.guidance import guidance_optima
+from diffusability.analysis.noise_floor import noise_floor
+from diffusability.analysis.regression import regress
+from diffusability.analysis.selection import choose_metrics
+from diffusability.analysis.tables import predictors
+
+# one metric a perspective, as the paper highlights them; what a study lacks is left out
+HEADLINE = (
+    "velocity.viv",
+    "semantics.lnc5",
+    "spatial.srss",
+    "smoothness.sec25",
+    "continuity.ifd_*",
+    "uniformity.normalised_entropy",
+)
+# what the claims relate besides: equivariance, the linear probe that LNC stands for
+FURTHER = ("equivariance.scale_error", "equivariance.rotate_error")
+PROBE = "semantics.probe"
+
+
+def present(table: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
+    """Return the predictors of a table that match shell patterns, in the patterns' order."""
+    names = predictors(table)
+    return [name for pattern in patterns for name in names if fnmatchcase(name, pattern)]
+
+
+def analyse(table: pd.DataFrame, analysis: Analysis | None = None) -> dict[str, pd.DataFrame]:
+    """Return every table of the analysis by its name.
+
+    Args:
+        table: a checked tidy table (``check_measurements``).
+        analysis: resamples, confidence and seed.
+
+    Returns:
+        ``correlations``, ``intercorrelations``, ``comparisons``, ``regressions``, ``selection``,
+        ``noise_floor``, ``comparability``, ``guidance``: the input of ``check_claims``.
+    """
+    analysis = analysis or AnalysisOptions()
+    headline = present(table, HEADLINE)
+    compared = headline + present(table, FURTHER)
+    related = headline + present(table, (PROBE,))
+    comparisons = [
+        compare_metrics(table, compared, analysis),
+        compare_backbones(table, headline, analysis),
+    ]
+    there = [frame for frame in comparisons if len(frame)]
+    return {
+        "correlations": correlate(table, analysis),
+        "intercorrelations": intercorrelate(table, related, analysis),
+        "comparisons": pd.concat(there, ignore_index=True) if there else comparisons[0],
+        "regressions": regress(table, headline, analysis),
+        "selection": choose_metrics(table),
+        "noise_floor": noise_floor(table, analysis.confidence),
+        "comparability": comparability(table, analysis.confidence),
+        "guidance": guidance_optima(table, analysis),
+    }

@@ -1,0 +1,125 @@
+"""Correlation with the noise of the diffusion seeds taken off (Spearman 1904)."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from diffusability.analysis.estimators import Array, Estimator, Weighted, pearson, standardise
+from diffusability.analysis.intervals import Interval, bootstrap_interval
+from diffusability.analysis.noise_floor import RunGroups, group_runs
+
+
+@dataclass(frozen=True)
+class Disattenuated:
+    """A correlation divided by the root of the target's reliability.
+
+    Attributes:
+        value: r / sqrt(reliability), clipped to [-1, 1]; NaN where it does not exist.
+        reliability: share of the variance of the means that is no diffusion noise; NaN unknown.
+        interval: its interval, clipped to [-1, 1].
+        note: why there is no value, or what to know of it.
+    """
+
+    value: float
+    reliability: float
+    interval: Interval
+    note: str
+
+
+def disattenuate(
+    x: Array,
+    y: Array,
+    runs: pd.DataFrame,
+    plain: Interval,
+    *,
+    rng: np.random.Generator,
+    resamples: int = 9999,
+) -> Disattenuated:
+    """Return the correlation that infinitely many diffusion seeds would give.
+
+    Only the noise of diffusion seeds is taken off: metric and target are measured on the same
+    trained tokenizer, so what a retrained tokenizer would change moves both and is no noise of
+    their relation. The metric itself is taken as exact.
+
+    Args:
+        x: (n,) metric by tokenizer. y: (n,) target, means over seeds, in the order of ``runs``.
+        runs: ``Cells.runs``: tokenizer, tokenizer_seed, x, y.
+        plain: interval of Pearson's r, of which the result's is never shorter.
+        rng: source of the resamples. resamples: bootstrap draws.
+
+    Returns:
+        Value and interval from resampled tokenizers, with r and reliability computed anew in
+        each; no value where no diffusion seed was repeated, where the metric comes from the same
+        diffusion runs as the target, or where noise explains the whole spread.
+    """
+    nothing = Interval(None, None, plain.confidence, "none")
+    if len(x) < 3:
+        return Disattenuated(math.nan, math.nan, nothing, f"{len(x)} tokenizers")
+    by_seed = runs.groupby(["tokenizer", "tokenizer_seed"], sort=False)["x"]
+    if (by_seed.max() > by_seed.min()).any():
+        note = "metric and target come from the same runs: their noise is common"
+        return Disattenuated(math.nan, math.nan, nothing, note)
+    groups = group_runs(runs)
+    if not groups.seed_df.sum():
+        note = "no diffusion seed was repeated: reliability unknown"
+        return Disattenuated(math.nan, math.nan, nothing, note)
+    correlation, shares = pearson(x, y), _shares(y, groups)
+    kept, r = float(shares(np.ones((1, len(x))))[0]), correlation.value
+    if math.isnan(r) or not kept > 0:
+        note = "the statistic does not exist" if math.isnan(r) else "noise explains all the spread"
+        return Disattenuated(math.nan, kept, nothing, note)
+    estimator = Estimator(_corrected(correlation, shares), len(x))
+    interval = bootstrap_interval(
+        estimator, rng=rng, confidence=plain.confidence, resamples=resamples
+    )
+    value, note = r / math.sqrt(kept), f"reliability {kept:.3f}"
+    if abs(value) > 1:
+        note += f"; clipped from {value:.3f}: the noise is overestimated"
+        value = math.copysign(1.0, value)
+    return Disattenuated(value, kept, _at_least(interval, plain, kept), note)
+
+
+def _shares(y: Array, groups: RunGroups) -> Weighted:
+    """Return the reliability as a function of weights (B, n): NaN where y is constant."""
+    squares = groups.seed_squares / (float(np.var(y)) or 1.0)
+    share, centred = groups.run_noise_share, standardise(y)
+
+    def shares(weights: Array) -> Array:
+        total = weights.sum(axis=1)
+        degrees = weights @ groups.seed_df
+        noise = (weights @ squares) / np.where(degrees > 0, degrees, np.nan)
+        noise = noise * (weights @ share) / total
+        spread = weights @ centred**2 - (weights @ centred) ** 2 / total  # sum of squares
+        spread = spread / (total - 1)
+        return 1 - noise / np.where(spread > 1e-12, spread, np.nan)
+
+    return shares
+
+
+def _corrected(correlation: Estimator, shares: Weighted) -> Weighted:
+    """Return r over the root of the reliability as a function of weights, inside [-1, 1]."""
+
+    def weighted(weights: Array) -> Array:
+        r, share = correlation.weighted(weights), shares(weights)
+        safe = np.where(share > 0, share, 1.0)
+        # a resample whose noise exceeds its spread allows any strength
+        bound = np.where(share > 0, r / np.sqrt(safe), np.sign(r))
+        return np.where(np.isnan(share), np.nan, np.clip(bound, -1.0, 1.0))
+
+    return weighted
+
+
+def _at_least(interval: Interval, plain: Interval, share: float) -> Interval:
+    """Widen an interval to that of r over the same reliability, inside [-1, 1]."""
+    if interval.low is None or interval.high is None or plain.low is None or plain.high is None:
+        return interval
+    low, high = (max(-1.0, min(1.0, end / math.sqrt(share))) for end in (plain.low, plain.high))
+    return Interval(
+        min(interval.low, low),
+        max(interval.high, high),
+        interval.confidence,
+        f"hull of {interval.method} and the interval of r over the same reliability",
+        interval.note,
+    )

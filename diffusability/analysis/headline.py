@@ -1,0 +1,98 @@
+"""The headline of a study: one row a tokenizer, then how each metric goes with quality."""
+
+import pandas as pd
+
+from diffusability.analysis.tidy import read_tables
+from diffusability.study.plan import Plan
+from diffusability.study.study import Study
+from diffusability.study.targets import report_file
+
+# the metric that stands for each perspective in tables and figures, by its short name
+HEADLINE_METRICS = {
+    "VIV": "velocity.viv",
+    "LNC": "semantics.lnc5",
+    "SRSS": "spatial.srss",
+    "SEC": "smoothness.sec25",
+}
+
+
+def target_metric(study: Study) -> str:
+    """Return the name of the Fréchet distance of generated images; it names its extractor."""
+    return f"generation.fd_{study.metrics.generation.extractor}"
+
+
+def headline(plan: Plan) -> str:
+    """Return the headline tables of a finished study as text.
+
+    Raises:
+        ArtifactError: the study has no tables yet, or they are of another state of it.
+    """
+    measurements, correlations = read_tables(plan)
+    target = target_metric(plan.study)
+    values = headline_values(measurements, target)
+    relations = headline_correlations(correlations, target)
+    return "\n".join(
+        [
+            values.to_string(index=False, na_rep="-"),
+            "",
+            f"Correlation with {target} (lower is better), over tokenizers:",
+            relations.to_string(index=False, na_rep="-"),
+            "",
+            f"Report: {report_file(plan.study)}",
+        ]
+    )
+
+
+def headline_values(measurements: pd.DataFrame, target: str) -> pd.DataFrame:
+    """Return one row a tokenizer: headline metrics and the target by backbone and guidance.
+
+    Values are means over seeds; the target is given with its standard error over seeds where
+    there are several, else with that of its one measurement.
+    """
+    names = {metric: short for short, metric in HEADLINE_METRICS.items()}
+    means = measurements.pivot_table(
+        index="tokenizer", columns="metric", values="value", aggfunc="mean", sort=False
+    )
+    table = means.reindex(columns=list(names)).rename(columns=names)
+    chosen = measurements[measurements["metric"] == target]
+    keys = chosen[["backbone", "cfg"]].drop_duplicates().sort_values(["backbone", "cfg"])
+    for backbone, cfg in zip(keys["backbone"], keys["cfg"], strict=True):
+        cell = chosen[(chosen["backbone"] == backbone) & (chosen["cfg"] == cfg)]
+        column = f"{target.removeprefix('generation.')} {backbone} cfg {cfg:g}"
+        table[column] = cell.groupby("tokenizer").apply(_plus)
+    return table.round(3).reset_index()
+
+
+def headline_correlations(correlations: pd.DataFrame, target: str) -> pd.DataFrame:
+    """Return r of each headline metric with the target, with its interval."""
+    names = {metric: short for short, metric in HEADLINE_METRICS.items()}
+    chosen = correlations[
+        (correlations["target"] == target) & correlations["metric"].isin(list(names))
+    ]
+    chosen = chosen[
+        chosen["family"].isin(["all"]) & chosen["statistic"].isin(["pearson", "spearman"])
+    ]
+    return pd.DataFrame(
+        {
+            "metric": chosen["metric"].map(names),
+            "backbone": chosen["backbone"],
+            "cfg": chosen["cfg"],
+            "statistic": chosen["statistic"],
+            "r": chosen["value"].round(2),
+            "interval": [_interval(row) for row in chosen.itertuples()],
+            "n": chosen["n"],
+        }
+    )
+
+
+def _plus(cell: pd.DataFrame) -> str:
+    values = cell["value"]
+    error = values.sem() if len(values) > 1 else cell["stderr"].iloc[0]
+    return f"{values.mean():.2f} ± {error:.2f}"
+
+
+def _interval(row: object) -> str:
+    low, high = getattr(row, "low", None), getattr(row, "high", None)
+    if pd.isna(low) or pd.isna(high):
+        return str(getattr(row, "note", "") or "none")
+    return f"[{low:.2f}, {high:.2f}]"

@@ -1,0 +1,262 @@
+"""The noise floor: how much of a generation metric's variance is tokenizers and how much is seeds.
+
+Nested random effects, one run being y = mean + tokenizer + retrained tokenizer + diffusion run.
+Components are moment estimates (unweighted means), exact analysis of variance in balanced designs.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from diffusability.analysis.intervals import MIN_POINTS
+from diffusability.analysis.schema import join_notes
+from diffusability.analysis.tables import Panel, cells, families, panels
+
+COLUMNS = (
+    "target",
+    "backbone",
+    "cfg",
+    "family",
+    "tokenizers",
+    "runs",
+    "repeated",
+    "retrained",
+    "mean",
+    "variance_tokenizers",
+    "variance_tokenizer_seeds",
+    "variance_diffusion_seeds",
+    "run_sd",
+    "run_cv",
+    "resolvable_gap",
+    "run_reliability",
+    "run_low",
+    "run_high",
+    "reliability",
+    "low",
+    "high",
+    "confidence",
+    "method",
+    "note",
+)
+_NO_REPEATS = "no repeated seeds: noise and reliability are unknown; repeat some runs"
+
+
+@dataclass(frozen=True)
+class RunGroups:
+    """The runs of a panel, reduced to what variance components need.
+
+    Attributes:
+        means: (n,) nested mean of each tokenizer, in the unit of the target.
+        seed_squares: (n,) sum of squares of diffusion runs around their trained tokenizer.
+        seed_df: (n,) degrees of freedom of the former.
+        trained_squares: (n,) sum of squares of trained tokenizers around their mean.
+        trained: (n,) number of tokenizer seeds.
+        inverse_runs: (n,) sum over tokenizer seeds of 1/(diffusion runs).
+    """
+
+    means: np.ndarray
+    seed_squares: np.ndarray
+    seed_df: np.ndarray
+    trained_squares: np.ndarray
+    trained: np.ndarray
+    inverse_runs: np.ndarray
+
+    @property
+    def run_noise_share(self) -> np.ndarray:
+        """(n,) variance of each mean for a diffusion-seed variance of 1."""
+        return self.inverse_runs / self.trained**2
+
+
+@dataclass(frozen=True)
+class Components:
+    """Variance components of a target, in its squared unit; NaN where nothing was repeated.
+
+    Attributes:
+        tokenizers: between tokenizers, noise taken off; negative where noise explains it all.
+        tokenizer_seeds: between retrainings of a tokenizer, not below 0.
+        diffusion_seeds: between diffusion runs on one trained tokenizer.
+        noise: mean noise variance of the means.
+        spread: variance of the means, with noise.
+        noise_df: degrees of freedom of ``noise`` (Satterthwaite).
+    """
+
+    tokenizers: float
+    tokenizer_seeds: float
+    diffusion_seeds: float
+    noise: float
+    spread: float
+    noise_df: float
+
+    @property
+    def run_noise(self) -> float:
+        """Variance of one run around its tokenizer, as far as it is known."""
+        return float(np.nansum([self.tokenizer_seeds, self.diffusion_seeds]))
+
+
+def group_runs(runs: pd.DataFrame) -> RunGroups:
+    """Reduce the runs of ``Cells.runs`` (tokenizer, tokenizer_seed, y), in their order."""
+    trained = runs.groupby(["tokenizer", "tokenizer_seed"], sort=False)["y"]
+    by_seed = pd.DataFrame({"mean": trained.mean(), "runs": trained.size()})
+    by_seed["squares"] = trained.agg(lambda y: float(((y - y.mean()) ** 2).sum()))
+    by_seed["inverse"] = 1 / by_seed["runs"]
+    whole = by_seed.groupby(level="tokenizer", sort=False)
+    return RunGroups(
+        means=whole["mean"].mean().to_numpy(),
+        seed_squares=whole["squares"].sum().to_numpy(),
+        seed_df=(whole["runs"].sum() - whole["runs"].size()).to_numpy(float),
+        trained_squares=whole["mean"].agg(lambda m: float(((m - m.mean()) ** 2).sum())).to_numpy(),
+        trained=whole["runs"].size().to_numpy(float),
+        inverse_runs=whole["inverse"].sum().to_numpy(),
+    )
+
+
+def variance_components(groups: RunGroups) -> Components:
+    """Return the variance components of a target from its grouped runs.
+
+    Args:
+        groups: at least two tokenizers.
+
+    Returns:
+        Moment estimates. Without repeated diffusion seeds the noise of a run is read from
+        retrained tokenizers, whose spread then holds both; without any repeat all are NaN.
+    """
+    spread = float(groups.means.var(ddof=1)) if len(groups.means) > 1 else math.nan
+    seed_df, trained_df = groups.seed_df.sum(), (groups.trained - 1).sum()
+    per_mean, per_run = float(np.mean(1 / groups.trained)), float(groups.run_noise_share.mean())
+    seeds = groups.seed_squares.sum() / seed_df if seed_df else math.nan
+    trained = math.nan
+    noise, noise_df = seeds * per_run, float(seed_df)
+    if trained_df:
+        square = groups.trained_squares.sum() / trained_df
+        inside = (groups.trained - 1) * groups.inverse_runs / groups.trained
+        share = float(inside.sum() / trained_df)  # of a run's variance in that mean square
+        trained = square - (share * seeds if seed_df else 0.0)
+        if trained > 0:
+            parts = [(per_mean * square, trained_df)]
+            if seed_df:
+                parts.append(((per_run - share * per_mean) * seeds, seed_df))
+            noise = sum(part for part, _ in parts)
+            noise_df = noise**2 / sum(part**2 / df for part, df in parts)
+        trained = max(trained, 0.0)
+    return Components(spread - noise, trained, seeds, noise, spread, float(noise_df))
+
+
+def reliability(
+    components: Components, tokenizers: int, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Return the reliability of the tokenizers' means and its interval.
+
+    Args:
+        components: of the target.
+        tokenizers: number behind them.
+        confidence: nominal coverage.
+
+    Returns:
+        1 - noise/spread, the share of the variance of the means that is tokenizers, in [0, 1]
+        (1: no noise); its ends from the F distribution of spread/noise, exact for a balanced
+        one-way design (ICC(k)). NaN where nothing was repeated.
+    """
+    if not components.spread > 0 or math.isnan(components.noise):
+        return math.nan, math.nan, math.nan
+    if components.noise == 0:
+        return 1.0, math.nan, math.nan
+    ratio = components.spread / components.noise
+    tail = (1 - confidence) / 2
+    upper, lower = stats.f.ppf([1 - tail, tail], tokenizers - 1, components.noise_df)
+    ends = (1 - 1 / ratio, 1 - upper / ratio, 1 - lower / ratio)
+    return tuple(float(max(end, 0.0)) for end in ends)  # type: ignore[return-value]
+
+
+def one_run(share: float, components: Components) -> float:
+    """Return the reliability of a single run from that of the means (Spearman-Brown)."""
+    if math.isnan(share) or components.noise == 0:
+        return share
+    lost = components.run_noise / components.noise * (1 - share)
+    return share / (share + lost) if share + lost else 0.0
+
+
+def noise_floor(table: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+    """Return the noise floor of every generation metric, backbone, guidance scale and family.
+
+    Args:
+        table: a checked tidy table (``check_measurements``).
+        confidence: nominal coverage of the intervals.
+
+    Returns:
+        One row a panel and family. ``run_reliability`` is the share of the variance of single
+        runs that lies between tokenizers rather than seeds, ``reliability`` that of the means
+        that correlations use (both in [0, 1], higher is better); ``run_sd`` and ``run_cv`` are
+        the noise of one run in the target's unit and as a share of its mean; ``resolvable_gap``
+        is twice the standard error of a difference of two tokenizers' means. Where nothing was
+        repeated they are NaN and ``note`` says so.
+    """
+    rows = []
+    for panel in panels(table):
+        # a target paired with itself: every run of it, none lost to another metric
+        paired = cells(table, panel.target, panel.target, panel.backbone, panel.cfg)
+        for family in families(table):
+            part = paired.of_family(family)
+            row = _row(part.runs, panel, confidence)
+            row["family"] = family
+            row["note"] = join_notes(row["note"], part.missing_note())
+            rows.append(row)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _row(runs: pd.DataFrame, panel: Panel, confidence: float) -> dict[str, object]:
+    row: dict[str, object] = {**panel.labels, "confidence": confidence, "runs": len(runs)}
+    groups = group_runs(runs)
+    count = len(groups.means)
+    row |= {
+        "tokenizers": count,
+        "repeated": int((groups.seed_df > 0).sum()),
+        "retrained": int((groups.trained > 1).sum()),
+        "mean": float(groups.means.mean()) if count else math.nan,
+        "method": "none",
+    }
+    if count < 2:
+        return row | {"note": f"{count} tokenizers: no variance between tokenizers"}
+    found = variance_components(groups)
+    row |= {
+        "variance_tokenizers": found.tokenizers,
+        "variance_tokenizer_seeds": found.tokenizer_seeds,
+        "variance_diffusion_seeds": found.diffusion_seeds,
+    }
+    if math.isnan(found.noise):
+        return row | {"note": _NO_REPEATS}
+    sd = math.sqrt(found.run_noise)
+    value, low, high = reliability(found, count, confidence)
+    notes = _notes(found, groups)
+    if count < MIN_POINTS:
+        low = high = math.nan
+        notes.append(f"{count} tokenizers, fewer than {MIN_POINTS}: no interval")
+    ends = {"run_reliability": value, "run_low": low, "run_high": high}
+    return row | {
+        "run_sd": sd,
+        "run_cv": sd / abs(row["mean"]) if row["mean"] else math.nan,  # type: ignore[arg-type]
+        "resolvable_gap": 2 * math.sqrt(2 * found.noise),
+        **{name: one_run(end, found) for name, end in ends.items()},
+        **{"reliability": value, "low": low, "high": high},
+        "method": "F of nested variance components",
+        "note": "; ".join(notes),
+    }
+
+
+def _notes(found: Components, groups: RunGroups) -> list[str]:
+    notes = []
+    if math.isnan(found.tokenizer_seeds):
+        notes.append("no tokenizer was retrained: its noise is missing, reliability is too high")
+    if math.isnan(found.diffusion_seeds):
+        notes.append("no diffusion run was repeated: noise is read from retrained tokenizers")
+    if found.tokenizer_seeds == 0:
+        notes.append("retrained tokenizers differ no more than diffusion runs")
+    if found.tokenizers <= 0:
+        notes.append("tokenizers differ no more than seeds do")
+    if found.noise == 0:
+        notes.append("repeated runs agree exactly: seeds may not have been used")
+    if found.spread == 0:
+        notes.append("the target is constant")
+    return notes

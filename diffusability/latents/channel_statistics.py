@@ -1,0 +1,211 @@
+"""Mean and standard deviation of every latent channel, streamed, mergeable, in float64.
+
+Source: the per-channel normalisation that LightningDiT-style trainers and the latent metrics of
+"Diffusing in the Right Space" (arXiv 2606.03578) share: statistics over (image, H, W), ddof = 1.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusability.errors import MeasurementError
+
+_BLOCK_BYTES = 16 * 2**20  # larger temporaries leave the cache and are mapped anew each time
+_FLOAT64_BYTES = 8
+_CONSTANT_RELATIVE_STD = 1e-12  # below the rounding of a float64 mean: nothing varies
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """First two moments of each channel; a value, so shards can be measured apart and merged.
+
+    Attributes:
+        count: number of values per channel, images * H * W.
+        mean: (C,) float64, mean of each channel, in latent units.
+        squared_deviation: (C,) float64, sum of squared deviations from the mean.
+    """
+
+    count: int
+    mean: Tensor
+    squared_deviation: Tensor
+
+    @property
+    def std(self) -> Tensor:
+        """Return the (C,) float64 standard deviation with ddof = 1, in latent units."""
+        if self.count < 2:
+            raise MeasurementError("A standard deviation needs two values a channel; got one")
+        return (self.squared_deviation / (self.count - 1)).sqrt()  # (C,)
+
+    @property
+    def constant_channels(self) -> list[int]:
+        """Return the indices of channels that do not vary."""
+        constant = self.std <= _CONSTANT_RELATIVE_STD * self.mean.abs()  # (C,)
+        return torch.nonzero(constant).flatten().tolist()
+
+    def merge(self, other: "ChannelStatistics") -> "ChannelStatistics":
+        """Return the statistics of both sets together (Chan, Golub and LeVeque 1979).
+
+        Raises:
+            MeasurementError: the two have different numbers of channels.
+        """
+        if self.mean.shape != other.mean.shape:
+            raise MeasurementError(
+                f"Statistics of {self.mean.numel()} and of {other.mean.numel()} channels "
+                "cannot be merged; they belong to different latent spaces"
+            )
+        count = self.count + other.count
+        shift = other.mean - self.mean  # (C,)
+        between = shift.square() * (self.count * other.count / count)  # (C,)
+        return ChannelStatistics(
+            count,
+            self.mean + shift * (other.count / count),
+            self.squared_deviation + other.squared_deviation + between,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the statistics as plain JSON values; float64 survives the round trip exactly."""
+        return {
+            "count": self.count,
+            "mean": self.mean.tolist(),
+            "squared_deviation": self.squared_deviation.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "ChannelStatistics":
+        """Return the statistics that ``to_json`` wrote, on the CPU."""
+        return cls(
+            int(values["count"]),
+            torch.tensor(values["mean"], dtype=torch.float64),
+            torch.tensor(values["squared_deviation"], dtype=torch.float64),
+        )
+
+
+def channel_statistics(latents: Tensor) -> ChannelStatistics:
+    """Measure mean and spread of each channel over (image, H, W), block by block.
+
+    Args:
+        latents: (N, C, H, W), any floating dtype, may be memory-mapped; in latent units.
+
+    Returns:
+        The statistics of the whole set, float64, on the latents' device.
+
+    Raises:
+        MeasurementError: the latents are not (N, C, H, W), are empty, or are not finite.
+    """
+    check_latent_shape(latents)
+    total: ChannelStatistics | None = None
+    for images in latent_blocks(latents):
+        block = latents[images].to(torch.float64)  # (B, C, H, W)
+        _refuse_non_finite(block, images.start)
+        mean = block.mean(dim=(0, 2, 3))  # (C,)
+        deviation = (block - mean[:, None, None]).square().sum(dim=(0, 2, 3))  # (C,)
+        part = ChannelStatistics(block.numel() // block.shape[1], mean, deviation)
+        total = part if total is None else total.merge(part)
+    assert total is not None  # check_latent_shape refuses an empty set
+    return total
+
+
+def normalise(latents: Tensor, statistics: ChannelStatistics) -> Tensor:
+    """Subtract the mean of each channel and divide by its standard deviation.
+
+    Args:
+        latents: (N, C, H, W), any floating dtype, in latent units.
+        statistics: of the set that defines the space, normally the training set.
+
+    Returns:
+        (N, C, H, W) z-scores in the dtype of ``latents``.
+
+    Raises:
+        MeasurementError: a channel is constant, or the channels do not match.
+    """
+    _check_channels(latents, statistics)
+    if constant := statistics.constant_channels:
+        raise MeasurementError(
+            f"Channels {constant} of {statistics.mean.numel()} are constant over the whole set: "
+            "they have no scale to divide by. The tokenizer left them unused; train it again "
+            "with fewer channels, or leave them out"
+        )
+    mean, std = _broadcastable(statistics, latents)  # (C, 1, 1) each
+    return ((latents - mean) / std).to(latents.dtype)  # (N, C, H, W)
+
+
+def denormalise(latents: Tensor, statistics: ChannelStatistics) -> Tensor:
+    """Undo ``normalise``: multiply by the standard deviation of each channel and add its mean.
+
+    Args:
+        latents: (N, C, H, W) z-scores, any floating dtype.
+        statistics: those that ``normalise`` was given.
+
+    Returns:
+        (N, C, H, W) in latent units, in the dtype of ``latents``.
+
+    Raises:
+        MeasurementError: the channels do not match.
+    """
+    _check_channels(latents, statistics)
+    mean, std = _broadcastable(statistics, latents)  # (C, 1, 1) each
+    return (latents * std + mean).to(latents.dtype)  # (N, C, H, W)
+
+
+def latent_blocks(latents: Tensor, bytes_per_image: int | None = None) -> Iterator[slice]:
+    """Cut the images into slices whose float64 copies stay near 16 MiB.
+
+    Args:
+        latents: (N, C, H, W).
+        bytes_per_image: memory that one image needs; its own float64 copy if None.
+
+    Returns:
+        Slices of the first axis, in order, covering every image once.
+    """
+    needed = bytes_per_image or latents[0].numel() * _FLOAT64_BYTES
+    step = max(1, _BLOCK_BYTES // needed)
+    count = latents.shape[0]
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+def check_latent_shape(latents: Tensor) -> None:
+    """Refuse what is not a non-empty floating (N, C, H, W) tensor.
+
+    Raises:
+        MeasurementError: with the shape and dtype that were given.
+    """
+    if latents.ndim != 4 or latents.numel() == 0 or not latents.is_floating_point():
+        raise MeasurementError(
+            f"Latents must be a non-empty floating (N, C, H, W) tensor; got shape "
+            f"{tuple(latents.shape)} of {latents.dtype}"
+        )
+
+
+def _refuse_non_finite(block: Tensor, first_image: int) -> None:
+    """Name the first images of a block that hold NaN or infinity."""
+    finite = torch.isfinite(block).flatten(1).all(dim=1)  # (B,)
+    if not bool(finite.all()):
+        bad = (torch.nonzero(~finite).flatten() + first_image).tolist()
+        raise MeasurementError(
+            f"Latents are not finite in {len(bad)} images of the block from image {first_image}, "
+            f"first {bad[:5]}: the tokenizer diverged or the file is damaged; encode again"
+        )
+
+
+def _check_channels(latents: Tensor, statistics: ChannelStatistics) -> None:
+    """Refuse latents whose channel number is not that of the statistics."""
+    check_latent_shape(latents)
+    if latents.shape[1] != statistics.mean.numel():
+        raise MeasurementError(
+            f"Latents have {latents.shape[1]} channels, their statistics "
+            f"{statistics.mean.numel()}: they belong to different latent spaces"
+        )
+
+
+def _broadcastable(statistics: ChannelStatistics, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and std as (C, 1, 1) on the latents' device, in float32 or wider.
+
+    Half-precision latents are promoted: a mean rounded to bfloat16 would shift every z-score.
+    """
+    dtype = torch.promote_types(latents.dtype, torch.float32)
+    mean = statistics.mean.to(latents.device, dtype)[:, None, None]  # (C, 1, 1)
+    std = statistics.std.to(latents.device, dtype)[:, None, None]  # (C, 1, 1)
+    return mean, std

@@ -1,0 +1,167 @@
+"""Write the report of a study: everything inline, nothing fetched."""
+
+import base64
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from diffusability.analysis.headline import (
+    HEADLINE_METRICS,
+    headline_correlations,
+    headline_values,
+    target_metric,
+)
+from diffusability.analysis.tidy import read_tables
+from diffusability.artifacts.atomic import write_bytes
+from diffusability.artifacts.card import read_card
+from diffusability.study.plan import Artifact, Plan
+from diffusability.study.targets import FIGURE_NAMES, figure_files
+
+TEMPLATE = Path(__file__).with_name("page.html.jinja")
+CAPTIONS = Path(__file__).parents[2] / "report"  # shared with Snakemake's own report
+TABLE_COLUMNS = [
+    "tokenizer",
+    "tokenizer_seed",
+    "backbone",
+    "seed",
+    "cfg",
+    "metric",
+    "value",
+    "stderr",
+    "n",
+    "unit",
+    "flags",
+    "fingerprint",
+]
+
+
+def write_page(plan: Plan, path: Path) -> None:
+    """Write the report of a finished study to `path`.
+
+    Raises:
+        ArtifactError: tables or pictures are missing, or of another state of the study.
+    """
+    measurements, correlations = read_tables(plan)
+    target = target_metric(plan.study)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        study=plan.study.name,
+        dataset=plan.study.dataset,
+        fingerprint=plan.fingerprint,
+        target=target,
+        metrics=HEADLINE_METRICS,
+        values=_rows(headline_values(measurements, target)),
+        relations=_rows(headline_correlations(correlations, target)),
+        figures=[_figure(plan, name) for name in FIGURE_NAMES],
+        tokenizers=[_pictures(plan, name) for name in plan.study.selected_tokenizers],
+        captions={name: _caption(name) for name in ("reconstructions", "samples", "measurements")},
+        times=_times(plan),
+        table=_rows(measurements[TABLE_COLUMNS]),
+        machines=_machines(plan),
+    )
+    write_bytes(path, html.encode())
+
+
+def _rows(table: pd.DataFrame) -> dict[str, Any]:
+    """Return header and rows of a table as strings; an empty cell stays empty."""
+    return {
+        "header": list(table.columns),
+        "rows": [[_text(value) for value in row] for row in table.itertuples(index=False)],
+    }
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return "" if pd.isna(value) else f"{value:.5g}"
+    return str(value)
+
+
+def _caption(name: str) -> str:
+    return " ".join((CAPTIONS / f"{name}.rst").read_text(encoding="utf-8").split())
+
+
+def _figure(plan: Plan, name: str) -> dict[str, str]:
+    svg = next(path for path in figure_files(plan.study, name) if path.endswith(".svg"))
+    return {"source": _inline(Path(svg), "image/svg+xml"), "caption": _caption(name)}
+
+
+def _inline(path: Path, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _pictures(plan: Plan, tokenizer: str) -> dict[str, Any]:
+    """Return reconstructions and samples of one tokenizer, with the quality beside them."""
+    own = [artifact for artifact in plan if artifact.labels.get("tokenizer") == tokenizer]
+    reconstructions = [a for a in own if a.stage == "reconstruction"]
+    return {
+        "name": tokenizer,
+        "cluster": plan.study.tokenizers[tokenizer].cluster,
+        "reconstructions": [
+            {
+                "name": f"seed {artifact.labels['tokenizer_seed']}",
+                "source": _inline(Path(artifact.path, "reconstructions.png"), "image/png"),
+                "quality": _quality(artifact, "reconstruction.psnr", "reconstruction.ssim"),
+            }
+            for artifact in reconstructions
+        ],
+        "samples": [
+            {
+                "name": f"{a.labels['backbone']}, seed {a.labels['seed']}, "
+                f"guidance {a.labels['guidance']}",
+                "source": _inline(Path(a.upstream["samples"].path, "samples.png"), "image/png"),
+                "quality": _quality(a, "generation.fd_", "generation.class_accuracy_"),
+            }
+            for a in own
+            if a.stage == "generation"
+        ],
+    }
+
+
+def _quality(artifact: Artifact, *metrics: str) -> str:
+    measurements = json.loads(Path(artifact.path, "measurements.json").read_text())
+    chosen = [m for m in measurements if m["metric"].startswith(metrics)]
+    return ", ".join(
+        f"{m['metric'].partition('.')[2]} {m['value']:.4g}"
+        + (f" {m['unit']}" if m["unit"] != "1" else "")
+        for m in chosen
+    )
+
+
+def _times(plan: Plan) -> dict[str, Any]:
+    """Return jobs, seconds and peak memory by stage, from the cards."""
+    cards = pd.DataFrame(
+        [{"stage": a.stage, **_cost(read_card(Path(a.path)))} for a in plan],
+    )
+    grouped = cards.groupby("stage", sort=False)
+    table = pd.DataFrame(
+        {
+            "jobs": grouped.size(),
+            "seconds each (median)": grouped["seconds"].median().round(1),
+            "seconds in all": grouped["seconds"].sum().round(1),
+            "peak memory (MiB)": (grouped["peak"].max() / 2**20).round().astype(int),
+        }
+    ).reset_index()
+    return _rows(table)
+
+
+def _cost(card: dict[str, Any]) -> dict[str, float]:
+    return {"seconds": card["seconds"], "peak": card["peak_memory_bytes"]}
+
+
+def _machines(plan: Plan) -> list[str]:
+    """Return one line for every combination of system, device and versions that took part."""
+    return sorted(set(_machine_lines(read_card(Path(a.path)) for a in plan)))
+
+
+def _machine_lines(cards: Iterable[dict[str, Any]]) -> Iterable[str]:
+    for card in cards:
+        machine = card["machine"]
+        packages = ", ".join(f"{k} {v}" for k, v in machine["packages"].items() if v)
+        day = datetime.fromtimestamp(card["started"], UTC).date()
+        commit = (machine["commit"] or "no commit")[:12]
+        yield f"{day}: {machine['system']}, {machine['device']}, {packages}, {commit}"

@@ -1,0 +1,63 @@
+"""Stage `continuity`: are images decoded between neighbouring latents still real? (iFID)"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diffusability.artifacts.job import Job
+from diffusability.data.images import to_uint8
+from diffusability.data.load import load_dataset
+from diffusability.latents.channel_statistics import channel_statistics, denormalise, normalise
+from diffusability.metrics.continuity import measure_interpolation_frechet
+from diffusability.metrics.nearest_neighbours import nearest_neighbours
+from diffusability.stages.features import BATCH, Extractor
+from diffusability.stages.measurements import write_measurements
+from diffusability.stages.open import open_latents, open_tokenizer
+from diffusability.study.metrics import ContinuityMetric
+
+
+def make(job: Job, folder: Path) -> None:
+    """Write measurements.json and the neighbours that were found."""
+    spec = ContinuityMetric.model_validate(job.spec)
+    data = load_dataset(job.input("dataset"))
+    latents = open_latents(job, data)
+    asked, offered = data.split(spec.split), data.split(spec.pool)
+    statistics = channel_statistics(latents[offered].mean)
+    queries = normalise(latents[asked].mean, statistics)  # (n, C, h, w)
+    pool = normalise(latents[offered].mean, statistics)  # (m, C, h, w)
+    table = nearest_neighbours(
+        queries.flatten(1),
+        pool.flatten(1),
+        neighbours=spec.neighbours,
+        distance=spec.distance,
+        exclude_self=spec.split == spec.pool,
+        query_labels=latents[asked].labels if spec.same_class else None,
+        pool_labels=latents[offered].labels if spec.same_class else None,
+    )
+    tokenizer = open_tokenizer(job, data)
+    extractor = Extractor(job, spec.extractor, data)
+
+    @torch.no_grad()
+    def decode(interpolated: Tensor) -> Tensor:
+        images = tokenizer.decode(denormalise(interpolated, statistics).to(job.device))
+        return to_uint8(images).cpu()
+
+    measurement = measure_interpolation_frechet(
+        queries,
+        pool,
+        table,
+        decode=decode,
+        extract=lambda images: extractor(images).vectors,
+        reference=extractor.moments(extractor(data.images[asked]).vectors),
+        generator=torch.Generator().manual_seed(job.stream("neighbours")),
+        alpha=spec.alpha,
+        interpolation=spec.interpolation,
+        choice=spec.choice,
+        batch_size=BATCH,
+    )
+    save_file(table.to_tensors(), folder / "neighbours.safetensors", table.to_metadata())
+    options = measurement.options | {"normalise": True}
+    write_measurements(folder, [replace(measurement, options=options)])

@@ -1,0 +1,75 @@
+"""Stage `generation`: compare generated images with real ones."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffusability.artifacts.job import Job
+from diffusability.data.load import load_dataset
+from diffusability.metrics.class_accuracy import measure_class_accuracy
+from diffusability.metrics.frechet import measure_frechet
+from diffusability.metrics.inception_score import measure_inception_score
+from diffusability.metrics.kernel_distance import measure_kernel_distance
+from diffusability.metrics.measurement import Measurement
+from diffusability.metrics.precision_recall import measure_precision_recall
+from diffusability.stages.features import Extractor, Features
+from diffusability.stages.measurements import write_measurements
+from diffusability.study.metrics import GenerationMetric
+
+
+def make(job: Job, folder: Path) -> None:
+    """Write measurements.json: distances, accuracy, and the trajectories of the samples."""
+    spec = GenerationMetric.model_validate(job.spec)
+    data = load_dataset(job.input("dataset"))
+    samples = job.input("samples")
+    notes = json.loads((samples / "samples.json").read_text())
+    shards = [load_file(samples / name) for name in notes["shards"]]
+    images, labels = (torch.cat([shard[key] for shard in shards]) for key in ("images", "labels"))
+    extractor = Extractor(job, spec.extractor, data)
+    real = extractor(data.images[data.split(spec.reference)])
+    generated = extractor(images)
+    trajectory = [Measurement(**m | {"flags": tuple(m["flags"])}) for m in notes["trajectory"]]
+    write_measurements(folder, [*_compare(job, extractor, real, generated, labels), *trajectory])
+
+
+def _compare(
+    job: Job, extractor: Extractor, real: Features, generated: Features, labels: Tensor
+) -> list[Measurement]:
+    """Return every comparison of generated with real features."""
+
+    def generator(use: str) -> torch.Generator:
+        return torch.Generator().manual_seed(job.stream(use))
+
+    name = extractor.name
+    return [
+        measure_frechet(
+            reference=extractor.moments(real.vectors),
+            generated=extractor.shard_moments(generated.vectors),
+        ),
+        measure_kernel_distance(
+            reference=real.vectors,
+            generated=generated.vectors,
+            extractor=name,
+            generator=generator("kernel distance"),
+        ),
+        measure_class_accuracy(
+            predicted=generated.logits.argmax(1),
+            conditioning=labels,
+            classes=generated.logits.shape[1],
+            classifier=name,
+        ),
+        measure_inception_score(
+            generated.logits.double().softmax(1),
+            classifier=name,
+            generator=generator("inception score"),
+        ),
+        *measure_precision_recall(
+            real=real.vectors,
+            generated=generated.vectors,
+            extractor=name,
+            generator=generator("precision and recall"),
+        ),
+    ]

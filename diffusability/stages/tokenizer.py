@@ -1,0 +1,109 @@
+"""Stage `tokenizer`: train one tokenizer with its objective and its regularizer."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diffusability.artifacts.job import Job
+from diffusability.data.images import ImageSet, to_float
+from diffusability.data.load import load_dataset
+from diffusability.encoders.convnet import ConvEncoder
+from diffusability.encoders.load import load_encoder
+from diffusability.study.tokenizer import TokenizerSpec
+from diffusability.tokenizers.build import build_objective, build_regularizer, build_tokenizer
+from diffusability.tokenizers.discriminator import PatchDiscriminator
+from diffusability.tokenizers.perceptual import FeaturePerceptual
+from diffusability.tokenizers.training_step import TokenizerLosses
+from diffusability.training.loop import Batch, Losses, Phase, Run, train
+
+
+def make(job: Job, folder: Path) -> None:
+    """Write model.safetensors (averaged weights) and history.csv."""
+    spec = typed_spec(job)
+    data = load_dataset(job.input("dataset"))
+    losses = _losses(job, spec, data)
+    images = to_float(data.images[data.split("train")]).to(job.device)  # (N, C, H, W)
+    features = _target_features(job, data, images)
+
+    def autoencoder(batch: Batch) -> Losses:
+        picked = batch.indices.to(images.device)
+        target = None if features is None else features[picked]
+        return losses.autoencoder_loss(images[picked], target, batch.step, batch.generator)
+
+    phases = [Phase("autoencoder", list(losses.autoencoder_parameters()), autoencoder)]
+    modules = {"tokenizer": losses.tokenizer, "regularizer": losses.regularizer}
+    if losses.discriminator is not None:
+        parameters = list(losses.discriminator.parameters())
+        step = lambda batch: losses.discriminator_loss(batch.step)  # noqa: E731
+        phases.append(Phase("discriminator", parameters, step))
+        modules["discriminator"] = losses.discriminator
+    training = train(
+        Run(
+            name=job.name,
+            spec=spec.train,
+            modules=modules,
+            phases=phases,
+            images=len(images),
+            seed=job.stream("steps"),
+            state=job.state,
+            averaged="tokenizer",
+            device=torch.device(job.device),
+            minutes=job.minutes,
+        )
+    )
+    save_file(training.averaged.state_dict(), folder / "model.safetensors")
+    training.write_history(folder / "history.csv")
+
+
+def typed_spec(job: Job) -> TokenizerSpec:
+    """Return the typed entry of a job; encoders entered it by their fingerprints alone."""
+    values = {key: dict(value) for key, value in job.spec.items()}
+    if "encoder" in job.upstream:
+        values["regularizer"]["encoder"] = "encoder"
+    if "perceptual" in job.upstream:
+        values["objective"]["perceptual_encoder"] = "perceptual"
+    return TokenizerSpec.model_validate(values)
+
+
+def _losses(job: Job, spec: TokenizerSpec, data: ImageSet) -> TokenizerLosses:
+    """Build every network of the objective; equal seeds give equal autoencoders."""
+    encoder = _encoder(job, "encoder", data)
+    channels = None if encoder is None else encoder.head.in_features
+    tokenizer = build_tokenizer(spec.network, data.images.shape[1], data.images.shape[-1])
+    regularizer = build_regularizer(spec, channels)
+    tokenizer.initialise(_generator(job, "weights"))
+    regularizer.initialise(_generator(job, "regularizer"))
+    discriminator = None
+    if spec.objective.gan:
+        discriminator = PatchDiscriminator(
+            data.images.shape[1], spec.objective.gan_width, spec.objective.gan_layers
+        )
+        discriminator.initialise(_generator(job, "discriminator"))
+        discriminator.to(job.device)
+    perceptual = _encoder(job, "perceptual", data)
+    return TokenizerLosses(
+        tokenizer.to(job.device),
+        build_objective(spec.objective),
+        regularizer.to(job.device),
+        discriminator,
+        FeaturePerceptual(perceptual.feature_maps) if perceptual is not None else None,
+    )
+
+
+def _encoder(job: Job, role: str, data: ImageSet) -> ConvEncoder | None:
+    return load_encoder(job.input(role), data, job.device) if role in job.upstream else None
+
+
+def _generator(job: Job, use: str) -> torch.Generator:
+    return torch.Generator().manual_seed(job.stream(use))
+
+
+@torch.no_grad()
+def _target_features(job: Job, data: ImageSet, images: Tensor) -> Tensor | None:
+    """Return the encoder's (N, D, h, w) features of every training image, computed once."""
+    encoder = _encoder(job, "encoder", data)
+    if encoder is None:
+        return None
+    return torch.cat([encoder.grid(batch) for batch in images.split(256)])

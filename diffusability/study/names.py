@@ -1,0 +1,11 @@
+"""How things may be called: names become folders and parts of metric names."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")]
+# an encoder's name becomes part of metric names (`generation.fd_judge`), where dots part levels
+EncoderName = Annotated[
+    str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="an entry of `encoders`")
+]

@@ -1,0 +1,70 @@
+"""Networks of a tokenizer: how large, how deep, how coarse the latent grid."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from diffusability.study.spec import Spec
+
+
+class ConvNetwork(Spec):
+    """The convolutional autoencoder of LDM/VA-VAE at any size."""
+
+    arch: Literal["conv"]
+    factor: Literal[1, 2, 4, 8, 16, 32] = Field(
+        16, description="image pixels per latent cell, along one side"
+    )
+    channels: PositiveInt = Field(32, description="channels of the latent")
+    width: PositiveInt = Field(128, description="channels at full resolution")
+    multipliers: tuple[PositiveInt, ...] = Field(
+        (1, 1, 2, 2, 4), description="channels at each resolution, in units of `width`"
+    )
+    encoder_blocks: PositiveInt = Field(2, description="residual blocks a resolution, encoder")
+    decoder_blocks: PositiveInt = Field(3, description="residual blocks a resolution, decoder")
+    attention: bool = Field(True, description="self-attention at the lowest resolution")
+
+    @model_validator(mode="after")
+    def _levels(self) -> "ConvNetwork":
+        levels = int(math.log2(self.factor)) + 1
+        if len(self.multipliers) != levels:
+            raise ValueError(
+                f"factor {self.factor} needs {levels} multipliers (one a resolution), "
+                f"got {len(self.multipliers)}: {list(self.multipliers)}"
+            )
+        return self
+
+    @property
+    def family(self) -> str:
+        """Architecture and latent size, as the paper names its families."""
+        return f"conv-f{self.factor}d{self.channels}"
+
+
+class VitNetwork(Spec):
+    """A transformer autoencoder with one latent cell per image patch."""
+
+    arch: Literal["vit"]
+    factor: Literal[1, 2, 4, 8, 16, 32] = Field(
+        16, description="image pixels per patch and latent cell, along one side"
+    )
+    channels: PositiveInt = Field(32, description="channels of the latent")
+    width: PositiveInt = Field(768, description="channels of a token")
+    depth: PositiveInt = Field(12, description="blocks of the encoder, and of the decoder")
+    heads: PositiveInt = Field(12, description="attention heads; 4 x heads divides width")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "VitNetwork":
+        if self.width % (4 * self.heads):
+            raise ValueError(
+                f"width {self.width} must be a multiple of 4 x heads ({4 * self.heads}): "
+                "a head carries a two-dimensional position"
+            )
+        return self
+
+    @property
+    def family(self) -> str:
+        """Architecture and latent size, as the paper names its families."""
+        return f"trans-f{self.factor}d{self.channels}"
+
+
+NetworkSpec = Annotated[ConvNetwork | VitNetwork, Field(discriminator="arch")]

@@ -1,0 +1,94 @@
+"""Regularizers that set tokenizers apart: the nine clusters of Table 1, by `method`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from diffusability.study.names import EncoderName
+from diffusability.study.spec import Probability, Spec
+
+
+class Baseline(Spec):
+    """No regularizer."""
+
+    method: Literal["baseline"]
+
+
+class Repa(Spec):
+    """Representation alignment through a small network."""
+
+    method: Literal["repa"]
+    encoder: EncoderName
+    weight: NonNegativeFloat = Field(0.1, description="before the adaptive factor")
+    hidden: PositiveInt = Field(2048, description="width of the projecting network")
+
+
+class Mcos(Spec):
+    """VA-VAE's marginal cosine similarity alone."""
+
+    method: Literal["mcos"]
+    encoder: EncoderName
+    weight: NonNegativeFloat = Field(0.1, description="before the adaptive factor")
+    cosine_margin: float = Field(0.5, ge=0, le=2)
+
+
+class Mdms(Spec):
+    """VA-VAE's marginal distance-matrix similarity alone."""
+
+    method: Literal["mdms"]
+    encoder: EncoderName
+    weight: NonNegativeFloat = Field(0.1, description="before the adaptive factor")
+    distance_margin: float = Field(0.25, ge=0, le=2)
+
+
+class McosMdms(Spec):
+    """VA-VAE's alignment: marginal cosine plus marginal distance-matrix similarity."""
+
+    method: Literal["mcos+mdms"]
+    encoder: EncoderName
+    weight: NonNegativeFloat = Field(0.1, description="before the adaptive factor")
+    cosine_margin: float = Field(0.5, ge=0, le=2)
+    distance_margin: float = Field(0.25, ge=0, le=2)
+
+
+class Eq(Spec):
+    """EQ-VAE: the decoder must undo a transformation made on the latent."""
+
+    method: Literal["eq"]
+    operators: tuple[Literal["scale", "flip", "rotation"], ...] = Field(("scale",), min_length=1)
+    probability: Probability = Field(0.5, description="of a step with a transformed latent")
+    prior_probability: Probability = Field(
+        0.25, description="of a plainly autoencoded downscaled image, among the other steps"
+    )
+
+
+class Lcr(Spec):
+    """SSVAE's local correlation regularization."""
+
+    method: Literal["lcr"]
+    weight: NonNegativeFloat = Field(0.02, description="w of Table 1")
+    threshold: float = Field(0.75, ge=-1, le=1, description="th of Table 1")
+    factor: NonNegativeFloat = Field(0.1, description="inner factor of the authors' code")
+
+
+class Lmr(Spec):
+    """SSVAE's latent masking: full images from latents with holes."""
+
+    method: Literal["lmr"]
+    probabilities: tuple[Probability, Probability, Probability] = Field(
+        (0.1, 0.1, 0.1), description="of masking 25, 50 and 75 % (p a-b-c of Table 1)"
+    )
+    shared: bool = Field(True, description="same positions for all images of a batch")
+
+
+class Mae(Spec):
+    """Masked patches at the encoder's input; for transformers only."""
+
+    method: Literal["mae"]
+    ratio: float = Field(0.7, gt=0, lt=1, description="maximum masking ratio (r of Table 1)")
+
+
+RegularizerSpec = Annotated[
+    Baseline | Repa | Mcos | Mdms | McosMdms | Eq | Lcr | Lmr | Mae,
+    Field(discriminator="method"),
+]

@@ -1,0 +1,130 @@
+"""Perceptual distances: how far two images lie apart in the features of a frozen network."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffusability.errors import ArtifactError, StudyError
+
+Features = Callable[[Tensor], list[Tensor]]
+NORM_EPSILON = 1e-10
+
+
+class FeaturePerceptual:
+    """Distance of unit-normalised features, for a network that was trained in the study.
+
+    d(x, y) = mean over layers and positions of ‖f(x)/‖f(x)‖ - f(y)/‖f(y)‖‖²: LPIPS (Zhang et al.,
+    arXiv 1801.03924, Eq. 1) with equal channel weights and the mean over layers in place of the
+    sum.
+    """
+
+    def __init__(self, features: Features) -> None:
+        """Wrap a feature extractor.
+
+        Args:
+            features: maps images (B, C, H, W) in [-1, 1] to a list of (B, D, h, w). If it is a
+                module, it is frozen: evaluation mode, no gradients of its parameters.
+        """
+        if isinstance(features, nn.Module):
+            features.eval().requires_grad_(False)
+        self.features = features
+
+    def __call__(self, target: Tensor, reconstruction: Tensor) -> Tensor:
+        """Return the distance of each pair of images.
+
+        Args:
+            target: (B, C, H, W); no gradient flows to it.
+            reconstruction: (B, C, H, W).
+
+        Returns:
+            (B,), in [0, 4]; lower is closer, 0 for equal images.
+        """
+        with torch.no_grad():
+            expected = self.features(target)
+        distances = [
+            (_unit(wanted) - _unit(found)).square().sum(1).mean((1, 2))  # (B,)
+            for wanted, found in zip(expected, self.features(reconstruction), strict=True)
+        ]
+        return torch.stack(distances).mean(0)
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Scale features (B, D, h, w) to length one along D, in single precision or better."""
+    wide = features.to(torch.promote_types(features.dtype, torch.float32))
+    return functional.normalize(wide, dim=1, eps=NORM_EPSILON)
+
+
+class LpipsPerceptual:
+    """LPIPS with the VGG-16 trunk, from the ``lpips`` package and a local weight file.
+
+    Zhang et al., The Unreasonable Effectiveness of Deep Features (arXiv 1801.03924). The package
+    brings the linear layers; the trunk is torchvision's VGG-16, which it would download.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Load the distance.
+
+        Args:
+            path: torchvision's VGG-16 state dict (``vgg16-397923af.pth``).
+
+        Raises:
+            ArtifactError: if the file is missing, or does not hold a VGG-16.
+            StudyError: if the package is not installed.
+        """
+        if not path.is_file():
+            raise ArtifactError(
+                f"LPIPS: no VGG-16 weights at {path}; put torchvision's "
+                "vgg16-397923af.pth there, or name its place"
+            )
+        try:
+            lpips = importlib.import_module("lpips")
+        except ImportError as error:
+            raise StudyError(
+                "LPIPS: the `lpips` package does not import "
+                f"({error}); install the `paper` extra or choose an in-study perceptual term"
+            ) from error
+        with torch.random.fork_rng(devices=[]):  # the package draws weights that we overwrite
+            self.network = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+        _load_trunk(self.network.net, path)
+        self.network.eval().requires_grad_(False)
+
+    def to(self, device: torch.device) -> "LpipsPerceptual":
+        """Move the network to a device."""
+        self.network.to(device)
+        return self
+
+    def __call__(self, target: Tensor, reconstruction: Tensor) -> Tensor:
+        """Return the LPIPS of each pair of images.
+
+        Args:
+            target: (B, C, H, W) in [-1, 1], C = 1 (repeated) or 3.
+            reconstruction: (B, C, H, W).
+
+        Returns:
+            (B,), at least zero; lower is closer.
+        """
+        pair = (images.expand(-1, 3, -1, -1) for images in (target, reconstruction))
+        # the package normalises features in the type it is given, too coarse for half precision
+        with torch.autocast(target.device.type, enabled=False):
+            return self.network(*pair).flatten()  # (B, 1, 1, 1) -> (B,)
+
+
+def _load_trunk(trunk: nn.Module, path: Path) -> None:
+    """Fill ``slice<k>.<i>.weight`` of the package from ``features.<i>.weight`` of torchvision."""
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    missing = []
+    for name, parameter in trunk.named_parameters():
+        source = "features." + name.split(".", 1)[1]
+        if source in weights and weights[source].shape == parameter.shape:
+            parameter.data.copy_(weights[source])
+        else:
+            missing.append(source)
+    if missing:
+        raise ArtifactError(
+            f"LPIPS: {path} lacks {', '.join(missing[:3])} of VGG-16; it is not "
+            "torchvision's vgg16 state dict. Download vgg16-397923af.pth again"
+        )

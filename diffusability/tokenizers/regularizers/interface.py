@@ -1,0 +1,90 @@
+"""The hooks by which a regularizer enters a training step; all of them do nothing by default.
+
+The order of a step: `draw`, `prepare_images`, `encoder_mask`, encode, sample, `transform`, decode,
+`penalties`. All randomness lies in `draw`, so that one decision can steer several hooks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from diffusability.tokenizers.initialisation import SeededModule
+from diffusability.tokenizers.posterior import Posterior
+
+PENALTY_MAXIMUM = 1e8
+Choice = TypeVar("Choice")
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """A term that a regularizer adds to the objective.
+
+    Attributes:
+        name: of the term in the loss curves.
+        loss: scalar, lower is better.
+        weight: in front of the adaptive factor.
+        adaptive: whether the loss is balanced against the reconstruction at the encoder's last
+            layer.
+        maximum: upper bound of the adaptive factor.
+        parts: named scalars that are logged beside the loss.
+    """
+
+    name: str
+    loss: Tensor
+    weight: float
+    adaptive: bool = True
+    maximum: float = PENALTY_MAXIMUM
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Regularizer(SeededModule, Generic[Choice]):
+    """What a step does beyond Eq. 12; this class itself is the baseline.
+
+    Trainable parts (a projection, a mask token) are parameters of the module and are descended
+    with the autoencoder; `initialise` fills them.
+    """
+
+    def draw(self, grid: tuple[int, int], batch: int, generator: torch.Generator) -> Choice | None:
+        """Return the random choices of one step, or None for a plain step.
+
+        Args:
+            grid: height and width of the latents of the batch's images.
+            batch: number of images.
+            generator: source of every random number.
+        """
+        return None
+
+    def prepare_images(self, images: Tensor, choice: Choice | None) -> Tensor:
+        """Return the images (B, C, H', W') to be autoencoded in place of images (B, C, H, W)."""
+        return images
+
+    def encoder_mask(self, images: Tensor, choice: Choice | None) -> Tensor | None:
+        """Return a bool mask (B, h, w) of tokens hidden from the encoder, on the images' device."""
+        return None
+
+    def transform(
+        self, latents: Tensor, target: Tensor, choice: Choice | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return what is decoded and what the result is compared with.
+
+        Args:
+            latents: (B, d, h, w), posterior samples.
+            target: (B, C, H, W), the prepared images.
+            choice: of this step.
+        """
+        return latents, target
+
+    def penalties(
+        self, posterior: Posterior, latents: Tensor, features: Tensor | None
+    ) -> list[Penalty]:
+        """Return the terms added to the objective; those of weight zero are left out.
+
+        Args:
+            posterior: of the prepared images.
+            latents: (B, d, h, w), posterior samples before `transform`.
+            features: (B, D, h', w') of a frozen encoder, or None.
+        """
+        return []

@@ -1,0 +1,164 @@
+"""One training step of a tokenizer: what the autoencoder and the discriminator descend."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from diffusability.errors import StudyError, TrainingError
+from diffusability.tokenizers.discriminator import (
+    PatchDiscriminator,
+    discriminator_hinge,
+    generator_hinge,
+)
+from diffusability.tokenizers.interface import Tokenizer
+from diffusability.tokenizers.objective import (
+    Objective,
+    PerceptualDistance,
+    Terms,
+    adaptive_weight,
+)
+from diffusability.tokenizers.regularizers.interface import Penalty, Regularizer
+from diffusability.training.loop import Losses
+
+
+class TokenizerLosses:
+    """The two losses of a step, for a loop that descends them in turn.
+
+    `autoencoder_loss` comes first and keeps its target and detached reconstruction; then
+    `discriminator_loss` judges that pair, so the autoencoder runs once a step. The pair is used
+    once: no state outlives a step.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        objective: Objective,
+        regularizer: Regularizer,
+        discriminator: PatchDiscriminator | None = None,
+        perceptual: PerceptualDistance | None = None,
+    ) -> None:
+        """Join the parts; none is copied.
+
+        Args:
+            tokenizer: the autoencoder.
+            objective: weights of Eq. 12.
+            regularizer: `Regularizer()` itself is the baseline.
+            discriminator: needed where ``objective.gan`` is not zero.
+            perceptual: distance of two image batches, needed where ``objective.perceptual`` is
+                not zero.
+
+        Raises:
+            StudyError: if a part that a weight asks for is missing.
+        """
+        for name, weight, part in (
+            ("gan", objective.gan, discriminator),
+            ("perceptual", objective.perceptual, perceptual),
+        ):
+            if weight and part is None:
+                raise StudyError(
+                    f"objective: {name} has weight {weight} and its network is missing; "
+                    "give the network or set the weight to zero"
+                )
+        self.tokenizer = tokenizer
+        self.objective = objective
+        self.regularizer = regularizer
+        self.discriminator = discriminator
+        self.perceptual = perceptual
+        self._pair: tuple[Tensor, Tensor] | None = None
+
+    def autoencoder_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield what the autoencoder's optimizer owns: tokenizer, projections, mask tokens."""
+        yield from self.tokenizer.parameters()
+        yield from self.regularizer.parameters()
+
+    def autoencoder_loss(
+        self, images: Tensor, features: Tensor | None, step: int, generator: torch.Generator
+    ) -> Losses:
+        """Return Eq. 12 plus the regularizer's penalties, to be descended by the autoencoder.
+
+        Args:
+            images: (B, C, H, W), in [-1, 1].
+            features: (B, D, h', w') of a frozen encoder, for regularizers that align to one.
+            step: counted from zero, in batches.
+            generator: source of the regularizer's choices and the posterior's noise, in this
+                order.
+
+        Returns:
+            Scalar total (lower is better) and its unweighted terms with their adaptive factors,
+            all detached. No gradient reaches the discriminator.
+        """
+        choice = self.regularizer.draw(self.tokenizer.grid(images), len(images), generator)
+        images = self.regularizer.prepare_images(images, choice)
+        mask = self.regularizer.encoder_mask(images, choice)
+        posterior = self.tokenizer.encode(images, mask)
+        latents = posterior.sample(generator)  # (B, d, h, w)
+        decoded, target = self.regularizer.transform(latents, images, choice)
+        reconstruction = _widen(self.tokenizer.decode(decoded))  # (B, C, H, W)
+        objective, active = self.objective, self.objective.gan_active(step)
+        reference, terms = objective.reconstruction(target, reconstruction, self.perceptual)
+        divergence, divergence_terms = objective.divergence(posterior, target)
+        with torch.autocast(images.device.type, enabled=False):  # cosines need full precision
+            penalties = self.regularizer.penalties(posterior, latents, features)
+        total = reference + divergence
+        terms |= divergence_terms
+        if active:
+            total = total + self._adversarial(reference, reconstruction, terms)
+            self._pair = (target, reconstruction.detach())
+        for penalty in penalties:
+            total = total + self._penalised(reference, penalty, terms)
+        return Losses(total, {name: term.detach() for name, term in terms.items()})
+
+    def discriminator_loss(self, step: int) -> Losses | None:
+        """Return the hinge loss on this step's images and reconstructions.
+
+        Args:
+            step: the step that `autoencoder_loss` was just called with.
+
+        Returns:
+            Scalar total (lower is a better discriminator) and the mean scores of both sides;
+            None while the game has not started. No gradient reaches the autoencoder.
+
+        Raises:
+            TrainingError: if `autoencoder_loss` was not called since the last call.
+        """
+        if self.discriminator is None or not self.objective.gan_active(step):
+            return None
+        if self._pair is None:
+            raise TrainingError(
+                f"discriminator_loss at step {step}: there is no reconstruction of this step; "
+                "call autoencoder_loss first"
+            )
+        (target, reconstruction), self._pair = self._pair, None
+        real, fake = _widen(self.discriminator(target)), _widen(self.discriminator(reconstruction))
+        terms = {"real_score": real.detach().mean(), "fake_score": fake.detach().mean()}
+        return Losses(discriminator_hinge(real, fake), terms)
+
+    def _adversarial(self, reference: Tensor, reconstruction: Tensor, terms: Terms) -> Tensor:
+        """Return gan · λ∇ · GAN with the discriminator's parameters cut out of the graph."""
+        assert self.discriminator is not None  # checked on construction
+        frozen = {name: tensor.detach() for name, tensor in self.discriminator.named_parameters()}
+        scores = functional_call(self.discriminator, frozen, (reconstruction,))  # (B, 1, h', w')
+        loss = generator_hinge(_widen(scores))
+        factor = adaptive_weight(
+            reference, loss, self.tokenizer.decoder_last_weight, self.objective.gan_maximum
+        )
+        terms |= {"gan": loss, "gan_factor": factor}
+        return self.objective.gan * factor * loss
+
+    def _penalised(self, reference: Tensor, penalty: Penalty, terms: Terms) -> Tensor:
+        """Return weight · λ∇ · penalty, balanced at the encoder's last layer."""
+        terms |= {penalty.name: penalty.loss, **penalty.parts}
+        if not penalty.adaptive:
+            return penalty.weight * penalty.loss
+        factor = adaptive_weight(
+            reference, penalty.loss, self.tokenizer.encoder_last_weight, penalty.maximum
+        )
+        terms[f"{penalty.name}_factor"] = factor
+        return penalty.weight * factor * penalty.loss
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    """Return half-precision tensors in float32, others unchanged."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,0 +1,28 @@
+"""Draw how strongly every metric goes with generation quality, and how sure that is."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffusability.analysis.headline import target_metric
+from diffusability.analysis.tidy import read_tables
+from diffusability.figures.command import run
+from diffusability.figures.correlations import draw_correlations
+from diffusability.figures.style import write_figure
+from diffusability.study.plan import Plan
+
+
+def work(plan: Plan, outputs: list[Path]) -> None:
+    """Write the figure in every format asked for."""
+    _, correlations = read_tables(plan)
+    figure = draw_correlations(correlations, target_metric(plan.study))
+    write_figure(figure, outputs)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return the exit status."""
+    return run(work, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

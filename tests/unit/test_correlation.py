@@ -1,0 +1,262 @@
+"""The table of correlations, its tests, and the comparison of dependent correlations."""
+
+import math
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from diffusability.analysis.comparison import (
+    compare_backbones,
+    compare_metrics,
+    steiger,
+    williams,
+    zou_interval,
+)
+from diffusability.analysis.correlation import COLUMNS, AnalysisOptions, correlate, intercorrelate
+from diffusability.analysis.estimators import pearson
+from diffusability.analysis.permutation import pairing_p, partial_p, within_p
+from diffusability.analysis.tables import cells
+from tests.unit.measurement_table import measurement_table
+
+QUICK = AnalysisOptions(resamples=199)
+STATISTICS = [
+    *("pearson", "spearman", "kendall", "pearson_within", "pearson_between"),
+    *("pearson_partial", "pearson_disattenuated"),
+]
+
+
+def pick(table, metric="velocity.viv", family="all", backbone="sit-b", cfg=1.0):
+    """Return the rows of one metric by statistic."""
+    rows = table[(table["metric"] == metric) & (table["family"] == family)]
+    rows = rows[(rows["backbone"] == backbone) & (rows["cfg"] == cfg)]
+    return rows.set_index("statistic")
+
+
+@pytest.fixture(scope="module")
+def table():
+    """A study of 24 tokenizers."""
+    return measurement_table()
+
+
+@pytest.fixture(scope="module")
+def correlations(table):
+    """Its correlations."""
+    return correlate(table, QUICK)
+
+
+def test_every_combination_has_its_row(table, correlations):
+    assert list(correlations.columns) == list(COLUMNS)
+    sizes = correlations.groupby(["target", "backbone", "cfg", "family", "metric"]).size()
+    assert (sizes == len(STATISTICS)).all()
+    assert len(sizes) == 2 * 2 * 8  # backbones, families ("all" and the one), metrics
+    both = [correlations[correlations["family"] == f].drop(columns="family") for f in ("all",)]
+    one = correlations[correlations["family"] == "conv-f2d4"].drop(columns="family")
+    pd.testing.assert_frame_equal(both[0].reset_index(drop=True), one.reset_index(drop=True))
+
+
+def test_values_are_scipys(table, correlations):
+    rows = cells(table, "velocity.viv", "generation.fd_judge", "sit-b", 1.0).rows
+    x, y, row = rows["x"], rows["y"], pick(correlations)
+    for name, theirs in (
+        ("pearson", stats.pearsonr),
+        ("spearman", stats.spearmanr),
+        ("kendall", stats.kendalltau),
+    ):
+        assert row.loc[name, "value"] == pytest.approx(theirs(x, y).statistic)
+        assert row.loc[name, "low"] < row.loc[name, "value"] < row.loc[name, "high"]
+    means = rows.groupby("cluster")[["x", "y"]].mean()
+    between = row.loc["pearson_between"]
+    assert between["value"] == pytest.approx(np.corrcoef(means["x"], means["y"])[0, 1])
+    assert between["n"] == 6
+    psnr = cells(table, "reconstruction.psnr", "generation.fd_judge", "sit-b", 1.0).rows["x"]
+    r = np.corrcoef([x, y, psnr])
+    by_hand = (r[0, 1] - r[0, 2] * r[1, 2]) / math.sqrt((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2))
+    partial = row.loc["pearson_partial"]
+    assert partial["value"] == pytest.approx(by_hand)
+    assert partial["p"] == pytest.approx(partial_p(by_hand, 24, 1))
+    assert "given reconstruction.psnr" in partial["note"]
+    assert row.loc["pearson", "expected_sign"] == 1
+    assert pick(correlations, "spatial.srss")["expected_sign"].eq(-1).all()
+    assert pick(correlations, "spatial.rmsc")["expected_sign"].isna().all()
+
+
+def test_corrections_run_over_the_metrics_of_a_panel(correlations):
+    rows = correlations[(correlations["family"] == "all") & (correlations["backbone"] == "sit-b")]
+    rows = rows[(rows["statistic"] == "kendall") & rows["p"].notna()]
+    np.testing.assert_allclose(rows["p_holm"], multipletests(rows["p"], method="holm")[1])
+    np.testing.assert_allclose(rows["p_by"], multipletests(rows["p"], method="fdr_by")[1])
+    assert (rows["p_holm"] >= rows["p"]).all()
+
+
+def test_same_table_same_numbers_whatever_else_is_measured(table, correlations):
+    keep = ["velocity.viv", "reconstruction.psnr", "generation.fd_judge"]
+    fewer = table[table["metric"].isin(keep) & table["backbone"].isin(["", "sit-b"])]
+    pd.testing.assert_frame_equal(correlate(fewer, QUICK), correlate(fewer, QUICK))
+    again = pick(correlate(fewer, QUICK)).drop(columns=["p_holm", "p_by"])
+    pd.testing.assert_frame_equal(again, pick(correlations).drop(columns=["p_holm", "p_by"]))
+    other = pick(correlate(fewer, AnalysisOptions(resamples=199, seed=1)))
+    assert other.loc["pearson", "low"] != again.loc["pearson", "low"]
+
+
+def test_simpson_is_seen():
+    """Inside every cluster the metric helps; across clusters it looks harmful."""
+    places = {c: i for i, c in enumerate(["baseline", "mcos+mdms", "eq", "lcr", "lmr", "repa"])}
+
+    def simpson(frame):
+        step = frame["cluster"].map(places)
+        own = frame["tokenizer"].str[1:].astype(int) // 6  # place inside the cluster
+        x = np.where(frame["metric"] == "velocity.viv", 10.0 * step + own, frame["value"])
+        target = frame["metric"] == "generation.fd_judge"
+        return frame.assign(value=np.where(target, 50 + 10.0 * step - 2 * own, x))
+
+    rows = pick(correlate(measurement_table(backbones=("sit-b",), edit=simpson), QUICK))
+    assert rows.loc["pearson", "value"] > 0.9
+    assert rows.loc["pearson_between", "value"] > 0.99
+    assert rows.loc["pearson_within", "value"] == pytest.approx(-1)
+    assert rows.loc["pearson_within", "p"] == pytest.approx(1 / 200)
+
+
+def test_permutation_p_values_by_enumeration():
+    x, y = np.array([1.0, 2.0, 4.0, 8.0, 9.0]), np.array([2.0, 1.0, 5.0, 4.0, 7.0])
+    r = [np.corrcoef(x, p)[0, 1] for p in permutations(y)]
+    above = np.mean(np.array(r) >= np.corrcoef(x, y)[0, 1] - 1e-12)
+    assert pairing_p(x, y, rng=np.random.default_rng(0)) == pytest.approx(2 * above)
+    assert math.isnan(pairing_p(np.ones(5), y, rng=np.random.default_rng(0)))
+    clusters = np.array([0, 0, 0, 1, 1])
+    centred = [v - np.array([v[clusters == c].mean() for c in clusters]) for v in (x, y)]
+    values = [
+        abs(centred[0][list(p) + list(q)] @ centred[1])
+        for p in permutations(range(3))
+        for q in permutations([3, 4])
+    ]
+    exact = np.mean(np.array(values) >= abs(centred[0] @ centred[1]) - 1e-12)
+    p, smallest = within_p(x, y, clusters, rng=np.random.default_rng(1), resamples=20000)
+    assert p == pytest.approx(exact, abs=0.015)
+    assert smallest == pytest.approx(1 / 12)
+    flat = np.array([1.0, 1.0, 1.0, 5.0, 5.0])
+    assert math.isnan(within_p(flat, y, clusters, rng=np.random.default_rng(1))[0])
+    assert partial_p(0.5, 12, 2) == pytest.approx(
+        2 * stats.t.sf(0.5 * math.sqrt(8 / 0.75), 8), abs=1e-15
+    )
+
+
+def test_within_permutation_keeps_its_level():
+    """A trend between clusters alone is no trend inside them."""
+    clusters, small = np.repeat(np.arange(4), 5), 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        x, y = 5 * clusters + rng.normal(size=(2, 20))
+        small += within_p(x, y, clusters, rng=rng, resamples=199)[0] <= 0.05
+    assert small / 200 <= 0.09
+
+
+def test_degenerate_inputs_keep_their_rows():
+    def spoil(frame):
+        flat = frame["metric"] == "smoothness.sec25"
+        lost = (frame["metric"] == "spatial.srss") & (frame["tokenizer"] != "t00")
+        psnr = (frame["metric"] == "reconstruction.psnr") & (frame["tokenizer"] == "t03")
+        return frame.assign(value=frame["value"].where(~flat, 1.0))[~lost & ~psnr]
+
+    found = correlate(measurement_table(9, backbones=("sit-b",), edit=spoil), QUICK)
+    flat, lost, whole = (
+        pick(found, m) for m in ("smoothness.sec25", "spatial.srss", "velocity.viv")
+    )
+    assert flat["value"].isna().all()
+    assert flat["note"].str.contains("the metric is constant: no correlation").all()
+    assert lost["note"].str.contains("1 tokenizers have both numbers").all()
+    assert lost["note"].str.contains("8 of 9 tokenizers left out").all()
+    assert whole.loc["pearson_partial", "n"] == 8
+    assert "1 tokenizers lack it" in whole.loc["pearson_partial", "note"]
+    few = pick(correlate(measurement_table(3, backbones=("sit-b",)), QUICK))
+    assert few.loc["pearson", "low":"high"].isna().all()
+    assert "fewer than 4: no interval" in few.loc["pearson", "note"]
+    assert not math.isnan(few.loc["pearson", "value"])
+    run = pick(found, "trajectory.straightness")
+    assert "their noise is common" in run.loc["pearson_disattenuated", "note"]
+
+
+def test_families_and_best_guidance_are_panels():
+    table = measurement_table(
+        16, scales=(1.0, 2.0), families=("conv-f2d4", "vit-f2d4"), backbones=("sit-b",)
+    )
+    found = correlate(table[table["metric"].isin(["velocity.viv", "generation.fd_judge"])], QUICK)
+    assert set(found["family"]) == {"all", "conv-f2d4", "vit-f2d4"}
+    pooled = found[found["family"] == "all"]
+    assert pooled["note"].str.contains("2 families pooled").all()
+    best = found[found["cfg"].isna()]
+    assert len(best) == len(found) // 3
+    assert best["note"].str.contains("own best guidance").all()
+    assert found.loc[found["statistic"] == "pearson_partial", "note"].str.contains("too few").all()
+
+
+def test_intercorrelations_name_each_pair_once(table):
+    found = intercorrelate(table, ["velocity.viv", "semantics.lnc5", "spatial.srss"], QUICK)
+    pairs = found[["metric", "target"]].drop_duplicates().to_numpy().tolist()
+    assert pairs == [
+        ["velocity.viv", "semantics.lnc5"],
+        ["velocity.viv", "spatial.srss"],
+        ["semantics.lnc5", "spatial.srss"],
+    ]
+    x = cells(table, "velocity.viv", "semantics.lnc5", "", None).rows
+    row = found[found["statistic"] == "pearson"].iloc[0]
+    assert row["value"] == pytest.approx(np.corrcoef(x["x"], x["y"])[0, 1])
+
+
+def test_williams_and_steiger_by_hand():
+    # n = 103, r12 = .396, r13 = .179, r23 = .088: t of the formula, worked out step by step
+    r1, r2, r12, n = 0.396, 0.179, 0.088, 103
+    determinant = np.linalg.det([[1, r1, r2], [r1, 1, r12], [r2, r12, 1]])
+    below = 2 * (n - 1) / (n - 3) * determinant + ((r1 + r2) / 2) ** 2 * (1 - r12) ** 3
+    t = (r1 - r2) * math.sqrt((n - 1) * (1 + r12) / below)
+    assert williams(r1, r2, r12, n) == pytest.approx((t, 2 * stats.t.sf(t, n - 3)))
+    assert williams(r2, r1, r12, n)[0] == pytest.approx(-t)
+    # independent second variables: the Z of two correlations with covariance of r² terms only
+    z, p = steiger(0.6, 0.3, 0.0, 50)
+    square = 0.45**2
+    covariance = -square * (1 - 2 * square) / 2 / (1 - square) ** 2
+    expected = (math.atanh(0.6) - math.atanh(0.3)) * math.sqrt(47 / (2 - 2 * covariance))
+    assert z == pytest.approx(expected)
+    assert p == pytest.approx(2 * stats.norm.sf(expected))
+    assert all(math.isnan(v) for v in williams(1.0, 1.0, 1.0, 9) + steiger(1.0, 0.2, 0.2, 9))
+
+
+def test_tests_of_equal_correlations_keep_their_level():
+    rejected = np.zeros(3)
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        y, a, b, common = rng.normal(size=(4, 15))
+        x1, x2 = y + common + a, y + common + b
+        r1, r2, r12 = (np.corrcoef(u, v)[0, 1] for u, v in ((x1, y), (x2, y), (x1, x2)))
+        low, high = zou_interval(pearson(x1, y), pearson(x2, y), r12, 0.95)
+        rejected += [
+            williams(r1, r2, r12, 15)[1] < 0.05,
+            steiger(r1, r2, r12, 15)[1] < 0.05,
+            not low <= 0 <= high,
+        ]
+    assert (rejected / 400 <= 0.085).all()
+    assert (rejected / 400 >= 0.015).all()
+
+
+def test_comparisons_are_oriented_and_paired(table):
+    found = compare_metrics(table, ["velocity.viv", "spatial.srss", "smoothness.sec25"], QUICK)
+    row = found[(found["metric_b"] == "spatial.srss") & (found["family"] == "all")].iloc[0]
+    x = cells(table, "velocity.viv", "generation.fd_judge", "sit-b", 1.0).rows
+    s = cells(table, "spatial.srss", "generation.fd_judge", "sit-b", 1.0).rows
+    first, second = np.corrcoef(x["x"], x["y"])[0, 1], -np.corrcoef(s["x"], s["y"])[0, 1]
+    assert row["value"] == pytest.approx(first - second)
+    assert row["low"] < row["value"] < row["high"]
+    r12 = np.corrcoef(x["x"], -s["x"])[0, 1]
+    assert row["williams_t"] == pytest.approx(williams(first, second, r12, 24)[0])
+    assert len(found) == 3 * 2 * 2
+    backbones = compare_backbones(table, ["velocity.viv"], QUICK)
+    both = backbones[backbones["family"] == "all"].set_index("backbone_a")["value"]
+    assert both["sit-b"] == pytest.approx(-both["lightningdit-b"])
+    assert (
+        compare_metrics(measurement_table(2), ["velocity.viv", "spatial.srss"])["value"]
+        .isna()
+        .all()
+    )

@@ -1,0 +1,229 @@
+"""What runs again after a change, rule by rule and wildcard by wildcard: no more, no less."""
+
+import copy
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from diffusability.study.load import read_yaml
+from tests.conftest import REPOSITORY
+from tests.workflow.workspace import Jobs, Workspace
+
+SMOKE = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
+TABLES: Jobs = {
+    "draw_correlations": [""],
+    "draw_perspectives": [""],
+    "regress": [""],
+    "report": [""],
+    "tabulate": [""],
+}
+PERSPECTIVES = ("continuity", "equivariance", "reconstruction", "semantics", "smoothness")
+PERSPECTIVES += ("spatial", "uniformity", "velocity")
+
+
+def chain(tokenizer: str, backbones: tuple[str, ...] = ("sit-a", "sit-b")) -> Jobs:
+    """Return all jobs of one tokenizer."""
+    own = [f"tokenizer={tokenizer},tokenizer_seed=0"]
+    jobs = {f"measure_{name}": own for name in PERSPECTIVES}
+    jobs |= {"train_tokenizer": own, "cache_latents": own}
+    return jobs | diffusion([tokenizer], backbones)
+
+
+def diffusion(tokenizers: list[str], backbones: tuple[str, ...]) -> Jobs:
+    """Return the jobs from training on latents to generation quality."""
+    models = sorted(
+        f"tokenizer={t},tokenizer_seed=0,backbone={b},seed=0" for t in tokenizers for b in backbones
+    )
+    sampled = [f"{model},guidance=1" for model in models]
+    return {"train_diffusion": models, "sample": sampled, "evaluate_generation": sampled}
+
+
+def everything(tokenizers: list[str]) -> list[str]:
+    """Return the wildcards of every tokenizer at its seed."""
+    return [f"tokenizer={t},tokenizer_seed=0" for t in tokenizers]
+
+
+def change(path: str, value: Any) -> Callable[[Workspace], None]:
+    """Return an edit of one value of the study file."""
+
+    def edit(workspace: Workspace) -> None:
+        study = copy.deepcopy(SMOKE)
+        *parents, last = path.split(".")
+        inner = study
+        for part in parents:
+            inner = inner[part]
+        inner[last] = value
+        workspace.write_study(study)
+
+    return edit
+
+
+def touch_everything(workspace: Workspace) -> None:
+    """Give every file another time, in an order that a checkout might."""
+    files = sorted(
+        p for p in workspace.path.rglob("*") if p.is_file() and ".snakemake" not in p.parts
+    )
+    for k, file in enumerate(reversed(files)):
+        os.utime(file, (1_700_000_000 + 60 * k,) * 2)
+
+
+def reorder_keys(workspace: Workspace) -> None:
+    """Write the study with its keys in reverse order, at two depths."""
+    study = {key: SMOKE[key] for key in reversed(list(SMOKE))}
+    study["bases"] = {
+        name: {key: base[key] for key in reversed(list(base))}
+        for name, base in SMOKE["bases"].items()
+    }
+    workspace.write_study(study)
+
+
+def add_comments(workspace: Workspace) -> None:
+    """Add a comment to the study, to a script and to a library-like rule file."""
+    for name in ("study.yaml", "scripts/train_tokenizer.py", "rules/tokenizers.smk"):
+        file = workspace.path / name
+        file.write_text(file.read_text() + "\n# a comment\n")
+
+
+def lose_records(workspace: Workspace) -> None:
+    """Delete what Snakemake remembers."""
+    shutil.rmtree(workspace.path / ".snakemake")
+
+
+def lose_records_and_touch(workspace: Workspace) -> None:
+    """As when results are copied to another machine without their times."""
+    lose_records(workspace)
+    touch_everything(workspace)
+
+
+def evict_latents(workspace: Workspace) -> None:
+    """Delete the bulk latents."""
+    shutil.rmtree(workspace.path / "results" / "cache")
+
+
+def rename_report(workspace: Workspace) -> None:
+    """Ask for the report under another name."""
+    change("report", "other.html")(workspace)
+
+
+BOTH = ["conv-base", "conv-vf-glyph"]
+ALIGNED = {"method": "eq", "base": "conv-f2d4", "operators": ["flip"]}
+CASES: list[tuple[str, Callable[[Workspace], None], Jobs]] = [
+    ("nothing", lambda workspace: None, {}),
+    ("touch everything", touch_everything, {}),
+    ("reorder keys", reorder_keys, {}),
+    ("edit comments", add_comments, {}),
+    ("delete .snakemake", lose_records, {}),
+    ("evict latents", evict_latents, {}),
+    ("spell a number otherwise", change("bases.conv-f2d4.train.lr", "0.20e-2"), {}),
+    ("write a default out", change("sampling.solver", "euler"), {}),
+    ("report elsewhere", rename_report, {"report": [""]}),
+    ("add a tokenizer", change("tokenizers.new", ALIGNED), chain("new") | TABLES),
+    (
+        "change a tokenizer",
+        change("tokenizers.conv-vf-glyph.weight", 0.2),
+        chain("conv-vf-glyph") | TABLES,
+    ),
+    (
+        "change a base",
+        change("bases.conv-f2d4.train.steps", 31),
+        {
+            rule: sorted(chain("conv-base")[rule] + chain("conv-vf-glyph")[rule])
+            for rule in chain("conv-base")
+        }
+        | TABLES,
+    ),
+    (
+        "change a backbone",
+        change("backbones.sit-b.depth", 2),
+        diffusion(BOTH, ("sit-b",)) | TABLES,
+    ),
+    (
+        "change a metric's option",
+        change("metrics.semantics.neighbours", [1, 5]),
+        {"measure_semantics": everything(BOTH)} | TABLES,
+    ),
+    (
+        "change the sampling",
+        change("sampling.evaluations", 5),
+        {
+            rule: jobs
+            for rule, jobs in diffusion(BOTH, ("sit-a", "sit-b")).items()
+            if rule != "train_diffusion"
+        }
+        | TABLES,
+    ),
+    (
+        "add a guidance scale",
+        change("sampling.guidance", [1.0, 2.0]),
+        {
+            rule: [job.replace("guidance=1", "guidance=2") for job in jobs]
+            for rule, jobs in diffusion(BOTH, ("sit-a", "sit-b")).items()
+            if rule != "train_diffusion"
+        }
+        | TABLES,
+    ),
+    (
+        "change the alignment encoder",
+        change("encoders.glyph.train.steps", 31),
+        {"train_encoder": ["encoder=glyph"]} | chain("conv-vf-glyph") | TABLES,
+    ),
+    (
+        "remove a tokenizer",
+        change("select", {"dataset": "digits", "tokenizers": ["conv-base"]}),
+        TABLES,
+    ),
+    (
+        "add a seed",
+        change("select", {"dataset": "digits", "repeats": {"conv-base": {"seeds": [1]}}}),
+        {
+            rule: [job.replace(",seed=0", ",seed=1") for job in jobs]
+            for rule, jobs in diffusion(["conv-base"], ("sit-a", "sit-b")).items()
+        }
+        | TABLES,
+    ),
+    (
+        "change the analysis",
+        change("analysis.resamples", 299),
+        TABLES,
+    ),
+]
+
+
+@pytest.mark.parametrize(("edit", "expected"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_exactly_these_jobs_run(
+    finished: Workspace, edit: Callable[[Workspace], None], expected: Jobs
+) -> None:
+    edit(finished)
+    assert finished.planned() == dict(sorted(expected.items()))
+
+
+def test_times_without_records_redo_no_more_than_tables(finished: Workspace) -> None:
+    # a copy without times and records: Snakemake cannot know, but fingerprints do
+    lose_records_and_touch(finished)
+    assert set(finished.planned()) <= set(TABLES)
+
+
+def test_changing_back_finds_everything(finished: Workspace) -> None:
+    change("tokenizers.conv-vf-glyph.weight", 0.2)(finished)
+    assert finished.planned() == dict(sorted((chain("conv-vf-glyph") | TABLES).items()))
+    finished.write_study(SMOKE)
+    assert finished.planned() == {}
+
+
+def test_a_lost_card_is_noticed_and_made_again_alone(finished: Workspace) -> None:
+    (card,) = finished.path.glob("results/tokenizer/conv-base/s0/*/provenance.json")
+    card.unlink()
+    target = str(card.relative_to(finished.path))
+    assert finished.planned() == {}  # everything that was made from it is still valid
+    missing = finished.run("diffusability", "ls", "--study", "study.yaml", "--missing").stdout
+    assert missing.split() == ["missing", target.removesuffix("/provenance.json")]
+    expected = {"train_tokenizer": ["tokenizer=conv-base,tokenizer_seed=0"]}
+    assert finished.planned(target) == expected
+
+
+def test_narrowing_on_the_command_line(finished: Workspace) -> None:
+    select = "select={tokenizers: [conv-base], backbones: [sit-a]}"
+    assert finished.planned("--config", select) == TABLES

@@ -1,0 +1,165 @@
+"""The finished smoke study: everything is there, verifies, and is drawn the same way twice."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.workflow.workspace import Workspace
+
+STUDY = ("--configfile", "study.yaml")
+
+
+def digests(folder: Path) -> dict[str, bytes]:
+    """Return the content of every file of a folder."""
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def test_second_run_has_nothing_to_do(finished: Workspace) -> None:
+    output = finished.run("snakemake", "-c2", *STUDY).stdout
+    assert "Nothing to be done" in output
+
+
+def test_every_artifact_verifies(finished: Workspace) -> None:
+    output = finished.run("diffusability", "verify").stdout
+    assert re.search(r"^\d+ artifacts verified, 0 problems$", output, re.MULTILINE)
+    listed = finished.run("diffusability", "ls", "--study", "study.yaml").stdout
+    assert "missing" not in listed
+    assert len(listed.splitlines()) == 35
+
+
+def test_nothing_half_written_or_locked_is_left(finished: Workspace) -> None:
+    assert not list(finished.path.glob("results/state/**/*"))
+    assert not [p for p in finished.path.rglob("*.tmp") if ".snakemake" not in p.parts]
+
+
+def test_table_is_tidy_and_complete(finished: Workspace) -> None:
+    table = pd.read_csv(finished.path / "results/tables/smoke/measurements.csv")
+    cell = ["tokenizer", "tokenizer_seed", "backbone", "seed", "cfg", "metric"]
+    assert not table.duplicated(cell).any()
+    assert table[["value", "n", "unit", "fingerprint"]].notna().all(axis=None)
+    assert set(table["tokenizer"]) == {"conv-base", "conv-vf-glyph"}
+    assert set(table["cluster"]) == {"baseline", "mcos+mdms"}
+    assert set(table["backbone"].dropna()) == {"sit-a", "sit-b"}
+    metrics = {"velocity.viv", "semantics.lnc5", "spatial.srss", "smoothness.sec25"}
+    metrics |= {"reconstruction.psnr", "reconstruction.ssim", "reconstruction.fd_judge"}
+    metrics |= {"generation.fd_judge", "generation.class_accuracy_judge"}
+    assert metrics <= set(table["metric"])
+    # every number but a spread carries its uncertainty
+    assert table["stderr"].notna().mean() > 0.95
+
+
+def test_figures_are_redrawn_byte_for_byte_from_the_tables(finished: Workspace) -> None:
+    folder = finished.path / "results/figures/smoke"
+    before = digests(folder)
+    assert {Path(name).suffix for name in before} == {".svg", ".pdf", ".png"}
+    shutil.rmtree(folder)
+    planned = finished.planned("figures")
+    assert set(planned) == {"draw_correlations", "draw_perspectives"}
+    finished.run("snakemake", "figures", "-c1", *STUDY)
+    assert digests(folder) == before
+
+
+def test_report_is_one_file_that_fetches_nothing(finished: Workspace) -> None:
+    html = (finished.path / "results/report-smoke.html").read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", html)
+    assert "http" not in re.sub(r"http://www\.w3\.org/\S+", "", html)
+    for text in ("conv-vf-glyph", "velocity.viv", "fd_judge", "Reconstructions", "Samples"):
+        assert text in html
+
+
+def test_snakemakes_own_report_has_the_captions(finished: Workspace) -> None:
+    finished.run("snakemake", "--report", "workflow.html", *STUDY)
+    html = (finished.path / "workflow.html").read_text()
+    assert "Each point is a tokenizer" in html
+
+
+def test_headline_names_the_report(finished: Workspace) -> None:
+    output = finished.run("diffusability", "show", "--study", "study.yaml").stdout
+    header = output.splitlines()[0].split()
+    assert header[:5] == ["tokenizer", "VIV", "LNC", "SRSS", "SEC"]
+    assert "Report: results/report-smoke.html" in output
+
+
+def test_evicted_latents_are_encoded_again(finished: Workspace) -> None:
+    shards = sorted(finished.path.glob("results/cache/latents/*/*.safetensors"))
+    before = {p: p.read_bytes() for p in shards}
+    (card,) = finished.path.glob("results/tokenizer/conv-base/s0/*/provenance.json")
+    removed = finished.run(
+        "diffusability", "gc", "--study", "study.yaml", "--latents", "--yes"
+    ).stdout
+    assert removed.count("latents, encoded again on demand") == 2
+    assert not any(p.exists() for p in shards)
+    assert finished.planned() == {}
+    (measured,) = finished.path.glob("results/smoothness/conv-base/s0/*/measurements.json")
+    values = [m["value"] for m in json.loads(measured.read_text())]
+    finished.run("snakemake", "-c1", *STUDY, "-f", str(measured.relative_to(finished.path)))
+    # the last bits of a sum depend on where memory happens to be aligned
+    again = [m["value"] for m in json.loads(measured.read_text())]
+    assert again == pytest.approx(values, rel=1e-12)
+    encoded = [p for p in shards if p.exists()]
+    assert len(encoded) == 1
+    assert encoded[0].read_bytes() == before[encoded[0]]
+    assert card.exists()
+
+
+def test_altered_artifact_is_named_and_made_again(finished: Workspace) -> None:
+    (model,) = finished.path.glob("results/tokenizer/conv-base/s0/*/model.safetensors")
+    good = model.read_bytes()
+    model.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    result = finished.run("diffusability", "verify", check=False)
+    assert result.returncode == 1
+    assert "model.safetensors was altered" in result.stdout
+    command = re.search(r"Make it again with: (.*)$", result.stdout, re.MULTILINE)
+    assert command is not None
+    # what reads it refuses it, and names the same command
+    (measured,) = finished.path.glob("results/reconstruction/conv-base/s0/*/measurements.json")
+    target = str(measured.relative_to(finished.path))
+    refused = finished.run(
+        "snakemake", "-c1", *STUDY, "-f", target, "--show-failed-logs", check=False
+    )
+    assert refused.returncode != 0
+    assert "model.safetensors was altered" in refused.stdout
+    finished.run(*command[1].split(), *STUDY)
+    assert model.read_bytes() == good  # trained again: the same bits
+    assert finished.run("diffusability", "verify").returncode == 0
+
+
+def test_gc_keeps_what_the_study_names(finished: Workspace) -> None:
+    output = finished.run("diffusability", "gc", "--study", "study.yaml").stdout
+    assert output.startswith("0 folders")
+    narrower = finished.run("diffusability", "gc", "--study", "config.yaml").stdout
+    assert "would remove results/tokenizer/conv-base" in narrower
+    assert (finished.path / "results/tokenizer").exists()
+
+
+def test_why_names_the_changed_value(finished: Workspace) -> None:
+    text = (finished.path / "study.yaml").read_text().replace("depth: 2", "depth: 3")
+    (finished.path / "study.yaml").write_text(text)
+    output = finished.run(
+        "diffusability", "why", "--study", "study.yaml", "conv-base/s0/sit-a"
+    ).stdout
+    assert re.search(r"differs from [0-9a-f]{12}: depth 2 -> 3", output)
+    assert re.search(r"differs from [0-9a-f]{12}: upstream diffusion '\w+' -> '\w+'", output)
+
+
+def test_plan_counts_what_is_done(finished: Workspace) -> None:
+    output = finished.run("diffusability", "plan", "--study", "study.yaml").stdout
+    row = next(line for line in output.splitlines() if line.startswith("diffusion"))
+    assert row.split()[1:4] == ["4", "4", "0"]
+    assert "35 jobs" in output
+
+
+def test_scripts_run_by_hand(finished: Workspace) -> None:
+    by_hand = ("python", "scripts/measure_smoothness.py", "--study", "study.yaml")
+    result = finished.run(*by_hand, "--name", "conv-base")
+    assert "wrote results/smoothness/conv-base/s0" in result.stdout
+    dry = finished.run(*by_hand, "--name", "conv-base", "--dry-run")
+    assert dry.stdout.startswith("results/smoothness/conv-base/s0")
+    wrong = finished.run(*by_hand, "--name", "conv-bse", check=False)
+    assert wrong.returncode != 0
+    assert "did you mean `conv-base/s0`?" in wrong.stdout
+    assert "Traceback" not in wrong.stdout

@@ -1,0 +1,73 @@
+"""A copy of the workflow in a folder of its own, and what Snakemake says that it would do there."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.conftest import REPOSITORY
+
+PARTS = ("Snakefile", "rules", "scripts", "envs", "report", "slurm", "studies", "config.yaml")
+PARTS += ("Makefile", "pyproject.toml", "requirements.lock", "README.md")
+RULE = re.compile(r"^(?:local)?rule (\w+):$", re.MULTILINE)
+Jobs = dict[str, list[str]]  # rule to sorted "wildcard=value,..." of its jobs
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder from which Snakemake can be run."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path) -> "Workspace":
+        """Copy the workflow, without results."""
+        path.mkdir(parents=True, exist_ok=True)
+        for part in PARTS:
+            source = REPOSITORY / part
+            (shutil.copytree if source.is_dir() else shutil.copy2)(source, path / part)
+        return cls(path)
+
+    def copy(self, path: Path) -> "Workspace":
+        """Return a copy with results and Snakemake's own records, times of files included."""
+        shutil.copytree(self.path, path, symlinks=True)
+        return Workspace(path)
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command of this environment here; stdout and stderr come back together."""
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        result = subprocess.run(
+            command,
+            cwd=self.path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert not check or result.returncode == 0, f"{' '.join(command)}\n{result.stdout}"
+        return result
+
+    def write_study(self, study: Mapping[str, Any], name: str = "study.yaml") -> None:
+        """Write a study file."""
+        (self.path / name).write_text(yaml.safe_dump(dict(study), sort_keys=False))
+
+    def planned(self, *arguments: str, study: str = "study.yaml") -> Jobs:
+        """Return the jobs of a dry-run by rule; fingerprints are left out of the wildcards."""
+        output = self.run("snakemake", "-n", *arguments, "--configfile", study).stdout
+        jobs: Jobs = {}
+        for block in re.split(r"^\[\w{3} \w{3} .*\]$", output, flags=re.MULTILINE)[1:]:
+            rule = RULE.search(block)
+            if rule is None:
+                continue
+            wildcards = re.search(r"^ +wildcards: (.*)$", block, re.MULTILINE)
+            pairs = wildcards[1].split(", ") if wildcards else []
+            named = ",".join(pair for pair in pairs if not pair.startswith("fingerprint="))
+            jobs.setdefault(rule[1], []).append(named)
+        return {rule: sorted(names) for rule, names in sorted(jobs.items()) if rule != "all"}
