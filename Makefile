@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CORES ?= $(shell nproc 2>/dev/null || echo 2)
+CORES ?= all
 READY := $(VENV)/.installed
 
 .PHONY: study test test-slow lint bench clean

@@ -86,8 +86,9 @@ def headline_correlations(correlations: pd.DataFrame, target: str) -> pd.DataFra
 
 
 def _plus(cell: pd.DataFrame) -> str:
-    values = cell["value"]
-    error = values.sem() if len(values) > 1 else cell["stderr"].iloc[0]
+    values = cell["value"].to_numpy(float)
+    errors = cell["stderr"].to_numpy(float)
+    error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else errors[0]
     return f"{values.mean():.2f} ± {error:.2f}"
 
 

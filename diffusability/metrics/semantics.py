@@ -194,21 +194,20 @@ class _Pooled:
 
 def _pooled_features(data: LatentSet, masks: Tensor | None) -> _Pooled:
     """Pool every image in one pass; images without foreground get a placeholder, not kept."""
-    whole, foreground, area = [], [], []
     kept = torch.ones(data.count, dtype=torch.bool, device=data.device)
     if masks is not None:
         kept = (masks > 0).flatten(1).any(dim=1)  # (N,)
+    # filled in place: small results kept between large temporaries would fragment the heap
+    whole = data.statistics.mean.new_empty(data.count, data.channels)  # (N, C)
+    foreground, area = (whole, whole) if masks is None else whole.new_empty(2, *whole.shape)
     for images, block in data.blocks(normalised=False):
-        whole.append(foreground_mean(block, None))
+        whole[images] = foreground_mean(block, None)
         if masks is not None:
             weights = masks[images].clone()  # (B, H, W)
             weights[~kept[images]] = 1.0
-            foreground.append(foreground_mean(block, (weights > 0).to(torch.float64)))
-            area.append(foreground_mean(block, weights))
-    means = torch.cat(whole)  # (N, C)
-    if masks is None:
-        return _Pooled(means, means, means, kept)
-    return _Pooled(means, torch.cat(foreground), torch.cat(area), kept)
+            foreground[images] = foreground_mean(block, (weights > 0).to(torch.float64))
+            area[images] = foreground_mean(block, weights)
+    return _Pooled(whole, foreground, area, kept)
 
 
 def _scale(features: Tensor, data: LatentSet, normalised: bool) -> Tensor:

@@ -6,6 +6,7 @@ SSVAE (arXiv 2512.05394).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -202,25 +203,25 @@ def _image_sums(data: LatentSet) -> _ImageSums:
     selector = above.to(data.device, torch.float64).mT  # (H*W, ratios)
     bins = radial_bins(*grid, data.device) if min(grid) >= 3 else None
     windows = min(data.channels, *grid) >= _WINDOW
-    high, total, ring, local = [], [], [], []
-    moment = torch.zeros(data.channels, data.channels, dtype=torch.float64, device=data.device)
-    for _, block in data.blocks(normalised=True):
+    where: dict[str, Any] = {"dtype": torch.float64, "device": data.device}
+    # filled in place: small results kept between large temporaries would fragment the heap
+    high = torch.empty(len(_SEC_RATIOS), data.count, data.channels, **where)
+    total = torch.empty(data.count, data.channels, **where)
+    ring = None if bins is None else torch.empty(data.count, bins.log_frequency.numel(), **where)
+    local = torch.empty(data.count, **where) if windows else None
+    moment = torch.zeros(data.channels, data.channels, **where)
+    for images, block in data.blocks(normalised=True):
         energy = cosine_transform(block).square().flatten(2)  # (B, C, H*W)
-        high.append((energy @ selector).permute(2, 0, 1))  # (ratios, B, C)
-        total.append(energy.sum(dim=2))  # (B, C)
-        if bins is not None:
-            ring.append(energy.mean(dim=1) @ bins.average)  # (B, R)
-        if windows:
-            local.append(local_correlation(block))  # (B,)
+        high[:, images] = (energy @ selector).permute(2, 0, 1)  # (ratios, B, C)
+        total[images] = energy.sum(dim=2)  # (B, C)
+        if bins is not None and ring is not None:
+            ring[images] = energy.mean(dim=1) @ bins.average  # (B, R)
+        if local is not None:
+            local[images] = local_correlation(block)  # (B,)
         values = block.transpose(0, 1).flatten(1)  # (C, B*H*W)
         moment += values @ values.mT
-    return _ImageSums(
-        torch.cat(high, dim=1),
-        torch.cat(total),
-        torch.cat(ring) if ring else None,
-        torch.cat(local) if local else None,
-        moment / (data.count * data.height * data.width - 1),  # the ddof of the z-scores
-    )
+    moment /= data.count * data.height * data.width - 1  # the ddof of the z-scores
+    return _ImageSums(high, total, ring, local, moment)
 
 
 def _sec_measurement(
@@ -262,22 +263,22 @@ def _rank_measurements(correlation: Tensor, data: LatentSet) -> list[Measurement
     covariance = correlation * std * std[:, None]  # (C, C)
     row_energy = correlation.square().sum(dim=1)  # (C,)
     r, f, T = row_energy.sum(), covariance.square().sum(), covariance.trace()
-    scaled, raw = [], []
-    for _, block in data.blocks(normalised=True):
+    scaled, raw = data.statistics.mean.new_empty(2, data.count)  # (N,) each
+    for images, block in data.blocks(normalised=True):
         values = block.flatten(2)  # (B, C, H*W)
         raw_values = values * std[:, None]  # (B, C, H*W), centred
         positions = values.shape[2]
         mixed = (values * (correlation @ values)).sum(dim=(1, 2)) / positions  # (B,), tr(R S)
         own = values.square().mean(dim=2) @ row_energy  # (B,)
-        scaled.append(2 * (mixed - own) * data.channels**2 / r**2)
+        scaled[images] = 2 * (mixed - own) * data.channels**2 / r**2
         trace = raw_values.square().sum(dim=(1, 2)) / positions  # (B,), tr S
         mixed = (raw_values * (covariance @ raw_values)).sum(dim=(1, 2)) / positions  # (B,)
-        raw.append(2 * T * (trace - T) / f - 2 * T**2 * (mixed - f) / f**2)
+        raw[images] = 2 * T * (trace - T) / f - 2 * T**2 * (mixed - f) / f**2
     return [
         Measurement(
             f"smoothness.effective_rank{suffix}",
             effective_rank(matrix),
-            float(torch.cat(influence).std(correction=1)) / data.count**0.5,
+            float(influence.std(correction=1)) / data.count**0.5,
             data.count,
             "1",
             None,

@@ -232,22 +232,20 @@ def _per_image_statistics(
 ) -> dict[str, Tensor]:
     """Return every statistic of every image, keyed by its name."""
     distances = grid_distances(data.height, data.width, data.device)  # (T, T)
-    pieces: dict[str, list[Tensor]] = {"lds": [], "cds": [], "rmsc": [], "srss": []}
+    names = ("lds", "cds", "rmsc") if foreground is None else ("lds", "cds", "rmsc", "srss")
+    # filled in place: small results kept between large temporaries would fragment the heap
+    nothing = torch.full((data.count,), torch.nan, dtype=torch.float64, device=data.device)
+    found = {name: nothing.clone() for name in names}
     for images, block in data.blocks(normalised, _WORKING_COPIES * 8 * distances.numel()):
         cosines = token_cosines(block)  # (B, T, T)
-        pieces["lds"].append(local_distant_similarity(cosines, distances, scales))
-        pieces["cds"].append(cosine_decay_slope(cosines, distances, scales))
-        pieces["rmsc"].append(root_mean_square_contrast(cosines))
+        found["lds"][images] = local_distant_similarity(cosines, distances, scales)
+        found["cds"][images] = cosine_decay_slope(cosines, distances, scales)
+        found["rmsc"][images] = root_mean_square_contrast(cosines)
         if foreground is not None:
             inside = foreground[images]  # (B, T)
-            chosen = balanced_images(inside)  # (B,)
-            pieces["srss"].append(
-                semantic_region_self_similarity(cosines[chosen], distances, scales, inside[chosen])
-            )
-    statistics = {name: torch.cat(parts) for name, parts in pieces.items() if parts}
-    if "srss" in statistics:
-        statistics["srss"] = statistics["srss"][~statistics["srss"].isnan()]
-    return statistics
+            values = semantic_region_self_similarity(cosines, distances, scales, inside)  # (B,)
+            found["srss"][images] = values.where(balanced_images(inside), torch.nan)
+    return {name: values[~values.isnan()] for name, values in found.items()}
 
 
 def _summary(name: str, suffix: str, values: Tensor, options: dict[str, Any]) -> Measurement:
