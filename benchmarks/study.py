@@ -77,7 +77,8 @@ def dry_run(study: str) -> None:
         file.write_text(yaml.safe_dump(large))
         jobs = len(Plan(load_study(file)))
         begun = time.perf_counter()
-        subprocess.run(["snakemake", "-n", "--quiet", "all", "--configfile", str(file)], check=True)
+        command = ["snakemake", "-n", "--quiet", "all", "--configfile", str(file)]
+        subprocess.run(command, check=True, capture_output=True)
         seconds = time.perf_counter() - begun
     print(f"dry-run of {jobs} jobs: {seconds:.1f} s, {jobs / seconds:.0f} jobs/s")
 
