@@ -101,8 +101,9 @@ def test_evicted_latents_are_encoded_again(finished: Workspace) -> None:
     again = [m["value"] for m in json.loads(measured.read_text())]
     assert again == pytest.approx(values, rel=1e-12)
     encoded = [p for p in shards if p.exists()]
-    assert len(encoded) == 1
-    assert encoded[0].read_bytes() == before[encoded[0]]
+    assert len({p.parent for p in encoded}) == 1  # of the one tokenizer that was needed
+    assert len(encoded) == len(shards) / 2
+    assert all(p.read_bytes() == before[p] for p in encoded)
     assert card.exists()
 
 
@@ -163,3 +164,19 @@ def test_scripts_run_by_hand(finished: Workspace) -> None:
     assert wrong.returncode != 0
     assert "did you mean `conv-base/s0`?" in wrong.stdout
     assert "Traceback" not in wrong.stdout
+
+
+def test_time_budget_ends_with_75_and_goes_on_to_the_same_bits(finished: Workspace) -> None:
+    (model,) = finished.path.glob("results/tokenizer/conv-base/s0/*/model.safetensors")
+    whole = model.read_bytes()
+    shutil.rmtree(model.parent)
+    train = ("python", "scripts/train_tokenizer.py", "--study", "study.yaml", "--threads", "1")
+    command = (*train, "--name", "conv-base")
+    stopped = finished.run(*command, "--minutes", "0", check=False)
+    assert stopped.returncode == 75
+    assert "time is up; saved step 1 of 30" in stopped.stdout
+    assert not model.exists()
+    finished.run(*command)
+    assert model.read_bytes() == whole
+    card = json.loads((model.parent / "provenance.json").read_text())
+    assert card["attempts"] == 2

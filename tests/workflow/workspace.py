@@ -17,6 +17,7 @@ from tests.conftest import REPOSITORY
 PARTS = ("Snakefile", "rules", "scripts", "envs", "report", "slurm", "studies", "config.yaml")
 PARTS += ("Makefile", "pyproject.toml", "requirements.lock", "README.md")
 RULE = re.compile(r"^(?:local)?rule (\w+):$", re.MULTILINE)
+TARGETS = ("all", "figures", "tables")  # rules that only name what is wanted
 Jobs = dict[str, list[str]]  # rule to sorted "wildcard=value,..." of its jobs
 
 
@@ -70,4 +71,5 @@ class Workspace:
             pairs = wildcards[1].split(", ") if wildcards else []
             named = ",".join(pair for pair in pairs if not pair.startswith("fingerprint="))
             jobs.setdefault(rule[1], []).append(named)
-        return {rule: sorted(names) for rule, names in sorted(jobs.items()) if rule != "all"}
+        work = (rule for rule in sorted(jobs) if rule not in TARGETS)
+        return {rule: sorted(jobs[rule]) for rule in work}
