@@ -14,6 +14,7 @@ from diffusability.analysis.correlation import (
     intercorrelate,
 )
 from diffusability.analysis.guidance import guidance_optima
+from diffusability.analysis.headline import HEADLINE_METRICS
 from diffusability.analysis.noise_floor import noise_floor
 from diffusability.analysis.regression import regress
 from diffusability.analysis.selection import choose_metrics
@@ -21,10 +22,7 @@ from diffusability.analysis.tables import predictors
 
 # one metric a perspective, as the paper highlights them; what a study lacks is left out
 HEADLINE = (
-    "velocity.viv",
-    "semantics.lnc5",
-    "spatial.srss",
-    "smoothness.sec25",
+    *HEADLINE_METRICS.values(),
     "continuity.ifd_*",
     "uniformity.normalised_entropy",
 )

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 
 from diffusability.artifacts.job import Job
@@ -75,7 +76,7 @@ def _job(stage: str, arguments: argparse.Namespace) -> Job:
         raise ArtifactError(f"--job: this script makes {stage}, the job is of stage {job.stage}")
     if arguments.dry_run:
         return job
-    return Job.from_json(text, minutes=arguments.minutes, device=_device(arguments.device))
+    return replace(job, device=_device(arguments.device))
 
 
 def _named(plan: Plan, stage: str, name: str | None) -> Artifact:

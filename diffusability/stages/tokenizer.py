@@ -23,21 +23,24 @@ def make(job: Job, folder: Path) -> None:
     """Write model.safetensors (averaged weights) and history.csv."""
     spec = typed_spec(job)
     data = load_dataset(job.input("dataset"))
-    losses = _losses(job, spec, data)
+    encoder = _encoder(job, "encoder", data)
+    losses = _losses(job, spec, data, encoder)
     images = to_float(data.images[data.split("train")]).to(job.device)  # (N, C, H, W)
-    features = _target_features(job, data, images)
+    features = None if encoder is None else _target_features(encoder, images)
 
     def autoencoder(batch: Batch) -> Losses:
         picked = batch.indices.to(images.device)
         target = None if features is None else features[picked]
         return losses.autoencoder_loss(images[picked], target, batch.step, batch.generator)
 
+    def discriminator(batch: Batch) -> Losses | None:
+        return losses.discriminator_loss(batch.step)
+
     phases = [Phase("autoencoder", list(losses.autoencoder_parameters()), autoencoder)]
     modules = {"tokenizer": losses.tokenizer, "regularizer": losses.regularizer}
     if losses.discriminator is not None:
         parameters = list(losses.discriminator.parameters())
-        step = lambda batch: losses.discriminator_loss(batch.step)  # noqa: E731
-        phases.append(Phase("discriminator", parameters, step))
+        phases.append(Phase("discriminator", parameters, discriminator))
         modules["discriminator"] = losses.discriminator
     training = train(
         Run(
@@ -67,9 +70,10 @@ def typed_spec(job: Job) -> TokenizerSpec:
     return TokenizerSpec.model_validate(values)
 
 
-def _losses(job: Job, spec: TokenizerSpec, data: ImageSet) -> TokenizerLosses:
+def _losses(
+    job: Job, spec: TokenizerSpec, data: ImageSet, encoder: ConvEncoder | None
+) -> TokenizerLosses:
     """Build every network of the objective; equal seeds give equal autoencoders."""
-    encoder = _encoder(job, "encoder", data)
     channels = None if encoder is None else encoder.head.in_features
     tokenizer = build_tokenizer(spec.network, data.images.shape[1], data.images.shape[-1])
     regularizer = build_regularizer(spec, channels)
@@ -101,9 +105,6 @@ def _generator(job: Job, use: str) -> torch.Generator:
 
 
 @torch.no_grad()
-def _target_features(job: Job, data: ImageSet, images: Tensor) -> Tensor | None:
+def _target_features(encoder: ConvEncoder, images: Tensor) -> Tensor:
     """Return the encoder's (N, D, h, w) features of every training image, computed once."""
-    encoder = _encoder(job, "encoder", data)
-    if encoder is None:
-        return None
     return torch.cat([encoder.grid(batch) for batch in images.split(256)])
