@@ -6,6 +6,7 @@ from snakemake.exceptions import WorkflowError
 from diffusability.errors import StudyError
 from diffusability.study.interpreter import put_interpreter_on_path
 from diffusability.study.load import DEFAULT_STUDY, load_study
+from diffusability.study.needs import check_needs
 from diffusability.study.plan import Plan
 from diffusability.study.stages import RESULTS, path_template
 from diffusability.study.targets import (
@@ -36,6 +37,13 @@ REPORT = report_file(STUDY)
 STUDY_ARGUMENTS = study_arguments(STUDY_FILES, workflow.config_settings.config)
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
+
+
+onstart:
+    try:
+        check_needs(STUDY)
+    except StudyError as error:
+        raise WorkflowError(str(error))
 
 
 wildcard_constraints:

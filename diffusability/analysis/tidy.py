@@ -51,7 +51,7 @@ def _rows(plan: Plan, artifact: Artifact) -> list[dict[str, object]]:
         "study": plan.study.name,
         "dataset": plan.study.select.dataset,
         "tokenizer": artifact.labels["tokenizer"],
-        "family": tokenizer.network.family,
+        "family": tokenizer.family,
         "cluster": tokenizer.cluster,
         "tokenizer_seed": artifact.labels["tokenizer_seed"],
         "backbone": artifact.labels.get("backbone", ""),

@@ -32,6 +32,7 @@ class Job:
         seed: seed of the stage's randomness.
         upstream: role to `{"stage", "fingerprint", "path"}` of what it is made from.
         path: directory of the artifact.
+        local: places on this machine that the stage reads; part of no fingerprint.
         device: torch device on which it is made; part of no fingerprint.
         minutes: time after which training saves its state and stops; None for no limit.
     """
@@ -43,6 +44,7 @@ class Job:
     seed: int
     upstream: Mapping[str, Mapping[str, str]]
     path: Path
+    local: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     minutes: float | None = None
     started: float = field(default_factory=time.time)

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusability.encoders.interface import Encoder
 
-class ConvEncoder(nn.Module):
+
+class ConvEncoder(Encoder):
     """Images to a grid of features, to one feature vector, to class logits.
 
     The grid lies `factor` times coarser than the image. Images are floats in -1 ... 1.
@@ -23,6 +25,7 @@ class ConvEncoder(nn.Module):
         layers += [_Block(width), _Block(width), nn.Conv2d(width, features, 1)]
         self.trunk = nn.Sequential(*layers)
         self.head = nn.Linear(features, num_classes)
+        self.grid_channels, self.classes = features, num_classes
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw all weights from the generator."""
@@ -44,13 +47,13 @@ class ConvEncoder(nn.Module):
                 maps.append(F.relu(images))
         return maps
 
-    def features(self, images: Tensor) -> Tensor:
-        """Return the (B, features) mean of the feature map."""
-        return self.grid(images).mean(dim=(2, 3))  # (B, D, h, w) -> (B, D)
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the (B, num_classes) logits of (B, features) means of the feature map."""
+        return self.head(features)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (B, num_classes) logits."""
-        return self.head(self.features(images))
+        return self.logits(self.features(images))
 
 
 class _Block(nn.Module):

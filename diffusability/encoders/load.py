@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from diffusability.artifacts.card import read_card
 from diffusability.data.images import ImageSet
 from diffusability.encoders.convnet import ConvEncoder
+from diffusability.encoders.interface import Encoder
 from diffusability.study.encoder import SupervisedEncoder
 
 
@@ -21,7 +22,7 @@ def build_encoder(spec: SupervisedEncoder, data: ImageSet) -> ConvEncoder:
     )
 
 
-def load_encoder(folder: Path, data: ImageSet, device: str) -> ConvEncoder:
+def load_encoder(folder: Path, data: ImageSet, device: str) -> Encoder:
     """Return the trained encoder of a verified artifact, frozen, in evaluation mode."""
     spec = SupervisedEncoder.model_validate(read_card(folder)["spec"])
     model = build_encoder(spec, data)

@@ -19,7 +19,7 @@ class Features:
     """What an extractor says of images: vectors and class logits, in the order of the images."""
 
     vectors: Tensor  # (N, D) float32
-    logits: Tensor  # (N, K) float32
+    logits: Tensor  # (N, K) float32; K = 0 for an extractor without classes
 
 
 class Extractor:
@@ -38,7 +38,7 @@ class Extractor:
         for batch in images.split(BATCH):
             features = self._model.features(to_float(batch).to(self.device))  # (B, D)
             vectors.append(features.cpu())
-            logits.append(self._model.head(features).cpu())  # (B, K)
+            logits.append(self._model.logits(features).cpu())  # (B, K)
         return Features(torch.cat(vectors), torch.cat(logits))
 
     def moments(self, vectors: Tensor) -> FeatureMoments:

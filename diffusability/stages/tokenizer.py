@@ -9,7 +9,7 @@ from torch import Tensor
 from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet, to_float
 from diffusability.data.load import load_dataset
-from diffusability.encoders.convnet import ConvEncoder
+from diffusability.encoders.interface import Encoder
 from diffusability.encoders.load import load_encoder
 from diffusability.study.tokenizer import TokenizerSpec
 from diffusability.tokenizers.build import build_objective, build_regularizer, build_tokenizer
@@ -71,10 +71,10 @@ def typed_spec(job: Job) -> TokenizerSpec:
 
 
 def _losses(
-    job: Job, spec: TokenizerSpec, data: ImageSet, encoder: ConvEncoder | None
+    job: Job, spec: TokenizerSpec, data: ImageSet, encoder: Encoder | None
 ) -> TokenizerLosses:
     """Build every network of the objective; equal seeds give equal autoencoders."""
-    channels = None if encoder is None else encoder.head.in_features
+    channels = None if encoder is None else encoder.grid_channels
     tokenizer = build_tokenizer(spec.network, data.images.shape[1], data.images.shape[-1])
     regularizer = build_regularizer(spec, channels)
     tokenizer.initialise(_generator(job, "weights"))
@@ -96,7 +96,7 @@ def _losses(
     )
 
 
-def _encoder(job: Job, role: str, data: ImageSet) -> ConvEncoder | None:
+def _encoder(job: Job, role: str, data: ImageSet) -> Encoder | None:
     return load_encoder(job.input(role), data, job.device) if role in job.upstream else None
 
 
@@ -105,6 +105,6 @@ def _generator(job: Job, use: str) -> torch.Generator:
 
 
 @torch.no_grad()
-def _target_features(encoder: ConvEncoder, images: Tensor) -> Tensor:
+def _target_features(encoder: Encoder, images: Tensor) -> Tensor:
     """Return the encoder's (N, D, h, w) features of every training image, computed once."""
     return torch.cat([encoder.grid(batch) for batch in images.split(256)])

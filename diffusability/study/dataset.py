@@ -1,10 +1,11 @@
 """Datasets that a study can name."""
 
-from typing import Literal
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from diffusability.study.spec import Spec
+from diffusability.study.spec import Need, Place, Spec
 
 DIGITS_IMAGES = 1797
 
@@ -32,4 +33,83 @@ class DigitsDataset(Spec):
         return 10
 
 
-DatasetSpec = DigitsDataset
+class ShapesDataset(Spec):
+    """Procedural colour images: one of twelve shapes before a photograph or clutter.
+
+    The photographs ship inside scikit-learn. The shape is the class and, exactly, the foreground.
+    """
+
+    kind: Literal["shapes"]
+    size: Literal[16, 32, 64] = Field(32, description="side of the square images in pixels")
+    train: PositiveInt = Field(20_000, description="training images")
+    val: PositiveInt = Field(5_000, description="validation images")
+    seed: NonNegativeInt = Field(0, description="of every image; another seed, other images")
+
+    @property
+    def image_channels(self) -> int:
+        """Colour images."""
+        return 3
+
+    @property
+    def num_classes(self) -> int:
+        """The twelve shapes."""
+        return 12
+
+
+class FolderDataset(Spec):
+    """Image files in folders, decoded when they are needed.
+
+    `path` holds `train/` and `val/` (or `train/` alone, of which `val_fraction` is then held
+    out); each holds one folder a class, as ImageNet does, or the images of one class directly.
+    """
+
+    kind: Literal["folder"]
+    path: Place = Field(description="folder of the images; not part of the fingerprint")
+    content: str = Field(
+        description="what the folder holds; part of the fingerprint. By default its last name"
+    )
+    size: PositiveInt = Field(256, description="side of the square images in pixels")
+    num_classes: PositiveInt = Field(1000, description="class folders that are expected")
+    train_crop: Literal["center", "random"] = Field(
+        "center", description="ADM's centre crop, or its random crop anew at every step"
+    )
+    val_fraction: float = Field(
+        0.05, gt=0, lt=1, description="held out of every class where there is no val/"
+    )
+    masks: Annotated[str | None, Field(exclude=True)] = Field(
+        None, description="folder of foreground masks (ImageNet-S); not part of the fingerprint"
+    )
+    masked: bool = Field(False, description="whether there are masks; follows from `masks`")
+    damaged: Literal["refuse", "skip"] = Field(
+        "refuse", description="files that do not decode: stop, or leave out, named and counted"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_content(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        path = data.get("path")
+        named = {"content": PurePath(path).name} if isinstance(path, str) else {}
+        return named | data | {"masked": bool(data.get("masks")) or data.get("masked", False)}
+
+    @property
+    def image_channels(self) -> int:
+        """Colour images; grey ones are repeated."""
+        return 3
+
+    def needs(self) -> tuple[Need, ...]:
+        """The images, and their masks where the study names any."""
+        images = Need(
+            f"images of `{self.content}`",
+            Path(self.path),
+            "set the dataset's `path` to a folder that holds train/<class>/*.JPEG and "
+            "val/<class>/*.JPEG",
+        )
+        if self.masks is None:
+            return (images,)
+        remedy = "set the dataset's `masks` to the folder of ImageNet-S masks, or leave it out"
+        return images, Need(f"masks of `{self.content}`", Path(self.masks), remedy)
+
+
+DatasetSpec = Annotated[DigitsDataset | ShapesDataset | FolderDataset, Field(discriminator="kind")]

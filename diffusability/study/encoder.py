@@ -1,20 +1,42 @@
-"""Frozen networks: targets of alignment and feature extractors of Fréchet distances."""
+"""Frozen networks: targets of alignment, perceptual terms, extractors of Fréchet distances."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from diffusability.study.spec import Spec, TrainSpec
+from diffusability.study.spec import Need, Place, Spec, TrainSpec
+
+Use = Literal["alignment", "perceptual", "features"]
+VisionModel = Literal[
+    "clip-l",
+    "cradio-b",
+    "cradio-l",
+    "dinov2-b",
+    "dinov2-l",
+    "dinov3-b",
+    "dinov3-l",
+    "langpe-l",
+    "mae-l",
+    "mocov3-l",
+    "pe-b",
+    "pe-l",
+    "spatialpe-b",
+    "spatialpe-l",
+    "webssl-300m",
+]
+VISION_MODELS: tuple[VisionModel, ...] = get_args(VisionModel)
 
 
-class SupervisedEncoder(Spec):
-    """A small convolutional classifier that the study trains itself on its own images.
+class TrainedEncoder(Spec):
+    """A small convolutional network that the study trains itself on its own images.
 
-    Its last feature map is the target of alignment; its pooled features and its class
-    probabilities judge generated images when it serves as the extractor.
+    Its last feature map is the target of alignment; its pooled features, and where it has them
+    its class probabilities, judge generated images when it serves as the extractor.
     """
 
-    kind: Literal["supervised"]
+    uses: ClassVar[frozenset[Use]] = frozenset(get_args(Use))
+
     width: PositiveInt = Field(32, description="channels after the first convolution")
     features: PositiveInt = Field(64, description="channels of the last feature map")
     factor: Literal[1, 2, 4, 8, 16] = Field(
@@ -24,4 +46,91 @@ class SupervisedEncoder(Spec):
     train: TrainSpec
 
 
-EncoderSpec = SupervisedEncoder
+class SupervisedEncoder(TrainedEncoder):
+    """Trained to name the class."""
+
+    kind: Literal["supervised"]
+
+
+class ContrastiveEncoder(TrainedEncoder):
+    """Trained to tell two views of one image from views of others (SimCLR)."""
+
+    kind: Literal["contrastive"]
+    projection: PositiveInt = Field(64, description="channels that the views are compared in")
+    temperature: float = Field(0.2, gt=0, description="of the softmax over the batch")
+
+
+class MaskedEncoder(TrainedEncoder):
+    """Trained to fill in hidden cells of an image (a masked autoencoder)."""
+
+    kind: Literal["masked"]
+    ratio: float = Field(0.6, gt=0, lt=1, description="share of the cells that are hidden")
+
+
+class PublishedEncoder(Spec):
+    """A network with published weights: nothing is trained, the weights are copied and hashed."""
+
+    uses: ClassVar[frozenset[Use]]
+
+    weights: Annotated[str | None, Field(exclude=True)] = Field(
+        None, description="weight file; not part of the fingerprint"
+    )
+
+    @property
+    def factor(self) -> int:
+        """A published network resizes what it is given: any image size will do."""
+        return 1
+
+
+class VisionEncoder(PublishedEncoder):
+    """One of the fifteen vision models that Table 1 of the paper aligns tokenizers with.
+
+    Without `weights` the file is looked for in the local cache of the model hub.
+    """
+
+    uses = frozenset({"alignment", "features"})
+
+    kind: Literal["vision"]
+    model: VisionModel
+
+
+class InceptionEncoder(PublishedEncoder):
+    """Inception-v3 as the original FID uses it: 2,048 features and 1,008 logits."""
+
+    uses = frozenset({"features"})
+
+    kind: Literal["inception"]
+    weights: Place = Field(description="weight file of torch-fidelity's Inception")
+
+    def needs(self) -> tuple[Need, ...]:
+        """The weight file."""
+        remedy = (
+            "download weights-inception-2015-12-05-6726825d.pth (torch-fidelity's release) and "
+            "set the encoder's `weights` to it"
+        )
+        return (Need("weights of Inception-v3", Path(self.weights), remedy),)
+
+
+class LpipsEncoder(PublishedEncoder):
+    """VGG-16 under the linear layers of LPIPS: the perceptual term of Eq. 12."""
+
+    uses = frozenset({"perceptual"})
+
+    kind: Literal["lpips"]
+    weights: Place = Field(description="weight file of torchvision's VGG-16")
+
+    def needs(self) -> tuple[Need, ...]:
+        """The weight file."""
+        remedy = "download vgg16-397923af.pth (torchvision) and set the encoder's `weights` to it"
+        return (Need("VGG-16 weights of LPIPS", Path(self.weights), remedy),)
+
+
+EncoderSpec = Annotated[
+    SupervisedEncoder
+    | ContrastiveEncoder
+    | MaskedEncoder
+    | VisionEncoder
+    | InceptionEncoder
+    | LpipsEncoder,
+    Field(discriminator="kind"),
+]

@@ -1,15 +1,17 @@
 """The artifacts of a study: which there are, what each is made from, and where it lies."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from diffusability.errors import StudyError
+from diffusability.study.encoder import TrainedEncoder
 from diffusability.study.fingerprint import canonical_json, fingerprint
 from diffusability.study.problems import nearest
 from diffusability.study.stages import CARD, RESULTS, STAGES, path_template
 from diffusability.study.study import Study
+from diffusability.study.tokenizer import TokenizerSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +24,7 @@ class Artifact:
         spec: resolved options of the stage, as plain JSON values.
         seed: seed of the stage's randomness.
         upstream: the artifacts it is made from, by role.
+        local: places on this machine that the stage reads; part of no fingerprint.
     """
 
     stage: str
@@ -29,6 +32,7 @@ class Artifact:
     spec: Mapping[str, Any]
     seed: int
     upstream: Mapping[str, "Artifact"]
+    local: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -67,6 +71,7 @@ class Artifact:
                 "version": STAGES[self.stage].version,
                 "name": self.name,
                 "spec": self.spec,
+                "local": self.local,
                 "seed": self.seed,
                 "upstream": upstream,
                 "path": self.path,
@@ -126,38 +131,42 @@ class Plan:
         spec: Mapping[str, Any],
         seed: int,
         upstream: Mapping[str, Artifact],
+        local: Mapping[str, Any] | None = None,
     ) -> Artifact:
-        artifact = Artifact(stage, labels, spec, seed, upstream)
+        artifact = Artifact(stage, labels, spec, seed, upstream, local or {})
         return self._by_path.setdefault(artifact.path, artifact)
 
     def _lay_out(self) -> None:
         select = self.study.select
-        self._dataset = self._add(
-            "dataset", {"dataset": select.dataset}, self.study.dataset.canonical(), 0, {}
-        )
+        data = self.study.dataset
+        labels = {"dataset": select.dataset}
+        self._dataset = self._add("dataset", labels, data.canonical(), 0, {}, data.local())
         for tokenizer in self.study.selected_tokenizers:
             for tokenizer_seed, seed in self.study.seeds_of(tokenizer):
                 self._lay_out_chain(tokenizer, tokenizer_seed, seed)
 
     def _encoder(self, name: str) -> Artifact:
-        spec = self.study.encoders[name].canonical()
-        seed = spec.pop("seed")
-        return self._add("encoder", {"encoder": name}, spec, seed, {"dataset": self._dataset})
+        encoder = self.study.encoders[name]
+        spec = encoder.canonical()
+        seed = spec.pop("seed", 0)
+        upstream = {"dataset": self._dataset} if isinstance(encoder, TrainedEncoder) else {}
+        return self._add("encoder", {"encoder": name}, spec, seed, upstream, encoder.local())
 
     def _lay_out_chain(self, name: str, tokenizer_seed: int, seed: int) -> None:
         """Add one tokenizer at one seed, and all that is made from it."""
         spec = self.study.tokenizers[name]
         labels = {"tokenizer": name, "tokenizer_seed": str(tokenizer_seed)}
-        made_from = {"dataset": self._dataset}
         canonical = spec.canonical()
-        if spec.encoder is not None:
-            # the encoder enters by its fingerprint; what the study calls it changes nothing
-            made_from["encoder"] = self._encoder(spec.encoder)
-            canonical["regularizer"].pop("encoder")
-        if spec.objective.perceptual_encoder is not None:
-            made_from["perceptual"] = self._encoder(spec.objective.perceptual_encoder)
-        canonical["objective"].pop("perceptual_encoder")
-        tokenizer = self._add("tokenizer", labels, canonical, tokenizer_seed, made_from)
+        made_from: dict[str, Artifact] = {}
+        if isinstance(spec, TokenizerSpec):
+            # encoders enter by their fingerprints; what the study calls them changes nothing
+            made_from = {role: self._encoder(name) for role, name in spec.encoders.items()}
+            made_from["dataset"] = self._dataset
+            canonical["regularizer"].pop("encoder", None)
+            canonical["objective"].pop("perceptual_encoder")
+        tokenizer = self._add(
+            "tokenizer", labels, canonical, tokenizer_seed, made_from, spec.local()
+        )
         upstream = {"dataset": self._dataset, "tokenizer": tokenizer}
         latents = self._add("latents", labels, self.study.encoding.canonical(), 0, upstream)
         upstream = {**upstream, "latents": latents}

@@ -6,17 +6,37 @@ from typing import Any
 from pydantic import BaseModel
 
 from diffusability.study.backbone import LightningDiTBackbone, SiTBackbone
-from diffusability.study.dataset import DigitsDataset
-from diffusability.study.encoder import SupervisedEncoder
+from diffusability.study.dataset import DigitsDataset, FolderDataset, ShapesDataset
+from diffusability.study.encoder import (
+    ContrastiveEncoder,
+    InceptionEncoder,
+    LpipsEncoder,
+    MaskedEncoder,
+    SupervisedEncoder,
+    Use,
+    VisionEncoder,
+)
 from diffusability.study.merge import merge
 from diffusability.study.network import ConvNetwork, VitNetwork
 from diffusability.study.problems import Problems
 from diffusability.study.regularizer import Baseline, Eq, Lcr, Lmr, Mae, Mcos, McosMdms, Mdms, Repa
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import TokenizerSpec
+from diffusability.study.tokenizer import ExternalTokenizer, TokenizerSpec
 
-DATASETS: dict[str, type[BaseModel]] = {"digits": DigitsDataset}
-ENCODERS: dict[str, type[BaseModel]] = {"supervised": SupervisedEncoder}
+DATASETS: dict[str, type[BaseModel]] = {
+    "digits": DigitsDataset,
+    "shapes": ShapesDataset,
+    "folder": FolderDataset,
+}
+ENCODERS: dict[str, type[BaseModel]] = {
+    "supervised": SupervisedEncoder,
+    "contrastive": ContrastiveEncoder,
+    "masked": MaskedEncoder,
+    "vision": VisionEncoder,
+    "inception": InceptionEncoder,
+    "lpips": LpipsEncoder,
+}
+EXTERNAL: dict[str, type[BaseModel]] = {"diffusers": ExternalTokenizer}
 NETWORKS: dict[str, type[BaseModel]] = {"conv": ConvNetwork, "vit": VitNetwork}
 REGULARIZERS: dict[str, type[BaseModel]] = {
     "baseline": Baseline,
@@ -74,13 +94,18 @@ def _section(
 
 def _tokenizers(
     data: Mapping[str, Any], bases: Mapping[str, Any], problems: Problems
-) -> dict[str, TokenizerSpec]:
+) -> dict[str, BaseModel]:
     entries = problems.mapping("tokenizers", data.get("tokenizers", {}))
-    found: dict[str, TokenizerSpec] = {}
+    found: dict[str, BaseModel] = {}
     for name, entry in entries.items():
         where = f"tokenizers.{name}"
         flat = _inherit(where, problems.mapping(where, entry), bases, problems, ())
-        spec = _tokenizer(where, flat, problems) if flat else None
+        if not flat:
+            continue
+        if "source" in flat:
+            spec = problems.validate_tagged(where, flat, "source", EXTERNAL)
+        else:
+            spec = _tokenizer(where, flat, problems)
         if spec is not None:
             found[name] = spec
     return found
@@ -133,19 +158,30 @@ def _check_names(study: Study, problems: Problems) -> None:
     _check_list("select.tokenizers", select.tokenizers, "tokenizer", study.tokenizers, problems)
     _check_list("select.backbones", select.backbones, "backbone", study.backbones, problems)
     _check_list("select.repeats", select.repeats, "tokenizer", study.tokenizers, problems)
+    keys: dict[str, tuple[str, Use]] = {
+        "encoder": ("encoder", "alignment"),
+        "perceptual": ("objective.perceptual_encoder", "perceptual"),
+    }
     for name, spec in study.tokenizers.items():
-        used = {
-            "encoder": spec.encoder,
-            "objective.perceptual_encoder": spec.objective.perceptual_encoder,
-        }
-        for key, encoder in used.items():
-            if encoder is not None and encoder not in study.encoders:
-                problems.unknown(f"tokenizers.{name}.{key}", encoder, "encoder", study.encoders)
+        for role, encoder in spec.encoders.items():
+            key, use = keys[role]
+            _check_encoder(f"tokenizers.{name}.{key}", encoder, use, study, problems)
     for metric in ("continuity", "reconstruction", "generation"):
         extractor = getattr(study.metrics, metric).extractor
-        if extractor not in study.encoders:
-            where = f"metrics.{metric}.extractor"
-            problems.unknown(where, extractor, "encoder", study.encoders)
+        _check_encoder(f"metrics.{metric}.extractor", extractor, "features", study, problems)
+
+
+def _check_encoder(where: str, name: str, use: Use, study: Study, problems: Problems) -> None:
+    """An encoder must be declared, and of a kind that can serve in its role."""
+    if name not in study.encoders:
+        problems.unknown(where, name, "encoder", study.encoders)
+    elif use not in study.encoders[name].uses:
+        fit = sorted(n for n, spec in study.encoders.items() if use in spec.uses)
+        problems.add(
+            where,
+            f"`{name}` is of kind {study.encoders[name].kind}, which does not serve for {use} "
+            f"(declared here and fit: {', '.join(fit) or 'none'})",
+        )
 
 
 def _check_list(
@@ -170,10 +206,12 @@ def _check_sizes(study: Study, problems: Problems) -> None:
     """Down-samplings must divide the image, and patches the latent grid."""
     size = study.dataset.size
     for name in study.selected_tokenizers:
-        factor = study.tokenizers[name].network.factor
+        spec = study.tokenizers[name]
+        factor = spec.factor
+        key = "network.factor" if isinstance(spec, TokenizerSpec) else "factor"
         if size % factor:
             problems.add(
-                f"tokenizers.{name}.network.factor",
+                f"tokenizers.{name}.{key}",
                 f"{factor} does not divide the image size {size} of "
                 f"`{study.select.dataset}`; the latent would not be a whole grid",
             )
@@ -186,8 +224,9 @@ def _check_sizes(study: Study, problems: Problems) -> None:
                     f"{patch} does not divide the {size // factor} x {size // factor} latent "
                     f"grid of `{name}`",
                 )
-    for name, spec in study.encoders.items():
-        if size % spec.factor:
+    for name in study.used_encoders:
+        factor = study.encoders[name].factor
+        if size % factor:
             problems.add(
-                f"encoders.{name}.factor", f"{spec.factor} does not divide the image size {size}"
+                f"encoders.{name}.factor", f"{factor} does not divide the image size {size}"
             )

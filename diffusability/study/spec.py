@@ -1,5 +1,7 @@
 """The base of every typed piece of a study, and the field types that they share."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -8,6 +10,24 @@ from diffusability.study.fingerprint import canonical_json
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Precision = Literal["fp32", "bf16"]
+# where something lies on this machine: never part of a fingerprint, so it may differ between two
+# machines that share results
+Place = Annotated[str, Field(min_length=1, exclude=True)]
+
+
+@dataclass(frozen=True)
+class Need:
+    """A file or folder that a study reads and no rule makes.
+
+    Attributes:
+        what: what it is, for messages, e.g. `weights of dinov2-b`.
+        path: where it is looked for.
+        remedy: how to get it, as a sentence.
+    """
+
+    what: str
+    path: Path
+    remedy: str
 
 
 class Spec(BaseModel):
@@ -18,6 +38,15 @@ class Spec(BaseModel):
     def canonical(self) -> dict[str, Any]:
         """Return the resolved values, defaults included, as plain JSON types."""
         return self.model_dump(mode="json")
+
+    def local(self) -> dict[str, Any]:
+        """Return what `canonical` leaves out: the places on this machine, by field."""
+        fields = type(self).model_fields
+        return {name: getattr(self, name) for name, field in fields.items() if field.exclude}
+
+    def needs(self) -> tuple[Need, ...]:
+        """Return the files that have to be there before the first job starts."""
+        return ()
 
     def canonical_json(self) -> str:
         """Return the resolved values as one text for one meaning."""

@@ -10,7 +10,7 @@ from diffusability.study.encoder import EncoderSpec
 from diffusability.study.metrics import MetricsSpec
 from diffusability.study.names import EncoderName, Name
 from diffusability.study.spec import Spec
-from diffusability.study.tokenizer import EncodingSpec, TokenizerSpec
+from diffusability.study.tokenizer import EncodingSpec, ExternalTokenizer, TokenizerSpec
 
 SeedList = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
 Perspective = Literal[
@@ -64,7 +64,7 @@ class Study(Spec):
     )
     datasets: dict[Name, DatasetSpec] = Field(min_length=1)
     encoders: dict[EncoderName, EncoderSpec] = Field({})
-    tokenizers: dict[Name, TokenizerSpec] = Field(min_length=1)
+    tokenizers: dict[Name, TokenizerSpec | ExternalTokenizer] = Field(min_length=1)
     encoding: EncodingSpec = EncodingSpec()
     backbones: dict[Name, BackboneSpec] = Field(min_length=1)
     sampling: SamplingSpec = SamplingSpec()
@@ -88,6 +88,17 @@ class Study(Spec):
         """Names of the backbones that are run, in the order of the study file."""
         chosen = self.select.backbones
         return tuple(n for n in self.backbones if chosen == "all" or n in chosen)
+
+    @property
+    def used_encoders(self) -> tuple[str, ...]:
+        """Names of the encoders that the selection needs, each once."""
+        metrics = self.metrics
+        chosen = self.selected_perspectives
+        names = [n for t in self.selected_tokenizers for n in self.tokenizers[t].encoders.values()]
+        names += [metrics.continuity.extractor] if "continuity" in chosen else []
+        names += [metrics.reconstruction.extractor] if "reconstruction" in chosen else []
+        names += [metrics.generation.extractor] if self.selected_backbones else []
+        return tuple(dict.fromkeys(names))
 
     @property
     def selected_perspectives(self) -> tuple[Perspective, ...]:

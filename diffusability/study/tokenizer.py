@@ -1,13 +1,14 @@
 """Image tokenizers: network, objective (Eq. 12) and the regularizer that sets them apart."""
 
-from typing import Literal
+from pathlib import Path, PurePath
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from diffusability.study.names import EncoderName
 from diffusability.study.network import NetworkSpec
 from diffusability.study.regularizer import RegularizerSpec
-from diffusability.study.spec import Spec, TrainSpec
+from diffusability.study.spec import Need, Place, Spec, TrainSpec
 
 
 class ObjectiveSpec(Spec):
@@ -60,9 +61,68 @@ class TokenizerSpec(Spec):
         return self.regularizer.method
 
     @property
-    def encoder(self) -> str | None:
-        """Name of the alignment encoder, if the regularizer needs one."""
-        return getattr(self.regularizer, "encoder", None)
+    def family(self) -> str:
+        """Architecture and latent size, as the paper names its families."""
+        return self.network.family
+
+    @property
+    def factor(self) -> int:
+        """Image pixels per latent cell, along one side."""
+        return self.network.factor
+
+    @property
+    def encoders(self) -> dict[str, str]:
+        """Names of the encoders that its training looks at, by role."""
+        named = {
+            "encoder": getattr(self.regularizer, "encoder", None),
+            "perceptual": self.objective.perceptual_encoder,
+        }
+        return {role: name for role, name in named.items() if name is not None}
+
+
+class ExternalTokenizer(Spec):
+    """A published autoencoder in a local folder: nothing is trained, the weights are copied.
+
+    `factor` and `channels` are stated so that a study can be planned without the folder; they are
+    compared with it when it is read.
+    """
+
+    source: Literal["diffusers"] = Field(
+        description="folder of config.json and safetensors: AutoencoderKL or AutoencoderDC"
+    )
+    path: Place = Field(description="the folder; not part of the fingerprint")
+    content: str = Field(
+        description="what the folder holds; part of the fingerprint. By default its last name"
+    )
+    factor: PositiveInt = Field(description="image pixels per latent cell, along one side")
+    channels: PositiveInt = Field(description="channels of the latent")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_content(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("path"), str):
+            return {"content": PurePath(data["path"]).name} | data
+        return data
+
+    @property
+    def cluster(self) -> str:
+        """Not one of the paper's clusters."""
+        return "external"
+
+    @property
+    def family(self) -> str:
+        """Source and latent size."""
+        return f"{self.source}-f{self.factor}d{self.channels}"
+
+    @property
+    def encoders(self) -> dict[str, str]:
+        """None: nothing is trained."""
+        return {}
+
+    def needs(self) -> tuple[Need, ...]:
+        """The folder."""
+        remedy = "set the tokenizer's `path` to a folder with config.json and *.safetensors"
+        return (Need(f"autoencoder `{self.content}`", Path(self.path), remedy),)
 
 
 class EncodingSpec(Spec):
