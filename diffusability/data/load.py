@@ -5,12 +5,15 @@ from pathlib import Path
 
 from diffusability.data.digits import load_digits
 from diffusability.data.images import ImageSet
+from diffusability.data.shapes import load_shapes
 from diffusability.errors import ArtifactError
-from diffusability.study.dataset import DigitsDataset
+from diffusability.study.dataset import DigitsDataset, ShapesDataset
 
 
 def load_spec(spec: dict[str, object]) -> ImageSet:
     """Return the images of a resolved dataset entry."""
+    if spec["kind"] == "shapes":
+        return load_shapes(ShapesDataset.model_validate(spec))
     return load_digits(DigitsDataset.model_validate(spec))
 
 
