@@ -17,6 +17,7 @@ from diffusability.artifacts.lock import exclusive
 from diffusability.artifacts.machine import describe_machine, peak_memory
 from diffusability.errors import ArtifactError
 from diffusability.study.fingerprint import derive_seed, fingerprint
+from diffusability.study.merge import merge
 from diffusability.study.stages import CARD, RESULTS, STAGES
 
 
@@ -32,6 +33,7 @@ class Job:
         seed: seed of the stage's randomness.
         upstream: role to `{"stage", "fingerprint", "path"}` of what it is made from.
         path: directory of the artifact.
+        execution: options of the spec that say how it is made; part of no fingerprint.
         device: torch device on which it is made; part of no fingerprint.
         minutes: time after which training saves its state and stops; None for no limit.
     """
@@ -43,6 +45,7 @@ class Job:
     seed: int
     upstream: Mapping[str, Mapping[str, str]]
     path: Path
+    execution: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     minutes: float | None = None
     started: float = field(default_factory=time.time)
@@ -68,6 +71,11 @@ class Job:
         """Recomputed from the content, so that a job edited by hand cannot take another's name."""
         roles = {role: entry["fingerprint"] for role, entry in self.upstream.items()}
         return fingerprint(self.stage, self.version, self.spec, self.seed, roles)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The spec with its options of execution."""
+        return merge(self.spec, self.execution)
 
     @property
     def state(self) -> Path:
@@ -147,6 +155,7 @@ class Job:
             "spec": self.spec,
             "seed": self.seed,
             "upstream": self.upstream,
+            "execution": self.execution,
             "outputs": outputs,
             "machine": describe_machine(self.device),
             "started": self.started,

@@ -6,22 +6,26 @@ from torch import Tensor
 from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet
-from diffusability.latents.shards import Encode, Latents, LatentShards
+from diffusability.latents.mapped import MappedLatents
+from diffusability.latents.shards import Encode, LatentShards
 from diffusability.study.tokenizer import EncodingSpec
 from diffusability.tokenizers.build import load_tokenizer
 from diffusability.tokenizers.interface import Tokenizer
 
 
-def open_latents(job: Job, data: ImageSet) -> Latents:
-    """Return the latents upstream of a job; evicted shards are encoded again."""
+def open_latents(job: Job, data: ImageSet) -> MappedLatents:
+    """Return the latents upstream of a job; evicted shards are encoded again.
+
+    They stay on disk: index them with the images of a split to have those in memory.
+    """
     folder = job.input("latents")
     spec = EncodingSpec.model_validate(read_card(folder)["spec"])
     return ensure_latents(job, spec, job.upstream["latents"]["fingerprint"], data)
 
 
-def ensure_latents(job: Job, spec: EncodingSpec, fingerprint: str, data: ImageSet) -> Latents:
+def ensure_latents(job: Job, spec: EncodingSpec, fingerprint: str, data: ImageSet) -> MappedLatents:
     """Return the latents of all images, encoding with the job's tokenizer what is missing."""
-    shards = LatentShards(fingerprint, len(data.labels), spec.shard)
+    shards = LatentShards(fingerprint, len(data.labels), spec.shard, spec.flip)
 
     def encode() -> Encode:
         return _encoder(load_tokenizer(job.input("tokenizer"), data, job.device), job.device)

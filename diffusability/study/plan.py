@@ -1,7 +1,7 @@
 """The artifacts of a study: which there are, what each is made from, and where it lies."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,7 @@ class Artifact:
         spec: resolved options of the stage, as plain JSON values.
         seed: seed of the stage's randomness.
         upstream: the artifacts it is made from, by role.
+        execution: options of the spec that say how it is made; part of no fingerprint.
     """
 
     stage: str
@@ -29,6 +30,7 @@ class Artifact:
     spec: Mapping[str, Any]
     seed: int
     upstream: Mapping[str, "Artifact"]
+    execution: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -70,6 +72,7 @@ class Artifact:
                 "seed": self.seed,
                 "upstream": upstream,
                 "path": self.path,
+                "execution": self.execution,
             }
         )
 
@@ -126,8 +129,9 @@ class Plan:
         spec: Mapping[str, Any],
         seed: int,
         upstream: Mapping[str, Artifact],
+        execution: Mapping[str, Any] | None = None,
     ) -> Artifact:
-        artifact = Artifact(stage, labels, spec, seed, upstream)
+        artifact = Artifact(stage, labels, spec, seed, upstream, execution or {})
         return self._by_path.setdefault(artifact.path, artifact)
 
     def _lay_out(self) -> None:
@@ -140,9 +144,11 @@ class Plan:
                 self._lay_out_chain(tokenizer, tokenizer_seed, seed)
 
     def _encoder(self, name: str) -> Artifact:
-        spec = self.study.encoders[name].canonical()
+        entry = self.study.encoders[name]
+        spec = entry.canonical()
         seed = spec.pop("seed")
-        return self._add("encoder", {"encoder": name}, spec, seed, {"dataset": self._dataset})
+        made_from = {"dataset": self._dataset}
+        return self._add("encoder", {"encoder": name}, spec, seed, made_from, entry.execution())
 
     def _lay_out_chain(self, name: str, tokenizer_seed: int, seed: int) -> None:
         """Add one tokenizer at one seed, and all that is made from it."""
@@ -182,8 +188,10 @@ class Plan:
         upstream: Mapping[str, Artifact],
     ) -> None:
         labels = {**labels, "backbone": backbone, "seed": str(seed)}
-        spec = self.study.backbones[backbone].canonical()
-        diffusion = self._add("diffusion", labels, spec, seed, upstream)
+        entry = self.study.backbones[backbone]
+        diffusion = self._add(
+            "diffusion", labels, entry.canonical(), seed, upstream, entry.execution()
+        )
         sampling = self.study.sampling.canonical()
         noise_seed = sampling.pop("seed")
         options = self.study.metrics.generation.canonical()

@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
 
 from diffusability.study.fingerprint import canonical_json
 
@@ -11,7 +19,14 @@ Precision = Literal["fp32", "bf16"]
 
 
 class Spec(BaseModel):
-    """A frozen piece of a study: unknown keys are errors, defaults live in the fields."""
+    """A frozen piece of a study: unknown keys are errors, defaults live in the fields.
+
+    What is hashed is `canonical()`. Two kinds of fields stay out of it:
+    - an option of execution (`exclude=True`) says how the work is done and not what comes out, in
+      exact arithmetic; a job carries it beside its spec (`execution()`);
+    - a field that joined its spec when artifacts of it existed (`exclude_if`) stays out while it
+      has its default, which means what was done before; those artifacts keep their names.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
@@ -19,13 +34,29 @@ class Spec(BaseModel):
         """Return the resolved values, defaults included, as plain JSON types."""
         return self.model_dump(mode="json")
 
+    def execution(self) -> dict[str, Any]:
+        """Return the options of execution, nested as in the entry; no fingerprint holds them."""
+        options: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if field.exclude:
+                options[name] = value
+            elif isinstance(value, Spec) and (inner := value.execution()):
+                options[name] = inner
+        return options
+
     def canonical_json(self) -> str:
         """Return the resolved values as one text for one meaning."""
         return canonical_json(self.canonical())
 
 
 class TrainSpec(Spec):
-    """How one network is optimised; every field changes the weights that come out."""
+    """How one network is optimised.
+
+    Every field changes the weights that come out, except for the options of execution at the end:
+    they cut or fuse the same sums, so that the weights agree up to the rounding of a sum's order.
+    Precision is none of them: bf16 computes another function.
+    """
 
     steps: PositiveInt = Field(description="optimizer steps")
     batch: PositiveInt = Field(64, description="images per optimizer step, over all devices")
@@ -41,3 +72,22 @@ class TrainSpec(Spec):
         None, ge=0, lt=1, description="decay of the averaged weights; none: the last weights"
     )
     precision: Precision = Field("fp32", description="autocast type of the forward pass")
+    accumulation: PositiveInt = Field(
+        1,
+        exclude=True,
+        description="parts into which each process cuts its share of a batch, one after the other "
+        "in memory; execution, in no fingerprint",
+    )
+    compile: bool = Field(
+        False,
+        exclude=True,
+        description="torch.compile the network's forward pass; execution, in no fingerprint",
+    )
+
+    @model_validator(mode="after")
+    def _whole_parts(self) -> "TrainSpec":
+        if self.batch % self.accumulation:
+            raise ValueError(
+                f"accumulation {self.accumulation} does not divide the batch of {self.batch}"
+            )
+        return self
