@@ -37,7 +37,8 @@ class Posteriors:
         self._held: Moments | None = None
         if 4 * floats <= held_bytes:
             everything = torch.arange(len(self) * self.versions)
-            self._held = self._to_device(self._read(everything))
+            mean, std = self._read(everything)
+            self._held = mean.to(device), std.to(device)
         self._pool = ThreadPoolExecutor(READERS) if self._held is None else None
         self._ahead: tuple[Tensor, list[Future[Moments]]] | None = None
 
@@ -69,7 +70,10 @@ class Posteriors:
         self._ahead = None if upcoming is None else (upcoming, self._begin(upcoming))
         parts = [future.result() for future in reading]
         mean, std = (torch.cat(moment) for moment in zip(*parts, strict=True))
-        return self._to_device((mean, std))
+        if self._device.type == "cuda":  # pinned memory is copied while the GPU computes
+            mean, std = mean.pin_memory(), std.pin_memory()
+        to = self._device
+        return mean.to(to, non_blocking=True), std.to(to, non_blocking=True)
 
     def _begin(self, indices: Tensor) -> list[Future[Moments]]:
         assert self._pool is not None  # only what is not held is read ahead
@@ -85,12 +89,3 @@ class Posteriors:
             mean[chosen] = means[images[chosen]]
             std[chosen] = torch.exp(0.5 * logvars[images[chosen]])
         return mean, std
-
-    def _to_device(self, moments: Moments) -> Moments:
-        mean, std = moments
-        if self._device.type == "cuda":
-            mean, std = mean.pin_memory(), std.pin_memory()
-        return (
-            mean.to(self._device, non_blocking=True),
-            std.to(self._device, non_blocking=True),
-        )

@@ -78,10 +78,10 @@ def joined(device: str) -> Iterator[Processes]:
     if count == 1:
         yield Processes()
         return
-    cuda = device.startswith("cuda")
-    if cuda:
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    cuda = torch.device(device) if device.startswith("cuda") else None
+    if cuda is not None:
+        torch.cuda.set_device(cuda)
+    dist.init_process_group("gloo" if cuda is None else "nccl", timeout=PATIENCE, device_id=cuda)
     try:
         yield Processes(dist.get_rank(), dist.get_world_size())
     finally:

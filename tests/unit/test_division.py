@@ -165,3 +165,14 @@ def test_no_compiler_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(TrainingError, match=r"set train\.compile: false") as caught:
         train(small_run(tmp_path, compile=True))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS)
+def test_compiled_training_agrees_up_to_rounding(tmp_path: Path, network: str) -> None:
+    plain = train(small_run(tmp_path / "plain", network, torch.float64))
+    compiled = train(small_run(tmp_path / "compiled", network, torch.float64, compile=True))
+    expected, found = weights(plain), weights(compiled)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-9, msg=name)
+    assert any(not torch.equal(found[name], expected[name]) for name in expected)
