@@ -25,7 +25,7 @@ def make(job: Job, folder: Path) -> None:
     device = torch.device(job.device)
     data = load_dataset(job.input("dataset"))
     with together.leader_first():  # evicted shards are encoded once
-        latents = open_latents(job, data)
+        latents = open_latents(job, data, checked=not together.leads)
     posteriors = Posteriors(latents, data.split("train"), device)
     model = _model(job, spec, posteriors, data.num_classes).to(device)
     loss = FlowMatchingLoss(model, posteriors, spec)

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from diffusability.errors import TrainingError
+
 # others wait at a barrier while the first process encodes evicted latents; a process that dies
 # is noticed by torchrun at once and needs no timeout
 PATIENCE = timedelta(hours=24)
@@ -22,6 +24,9 @@ class Processes:
     Attributes:
         rank: number of this process, 0 ... count - 1.
         count: number of processes.
+
+    Raises:
+        TrainingError: from every method that waits for others, when one of them has ended.
     """
 
     rank: int = 0
@@ -40,7 +45,9 @@ class Processes:
 
     def add(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor, in place, by its sum over the processes, in one fixed order."""
-        if self.count > 1:
+        if self.count == 1:
+            return
+        with _lost_processes():
             for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
                 work.wait()
 
@@ -49,12 +56,15 @@ class Processes:
         if self.count == 1:
             return flag
         number = torch.tensor(int(flag), device=device)
-        dist.all_reduce(number, dist.ReduceOp.MAX)
+        with _lost_processes():
+            dist.all_reduce(number, dist.ReduceOp.MAX)
         return bool(number.item())
 
     def wait(self) -> None:
         """Return when every process has come here."""
-        if self.count > 1:
+        if self.count == 1:
+            return
+        with _lost_processes():
             dist.barrier()
 
     @contextlib.contextmanager
@@ -65,6 +75,15 @@ class Processes:
         yield
         if self.leads:
             self.wait()
+
+
+@contextlib.contextmanager
+def _lost_processes() -> Iterator[None]:
+    """Say what a broken connection between processes means."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise TrainingError("another process of this training ended; see its message") from error
 
 
 @contextlib.contextmanager

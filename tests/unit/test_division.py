@@ -148,6 +148,19 @@ def test_only_the_leader_writes_checkpoints(tmp_path: Path) -> None:
         assert (tmp_path / CURRENT).exists() == leads
 
 
+def test_a_lost_process_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*given: object, **named: object) -> None:
+        raise RuntimeError("[pair.cc:553] Connection closed by peer")
+
+    monkeypatch.setattr("torch.distributed.barrier", broken)
+    monkeypatch.setattr("torch.distributed.all_reduce", broken)
+    together = Processes(1, 2)
+    cpu, number = torch.device("cpu"), torch.zeros(1)
+    for wait in (together.wait, lambda: together.any(False, cpu), lambda: together.add([number])):
+        with pytest.raises(TrainingError, match="another process of this training ended"):
+            wait()
+
+
 def test_a_lone_process_joins_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with joined("cpu") as together:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,9 @@ def stop_at(step: int, name: str, folder: Path, network: str) -> subprocess.Comp
     )
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    ("network", "name"), [*product(NETWORKS, ["SIGKILL", "SIGTERM"]), ("sit", "SIGINT")]
+)
 def test_stopped_and_moved_run_ends_in_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str, name: str
 ) -> None:
