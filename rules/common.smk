@@ -80,7 +80,7 @@ def gpus(stage):
     """Return a resources function: the GPUs that share one artifact of `stage`."""
 
     def count(wildcards):
-        return PLAN.find(stage, dict(wildcards)).execution.get("gpus", 1)
+        return PLAN.find(stage, dict(wildcards)).local.get("gpus", 1)
 
     return count
 

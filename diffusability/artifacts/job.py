@@ -33,7 +33,7 @@ class Job:
         seed: seed of the stage's randomness.
         upstream: role to `{"stage", "fingerprint", "path"}` of what it is made from.
         path: directory of the artifact.
-        execution: options of the spec that say how it is made; part of no fingerprint.
+        local: places and ways of execution on this machine; part of no fingerprint.
         device: torch device on which it is made; part of no fingerprint.
         minutes: time after which training saves its state and stops; None for no limit.
     """
@@ -45,7 +45,7 @@ class Job:
     seed: int
     upstream: Mapping[str, Mapping[str, str]]
     path: Path
-    execution: Mapping[str, Any] = field(default_factory=dict)
+    local: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     minutes: float | None = None
     started: float = field(default_factory=time.time)
@@ -74,8 +74,8 @@ class Job:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The spec with its options of execution."""
-        return merge(self.spec, self.execution)
+        """The whole entry: the spec with what belongs to this machine."""
+        return merge(self.spec, self.local)
 
     @property
     def state(self) -> Path:
@@ -155,7 +155,7 @@ class Job:
             "spec": self.spec,
             "seed": self.seed,
             "upstream": self.upstream,
-            "execution": self.execution,
+            "local": self.local,
             "outputs": outputs,
             "machine": describe_machine(self.device),
             "started": self.started,

@@ -22,7 +22,7 @@ class Artifact:
         spec: resolved options of the stage, as plain JSON values.
         seed: seed of the stage's randomness.
         upstream: the artifacts it is made from, by role.
-        execution: options of the spec that say how it is made; part of no fingerprint.
+        local: places and ways of execution on this machine; part of no fingerprint.
     """
 
     stage: str
@@ -30,7 +30,7 @@ class Artifact:
     spec: Mapping[str, Any]
     seed: int
     upstream: Mapping[str, "Artifact"]
-    execution: Mapping[str, Any] = field(default_factory=dict)
+    local: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -69,10 +69,10 @@ class Artifact:
                 "version": STAGES[self.stage].version,
                 "name": self.name,
                 "spec": self.spec,
+                "local": self.local,
                 "seed": self.seed,
                 "upstream": upstream,
                 "path": self.path,
-                "execution": self.execution,
             }
         )
 
@@ -129,9 +129,9 @@ class Plan:
         spec: Mapping[str, Any],
         seed: int,
         upstream: Mapping[str, Artifact],
-        execution: Mapping[str, Any] | None = None,
+        local: Mapping[str, Any] | None = None,
     ) -> Artifact:
-        artifact = Artifact(stage, labels, spec, seed, upstream, execution or {})
+        artifact = Artifact(stage, labels, spec, seed, upstream, local or {})
         return self._by_path.setdefault(artifact.path, artifact)
 
     def _lay_out(self) -> None:
@@ -144,11 +144,11 @@ class Plan:
                 self._lay_out_chain(tokenizer, tokenizer_seed, seed)
 
     def _encoder(self, name: str) -> Artifact:
-        entry = self.study.encoders[name]
-        spec = entry.canonical()
+        encoder = self.study.encoders[name]
+        spec = encoder.canonical()
         seed = spec.pop("seed")
-        made_from = {"dataset": self._dataset}
-        return self._add("encoder", {"encoder": name}, spec, seed, made_from, entry.execution())
+        upstream = {"dataset": self._dataset}
+        return self._add("encoder", {"encoder": name}, spec, seed, upstream, encoder.local())
 
     def _lay_out_chain(self, name: str, tokenizer_seed: int, seed: int) -> None:
         """Add one tokenizer at one seed, and all that is made from it."""
@@ -189,9 +189,7 @@ class Plan:
     ) -> None:
         labels = {**labels, "backbone": backbone, "seed": str(seed)}
         entry = self.study.backbones[backbone]
-        diffusion = self._add(
-            "diffusion", labels, entry.canonical(), seed, upstream, entry.execution()
-        )
+        diffusion = self._add("diffusion", labels, entry.canonical(), seed, upstream, entry.local())
         sampling = self.study.sampling.canonical()
         noise_seed = sampling.pop("seed")
         options = self.study.metrics.generation.canonical()

@@ -22,8 +22,9 @@ class Spec(BaseModel):
     """A frozen piece of a study: unknown keys are errors, defaults live in the fields.
 
     What is hashed is `canonical()`. Two kinds of fields stay out of it:
-    - an option of execution (`exclude=True`) says how the work is done and not what comes out, in
-      exact arithmetic; a job carries it beside its spec (`execution()`);
+    - what belongs to a machine (`exclude=True`) is a place on it, or an option of execution, which
+      says how the work is done and not what comes out in exact arithmetic; a job carries it
+      beside its spec (`local()`);
     - a field that joined its spec when artifacts of it existed (`exclude_if`) stays out while it
       has its default, which means what was done before; those artifacts keep their names.
     """
@@ -34,14 +35,14 @@ class Spec(BaseModel):
         """Return the resolved values, defaults included, as plain JSON types."""
         return self.model_dump(mode="json")
 
-    def execution(self) -> dict[str, Any]:
-        """Return the options of execution, nested as in the entry; no fingerprint holds them."""
+    def local(self) -> dict[str, Any]:
+        """Return what `canonical` leaves to the machine, nested as in the entry."""
         options: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
             if field.exclude:
                 options[name] = value
-            elif isinstance(value, Spec) and (inner := value.execution()):
+            elif isinstance(value, Spec) and (inner := value.local()):
                 options[name] = inner
         return options
 

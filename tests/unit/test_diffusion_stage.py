@@ -141,7 +141,7 @@ def test_two_processes_write_one_artifact(workspace: Path) -> None:
     card = read_card(Path(model.path))
     assert card["fingerprint"] == model.fingerprint
     assert card["attempts"] == 1
-    assert card["execution"]["gpus"] == 2
+    assert card["local"]["gpus"] == 2
     assert not job_of(model).state.exists()
     assert result.stderr.count(f"wrote {model.path}") == 1
     both = weights(Path(model.path))

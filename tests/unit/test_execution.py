@@ -43,14 +43,14 @@ def test_execution_renames_nothing_and_reaches_the_job(entry: dict[str, Any]) ->
     assert job.spec == artifacts()["diffusion/conv-base/s0/sit-a/s0"].spec
     spec = SiTBackbone.model_validate(job.options)
     default = {"gpus": 1, "train": {"accumulation": 1, "compile": False}}
-    assert spec.execution() == job.execution == merge(default, entry)
+    assert spec.local() == job.local == merge(default, entry)
     assert spec.canonical() == job.spec
 
 
 def test_an_encoder_carries_its_execution_too() -> None:
     over = {"encoders": {"glyph": {"train": {"accumulation": 2}}}}
     assert changed_stages(over) == set()
-    assert artifacts(over)["encoder/glyph"].execution["train"]["accumulation"] == 2
+    assert artifacts(over)["encoder/glyph"].local["train"]["accumulation"] == 2
 
 
 @pytest.mark.parametrize(
