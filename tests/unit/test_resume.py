@@ -8,10 +8,11 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import torch
 
 from diffusability.errors import TrainingInterrupted
 from diffusability.training.checkpoint import load_checkpoint
-from diffusability.training.loop import train
+from diffusability.training.loop import Run, train
 from tests.conftest import REPOSITORY
 from tests.unit.small_diffusion import NETWORKS, assert_same, small_run, weights
 
@@ -55,11 +56,17 @@ def test_stopped_and_moved_run_ends_in_the_same_bits(
 
 
 @pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_run_out_of_time_again_and_again_ends_in_the_same_bits(
-    tmp_path: Path, network: str
+    tmp_path: Path, network: str, precision: str
 ) -> None:
+    def run(state: str, minutes: float | None = None, precision: str = precision) -> Run:
+        return small_run(tmp_path / state, network, minutes=minutes, precision=precision)
+
     for step in range(1, 9):
         with pytest.raises(TrainingInterrupted, match=rf"time is up; saved step {step} of 9"):
-            train(small_run(tmp_path / "parts", network, minutes=0.0))
-    resumed = train(small_run(tmp_path / "parts", network, minutes=0.0))
-    assert_same(weights(resumed), weights(train(small_run(tmp_path / "whole", network))))
+            train(run("parts", minutes=0.0))
+    resumed, whole = train(run("parts", minutes=0.0)), train(run("whole"))
+    assert_same(weights(resumed), weights(whole))
+    other = weights(train(run("other", precision="bf16" if precision == "fp32" else "fp32")))
+    assert any(not torch.equal(other[name], value) for name, value in weights(whole).items())

@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from diffusability.study.spec import TrainSpec
 from diffusability.training.batches import BatchOrder, step_generator
 from diffusability.training.checkpoint import CURRENT, PREVIOUS, load_checkpoint
 from diffusability.training.ema import ExponentialMovingAverage
+from diffusability.training.interruption import Interruption
 from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train
 from diffusability.training.schedule import learning_rate
 from tests.unit.small_diffusion import assert_same, weights
@@ -131,6 +133,26 @@ def test_time_budget_saves_and_says_so(tmp_path: Path) -> None:
         train(make_run(tmp_path / "parts", minutes=0.0))
     assert caught.value.exit_code == 75
     assert_same(weights(whole), weights(train(make_run(tmp_path / "parts"))))
+
+
+def test_a_repeated_signal_is_one_request_and_a_second_request_kills(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, killed = [100.0], []
+    monkeypatch.setattr("diffusability.training.interruption.time.monotonic", lambda: now[0])
+    former = signal.signal(signal.SIGTERM, lambda number, frame: killed.append(number))
+    try:
+        with Interruption() as interruption:
+            for _ in range(3):  # the scheduler's, and what launchers pass on
+                signal.raise_signal(signal.SIGTERM)
+                now[0] += 0.5
+            assert interruption.reason == "stopped by SIGTERM"
+            assert not killed
+            now[0] += 1.0
+            signal.raise_signal(signal.SIGTERM)
+            assert killed == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def test_half_a_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
