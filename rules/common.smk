@@ -72,9 +72,31 @@ def made_from(stage):
 
 
 def job(stage):
-    """Return a params function: the job of an artifact as canonical JSON."""
+    """Return a params function: the job of an artifact as canonical JSON.
 
-    def as_json(wildcards):
+    Asking for `threads` tells Snakemake not to compare it with the job of the last run: what the
+    job makes is in the path, and how it is made (`train.compile`) is no reason to make it again.
+    """
+
+    def as_json(wildcards, threads):
         return PLAN.find(stage, dict(wildcards)).job()
 
     return as_json
+
+
+def gpus(stage):
+    """Return a resources function: the GPUs that share one artifact of `stage`."""
+
+    def count(wildcards):
+        return PLAN.find(stage, dict(wildcards)).local.get("gpus", 1)
+
+    return count
+
+
+def launcher(wildcards, resources):
+    """Return the command in front of a script: one process for each GPU."""
+    if resources.gpu == 1:
+        return "python"
+    return (
+        f"python -m torch.distributed.run --standalone --nproc-per-node {resources.gpu}"
+    )

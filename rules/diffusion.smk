@@ -23,11 +23,12 @@ rule train_diffusion:
     resources:
         mem_mb=64000,
         runtime=720,
-        gpu=1,
+        gpu=gpus("diffusion"),
     params:
         job=job("diffusion"),
+        launcher=launcher,
     shell:
-        "python scripts/train_diffusion.py --job {params.job:q} --threads {threads}"
+        "{params.launcher} scripts/train_diffusion.py --job {params.job:q} --threads {threads}"
         " --minutes {resources.runtime} &> {log}"
 
 

@@ -17,6 +17,7 @@ from diffusability.artifacts.lock import exclusive
 from diffusability.artifacts.machine import describe_machine, peak_memory
 from diffusability.errors import ArtifactError
 from diffusability.study.fingerprint import derive_seed, fingerprint
+from diffusability.study.merge import merge
 from diffusability.study.stages import CARD, RESULTS, STAGES
 
 
@@ -32,7 +33,7 @@ class Job:
         seed: seed of the stage's randomness.
         upstream: role to `{"stage", "fingerprint", "path"}` of what it is made from.
         path: directory of the artifact.
-        local: places on this machine that the stage reads; part of no fingerprint.
+        local: places and ways of execution on this machine; part of no fingerprint.
         device: torch device on which it is made; part of no fingerprint.
         minutes: time after which training saves its state and stops; None for no limit.
     """
@@ -70,6 +71,11 @@ class Job:
         """Recomputed from the content, so that a job edited by hand cannot take another's name."""
         roles = {role: entry["fingerprint"] for role, entry in self.upstream.items()}
         return fingerprint(self.stage, self.version, self.spec, self.seed, roles)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The whole entry: the spec with what belongs to this machine."""
+        return merge(self.spec, self.local)
 
     @property
     def state(self) -> Path:
@@ -149,6 +155,7 @@ class Job:
             "spec": self.spec,
             "seed": self.seed,
             "upstream": self.upstream,
+            "local": self.local,
             "outputs": outputs,
             "machine": describe_machine(self.device),
             "started": self.started,

@@ -20,7 +20,7 @@ class ClassificationLoss:
         """Return the loss of one batch; the accuracy is logged."""
         device = self.images.device
         shift = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=batch.generator, device=device)
-        picked = batch.indices.to(device)
+        picked = batch.picked.to(device)
         moved = torch.roll(self.images[picked], shift.tolist(), dims=(2, 3))  # (B, C, H, W)
         logits = self.model(moved).float()  # (B, K)
         labels = self.labels[picked]  # (B,)

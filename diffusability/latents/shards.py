@@ -8,7 +8,6 @@ rebuilds itself, and nothing that was made from it.
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,41 +18,24 @@ from torch.nn import functional as F
 from diffusability.artifacts.atomic import sha256, write_bytes, write_json
 from diffusability.artifacts.lock import exclusive
 from diffusability.data.images import ImageSet, to_float
+from diffusability.latents.mapped import MappedLatents, MappedTensor
 from diffusability.study.stages import RESULTS
 
 logger = logging.getLogger(__name__)
 WAIT_FOR_ENCODER = 24 * 3600.0  # seconds; another job may be encoding the same shards
-Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Latents:
-    """The latents of every image of a dataset, in its order.
-
-    Attributes:
-        mean: (N, C, h, w) float32 posterior means.
-        logvar: (N, C, h, w) float32 posterior log-variances.
-        labels: (N,) int64.
-        foreground: (N, h, w) float32, share of foreground pixels in each cell, 0 ... 1.
-    """
-
-    mean: Tensor
-    logvar: Tensor
-    labels: Tensor
-    foreground: Tensor
-
-    def __getitem__(self, images: Tensor) -> "Latents":
-        """Return the chosen images, (n,) int64."""
-        return Latents(
-            self.mean[images], self.logvar[images], self.labels[images], self.foreground[images]
-        )
+Moments = tuple[Tensor, Tensor]
+Encode = Callable[[Tensor], Moments]
 
 
 class LatentShards:
     """The shards of one latents artifact."""
 
-    def __init__(self, fingerprint: str, images: int, per_shard: int) -> None:
-        """Name the shards of `images` images, `per_shard` a file; nothing is read."""
+    def __init__(self, fingerprint: str, images: int, per_shard: int, flip: bool) -> None:
+        """Name the shards of `images` images, `per_shard` a file; nothing is read.
+
+        With `flip` they hold the latents of the mirrored images too.
+        """
+        self._flip = flip
         self.folder = Path(RESULTS, "cache", "latents", fingerprint)
         self._bounds = [
             (start, min(start + per_shard, images)) for start in range(0, images, per_shard)
@@ -81,15 +63,20 @@ class LatentShards:
                 self._write(k, data, encoder, batch, dtype)
                 logger.info("encoded shard %d of %d", k + 1, len(self._bounds))
 
-    def read(self) -> Latents:
-        """Return all shards in memory, in float32; call ensure first."""
+    def read(self) -> MappedLatents:
+        """Return the latents on disk, to be read where they are indexed; call ensure first."""
+        # on the CPU safetensors maps a file instead of reading it
         parts = [load_file(self._path(k)) for k in range(len(self._bounds))]
-        joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        return Latents(
-            joined["mean"].float(),
-            joined["logvar"].float(),
-            joined["labels"],
-            joined["foreground"],
+
+        def mapped(name: str) -> MappedTensor:
+            return MappedTensor([part[name] for part in parts], torch.float32)
+
+        return MappedLatents(
+            mapped("mean"),
+            mapped("logvar"),
+            torch.cat([part["labels"] for part in parts]),
+            mapped("foreground"),
+            (mapped("mirrored_mean"), mapped("mirrored_logvar")) if self._flip else None,
         )
 
     def _path(self, k: int) -> Path:
@@ -113,22 +100,29 @@ class LatentShards:
         self, k: int, data: ImageSet, encode: Encode, batch: int, dtype: torch.dtype
     ) -> None:
         start, stop = self._bounds[k]
-        moments = [
-            encode(to_float(data.images[i : min(i + batch, stop)]))
-            for i in range(start, stop, batch)
-        ]
-        mean = torch.cat([mean for mean, _ in moments])  # (n, C, h, w)
-        logvar = torch.cat([logvar for _, logvar in moments])
+        images = data.images[start:stop]  # (n, C, H, W)
+        mean, logvar = (m.to(dtype) for m in _encode_all(images, encode, batch))  # (n, C, h, w)
         tensors = {
-            "mean": mean.to(dtype).contiguous(),
-            "logvar": logvar.to(dtype).contiguous(),
+            "mean": mean.contiguous(),
+            "logvar": logvar.contiguous(),
             "labels": data.labels[start:stop].contiguous(),
             "foreground": pool_masks(data.masks[start:stop], mean.shape[-2:]),
         }
+        if self._flip:
+            moments = _encode_all(images.flip(3), encode, batch)
+            mean, logvar = (m.to(dtype) for m in moments)
+            tensors |= {"mirrored_mean": mean.contiguous(), "mirrored_logvar": logvar.contiguous()}
         self._note(k).unlink(missing_ok=True)
         write_bytes(self._path(k), save(tensors))
         path = self._path(k)
         write_json(self._note(k), {"sha256": sha256(path), "bytes": path.stat().st_size})
+
+
+def _encode_all(images: Tensor, encode: Encode, batch: int) -> Moments:
+    """Return mean and log-variance of (n, C, H, W) uint8 images."""
+    moments = [encode(to_float(part)) for part in images.split(batch)]
+    mean, logvar = (torch.cat(parts) for parts in zip(*moments, strict=True))
+    return mean, logvar
 
 
 def pool_masks(masks: Tensor, grid: tuple[int, int] | torch.Size) -> Tensor:

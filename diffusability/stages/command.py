@@ -7,17 +7,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from diffusability.artifacts.job import Job
 from diffusability.errors import ArtifactError, DiffusabilityError
 from diffusability.study.load import DEFAULT_STUDY, load_study
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.problems import nearest
-from diffusability.study.stages import stage_module
+from diffusability.study.stages import STAGES, stage_module
 
 
 def run(stage: str, description: str | None, argv: Sequence[str] | None = None) -> int:
     """Make one artifact of `stage` and return the process's exit status.
+
+    Started by torchrun, the processes make it together; the first of them writes it.
 
     Args:
         stage: a key of STAGES.
@@ -29,22 +33,43 @@ def run(stage: str, description: str | None, argv: Sequence[str] | None = None) 
         (time is up, or another process is at it), else the error's own status.
     """
     arguments = _parser(description).parse_args(argv)
+    rank = int(os.environ.get("RANK", "0"))
     logging.basicConfig(
-        level=logging.INFO, format=f"%(asctime)s {stage}: %(message)s", datefmt="%H:%M:%S"
+        level=logging.WARNING if rank else logging.INFO,
+        format=f"%(asctime)s {stage}: %(message)s",
+        datefmt="%H:%M:%S",
     )
     try:
         job = _job(stage, arguments)
         if arguments.dry_run:
             print(f"{job.path}\n{dict(job.spec)}")
             return 0
-        with job.writing() as folder:
-            # imported late, so that --help and a wrong argument answer at once
-            import_module(stage_module(stage)).make(job, folder)
+        _make(job)
     except DiffusabilityError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error{f' in process {rank}' if rank else ''}: {error}", file=sys.stderr)
         return error.exit_code
     logging.info("wrote %s", job.path)
     return 0
+
+
+def _make(job: Job) -> None:
+    # imported late, so that --help and a wrong argument answer at once
+    make = import_module(stage_module(job.stage)).make
+    if "WORLD_SIZE" not in os.environ:
+        with job.writing() as folder:
+            make(job, folder)
+        return
+    from diffusability.training.distributed import joined
+
+    with joined(job.device) as together:
+        if together.leads:
+            with job.writing() as folder:
+                make(job, folder)
+                together.wait()  # the state is removed when nobody reads it any more
+        else:
+            with TemporaryDirectory() as unused:
+                make(job, Path(unused))
+            together.wait()
 
 
 def _parser(description: str | None) -> argparse.ArgumentParser:
@@ -68,7 +93,10 @@ def _job(stage: str, arguments: argparse.Namespace) -> Job:
     if text is None:
         plan = Plan(load_study(arguments.study))
         text = _named(plan, stage, arguments.name).job()
+    _check_processes(stage)
     threads = arguments.threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    if arguments.threads:  # torchrun has divided what the environment says
+        threads = max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     # before torch is imported: the libraries under it read these once
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     job = Job.from_json(text, minutes=arguments.minutes)
@@ -77,6 +105,16 @@ def _job(stage: str, arguments: argparse.Namespace) -> Job:
     if arguments.dry_run:
         return job
     return replace(job, device=_device(arguments.device))
+
+
+def _check_processes(stage: str) -> None:
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count > 1 and not STAGES[stage].distributed:
+        able = ", ".join(name for name, entry in STAGES.items() if entry.distributed)
+        raise ArtifactError(
+            f"torchrun started {count} processes, but stage {stage} runs in one; only {able} "
+            "divides its batches. Start it with python"
+        )
 
 
 def _named(plan: Plan, stage: str, name: str | None) -> Artifact:
@@ -98,7 +136,9 @@ def _device(name: str) -> str:
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 def make(job: Job, folder: Path) -> None:
     """Write model.safetensors and history.csv; the validation accuracy goes to the log."""
-    spec = SupervisedEncoder.model_validate(job.spec)
+    spec = SupervisedEncoder.model_validate(job.options)
     data = load_dataset(job.input("dataset"))
     model = build_encoder(spec, data)
     model.initialise(torch.Generator().manual_seed(job.stream("weights")))
@@ -32,7 +32,7 @@ def make(job: Job, folder: Path) -> None:
             name=job.name,
             spec=spec.train,
             modules={"encoder": model},
-            phases=[Phase("cross_entropy", list(model.parameters()), loss)],
+            phases=[Phase("cross_entropy", list(model.parameters()), loss, divisible=True)],
             images=len(images),
             seed=job.stream("steps"),
             state=job.state,

@@ -1,15 +1,21 @@
 """Stage `latents`: encode every image once, and state what the latents look like."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from diffusability.artifacts.atomic import write_json
 from diffusability.artifacts.job import Job
 from diffusability.data.load import load_dataset
-from diffusability.latents.channel_statistics import channel_statistics
+from diffusability.errors import MeasurementError
+from diffusability.latents.channel_statistics import ChannelStatistics, channel_statistics
+from diffusability.latents.mapped import MappedLatents
 from diffusability.stages.open import ensure_latents
 from diffusability.study.tokenizer import EncodingSpec
+
+BLOCK_BYTES = 256 * 2**20  # of latents in memory at a time
 
 
 def make(job: Job, folder: Path) -> None:
@@ -17,22 +23,51 @@ def make(job: Job, folder: Path) -> None:
     spec = EncodingSpec.model_validate(job.spec)
     data = load_dataset(job.input("dataset"))
     latents = ensure_latents(job, spec, job.fingerprint, data)
-    train = latents[data.split("train")]
-    statistics = channel_statistics(train.mean)
-    posterior_variance = train.logvar.double().exp().mean().item()
     write_json(
         folder / "latents.json",
         {
-            "images": len(latents.mean),
+            "images": len(latents),
             "shape": list(latents.mean.shape[1:]),
             "dtype": spec.dtype,
             "images_per_shard": spec.shard,
-            "channel_statistics": statistics.to_json(),
             "statistics_split": "train",
-            "posterior_variance": posterior_variance,
-            "posterior_variance_share": posterior_variance
-            / (posterior_variance + statistics.std.square().mean().item()),
-            "constant_channels": statistics.constant_channels,
-            "finite": bool(torch.isfinite(latents.mean).all()),
+            **describe(latents, data.split("train")),
+            "finite": _finite(latents, data.split("val")),  # those of train were refused above
         },
     )
+
+
+def describe(latents: MappedLatents, images: Tensor) -> dict[str, Any]:
+    """Return channel statistics and posterior variance of (n,) images, in one pass over them.
+
+    Raises:
+        MeasurementError: a mean is not finite.
+    """
+    total: ChannelStatistics | None = None
+    variance, values = 0.0, 0
+    for block in _blocks(latents, images):
+        part = channel_statistics(latents.mean[block])
+        total = part if total is None else total.merge(part)
+        logvar = latents.logvar[block].double()
+        variance += logvar.exp().sum().item()
+        values += logvar.numel()
+    if total is None:
+        raise MeasurementError("The training split is empty: there is no latent to describe")
+    variance /= values
+    return {
+        "channel_statistics": total.to_json(),
+        "posterior_variance": variance,
+        "posterior_variance_share": variance / (variance + total.std.square().mean().item()),
+        "constant_channels": total.constant_channels,
+    }
+
+
+def _finite(latents: MappedLatents, images: Tensor) -> bool:
+    blocks = _blocks(latents, images)
+    return all(bool(torch.isfinite(latents.mean[block]).all()) for block in blocks)
+
+
+def _blocks(latents: MappedLatents, images: Tensor) -> tuple[Tensor, ...]:
+    """Cut (n,) images into runs whose float32 latents need BLOCK_BYTES."""
+    bytes_an_image = 4 * latents.mean.shape[1:].numel()
+    return images.split(max(1, BLOCK_BYTES // bytes_an_image)) if len(images) else ()

@@ -6,28 +6,40 @@ from torch import Tensor
 from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet
-from diffusability.latents.shards import Encode, Latents, LatentShards
+from diffusability.latents.mapped import MappedLatents
+from diffusability.latents.shards import Encode, LatentShards
 from diffusability.study.tokenizer import EncodingSpec
 from diffusability.tokenizers.build import load_tokenizer
 from diffusability.tokenizers.interface import Tokenizer
 
 
-def open_latents(job: Job, data: ImageSet) -> Latents:
-    """Return the latents upstream of a job; evicted shards are encoded again."""
+def open_latents(job: Job, data: ImageSet, checked: bool = False) -> MappedLatents:
+    """Return the latents upstream of a job; evicted shards are encoded again.
+
+    They stay on disk: index them with the images of a split to have those in memory. Shards that
+    another process of the job has `checked` are not hashed once more.
+    """
     folder = job.input("latents")
     spec = EncodingSpec.model_validate(read_card(folder)["spec"])
-    return ensure_latents(job, spec, job.upstream["latents"]["fingerprint"], data)
+    fingerprint = job.upstream["latents"]["fingerprint"]
+    if checked:
+        return _shards(fingerprint, data, spec).read()
+    return ensure_latents(job, spec, fingerprint, data)
 
 
-def ensure_latents(job: Job, spec: EncodingSpec, fingerprint: str, data: ImageSet) -> Latents:
+def ensure_latents(job: Job, spec: EncodingSpec, fingerprint: str, data: ImageSet) -> MappedLatents:
     """Return the latents of all images, encoding with the job's tokenizer what is missing."""
-    shards = LatentShards(fingerprint, len(data.labels), spec.shard)
+    shards = _shards(fingerprint, data, spec)
 
     def encode() -> Encode:
         return _encoder(load_tokenizer(job.input("tokenizer"), data, job.device), job.device)
 
     shards.ensure(data, encode, spec.batch, getattr(torch, spec.dtype))
     return shards.read()
+
+
+def _shards(fingerprint: str, data: ImageSet, spec: EncodingSpec) -> LatentShards:
+    return LatentShards(fingerprint, len(data.labels), spec.shard, spec.flip)
 
 
 def open_tokenizer(job: Job, data: ImageSet) -> Tokenizer:

@@ -9,7 +9,7 @@ from diffusability.artifacts.job import Job
 from diffusability.data.images import to_uint8
 from diffusability.data.load import load_dataset
 from diffusability.figures.image_grid import write_image_grid
-from diffusability.latents.shards import Latents
+from diffusability.latents.mapped import Latents
 from diffusability.metrics.frechet import measure_frechet
 from diffusability.metrics.reconstruction import measure_posterior, measure_reconstruction
 from diffusability.stages.features import BATCH, Extractor

@@ -24,6 +24,11 @@ class TransformerBackbone(Spec):
     patch: PositiveInt = Field(1, description="latent cells per token, along one side")
     class_dropout: Probability = Field(0.1, description="share of labels replaced by null")
     train: TrainSpec
+    gpus: PositiveInt = Field(
+        1,
+        exclude=True,
+        description="processes that share every batch, one GPU each; execution, in no fingerprint",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -47,6 +52,16 @@ class TransformerBackbone(Spec):
             raise ValueError(
                 f"width {self.width} must be a multiple of 4 x heads ({4 * self.heads}): "
                 "a head carries a two-dimensional position"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_shares(self) -> "TransformerBackbone":
+        parts = self.gpus * self.train.accumulation
+        if self.train.batch % parts:
+            raise ValueError(
+                f"train.batch {self.train.batch} cannot be cut into gpus x train.accumulation "
+                f"= {parts} equal parts"
             )
         return self
 

@@ -24,7 +24,7 @@ class Artifact:
         spec: resolved options of the stage, as plain JSON values.
         seed: seed of the stage's randomness.
         upstream: the artifacts it is made from, by role.
-        local: places on this machine that the stage reads; part of no fingerprint.
+        local: places and ways of execution on this machine; part of no fingerprint.
     """
 
     stage: str
@@ -191,8 +191,8 @@ class Plan:
         upstream: Mapping[str, Artifact],
     ) -> None:
         labels = {**labels, "backbone": backbone, "seed": str(seed)}
-        spec = self.study.backbones[backbone].canonical()
-        diffusion = self._add("diffusion", labels, spec, seed, upstream)
+        entry = self.study.backbones[backbone]
+        diffusion = self._add("diffusion", labels, entry.canonical(), seed, upstream, entry.local())
         sampling = self.study.sampling.canonical()
         noise_seed = sampling.pop("seed")
         options = self.study.metrics.generation.canonical()

@@ -4,7 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
 
 from diffusability.study.fingerprint import canonical_json
 
@@ -31,7 +39,15 @@ class Need:
 
 
 class Spec(BaseModel):
-    """A frozen piece of a study: unknown keys are errors, defaults live in the fields."""
+    """A frozen piece of a study: unknown keys are errors, defaults live in the fields.
+
+    What is hashed is `canonical()`. Two kinds of fields stay out of it:
+    - what belongs to a machine (`exclude=True`) is a place on it, or an option of execution, which
+      says how the work is done and not what comes out in exact arithmetic; a job carries it
+      beside its spec (`local()`);
+    - a field that joined its spec when artifacts of it existed (`exclude_if`) stays out while it
+      has its default, which means what was done before; those artifacts keep their names.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
@@ -40,9 +56,15 @@ class Spec(BaseModel):
         return self.model_dump(mode="json")
 
     def local(self) -> dict[str, Any]:
-        """Return what `canonical` leaves out: the places on this machine, by field."""
-        fields = type(self).model_fields
-        return {name: getattr(self, name) for name, field in fields.items() if field.exclude}
+        """Return what `canonical` leaves to the machine, nested as in the entry."""
+        options: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if field.exclude:
+                options[name] = value
+            elif isinstance(value, Spec) and (inner := value.local()):
+                options[name] = inner
+        return options
 
     def needs(self) -> tuple[Need, ...]:
         """Return the files that have to be there before the first job starts."""
@@ -54,7 +76,12 @@ class Spec(BaseModel):
 
 
 class TrainSpec(Spec):
-    """How one network is optimised; every field changes the weights that come out."""
+    """How one network is optimised.
+
+    Every field changes the weights that come out, except for the options of execution at the end:
+    they cut or fuse the same sums, so that the weights agree up to the rounding of a sum's order.
+    Precision is none of them: bf16 computes another function.
+    """
 
     steps: PositiveInt = Field(description="optimizer steps")
     batch: PositiveInt = Field(64, description="images per optimizer step, over all devices")
@@ -70,3 +97,22 @@ class TrainSpec(Spec):
         None, ge=0, lt=1, description="decay of the averaged weights; none: the last weights"
     )
     precision: Precision = Field("fp32", description="autocast type of the forward pass")
+    accumulation: PositiveInt = Field(
+        1,
+        exclude=True,
+        description="parts into which each process cuts its share of a batch, one after the other "
+        "in memory; execution, in no fingerprint",
+    )
+    compile: bool = Field(
+        False,
+        exclude=True,
+        description="torch.compile the network's forward pass; execution, in no fingerprint",
+    )
+
+    @model_validator(mode="after")
+    def _whole_parts(self) -> "TrainSpec":
+        if self.batch % self.accumulation:
+            raise ValueError(
+                f"accumulation {self.accumulation} does not divide the batch of {self.batch}"
+            )
+        return self

@@ -21,12 +21,14 @@ class Stage:
         rule: the Snakemake rule, and the script, that makes it.
         outputs: files of a finished artifact, beside its card.
         labels: names that tell its artifacts apart, in the order of the path.
+        distributed: whether several processes (torchrun) can make one artifact together.
     """
 
     version: int
     rule: str
     outputs: tuple[str, ...]
     labels: tuple[str, ...]
+    distributed: bool = False
 
 
 _TOKENIZER = ("tokenizer", "tokenizer_seed")
@@ -81,6 +83,7 @@ STAGES: dict[str, Stage] = {
         rule="train_diffusion",
         outputs=("model.safetensors", "history.csv"),
         labels=_DIFFUSION,
+        distributed=True,
     ),
     "samples": Stage(
         version=1,

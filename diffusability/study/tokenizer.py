@@ -55,6 +55,20 @@ class TokenizerSpec(Spec):
             raise ValueError("method mae hides image tokens, which only arch vit has")
         return self
 
+    @model_validator(mode="after")
+    def _whole_batches(self) -> "TokenizerSpec":
+        if self.train.accumulation > 1:
+            raise ValueError(
+                "train.accumulation must be 1: the adaptive weights of Eq. 12 are ratios of "
+                "gradients of the whole batch, so a tokenizer's loss is no sum over its images"
+            )
+        if self.train.compile:
+            raise ValueError(
+                "train.compile must be false: it compiles a forward pass, and a tokenizer is "
+                "trained through encode and decode"
+            )
+        return self
+
     @property
     def cluster(self) -> str:
         """The regularizer family, as in Table 1 of the paper."""
@@ -131,3 +145,8 @@ class EncodingSpec(Spec):
     shard: PositiveInt = Field(1024, description="images per shard file")
     batch: PositiveInt = Field(256, description="images encoded at a time")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the stored moments")
+    flip: bool = Field(
+        False,
+        exclude_if=lambda flip: not flip,
+        description="encode the mirrored images too; training draws either with probability 1/2",
+    )

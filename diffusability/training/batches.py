@@ -9,12 +9,14 @@ from diffusability.study.fingerprint import derive_seed
 class BatchOrder:
     """An endless stream of shuffled epochs, cut into batches, with random access by step.
 
-    Random access is what makes resuming exact: there is no position to restore.
+    Random access is what makes resuming exact: there is no position to restore. Where images come
+    in several versions (mirrored or not), each item of a batch is one of them with equal
+    probability: version v of image i has the index v * size + i.
     """
 
-    def __init__(self, size: int, batch: int, seed: int) -> None:
+    def __init__(self, size: int, batch: int, seed: int, versions: int = 1) -> None:
         """Shuffle `size` images into batches of `batch` with `seed`."""
-        self.size, self.batch, self.seed = size, batch, seed
+        self.size, self.batch, self.seed, self.versions = size, batch, seed, versions
         self._epochs: dict[int, Tensor] = {}
 
     def indices(self, step: int) -> Tensor:
@@ -23,7 +25,14 @@ class BatchOrder:
         first, last = start // self.size, (start + self.batch - 1) // self.size
         stream = torch.cat([self._epoch(epoch) for epoch in range(first, last + 1)])
         offset = start - first * self.size
-        return stream[offset : offset + self.batch]
+        return stream[offset : offset + self.batch] + self.size * self._versions(step)
+
+    def _versions(self, step: int) -> Tensor:
+        """Return which version of each image of a step is shown, (batch,) int64."""
+        if self.versions == 1:
+            return torch.zeros(self.batch, dtype=torch.int64)
+        generator = torch.Generator().manual_seed(derive_seed("version", self.seed, step))
+        return torch.randint(self.versions, (self.batch,), generator=generator)
 
     def _epoch(self, epoch: int) -> Tensor:
         if epoch not in self._epochs:

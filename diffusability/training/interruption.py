@@ -1,17 +1,24 @@
 """Requests to stop: SIGTERM (schedulers, Snakemake) and SIGINT (Ctrl-C) end a run tidily."""
 
+import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
+# a scheduler signals every process of a job, and torchrun passes its own copy on: within that time
+# another signal is the same request
+SAME_REQUEST_SECONDS = 2.0
+
 
 class Interruption:
-    """While entered, remembers a stop signal instead of dying of it; a second one kills."""
+    """While entered, remembers a stop signal instead of dying of it; a second request kills."""
 
     def __init__(self) -> None:
         """Nothing was asked yet."""
         self.reason: str | None = None
+        self._asked = 0.0
         self._former: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interruption":
@@ -32,5 +39,9 @@ class Interruption:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.reason = f"stopped by {signal.Signals(number).name}"
-        signal.signal(number, self._former[signal.Signals(number)])
+        if self.reason is None:
+            self.reason = f"stopped by {signal.Signals(number).name}"
+            self._asked = time.monotonic()
+        elif time.monotonic() - self._asked > SAME_REQUEST_SECONDS:
+            signal.signal(number, self._former[signal.Signals(number)])
+            os.kill(os.getpid(), number)

@@ -3,8 +3,14 @@
 A run is a list of phases (one optimizer and one loss each; a GAN has two) that are stepped in
 turn. All randomness of a step is a function of seed and step, so a run that is stopped anywhere
 and resumed from a checkpoint ends in the same bits as one that was not (on the CPU).
+
+A batch can be cut into equal parts, over processes and one after the other (`train.accumulation`).
+Every part draws its randomness for the whole batch and keeps its slice, so the result is that of
+the whole batch but for the order of the gradient's sum; and a cut in two over two processes equals
+a cut in two within one to the bit.
 """
 
+import contextlib
 import csv
 import logging
 import math
@@ -26,6 +32,8 @@ from diffusability.training.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
+from diffusability.training.compilation import compile_forward, compiler_errors
+from diffusability.training.distributed import Processes
 from diffusability.training.ema import ExponentialMovingAverage
 from diffusability.training.interruption import Interruption
 from diffusability.training.progress import Progress
@@ -46,20 +54,41 @@ class Losses:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's data: image indices (B,) int64 on the CPU, and the step's generator."""
+    """The images of one step, and the part of them that a loss is asked for.
+
+    Attributes:
+        step: counted from zero.
+        indices: (B,) int64 on the CPU, of the whole batch.
+        generator: of all randomness, at the same state for every part: draw for the whole batch
+            and keep the slice `part`.
+        part: the images of the batch that this loss is the mean of.
+        upcoming: (b,) the `picked` of the next call, for reading ahead; None at the run's end.
+    """
 
     step: int
     indices: Tensor
     generator: torch.Generator
+    part: slice = field(default_factory=lambda: slice(None))
+    upcoming: Tensor | None = None
+
+    @property
+    def picked(self) -> Tensor:
+        """The (b,) indices of this part."""
+        return self.indices[self.part]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One optimizer and the loss that it descends; a loss of None skips the phase's step."""
+    """One optimizer and the loss that it descends; a loss of None skips the phase's step.
+
+    `divisible` states that the loss is a mean over the images of a batch, whose randomness is
+    drawn for the whole batch: only then may the batch be cut into parts.
+    """
 
     name: str
     parameters: Sequence[nn.Parameter]
     loss: Callable[[Batch], Losses | None]
+    divisible: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,11 +101,13 @@ class Run:
         modules: everything with weights, by name; all of it is checkpointed.
         phases: stepped in order at every step.
         images: number of training images.
+        versions: of every image, one of which is drawn each time.
         seed: of data order and of each step's generator.
         state: folder of the checkpoints.
         averaged: name of the module that gets a moving average, if `spec.ema` is set.
         minutes: time after which the state is saved and the run interrupted.
         checkpoint_seconds: time between checkpoints.
+        processes: that share every batch.
     """
 
     name: str
@@ -87,9 +118,11 @@ class Run:
     seed: int
     state: Path
     averaged: str | None = None
+    versions: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     minutes: float | None = None
     checkpoint_seconds: float = 300.0
+    processes: Processes = field(default_factory=Processes)
 
 
 def train(run: Run) -> "Training":
@@ -109,7 +142,12 @@ class Training:
     """A run in progress: modules, optimizers, average, history and the step reached."""
 
     def __init__(self, run: Run) -> None:
-        """Build optimizers and the average for freshly initialised modules."""
+        """Build optimizers and the average for freshly initialised modules.
+
+        Raises:
+            TrainingError: the batch cannot be cut as the run asks for.
+        """
+        _check_division(run)
         self.run = run
         self.step = 0
         self.history: list[dict[str, float]] = []
@@ -126,7 +164,10 @@ class Training:
             if averaged
             else None
         )
-        self._order = BatchOrder(run.images, run.spec.batch, run.seed)
+        if run.spec.compile:  # after the average's copy, which stays as it is
+            compile_forward(run.modules[self._kept])
+        self._order = BatchOrder(run.images, run.spec.batch, run.seed, run.versions)
+        self._parts = run.processes.share(run.spec.batch, run.spec.accumulation)
         self._sums: dict[str, float] = {}
         self._summed = 0
 
@@ -135,72 +176,108 @@ class Training:
         """The module to keep: the average where there is one, else the trained module."""
         if self._average is not None:
             return self._average.module
-        return self.run.modules[self.run.averaged or next(iter(self.run.modules))]
+        return self.run.modules[self._kept]
+
+    @property
+    def _kept(self) -> str:
+        return self.run.averaged or next(iter(self.run.modules))
 
     def go(self) -> None:
         """Take all remaining steps."""
         run = self.run
-        progress = Progress(run.name, run.spec.steps, self.step)
+        progress = Progress(run.name, run.spec.steps, self.step) if run.processes.leads else None
         deadline = math.inf if run.minutes is None else time.monotonic() + 54.0 * run.minutes
         saved = time.monotonic()
         try:
             with Interruption() as interruption:
                 while self.step < run.spec.steps:
-                    progress.advance(self._take_step())
+                    row = self._take_step()
+                    if progress is not None:
+                        progress.advance(row)
                     now = time.monotonic()
                     reason = interruption.reason or ("time is up" if now > deadline else None)
-                    if reason and self.step < run.spec.steps:
-                        self.save()
-                        raise TrainingInterrupted(
-                            f"{run.name}: {reason}; saved step {self.step} of {run.spec.steps} in "
-                            f"{run.state}. The same command goes on from there"
-                        )
+                    stop = run.processes.any(reason is not None, run.device)
+                    if stop and self.step < run.spec.steps:
+                        self._save_and_stop(reason or "another of its processes is stopping")
                     if now - saved >= run.checkpoint_seconds:
                         self.save()
                         saved = now
         finally:
-            progress.close()
+            if progress is not None:
+                progress.close()
+
+    def _save_and_stop(self, reason: str) -> None:
+        run = self.run
+        self.save()
+        run.processes.wait()  # torchrun ends all processes once one has ended
+        raise TrainingInterrupted(
+            f"{run.name}: {reason}; saved step {self.step} of {run.spec.steps} in {run.state}. "
+            "The same command goes on from there"
+        )
 
     def _take_step(self) -> dict[str, float]:
         run, step = self.run, self.step
         rate = learning_rate(step, run.spec)
-        generator = step_generator(run.seed, step, run.device)
-        batch = Batch(step, self._order.indices(step), generator)
+        batches = self._batches(step)
         row: dict[str, float] = {}
         for phase in run.phases:
-            row |= self._descend(phase, batch, rate)
+            row |= self._descend(phase, batches, rate)
         if self._average is not None:
             self._average.update(run.modules[run.averaged or ""])
         self.step += 1
         self._record(row, rate)
         return row
 
-    def _descend(self, phase: Phase, batch: Batch, rate: float) -> dict[str, float]:
-        spec = self.run.spec
+    def _batches(self, step: int) -> list[Batch]:
+        """Return this process's parts of a step's batch, each with a generator of its own."""
+        run, indices = self.run, self._order.indices(step)
+        upcoming = [indices[part] for part in self._parts[1:]]
+        last = step + 1 == run.spec.steps
+        first_of_next = None if last else self._order.indices(step + 1)[self._parts[0]]
+        return [
+            Batch(step, indices, step_generator(run.seed, step, run.device), part, following)
+            for part, following in zip(self._parts, [*upcoming, first_of_next], strict=True)
+        ]
+
+    def _descend(self, phase: Phase, batches: list[Batch], rate: float) -> dict[str, float]:
+        spec, processes = self.run.spec, self.run.processes
         optimizer = self._optimizers[phase.name]
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.run.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-            losses = phase.loss(batch)
-        if losses is None:
+        parts = [self._backward(phase, batch) for batch in batches]
+        if not parts[0]:
             return {}
-        terms = {phase.name: losses.total, **losses.terms}
-        names = list(terms)
-        numbers = torch.stack([terms[name].detach().float() for name in names]).tolist()
-        row = dict(zip(names, numbers, strict=True))
-        if not all(math.isfinite(value) for value in numbers):
-            self._stop_at_bad_loss(row, batch, rate)
-        losses.total.backward()
+        numbers = torch.stack([torch.stack(list(part.values())) for part in parts]).sum(0)  # (K,)
+        gradients = [p.grad for p in phase.parameters if p.grad is not None]
+        processes.add([*gradients, numbers])
+        means = (numbers / (len(parts) * processes.count)).tolist()
+        row = dict(zip(parts[0], means, strict=True))
+        if not all(math.isfinite(value) for value in means):
+            self._stop_at_bad_loss(row, batches[0], rate)
         if spec.clip is not None:
             norm = nn.utils.clip_grad_norm_(phase.parameters, spec.clip)
             row[f"{phase.name}_gradient"] = norm.item()
         optimizer.step()
         return row
 
+    def _backward(self, phase: Phase, batch: Batch) -> dict[str, Tensor]:
+        """Add a part's share of the gradient; return its loss and terms as float32 scalars."""
+        run = self.run
+        half = run.spec.precision == "bf16"
+        errors = compiler_errors(run.name) if run.spec.compile else contextlib.nullcontext()
+        with errors:
+            with torch.autocast(run.device.type, torch.bfloat16, enabled=half):
+                losses = phase.loss(batch)
+            if losses is None:
+                return {}
+            (losses.total / (run.spec.accumulation * run.processes.count)).backward()
+        terms = {phase.name: losses.total, **losses.terms}
+        return {name: value.detach().float() for name, value in terms.items()}
+
     def _stop_at_bad_loss(self, row: dict[str, float], batch: Batch, rate: float) -> None:
         values = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
-        indices = batch.indices.tolist()
+        indices = (batch.indices % self.run.images).tolist()
         more = ", ..." if len(indices) > NAMED_INDICES else ""
         named = f"[{', '.join(map(str, indices[:NAMED_INDICES]))}{more}]"
         raise TrainingError(
@@ -221,7 +298,9 @@ class Training:
             self._sums, self._summed = {}, 0
 
     def save(self) -> None:
-        """Write a checkpoint of everything that the next step depends on."""
+        """Write a checkpoint of everything that the next step depends on, in one process."""
+        if not self.run.processes.leads:
+            return
         tensors: dict[str, Tensor] = {}
         for name, module in self._all_modules().items():
             tensors |= {f"module.{name}.{k}": v for k, v in module.state_dict().items()}
@@ -268,3 +347,19 @@ class Training:
             writer = csv.DictWriter(file, list(columns))
             writer.writeheader()
             writer.writerows(self.history)
+
+
+def _check_division(run: Run) -> None:
+    """Refuse to cut a batch whose loss is no mean over images, or that has no equal parts."""
+    parts = run.spec.accumulation * run.processes.count
+    whole = [phase.name for phase in run.phases if not phase.divisible]
+    if parts > 1 and whole:
+        raise TrainingError(
+            f"{run.name}: the loss {whole[0]} needs its whole batch at once; train it in one "
+            "process with train.accumulation: 1"
+        )
+    if run.spec.batch % parts:
+        raise TrainingError(
+            f"{run.name}: train.batch {run.spec.batch} cannot be cut into {parts} equal parts "
+            f"({run.processes.count} processes x train.accumulation {run.spec.accumulation})"
+        )

@@ -47,3 +47,20 @@ def test_it_learns(tmp_path: Path) -> None:
     train(Run("toy", spec, {"encoder": model}, [phase], len(chosen), 0, tmp_path))
     predicted = model(to_float(data.images[held_out])).argmax(1)
     assert (predicted == data.labels[held_out]).float().mean() > 0.8
+
+
+def test_its_batch_may_be_cut(tmp_path: Path) -> None:
+    data = load_digits(DigitsDataset(kind="digits", size=8))
+    trained = []
+    for parts in (1, 4):
+        model = encoder().double()
+        loss = ClassificationLoss(model, to_float(data.images).double(), data.labels)
+        spec = TrainSpec(steps=5, batch=16, lr=1e-2, accumulation=parts)
+        phase = Phase("cross_entropy", list(model.parameters()), loss, divisible=True)
+        folder = tmp_path / str(parts)
+        train(Run("toy", spec, {"encoder": model}, [phase], len(data.labels), 0, folder))
+        trained.append(model.state_dict())
+    whole, cut = trained
+    assert not torch.equal(whole["head.weight"], encoder().double().head.weight)
+    for name in whole:
+        torch.testing.assert_close(cut[name], whole[name], rtol=0, atol=1e-12, msg=name)

@@ -2,11 +2,7 @@
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -18,8 +14,10 @@ from diffusability.study.spec import TrainSpec
 from diffusability.training.batches import BatchOrder, step_generator
 from diffusability.training.checkpoint import CURRENT, PREVIOUS, load_checkpoint
 from diffusability.training.ema import ExponentialMovingAverage
+from diffusability.training.interruption import Interruption
 from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train
 from diffusability.training.schedule import learning_rate
+from tests.unit.small_diffusion import assert_same, weights
 
 
 def make_run(state: Path, steps: int = 12, **changes) -> Run:
@@ -52,19 +50,6 @@ def make_run(state: Path, steps: int = 12, **changes) -> Run:
         "averaged": "first",
     }
     return Run(**(settings | changes))
-
-
-def weights(training: Training) -> dict[str, torch.Tensor]:
-    """All weights of a run, the average included."""
-    modules = {**training.run.modules, "average": training.averaged}
-    return {f"{n}.{k}": v for n, m in modules.items() for k, v in m.state_dict().items()}
-
-
-def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    """Equality to the bit."""
-    assert a.keys() == b.keys()
-    for name in a:
-        assert torch.equal(a[name], b[name]), name
 
 
 def test_learning_rate_by_hand() -> None:
@@ -150,41 +135,24 @@ def test_time_budget_saves_and_says_so(tmp_path: Path) -> None:
     assert_same(weights(whole), weights(train(make_run(tmp_path / "parts"))))
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from tests.unit.test_training import make_run
-from diffusability.training.loop import Training
-run = make_run(Path(sys.argv[1]), checkpoint_seconds=0.0)
-training = Training(run)
-training.resume()
-step, number = int(sys.argv[2]), getattr(signal, sys.argv[3])
-take = training._take_step
-def counted():
-    if training.step == step:
-        os.kill(os.getpid(), number)
-    return take()
-training._take_step = counted
-training.go()
-"""
-
-
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
-def test_killed_run_resumes_to_the_bit(tmp_path: Path, repository: Path, name: str) -> None:
-    step = int.from_bytes(os.urandom(1)) % 9 + 2  # a random step; the assertion names it
-    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / "parts"), str(step)]
-    result = subprocess.run([*command, name], cwd=repository, capture_output=True, text=True)
-    if name == "SIGKILL":
-        assert result.returncode == -signal.SIGKILL
-    else:
-        assert f"stopped by {name}; saved step {step + 1} of 12" in result.stderr
-    moved = tmp_path / "moved"
-    (tmp_path / "parts").rename(moved)
-    checkpoint = load_checkpoint(moved)
-    assert checkpoint is not None
-    assert checkpoint.step >= step
-    whole = train(make_run(tmp_path / "whole"))
-    assert_same(weights(whole), weights(train(make_run(moved)))), f"killed at step {step}"
+def test_a_repeated_signal_is_one_request_and_a_second_request_kills(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, killed = [100.0], []
+    monkeypatch.setattr("diffusability.training.interruption.time.monotonic", lambda: now[0])
+    former = signal.signal(signal.SIGTERM, lambda number, frame: killed.append(number))
+    try:
+        with Interruption() as interruption:
+            for _ in range(3):  # the scheduler's, and what launchers pass on
+                signal.raise_signal(signal.SIGTERM)
+                now[0] += 0.5
+            assert interruption.reason == "stopped by SIGTERM"
+            assert not killed
+            now[0] += 1.0
+            signal.raise_signal(signal.SIGTERM)
+            assert killed == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def test_half_a_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:

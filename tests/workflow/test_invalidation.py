@@ -103,6 +103,12 @@ def evict_latents(workspace: Workspace) -> None:
     shutil.rmtree(workspace.path / "results" / "cache")
 
 
+def accumulate_and_compile(workspace: Workspace) -> None:
+    """Ask for the same training by other means."""
+    train = SMOKE["backbones"]["sit-a"]["train"]
+    change("backbones.sit-a.train", train | {"accumulation": 2, "compile": True})(workspace)
+
+
 def rename_report(workspace: Workspace) -> None:
     """Ask for the report under another name."""
     change("report", "other.html")(workspace)
@@ -119,6 +125,8 @@ CASES: list[tuple[str, Callable[[Workspace], None], Jobs]] = [
     ("evict latents", evict_latents, {}),
     ("spell a number otherwise", change("bases.conv-f2d4.train.lr", "0.20e-2"), {}),
     ("write a default out", change("sampling.solver", "euler"), {}),
+    ("share a training among GPUs", change("backbones.sit-a.gpus", 2), {}),
+    ("accumulate and compile", accumulate_and_compile, {}),
     ("report elsewhere", rename_report, {"report": [""]}),
     ("add a tokenizer", change("tokenizers.new", ALIGNED), chain("new") | TABLES),
     (

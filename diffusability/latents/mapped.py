@@ -1,0 +1,87 @@
+"""Tensors that lie in shard files and are read where they are indexed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class MappedTensor:
+    """Rows of memory-mapped shards, as one (N, ...) tensor that only indices can be taken of.
+
+    Nothing is read before it is asked for, and what was read lies in the system's page cache,
+    which gives way to other needs: the set may be larger than the memory.
+    """
+
+    def __init__(self, parts: Sequence[Tensor], dtype: torch.dtype) -> None:
+        """Join mapped shards (n, ...); all but the last have the same n. Rows come in `dtype`."""
+        self._parts, self._per_shard, self.dtype = list(parts), len(parts[0]), dtype
+        rows = sum(len(part) for part in parts)
+        self.shape = torch.Size((rows, *parts[0].shape[1:]))
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self.shape[0]
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Return the chosen rows, (n,) int64, in memory."""
+        chosen = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
+        shards = rows.div(self._per_shard, rounding_mode="floor")  # (n,)
+        for shard in shards.unique().tolist():
+            places = (shards == shard).nonzero().squeeze(1)
+            part = self._parts[shard][rows[places] - shard * self._per_shard]
+            chosen[places] = part.to(self.dtype)
+        return chosen
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The latents of some images, in memory.
+
+    Attributes:
+        mean: (N, C, h, w) float32 posterior means.
+        logvar: (N, C, h, w) float32 posterior log-variances.
+        labels: (N,) int64.
+        foreground: (N, h, w) float32, share of foreground pixels in each cell, 0 ... 1.
+    """
+
+    mean: Tensor
+    logvar: Tensor
+    labels: Tensor
+    foreground: Tensor
+
+    def __getitem__(self, images: Tensor) -> "Latents":
+        """Return the chosen images, (n,) int64."""
+        return Latents(
+            self.mean[images], self.logvar[images], self.labels[images], self.foreground[images]
+        )
+
+
+@dataclass(frozen=True)
+class MappedLatents:
+    """The latents of every image of a dataset, in its order, on disk.
+
+    Attributes:
+        mean: (N, C, h, w) float32 posterior means.
+        logvar: (N, C, h, w) float32 posterior log-variances.
+        labels: (N,) int64, in memory.
+        foreground: (N, h, w) float32, share of foreground pixels in each cell, 0 ... 1.
+        mirrored: mean and log-variance of the mirrored images, where they were encoded.
+    """
+
+    mean: MappedTensor
+    logvar: MappedTensor
+    labels: Tensor
+    foreground: MappedTensor
+    mirrored: tuple[MappedTensor, MappedTensor] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
+
+    def __getitem__(self, images: Tensor) -> Latents:
+        """Return the chosen images, (n,) int64, in memory."""
+        return Latents(
+            self.mean[images], self.logvar[images], self.labels[images], self.foreground[images]
+        )
