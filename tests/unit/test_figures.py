@@ -17,10 +17,13 @@ from diffusability.figures.catalogue import PERSPECTIVES, REPRESENTATIVES, SHOWN
 from diffusability.figures.length_ratio import curves, representatives
 from diffusability.figures.pairs import bubble_diameters
 from diffusability.figures.registry import DRAW, figure_named
-from diffusability.figures.results import Results, read_table
+from diffusability.figures.results import Results, read_results, read_table
 from diffusability.figures.scope import Scope, backbone_scopes, reference_scope
 from diffusability.figures.style import write_figure
-from diffusability.study.targets import FIGURE_NAMES
+from diffusability.study.load import load_study
+from diffusability.study.plan import Plan
+from diffusability.study.targets import FIGURE_NAMES, table_files
+from scripts import draw
 from tests.conftest import REPOSITORY
 from tests.unit.figure_tables import TARGET, figure_table, made_tables, results_of
 
@@ -39,7 +42,7 @@ def study() -> Results:
 @pytest.fixture(scope="module")
 def drawn(study: Results) -> dict[str, Figure]:
     """Return every figure of that study."""
-    return {name: draw(study) for name, draw in DRAW.items()}
+    return {name: function(study) for name, function in DRAW.items()}
 
 
 def points(axis) -> np.ndarray:
@@ -243,8 +246,8 @@ def test_what_a_small_study_lacks_is_said() -> None:
 def test_a_study_without_generated_images_is_said() -> None:
     table = figure_table(4)
     bare = results_of(table[table["backbone"] == ""].reset_index(drop=True), {})
-    for name, draw in DRAW.items():
-        assert re.search("was not measured|linear probe", texts(draw(bare))), name
+    for name, function in DRAW.items():
+        assert re.search("was not measured|linear probe", texts(function(bare))), name
 
 
 def test_the_reasons_of_the_analysis_stand_in_the_panels() -> None:
@@ -276,6 +279,40 @@ def test_drawing_twice_gives_the_same_bytes(study, tmp_path: Path) -> None:
             write_figure(DRAW["neighbours_probe"](study), [path])
             digests.add(hashlib.sha256(path.read_bytes()).hexdigest())
         assert len(digests) == 1, kind
+
+
+def write_tables(folder: Path, plan: Plan) -> Results:
+    """Write tables as if `plan` had run, and return what they hold."""
+    table = figure_table(len(plan.study.tokenizers), seeds=1)
+    table["study"] = plan.study.name
+    names = dict(zip(dict.fromkeys(table["tokenizer"]), plan.study.tokenizers, strict=True))
+    table["tokenizer"] = table["tokenizer"].map(names)
+    prints = [artifact.fingerprint for artifact in plan.measured]
+    table["fingerprint"] = [prints[k % len(prints)] for k in range(len(table))]
+    made = {"measurements": table, **made_tables(table)}
+    for path in map(Path, table_files(plan.study)):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        made[path.stem].to_csv(folder / path, index=False)
+    return results_of(table)
+
+
+def test_the_script_needs_nothing_but_the_tables(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    study_file = str(REPOSITORY / "studies" / "smoke.yaml")
+    plan = Plan(load_study([study_file]))
+    arguments = ["--study", study_file, "--output", "reconstruction.svg", "reconstruction.png"]
+    assert draw.main(arguments) != 0
+    assert "snakemake -c2 tables" in capsys.readouterr().err
+    held = write_tables(tmp_path, plan)
+    assert draw.main(arguments) == 0
+    assert Path("reconstruction.png").stat().st_size > 1000
+    results = read_results(plan)
+    assert results.numbers == {name: k for k, name in enumerate(plan.study.tokenizers, start=1)}
+    pd.testing.assert_frame_equal(results.measurements, held.measurements)
+    path = Path(table_files(plan.study)[0])
+    path.write_text(path.read_text().replace(plan.measured[0].fingerprint, "0" * 12))
+    assert draw.main(arguments) != 0
+    assert "not those of the study as it is now" in capsys.readouterr().err
 
 
 def test_tables_read_back_keep_empty_cells_apart(tmp_path: Path) -> None:
