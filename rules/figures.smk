@@ -11,7 +11,7 @@ for figure in FIGURE_NAMES:
         output:
             report(
                 figure_files(STUDY, figure),
-                caption=f"../report/{figure}.rst",
+                caption=f"../report/figures/{figure}.rst",
                 category="Figures",
                 subcategory=figure,
             ),

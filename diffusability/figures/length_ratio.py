@@ -6,15 +6,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from diffusability.analysis.tables import cells
+from diffusability.analysis.tables import CURVE, cells
 from diffusability.figures.catalogue import name_metric
 from diffusability.figures.panels import MARKER, SHAPE, head, panel_grid, say, sentence_figure
 from diffusability.figures.results import Results
 from diffusability.figures.scope import Scope, backbone_scopes
 from diffusability.figures.style import cluster_styles
 
-RATIO = "trajectory.curve_"  # a measurement a segment: M |step| / |end - start|, 1 is even speed
-VARIANCE = "velocity.curve_"  # a measurement a time: I(t) of Eq. 4
+VARIANCE = f"velocity{CURVE}"  # a measurement a time, its option t: I(t) of Eq. 4
 PLACES = {"worst": "-", "median": "--", "best": ":"}
 
 
@@ -30,11 +29,11 @@ def draw_length_ratio(results: Results) -> Figure:
     figure, axes = panel_grid(2, len(scopes), panel=(2.2, 1.5), gap=(0.4, 0.6))
     for (above, below), scope in zip(axes.T, scopes, strict=True):
         chosen = representatives(results, scope)
-        variance = curves(results, VARIANCE, scope.at(backbone="", cfg=None))
+        variance = variance_curves(results, scope.family)
         absent = "the irreducible variance over time (velocity.curve_…) was not measured"
         _draw_curves(above, results, variance, chosen, absent)
-        ratio = curves(results, RATIO, scope)
-        absent = f"no length ratio of {scope.place} was measured (trajectory.curve_…)"
+        ratio = length_ratios(results, scope)
+        absent = f"the tables hold no length ratio of {scope.place}"
         _draw_curves(below, results, ratio, chosen, absent)
         if not ratio.empty:
             below.axhline(1, color="0.6", linewidth=0.8, zorder=0)
@@ -61,24 +60,21 @@ def representatives(results: Results, scope: Scope) -> dict[str, str]:
     return chosen
 
 
-def curves(results: Results, prefix: str, scope: Scope) -> pd.DataFrame:
-    """Return tokenizer, cluster, time and value of a curve's measurements, means over seeds.
+def length_ratios(results: Results, scope: Scope) -> pd.DataFrame:
+    """Return the rows of the table of profiles in a scope; empty where there are none."""
+    table = results.tables.get("profiles")
+    if table is None or table.empty:
+        return pd.DataFrame()
+    fits = (table["family"] == scope.family) & (table["backbone"] == scope.backbone)
+    return table[fits & (table["cfg"] == scope.cfg)]
 
-    A measurement states its time as option ``t``; where it does not, segments divide [0, 1]
-    evenly and stand at their middle.
-    """
+
+def variance_curves(results: Results, family: str) -> pd.DataFrame:
+    """Return tokenizer, cluster, time and I(t) of a family, means over tokenizer seeds."""
     table = results.measurements
-    rows = table[
-        table["metric"].str.startswith(prefix)
-        & (table["family"] == scope.family)
-        & (table["backbone"] == scope.backbone)
-        & (table["cfg"].isna() if scope.cfg is None else table["cfg"] == scope.cfg)
-    ]
-    names = list(dict.fromkeys(rows["metric"]))
-    options = rows.drop_duplicates("metric").set_index("metric")["options"]
-    middles = {name: (place + 0.5) / len(names) for place, name in enumerate(names)}
-    times = {name: json.loads(options[name] or "{}").get("t", middles[name]) for name in names}
-    rows = rows.assign(time=rows["metric"].map(times).astype(float))
+    rows = table[table["metric"].str.startswith(VARIANCE) & (table["family"] == family)]
+    times = [json.loads(options)["t"] for options in rows["options"]]
+    rows = rows.assign(time=pd.array(times, dtype=float))
     keys = ["tokenizer", "cluster", "time"]
     return rows.groupby(keys, sort=True)["value"].mean().reset_index()
 

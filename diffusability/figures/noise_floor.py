@@ -83,10 +83,9 @@ def _draw_panel(axis: Axes, results: Results, scope: Scope) -> None:
             )
     axis.locator_params("x", integer=True)
     axis.set_title(_title(axis, found))
-    lowest = runs.groupby("tokenizer")["y"].min()
-    number_points(
-        axis, rows["place"], rows["tokenizer"].map(lowest), number_names(results, rows["tokenizer"])
-    )
+    lowest = rows["tokenizer"].map(runs.groupby("tokenizer")["y"].min())
+    names = number_names(results, rows["tokenizer"])
+    number_points(axis, rows["place"], lowest, names, beside=runs[["place", "y"]])
 
 
 def _title(axis: Axes, row: Mapping[str, Any] | None) -> str:

@@ -10,6 +10,7 @@ from diffusability.figures.panels import panel_size
 
 SIZE = 4.5  # points, height of the type
 _CHARACTER = (0.64 * SIZE, 0.8 * SIZE)  # points, width and height of a digit
+_PADDING = 0.8  # points, between names
 RADIUS = 2.4  # points, of a marker
 _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 
@@ -20,6 +21,7 @@ def number_points(
     y: ArrayLike,
     names: Sequence[str],
     radius: ArrayLike = RADIUS,
+    beside: ArrayLike = (),
 ) -> None:
     """Write a short name beside each point of a panel whose size and limits are final.
 
@@ -29,17 +31,20 @@ def number_points(
     Args:
         axis: the panel. x, y: (N,) coordinates. names: (N,) texts.
         radius: of the markers in points, one or (N,).
+        beside: (M, 2) coordinates of further markers to keep clear of.
     """
     if not names:
         return
     axis.autoscale_view()  # the limits that drawing would set
-    radii = np.broadcast_to(np.asarray(radius, float), len(names))
     size = 72 * panel_size(axis)
-    points = axis.transAxes.inverted().transform(axis.transData.transform(np.column_stack([x, y])))
-    points = points * size  # (N, 2) in points from the lower left corner
+    places = np.vstack([np.column_stack([x, y]), np.reshape(beside, (-1, 2))])
+    places = axis.transAxes.inverted().transform(axis.transData.transform(places))
+    points = places * size  # (N + M, 2) in points from the lower left corner
+    radii = np.full(len(points), RADIUS)
+    radii[: len(names)] = radius
     taken = np.empty((0, 4))  # left, bottom, right, top of names
-    for point, name, own in zip(points, names, radii, strict=True):
-        extent = np.array([_CHARACTER[0] * len(name), _CHARACTER[1]])
+    for point, name, own in zip(points, names, radii, strict=False):
+        extent = np.array([_CHARACTER[0] * len(name) + _PADDING, _CHARACTER[1]])
         for direction in _DIRECTIONS:
             reach = own + 0.8 + extent / 2
             diagonal = 0.8 if all(direction) else 1.0

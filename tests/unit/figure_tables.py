@@ -1,6 +1,7 @@
 """Made-up results of a study of any size, for the tests of the figures."""
 
 import json
+from collections.abc import Iterator
 from itertools import combinations, count
 
 import numpy as np
@@ -32,6 +33,7 @@ METRICS = {
     "reconstruction.ssim": (0.0, 0.01, 0.81, True),
     "reconstruction.fd_judge": (0.02, 0.05, 0.5, False),
 }
+CELL = ["tokenizer", "family", "cluster", "backbone", "cfg"]
 MADE = ("correlations", "regressions", "noise_floor", "guidance")
 MADE += ("intercorrelations", "comparability")
 FURTHER = ("trajectory.straightness", "trajectory.efficiency", "trajectory.angle")
@@ -91,10 +93,6 @@ def figure_table(
                         add(run, FURTHER[0], 0.999 - 0.0005 * y, True)
                         add(run, FURTHER[1], 0.9 - 0.02 * y, True)
                         add(run, FURTHER[2], 3 + 0.2 * y, False)
-                        for s in range(10):
-                            ratio = 1.1 + 0.05 * y * np.cos(np.pi * s / 5)
-                            time = {"options": json.dumps({"t": (s + 0.5) / 10})}
-                            add({**run, **time}, f"trajectory.curve_s{s:02d}", ratio, None)
                         if targets:
                             add(run, "generation.inception_score_judge", 60 - 10 * y, True)
                             add(run, "generation.fdr6", 9 + 2 * y, False)
@@ -144,4 +142,15 @@ def made_tables(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         for metric in METRICS:
             if metric.startswith("reconstruction."):
                 tables["comparability"].append({"family": family, "metric": metric, **numbers()})
+    tables["profiles"] = list(_profiles(table))
     return {name: pd.DataFrame(rows) for name, rows in tables.items()}
+
+
+def _profiles(table: pd.DataFrame) -> Iterator[dict[str, object]]:
+    """Yield ten segments of every tokenizer, backbone and scale, no two ratios the same."""
+    runs = table[table["metric"] == TARGET]
+    for k, run in enumerate(runs.drop_duplicates(CELL)[CELL].to_dict("records")):
+        for segment in range(10):
+            time = (segment + 0.5) / 10
+            ratio = 1 + 0.2 * np.cos(2 * np.pi * time) + 0.01 * (k + time)
+            yield run | {"segment": segment, "time": time, "value": ratio}

@@ -3,18 +3,21 @@
 import hashlib
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from diffusability.analysis.analyse import HEADLINE, analyse
-from diffusability.analysis.correlation import AnalysisOptions
+from diffusability.analysis.analyse import HEADLINE
+from diffusability.analysis.correlation import correlate
+from diffusability.analysis.noise_floor import noise_floor
+from diffusability.analysis.regression import regress
 from diffusability.analysis.tables import best_guidance, cells
 from diffusability.errors import StudyError
 from diffusability.figures.catalogue import PERSPECTIVES, REPRESENTATIVES, SHOWN, TRAJECTORY
-from diffusability.figures.length_ratio import curves, representatives
+from diffusability.figures.length_ratio import length_ratios, representatives
 from diffusability.figures.pairs import bubble_diameters
 from diffusability.figures.registry import DRAW, figure_named
 from diffusability.figures.results import Results, read_results, read_table
@@ -85,7 +88,7 @@ def check_relations(study: Results, axes, scopes, metrics) -> None:
 
 def test_every_figure_is_listed_and_has_a_caption() -> None:
     assert set(DRAW) == set(FIGURE_NAMES)
-    captions = {p.stem for p in (REPOSITORY / "report").glob("*.rst")}
+    captions = {p.stem for p in (REPOSITORY / "report" / "figures").glob("*.rst")}
     assert set(FIGURE_NAMES) <= captions
 
 
@@ -205,7 +208,7 @@ def test_length_ratio_shows_the_three_that_stand_for_all(study, drawn) -> None:
     y = cells(study.measurements, TARGET, TARGET, "sit-b", 1.0).of_family(scope.family).rows
     order = y.sort_values("y")["tokenizer"].tolist()
     assert chosen == {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
-    found = curves(study, "trajectory.curve_", scope)
+    found = length_ratios(study, scope)
     own = found[found["tokenizer"] == chosen["worst"]]
     below = drawn["length_ratio"].axes[len(BACKBONES)]
     line = next(line for line in below.lines if line.get_label() == chosen["worst"])
@@ -224,7 +227,7 @@ SENTENCES = {
     "perspectives": "VIV (velocity.viv) was not measured in this study",
     "pairs": "VIV not measured in this study",
     "correlations": "no correlation can be computed here",
-    "length_ratio": "no length ratio of sit-b, guidance 1, conv-f16d32 was measured",
+    "length_ratio": "the tables hold no length ratio of sit-b, guidance 1, conv-f16d32",
     "neighbours_probe": "the linear probe (semantics.probe) was not measured in this study",
     "reconstruction": "LPIPS (reconstruction.lpips*) was not measured in this study",
     "trajectories": "straightness (trajectory.straightness) was not measured in this study",
@@ -236,7 +239,6 @@ SENTENCES = {
 
 def test_what_a_small_study_lacks_is_said() -> None:
     gone = ("velocity.viv", "semantics.probe", "trajectory.straightness")
-    gone += tuple(f"trajectory.curve_s{k:02d}" for k in range(10))
     small = results_of(figure_table(3, without=gone), {})
     assert set(SENTENCES) == set(DRAW)
     for name, sentence in SENTENCES.items():
@@ -258,7 +260,13 @@ def test_the_reasons_of_the_analysis_stand_in_the_panels() -> None:
     table.loc[lost, "value"] = np.nan
     keep = table["metric"].str.match(r"generation|velocity.viv|semantics.lnc5|smoothness")
     table = table[keep].reset_index(drop=True)
-    results = results_of(table, analyse(table, AnalysisOptions(resamples=9)))
+    options = SimpleNamespace(resamples=9, confidence=0.95, seed=0)
+    pairs = ["velocity.viv", "semantics.lnc5"]
+    tables = {
+        "correlations": correlate(table, options),
+        "regressions": regress(table, pairs, options),
+    }
+    results = results_of(table, tables | {"noise_floor": noise_floor(table)})
     said = texts(DRAW["perspectives"](results))
     assert "no r, n = 3: the metric is constant: no correlation" in said
     assert "no r, n = 2 of 3: 2 tokenizers have both numbers: no correlation" in said
