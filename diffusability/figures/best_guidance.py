@@ -21,6 +21,8 @@ def draw_best_guidance(results: Results) -> Figure:
     scopes = [scope.at(cfg=None) for scope in backbone_scopes(results, results.target)]
     if not scopes:
         return sentence_figure(f"{results.target} was not measured in this study")
+    if not any(len(scales(results, results.target, scope.backbone)) > 1 for scope in scopes):
+        return sentence_figure("every backbone was sampled at one guidance scale: there is no best")
     figure, axes = compared(len(scopes), len(REPRESENTATIVES), "")
     for row, scope in zip(axes, scopes, strict=True):
         row[0].set_ylabel(f"{scope.backbone}\n{name_metric(scope.target)}")

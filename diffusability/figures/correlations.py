@@ -85,8 +85,8 @@ def _draw_panel(
             _draw_mark(axis, height, found, colour, cfg is None, short)
             marks += 1
     if not marks:
-        for text in list(axis.texts):
-            text.remove()
+        for artist in (*axis.texts, *axis.lines):
+            artist.remove()
         say(axis, "no correlation can be computed here; results/tables says why for each metric")
     n = int((results.measurements.drop_duplicates("tokenizer")["family"] == scope.family).sum())
     axis.set_title(f"{scope.backbone}\n{scope.family} ({n})")

@@ -27,6 +27,8 @@ def draw_guidance(results: Results) -> Figure:
     columns, rows = backbones(results, results.target), results.families
     if not columns:
         return sentence_figure(f"{results.target} was not measured in this study")
+    if not any(len(scales(results, results.target, backbone)) > 1 for backbone in columns):
+        return sentence_figure("every backbone was sampled at one guidance scale: no curve")
     figure, axes = panel_grid(len(rows), len(columns), panel=(2.0, 1.9), gap=(0.62, 0.85))
     for family, line in zip(rows, axes, strict=True):
         for backbone, axis in zip(columns, line, strict=True):

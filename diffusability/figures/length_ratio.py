@@ -52,7 +52,7 @@ def representatives(results: Results, scope: Scope) -> dict[str, str]:
     found = cells(results.measurements, scope.target, scope.target, scope.backbone, scope.cfg)
     rows = found.of_family(scope.family).rows.sort_values(["y", "tokenizer"])
     names = list(rows["tokenizer"])
-    places = {"best": 0, "median": len(names) // 2, "worst": len(names) - 1}
+    places = {"best": 0, "worst": len(names) - 1, "median": len(names) // 2}
     chosen: dict[str, str] = {}
     for place, index in places.items():
         if names and names[index] not in chosen.values():

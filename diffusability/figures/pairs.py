@@ -99,6 +99,7 @@ def _draw_pair(
             linewidth=0.3,
             label=cluster,
         )
+    axis.margins(0.12)
     axis.set_title(_title(axis, results, scope, names, len(sizes)))
     names_shown = number_names(results, rows["tokenizer"])
     number_points(axis, rows["x"], rows["x_2"], names_shown, diameters / 2)

@@ -57,7 +57,8 @@ def panel_grid(
             y = foot + 0.55 * gap[1] + (rows - 1 - row) * (panel[1] + gap[1])
             place = (x / width, y / height, panel[0] / width, panel[1] / height)
             axes[row, column] = figure.add_axes(place)
-            axes[row, column].locator_params(nbins=5)
+            axes[row, column].locator_params("x", nbins=max(3, int(panel[0] / 0.38)))
+            axes[row, column].locator_params("y", nbins=5)
     return figure, axes
 
 
@@ -126,9 +127,10 @@ def wrapped_statement(axis: Axes, symbol: str, row: Mapping[str, Any] | None, to
     n = f"n = {row['n']:.0f}" + (f" of {total}" if total != row["n"] else "")
     reason = str(row["note"]).partition(";")[0]
     if pd.isna(row["value"]):
-        return wrapped(axis, f"no {symbol}, {n}: {reason}")
+        return wrapped(axis, f"no {symbol}: {reason.removesuffix(': no correlation')}")
     value = f"{symbol} = {number(row['value'])}"
     if pd.isna(row["low"]):
+        reason = reason.removesuffix(": no interval")
         return f"{value}\n" + wrapped(axis, f"no interval: {reason}" if reason else "no interval")
     return f"{value} [{number(row['low'])}, {number(row['high'])}]\n{n}"
 
@@ -172,12 +174,12 @@ def draw_points(axis: Axes, rows: pd.DataFrame, results: Results) -> None:
 
 
 def _limits(values: pd.Series, errors: pd.Series) -> tuple[float, float]:
-    """Return limits that hold all points, and error bars as far as these leave points apart."""
+    """Return limits that hold all points, and error bars as long as these do not dwarf them."""
     lowest, highest = values.min(), values.max()
     reach = (highest - lowest) or abs(highest) or 1.0
     bars = errors.fillna(0)
-    low = max((values - bars).min(), lowest - reach / 2)
-    high = min((values + bars).max(), highest + reach / 2)
+    low = max((values - bars).min(), lowest - reach)
+    high = min((values + bars).max(), highest + reach)
     return low - 0.05 * reach, high + 0.05 * reach
 
 

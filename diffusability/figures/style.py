@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from diffusability.artifacts.atomic import write_bytes
@@ -24,6 +23,7 @@ CLUSTERS = {
     "mae": ("#8C8C00", "<"),
 }
 OTHERS = (("#666666", "p"), ("#332288", ">"), ("#117733", "h"))
+INK = "0.15"  # grey of text and axes
 QUIET = "0.45"  # grey of what is beside the data: bars, lines, sentences
 TEXT = 7.0  # points; nothing but the numbers of points is smaller by more than a point
 NO_DATE = {
@@ -34,9 +34,12 @@ NO_DATE = {
 
 
 def use_style() -> None:
-    """Set fonts, lines and the salt that makes SVG identifiers repeatable."""
+    """Set fonts, lines and the salt that makes SVG identifiers repeatable.
+
+    Starts from matplotlib's own defaults, so that no style file of a user changes a byte.
+    """
+    mpl.rcdefaults()
     mpl.use("agg")
-    sns.set_theme(context="paper", style="ticks", font="DejaVu Sans")
     mpl.rcParams.update(
         {
             "svg.hashsalt": "diffusability",
@@ -47,6 +50,12 @@ def use_style() -> None:
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.linewidth": 0.7,
+            "axes.edgecolor": INK,
+            "axes.labelcolor": INK,
+            "text.color": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "font.family": "DejaVu Sans",  # ships with matplotlib: the same on every machine
             "axes.labelsize": TEXT,
             "axes.titlesize": TEXT,
             "xtick.labelsize": TEXT - 1,
