@@ -271,8 +271,12 @@ def add_legend(
 
 def _key(figure: Figure, results: Results) -> str:
     there = dict.fromkeys(results.measurements["tokenizer"])
+    line = max(30, int(figure.get_size_inches()[0] / _CHARACTER))
     if len(there) > NAMED:
-        return "A number is the place of its tokenizer in the study file."
+        sentence = (
+            "A number is the place of its tokenizer in the study file; "
+            "one that would hide a point or another number is left out."
+        )
+        return textwrap.fill(sentence, line)
     text = "   ".join(f"{results.numbers[name]}\u00a0{name}" for name in there)
-    width = figure.get_size_inches()[0]
-    return textwrap.fill(text, max(30, int(width / _CHARACTER)), break_on_hyphens=False)
+    return textwrap.fill(text, line, break_on_hyphens=False)

@@ -53,13 +53,13 @@ class Results:
         A wanted None is a missing cell: as ``cfg``, each tokenizer's best guidance scale.
         """
         frame = self.tables.get(table)
-        if frame is None or frame.empty:
+        if frame is None:
             return None
-        fits = pd.Series(True, index=frame.index)
-        for column, value in wanted.items():
-            fits &= frame[column].isna() if value is None else frame[column] == value
-        chosen = frame[fits]
-        return None if chosen.empty else {str(k): v for k, v in chosen.iloc[0].items()}
+        for column, value in wanted.items():  # one after the other: tables can be long
+            if frame.empty:
+                return None
+            frame = frame[frame[column].isna() if value is None else frame[column] == value]
+        return None if frame.empty else {str(k): v for k, v in frame.iloc[0].items()}
 
 
 def read_results(plan: Plan) -> Results:
