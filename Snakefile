@@ -19,6 +19,7 @@ include: "rules/tokenizers.smk"
 include: "rules/metrics.smk"
 include: "rules/diffusion.smk"
 include: "rules/analysis.smk"
+include: "rules/figures.smk"
 
 
 rule all:

@@ -45,54 +45,6 @@ rule regress:
         "python scripts/regress.py {params.study} --output {output} &> {log}"
 
 
-rule draw_perspectives:
-    """Draw every headline metric against generation quality."""
-    input:
-        TABLES,
-    output:
-        report(
-            figure_files(STUDY, "perspectives"),
-            caption="../report/perspectives.rst",
-            category="Figures",
-        ),
-    log:
-        f"{LOGS}/draw_perspectives/{STUDY.name}.log",
-    conda:
-        "../envs/study.yaml"
-    threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=30,
-    params:
-        study=STUDY_ARGUMENTS,
-    shell:
-        "python scripts/draw_perspectives.py {params.study} --output {output} &> {log}"
-
-
-rule draw_correlations:
-    """Draw how strongly every metric goes with generation quality, and how sure that is."""
-    input:
-        TABLES,
-    output:
-        report(
-            figure_files(STUDY, "correlations"),
-            caption="../report/correlations.rst",
-            category="Figures",
-        ),
-    log:
-        f"{LOGS}/draw_correlations/{STUDY.name}.log",
-    conda:
-        "../envs/study.yaml"
-    threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=30,
-    params:
-        study=STUDY_ARGUMENTS,
-    shell:
-        "python scripts/draw_correlations.py {params.study} --output {output} &> {log}"
-
-
 rule report:
     """Put headline, figures, pictures and tables on one page that opens offline."""
     input:

@@ -1,45 +1,147 @@
-"""How strongly every latent metric goes with generation quality, and how sure that is."""
+"""How strongly the metrics of every perspective go with generation quality, on one page."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from diffusability.figures.style import PALETTE, use_style
+from diffusability.analysis.tables import predictors
+from diffusability.figures.catalogue import PERSPECTIVES, REPRESENTATIVES, name_metric
+from diffusability.figures.panels import head, panel_grid, say, sentence_figure
+from diffusability.figures.results import Results
+from diffusability.figures.scope import Scope, backbone_scopes, reference_scope, scales
+from diffusability.figures.style import QUIET, TEXT
 
-ROW = 0.16  # inches a metric
-LEFT_MARGIN = 2.6  # inches for the names
+FILLED, OPEN = "#0072B2", "#D55E00"
+OFFSET = 0.17  # rows between the marks of one metric
+ROW = 0.2  # inches a metric
 
 
-def draw_correlations(correlations: pd.DataFrame, target: str) -> Figure:
-    """Return one panel a backbone and guidance scale: Pearson's r with its interval by metric.
+def draw_correlations(results: Results) -> Figure:
+    """Return a panel a backbone and family: r of each metric, oriented, with both intervals.
 
-    Args:
-        correlations: the table of correlations.
-        target: metric that the others are correlated with.
+    Every backbone is shown with the reference family, every other family with the reference
+    backbone. Positive means that better (as the metric declares) goes with better generation.
     """
-    use_style()
-    chosen = correlations[
-        (correlations["target"] == target)
-        & (correlations["statistic"] == "pearson")
-        & (correlations["family"] == "all")
-        & correlations["value"].notna()
-    ]
-    cells = list(chosen.groupby(["backbone", "cfg"], sort=True))
-    names = list(dict.fromkeys(chosen["metric"]))
-    figure = Figure(figsize=(LEFT_MARGIN + 2.6 * max(1, len(cells)), 1.0 + ROW * len(names)))
-    axes = figure.subplots(1, max(1, len(cells)), squeeze=False, sharey=True)[0]
-    if not cells:
-        axes[0].text(0.5, 0.5, "no correlation can be computed", ha="center")
-    for axis, ((backbone, cfg), cell) in zip(axes, cells, strict=False):
-        rows = cell.set_index("metric").reindex(names)
-        heights = range(len(names))
-        low, high = rows["low"].fillna(rows["value"]), rows["high"].fillna(rows["value"])
-        axis.hlines(heights, low, high, color=PALETTE[5], linewidth=2)
-        axis.plot(rows["value"], heights, "o", color=PALETTE[0], markersize=3.5)
-        axis.axvline(0, color="0.7", linewidth=0.8)
-        axis.set_xlim(-1.05, 1.05)
-        axis.set_xlabel(f"r with {target.removeprefix('generation.')}")
-        axis.set_title(f"{backbone}, guidance {cfg:g} (n = {int(rows['n'].max())})", fontsize=8)
-    axes[0].set_yticks(range(len(names)), names, fontsize=6)
-    axes[0].set_ylim(len(names) - 0.5, -0.5)
-    figure.tight_layout()
+    reference = reference_scope(results, results.target)
+    if reference is None:
+        return sentence_figure(f"{results.target} was not measured in this study")
+    scopes = list(backbone_scopes(results, results.target))
+    scopes += [reference.at(family=f) for f in results.families if f != reference.family]
+    places = _places()
+    height = ROW * (max(places.values()) + 1)
+    figure, axes = panel_grid(1, len(scopes), panel=(1.32, height), gap=(0.15, 0.65), left=1.1)
+    for axis, scope in zip(axes[0], scopes, strict=True):
+        _draw_panel(axis, results, scope, places)
+    _label_rows(axes[0][0], results, places)
+    head(figure, f"Pearson's r with {name_metric(results.target)}, turned: right is as declared")
+    guided = any(len(scales(results, s.target, s.backbone)) > 1 for s in scopes)
+    _legend(figure, guided, len(predictors(results.measurements)))
     return figure
+
+
+def _places() -> dict[tuple[str, str], float]:
+    """Return the row of each metric (short name, pattern): perspectives are set apart."""
+    places, row = {}, 0.0
+    for metrics in PERSPECTIVES.values():
+        for item in metrics.items():
+            places[item] = row
+            row += 1
+        row += 0.4
+    return places
+
+
+def _draw_panel(
+    axis: Axes, results: Results, scope: Scope, places: dict[tuple[str, str], float]
+) -> None:
+    guided = len(scales(results, scope.target, scope.backbone)) > 1
+    axis.axvline(0, color="0.7", linewidth=0.8)
+    axis.set_xlim(-1.05, 1.05)
+    axis.set_ylim(max(places.values()) + 0.6, -0.6)
+    axis.set_xticks([-1, -0.5, 0, 0.5, 1], ["\N{MINUS SIGN}1", "", "0", "", "1"])
+    axis.set_yticks([])
+    marks = 0
+    for (short, pattern), row in places.items():
+        name = results.measured(pattern)
+        if name is None:
+            axis.text(0, row, "not measured", ha="center", va="center", fontsize=5.5, color=QUIET)
+            continue
+        for cfg, colour, shift in ((scope.cfg, FILLED, -1), (None, OPEN, 1)):
+            if cfg is None and not guided:
+                continue
+            found = results.row(
+                "correlations",
+                **{"target": scope.target, "backbone": scope.backbone, "cfg": cfg},
+                **{"family": scope.family, "metric": name, "statistic": "pearson"},
+            )
+            height = row + (shift * OFFSET if guided else 0)
+            if found is None or pd.isna(found["value"]):
+                axis.text(0, height, "no r", ha="center", va="center", fontsize=5.5, color=QUIET)
+                continue
+            _draw_mark(axis, height, found, colour, cfg is None, short)
+            marks += 1
+    if not marks:
+        for artist in (*axis.texts, *axis.lines):
+            artist.remove()
+        say(axis, "no correlation can be computed here; results/tables says why for each metric")
+    n = int((results.measurements.drop_duplicates("tokenizer")["family"] == scope.family).sum())
+    axis.set_title(f"{scope.backbone}\n{scope.family} ({n})")
+
+
+def _draw_mark(
+    axis: Axes, height: float, row: Mapping[str, Any], colour: str, best: bool, short: str
+) -> None:
+    """Draw r, its interval (thick) and that over clusters (thin), turned to the declared sign."""
+    sign = row["expected_sign"] if pd.notna(row["expected_sign"]) else 1.0
+    for low, high, width in (("cluster_low", "cluster_high", 0.7), ("low", "high", 2.2)):
+        ends = np.array([row[low], row[high]], float) * sign
+        if np.isfinite(ends).all():
+            axis.hlines(height, *np.sort(ends), color=colour, linewidth=width, alpha=0.55)
+    axis.plot(
+        float(row["value"]) * sign,
+        height,
+        "D" if best else "o",
+        color=colour,
+        markerfacecolor="white" if best else colour,
+        markersize=3.5,
+        markeredgewidth=0.9,
+        label=f"{short}, {'best' if best else 'smallest'} guidance",
+    )
+
+
+def _label_rows(axis: Axes, results: Results, places: dict[tuple[str, str], float]) -> None:
+    names = [short + ("" if _declared(results, pattern) else "°") for short, pattern in places]
+    axis.set_yticks(list(places.values()), names)
+    for label, (short, _) in zip(axis.get_yticklabels(), places, strict=True):
+        label.set_fontweight("bold" if short in REPRESENTATIVES else "normal")
+        label.set_fontsize(TEXT)
+
+
+def _declared(results: Results, pattern: str) -> bool:
+    rows = results.measurements.loc[results.measurements["metric"] == results.measured(pattern)]
+    return rows.empty or bool(rows["higher_is_better"].notna().all())
+
+
+def _legend(figure: Figure, guided: bool, metrics: int) -> None:
+    handles = {"smallest guidance scale": Line2D([], [], color=FILLED, marker="o")}
+    if guided:
+        best = Line2D([], [], color=OPEN, marker="D", markerfacecolor="white")
+        handles["best guidance of each"] = best
+    for handle in handles.values():
+        handle.set(markersize=3.5, linewidth=2.2)
+    handles["interval over clusters"] = Line2D([], [], color=QUIET, linewidth=0.7)
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        ncols=1 if figure.get_size_inches()[0] < 5 else 3,
+        frameon=False,
+        title=f"bold: represents its perspective   °: no declared direction\n"
+        f"all {metrics} metrics: table correlations",
+        title_fontsize=TEXT - 0.5,
+    )

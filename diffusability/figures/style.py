@@ -5,26 +5,41 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from diffusability.artifacts.atomic import write_bytes
 
-# Okabe and Ito's palette: distinct for colour-blind readers and in print; markers repeat the code
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# colour and marker of the nine clusters of Table 1, the same in every study: Okabe and Ito's
+# colours with two of Tol's, and a shape each, which is what grey print leaves
+CLUSTERS = {
+    "baseline": ("#000000", "X"),
+    "repa": ("#0072B2", "o"),
+    "mcos+mdms": ("#D55E00", "s"),
+    "mcos": ("#E69F00", "^"),
+    "mdms": ("#CC79A7", "v"),
+    "eq": ("#009E73", "D"),
+    "lcr": ("#56B4E9", "P"),
+    "lmr": ("#882255", "*"),
+    "mae": ("#8C8C00", "<"),
+}
+OTHERS = (("#666666", "p"), ("#332288", ">"), ("#117733", "h"))
+INK = "0.15"  # grey of text and axes
+QUIET = "0.45"  # grey of what is beside the data: bars, lines, sentences
+TEXT = 7.0  # points; nothing but the numbers of points is smaller by more than a point
 NO_DATE = {
     "svg": {"Date": None},
     "pdf": {"CreationDate": None, "ModDate": None},
     "png": {"Software": None},
 }
-PANEL = 2.9  # inches, width and height of one panel
 
 
 def use_style() -> None:
-    """Set fonts, lines and the salt that makes SVG identifiers repeatable."""
+    """Set fonts, lines and the salt that makes SVG identifiers repeatable.
+
+    Starts from matplotlib's own defaults, so that no style file of a user changes a byte.
+    """
+    mpl.rcdefaults()
     mpl.use("agg")
-    sns.set_theme(context="paper", style="ticks", font="DejaVu Sans")
     mpl.rcParams.update(
         {
             "svg.hashsalt": "diffusability",
@@ -34,17 +49,35 @@ def use_style() -> None:
             "savefig.dpi": 150,
             "axes.spines.top": False,
             "axes.spines.right": False,
+            "axes.linewidth": 0.7,
+            "axes.edgecolor": INK,
+            "axes.labelcolor": INK,
+            "text.color": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "font.family": "DejaVu Sans",  # ships with matplotlib: the same on every machine
+            "axes.labelsize": TEXT,
+            "axes.titlesize": TEXT,
+            "xtick.labelsize": TEXT - 1,
+            "ytick.labelsize": TEXT - 1,
+            "xtick.major.size": 2.5,
+            "ytick.major.size": 2.5,
+            "xtick.major.width": 0.7,
+            "ytick.major.width": 0.7,
+            "xtick.major.pad": 2,
+            "ytick.major.pad": 2,
+            "axes.labelpad": 2,
+            "legend.fontsize": TEXT,
         }
     )
 
 
 def cluster_styles(clusters: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Return colour and marker of each cluster, in the order in which they first appear."""
-    ordered = list(dict.fromkeys(clusters))
-    return {
-        name: (PALETTE[k % len(PALETTE)], MARKERS[(k + k // len(PALETTE)) % len(MARKERS)])
-        for k, name in enumerate(ordered)
-    }
+    """Return colour and marker of each cluster, in the order of Table 1, then of appearance."""
+    there = list(dict.fromkeys(clusters))
+    foreign = [name for name in there if name not in CLUSTERS]
+    known = {name: style for name, style in CLUSTERS.items() if name in there}
+    return known | {name: OTHERS[k % len(OTHERS)] for k, name in enumerate(foreign)}
 
 
 def write_figure(figure: Figure, paths: Sequence[Path]) -> None:

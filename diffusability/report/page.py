@@ -87,7 +87,7 @@ def _caption(name: str) -> str:
 
 def _figure(plan: Plan, name: str) -> dict[str, str]:
     svg = next(path for path in figure_files(plan.study, name) if path.endswith(".svg"))
-    return {"source": _inline(Path(svg), "image/svg+xml"), "caption": _caption(name)}
+    return {"source": _inline(Path(svg), "image/svg+xml"), "caption": _caption(f"figures/{name}")}
 
 
 def _inline(path: Path, kind: str) -> str:

@@ -9,7 +9,22 @@ from diffusability.study.plan import Plan
 from diffusability.study.stages import RESULTS, STAGES
 from diffusability.study.study import Study
 
-FIGURE_NAMES = ("perspectives", "correlations")
+FIGURE_NAMES = (
+    "perspectives",
+    "correlations",
+    "backbones",
+    "families",
+    "best_guidance",
+    "pairs",
+    "trajectories",
+    "length_ratio",
+    "guidance",
+    "neighbours_probe",
+    "reconstruction",
+    "noise_floor",
+    "perspectives_inception_score",
+    "perspectives_fdr6",
+)
 FIGURE_FORMATS = ("svg", "pdf", "png")
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from diffusability.study.load import read_yaml
+from diffusability.study.targets import FIGURE_NAMES
 from tests.conftest import REPOSITORY
 from tests.workflow.workspace import Jobs, Workspace
 
 SMOKE = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
 TABLES: Jobs = {
-    "draw_correlations": [""],
-    "draw_perspectives": [""],
+    **{f"draw_{name}": [""] for name in FIGURE_NAMES},
     "regress": [""],
     "report": [""],
     "tabulate": [""],

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from diffusability.study.targets import FIGURE_NAMES
 from tests.workflow.workspace import Workspace
 
 STUDY = ("--configfile", "study.yaml")
@@ -58,7 +59,7 @@ def test_figures_are_redrawn_byte_for_byte_from_the_tables(finished: Workspace) 
     assert {Path(name).suffix for name in before} == {".svg", ".pdf", ".png"}
     shutil.rmtree(folder)
     planned = finished.planned("figures")
-    assert set(planned) == {"draw_correlations", "draw_perspectives"}
+    assert set(planned) == {f"draw_{name}" for name in FIGURE_NAMES}
     finished.run("snakemake", "figures", "-c1", *STUDY)
     assert digests(folder) == before
 
@@ -74,7 +75,7 @@ def test_report_is_one_file_that_fetches_nothing(finished: Workspace) -> None:
 def test_snakemakes_own_report_has_the_captions(finished: Workspace) -> None:
     finished.run("snakemake", "--report", "workflow.html", *STUDY)
     html = (finished.path / "workflow.html").read_text()
-    assert "Each point is a tokenizer" in html
+    assert "A point is a tokenizer" in html
 
 
 def test_headline_names_the_report(finished: Workspace) -> None:

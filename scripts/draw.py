@@ -1,22 +1,20 @@
-"""Draw every headline metric against generation quality."""
+"""Draw the figure that the output is named after: .../pairs.svg is `pairs`, as SVG."""
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusability.analysis.headline import target_metric
-from diffusability.analysis.tidy import read_tables
 from diffusability.figures.command import run
-from diffusability.figures.perspectives import draw_perspectives
+from diffusability.figures.registry import figure_named
+from diffusability.figures.results import read_results
 from diffusability.figures.style import write_figure
 from diffusability.study.plan import Plan
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:
     """Write the figure in every format asked for."""
-    measurements, correlations = read_tables(plan)
-    figure = draw_perspectives(measurements, correlations, target_metric(plan.study))
-    write_figure(figure, outputs)
+    draw = figure_named(outputs[0].stem)
+    write_figure(draw(read_results(plan)), outputs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

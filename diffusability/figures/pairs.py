@@ -1,0 +1,127 @@
+"""Pairs of perspectives as bubbles: how well two metrics together tell quality (Fig. 8)."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from diffusability.analysis.tables import cells
+from diffusability.figures.catalogue import REPRESENTATIVES, name_metric
+from diffusability.figures.numbering import number_points
+from diffusability.figures.panels import (
+    SHAPE,
+    add_legend,
+    head,
+    label_metric,
+    number_names,
+    panel_grid,
+    say,
+    sentence_figure,
+    wrapped_statement,
+)
+from diffusability.figures.results import Results
+from diffusability.figures.scope import Scope, reference_scope
+from diffusability.figures.style import QUIET, cluster_styles
+
+COLUMNS = 5
+DIAMETERS = (3.0, 8.5)  # points, of the smallest and the largest target
+
+
+def draw_pairs(results: Results) -> Figure:
+    """Return a panel a pair: bubbles grow with the Fréchet distance, so small ones are good."""
+    scope = reference_scope(results, results.target)
+    if scope is None:
+        return sentence_figure(f"{results.target} was not measured in this study")
+    pairs = list(combinations(REPRESENTATIVES.items(), 2))
+    figure, axes = panel_grid(
+        -(-len(pairs) // COLUMNS), COLUMNS, panel=(1.42, 1.4), gap=(0.6, 0.95)
+    )
+    sizes = _sizes(results, scope)
+    for axis, pair in zip(axes.flat, pairs, strict=True):
+        _draw_pair(axis, results, scope, pair, sizes)
+    head(figure, f"Two perspectives and {name_metric(results.target)} of {scope.place}")
+    add_legend(figure, results, _size_legend(sizes))
+    return figure
+
+
+def _sizes(results: Results, scope: Scope) -> pd.Series:
+    """Return the target of each tokenizer of the scope."""
+    rows = cells(results.measurements, scope.target, scope.target, scope.backbone, scope.cfg)
+    return rows.of_family(scope.family).rows.set_index("tokenizer")["y"]
+
+
+def bubble_diameters(values: np.ndarray, lowest: float, highest: float) -> np.ndarray:
+    """Return diameters in points whose areas grow linearly from the lowest to the highest value."""
+    small, large = (diameter**2 for diameter in DIAMETERS)
+    share = (
+        (values - lowest) / (highest - lowest) if highest > lowest else np.full_like(values, 0.5)
+    )
+    return np.sqrt(small + share * (large - small))
+
+
+def _draw_pair(
+    axis: Axes,
+    results: Results,
+    scope: Scope,
+    pair: tuple[tuple[str, str], tuple[str, str]],
+    sizes: pd.Series,
+) -> None:
+    names = [results.measured(pattern) for _, pattern in pair]
+    axis.set_xlabel(label_metric(results, pair[0][0], names[0]))
+    axis.set_ylabel(pair[1][0])
+    absent = [short for (short, _), name in zip(pair, names, strict=True) if name is None]
+    if absent:
+        say(axis, f"{' and '.join(absent)} not measured in this study")
+        return
+    parts = [
+        cells(results.measurements, str(name), scope.target, scope.backbone, scope.cfg)
+        .of_family(scope.family)
+        .rows
+        for name in names
+    ]
+    rows = parts[0].merge(parts[1][["tokenizer", "x"]], on="tokenizer", suffixes=("", "_2"))
+    if rows.empty:
+        say(axis, "no tokenizer has both metrics and the target")
+        return
+    diameters = bubble_diameters(rows["y"].to_numpy(float), sizes.min(), sizes.max())
+    for cluster, (colour, marker) in cluster_styles(results.measurements["cluster"]).items():
+        part = rows["cluster"] == cluster
+        axis.scatter(
+            rows.loc[part, "x"],
+            rows.loc[part, "x_2"],
+            s=(diameters[part] * SHAPE.get(marker, 1.0)) ** 2,
+            marker=marker,
+            color=colour,
+            edgecolor="white",
+            linewidth=0.3,
+            label=cluster,
+        )
+    axis.margins(0.12)
+    axis.set_title(_title(axis, results, scope, names, len(sizes)))
+    names_shown = number_names(results, rows["tokenizer"])
+    number_points(axis, rows["x"], rows["x_2"], names_shown, diameters / 2)
+
+
+def _title(axis: Axes, results: Results, scope: Scope, names: list[str | None], total: int) -> str:
+    """Return R² of both with its interval."""
+    where = {"target": scope.target, "backbone": scope.backbone, "cfg": scope.cfg}
+    found = None
+    for first, second in (names, names[::-1]):
+        found = found or results.row(
+            "regressions", **where, family=scope.family, metric_1=first, metric_2=second
+        )
+    if found is not None:
+        found |= {"value": found["r2"], "low": found["r2_low"], "high": found["r2_high"]}
+    return wrapped_statement(axis, "R²", found, total)
+
+
+def _size_legend(sizes: pd.Series) -> dict[str, Line2D]:
+    values = np.unique([sizes.min(), sizes.median(), sizes.max()])
+    diameters = bubble_diameters(values, sizes.min(), sizes.max())
+    return {
+        f"{value:.3g}": Line2D([], [], marker="o", color=QUIET, linestyle="none", markersize=size)
+        for value, size in zip(values, diameters, strict=True)
+    }

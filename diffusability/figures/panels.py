@@ -1,0 +1,282 @@
+"""Panels: their grid, what they say where there is nothing to draw, legends and headings."""
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from diffusability.analysis.tables import higher_is_better
+from diffusability.figures.results import Results
+from diffusability.figures.style import QUIET, TEXT, cluster_styles, use_style
+
+NARROWEST = 4.2  # inches, of a figure: its heading and legend need room
+LEFT = 0.8  # inches, room for a label of three lines
+STRIP = 0.4  # inches, height of a sentence across a figure
+MARKER = 4.5  # points
+SHAPE = {"*": 1.5, "X": 1.15, "P": 1.15}  # of shapes that look smaller than they are
+NAMED = 12  # as many tokenizers are named under a figure; of more, the study file is the list
+DIRECTION = {True: "higher is better", False: "lower is better", None: "no declared direction"}
+_CHARACTER = 0.56 * TEXT / 72  # inches, mean width of a character
+
+
+def panel_grid(
+    rows: int,
+    columns: int,
+    *,
+    panel: tuple[float, float],
+    gap: tuple[float, float] = (0.2, 0.75),
+    left: float = 0.6,
+    foot: float = 0.0,
+) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its (rows, columns) panels, every size in inches and final.
+
+    Heading and legend are put outside of this rectangle; writing the figure makes room for them.
+
+    Args:
+        rows: of panels. columns: of panels.
+        panel: width and height of one.
+        gap: between two panels, beside and above each other; titles and labels stand in it.
+        left: room for the labels of the first column.
+        foot: room under the last row.
+    """
+    use_style()
+    widened = (NARROWEST - left - (columns - 1) * gap[0]) / columns
+    panel = (max(panel[0], widened), panel[1])
+    width = left + columns * panel[0] + (columns - 1) * gap[0]
+    height = foot + gap[1] + rows * panel[1] + (rows - 1) * gap[1]
+    figure = Figure(figsize=(width, height))
+    axes = np.empty((rows, columns), dtype=object)
+    for row in range(rows):
+        for column in range(columns):
+            x = left + column * (panel[0] + gap[0])
+            y = foot + 0.55 * gap[1] + (rows - 1 - row) * (panel[1] + gap[1])
+            place = (x / width, y / height, panel[0] / width, panel[1] / height)
+            axes[row, column] = figure.add_axes(place)
+            axes[row, column].locator_params("x", nbins=max(3, int(panel[0] / 0.38)))
+            axes[row, column].locator_params("y", nbins=5)
+    return figure, axes
+
+
+def compared(rows: int, columns: int, alone: str) -> tuple[Figure, np.ndarray]:
+    """Return small panels, a row each of what is compared; a strip below says what is missing.
+
+    Args:
+        rows: things compared, at least 1. columns: panels of each.
+        alone: why there is nothing to compare, empty where there is.
+    """
+    foot = STRIP + 0.1 if alone else 0.0
+    figure, axes = panel_grid(rows, columns, panel=(1.42, 1.3), left=LEFT, foot=foot)
+    if alone:
+        width, height = figure.get_size_inches()
+        strip = (LEFT / width, 0.05 / height, 1 - LEFT / width, STRIP / height)
+        say(figure.add_axes(strip), alone)
+    return figure, axes
+
+
+def sentence_figure(sentence: str) -> Figure:
+    """Return a figure that says why there is nothing to draw."""
+    figure, axes = panel_grid(1, 1, panel=(6.0, 1.2), left=0.1)
+    say(axes[0, 0], sentence)
+    return figure
+
+
+def say(axis: Axes, sentence: str) -> None:
+    """Write into an otherwise empty panel why it is empty."""
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set(edgecolor="0.8", visible=True)
+    axis.text(
+        0.5,
+        0.5,
+        wrapped(axis, sentence, 0.92),
+        transform=axis.transAxes,
+        ha="center",
+        va="center",
+        fontsize=TEXT,
+        color=QUIET,
+        style="italic",
+    )
+
+
+def wrapped(axis: Axes, sentence: str, share: float = 1.15) -> str:
+    """Break a sentence into lines that fill a share of a panel's width."""
+    return textwrap.fill(sentence, max(12, int(share * panel_size(axis)[0] / _CHARACTER)))
+
+
+def panel_size(axis: Axes) -> np.ndarray:
+    """Return width and height of a panel in inches."""
+    return np.array([axis.bbox.width, axis.bbox.height]) / axis.figure.dpi
+
+
+def wrapped_statement(axis: Axes, symbol: str, row: Mapping[str, Any] | None, total: int) -> str:
+    """Return a statistic with its interval and n as the two lines of a title.
+
+    Args:
+        axis: whose width the lines keep to.
+        symbol: of the statistic.
+        row: value, low, high, n and note of a table's row; None where the table has none.
+        total: tokenizers that could have been in it.
+    """
+    if row is None:
+        return wrapped(axis, f"no {symbol}: the tables hold none for this panel")
+    n = f"n = {row['n']:.0f}" + (f" of {total}" if total != row["n"] else "")
+    reason = str(row["note"]).partition(";")[0]
+    if pd.isna(row["value"]):
+        return wrapped(axis, f"no {symbol}: {reason.removesuffix(': no correlation')}")
+    value = f"{symbol} = {number(row['value'])}"
+    if pd.isna(row["low"]):
+        reason = reason.removesuffix(": no interval")
+        return f"{value}\n" + wrapped(axis, f"no interval: {reason}" if reason else "no interval")
+    return f"{value} [{number(row['low'])}, {number(row['high'])}]\n{n}"
+
+
+def number(value: float) -> str:
+    """Return a correlation or share with two decimals and a true minus."""
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def draw_points(axis: Axes, rows: pd.DataFrame, results: Results) -> None:
+    """Draw one point a tokenizer with its standard errors, by cluster.
+
+    Args:
+        axis: the panel.
+        rows: cluster, x, y, x_stderr, y_stderr (``Cells.rows``).
+        results: of the study, whose clusters set the styles.
+    """
+    for cluster, (colour, marker) in cluster_styles(results.measurements["cluster"]).items():
+        part = rows[rows["cluster"] == cluster]
+        if part.empty:
+            continue
+        axis.errorbar(
+            part["x"],
+            part["y"],
+            xerr=part["x_stderr"].fillna(0),
+            yerr=part["y_stderr"].fillna(0),
+            linestyle="none",
+            marker=marker,
+            markersize=MARKER * SHAPE.get(marker, 1.0),
+            markeredgecolor="white",
+            markeredgewidth=0.3,
+            color=colour,
+            ecolor="0.75",
+            elinewidth=0.6,
+            zorder=3,
+            label=cluster,
+        )
+    if len(rows):
+        axis.set_xlim(_limits(rows["x"], rows["x_stderr"]))
+        axis.set_ylim(_limits(rows["y"], rows["y_stderr"]))
+
+
+def _limits(values: pd.Series, errors: pd.Series) -> tuple[float, float]:
+    """Return limits that hold all points, and error bars as long as these do not dwarf them."""
+    lowest, highest = values.min(), values.max()
+    reach = (highest - lowest) or abs(highest) or 1.0
+    bars = errors.fillna(0)
+    low = max((values - bars).min(), lowest - reach)
+    high = min((values + bars).max(), highest + reach)
+    return low - 0.05 * reach, high + 0.05 * reach
+
+
+def draw_fit(axis: Axes, x: Iterable[float], y: Iterable[float]) -> None:
+    """Draw the least-squares line through three points or more that do not share one x."""
+    x, y = np.asarray(list(x), float), np.asarray(list(y), float)
+    if len(x) < 3 or np.ptp(x) == 0:
+        return
+    slope, intercept = np.polyfit(x - x.mean(), y, 1)
+    ends = np.array([x.min(), x.max()])
+    axis.plot(ends, intercept + slope * (ends - x.mean()), color="0.7", linewidth=1, zorder=1)
+
+
+def share_limits(axes: Sequence[Axes], drawn: Sequence[bool]) -> None:
+    """Give the panels of a row that hold data one vertical scale, labelled on the first only."""
+    filled = [axis for axis, has in zip(axes, drawn, strict=True) if has]
+    if not filled:
+        return
+    ends = np.array([axis.get_ylim() for axis in filled])
+    for axis in filled:
+        axis.set_ylim(ends[:, 0].min(), ends[:, 1].max())
+        if axis is not filled[0]:
+            axis.tick_params(labelleft=False)
+
+
+def number_names(results: Results, tokenizers: Iterable[str]) -> list[str]:
+    """Return the order numbers of tokenizers as text."""
+    return [str(results.numbers[name]) for name in tokenizers]
+
+
+def label_metric(results: Results, short: str, metric: str | None) -> str:
+    """Return the label of an axis: short name and direction."""
+    if metric is None:
+        return short
+    return f"{short} ({DIRECTION[higher_is_better(results.measurements, metric)]})"
+
+
+def head(figure: Figure, heading: str) -> None:
+    """Write a heading over a figure."""
+    width, height = figure.get_size_inches()
+    figure.text(
+        0.5,
+        1 + 0.05 / height,
+        textwrap.fill(heading, int(width / (_CHARACTER * 1.1))),
+        ha="center",
+        va="bottom",
+        fontsize=TEXT + 1,
+    )
+
+
+def add_legend(
+    figure: Figure, results: Results, extra: Mapping[str, Line2D] | None = None, *, key: bool = True
+) -> None:
+    """Put the clusters, and the names of a few numbered tokenizers, under a figure.
+
+    Args:
+        figure: whose panels are drawn.
+        results: of the study.
+        extra: further handles by label.
+        key: whether the figure numbers its points.
+    """
+    handles = {
+        cluster: Line2D([], [], color=colour, marker=marker, markersize=5.5, linestyle="none")
+        for cluster, (colour, marker) in cluster_styles(results.measurements["cluster"]).items()
+    } | dict(extra or {})
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        ncols=min(len(handles), max(2, int(1.2 * figure.get_size_inches()[0]))),
+        frameon=False,
+        handletextpad=0.3,
+        columnspacing=1.2,
+    )
+    if key:
+        height = figure.get_size_inches()[1]
+        lines = -(-len(handles) // max(2, int(1.2 * figure.get_size_inches()[0])))
+        figure.text(
+            0.5,
+            -(0.12 + 0.17 * lines) / height,
+            _key(figure, results),
+            ha="center",
+            va="top",
+            fontsize=TEXT - 0.5,
+            color=QUIET,
+        )
+
+
+def _key(figure: Figure, results: Results) -> str:
+    there = dict.fromkeys(results.measurements["tokenizer"])
+    line = max(30, int(figure.get_size_inches()[0] / _CHARACTER))
+    if len(there) > NAMED:
+        sentence = (
+            "A number is the place of its tokenizer in the study file; "
+            "one that would hide a point or another number is left out."
+        )
+        return textwrap.fill(sentence, line)
+    text = "   ".join(f"{results.numbers[name]}\u00a0{name}" for name in there)
+    return textwrap.fill(text, line, break_on_hyphens=False)

@@ -1,0 +1,29 @@
+# From tables to figures: a rule a figure, which differ in nothing but its name.
+from diffusability.study.targets import FIGURE_NAMES
+
+for figure in FIGURE_NAMES:
+
+    rule:
+        name:
+            f"draw_{figure}"
+        input:
+            TABLES,
+        output:
+            report(
+                figure_files(STUDY, figure),
+                caption=f"../report/figures/{figure}.rst",
+                category="Figures",
+                subcategory=figure,
+            ),
+        log:
+            f"{LOGS}/draw_{figure}/{STUDY.name}.log",
+        conda:
+            "../envs/study.yaml"
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=30,
+        params:
+            study=STUDY_ARGUMENTS,
+        shell:
+            "python scripts/draw.py {params.study} --output {output} &> {log}"

@@ -1,0 +1,344 @@
+"""Every figure shows the numbers of the tables, says what it cannot show, and never changes."""
+
+import hashlib
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from diffusability.analysis.analyse import HEADLINE
+from diffusability.analysis.correlation import correlate
+from diffusability.analysis.noise_floor import noise_floor
+from diffusability.analysis.regression import regress
+from diffusability.analysis.tables import best_guidance, cells
+from diffusability.errors import StudyError
+from diffusability.figures.catalogue import PERSPECTIVES, REPRESENTATIVES, SHOWN, TRAJECTORY
+from diffusability.figures.length_ratio import length_ratios, representatives
+from diffusability.figures.pairs import bubble_diameters
+from diffusability.figures.registry import DRAW, figure_named
+from diffusability.figures.results import Results, read_results, read_table
+from diffusability.figures.scope import Scope, backbone_scopes, reference_scope
+from diffusability.figures.style import write_figure
+from diffusability.study.load import load_study
+from diffusability.study.plan import Plan
+from diffusability.study.targets import FIGURE_NAMES, table_files
+from scripts import draw
+from tests.conftest import REPOSITORY
+from tests.unit.figure_tables import TARGET, figure_table, made_tables, results_of
+
+BACKBONES = ("sit-b", "lightningdit-b")
+FAMILIES = ("conv-f16d32", "trans-f16d32")
+MINUS = "\N{MINUS SIGN}"
+
+
+@pytest.fixture(scope="module")
+def study() -> Results:
+    """Return eleven tokenizers of two families, two backbones, three scales and seeds."""
+    more = {"backbones": BACKBONES, "families": FAMILIES, "scales": (1.0, 1.5, 2.0)}
+    return results_of(figure_table(11, **more, seeds=2, retrained=2, targets=True))
+
+
+@pytest.fixture(scope="module")
+def drawn(study: Results) -> dict[str, Figure]:
+    """Return every figure of that study."""
+    return {name: function(study) for name, function in DRAW.items()}
+
+
+def points(axis) -> np.ndarray:
+    """Return the points with error bars of a panel, sorted."""
+    return np.array(sorted(tuple(p) for c in axis.containers for p in c[0].get_xydata()))
+
+
+def expected(study: Results, metric: str, scope: Scope) -> np.ndarray:
+    """Return the points that a panel should show, sorted."""
+    found = cells(study.measurements, metric, scope.target, scope.backbone, scope.cfg)
+    return np.array(sorted(found.of_family(scope.family).rows[["x", "y"]].to_numpy().tolist()))
+
+
+def shown(value: float) -> str:
+    """Return a number as figures write it."""
+    return f"{value:.2f}".replace("-", MINUS)
+
+
+def texts(figure: Figure) -> str:
+    """Return every sentence of a figure on one line."""
+    parts = [t.get_text() for t in figure.texts]
+    for axis in figure.axes:
+        parts += [axis.get_title(), axis.get_xlabel(), axis.get_ylabel()]
+        parts += [t.get_text() for t in axis.texts]
+    return " ".join(" ".join(parts).split())
+
+
+def check_relations(study: Results, axes, scopes, metrics) -> None:
+    """Compare panels, row by row, with cells and correlations."""
+    wanted = [(scope, metric) for scope in scopes for metric in metrics]
+    assert len(axes) >= len(wanted)
+    for axis, (scope, pattern) in zip(axes, wanted, strict=False):
+        name = study.measured(pattern)
+        np.testing.assert_allclose(points(axis), expected(study, name, scope), rtol=1e-12)
+        where = {"backbone": scope.backbone, "cfg": scope.cfg, "family": scope.family}
+        row = study.row("correlations", target=scope.target, metric=name, **where)
+        low, high = shown(row["low"]), shown(row["high"])
+        assert f"r = {shown(row['value'])} [{low}, {high}]" in axis.get_title()
+
+
+def test_every_figure_is_listed_and_has_a_caption() -> None:
+    assert set(DRAW) == set(FIGURE_NAMES)
+    captions = {p.stem for p in (REPOSITORY / "report" / "figures").glob("*.rst")}
+    assert set(FIGURE_NAMES) <= captions
+
+
+def test_representatives_are_the_headline_of_the_analysis() -> None:
+    assert list(REPRESENTATIVES.values()) == list(HEADLINE)
+    assert len(PERSPECTIVES) == 7
+
+
+def test_an_unknown_figure_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(StudyError, match="did you mean `pairs`"):
+        figure_named("pair")
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("perspectives", TARGET),
+        ("perspectives_inception_score", "generation.inception_score_judge"),
+        ("perspectives_fdr6", "generation.fdr6"),
+    ],
+)
+def test_perspectives_show_the_cells_and_the_correlations(study, drawn, name, target) -> None:
+    scope = reference_scope(study, target)
+    assert scope == Scope(target, "sit-b", 1.0, "conv-f16d32")
+    check_relations(study, drawn[name].axes, [scope], SHOWN.values())
+    assert len(drawn[name].axes) == len(SHOWN)
+
+
+def test_backbones_families_and_trajectories_show_them_row_by_row(study, drawn) -> None:
+    scopes = list(backbone_scopes(study, TARGET))
+    assert [s.backbone for s in scopes] == list(BACKBONES)
+    check_relations(study, drawn["backbones"].axes, scopes, REPRESENTATIVES.values())
+    check_relations(study, drawn["trajectories"].axes, scopes, TRAJECTORY.values())
+    scopes = [scopes[0].at(family=family) for family in FAMILIES]
+    check_relations(study, drawn["families"].axes, scopes, REPRESENTATIVES.values())
+
+
+def test_best_guidance_marks_the_best_scale_of_each(study, drawn) -> None:
+    scopes = [scope.at(cfg=None) for scope in backbone_scopes(study, TARGET)]
+    axes = drawn["best_guidance"].axes
+    check_relations(study, axes, scopes, REPRESENTATIVES.values())
+    for axis in axes[:: len(REPRESENTATIVES)]:
+        dots = np.concatenate(
+            [line.get_xydata() for line in axis.lines if line.get_marker() == "."]
+        )
+        for best in points(axis):
+            column = dots[np.isclose(dots[:, 0], best[0]), 1]
+            assert np.isclose(column.min(), best[1])  # lower is better
+
+
+def test_pairs_have_bubbles_that_grow_with_the_distance(study, drawn) -> None:
+    scope = reference_scope(study, TARGET)
+    axis = drawn["pairs"].axes[0]
+    where = (TARGET, scope.backbone, scope.cfg)
+    names = ("velocity.viv", "semantics.lnc5")
+    parts = [cells(study.measurements, name, *where).of_family(scope.family) for name in names]
+    first, second = (part.rows for part in parts)
+    y = np.sort(first["y"].to_numpy())
+    areas = bubble_diameters(y, y.min(), y.max()) ** 2
+    np.testing.assert_allclose(np.diff(areas) / np.diff(y), np.ptp(areas) / np.ptp(y))
+    there = np.concatenate([c.get_offsets() for c in axis.collections])
+    want = np.column_stack([first["x"], second["x"]])
+    np.testing.assert_allclose(there[np.argsort(there[:, 0])], want[np.argsort(want[:, 0])])
+    where = {"target": TARGET, "backbone": "sit-b", "cfg": 1.0, "family": FAMILIES[0]}
+    row = study.row("regressions", **where, metric_1=names[0], metric_2=names[1])
+    assert f"R² = {shown(row['r2'])} [{shown(row['r2_low'])}" in axis.get_title()
+
+
+def test_guidance_curves_are_the_means_with_the_best_marked(study, drawn) -> None:
+    table, axis = study.measurements, drawn["guidance"].axes[0]
+    lines = {line.get_label(): line for line in axis.lines}
+    best, _ = best_guidance(table, TARGET, "sit-b")
+    marked = {tuple(line.get_xydata()[0]) for line in axis.lines if len(line.get_xydata()) == 1}
+    for place, cfg in enumerate((1.0, 1.5, 2.0)):
+        rows = cells(table, TARGET, TARGET, "sit-b", cfg).of_family(FAMILIES[0]).rows
+        for row in rows.to_dict("records"):
+            assert lines[row["tokenizer"]].get_xydata()[place] == pytest.approx((cfg, row["y"]))
+            assert ((cfg, row["y"]) in marked) == (best[row["tokenizer"]] == cfg)
+    assert len(drawn["guidance"].axes) == len(FAMILIES) * len(BACKBONES)
+
+
+def test_probe_reconstruction_and_noise_floor_show_every_number(study, drawn) -> None:
+    table = study.measurements
+    rows = cells(table, "semantics.lnc5", "semantics.probe", "", None).of_family(FAMILIES[0]).rows
+    np.testing.assert_allclose(
+        points(drawn["neighbours_probe"].axes[0]), sorted(rows[["x", "y"]].to_numpy().tolist())
+    )
+    rows = cells(table, "reconstruction.psnr", "reconstruction.psnr", "", None).rows
+    axis = drawn["reconstruction"].axes[0]
+    np.testing.assert_allclose(sorted(points(axis)[:, 1]), sorted(rows["y"]))
+    assert [label.get_text().split("\n")[0] for label in axis.get_xticklabels()] == list(FAMILIES)
+    axis = drawn["noise_floor"].axes[0]
+    runs = cells(table, TARGET, TARGET, "sit-b", 1.0).of_family(FAMILIES[0]).runs
+    dots = [line for line in axis.lines if line.get_marker() != "None"]
+    values = np.concatenate([line.get_ydata() for line in dots])
+    np.testing.assert_allclose(sorted(values), sorted(runs["y"]))
+    hollow = sum(len(d.get_ydata()) for d in dots if d.get_markerfacecolor() == "none")
+    assert hollow == int((runs["tokenizer_seed"] > 0).sum()) > 0
+    assert "reliability 0.90" in axis.get_title()
+
+
+def test_correlations_are_turned_to_the_declared_direction(study, drawn) -> None:
+    axis = drawn["correlations"].axes[0]
+    marks = {line.get_label(): line for line in axis.lines}
+    for short, pattern in SHOWN.items():
+        for cfg, words in ((1.0, "smallest"), (None, "best")):
+            where = {"target": TARGET, "backbone": "sit-b", "cfg": cfg, "family": FAMILIES[0]}
+            row = study.row("correlations", **where, metric=study.measured(pattern))
+            x = marks[f"{short}, {words} guidance"].get_xdata()
+            assert x == pytest.approx(row["value"] * row["expected_sign"])
+    assert len(drawn["correlations"].axes) == 3  # two backbones, and the other family
+
+
+def test_length_ratio_shows_the_three_that_stand_for_all(study, drawn) -> None:
+    scope = reference_scope(study, TARGET)
+    chosen = representatives(study, scope)
+    y = cells(study.measurements, TARGET, TARGET, "sit-b", 1.0).of_family(scope.family).rows
+    order = y.sort_values("y")["tokenizer"].tolist()
+    assert chosen == {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
+    found = length_ratios(study, scope)
+    own = found[found["tokenizer"] == chosen["worst"]]
+    below = drawn["length_ratio"].axes[len(BACKBONES)]
+    line = next(line for line in below.lines if line.get_label() == chosen["worst"])
+    np.testing.assert_allclose(line.get_xydata(), own[["time", "value"]])
+    np.testing.assert_allclose(line.get_xdata(), (np.arange(10) + 0.5) / 10)
+    above = drawn["length_ratio"].axes[0]
+    variance = next(line for line in above.lines if line.get_label() == chosen["worst"])
+    np.testing.assert_allclose(variance.get_xdata(), np.arange(11) / 10)
+
+
+SENTENCES = {
+    "backbones": "one backbone: there is nothing to compare it with",
+    "families": "one family: there is nothing to compare it with",
+    "best_guidance": "every backbone was sampled at one guidance scale: there is no best",
+    "guidance": "every backbone was sampled at one guidance scale: no curve",
+    "perspectives": "VIV (velocity.viv) was not measured in this study",
+    "pairs": "VIV not measured in this study",
+    "correlations": "no correlation can be computed here",
+    "length_ratio": "the tables hold no length ratio of sit-b, guidance 1, conv-f16d32",
+    "neighbours_probe": "the linear probe (semantics.probe) was not measured in this study",
+    "reconstruction": "LPIPS (reconstruction.lpips*) was not measured in this study",
+    "trajectories": "straightness (trajectory.straightness) was not measured in this study",
+    "noise_floor": "the tables hold no noise floor for this panel",
+    "perspectives_inception_score": "was not measured in this study",
+    "perspectives_fdr6": "FDr6 (generation.fdr6) was not measured in this study",
+}
+
+
+def test_what_a_small_study_lacks_is_said() -> None:
+    gone = ("velocity.viv", "semantics.probe", "trajectory.straightness")
+    small = results_of(figure_table(3, without=gone), {})
+    assert set(SENTENCES) == set(DRAW)
+    for name, sentence in SENTENCES.items():
+        assert sentence in texts(DRAW[name](small)), name
+
+
+def test_a_study_without_generated_images_is_said() -> None:
+    table = figure_table(4)
+    bare = results_of(table[table["backbone"] == ""].reset_index(drop=True), {})
+    for name, function in DRAW.items():
+        assert re.search("was not measured|linear probe", texts(function(bare))), name
+
+
+def test_a_backbone_with_one_scale_is_said_beside_one_with_several() -> None:
+    table = figure_table(4, backbones=BACKBONES, scales=(1.0, 2.0))
+    once = (table["backbone"] == "sit-b") & (table["cfg"] == 2.0)
+    results = results_of(table[~once].reset_index(drop=True))
+    assert "sampled at 1 guidance scale only: there is no best" in texts(
+        DRAW["best_guidance"](results)
+    )
+    assert "sampled at 1 guidance scale (1): there is no curve" in texts(DRAW["guidance"](results))
+
+
+def test_the_reasons_of_the_analysis_stand_in_the_panels() -> None:
+    table = figure_table(3, without=("spatial.srss",))
+    flat = table["metric"] == "semantics.lnc5"
+    table.loc[flat, "value"] = 0.1
+    lost = (table["metric"] == "smoothness.sec25") & (table["tokenizer"] == "tokenizer-2")
+    table.loc[lost, "value"] = np.nan
+    keep = table["metric"].str.match(r"generation|velocity.viv|semantics.lnc5|smoothness")
+    table = table[keep].reset_index(drop=True)
+    options = SimpleNamespace(resamples=9, confidence=0.95, seed=0)
+    pairs = ["velocity.viv", "semantics.lnc5"]
+    tables = {
+        "correlations": correlate(table, options),
+        "regressions": regress(table, pairs, options),
+    }
+    results = results_of(table, tables | {"noise_floor": noise_floor(table)})
+    said = texts(DRAW["perspectives"](results))
+    assert "no r: the metric is constant" in said
+    assert "no r: 2 tokenizers have both numbers" in said
+    assert "no interval: 3 tokenizers, fewer than 4" in said
+    assert "SRSS (spatial.srss) was not measured" in said
+    marks = texts(DRAW["correlations"](results))
+    assert "not measured" in marks
+    assert "no r" in marks
+    assert "no repeated seeds" in texts(DRAW["noise_floor"](results))
+    assert "too few for 2 predictors" in texts(DRAW["pairs"](results))
+
+
+def test_drawing_twice_gives_the_same_bytes(study, tmp_path: Path) -> None:
+    for kind in ("svg", "pdf", "png"):
+        digests = set()
+        for turn in range(2):
+            path = tmp_path / f"{turn}.{kind}"
+            write_figure(DRAW["neighbours_probe"](study), [path])
+            digests.add(hashlib.sha256(path.read_bytes()).hexdigest())
+        assert len(digests) == 1, kind
+
+
+def write_tables(folder: Path, plan: Plan) -> Results:
+    """Write tables as if `plan` had run, and return what they hold."""
+    table = figure_table(len(plan.study.tokenizers), seeds=1)
+    table["study"] = plan.study.name
+    names = dict(zip(dict.fromkeys(table["tokenizer"]), plan.study.tokenizers, strict=True))
+    table["tokenizer"] = table["tokenizer"].map(names)
+    prints = [artifact.fingerprint for artifact in plan.measured]
+    table["fingerprint"] = [prints[k % len(prints)] for k in range(len(table))]
+    made = {"measurements": table, **made_tables(table)}
+    for path in map(Path, table_files(plan.study)):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        other = pd.DataFrame(columns=["note"])  # what no figure reads
+        made.get(path.stem, other).to_csv(folder / path, index=False)
+    return results_of(table)
+
+
+def test_the_script_needs_nothing_but_the_tables(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    study_file = str(REPOSITORY / "studies" / "smoke.yaml")
+    plan = Plan(load_study([study_file]))
+    arguments = ["--study", study_file, "--output", "reconstruction.svg", "reconstruction.png"]
+    assert draw.main(arguments) != 0
+    assert "snakemake -c2 tables" in capsys.readouterr().err
+    held = write_tables(tmp_path, plan)
+    assert draw.main(arguments) == 0
+    assert Path("reconstruction.png").stat().st_size > 1000
+    results = read_results(plan)
+    assert results.numbers == {name: k for k, name in enumerate(plan.study.tokenizers, start=1)}
+    pd.testing.assert_frame_equal(results.measurements, held.measurements)
+    path = Path(table_files(plan.study)[0])
+    path.write_text(path.read_text().replace(plan.measured[0].fingerprint, "0" * 12))
+    assert draw.main(arguments) != 0
+    assert "not those of the study as it is now" in capsys.readouterr().err
+
+
+def test_tables_read_back_keep_empty_cells_apart(tmp_path: Path) -> None:
+    path = tmp_path / "correlations.csv"
+    made = made_tables(figure_table(4, scales=(1.0, 2.0)))["correlations"]
+    made.to_csv(path, index=False)
+    again = read_table(path)
+    pd.testing.assert_frame_equal(again, made, check_dtype=False)
+    assert set(again["note"]) == {""}
+    assert again["cfg"].isna().any()
