@@ -3,11 +3,19 @@
 import pandas as pd
 from scipy import stats
 
-from diffusability.analysis.correlation import Analysis, AnalysisOptions
 from diffusability.analysis.estimators import pearson, standardise
 from diffusability.analysis.intervals import bootstrap_interval, cluster_interval, keyed_generator
+from diffusability.analysis.options import Analysis, AnalysisOptions
 from diffusability.analysis.schema import join_notes
-from diffusability.analysis.tables import best_guidance, cells, families, higher_is_better, panels
+from diffusability.analysis.tables import (
+    Measured,
+    Table,
+    best_guidance,
+    cells,
+    families,
+    higher_is_better,
+    panels,
+)
 
 COLUMNS = (
     "target",
@@ -29,7 +37,7 @@ COLUMNS = (
 
 
 def guidance_optima(
-    table: pd.DataFrame,
+    table: Table,
     analysis: Analysis | None = None,
     inside: tuple[float, float] = (1.5, 2.0),
 ) -> pd.DataFrame:
@@ -49,9 +57,12 @@ def guidance_optima(
     """
     analysis = analysis or AnalysisOptions()
     rows = []
-    for target, backbone in dict.fromkeys((p.target, p.backbone) for p in panels(table)):
-        chosen = (table["metric"] == target) & (table["backbone"] == backbone)
-        scales = sorted(table.loc[chosen, "cfg"].dropna().unique())
+    table = Measured.of(table)
+    scanned: dict[tuple[str, str], list[float]] = {}
+    for panel in panels(table):
+        found = scanned.setdefault((panel.target, panel.backbone), [])
+        found += [panel.cfg] if panel.cfg is not None else []
+    for (target, backbone), scales in scanned.items():
         best, problem = best_guidance(table, target, backbone)
         if not scales:
             problem = f"{target} was sampled at no guidance scale"

@@ -17,8 +17,8 @@ from diffusability.analysis.claims import (
     load_claims,
 )
 from diffusability.analysis.comparability import comparability
-from diffusability.analysis.correlation import AnalysisOptions
 from diffusability.analysis.guidance import guidance_optima
+from diffusability.analysis.options import AnalysisOptions
 from diffusability.errors import StudyError
 from tests.unit.measurement_table import measurement_table
 
