@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
+from scipy import stats
 
 from diffusability.analysis.association import Row, Sample, sample_of, statistics_of
+from diffusability.analysis.estimators import Array
 from diffusability.analysis.options import Analysis, AnalysisOptions
 from diffusability.analysis.schema import join_notes
 from diffusability.analysis.tables import (
@@ -161,6 +162,16 @@ def _corrected(frame: pd.DataFrame) -> pd.DataFrame:
     groups = frame.iloc[tested].groupby(key, sort=False, dropna=False).indices
     for places in groups.values():
         p = frame["p"].to_numpy()[tested[places]]
-        for column, method in (("p_holm", "holm"), ("p_by", "fdr_by")):
-            corrected[column][tested[places]] = multipletests(p, method=method)[1]
+        corrected["p_holm"][tested[places]] = holm(p)
+        corrected["p_by"][tested[places]] = stats.false_discovery_control(p, method="by")
     return frame.assign(**corrected)
+
+
+def holm(p: Array) -> Array:
+    """Return p-values (m,) corrected for m tests by Holm's step-down method, in [0, 1]."""
+    order = np.argsort(p)
+    # largest so far: a larger p is never corrected to a smaller one
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(stepped, 1.0)
+    return corrected

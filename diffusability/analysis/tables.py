@@ -65,6 +65,8 @@ class Cells:
 
     def missing_note(self) -> str:
         """Return one sentence on the tokenizers and runs left out, empty when none is."""
+        if self.missing.empty:
+            return ""
         out = list(dict.fromkeys(self.missing.loc[self.missing["excluded"], "tokenizer"]))
         partial = self.missing.loc[~self.missing["excluded"], "tokenizer"]
         notes = []
