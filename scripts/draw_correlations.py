@@ -14,7 +14,7 @@ from diffusability.study.plan import Plan
 
 def work(plan: Plan, outputs: list[Path]) -> None:
     """Write the figure in every format asked for."""
-    _, correlations = read_tables(plan)
+    correlations = read_tables(plan)["correlations"]
     figure = draw_correlations(correlations, target_metric(plan.study))
     write_figure(figure, outputs)
 

@@ -14,8 +14,10 @@ from diffusability.study.plan import Plan
 
 def work(plan: Plan, outputs: list[Path]) -> None:
     """Write the figure in every format asked for."""
-    measurements, correlations = read_tables(plan)
-    figure = draw_perspectives(measurements, correlations, target_metric(plan.study))
+    tables = read_tables(plan)
+    figure = draw_perspectives(
+        tables["measurements"], tables["correlations"], target_metric(plan.study)
+    )
     write_figure(figure, outputs)
 
 

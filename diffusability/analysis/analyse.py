@@ -12,6 +12,7 @@ from diffusability.analysis.guidance import guidance_optima
 from diffusability.analysis.headline import HEADLINE_METRICS
 from diffusability.analysis.noise_floor import noise_floor
 from diffusability.analysis.options import Analysis, AnalysisOptions
+from diffusability.analysis.profiles import relate_profiles
 from diffusability.analysis.regression import regress
 from diffusability.analysis.selection import choose_metrics
 from diffusability.analysis.tables import Measured, Table, predictors
@@ -33,16 +34,20 @@ def present(table: Table, patterns: Sequence[str]) -> list[str]:
     return [name for pattern in patterns for name in names if fnmatchcase(name, pattern)]
 
 
-def analyse(table: Table, analysis: Analysis | None = None) -> dict[str, pd.DataFrame]:
+def analyse(
+    table: Table, profiles: pd.DataFrame, analysis: Analysis | None = None
+) -> dict[str, pd.DataFrame]:
     """Return every table of the analysis by its name.
 
     Args:
         table: a checked tidy table (``check_measurements``).
+        profiles: length ratios along trajectories (``collect_profiles``); may be empty.
         analysis: resamples, confidence and seed.
 
     Returns:
         ``correlations``, ``intercorrelations``, ``comparisons``, ``regressions``, ``selection``,
-        ``noise_floor``, ``comparability``, ``guidance``: the input of ``check_claims``.
+        ``noise_floor``, ``comparability``, ``guidance``, ``profile_relations``: the input of
+        ``check_claims``.
     """
     table, analysis = Measured.of(table), analysis or AnalysisOptions()
     headline = present(table, HEADLINE)
@@ -62,4 +67,5 @@ def analyse(table: Table, analysis: Analysis | None = None) -> dict[str, pd.Data
         "noise_floor": noise_floor(table, analysis.confidence),
         "comparability": comparability(table, analysis.confidence),
         "guidance": guidance_optima(table, analysis),
+        "profile_relations": relate_profiles(table, profiles, analysis),
     }

@@ -113,8 +113,8 @@ def _related(samples: list[Sample], analysis: Analysis) -> list[list[Row]]:
     plain = _rows("pearson", pearson(x, y), clusters, analysis)
     _tested(plain, pairing_p(x, y, orders), "permutation of tokenizers")
     ranked = _rows("spearman", spearman(x, y), clusters, analysis)
-    ranks = [stats.rankdata(values, axis=0) for values in (x, y)]
-    _tested(ranked, pairing_p(*ranks, orders), "permutation of tokenizers")
+    rank_x, rank_y = (stats.rankdata(values, axis=0) for values in (x, y))
+    _tested(ranked, pairing_p(rank_x, rank_y, orders), "permutation of tokenizers")
     paired = _rows("kendall", kendall(x, y), clusters, analysis)
     tau = [float(stats.kendalltau(column, y).pvalue) for column in x.T]
     _tested(paired, tau, "permutation distribution of tau (scipy)")

@@ -34,9 +34,9 @@ class Runs:
         """Return the runs of rows of a tidy table; ``place`` numbers its tokenizers."""
         rows = rows[rows["value"].notna()]
         return cls(
-            rows["tokenizer"].map(place).to_numpy(np.int64),
-            rows["tokenizer_seed"].to_numpy(np.int64),
-            rows["seed"].fillna(-1).to_numpy(np.int64),
+            np.asarray(rows["tokenizer"].map(place), np.int64),
+            np.asarray(rows["tokenizer_seed"], np.int64),
+            np.asarray(rows["seed"].fillna(-1), np.int64),
             *(rows[name].to_numpy(np.float64) for name in ("cfg", "value", "stderr")),
         )
 

@@ -146,7 +146,7 @@ def _panel_rows(
             found[family] = found[ALL_FAMILIES]
     for place, model in enumerate(models):
         for family in names:
-            fit, row = (side[place] for side in found[family])
+            fit, row = found[family][0][place], found[family][1][place]
             yield {
                 **panel.labels,
                 "family": family,
@@ -154,9 +154,9 @@ def _panel_rows(
                 "metric_1": model[0],
                 "metric_2": model[1] if len(model) > 1 else "",
                 "confidence": analysis.confidence,
-                "n": len(fit.y),  # type: ignore[attr-defined]
-                "clusters": len(set(fit.clusters)),  # type: ignore[attr-defined]
-                **row,  # type: ignore[dict-item]
+                "n": len(fit.y),
+                "clusters": len(set(fit.clusters)),
+                **row,
             }
 
 

@@ -5,22 +5,29 @@ import pandas as pd
 
 from diffusability.errors import MeasurementError
 
-TEXT = (
+COLUMNS = (
     "study",
     "dataset",
     "tokenizer",
     "family",
     "cluster",
+    "tokenizer_seed",
     "backbone",
+    "seed",
+    "cfg",
     "metric",
+    "value",
+    "stderr",
+    "n",
     "unit",
+    "higher_is_better",
     "flags",
     "options",
     "fingerprint",
 )
 INTEGERS = ("tokenizer_seed", "seed", "n")
 NUMBERS = ("cfg", "value", "stderr")
-COLUMNS = (*TEXT, *INTEGERS, *NUMBERS, "higher_is_better")
+TEXT = tuple(c for c in COLUMNS if c not in (*INTEGERS, *NUMBERS, "higher_is_better"))
 CELL = ("tokenizer", "tokenizer_seed", "backbone", "seed", "cfg", "metric")
 _TRUTH = {"true": True, "false": False, "": None}
 
