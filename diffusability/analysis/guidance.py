@@ -69,14 +69,24 @@ def guidance_optima(
         base = cells(table, target, target, backbone, scales[0] if scales else None).rows
         base = base.assign(best=base["tokenizer"].map(best).astype(float))
         labels = {"target": target, "backbone": backbone, "scales": len(scales)}
+        partly = _partly_scanned(table.rows[target], backbone, len(scales))
         if not problem and len(scales) < 2:
             problem = f"{len(scales)} guidance scale was sampled: there is no best"
         sign = -1.0 if higher_is_better(table, target) else 1.0
         for family in families(table):
             part = base if family == "all" else base[base["family"] == family]
             for row in _family_rows(part, sign, inside, scales, problem, analysis, labels):
+                row["note"] = join_notes(row["note"], partly)
                 rows.append({**labels, "family": family, "confidence": analysis.confidence, **row})
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _partly_scanned(rows: pd.DataFrame, backbone: str, scales: int) -> str:
+    """Say which tokenizers lack a scale, so that their best is one of fewer."""
+    there = rows[(rows["backbone"] == backbone) & rows["value"].notna()]
+    counts = there.groupby("tokenizer", sort=False)["cfg"].nunique()
+    partly = [str(name) for name in counts.index[counts < scales]]
+    return f"not sampled at every scale: {', '.join(partly)}" if partly else ""
 
 
 def _family_rows(

@@ -134,7 +134,8 @@ def _check_cells(table: pd.DataFrame, source: str) -> None:
     first = table[repeated].iloc[0]
     same = (table[list(CELL)].fillna(-1) == first[list(CELL)].fillna(-1)).all(axis=1)
     prints = sorted(table.loc[same, "fingerprint"].unique())
-    name = ", ".join(f"{column} {first[column]}" for column in CELL if first[column] != "")
+    known = [column for column in CELL if pd.notna(first[column]) and first[column] != ""]
+    name = ", ".join(f"{column} {first[column]}" for column in known)
     if len(prints) > 1:
         raise MeasurementError(
             f"{source}: two artifacts give one cell ({name}): fingerprints {', '.join(prints)}; "

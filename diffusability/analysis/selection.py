@@ -111,6 +111,8 @@ def _choice(parts: dict[str, pd.DataFrame]) -> dict[str, object]:
         [parts[n].set_index("tokenizer")["x"].reindex(base["tokenizer"]) for n in whole]
     )
     y, clusters = base["y"].to_numpy(float), pd.factorize(base["cluster"])[0]
+    flat = [n for n, column in zip(whole, X.T, strict=True) if not standardise(column).any()]
+    note = join_notes(note, f"constant: {', '.join(flat)}" if flat and len(base) > 1 else "")
     row = {"candidates": len(whole), "n": len(y), "clusters": len(set(clusters))}
     best = strongest(X, y) if len(y) >= 4 and np.isfinite(X).all() else None
     if best is None:
