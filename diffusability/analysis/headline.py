@@ -82,7 +82,7 @@ def headline_correlations(correlations: pd.DataFrame, target: str) -> pd.DataFra
         {
             "metric": chosen["metric"].map(names),
             "backbone": chosen["backbone"],
-            "cfg": chosen["cfg"],
+            "cfg": ["best" if pd.isna(cfg) else f"{cfg:g}" for cfg in chosen["cfg"]],
             "statistic": chosen["statistic"],
             "r": chosen["value"].round(2),
             "interval": [_interval(row) for row in chosen.itertuples()],
@@ -122,7 +122,8 @@ def _noise_sentence(row: Mapping[Hashable, Any]) -> str:
     if pd.isna(row["reliability"]):
         return f"{where}: unknown ({row['note']})"
     moved = [
-        f"a retrained {name} moves it by {row[column] ** 0.5:.3g}"
+        f"a retrained {name} moves it "
+        + (f"by {row[column] ** 0.5:.3g}" if row[column] > 0 else "no further")
         for name, column in (
             ("diffusion model", "variance_diffusion_seeds"),
             ("tokenizer", "variance_tokenizer_seeds"),
