@@ -1,7 +1,7 @@
 """What a table of measurements holds: its panels, and a metric beside a target in each."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
 
@@ -53,11 +53,17 @@ class Cells:
     rows: pd.DataFrame
     runs: pd.DataFrame
     missing: pd.DataFrame
+    _parts: dict[str, "Cells"] = field(default_factory=dict, repr=False, compare=False)
 
     def of_family(self, family: str) -> "Cells":
         """Return the part of one family, or all of it for ``ALL_FAMILIES``."""
         if family == ALL_FAMILIES:
             return self
+        if family not in self._parts:
+            self._parts[family] = self._of_family(family)
+        return self._parts[family]
+
+    def _of_family(self, family: str) -> "Cells":
         rows = self.rows[self.rows["family"] == family].reset_index(drop=True)
         runs = self.runs[self.runs["tokenizer"].isin(rows["tokenizer"])].reset_index(drop=True)
         missing = self.missing[self.missing["family"] == family].reset_index(drop=True)
