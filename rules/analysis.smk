@@ -10,7 +10,7 @@ rule tabulate:
         [f"{artifact.path}/samples.json" for artifact in PLAN.of_stage("samples")],
     output:
         *(
-            report(path, caption=f"../report/{name}.rst", category="Tables")
+            report(path, caption=f"../report/tables/{name}.rst", category="Tables")
             for name, path in zip(COLLECTED_TABLES, COLLECTED)
         ),
     log:
@@ -35,7 +35,7 @@ rule regress:
         COLLECTED,
     output:
         *(
-            report(path, caption=f"../report/{name}.rst", category="Tables")
+            report(path, caption=f"../report/tables/{name}.rst", category="Tables")
             for name, path in zip(ANALYSIS_TABLES, ANALYSED)
         ),
     log:
@@ -61,7 +61,7 @@ rule check_claims:
     output:
         report(
             table_files(STUDY, CLAIMS_TABLE),
-            caption="../report/claims.rst",
+            caption="../report/tables/claims.rst",
             category="Tables",
         ),
     log:

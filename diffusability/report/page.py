@@ -31,7 +31,8 @@ from diffusability.study.targets import FIGURE_NAMES, figure_files
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 CAPTIONS = Path(__file__).parents[2] / "report"  # shared with Snakemake's own report
-CAPTIONED = ("reconstructions", "samples", "measurements", "claims", "regressions", "selection")
+PICTURE_CAPTIONS = ("reconstructions", "samples")
+TABLE_CAPTIONS = ("measurements", "claims", "regressions", "selection")
 TABLE_COLUMNS = [
     "tokenizer",
     "tokenizer_seed",
@@ -72,7 +73,8 @@ def write_page(plan: Plan, path: Path) -> None:
         regressions=_rows(regression_rows(tables["regressions"], target)),
         figures=[_figure(plan, name) for name in FIGURE_NAMES],
         tokenizers=[_pictures(plan, name) for name in plan.study.selected_tokenizers],
-        captions={name: _caption(name) for name in CAPTIONED},
+        captions={name: _caption(name) for name in PICTURE_CAPTIONS}
+        | {name: _caption(f"tables/{name}") for name in TABLE_CAPTIONS},
         times=_times(plan),
         table=_rows(measurements[TABLE_COLUMNS]),
         machines=_machines(plan),
