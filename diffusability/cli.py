@@ -62,6 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     gc.add_argument("--latents", action="store_true", help="also shards that a study uses")
     gc.add_argument("--yes", action="store_true", help="remove instead of listing")
     add("show", _show, "print the headline table of a finished study")
+    compare = add("compare", _compare, "say what differs between two studies or two tokenizers")
+    compare.add_argument("a", metavar="A", help="a study file, or a tokenizer of the study")
+    compare.add_argument("b", metavar="B", help="another of the same kind")
+    compare.add_argument("--all", action="store_true", help="every metric, not the headline ones")
     return parser
 
 
@@ -158,6 +162,13 @@ def _show(arguments: argparse.Namespace) -> int:
     from diffusability.analysis.headline import headline
 
     print(headline(_load(arguments)))
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from diffusability.report.comparison import comparison_text
+
+    print(comparison_text(arguments.study, arguments.a, arguments.b, arguments.all))
     return 0
 
 

@@ -1,13 +1,18 @@
-# From measurements to tables, figures and the report. Everything here takes seconds.
-MEASUREMENTS, CORRELATIONS = TABLES
+# From measurements to tables, figures and the report: seconds, and minutes for 86 tokenizers.
+COLLECTED = table_files(STUDY, *COLLECTED_TABLES)
+ANALYSED = table_files(STUDY, *ANALYSIS_TABLES)
 
 
 rule tabulate:
-    """Collect every measurement of the study in one tidy table."""
+    """Collect every measurement of the study, and the profiles of trajectories, in tidy tables."""
     input:
         [f"{artifact.path}/measurements.json" for artifact in PLAN.measured],
+        [f"{artifact.path}/samples.json" for artifact in PLAN.of_stage("samples")],
     output:
-        report(MEASUREMENTS, caption="../report/measurements.rst", category="Tables"),
+        *(
+            report(path, caption=f"../report/tables/{name}.rst", category="Tables")
+            for name, path in zip(COLLECTED_TABLES, COLLECTED)
+        ),
     log:
         f"{LOGS}/tabulate/{STUDY.name}.log",
     conda:
@@ -25,11 +30,14 @@ rule tabulate:
 
 
 rule regress:
-    """Relate every latent metric to every generation metric, with intervals."""
+    """Make every table of the analysis, with intervals, from the tidy tables alone."""
     input:
-        MEASUREMENTS,
+        COLLECTED,
     output:
-        report(CORRELATIONS, caption="../report/correlations.rst", category="Tables"),
+        *(
+            report(path, caption=f"../report/tables/{name}.rst", category="Tables")
+            for name, path in zip(ANALYSIS_TABLES, ANALYSED)
+        ),
     log:
         f"{LOGS}/regress/{STUDY.name}.log",
     conda:
@@ -37,12 +45,37 @@ rule regress:
     threads: 1
     resources:
         mem_mb=4000,
-        runtime=60,
+        runtime=240,
     params:
         study=STUDY_ARGUMENTS,
         analysis=STUDY.analysis.canonical_json(),
     shell:
         "python scripts/regress.py {params.study} --output {output} &> {log}"
+
+
+rule check_claims:
+    """Give a verdict on every claim of the paper."""
+    input:
+        ANALYSED,
+        CLAIMS,
+    output:
+        report(
+            table_files(STUDY, CLAIMS_TABLE),
+            caption="../report/tables/claims.rst",
+            category="Tables",
+        ),
+    log:
+        f"{LOGS}/check_claims/{STUDY.name}.log",
+    conda:
+        "../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        study=STUDY_ARGUMENTS,
+    shell:
+        "python scripts/check_claims.py {params.study} --output {output} &> {log}"
 
 
 rule report:

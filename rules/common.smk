@@ -10,6 +10,10 @@ from diffusability.study.needs import check_needs
 from diffusability.study.plan import Plan
 from diffusability.study.stages import RESULTS, path_template
 from diffusability.study.targets import (
+    ANALYSIS_TABLES,
+    CLAIMS,
+    CLAIMS_TABLE,
+    COLLECTED_TABLES,
     figure_files,
     picture_files,
     report_file,

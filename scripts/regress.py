@@ -1,21 +1,22 @@
-"""Relate every latent metric to every generation metric, with intervals."""
+"""Make every table of the analysis from the tidy table and the profiles alone."""
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusability.analysis.correlation import correlate
+from diffusability.analysis.analyse import analyse
 from diffusability.analysis.tables import read_measurements
-from diffusability.analysis.tidy import write_table
+from diffusability.analysis.tidy import read_table, write_tables
 from diffusability.figures.command import run
 from diffusability.study.plan import Plan
-from diffusability.study.targets import table_files
+from diffusability.study.targets import COLLECTED_TABLES, table_files
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:
-    """Write correlations.csv from measurements.csv."""
-    measurements = read_measurements(Path(table_files(plan.study)[0]))
-    write_table(outputs[0], correlate(measurements, plan.study.analysis))
+    """Write the tables that the outputs are named after."""
+    measurements, profiles = map(Path, table_files(plan.study, *COLLECTED_TABLES))
+    tables = analyse(read_measurements(measurements), read_table(profiles), plan.study.analysis)
+    write_tables(outputs, tables)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,17 +1,18 @@
-"""Collect every measurement of a study in one tidy table."""
+"""Collect every measurement of a study, and the profiles of its trajectories, in tidy tables."""
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusability.analysis.tidy import tabulate, write_table
+from diffusability.analysis.profiles import collect_profiles
+from diffusability.analysis.tidy import tabulate, write_tables
 from diffusability.figures.command import run
 from diffusability.study.plan import Plan
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:
-    """Write measurements.csv."""
-    write_table(outputs[0], tabulate(plan))
+    """Write measurements.csv and profiles.csv."""
+    write_tables(outputs, {"measurements": tabulate(plan), "profiles": collect_profiles(plan)})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,18 +7,15 @@ import pandas as pd
 
 from diffusability.analysis.comparability import comparability
 from diffusability.analysis.comparison import compare_backbones, compare_metrics
-from diffusability.analysis.correlation import (
-    Analysis,
-    AnalysisOptions,
-    correlate,
-    intercorrelate,
-)
+from diffusability.analysis.correlation import correlate, intercorrelate
 from diffusability.analysis.guidance import guidance_optima
 from diffusability.analysis.headline import HEADLINE_METRICS
 from diffusability.analysis.noise_floor import noise_floor
+from diffusability.analysis.options import Analysis, AnalysisOptions
+from diffusability.analysis.profiles import relate_profiles
 from diffusability.analysis.regression import regress
 from diffusability.analysis.selection import choose_metrics
-from diffusability.analysis.tables import predictors
+from diffusability.analysis.tables import Measured, Table, predictors
 
 # one metric a perspective, as the paper highlights them; what a study lacks is left out
 HEADLINE = (
@@ -31,24 +28,28 @@ FURTHER = ("equivariance.scale_error", "equivariance.rotate_error")
 PROBE = "semantics.probe"
 
 
-def present(table: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
+def present(table: Table, patterns: Sequence[str]) -> list[str]:
     """Return the predictors of a table that match shell patterns, in the patterns' order."""
     names = predictors(table)
     return [name for pattern in patterns for name in names if fnmatchcase(name, pattern)]
 
 
-def analyse(table: pd.DataFrame, analysis: Analysis | None = None) -> dict[str, pd.DataFrame]:
+def analyse(
+    table: Table, profiles: pd.DataFrame, analysis: Analysis | None = None
+) -> dict[str, pd.DataFrame]:
     """Return every table of the analysis by its name.
 
     Args:
         table: a checked tidy table (``check_measurements``).
+        profiles: length ratios along trajectories (``collect_profiles``); may be empty.
         analysis: resamples, confidence and seed.
 
     Returns:
         ``correlations``, ``intercorrelations``, ``comparisons``, ``regressions``, ``selection``,
-        ``noise_floor``, ``comparability``, ``guidance``: the input of ``check_claims``.
+        ``noise_floor``, ``comparability``, ``guidance``, ``profile_relations``: the input of
+        ``check_claims``.
     """
-    analysis = analysis or AnalysisOptions()
+    table, analysis = Measured.of(table), analysis or AnalysisOptions()
     headline = present(table, HEADLINE)
     compared = headline + present(table, FURTHER)
     related = headline + present(table, (PROBE,))
@@ -66,4 +67,5 @@ def analyse(table: pd.DataFrame, analysis: Analysis | None = None) -> dict[str, 
         "noise_floor": noise_floor(table, analysis.confidence),
         "comparability": comparability(table, analysis.confidence),
         "guidance": guidance_optima(table, analysis),
+        "profile_relations": relate_profiles(table, profiles, analysis),
     }

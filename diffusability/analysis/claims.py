@@ -44,7 +44,7 @@ _TABLES = (
     "noise_floor",
     "comparability",
     "guidance",
-    "profiles",
+    "profile_relations",
 )
 _ORIENTED = ("correlations", "intercorrelations")
 _COUNTS = {"backbones": "backbone", "families": "family", "scales": "cfg"}

@@ -8,7 +8,7 @@ from scipy import stats
 
 from diffusability.analysis.intervals import MIN_POINTS
 from diffusability.analysis.schema import join_notes
-from diffusability.analysis.tables import cells, families
+from diffusability.analysis.tables import Measured, Table, cells, families
 
 RECONSTRUCTION = "reconstruction."
 COLUMNS = (
@@ -27,7 +27,7 @@ COLUMNS = (
 )
 
 
-def comparability(table: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+def comparability(table: Table, confidence: float = 0.95) -> pd.DataFrame:
     """Return how far the tokenizers of each family spread in reconstruction quality.
 
     Args:
@@ -39,7 +39,8 @@ def comparability(table: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame
         over tokenizers in the metric's unit (lower: more comparable) with its chi-square
         interval, ``cv`` its share of the mean. NaN with a ``note`` where there is none.
     """
-    metrics = [m for m in dict.fromkeys(table["metric"]) if m.startswith(RECONSTRUCTION)]
+    table = Measured.of(table)
+    metrics = [m for m in table.metrics if m.startswith(RECONSTRUCTION)]
     rows = []
     for metric in metrics:
         paired = cells(table, metric, metric, "", None)

@@ -5,6 +5,7 @@ Correlations are oriented first: positive means that the metric points the way t
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -12,20 +13,23 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from diffusability.analysis.correlation import Analysis, AnalysisOptions
-from diffusability.analysis.estimators import Estimator, difference, pearson, standardise
+from diffusability.analysis.estimators import Array, Estimator, difference, pearson, standardise
 from diffusability.analysis.intervals import (
     SMALL,
     Interval,
-    bootstrap_interval,
-    cluster_interval,
+    bootstrap_intervals,
+    cluster_draws,
+    cluster_intervals,
     fisher_interval,
-    keyed_generator,
+    tokenizer_draws,
 )
+from diffusability.analysis.options import Analysis, AnalysisOptions
 from diffusability.analysis.schema import join_notes
 from diffusability.analysis.tables import (
     ALL_FAMILIES,
+    Measured,
     Panel,
+    Table,
     cells,
     expected_sign,
     families,
@@ -104,11 +108,18 @@ def steiger(r1: float, r2: float, r12: float, n: int) -> tuple[float, float]:
 
 
 def zou_interval(
-    first: Estimator, second: Estimator, r12: float, confidence: float
+    first: Estimator, second: Estimator, r12: float, confidence: float, place: int = 0
 ) -> tuple[float, float]:
-    """Return the interval of r1 - r2 from the two intervals of Fisher's z (Zou 2007, Eq. 13)."""
-    r1, r2 = first.value, second.value
-    (low1, high1), (low2, high2) = (fisher_interval(e, confidence) for e in (first, second))
+    """Return the interval of r1 - r2 from the two intervals of Fisher's z (Zou 2007, Eq. 13).
+
+    Args:
+        first: r1 of one or more pairs. second: r2. r12: of the variables that are not shared.
+        confidence: nominal coverage. place: of the pair.
+    """
+    r1, r2 = (float(estimator.values[place]) for estimator in (first, second))
+    (low1, high1), (low2, high2) = (
+        fisher_interval(estimator, confidence, place) for estimator in (first, second)
+    )
     scale = (1 - r1**2) * (1 - r2**2)
     shared = (r12 - r1 * r2 / 2) * (1 - r1**2 - r2**2 - r12**2) + r12**3
     c = float(np.clip(shared / scale, -1, 1)) if scale > 1e-12 else 0.0
@@ -123,7 +134,7 @@ def zou_interval(
 
 
 def compare_metrics(
-    table: pd.DataFrame, metrics: Sequence[str], analysis: Analysis | None = None
+    table: Table, metrics: Sequence[str], analysis: Analysis | None = None
 ) -> pd.DataFrame:
     """Compare how strongly two metrics go with each target: every pair in every panel.
 
@@ -136,18 +147,18 @@ def compare_metrics(
         tokenizers that have both metrics (positive: a is the better predictor), intervals from
         paired resamples, tests of Williams and Steiger. NaN with a ``note`` where impossible.
     """
-    analysis = analysis or AnalysisOptions()
+    table, analysis = Measured.of(table), analysis or AnalysisOptions()
+    pairs = list(combinations(metrics, 2))
     rows = [
         row
         for panel in panels(table)
-        for first, second in combinations(metrics, 2)
-        for row in _pair_rows(table, ("metrics", panel, panel), (first, second), analysis)
+        for row in _panel_rows(table, ("metrics", panel, panel), pairs, analysis)
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def compare_backbones(
-    table: pd.DataFrame, metrics: Sequence[str], analysis: Analysis | None = None
+    table: Table, metrics: Sequence[str], analysis: Analysis | None = None
 ) -> pd.DataFrame:
     """Compare how strongly a metric goes with the same target on two backbones.
 
@@ -158,100 +169,156 @@ def compare_backbones(
         Rows as of ``compare_metrics``, for every ordered pair of backbones at one guidance scale,
         so that a selection may name either first.
     """
-    analysis = analysis or AnalysisOptions()
-    pairs = [
+    table, analysis = Measured.of(table), analysis or AnalysisOptions()
+    both = [
         (a, b)
         for a in panels(table)
         for b in panels(table)
         if (a.target, a.cfg) == (b.target, b.cfg) and a.backbone != b.backbone
     ]
-    rows = [
-        row
-        for a, b in pairs
-        for metric in metrics
-        for row in _pair_rows(table, ("backbones", a, b), (metric, metric), analysis)
-    ]
+    same = [(metric, metric) for metric in metrics]
+    rows = [row for a, b in both for row in _panel_rows(table, ("backbones", a, b), same, analysis)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _pair_rows(
-    table: pd.DataFrame,
+@dataclass(frozen=True)
+class _Pair:
+    """Two metrics, or one on two backbones, over the tokenizers that have both.
+
+    Attributes:
+        x: (n, 2) metrics. y: (n, 2) their targets. signs: declared directions, None unknown.
+        tokenizers: (n,) names. clusters: (n,) codes. note: what was left out.
+    """
+
+    x: Array
+    y: Array
+    signs: tuple[int | None, int | None]
+    tokenizers: tuple[str, ...]
+    clusters: NDArray[np.int64]
+    note: str
+
+
+def _panel_rows(
+    table: Measured,
     where: tuple[str, Panel, Panel],
-    metrics: tuple[str, str],
+    pairs: Sequence[tuple[str, str]],
     analysis: Analysis,
 ) -> Iterator[dict[str, object]]:
+    """Yield the rows of every pair of metrics: all families together, then each."""
     kind, *both = where
-    parts = [
-        cells(table, metric, panel.target, panel.backbone, panel.cfg).rows
-        for metric, panel in zip(metrics, both, strict=True)
-    ]
-    joined = parts[0].merge(parts[1][["tokenizer", "x", "y"]], on="tokenizer", suffixes=("", "_b"))
-    signs = [expected_sign(table, metric, both[0].target) for metric in metrics]
-    # the same tokenizers may be averaged over fewer runs where one metric is missing
-    lost = len(set(parts[0]["tokenizer"]) ^ set(parts[1]["tokenizer"]))
     names = families(table)
-    row: dict[str, object] = {}
+    found: dict[str, list[dict[str, object]]] = {}
     for family in names:
-        labels = {
-            "kind": kind,
-            "target": both[0].target,
-            "cfg": both[0].labels["cfg"],
-            "family": family,
-            "metric_a": metrics[0],
-            "metric_b": metrics[1],
-            "backbone_a": both[0].backbone,
-            "backbone_b": both[1].backbone,
-        }
         # one family is all there is: the same numbers under both names
         if family == ALL_FAMILIES or len(names) > 2:
-            chosen = joined if family == ALL_FAMILIES else joined[joined["family"] == family]
-            rng = keyed_generator(analysis.seed, *labels.values())
-            row = _comparison(chosen, kind, signs, analysis, rng)
-        partly = f"{lost} tokenizers have one of the two only" if lost else ""
-        yield {**labels, **row, "note": join_notes(row["note"], partly)}
+            chosen = [_pair(table, both, pair, family) for pair in pairs]
+            found[family] = _comparisons(chosen, kind, analysis)
+        else:
+            found[family] = found[ALL_FAMILIES]
+    for place, pair in enumerate(pairs):
+        for family in names:
+            labels = {
+                "kind": kind,
+                "target": both[0].target,
+                "cfg": both[0].labels["cfg"],
+                "family": family,
+                "metric_a": pair[0],
+                "metric_b": pair[1],
+                "backbone_a": both[0].backbone,
+                "backbone_b": both[1].backbone,
+            }
+            yield {**labels, **found[family][place]}
 
 
-def _comparison(
-    joined: pd.DataFrame,
-    kind: str,
-    signs: Sequence[int | None],
-    analysis: Analysis,
-    rng: np.random.Generator,
-) -> dict[str, object]:
-    """Return the difference of two oriented correlations over the same tokenizers."""
-    n, clusters = len(joined), pd.factorize(joined["cluster"])[0]
-    row: dict[str, object] = {
-        "n": n,
-        "clusters": len(set(clusters)),
+def _pair(
+    table: Measured, panels_: Sequence[Panel], metrics: tuple[str, str], family: str
+) -> _Pair:
+    parts = [
+        cells(table, metric, panel.target, panel.backbone, panel.cfg).of_family(family).rows
+        for metric, panel in zip(metrics, panels_, strict=True)
+    ]
+    first, second = (
+        dict(zip(part["tokenizer"], part[["x", "y"]].to_numpy(float), strict=True))
+        for part in parts
+    )
+    shared = [name for name in first if name in second]
+    # the same tokenizers may be averaged over fewer runs where one metric is missing
+    lost = len(first.keys() ^ second.keys())
+    values = np.array([(*first[name], *second[name]) for name in shared]).reshape(-1, 4)
+    a, b = (expected_sign(table, metric, panels_[0].target) for metric in metrics)
+    rows = parts[0][parts[0]["tokenizer"].isin(second)]
+    return _Pair(
+        x=values[:, ::2],
+        y=values[:, 1::2],
+        signs=(a, b),
+        tokenizers=tuple(shared),
+        clusters=pd.factorize(rows["cluster"])[0],
+        note=f"{lost} tokenizers have one of the two only" if lost else "",
+    )
+
+
+def _comparisons(pairs: Sequence[_Pair], kind: str, analysis: Analysis) -> list[dict[str, object]]:
+    """Return the rows of pairs; those over the same tokenizers are compared at once."""
+    found: dict[int, dict[str, object]] = {}
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for place, pair in enumerate(pairs):
+        n = len(pair.tokenizers)
+        if n < 3 or not standardise(np.hstack([pair.x, pair.y])).any(axis=0).all():
+            reason = "fewer than 3 tokenizers or a constant column: nothing to compare"
+            found[place] = _empty(pair, analysis) | {"note": join_notes(reason, pair.note)}
+        else:
+            alike.setdefault(pair.tokenizers, []).append(place)
+    for places in alike.values():
+        rows = _compared([pairs[place] for place in places], kind, analysis)
+        found |= dict(zip(places, rows, strict=True))
+    return [found[place] for place in range(len(pairs))]
+
+
+def _empty(pair: _Pair, analysis: Analysis) -> dict[str, object]:
+    return {
+        "n": len(pair.tokenizers),
+        "clusters": len(set(pair.clusters)),
         "confidence": analysis.confidence,
         "method": "none",
         "cluster_method": "none",
     }
-    x, y, x_b, y_b = (joined[c].to_numpy(float) for c in ("x", "y", "x_b", "y_b"))
-    if n < 3 or not all(standardise(values).any() for values in (x, y, x_b, y_b)):
-        return row | {"note": "fewer than 3 tokenizers or a constant column: nothing to compare"}
-    raw = [pearson(x, y), pearson(x_b, y_b)]
-    known = [
-        sign if sign is not None else _sign(e.value) for sign, e in zip(signs, raw, strict=True)
-    ]
-    note = "no declared direction: oriented by the data" if None in signs else ""
-    first, second = pearson(known[0] * x, y), pearson(known[1] * x_b, y_b)
+
+
+def _compared(pairs: Sequence[_Pair], kind: str, analysis: Analysis) -> list[dict[str, object]]:
+    """Return the differences of two oriented correlations over the same tokenizers."""
+    x, y = (np.stack([getattr(pair, side) for pair in pairs], axis=1) for side in "xy")
+    raw = np.stack([pearson(x[:, :, k], y[:, :, k]).values for k in (0, 1)], axis=1)  # (P, 2)
+    known = np.array(
+        [
+            [_sign(r) if s is None else s for s, r in zip(p.signs, own, strict=True)]
+            for p, own in zip(pairs, raw, strict=True)
+        ]
+    )
+    x = x * known
+    first, second = (pearson(x[:, :, k], y[:, :, k]) for k in (0, 1))
     # the two variables that are not shared: the metrics, or the target on either backbone
-    sides = (known[0] * x, known[1] * x_b) if kind == "metrics" else (y, y_b)
-    r12 = pearson(*sides).value
-    t, p = williams(first.value, second.value, r12, n)
-    z, steiger_p = steiger(first.value, second.value, r12, n)
-    plain, cluster = _intervals(first, second, r12, clusters, analysis, rng)
-    return row | {
-        "r_a": first.value,
-        "r_b": second.value,
-        "value": first.value - second.value,
-        **{"low": plain.low, "high": plain.high, "method": plain.method},
-        **{"cluster_low": cluster.low, "cluster_high": cluster.high},
-        "cluster_method": cluster.method,
-        **{"williams_t": t, "williams_p": p, "steiger_z": z, "steiger_p": steiger_p},
-        "note": join_notes(note, plain.note, cluster.note),
-    }
+    sides = x if kind == "metrics" else y
+    between = pearson(sides[:, :, 0], sides[:, :, 1]).values
+    plain, cluster = _intervals(first, second, between, pairs[0].clusters, analysis)
+    rows = []
+    values = np.stack([first.values, second.values], axis=1)
+    for place, pair in enumerate(pairs):
+        r_a, r_b = map(float, values[place])
+        n, r12 = len(pair.tokenizers), float(between[place])
+        t, p = williams(r_a, r_b, r12, n)
+        z, steiger_p = steiger(r_a, r_b, r12, n)
+        own, shared = plain[place], cluster[place]
+        turned = "no declared direction: oriented by the data" if None in pair.signs else ""
+        row = {
+            **{"r_a": r_a, "r_b": r_b, "value": r_a - r_b},
+            **{"low": own.low, "high": own.high, "method": own.method},
+            **{"cluster_low": shared.low, "cluster_high": shared.high},
+            "cluster_method": shared.method,
+            **{"williams_t": t, "williams_p": p, "steiger_z": z, "steiger_p": steiger_p},
+            "note": join_notes(turned, own.note, shared.note, pair.note),
+        }
+        rows.append(_empty(pair, analysis) | row)
+    return rows
 
 
 def _sign(value: float) -> int:
@@ -261,20 +328,25 @@ def _sign(value: float) -> int:
 def _intervals(
     first: Estimator,
     second: Estimator,
-    r12: float,
+    between: Array,
     clusters: NDArray[np.int64],
     analysis: Analysis,
-    rng: np.random.Generator,
-) -> tuple[Interval, Interval]:
+) -> tuple[list[Interval], list[Interval]]:
     """Return the paired bootstrap intervals; few tokenizers widen them by Zou's."""
-    gap = difference(first, second)
-    confidence, draws = analysis.confidence, analysis.resamples
-    plain = bootstrap_interval(gap, rng=rng, confidence=confidence, resamples=draws)
-    cluster = cluster_interval(gap, clusters, rng=rng, confidence=confidence, resamples=draws)
+    gap, seed = difference(first, second), analysis.seed
+    options = (analysis.confidence, analysis.resamples)
+    plain = bootstrap_intervals(gap, tokenizer_draws(seed, gap.points), *options)
+    cluster = cluster_intervals(gap, clusters, cluster_draws(seed, clusters), *options)
     if gap.points >= SMALL:
         return plain, cluster
-    zou = zou_interval(first, second, r12, confidence)
-    return _hull(plain, zou), _hull(cluster, zou)
+    zou = [
+        zou_interval(first, second, float(r12), analysis.confidence, place)
+        for place, r12 in enumerate(between)
+    ]
+    return (
+        [_hull(interval, ends) for interval, ends in zip(plain, zou, strict=True)],
+        [_hull(interval, ends) for interval, ends in zip(cluster, zou, strict=True)],
+    )
 
 
 def _hull(interval: Interval, ends: tuple[float, float]) -> Interval:

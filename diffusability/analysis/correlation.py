@@ -1,38 +1,20 @@
 """Correlation of every latent metric with every generation metric, with what is known of it."""
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
-from diffusability.analysis.disattenuation import disattenuate
-from diffusability.analysis.estimators import (
-    Array,
-    Estimator,
-    kendall,
-    partial,
-    pearson,
-    spearman,
-    standardise,
-    within,
-)
-from diffusability.analysis.intervals import (
-    Interval,
-    bootstrap_interval,
-    cluster_interval,
-    keyed_generator,
-)
-from diffusability.analysis.permutation import pairing_p, partial_p, within_p
+from diffusability.analysis.association import Row, Sample, sample_of, statistics_of
+from diffusability.analysis.estimators import Array
+from diffusability.analysis.options import Analysis, AnalysisOptions
 from diffusability.analysis.schema import join_notes
 from diffusability.analysis.tables import (
     ALL_FAMILIES,
-    Cells,
+    Measured,
     Panel,
+    Table,
     cells,
     expected_sign,
     families,
@@ -68,45 +50,8 @@ PANEL_KEY = ["target", "backbone", "cfg", "family"]
 _BEST = "each tokenizer at its own best guidance scale"
 
 
-class Analysis(Protocol):
-    """What an analysis may be told; ``AnalysisSpec`` of a study has these attributes."""
-
-    @property
-    def resamples(self) -> int: ...
-    @property
-    def confidence(self) -> float: ...
-    @property
-    def seed(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class AnalysisOptions:
-    """Bootstrap draws (and permutations), confidence of intervals, seed of both."""
-
-    resamples: int = 9999
-    confidence: float = 0.95
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A metric and a target over the tokenizers of one family, ready to be related."""
-
-    x: Array
-    y: Array
-    clusters: np.ndarray
-    given: Array
-    given_names: tuple[str, ...]
-    part: Cells
-
-    @property
-    def n(self) -> int:
-        """Number of tokenizers."""
-        return len(self.x)
-
-
 def correlate(
-    table: pd.DataFrame,
+    table: Table,
     analysis: Analysis | None = None,
     covariates: Sequence[str] = ("reconstruction.psnr",),
 ) -> pd.DataFrame:
@@ -130,17 +75,16 @@ def correlate(
         empty ``cfg`` is each tokenizer's best scale. What does not exist is NaN, and ``note`` says
         why; every combination has its row. Deterministic given table and options.
     """
-    analysis = analysis or AnalysisOptions()
-    rows: list[dict[str, object]] = []
+    table, analysis = Measured.of(table), analysis or AnalysisOptions()
+    rows: list[Row] = []
     for panel in panels(table):
         known = _covariates(table, panel, covariates)
-        for metric in predictors(table):
-            rows.extend(_metric_rows(table, panel, metric, known, analysis))
+        rows.extend(_panel_rows(table, panel, predictors(table), known, analysis))
     return _corrected(pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
 def intercorrelate(
-    table: pd.DataFrame, metrics: Sequence[str], analysis: Analysis | None = None
+    table: Table, metrics: Sequence[str], analysis: Analysis | None = None
 ) -> pd.DataFrame:
     """Return how latent metrics go with each other: ``target`` is the second metric of a pair.
 
@@ -151,217 +95,60 @@ def intercorrelate(
     Returns:
         Rows as of ``correlate``, with empty backbone and guidance.
     """
-    analysis = analysis or AnalysisOptions()
+    table, analysis = Measured.of(table), analysis or AnalysisOptions()
     rows = [
         row
         for place, second in enumerate(metrics)
-        for first in metrics[:place]
-        for row in _metric_rows(table, Panel(second, "", None), first, {}, analysis)
+        for row in _panel_rows(table, Panel(second, "", None), metrics[:place], {}, analysis)
     ]
     return _corrected(pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
-def _metric_rows(
-    table: pd.DataFrame,
+def _panel_rows(
+    table: Measured,
     panel: Panel,
-    metric: str,
+    metrics: Sequence[str],
     covariates: dict[str, pd.Series],
     analysis: Analysis,
-) -> Iterator[dict[str, object]]:
-    """Yield every row of one metric in one panel: all families together, then each."""
-    paired = cells(table, metric, panel.target, panel.backbone, panel.cfg)
-    known = {name: values for name, values in covariates.items() if name != metric}
+) -> Iterator[Row]:
+    """Yield every row of the metrics in one panel: of each, all families together, then each."""
     names = families(table)
-    sign = expected_sign(table, metric, panel.target)
-    pooled: list[dict[str, object]] = []
+    paired = {m: cells(table, m, panel.target, panel.backbone, panel.cfg) for m in metrics}
+    found: dict[str, dict[str, tuple[Sample, list[Row]]]] = {}
     for family in names:
         # one family is all there is: the same numbers under both names
-        if family == ALL_FAMILIES or len(names) > 2:
-            sample = sample_of(paired.of_family(family), known)
-            key = (panel.target, panel.backbone, panel.cfg, family, metric)
-            pooled = list(_statistics(sample, analysis, key))
-        notes = [sample.part.missing_note(), _BEST if panel.backbone and panel.cfg is None else ""]
-        if family == ALL_FAMILIES and len(names) > 2:
-            notes.append(f"{len(names) - 1} families pooled, whose latents differ in size")
-        for row in pooled:
+        if family != ALL_FAMILIES and len(names) == 2:
+            found[family] = found[ALL_FAMILIES]
+            continue
+        samples = {
+            metric: sample_of(
+                part.of_family(family), {k: v for k, v in covariates.items() if k != metric}
+            )
+            for metric, part in paired.items()
+        }
+        rows = statistics_of(samples, analysis)
+        found[family] = {metric: (samples[metric], rows[metric]) for metric in metrics}
+    best = _BEST if panel.backbone and panel.cfg is None else ""
+    for metric in metrics:
+        sign = expected_sign(table, metric, panel.target)
+        for family in names:
+            sample, own = found[family][metric]
+            notes = [sample.part.missing_note(), best]
+            if family == ALL_FAMILIES and len(names) > 2:
+                notes.append(f"{len(names) - 1} families pooled, whose latents differ in size")
             labels = {**panel.labels, "family": family, "metric": metric, "n": sample.n}
-            # a statistic's own n (clusters of the between part) wins
-            row = {**labels, "expected_sign": sign, "confidence": analysis.confidence, **row}
-            row["note"] = join_notes(row["note"], *notes)
-            yield row
+            labels |= {"expected_sign": sign, "confidence": analysis.confidence}
+            for row in own:
+                # a statistic's own n (clusters of the between part) wins
+                yield {**labels, **row, "note": join_notes(row["note"], *notes)}
 
 
-def _covariates(table: pd.DataFrame, panel: Panel, names: Sequence[str]) -> dict[str, pd.Series]:
+def _covariates(table: Measured, panel: Panel, names: Sequence[str]) -> dict[str, pd.Series]:
     known = {}
     for name in names:
         rows = cells(table, name, panel.target, panel.backbone, panel.cfg).rows
         known[name] = rows.set_index("tokenizer")["x"]
     return known
-
-
-def sample_of(part: Cells, given: dict[str, pd.Series]) -> Sample:
-    """Return the arrays of paired cells; covariates that a tokenizer lacks are NaN."""
-    rows, names = part.rows, tuple(given)
-    columns = [rows["tokenizer"].map(values).to_numpy(float) for values in given.values()]
-    held = np.column_stack(columns) if columns else np.empty((len(rows), 0))
-    return Sample(
-        x=rows["x"].to_numpy(float),
-        y=rows["y"].to_numpy(float),
-        clusters=pd.factorize(rows["cluster"])[0],
-        given=held,
-        given_names=names,
-        part=part,
-    )
-
-
-def _statistics(
-    sample: Sample, analysis: Analysis, key: tuple[object, ...]
-) -> Iterator[dict[str, object]]:
-    """Yield statistic, value, intervals, p and note of each statistic of a sample."""
-    reason = _reason(sample)
-
-    def rng(name: str) -> np.random.Generator:
-        return keyed_generator(analysis.seed, *key, name)
-
-    def row(
-        name: str, estimator: Estimator, p: float, method: str, note: str = ""
-    ) -> dict[str, object]:
-        return _row(name, estimator, sample.clusters, analysis, rng(name), (p, method), note)
-
-    if reason:
-        names = ["pearson", "spearman", "kendall", "within", "between", "partial", "disattenuated"]
-        for name in names:
-            yield _absent(name if name in names[:3] else f"pearson_{name}", sample, reason)
-        return
-    x, y, clusters, draws = sample.x, sample.y, sample.clusters, analysis.resamples
-    p = pairing_p(x, y, rng=rng("pearson p"), resamples=draws)
-    plain = row("pearson", pearson(x, y), p, "permutation of tokenizers")
-    yield plain
-    ranks = [stats.rankdata(v) for v in (x, y)]
-    p = pairing_p(*ranks, rng=rng("spearman p"), resamples=draws)
-    yield row("spearman", spearman(x, y), p, "permutation of tokenizers")
-    p = float(stats.kendalltau(x, y).pvalue)
-    yield row("kendall", kendall(x, y), p, "permutation distribution of tau (scipy)")
-    p, smallest = within_p(x, y, clusters, rng=rng("within p"), resamples=draws)
-    note = f"clusters allow no p below {smallest:.2g}" if smallest > 0.01 else ""
-    yield row("pearson_within", within(x, y, clusters), p, "permutation inside clusters", note)
-    yield _between(sample, analysis, rng("pearson_between"))
-    yield _partial(sample, analysis, rng("pearson_partial"))
-    yield _disattenuated(sample, plain, analysis, rng("pearson_disattenuated"))
-
-
-def _reason(sample: Sample) -> str:
-    """Say why nothing at all can be computed, empty where it can."""
-    if sample.n < 3:
-        return f"{sample.n} tokenizers have both numbers: no correlation"
-    flat = [
-        name
-        for name, values in (("metric", sample.x), ("target", sample.y))
-        if not standardise(values).any()
-    ]
-    return f"the {' and the '.join(flat)} is constant: no correlation" if flat else ""
-
-
-def _absent(name: str, sample: Sample, note: str) -> dict[str, object]:
-    return {
-        "statistic": name,
-        "value": math.nan,
-        "method": "none",
-        "cluster_method": "none",
-        "p_method": "none",
-        "clusters": len(set(sample.clusters)),
-        "note": note,
-    }
-
-
-def _row(
-    name: str,
-    estimator: Estimator,
-    clusters: np.ndarray,
-    analysis: Analysis,
-    rng: np.random.Generator,
-    test: tuple[float, str],
-    note: str = "",
-) -> dict[str, object]:
-    """Return the row of one statistic with its two intervals."""
-    options = {"confidence": analysis.confidence, "resamples": analysis.resamples}
-    plain = bootstrap_interval(estimator, rng=rng, **options)  # type: ignore[arg-type]
-    cluster = cluster_interval(estimator, clusters, rng=rng, **options)  # type: ignore[arg-type]
-    return {
-        "statistic": name,
-        "value": estimator.value,
-        "low": plain.low,
-        "high": plain.high,
-        "method": plain.method,
-        "cluster_low": cluster.low,
-        "cluster_high": cluster.high,
-        "cluster_method": cluster.method,
-        "p": test[0],
-        "p_method": "none" if math.isnan(test[0]) else test[1],
-        "clusters": len(set(clusters)),
-        "note": join_notes(note, plain.note, cluster.note),
-    }
-
-
-def _between(sample: Sample, analysis: Analysis, rng: np.random.Generator) -> dict[str, object]:
-    """Return the row of r between cluster means; its points are clusters."""
-    sizes = np.bincount(sample.clusters)
-    x, y = (np.bincount(sample.clusters, v) / sizes for v in (sample.x, sample.y))
-    if len(sizes) < 3:
-        note = f"{len(sizes)} clusters: no correlation between them"
-        return _absent("pearson_between", sample, note) | {"n": len(sizes)}
-    p = pairing_p(x, y, rng=rng, resamples=analysis.resamples)
-    own = np.arange(len(sizes))
-    test = (p, "permutation of clusters")
-    note = f"n counts clusters ({sample.n} tokenizers)"
-    row = _row("pearson_between", pearson(x, y), own, analysis, rng, test, note)
-    # every point is a cluster: resampling clusters is what the plain interval does
-    return (
-        row
-        | {"n": len(sizes), "cluster_low": None, "cluster_high": None}
-        | {"cluster_method": "none"}
-    )
-
-
-def _partial(sample: Sample, analysis: Analysis, rng: np.random.Generator) -> dict[str, object]:
-    """Return the row of r given the covariates, over the tokenizers that have them."""
-    if not sample.given_names:
-        return _absent("pearson_partial", sample, "no covariate is held fixed")
-    names = ", ".join(sample.given_names)
-    there = np.isfinite(sample.given).all(axis=1)
-    given, clusters = sample.given[there], pd.factorize(sample.clusters[there])[0]
-    n, k = given.shape
-    lost = f"; {sample.n - n} tokenizers lack it" if n < sample.n else ""
-    note = f"given {names}{lost}"
-    if n < k + 4:
-        return _absent("pearson_partial", sample, f"{note}: {n} tokenizers are too few") | {"n": n}
-    estimator = partial(sample.x[there], sample.y[there], given)
-    if math.isnan(estimator.value):
-        note += ": nothing is left to correlate"
-        return _absent("pearson_partial", sample, note) | {"n": n}
-    test = (partial_p(estimator.value, n, k), "Student's t")
-    row = _row("pearson_partial", estimator, clusters, analysis, rng, test, note)
-    return row | {"n": n}
-
-
-def _disattenuated(
-    sample: Sample, plain: dict[str, object], analysis: Analysis, rng: np.random.Generator
-) -> dict[str, object]:
-    """Return the row of r with the noise of diffusion seeds taken off."""
-    interval = Interval(plain["low"], plain["high"], analysis.confidence, "")  # type: ignore[arg-type]
-    found = disattenuate(
-        sample.x, sample.y, sample.part.runs, interval, rng=rng, resamples=analysis.resamples
-    )
-    row = _absent("pearson_disattenuated", sample, found.note)
-    if math.isnan(found.value):
-        return row
-    return row | {
-        "value": found.value,
-        "low": found.interval.low,
-        "high": found.interval.high,
-        "method": found.interval.method,
-        "note": join_notes(found.note, found.interval.note),
-    }
 
 
 def _corrected(frame: pd.DataFrame) -> pd.DataFrame:
@@ -375,6 +162,16 @@ def _corrected(frame: pd.DataFrame) -> pd.DataFrame:
     groups = frame.iloc[tested].groupby(key, sort=False, dropna=False).indices
     for places in groups.values():
         p = frame["p"].to_numpy()[tested[places]]
-        for column, method in (("p_holm", "holm"), ("p_by", "fdr_by")):
-            corrected[column][tested[places]] = multipletests(p, method=method)[1]
+        corrected["p_holm"][tested[places]] = holm(p)
+        corrected["p_by"][tested[places]] = stats.false_discovery_control(p, method="by")
     return frame.assign(**corrected)
+
+
+def holm(p: Array) -> Array:
+    """Return p-values (m,) corrected for m tests by Holm's step-down method, in [0, 1]."""
+    order = np.argsort(p)
+    # largest so far: a larger p is never corrected to a smaller one
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(stepped, 1.0)
+    return corrected

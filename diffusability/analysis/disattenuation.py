@@ -1,14 +1,18 @@
 """Correlation with the noise of the diffusion seeds taken off (Spearman 1904)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from diffusability.analysis.estimators import Array, Estimator, Weighted, pearson, standardise
-from diffusability.analysis.intervals import Interval, bootstrap_interval
+from diffusability.analysis.intervals import Draws, Interval, bootstrap_intervals
 from diffusability.analysis.noise_floor import RunGroups, group_runs
+from diffusability.analysis.pairing import group_starts
+
+_ALL_NOISE = "noise explains all the spread"
 
 
 @dataclass(frozen=True)
@@ -32,49 +36,70 @@ def disattenuate(
     x: Array,
     y: Array,
     runs: pd.DataFrame,
-    plain: Interval,
-    *,
-    rng: np.random.Generator,
+    plain: Sequence[Interval],
+    common: Sequence[bool],
+    draws: Draws,
     resamples: int = 9999,
-) -> Disattenuated:
-    """Return the correlation that infinitely many diffusion seeds would give.
+) -> list[Disattenuated]:
+    """Return the correlations that infinitely many diffusion seeds would give.
 
     Only the noise of diffusion seeds is taken off: metric and target are measured on the same
     trained tokenizer, so what a retrained tokenizer would change moves both and is no noise of
     their relation. The metric itself is taken as exact.
 
     Args:
-        x: (n,) metric by tokenizer. y: (n,) target, means over seeds, in the order of ``runs``.
-        runs: ``Cells.runs``: tokenizer, tokenizer_seed, x, y.
-        plain: interval of Pearson's r, of which the result's is never shorter.
-        rng: source of the resamples. resamples: bootstrap draws.
+        x: (n, P) metrics by tokenizer. y: (n,) target, means over seeds, in the order of ``runs``.
+        runs: ``Cells.runs`` of the target: tokenizer, tokenizer_seed, y.
+        plain: P intervals of Pearson's r, of which the result's are never shorter.
+        common: whether each metric is measured on the target's diffusion runs (``varies_by_run``).
+        draws: resamples of n tokenizers. resamples: bootstrap draws.
 
     Returns:
-        Value and interval from resampled tokenizers, with r and reliability computed anew in
+        P values with intervals from resampled tokenizers, with r and reliability computed anew in
         each; no value where no diffusion seed was repeated, where the metric comes from the same
         diffusion runs as the target, or where noise explains the whole spread.
     """
-    nothing = Interval(None, None, plain.confidence, "none")
     if len(x) < 3:
-        return Disattenuated(math.nan, math.nan, nothing, f"{len(x)} tokenizers")
-    by_seed = runs.groupby(["tokenizer", "tokenizer_seed"], sort=False)["x"]
-    if (by_seed.max() > by_seed.min()).any():
-        note = "metric and target come from the same runs: their noise is common"
-        return Disattenuated(math.nan, math.nan, nothing, note)
+        return [_nothing(plain[0], f"{len(x)} tokenizers")] * len(plain)
     groups = group_runs(runs)
-    if not groups.seed_df.sum():
-        note = "no diffusion seed was repeated: reliability unknown"
-        return Disattenuated(math.nan, math.nan, nothing, note)
     correlation, shares = pearson(x, y), _shares(y, groups)
-    kept, r = float(shares(np.ones((1, len(x))))[0]), correlation.value
-    if math.isnan(r) or not kept > 0:
-        note = "the statistic does not exist" if math.isnan(r) else "noise explains all the spread"
-        return Disattenuated(math.nan, kept, nothing, note)
+    kept, r = float(shares(np.ones((1, len(x))))[0]), correlation.values
+    there = groups.seed_df.sum() > 0 and kept > 0
     estimator = Estimator(_corrected(correlation, shares), len(x))
-    interval = bootstrap_interval(
-        estimator, rng=rng, confidence=plain.confidence, resamples=resamples
-    )
-    value, note = r / math.sqrt(kept), f"reliability {kept:.3f}"
+    options = {"confidence": plain[0].confidence, "resamples": resamples}
+    intervals = bootstrap_intervals(estimator, draws, **options) if there else plain  # type: ignore[arg-type]
+    found = []
+    for value, interval, outer, shared in zip(r, intervals, plain, common, strict=True):
+        if shared:
+            note = "metric and target come from the same runs: their noise is common"
+            found.append(_nothing(outer, note))
+        elif not groups.seed_df.sum():
+            note = "no diffusion seed was repeated: reliability unknown"
+            found.append(_nothing(outer, note))
+        elif math.isnan(value) or not kept > 0:
+            reason = "the statistic does not exist" if math.isnan(value) else _ALL_NOISE
+            found.append(_nothing(outer, reason, kept))
+        else:
+            found.append(_clipped(value / math.sqrt(kept), kept, interval, outer))
+    return found
+
+
+def varies_by_run(runs: pd.DataFrame) -> bool:
+    """Say whether a metric differs between the diffusion runs of one trained tokenizer."""
+    tokenizer = pd.factorize(runs["tokenizer"])[0]
+    starts = group_starts(tokenizer, runs["tokenizer_seed"].to_numpy())
+    if not len(starts):
+        return False
+    x = runs["x"].to_numpy(float)
+    return bool((np.maximum.reduceat(x, starts) > np.minimum.reduceat(x, starts)).any())
+
+
+def _nothing(plain: Interval, note: str, kept: float = math.nan) -> Disattenuated:
+    return Disattenuated(math.nan, kept, Interval(None, None, plain.confidence, "none"), note)
+
+
+def _clipped(value: float, kept: float, interval: Interval, plain: Interval) -> Disattenuated:
+    note = f"reliability {kept:.3f}"
     if abs(value) > 1:
         note += f"; clipped from {value:.3f}: the noise is overestimated"
         value = math.copysign(1.0, value)
@@ -82,7 +107,7 @@ def disattenuate(
 
 
 def _shares(y: Array, groups: RunGroups) -> Weighted:
-    """Return the reliability as a function of weights (B, n): NaN where y is constant."""
+    """Return the reliability (B,) as a function of weights (B, n): NaN where y is constant."""
     squares = groups.seed_squares / (float(np.var(y)) or 1.0)
     share, centred = groups.run_noise_share, standardise(y)
 
@@ -102,7 +127,7 @@ def _corrected(correlation: Estimator, shares: Weighted) -> Weighted:
     """Return r over the root of the reliability as a function of weights, inside [-1, 1]."""
 
     def weighted(weights: Array) -> Array:
-        r, share = correlation.weighted(weights), shares(weights)
+        r, share = correlation.weighted(weights), shares(weights)[:, None]
         safe = np.where(share > 0, share, 1.0)
         # a resample whose noise exceeds its spread allows any strength
         bound = np.where(share > 0, r / np.sqrt(safe), np.sign(r))

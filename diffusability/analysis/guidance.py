@@ -3,11 +3,19 @@
 import pandas as pd
 from scipy import stats
 
-from diffusability.analysis.correlation import Analysis, AnalysisOptions
 from diffusability.analysis.estimators import pearson, standardise
 from diffusability.analysis.intervals import bootstrap_interval, cluster_interval, keyed_generator
+from diffusability.analysis.options import Analysis, AnalysisOptions
 from diffusability.analysis.schema import join_notes
-from diffusability.analysis.tables import best_guidance, cells, families, higher_is_better, panels
+from diffusability.analysis.tables import (
+    Measured,
+    Table,
+    best_guidance,
+    cells,
+    families,
+    higher_is_better,
+    panels,
+)
 
 COLUMNS = (
     "target",
@@ -29,7 +37,7 @@ COLUMNS = (
 
 
 def guidance_optima(
-    table: pd.DataFrame,
+    table: Table,
     analysis: Analysis | None = None,
     inside: tuple[float, float] = (1.5, 2.0),
 ) -> pd.DataFrame:
@@ -49,23 +57,36 @@ def guidance_optima(
     """
     analysis = analysis or AnalysisOptions()
     rows = []
-    for target, backbone in dict.fromkeys((p.target, p.backbone) for p in panels(table)):
-        chosen = (table["metric"] == target) & (table["backbone"] == backbone)
-        scales = sorted(table.loc[chosen, "cfg"].dropna().unique())
+    table = Measured.of(table)
+    scanned: dict[tuple[str, str], list[float]] = {}
+    for panel in panels(table):
+        found = scanned.setdefault((panel.target, panel.backbone), [])
+        found += [panel.cfg] if panel.cfg is not None else []
+    for (target, backbone), scales in scanned.items():
         best, problem = best_guidance(table, target, backbone)
         if not scales:
             problem = f"{target} was sampled at no guidance scale"
         base = cells(table, target, target, backbone, scales[0] if scales else None).rows
         base = base.assign(best=base["tokenizer"].map(best).astype(float))
         labels = {"target": target, "backbone": backbone, "scales": len(scales)}
+        partly = _partly_scanned(table.rows[target], backbone, len(scales))
         if not problem and len(scales) < 2:
             problem = f"{len(scales)} guidance scale was sampled: there is no best"
         sign = -1.0 if higher_is_better(table, target) else 1.0
         for family in families(table):
             part = base if family == "all" else base[base["family"] == family]
             for row in _family_rows(part, sign, inside, scales, problem, analysis, labels):
+                row["note"] = join_notes(row["note"], partly)
                 rows.append({**labels, "family": family, "confidence": analysis.confidence, **row})
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _partly_scanned(rows: pd.DataFrame, backbone: str, scales: int) -> str:
+    """Say which tokenizers lack a scale, so that their best is one of fewer."""
+    there = rows[(rows["backbone"] == backbone) & rows["value"].notna()]
+    counts = there.groupby("tokenizer", sort=False)["cfg"].nunique()
+    partly = [str(name) for name in counts.index[counts < scales]]
+    return f"not sampled at every scale: {', '.join(partly)}" if partly else ""
 
 
 def _family_rows(

@@ -1,7 +1,11 @@
 """The headline of a study: one row a tokenizer, then how each metric goes with quality."""
 
+from collections.abc import Hashable, Mapping
+from typing import Any
+
 import pandas as pd
 
+from diffusability.analysis.tables import ALL_FAMILIES
 from diffusability.analysis.tidy import read_tables
 from diffusability.study.plan import Plan
 from diffusability.study.study import Study
@@ -27,16 +31,18 @@ def headline(plan: Plan) -> str:
     Raises:
         ArtifactError: the study has no tables yet, or they are of another state of it.
     """
-    measurements, correlations = read_tables(plan)
+    tables = read_tables(plan)
     target = target_metric(plan.study)
-    values = headline_values(measurements, target)
-    relations = headline_correlations(correlations, target)
+    values = headline_values(tables["measurements"], target)
+    relations = headline_correlations(tables["correlations"], target)
     return "\n".join(
         [
             values.to_string(index=False, na_rep="-"),
             "",
             f"Correlation with {target} (lower is better), over tokenizers:",
             relations.to_string(index=False, na_rep="-"),
+            "",
+            *noise_sentences(tables["noise_floor"], target),
             "",
             f"Report: {report_file(plan.study)}",
         ]
@@ -76,7 +82,7 @@ def headline_correlations(correlations: pd.DataFrame, target: str) -> pd.DataFra
         {
             "metric": chosen["metric"].map(names),
             "backbone": chosen["backbone"],
-            "cfg": chosen["cfg"],
+            "cfg": ["best" if pd.isna(cfg) else f"{cfg:g}" for cfg in chosen["cfg"]],
             "statistic": chosen["statistic"],
             "r": chosen["value"].round(2),
             "interval": [_interval(row) for row in chosen.itertuples()],
@@ -97,3 +103,38 @@ def _interval(row: object) -> str:
     if pd.isna(low) or pd.isna(high):
         return str(getattr(row, "note", "") or "none")
     return f"[{low:.2f}, {high:.2f}]"
+
+
+def noise_sentences(floor: pd.DataFrame, target: str) -> list[str]:
+    """Return one sentence a backbone and guidance scale: what of a target's spread is noise.
+
+    Args:
+        floor: the table of noise floors. target: name of a generation metric.
+    """
+    chosen = floor[(floor["target"] == target) & (floor["family"] == ALL_FAMILIES)]
+    return [_noise_sentence(row) for row in chosen.to_dict("records")]
+
+
+def _noise_sentence(row: Mapping[Hashable, Any]) -> str:
+    short = str(row["target"]).removeprefix("generation.")
+    guidance = "each tokenizer's best guidance" if pd.isna(row["cfg"]) else f"cfg {row['cfg']:g}"
+    where = f"Noise floor of {short}, {row['backbone']}, {guidance}"
+    if pd.isna(row["reliability"]):
+        return f"{where}: unknown ({row['note']})"
+    moved = [
+        f"a retrained {name} moves it "
+        + (f"by {row[column] ** 0.5:.3g}" if row[column] > 0 else "no further")
+        for name, column in (
+            ("diffusion model", "variance_diffusion_seeds"),
+            ("tokenizer", "variance_tokenizer_seeds"),
+        )
+        if pd.notna(row[column])
+    ]
+    between = row["variance_tokenizers"]
+    apart = f"by {between**0.5:.3g}" if between > 0 else "no more than seeds do"
+    known = pd.notna(row["low"])
+    interval = f" [{row['low']:.2f}, {row['high']:.2f}]" if known else ", no interval"
+    return (
+        f"{where}: {', '.join(moved)}, tokenizers differ {apart} (standard deviations); "
+        f"reliability {row['reliability']:.2f}{interval}"
+    )

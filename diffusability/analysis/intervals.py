@@ -10,24 +10,28 @@ Nominal 95 % cover 92-95 % of normal samples of 24 or 43, but 83-92 % of samples
 tails of 3 degrees of freedom: look at the scatter before trusting a number with outliers.
 Where points come in clusters both are too short (an i.i.d. interval covers 50-80 % instead of
 95 %): ``cluster_interval`` draws clusters, then points in each (91-98 %).
+
+Resampling weights are drawn once for every number of tokenizers (``tokenizer_draws``) or set of
+clusters (``cluster_draws``) and shared by all statistics over them: each number of a table has the
+distribution that draws of its own would give it, and differences between metrics are paired.
 """
 
 import math
-import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtr, ndtri
 
 from diffusability.analysis.estimators import Array, Estimator
 
 MIN_POINTS = 4
 MIN_CLUSTERS = 4
 SMALL = 20
-_ROUNDS = 100
+_ROUNDS = 30
 _HULL = "hull of {} and Fisher z (fewer than 20 tokenizers)"
 
 
@@ -41,13 +45,177 @@ class Interval:
     method: str
     note: str = ""
 
+    def noted(self, note: str) -> "Interval":
+        """Return the interval with a note, unless it says already why there is none."""
+        return replace(self, note=self.note or note)
+
 
 def keyed_generator(seed: int, *labels: object) -> np.random.Generator:
-    """Return a generator that depends on a seed and labels only.
-
-    Each cell of a table has its own: adding a metric to a study does not move the others' numbers.
-    """
+    """Return a generator that depends on a seed and labels only."""
     return np.random.default_rng([seed, zlib.crc32("\x1f".join(map(str, labels)).encode())])
+
+
+class Draws:
+    """Resampling weights in the order in which they are drawn, kept for the next statistic.
+
+    Args:
+        draw: maps a number B to weights (B, n), each row the counts of one resample.
+    """
+
+    def __init__(self, draw: Callable[[int], Array]) -> None:
+        self._draw = draw
+        self._rows: Array | None = None  # (B, n) all that was drawn
+        self._taken: dict[tuple[int, int, int], tuple[Array, int]] = {}
+
+    def take(self, distinct: int, start: int, stop: int) -> tuple[Array, int]:
+        """Return accepted resamples ``start`` ... ``stop`` - 1, and how many fell out before them.
+
+        Args:
+            distinct: resamples with fewer different tokenizers fall out.
+            start: first accepted resample. stop: one after the last.
+
+        Returns:
+            Weights (stop - start, n), fewer where hardly any draw is accepted; number of those
+            that fell out between the first and the last of them.
+        """
+        key = (distinct, start, stop)
+        if key not in self._taken:
+            for _ in range(_ROUNDS):
+                kept = np.flatnonzero((self._drawn(stop) > 0).sum(axis=1) >= distinct)
+                if len(kept) >= stop:
+                    break
+                self._grow(stop - start)
+            chosen = kept[start:stop]
+            first = kept[start - 1] + 1 if start and len(kept) >= start else 0
+            last = chosen[-1] + 1 if len(chosen) else first
+            # a slice where nothing fell out: no copy of what may be large
+            whole = len(chosen) == last - first
+            rows = self._drawn(stop)[slice(first, last) if whole else chosen]
+            self._taken[key] = rows, int(last - first - len(chosen))
+        return self._taken[key]
+
+    def _drawn(self, least: int) -> Array:
+        if self._rows is None:
+            self._rows = self._draw(least)
+        return self._rows
+
+    def _grow(self, size: int) -> None:
+        assert self._rows is not None
+        self._rows = np.concatenate([self._rows, self._draw(size)])
+
+
+def independent(n: int, rng: np.random.Generator) -> Draws:
+    """Return draws of n tokenizers with replacement, each as likely as any other."""
+
+    def draw(size: int) -> Array:
+        index = rng.integers(0, n, (size, n))
+        counts = np.bincount((index + n * np.arange(size)[:, None]).ravel(), minlength=n * size)
+        return counts.reshape(size, n).astype(np.float64)
+
+    return Draws(draw)
+
+
+def clustered(clusters: NDArray[np.int64], rng: np.random.Generator) -> Draws:
+    """Return draws of clusters (codes (n,)), then of as many points in each as it has."""
+    return Draws(lambda size: cluster_weights(clusters, size, rng))
+
+
+@lru_cache(maxsize=16)
+def tokenizer_draws(seed: int, n: int) -> Draws:
+    """Return the draws that all statistics of n independent tokenizers share."""
+    return independent(n, keyed_generator(seed, "tokenizers", n))
+
+
+def cluster_draws(seed: int, clusters: NDArray[np.int64]) -> Draws:
+    """Return the draws that all statistics over the same clusters, codes (n,), share."""
+    return _cluster_draws(seed, tuple(clusters.tolist()))
+
+
+@lru_cache(maxsize=16)
+def _cluster_draws(seed: int, clusters: tuple[int, ...]) -> Draws:
+    return clustered(np.array(clusters), keyed_generator(seed, "clusters", *clusters))
+
+
+def bootstrap_intervals(
+    estimator: Estimator, draws: Draws, confidence: float = 0.95, resamples: int = 9999
+) -> list[Interval]:
+    """Return the interval of each value of a statistic of independent tokenizers.
+
+    Args:
+        estimator: the statistic, its n tokenizers and P pairs.
+        draws: resamples of n tokenizers.
+        confidence: nominal coverage, in (0.5, 1).
+        resamples: bootstrap draws.
+
+    Returns:
+        P intervals: BCa (Efron 1987), or its hull with Fisher's z below 20 tokenizers, or Fisher's
+        z alone where every resample is equal; percentiles where BCa is undefined, as without a
+        jackknife. ``method`` says which, ``note`` what was drawn again.
+    """
+    points = estimator.values
+    reasons = [_no_interval(estimator, value) for value in points]
+    found = [Interval(None, None, confidence, "none", reason) for reason in reasons]
+    there = [place for place, reason in enumerate(reasons) if not reason]
+    if not there:
+        return found
+    values, redrawn = _resample(estimator, draws, resamples, there)
+    n = estimator.points
+    jackknife = estimator.weighted(np.ones((n, n)) - np.eye(n))
+    corrected, plain = _bca_tails(values, points, jackknife, confidence), _tails(confidence)
+    for place in there:
+        column = values[np.isfinite(values[:, place]), place]
+        tails, method = corrected[:, place], "BCa"
+        if len(column) < resamples or not np.isfinite(tails).all():
+            tails, method = plain, "percentile bootstrap (BCa undefined)"
+        ends = _percentiles(column, tails)
+        found[place] = _guarded(estimator, place, points[place], ends, confidence, method).noted(
+            _note(redrawn[place])
+        )
+    return found
+
+
+def cluster_intervals(
+    estimator: Estimator,
+    clusters: NDArray[np.int64],
+    draws: Draws,
+    confidence: float = 0.95,
+    resamples: int = 9999,
+) -> list[Interval]:
+    """Return the percentile intervals of the two-stage bootstrap: clusters, then their points.
+
+    Args:
+        estimator: the statistic, its n tokenizers and P pairs.
+        clusters: (n,) codes 0 ... G-1 of the cluster of each tokenizer.
+        draws: resamples of those clusters.
+        confidence: nominal coverage, in (0.5, 1).
+        resamples: bootstrap draws.
+
+    Returns:
+        P intervals, or none with the reason where there are fewer than 4 clusters.
+    """
+    points = estimator.values
+    reasons = [_no_interval(estimator, value) for value in points]
+    count = len(np.unique(clusters))
+    if count < MIN_CLUSTERS:
+        few = f"{count} clusters, fewer than {MIN_CLUSTERS}: no cluster interval"
+        reasons = [reason or few for reason in reasons]
+    found = [Interval(None, None, confidence, "none", reason) for reason in reasons]
+    there = [place for place, reason in enumerate(reasons) if not reason]
+    if not there:
+        return found
+    values, redrawn = _resample(estimator, draws, resamples, there)
+    method = "cluster bootstrap (clusters, then points; percentile)"
+    for place in there:
+        column = values[np.isfinite(values[:, place]), place]
+        if not len(column):
+            note = "no cluster resample has a value"
+            found[place] = Interval(None, None, confidence, "none", note)
+            continue
+        ends = _percentiles(column, _tails(confidence))
+        found[place] = _guarded(estimator, place, points[place], ends, confidence, method).noted(
+            _note(redrawn[place])
+        )
+    return found
 
 
 def bootstrap_interval(
@@ -57,23 +225,9 @@ def bootstrap_interval(
     confidence: float = 0.95,
     resamples: int = 9999,
 ) -> Interval:
-    """Return the interval of a statistic of independent tokenizers.
-
-    Args:
-        estimator: the statistic and its n tokenizers.
-        rng: source of the resamples.
-        confidence: nominal coverage, in (0.5, 1).
-        resamples: bootstrap draws.
-
-    Returns:
-        BCa, or its hull with Fisher's z below 20 tokenizers, or Fisher's z alone where every
-        resample is equal; ``method`` says which, ``note`` what was drawn again.
-    """
-    reason = _no_interval(estimator)
-    if reason:
-        return Interval(None, None, confidence, "none", reason)
-    low, high, method, note = _bca(estimator, rng, confidence, resamples)
-    return _guarded(estimator, (low, high), confidence, method, note)
+    """Return ``bootstrap_intervals`` of a statistic of one pair, with draws of its own."""
+    draws = independent(estimator.points, rng)
+    return bootstrap_intervals(estimator, draws, confidence, resamples)[0]
 
 
 def cluster_interval(
@@ -84,35 +238,9 @@ def cluster_interval(
     confidence: float = 0.95,
     resamples: int = 9999,
 ) -> Interval:
-    """Return the percentile interval of the two-stage bootstrap: clusters, then their points.
-
-    Args:
-        estimator: the statistic and its n tokenizers.
-        clusters: (n,) codes 0 ... G-1 of the cluster of each tokenizer.
-        rng: source of the resamples.
-        confidence: nominal coverage, in (0.5, 1).
-        resamples: bootstrap draws.
-
-    Returns:
-        The interval, or none with the reason where there are fewer than 4 clusters.
-    """
-    reason = _no_interval(estimator)
-    count = len(np.unique(clusters))
-    if not reason and count < MIN_CLUSTERS:
-        reason = f"{count} clusters, fewer than {MIN_CLUSTERS}: no cluster interval"
-    if reason:
-        return Interval(None, None, confidence, "none", reason)
-
-    def draw(size: int) -> Array:
-        return cluster_weights(clusters, size, rng)
-
-    values, redrawn = _redraw(estimator, draw, resamples)
-    if not len(values):
-        return Interval(None, None, confidence, "none", "no cluster resample has a value")
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(values, [tail, 100 - tail])
-    method = "cluster bootstrap (clusters, then points; percentile)"
-    return _guarded(estimator, (float(low), float(high)), confidence, method, _note(redrawn))
+    """Return ``cluster_intervals`` of a statistic of one pair, with draws of its own."""
+    draws = clustered(clusters, rng)
+    return cluster_intervals(estimator, clusters, draws, confidence, resamples)[0]
 
 
 def cluster_weights(clusters: NDArray[np.int64], size: int, rng: np.random.Generator) -> Array:
@@ -127,117 +255,126 @@ def cluster_weights(clusters: NDArray[np.int64], size: int, rng: np.random.Gener
     return weights
 
 
-def fisher_interval(estimator: Estimator, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the normal-theory interval of a correlation through Fisher's z.
+def fisher_interval(
+    estimator: Estimator, confidence: float = 0.95, place: int = 0
+) -> tuple[float, float]:
+    """Return the normal-theory interval of a correlation, the one at ``place``, by Fisher's z.
 
     A rank correlation of ±1 is moved half a step inwards first, since the next sample could
     differ by one pair; an exact linear relation keeps its interval [r, r].
     """
+    return _fisher(estimator, place, float(estimator.values[place]), confidence)
+
+
+def _fisher(
+    estimator: Estimator, place: int, value: float, confidence: float
+) -> tuple[float, float]:
     assert estimator.z_variance is not None
-    value = estimator.value
-    if math.isinf(estimator.z_variance):
+    variance, step = (_at(v, place) for v in (estimator.z_variance, estimator.step))
+    if math.isinf(variance):
         return -1.0, 1.0
-    bound = 1 - estimator.step
+    bound = 1 - step
     inner = min(max(value, -bound), bound)
     if abs(inner) >= 1 - 1e-12:
         return value, value
-    reach = stats.norm.ppf(0.5 + confidence / 2) * math.sqrt(estimator.z_variance)
-    low, high = np.tanh([math.atanh(inner) - reach, math.atanh(inner) + reach])
-    return min(float(low), value), max(float(high), value)
+    reach = float(ndtri(0.5 + confidence / 2)) * math.sqrt(variance)
+    low, high = math.tanh(math.atanh(inner) - reach), math.tanh(math.atanh(inner) + reach)
+    return min(low, value), max(high, value)
 
 
-def _no_interval(estimator: Estimator) -> str:
+def _at(number: float | Array, place: int) -> float:
+    """Return what belongs to one pair: its own, or what all pairs share."""
+    return float(number if np.ndim(number) == 0 else np.asarray(number)[place])
+
+
+def _no_interval(estimator: Estimator, value: float) -> str:
     if estimator.points < MIN_POINTS:
         return f"{estimator.points} tokenizers, fewer than {MIN_POINTS}: no interval"
-    if math.isnan(estimator.value):
+    if math.isnan(value):
         return "the statistic does not exist: no interval"
     return ""
 
 
 def _guarded(
     estimator: Estimator,
+    place: int,
+    value: float,
     ends: tuple[float, float],
     confidence: float,
     method: str,
-    note: str,
 ) -> Interval:
     """Widen a bootstrap interval by that of Fisher's z where it cannot be trusted alone."""
     empty = math.isnan(ends[0]) or math.isnan(ends[1])
     if estimator.z_variance is None:
         if empty:
             return Interval(None, None, confidence, "none", "every resample is degenerate")
-        return Interval(*ends, confidence, method, note)
-    low, high = fisher_interval(estimator, confidence)
-    if empty or (ends[0] == ends[1] and estimator.step):
-        return Interval(low, high, confidence, "Fisher z (every resample is equal)", note)
+        return Interval(*ends, confidence, method)
+    low, high = _fisher(estimator, place, value, confidence)
+    if empty or (ends[0] == ends[1] and _at(estimator.step, place)):
+        return Interval(low, high, confidence, "Fisher z (every resample is equal)")
     if estimator.points < SMALL:
         ends = min(ends[0], low), max(ends[1], high)
         method = _HULL.format(method)
-    return Interval(*ends, confidence, method, note)
+    return Interval(*ends, confidence, method)
 
 
-def _bca(
-    estimator: Estimator, rng: np.random.Generator, confidence: float, resamples: int
-) -> tuple[float, float, str, str]:
-    """Return BCa's ends, its name and a note; percentiles where BCa has no correction."""
-    n, redrawn, kept = estimator.points, 0, np.empty(0)
-
-    def by_index(index: NDArray[np.int64], axis: int = -1) -> Array:
-        nonlocal redrawn, kept
-        rows = np.moveaxis(index, axis, -1)
-        weights = _counts(rows.reshape(-1, rows.shape[-1]), n)
-        if index.ndim == 1 or rows.shape[-1] < n:  # the sample itself, or its jackknife
-            return estimator.weighted(weights).reshape(rows.shape[:-1])
-        supply = [weights]
-
-        def draw(size: int) -> Array:
-            if supply:
-                return supply.pop()
-            return rng.multinomial(n, np.full(n, 1 / n), size).astype(np.float64)
-
-        kept, redrawn = _redraw(estimator, draw, resamples)
-        if len(kept) < len(weights):  # hardly any resample has a value: BCa gives up on NaN
-            return np.full(rows.shape[:-1], np.nan)
-        return kept.reshape(rows.shape[:-1])
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy warns where BCa is undefined; it is handled below
-        result = stats.bootstrap(
-            (np.arange(n),),
-            by_index,
-            vectorized=True,
-            n_resamples=resamples,
-            confidence_level=confidence,
-            method="BCa",
-            rng=rng,
-        )
-    low, high = map(float, result.confidence_interval)
-    if math.isfinite(low) and math.isfinite(high):
-        return low, high, "BCa", _note(redrawn)
-    if not len(kept):
-        return math.nan, math.nan, "none", ""
-    tail = 50 * (1 - confidence)
-    low, high = map(float, np.percentile(kept, [tail, 100 - tail]))
-    return low, high, "percentile bootstrap (BCa undefined)", _note(redrawn)
+def _tails(confidence: float) -> Array:
+    """Return the two percentile levels of an interval, in (0, 1)."""
+    return np.array([0.5 - confidence / 2, 0.5 + confidence / 2])
 
 
-def _counts(index: NDArray[np.int64], n: int) -> Array:
-    """Return how often each of n points is in each row of indices: (B, n)."""
-    offsets = n * np.arange(len(index))[:, None]
-    counts = np.bincount((index + offsets).ravel(), minlength=n * len(index))
-    return counts.reshape(-1, n).astype(np.float64)
+def _bca_tails(values: Array, points: Array, jackknife: Array, confidence: float) -> Array:
+    """Return BCa's levels (2, P): for bias and for an error that changes with the value.
+
+    Args:
+        values: (B, P) of resamples. points: (P,) of the sample.
+        jackknife: (n, P) without one tokenizer each. confidence: nominal coverage.
+    """
+    below = ((values < points).mean(axis=0) + (values <= points).mean(axis=0)) / 2
+    bias = ndtri(below)
+    gap = jackknife.mean(axis=0) - jackknife
+    square = (gap**2).sum(axis=0) ** 1.5
+    acceleration = (gap**3).sum(axis=0) / np.where(square > 0, 6 * square, np.nan)
+    with np.errstate(invalid="ignore"):  # an infinite bias: BCa is undefined, hence NaN
+        reach = bias + ndtri(_tails(confidence))[:, None]
+        return ndtr(bias + reach / (1 - acceleration * reach))
 
 
-def _redraw(estimator: Estimator, draw: Callable[[int], Array], wanted: int) -> tuple[Array, int]:
-    """Return values of resamples that are not degenerate, and how many were drawn again."""
-    values, redrawn = np.empty(0), 0
-    for _ in range(_ROUNDS):
-        weights = draw(wanted - len(values))
-        new = estimator.weighted(weights)
-        good = ((weights > 0).sum(axis=1) >= estimator.distinct) & np.isfinite(new)
-        values, redrawn = np.concatenate([values, new[good]]), redrawn + int((~good).sum())
-        if len(values) == wanted:
+def _percentiles(values: Array, tails: Array) -> tuple[float, float]:
+    """Return two percentiles of finite values, NaN where there are none."""
+    if not len(values):
+        return math.nan, math.nan
+    low, high = np.quantile(values, tails)
+    return float(low), float(high)
+
+
+def _resample(
+    estimator: Estimator, draws: Draws, wanted: int, there: list[int]
+) -> tuple[Array, NDArray[np.int64]]:
+    """Return values of resamples that are not degenerate, and how many were drawn again.
+
+    Args:
+        estimator: of P pairs. draws: resamples. wanted: number of values of each pair.
+        there: pairs that have a value at all; the others are not drawn again.
+
+    Returns:
+        (wanted, P) values, NaN where even many draws gave none; (P,) numbers of further draws.
+    """
+    weights, fallen = draws.take(estimator.distinct, 0, wanted)
+    values = np.full((wanted, len(estimator.values)), np.nan)
+    values[: len(weights)] = estimator.weighted(weights)
+    redrawn = np.full(values.shape[1], fallen)
+    for turn in range(1, _ROUNDS):
+        open_ = [place for place in there if np.isnan(values[:, place]).any()]
+        if not open_:
             break
+        weights, fallen = draws.take(estimator.distinct, turn * wanted, (turn + 1) * wanted)
+        further = estimator.weighted(weights)
+        for place in open_:
+            gaps = np.flatnonzero(np.isnan(values[:, place]))
+            good = np.flatnonzero(np.isfinite(further[:, place]))[: len(gaps)]
+            values[gaps[: len(good)], place] = further[good, place]
+            redrawn[place] += len(gaps)
     return values, redrawn
 
 

@@ -12,8 +12,9 @@ import pandas as pd
 from scipy import stats
 
 from diffusability.analysis.intervals import MIN_POINTS
+from diffusability.analysis.pairing import group_sizes, group_starts
 from diffusability.analysis.schema import join_notes
-from diffusability.analysis.tables import Panel, cells, families, panels
+from diffusability.analysis.tables import Measured, Panel, Table, cells, families, panels
 
 COLUMNS = (
     "target",
@@ -97,19 +98,28 @@ class Components:
 
 
 def group_runs(runs: pd.DataFrame) -> RunGroups:
-    """Reduce the runs of ``Cells.runs`` (tokenizer, tokenizer_seed, y), in their order."""
-    trained = runs.groupby(["tokenizer", "tokenizer_seed"], sort=False)["y"]
-    by_seed = pd.DataFrame({"mean": trained.mean(), "runs": trained.size()})
-    by_seed["squares"] = trained.agg(lambda y: float(((y - y.mean()) ** 2).sum()))
-    by_seed["inverse"] = 1 / by_seed["runs"]
-    whole = by_seed.groupby(level="tokenizer", sort=False)
+    """Reduce the runs of ``Cells.runs`` (tokenizer, tokenizer_seed, y), grouped in that order."""
+    y = runs["y"].to_numpy(float)
+    tokenizer, seed = pd.factorize(runs["tokenizer"])[0], runs["tokenizer_seed"].to_numpy()
+    inner = group_starts(tokenizer, seed)
+    outer = group_starts(tokenizer[inner])
+    if not len(y):
+        return RunGroups(*[np.empty(0)] * 6)
+    count, trained = group_sizes(inner, len(y)), group_sizes(outer, len(inner))
+    mean = np.add.reduceat(y, inner) / count  # of each trained tokenizer
+    whole = np.add.reduceat(mean, outer) / trained
+
+    def by_tokenizer(values: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(values, outer).astype(float)
+
+    squares = np.add.reduceat((y - np.repeat(mean, count)) ** 2, inner)
     return RunGroups(
-        means=whole["mean"].mean().to_numpy(),
-        seed_squares=whole["squares"].sum().to_numpy(),
-        seed_df=(whole["runs"].sum() - whole["runs"].size()).to_numpy(float),
-        trained_squares=whole["mean"].agg(lambda m: float(((m - m.mean()) ** 2).sum())).to_numpy(),
-        trained=whole["runs"].size().to_numpy(float),
-        inverse_runs=whole["inverse"].sum().to_numpy(),
+        means=whole,
+        seed_squares=by_tokenizer(squares),
+        seed_df=by_tokenizer(count - 1),
+        trained_squares=by_tokenizer((mean - np.repeat(whole, trained)) ** 2),
+        trained=trained.astype(float),
+        inverse_runs=by_tokenizer(1 / count),
     )
 
 
@@ -178,7 +188,7 @@ def one_run(share: float, components: Components) -> float:
     return share / (share + lost) if share + lost else 0.0
 
 
-def noise_floor(table: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+def noise_floor(table: Table, confidence: float = 0.95) -> pd.DataFrame:
     """Return the noise floor of every generation metric, backbone, guidance scale and family.
 
     Args:
@@ -193,7 +203,7 @@ def noise_floor(table: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
         is twice the standard error of a difference of two tokenizers' means. Where nothing was
         repeated they are NaN and ``note`` says so.
     """
-    rows = []
+    table, rows = Measured.of(table), []
     for panel in panels(table):
         # a target paired with itself: every run of it, none lost to another metric
         paired = cells(table, panel.target, panel.target, panel.backbone, panel.cfg)

@@ -4,37 +4,38 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffusability.analysis.estimators import Array, Estimator
-from diffusability.analysis.intervals import bootstrap_interval
+from diffusability.analysis.estimators import Array, Estimator, columns, pair_signs, pair_sums
+from diffusability.analysis.intervals import Draws, bootstrap_intervals
 
 
 @dataclass(frozen=True)
 class Ordering:
-    """Pairwise ordering accuracy.
+    """Pairwise ordering accuracy of P scores.
 
     Attributes:
-        accuracy: share of the pairs that the score orders rightly, ties counting half, in
+        accuracy: (P,) share of the pairs that a score orders rightly, ties counting half, in
             [0, 1]; 0.5 is chance, higher is better. NaN where no pair can be told apart.
         pairs: number of pairs further apart than twice their noise.
         estimator: 2 accuracy - 1, a rank correlation like Kendall's tau, under resampling.
         note: what to know of the threshold.
     """
 
-    accuracy: float
+    accuracy: Array
     pairs: int
     estimator: Estimator
     note: str
 
-    def interval(
-        self, *, rng: np.random.Generator, confidence: float = 0.95, resamples: int = 9999
-    ) -> tuple[float | None, float | None]:
-        """Return the interval of the accuracy, None where there is none (see ``intervals``)."""
-        found = bootstrap_interval(
-            self.estimator, rng=rng, confidence=confidence, resamples=resamples
-        )
-        if found.low is None or found.high is None:
-            return None, None
-        return (1 + found.low) / 2, (1 + found.high) / 2
+    def intervals(
+        self, draws: Draws, confidence: float = 0.95, resamples: int = 9999
+    ) -> list[tuple[float | None, float | None]]:
+        """Return the interval of each accuracy, None where there is none (see ``intervals``)."""
+        found = bootstrap_intervals(self.estimator, draws, confidence, resamples)
+        return [
+            (None, None)
+            if interval.low is None or interval.high is None
+            else ((1 + interval.low) / 2, (1 + interval.high) / 2)
+            for interval in found
+        ]
 
 
 def order_pairs(score: Array, y: Array, y_stderr: Array) -> Ordering:
@@ -43,33 +44,34 @@ def order_pairs(score: Array, y: Array, y_stderr: Array) -> Ordering:
     Only pairs with |y_i - y_j| > 2 sqrt(se_i² + se_j²) count: the others have no known order.
 
     Args:
-        score: (n,) predicted target, in any unit, larger for a larger target.
+        score: (n,) or (n, P) predicted target, in any unit, larger for a larger target.
         y: (n,) target. y_stderr: (n,) its standard error; NaN counts as 0, and is noted.
 
     Returns:
-        Accuracy, number of pairs, and the estimator for intervals.
+        Accuracies, number of pairs, and the estimator for intervals.
     """
     unknown = int(np.isnan(y_stderr).sum())
     square = np.nan_to_num(y_stderr) ** 2
-    gap = y[:, None] - y[None, :]
-    counted = (np.abs(gap) > 2 * np.sqrt(square[:, None] + square[None, :])) * 1.0
-    agreement = np.sign(score[:, None] - score[None, :]) * np.sign(gap)
-    signed = counted * agreement
+    first, second = np.triu_indices(len(y), 1)
+    gap, noise = np.abs(y[first] - y[second]), np.sqrt(square[first] + square[second])
+    counted = (gap > 2 * noise)[:, None] * 1.0  # (pairs, 1)
+    signed = counted * pair_signs(columns(score)) * pair_signs(columns(y))  # (pairs, P)
+    both = np.concatenate([counted, signed], axis=1)
 
     def weighted(weights: Array) -> Array:
         # pairs of copies of one tokenizer have no gap and never count
-        total = ((weights @ counted) * weights).sum(axis=1)
-        excess = ((weights @ signed) * weights).sum(axis=1)
+        sums = pair_sums(weights, both)
+        total, excess = sums[:, :1], sums[:, 1:]
         return np.where(total > 0, excess / np.where(total > 0, total, 1.0), np.nan)
 
-    pairs, n = int(counted.sum()) // 2, len(y)
+    pairs, n = int(counted.sum()), len(y)
     # normal theory of tau, the closest there is: it keeps a perfect order of few from being sure
     variance = 0.437 / (n - 4) if n > 4 else float("inf")
     estimator = Estimator(weighted, n, z_variance=variance, step=1 / max(pairs, 2))
     note = f"{unknown} tokenizers without standard error: taken as 0" if unknown else ""
     if not pairs:
         note = "no two tokenizers are further apart than twice their noise"
-    return Ordering((1 + estimator.value) / 2, pairs, estimator, note)
+    return Ordering((1 + estimator.values) / 2, pairs, estimator, note)
 
 
 def top1_regret(score: Array, y: Array, better_high: bool) -> float:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -11,14 +12,22 @@ from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.outliers_influence import variance_inflation_factor
 
-from diffusability.analysis.correlation import Analysis, AnalysisOptions
 from diffusability.analysis.estimators import Array, Estimator, standardise
-from diffusability.analysis.intervals import bootstrap_interval, cluster_interval, keyed_generator
-from diffusability.analysis.ordering import Ordering, order_pairs, top1_regret
+from diffusability.analysis.intervals import (
+    bootstrap_intervals,
+    cluster_draws,
+    cluster_intervals,
+    keyed_generator,
+    tokenizer_draws,
+)
+from diffusability.analysis.options import Analysis, AnalysisOptions
+from diffusability.analysis.ordering import order_pairs, top1_regret
 from diffusability.analysis.schema import join_notes
 from diffusability.analysis.tables import (
     ALL_FAMILIES,
+    Measured,
     Panel,
+    Table,
     cells,
     expected_sign,
     families,
@@ -62,7 +71,7 @@ COLUMNS = (
 
 
 def regress(
-    table: pd.DataFrame,
+    table: Table,
     pairs_of: Sequence[str],
     analysis: Analysis | None = None,
 ) -> pd.DataFrame:
@@ -84,101 +93,158 @@ def regress(
         ``regret``: target of the tokenizer chosen first minus the best, in its unit (0: best).
         One metric orders by its declared direction, two by predictions for left-out clusters.
     """
-    analysis = analysis or AnalysisOptions()
+    table, analysis = Measured.of(table), analysis or AnalysisOptions()
     models = [(name,) for name in predictors(table)] + list(combinations(pairs_of, 2))
-    rows = [
-        row
-        for panel in panels(table)
-        for model in models
-        for row in _model_rows(table, panel, model, analysis)
-    ]
+    rows = [row for panel in panels(table) for row in _panel_rows(table, panel, models, analysis)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _model_rows(
-    table: pd.DataFrame, panel: Panel, model: tuple[str, ...], analysis: Analysis
+@dataclass(frozen=True)
+class _Fit:
+    """One model over the tokenizers that have all its metrics.
+
+    Attributes:
+        model: names of its k metrics. x: (n, k) raw metrics. y: (n,) target.
+        y_stderr: (n,) its standard error or NaN. clusters: (n,) codes. tokenizers: (n,) names.
+        note: what was left out.
+    """
+
+    model: tuple[str, ...]
+    x: Array
+    y: Array
+    y_stderr: Array
+    clusters: NDArray[np.int64]
+    tokenizers: tuple[str, ...]
+    note: str
+
+    @property
+    def problem(self) -> str:
+        """Why there is no fit, empty where there is one."""
+        n, k = self.x.shape
+        if n < k + 3:
+            return f"{n} tokenizers are too few for {k} predictors and a constant"
+        x = standardise(self.x)
+        if not standardise(self.y).any() or not x.any(axis=0).all():
+            return "a metric or the target is constant: no fit"
+        if np.linalg.matrix_rank(x, tol=1e-9 * math.sqrt(n)) < k:
+            return "the metrics are collinear: no fit"
+        return ""
+
+
+def _panel_rows(
+    table: Measured, panel: Panel, models: Sequence[tuple[str, ...]], analysis: Analysis
 ) -> Iterator[dict[str, object]]:
-    paired = [cells(table, m, panel.target, panel.backbone, panel.cfg) for m in model]
-    rows = paired[0].rows
-    for other, second in enumerate(paired[1:], start=2):
-        extra = second.rows[["tokenizer", "x"]].rename(columns={"x": f"x_{other}"})
-        rows = rows.merge(extra, on="tokenizer")
-    names, label = families(table), " + ".join(model)
-    row: dict[str, object] = {}
+    """Yield the rows of every model in one panel: all families together, then each."""
+    names = families(table)
+    found: dict[str, tuple[list[_Fit], list[dict[str, object]]]] = {}
     for family in names:
-        part = rows if family == ALL_FAMILIES else rows[rows["family"] == family]
         # one family is all there is: the same numbers under both names
         if family == ALL_FAMILIES or len(names) > 2:
-            rng = keyed_generator(analysis.seed, *panel.labels.values(), family, label)
-            row = _fit_row(table, part, panel.target, model, analysis, rng)
-        missing = [cell.of_family(family).missing_note() for cell in paired]
-        yield {
-            **panel.labels,
-            "family": family,
-            "predictors": label,
-            "metric_1": model[0],
-            "metric_2": model[1] if len(model) > 1 else "",
-            "confidence": analysis.confidence,
-            "n": len(part),
-            "clusters": part["cluster"].nunique(),
-            **row,
-            "note": join_notes(row["note"], *missing),
-        }
+            fits = [_fit(table, panel, model, family) for model in models]
+            found[family] = fits, _fit_rows(table, panel, family, fits, analysis)
+        else:
+            found[family] = found[ALL_FAMILIES]
+    for place, model in enumerate(models):
+        for family in names:
+            fit, row = found[family][0][place], found[family][1][place]
+            yield {
+                **panel.labels,
+                "family": family,
+                "predictors": " + ".join(model),
+                "metric_1": model[0],
+                "metric_2": model[1] if len(model) > 1 else "",
+                "confidence": analysis.confidence,
+                "n": len(fit.y),
+                "clusters": len(set(fit.clusters)),
+                **row,
+            }
 
 
-def _fit_row(
-    table: pd.DataFrame,
-    rows: pd.DataFrame,
-    target: str,
-    model: tuple[str, ...],
-    analysis: Analysis,
-    rng: np.random.Generator,
-) -> dict[str, object]:
-    """Return what a fit says of itself, or a note why there is none."""
-    columns = ["x", *(f"x_{i}" for i in range(2, len(model) + 1))]
-    raw = rows[columns].to_numpy(float)
-    X = np.column_stack([standardise(c) for c in raw.T]) if len(rows) else raw
-    y = standardise(rows["y"].to_numpy(float)) if len(rows) else np.empty(0)
-    clusters = pd.factorize(rows["cluster"])[0]
-    n, k = X.shape
-    if n < k + 3:
-        return {"note": f"{n} tokenizers are too few for {k} predictors and a constant"}
-    if not y.any() or not X.any(axis=0).all():
-        return {"note": "a metric or the target is constant: no fit"}
-    if np.linalg.matrix_rank(X, tol=1e-9 * math.sqrt(n)) < k:
-        return {"note": "the metrics are collinear: no fit"}
-    held_out = leave_cluster_out(X, y, clusters)
-    q2, rank = _skill(held_out, y)
-    notes = [] if not math.isnan(q2) else ["too few clusters to leave one out"]
-    found, term_note = _terms(X, y, clusters, analysis, rng)
-    order_row, order_note = _order_row(table, rows, target, model, held_out, analysis, rng)
-    return {
-        **_r2_row(X, y, clusters, analysis, rng),
-        **found,
-        **{"q2": q2, "q2_rank": rank},
-        **order_row,
-        "vif": float(variance_inflation_factor(sm.add_constant(X), 1)) if k > 1 else math.nan,
-        "note": join_notes(*notes, term_note, order_note),
-    }
+def _fit(table: Measured, panel: Panel, model: tuple[str, ...], family: str) -> _Fit:
+    parts = [
+        cells(table, metric, panel.target, panel.backbone, panel.cfg).of_family(family)
+        for metric in model
+    ]
+    first = parts[0].rows
+    others = [dict(zip(p.rows["tokenizer"], p.rows["x"], strict=True)) for p in parts[1:]]
+    rows = first[[all(name in other for other in others) for name in first["tokenizer"]]]
+    columns = [rows["x"], *(rows["tokenizer"].map(other) for other in others)]
+    return _Fit(
+        model=model,
+        x=np.column_stack([column.to_numpy(float) for column in columns]),
+        y=rows["y"].to_numpy(float),
+        y_stderr=rows["y_stderr"].to_numpy(float),
+        clusters=pd.factorize(rows["cluster"])[0],
+        tokenizers=tuple(rows["tokenizer"]),
+        note=join_notes(*(part.missing_note() for part in parts)),
+    )
+
+
+def _fit_rows(
+    table: Measured, panel: Panel, family: str, fits: Sequence[_Fit], analysis: Analysis
+) -> list[dict[str, object]]:
+    """Return what each fit says of itself; those of one design are resampled at once."""
+    found: dict[int, dict[str, object]] = {}
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for place, fit in enumerate(fits):
+        problem = fit.problem
+        if problem:
+            found[place] = {"note": join_notes(problem, fit.note)}
+            continue
+        design = (fit.tokenizers, fit.y.tobytes(), fit.y_stderr.tobytes(), len(fit.model))
+        alike.setdefault(design, []).append(place)
+    for places in alike.values():
+        group = [fits[place] for place in places]
+        r2 = _r2_rows(group, analysis)
+        held_out = [
+            leave_cluster_out(standardise(fit.x), standardise(fit.y), fit.clusters) for fit in group
+        ]
+        orders = _order_rows(table, panel.target, group, held_out, analysis)
+        for place, fit, out, own, (order, note) in zip(
+            places, group, held_out, r2, orders, strict=True
+        ):
+            key = (*panel.labels.values(), family, *fit.model)
+            rng = keyed_generator(analysis.seed, *key)
+            row, term_note = _terms(fit, analysis, rng)
+            q2, rank = _skill(out, standardise(fit.y))
+            lonely = "too few clusters to leave one out" if math.isnan(q2) else ""
+            row |= {**own, "q2": q2, "q2_rank": rank, **order}
+            found[place] = row | {"note": join_notes(lonely, term_note, note, fit.note)}
+    return [found[place] for place in range(len(fits))]
 
 
 def r2_estimator(X: Array, y: Array) -> Estimator:
-    """Return R² of the least-squares fit of y (n,) on X (n, k) with a constant, in [0, 1]."""
-    n, k = X.shape
-    columns = np.column_stack([X, y])
-    products = np.einsum("ni,nj->nij", columns, columns).reshape(n, -1)
+    """Return R² of least-squares fits with a constant, in [0, 1].
+
+    Args:
+        X: (n, k) predictors of one fit, or (n, P, k) of P fits. y: (n,) target.
+
+    Returns:
+        The estimator; predictors that are constant or redundant in a resample add nothing to it.
+    """
+    n, k = len(X), X.shape[-1]
+    predictors_ = [standardise(X.reshape(n, -1, k)[:, :, j]) for j in range(k)]  # (n, P) each
+    variables = [*predictors_, np.broadcast_to(standardise(y)[:, None], predictors_[0].shape)]
 
     def weighted(weights: Array) -> Array:
-        total = weights.sum(axis=1)[:, None]
-        mean = weights @ columns / total
-        second = (weights @ products / total).reshape(-1, k + 1, k + 1)
-        cov = second - mean[:, :, None] * mean[:, None, :]
-        cross = cov[:, :k, k:]  # (B, k, 1)
-        inverse = np.linalg.pinv(cov[:, :k, :k], rcond=1e-10, hermitian=True)
-        explained = (np.swapaxes(cross, 1, 2) @ inverse @ cross)[:, 0, 0]
-        there = cov[:, k, k] > 1e-12
-        share = explained / np.where(there, cov[:, k, k], 1.0)
-        return np.where(there, np.clip(share, 0.0, 1.0), np.nan)
+        total = weights.sum(axis=1, keepdims=True)
+        means = [weights @ v / total for v in variables]
+        cov = {
+            (i, j): weights @ (variables[i] * variables[j]) / total - means[i] * means[j]
+            for i in range(k + 1)
+            for j in range(i, k + 1)
+        }
+        whole, left = cov[k, k], dict(cov)
+        # take the predictors off one after the other, as Gram and Schmidt do
+        for j in range(k):
+            there = left[j, j] > np.maximum(1e-10 * cov[j, j], 1e-12)
+            scale = np.where(there, left[j, j], np.inf)
+            for a in range(j + 1, k + 1):
+                for b in range(a, k + 1):
+                    left[a, b] = left[a, b] - left[j, a] * left[j, b] / scale
+        varies = whole > 1e-12
+        share = 1 - left[k, k] / np.where(varies, whole, 1.0)
+        return np.where(varies, np.clip(share, 0.0, 1.0), np.nan)
 
     return Estimator(weighted, n, distinct=k + 2)
 
@@ -213,74 +279,86 @@ def _skill(predicted: Array, y: Array) -> tuple[float, float]:
     return q2, float(stats.spearmanr(predicted, y).statistic)
 
 
-def _r2_row(
-    X: Array, y: Array, clusters: NDArray[np.int64], analysis: Analysis, rng: np.random.Generator
-) -> dict[str, object]:
-    estimator = r2_estimator(X, y)
-    options = {"confidence": analysis.confidence, "resamples": analysis.resamples}
-    plain = bootstrap_interval(estimator, rng=rng, **options)  # type: ignore[arg-type]
-    cluster = cluster_interval(estimator, clusters, rng=rng, **options)  # type: ignore[arg-type]
-    n, k = X.shape
-    return {
-        "r2": estimator.value,
-        "r2_adj": 1 - (1 - estimator.value) * (n - 1) / (n - k - 1),
-        **{"r2_low": plain.low, "r2_high": plain.high, "r2_method": plain.method},
-        **{"r2_cluster_low": cluster.low, "r2_cluster_high": cluster.high},
-    }
+def _r2_rows(fits: Sequence[_Fit], analysis: Analysis) -> list[dict[str, object]]:
+    X, first = np.stack([fit.x for fit in fits], axis=1), fits[0]
+    estimator = r2_estimator(X, first.y)
+    seed, options = analysis.seed, (analysis.confidence, analysis.resamples)
+    n, _, k = X.shape
+    plain = bootstrap_intervals(estimator, tokenizer_draws(seed, n), *options)
+    draws = cluster_draws(seed, first.clusters)
+    cluster = cluster_intervals(estimator, first.clusters, draws, *options)
+    return [
+        {
+            "r2": float(value),
+            "r2_adj": float(1 - (1 - value) * (n - 1) / (n - k - 1)),
+            **{"r2_low": own.low, "r2_high": own.high, "r2_method": own.method},
+            **{"r2_cluster_low": shared.low, "r2_cluster_high": shared.high},
+        }
+        for value, own, shared in zip(estimator.values, plain, cluster, strict=True)
+    ]
 
 
 def _terms(
-    X: Array, y: Array, clusters: NDArray[np.int64], analysis: Analysis, rng: np.random.Generator
-) -> tuple[dict[str, float], str]:
+    fit: _Fit, analysis: Analysis, rng: np.random.Generator
+) -> tuple[dict[str, object], str]:
     """Return standardised coefficients with cluster-robust errors, and what to know of them."""
-    design = sm.add_constant(X)
-    count = len(set(clusters))
+    y, clusters = standardise(fit.y), fit.clusters
+    design = sm.add_constant(standardise(fit.x))
+    count, k = len(set(clusters)), len(fit.model)
     model = sm.OLS(y, design)
     note = f"{count} clusters: robust errors are too small, read beta_wild_p"
-    if count > X.shape[1] + 1:
-        fit = model.fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
+    if count > k + 1:
+        found = model.fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
     else:
-        fit, note = model.fit(), f"{count} clusters: errors as of independent tokenizers"
-    ends = fit.conf_int(alpha=1 - analysis.confidence)
-    row: dict[str, float] = {}
-    for term in range(1, design.shape[1]):
+        found, note = model.fit(), f"{count} clusters: errors as of independent tokenizers"
+    ends = found.conf_int(alpha=1 - analysis.confidence)
+    row: dict[str, object] = {}
+    for term in range(1, k + 1):
         wild = wild_cluster_p(design, y, clusters, term, rng=rng, resamples=analysis.resamples)
-        numbers = (fit.params[term], fit.bse[term], *ends[term], fit.pvalues[term], wild)
+        numbers = (found.params[term], found.bse[term], *ends[term], found.pvalues[term], wild)
         row |= {f"{name}_{term}": float(v) for name, v in zip(TERM, numbers, strict=True)}
+    row["vif"] = float(variance_inflation_factor(design, 1)) if k > 1 else math.nan
     return row, note if count < 40 else ""
 
 
-def _order_row(
-    table: pd.DataFrame,
-    rows: pd.DataFrame,
+def _order_rows(
+    table: Measured,
     target: str,
-    model: tuple[str, ...],
-    held_out: Array,
+    fits: Sequence[_Fit],
+    held_out: Sequence[Array],
     analysis: Analysis,
-    rng: np.random.Generator,
-) -> tuple[dict[str, object], str]:
-    """Return how well a model orders tokenizers, and a note."""
-    better = higher_is_better(table, target)
-    if better is None:
-        return {"ordering_by": "none"}, f"{target} has no direction: no regret"
-    y = rows["y"].to_numpy(float)
-    if len(model) == 1:
-        sign, by = expected_sign(table, model[0], target), "declared direction"
-        if sign is None:
-            return {"ordering_by": "none"}, f"{model[0]} has no direction: it orders nothing"
-        score = sign * rows["x"].to_numpy(float)
-    else:
-        score, by = held_out, "predictions for left-out clusters"
-        if np.isnan(score).any():
-            return {"ordering_by": "none"}, ""
-    ordering: Ordering = order_pairs(score, y, rows["y_stderr"].to_numpy(float))
-    row: dict[str, object] = {
-        "ordering": ordering.accuracy,
-        "ordering_pairs": ordering.pairs,
-        "ordering_by": by,
-        "regret": top1_regret(score, y, better),
-    }
-    low, high = ordering.interval(
-        rng=rng, confidence=analysis.confidence, resamples=analysis.resamples
-    )
-    return row | {"ordering_low": low, "ordering_high": high}, ordering.note
+) -> list[tuple[dict[str, object], str]]:
+    """Return how well each model orders tokenizers, and a note."""
+    better, first = higher_is_better(table, target), fits[0]
+    found: dict[int, tuple[dict[str, object], str]] = {}
+    scores: dict[int, tuple[Array, str]] = {}
+    for place, (fit, predicted) in enumerate(zip(fits, held_out, strict=True)):
+        sign = expected_sign(table, fit.model[0], target)
+        none: dict[str, object] = {"ordering_by": "none"}
+        if better is None:
+            found[place] = none, f"{target} has no direction: no regret"
+        elif len(fit.model) > 1 and np.isnan(predicted).any():
+            found[place] = none, ""
+        elif len(fit.model) > 1:
+            scores[place] = predicted, "predictions for left-out clusters"
+        elif sign is None:
+            found[place] = none, f"{fit.model[0]} has no direction: it orders nothing"
+        else:
+            scores[place] = sign * fit.x[:, 0], "declared direction"
+    if scores:
+        columns = np.column_stack([score for score, _ in scores.values()])
+        ordering = order_pairs(columns, first.y, first.y_stderr)
+        draws = tokenizer_draws(analysis.seed, len(first.y))
+        ends = ordering.intervals(draws, analysis.confidence, analysis.resamples)
+        for k, (place, (score, by)) in enumerate(scores.items()):
+            found[place] = (
+                {
+                    "ordering": float(ordering.accuracy[k]),
+                    "ordering_pairs": ordering.pairs,
+                    "ordering_by": by,
+                    "regret": top1_regret(score, first.y, bool(better)),
+                    **{"ordering_low": ends[k][0], "ordering_high": ends[k][1]},
+                },
+                ordering.note,
+            )
+    return [found[place] for place in range(len(fits))]

@@ -5,22 +5,29 @@ import pandas as pd
 
 from diffusability.errors import MeasurementError
 
-TEXT = (
+COLUMNS = (
     "study",
     "dataset",
     "tokenizer",
     "family",
     "cluster",
+    "tokenizer_seed",
     "backbone",
+    "seed",
+    "cfg",
     "metric",
+    "value",
+    "stderr",
+    "n",
     "unit",
+    "higher_is_better",
     "flags",
     "options",
     "fingerprint",
 )
 INTEGERS = ("tokenizer_seed", "seed", "n")
 NUMBERS = ("cfg", "value", "stderr")
-COLUMNS = (*TEXT, *INTEGERS, *NUMBERS, "higher_is_better")
+TEXT = tuple(c for c in COLUMNS if c not in (*INTEGERS, *NUMBERS, "higher_is_better"))
 CELL = ("tokenizer", "tokenizer_seed", "backbone", "seed", "cfg", "metric")
 _TRUTH = {"true": True, "false": False, "": None}
 
@@ -127,7 +134,8 @@ def _check_cells(table: pd.DataFrame, source: str) -> None:
     first = table[repeated].iloc[0]
     same = (table[list(CELL)].fillna(-1) == first[list(CELL)].fillna(-1)).all(axis=1)
     prints = sorted(table.loc[same, "fingerprint"].unique())
-    name = ", ".join(f"{column} {first[column]}" for column in CELL if first[column] != "")
+    known = [column for column in CELL if pd.notna(first[column]) and first[column] != ""]
+    name = ", ".join(f"{column} {first[column]}" for column in known)
     if len(prints) > 1:
         raise MeasurementError(
             f"{source}: two artifacts give one cell ({name}): fingerprints {', '.join(prints)}; "

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from diffusability.analysis.estimators import Array, standardise
 from diffusability.analysis.regression import leave_cluster_out, q2_score
 from diffusability.analysis.schema import join_notes
-from diffusability.analysis.tables import cells, families, panels, predictors
+from diffusability.analysis.tables import Measured, Table, cells, families, panels, predictors
 
 COLUMNS = (
     "target",
@@ -33,7 +33,7 @@ COLUMNS = (
 )
 
 
-def choose_metrics(table: pd.DataFrame) -> pd.DataFrame:
+def choose_metrics(table: Table) -> pd.DataFrame:
     """Choose the metric of each perspective twice: on all tokenizers, and inside the folds.
 
     Choosing the best of several metrics and judging it on the same tokenizers flatters it. Here
@@ -50,6 +50,7 @@ def choose_metrics(table: pd.DataFrame) -> pd.DataFrame:
         much; ``chosen`` metrics with their number of folds; ``agreement``: share of folds that
         choose the naive metric. NaN with a ``note`` where impossible.
     """
+    table = Measured.of(table)
     groups: dict[str, list[str]] = {}
     for name in predictors(table):
         groups.setdefault(name.split(".")[0], []).append(name)
@@ -90,9 +91,10 @@ def nested_predictions(X: Array, y: Array, clusters: NDArray[np.int64]) -> tuple
 
 def strongest(X: Array, y: Array) -> int | None:
     """Return the column of X (n, m) with the largest |r| with y (n,), None if all are constant."""
-    target = standardise(y)
-    strength = [abs(float(standardise(column) @ target)) for column in X.T]
-    if not strength or max(strength) == 0:
+    if not X.shape[1]:
+        return None
+    strength = np.abs(standardise(X).T @ standardise(y))
+    if not strength.max():
         return None
     return int(np.argmax(strength))
 
@@ -109,6 +111,8 @@ def _choice(parts: dict[str, pd.DataFrame]) -> dict[str, object]:
         [parts[n].set_index("tokenizer")["x"].reindex(base["tokenizer"]) for n in whole]
     )
     y, clusters = base["y"].to_numpy(float), pd.factorize(base["cluster"])[0]
+    flat = [n for n, column in zip(whole, X.T, strict=True) if not standardise(column).any()]
+    note = join_notes(note, f"constant: {', '.join(flat)}" if flat and len(base) > 1 else "")
     row = {"candidates": len(whole), "n": len(y), "clusters": len(set(clusters))}
     best = strongest(X, y) if len(y) >= 4 and np.isfinite(X).all() else None
     if best is None:

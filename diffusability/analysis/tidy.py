@@ -1,35 +1,28 @@
-"""Collect every measurement of a study in one tidy table: one row a number."""
+"""The tables of a study as files: collected from its artifacts, read back, written."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from diffusability.analysis.schema import COLUMNS
+from diffusability.analysis.tables import read_measurements
 from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.card import verified
-from diffusability.errors import ArtifactError
+from diffusability.errors import ArtifactError, MeasurementError
 from diffusability.study.plan import Artifact, Plan
-from diffusability.study.targets import table_files
+from diffusability.study.targets import TABLE_NAMES, table_file
 
-COLUMNS = (
-    "study",
-    "dataset",
-    "tokenizer",
-    "family",
-    "cluster",
-    "tokenizer_seed",
-    "backbone",
-    "seed",
-    "cfg",
-    "metric",
-    "value",
-    "stderr",
-    "n",
-    "unit",
-    "higher_is_better",
-    "flags",
-    "options",
-    "fingerprint",
+# columns that hold text; an empty cell in any other is a missing number
+TEXT_COLUMNS = frozenset(
+    {
+        *("target", "backbone", "family", "metric", "statistic", "tokenizer", "cluster", "kind"),
+        *("method", "cluster_method", "p_method", "r2_method", "note", "predictors", "metric_1"),
+        *("metric_2", "metric_a", "metric_b", "backbone_a", "backbone_b", "ordering_by"),
+        *("perspective", "naive_metric", "chosen"),
+        *("id", "section", "statement", "verdict", "expected", "reason", "table", "refuted_by"),
+    }
 )
 
 
@@ -71,26 +64,51 @@ def _rows(plan: Plan, artifact: Artifact) -> list[dict[str, object]]:
     ]
 
 
-def read_tables(plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return measurements and correlations of a plan, as they were tabulated.
+def read_tables(plan: Plan) -> dict[str, pd.DataFrame]:
+    """Return every table of a study by its name, as they were written.
 
     Raises:
         ArtifactError: a table is missing, or holds the measurements of another state of the study.
+        MeasurementError: a file is no table.
     """
-    paths = table_files(plan.study)
-    for path in paths:
-        if not Path(path).exists():
+    paths = {name: Path(table_file(plan.study, name)) for name in TABLE_NAMES}
+    for path in paths.values():
+        if not path.exists():
             raise ArtifactError(f"{path}: not there yet. Make it with: snakemake -c2 tables")
-    measurements, correlations = (pd.read_csv(path) for path in paths)
-    expected = {artifact.fingerprint for artifact in plan.measured}
-    if set(measurements["fingerprint"]) != expected:
+    measurements = read_measurements(paths["measurements"])
+    if set(measurements["fingerprint"]) != {artifact.fingerprint for artifact in plan.measured}:
+        path = paths["measurements"]
         raise ArtifactError(
-            f"{paths[0]}: its measurements are not those of the study as it is now. "
-            f"Make it again with: snakemake -c2 -f {paths[0]}"
+            f"{path}: its measurements are not those of the study as it is now. "
+            f"Make it again with: snakemake -c2 -f {path}"
         )
-    return measurements, correlations
+    others = {name: read_table(path) for name, path in paths.items() if name != "measurements"}
+    return {"measurements": measurements, **others}
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Return a table of the analysis; an empty cell is NaN in a number and "" in a text.
+
+    Raises:
+        MeasurementError: the file cannot be read as a table.
+    """
+    try:
+        # "nan" may be the name of a tokenizer; only an empty cell is missing
+        frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise MeasurementError(f"{path}: cannot be read as a table: {error}") from error
+    for column in TEXT_COLUMNS.intersection(frame.columns):
+        filled = frame[column].astype(object).where(frame[column].notna(), "")
+        frame[column] = filled.astype(str)
+    return frame
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table as CSV, atomically; floats keep every digit that tells them apart."""
     write_bytes(path, table.to_csv(index=False).encode())
+
+
+def write_tables(paths: Sequence[Path], tables: Mapping[str, pd.DataFrame]) -> None:
+    """Write the tables that the files are named after."""
+    for path in paths:
+        write_table(path, tables[path.stem])

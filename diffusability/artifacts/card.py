@@ -1,6 +1,7 @@
 """Provenance cards: what an artifact is, what made it, and whether its files are still those."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,16 @@ def read_card(path: Path) -> dict[str, Any]:
     return dict(card)
 
 
-def problems(path: Path, card: dict[str, Any]) -> list[str]:
-    """Return what is wrong with the files of an artifact: missing, truncated, altered."""
+def problems(path: Path, card: dict[str, Any], only: Collection[str] = ()) -> list[str]:
+    """Return what is wrong with files of an artifact: missing, truncated, altered.
+
+    Args:
+        path: directory of the artifact. card: its card. only: files to look at; empty means all.
+    """
     found = []
     for name, entry in card["outputs"].items():
+        if only and name not in only:
+            continue
         file = path / name
         if not file.is_file():
             found.append(f"{name} is missing")
@@ -49,8 +56,14 @@ def problems(path: Path, card: dict[str, Any]) -> list[str]:
     return found
 
 
-def verified(path: Path, stage: str, fingerprint: str) -> dict[str, Any]:
+def verified(
+    path: Path, stage: str, fingerprint: str, only: Collection[str] = ()
+) -> dict[str, Any]:
     """Return the card of an artifact after checking that it is the one asked for, and whole.
+
+    Args:
+        path: directory of the artifact. stage: its stage. fingerprint: its fingerprint.
+        only: files that the caller reads, where hashing the others would take long; empty: all.
 
     Raises:
         ArtifactError: another stage, another fingerprint, or files that are not those it lists.
@@ -63,7 +76,7 @@ def verified(path: Path, stage: str, fingerprint: str) -> dict[str, Any]:
             f"{rebuild_command(path)}"
         )
     missing = set(STAGES[stage].outputs) - set(card["outputs"])
-    wrong = [f"{name} is not on the card" for name in sorted(missing)] + problems(path, card)
+    wrong = [f"{name} is not on the card" for name in sorted(missing)] + problems(path, card, only)
     if wrong:
         raise ArtifactError(
             f"{path}: {'; '.join(wrong)}. Make it again with: {rebuild_command(path)}"

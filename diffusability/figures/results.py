@@ -3,18 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from diffusability.analysis.headline import target_metric
-from diffusability.analysis.tables import families, read_measurements
-from diffusability.errors import ArtifactError
+from diffusability.analysis.tables import families
+from diffusability.analysis.tidy import read_tables
 from diffusability.study.plan import Plan
-from diffusability.study.targets import table_files
-
-STATEMENTS = ("note", "metric_2", "backbone")  # text columns that may be empty in every row
 
 
 @dataclass(frozen=True)
@@ -69,26 +65,5 @@ def read_results(plan: Plan) -> Results:
         ArtifactError: a table is missing, or holds the measurements of another state of the study.
         MeasurementError: the tidy table is not one.
     """
-    paths = {Path(path).stem: Path(path) for path in table_files(plan.study)}
-    for path in paths.values():
-        if not path.exists():
-            raise ArtifactError(f"{path}: not there yet. Make it with: snakemake -c2 tables")
-    measurements = read_measurements(paths["measurements"])
-    if set(measurements["fingerprint"]) != {artifact.fingerprint for artifact in plan.measured}:
-        path = paths["measurements"]
-        raise ArtifactError(
-            f"{path}: its measurements are not those of the study as it is now. "
-            f"Make it again with: snakemake -c2 -f {path}"
-        )
-    others = {name: read_table(path) for name, path in paths.items() if name != "measurements"}
     numbers = {name: place for place, name in enumerate(plan.study.tokenizers, start=1)}
-    return Results({"measurements": measurements, **others}, numbers, target_metric(plan.study))
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Return a table of the analysis; an empty cell is NaN in a number and "" in a statement."""
-    frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
-    for column in STATEMENTS:
-        if column in frame:
-            frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
-    return frame
+    return Results(read_tables(plan), numbers, target_metric(plan.study))

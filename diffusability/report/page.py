@@ -14,16 +14,25 @@ from diffusability.analysis.headline import (
     HEADLINE_METRICS,
     headline_correlations,
     headline_values,
+    noise_sentences,
     target_metric,
 )
 from diffusability.analysis.tidy import read_tables
 from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.card import read_card
+from diffusability.report.summaries import (
+    ledger_rows,
+    regression_rows,
+    selection_rows,
+    verdict_counts,
+)
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.targets import FIGURE_NAMES, figure_files
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 CAPTIONS = Path(__file__).parents[2] / "report"  # shared with Snakemake's own report
+PICTURE_CAPTIONS = ("reconstructions", "samples")
+TABLE_CAPTIONS = ("measurements", "claims", "regressions", "selection")
 TABLE_COLUMNS = [
     "tokenizer",
     "tokenizer_seed",
@@ -46,8 +55,8 @@ def write_page(plan: Plan, path: Path) -> None:
     Raises:
         ArtifactError: tables or pictures are missing, or of another state of the study.
     """
-    measurements, correlations = read_tables(plan)
-    target = target_metric(plan.study)
+    tables, target = read_tables(plan), target_metric(plan.study)
+    measurements, ledger = tables["measurements"], tables["claims"]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         study=plan.study.name,
@@ -56,10 +65,16 @@ def write_page(plan: Plan, path: Path) -> None:
         target=target,
         metrics=HEADLINE_METRICS,
         values=_rows(headline_values(measurements, target)),
-        relations=_rows(headline_correlations(correlations, target)),
+        relations=_rows(headline_correlations(tables["correlations"], target)),
+        noise=noise_sentences(tables["noise_floor"], target),
+        verdicts=verdict_counts(ledger),
+        ledger=ledger_rows(ledger),
+        selection=_rows(selection_rows(tables["selection"], target)),
+        regressions=_rows(regression_rows(tables["regressions"], target)),
         figures=[_figure(plan, name) for name in FIGURE_NAMES],
         tokenizers=[_pictures(plan, name) for name in plan.study.selected_tokenizers],
-        captions={name: _caption(name) for name in ("reconstructions", "samples", "measurements")},
+        captions={name: _caption(name) for name in PICTURE_CAPTIONS}
+        | {name: _caption(f"tables/{name}") for name in TABLE_CAPTIONS},
         times=_times(plan),
         table=_rows(measurements[TABLE_COLUMNS]),
         machines=_machines(plan),

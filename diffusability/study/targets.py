@@ -27,15 +27,37 @@ FIGURE_NAMES = (
 )
 FIGURE_FORMATS = ("svg", "pdf", "png")
 
+# collected from artifacts, then made from those alone, then from all of these and the claims
+COLLECTED_TABLES = ("measurements", "profiles")
+ANALYSIS_TABLES = (
+    "correlations",
+    "intercorrelations",
+    "comparisons",
+    "regressions",
+    "selection",
+    "noise_floor",
+    "comparability",
+    "guidance",
+    "profile_relations",
+)
+CLAIMS_TABLE = "claims"
+CLAIMS = "claims.yaml"  # what the paper says, as data
+TABLE_NAMES = (*COLLECTED_TABLES, *ANALYSIS_TABLES, CLAIMS_TABLE)
+
 
 def table_folder(study: Study) -> str:
     """Return the folder of the study's tables."""
     return f"{RESULTS}/tables/{study.name}"
 
 
-def table_files(study: Study) -> list[str]:
-    """Return the paths of the study's tables."""
-    return [f"{table_folder(study)}/{name}.csv" for name in ("measurements", "correlations")]
+def table_file(study: Study, name: str) -> str:
+    """Return the path of one of the study's tables."""
+    return f"{table_folder(study)}/{name}.csv"
+
+
+def table_files(study: Study, *names: str) -> list[str]:
+    """Return the paths of the named tables, or of all."""
+    return [table_file(study, name) for name in names or TABLE_NAMES]
 
 
 def figure_files(study: Study, *names: str) -> list[str]:

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from diffusability.analysis.profiles import PROFILE_COLUMNS
 from diffusability.analysis.schema import check_measurements
 
 METRICS = {
@@ -64,3 +65,19 @@ def measurement_table(
                         add({**run, "cfg": cfg}, "trajectory.straightness", -y, True)
     frame = pd.DataFrame(rows)
     return check_measurements(frame if edit is None else edit(frame))
+
+
+def profiles_of(table, steps=8):
+    """Return profiles in which ratio - 1 is sin(2 pi time) times a tenth of the hidden quality."""
+    runs = table[table["metric"] == "generation.fd_judge"]
+    rows = []
+    keys = ["tokenizer", "family", "cluster", "backbone", "cfg"]
+    for key, part in runs.groupby(keys, sort=False):
+        size = 0.1 * abs(part["value"].mean() - 40) / 20
+        for segment in range(steps):
+            time = (segment + 0.5) / steps
+            ratio = 1 + size * np.sin(2 * np.pi * time)
+            base = dict(zip(keys, key, strict=True))
+            cell = {"segment": segment, "time": time, "value": ratio, "stderr": 0.01}
+            rows.append({**base, **cell, "n": 100, "runs": len(part), "note": ""})
+    return pd.DataFrame(rows, columns=list(PROFILE_COLUMNS))

@@ -17,10 +17,10 @@ from diffusability.analysis.claims import (
     load_claims,
 )
 from diffusability.analysis.comparability import comparability
-from diffusability.analysis.correlation import AnalysisOptions
 from diffusability.analysis.guidance import guidance_optima
+from diffusability.analysis.options import AnalysisOptions
 from diffusability.errors import StudyError
-from tests.unit.measurement_table import measurement_table
+from tests.unit.measurement_table import measurement_table, profiles_of
 
 CLAIMS = Path(__file__).parents[2] / "claims.yaml"
 QUICK = AnalysisOptions(resamples=199)
@@ -185,7 +185,8 @@ def test_malformed_files_are_refused(tmp_path):
 def tables():
     """Every analysis table of a study with two guidance scales."""
     table = measurement_table(14, scales=(1.0, 1.5))
-    return analyse(table[~table["metric"].isin(["velocity.tau", "spatial.rmsc"])], QUICK)
+    table = table[~table["metric"].isin(["velocity.tau", "spatial.rmsc"])]
+    return analyse(table, profiles_of(table), QUICK)
 
 
 def test_shipped_claims_fit_the_tables(tables):
@@ -205,8 +206,6 @@ def test_shipped_claims_fit_the_tables(tables):
 
 def test_shipped_statistics_exist(tables):
     for claim in load_claims(CLAIMS):
-        if claim.table == "profiles":
-            continue
         table = tables[claim.table]
         there = set(table.get("statistic", [])) | set(table.columns)
         assert claim.statistic in there, claim.id
@@ -215,9 +214,8 @@ def test_shipped_statistics_exist(tables):
 
 
 def test_a_tiny_study_tests_nothing_and_breaks_nothing():
-    ledger = check_claims(
-        load_claims(CLAIMS), analyse(measurement_table(2, seeds=1, backbones=("sit-b",)), QUICK)
-    )
+    table = measurement_table(2, seeds=1, backbones=("sit-b",))
+    ledger = check_claims(load_claims(CLAIMS), analyse(table, profiles_of(table), QUICK))
     assert (ledger["verdict"] == NOT_TESTABLE).all()
 
 

@@ -16,9 +16,16 @@ from diffusability.analysis.comparison import (
     williams,
     zou_interval,
 )
-from diffusability.analysis.correlation import COLUMNS, AnalysisOptions, correlate, intercorrelate
+from diffusability.analysis.correlation import COLUMNS, correlate, intercorrelate
 from diffusability.analysis.estimators import pearson
-from diffusability.analysis.permutation import pairing_p, partial_p, within_p
+from diffusability.analysis.options import AnalysisOptions
+from diffusability.analysis.permutation import (
+    pairing_p,
+    partial_p,
+    permute,
+    permute_within,
+    within_p,
+)
 from diffusability.analysis.tables import cells
 from tests.unit.measurement_table import measurement_table
 
@@ -121,11 +128,12 @@ def test_simpson_is_seen():
 
 
 def test_permutation_p_values_by_enumeration():
+    rng = np.random.default_rng(1)
     x, y = np.array([1.0, 2.0, 4.0, 8.0, 9.0]), np.array([2.0, 1.0, 5.0, 4.0, 7.0])
     r = [np.corrcoef(x, p)[0, 1] for p in permutations(y)]
     above = np.mean(np.array(r) >= np.corrcoef(x, y)[0, 1] - 1e-12)
-    assert pairing_p(x, y, rng=np.random.default_rng(0)) == pytest.approx(2 * above)
-    assert math.isnan(pairing_p(np.ones(5), y, rng=np.random.default_rng(0)))
+    assert pairing_p(x, y, permute(5, rng)).item() == pytest.approx(2 * above)
+    assert math.isnan(pairing_p(np.ones(5), y, permute(5, rng)).item())
     clusters = np.array([0, 0, 0, 1, 1])
     centred = [v - np.array([v[clusters == c].mean() for c in clusters]) for v in (x, y)]
     values = [
@@ -134,11 +142,11 @@ def test_permutation_p_values_by_enumeration():
         for q in permutations([3, 4])
     ]
     exact = np.mean(np.array(values) >= abs(centred[0] @ centred[1]) - 1e-12)
-    p, smallest = within_p(x, y, clusters, rng=np.random.default_rng(1), resamples=20000)
-    assert p == pytest.approx(exact, abs=0.015)
+    p, smallest = within_p(x, y, clusters, permute_within(clusters, rng, 20000))
+    assert p.item() == pytest.approx(exact, abs=0.015)
     assert smallest == pytest.approx(1 / 12)
     flat = np.array([1.0, 1.0, 1.0, 5.0, 5.0])
-    assert math.isnan(within_p(flat, y, clusters, rng=np.random.default_rng(1))[0])
+    assert math.isnan(within_p(flat, y, clusters, permute_within(clusters, rng))[0].item())
     assert partial_p(0.5, 12, 2) == pytest.approx(
         2 * stats.t.sf(0.5 * math.sqrt(8 / 0.75), 8), abs=1e-15
     )
@@ -150,7 +158,7 @@ def test_within_permutation_keeps_its_level():
     for seed in range(200):
         rng = np.random.default_rng(seed)
         x, y = 5 * clusters + rng.normal(size=(2, 20))
-        small += within_p(x, y, clusters, rng=rng, resamples=199)[0] <= 0.05
+        small += within_p(x, y, clusters, permute_within(clusters, rng, 199))[0].item() <= 0.05
     assert small / 200 <= 0.09
 
 

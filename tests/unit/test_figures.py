@@ -15,12 +15,13 @@ from diffusability.analysis.correlation import correlate
 from diffusability.analysis.noise_floor import noise_floor
 from diffusability.analysis.regression import regress
 from diffusability.analysis.tables import best_guidance, cells
+from diffusability.analysis.tidy import read_table
 from diffusability.errors import StudyError
 from diffusability.figures.catalogue import PERSPECTIVES, REPRESENTATIVES, SHOWN, TRAJECTORY
 from diffusability.figures.length_ratio import length_ratios, representatives
 from diffusability.figures.pairs import bubble_diameters
 from diffusability.figures.registry import DRAW, figure_named
-from diffusability.figures.results import Results, read_results, read_table
+from diffusability.figures.results import Results, read_results
 from diffusability.figures.scope import Scope, backbone_scopes, reference_scope
 from diffusability.figures.style import write_figure
 from diffusability.study.load import load_study

@@ -16,9 +16,13 @@ from diffusability.analysis.estimators import (
 )
 from diffusability.analysis.intervals import (
     bootstrap_interval,
+    bootstrap_intervals,
     cluster_interval,
+    cluster_intervals,
     cluster_weights,
+    clustered,
     fisher_interval,
+    independent,
     keyed_generator,
 )
 
@@ -47,7 +51,7 @@ def test_weights_are_repetitions(ours, scipys, ties):
     x, y = sample(9, 0.6, rng(3), ties)
     weights = rng(1).multinomial(9, np.full(9, 1 / 9), size=20).astype(float)
     slow = [scipys(np.repeat(x, w.astype(int)), np.repeat(y, w.astype(int))) for w in weights]
-    np.testing.assert_allclose(ours(x, y).weighted(weights), slow, atol=1e-12)
+    np.testing.assert_allclose(ours(x, y).weighted(weights)[:, 0], slow, atol=1e-12)
     assert ours(x, y).value == pytest.approx(scipys(x, y), abs=1e-12)
 
 
@@ -61,7 +65,7 @@ def test_partial_and_within_are_residual_correlations():
     left = [v - np.array([v[clusters == c].mean() for c in clusters]) for v in (x, y)]
     assert within(x, y, clusters).value == pytest.approx(np.corrcoef(*left)[0, 1], abs=1e-12)
     weights = rng(2).multinomial(12, np.full(12, 1 / 12), size=5).astype(float)
-    for w, value in zip(weights, within(x, y, clusters).weighted(weights), strict=True):
+    for w, (value,) in zip(weights, within(x, y, clusters).weighted(weights), strict=True):
         i = np.repeat(np.arange(12), w.astype(int))
         means = [[v[i][clusters[i] == c].mean() for c in clusters[i]] for v in (x, y)]
         assert value == pytest.approx(np.corrcoef(x[i] - means[0], y[i] - means[1])[0, 1])
@@ -212,3 +216,32 @@ def test_differences_and_generators_are_deterministic():
     np.testing.assert_array_equal(first, second)
     assert keyed_generator(3, "a", 1.5).normal() != first[0]
     assert keyed_generator(4, "a", 1.0).normal() != first[0]
+
+
+@pytest.mark.parametrize("ours", [pearson, spearman, kendall])
+def test_many_pairs_at_once_are_each_alone(ours):
+    """With the same draws, a batch gives every pair the interval that it has by itself."""
+    generator = rng(8)
+    x, y = generator.normal(size=(6, 4)), np.array([1.0, 2.0, 2.0, 3.0, 5.0, 8.0])
+    x[:, 2] = [0, 0, 0, 0, 1, 0]  # most resamples of it are constant
+    clusters = np.array([0, 0, 1, 2, 3, 3])
+    draws, by_cluster = independent(6, rng(1)), clustered(clusters, rng(2))
+    together = bootstrap_intervals(ours(x, y), draws, resamples=199)
+    together += cluster_intervals(ours(x, y), clusters, by_cluster, resamples=199)
+    alone = [bootstrap_intervals(ours(c, y), draws, resamples=199)[0] for c in x.T]
+    alone += [cluster_intervals(ours(c, y), clusters, by_cluster, resamples=199)[0] for c in x.T]
+    for one, other in zip(together, alone, strict=True):
+        assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=1e-12)
+        assert (one.method, one.note) == (other.method, other.note)
+    assert int(together[2].note.split()[0]) > int(together[0].note.split()[0])
+
+
+def test_draws_are_given_out_in_one_order():
+    first, second = independent(5, rng(3)), independent(5, rng(3))
+    whole, fallen = first.take(3, 0, 60)
+    halves = [second.take(3, 0, 30), second.take(3, 30, 60)]
+    assert ((whole > 0).sum(axis=1) >= 3).all()
+    assert whole.sum(axis=1).tolist() == [5] * 60
+    np.testing.assert_array_equal(whole[:30], halves[0][0])
+    assert len(np.concatenate([rows for rows, _ in halves])) == 60
+    assert fallen >= halves[0][1]

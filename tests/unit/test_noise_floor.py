@@ -8,9 +8,9 @@ import pytest
 import statsmodels.formula.api as smf
 from scipy import stats
 
-from diffusability.analysis.disattenuation import disattenuate
+from diffusability.analysis.disattenuation import disattenuate, varies_by_run
 from diffusability.analysis.estimators import pearson
-from diffusability.analysis.intervals import bootstrap_interval
+from diffusability.analysis.intervals import bootstrap_interval, independent
 from diffusability.analysis.noise_floor import (
     group_runs,
     noise_floor,
@@ -138,7 +138,9 @@ def disattenuated(runs, x, seed=0):
     runs = runs.assign(x=np.repeat(x, len(runs) // len(x)))
     rng = np.random.default_rng(seed)
     plain = bootstrap_interval(pearson(x, y), rng=rng, resamples=299)
-    return pearson(x, y).value, disattenuate(x, y, runs, plain, rng=rng, resamples=299)
+    draws = independent(len(x), rng)
+    (found,) = disattenuate(x, y, runs, [plain], [varies_by_run(runs)], draws, 299)
+    return pearson(x, y).value, found
 
 
 def test_disattenuation_takes_the_known_noise_off():

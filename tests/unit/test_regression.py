@@ -9,7 +9,8 @@ import statsmodels.api as sm
 import statsmodels.formula.api as smf
 from scipy import stats
 
-from diffusability.analysis.correlation import AnalysisOptions
+from diffusability.analysis.intervals import independent
+from diffusability.analysis.options import AnalysisOptions
 from diffusability.analysis.ordering import order_pairs, top1_regret
 from diffusability.analysis.regression import (
     COLUMNS,
@@ -72,7 +73,7 @@ def test_rows_are_statsmodels(table, fits):
 def test_r2_under_weights_is_that_of_repeated_points():
     X, y, _ = made()
     weights = np.random.default_rng(1).multinomial(15, np.full(15, 1 / 15), 6).astype(float)
-    for w, value in zip(weights, r2_estimator(X, y).weighted(weights), strict=True):
+    for w, (value,) in zip(weights, r2_estimator(X, y).weighted(weights), strict=True):
         i = np.repeat(np.arange(15), w.astype(int))
         assert value == pytest.approx(sm.OLS(y[i], sm.add_constant(X[i])).fit().rsquared)
 
@@ -137,16 +138,16 @@ def test_ordering_by_a_slow_loop():
     found = order_pairs(score, y, errors)
     assert found.pairs == counted < 36
     assert found.accuracy == pytest.approx(right / counted)
-    low, high = found.interval(rng=rng, resamples=299)
+    ((low, high),) = found.intervals(independent(9, rng), resamples=299)
     assert low < found.accuracy < high
     exact = order_pairs(y, y, np.zeros(9))
     tau = stats.kendalltau(score[:3], y[:3]).statistic
     assert order_pairs(score[:3], y[:3], np.zeros(3)).accuracy == pytest.approx((tau + 1) / 2)
-    low, high = exact.interval(rng=rng, resamples=299)
-    assert (exact.accuracy, high) == (1.0, 1.0)
+    ((low, high),) = exact.intervals(independent(9, rng), resamples=299)
+    assert (exact.accuracy.item(), high) == (1.0, 1.0)
     assert 0.6 < low < 0.99  # nine in perfect order are not certain
     blurred = order_pairs(score, y, np.full(9, 10.0))
-    assert math.isnan(blurred.accuracy)
+    assert math.isnan(blurred.accuracy.item())
     assert "further apart" in blurred.note
     assert "without standard error" in order_pairs(score, y, np.full(9, np.nan)).note
 

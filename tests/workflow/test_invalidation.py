@@ -15,11 +15,16 @@ from tests.workflow.workspace import Jobs, Workspace
 
 SMOKE = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
 TABLES: Jobs = {
+    "check_claims": [""],
     **{f"draw_{name}": [""] for name in FIGURE_NAMES},
     "regress": [""],
     "report": [""],
     "tabulate": [""],
 }
+CLAIM = """
+- {id: one-more, section: none, statement: VIV goes with quality, table: correlations,
+   statistic: pearson, selector: {metric: velocity.viv}, expect: {at_least: 0}, refuted_by: no}
+"""
 PERSPECTIVES = ("continuity", "equivariance", "reconstruction", "semantics", "smoothness")
 PERSPECTIVES += ("spatial", "uniformity", "velocity")
 
@@ -87,6 +92,16 @@ def add_comments(workspace: Workspace) -> None:
         file.write_text(file.read_text() + "\n# a comment\n")
 
 
+def append(name: str, text: str) -> Callable[[Workspace], None]:
+    """Return an edit that adds text to a file."""
+
+    def edit(workspace: Workspace) -> None:
+        file = workspace.path / name
+        file.write_text(file.read_text() + text)
+
+    return edit
+
+
 def lose_records(workspace: Workspace) -> None:
     """Delete what Snakemake remembers."""
     shutil.rmtree(workspace.path / ".snakemake")
@@ -127,6 +142,11 @@ CASES: list[tuple[str, Callable[[Workspace], None], Jobs]] = [
     ("write a default out", change("sampling.solver", "euler"), {}),
     ("share a training among GPUs", change("backbones.sit-a.gpus", 2), {}),
     ("accumulate and compile", accumulate_and_compile, {}),
+    (
+        "change the claims",
+        append("claims.yaml", CLAIM),
+        {rule: jobs for rule, jobs in TABLES.items() if rule not in ("tabulate", "regress")},
+    ),
     ("report elsewhere", rename_report, {"report": [""]}),
     ("add a tokenizer", change("tokenizers.new", ALIGNED), chain("new") | TABLES),
     (

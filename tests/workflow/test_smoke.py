@@ -1,6 +1,7 @@
 """The finished smoke study: everything is there, verifies, and is drawn the same way twice."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -8,7 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from diffusability.study.targets import FIGURE_NAMES
+from diffusability.analysis.claims import NOT_TESTABLE
+from diffusability.study.load import read_yaml
+from diffusability.study.targets import FIGURE_NAMES, TABLE_NAMES
+from tests.workflow.browser import find_browser, look
 from tests.workflow.workspace import Workspace
 
 STUDY = ("--configfile", "study.yaml")
@@ -64,12 +68,59 @@ def test_figures_are_redrawn_byte_for_byte_from_the_tables(finished: Workspace) 
     assert digests(folder) == before
 
 
+def test_every_table_is_there_and_says_what_it_cannot(finished: Workspace) -> None:
+    folder = finished.path / "results/tables/smoke"
+    assert {path.stem for path in folder.iterdir()} == set(TABLE_NAMES)
+    tables = {name: pd.read_csv(folder / f"{name}.csv") for name in TABLE_NAMES}
+    assert all(len(table) for table in tables.values())
+    profiles = tables["profiles"]
+    assert len(profiles) == 2 * 2 * 4  # tokenizers, backbones, steps
+    straight = profiles.groupby(["tokenizer", "backbone"])["value"].mean()
+    measured = tables["measurements"].set_index("metric").loc["trajectory.efficiency", "value"]
+    assert straight.min() >= 1 / measured.max()  # the mean ratio is the mean of 1/efficiency
+    # two tokenizers test nothing, and every row says so
+    assert set(tables["claims"]["verdict"]) == {NOT_TESTABLE}
+    for name in ("correlations", "regressions", "selection", "noise_floor"):
+        assert tables[name]["note"].notna().all(), name
+
+
+def test_figures_of_a_clone_that_holds_only_tables(finished: Workspace, tmp_path: Path) -> None:
+    clone = Workspace.create(tmp_path / "clone")
+    clone.write_study(read_yaml(finished.path / "study.yaml"))
+    shutil.copytree(finished.path / "results/tables", clone.path / "results/tables")
+    draw = {f"draw_{name}" for name in FIGURE_NAMES}
+    assert set(clone.planned("figures")) == draw
+    # a checkout may write the tables in any order: then they are made from each other, no more
+    os.utime(clone.path / "results/tables/smoke/measurements.csv")
+    assert set(clone.planned("figures")) == draw | {"regress", "check_claims"}
+    for name in TABLE_NAMES:
+        os.utime(clone.path / f"results/tables/smoke/{name}.csv")
+    output = clone.run("snakemake", "figures", "-c1", *STUDY).stdout
+    assert f"{len(draw) + 1} of {len(draw) + 1} steps" in output
+    assert digests(clone.path / "results/figures/smoke") == digests(
+        finished.path / "results/figures/smoke"
+    )
+    assert {p.name for p in (clone.path / "results").iterdir()} == {"tables", "figures", "logs"}
+
+
 def test_report_is_one_file_that_fetches_nothing(finished: Workspace) -> None:
     html = (finished.path / "results/report-smoke.html").read_text()
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", html)
     assert "http" not in re.sub(r"http://www\.w3\.org/\S+", "", html)
-    for text in ("conv-vf-glyph", "velocity.viv", "fd_judge", "Reconstructions", "Samples"):
+    texts = ("conv-vf-glyph", "velocity.viv", "fd_judge", "Reconstructions", "Samples")
+    texts += ("not testable at this scale", "Noise floor of fd_judge, sit-a", "viv-strong")
+    for text in texts:
         assert text in html
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_report_in_a_browser(finished: Workspace, width: int, tmp_path: Path) -> None:
+    seen = look(finished.path / "results/report-smoke.html", width, tmp_path)
+    assert (seen["fetched"], seen["broken"]) == ([], [])
+    assert seen["content"] <= seen["width"], seen["wide"]
+    assert seen["shown"]
+    assert all("velocity.viv" in row and "conv-base" in row for row in seen["shown"])
 
 
 def test_snakemakes_own_report_has_the_captions(finished: Workspace) -> None:
@@ -82,6 +133,7 @@ def test_headline_names_the_report(finished: Workspace) -> None:
     output = finished.run("diffusability", "show", "--study", "study.yaml").stdout
     header = output.splitlines()[0].split()
     assert header[:5] == ["tokenizer", "VIV", "LNC", "SRSS", "SEC"]
+    assert "Noise floor of fd_judge, sit-a, cfg 1: unknown (no repeated seeds" in output
     assert "Report: results/report-smoke.html" in output
 
 

@@ -1,0 +1,219 @@
+"""A metric's runs beside a target's: matched seed by seed, then averaged by tokenizer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+IDENTITY = ["tokenizer", "family", "cluster"]
+MEASURED, DIFFUSION_SEEDS, TOKENIZER_SEEDS = "measurement", "diffusion seeds", "tokenizer seeds"
+_MISSING = [*IDENTITY, "excluded", "reason"]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The values of one metric, one entry a run, without missing ones.
+
+    Attributes:
+        tokenizer: (N,) place of the tokenizer in the table. tokenizer_seed: (N,) its seed.
+        seed: (N,) diffusion seed, -1 where none applies. cfg: (N,) guidance scale or NaN.
+        value: (N,) in the metric's unit. stderr: (N,) its standard error or NaN.
+    """
+
+    tokenizer: NDArray[np.int64]
+    tokenizer_seed: NDArray[np.int64]
+    seed: NDArray[np.int64]
+    cfg: NDArray[np.float64]
+    value: NDArray[np.float64]
+    stderr: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, place: Mapping[str, int]) -> "Runs":
+        """Return the runs of rows of a tidy table; ``place`` numbers its tokenizers."""
+        rows = rows[rows["value"].notna()]
+        return cls(
+            np.asarray(rows["tokenizer"].map(place), np.int64),
+            np.asarray(rows["tokenizer_seed"], np.int64),
+            np.asarray(rows["seed"].fillna(-1), np.int64),
+            *(rows[name].to_numpy(np.float64) for name in ("cfg", "value", "stderr")),
+        )
+
+    @classmethod
+    def empty(cls) -> "Runs":
+        """Return no runs."""
+        whole, real = np.empty(0, np.int64), np.empty(0, np.float64)
+        return cls(whole, whole, whole, real, real, real)
+
+    def where(self, chosen: NDArray[np.bool_]) -> "Runs":
+        """Return the runs for which ``chosen`` (N,) is true."""
+        return Runs(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+    def at_scales_of(self, other: "Runs") -> "Runs":
+        """Return the runs at the guidance scales that the other metric has for their tokenizer."""
+        theirs = set(zip(other.tokenizer.tolist(), other.scale.tolist(), strict=True))
+        mine = zip(self.tokenizer.tolist(), self.scale.tolist(), strict=True)
+        return self.where(np.fromiter((key in theirs for key in mine), np.bool_, len(self.value)))
+
+    @property
+    def scale(self) -> NDArray[np.float64]:
+        """(N,) guidance scale as a key: -1 where none applies, since NaN equals nothing."""
+        return np.nan_to_num(self.cfg, nan=-1.0)
+
+    def keys(self, by_run: bool) -> list[tuple[float, ...]]:
+        """Return what a run is matched by: tokenizer and its seed, and the diffusion run."""
+        columns = [self.tokenizer, self.tokenizer_seed]
+        if by_run:
+            columns += [self.seed, self.scale]  # type: ignore[list-item]
+        return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def pair(
+    tokenizers: pd.DataFrame,
+    metric: tuple[str, Runs],
+    target: tuple[str, Runs],
+    by_run: bool,
+    problem: str = "",
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Match runs of a metric (x) and a target (y), and average them by tokenizer.
+
+    Args:
+        tokenizers: tokenizer, family, cluster of every tokenizer of the table.
+        metric: name and runs. target: name and runs.
+        by_run: whether the metric belongs to the diffusion run rather than to the tokenizer.
+        problem: why the target can have no runs at all, if so.
+
+    Returns:
+        ``rows``, ``runs`` and ``missing`` of ``tables.Cells``.
+    """
+    x, y = metric[1], target[1]
+    x_keys, y_keys = x.keys(by_run), y.keys(by_run)
+    places: dict[tuple[float, ...], list[int]] = {}
+    for place, key in enumerate(x_keys):
+        places.setdefault(key, []).append(place)
+    matches = [(i, j) for i, key in enumerate(y_keys) for j in places.get(key, ())]
+    mine, theirs = np.array(matches, np.int64).reshape(-1, 2).T
+    order = np.lexsort([column[mine] for column in (y.seed, y.tokenizer_seed, y.tokenizer)])
+    mine, theirs = mine[order], theirs[order]
+    both = (
+        *(column[mine] for column in (y.tokenizer, y.tokenizer_seed, y.seed, y.cfg)),
+        *(x.value[theirs], y.value[mine], x.stderr[theirs], y.stderr[mine]),
+    )
+    rows, runs = _averages(tokenizers, *both)
+    known = set(y_keys)
+    single = [(key, metric[0]) for key in y_keys if key not in places]
+    single += [(key, target[0]) for key in x_keys if key not in known]
+    lost = _lost(tokenizers, set(both[0].tolist()), dict((metric, target)), problem)
+    lost += _unpaired(tokenizers, set(both[0].tolist()), single)
+    return rows, runs, pd.DataFrame(lost, columns=_MISSING).astype({"excluded": bool})
+
+
+def _averages(
+    tokenizers: pd.DataFrame,
+    tokenizer: np.ndarray,
+    tokenizer_seed: np.ndarray,
+    seed: np.ndarray,
+    cfg: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    x_stderr: np.ndarray,
+    y_stderr: np.ndarray,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows and runs of matched runs, which are ordered by tokenizer and its seed."""
+    names = tokenizers["tokenizer"].to_numpy()
+    runs = pd.DataFrame(
+        {
+            "tokenizer": names[tokenizer],
+            "tokenizer_seed": tokenizer_seed,
+            "seed": np.where(seed < 0, np.nan, seed),
+            **{"x": x, "y": y},
+        }
+    )
+    starts = group_starts(tokenizer)
+    x_mean, x_error, _ = _nested(x, x_stderr, tokenizer, tokenizer_seed)
+    y_mean, y_error, source = _nested(y, y_stderr, tokenizer, tokenizer_seed)
+    trained = group_starts(tokenizer, tokenizer_seed)
+    rows = pd.DataFrame(
+        {
+            **{name: tokenizers[name].to_numpy()[tokenizer[starts]] for name in IDENTITY},
+            "cfg": cfg[starts],
+            **{"x": x_mean, "y": y_mean, "x_stderr": x_error, "y_stderr": y_error},
+            "stderr_of": source,
+            "tokenizer_seeds": group_sizes(group_starts(tokenizer[trained]), len(trained)),
+            "runs": group_sizes(starts, len(tokenizer)),
+        }
+    )
+    return rows, runs
+
+
+def _nested(
+    values: np.ndarray, stderr: np.ndarray, tokenizer: np.ndarray, tokenizer_seed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean of the means of trained tokenizers, its standard error, and whence that is."""
+    if not len(values):
+        return values, stderr, np.empty(0, dtype=object)
+    inner, outer = group_starts(tokenizer, tokenizer_seed), group_starts(tokenizer)
+    trained = np.add.reduceat(values, inner) / group_sizes(inner, len(values))
+    groups = group_starts(tokenizer[inner])
+    count, runs = group_sizes(groups, len(inner)), group_sizes(outer, len(values))
+    mean = np.add.reduceat(trained, groups) / count
+
+    def spread(data: np.ndarray, places: np.ndarray, size: np.ndarray) -> np.ndarray:
+        centre = np.add.reduceat(data, places) / size
+        squares = np.add.reduceat((data - np.repeat(centre, size)) ** 2, places)
+        return np.sqrt(squares / np.maximum(size - 1, 1) / size)
+
+    # a tokenizer's metric is repeated over the diffusion seeds: no spread, hence no estimate
+    varies = np.maximum.reduceat(values, outer) > np.minimum.reduceat(values, outer)
+    error = np.where(varies, spread(values, outer, runs), stderr[outer])
+    error = np.where(count > 1, spread(trained, groups, count), error)
+    source = np.where(np.isnan(error), "", MEASURED).astype(object)
+    source[varies] = DIFFUSION_SEEDS
+    source[count > 1] = TOKENIZER_SEEDS
+    return mean, error, source
+
+
+def group_starts(*columns: np.ndarray) -> NDArray[np.int64]:
+    """Return where a new combination of values begins in columns that are grouped already."""
+    if not len(columns[0]):
+        return np.empty(0, np.int64)
+    changes = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    return np.flatnonzero(np.concatenate([[True], changes]))
+
+
+def group_sizes(starts: np.ndarray, total: int) -> NDArray[np.int64]:
+    """Return how long each group is, given where groups start."""
+    return np.diff(starts, append=total)
+
+
+def _lost(
+    tokenizers: pd.DataFrame, there: set[int], sides: dict[str, Runs], problem: str
+) -> list[tuple[object, ...]]:
+    """Return a row for every tokenizer that has no pair at all."""
+    if len(there) == len(tokenizers):
+        return []
+    known = {name: set(runs.tokenizer.tolist()) for name, runs in sides.items()}
+    lost: list[tuple[object, ...]] = []
+    for place, identity in enumerate(tokenizers[IDENTITY].itertuples(index=False, name=None)):
+        if place in there:
+            continue
+        absent = [name for name, has in known.items() if place not in has]
+        reason = f"no value of {' and '.join(absent)}" if absent else "no seed has both numbers"
+        lost.append((*identity, True, problem or reason))
+    return lost
+
+
+def _unpaired(
+    tokenizers: pd.DataFrame, there: set[int], single: list[tuple[tuple[float, ...], str]]
+) -> list[tuple[object, ...]]:
+    """Return a row for every run left out of the means of a tokenizer that has a pair."""
+    return [
+        (
+            *(tokenizers[name].iloc[int(key[0])] for name in IDENTITY),
+            False,
+            f"tokenizer seed {int(key[1])}: no value of {absent}",
+        )
+        for key, absent in sorted(single)
+        if key[0] in there
+    ]

@@ -1,0 +1,225 @@
+"""How long each step of a sampling trajectory is, and what that goes with (Fig. 10)."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from diffusability.analysis.estimators import Array, Estimator, pearson, standardise
+from diffusability.analysis.intervals import (
+    bootstrap_intervals,
+    cluster_draws,
+    cluster_intervals,
+    tokenizer_draws,
+)
+from diffusability.analysis.options import Analysis, AnalysisOptions
+from diffusability.analysis.schema import join_notes
+from diffusability.analysis.tables import (
+    ALL_FAMILIES,
+    CURVE,
+    Measured,
+    Table,
+    cells,
+    families,
+    higher_is_better,
+    panels,
+)
+from diffusability.artifacts.card import verified
+from diffusability.study.plan import Artifact, Plan
+
+FILE = "samples.json"
+VARIANCE = f"velocity{CURVE}"
+CELL = ["tokenizer", "backbone", "cfg"]
+PROFILE_COLUMNS = (
+    *("tokenizer", "family", "cluster", "backbone", "cfg", "segment", "time"),
+    *("value", "stderr", "n", "runs", "note"),
+)
+COLUMNS = (
+    *("target", "backbone", "cfg", "family", "statistic", "value", "low", "high", "confidence"),
+    *("method", "cluster_low", "cluster_high", "cluster_method", "n", "clusters", "note"),
+)
+
+
+def collect_profiles(plan: Plan) -> pd.DataFrame:
+    """Return the length ratio of every sampling step, means over the seeds of a tokenizer.
+
+    Returns:
+        One row a tokenizer, backbone, guidance scale and segment i of M: ``time`` is the middle
+        of the segment, 0 noise and 1 data; ``value`` M ||step i|| / ||x_M - x_0||, 1 for a
+        straight line at constant speed; ``stderr`` over runs where there are several, else over
+        trajectories; ``n`` images of each of ``runs`` runs.
+
+    Raises:
+        ArtifactError: samples are missing, altered, or not of this plan.
+    """
+    by_cell: dict[tuple[str, ...], list[Artifact]] = {}
+    for artifact in plan.of_stage("samples"):
+        labels = artifact.labels
+        key = (labels["tokenizer"], labels["backbone"], labels["guidance"])
+        by_cell.setdefault(key, []).append(artifact)
+    rows = [row for key, runs in by_cell.items() for row in _profile(plan, key, runs)]
+    return pd.DataFrame(rows, columns=list(PROFILE_COLUMNS))
+
+
+def _profile(
+    plan: Plan, key: tuple[str, ...], artifacts: list[Artifact]
+) -> Iterator[dict[str, object]]:
+    tokenizer, backbone, cfg = key
+    spec = plan.study.tokenizers[tokenizer]
+    runs = [_read(artifact) for artifact in artifacts]
+    ratios = np.array([run["length_ratio"] for run in runs])  # (runs, M)
+    steps, mean = ratios.shape[1], ratios.mean(axis=0)
+    known, note = runs[0]["length_ratio_stderr"], ""
+    errors = np.array(known) if known is not None else np.full(steps, np.nan)
+    if len(runs) > 1:
+        errors = ratios.std(axis=0, ddof=1) / math.sqrt(len(runs))
+    elif known is None:
+        note = "a single trajectory: no standard error"
+    for segment in range(steps):
+        yield {
+            **{"tokenizer": tokenizer, "family": spec.network.family, "cluster": spec.cluster},
+            **{"backbone": backbone, "cfg": float(cfg), "segment": segment},
+            "time": (segment + 0.5) / steps,
+            **{"value": mean[segment], "stderr": errors[segment]},
+            **{"n": runs[0]["images"], "runs": len(runs), "note": note},
+        }
+
+
+def _read(artifact: Artifact) -> dict[str, list[float]]:
+    path = Path(artifact.path)
+    verified(path, artifact.stage, artifact.fingerprint, only=(FILE,))
+    return dict(json.loads((path / FILE).read_text()))
+
+
+def relate_profiles(
+    table: Table, profiles: pd.DataFrame, analysis: Analysis | None = None
+) -> pd.DataFrame:
+    """Return what the length ratios along trajectories go with.
+
+    Args:
+        table: a checked tidy table. profiles: as of ``collect_profiles``.
+        analysis: resamples, confidence and seed.
+
+    Returns:
+        Two kinds of rows a backbone, guidance scale and family, each with its intervals over
+        tokenizers and over clusters. ``deviation_vs_target``, one a target: Pearson's r over
+        tokenizers between mean |ratio - 1| and the target, turned so that a positive sign means
+        that better tokenizers deviate less. ``ratio_vs_variance`` (empty target): Pearson's r
+        along the trajectory between the ratio and the irreducible variance I(t)
+        (``velocity.curve_*``, interpolated), averaged over tokenizers. NaN with a ``note`` where
+        impossible.
+    """
+    table, analysis = Measured.of(table), analysis or AnalysisOptions()
+    rows = []
+    scales = [panel for panel in panels(table) if panel.cfg is not None]
+    for panel in scales:
+        found = cells(table, panel.target, panel.target, panel.backbone, panel.cfg).rows
+        deviation = _of_panel(profiles, panel.backbone, panel.cfg).groupby("tokenizer")["value"]
+        gaps = {str(name): float((part - 1).abs().mean()) for name, part in deviation}
+        sign = {None: math.nan, False: 1.0, True: -1.0}[higher_is_better(table, panel.target)]
+        for family in families(table):
+            part = found if family == ALL_FAMILIES else found[found["family"] == family]
+            labels = {**panel.labels, "family": family, "statistic": "deviation_vs_target"}
+            rows.append(labels | _deviation(part, gaps, sign, analysis))
+    curves = _variance_curves(table)
+    places = dict.fromkeys((panel.backbone, panel.cfg) for panel in scales)
+    for backbone, cfg in places:
+        chosen = _of_panel(profiles, backbone, cfg)
+        along = {str(n): _along(part, curves) for n, part in chosen.groupby("tokenizer")}
+        for family in families(table):
+            own = table.tokenizers
+            own = own if family == ALL_FAMILIES else own[own["family"] == family]
+            labels = {"target": "", "backbone": backbone, "cfg": cfg, "family": family}
+            labels["statistic"] = "ratio_vs_variance"
+            rows.append(labels | _mean_along(own, along, bool(curves), analysis))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _of_panel(profiles: pd.DataFrame, backbone: str, cfg: float | None) -> pd.DataFrame:
+    return profiles[(profiles["backbone"] == backbone) & (profiles["cfg"] == cfg)]
+
+
+def _deviation(
+    part: pd.DataFrame, gaps: Mapping[str, float], sign: float, analysis: Analysis
+) -> dict[str, object]:
+    deviation = part["tokenizer"].map(gaps).astype(float)
+    lost = int(deviation.isna().sum())
+    part, deviation = part[deviation.notna()], deviation[deviation.notna()]
+    note = f"{lost} tokenizers have no profile" if lost else ""
+    x, y = np.asarray(deviation, np.float64), np.asarray(part["y"], np.float64)
+    clusters = pd.factorize(part["cluster"])[0]
+    problem = ""
+    if len(x) < 3:
+        problem = f"{len(x)} tokenizers have both numbers: no correlation"
+    elif not (standardise(x).any() and standardise(y).any()):
+        problem = "the deviation or the target is constant: no correlation"
+    elif math.isnan(sign):
+        problem = "the target has no direction"
+    if problem:
+        return _none(len(x), clusters, analysis, join_notes(problem, note))
+    return _summary(pearson(x, sign * y), clusters, analysis, note)
+
+
+def _variance_curves(table: Measured) -> dict[str, tuple[Array, Array]]:
+    """Return times and irreducible variance by tokenizer, means over its seeds."""
+    names = [name for name in table.metrics if name.startswith(VARIANCE)]
+    times = {
+        name: json.loads(table.rows[name]["options"].iloc[0] or "{}").get("t") for name in names
+    }
+    names = sorted((name for name in names if times[name] is not None), key=times.__getitem__)
+    if not names:
+        return {}
+    curves = pd.concat([table.rows[name] for name in names])
+    means = curves.pivot_table(index="tokenizer", columns="metric", values="value")[names]
+    grid = np.array([times[name] for name in names], dtype=float)
+    return {str(name): (grid, row.to_numpy(float)) for name, row in means.iterrows()}
+
+
+def _along(profile: pd.DataFrame, curves: Mapping[str, tuple[Array, Array]]) -> float:
+    """Return r along one trajectory, NaN where the variance is unknown or nothing varies."""
+    known = curves.get(str(profile["tokenizer"].iloc[0]))
+    if known is None or len(profile) < 3 or not np.isfinite(known[1]).all():
+        return math.nan
+    variance = np.interp(profile["time"].to_numpy(float), *known)
+    return pearson(profile["value"].to_numpy(float), variance).value
+
+
+def _mean_along(
+    own: pd.DataFrame, along: Mapping[str, float], measured: bool, analysis: Analysis
+) -> dict[str, object]:
+    r = own["tokenizer"].map(along).astype(float)
+    lost = int(r.isna().sum())
+    own, r = own[r.notna()], r[r.notna()]
+    clusters = pd.factorize(own["cluster"])[0]
+    note = f"{lost} tokenizers without r along their trajectory" if lost else ""
+    if not len(r):
+        reason = "no r along any trajectory" if measured else f"{VARIANCE}* was not measured"
+        return _none(0, clusters, analysis, join_notes(reason, note))
+    values = r.to_numpy(float)[:, None]
+    mean = Estimator(lambda w: w @ values / w.sum(axis=1, keepdims=True), len(r), distinct=2)
+    return _summary(mean, clusters, analysis, note)
+
+
+def _none(n: int, clusters: np.ndarray, analysis: Analysis, note: str) -> dict[str, object]:
+    return {
+        **{"value": math.nan, "confidence": analysis.confidence, "method": "none"},
+        **{"cluster_method": "none", "n": n, "clusters": len(set(clusters)), "note": note},
+    }
+
+
+def _summary(
+    estimator: Estimator, clusters: np.ndarray, analysis: Analysis, note: str
+) -> dict[str, object]:
+    seed, options = analysis.seed, (analysis.confidence, analysis.resamples)
+    (own,) = bootstrap_intervals(estimator, tokenizer_draws(seed, estimator.points), *options)
+    draws = cluster_draws(seed, clusters)
+    (shared,) = cluster_intervals(estimator, clusters, draws, *options)
+    note = join_notes(note, own.note, shared.note)
+    return _none(estimator.points, clusters, analysis, note) | {
+        **{"value": estimator.value, "low": own.low, "high": own.high, "method": own.method},
+        **{"cluster_low": shared.low, "cluster_high": shared.high},
+        "cluster_method": shared.method,
+    }

@@ -1,0 +1,66 @@
+"""What of the analysis tables stands in the report: the ledger, the choices, the fits."""
+
+import pandas as pd
+
+from diffusability.analysis.claims import CONTRADICTED, NOT_TESTABLE, REPRODUCED, UNDECIDED
+from diffusability.analysis.tables import ALL_FAMILIES
+
+VERDICTS = (REPRODUCED, CONTRADICTED, UNDECIDED, NOT_TESTABLE)
+BEST = "best of each"  # guidance scale
+
+
+def verdict_counts(ledger: pd.DataFrame) -> dict[str, int]:
+    """Return the number of claims of each verdict, none left out."""
+    return {verdict: int((ledger["verdict"] == verdict).sum()) for verdict in VERDICTS}
+
+
+def ledger_rows(ledger: pd.DataFrame) -> list[dict[str, str]]:
+    """Return the claims, decided ones first, with the measured value and its interval as text."""
+    order = {verdict: place for place, verdict in enumerate(VERDICTS)}
+    ranked = ledger.sort_values("verdict", key=lambda v: v.map(order), kind="stable")
+    return [
+        {
+            **{name: str(row[name]) for name in ("id", "section", "statement", "expected")},
+            "measured": with_interval(row["value"], row["low"], row["high"]),
+            **{name: str(row[name]) for name in ("verdict", "reason", "refuted_by")},
+        }
+        for row in ranked.to_dict("records")
+    ]
+
+
+def selection_rows(selection: pd.DataFrame, target: str) -> pd.DataFrame:
+    """Return the metric chosen for each perspective, over all families, one row a panel."""
+    chosen = _of_target(selection, target)
+    columns = ["naive_metric", "naive_r2", "naive_q2", "nested_q2", "optimism", "agreement"]
+    return chosen[["backbone", "cfg", "perspective", *columns, "n", "note"]]
+
+
+def regression_rows(regressions: pd.DataFrame, target: str, best: int = 10) -> pd.DataFrame:
+    """Return the fits with the largest skill on left-out clusters, at most ``best`` a panel.
+
+    Where no cluster can be left out, those with the largest R² stand in.
+    """
+    chosen = _of_target(regressions, target)
+    fitted = chosen[chosen["r2"].notna()].sort_values(["q2", "r2"], ascending=False)
+    fitted = fitted.groupby(["backbone", "cfg"], sort=False).head(best)
+    intervals = [
+        with_interval(*row) for row in fitted[["r2", "r2_low", "r2_high"]].to_numpy(float).tolist()
+    ]
+    columns = ["q2", "q2_rank", "ordering", "ordering_pairs", "regret", "n", "note"]
+    shown = fitted[["backbone", "cfg", "predictors"]].assign(r2=intervals)
+    return shown.join(fitted[columns]).sort_values(["backbone", "cfg"], kind="stable")
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """Return "value [low, high]", or what of it there is."""
+    if pd.isna(value):
+        return "none"
+    if pd.isna(low) or pd.isna(high):
+        return f"{value:.2f}, no interval"
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _of_target(table: pd.DataFrame, target: str) -> pd.DataFrame:
+    chosen = table[(table["target"] == target) & (table["family"] == ALL_FAMILIES)]
+    scale = chosen["cfg"].map(lambda cfg: BEST if pd.isna(cfg) else f"{cfg:g}")
+    return chosen.assign(cfg=scale)

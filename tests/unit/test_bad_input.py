@@ -1,0 +1,127 @@
+"""Studies that are too small, or have holes: every table says so, and drops nothing silently."""
+
+import pandas as pd
+import pytest
+
+from diffusability.analysis.analyse import analyse
+from diffusability.analysis.options import AnalysisOptions
+from diffusability.analysis.schema import check_measurements
+from diffusability.errors import MeasurementError
+from tests.unit.measurement_table import measurement_table, profiles_of
+
+QUICK = AnalysisOptions(resamples=99)
+SRSS, SEC, PSNR = "spatial.srss", "smoothness.sec25", "reconstruction.psnr"
+ENDS = {"correlations": ["low", "high"], "comparisons": ["low", "high"]}
+ENDS |= {"regressions": ["r2_low", "r2_high"], "noise_floor": ["low", "high"]}
+ENDS |= {"comparability": ["low", "high"], "profile_relations": ["low", "high"]}
+
+
+def tables_of(tokenizers=8, edit=None, **more):
+    """Return every table of a study of one backbone."""
+    table = measurement_table(tokenizers, backbones=("sit-b",), edit=edit, **more)
+    return analyse(table, profiles_of(table), QUICK)
+
+
+@pytest.mark.parametrize("tokenizers", [1, 2, 3])
+def test_fewer_than_four_tokenizers_have_no_interval_and_a_reason(tokenizers):
+    tables = tables_of(tokenizers)
+    for name, ends in ENDS.items():
+        assert len(tables[name]), name
+        assert tables[name][ends].isna().all(axis=None), name
+    for name, table in tables.items():
+        assert (table["note"] != "").all(), name
+
+
+def test_a_constant_metric_is_named_in_every_table():
+    def flat(frame):
+        return frame.assign(value=frame["value"].where(frame["metric"] != SEC, 1.0))
+
+    tables = tables_of(edit=flat)
+    for name in ("correlations", "intercorrelations"):
+        table = tables[name]
+        rows = table[(table["metric"] == SEC) | (table["target"] == SEC)]
+        assert len(rows), name
+        assert rows["value"].isna().all(), name
+        assert rows["note"].str.contains("is constant").all(), name
+    fits, pairs = tables["regressions"], tables["comparisons"]
+    touched = fits["predictors"].str.contains(SEC)
+    assert fits.loc[touched, "r2"].isna().all()
+    assert fits.loc[touched, "note"].str.contains("constant").all()
+    assert fits.loc[~touched, "r2"].notna().all()
+    touched = (pairs["metric_a"] == SEC) | (pairs["metric_b"] == SEC)
+    assert pairs.loc[touched, "note"].str.contains("constant column").all()
+    chosen = tables["selection"].set_index("perspective").loc["smoothness"]
+    assert chosen["note"].str.contains(f"constant: {SEC}").all()
+
+
+def test_a_constant_target_is_said():
+    def flat(frame):
+        return frame.assign(value=frame["value"].where(frame["metric"] != "generation.fd_judge", 5))
+
+    tables = tables_of(edit=flat)
+    assert tables["correlations"]["note"].str.contains("target is constant|are constant").all()
+    assert tables["regressions"]["r2"].isna().all()
+    assert tables["noise_floor"]["note"].str.contains("the target is constant").all()
+
+
+def test_a_metric_of_some_tokenizers_only_names_the_others():
+    def partly(frame):
+        return frame[~((frame["metric"] == SRSS) & frame["tokenizer"].isin(["t01", "t02"]))]
+
+    tables = tables_of(edit=partly)
+    rows = tables["correlations"][tables["correlations"]["metric"] == SRSS]
+    assert rows["note"].str.contains("2 of 8 tokenizers left out: t01, t02").all()
+    assert (rows.loc[rows["statistic"] == "pearson", "n"] == 6).all()
+    fits = tables["regressions"][tables["regressions"]["predictors"].str.contains(SRSS)]
+    assert fits["note"].str.contains("t01, t02").all()
+    pairs = tables["comparisons"]
+    pairs = pairs[(pairs["metric_a"] == SRSS) | (pairs["metric_b"] == SRSS)]
+    assert pairs["note"].str.contains("2 tokenizers have one of the two only").all()
+
+
+def test_missing_cells_are_named():
+    def holes(frame):
+        lost = (frame["metric"] == "generation.fd_judge") & (frame["tokenizer"] == "t05")
+        psnr = (frame["metric"] == PSNR) & (frame["tokenizer"] == "t04")
+        return frame.assign(value=frame["value"].where(~lost & ~psnr))
+
+    tables = tables_of(edit=holes)
+    assert tables["noise_floor"]["note"].str.contains("1 of 8 tokenizers left out: t05").all()
+    rows = tables["correlations"].set_index(["metric", "statistic"])
+    assert (rows.loc[("velocity.viv", "pearson"), "n"] == 7).all()
+    partial = rows.loc[("velocity.viv", "pearson_partial"), "note"]
+    assert partial.str.contains("1 tokenizers lack it").all()
+    spread = tables["comparability"].set_index("metric").loc[PSNR]
+    assert spread["note"].str.contains("t04").all()
+
+
+def test_a_partly_sampled_scan_is_named():
+    def partly(frame):
+        lost = (frame["tokenizer"] == "t03") & (frame["cfg"] == 2.0)
+        return frame[~lost]
+
+    found = tables_of(edit=partly, scales=(1.0, 2.0))["guidance"]
+    assert found["note"].str.contains("not sampled at every scale: t03").all()
+
+
+def test_profiles_that_lack_a_tokenizer_say_so():
+    table = measurement_table(8, backbones=("sit-b",))
+    profiles = profiles_of(table[table["tokenizer"] != "t02"])
+    found = analyse(table, profiles, QUICK)["profile_relations"].set_index("statistic")
+    assert (
+        found.loc["deviation_vs_target", "note"].str.contains("1 tokenizers have no profile").all()
+    )
+    assert found.loc["ratio_vs_variance", "note"].str.contains("was not measured").all()
+    none = analyse(table, profiles.iloc[:0], QUICK)["profile_relations"]
+    assert none["value"].isna().all()
+    assert (none["note"] != "").all()
+
+
+def test_mixed_studies_and_states_are_refused():
+    table = measurement_table(4, backbones=("sit-b",))
+    other = table.assign(study="other")
+    with pytest.raises(MeasurementError, match="2 different values of study .*compare"):
+        check_measurements(pd.concat([table, other]))
+    stale = table.assign(fingerprint="other")
+    with pytest.raises(MeasurementError, match="two artifacts give one cell"):
+        check_measurements(pd.concat([table, stale]))

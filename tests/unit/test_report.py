@@ -1,0 +1,94 @@
+"""What the report and the headline say of the tables."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from diffusability.analysis.analyse import analyse
+from diffusability.analysis.claims import CONTRADICTED, NOT_TESTABLE, REPRODUCED
+from diffusability.analysis.headline import noise_sentences
+from diffusability.analysis.options import AnalysisOptions
+from diffusability.analysis.tidy import read_table, write_table
+from diffusability.report.summaries import (
+    ledger_rows,
+    regression_rows,
+    selection_rows,
+    verdict_counts,
+    with_interval,
+)
+from tests.unit.measurement_table import measurement_table, profiles_of
+
+TARGET = "generation.fd_judge"
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """Every table of a study with two guidance scales."""
+    table = measurement_table(14, scales=(1.0, 1.5), backbones=("sit-b",))
+    return analyse(table, profiles_of(table), AnalysisOptions(resamples=99))
+
+
+def test_noise_in_words(tables):
+    floor = tables["noise_floor"]
+    row = floor[(floor["target"] == TARGET) & (floor["cfg"] == 1.0)].iloc[0]
+    sentences = noise_sentences(floor, TARGET)
+    assert len(sentences) == 3  # two scales, and each tokenizer's best
+    first = sentences[0]
+    assert first.startswith("Noise floor of fd_judge, sit-b, cfg 1: ")
+    assert f"diffusion model moves it by {math.sqrt(row['variance_diffusion_seeds']):.3g}" in first
+    assert f"tokenizers differ by {math.sqrt(row['variance_tokenizers']):.3g}" in first
+    assert f"reliability {row['reliability']:.2f} [{row['low']:.2f}" in first
+    assert "best guidance" in sentences[-1]
+    drowned = floor.assign(variance_tokenizers=-1.0, low=math.nan)
+    assert "no more than seeds do" in noise_sentences(drowned, TARGET)[0]
+    assert "no interval" in noise_sentences(drowned, TARGET)[0]
+    unknown = floor.assign(reliability=math.nan, note="no repeated seeds")
+    assert noise_sentences(unknown, TARGET)[0].endswith("unknown (no repeated seeds)")
+
+
+def test_ledger_counts_and_puts_decided_claims_first():
+    base = {"section": "s", "statement": "t", "expected": "at least 0", "refuted_by": "r"}
+    base |= {"reason": "because", "low": math.nan, "high": math.nan, "value": math.nan}
+    ledger = pd.DataFrame(
+        [
+            {**base, "id": "c", "verdict": NOT_TESTABLE},
+            {**base, "id": "b", "verdict": CONTRADICTED, "value": -0.5, "low": -0.7, "high": -0.1},
+            {**base, "id": "a", "verdict": REPRODUCED, "value": 0.5, "low": 0.1, "high": 0.7},
+        ]
+    )
+    assert list(verdict_counts(ledger).values()) == [1, 1, 0, 1]
+    rows = ledger_rows(ledger)
+    assert [row["id"] for row in rows] == ["a", "b", "c"]
+    assert [row["measured"] for row in rows] == [
+        "0.50 [0.10, 0.70]",
+        "-0.50 [-0.70, -0.10]",
+        "none",
+    ]
+    assert with_interval(0.5, math.nan, math.nan) == "0.50, no interval"
+
+
+def test_summaries_take_the_target_over_all_families(tables):
+    fits = regression_rows(tables["regressions"], TARGET, best=3)
+    assert list(fits["cfg"]) == ["1"] * 3 + ["1.5"] * 3 + ["best of each"] * 3
+    every = tables["regressions"]
+    every = every[(every["target"] == TARGET) & (every["cfg"] == 1.0) & (every["family"] == "all")]
+    assert fits["q2"].iloc[0] == every["q2"].max()
+    chosen = selection_rows(tables["selection"], TARGET)
+    assert len(chosen) == 3 * tables["selection"]["perspective"].nunique()
+
+
+def test_tables_survive_their_files(tables, tmp_path):
+    for name, table in tables.items():
+        path = tmp_path / f"{name}.csv"
+        write_table(path, table)
+        read = read_table(path)
+        assert list(read.columns) == list(table.columns)
+        texts = [c for c in table if table[c].map(lambda v: isinstance(v, str)).any()]
+        for column in texts:
+            written = table[column].astype(object).where(table[column].notna(), "")
+            assert read[column].tolist() == written.tolist(), (name, column)
+        for column in set(table) - set(texts):
+            pd.testing.assert_series_equal(
+                read[column].astype(float), table[column].astype(float), check_dtype=False
+            )

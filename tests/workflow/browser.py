@@ -1,0 +1,59 @@
+"""A page in a real browser: what it measures of itself at a width."""
+
+import json
+import re
+import shutil
+import subprocess
+from html import escape, unescape
+from pathlib import Path
+from typing import Any
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+PROBE = """
+<script>
+  addEventListener("load", () => {
+    const root = document.documentElement;
+    const wide = [...document.querySelectorAll("body *")]
+      .filter(e => !e.closest(".scroll") && e.getBoundingClientRect().right > root.clientWidth + 1)
+      .map(e => e.tagName + " " + e.textContent.trim().slice(0, 60));
+    const fetched = performance.getEntriesByType("resource").map(e => e.name)
+      .filter(name => !name.startsWith("data:"));
+    const broken = [...document.images].filter(i => !i.naturalWidth).map(i => i.alt);
+    const input = document.querySelector("input[data-rows=numbers]");
+    input.value = "velocity.viv conv-base";
+    input.dispatchEvent(new Event("input"));
+    const shown = [...document.querySelectorAll("#numbers tbody tr")].filter(r => !r.hidden);
+    parent.document.documentElement.dataset.seen = JSON.stringify({
+      width: root.clientWidth, content: root.scrollWidth, wide, fetched, broken,
+      shown: shown.map(r => r.textContent),
+    });
+  });
+</script>
+"""
+
+
+def find_browser() -> str | None:
+    """Return the path of a Chromium, None where there is none."""
+    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
+
+
+def look(page: Path, width: int, folder: Path) -> dict[str, Any]:
+    """Return widths, what is too wide, what was fetched and which rows a filter leaves."""
+    browser = find_browser()
+    assert browser is not None
+    probed = folder / f"probed-{width}.html"
+    html = escape(page.read_text().replace("</body>", f"{PROBE}</body>"))
+    # a window cannot be as narrow as a phone, a frame can
+    frame = f'<iframe style="width:{width}px;height:900px;border:0" srcdoc="{html}"></iframe>'
+    probed.write_text(f"<!doctype html><body>{frame}</body>")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1600,1000"]
+    options += [f"--user-data-dir={folder / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    result = subprocess.run(
+        [browser, *options, "--dump-dom", f"file://{probed}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    seen = re.search(r'data-seen="([^"]*)"', result.stdout)
+    assert seen is not None, result.stderr
+    return dict(json.loads(unescape(seen[1])))
