@@ -80,7 +80,7 @@ def _profile(
         note = "a single trajectory: no standard error"
     for segment in range(steps):
         yield {
-            **{"tokenizer": tokenizer, "family": spec.network.family, "cluster": spec.cluster},
+            **{"tokenizer": tokenizer, "family": spec.family, "cluster": spec.cluster},
             **{"backbone": backbone, "cfg": float(cfg), "segment": segment},
             "time": (segment + 0.5) / steps,
             **{"value": mean[segment], "stderr": errors[segment]},

@@ -1,4 +1,4 @@
-"""A small convolutional classifier whose features serve as targets and as judge."""
+"""A small convolutional network whose features serve as targets and as judge."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,8 @@ from diffusability.encoders.interface import Encoder
 class ConvEncoder(Encoder):
     """Images to a grid of features, to one feature vector, to class logits.
 
-    The grid lies `factor` times coarser than the image. Images are floats in -1 ... 1.
+    The grid lies `factor` times coarser than the image. Images are floats in -1 ... 1. Without
+    classes there is no head, and the logits are (B, 0).
     """
 
     def __init__(
@@ -24,7 +25,8 @@ class ConvEncoder(Encoder):
             width, factor = 2 * width, factor // 2
         layers += [_Block(width), _Block(width), nn.Conv2d(width, features, 1)]
         self.trunk = nn.Sequential(*layers)
-        self.head = nn.Linear(features, num_classes)
+        # the head comes last: one seed draws the same trunk with and without it
+        self.head = nn.Linear(features, num_classes) if num_classes else None
         self.grid_channels, self.classes = features, num_classes
 
     def initialise(self, generator: torch.Generator) -> None:
@@ -49,7 +51,7 @@ class ConvEncoder(Encoder):
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the (B, num_classes) logits of (B, features) means of the feature map."""
-        return self.head(features)
+        return super().logits(features) if self.head is None else self.head(features)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (B, num_classes) logits."""

@@ -1,30 +1,43 @@
 """Encoders from their study entries and from their artifacts."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any
 
+from pydantic import Field, TypeAdapter
 from safetensors.torch import load_file
 
 from diffusability.artifacts.card import read_card
 from diffusability.data.images import ImageSet
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.encoders.interface import Encoder
+from diffusability.encoders.pretext import Spec
 from diffusability.study.encoder import SupervisedEncoder
 
+_TRAINED: TypeAdapter[Spec] = TypeAdapter(Annotated[Spec, Field(discriminator="kind")])
 
-def build_encoder(spec: SupervisedEncoder, data: ImageSet) -> ConvEncoder:
-    """Return the network of an encoder entry; `data` gives image channels and classes."""
+
+def trained_spec(values: Mapping[str, Any]) -> Spec:
+    """Return the typed entry of an encoder that the study trains itself."""
+    return _TRAINED.validate_python(dict(values))
+
+
+def build_encoder(spec: Spec, data: ImageSet) -> ConvEncoder:
+    """Return the network of an encoder entry; `data` gives image channels and classes.
+
+    Only one that was trained to name classes has class logits.
+    """
     return ConvEncoder(
         image_channels=data.images.shape[1],
         width=spec.width,
         features=spec.features,
         factor=spec.factor,
-        num_classes=data.num_classes,
+        num_classes=data.num_classes if isinstance(spec, SupervisedEncoder) else 0,
     )
 
 
 def load_encoder(folder: Path, data: ImageSet, device: str) -> Encoder:
-    """Return the trained encoder of a verified artifact, frozen, in evaluation mode."""
-    spec = SupervisedEncoder.model_validate(read_card(folder)["spec"])
-    model = build_encoder(spec, data)
+    """Return the encoder of a verified artifact, frozen, in evaluation mode."""
+    model = build_encoder(trained_spec(read_card(folder)["spec"]), data)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.to(device).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Stage `encoder`: train a small classifier on the study's own training images."""
+"""Stage `encoder`: train a small network on the study's own training images."""
 
 import logging
 from pathlib import Path
@@ -7,33 +7,61 @@ import torch
 from safetensors.torch import save_file
 
 from diffusability.artifacts.job import Job
-from diffusability.data.images import to_float
+from diffusability.data.images import ImageSet
 from diffusability.data.load import load_dataset
-from diffusability.encoders.classification import ClassificationLoss
-from diffusability.encoders.load import build_encoder
-from diffusability.study.encoder import SupervisedEncoder
-from diffusability.training.loop import Phase, Run, train
+from diffusability.encoders.held_out import held_out_numbers
+from diffusability.encoders.load import build_encoder, trained_spec
+from diffusability.encoders.pretext import (
+    LOSS_NAMES,
+    Network,
+    Spec,
+    build_loss,
+    build_network,
+    encoder_of,
+)
+from diffusability.encoders.training_images import ResidentImages
+from diffusability.training.loop import Phase, Run, Training, train
 
 logger = logging.getLogger(__name__)
 
 
 def make(job: Job, folder: Path) -> None:
-    """Write model.safetensors and history.csv; the validation accuracy goes to the log."""
-    spec = SupervisedEncoder.model_validate(job.options)
+    """Write model.safetensors and history.csv; its last row ends in held-out numbers."""
+    spec = trained_spec(job.options)
     data = load_dataset(job.input("dataset"))
-    model = build_encoder(spec, data)
-    model.initialise(torch.Generator().manual_seed(job.stream("weights")))
-    model.to(job.device)
+    training = _train(job, spec, data)
+    network = training.averaged.eval()
+    assert isinstance(network, Network)
+    generator = torch.Generator(job.device).manual_seed(job.stream("held out"))
+    numbers = held_out_numbers(spec, network, data, generator)
+    logger.info("%s: %s", job.name, ", ".join(f"{name} {x:.4f}" for name, x in numbers.items()))
+    training.history[-1].update(numbers)
+    save_file(encoder_of(network).state_dict(), folder / "model.safetensors")
+    training.write_history(folder / "history.csv")
+
+
+def _train(job: Job, spec: Spec, data: ImageSet) -> Training:
+    """Train the encoder of an entry, with what its kind puts on top, on the training images."""
+    network = build_network(spec, build_encoder(spec, data), data.images.shape[1])
+    network.initialise(torch.Generator().manual_seed(job.stream("weights")))
+    network.to(job.device)
     chosen = data.split("train")
-    images, labels = to_float(data.images[chosen]), data.labels[chosen]
-    loss = ClassificationLoss(model, images.to(job.device), labels.to(job.device))
-    training = train(
+    images = ResidentImages(data.images[chosen], torch.device(job.device))
+    loss = build_loss(spec, network, images, data.labels[chosen].to(job.device))
+    return train(
         Run(
             name=job.name,
             spec=spec.train,
-            modules={"encoder": model},
-            phases=[Phase("cross_entropy", list(model.parameters()), loss, divisible=True)],
-            images=len(images),
+            modules={"encoder": network},
+            phases=[
+                Phase(
+                    LOSS_NAMES[spec.kind],
+                    list(network.parameters()),
+                    loss,
+                    divisible=spec.kind != "contrastive",  # it compares all views of a batch
+                )
+            ],
+            images=len(chosen),
             seed=job.stream("steps"),
             state=job.state,
             averaged="encoder",
@@ -41,11 +69,3 @@ def make(job: Job, folder: Path) -> None:
             minutes=job.minutes,
         )
     )
-    kept = training.averaged.eval()
-    held_out = data.split("val")
-    with torch.no_grad():
-        predicted = kept(to_float(data.images[held_out]).to(job.device)).argmax(1).cpu()
-    accuracy = (predicted == data.labels[held_out]).float().mean().item()
-    logger.info("%s: validation accuracy %.4f", job.name, accuracy)
-    save_file(kept.state_dict(), folder / "model.safetensors")
-    training.write_history(folder / "history.csv")

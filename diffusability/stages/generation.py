@@ -32,17 +32,15 @@ def make(job: Job, folder: Path) -> None:
     real = extractor(data.images[data.split(spec.reference)])
     generated = extractor(images)
     trajectory = [Measurement(**m | {"flags": tuple(m["flags"])}) for m in notes["trajectory"]]
-    write_measurements(folder, [*_compare(job, extractor, real, generated, labels), *trajectory])
+    compared = _compare(job, extractor, real, generated)
+    named, impossible = _name(job, extractor.name, generated.logits, labels, data.num_classes)
+    write_measurements(folder, [*compared, *named, *trajectory], impossible)
 
 
 def _compare(
-    job: Job, extractor: Extractor, real: Features, generated: Features, labels: Tensor
+    job: Job, extractor: Extractor, real: Features, generated: Features
 ) -> list[Measurement]:
     """Return every comparison of generated with real features."""
-
-    def generator(use: str) -> torch.Generator:
-        return torch.Generator().manual_seed(job.stream(use))
-
     name = extractor.name
     return [
         measure_frechet(
@@ -53,23 +51,39 @@ def _compare(
             reference=real.vectors,
             generated=generated.vectors,
             extractor=name,
-            generator=generator("kernel distance"),
-        ),
-        measure_class_accuracy(
-            predicted=generated.logits.argmax(1),
-            conditioning=labels,
-            classes=generated.logits.shape[1],
-            classifier=name,
-        ),
-        measure_inception_score(
-            generated.logits.double().softmax(1),
-            classifier=name,
-            generator=generator("inception score"),
+            generator=_generator(job, "kernel distance"),
         ),
         *measure_precision_recall(
             real=real.vectors,
             generated=generated.vectors,
             extractor=name,
-            generator=generator("precision and recall"),
+            generator=_generator(job, "precision and recall"),
         ),
     ]
+
+
+def _name(
+    job: Job, name: str, logits: Tensor, labels: Tensor, classes: int
+) -> tuple[list[Measurement], list[tuple[str, str]]]:
+    """Return what the (N, K) class logits of generated images tell, and what they cannot."""
+    accuracy, score = (f"generation.{m}_{name}" for m in ("class_accuracy", "inception_score"))
+    known = logits.shape[1]
+    if not known:
+        reason = f"the extractor `{name}` names no classes"
+        return [], [(accuracy, reason), (score, reason)]
+    inception_score = measure_inception_score(
+        logits.double().softmax(1),
+        classifier=name,
+        generator=_generator(job, "inception score"),
+    )
+    if known != classes:
+        reason = f"the {known} classes of the extractor `{name}` are not the dataset's {classes}"
+        return [inception_score], [(accuracy, reason)]
+    class_accuracy = measure_class_accuracy(
+        predicted=logits.argmax(1), conditioning=labels, classes=classes, classifier=name
+    )
+    return [class_accuracy, inception_score], []
+
+
+def _generator(job: Job, use: str) -> torch.Generator:
+    return torch.Generator().manual_seed(job.stream(use))

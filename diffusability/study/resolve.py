@@ -225,8 +225,18 @@ def _check_sizes(study: Study, problems: Problems) -> None:
                     f"grid of `{name}`",
                 )
     for name in study.used_encoders:
-        factor = study.encoders[name].factor
+        encoder = study.encoders[name]
+        factor = encoder.factor
         if size % factor:
             problems.add(
                 f"encoders.{name}.factor", f"{factor} does not divide the image size {size}"
             )
+        elif isinstance(encoder, MaskedEncoder):
+            cells = (size // factor) ** 2
+            hidden = round(encoder.ratio * cells)
+            if not 0 < hidden < cells:
+                problems.add(
+                    f"encoders.{name}.ratio",
+                    f"{encoder.ratio} hides {hidden} of {cells} cells of {factor} x {factor} "
+                    "pixels; some must be hidden and some seen",
+                )

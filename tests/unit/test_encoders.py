@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from diffusability.data.digits import load_digits
 from diffusability.data.images import to_float
 from diffusability.encoders.classification import ClassificationLoss
+from diffusability.encoders.contrastive import ContrastiveNetwork
 from diffusability.encoders.convnet import ConvEncoder
+from diffusability.encoders.masked import MaskedAutoencoder
 from diffusability.study.dataset import DigitsDataset
 from diffusability.study.spec import TrainSpec
 from diffusability.training.loop import Phase, Run, train
@@ -64,3 +67,33 @@ def test_its_batch_may_be_cut(tmp_path: Path) -> None:
     assert not torch.equal(whole["head.weight"], encoder().double().head.weight)
     for name in whole:
         torch.testing.assert_close(cut[name], whole[name], rtol=0, atol=1e-12, msg=name)
+
+
+def test_one_seed_draws_layer_by_layer_and_the_same_trunk_with_and_without_classes() -> None:
+    model, generator = encoder(), torch.Generator().manual_seed(0)
+    layers = [
+        m for m in [*model.trunk.modules(), model.head] if isinstance(m, nn.Conv2d | nn.Linear)
+    ]
+    for layer in layers:
+        fan_in = layer.weight[0].numel()
+        drawn = torch.empty_like(layer.weight).normal_(0, (2 / fan_in) ** 0.5, generator=generator)
+        torch.testing.assert_close(layer.weight, drawn)
+        assert not layer.bias.any()
+    classless = ConvEncoder(image_channels=1, width=8, features=6, factor=2, num_classes=0)
+    for network in (
+        classless,
+        ContrastiveNetwork(classless, 4),
+        MaskedAutoencoder(classless, 1, 2),
+    ):
+        network.initialise(torch.Generator().manual_seed(0))
+        for name, weight in classless.state_dict().items():
+            assert torch.equal(weight, model.state_dict()[name])
+    assert set(model.state_dict()) - set(classless.state_dict()) == {"head.weight", "head.bias"}
+
+
+def test_without_classes_the_logits_are_empty() -> None:
+    model = ConvEncoder(image_channels=1, width=8, features=6, factor=2, num_classes=0)
+    model.initialise(torch.Generator().manual_seed(0))
+    assert model.classes == 0
+    assert model(torch.randn(3, 1, 8, 8)).shape == (3, 0)
+    assert model.features(torch.randn(3, 1, 8, 8)).shape == (3, 6)

@@ -42,6 +42,11 @@ CASES: list[tuple[str, Any, list[str]]] = [
     ("metrics.velocty", {}, ["metrics.velocty: unknown key", "`velocity`"]),
     ("metrics.semantics.k", 5, ["metrics.semantics.k: unknown key", "neighbours"]),
     ("select.tokenizer", "all", ["select.tokenizer: unknown key", "`tokenizers`"]),
+    (
+        "encoders.glyph",
+        {"kind": "masked", "factor": 8, "train": {"steps": 5}},
+        ["encoders.glyph.ratio: 0.6 hides 1 of 1 cells of 8 x 8 pixels"],
+    ),
     # names that do not exist
     ("select.dataset", "digit", ["select.dataset: unknown dataset `digit`", "`digits`"]),
     ("select.tokenizers", ["conv-bse"], ["unknown tokenizer `conv-bse`", "`conv-base`"]),

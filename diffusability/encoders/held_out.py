@@ -1,0 +1,72 @@
+"""What a trained encoder does on images that it has not seen."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from diffusability.data.images import ImageSet, to_float
+from diffusability.encoders.nearest_centroid import name_by_nearest_centroid
+from diffusability.encoders.pretext import LOSS_NAMES, Network, Spec, build_loss, encoder_of
+from diffusability.encoders.training_images import ResidentImages
+from diffusability.training.loop import Batch
+
+BATCH = 256
+JUDGED = 5_000  # images of a split, at most, evenly spread over it
+
+
+@torch.no_grad()
+def held_out_numbers(
+    spec: Spec, network: Network, data: ImageSet, generator: torch.Generator
+) -> dict[str, float]:
+    """Return named numbers of the validation images, for the log and the history.
+
+    Args:
+        spec: the encoder's entry.
+        network: trained, in evaluation mode, on the generator's device.
+        data: the study's images.
+        generator: of the views and masks that a loss draws.
+
+    Returns:
+        `validation_accuracy`, in [0, 1] and higher is better, with its binomial standard error: of
+        the class head where there is one, else of the nearest class mean of training features.
+        Without a class head also the training's own loss and terms, means over whole batches.
+    """
+    encoder, device = encoder_of(network), generator.device
+    asked, known = (_spread(data.split(name)) for name in ("val", "train"))
+    features = _in_batches(encoder.features, data.images[asked], device)  # (M, D)
+    if encoder.classes:
+        return _accuracy(encoder.logits(features.to(device)).argmax(1).cpu(), data.labels[asked])
+    named = name_by_nearest_centroid(
+        _in_batches(encoder.features, data.images[known], device), data.labels[known], features
+    )
+    images = ResidentImages(data.images[asked], device)
+    loss = build_loss(spec, network, images, data.labels[asked].to(device))
+    size = min(spec.train.batch, len(asked))  # the loss of a contrastive encoder depends on it
+    rows = []
+    for k in range(len(asked) // size):
+        losses = loss(Batch(k, torch.arange(k * size, (k + 1) * size), generator))
+        rows.append({LOSS_NAMES[spec.kind]: losses.total, **losses.terms})
+    terms = {
+        f"validation_{name}": torch.stack([row[name] for row in rows]).mean().item()
+        for name in rows[0]
+    }
+    return {**_accuracy(named, data.labels[asked]), **terms}
+
+
+def _spread(indices: Tensor) -> Tensor:
+    """Return at most JUDGED of the indices, from all along the split."""
+    return indices[:: -(-len(indices) // JUDGED)]
+
+
+def _in_batches(
+    network: Callable[[Tensor], Tensor], images: Tensor, device: torch.device
+) -> Tensor:
+    """Return what a network says of (N, C, H, W) uint8 images, on the CPU."""
+    return torch.cat([network(to_float(part).to(device)).cpu() for part in images.split(BATCH)])
+
+
+def _accuracy(named: Tensor, labels: Tensor) -> dict[str, float]:
+    share = (named == labels).double().mean().item()
+    stderr = (share * (1 - share) / len(labels)) ** 0.5
+    return {"validation_accuracy": share, "validation_accuracy_stderr": stderr}

@@ -1,0 +1,45 @@
+"""What each kind of encoder is trained for: its network under training, and its loss."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from diffusability.encoders.classification import ClassificationLoss
+from diffusability.encoders.contrastive import ContrastiveLoss, ContrastiveNetwork
+from diffusability.encoders.convnet import ConvEncoder
+from diffusability.encoders.masked import MaskedAutoencoder, MaskedLoss
+from diffusability.encoders.training_images import TrainingImages
+from diffusability.study.encoder import ContrastiveEncoder, MaskedEncoder, SupervisedEncoder
+from diffusability.training.loop import Batch, Losses
+
+Network = ConvEncoder | ContrastiveNetwork | MaskedAutoencoder
+Spec = SupervisedEncoder | ContrastiveEncoder | MaskedEncoder
+LOSS_NAMES = {"supervised": "cross_entropy", "contrastive": "nt_xent", "masked": "hidden_error"}
+
+
+def build_network(spec: Spec, encoder: ConvEncoder, image_channels: int) -> Network:
+    """Return the encoder with what only its training needs on top."""
+    if isinstance(spec, ContrastiveEncoder):
+        return ContrastiveNetwork(encoder, spec.projection)
+    if isinstance(spec, MaskedEncoder):
+        return MaskedAutoencoder(encoder, image_channels, spec.factor)
+    return encoder
+
+
+def encoder_of(network: Network) -> ConvEncoder:
+    """Return the encoder inside a network that `build_network` made."""
+    return network if isinstance(network, ConvEncoder) else network.encoder
+
+
+def build_loss(
+    spec: Spec, network: Network, images: TrainingImages, labels: Tensor
+) -> Callable[[Batch], Losses]:
+    """Return the loss of a network on images; labels, (N,) on the device, may go unused."""
+    match spec, network:
+        case ContrastiveEncoder(), ContrastiveNetwork():
+            return ContrastiveLoss(network, images, spec.temperature)
+        case MaskedEncoder(), MaskedAutoencoder():
+            return MaskedLoss(network, images, spec.ratio)
+        case SupervisedEncoder(), ConvEncoder():
+            return ClassificationLoss(network, images, labels)
+    raise TypeError(f"{type(network).__name__} is no network of a {spec.kind} encoder")

@@ -1,0 +1,98 @@
+"""Encoders of every kind through the stages: trained, loaded, and asked as judges."""
+
+import csv
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffusability.artifacts.job import Job
+from diffusability.data.load import load_dataset
+from diffusability.encoders.load import load_encoder
+from diffusability.study.load import read_yaml
+from diffusability.study.plan import Plan
+from diffusability.study.resolve import resolve_study
+from diffusability.study.stages import stage_module
+from tests.conftest import REPOSITORY
+
+STAGES = ("dataset", "encoder", "tokenizer", "latents", "reconstruction", "continuity")
+STAGES += ("diffusion", "samples", "generation")
+
+
+def small_study() -> dict[str, Any]:
+    """The smoke study: aligned with a masked encoder, judged by a contrastive one."""
+    study = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
+    network = {"width": 8, "features": 16, "factor": 2, "train": {"steps": 20, "lr": 2e-3}}
+    study["encoders"] = {
+        "glyph": {"kind": "masked", **network},
+        "judge": {"kind": "contrastive", **network},
+    }
+    study["select"] |= {"tokenizers": ["conv-vf-glyph"], "backbones": ["sit-b"]}
+    return study
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of every artifact, by stage and name."""
+    folders = {}
+    with pytest.MonkeyPatch.context() as patch:
+        workplace = tmp_path_factory.mktemp("study")
+        patch.chdir(workplace)
+        for artifact in Plan(resolve_study(small_study(), source="test")):
+            if artifact.stage in STAGES:
+                job = Job.from_json(artifact.job())
+                with job.writing() as folder:
+                    import_module(stage_module(artifact.stage)).make(job, folder)
+                name = artifact.labels.get("encoder")
+                folders[artifact.stage if name is None else name] = workplace / artifact.path
+    return folders
+
+
+@pytest.mark.parametrize("name", ["glyph", "judge"])
+def test_the_loaded_encoder_has_a_grid_and_no_classes(made: dict[str, Path], name: str) -> None:
+    data = load_dataset(made["dataset"])
+    model = load_encoder(made[name], data, "cpu")
+    images = torch.zeros(2, 1, 8, 8)
+    assert model.grid(images).shape == (2, model.grid_channels, 4, 4) == (2, 16, 4, 4)
+    assert model.logits(model.features(images)).shape == (2, 0)
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "terms"),
+    [("glyph", {"hidden_error", "explained"}), ("judge", {"nt_xent", "matched"})],
+)
+def test_the_history_ends_in_held_out_numbers(
+    made: dict[str, Path], name: str, terms: set[str]
+) -> None:
+    with (made[name] / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert terms <= rows[0].keys()
+    assert {f"validation_{term}" for term in terms} <= rows[0].keys()
+    assert all(row["validation_accuracy"] == "" for row in rows[:-1])
+    accuracy, stderr = (float(rows[-1][f"validation_accuracy{end}"]) for end in ("", "_stderr"))
+    assert 0.2 < accuracy < 1  # ten classes
+    assert stderr == pytest.approx((accuracy * (1 - accuracy) / 359) ** 0.5, rel=0.01)
+
+
+def test_a_judge_without_classes_declares_what_it_cannot_tell(made: dict[str, Path]) -> None:
+    cells = json.loads((made["generation"] / "measurements.json").read_text())
+    found = {cell["metric"]: cell for cell in cells}
+    for metric in ("generation.class_accuracy_judge", "generation.inception_score_judge"):
+        assert found[metric]["value"] is None
+        assert found[metric]["flags"] == ["impossible: the extractor `judge` names no classes"]
+    assert found["generation.fd_judge"]["value"] > 0
+
+
+@pytest.mark.parametrize(
+    ("stage", "metric"),
+    [("reconstruction", "reconstruction.fd_judge"), ("continuity", "continuity.ifd_judge")],
+)
+def test_a_judge_without_classes_measures_distances(
+    made: dict[str, Path], stage: str, metric: str
+) -> None:
+    cells = json.loads((made[stage] / "measurements.json").read_text())
+    assert {cell["metric"]: cell for cell in cells}[metric]["value"] > 0
