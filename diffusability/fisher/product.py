@@ -28,14 +28,15 @@ class Product(Oracle):
 
     def posterior(self, y: Tensor, v: float) -> tuple[Tensor, Tensor]:
         """Return mean (B, n) and block-diagonal covariance (B, n, n) of x given y."""
-        mean = torch.empty_like(y)
+        parts = y.split([factor.dim for factor in self.factors], dim=1)
+        found = [f.posterior(part, v) for f, part in zip(self.factors, parts, strict=True)]
         covariance = y.new_zeros(len(y), self.dim, self.dim)
         start = 0
-        for factor in self.factors:
-            block = slice(start, start + factor.dim)
-            mean[:, block], covariance[:, block, block] = factor.posterior(y[:, block], v)
-            start += factor.dim
-        return mean, covariance
+        for _, block in found:
+            place = slice(start, start + block.shape[-1])
+            covariance[:, place, place] = block
+            start += block.shape[-1]
+        return torch.cat([mean for mean, _ in found], dim=1), covariance
 
     def information(self, v: float) -> FisherInformation:
         """Return the sum over the factors."""
