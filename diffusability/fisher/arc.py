@@ -9,6 +9,7 @@ from diffusability.fisher.information import FisherInformation
 from diffusability.fisher.oracle import Oracle, posterior_information
 from diffusability.fisher.quadrature import REACH, normal_rule, panel_rule
 
+_EXPONENT = 80.0  # e^-80 is nothing, even where the normal density gains e^20 on the way
 _BATCH_BYTES = 2**22  # what fits a processor's cache
 
 
@@ -40,10 +41,12 @@ class Arc(Oracle):
         Returns:
             (B,) density up to a factor; (B, 2) mean of x relative to y; (B, 2, 2) covariance.
         """
-        nodes, weights = normal_rule((), min(2.0, 2 * math.sqrt(v)))
+        every_node, every_weight = normal_rule((), min(2.0, 2 * math.sqrt(v)))
         found = []
-        step = max(1, _BATCH_BYTES // (8 * len(nodes)))
+        step = max(1, _BATCH_BYTES // (8 * len(every_node)))
         for radius, theta in zip(r.split(step), angle.split(step), strict=True):
+            near = self._within_reach(every_node, radius, theta, v)
+            nodes, weights = every_node[near], every_weight[near]
             turn = nodes / self.radius - theta[:, None]  # (b, Q)
             sagitta = 2 * self.radius * torch.sin(turn / 2).square()  # (b, Q), R (1 - cos)
             along = self.radius * torch.sin(turn)  # (b, Q)
@@ -62,6 +65,16 @@ class Arc(Oracle):
         mass, mean, covariance = (torch.cat(part) for part in zip(*found, strict=True))
         return mass, mean, covariance
 
+    def _within_reach(self, nodes: Tensor, r: Tensor, angle: Tensor, v: float) -> Tensor:
+        """Return (Q,) bool: nodes whose kernel is not zero to rounding at some of the points."""
+        share = _EXPONENT * v / (2 * self.radius * float(r.min()))  # sin^2 of half the angle
+        if share >= 0.5:  # more than a quarter turn on either side
+            return torch.ones(len(nodes), dtype=torch.bool)
+        middle = (angle.min() + angle.max()) / 2
+        reach = 2 * math.asin(math.sqrt(share)) + float(angle.max() - angle.min()) / 2
+        turn = torch.remainder(nodes / self.radius - middle + math.pi, 2 * math.pi) - math.pi
+        return turn.abs() <= reach
+
     def posterior(self, y: Tensor, v: float) -> tuple[Tensor, Tensor]:
         """Return mean (B, 2) and covariance (B, 2, 2) of x given y."""
         angle = torch.atan2(y[:, 0], y[:, 1])  # (B,)
@@ -79,9 +92,9 @@ class Arc(Oracle):
         reach = min(math.pi, (REACH + REACH * spread) / R)
         # the density is even in the angle
         angle, angular = panel_rule([0.0, reach], 3 * spread / R)
-        points = torch.cartesian_prod(r, angle)  # (Q, 2)
-        weights = torch.outer(radial * r, angular).flatten()  # (Q,)
-        mass, _, covariance = self._local(points[:, 0], points[:, 1], v)
+        points = torch.cartesian_prod(angle, r)  # (Q, 2), neighbours share an angle
+        weights = torch.outer(angular, radial * r).flatten()  # (Q,)
+        mass, _, covariance = self._local(points[:, 1], points[:, 0], v)
         weights = weights * mass
         keep = weights > 1e-18 * weights.sum()  # where the density underflows there is no posterior
         return posterior_information(covariance[keep], weights[keep] / weights[keep].sum(), v)

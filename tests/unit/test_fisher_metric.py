@@ -1,14 +1,16 @@
 """The Fisher perspective: measurements of oracles, of Gaussian fits, and what is refused."""
 
+import math
+
 import pytest
 import torch
 
 from diffusability.diffusion.sit import SiT
 from diffusability.errors import MeasurementError
 from diffusability.fisher.denoiser import from_oracle, from_velocity
-from diffusability.fisher.deviation import fir_deviation
+from diffusability.fisher.deviation import Rate, fir_deviation
 from diffusability.fisher.gaussian import Gaussian, gaussian_information, standard_normal
-from diffusability.fisher.information import embedded, rescaled
+from diffusability.fisher.information import FisherInformation, embedded
 from diffusability.metrics.fisher import measure_fisher, measure_gaussian_fisher
 from diffusability.metrics.measurement import Measurement
 from tests.unit.fisher_examples import covariance, mixture, normal
@@ -138,25 +140,50 @@ class TestGaussianFit:
 class TestDeviation:
     """Flat isometric data: every reading has a closed form (fisher.md, 1)."""
 
+    @staticmethod
+    def rate(information: FisherInformation, stderr: float = 0.0) -> Rate:
+        return Rate(information.fir, information.dim, stderr)
+
     @pytest.mark.parametrize("d", [2, 5, 10])
     def test_dimensions_alone(self, d: int) -> None:
-        D, m, v = 10, 2, 1e-4
+        D, m, v = 10, 2, 1e-6
         plane = standard_normal(m).information(v)
-        at = fir_deviation(embedded(plane, D), embedded(plane, d), m)
-        assert at.scaled == pytest.approx((D - d) / D, abs=1e-10)
+        at = fir_deviation(self.rate(embedded(plane, D)), self.rate(embedded(plane, d)), v, m)
+        assert at.scaled.value == pytest.approx((D - d) / D, abs=1e-10)
         # the plane's own rate, 2 / (1 + v)^2, is all that stands between these and the lines
-        assert at.relative == pytest.approx((D - d) / (D - m), abs=1e-6)
-        assert at.per_dimension == pytest.approx(m * (D - d) / (d * (D - m)), abs=1e-6)
-        assert at.intrinsic == pytest.approx(0, abs=1e-6)
+        assert at.relative.value == pytest.approx((D - d) / (D - m), abs=1e-10)
+        assert at.per_dimension.value == pytest.approx(m * (D - d) / (d * (D - m)), abs=1e-10)
 
-    def test_scale_alone(self) -> None:
-        v, eps = 0.05, 0.3
+    def test_dimensions_are_no_intrinsic_deviation(self) -> None:
+        v = 0.01
+        plane = standard_normal(2).information(v)
+        at = fir_deviation(self.rate(embedded(plane, 10)), self.rate(embedded(plane, 4)), v, 2)
+        assert at.intrinsic.value == pytest.approx(0, abs=1e-9)
+
+    @pytest.mark.parametrize("eps", [0.05, 0.3])
+    def test_scale_alone(self, eps: float) -> None:
+        v = 0.05
         pixel = standard_normal(2).information(v)
-        latent = Gaussian(torch.zeros(2), (1 + eps) * torch.eye(2)).information(v)
+        latent = Gaussian(torch.zeros(2), (1 + eps) * torch.eye(2, dtype=torch.float64))
+        at = fir_deviation(self.rate(pixel), self.rate(latent.information(v)), v, 2)
         exact = 1 - ((1 + v) / (1 + eps + v)) ** 2
-        assert fir_deviation(pixel, latent, 2).relative == pytest.approx(exact, abs=1e-7)
+        for reading in (at.relative, at.per_dimension, at.intrinsic):
+            assert reading.value == pytest.approx(exact, abs=1e-10)
 
-    def test_different_noise_is_refused(self) -> None:
-        at = standard_normal(2).information(0.1)
-        with pytest.raises(ValueError, match="differ"):
-            fir_deviation(at, rescaled(at, 2.0), 2)
+    def test_errors_are_those_of_repeats(self) -> None:
+        pixel, latent, v = Rate(1010.0, 3, 3.0), Rate(520.0, 2, 2.0), 0.1
+        at = fir_deviation(pixel, latent, v, 2)
+        draws = [
+            fir_deviation(Rate(1010.0 + 3 * a, 3), Rate(520.0 + 2 * b, 2), v, 2)
+            for a, b in normal(4000, 2).tolist()
+        ]
+        for name in ("relative", "scaled", "per_dimension"):
+            values = torch.tensor([getattr(d, name).value for d in draws])
+            assert getattr(at, name).stderr == pytest.approx(float(values.std()), rel=0.05)
+
+    def test_rates_below_those_of_the_normal_directions_have_no_intrinsic_part(
+        self,
+    ) -> None:
+        at = fir_deviation(Rate(90.0, 3, 1.0), Rate(90.0, 3, 1.0), 0.1, 2)
+        assert math.isnan(at.intrinsic.value)
+        assert at.relative.value == 0
