@@ -1,6 +1,6 @@
 """FIR deviation from the data: against eps, d and 1/R (Fig. 3a-c), and against v (Fig. 7-9)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,7 +11,7 @@ from diffusability.figures.style import MARKERS, PALETTE, PANEL, use_style
 READINGS = ("relative", "scaled", "per_dimension", "intrinsic")
 EXPERIMENTS = (("scale", "eps"), ("dimension", "latent dimension d"), ("cylinder", "1 / R"))
 CURVES = 4  # noise levels, or parameters, drawn in one panel
-NOTHING = 1e-9  # deviations below this are rounding and not drawn on a logarithmic axis
+NOTHING = 1e-9  # smaller deviations are rounding: zero, or absent from a logarithmic axis
 
 
 def draw_deviation_by_parameter(table: pd.DataFrame) -> Figure:
@@ -22,8 +22,7 @@ def draw_deviation_by_parameter(table: pd.DataFrame) -> Figure:
     Args:
         table: of `fisher.toy_table`.
     """
-    learned = table.loc[table["network"] != "exact", "v"].unique()
-    chosen = _spread([v for v in sorted(learned) if v < 1])
+    chosen = _spread([v for v in sorted(table["v"].unique()) if v < 1])
     return _draw(table, "parameter", "v", chosen, "v = {:.2g}", logarithmic=False)
 
 
@@ -45,6 +44,8 @@ def _draw(
     logarithmic: bool,
 ) -> Figure:
     use_style()
+    networks = [n for n in dict.fromkeys(table["network"]) if n != "exact"]
+    markers = dict(zip(networks, MARKERS, strict=False))
     figure = Figure(figsize=(PANEL * len(EXPERIMENTS), 0.8 * PANEL * len(READINGS)))
     axes = figure.subplots(len(READINGS), len(EXPERIMENTS), squeeze=False)
     for column, (experiment, title) in enumerate(EXPERIMENTS):
@@ -52,41 +53,63 @@ def _draw(
         values = chosen
         if values is None:
             learned = rows.loc[rows["network"] != "exact", colour].unique()
-            values = _spread(sorted(learned))
+            values = _spread(sorted(learned if len(learned) else rows[colour].unique()))
         for row, reading in enumerate(READINGS):
             axis = axes[row][column]
             for k, value in enumerate(values):
                 part = rows[rows[colour] == value].sort_values(x)
-                _draw_curve(axis, part, x, reading, PALETTE[k], label.format(value))
+                if logarithmic:
+                    part = part[part[reading] > NOTHING]
+                _draw_curve(axis, part, x, reading, PALETTE[k], label.format(value), markers)
             if logarithmic:
                 axis.set_xscale("log")
-                axis.set_yscale("log")
+                _use_log_ordinates(axis, bool((rows[reading] > NOTHING).any()))
             axis.set_ylabel(reading.replace("_", " ") if column == 0 else "")
-        axes[0][column].set_title("cylinder" if experiment == "cylinder" else experiment)
+        axes[0][column].set_title(experiment)
         axes[-1][column].set_xlabel("noise variance v" if x == "v" else title)
         axes[0][column].legend(fontsize=6, frameon=False)
+    for network, marker in markers.items():
+        axes[0][-1].plot([], [], marker, color="0.4", markersize=3, label=f"learned: {network}")
+    axes[0][-1].legend(fontsize=6, frameon=False)
     figure.tight_layout()
     return figure
 
 
 def _draw_curve(
-    axis: Axes, rows: pd.DataFrame, x: str, reading: str, colour: str, label: str
+    axis: Axes,
+    rows: pd.DataFrame,
+    x: str,
+    reading: str,
+    colour: str,
+    label: str,
+    markers: Mapping[str, str],
 ) -> None:
     """Draw one exact line and the learned points of every network beside it."""
-    rows = rows[rows[reading] > NOTHING] if axis.get_yscale() == "log" else rows
     exact = rows["network"] == "exact"
-    axis.plot(rows.loc[exact, x], rows.loc[exact, reading], color=colour, label=label)
-    for k, network in enumerate(dict.fromkeys(rows.loc[~exact, "network"])):
+    line = rows[exact]
+    axis.plot(line[x], line[reading].mask(line[reading] < NOTHING, 0), color=colour, label=label)
+    for network, marker in markers.items():
         points = rows[rows["network"] == network]
+        if points.empty:
+            continue
         axis.errorbar(
             points[x],
             points[reading],
             yerr=points[f"{reading}_stderr"],
-            fmt=MARKERS[k],
+            fmt=marker,
             color=colour,
             markersize=3,
             linewidth=0.8,
         )
+
+
+def _use_log_ordinates(axis: Axes, something: bool) -> None:
+    """Make the ordinates logarithmic, or say that there is nothing to draw."""
+    if something:
+        axis.set_yscale("log")
+        return
+    axis.set_yticks([])
+    axis.text(0.5, 0.5, "zero to rounding", ha="center", transform=axis.transAxes, fontsize=7)
 
 
 def _spread(values: Sequence[float]) -> list[float]:

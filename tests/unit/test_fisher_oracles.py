@@ -97,6 +97,12 @@ class TestGaussian:
         assert at.mmse == pytest.approx(sum(a * v / (a + v) for a in lam), rel=1e-9)
         assert at.mmse_rate == pytest.approx(sum((a / (a + v)) ** 2 for a in lam), rel=1e-9)
 
+    def test_rate_is_minus_the_derivative_to_nine_digits(self) -> None:
+        oracle, v, h = Gaussian(normal(3), covariance(3)), 0.3, 3e-4
+        fi = {k: oracle.information(v + k * h).fi for k in (-2, -1, 1, 2)}
+        slope = (fi[-2] - 8 * fi[-1] + 8 * fi[1] - fi[2]) / (12 * h)  # error h^4
+        assert oracle.information(v).fir == pytest.approx(-slope, rel=1e-9)
+
     def test_linear_image(self) -> None:
         W = normal(2, 3, seed=1)
         source = Gaussian(normal(3), covariance(3))

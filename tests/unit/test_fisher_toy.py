@@ -110,7 +110,7 @@ class TestCylinder:
 
 class TestLearned:
     def test_edm_finds_the_exact_curve(self, plan: FisherToyPlan, tmp_path: Path) -> None:
-        """An EDM network on the ReLU toy, trained for a third of the study's steps."""
+        """An EDM network on the ReLU toy, trained for a fifth of the study's steps."""
         spec = plan.study.networks["edm"]
         spec = spec.model_copy(
             update={"train": spec.train.model_copy(update={"steps": 1000, "ema": 0.99})}
