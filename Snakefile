@@ -4,6 +4,7 @@
 #   snakemake -c2 --configfile studies/smoke.yaml          another study
 #   snakemake -n --config 'select={tokenizers: [conv-eq]}' a part of it, planned only
 #   snakemake figures -c1                                  every figure, from the tables
+#   snakemake fisher_toy -c2                               Fisher information on toy data, exact and learned
 #   snakemake --profile slurm                              on a cluster (slurm/config.yaml)
 from snakemake.utils import min_version
 
@@ -20,6 +21,7 @@ include: "rules/metrics.smk"
 include: "rules/diffusion.smk"
 include: "rules/analysis.smk"
 include: "rules/figures.smk"
+include: "rules/fisher.smk"
 
 
 rule all:
@@ -36,3 +38,8 @@ rule figures:
 rule tables:
     input:
         TABLES,
+
+
+rule fisher_toy:
+    input:
+        TOY_FIGURES,

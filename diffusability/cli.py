@@ -11,6 +11,7 @@ from diffusability.artifacts.card import read_card
 from diffusability.artifacts.garbage import find_garbage, remove
 from diffusability.artifacts.inventory import damage, finished, is_done, reasons, size
 from diffusability.errors import DiffusabilityError, StudyError
+from diffusability.study.fisher_toy import FISHER_TOY_STUDY, FisherToyPlan, load_fisher_toy
 from diffusability.study.load import DEFAULT_STUDY, load_study
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.problems import nearest
@@ -145,6 +146,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _gc(arguments: argparse.Namespace) -> int:
     used = {a.fingerprint for file in arguments.study for a in Plan(load_study(file))}
+    if Path(FISHER_TOY_STUDY).exists():  # a study beside all others, which no option names
+        used |= {a.fingerprint for a in FisherToyPlan(load_fisher_toy())}
     garbage = find_garbage(used, arguments.latents)
     for item in garbage:
         verb = "would remove"

@@ -97,6 +97,12 @@ STAGES: dict[str, Stage] = {
         outputs=("measurements.json",),
         labels=_SAMPLES,
     ),
+    "fisher_toy": Stage(
+        version=1,
+        rule="measure_fisher_toy",
+        outputs=("curve.csv",),
+        labels=("space", "network", "seed"),
+    ),
 }
 
 CARD = "provenance.json"

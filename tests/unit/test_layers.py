@@ -13,6 +13,7 @@ LAYERS = (
     ("figures",),
     ("analysis",),
     ("metrics",),
+    ("fisher",),
     ("diffusion", "tokenizers"),
     ("training",),
     ("latents", "data", "encoders"),

@@ -1,0 +1,1 @@
+"""Fisher information along a diffusion: exact oracles, estimators and toy experiments."""

@@ -1,0 +1,232 @@
+"""FI in its three forms, FIR and the MMSE rate of a denoiser, from one JVP a probe.
+
+With G the Jacobian of D and r a probe of independent signs, |r|^2 = n and
+E[r G r] = tr G, E|G r|^2 = |G|_F^2, symmetric or not; grad s = -(I - G) / v. So one Jacobian-vector
+product gives the divergence, the FIR and the MMSE rate at once.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diffusability.diffusion.layers import forward_mode_attention
+from diffusability.errors import MeasurementError
+from diffusability.fisher.denoiser import Denoiser
+
+EXACT_DIM = 64  # up to here n basis vectors are a fair price for no probe noise
+Quantity = Literal["score", "divergence", "held_out", "fir", "mmse_rate", "mmse"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over independent data and its standard error, in the unit of the quantity."""
+
+    value: float
+    stderr: float
+
+
+@dataclass(frozen=True)
+class FisherSamples:
+    """What one denoiser says at one noise variance, datum by datum.
+
+    All three forms of FI have the same mean for an exact denoiser. For a learned one with
+    held-out data ``held_out`` is a lower bound of the true J, J - E|s_learned - s|^2, and
+    (score + held_out) / 2 = divergence in the mean for any smooth denoiser (Stein).
+
+    Attributes:
+        v: noise variance.
+        dim: dimensions n of a datum.
+        probes: directions behind each datum and noise; n where ``exact``.
+        exact: whether the directions are a basis, so that there is no probe noise.
+        score: (N,) float64, form A, |s|^2.
+        divergence: (N,) form B, -div s.
+        held_out: (N,) form C, (|y - x|^2 - |x - D(y)|^2) / v^2.
+        fir: (N,) |grad s|_F^2.
+        mmse_rate: (N,) |G|_F^2.
+        mmse: (N,) |x - D(y)|^2.
+        asymmetry: (N,) |grad s - (grad s)^T|_F^2 / 4, zero for a gradient field; None if not asked.
+    """
+
+    v: float
+    dim: int
+    probes: int
+    exact: bool
+    score: Tensor
+    divergence: Tensor
+    held_out: Tensor
+    fir: Tensor
+    mmse_rate: Tensor
+    mmse: Tensor
+    asymmetry: Tensor | None = None
+
+    def estimate(self, quantity: Quantity) -> Estimate:
+        """Return the mean of a quantity over the data."""
+        return mean_estimate(getattr(self, quantity))
+
+    def non_conservativity(self) -> float:
+        """Return the antisymmetric share of |grad s|_F^2, in [0, 1]; 0 for a gradient field.
+
+        Raises:
+            MeasurementError: it was not asked for.
+        """
+        if self.asymmetry is None:
+            raise MeasurementError("the estimate was made without `conservativity=True`")
+        return float(self.asymmetry.mean() / self.fir.mean())
+
+
+def mean_estimate(values: Tensor) -> Estimate:
+    """Return mean and standard error, std / sqrt(N) with ddof = 1, of independent values (N,).
+
+    Raises:
+        MeasurementError: fewer than two values.
+    """
+    if len(values) < 2:
+        raise MeasurementError(f"{len(values)} data carry no standard error; give at least two")
+    return Estimate(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
+
+
+def paired_difference(a: Tensor, b: Tensor) -> Estimate:
+    """Return mean and standard error of a - b, (N,) each, made with common random numbers."""
+    return mean_estimate(a - b)
+
+
+def probe_directions(x: Tensor, index: int, exact: bool, generator: torch.Generator) -> Tensor:
+    """Return one direction r with |r|^2 = n a datum: random signs, or sqrt(n) e_index.
+
+    Args:
+        x: (N, ...) data whose shape and dtype the directions take.
+        index: which basis vector, below n.
+        exact: basis vector rather than signs.
+        generator: CPU generator of the signs.
+    """
+    if not exact:
+        signs = torch.randint(0, 2, x.shape, generator=generator, dtype=torch.int8)
+        return (2 * signs - 1).to(device=x.device, dtype=x.dtype)
+    basis = torch.zeros_like(x).flatten(1)
+    basis[:, index] = math.sqrt(basis.shape[1])
+    return basis.view_as(x)
+
+
+def sample_fisher(
+    denoiser: Denoiser,
+    x: Tensor,
+    v: float,
+    *,
+    seed: int,
+    probes: int | Literal["exact"] = 1,
+    labels: Tensor | None = None,
+    draws: int = 1,
+    antithetic: bool = False,
+    conservativity: bool = False,
+    batch_size: int = 4096,
+) -> FisherSamples:
+    """Evaluate a denoiser and its Jacobian at noisy data.
+
+    The same seed gives the same noise and probes at every v, to every denoiser, so differences
+    along a curve and between models of equal dimension are free of most of the noise. The
+    estimate is made in the precision of x: pass float64 data to a float64 network for small v.
+
+    Args:
+        denoiser: D(y; v); networks in evaluation mode, deterministic.
+        x: (N, ...) data, for ``held_out`` and ``mmse`` data that the denoiser was not trained on.
+        v: noise variance, positive.
+        seed: of noise and probes.
+        probes: random directions a noisy datum, or "exact": the full Jacobian, by n directions.
+        labels: (N,) labels given to the denoiser.
+        draws: noises a datum; averaged, so that data stay the independent unit.
+        antithetic: use every noise z with -z too. Takes the leading noise off ``held_out`` where
+            the density is smooth on the scale sqrt(v); elsewhere another draw serves as well.
+        conservativity: also measure the antisymmetric part of the Jacobian (one VJP a probe).
+        batch_size: data at once; the result does not depend on it.
+
+    Returns:
+        Per-datum values, float64 on the CPU.
+
+    Raises:
+        MeasurementError: v, probes or draws are not positive, or "exact" meets more than 64
+            dimensions.
+    """
+    dim = x[0].numel()
+    exact = probes == "exact"
+    count = dim if probes == "exact" else probes
+    if not v > 0 or count < 1 or draws < 1:
+        raise MeasurementError(f"v = {v}, {probes} probes and {draws} draws must all be positive")
+    if exact and dim > EXACT_DIM:
+        raise MeasurementError(
+            f"the exact Jacobian of {dim} dimensions needs {dim} products a datum; use probes, or "
+            f"at most {EXACT_DIM} dimensions"
+        )
+    noise_generator = torch.Generator().manual_seed(seed)
+    probe_generator = torch.Generator().manual_seed(seed + 1)
+    total = torch.zeros(len(x), 6, dtype=torch.float64)  # (N, quantities)
+    signs = (1.0, -1.0) if antithetic else (1.0,)
+    for _ in range(draws):
+        noise = torch.randn(x.shape, generator=noise_generator, dtype=x.dtype).to(x.device)
+        for index in range(count):
+            direction = probe_directions(x, index, exact, probe_generator)
+            for sign in signs:
+                z = sign * noise
+                total += _evaluate(denoiser, x, z, direction, v, labels, conservativity, batch_size)
+    mean = total / (draws * count * len(signs))
+    square, trace, gain, error, noise_square, asymmetry = mean.unbind(1)
+    return FisherSamples(
+        v,
+        dim,
+        count,
+        exact,
+        score=square,
+        divergence=(dim - trace) / v,
+        held_out=(v * noise_square - error) / v**2,
+        fir=(dim - 2 * trace + gain) / v**2,
+        mmse_rate=gain,
+        mmse=error,
+        asymmetry=asymmetry / v**2 if conservativity else None,
+    )
+
+
+def _evaluate(
+    denoiser: Denoiser,
+    x: Tensor,
+    noise: Tensor,
+    direction: Tensor,
+    v: float,
+    labels: Tensor | None,
+    conservativity: bool,
+    batch_size: int,
+) -> Tensor:
+    """Return (N, 6): |s|^2, r G r, |G r|^2, |x - D|^2, |z|^2 and |G r - G^T r|^2 / 4 a datum."""
+    rows = []
+    for start in range(0, len(x), batch_size):
+        part = slice(start, start + batch_size)
+        clean, z, r = x[part], noise[part], direction[part]
+        label = None if labels is None else labels[part]
+        y = clean + math.sqrt(v) * z
+
+        def function(point: Tensor, label: Tensor | None = label) -> Tensor:
+            return denoiser(point, v, label)
+
+        with forward_mode_attention(), torch.no_grad():
+            result = torch.func.jvp(function, (y,), (r,))
+        mean, gain = result[0], result[1]  # (b, ...) each
+        twist = torch.zeros_like(gain)
+        if conservativity:
+            with forward_mode_attention():
+                twist = (gain - torch.func.vjp(function, y)[1](r)[0].detach()) / 2
+        columns = (
+            ((mean - y) / v, (mean - y) / v),
+            (r, gain),
+            (gain, gain),
+            (clean - mean, clean - mean),
+            (z, z),
+            (twist, twist),
+        )
+        rows.append(torch.stack([_dot(a, b) for a, b in columns], dim=1))
+    return torch.cat(rows)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return (B,) inner products in float64 on the CPU."""
+    return (a.to(torch.float64) * b.to(torch.float64)).flatten(1).sum(1).cpu()

@@ -1,0 +1,124 @@
+"""Fisher information, its rate and the denoising error at one noise level: one record, its laws.
+
+Notation of this package, after "Understanding Latent Diffusability via Fisher Geometry"
+(arXiv 2604.02751): data x in R^n, noise variance v = sigma^2, y = x + sqrt(v) z, smoothed density
+p_v, score s = grad log p_v(y), posterior mean D(y) = E[x|y] and its Jacobian G = Cov(x|y) / v.
+"""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FisherInformation:
+    """The four numbers of a distribution at one noise variance.
+
+    Attributes:
+        v: noise variance sigma^2, in data units squared.
+        dim: ambient dimension n.
+        fi: J(v) = E|s|^2 = (n - E tr G) / v, per data unit squared (Eq. 3).
+        fir: -dJ/dv = E|grad s|_F^2 = E|I - G|_F^2 / v^2, per data unit to the fourth (Eq. 4).
+        mmse: E|x - D(y)|^2 = v E tr G, in data units squared (Eq. 5).
+        mmse_rate: d mmse / dv = E|G|_F^2, a pure number (Eq. 6).
+    """
+
+    v: float
+    dim: int
+    fi: float
+    fir: float
+    mmse: float
+    mmse_rate: float
+
+    def __add__(self, other: "FisherInformation") -> "FisherInformation":
+        """Return the information of independent coordinates: all four numbers add."""
+        if self.v != other.v:
+            raise ValueError(f"noise variances {self.v} and {other.v} differ")
+        return FisherInformation(
+            self.v,
+            self.dim + other.dim,
+            self.fi + other.fi,
+            self.fir + other.fir,
+            self.mmse + other.mmse,
+            self.mmse_rate + other.mmse_rate,
+        )
+
+    @property
+    def noise_gain(self) -> float:
+        """Return n - 2 v J, the intrinsic noise gain of Eq. 6."""
+        return self.dim - 2 * self.v * self.fi
+
+    @property
+    def complexity_penalty(self) -> float:
+        """Return v^2 FIR, the geometric complexity penalty of Eq. 6."""
+        return self.v**2 * self.fir
+
+
+def embedded(information: FisherInformation, dim: int) -> FisherInformation:
+    """Return the information after an isometric embedding in more dimensions (Lemma B.1).
+
+    Every normal direction adds 1/v to FI, 1/v^2 to FIR and nothing to the denoising error.
+
+    Args:
+        information: that of the distribution in its own dimension m.
+        dim: ambient dimension n >= m.
+    """
+    extra = dim - information.dim
+    if extra < 0:
+        raise ValueError(f"{information.dim} dimensions cannot be embedded in {dim}")
+    v = information.v
+    normal = FisherInformation(v, extra, extra / v, extra / v**2, 0.0, 0.0)
+    return information + normal
+
+
+def rescaled(information: FisherInformation, scale: float) -> FisherInformation:
+    """Return the information of C x at noise variance C^2 v, from that of x at v.
+
+    J_x(v) = C^2 J_Cx(C^2 v) and FIR_x(v) = C^4 FIR_Cx(C^2 v): what undoes a normalisation of
+    latents, which would otherwise hide or invent a change of scale.
+
+    Args:
+        information: that of x at v.
+        scale: C, not zero.
+    """
+    square = scale**2
+    return FisherInformation(
+        information.v * square,
+        information.dim,
+        information.fi / square,
+        information.fir / square**2,
+        information.mmse * square,
+        information.mmse_rate,
+    )
+
+
+def variance_of_flow_time(t: float) -> float:
+    """Return the noise variance of x_t / t on the linear path x_t = t x + (1 - t) z, 0 < t <= 1."""
+    return ((1 - t) / t) ** 2
+
+
+def flow_time_of_variance(v: float) -> float:
+    """Return the time in (0, 1] at which the linear path has noise variance v."""
+    return 1 / (1 + math.sqrt(v))
+
+
+def variance_of_alpha_bar(alpha_bar: float) -> float:
+    """Return the noise variance of x_t / sqrt(abar), x_t = sqrt(abar) x + sqrt(1 - abar) z."""
+    return (1 - alpha_bar) / alpha_bar
+
+
+def alpha_bar_of_variance(v: float) -> float:
+    """Return abar in (0, 1] at which a variance-preserving process has noise variance v."""
+    return 1 / (1 + v)
+
+
+def variance_exploding(information: FisherInformation, alpha_bar: float) -> FisherInformation:
+    """Return the information of x_t / sqrt(abar) from the FI and FIR of x_t itself.
+
+    The score of a variance-preserving process is that of sqrt(abar) x + noise of variance
+    1 - abar: FI_VE = abar FI_t and FIR_VE = abar^2 FIR_t.
+
+    Args:
+        information: that of sqrt(abar) x at noise variance 1 - abar.
+        alpha_bar: signal power of x_t in (0, 1].
+    """
+    return rescaled(information, alpha_bar**-0.5)

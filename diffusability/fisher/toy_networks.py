@@ -1,0 +1,157 @@
+"""The small networks of the toy study: tiny-diffusion's residual MLP, and the same behind EDM.
+
+Architecture after github.com/tanelp/tiny-diffusion: sinusoidal time, coordinates as sinusoids or
+as they are, three residual layers of 128 units.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffusability.diffusion.ddpm import linear_alpha_bars
+from diffusability.diffusion.edm import PreconditionedDenoiser, denoising_loss, training_sigma
+from diffusability.diffusion.layers import Linear
+from diffusability.errors import MeasurementError
+from diffusability.fisher.denoiser import Denoiser, from_edm, from_noise_prediction
+from diffusability.study.fisher_toy import DIFFUSION_STEPS, ToyNetwork
+from diffusability.training.loop import Batch, Losses
+
+EMBEDDING = 128  # numbers an embedded scalar
+INPUT_SCALE = 25.0  # of coordinates before their sinusoids
+NOISE_SCALE = 25.0  # of EDM's noise condition, ln(sigma) / 4, which spans about one unit
+
+
+def sinusoids(x: Tensor, scale: float) -> Tensor:
+    """Return sines and cosines of x (...,) at 64 frequencies 10000^(-j/63), (..., 128)."""
+    half = EMBEDDING // 2
+    power = torch.arange(half, dtype=x.dtype, device=x.device) / (half - 1)
+    angle = scale * x[..., None] * torch.exp(-math.log(10_000) * power)  # (..., 64)
+    return torch.cat((angle.sin(), angle.cos()), dim=-1)
+
+
+class ResidualMLP(nn.Module):
+    """Embeddings -> linear, GELU -> residual layers h + GELU(W h) -> linear.
+
+    Args:
+        dim: coordinates.
+        spec: width, layers and how coordinates enter.
+        level_scale: factor of the noise level before its sinusoids.
+    """
+
+    def __init__(self, dim: int, spec: ToyNetwork, level_scale: float) -> None:
+        super().__init__()
+        self.sinusoidal, self.level_scale = spec.inputs == "sinusoidal", level_scale
+        features = dim * EMBEDDING if self.sinusoidal else dim
+        self.first = Linear(features + EMBEDDING, spec.width)
+        self.hidden = nn.ModuleList(Linear(spec.width, spec.width) for _ in range(spec.blocks))
+        self.last = Linear(spec.width, dim)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw weights and biases uniformly in +-1/sqrt(fan in), as torch's linear layers do."""
+        with torch.no_grad():
+            for layer in (self.first, *self.hidden, self.last):
+                bound = layer.in_features**-0.5
+                for weight in layer.parameters():
+                    weight.uniform_(-bound, bound, generator=generator)
+
+    def forward(self, x: Tensor, level: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map x (B, n) at noise level (B,) to (B, n)."""
+        place = sinusoids(x, INPUT_SCALE).flatten(1) if self.sinusoidal else x
+        h = F.gelu(self.first(torch.cat((place, sinusoids(level, self.level_scale)), dim=1)))
+        for layer in self.hidden:
+            h = h + F.gelu(layer(h))
+        return self.last(h)
+
+
+class TinyDiffusion(nn.Module):
+    """A noise predictor on the 50 steps of a linear schedule.
+
+    Args:
+        dim: coordinates.
+        spec: of the network.
+    """
+
+    alpha_bars: Tensor
+
+    def __init__(self, dim: int, spec: ToyNetwork) -> None:
+        super().__init__()
+        self.network = ResidualMLP(dim, spec, level_scale=1.0)
+        self.register_buffer("alpha_bars", linear_alpha_bars(DIFFUSION_STEPS))
+
+    def loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the mean squared error of the predicted noise at random steps, x (B, n)."""
+        step = torch.randint(DIFFUSION_STEPS, (len(x),), generator=generator)
+        noise = torch.randn(x.shape, generator=generator)
+        signal = self.alpha_bars[step].to(x.dtype)[:, None]
+        point = signal.sqrt() * x + (1 - signal).sqrt() * noise
+        return F.mse_loss(self.network(point, step.to(x.dtype)), noise)
+
+    def denoiser(self) -> Denoiser:
+        """Return D(y; v) at the schedule's own noise variances; others are refused."""
+
+        def predict(x: Tensor, alpha_bar: Tensor, labels: Tensor | None) -> Tensor:
+            gap = (self.alpha_bars - alpha_bar[0]).abs()
+            step = int(gap.argmin())
+            if float(gap[step]) > 1e-9:
+                raise MeasurementError(
+                    f"abar = {float(alpha_bar[0]):.6g} is none of the {DIFFUSION_STEPS} steps that "
+                    "this network was trained on"
+                )
+            return self.network(x, torch.full_like(alpha_bar, step), labels)
+
+        return from_noise_prediction(predict)
+
+
+class EDMNetwork(nn.Module):
+    """The residual MLP behind EDM's preconditioning.
+
+    Args:
+        dim: coordinates.
+        spec: of the network.
+        sigma_data: standard deviation of the data.
+    """
+
+    def __init__(self, dim: int, spec: ToyNetwork, sigma_data: float) -> None:
+        super().__init__()
+        self.network = ResidualMLP(dim, spec, NOISE_SCALE)
+        self.preconditioned = PreconditionedDenoiser(self.network, sigma_data)
+
+    def loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return EDM's weighted denoising loss at random noise levels, x (B, n)."""
+        sigma = training_sigma(len(x), generator)
+        noise = torch.randn(x.shape, generator=generator)
+        return denoising_loss(self.preconditioned, x, sigma, noise)
+
+    def denoiser(self) -> Denoiser:
+        """Return D(y; v) at any noise variance."""
+        return from_edm(self.preconditioned)
+
+
+def toy_network(spec: ToyNetwork, points: Tensor, seed: int) -> TinyDiffusion | EDMNetwork:
+    """Return an untrained network for points (N, n), its weights drawn from the seed."""
+    dim = points.shape[1]
+    model: TinyDiffusion | EDMNetwork
+    if spec.arch == "tiny":
+        model = TinyDiffusion(dim, spec)
+    else:
+        model = EDMNetwork(dim, spec, float(points.var(0).mean().sqrt()))
+    model.network.initialise(torch.Generator().manual_seed(seed))
+    return model
+
+
+class ToyLoss:
+    """The loss of one training step of a toy network, for the training loop.
+
+    Args:
+        model: the network.
+        points: (N, n) float32 training data.
+    """
+
+    def __init__(self, model: TinyDiffusion | EDMNetwork, points: Tensor) -> None:
+        self.model, self.points = model, points
+
+    def __call__(self, batch: Batch) -> Losses:
+        """Return the loss of the batch's points."""
+        return Losses(self.model.loss(self.points[batch.indices], batch.generator))

@@ -1,0 +1,248 @@
+"""The toy study of Fisher information as typed data, and the artifacts that it consists of."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+
+from diffusability.errors import StudyError
+from diffusability.study.fingerprint import fingerprint
+from diffusability.study.load import read_yaml
+from diffusability.study.plan import Artifact
+from diffusability.study.problems import nearest
+from diffusability.study.spec import Spec, TrainSpec
+from diffusability.study.stages import path_template
+
+FISHER_TOY_STUDY = "studies/fisher_toy.yaml"
+STAGE = "fisher_toy"
+EXACT = "exact"  # stands where a learned curve names its network
+DIFFUSION_STEPS = 50  # of tiny-diffusion
+INTRINSIC_DIM = 2  # of all data of the toy study
+Function = Literal["relu", "gelu", "sigmoid", "tanh", "leaky"]
+Variance = Annotated[float, Field(gt=0)]
+
+
+def step_variances() -> list[float]:
+    """Return the 50 noise variances (1 - abar) / abar of tiny-diffusion's linear schedule."""
+    found, alpha_bar = [], 1.0
+    for step in range(DIFFUSION_STEPS):
+        alpha_bar *= 1 - (1e-4 + step * (0.02 - 1e-4) / (DIFFUSION_STEPS - 1))
+        found.append((1 - alpha_bar) / alpha_bar)
+    return found
+
+
+class ToyDistribution(Spec):
+    """One two-dimensional normal distribution, as it is or encoded.
+
+    `normal`: N(0, I_2) in `dim` dimensions, times sqrt(1 + eps); `activation`: each coordinate
+    through `function`; `cylinder`: the first coordinate wrapped round a circle.
+    """
+
+    kind: Literal["normal", "activation", "cylinder"]
+    dim: PositiveInt = Field(2, description="ambient dimension")
+    eps: float = Field(0.0, ge=0, description="variance above 1")
+    function: Function | None = None
+    slope: float | None = Field(None, description="of the negative side of a leaky ReLU")
+    inverse_radius: PositiveFloat | None = Field(None, description="1 / R of the cylinder")
+
+
+class ToyNetwork(Spec):
+    """A network of the toy study: a residual MLP as noise predictor or as EDM denoiser."""
+
+    arch: Literal["tiny", "edm"]
+    inputs: Literal["identity", "sinusoidal"] = Field(description="how coordinates are fed in")
+    width: PositiveInt = Field(128, description="hidden units")
+    blocks: PositiveInt = Field(3, description="residual layers")
+    points: PositiveInt = Field(description="training data")
+    train: TrainSpec
+
+
+class ToyCurve(Spec):
+    """What one curve is made of; a curve without a network is exact."""
+
+    distribution: ToyDistribution
+    variances: tuple[Variance, ...]
+    network: ToyNetwork | None = None
+    samples: PositiveInt | None = None
+
+
+class Activations(Spec):
+    """Experiment 4.1: activation functions as encoders."""
+
+    functions: tuple[Literal["relu", "gelu", "sigmoid", "tanh"], ...]
+    slopes: tuple[float, ...]
+    networks: tuple[str, ...]
+
+
+class Scales(Spec):
+    """Experiment 4.2(a): FIR deviation against eps."""
+
+    eps: tuple[PositiveFloat, ...]
+    learned: tuple[PositiveFloat, ...]
+    networks: tuple[str, ...]
+
+
+class Dimensions(Spec):
+    """Experiment 4.2(b): FIR deviation against the latent dimension."""
+
+    ambient: PositiveInt
+    dims: tuple[Annotated[int, Field(ge=INTRINSIC_DIM)], ...]
+    learned: tuple[PositiveInt, ...]
+    networks: tuple[str, ...]
+
+
+class Cylinders(Spec):
+    """Experiment 4.2(c): FIR deviation against 1/R."""
+
+    inverse_radii: tuple[PositiveFloat, ...]
+    learned: tuple[PositiveFloat, ...]
+    networks: tuple[str, ...]
+
+
+class FisherToy(Spec):
+    """The toy study."""
+
+    name: str
+    seeds: tuple[NonNegativeInt, ...]
+    steps: tuple[Annotated[int, Field(ge=0, lt=DIFFUSION_STEPS)], ...]
+    variances: tuple[Variance, ...]
+    samples: Annotated[int, Field(ge=2)]
+    networks: Mapping[str, ToyNetwork]
+    activation: Activations
+    scale: Scales
+    dimension: Dimensions
+    cylinder: Cylinders
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One latent space in one experiment.
+
+    Attributes:
+        experiment: "activation", "scale", "dimension" or "cylinder".
+        space: name of the latent space.
+        pixel: name of the space that it is compared with.
+        parameter: what the experiment varies: slope, eps, d or 1/R; None for other functions.
+        networks: learned beside the exact curve.
+    """
+
+    experiment: str
+    space: str
+    pixel: str
+    parameter: float | None
+    networks: tuple[str, ...]
+
+
+class FisherToyPlan:
+    """All curves of the toy study, and which panel each belongs to."""
+
+    def __init__(self, study: FisherToy) -> None:
+        """Lay out the artifacts; nothing is read from disk."""
+        self.study = study
+        self.panels = list(_panels(study))
+        self._by_path: dict[str, Artifact] = {}
+        for panel in self.panels:
+            for space in (panel.pixel, panel.space):
+                self._add(space, EXACT, 0)
+                for network in panel.networks:
+                    for seed in study.seeds:
+                        self._add(space, network, seed)
+
+    def __iter__(self) -> Iterator[Artifact]:
+        """Iterate over the curves."""
+        return iter(self._by_path.values())
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the study's table."""
+        return fingerprint("tables", 1, {}, 0, {a.path: a.fingerprint for a in self})
+
+    def find(self, labels: Mapping[str, str]) -> Artifact:
+        """Return the curve that a rule's wildcards name.
+
+        Raises:
+            StudyError: the study has no such curve.
+        """
+        keys = ("space", "network", "seed", "fingerprint")
+        path = path_template(STAGE).format(**{key: labels[key] for key in keys})
+        if path not in self._by_path:
+            raise StudyError(f"{path}: not in the toy study ({nearest(path, self._by_path)})")
+        return self._by_path[path]
+
+    def curve(self, space: str, network: str, seed: int) -> Artifact:
+        """Return the curve of a space and a network (or "exact", which has no seed)."""
+        seed = 0 if network == EXACT else seed
+        labels = {"space": space, "network": network, "seed": str(seed)}
+        spec = _curve(self.study, space, network)
+        return Artifact(STAGE, labels, spec.canonical(), seed, {})
+
+    def _add(self, space: str, network: str, seed: int) -> None:
+        artifact = self.curve(space, network, seed)
+        self._by_path.setdefault(artifact.path, artifact)
+
+
+def load_fisher_toy(path: str | Path = FISHER_TOY_STUDY) -> FisherToy:
+    """Return the toy study of a file.
+
+    Raises:
+        StudyError: with every problem found, by key path and reason.
+    """
+    try:
+        study = FisherToy.model_validate(read_yaml(path))
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise StudyError("\n".join(f"{path}: {line}" for line in lines)) from None
+    for name in ("activation", "scale", "dimension", "cylinder"):
+        for network in getattr(study, name).networks:
+            if network not in study.networks:
+                hint = nearest(network, study.networks)
+                raise StudyError(f"{path}: {name}.networks: no network `{network}` ({hint})")
+    return study
+
+
+def _panels(study: FisherToy) -> Iterator[Panel]:
+    functions, scale = study.activation, study.scale
+    for function in functions.functions:
+        yield Panel("activation", function, "plane-2", None, functions.networks)
+    for slope in functions.slopes:
+        yield Panel("activation", f"leaky-{slope:g}", "plane-2", slope, functions.networks)
+    for eps in scale.eps:
+        networks = scale.networks if eps in scale.learned else ()
+        yield Panel("scale", f"scale-{eps:g}", "plane-2", eps, networks)
+    dims = study.dimension
+    for d in dims.dims:
+        networks = dims.networks if d in dims.learned else ()
+        yield Panel("dimension", f"plane-{d}", f"plane-{dims.ambient}", d, networks)
+    cylinder = study.cylinder
+    for inverse in cylinder.inverse_radii:
+        networks = cylinder.networks if inverse in cylinder.learned else ()
+        yield Panel("cylinder", f"cylinder-{inverse:g}", "plane-3", inverse, networks)
+
+
+def _distribution(space: str) -> ToyDistribution:
+    """Return the distribution of a name that `_panels` gave."""
+    kind, _, number = space.partition("-")
+    values: dict[str, Any] = {
+        "plane": lambda: {"kind": "normal", "dim": int(number)},
+        "scale": lambda: {"kind": "normal", "eps": float(number)},
+        "leaky": lambda: {"kind": "activation", "function": "leaky", "slope": float(number)},
+        "cylinder": lambda: {"kind": "cylinder", "dim": 3, "inverse_radius": float(number)},
+    }.get(kind, lambda: {"kind": "activation", "function": kind})()
+    return ToyDistribution(**values)
+
+
+def _curve(study: FisherToy, space: str, network: str) -> ToyCurve:
+    schedule = step_variances()
+    known = tuple(schedule[step] for step in sorted(study.steps))
+    everywhere = tuple(sorted({*known, *study.variances}))
+    if network == EXACT:
+        return ToyCurve(distribution=_distribution(space), variances=everywhere)
+    entry = study.networks[network]
+    return ToyCurve(
+        distribution=_distribution(space),
+        variances=known if entry.arch == "tiny" else everywhere,
+        network=entry,
+        samples=study.samples,
+    )

@@ -1,0 +1,38 @@
+"""Draw the toy study of Fisher information from its table."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from diffusability.figures.fisher_activation import draw_activations
+from diffusability.figures.fisher_deviation import (
+    draw_deviation_by_noise,
+    draw_deviation_by_parameter,
+)
+from diffusability.figures.style import write_figure
+
+FIGURES = {
+    "activations": draw_activations,
+    "deviation_by_parameter": draw_deviation_by_parameter,
+    "deviation_by_noise": draw_deviation_by_noise,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", type=Path, required=True, help="table of the toy study")
+    parser.add_argument("--output", type=Path, nargs="+", required=True, help="<figure>.<format>")
+    arguments = parser.parse_args(argv)
+    table = pd.read_csv(arguments.table)
+    for name in dict.fromkeys(path.stem for path in arguments.output):
+        paths = [path for path in arguments.output if path.stem == name]
+        write_figure(FIGURES[name](table), paths)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""Put every curve of the toy study beside that of its data, in one table."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffusability.artifacts.atomic import write_bytes
+from diffusability.errors import DiffusabilityError, StudyError
+from diffusability.fisher.toy_table import toy_table
+from diffusability.study.fisher_toy import FisherToyPlan, load_fisher_toy
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--study", required=True, help="file of the toy study")
+    parser.add_argument("--fingerprint", help="refuse to run if the study's is another")
+    parser.add_argument("--output", type=Path, required=True, help="table to write")
+    arguments = parser.parse_args(argv)
+    try:
+        plan = FisherToyPlan(load_fisher_toy(arguments.study))
+        if arguments.fingerprint not in (None, plan.fingerprint):
+            raise StudyError(f"{arguments.study}: was edited while the workflow ran; run it again")
+        table = toy_table(plan).to_csv(index=False, lineterminator="\n")
+        write_bytes(arguments.output, table.encode())
+    except DiffusabilityError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

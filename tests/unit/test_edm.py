@@ -1,0 +1,110 @@
+"""EDM and DDPM: preconditioning, grids, and the Heun sampler on a distribution that is known."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diffusability.diffusion.ddpm import linear_alpha_bars, noise_variances
+from diffusability.diffusion.edm import (
+    PreconditionedDenoiser,
+    denoising_loss,
+    heun_sample,
+    sigma_grid,
+    training_sigma,
+)
+from diffusability.fisher.gaussian import Gaussian
+
+
+class Nothing(nn.Module):
+    def forward(self, y: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
+        return torch.zeros_like(y)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 2.0])
+def test_without_a_network_it_denoises_a_normal_exactly(sigma_data: float) -> None:
+    model = PreconditionedDenoiser(Nothing(), sigma_data)
+    exact = Gaussian(torch.zeros(3), sigma_data**2 * torch.eye(3))
+    y = normal(5, 3)
+    for sigma in (0.01, 1.0, 30.0):
+        seen = model(y, torch.full((5,), sigma, dtype=torch.float64))
+        torch.testing.assert_close(seen, exact.denoise(y, sigma**2), rtol=1e-12, atol=1e-14)
+
+
+def test_preconditioning_gives_the_network_unit_input_and_unit_target() -> None:
+    class Spy(nn.Module):
+        def forward(self, y: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
+            self.seen, self.noise = y, noise
+            return torch.zeros_like(y)
+
+    spy = Spy()
+    x, z = 0.5 * normal(20_000, 2), normal(20_000, 2, seed=1)
+    for sigma in (0.05, 0.5, 5.0):
+        level = torch.full((20_000,), sigma, dtype=torch.float64)
+        # F = 0 leaves its target's square as the loss, which EDM's weight makes 1
+        loss = denoising_loss(PreconditionedDenoiser(spy), x, level, z)
+        assert float(loss) == pytest.approx(1, rel=0.03)
+        assert float(spy.seen.std()) == pytest.approx(1, rel=0.02)
+        torch.testing.assert_close(spy.noise, level.log() / 4)
+
+
+def test_training_levels() -> None:
+    sigma = training_sigma(100_000, torch.Generator().manual_seed(0)).log()
+    assert float(sigma.mean()) == pytest.approx(-1.2, abs=0.02)
+    assert float(sigma.std()) == pytest.approx(1.2, abs=0.02)
+
+
+@pytest.mark.parametrize("steps", [2, 18, 40])
+def test_sampler_grid(steps: int) -> None:
+    grid = sigma_grid(steps)
+    assert len(grid) == steps + 1
+    assert (float(grid[0]), float(grid[-2]), float(grid[-1])) == (80.0, 0.002, 0.0)
+    roots = grid[:-1] ** (1 / 7)
+    torch.testing.assert_close(roots.diff(), roots.diff()[:1].expand(steps - 1), rtol=1e-9, atol=0)
+
+
+def exact_denoiser(spread: Tensor):
+    def denoise(y: Tensor, sigma: Tensor) -> Tensor:
+        square = sigma[:, None].square()
+        return y * spread / (spread + square)
+
+    return denoise
+
+
+def test_heun_follows_the_flow_of_a_gaussian() -> None:
+    # y(sigma) = y0 sqrt(lam + sigma^2) / sqrt(lam + sigma0^2), and the error falls fourfold
+    spread = torch.tensor([1.0, 0.04], dtype=torch.float64)
+    noise = normal(50, 2)
+    exact = 80 * noise * (spread / (spread + 80**2)).sqrt()
+    errors = [
+        float((heun_sample(exact_denoiser(spread), noise, sigma_grid(n)) - exact).abs().max())
+        for n in (40, 80, 160)
+    ]
+    for coarse, fine in pairwise(errors):
+        assert 3.5 < coarse / fine < 4.5
+
+
+def test_fresh_noise_keeps_the_distribution() -> None:
+    spread = torch.tensor([1.0, 0.25], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(3)
+    drawn = heun_sample(
+        exact_denoiser(spread), normal(20_000, 2), sigma_grid(160), churn=20, generator=generator
+    )
+    torch.testing.assert_close(drawn.var(0), spread, rtol=0.03, atol=0)
+    plain = heun_sample(exact_denoiser(spread), normal(20_000, 2), sigma_grid(160))
+    assert float((drawn - plain).abs().mean()) > 0.1
+
+
+def test_ddpm_grid() -> None:
+    v = noise_variances(linear_alpha_bars(50))
+    assert float(v[0]) == pytest.approx(1.0001e-4, rel=1e-5)
+    assert float(v[49]) == pytest.approx(0.6585, abs=5e-5)
+    steps = linear_alpha_bars(3, low=0.1, high=0.3)
+    assert steps.tolist() == pytest.approx([0.9, 0.9 * 0.8, 0.9 * 0.8 * 0.7])
+    assert math.isclose(float(noise_variances(linear_alpha_bars(1000))[-1]), 2.5e4, rel_tol=0.02)
