@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from diffusability.figures.style import MARKERS, PALETTE, PANEL, use_style
+from diffusability.figures.style import INK, MARKERS, PALETTE, PANEL, use_style
 
 QUANTITIES = (("fi", "FI"), ("fir", "FIR"), ("mmse_rate", "MMSE rate"))
 
@@ -37,10 +37,9 @@ def _draw_panel(axis: Axes, rows: pd.DataFrame, name: str) -> None:
     exact = rows["network"] == "exact"
     networks = list(dict.fromkeys(rows.loc[~exact, "network"]))
     spaces = list(dict.fromkeys(rows["space"]))
-    own = [("data", f"pixel_{name}", rows[rows["space"] == spaces[0]], PALETTE[6])]
-    colours = [c for c in PALETTE if c != PALETTE[6]]
+    own = [("data", f"pixel_{name}", rows[rows["space"] == spaces[0]], INK)]
     for k, space in enumerate(spaces):
-        own.append((space, name, rows[rows["space"] == space], colours[k]))
+        own.append((space, name, rows[rows["space"] == space], PALETTE[k]))
     for label, column, part, colour in own:
         line = part[part["network"] == "exact"].sort_values("v")
         axis.plot(line["v"], line[column], color=colour, linewidth=1.2, label=label)

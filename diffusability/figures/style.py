@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+import seaborn as sns
 from matplotlib.figure import Figure
 
 from diffusability.artifacts.atomic import write_bytes
@@ -23,6 +24,10 @@ CLUSTERS = {
     "mae": ("#8C8C00", "<"),
 }
 OTHERS = (("#666666", "p"), ("#332288", ">"), ("#117733", "h"))
+# of series that are no clusters: seaborn's palette for colour-blind readers, markers beside it
+PALETTE = tuple(sns.color_palette("colorblind", 8).as_hex())
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+PANEL = 2.9  # inches, width and height of a panel of such series
 INK = "0.15"  # grey of text and axes
 QUIET = "0.45"  # grey of what is beside the data: bars, lines, sentences
 TEXT = 7.0  # points; nothing but the numbers of points is smaller by more than a point
