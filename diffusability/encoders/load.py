@@ -8,7 +8,8 @@ from diffusability.artifacts.card import read_card
 from diffusability.data.images import ImageSet
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.encoders.interface import Encoder
-from diffusability.study.encoder import SupervisedEncoder
+from diffusability.encoders.vision import load_vision_encoder
+from diffusability.study.encoder import SupervisedEncoder, VisionEncoder
 
 
 def build_encoder(spec: SupervisedEncoder, data: ImageSet) -> ConvEncoder:
@@ -23,8 +24,11 @@ def build_encoder(spec: SupervisedEncoder, data: ImageSet) -> ConvEncoder:
 
 
 def load_encoder(folder: Path, data: ImageSet, device: str) -> Encoder:
-    """Return the trained encoder of a verified artifact, frozen, in evaluation mode."""
-    spec = SupervisedEncoder.model_validate(read_card(folder)["spec"])
-    model = build_encoder(spec, data)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    """Return the encoder of a verified artifact, frozen, in evaluation mode."""
+    entry, state = read_card(folder)["spec"], load_file(folder / "model.safetensors")
+    if entry["kind"] == "vision":
+        vision = VisionEncoder.model_validate(entry)
+        return load_vision_encoder(vision.model, state, data.images.shape[-1]).to(device)
+    model = build_encoder(SupervisedEncoder.model_validate(entry), data)
+    model.load_state_dict(state)
     return model.to(device).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Stage `encoder`: train a small classifier on the study's own training images."""
+"""Stage `encoder`: train a small classifier on the study's images, or copy published weights."""
 
 import logging
 from pathlib import Path
@@ -11,7 +11,9 @@ from diffusability.data.images import to_float
 from diffusability.data.load import load_dataset
 from diffusability.encoders.classification import ClassificationLoss
 from diffusability.encoders.load import build_encoder
-from diffusability.study.encoder import SupervisedEncoder
+from diffusability.encoders.vision import load_vision_encoder, read_weights
+from diffusability.study.encoder import SupervisedEncoder, VisionEncoder
+from diffusability.study.vision_models import weight_file
 from diffusability.training.loop import Phase, Run, train
 
 logger = logging.getLogger(__name__)
@@ -19,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 def make(job: Job, folder: Path) -> None:
     """Write model.safetensors and history.csv; the validation accuracy goes to the log."""
+    if job.spec["kind"] == "vision":
+        copy_vision(job, folder)
+        return
     spec = SupervisedEncoder.model_validate(job.spec)
     data = load_dataset(job.input("dataset"))
     model = build_encoder(spec, data)
@@ -49,3 +54,14 @@ def make(job: Job, folder: Path) -> None:
     logger.info("%s: validation accuracy %.4f", job.name, accuracy)
     save_file(kept.state_dict(), folder / "model.safetensors")
     training.write_history(folder / "history.csv")
+
+
+def copy_vision(job: Job, folder: Path) -> None:
+    """Write the published weights, once they fit their model, and a history without steps."""
+    spec = VisionEncoder.model_validate({**job.spec, **job.local})
+    path = weight_file(spec.model, spec.weights)
+    state = read_weights(spec.model, path)
+    load_vision_encoder(spec.model, state, image_side=256)  # refuses what does not fit
+    logger.info("%s: %d tensors from %s", job.name, len(state), path)
+    save_file(state, folder / "model.safetensors")
+    (folder / "history.csv").write_text("step\n")
