@@ -110,7 +110,7 @@ def build_network(facts: VisionFacts, image_side: int, **changes: Any) -> nn.Mod
     if facts.library == "transformers":
         heads = facts.channels // 64
         sizes = {"hidden_size": facts.channels, "num_attention_heads": heads, "image_size": 224}
-        depth = {"num_hidden_layers": changes.get("depth", 24), "patch_size": facts.patch}
+        depth = {"num_hidden_layers": changes.get("depth", facts.depth), "patch_size": facts.patch}
         return library.Dinov2Model(library.Dinov2Config(**sizes, **depth))
     return library.create_model(
         facts.network,

@@ -47,6 +47,7 @@ class VisionFacts:
         hub: repository of the model hub whose weight file fits.
         patch: pixels of the network's input per token, along one side.
         channels: D of a token.
+        depth: blocks.
         prefix: class and register tokens in front of the patch tokens; they are dropped.
         norm: mean and standard deviation of an image in 0 ... 1, by channel.
         final_norm: whether the feature is taken after the last norm, or before it.
@@ -58,6 +59,7 @@ class VisionFacts:
     hub: str
     patch: int
     channels: int
+    depth: int
     prefix: int
     norm: Normalisation
     final_norm: bool
@@ -76,7 +78,7 @@ class VisionFacts:
 def _timm(
     network: str,
     patch: int,
-    channels: int,
+    size: tuple[int, int],
     prefix: int,
     norm: Normalisation,
     final_norm: bool,
@@ -84,40 +86,41 @@ def _timm(
     hub: str | None = None,
 ) -> VisionFacts:
     """Return a row; timm's repositories carry the names of its networks."""
-    return VisionFacts(
-        network, hub or f"timm/{network}", patch, channels, prefix, norm, final_norm, resize
-    )
+    hub = hub or f"timm/{network}"
+    return VisionFacts(network, hub, patch, *size, prefix, norm, final_norm, resize)
 
 
+BASE, LARGE = (768, 12), (1024, 24)  # channels, depth
 # C-RADIO takes 0 ... 1 and normalises inside, with CLIP's values; timm's network leaves that to us.
 # CLIP: the plain repository holds the weights, the quickgelu network the activation they had.
 # MAE: before the final norm, as iREPA; VA-VAE takes it after.
 FACTS: dict[VisionModel, VisionFacts] = {
     "clip-l": _timm(
-        *("vit_large_patch14_clip_quickgelu_224.openai", 14, 1024, 1, CLIP, False, "bicubic"),
+        *("vit_large_patch14_clip_quickgelu_224.openai", 14, LARGE, 1, CLIP, False, "bicubic"),
         hub="timm/vit_large_patch14_clip_224.openai",
     ),
-    "cradio-b": _timm("vit_base_patch16_radio_v3.c_radio", 16, 768, 8, CLIP, False),
-    "cradio-l": _timm("vit_large_patch16_radio_v3.c_radio", 16, 1024, 8, CLIP, False),
-    "dinov2-b": _timm("vit_base_patch14_dinov2.lvd142m", 14, 768, 1, IMAGENET, True, "bicubic"),
-    "dinov2-l": _timm("vit_large_patch14_dinov2.lvd142m", 14, 1024, 1, IMAGENET, True, "bicubic"),
-    "dinov3-b": _timm("vit_base_patch16_dinov3.lvd1689m", 16, 768, 5, IMAGENET, True),
-    "dinov3-l": _timm("vit_large_patch16_dinov3.lvd1689m", 16, 1024, 5, IMAGENET, True),
-    "langpe-l": _timm("vit_pe_lang_large_patch14_448.fb", 14, 1024, 1, HALF, False),
-    "mae-l": _timm("vit_large_patch16_224.mae", 16, 1024, 1, IMAGENET, False),
+    "cradio-b": _timm("vit_base_patch16_radio_v3.c_radio", 16, BASE, 8, CLIP, False),
+    "cradio-l": _timm("vit_large_patch16_radio_v3.c_radio", 16, LARGE, 8, CLIP, False),
+    "dinov2-b": _timm("vit_base_patch14_dinov2.lvd142m", 14, BASE, 1, IMAGENET, True, "bicubic"),
+    "dinov2-l": _timm("vit_large_patch14_dinov2.lvd142m", 14, LARGE, 1, IMAGENET, True, "bicubic"),
+    "dinov3-b": _timm("vit_base_patch16_dinov3.lvd1689m", 16, BASE, 5, IMAGENET, True),
+    "dinov3-l": _timm("vit_large_patch16_dinov3.lvd1689m", 16, LARGE, 5, IMAGENET, True),
+    "langpe-l": _timm("vit_pe_lang_large_patch14_448.fb", 14, (1024, 23), 1, HALF, False),
+    "mae-l": _timm("vit_large_patch16_224.mae", 16, LARGE, 1, IMAGENET, False),
     "mocov3-l": _timm(
-        *("vit_large_patch16_224", 16, 1024, 1, IMAGENET, True),
+        *("vit_large_patch16_224", 16, LARGE, 1, IMAGENET, True),
         hub="nyu-visionx/moco-v3-vit-l",
     ),
-    "pe-b": _timm("vit_pe_core_base_patch16_224.fb", 16, 768, 1, HALF, False),
-    "pe-l": _timm("vit_pe_core_large_patch14_336.fb", 14, 1024, 1, HALF, False),
-    "spatialpe-b": _timm("vit_pe_spatial_base_patch16_512.fb", 16, 768, 1, HALF, False),
-    "spatialpe-l": _timm("vit_pe_spatial_large_patch14_448.fb", 14, 1024, 1, HALF, False),
+    "pe-b": _timm("vit_pe_core_base_patch16_224.fb", 16, BASE, 1, HALF, False),
+    "pe-l": _timm("vit_pe_core_large_patch14_336.fb", 14, LARGE, 1, HALF, False),
+    "spatialpe-b": _timm("vit_pe_spatial_base_patch16_512.fb", 16, BASE, 1, HALF, False),
+    "spatialpe-l": _timm("vit_pe_spatial_large_patch14_448.fb", 14, LARGE, 1, HALF, False),
     "webssl-300m": VisionFacts(
         network="Dinov2Model",
         hub="facebook/webssl-dino300m-full2b-224",
         patch=14,
         channels=1024,
+        depth=24,
         prefix=1,
         norm=IMAGENET,
         final_norm=True,

@@ -160,6 +160,15 @@ def test_facts_agree_with_the_library(encoder: VisionModelEncoder) -> None:
         assert cast(Any, encoder.network).patch_embed.patch_size == (facts.patch, facts.patch)
 
 
+@pytest.mark.parametrize("model", VISION_MODELS)
+def test_sizes_agree_with_the_library(model: VisionModel) -> None:
+    facts = FACTS[model]
+    with torch.device("meta"):
+        network: Any = build_network(facts, 256)
+    blocks = network.blocks if facts.library == "timm" else network.encoder.layer
+    assert len(blocks) == facts.depth
+
+
 @pytest.mark.parametrize("model", SMALL)
 def test_positions_are_resampled_once_to_the_grid(model: VisionModel) -> None:
     torch.manual_seed(0)
