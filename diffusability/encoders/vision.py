@@ -7,17 +7,16 @@ scale: VA-VAE's own code gave its vision models -1 ... 1 instead of what they we
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from diffusability.encoders.interface import Encoder
+from diffusability.encoders.packages import import_extra
 from diffusability.errors import ArtifactError, StudyError
-from diffusability.study.needs import describe_package
 from diffusability.study.vision_models import FACTS, VisionFacts, VisionModel
 
 State = dict[str, Tensor]
@@ -104,15 +103,16 @@ def build_network(facts: VisionFacts, image_side: int, **changes: Any) -> nn.Mod
         changes: options of the library that replace the published ones, e.g. a smaller depth.
 
     Raises:
-        StudyError: the library is not installed.
+        StudyError: the library is not installed, or does not import.
     """
-    library = _library(facts.library)
+    what = f"vision model {facts.network}"
     if facts.library == "transformers":
+        dinov2 = import_extra("transformers.models.dinov2.modeling_dinov2", what)
         heads = facts.channels // 64
         sizes = {"hidden_size": facts.channels, "num_attention_heads": heads, "image_size": 224}
         depth = {"num_hidden_layers": changes.get("depth", facts.depth), "patch_size": facts.patch}
-        return library.Dinov2Model(library.Dinov2Config(**sizes, **depth))
-    return library.create_model(
+        return dinov2.Dinov2Model(dinov2.Dinov2Config(**sizes, **depth))
+    return import_extra("timm", what).create_model(
         facts.network,
         pretrained=False,
         num_classes=0,
@@ -121,13 +121,6 @@ def build_network(facts: VisionFacts, image_side: int, **changes: Any) -> nn.Mod
         dynamic_img_size=True,
         **changes,
     )
-
-
-def _library(name: str) -> ModuleType:
-    try:
-        return import_module(name)
-    except ModuleNotFoundError:
-        raise StudyError(describe_package(name)) from None
 
 
 def read_weights(model: VisionModel, path: Path) -> State:
@@ -221,6 +214,22 @@ def load_vision_encoder(
         )
     network.load_state_dict(fitted, strict=False)  # what is missing is unused, as checked above
     return VisionModelEncoder(facts, network)
+
+
+def import_vision(model: VisionModel, path: Path, target: Path) -> None:
+    """Copy the weights of a published file that features depend on, once they fit their model.
+
+    Args:
+        model: name of the model.
+        path: see `read_weights`.
+        target: safetensors file to write; `load_vision_encoder` takes its tensors.
+
+    Raises:
+        ArtifactError: the file is missing, damaged, or of another network.
+    """
+    state = read_weights(model, path)
+    load_vision_encoder(model, state, image_side=256)  # refuses what does not fit
+    save_file(state, target)
 
 
 def _some(names: list[str]) -> str:

@@ -11,7 +11,7 @@ from diffusability.data.images import to_float
 from diffusability.data.load import load_dataset
 from diffusability.encoders.classification import ClassificationLoss
 from diffusability.encoders.load import build_encoder
-from diffusability.encoders.vision import load_vision_encoder, read_weights
+from diffusability.encoders.vision import import_vision
 from diffusability.study.encoder import SupervisedEncoder, VisionEncoder
 from diffusability.study.vision_models import weight_file
 from diffusability.training.loop import Phase, Run, train
@@ -59,9 +59,7 @@ def make(job: Job, folder: Path) -> None:
 def copy_vision(job: Job, folder: Path) -> None:
     """Write the published weights, once they fit their model, and a history without steps."""
     spec = VisionEncoder.model_validate({**job.spec, **job.local})
-    path = weight_file(spec.model, spec.weights)
-    state = read_weights(spec.model, path)
-    load_vision_encoder(spec.model, state, image_side=256)  # refuses what does not fit
-    logger.info("%s: %d tensors from %s", job.name, len(state), path)
-    save_file(state, folder / "model.safetensors")
+    weights = weight_file(spec.model, spec.weights)
+    import_vision(spec.model, weights, folder / "model.safetensors")
+    logger.info("%s: copied %s", job.name, weights)
     (folder / "history.csv").write_text("step\n")

@@ -7,7 +7,7 @@ from diffusability.errors import StudyError
 from diffusability.study.spec import Need, Spec
 from diffusability.study.study import Study
 
-PAPER_EXTRA = 'install the extra `paper` (python -m pip install -e ".[paper]")'
+PAPER_EXTRA = "install the `paper` extra: pip install 'diffusability[paper]'"
 
 
 def study_needs(study: Study) -> tuple[Need, ...]:

@@ -57,7 +57,9 @@ def test_packages_and_files_are_reported_together(monkeypatch: pytest.MonkeyPatc
         check_needs(vision_study(model="webssl-300m"))
     first, *rest = str(raised.value).splitlines()
     assert first.endswith("1 file and 1 package missing; nothing was started")
-    assert rest[0].strip().startswith("package transformers: not installed; install the extra")
+    assert (
+        rest[0].strip().startswith("package transformers: not installed; install the `paper` extra")
+    )
     assert rest[1].strip().startswith("weights of webssl-300m: not at /nowhere/")
 
 

@@ -3,6 +3,10 @@
 The networks have random weights and one block: what is tested is what surrounds them.
 """
 
+import csv
+import socket
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,8 +29,12 @@ from diffusability.stages import encoder as stage
 from diffusability.study.dataset import DigitsDataset
 from diffusability.study.encoder import VisionEncoder
 from diffusability.study.fingerprint import fingerprint
-from diffusability.study.stages import STAGES
+from diffusability.study.load import read_yaml
+from diffusability.study.plan import Plan
+from diffusability.study.resolve import resolve_study
+from diffusability.study.stages import STAGES, stage_module
 from diffusability.study.vision_models import FACTS, VISION_MODELS, VisionModel, cached_weights
+from tests.conftest import REPOSITORY
 from tests.torchvision_stand_in import ensure_torchvision
 
 ensure_torchvision()
@@ -49,6 +57,17 @@ SCALES = {
     **dict.fromkeys(("mae-l", "mocov3-l", "webssl-300m"), "imagenet"),
 }
 SMALL: tuple[VisionModel, ...] = ("dinov2-b", "cradio-b", "dinov3-b")
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any connection is an error: nothing may be downloaded behind a study's back."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 @pytest.fixture(scope="module", params=VISION_MODELS)
@@ -250,6 +269,35 @@ def test_the_stage_copies_and_the_reader_rebuilds(workplace: Path) -> None:
     images = torch.rand(2, 1, 32, 32) * 2 - 1
     wanted = VisionModelEncoder(FACTS["dinov3-b"], network).grid(images)
     torch.testing.assert_close(encoder.grid(images), wanted)
+
+
+@pytest.mark.usefixtures("shallow", "workplace")
+def test_a_tokenizer_is_aligned_with_it() -> None:
+    torch.manual_seed(0)
+    save_file(build_network(FACTS["dinov3-b"], 256, depth=1).state_dict(), "d3.safetensors")
+    study = read_yaml(REPOSITORY / "studies/smoke.yaml")
+    study["datasets"]["digits"]["size"] = 16
+    study["encoders"]["glyph"] = {
+        "kind": "vision",
+        "model": "dinov3-b",
+        "weights": "d3.safetensors",
+    }
+    study["bases"]["conv-f2d4"]["train"]["steps"] = 2
+    plan = Plan(resolve_study(study, "a test"))
+    (tokenizer,) = (a for a in plan.of_stage("tokenizer") if a.name == "conv-vf-glyph/s0")
+    for artifact in (*tokenizer.upstream.values(), tokenizer):
+        job = Job.from_json(artifact.job())
+        with job.writing() as folder:
+            import_module(stage_module(artifact.stage)).make(job, folder)
+    with Path(tokenizer.path, "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert all(0 < float(row["mcos"]) <= 1.5 for row in rows)  # 1 - margin - cosine
+
+
+def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(StudyError, match=r"vision model vit_.*`timm` does not import.*`paper`"):
+        build_network(FACTS["pe-b"], 256)
 
 
 @pytest.mark.usefixtures("shallow")
