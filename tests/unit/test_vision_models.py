@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusability.artifacts.job import Job
 from diffusability.data.digits import load_digits
@@ -56,7 +56,6 @@ SCALES = {
     **dict.fromkeys(("dinov2-b", "dinov2-l", "dinov3-b", "dinov3-l"), "imagenet"),
     **dict.fromkeys(("mae-l", "mocov3-l", "webssl-300m"), "imagenet"),
 }
-SMALL: tuple[VisionModel, ...] = ("dinov2-b", "cradio-b", "dinov3-b")
 
 
 @pytest.fixture(autouse=True)
@@ -188,14 +187,29 @@ def test_sizes_agree_with_the_library(model: VisionModel) -> None:
     assert len(blocks) == facts.depth
 
 
-@pytest.mark.parametrize("model", SMALL)
-def test_positions_are_resampled_once_to_the_grid(model: VisionModel) -> None:
+@pytest.mark.usefixtures("workplace")
+@pytest.mark.parametrize("model", [m for m in VISION_MODELS if FACTS[m].library == "timm"])
+def test_weights_of_the_published_size_fit(model: VisionModel) -> None:
+    import timm
+
     torch.manual_seed(0)
-    state = cast(nn.Module, build_network(FACTS[model], 256, depth=1)).state_dict()
-    same = load_vision_encoder(model, state, 256, depth=1).network.state_dict()
-    assert all(torch.equal(same[name], state[name]) for name in state)
-    smaller = load_vision_encoder(model, state, 64, depth=1)
-    assert smaller.grid(torch.zeros(1, 3, 64, 64)).shape[2:] == (4, 4)
+    facts = FACTS[model]
+    published: Any = timm.create_model(facts.network, pretrained=False, depth=1)
+    state = dict(published.state_dict())
+    prefix = 0
+    if "pos_embed" in state:  # (1, prefix + h · w, D), here the same vector at every patch
+        prefix = state["pos_embed"].shape[1] - published.patch_embed.num_patches
+        state["pos_embed"][:, prefix:] = torch.randn(facts.channels)
+    save_file(state, "model.safetensors")
+    kept = read_weights(model, Path("model.safetensors"))
+    network: Any = load_vision_encoder(model, kept, 64, depth=1).network
+    if "pos_embed" in state:  # resampled to 4 x 4, in front of them what it was
+        assert network.pos_embed.shape == (1, prefix + 16, facts.channels)
+        wanted = state["pos_embed"][:, : prefix + 16]
+        torch.testing.assert_close(network.pos_embed, wanted, rtol=1e-4, atol=1e-5)
+    loaded = network.state_dict()
+    others = [name for name in loaded if name != "pos_embed"]
+    assert all(torch.equal(loaded[name], state[name]) for name in others)
 
 
 def test_weights_that_do_not_fit_are_named() -> None:
