@@ -5,17 +5,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
-from diffusability.artifacts.card import read_card
 from diffusability.artifacts.garbage import find_garbage, remove
-from diffusability.artifacts.inventory import damage, finished, is_done, reasons, size
+from diffusability.artifacts.inventory import damage, finished, is_done, reasons
+from diffusability.artifacts.plan_table import plan_table
 from diffusability.errors import DiffusabilityError, StudyError
 from diffusability.study.fisher_toy import FISHER_TOY_STUDY, FisherToyPlan, load_fisher_toy
 from diffusability.study.load import DEFAULT_STUDY, load_study
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.problems import nearest
-from diffusability.study.stages import STAGES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     add("ls", _ls, "list the artifacts of a study and whether they are there").add_argument(
         "--missing", action="store_true", help="only those that are not there"
     )
-    add("plan", _plan, "count the jobs of a study, and what they will cost")
+    add("plan", _plan, "jobs, time and disk that a study will cost, and what it lacks")
     add("why", _why, "say why an artifact would be made").add_argument(
         "name", nargs="?", default="", help="path of an artifact, or how its name begins"
     )
@@ -84,34 +82,8 @@ def _ls(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    plan = _load(arguments)
-    print(f"{'stage':<16}{'jobs':>6}{'done':>6}{'to do':>7}{'seconds each':>14}{'MiB each':>10}")
-    total = known = 0.0
-    for stage in STAGES:
-        artifacts = plan.of_stage(stage)
-        if not artifacts:
-            continue
-        to_do = sum(not is_done(artifact) for artifact in artifacts)
-        cards = [read_card(path) for path in finished(stage)]
-        seconds = median(card["seconds"] for card in cards) if cards else None
-        mib = median(size(path) for path in finished(stage)) / 2**20 if cards else None
-        known += len(artifacts) if cards else 0
-        total += to_do * seconds if seconds else 0.0
-        print(
-            f"{stage:<16}{len(artifacts):>6}{len(artifacts) - to_do:>6}{to_do:>7}"
-            f"{_or_unknown(seconds):>14}{_or_unknown(mib):>10}"
-        )
-    unknown = len(plan) - int(known)
-    print(
-        f"\n{len(plan)} jobs. Time to do, one job at a time: {total / 60:.1f} minutes, from the "
-        "median of the finished artifacts of each stage in results/, whatever their study"
-        + (f"; {unknown} jobs are of stages of which none is finished yet" if unknown else "")
-    )
+    print(plan_table(_load(arguments)))
     return 0
-
-
-def _or_unknown(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.1f}"
 
 
 def _why(arguments: argparse.Namespace) -> int:

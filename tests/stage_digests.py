@@ -24,7 +24,8 @@ NOT_MEANING = (
     "diffusability.training.interruption",
     "diffusability.training.progress",
 )
-MEANING = ("diffusability.study.fingerprint",)  # seeds are derived there
+# seeds are derived in the one; the other's preprocessing and features are in no fingerprint
+MEANING = ("diffusability.study.fingerprint", "diffusability.study.vision_models")
 
 
 def stage_digests() -> dict[str, dict[str, int | str]]:

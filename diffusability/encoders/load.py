@@ -12,7 +12,8 @@ from diffusability.data.images import ImageSet
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.encoders.interface import Encoder
 from diffusability.encoders.pretext import Spec
-from diffusability.study.encoder import SupervisedEncoder
+from diffusability.encoders.vision import load_vision_encoder
+from diffusability.study.encoder import SupervisedEncoder, VisionEncoder
 
 _TRAINED: TypeAdapter[Spec] = TypeAdapter(Annotated[Spec, Field(discriminator="kind")])
 
@@ -38,6 +39,10 @@ def build_encoder(spec: Spec, data: ImageSet) -> ConvEncoder:
 
 def load_encoder(folder: Path, data: ImageSet, device: str) -> Encoder:
     """Return the encoder of a verified artifact, frozen, in evaluation mode."""
-    model = build_encoder(trained_spec(read_card(folder)["spec"]), data)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    entry, state = read_card(folder)["spec"], load_file(folder / "model.safetensors")
+    if entry["kind"] == "vision":
+        vision = VisionEncoder.model_validate(entry)
+        return load_vision_encoder(vision.model, state, data.images.shape[-1]).to(device)
+    model = build_encoder(trained_spec(entry), data)
+    model.load_state_dict(state)
     return model.to(device).eval().requires_grad_(False)

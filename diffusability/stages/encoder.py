@@ -1,4 +1,4 @@
-"""Stage `encoder`: train a small network on the study's own training images."""
+"""Stage `encoder`: train a small network on the study's images, or copy published weights."""
 
 import logging
 from pathlib import Path
@@ -20,6 +20,9 @@ from diffusability.encoders.pretext import (
     encoder_of,
 )
 from diffusability.encoders.training_images import ResidentImages
+from diffusability.encoders.vision import import_vision
+from diffusability.study.encoder import VisionEncoder
+from diffusability.study.vision_models import weight_file
 from diffusability.training.loop import Phase, Run, Training, train
 
 logger = logging.getLogger(__name__)
@@ -27,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 def make(job: Job, folder: Path) -> None:
     """Write model.safetensors and history.csv; its last row ends in held-out numbers."""
+    if job.spec["kind"] == "vision":
+        copy_vision(job, folder)
+        return
     spec = trained_spec(job.options)
     data = load_dataset(job.input("dataset"))
     training = _train(job, spec, data)
@@ -69,3 +75,12 @@ def _train(job: Job, spec: Spec, data: ImageSet) -> Training:
             minutes=job.minutes,
         )
     )
+
+
+def copy_vision(job: Job, folder: Path) -> None:
+    """Write the published weights, once they fit their model, and a history without steps."""
+    spec = VisionEncoder.model_validate(job.options)
+    weights = weight_file(spec.model, spec.weights)
+    import_vision(spec.model, weights, folder / "model.safetensors")
+    logger.info("%s: copied %s", job.name, weights)
+    (folder / "history.csv").write_text("step\n")

@@ -6,26 +6,9 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from diffusability.study.spec import Need, Place, Spec, TrainSpec
+from diffusability.study.vision_models import FACTS, VisionModel, weight_file
 
 Use = Literal["alignment", "perceptual", "features"]
-VisionModel = Literal[
-    "clip-l",
-    "cradio-b",
-    "cradio-l",
-    "dinov2-b",
-    "dinov2-l",
-    "dinov3-b",
-    "dinov3-l",
-    "langpe-l",
-    "mae-l",
-    "mocov3-l",
-    "pe-b",
-    "pe-l",
-    "spatialpe-b",
-    "spatialpe-l",
-    "webssl-300m",
-]
-VISION_MODELS: tuple[VisionModel, ...] = get_args(VisionModel)
 
 
 class TrainedEncoder(Spec):
@@ -92,6 +75,18 @@ class VisionEncoder(PublishedEncoder):
 
     kind: Literal["vision"]
     model: VisionModel
+
+    def needs(self) -> tuple[Need, ...]:
+        """The weight file: the one given, or that of the hub's cache."""
+        remedy = (
+            f"download model.safetensors of {FACTS[self.model].hub} into the model hub's cache "
+            "(HF_HUB_CACHE, or HF_HOME/hub), or set the encoder's `weights` to a file"
+        )
+        return (Need(f"weights of {self.model}", weight_file(self.model, self.weights), remedy),)
+
+    def packages(self) -> tuple[str, ...]:
+        """The library that holds the architecture."""
+        return (FACTS[self.model].library,)
 
 
 class InceptionEncoder(PublishedEncoder):

@@ -1,5 +1,6 @@
 """What a person meets first: dry-runs on a clean clone, errors before any job, scripts' help."""
 
+import re
 import sys
 
 import pytest
@@ -31,6 +32,24 @@ def test_default_study_plans_without_results(clean: Workspace) -> None:
 
 def test_slurm_profile_plans(clean: Workspace) -> None:
     assert "train_diffusion" in clean.run("snakemake", "--profile", "slurm", "-n").stdout
+
+
+def test_the_papers_study_plans_without_data(clean: Workspace) -> None:
+    study = "studies/imagenet256.yaml"
+    output = clean.run("snakemake", "-n", "-q", "rules", "--configfile", study).stdout
+    for rule, count in (("train_tokenizer", 86), ("cache_latents", 86), ("train_diffusion", 344)):
+        assert re.search(rf"^{rule} +{count}$", output, re.MULTILINE)
+
+
+def test_the_papers_study_does_not_start_without_data(clean: Workspace) -> None:
+    part = "select={tokenizers: [conv-f16d32-repa-clipl], backbones: [sit-b], metrics: [velocity]}"
+    study = "studies/imagenet256.yaml"
+    result = clean.run("snakemake", "-c1", "--configfile", study, "--config", part, check=False)
+    assert result.returncode != 0
+    assert "nothing was started" in result.stdout
+    for line in ("images of `imagenet`: not at data/imagenet;", "weights of clip-l: not at /"):
+        assert line in result.stdout
+    assert not list(clean.path.glob("results/**/provenance.json"))
 
 
 def test_a_given_study_replaces_the_default(clean: Workspace) -> None:

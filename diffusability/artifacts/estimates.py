@@ -1,0 +1,165 @@
+"""What a plan will cost: measured on finished artifacts of its kind, else counted."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from diffusability.artifacts.card import read_card
+from diffusability.artifacts.inventory import finished, is_done
+from diffusability.errors import ArtifactError
+from diffusability.study.cost import Costs
+from diffusability.study.fingerprint import fingerprint
+from diffusability.study.plan import Artifact, Plan
+from diffusability.study.stages import STAGES
+
+# what two artifacts of one kind may differ in: it changes what comes out far more than the cost
+FREE = {"tokenizer": "regularizer"}
+FREE_ROLE = "encoder"  # that a tokenizer is aligned with
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage of a plan will cost.
+
+    Attributes:
+        stage: name of the stage.
+        jobs: artifacts of the plan.
+        done: those that are there.
+        measured_seconds: of the rest, those whose kind was timed.
+        counted_seconds: of the rest, those whose operations are counted.
+        counted: how many these are.
+        unknown: of the rest, how many are neither.
+        bytes: of the rest, as counted from shapes.
+        timed: finished artifacts that the measured time rests on.
+        devices: on which they ran.
+    """
+
+    stage: str
+    jobs: int
+    done: int
+    measured_seconds: float
+    counted_seconds: float
+    counted: int
+    unknown: int
+    bytes: int
+    timed: int
+    devices: tuple[str, ...]
+
+    @property
+    def to_do(self) -> int:
+        """Artifacts that are not there."""
+        return self.jobs - self.done
+
+    @property
+    def seconds(self) -> float | None:
+        """Of one job to do, on average over those known."""
+        known = self.to_do - self.unknown
+        return (self.measured_seconds + self.counted_seconds) / known if known else None
+
+    @property
+    def source(self) -> str:
+        """Where the time comes from."""
+        measured = f"{self.timed} timed on {', '.join(self.devices)}" if self.timed else ""
+        parts = [measured, "counted" * bool(self.counted), "unknown" * bool(self.unknown)]
+        return " + ".join(part for part in parts if part)
+
+
+class Estimates:
+    """Costs of a plan, read off results/ where something of the same kind is finished."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Take a plan; results/ is read when the first stage is asked for."""
+        self.plan, self.costs = plan, Costs(plan.study)
+        self._kinds: dict[Path, str | None] = {}
+
+    def stages(self) -> list[StageCost]:
+        """Return the cost of every stage that the plan has, in the order of the workflow."""
+        used = [stage for stage in STAGES if self.plan.of_stage(stage)]
+        return [self._stage(stage) for stage in used]
+
+    def latents(self) -> tuple[int, int]:
+        """Return the bytes of all latents of the plan, and of the largest tokenizer's."""
+        sizes = [self.costs.work(artifact).bytes for artifact in self.plan.of_stage("latents")]
+        return sum(sizes), max(sizes, default=0)
+
+    def _stage(self, stage: str) -> StageCost:
+        artifacts = self.plan.of_stage(stage)
+        to_do = [artifact for artifact in artifacts if not is_done(artifact)]
+        measured = counted = 0.0
+        counts = Counter[str]()
+        size = 0
+        timed: dict[str, int] = {}
+        devices: set[str] = set()
+        for artifact in to_do:
+            work = self.costs.work(artifact)
+            size += work.bytes
+            kind = kind_of(artifact)
+            if kind in self._timed:
+                runs = self._timed[kind]
+                measured += median(seconds for seconds, _ in runs)
+                timed[kind] = len(runs)
+                devices |= {device for _, device in runs}
+            elif work.seconds is not None:
+                counted += work.seconds
+                counts["counted"] += 1
+            else:
+                counts["unknown"] += 1
+        return StageCost(
+            stage=stage,
+            jobs=len(artifacts),
+            done=len(artifacts) - len(to_do),
+            measured_seconds=measured,
+            counted_seconds=counted,
+            counted=counts["counted"],
+            unknown=counts["unknown"],
+            bytes=size,
+            timed=sum(timed.values()),
+            devices=tuple(sorted(devices)),
+        )
+
+    @cached_property
+    def _timed(self) -> dict[str, list[tuple[float, str]]]:
+        """Seconds and device of finished artifacts by kind; a resumed one shows its end only."""
+        found = defaultdict(list)
+        for path in finished():
+            kind = self._kind_of_card(path)
+            card = read_card(path) if kind is not None else {}
+            if kind is not None and card.get("attempts") == 1:
+                found[kind].append((float(card["seconds"]), str(card["machine"]["device"])))
+        return dict(found)
+
+    def _kind_of_card(self, path: Path) -> str | None:
+        """Return the kind of a finished artifact; None if what it was made from is gone."""
+        if path not in self._kinds:
+            try:
+                card = read_card(path)
+                found = {
+                    role: self._kind_of_card(Path(entry["path"]))
+                    for role, entry in card["upstream"].items()
+                }
+                made_from = {role: kind for role, kind in found.items() if kind is not None}
+                whole = len(made_from) == len(found)
+                self._kinds[path] = _kind(card["stage"], card["spec"], made_from) if whole else None
+            except (ArtifactError, KeyError):
+                self._kinds[path] = None
+        return self._kinds[path]
+
+
+def kind_of(artifact: Artifact) -> str:
+    """Return what an artifact has in common with all that cost about as much.
+
+    The same options all the way up, but for seeds, for a tokenizer's regularizer, and for what it
+    is aligned with.
+    """
+    made_from = {role: kind_of(upstream) for role, upstream in artifact.upstream.items()}
+    return _kind(artifact.stage, artifact.spec, made_from)
+
+
+def _kind(stage: str, spec: Mapping[str, Any], made_from: Mapping[str, str]) -> str:
+    fixed = {key: value for key, value in spec.items() if key != FREE.get(stage)}
+    roles = {r: k for r, k in made_from.items() if (stage, r) != ("tokenizer", FREE_ROLE)}
+    return fingerprint(stage, STAGES[stage].version, fixed, 0, roles)

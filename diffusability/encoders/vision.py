@@ -1,0 +1,256 @@
+"""Published vision models as encoders: preprocessing, patch features, weights from a file.
+
+The preprocessing is part of the encoder, so that no caller can hand it an image on the wrong
+scale: VA-VAE's own code gave its vision models -1 ... 1 instead of what they were trained on.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffusability.encoders.interface import Encoder
+from diffusability.encoders.packages import import_extra
+from diffusability.errors import ArtifactError, StudyError
+from diffusability.study.vision_models import FACTS, VisionFacts, VisionModel
+
+State = dict[str, Tensor]
+# heads, poolings and the token that hides patches in pre-training: no patch feature depends on them
+UNUSED = ("head.", "fc_norm.", "attn_pool.", "embeddings.mask_token")
+# parameters that bear wrong names in MoCo v3's published ViT-L
+MOCO_MISNAMED = {
+    "blocks.13.norm13.": "blocks.13.norm1.",
+    "blocks.13.mlp.fc13.": "blocks.13.mlp.fc1.",
+    "blocks.14.norm14.": "blocks.14.norm2.",
+    "blocks.14.mlp.fc14.": "blocks.14.mlp.fc2.",
+}
+SHOWN = 5  # keys that a message lists
+
+
+class VisionModelEncoder(Encoder):
+    """Patch features of a frozen vision model; class and register tokens are dropped."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, facts: VisionFacts, network: nn.Module) -> None:
+        """Wrap a network of the given facts; it is frozen and set to evaluation."""
+        super().__init__()
+        self.facts, self.network = facts, network
+        self.grid_channels = facts.channels
+        for name, values in zip(("mean", "std"), facts.norm, strict=True):
+            column = torch.tensor(values).view(3, 1, 1)  # (3, 1, 1)
+            self.register_buffer(name, column, persistent=False)
+        self.eval().requires_grad_(False)
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Return what the network is given: resized, on its own scale, in float32.
+
+        Args:
+            images: (B, C, H, W) in -1 ... 1; one channel is repeated to three.
+
+        Returns:
+            (B, 3, h, w) with h = patch · max(1, ⌊H / 16⌋), and w likewise.
+
+        Raises:
+            StudyError: if there are neither one nor three channels.
+        """
+        if images.shape[1] not in (1, 3):
+            raise StudyError(
+                f"a vision model takes images of one or three channels, not {images.shape[1]}; "
+                "align with an encoder that the study trains instead"
+            )
+        unit = (images.float() + 1) / 2  # 0 ... 1
+        size = tuple(self.facts.input_side(side) for side in images.shape[2:])
+        if unit.shape[2:] != size:
+            unit = functional.interpolate(
+                unit, size=size, mode=self.facts.resize, align_corners=False
+            )
+        return (unit - self.mean) / self.std  # a single channel is repeated by broadcasting
+
+    @torch.no_grad()
+    def grid(self, images: Tensor) -> Tensor:
+        """Return the (B, D, ⌊H / 16⌋, ⌊W / 16⌋) patch features in float32, rows from the top."""
+        pixels = self.preprocess(images)
+        rows, columns = (side // self.facts.patch for side in pixels.shape[2:])
+        tokens = patch_tokens(self.network, self.facts, pixels)  # (B, rows · columns, D)
+        return tokens.float().transpose(1, 2).unflatten(2, (rows, columns))
+
+
+def patch_tokens(network: Any, facts: VisionFacts, pixels: Tensor) -> Tensor:
+    """Return the (B, N, D) features of the patches of preprocessed images, row by row."""
+    if facts.library == "transformers":
+        return network(pixels).last_hidden_state[:, facts.prefix :]
+    (tokens,) = network.forward_intermediates(
+        pixels, indices=1, norm=facts.final_norm, output_fmt="NLC", intermediates_only=True
+    )
+    return tokens  # timm has cut the prefix itself
+
+
+def build_network(facts: VisionFacts, image_side: int, **changes: Any) -> nn.Module:
+    """Return the network with random weights for square images of a given side.
+
+    Positions are laid out for that side; other sizes interpolate them at every call.
+
+    Args:
+        facts: of the model.
+        image_side: pixels of an image of the study, before resizing.
+        changes: options of the library that replace the published ones, e.g. a smaller depth.
+
+    Raises:
+        StudyError: the library is not installed, or does not import.
+    """
+    what = f"vision model {facts.network}"
+    if facts.library == "transformers":
+        dinov2 = import_extra("transformers.models.dinov2.modeling_dinov2", what)
+        heads = facts.channels // 64
+        sizes = {"hidden_size": facts.channels, "num_attention_heads": heads, "image_size": 224}
+        depth = {"num_hidden_layers": changes.get("depth", facts.depth), "patch_size": facts.patch}
+        return dinov2.Dinov2Model(dinov2.Dinov2Config(**sizes, **depth))
+    return import_extra("timm", what).create_model(
+        facts.network,
+        pretrained=False,
+        num_classes=0,
+        global_pool="",
+        img_size=facts.input_side(image_side),
+        dynamic_img_size=True,
+        **changes,
+    )
+
+
+def read_weights(model: VisionModel, path: Path) -> State:
+    """Return the tensors of a published weight file that the model's features depend on.
+
+    Args:
+        model: name of the model.
+        path: safetensors, or a checkpoint that holds tensors only. Names of tensors may be those
+            of the model's hub repository or of its authors' release, as far as timm knows it.
+
+    Raises:
+        ArtifactError: no such file, or not of one of these formats.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"weights of {model}: not at {path}; set the encoder's `weights`")
+    try:
+        content: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # every reader raises errors of its own
+        raise ArtifactError(f"weights of {model}: {path} cannot be read ({error!s:.200})") from None
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping):
+        raise ArtifactError(f"weights of {model}: {path} holds no mapping of names to tensors")
+    state = {name: t for name, t in content.items() if isinstance(t, Tensor)}
+    if model == "mocov3-l":
+        state = _moco_names(state)
+    return {name: tensor.contiguous() for name, tensor in _used(state).items()}
+
+
+def _used(state: Mapping[str, Tensor]) -> State:
+    return {name: tensor for name, tensor in state.items() if not name.startswith(UNUSED)}
+
+
+def _moco_names(state: State) -> State:
+    """Return MoCo v3's query encoder under timm's names, from a whole checkpoint of its training.
+
+    A file that is none, such as the hub's, is returned as it is.
+    """
+    prefix = "module.base_encoder."
+    if not any(name.startswith(prefix) for name in state):
+        return state
+    renamed = {}
+    for name, tensor in state.items():
+        if name.startswith(prefix):
+            own = name.removeprefix(prefix)
+            for wrong, right in MOCO_MISNAMED.items():
+                own = own.replace(wrong, right)
+            renamed[own] = tensor
+    return renamed
+
+
+def load_vision_encoder(
+    model: VisionModel, state: State, image_side: int, **changes: Any
+) -> VisionModelEncoder:
+    """Return the encoder with the weights of `read_weights`, or of its artifact.
+
+    Args:
+        model: name of the model.
+        state: tensors by name.
+        image_side: pixels of an image; position embeddings are resampled to its grid once, as the
+            model's library does.
+        changes: see `build_network`.
+
+    Raises:
+        ArtifactError: names or shapes do not fit the model; the message lists them.
+    """
+    facts = FACTS[model]
+    network = build_network(facts, image_side, **changes)
+    fitted = _to_network(facts, network, state)
+    expected = {name: tuple(t.shape) for name, t in _used(network.state_dict()).items()}
+    given = {name: tuple(t.shape) for name, t in fitted.items()}
+    wrong = {
+        "missing": sorted(expected.keys() - given.keys()),
+        "unknown": sorted(given.keys() - expected.keys()),
+        "of another shape": sorted(
+            f"{name} {given[name]} for {expected[name]}"
+            for name in expected.keys() & given.keys()
+            if expected[name] != given[name]
+        ),
+    }
+    if any(wrong.values()):
+        listing = "; ".join(f"{what}: {_some(names)}" for what, names in wrong.items() if names)
+        raise ArtifactError(
+            f"weights of {model}: they do not fit {facts.library}'s {facts.network}. {listing}. "
+            f"A file that fits is {facts.hub}'s"
+        )
+    network.load_state_dict(fitted, strict=False)  # what is missing is unused, as checked above
+    return VisionModelEncoder(facts, network)
+
+
+def import_vision(model: VisionModel, path: Path, target: Path) -> None:
+    """Copy the weights of a published file that features depend on, once they fit their model.
+
+    Args:
+        model: name of the model.
+        path: see `read_weights`.
+        target: safetensors file to write; `load_vision_encoder` takes its tensors.
+
+    Raises:
+        ArtifactError: the file is missing, damaged, or of another network.
+    """
+    state = read_weights(model, path)
+    load_vision_encoder(model, state, image_side=256)  # refuses what does not fit
+    save_file(state, target)
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _to_network(facts: VisionFacts, network: nn.Module, state: State) -> State:
+    """Return the tensors under the network's names, positions resampled to its grid."""
+    if facts.library == "transformers":
+        return _used(state)
+    # the module that defines the network knows its family's releases
+    convert = import_module(type(network).__module__).checkpoint_filter_fn
+    options = {}
+    if "radio" in facts.network:  # C-RADIO resamples its 128 x 128 positions linearly
+        options = {"interpolation": "bilinear", "antialias": False}
+        options["align_corners"] = "base" in facts.network
+    try:
+        converted = convert(state, network, **options)
+    except (KeyError, RuntimeError, AttributeError, ValueError) as error:
+        raise ArtifactError(
+            f"weights for {facts.network}: not a layout that timm knows ({error!s:.200})"
+        ) from None
+    return _used(converted)

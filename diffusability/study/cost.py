@@ -1,0 +1,206 @@
+"""What an artifact costs, counted from the study before anything has run.
+
+A training step is three forward passes (forward, and backward to activations and to weights).
+Counted are the stages that a GPU is needed for; the statistics of latents run on CPU cores.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from diffusability.study.backbone import LightningDiTBackbone, SiTBackbone
+from diffusability.study.dataset import DIGITS_IMAGES, DatasetSpec, DigitsDataset, ShapesDataset
+from diffusability.study.encoder import EncoderSpec, TrainedEncoder, VisionEncoder
+from diffusability.study.operations import (
+    INCEPTION,
+    Autoencoder,
+    Size,
+    autoencoder,
+    backbone,
+    discriminator,
+    trained_encoder,
+    vgg16,
+    vision_model,
+)
+from diffusability.study.plan import Artifact
+from diffusability.study.spec import Precision
+from diffusability.study.study import Study
+from diffusability.study.tokenizer import ExternalTokenizer, TokenizerSpec
+
+BYTES = {"float32": 4, "bfloat16": 2}
+TRAINING = 3  # passes of a step, in forward passes
+PERCEPTUAL = 3  # both images forward, and back to the pixels of one
+ADVERSARIAL = 8  # the generator's step: forward and back to pixels; its own: three a real and fake
+# ImageNet-1k has 1,281,167 training and 50,000 validation images in 1,000 classes
+FOLDER_TRAIN, FOLDER_VAL = 1281.167, 50.0
+# bf16: LightningDiT-B trains on at least 1,190 images/s of an H100 (hustvl/LightningDiT#74), which
+# is 164 TFLOP/s; fp32: half of it, as the chip's peak in TF32 is half of that in bf16
+SUSTAINED: dict[Precision, float] = {"bf16": 160e12, "fp32": 80e12}
+MACHINE = "an H100-class GPU"
+
+
+@dataclass(frozen=True)
+class Work:
+    """The counted cost of one artifact.
+
+    Attributes:
+        macs: multiply-accumulates in all; None where none are counted.
+        precision: that they run in.
+        bytes: on disk when it is finished, the bulk that it stands for included.
+    """
+
+    macs: int | None
+    precision: Precision
+    bytes: int
+
+    @property
+    def seconds(self) -> float | None:
+        """On one GPU of the assumed speed."""
+        return None if self.macs is None else 2 * self.macs / SUSTAINED[self.precision]
+
+
+@dataclass(frozen=True)
+class Images:
+    """How many images a dataset holds, as far as its entry says."""
+
+    train: int
+    val: int
+
+    def of(self, split: Literal["train", "val", "all"]) -> int:
+        """Return the number in a split."""
+        return {"train": self.train, "val": self.val, "all": self.train + self.val}[split]
+
+
+def images(data: DatasetSpec) -> Images:
+    """Return the images of a dataset; a folder is taken to be as full as ImageNet's."""
+    if isinstance(data, DigitsDataset):
+        val = round(data.val_fraction * DIGITS_IMAGES)
+        return Images(DIGITS_IMAGES - val, val)
+    if isinstance(data, ShapesDataset):
+        return Images(data.train, data.val)
+    return Images(round(data.num_classes * FOLDER_TRAIN), round(data.num_classes * FOLDER_VAL))
+
+
+class Costs:
+    """The counted costs of a study's artifacts."""
+
+    def __init__(self, study: Study) -> None:
+        """Take the sizes that everything depends on."""
+        self.study, self.data = study, study.dataset
+        self.images = images(study.dataset)
+        self.channels, self.side = self.data.image_channels, self.data.size
+
+    def work(self, artifact: Artifact) -> Work:
+        """Return the cost of one artifact of the study's plan."""
+        match artifact.stage:
+            case "encoder":
+                return self._encoder(self.study.encoders[artifact.labels["encoder"]])
+            case "tokenizer":
+                return self._tokenizer(self._entry(artifact))
+            case "latents":
+                return self._latents(self._entry(artifact))
+            case "diffusion":
+                return self._diffusion(artifact)
+            case "samples":
+                return self._samples(artifact)
+            case "generation":
+                compared = self.study.metrics.generation
+                count = self.study.sampling.count + self.images.of(compared.reference)
+                return Work(count * self._features(compared.extractor).macs, "fp32", 0)
+            case "reconstruction" | "continuity" | "equivariance":
+                return Work(self._decoded(artifact.stage, self._entry(artifact)), "fp32", 0)
+        return Work(None, "fp32", 0)
+
+    def _entry(self, artifact: Artifact) -> TokenizerSpec | ExternalTokenizer:
+        return self.study.tokenizers[artifact.labels["tokenizer"]]
+
+    def _network(self, entry: TokenizerSpec | ExternalTokenizer) -> Autoencoder | None:
+        """Return the size of a tokenizer; an external one is not known before it is read."""
+        if isinstance(entry, ExternalTokenizer):
+            return None
+        return autoencoder(entry.network, self.channels, self.side)
+
+    def _features(self, name: str) -> Size:
+        return self._encoder_size(self.study.encoders[name])
+
+    def _encoder_size(self, entry: EncoderSpec) -> Size:
+        if isinstance(entry, TrainedEncoder):
+            return trained_encoder(entry, self.channels, self.side, self.data.num_classes)
+        if isinstance(entry, VisionEncoder):
+            return vision_model(entry.model, self.side)
+        return INCEPTION if entry.kind == "inception" else vgg16(self.side)
+
+    def _encoder(self, entry: EncoderSpec) -> Work:
+        size = self._encoder_size(entry)
+        if isinstance(entry, TrainedEncoder):
+            seen = entry.train.steps * entry.train.batch
+            return Work(TRAINING * seen * size.macs, entry.train.precision, 4 * size.parameters)
+        return Work(0, "fp32", 4 * size.parameters)
+
+    def _tokenizer(self, entry: TokenizerSpec | ExternalTokenizer) -> Work:
+        network = self._network(entry)
+        if network is None or isinstance(entry, ExternalTokenizer):
+            return Work(0, "fp32", 0)
+        objective, train = entry.objective, entry.train
+        an_image = TRAINING * network.whole.macs
+        if "encoder" in entry.encoders:
+            an_image += self._features(entry.encoders["encoder"]).macs
+        if "perceptual" in entry.encoders:
+            an_image += PERCEPTUAL * self._features(entry.encoders["perceptual"]).macs
+        macs = train.steps * train.batch * an_image
+        if objective.gan:
+            rounds = max(0, train.steps - objective.gan_start) * train.batch
+            macs += rounds * ADVERSARIAL * discriminator(objective, self.channels, self.side).macs
+        return Work(macs, train.precision, 4 * network.whole.parameters)
+
+    def _latents(self, entry: TokenizerSpec | ExternalTokenizer) -> Work:
+        channels, grid = self._latent(entry)
+        count = self.images.of("all") * (1 + self.study.encoding.flip)  # mirrored ones beside
+        moments = 2 * channels * grid**2  # mean and log-variance
+        network = self._network(entry)
+        macs = None if network is None else count * network.encoder.macs
+        return Work(macs, "fp32", count * moments * BYTES[self.study.encoding.dtype])
+
+    def _latent(self, entry: TokenizerSpec | ExternalTokenizer) -> tuple[int, int]:
+        """Return channels and side of a latent."""
+        channels = entry.network.channels if isinstance(entry, TokenizerSpec) else entry.channels
+        return channels, self.side // entry.factor
+
+    def _transformer(self, artifact: Artifact) -> tuple[SiTBackbone | LightningDiTBackbone, Size]:
+        spec = self.study.backbones[artifact.labels["backbone"]]
+        latent = self._latent(self._entry(artifact))
+        return spec, backbone(spec, *latent, self.data.num_classes)
+
+    def _diffusion(self, artifact: Artifact) -> Work:
+        spec, size = self._transformer(artifact)
+        seen = spec.train.steps * spec.train.batch
+        return Work(TRAINING * seen * size.macs, spec.train.precision, 4 * size.parameters)
+
+    def _samples(self, artifact: Artifact) -> Work:
+        sampling = self.study.sampling
+        passes = 1 if float(artifact.labels["guidance"]) == 1 else 2  # with and without the label
+        _, size = self._transformer(artifact)
+        network = self._network(self._entry(artifact))
+        an_image = sampling.evaluations * passes * size.macs
+        an_image += 0 if network is None else network.decoder.macs
+        pixels = self.channels * self.side**2  # one byte each
+        return Work(sampling.count * an_image, "fp32", sampling.count * pixels)
+
+    def _decoded(self, stage: str, entry: TokenizerSpec | ExternalTokenizer) -> int | None:
+        """Return the operations of a perspective that decodes or encodes images again."""
+        network = self._network(entry)
+        if network is None:
+            return None
+        metrics = self.study.metrics
+        if stage == "reconstruction":
+            options = metrics.reconstruction
+            judged = network.decoder.macs + 2 * self._features(options.extractor).macs
+            return self.images.of(options.split) * judged
+        if stage == "continuity":
+            continuity = metrics.continuity
+            channels, grid = self._latent(entry)
+            compared = self.images.of(continuity.pool) * channels * grid**2  # all pairs
+            judged = network.decoder.macs + 2 * self._features(continuity.extractor).macs
+            return self.images.of(continuity.split) * (judged + compared)
+        moved = metrics.equivariance
+        transformed = 1 + len(moved.rotations) + len(moved.scales) + moved.flip
+        return self.images.of(moved.split) * transformed * network.encoder.macs

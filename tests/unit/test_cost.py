@@ -1,0 +1,169 @@
+"""What a plan costs: counted by hand, timed where something of the kind is finished."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffusability.artifacts.estimates import Estimates, StageCost, kind_of
+from diffusability.artifacts.plan_table import plan_table
+from diffusability.study.cost import SUSTAINED, Costs, images
+from diffusability.study.dataset import DigitsDataset, FolderDataset, ShapesDataset
+from diffusability.study.load import load_study
+from diffusability.study.plan import Artifact, Plan
+from tests.conftest import REPOSITORY
+
+SMOKE = REPOSITORY / "studies" / "smoke.yaml"
+LATENT = 256 * 32  # numbers of an f16d32 latent of 256 pixels
+
+
+def imagenet() -> Plan:
+    return Plan(load_study(REPOSITORY / "studies" / "imagenet256.yaml"))
+
+
+def smoke(**overrides: Any) -> Plan:
+    return Plan(load_study(SMOKE, overrides))
+
+
+def of(plan: Plan, stage: str, **labels: str) -> Artifact:
+    """Return the first artifact of a stage with these labels."""
+    return next(a for a in plan.of_stage(stage) if labels.items() <= a.labels.items())
+
+
+def stage_of(plan: Plan, stage: str) -> StageCost:
+    return next(cost for cost in Estimates(plan).stages() if cost.stage == stage)
+
+
+def publish(artifact: Artifact, seconds: float, attempts: int = 1, device: str = "a chip") -> None:
+    """Write the card of a finished artifact without its outputs."""
+    card = json.loads(artifact.job()) | {"fingerprint": artifact.fingerprint, "outputs": {}}
+    card |= {"seconds": seconds, "attempts": attempts, "machine": {"device": device}}
+    Path(artifact.path).mkdir(parents=True, exist_ok=True)
+    Path(artifact.card).write_text(json.dumps(card))
+
+
+def chain(artifact: Artifact, seconds: float) -> None:
+    """Publish an artifact and all that it is made from."""
+    for upstream in artifact.upstream.values():
+        chain(upstream, seconds)
+    publish(artifact, seconds)
+
+
+def test_images_of_a_dataset() -> None:
+    digits = images(DigitsDataset(kind="digits"))
+    assert (digits.train, digits.val, digits.of("all")) == (1438, 359, 1797)
+    assert images(ShapesDataset(kind="shapes", train=7, val=3)).of("all") == 10
+    folder = images(FolderDataset(kind="folder", path="x"))
+    assert (folder.train, folder.val) == (1_281_167, 50_000)
+
+
+def test_training_of_a_backbone_is_three_passes_an_image() -> None:
+    plan = imagenet()
+    costs = Costs(plan.study)
+    work = costs.work(of(plan, "diffusion", backbone="lightningdit-xl"))
+    assert work.macs == pytest.approx(3 * 100_000 * 1024 * 118.4e9, rel=5e-3)
+    assert work.precision == "bf16"
+    assert work.seconds == pytest.approx(2 * work.macs / SUSTAINED["bf16"])
+    assert work.bytes == pytest.approx(4 * 675.26e6, rel=1e-3)
+    # published: 10 hours for 80,000 such steps on 8 GPUs; another: 4.5 hours on 32
+    hours = work.seconds / 3600 * 0.8
+    assert 80 < hours < 4.5 * 32
+
+
+def test_tokenizers_of_the_paper() -> None:
+    plan = imagenet()
+    costs = Costs(plan.study)
+    plain = costs.work(of(plan, "tokenizer", tokenizer="conv-f16d32-baseline"))
+    # 195 G twice over the autoencoder's three passes, VGG-16's 20 G at 256 px three times, and
+    # eight times 3.1 G of discriminator: about 1.35 TFLOP an image
+    seen = 80_073 * 256
+    assert plain.macs is not None
+    assert plain.macs / seen == pytest.approx(3 * 195e9 + 3 * 20e9 + 8 * 3.1e9, rel=0.01)
+    aligned = costs.work(of(plan, "tokenizer", tokenizer="conv-f16d32-mcos-mael"))
+    assert aligned.macs is not None
+    assert (aligned.macs - plain.macs) / seen == pytest.approx(81e9, rel=0.02)
+    latents = costs.work(of(plan, "latents", tokenizer="conv-f16d32-baseline"))
+    assert latents.bytes == 1_331_167 * LATENT * 2 * 2  # two moments, two bytes each
+    assert latents.macs == pytest.approx(1_331_167 * 69e9, rel=0.01)
+
+
+def test_guidance_doubles_sampling() -> None:
+    plan = imagenet()
+    costs = Costs(plan.study)
+    labels = {"tokenizer": "conv-f16d32-baseline", "backbone": "sit-xl"}
+    plain, guided = (
+        costs.work(of(plan, "samples", **labels, guidance=scale)) for scale in ("1", "1.5")
+    )
+    assert plain.macs is not None
+    assert guided.macs is not None
+    assert guided.macs - plain.macs == pytest.approx(50_000 * 50 * 118.4e9, rel=5e-3)
+    assert plain.bytes == 50_000 * 3 * 256 * 256
+
+
+def test_evicted_latents() -> None:
+    whole, largest = Estimates(imagenet()).latents()
+    unit = 1_331_167 * LATENT * 4
+    assert largest == 2 * unit  # f16d64
+    assert whole == (43 + 21) * unit + 22 * 2 * unit
+
+
+@pytest.mark.usefixtures("workplace")
+def test_counted_until_something_of_the_kind_is_finished() -> None:
+    plan = smoke()
+    before = stage_of(plan, "tokenizer")
+    assert (before.jobs, before.done, before.counted, before.timed) == (2, 0, 2, 0)
+    assert before.source == "counted"
+    chain(of(plan, "tokenizer", tokenizer="conv-base"), 100.0)
+    after = stage_of(plan, "tokenizer")
+    # the other tokenizer differs in its regularizer and in what it is aligned with
+    assert (after.done, after.counted, after.timed, after.seconds) == (1, 0, 1, 100.0)
+    assert after.source == "1 timed on a chip"
+    larger = smoke(bases={"conv-f2d4": {"train": {"steps": 60}}})
+    assert stage_of(larger, "tokenizer").timed == 0
+
+
+@pytest.mark.usefixtures("workplace")
+def test_what_counts_as_one_kind() -> None:
+    plan = smoke()
+    base, aligned = plan.of_stage("tokenizer")
+    assert kind_of(base) == kind_of(aligned)
+    first, second = of(plan, "diffusion", backbone="sit-a"), of(plan, "diffusion", backbone="sit-b")
+    assert kind_of(first) != kind_of(second)
+    other_seed = smoke(select={"seeds": [5]})
+    assert kind_of(of(other_seed, "diffusion", backbone="sit-a")) == kind_of(first)
+    other_data = smoke(datasets={"digits": {"size": 16}})
+    assert kind_of(other_data.of_stage("tokenizer")[0]) != kind_of(base)
+
+
+@pytest.mark.usefixtures("workplace")
+def test_a_resumed_artifact_is_not_timed() -> None:
+    plan = smoke()
+    base = of(plan, "tokenizer", tokenizer="conv-base")
+    chain(base, 100.0)
+    publish(base, 3.0, attempts=2)  # its last attempt alone took three seconds
+    assert stage_of(plan, "tokenizer").timed == 0
+
+
+@pytest.mark.usefixtures("workplace")
+def test_the_table() -> None:
+    plan = smoke()
+    text = plan_table(plan)
+    assert "35 jobs, 35 to do" in text
+    assert "80 TFLOP/s in fp32" in text
+    assert "timed" not in text.splitlines()[3]
+    assert "missing" not in text
+    for artifact in plan:
+        publish(artifact, 60.0)
+    finished = plan_table(plan)
+    assert "35 jobs, 0 to do: 0.0 GPU-hours counted" in finished
+    (row,) = (line for line in finished.splitlines() if line.startswith("diffusion "))
+    assert row.split() == ["diffusion", "4", "4", "0"]
+
+
+def test_the_table_names_what_is_missing(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(workplace))
+    lines = plan_table(imagenet()).splitlines()
+    assert sum(line.startswith("missing: weights of ") for line in lines) == 15 + 1
+    assert any(line.startswith("missing: images of `imagenet`: not at data/") for line in lines)
+    assert any("a class" in line and line.startswith("images:") for line in lines)

@@ -1,0 +1,69 @@
+"""What has to be there before the first job: files and packages, each named with its remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from diffusability.errors import StudyError
+from diffusability.study import needs
+from diffusability.study.encoder import VisionEncoder
+from diffusability.study.load import load_study
+from diffusability.study.needs import check_needs, missing, missing_packages, study_needs
+from diffusability.study.study import Study
+from diffusability.study.vision_models import FACTS, VISION_MODELS, hub_cache
+from tests.conftest import REPOSITORY
+
+
+def vision_study(**encoder: object) -> Study:
+    """The smoke study with its alignment target replaced by a published model."""
+    study = load_study(str(REPOSITORY / "studies/smoke.yaml"))
+    entry = VisionEncoder.model_validate({"kind": "vision", "model": "clip-l", **encoder})
+    return study.model_copy(update={"encoders": {**study.encoders, "glyph": entry}})
+
+
+def test_every_model_has_its_facts() -> None:
+    assert tuple(FACTS) == VISION_MODELS
+    assert len(VISION_MODELS) == 15
+
+
+def test_the_cache_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert hub_cache() == Path.home() / ".cache/huggingface/hub"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert hub_cache() == Path("/x/huggingface/hub")
+    monkeypatch.setenv("HF_HOME", "/h")
+    assert hub_cache() == Path("/h/hub")
+    monkeypatch.setenv("HF_HUB_CACHE", "/c")
+    assert hub_cache() == Path("/c")
+
+
+def test_a_missing_weight_file_says_where_and_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
+    (need,) = missing(study_needs(vision_study()))
+    folder = Path("/nowhere/models--timm--vit_large_patch14_clip_224.openai/snapshots/main")
+    assert need.path == folder / "model.safetensors"
+    assert need.what == "weights of clip-l"
+    assert "timm/vit_large_patch14_clip_224.openai" in need.remedy
+    assert "`weights`" in need.remedy
+    (need,) = missing(study_needs(vision_study(weights="here/clip.safetensors")))
+    assert need.path == Path("here/clip.safetensors")
+
+
+def test_packages_and_files_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
+    monkeypatch.setattr(needs, "find_spec", lambda name: None)
+    with pytest.raises(StudyError) as raised:
+        check_needs(vision_study(model="webssl-300m"))
+    first, *rest = str(raised.value).splitlines()
+    assert first.endswith("1 file and 1 package missing; nothing was started")
+    assert (
+        rest[0].strip().startswith("package transformers: not installed; install the `paper` extra")
+    )
+    assert rest[1].strip().startswith("weights of webssl-300m: not at /nowhere/")
+
+
+def test_nothing_is_missing_where_nothing_is_published() -> None:
+    study = load_study(str(REPOSITORY / "studies/smoke.yaml"))
+    check_needs(study)
+    assert missing_packages(study) == []

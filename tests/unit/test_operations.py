@@ -1,0 +1,134 @@
+"""Counted parameters and operations against the real networks and the published figures."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffusability.diffusion.lightningdit import LightningDiT
+from diffusability.diffusion.load import build_diffusion
+from diffusability.diffusion.sit import SiT
+from diffusability.encoders.convnet import ConvEncoder
+from diffusability.study.backbone import LightningDiTBackbone, SiTBackbone
+from diffusability.study.encoder import SupervisedEncoder
+from diffusability.study.network import ConvNetwork, VitNetwork
+from diffusability.study.operations import (
+    autoencoder,
+    backbone,
+    discriminator,
+    trained_encoder,
+    vgg16,
+    vision_model,
+)
+from diffusability.study.spec import TrainSpec
+from diffusability.study.tokenizer import ObjectiveSpec
+from diffusability.tokenizers.build import build_tokenizer
+from diffusability.tokenizers.discriminator import PatchDiscriminator
+
+TRAIN = TrainSpec(steps=1)
+SMALL_CONV = ConvNetwork(
+    arch="conv", factor=4, channels=5, width=8, multipliers=(1, 2, 4), decoder_blocks=2
+)
+NETWORKS = [
+    (ConvNetwork(arch="conv"), 256),
+    (ConvNetwork(arch="conv", channels=64), 256),
+    (SMALL_CONV, 32),
+    (SMALL_CONV.model_copy(update={"attention": False, "encoder_blocks": 1}), 16),
+    (VitNetwork(arch="vit"), 256),
+    (VitNetwork(arch="vit", factor=4, channels=6, width=48, depth=2, heads=3), 32),
+]
+SIT = {"arch": "sit", "train": TRAIN}
+LIGHTNING = {"arch": "lightningdit", "train": TRAIN}
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def macs(module: nn.Module, *inputs: torch.Tensor, method: str = "forward") -> int:
+    """Count the products of one call on the meta device; nothing is computed."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        getattr(module.to("meta"), method)(*(x.to("meta") for x in inputs))
+    return counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize(("network", "side"), NETWORKS)
+def test_autoencoders(network: ConvNetwork | VitNetwork, side: int) -> None:
+    module = build_tokenizer(network, 3, side)
+    counted = autoencoder(network, 3, side)
+    grid = side // network.factor
+    assert counted.whole.parameters == parameters(module)
+    assert counted.encoder.macs == macs(module, torch.empty(1, 3, side, side), method="encode")
+    latents = torch.empty(1, network.channels, grid, grid)
+    assert counted.decoder.macs == macs(module, latents, method="decode")
+
+
+def test_published_autoencoder() -> None:
+    counted = autoencoder(ConvNetwork(arch="conv"), 3, 256)
+    assert counted.whole.parameters == pytest.approx(69.84e6, abs=0.005e6)
+    assert counted.encoder.macs == pytest.approx(69e9, abs=0.5e9)
+    assert counted.decoder.macs == pytest.approx(126e9, abs=0.5e9)
+    pair = autoencoder(VitNetwork(arch="vit"), 3, 256)
+    assert pair.whole.parameters == pytest.approx(171.7e6, abs=0.1e6)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SiTBackbone(**SIT, width=48, depth=2, heads=3),
+        SiTBackbone(**SIT, width=48, depth=1, heads=3, patch=2),
+        LightningDiTBackbone(**LIGHTNING, width=48, depth=2, heads=3),
+    ],
+)
+def test_backbones(spec: SiTBackbone | LightningDiTBackbone) -> None:
+    network = build_diffusion(spec, (4, 8, 8), 10).network
+    assert isinstance(network, SiT | LightningDiT)
+    counted = backbone(spec, 4, 8, 10)
+    assert counted.parameters == parameters(network)
+    label = torch.zeros(1, dtype=torch.long)
+    assert counted.macs == macs(network, torch.empty(1, 4, 8, 8), torch.empty(1), label)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "channels", "millions", "giga"),
+    [
+        (SIT, "B", 32, 130.53, 22.95),
+        (SIT, "XL", 64, 675.23, 118.4),
+        (LIGHTNING, "B", 64, 130.61, 22.95),
+        (LIGHTNING, "XL", 32, 675.26, 118.4),
+    ],
+)
+def test_published_backbones(
+    kind: dict[str, object], size: str, channels: int, millions: float, giga: float
+) -> None:
+    model = SiTBackbone if kind["arch"] == "sit" else LightningDiTBackbone
+    spec = model.model_validate({**kind, "size": size})
+    counted = backbone(spec, channels, 16, 1000)
+    frozen = 256 * spec.width  # the published counts include the fixed positions
+    assert counted.parameters + frozen == pytest.approx(millions * 1e6, abs=0.01e6)
+    # the published operations leave out the ends and the modulation, one token an image
+    assert counted.macs == pytest.approx(giga * 1e9, rel=5e-3)
+
+
+def test_encoders() -> None:
+    spec = SupervisedEncoder(kind="supervised", width=8, features=12, factor=4, train=TRAIN)
+    module = ConvEncoder(image_channels=3, width=8, features=12, factor=4, num_classes=10)
+    counted = trained_encoder(spec, 3, 32, 10)
+    assert counted.parameters == parameters(module)
+    assert counted.macs == macs(module, torch.empty(1, 3, 32, 32))
+
+
+def test_discriminator() -> None:
+    module = PatchDiscriminator(3, 64, 3)
+    counted = discriminator(ObjectiveSpec(gan=0.5), 3, 256)
+    assert counted.parameters == parameters(module) == pytest.approx(2.77e6, abs=0.01e6)
+    assert counted.macs == macs(module, torch.empty(2, 3, 256, 256)) // 2
+
+
+def test_published_networks() -> None:
+    assert vgg16(224).macs == pytest.approx(15.35e9, rel=1e-3)
+    assert vgg16(224).parameters == 14_714_688
+    assert vision_model("dinov2-b", 256).parameters == pytest.approx(86.6e6, rel=0.02)
+    assert vision_model("mae-l", 256).parameters == pytest.approx(303.3e6, rel=0.02)
+    assert vision_model("clip-l", 256).macs == pytest.approx(81e9, rel=0.02)
