@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from diffusability.artifacts.atomic import sha256, write_bytes, write_json
 from diffusability.artifacts.lock import exclusive
-from diffusability.data.images import ImageSet, to_float
+from diffusability.data.images import ImageSet, in_batches, to_float
 from diffusability.study.stages import RESULTS
 
 logger = logging.getLogger(__name__)
@@ -113,10 +113,8 @@ class LatentShards:
         self, k: int, data: ImageSet, encode: Encode, batch: int, dtype: torch.dtype
     ) -> None:
         start, stop = self._bounds[k]
-        moments = [
-            encode(to_float(data.images[i : min(i + batch, stop)]))
-            for i in range(start, stop, batch)
-        ]
+        images = in_batches(data.images, torch.arange(start, stop), batch)
+        moments = [encode(to_float(part)) for part in images]
         mean = torch.cat([mean for mean, _ in moments])  # (n, C, h, w)
         logvar = torch.cat([logvar for _, logvar in moments])
         tensors = {

@@ -5,16 +5,19 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from diffusability.artifacts.job import Job
-from diffusability.data.images import to_float
+from diffusability.data.images import ImageSet, in_batches, to_float
 from diffusability.data.load import load_dataset
 from diffusability.encoders.classification import ClassificationLoss
 from diffusability.encoders.load import build_encoder
 from diffusability.study.encoder import SupervisedEncoder
+from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Phase, Run, train
 
 logger = logging.getLogger(__name__)
+BATCH = 256
 
 
 def make(job: Job, folder: Path) -> None:
@@ -25,8 +28,8 @@ def make(job: Job, folder: Path) -> None:
     model.initialise(torch.Generator().manual_seed(job.stream("weights")))
     model.to(job.device)
     chosen = data.split("train")
-    images, labels = to_float(data.images[chosen]), data.labels[chosen]
-    loss = ClassificationLoss(model, images.to(job.device), labels.to(job.device))
+    images = TrainingImages(data, chosen, job.device, job.stream("crops"))
+    loss = ClassificationLoss(model, images, data.labels[chosen].to(job.device))
     training = train(
         Run(
             name=job.name,
@@ -42,10 +45,15 @@ def make(job: Job, folder: Path) -> None:
         )
     )
     kept = training.averaged.eval()
-    held_out = data.split("val")
-    with torch.no_grad():
-        predicted = kept(to_float(data.images[held_out]).to(job.device)).argmax(1).cpu()
-    accuracy = (predicted == data.labels[held_out]).float().mean().item()
-    logger.info("%s: validation accuracy %.4f", job.name, accuracy)
+    logger.info("%s: validation accuracy %.4f", job.name, _accuracy(kept, data, job.device))
     save_file(kept.state_dict(), folder / "model.safetensors")
     training.write_history(folder / "history.csv")
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, data: ImageSet, device: str) -> float:
+    """Return the share of validation images whose class the classifier finds."""
+    held_out = data.split("val")
+    batches = in_batches(data.images, held_out, BATCH)
+    predicted = [model(to_float(batch).to(device)).argmax(1).cpu() for batch in batches]
+    return (torch.cat(predicted) == data.labels[held_out]).float().mean().item()

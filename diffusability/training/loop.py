@@ -46,11 +46,24 @@ class Losses:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's data: image indices (B,) int64 on the CPU, and the step's generator."""
+    """One step's data.
+
+    Attributes:
+        step: counted from zero.
+        indices: (B,) int64 on the CPU, of the images.
+        generator: of all randomness.
+        upcoming: the indices of the next step, for reading ahead; None at the run's end.
+    """
 
     step: int
     indices: Tensor
     generator: torch.Generator
+    upcoming: Tensor | None = None
+
+    @property
+    def picked(self) -> Tensor:
+        """The indices that a loss is the mean of: all of them."""
+        return self.indices
 
 
 @dataclass(frozen=True)
@@ -165,7 +178,8 @@ class Training:
         run, step = self.run, self.step
         rate = learning_rate(step, run.spec)
         generator = step_generator(run.seed, step, run.device)
-        batch = Batch(step, self._order.indices(step), generator)
+        upcoming = self._order.indices(step + 1) if step + 1 < run.spec.steps else None
+        batch = Batch(step, self._order.indices(step), generator, upcoming)
         row: dict[str, float] = {}
         for phase in run.phases:
             row |= self._descend(phase, batch, rate)

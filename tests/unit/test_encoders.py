@@ -10,6 +10,7 @@ from diffusability.encoders.classification import ClassificationLoss
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.study.dataset import DigitsDataset
 from diffusability.study.spec import TrainSpec
+from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Phase, Run, train
 
 
@@ -41,7 +42,7 @@ def test_it_learns(tmp_path: Path) -> None:
     data = load_digits(DigitsDataset(kind="digits", size=8))
     chosen, held_out = data.split("train"), data.split("val")
     model = encoder(factor=4, features=32)
-    loss = ClassificationLoss(model, to_float(data.images[chosen]), data.labels[chosen])
+    loss = ClassificationLoss(model, TrainingImages(data, chosen, "cpu", 0), data.labels[chosen])
     spec = TrainSpec(steps=200, batch=64, lr=3e-3, schedule="cosine")
     phase = Phase("cross_entropy", list(model.parameters()), loss)
     train(Run("toy", spec, {"encoder": model}, [phase], len(chosen), 0, tmp_path))
