@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffusability.artifacts.job import Job
-from diffusability.data.images import ImageSet
+from diffusability.data.images import ImageSet, to_float
 from diffusability.data.load import load_dataset
 from diffusability.encoders.interface import Encoder
 from diffusability.encoders.load import load_encoder
@@ -117,9 +117,10 @@ class TargetFeatures:
         self._held: Tensor | None = None  # (N, D, h, w)
         if images.held is None:
             return
-        first = encoder.grid(images.held[:1])
+        first = encoder.grid(to_float(images.held[:1]))
         if len(images) * first.numel() * first.element_size() <= HELD_BYTES:
-            self._held = torch.cat([encoder.grid(part) for part in images.held.split(256)])
+            parts = images.held.split(256)
+            self._held = torch.cat([encoder.grid(to_float(part)) for part in parts])
 
     @torch.no_grad()
     def __call__(self, batch: Batch, shown: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ class TrainingImages:
     """The images of a split, batch by batch, as floats on the device.
 
     Attributes:
-        held: (n, C, H, W) float32 in -1 ... 1 on the device, of a set that lies in memory; None of
-            an image folder.
+        held: (n, C, H, W) uint8 on the device, of a set that lies in memory; None of an image
+            folder.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class TrainingImages:
         self._reader = ThreadPoolExecutor(1)  # its thread starts with the first batch to read ahead
         self._ahead: tuple[int, Tensor, Future[Tensor]] | None = None
         if isinstance(data.images, Tensor):
-            self.held = to_float(data.images[chosen]).to(self._device)
+            self.held = data.images[chosen].to(self._device)
 
     def __len__(self) -> int:
         """Return the number n of chosen images."""
@@ -38,7 +38,7 @@ class TrainingImages:
     def __call__(self, batch: Batch) -> Tensor:
         """Return the (b, C, H, W) images that a batch picks, and begin to decode the next ones."""
         if self.held is not None:
-            return self.held[batch.picked.to(self._device)]
+            return to_float(self.held[batch.picked.to(self._device)])
         images = self._decoded(batch.step, batch.picked)  # (b, C, H, W) uint8
         if batch.upcoming is not None:
             # a batch may come in parts: then the next one can be of the same step
