@@ -1,8 +1,8 @@
 """The persistent index of an image folder: every file was decoded once, and none is copied.
 
-Every image is decoded in full when the index is built, not just its header: that costs about a
-thousandth of what a study's trainings decode later (measured in benchmarks/RESULTS.md), and a file
-that is cut short is found before the first of them starts.
+Every image is decoded in full when the index is built, not just its header: for ImageNet 27
+core-minutes (benchmarks/RESULTS.md), well under a thousandth of what a study's trainings decode
+later, and a file that is cut short is found before the first of them starts.
 """
 
 import hashlib

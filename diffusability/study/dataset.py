@@ -84,7 +84,9 @@ class FolderDataset(Spec):
         0.05, gt=0, lt=1, description="held out of every class where there is no val/"
     )
     masks: Annotated[str | None, Field(exclude=True)] = Field(
-        None, description="folder of foreground masks (ImageNet-S); not part of the fingerprint"
+        None,
+        description="folder of PNG files named as the images, whose pixels hold class numbers as "
+        "R + 256 G (ImageNet-S): all but 0 and 1000 are foreground; not part of the fingerprint",
     )
     masked: bool = Field(False, description="whether there are masks; follows from `masks`")
     damaged: Literal["refuse", "skip"] = Field(

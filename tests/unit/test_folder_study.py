@@ -1,17 +1,20 @@
 """A study on an image folder, from its index to a metric, without workflow around it."""
 
 import json
+import re
 import shutil
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
 from diffusability.data.load import load_dataset
 from diffusability.errors import DataError
+from diffusability.study.dataset import FolderDataset
 from diffusability.study.load import merge, read_yaml
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
@@ -20,6 +23,7 @@ from tests.conftest import REPOSITORY
 from tests.unit.image_files import write_image, write_images, write_mask
 
 STAGES_RUN = ("dataset", "encoder", "tokenizer", "latents", "spatial", "semantics")
+README = REPOSITORY / "README.md"
 FEW = {"steps": 4, "batch": 8}
 
 
@@ -122,6 +126,12 @@ def test_other_images_do_not_take_the_name_of_those_that_were_indexed(workplace:
         make(planned, "dataset")
     assert len(load_dataset(dataset(planned)).labels) == 12  # untouched
     make(plan(study("toy", content="toy-2")), "dataset")
+
+
+def test_example_of_the_readme() -> None:
+    (block,) = re.findall(r"```yaml\n(datasets:.*?)```", README.read_text(), re.DOTALL)
+    (values,) = yaml.safe_load(block)["datasets"].values()
+    assert FolderDataset.model_validate(values).masked
 
 
 def test_manifest_lists_what_was_skipped(workplace: Path) -> None:

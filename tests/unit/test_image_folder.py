@@ -1,6 +1,5 @@
-"""Image folders: layouts, the index, lazily decoded images and masks, damage, and moved files."""
+"""Image folders: the index, lazily decoded images and masks, damaged and changed files."""
 
-import os
 import random
 import shutil
 from pathlib import Path
@@ -13,15 +12,17 @@ from PIL import Image
 from diffusability.data.crops import centre_crop, random_crop
 from diffusability.data.folder import FolderImages, open_folder
 from diffusability.data.folder_index import FolderIndex, build_index
-from diffusability.data.folder_layout import list_images
 from diffusability.data.images import ImageSet, in_batches
+from diffusability.encoders.classification import ClassificationLoss
+from diffusability.encoders.convnet import ConvEncoder
 from diffusability.errors import DataError
 from diffusability.study.dataset import FolderDataset
 from diffusability.study.fingerprint import derive_seed
+from diffusability.study.spec import TrainSpec
 from diffusability.training.batches import step_generator
 from diffusability.training.images import TrainingImages
-from diffusability.training.loop import Batch
-from tests.unit.image_files import CLASSES, SIZE, entry, write_image, write_images, write_mask
+from diffusability.training.loop import Batch, Phase, Run, Training
+from tests.unit.image_files import SIZE, entry, write_image, write_images, write_mask
 
 ARTIFACT = Path("results/dataset/toy/abc")
 
@@ -42,94 +43,6 @@ def cropped(path: Path) -> np.ndarray:
     """Return the (S, S, 3) centre crop of a file, by Pillow alone."""
     image = Image.open(path).convert("RGB")
     return np.asarray(centre_crop(*image.size, SIZE).of_image(image))
-
-
-# --- which files there are ------------------------------------------------------------------------
-
-
-def test_layout_of_imagenet(root: Path) -> None:
-    listing = list_images(root, entry(root))
-    assert listing.classes == list(CLASSES)
-    expected = [
-        f"{split}/{name}/{split}_{name}_{k}.png"
-        for split in ("train", "val")
-        for name in CLASSES
-        for k in range(4)
-    ]
-    assert listing.files == expected
-    assert listing.labels == [0] * 4 + [1] * 4 + [2] * 4 + [0] * 4 + [1] * 4 + [2] * 4
-    assert listing.validation == [False] * 12 + [True] * 12
-
-
-@pytest.mark.parametrize("split", ["train", ""])
-def test_without_val_a_share_of_every_class_is_held_out(tmp_path: Path, split: str) -> None:
-    write_images(tmp_path, per_class=8, splits=(split,))
-    listing = list_images(tmp_path, entry(tmp_path, val_fraction=0.25))
-    assert listing.classes == list(CLASSES)
-    held = torch.tensor(listing.validation)
-    assert [int(held[torch.tensor(listing.labels) == label].sum()) for label in range(3)] == [2] * 3
-    assert list_images(tmp_path, entry(tmp_path, val_fraction=0.25)) == listing
-
-
-def test_flat_folder_is_one_class(tmp_path: Path) -> None:
-    for k in range(10):
-        write_image(tmp_path / f"{k}.PNG", k)
-    listing = list_images(tmp_path, entry(tmp_path, num_classes=1, val_fraction=0.3))
-    assert listing.files == [f"{k}.PNG" for k in range(10)]
-    assert (set(listing.labels), sum(listing.validation)) == ({0}, 3)
-
-
-def test_order_does_not_depend_on_the_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = list_images(root, entry(root))
-    scandir, shuffler = os.scandir, random.Random(0)
-
-    class Shuffled:
-        def __init__(self, path: Path) -> None:
-            with scandir(path) as entries:
-                self.entries = list(entries)
-            shuffler.shuffle(self.entries)
-
-        def __enter__(self) -> list[os.DirEntry[str]]:
-            return self.entries
-
-        def __exit__(self, *unused: object) -> None:
-            pass
-
-    monkeypatch.setattr(os, "scandir", Shuffled)
-    assert [list_images(root, entry(root)) for _ in range(5)] == [expected] * 5
-
-
-def test_hidden_and_other_files_do_not_count_and_folders_may_nest(root: Path) -> None:
-    expected = list_images(root, entry(root)).files
-    (root / "train" / ".cache").mkdir()
-    (root / "train" / "n01" / "._0.png").write_bytes(b"a resource fork")
-    (root / "train" / "n01" / "boxes.txt").write_text("0 0 1 1")
-    assert list_images(root, entry(root)).files == expected
-    write_image(root / "train" / "n01" / "images" / "deep.webp", 5)
-    assert "train/n01/images/deep.webp" in list_images(root, entry(root)).files
-
-
-def test_layouts_that_are_refused(root: Path) -> None:
-    def refused(match: str, **options: object) -> None:
-        with pytest.raises(DataError, match=match):
-            list_images(root, entry(root, **options))
-
-    refused("3 class folders .n01, n02, n03., the study says num_classes: 1000", num_classes=1000)
-    (root / "val" / "n04").mkdir()
-    refused("val: no images in the class folders n04")
-    write_image(root / "val" / "n04" / "x.png", 0)
-    refused("classes of train/ and val/ differ: only val/ has n04")
-    (root / "train" / "n02").rename(root / "train" / "n00")
-    refused("only train/ has n00; only val/ has n02, n04")
-    shutil.rmtree(root / "val")
-    write_image(root / "val" / "x.png", 0)
-    refused("sort its images into class folders")
-    write_image(root / "train" / "stray.png", 0)
-    refused("train: holds images .train/stray.png. and folders .n00, n01, n03.")
-    shutil.rmtree(root / "train")
-    refused("holds val/ but no train/")
-    shutil.rmtree(root / "val")
-    refused("holds no images")
 
 
 # --- the index ------------------------------------------------------------------------------------
@@ -356,7 +269,7 @@ def batch(step: int, picked: list[int], following: list[int] | None) -> Batch:
     """Return a step of a run."""
     upcoming = None if following is None else torch.tensor(following)
     generator = step_generator(0, step, torch.device("cpu"))
-    return Batch(step, torch.tensor(picked), generator, upcoming)
+    return Batch(step, torch.tensor(picked), generator, upcoming=upcoming)
 
 
 def test_training_sees_fresh_crops_and_a_resumed_one_the_same(root: Path) -> None:
@@ -377,6 +290,39 @@ def test_training_sees_fresh_crops_and_a_resumed_one_the_same(root: Path) -> Non
     assert [torch.equal(resumed(step), old) for step, old in zip(steps[1:], seen[1:], strict=True)]
     other = TrainingImages(data, chosen, "cpu", seed=4)
     assert not torch.equal(other(steps[0]), seen[0])
+
+
+def test_training_that_is_stopped_and_resumed_ends_in_the_same_bits(
+    root: Path, tmp_path: Path
+) -> None:
+    def training(state: str) -> Training:
+        data = opened(entry(root, train_crop="random"))
+        model = ConvEncoder(image_channels=3, width=4, features=4, factor=4, num_classes=3)
+        model.initialise(torch.Generator().manual_seed(0))
+        chosen = data.split("train")
+        images = TrainingImages(data, chosen, "cpu", seed=1)
+        phase = Phase(
+            "loss", list(model.parameters()), ClassificationLoss(model, images, data.labels[chosen])
+        )
+        spec = TrainSpec(steps=5, batch=4)
+        return Training(
+            Run("toy", spec, {"encoder": model}, [phase], len(chosen), 0, tmp_path / state)
+        )
+
+    straight = training("straight")
+    straight.go()
+    stopped = training("stopped")
+    for _ in range(2):
+        stopped._take_step()
+    stopped.save()
+    resumed = training("stopped")
+    resumed.resume()
+    assert resumed.step == 2
+    resumed.go()
+    first, second = (t.averaged.state_dict() for t in (straight, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    fresh = training("fresh").averaged.state_dict()
+    assert not all(torch.equal(first[name], fresh[name]) for name in first)
 
 
 def test_what_was_not_announced_is_decoded_all_the_same(root: Path) -> None:
