@@ -1,10 +1,11 @@
 """Supervised training of an encoder: cross-entropy on slightly shifted images."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Batch, Losses
 
 SHIFT = 1  # largest random shift of a training batch, in pixels, along both axes
@@ -13,8 +14,8 @@ SHIFT = 1  # largest random shift of a training batch, in pixels, along both axe
 class ClassificationLoss:
     """Cross-entropy of a classifier on the images of a training."""
 
-    def __init__(self, model: nn.Module, images: TrainingImages, labels: Tensor) -> None:
-        """Hold the images, and labels (n,) int64 on their device."""
+    def __init__(self, model: nn.Module, images: Callable[[Batch], Tensor], labels: Tensor) -> None:
+        """Take what gives a batch's (B, C, H, W) images, and (N,) int64 labels on their device."""
         self.model, self.images, self.labels = model, images, labels
 
     def __call__(self, batch: Batch) -> Losses:
