@@ -85,7 +85,7 @@ class FolderIndex:
         return cls(**values | {"masks": masks})
 
     def digest(self) -> str:
-        """Return a SHA-256 over names, sizes, classes, split and masks."""
+        """Return the SHA-256 of `to_json`: of names, sizes, classes, split and masks."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 

@@ -1,5 +1,6 @@
 """The images behind a dataset entry of a study."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,10 @@ def load_dataset(folder: Path) -> ImageSet:
 
 def _load_folder(folder: Path, manifest: dict[str, Any]) -> ImageSet:
     text = (folder / INDEX).read_text()
-    index = FolderIndex.from_json(text)
-    if index.digest() != manifest["sha256"]:
+    if hashlib.sha256(text.encode()).hexdigest() != manifest["sha256"]:
         raise ArtifactError(
             f"{folder}: {INDEX} is not that of the manifest. Make both again with: "
             f"{rebuild_command(folder)}"
         )
     spec = FolderDataset.model_validate({**manifest["spec"], **manifest["places"]})
-    return open_folder(folder, index, spec)
+    return open_folder(folder, FolderIndex.from_json(text), spec)
