@@ -143,14 +143,14 @@ def build_index(spec: FolderDataset, threads: int) -> IndexedFolder:
 
     inspections = list(_inspect_all(inspect, len(listing.files), threads))
     damaged = {name: why for found in inspections for name, why in found.damaged.items()}
+    for name, why in damaged.items():
+        logger.warning("damaged: %s (%s)", name, why)
     if damaged and spec.damaged == "refuse":
         reasons = [f"{name} ({why})" for name, why in damaged.items()]
         raise DataError(
             f"{root}: {len(damaged)} damaged files among {len(listing.files)} images and their "
             f"masks: {named(reasons)}. Repair them, or say `damaged: skip` to leave them out"
         )
-    for name, why in damaged.items():
-        logger.warning("left out %s: %s", name, why)
     shares = [found.foreground for found in inspections if found.mask is not None]
     if spec.masked and not any(shares):
         raise DataError(f"{masks_root}: no mask has any foreground in the crop of its image")

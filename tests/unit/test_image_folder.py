@@ -83,7 +83,7 @@ def damage(root: Path) -> list[str]:
     return names
 
 
-def test_damaged_files_are_refused_by_name(root: Path) -> None:
+def test_damaged_files_are_refused_by_name(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     names = damage(root)
     with pytest.raises(DataError) as caught:
         build_index(entry(root), 1)
@@ -92,6 +92,7 @@ def test_damaged_files_are_refused_by_name(root: Path) -> None:
     assert all(name in message for name in names)
     assert "(empty)" in message
     assert "damaged: skip" in message
+    assert [record.args[0] for record in caplog.records if record.levelname == "WARNING"] == names
 
 
 def test_damaged_files_are_skipped_by_choice(root: Path) -> None:
@@ -245,6 +246,8 @@ def test_masks_that_are_refused(root: Path, tmp_path: Path) -> None:
             build_index(entry(root, masks=str(masks), **options), 1)
 
     refused("no such folder; set the dataset's `masks`")
+    with pytest.raises(DataError, match="declares masks; name their folder"):
+        build_index(entry(root, masked=True), 1)
     write_mask(masks / "other.png", np.ones((20, 24), dtype=int))
     refused("none of its 1 masks has the name of an image")
     write_mask(masks / "n01" / "val_n01_0.png", np.full((20, 24), 1000))
