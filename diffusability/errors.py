@@ -21,6 +21,10 @@ class ArtifactError(DiffusabilityError):
     """An artifact on disk is missing, incomplete, altered, or not the one that was asked for."""
 
 
+class DataError(DiffusabilityError):
+    """Files of a dataset are missing, damaged, changed, or not laid out as the study declares."""
+
+
 class ArtifactBusyError(ArtifactError):
     """Another process is writing the artifact; trying again later is right (EX_TEMPFAIL)."""
 

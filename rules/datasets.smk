@@ -14,7 +14,7 @@ rule prepare_dataset:
         f"{BENCHMARKS}/prepare_dataset/{{dataset}}.{{fingerprint}}.tsv"
     conda:
         "../envs/study.yaml"
-    threads: 1
+    threads: 8  # every image of a folder is decoded once
     resources:
         mem_mb=4000,
         runtime=120,

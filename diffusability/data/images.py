@@ -1,11 +1,28 @@
-"""A set of labelled images in memory, with foreground masks and a train/validation split."""
+"""A set of labelled images, with foreground masks and a train/validation split."""
 
 import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+class Rows(Protocol):
+    """Rows of a (N, ...) tensor: a tensor itself, or one whose rows are made when indexed."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """Sizes, the number of rows first."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def __getitem__(self, rows: Tensor | slice, /) -> Tensor:
+        """Return the chosen rows, (n,) int64 or a slice, in memory."""
 
 
 @dataclass(frozen=True)
@@ -13,18 +30,21 @@ class ImageSet:
     """Images of one dataset, in a fixed order.
 
     Attributes:
-        images: (N, C, H, W) uint8.
+        images: (N, C, H, W) uint8; of an image folder they are decoded where they are indexed.
         labels: (N,) int64 in 0 ... num_classes - 1.
-        masks: (N, H, W) bool, foreground.
+        masks: (N, H, W) bool, foreground; an image without a mask has no foreground at all, and
+            what is measured in foregrounds leaves it out.
         validation: (N,) bool, held out from every training.
         num_classes: number of classes.
+        masked: whether any image has a mask.
     """
 
-    images: Tensor
+    images: Rows
     labels: Tensor
-    masks: Tensor
+    masks: Rows
     validation: Tensor
     num_classes: int
+    masked: bool = True
 
     def split(self, name: str) -> Tensor:
         """Return the (n,) int64 indices of the split "train", "val" or "all"."""
@@ -33,11 +53,26 @@ class ImageSet:
         return chosen.nonzero().squeeze(1)
 
     def digest(self) -> str:
-        """Return a SHA-256 over images, labels, masks and split."""
+        """Return a SHA-256 over images, labels, masks and split; every image is read."""
         sha = hashlib.sha256()
-        for tensor in (self.images, self.labels, self.masks, self.validation):
+        everything = slice(None)
+        images, masks = self.images[everything], self.masks[everything]
+        for tensor in (images, self.labels, masks, self.validation):
             sha.update(np.ascontiguousarray(tensor.numpy()).tobytes())
         return sha.hexdigest()
+
+
+def in_batches(rows: Rows, chosen: Tensor, size: int) -> Iterator[Tensor]:
+    """Yield the chosen rows, (n,) int64, `size` at a time; the next are read meanwhile."""
+    if not len(chosen):
+        return
+    first, *others = chosen.split(size)
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(rows.__getitem__, first)
+        for following in others:
+            batch, ahead = ahead.result(), reader.submit(rows.__getitem__, following)
+            yield batch
+        yield ahead.result()
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """Contrastive training of an encoder: two views of one image belong together (SimCLR)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusability.encoders.augmentation import random_view
 from diffusability.encoders.convnet import ConvEncoder
-from diffusability.encoders.training_images import TrainingImages
 from diffusability.training.loop import Batch, Losses
 
 
@@ -73,14 +74,14 @@ class ContrastiveLoss:
     """NT-Xent of two random views of every image of a batch; the whole batch is needed at once."""
 
     def __init__(
-        self, network: ContrastiveNetwork, images: TrainingImages, temperature: float
+        self, network: ContrastiveNetwork, images: Callable[[Batch], Tensor], temperature: float
     ) -> None:
         """Hold the network, the images, and the temperature of the softmax."""
         self.network, self.images, self.temperature = network, images, temperature
 
     def __call__(self, batch: Batch) -> Losses:
         """Return the loss of one batch; the share of views that find their other is logged."""
-        images = self.images[batch.indices]  # (B, C, H, W)
+        images = self.images(batch)  # (B, C, H, W)
         views = [random_view(images, batch.generator) for _ in range(2)]
         first, second = self.network(torch.cat(views)).chunk(2)  # (B, P) each
         loss, matched = nt_xent(first, second, self.temperature)

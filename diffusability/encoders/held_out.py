@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffusability.data.images import ImageSet, to_float
+from diffusability.data.images import ImageSet, in_batches, to_float
 from diffusability.encoders.nearest_centroid import name_by_nearest_centroid
 from diffusability.encoders.pretext import LOSS_NAMES, Network, Spec, build_loss, encoder_of
-from diffusability.encoders.training_images import ResidentImages
+from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Batch
 
 BATCH = 256
@@ -34,13 +34,13 @@ def held_out_numbers(
     """
     encoder, device = encoder_of(network), generator.device
     asked, known = (_spread(data.split(name)) for name in ("val", "train"))
-    features = _in_batches(encoder.features, data.images[asked], device)  # (M, D)
+    features = _of_images(encoder.features, data, asked, device)  # (M, D)
     if encoder.classes:
         return _accuracy(encoder.logits(features.to(device)).argmax(1).cpu(), data.labels[asked])
     named = name_by_nearest_centroid(
-        _in_batches(encoder.features, data.images[known], device), data.labels[known], features
+        _of_images(encoder.features, data, known, device), data.labels[known], features
     )
-    images = ResidentImages(data.images[asked], device)
+    images = TrainingImages(data, asked, device, 0)
     loss = build_loss(spec, network, images, data.labels[asked].to(device))
     size = min(spec.train.batch, len(asked))  # the loss of a contrastive encoder depends on it
     rows = []
@@ -59,11 +59,12 @@ def _spread(indices: Tensor) -> Tensor:
     return indices[:: -(-len(indices) // JUDGED)]
 
 
-def _in_batches(
-    network: Callable[[Tensor], Tensor], images: Tensor, device: torch.device
+def _of_images(
+    network: Callable[[Tensor], Tensor], data: ImageSet, chosen: Tensor, device: torch.device
 ) -> Tensor:
-    """Return what a network says of (N, C, H, W) uint8 images, on the CPU."""
-    return torch.cat([network(to_float(part).to(device)).cpu() for part in images.split(BATCH)])
+    """Return what a network says of the chosen (n,) images, on the CPU."""
+    batches = in_batches(data.images, chosen, BATCH)
+    return torch.cat([network(to_float(part.to(device))).cpu() for part in batches])
 
 
 def _accuracy(named: Tensor, labels: Tensor) -> dict[str, float]:

@@ -1,10 +1,11 @@
 """Masked training of an encoder: fill in hidden cells of an image."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from diffusability.encoders.convnet import ConvEncoder
-from diffusability.encoders.training_images import TrainingImages
 from diffusability.errors import StudyError
 from diffusability.training.loop import Batch, Losses
 
@@ -114,13 +115,15 @@ def hidden_error(predicted: Tensor, images: Tensor, hidden: Tensor) -> Tensor:
 class MaskedLoss:
     """Squared error of the predicted pixels of hidden cells."""
 
-    def __init__(self, network: MaskedAutoencoder, images: TrainingImages, ratio: float) -> None:
+    def __init__(
+        self, network: MaskedAutoencoder, images: Callable[[Batch], Tensor], ratio: float
+    ) -> None:
         """Hold the network, the images, and the share of hidden cells."""
         self.network, self.images, self.ratio = network, images, ratio
 
     def __call__(self, batch: Batch) -> Losses:
         """Return the loss of one batch; the share of the pixels' variance it explains is logged."""
-        images = self.images[batch.picked]  # (B, C, H, W)
+        images = self.images(batch)  # (B, C, H, W)
         factor = self.network.factor
         grid = (images.shape[2] // factor, images.shape[3] // factor)
         everywhere = hidden_cells(len(batch.indices), grid, self.ratio, batch.generator)

@@ -8,7 +8,6 @@ from diffusability.encoders.classification import ClassificationLoss
 from diffusability.encoders.contrastive import ContrastiveLoss, ContrastiveNetwork
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.encoders.masked import MaskedAutoencoder, MaskedLoss
-from diffusability.encoders.training_images import TrainingImages
 from diffusability.study.encoder import ContrastiveEncoder, MaskedEncoder, SupervisedEncoder
 from diffusability.training.loop import Batch, Losses
 
@@ -32,9 +31,9 @@ def encoder_of(network: Network) -> ConvEncoder:
 
 
 def build_loss(
-    spec: Spec, network: Network, images: TrainingImages, labels: Tensor
+    spec: Spec, network: Network, images: Callable[[Batch], Tensor], labels: Tensor
 ) -> Callable[[Batch], Losses]:
-    """Return the loss of a network on images; labels, (N,) on the device, may go unused."""
+    """Return the loss of a network on the images of a batch; labels, (N,) on the device, may go unused."""
     match spec, network:
         case ContrastiveEncoder(), ContrastiveNetwork():
             return ContrastiveLoss(network, images, spec.temperature)

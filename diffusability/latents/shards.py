@@ -7,7 +7,7 @@ rebuilds itself, and nothing that was made from it.
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from diffusability.artifacts.atomic import sha256, write_bytes, write_json
 from diffusability.artifacts.lock import exclusive
-from diffusability.data.images import ImageSet, to_float
+from diffusability.data.images import ImageSet, in_batches, to_float
 from diffusability.latents.mapped import MappedLatents, MappedTensor
 from diffusability.study.stages import RESULTS
 
@@ -100,8 +100,9 @@ class LatentShards:
         self, k: int, data: ImageSet, encode: Encode, batch: int, dtype: torch.dtype
     ) -> None:
         start, stop = self._bounds[k]
-        images = data.images[start:stop]  # (n, C, H, W)
-        mean, logvar = (m.to(dtype) for m in _encode_all(images, encode, batch))  # (n, C, h, w)
+        numbers = torch.arange(start, stop)
+        images = in_batches(data.images, numbers, batch)
+        mean, logvar = (m.to(dtype) for m in _encode_all(images, encode))  # (n, C, h, w)
         tensors = {
             "mean": mean.contiguous(),
             "logvar": logvar.contiguous(),
@@ -109,7 +110,8 @@ class LatentShards:
             "foreground": pool_masks(data.masks[start:stop], mean.shape[-2:]),
         }
         if self._flip:
-            moments = _encode_all(images.flip(3), encode, batch)
+            mirrored = (part.flip(3) for part in in_batches(data.images, numbers, batch))
+            moments = _encode_all(mirrored, encode)
             mean, logvar = (m.to(dtype) for m in moments)
             tensors |= {"mirrored_mean": mean.contiguous(), "mirrored_logvar": logvar.contiguous()}
         self._note(k).unlink(missing_ok=True)
@@ -118,9 +120,9 @@ class LatentShards:
         write_json(self._note(k), {"sha256": sha256(path), "bytes": path.stat().st_size})
 
 
-def _encode_all(images: Tensor, encode: Encode, batch: int) -> Moments:
-    """Return mean and log-variance of (n, C, H, W) uint8 images."""
-    moments = [encode(to_float(part)) for part in images.split(batch)]
+def _encode_all(batches: Iterable[Tensor], encode: Encode) -> Moments:
+    """Return mean and log-variance of (B, C, H, W) uint8 batches."""
+    moments = [encode(to_float(part)) for part in batches]
     mean, logvar = (torch.cat(parts) for parts in zip(*moments, strict=True))
     return mean, logvar
 

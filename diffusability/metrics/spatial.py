@@ -183,7 +183,8 @@ def measure_spatial(latents: Tensor, masks: Tensor | None) -> list[Measurement]:
     Args:
         latents: (N, C, H, W), any floating dtype, in latent units.
         masks: (N, H, W) foreground fraction of each token in [0, 1]; a token is foreground if any
-            of its pixels is. None leaves SRSS out.
+            of its pixels is. An image without any foreground (one that has no mask) is left out
+            of SRSS and counted in a flag. None leaves SRSS out.
 
     Returns:
         ``spatial.lds``, ``spatial.cds`` and ``spatial.srss`` (HIGHER is better), ``spatial.rmsc``
@@ -199,12 +200,14 @@ def measure_spatial(latents: Tensor, masks: Tensor | None) -> list[Measurement]:
     if masks is not None:
         foreground = check_masks(masks, data).flatten(1) > 0  # (N, T)
         _require_balanced(foreground)
+    flags = _without_foreground(foreground)
     measurements = []
     for normalised, suffix in ((True, ""), (False, "_raw")):
         per_image = _per_image_statistics(data, normalised, scales, foreground)
         options = asdict(scales) | {"distance": "manhattan", "normalise": normalised}
         measurements += [
-            _summary(name, suffix, values, options) for name, values in per_image.items()
+            _summary(name, suffix, values, options, flags if name == "srss" else ())
+            for name, values in per_image.items()
         ]
     return measurements
 
@@ -248,7 +251,15 @@ def _per_image_statistics(
     return {name: values[~values.isnan()] for name, values in found.items()}
 
 
-def _summary(name: str, suffix: str, values: Tensor, options: dict[str, Any]) -> Measurement:
+def _without_foreground(foreground: Tensor | None) -> tuple[str, ...]:
+    """Return a flag that counts the images of a (N, T) foreground that have none."""
+    count = 0 if foreground is None else int((~foreground.any(dim=1)).sum())
+    return (f"{count} images without foreground left out",) if count else ()
+
+
+def _summary(
+    name: str, suffix: str, values: Tensor, options: dict[str, Any], flags: tuple[str, ...]
+) -> Measurement:
     """Average one statistic over images."""
     value, stderr = mean_and_stderr(values, f"spatial.{name}")
     extra = {"minimum_share": _MINIMUM_SHARE, "foreground": "any pixel"} if name == "srss" else {}
@@ -260,4 +271,5 @@ def _summary(name: str, suffix: str, values: Tensor, options: dict[str, Any]) ->
         "1/token" if name == "cds" else "1",
         None if name == "rmsc" else True,
         options | extra,
+        flags,
     )

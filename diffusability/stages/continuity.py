@@ -51,7 +51,7 @@ def make(job: Job, folder: Path) -> None:
         table,
         decode=decode,
         extract=lambda images: extractor(images).vectors,
-        reference=extractor.moments(extractor(data.images[asked]).vectors),
+        reference=extractor.moments(extractor.of_dataset(data, asked).vectors),
         generator=torch.Generator().manual_seed(job.stream("neighbours")),
         alpha=spec.alpha,
         interpolation=spec.interpolation,

@@ -19,10 +19,10 @@ from diffusability.encoders.pretext import (
     build_network,
     encoder_of,
 )
-from diffusability.encoders.training_images import ResidentImages
 from diffusability.encoders.vision import import_vision
 from diffusability.study.encoder import VisionEncoder
 from diffusability.study.vision_models import weight_file
+from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Phase, Run, Training, train
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def _train(job: Job, spec: Spec, data: ImageSet) -> Training:
     network.initialise(torch.Generator().manual_seed(job.stream("weights")))
     network.to(job.device)
     chosen = data.split("train")
-    images = ResidentImages(data.images[chosen], torch.device(job.device))
+    images = TrainingImages(data, chosen, job.device, job.stream("crops"))
     loss = build_loss(spec, network, images, data.labels[chosen].to(job.device))
     return train(
         Run(

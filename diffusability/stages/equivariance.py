@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from diffusability.artifacts.job import Job
-from diffusability.data.images import to_float
+from diffusability.data.images import in_batches, to_float
 from diffusability.data.load import load_dataset
 from diffusability.latents.channel_statistics import channel_statistics, normalise
 from diffusability.metrics.equivariance import Transform, measure_equivariance
@@ -32,7 +32,7 @@ def make(job: Job, folder: Path) -> None:
     transforms = [Transform("rotate", angle) for angle in spec.rotations]
     transforms += [Transform("scale", scale) for scale in spec.scales]
     transforms += [Transform("flip", 0)] if spec.flip else []
-    batches = (to_float(images) for images in data.images[chosen].split(BATCH))
+    batches = map(to_float, in_batches(data.images, chosen, BATCH))
     measurements, impossible = measure_equivariance(encode, batches, transforms=transforms)
     cells = [
         (f"equivariance.{cell}_{kind}", reason)

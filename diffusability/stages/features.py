@@ -1,12 +1,13 @@
 """Features of images in batches, by the extractor upstream of a job."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from diffusability.artifacts.job import Job
-from diffusability.data.images import ImageSet, to_float
+from diffusability.data.images import ImageSet, in_batches, to_float
 from diffusability.encoders.load import load_encoder
 from diffusability.metrics.feature_moments import FeatureMoments
 
@@ -31,11 +32,19 @@ class Extractor:
         self.resolution = data.images.shape[-1]
         self._model = load_encoder(job.input("extractor"), data, job.device)
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
         """Return the features of (N, C, H, W) uint8 images."""
+        return self.of_batches(images.split(BATCH))
+
+    def of_dataset(self, data: ImageSet, chosen: Tensor) -> Features:
+        """Return the features of the chosen images, (n,) int64; a few are in memory at a time."""
+        return self.of_batches(in_batches(data.images, chosen, BATCH))
+
+    @torch.no_grad()
+    def of_batches(self, batches: Iterable[Tensor]) -> Features:
+        """Return the features of (B, C, H, W) uint8 batches."""
         vectors, logits = [], []
-        for batch in images.split(BATCH):
+        for batch in batches:
             features = self._model.features(to_float(batch).to(self.device))  # (B, D)
             vectors.append(features.cpu())
             logits.append(self._model.logits(features).cpu())  # (B, K)

@@ -29,7 +29,7 @@ def make(job: Job, folder: Path) -> None:
     shards = [load_file(samples / name) for name in notes["shards"]]
     images, labels = (torch.cat([shard[key] for shard in shards]) for key in ("images", "labels"))
     extractor = Extractor(job, spec.extractor, data)
-    real = extractor(data.images[data.split(spec.reference)])
+    real = extractor.of_dataset(data, data.split(spec.reference))
     generated = extractor(images)
     trajectory = [Measurement(**m | {"flags": tuple(m["flags"])}) for m in notes["trajectory"]]
     compared = _compare(job, extractor, real, generated)

@@ -1,12 +1,13 @@
 """Stage `reconstruction`: what a tokenizer loses, before any diffusion."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from diffusability.artifacts.job import Job
-from diffusability.data.images import to_uint8
+from diffusability.data.images import ImageSet, in_batches, to_uint8
 from diffusability.data.load import load_dataset
 from diffusability.figures.image_grid import write_image_grid
 from diffusability.latents.mapped import Latents
@@ -27,25 +28,47 @@ def make(job: Job, folder: Path) -> None:
     data = load_dataset(job.input("dataset"))
     chosen = data.split(spec.split)
     latents = open_latents(job, data)[chosen]
-    originals = data.images[chosen]  # (n, C, H, W) uint8
-    decoded = decode(open_tokenizer(job, data), latents, job.device)
+    tokenizer = open_tokenizer(job, data)
     extractor = Extractor(job, spec.extractor, data)
+    real, decoded = [], []  # (B, D) feature vectors
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+        for originals, reconstructions in reconstruct(tokenizer, data, chosen, latents, job.device):
+            real.append(extractor(originals).vectors)
+            decoded.append(extractor(reconstructions).vectors)
+            yield originals, reconstructions
+
+    fidelity = measure_reconstruction(pairs())
     frechet = measure_frechet(
-        reference=extractor.moments(extractor(originals).vectors),
-        generated=extractor.shard_moments(extractor(decoded).vectors),
+        reference=extractor.moments(torch.cat(real)),
+        generated=extractor.shard_moments(torch.cat(decoded)),
         stage="reconstruction",
     )
-    pairs = zip(originals.split(BATCH), decoded.split(BATCH), strict=True)
     moments = zip(latents.mean.split(BATCH), latents.logvar.split(BATCH), strict=True)
-    write_measurements(
-        folder, [*measure_reconstruction(pairs), *measure_posterior(moments), frechet]
-    )
-    pictured = torch.cat([originals[:PICTURED], decoded[:PICTURED]])
-    write_image_grid(folder / "reconstructions.png", pictured, columns=PICTURED)
+    write_measurements(folder, [*fidelity, *measure_posterior(moments), frechet])
+    shown = next(reconstruct(tokenizer, data, chosen, latents, job.device, PICTURED))
+    write_image_grid(folder / "reconstructions.png", torch.cat(shown), columns=PICTURED)
 
 
 @torch.no_grad()
-def decode(tokenizer: Tokenizer, latents: Latents, device: str) -> Tensor:
-    """Return the (n, C, H, W) uint8 reconstructions from posterior means."""
-    parts = [to_uint8(tokenizer.decode(z.to(device))).cpu() for z in latents.mean.split(BATCH)]
-    return torch.cat(parts)
+def reconstruct(
+    tokenizer: Tokenizer,
+    data: ImageSet,
+    chosen: Tensor,
+    latents: Latents,
+    device: str,
+    batch: int = BATCH,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images and their reconstructions from posterior means, both (B, C, H, W) uint8.
+
+    Args:
+        tokenizer: that encoded the latents.
+        data: the dataset.
+        chosen: (n,) int64 images of it.
+        latents: of the chosen images, in their order.
+        device: that decodes.
+        batch: images at a time.
+    """
+    images = in_batches(data.images, chosen, batch)
+    for originals, z in zip(images, latents.mean.split(batch), strict=True):
+        yield originals, to_uint8(tokenizer.decode(z.to(device))).cpu()

@@ -22,7 +22,7 @@ def make(job: Job, folder: Path) -> None:
         measure_semantics(
             latents.mean,
             latents.labels,
-            latents.foreground,
+            latents.foreground if data.masked else None,
             generator=torch.Generator().manual_seed(job.stream("folds")),
             neighbours=spec.neighbours,
         ),

@@ -15,4 +15,11 @@ def make(job: Job, folder: Path) -> None:
     spec = SpatialMetric.model_validate(job.spec)
     data = load_dataset(job.input("dataset"))
     latents = open_latents(job, data)[data.split(spec.split)]
-    write_measurements(folder, measure_spatial(latents.mean, latents.foreground))
+    if data.masked:
+        write_measurements(folder, measure_spatial(latents.mean, latents.foreground))
+        return
+    without = ["spatial.srss", "spatial.srss_raw"]
+    reason = "the dataset has no masks"
+    write_measurements(
+        folder, measure_spatial(latents.mean, None), [(metric, reason) for metric in without]
+    )

@@ -16,7 +16,10 @@ from diffusability.tokenizers.build import build_objective, build_regularizer, b
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.perceptual import FeaturePerceptual
 from diffusability.tokenizers.training_step import TokenizerLosses
+from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Batch, Losses, Phase, Run, train
+
+HELD_BYTES = 2 * 2**30  # features of all images up to this size stay on the device
 
 
 def make(job: Job, folder: Path) -> None:
@@ -25,13 +28,13 @@ def make(job: Job, folder: Path) -> None:
     data = load_dataset(job.input("dataset"))
     encoder = _encoder(job, "encoder", data)
     losses = _losses(job, spec, data, encoder)
-    images = to_float(data.images[data.split("train")]).to(job.device)  # (N, C, H, W)
-    features = None if encoder is None else _target_features(encoder, images)
+    images = TrainingImages(data, data.split("train"), job.device, job.stream("crops"))
+    features = None if encoder is None else TargetFeatures(encoder, images)
 
     def autoencoder(batch: Batch) -> Losses:
-        picked = batch.indices.to(images.device)
-        target = None if features is None else features[picked]
-        return losses.autoencoder_loss(images[picked], target, batch.step, batch.generator)
+        shown = images(batch)  # (B, C, H, W)
+        target = None if features is None else features(batch, shown)
+        return losses.autoencoder_loss(shown, target, batch.step, batch.generator)
 
     def discriminator(batch: Batch) -> Losses | None:
         return losses.discriminator_loss(batch.step)
@@ -104,7 +107,24 @@ def _generator(job: Job, use: str) -> torch.Generator:
     return torch.Generator().manual_seed(job.stream(use))
 
 
-@torch.no_grad()
-def _target_features(encoder: Encoder, images: Tensor) -> Tensor:
-    """Return the encoder's (N, D, h, w) features of every training image, computed once."""
-    return torch.cat([encoder.grid(batch) for batch in images.split(256)])
+class TargetFeatures:
+    """The encoder's features of each batch: of images in memory computed once, else every time."""
+
+    @torch.no_grad()
+    def __init__(self, encoder: Encoder, images: TrainingImages) -> None:
+        """Compute the features of all images, if those are held and it takes HELD_BYTES."""
+        self._encoder = encoder
+        self._held: Tensor | None = None  # (N, D, h, w)
+        if images.held is None:
+            return
+        first = encoder.grid(to_float(images.held[:1]))
+        if len(images) * first.numel() * first.element_size() <= HELD_BYTES:
+            parts = images.held.split(256)
+            self._held = torch.cat([encoder.grid(to_float(part)) for part in parts])
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, shown: Tensor) -> Tensor:
+        """Return the (B, D, h, w) features of the images `shown` in a step."""
+        if self._held is not None:
+            return self._held[batch.picked.to(self._held.device)]
+        return self._encoder.grid(shown)

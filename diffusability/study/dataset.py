@@ -59,8 +59,9 @@ class ShapesDataset(Spec):
 class FolderDataset(Spec):
     """Image files in folders, decoded when they are needed.
 
-    `path` holds `train/` and `val/` (or `train/` alone, of which `val_fraction` is then held
-    out); each holds one folder a class, as ImageNet does, or the images of one class directly.
+    `path` holds `train/` and `val/`, or `train/` alone, or what would lie in it; without `val/` a
+    `val_fraction` is held out. Each holds one folder a class, as ImageNet does, or the images of
+    one class directly. The index of the folder is an artifact, the images stay where they are.
     """
 
     kind: Literal["folder"]
@@ -73,11 +74,19 @@ class FolderDataset(Spec):
     train_crop: Literal["center", "random"] = Field(
         "center", description="ADM's centre crop, or its random crop anew at every step"
     )
+    smallest_crop: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="least share of the shorter side in a random crop; 1: only its place is drawn",
+    )
     val_fraction: float = Field(
         0.05, gt=0, lt=1, description="held out of every class where there is no val/"
     )
     masks: Annotated[str | None, Field(exclude=True)] = Field(
-        None, description="folder of foreground masks (ImageNet-S); not part of the fingerprint"
+        None,
+        description="folder of PNG files named as the images, whose pixels hold class numbers as "
+        "R + 256 G (ImageNet-S): all but 0 and 1000 are foreground; not part of the fingerprint",
     )
     masked: bool = Field(False, description="whether there are masks; follows from `masks`")
     damaged: Literal["refuse", "skip"] = Field(

@@ -10,9 +10,9 @@ from diffusability.data.digits import load_digits
 from diffusability.encoders.augmentation import CUT_OUT, may_flip, random_view
 from diffusability.encoders.contrastive import ContrastiveLoss, ContrastiveNetwork, nt_xent
 from diffusability.encoders.convnet import ConvEncoder
-from diffusability.encoders.training_images import ResidentImages
 from diffusability.study.dataset import DigitsDataset
 from diffusability.study.spec import TrainSpec
+from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Batch, Phase, Run, train
 from tests.unit.feature_probe import nearest_mean_accuracy, probe_accuracy
 
@@ -91,7 +91,7 @@ def test_only_colour_images_are_mirrored() -> None:
 def test_gradients_reach_the_trunk_and_the_step_decides_the_views() -> None:
     data = load_digits(DigitsDataset(kind="digits", size=8))
     model = network()
-    loss = ContrastiveLoss(model, ResidentImages(data.images, torch.device("cpu")), 0.2)
+    loss = ContrastiveLoss(model, TrainingImages(data, data.split("all"), "cpu", 0), 0.2)
     first, again, other = (loss(Batch(0, torch.arange(16), seeded(k))) for k in (1, 1, 2))
     assert torch.equal(first.total, again.total)
     assert not torch.equal(first.total, other.total)
@@ -108,7 +108,7 @@ def test_training_makes_features_that_tell_digits_apart(tmp_path: Path) -> None:
     probe, means = (
         judge(model.encoder.features, data) for judge in (probe_accuracy, nearest_mean_accuracy)
     )
-    loss = ContrastiveLoss(model, ResidentImages(data.images[chosen], torch.device("cpu")), 0.2)
+    loss = ContrastiveLoss(model, TrainingImages(data, chosen, "cpu", 0), 0.2)
     spec = TrainSpec(steps=150, batch=64, lr=3e-3, schedule="cosine", ema=0.99)
     phase = Phase("nt_xent", list(model.parameters()), loss)
     run = Run("toy", spec, {"all": model}, [phase], len(chosen), 0, tmp_path, averaged="all")

@@ -13,6 +13,7 @@ from diffusability.encoders.convnet import ConvEncoder
 from diffusability.encoders.masked import MaskedAutoencoder
 from diffusability.study.dataset import DigitsDataset
 from diffusability.study.spec import TrainSpec
+from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Phase, Run, train
 
 
@@ -44,7 +45,7 @@ def test_it_learns(tmp_path: Path) -> None:
     data = load_digits(DigitsDataset(kind="digits", size=8))
     chosen, held_out = data.split("train"), data.split("val")
     model = encoder(factor=4, features=32)
-    loss = ClassificationLoss(model, to_float(data.images[chosen]), data.labels[chosen])
+    loss = ClassificationLoss(model, TrainingImages(data, chosen, "cpu", 0), data.labels[chosen])
     spec = TrainSpec(steps=200, batch=64, lr=3e-3, schedule="cosine")
     phase = Phase("cross_entropy", list(model.parameters()), loss)
     train(Run("toy", spec, {"encoder": model}, [phase], len(chosen), 0, tmp_path))
@@ -57,7 +58,8 @@ def test_its_batch_may_be_cut(tmp_path: Path) -> None:
     trained = []
     for parts in (1, 4):
         model = encoder().double()
-        loss = ClassificationLoss(model, to_float(data.images).double(), data.labels)
+        pixels = to_float(data.images).double()
+        loss = ClassificationLoss(model, lambda b, all=pixels: all[b.picked], data.labels)
         spec = TrainSpec(steps=5, batch=16, lr=1e-2, accumulation=parts)
         phase = Phase("cross_entropy", list(model.parameters()), loss, divisible=True)
         folder = tmp_path / str(parts)

@@ -13,10 +13,10 @@ from diffusability.encoders.masked import (
     hidden_cells,
     hidden_error,
 )
-from diffusability.encoders.training_images import ResidentImages
 from diffusability.errors import StudyError
 from diffusability.study.dataset import DigitsDataset
 from diffusability.study.spec import TrainSpec
+from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Batch, Phase, Run, train
 from tests.unit.feature_probe import nearest_mean_accuracy
 
@@ -83,7 +83,7 @@ def test_what_is_hidden_is_not_seen() -> None:
 def test_gradients_reach_the_trunk_and_the_step_decides_the_mask() -> None:
     data = load_digits(DigitsDataset(kind="digits", size=8))
     model = network()
-    loss = MaskedLoss(model, ResidentImages(data.images, torch.device("cpu")), 0.6)
+    loss = MaskedLoss(model, TrainingImages(data, data.split("all"), "cpu", 0), 0.6)
     first, again, other = (loss(Batch(0, torch.arange(16), seeded(k))) for k in (1, 1, 2))
     assert torch.equal(first.total, again.total)
     assert not torch.equal(first.total, other.total)
@@ -98,12 +98,12 @@ def test_training_the_trunk_fills_in_more_and_tells_digits_apart(tmp_path: Path)
     for frozen in (False, True):
         model = network()
         learning = model.decoder if frozen else model
-        images = ResidentImages(data.images[chosen], torch.device("cpu"))
+        images = TrainingImages(data, chosen, "cpu", 0)
         phase = Phase("hidden_error", list(learning.parameters()), MaskedLoss(model, images, 0.6))
         spec = TrainSpec(steps=200, batch=64, lr=3e-3, schedule="cosine")
         run = Run("toy", spec, {"all": model}, [phase], len(chosen), 0, tmp_path / str(frozen))
         train(run)
-        held_out = MaskedLoss(model, ResidentImages(data.images[asked], torch.device("cpu")), 0.6)
+        held_out = MaskedLoss(model, TrainingImages(data, asked, "cpu", 0), 0.6)
         with torch.no_grad():
             terms = held_out(Batch(0, torch.arange(len(asked)), seeded(1))).terms
         explained.append(terms["explained"].item())

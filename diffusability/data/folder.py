@@ -1,0 +1,206 @@
+"""The images of an indexed folder and their masks, decoded where they are indexed."""
+
+import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffusability.artifacts.card import rebuild_command
+from diffusability.data.crops import Crop, centre_crop, random_crop
+from diffusability.data.folder_index import IGNORED, FolderIndex, read_file
+from diffusability.data.image_file import DamagedImage, decode_foreground, decode_rgb, upright
+from diffusability.data.images import ImageSet
+from diffusability.errors import DataError
+from diffusability.study.dataset import FolderDataset
+
+
+@dataclass(frozen=True)
+class IndexedFile:
+    """Reads files that an index names, and notices when they are no longer those.
+
+    Attributes:
+        root: folder that the names are relative to.
+        artifact: folder of the prepared dataset, for messages.
+    """
+
+    root: Path
+    artifact: Path
+
+    def decode(self, name: str, size: int, decoder: Callable[[bytes], Image.Image]) -> Image.Image:
+        """Return the picture in the file `name`, which had `size` bytes when it was indexed.
+
+        Raises:
+            DataError: the file is gone, or is not the one that was indexed.
+        """
+        remedy = f"Put it back, or index the folder again: {rebuild_command(self.artifact)}"
+        try:
+            content = read_file(self.root / name)
+        except DataError as error:
+            raise DataError(f"{error}, but stands in the index of {self.artifact}. {remedy}") from (
+                error.__cause__
+            )
+        if len(content) != size:
+            raise DataError(
+                f"{self.root / name}: has {len(content)} bytes, had {size} when it was indexed in "
+                f"{self.artifact}. {remedy}"
+            )
+        try:
+            return decoder(content)
+        except DamagedImage as damage:
+            raise DataError(
+                f"{self.root / name}: was whole when it was indexed in {self.artifact} and does "
+                f"not decode now ({damage}). {remedy}"
+            ) from None
+
+
+class FolderImages:
+    """The (N, 3, S, S) uint8 images of a folder; indexing decodes ADM's centre crop.
+
+    Attributes:
+        shape: N, 3, S, S.
+        random: whether trainings see ADM's random crop in place of the centre crop.
+    """
+
+    def __init__(
+        self, index: FolderIndex, files: IndexedFile, spec: FolderDataset, threads: int | None
+    ) -> None:
+        """Nothing is read; `threads` decode at a time, by default as many as torch computes on."""
+        self.shape = torch.Size((len(index.files), 3, spec.size, spec.size))
+        self.random = spec.train_crop == "random"
+        self._index, self._files, self._spec = index, files, spec
+        self._workers = _Workers(threads)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return self.shape[0]
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        """Return the centre crops of the chosen images, (n, 3, S, S) uint8."""
+        return self._decode(rows, None)
+
+    def random_crops(self, rows: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Return a random crop of each chosen image, (n, 3, S, S) uint8, each of its own seed."""
+        return self._decode(rows, seeds)
+
+    def _decode(self, rows: Tensor | slice, seeds: Sequence[int] | None) -> Tensor:
+        numbers = _numbers(rows, len(self))
+        out = torch.empty(len(numbers), *self.shape[1:], dtype=torch.uint8)
+
+        def fill(place: int) -> None:
+            number = numbers[place]
+            name, size = self._index.files[number], self._index.sizes[number]
+            image = self._files.decode(name, size, decode_rgb)
+            crop = self._crop(image, None if seeds is None else seeds[place])
+            pixels = np.array(crop.of_image(image))  # (S, S, 3), a copy of its own
+            out[place] = torch.from_numpy(pixels).permute(2, 0, 1)
+
+        self._workers.run(fill, len(numbers))
+        return out
+
+    def _crop(self, image: Image.Image, seed: int | None) -> Crop:
+        side = self._spec.size
+        if seed is None:
+            return centre_crop(*image.size, side)
+        return random_crop(*image.size, side, self._spec.smallest_crop, random.Random(seed))
+
+
+class FolderMasks:
+    """The (N, S, S) bool foregrounds of the centre crops; without a mask, all is False.
+
+    Attributes:
+        shape: N, S, S.
+    """
+
+    def __init__(
+        self, index: FolderIndex, files: IndexedFile, size: int, threads: int | None
+    ) -> None:
+        """Nothing is read; see `FolderImages`."""
+        self.shape = torch.Size((len(index.files), size, size))
+        self._index, self._files = index, files
+        self._workers = _Workers(threads)
+
+    def __len__(self) -> int:
+        """Return the number of images, with or without a mask."""
+        return self.shape[0]
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        """Return the foregrounds of the chosen images, (n, S, S) bool."""
+        numbers = _numbers(rows, len(self))
+        out = torch.zeros(len(numbers), *self.shape[1:], dtype=torch.bool)
+
+        def fill(place: int) -> None:
+            entry = self._index.masks.get(numbers[place])
+            if entry is None:
+                return
+            decoder = partial(decode_foreground, ignored=IGNORED)
+            mask = upright(self._files.decode(entry.file, entry.bytes, decoder), entry.turn)
+            cropped = centre_crop(*mask.size, self.shape[-1]).of_mask(mask)
+            out[place] = torch.from_numpy(np.asarray(cropped) > 0)
+
+        self._workers.run(fill, len(numbers))
+        return out
+
+
+def open_folder(
+    artifact: Path, index: FolderIndex, spec: FolderDataset, threads: int | None = None
+) -> ImageSet:
+    """Return the images of an indexed folder.
+
+    Args:
+        artifact: folder of the prepared dataset, for messages.
+        index: of the folder `spec.path`.
+        spec: the entry, with the places where images and masks lie now.
+        threads: that decode; by default as many as torch computes on.
+
+    Raises:
+        DataError: the folder of images, or of masks, is not there.
+    """
+    for place, key in ((spec.path, "path"), (spec.masks, "masks")):
+        if place is not None and not Path(place).is_dir():
+            raise DataError(
+                f"{place}: the images of `{spec.content}` no longer lie there. Where they were "
+                f"moved, set the dataset's `{key}` and run {rebuild_command(artifact)}; nothing "
+                "else is made again"
+            )
+    images = FolderImages(index, IndexedFile(Path(spec.path), artifact), spec, threads)
+    masks = IndexedFile(Path(spec.masks or spec.path), artifact)
+    return ImageSet(
+        images=images,
+        labels=torch.tensor(index.labels, dtype=torch.int64),
+        masks=FolderMasks(index, masks, spec.size, threads),
+        validation=torch.tensor(index.validation, dtype=torch.bool),
+        num_classes=spec.num_classes,
+        masked=spec.masked,
+    )
+
+
+class _Workers:
+    """Threads that are started when they are needed; Pillow decodes without Python's lock."""
+
+    def __init__(self, threads: int | None) -> None:
+        self._threads = threads or torch.get_num_threads()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def run(self, task: Callable[[int], None], count: int) -> None:
+        """Call task(0) ... task(count - 1); the first error is raised."""
+        if self._threads == 1:
+            for place in range(count):
+                task(place)
+            return
+        self._pool = self._pool or ThreadPoolExecutor(self._threads)
+        for _ in self._pool.map(task, range(count)):
+            pass
+
+
+def _numbers(rows: Tensor | slice, count: int) -> list[int]:
+    """Return the positions that an index stands for."""
+    if isinstance(rows, slice):
+        return list(range(count)[rows])
+    return [int(number) for number in rows]

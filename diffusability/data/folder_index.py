@@ -1,0 +1,278 @@
+"""The persistent index of an image folder: every file was decoded once, and none is copied.
+
+Every image is decoded in full when the index is built, not just its header: for ImageNet 27
+core-minutes (benchmarks/RESULTS.md), well under a thousandth of what a study's trainings decode
+later, and a file that is cut short is found before the first of them starts.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from diffusability.data.crops import centre_crop
+from diffusability.data.folder_layout import Listing, images_below, list_images, named
+from diffusability.data.image_file import (
+    DamagedImage,
+    decode_foreground,
+    decode_orientation,
+    decode_rgb,
+    upright,
+)
+from diffusability.errors import DataError
+from diffusability.study.dataset import FolderDataset
+from diffusability.study.fingerprint import canonical_json
+
+logger = logging.getLogger(__name__)
+IGNORED = 1000  # class number of ImageNet-S for pixels that are neither object nor background
+BLOCK = 4096  # files under inspection at a time
+LOG_SECONDS = 10.0
+
+
+class MaskFile(NamedTuple):
+    """The mask of an image: its file, and how it has to be turned to lie upright.
+
+    Attributes:
+        file: name relative to the folder of masks.
+        bytes: size of the file.
+        turn: EXIF orientation of the image, where the mask lies as the image is stored; else 1.
+    """
+
+    file: str
+    bytes: int
+    turn: int
+
+
+@dataclass(frozen=True)
+class FolderIndex:
+    """The images of a folder in a fixed order: training first, then by class and name.
+
+    Attributes:
+        classes: names of the class folders.
+        files: names relative to the root.
+        labels: class of each file, a position in `classes`.
+        sizes: bytes of each file.
+        validation: whether each file is held out.
+        masks: by position in `files`; most images of ImageNet have none.
+    """
+
+    classes: Sequence[str]
+    files: Sequence[str]
+    labels: Sequence[int]
+    sizes: Sequence[int]
+    validation: Sequence[bool]
+    masks: Mapping[int, MaskFile]
+
+    def to_json(self) -> str:
+        """Return the index as one line of JSON."""
+        masks = {str(number): list(mask) for number, mask in self.masks.items()}
+        return canonical_json(vars(self) | {"masks": masks})
+
+    @classmethod
+    def from_json(cls, text: str) -> "FolderIndex":
+        """Return the index that `to_json` wrote."""
+        values = json.loads(text)
+        masks = {int(number): MaskFile(*mask) for number, mask in values["masks"].items()}
+        return cls(**values | {"masks": masks})
+
+    def digest(self) -> str:
+        """Return the SHA-256 of `to_json`: of names, sizes, classes, split and masks."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+class Inspection(NamedTuple):
+    """What was found in one image file and its mask.
+
+    Attributes:
+        bytes: size of the image file.
+        mask: None where there is no whole mask.
+        foreground: share of the mask's centre crop that is foreground.
+        damaged: name of the damaged file to the reason.
+        whole: whether the image itself decodes.
+    """
+
+    bytes: int
+    mask: MaskFile | None = None
+    foreground: float = 0.0
+    damaged: Mapping[str, str] = MappingProxyType({})
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class IndexedFolder:
+    """An index, and what was seen while it was built.
+
+    Attributes:
+        index: of the whole files.
+        damaged: files that were left out, relative to root or masks, with the reason.
+        foreground_share: mean share of foreground pixels over the images that have a mask.
+    """
+
+    index: FolderIndex
+    damaged: Mapping[str, str]
+    foreground_share: float
+
+
+def build_index(spec: FolderDataset, threads: int) -> IndexedFolder:
+    """Look at every image below `spec.path`, and its mask below `spec.masks`, once.
+
+    Raises:
+        DataError: the layout is not as declared, a file cannot be read, files are damaged and the
+            study does not skip those, or masks do not belong to the images.
+    """
+    root = _existing(spec.path, "path")
+    listing = list_images(root, spec)
+    masks_root = None if spec.masks is None else _existing(spec.masks, "masks")
+    if spec.masked and masks_root is None:
+        raise DataError(f"{root}: the study declares masks; name their folder in `masks`")
+    masks = {} if masks_root is None else match_masks(masks_root, listing.files)
+
+    def inspect(number: int) -> Inspection:
+        mask = masks.get(number)
+        place = None if mask is None or masks_root is None else (masks_root, mask)
+        return inspect_file(root, listing.files[number], place, spec.size)
+
+    inspections = list(_inspect_all(inspect, len(listing.files), threads))
+    damaged = {name: why for found in inspections for name, why in found.damaged.items()}
+    for name, why in damaged.items():
+        logger.warning("damaged: %s (%s)", name, why)
+    if damaged and spec.damaged == "refuse":
+        reasons = [f"{name} ({why})" for name, why in damaged.items()]
+        raise DataError(
+            f"{root}: {len(damaged)} damaged files among {len(listing.files)} images and their "
+            f"masks: {named(reasons)}. Repair them, or say `damaged: skip` to leave them out"
+        )
+    shares = [found.foreground for found in inspections if found.mask is not None]
+    if spec.masked and not any(shares):
+        raise DataError(f"{masks_root}: no mask has any foreground in the crop of its image")
+    index = _join(root, listing, inspections)
+    return IndexedFolder(index, damaged, float(np.mean(shares)) if shares else 0.0)
+
+
+def inspect_file(root: Path, file: str, mask: tuple[Path, str] | None, size: int) -> Inspection:
+    """Decode one image, and its mask given as (folder, name), and state what they are."""
+    content = read_file(root / file)
+    try:
+        image = decode_rgb(content)
+    except DamagedImage as damage:
+        return Inspection(len(content), damaged={file: str(damage)}, whole=False)
+    if mask is None:
+        return Inspection(len(content))
+    folder, name = mask
+    drawn = read_file(folder / name)
+    try:
+        foreground = decode_foreground(drawn, IGNORED)
+    except DamagedImage as damage:
+        return Inspection(len(content), damaged={name: str(damage)})
+    turn = 1
+    if foreground.size != image.size:
+        turn = decode_orientation(content)
+        foreground = upright(foreground, turn)
+    if foreground.size != image.size:
+        raise DataError(
+            f"{folder / name}: {foreground.width} x {foreground.height} pixels, its image {file} "
+            f"has {image.width} x {image.height}"
+        )
+    share = _cropped_share(foreground, size)
+    return Inspection(len(content), MaskFile(name, len(drawn), turn), share)
+
+
+def match_masks(folder: Path, files: Sequence[str]) -> dict[int, str]:
+    """Return the mask of each image that has one, by the image's position.
+
+    A mask belongs to the image whose path, without its suffix, ends in the mask's: `a/b.png` and
+    `b.png` are both masks of `val/a/b.JPEG`, and the longest match counts.
+
+    Raises:
+        DataError: no mask belongs to any image, or one belongs to several.
+    """
+    names = {_stem(name): name for name in sorted(images_below(folder))}
+    owners: dict[str, int] = {}
+    for number, file in enumerate(files):
+        parts = PurePosixPath(_stem(file)).parts
+        ends = ("/".join(parts[k:]) for k in range(len(parts)))
+        stem = next((end for end in ends if end in names), None)
+        if stem is None:
+            continue
+        if stem in owners:
+            raise DataError(
+                f"{folder / names[stem]}: a mask of both {files[owners[stem]]} and {file}; sort "
+                "the masks into the class folders of their images"
+            )
+        owners[stem] = number
+    if not owners:
+        raise DataError(f"{folder}: none of its {len(names)} masks has the name of an image")
+    if unused := [name for stem, name in names.items() if stem not in owners]:
+        logger.info("%d masks belong to no image, e.g. %s", len(unused), unused[0])
+    return {number: names[stem] for stem, number in owners.items()}
+
+
+def read_file(path: Path) -> bytes:
+    """Return a file's content.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _cropped_share(foreground: Image.Image, size: int) -> float:
+    cropped = centre_crop(*foreground.size, size).of_mask(foreground)
+    return float((np.asarray(cropped) > 0).mean())
+
+
+def _existing(place: str, key: str) -> Path:
+    path = Path(place)
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder; set the dataset's `{key}` to where it lies")
+    return path
+
+
+def _inspect_all(
+    inspect: Callable[[int], Inspection], count: int, threads: int
+) -> Iterator[Inspection]:
+    """Yield the inspections in order, and log how far they are."""
+    begun = reported = time.monotonic()
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, count, BLOCK):
+            stop = min(start + BLOCK, count)
+            yield from pool.map(inspect, range(start, stop))
+            now = time.monotonic()
+            if now - reported > LOG_SECONDS or stop == count:
+                rate = stop / (now - begun)
+                logger.info("looked at %d of %d images, %.0f a second", stop, count, rate)
+                reported = now
+
+
+def _join(root: Path, listing: Listing, inspections: Sequence[Inspection]) -> FolderIndex:
+    """Return the index of the files that are whole."""
+    kept = [number for number, found in enumerate(inspections) if found.whole]
+    labels = [listing.labels[number] for number in kept]
+    if gone := sorted(set(listing.labels) - set(labels)):
+        classes = [listing.classes[label] or "the only class" for label in gone]
+        raise DataError(f"{root}: every file is damaged in {named(classes)}")
+    masks = [inspections[number].mask for number in kept]
+    return FolderIndex(
+        classes=listing.classes,
+        files=[listing.files[number] for number in kept],
+        labels=labels,
+        sizes=[inspections[number].bytes for number in kept],
+        validation=[listing.validation[number] for number in kept],
+        masks={place: mask for place, mask in enumerate(masks) if mask is not None},
+    )

@@ -1,0 +1,127 @@
+"""One image file to RGB pixels: every mode that JPEG, PNG and WebP can hold, upright."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")  # in lower case
+FORMATS = ("JPEG", "PNG", "WEBP")
+BACKGROUND = (255, 255, 255)  # behind transparent pixels
+_ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# what Pillow raises on content that it cannot read, depending on the format
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class DamagedImage(Exception):  # noqa: N818 - caught where the file's name is known
+    """The content is no whole image; the message says why."""
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file is taken for an image, by its suffix in any case."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def decode_rgb(content: bytes) -> Image.Image:
+    """Return the upright RGB image of a whole JPEG, PNG or WebP file, 8 bits a channel.
+
+    Grey is repeated, 16-bit grey is scaled by 1/257 and rounded, transparency is laid over white,
+    CMYK and palettes are converted as Pillow does, and the EXIF orientation is applied. Of an
+    animation the first frame counts. JPEG data that is altered without being cut short is shown by
+    libjpeg as well as it can: Pillow does not report it.
+
+    Raises:
+        DamagedImage: the content is empty, cut short, or no image.
+    """
+    image = _load(content)
+    turn = orientation(image)
+    try:
+        return upright(_to_rgb(image), turn)
+    except _BROKEN as error:
+        raise DamagedImage(f"not convertible to RGB: {error}") from None
+
+
+def decode_foreground(content: bytes, ignored: int) -> Image.Image:
+    """Return the foreground of a segmentation file as a grey image, 255 inside and 0 outside.
+
+    A pixel's class number is R + 256 G, or the value itself in a file of one channel (the index in
+    a palette). Foreground is every number but 0 (background, other) and `ignored`.
+
+    Raises:
+        DamagedImage: the content is empty, cut short, or no image.
+    """
+    image = _load(content)
+    values = np.asarray(image)
+    if values.ndim == 3:
+        colours = np.asarray(image.convert("RGB"))  # (H, W, 3)
+        values = colours[..., 0].astype(np.int64) + 256 * colours[..., 1].astype(np.int64)
+    inside = (values != 0) & (values != ignored)  # (H, W)
+    return Image.fromarray(np.where(inside, np.uint8(255), np.uint8(0)))
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of a loaded image, 1 ... 8; 1 if it has none that is legible."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except _BROKEN:
+        return 1
+    return value if value in _TURNS else 1
+
+
+def upright(image: Image.Image, turn: int) -> Image.Image:
+    """Return the image turned as the EXIF orientation `turn` says that it is to be seen."""
+    return image.transpose(_TURNS[turn]) if turn in _TURNS else image
+
+
+def decode_orientation(content: bytes) -> int:
+    """Return the EXIF orientation of a whole image file; see `orientation`."""
+    return orientation(_load(content))
+
+
+def _load(content: bytes) -> Image.Image:
+    """Return the first frame, decoded but not converted."""
+    if not content:
+        raise DamagedImage("empty")
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image.load()
+    except UnidentifiedImageError:
+        raise DamagedImage("no JPEG, PNG or WebP image") from None
+    except _BROKEN as error:
+        raise DamagedImage(str(error) or type(error).__name__) from None
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode in ("I", "I;16", "I;16B", "I;16L"):
+        grey = np.asarray(image).astype(np.int64)  # (H, W) in 0 ... 65535
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        over = image.convert("RGBA")
+        backdrop = Image.new("RGBA", over.size, (*BACKGROUND, 255))
+        return Image.alpha_composite(backdrop, over).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,105 @@
+"""Which files of a folder are images, of which class and split, and which layouts are refused."""
+
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusability.data.folder_layout import list_images
+from diffusability.errors import DataError
+from tests.unit.image_files import CLASSES, entry, write_image, write_images
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder with train/ and val/, three classes of four images each."""
+    write_images(tmp_path / "toy")
+    return tmp_path / "toy"
+
+
+def test_layout_of_imagenet(root: Path) -> None:
+    listing = list_images(root, entry(root))
+    assert listing.classes == list(CLASSES)
+    expected = [
+        f"{split}/{name}/{split}_{name}_{k}.png"
+        for split in ("train", "val")
+        for name in CLASSES
+        for k in range(4)
+    ]
+    assert listing.files == expected
+    assert listing.labels == [0] * 4 + [1] * 4 + [2] * 4 + [0] * 4 + [1] * 4 + [2] * 4
+    assert listing.validation == [False] * 12 + [True] * 12
+
+
+@pytest.mark.parametrize("split", ["train", ""])
+def test_without_val_a_share_of_every_class_is_held_out(tmp_path: Path, split: str) -> None:
+    write_images(tmp_path, per_class=8, splits=(split,))
+    listing = list_images(tmp_path, entry(tmp_path, val_fraction=0.25))
+    assert listing.classes == list(CLASSES)
+    held = torch.tensor(listing.validation)
+    assert [int(held[torch.tensor(listing.labels) == label].sum()) for label in range(3)] == [2] * 3
+    assert list_images(tmp_path, entry(tmp_path, val_fraction=0.25)) == listing
+
+
+def test_flat_folder_is_one_class(tmp_path: Path) -> None:
+    for k in range(10):
+        write_image(tmp_path / f"{k}.PNG", k)
+    listing = list_images(tmp_path, entry(tmp_path, num_classes=1, val_fraction=0.3))
+    assert listing.files == [f"{k}.PNG" for k in range(10)]
+    assert (set(listing.labels), sum(listing.validation)) == ({0}, 3)
+
+
+def test_order_does_not_depend_on_the_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = list_images(root, entry(root))
+    scandir, shuffler = os.scandir, random.Random(0)
+
+    class Shuffled:
+        def __init__(self, path: Path) -> None:
+            with scandir(path) as entries:
+                self.entries = list(entries)
+            shuffler.shuffle(self.entries)
+
+        def __enter__(self) -> list[os.DirEntry[str]]:
+            return self.entries
+
+        def __exit__(self, *unused: object) -> None:
+            pass
+
+    monkeypatch.setattr(os, "scandir", Shuffled)
+    assert [list_images(root, entry(root)) for _ in range(5)] == [expected] * 5
+
+
+def test_hidden_and_other_files_do_not_count_and_folders_may_nest(root: Path) -> None:
+    expected = list_images(root, entry(root)).files
+    (root / "train" / ".cache").mkdir()
+    (root / "train" / "n01" / "._0.png").write_bytes(b"a resource fork")
+    (root / "train" / "n01" / "boxes.txt").write_text("0 0 1 1")
+    assert list_images(root, entry(root)).files == expected
+    write_image(root / "train" / "n01" / "images" / "deep.webp", 5)
+    assert "train/n01/images/deep.webp" in list_images(root, entry(root)).files
+
+
+def test_layouts_that_are_refused(root: Path) -> None:
+    def refused(match: str, **options: object) -> None:
+        with pytest.raises(DataError, match=match):
+            list_images(root, entry(root, **options))
+
+    refused("3 class folders .n01, n02, n03., the study says num_classes: 1000", num_classes=1000)
+    (root / "val" / "n04").mkdir()
+    refused("val: no images in the class folders n04")
+    write_image(root / "val" / "n04" / "x.png", 0)
+    refused("classes of train/ and val/ differ: only val/ has n04")
+    (root / "train" / "n02").rename(root / "train" / "n00")
+    refused("only train/ has n00; only val/ has n02, n04")
+    shutil.rmtree(root / "val")
+    write_image(root / "val" / "x.png", 0)
+    refused("sort its images into class folders")
+    write_image(root / "train" / "stray.png", 0)
+    refused("train: holds images .train/stray.png. and folders .n00, n01, n03.")
+    shutil.rmtree(root / "train")
+    refused("holds val/ but no train/")
+    shutil.rmtree(root / "val")
+    refused("holds no images")
