@@ -17,8 +17,10 @@ from diffusability.stages.measurements import write_measurements
 from diffusability.stages.open import open_latents, open_tokenizer
 from diffusability.study.metrics import ReconstructionMetric
 from diffusability.tokenizers.interface import Tokenizer
+from diffusability.tokenizers.posterior import LOGVAR_RANGE
 
 PICTURED = 16
+KL = "reconstruction.kl"
 
 
 def make(job: Job, folder: Path) -> None:
@@ -37,9 +39,12 @@ def make(job: Job, folder: Path) -> None:
     )
     pairs = zip(originals.split(BATCH), decoded.split(BATCH), strict=True)
     moments = zip(latents.mean.split(BATCH), latents.logvar.split(BATCH), strict=True)
-    write_measurements(
-        folder, [*measure_reconstruction(pairs), *measure_posterior(moments), frechet]
-    )
+    posterior = measure_posterior(moments)
+    impossible = []
+    if bool((latents.logvar <= LOGVAR_RANGE[0]).all()):
+        posterior = [m for m in posterior if m.metric != KL]
+        impossible = [(KL, "the encoder is deterministic, its divergence is infinite")]
+    write_measurements(folder, [*measure_reconstruction(pairs), *posterior, frechet], impossible)
     pictured = torch.cat([originals[:PICTURED], decoded[:PICTURED]])
     write_image_grid(folder / "reconstructions.png", pictured, columns=PICTURED)
 

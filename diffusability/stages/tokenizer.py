@@ -1,4 +1,4 @@
-"""Stage `tokenizer`: train one tokenizer with its objective and its regularizer."""
+"""Stage `tokenizer`: train one tokenizer with its objective, or import a published one."""
 
 from pathlib import Path
 
@@ -11,16 +11,25 @@ from diffusability.data.images import ImageSet, to_float
 from diffusability.data.load import load_dataset
 from diffusability.encoders.interface import Encoder
 from diffusability.encoders.load import load_encoder
-from diffusability.study.tokenizer import TokenizerSpec
+from diffusability.study.tokenizer import ExternalTokenizer, TokenizerSpec
 from diffusability.tokenizers.build import build_objective, build_regularizer, build_tokenizer
 from diffusability.tokenizers.discriminator import PatchDiscriminator
+from diffusability.tokenizers.external import import_autoencoder
 from diffusability.tokenizers.perceptual import FeaturePerceptual
 from diffusability.tokenizers.training_step import TokenizerLosses
 from diffusability.training.loop import Batch, Losses, Phase, Run, train
 
 
 def make(job: Job, folder: Path) -> None:
-    """Write model.safetensors (averaged weights) and history.csv."""
+    """Write model.safetensors (averaged weights) and history.csv.
+
+    A published autoencoder is copied with its config.json, and its history has no rows.
+    """
+    if "source" in job.spec:
+        entry = ExternalTokenizer.model_validate({**job.spec, **job.local})
+        import_autoencoder(entry, folder)
+        (folder / "history.csv").write_text("step\n")
+        return
     spec = typed_spec(job)
     data = load_dataset(job.input("dataset"))
     encoder = _encoder(job, "encoder", data)
