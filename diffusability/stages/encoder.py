@@ -11,6 +11,7 @@ from diffusability.data.images import to_float
 from diffusability.data.load import load_dataset
 from diffusability.encoders.classification import ClassificationLoss
 from diffusability.encoders.load import build_encoder
+from diffusability.stages.published import PUBLISHED, copy_published
 from diffusability.study.encoder import SupervisedEncoder
 from diffusability.training.loop import Phase, Run, train
 
@@ -19,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 def make(job: Job, folder: Path) -> None:
     """Write model.safetensors and history.csv; the validation accuracy goes to the log."""
+    if job.spec["kind"] in PUBLISHED:
+        copy_published(job, folder)
+        return
     spec = SupervisedEncoder.model_validate(job.spec)
     data = load_dataset(job.input("dataset"))
     model = build_encoder(spec, data)

@@ -11,11 +11,11 @@ from diffusability.data.images import ImageSet, to_float
 from diffusability.data.load import load_dataset
 from diffusability.encoders.interface import Encoder
 from diffusability.encoders.load import load_encoder
+from diffusability.stages.open import open_perceptual
 from diffusability.study.tokenizer import ExternalTokenizer, TokenizerSpec
 from diffusability.tokenizers.build import build_objective, build_regularizer, build_tokenizer
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.external import import_autoencoder
-from diffusability.tokenizers.perceptual import FeaturePerceptual
 from diffusability.tokenizers.training_step import TokenizerLosses
 from diffusability.training.loop import Batch, Losses, Phase, Run, train
 
@@ -32,7 +32,7 @@ def make(job: Job, folder: Path) -> None:
         return
     spec = typed_spec(job)
     data = load_dataset(job.input("dataset"))
-    encoder = _encoder(job, "encoder", data)
+    encoder = _encoder(job, data)
     losses = _losses(job, spec, data, encoder)
     images = to_float(data.images[data.split("train")]).to(job.device)  # (N, C, H, W)
     features = None if encoder is None else _target_features(encoder, images)
@@ -95,18 +95,20 @@ def _losses(
         )
         discriminator.initialise(_generator(job, "discriminator"))
         discriminator.to(job.device)
-    perceptual = _encoder(job, "perceptual", data)
     return TokenizerLosses(
         tokenizer.to(job.device),
         build_objective(spec.objective),
         regularizer.to(job.device),
         discriminator,
-        FeaturePerceptual(perceptual.feature_maps) if perceptual is not None else None,
+        open_perceptual(job, data),
     )
 
 
-def _encoder(job: Job, role: str, data: ImageSet) -> Encoder | None:
-    return load_encoder(job.input(role), data, job.device) if role in job.upstream else None
+def _encoder(job: Job, data: ImageSet) -> Encoder | None:
+    """Return the target of alignment, if the tokenizer has one."""
+    if "encoder" not in job.upstream:
+        return None
+    return load_encoder(job.input("encoder"), data, job.device)
 
 
 def _generator(job: Job, use: str) -> torch.Generator:

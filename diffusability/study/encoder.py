@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from diffusability.study.spec import Need, Place, Spec, TrainSpec
 
-Use = Literal["alignment", "perceptual", "features"]
+Use = Literal["alignment", "perceptual", "features", "lpips"]
 VisionModel = Literal[
     "clip-l",
     "cradio-b",
@@ -35,7 +35,7 @@ class TrainedEncoder(Spec):
     its class probabilities, judge generated images when it serves as the extractor.
     """
 
-    uses: ClassVar[frozenset[Use]] = frozenset(get_args(Use))
+    uses: ClassVar[frozenset[Use]] = frozenset({"alignment", "perceptual", "features"})
 
     width: PositiveInt = Field(32, description="channels after the first convolution")
     features: PositiveInt = Field(64, description="channels of the last feature map")
@@ -114,7 +114,9 @@ class InceptionEncoder(PublishedEncoder):
 class LpipsEncoder(PublishedEncoder):
     """VGG-16 under the linear layers of LPIPS: the perceptual term of Eq. 12."""
 
-    uses = frozenset({"perceptual"})
+    uses = frozenset({"perceptual", "lpips"})
+
+    smallest: ClassVar[int] = 16  # side in pixels that survives four halvings
 
     kind: Literal["lpips"]
     weights: Place = Field(description="weight file of torchvision's VGG-16")

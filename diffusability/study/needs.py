@@ -12,6 +12,7 @@ def study_needs(study: Study) -> tuple[Need, ...]:
     used: list[Spec] = [study.dataset]
     used += [study.encoders[name] for name in study.used_encoders]
     used += [study.tokenizers[name] for name in study.selected_tokenizers]
+    used += [study.metrics.generation] if study.selected_backbones else []
     return tuple(dict.fromkeys(need for spec in used for need in spec.needs()))
 
 

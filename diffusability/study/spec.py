@@ -30,8 +30,18 @@ class Need:
     remedy: str
 
 
+def is_none(value: object) -> bool:
+    """Return whether an option that was added later is left out (see `Spec`)."""
+    return value is None
+
+
 class Spec(BaseModel):
-    """A frozen piece of a study: unknown keys are errors, defaults live in the fields."""
+    """A frozen piece of a study: unknown keys are errors, defaults live in the fields.
+
+    A field that joined its spec when artifacts of it existed (`exclude_if`) stays out of
+    `canonical` while it has its default, which means what was done before: those artifacts keep
+    their names.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 

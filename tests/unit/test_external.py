@@ -32,9 +32,8 @@ from tests.unit.study_run import measurements, plan_of, run_plan
 def diffusers() -> Any:
     """The package, which the `paper` extra installs."""
     pytest.importorskip("diffusers", reason="diffusers is of the `paper` extra")
-    if "torchvision" not in sys.modules:
-        with contextlib.suppress(ModuleNotFoundError):  # diffusers does without
-            ensure_torchvision()
+    with contextlib.suppress(ModuleNotFoundError):  # diffusers does without
+        ensure_torchvision()
     import diffusers
 
     return diffusers
