@@ -32,6 +32,7 @@ from diffusability.tokenizers.regularizers.alignment import latent_features
 
 PICTURED = 16
 FITTED = 10_000  # training images that the map of the alignment cosine is fitted on, at most
+LPIPS_BATCH = 32  # VGG-16 at full resolution needs about 0.2 GB an image pair
 KL = "reconstruction.kl"
 
 
@@ -51,7 +52,7 @@ def make(job: Job, folder: Path) -> None:
         stage="reconstruction",
     )
     posterior, impossible = _posterior(latents)
-    found = [*measure_reconstruction(_pairs(originals, decoded)), *posterior, frechet]
+    found = [*measure_reconstruction(_pairs(originals, decoded, BATCH)), *posterior, frechet]
     if "lpips" in job.upstream:
         found.append(_lpips(job, originals, decoded))
     if "alignment" in job.upstream:
@@ -61,8 +62,8 @@ def make(job: Job, folder: Path) -> None:
     write_image_grid(folder / "reconstructions.png", pictured, columns=PICTURED)
 
 
-def _pairs(originals: Tensor, decoded: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(originals.split(BATCH), decoded.split(BATCH), strict=True)
+def _pairs(originals: Tensor, decoded: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(originals.split(size), decoded.split(size), strict=True)
 
 
 def _posterior(latents: Latents) -> tuple[list[Measurement], list[tuple[str, str]]]:
@@ -82,7 +83,7 @@ def _lpips(job: Job, originals: Tensor, decoded: Tensor) -> Measurement:
     distance.to(torch.device(job.device))
     pairs = (
         (to_float(original).to(job.device), to_float(found).to(job.device))
-        for original, found in _pairs(originals, decoded)
+        for original, found in _pairs(originals, decoded, LPIPS_BATCH)
     )
     return measure_lpips(pairs, distance)
 

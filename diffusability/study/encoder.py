@@ -110,6 +110,10 @@ class InceptionEncoder(PublishedEncoder):
         )
         return (Need("weights of Inception-v3", Path(self.weights), remedy),)
 
+    def packages(self) -> tuple[str, ...]:
+        """The library that holds the architecture."""
+        return ("torch_fidelity",)
+
 
 class LpipsEncoder(PublishedEncoder):
     """VGG-16 under the linear layers of LPIPS: the perceptual term of Eq. 12."""
@@ -125,6 +129,10 @@ class LpipsEncoder(PublishedEncoder):
         """The weight file."""
         remedy = "download vgg16-397923af.pth (torchvision) and set the encoder's `weights` to it"
         return (Need("VGG-16 weights of LPIPS", Path(self.weights), remedy),)
+
+    def packages(self) -> tuple[str, ...]:
+        """The library that holds the linear layers."""
+        return ("lpips",)
 
 
 EncoderSpec = Annotated[

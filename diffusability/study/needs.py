@@ -1,19 +1,32 @@
 """What has to lie on this machine before the first job of a study may start."""
 
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 from diffusability.errors import StudyError
 from diffusability.study.spec import Need, Spec
 from diffusability.study.study import Study
 
+PAPER_EXTRA = "install the `paper` extra: pip install 'diffusability[paper]'"
+
 
 def study_needs(study: Study) -> tuple[Need, ...]:
     """Return the files that the study's selection reads and no rule makes, each once."""
+    return tuple(dict.fromkeys(need for spec in _used(study) for need in spec.needs()))
+
+
+def missing_packages(study: Study) -> list[str]:
+    """Return the packages that the study's selection imports and that are not installed."""
+    named = dict.fromkeys(package for spec in _used(study) for package in spec.packages())
+    return [package for package in named if find_spec(package) is None]
+
+
+def _used(study: Study) -> list[Spec]:
+    """Return what the selection runs of all that is declared."""
     used: list[Spec] = [study.dataset]
     used += [study.encoders[name] for name in study.used_encoders]
-    used += [study.tokenizers[name] for name in study.selected_tokenizers]
     used += [study.metrics.generation] if study.selected_backbones else []
-    return tuple(dict.fromkeys(need for spec in used for need in spec.needs()))
+    return used + [study.tokenizers[name] for name in study.selected_tokenizers]
 
 
 def missing(needs: Iterable[Need]) -> list[Need]:
@@ -26,14 +39,25 @@ def describe(need: Need) -> str:
     return f"{need.what}: not at {need.path}; {need.remedy}"
 
 
+def describe_package(package: str) -> str:
+    """Return one sentence of what is missing and how to get it."""
+    return f"package {package}: not installed; {PAPER_EXTRA}"
+
+
 def check_needs(study: Study) -> None:
     """Refuse to start a study that cannot finish.
 
     Raises:
-        StudyError: listing every file that is missing, with its remedy.
+        StudyError: listing every file and package that is missing, with its remedy.
     """
-    absent = missing(study_needs(study))
-    if absent:
-        count = "1 file" if len(absent) == 1 else f"{len(absent)} files or folders"
-        listing = "\n".join(f"  {describe(need)}" for need in absent)
-        raise StudyError(f"study `{study.name}`: {count} missing; nothing was started\n{listing}")
+    absent = [describe(need) for need in missing(study_needs(study))]
+    packages = [describe_package(package) for package in missing_packages(study)]
+    if absent or packages:
+        counts = [(absent, "file", "files or folders"), (packages, "package", "packages")]
+        what = " and ".join(
+            f"{len(lines)} {one if len(lines) == 1 else many}"
+            for lines, one, many in counts
+            if lines
+        )
+        listing = "\n".join(f"  {line}" for line in [*packages, *absent])
+        raise StudyError(f"study `{study.name}`: {what} missing; nothing was started\n{listing}")

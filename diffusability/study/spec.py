@@ -58,6 +58,10 @@ class Spec(BaseModel):
         """Return the files that have to be there before the first job starts."""
         return ()
 
+    def packages(self) -> tuple[str, ...]:
+        """Return the Python packages, beyond the core's, that its stages import."""
+        return ()
+
     def canonical_json(self) -> str:
         """Return the resolved values as one text for one meaning."""
         return canonical_json(self.canonical())
