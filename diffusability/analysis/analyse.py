@@ -21,6 +21,7 @@ from diffusability.analysis.tables import Measured, Table, predictors
 HEADLINE = (
     *HEADLINE_METRICS.values(),
     "continuity.ifd_*",
+    "continuity.ifid",
     "uniformity.normalised_entropy",
 )
 # what the claims relate besides: equivariance, the linear probe that LNC stands for

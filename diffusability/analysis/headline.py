@@ -7,6 +7,7 @@ import pandas as pd
 
 from diffusability.analysis.tables import ALL_FAMILIES
 from diffusability.analysis.tidy import read_tables
+from diffusability.metrics.distance_names import distance_name
 from diffusability.study.plan import Plan
 from diffusability.study.study import Study
 from diffusability.study.targets import report_file
@@ -22,7 +23,7 @@ HEADLINE_METRICS = {
 
 def target_metric(study: Study) -> str:
     """Return the name of the Fréchet distance of generated images; it names its extractor."""
-    return f"generation.fd_{study.metrics.generation.extractor}"
+    return f"generation.{distance_name('fd', study.metrics.generation.extractor)}"
 
 
 def headline(plan: Plan) -> str:

@@ -27,6 +27,11 @@ class Encoder(nn.Module):
         """Return one (B, F) vector an image; by default the mean of the feature map."""
         return self.grid(images).mean(dim=(2, 3))  # (B, D, h, w) -> (B, D)
 
+    def features_and_spatial(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `features`, and with them (B, S) values that keep the place; S = 0 without."""
+        features = self.features(images)
+        return features, features[:, :0]
+
     def logits(self, features: Tensor) -> Tensor:
         """Return the (B, K) class logits of (B, F) features; (B, 0) without classes."""
         return features[:, :0]

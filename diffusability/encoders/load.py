@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from diffusability.artifacts.card import read_card
 from diffusability.data.images import ImageSet
 from diffusability.encoders.convnet import ConvEncoder
+from diffusability.encoders.inception import load_inception
 from diffusability.encoders.interface import Encoder
 from diffusability.encoders.pretext import Spec
 from diffusability.encoders.vision import load_vision_encoder
@@ -39,7 +40,10 @@ def build_encoder(spec: Spec, data: ImageSet) -> ConvEncoder:
 
 def load_encoder(folder: Path, data: ImageSet, device: str) -> Encoder:
     """Return the encoder of a verified artifact, frozen, in evaluation mode."""
-    entry, state = read_card(folder)["spec"], load_file(folder / "model.safetensors")
+    entry, weights = read_card(folder)["spec"], folder / "model.safetensors"
+    if entry["kind"] == "inception":
+        return load_inception(weights).to(device)
+    state = load_file(weights)
     if entry["kind"] == "vision":
         vision = VisionEncoder.model_validate(entry)
         return load_vision_encoder(vision.model, state, data.images.shape[-1]).to(device)

@@ -1,5 +1,6 @@
 """Reference statistics of the ADM evaluator, read from the file that it publishes."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 from diffusability.errors import MeasurementError
 from diffusability.metrics.feature_moments import FeatureMoments
 
+IMAGENET_TRAIN = 1_281_167  # images behind the published ImageNet statistics
+_IMAGES = "arr_0.npy"  # (N, H, W, C) uint8 inside the file
 _KEYS = {"inception": ("mu", "sigma"), "inception-spatial": ("mu_s", "sigma_s")}
 
 
@@ -40,3 +43,29 @@ def read_adm_reference(
     return FeatureMoments.from_covariance(
         mean, covariance, count=count, extractor=extractor, resolution=resolution
     )
+
+
+def reference_image_side(path: Path) -> int | None:
+    """Return the side in pixels of the images in an npz of the ADM evaluator.
+
+    Args:
+        path: the file; its images are not read, only their shape.
+
+    Returns:
+        The side, or None where the file holds moments alone.
+
+    Raises:
+        MeasurementError: if the file is missing, or no npz.
+    """
+    if not path.is_file():
+        raise MeasurementError(f"reference statistics {path} do not exist; download them first")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if _IMAGES not in archive.namelist():
+                return None
+            with archive.open(_IMAGES) as array:
+                np.lib.format.read_magic(array)
+                shape, _, _ = np.lib.format.read_array_header_1_0(array)
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise MeasurementError(f"reference statistics {path} cannot be read ({error})") from error
+    return int(shape[1])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diffusability.errors import MeasurementError
+from diffusability.metrics.distance_names import distance_name
 from diffusability.metrics.feature_moments import FeatureMoments, moments_of_batches
 from diffusability.metrics.frechet import measure_frechet
 from diffusability.metrics.measurement import Measurement
@@ -179,7 +180,7 @@ def measure_interpolation_frechet(
     result = measure_frechet(reference=reference, generated=parts, stage="continuity")
     return replace(
         result,
-        metric=f"continuity.ifd_{reference.extractor}",
+        metric=f"continuity.{distance_name('ifd', reference.extractor)}",
         options=result.options
         | {
             "alpha": alpha,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from diffusability.errors import MeasurementError
 from diffusability.metrics.block_jackknife import delete_block_stderr
+from diffusability.metrics.distance_names import distance_name
 from diffusability.metrics.feature_moments import FeatureMoments, merge_moments
 from diffusability.metrics.measurement import Measurement
 
@@ -138,8 +139,9 @@ def measure_frechet(
         stage: first part of the metric's name: what made the images.
 
     Returns:
-        ``<stage>.fd_<extractor>``, in feature units squared; LOWER is better. Biased upwards by a
-        term in 1/n: compare equal n only, or use ``measure_frechet_infinity``.
+        ``<stage>.fd_<extractor>``, in feature units squared; LOWER is better. Inception's is called
+        ``<stage>.fid``. Biased upwards by a term in 1/n: compare equal n only, or use
+        ``measure_frechet_infinity``.
 
     Raises:
         MeasurementError: if there are fewer than two shards, or moments do not belong together.
@@ -155,7 +157,7 @@ def measure_frechet(
     left_out = [prepared.distance(total.without(shard)) for shard in generated]
     sizes = torch.tensor([shard.count for shard in generated])
     return Measurement(
-        metric=f"{stage}.fd_{total.extractor}",
+        metric=f"{stage}.{distance_name('fd', total.extractor)}",
         value=value,
         stderr=delete_block_stderr(value, torch.tensor(left_out, dtype=torch.float64), sizes),
         n=total.count,
@@ -211,7 +213,7 @@ def measure_frechet_infinity(
         flags = ("rank-deficient",)
         _warn_rank(f"the smallest group has {smallest} images", total.dim)
     return Measurement(
-        metric=f"{stage}.fd_infinity_{total.extractor}",
+        metric=f"{stage}.{distance_name('fd_infinity', total.extractor)}",
         value=value,
         stderr=delete_block_stderr(value, left_out, sizes),
         n=total.count,

@@ -129,7 +129,7 @@ def _pictures(plan: Plan, tokenizer: str) -> dict[str, Any]:
                 "name": f"{a.labels['backbone']}, seed {a.labels['seed']}, "
                 f"guidance {a.labels['guidance']}",
                 "source": _inline(Path(a.upstream["samples"].path, "samples.png"), "image/png"),
-                "quality": _quality(a, "generation.fd_", "generation.class_accuracy_"),
+                "quality": _quality(a, target_metric(plan.study), "generation.class_accuracy_"),
             }
             for a in own
             if a.stage == "generation"
@@ -139,7 +139,8 @@ def _pictures(plan: Plan, tokenizer: str) -> dict[str, Any]:
 
 def _quality(artifact: Artifact, *metrics: str) -> str:
     measurements = json.loads(Path(artifact.path, "measurements.json").read_text())
-    chosen = [m for m in measurements if m["metric"].startswith(metrics)]
+    possible = [m for m in measurements if m["value"] is not None]
+    chosen = [m for m in possible if m["metric"].startswith(metrics)]
     return ", ".join(
         f"{m['metric'].partition('.')[2]} {m['value']:.4g}"
         + (f" {m['unit']}" if m["unit"] != "1" else "")

@@ -19,9 +19,7 @@ from diffusability.encoders.pretext import (
     build_network,
     encoder_of,
 )
-from diffusability.encoders.vision import import_vision
-from diffusability.study.encoder import VisionEncoder
-from diffusability.study.vision_models import weight_file
+from diffusability.stages.published import PUBLISHED, copy_published
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Phase, Run, Training, train
 
@@ -30,8 +28,8 @@ logger = logging.getLogger(__name__)
 
 def make(job: Job, folder: Path) -> None:
     """Write model.safetensors and history.csv; its last row ends in held-out numbers."""
-    if job.spec["kind"] == "vision":
-        copy_vision(job, folder)
+    if job.spec["kind"] in PUBLISHED:
+        copy_published(job, folder)
         return
     spec = trained_spec(job.options)
     data = load_dataset(job.input("dataset"))
@@ -75,12 +73,3 @@ def _train(job: Job, spec: Spec, data: ImageSet) -> Training:
             minutes=job.minutes,
         )
     )
-
-
-def copy_vision(job: Job, folder: Path) -> None:
-    """Write the published weights, once they fit their model, and a history without steps."""
-    spec = VisionEncoder.model_validate(job.options)
-    weights = weight_file(spec.model, spec.weights)
-    import_vision(spec.model, weights, folder / "model.safetensors")
-    logger.info("%s: copied %s", job.name, weights)
-    (folder / "history.csv").write_text("step\n")

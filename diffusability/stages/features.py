@@ -21,6 +21,7 @@ class Features:
 
     vectors: Tensor  # (N, D) float32
     logits: Tensor  # (N, K) float32; K = 0 for an extractor without classes
+    spatial: Tensor  # (N, S) float32, values that keep their place; S = 0 for all but Inception
 
 
 class Extractor:
@@ -43,22 +44,25 @@ class Extractor:
     @torch.no_grad()
     def of_batches(self, batches: Iterable[Tensor]) -> Features:
         """Return the features of (B, C, H, W) uint8 batches."""
-        vectors, logits = [], []
+        vectors, logits, spatial = [], [], []
         for batch in batches:
-            features = self._model.features(to_float(batch).to(self.device))  # (B, D)
+            pixels = to_float(batch.to(self.device))
+            features, placed = self._model.features_and_spatial(pixels)  # (B, D), (B, S)
             vectors.append(features.cpu())
             logits.append(self._model.logits(features).cpu())  # (B, K)
-        return Features(torch.cat(vectors), torch.cat(logits))
+            spatial.append(placed.cpu())
+        return Features(torch.cat(vectors), torch.cat(logits), torch.cat(spatial))
 
-    def moments(self, vectors: Tensor) -> FeatureMoments:
-        """Return the moments of (N, D) features."""
+    def moments(self, vectors: Tensor, part: str = "") -> FeatureMoments:
+        """Return the moments of (N, D) features; `part` names which of them, e.g. "-spatial"."""
         return FeatureMoments.from_features(
-            vectors, extractor=self.name, resolution=self.resolution
+            vectors, extractor=self.name + part, resolution=self.resolution
         )
 
-    def shard_moments(self, vectors: Tensor) -> list[FeatureMoments]:
+    def shard_moments(self, vectors: Tensor, part: str = "") -> list[FeatureMoments]:
         """Return the moments of consecutive parts of (N, D) features.
 
         Consecutive, because labels run in a cycle: each k-th image would be of one class.
         """
-        return [self.moments(part) for part in vectors.tensor_split(min(SHARDS, len(vectors)))]
+        shards = vectors.tensor_split(min(SHARDS, len(vectors)))
+        return [self.moments(shard, part) for shard in shards]

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from diffusability.artifacts.job import Job
 from diffusability.data.load import load_dataset
+from diffusability.errors import MeasurementError
+from diffusability.metrics.adm_reference import (
+    IMAGENET_TRAIN,
+    read_adm_reference,
+    reference_image_side,
+)
 from diffusability.metrics.class_accuracy import measure_class_accuracy
+from diffusability.metrics.feature_moments import FeatureMoments
 from diffusability.metrics.frechet import measure_frechet
 from diffusability.metrics.inception_score import measure_inception_score
 from diffusability.metrics.kernel_distance import measure_kernel_distance
@@ -19,10 +26,12 @@ from diffusability.stages.features import Extractor, Features
 from diffusability.stages.measurements import write_measurements
 from diffusability.study.metrics import GenerationMetric
 
+SPATIAL = "-spatial"  # part of an extractor's name: features that keep their place
+
 
 def make(job: Job, folder: Path) -> None:
     """Write measurements.json: distances, accuracy, and the trajectories of the samples."""
-    spec = GenerationMetric.model_validate(job.spec)
+    spec = GenerationMetric.model_validate({**job.spec, **job.local})
     data = load_dataset(job.input("dataset"))
     samples = job.input("samples")
     notes = json.loads((samples / "samples.json").read_text())
@@ -32,21 +41,66 @@ def make(job: Job, folder: Path) -> None:
     real = extractor.of_dataset(data, data.split(spec.reference))
     generated = extractor(images)
     trajectory = [Measurement(**m | {"flags": tuple(m["flags"])}) for m in notes["trajectory"]]
-    compared = _compare(job, extractor, real, generated)
+    compared = [
+        *_distances(spec, extractor, real, generated),
+        *_compare(job, extractor, real, generated),
+    ]
     named, impossible = _name(job, extractor.name, generated.logits, labels, data.num_classes)
     write_measurements(folder, [*compared, *named, *trajectory], impossible)
+
+
+def _distances(
+    spec: GenerationMetric, extractor: Extractor, real: Features, generated: Features
+) -> list[Measurement]:
+    """Return the Fréchet distance, and in spatial features too where the extractor has them."""
+    parts = {"": (real.vectors, generated.vectors)}
+    if generated.spatial.shape[1]:
+        parts[SPATIAL] = (real.spatial, generated.spatial)
+    return [
+        measure_frechet(
+            reference=_reference(spec, extractor.name + part)
+            if spec.reference_statistics is not None
+            else extractor.moments(ours, part),
+            generated=extractor.shard_moments(theirs, part),
+        )
+        for part, (ours, theirs) in parts.items()
+    ]
+
+
+def _reference(spec: GenerationMetric, extractor: str) -> FeatureMoments:
+    """Return the published moments; their images must have the size of the study's.
+
+    Raises:
+        MeasurementError: nothing tells that size, or entry and file tell different ones.
+    """
+    assert spec.reference_statistics is not None
+    path, stated = Path(spec.reference_statistics), spec.reference_resolution
+    found = reference_image_side(path)
+    side = stated if found is None else found
+    if side is None:
+        raise MeasurementError(
+            f"reference statistics {path} hold no image to tell its size by; set "
+            "metrics.generation.reference_resolution"
+        )
+    if stated not in (None, side):
+        raise MeasurementError(
+            f"reference statistics {path} hold images of {side} pixels a side, and "
+            f"metrics.generation.reference_resolution says {stated}; correct it or leave it out"
+        )
+    return read_adm_reference(
+        path,
+        count=spec.reference_count or IMAGENET_TRAIN,
+        resolution=side,
+        extractor=extractor,
+    )
 
 
 def _compare(
     job: Job, extractor: Extractor, real: Features, generated: Features
 ) -> list[Measurement]:
-    """Return every comparison of generated with real features."""
+    """Return the comparisons of generated features with real ones, vector by vector."""
     name = extractor.name
     return [
-        measure_frechet(
-            reference=extractor.moments(real.vectors),
-            generated=extractor.shard_moments(generated.vectors),
-        ),
         measure_kernel_distance(
             reference=real.vectors,
             generated=generated.vectors,

@@ -1,16 +1,23 @@
 """Open the inputs that several stages share: tokenizers and latents."""
 
+import logging
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet
+from diffusability.encoders.load import load_encoder
 from diffusability.latents.mapped import MappedLatents
 from diffusability.latents.shards import Encode, LatentShards
 from diffusability.study.tokenizer import EncodingSpec
 from diffusability.tokenizers.build import load_tokenizer
 from diffusability.tokenizers.interface import Tokenizer
+from diffusability.tokenizers.perceptual import FeaturePerceptual, LpipsPerceptual
+
+logger = logging.getLogger(__name__)
 
 
 def open_latents(job: Job, data: ImageSet, checked: bool = False) -> MappedLatents:
@@ -45,6 +52,19 @@ def _shards(fingerprint: str, data: ImageSet, spec: EncodingSpec) -> LatentShard
 def open_tokenizer(job: Job, data: ImageSet) -> Tokenizer:
     """Return the tokenizer upstream of a job, frozen, on the job's device."""
     return load_tokenizer(job.input("tokenizer"), data, job.device)
+
+
+def open_perceptual(job: Job, data: ImageSet) -> LpipsPerceptual | FeaturePerceptual | None:
+    """Return the perceptual distance of a job: LPIPS, in-study features, or none."""
+    if "perceptual" not in job.upstream:
+        return None
+    folder = job.input("perceptual")
+    name = Path(job.upstream["perceptual"]["path"]).parent.name
+    if read_card(folder)["spec"]["kind"] == "lpips":
+        logger.info("%s: the perceptual distance is LPIPS, `%s`", job.name, name)
+        return LpipsPerceptual.load(folder / "model.safetensors").to(torch.device(job.device))
+    logger.info("%s: the perceptual distance compares features of `%s`", job.name, name)
+    return FeaturePerceptual(load_encoder(folder, data, job.device).feature_maps)
 
 
 def _encoder(tokenizer: Tokenizer, device: str) -> Encode:

@@ -7,19 +7,33 @@ import torch
 from torch import Tensor
 
 from diffusability.artifacts.job import Job
-from diffusability.data.images import ImageSet, in_batches, to_uint8
+from diffusability.data.images import ImageSet, in_batches, to_float, to_uint8
 from diffusability.data.load import load_dataset
+from diffusability.encoders.load import load_encoder
 from diffusability.figures.image_grid import write_image_grid
-from diffusability.latents.mapped import Latents
+from diffusability.latents.channel_statistics import channel_statistics, normalise
+from diffusability.latents.mapped import Latents, MappedLatents
+from diffusability.metrics.alignment import fit_alignment, measure_alignment
 from diffusability.metrics.frechet import measure_frechet
-from diffusability.metrics.reconstruction import measure_posterior, measure_reconstruction
+from diffusability.metrics.measurement import Measurement
+from diffusability.metrics.reconstruction import (
+    measure_lpips,
+    measure_posterior,
+    measure_reconstruction,
+)
 from diffusability.stages.features import BATCH, Extractor
 from diffusability.stages.measurements import write_measurements
 from diffusability.stages.open import open_latents, open_tokenizer
 from diffusability.study.metrics import ReconstructionMetric
 from diffusability.tokenizers.interface import Tokenizer
+from diffusability.tokenizers.perceptual import LpipsPerceptual
+from diffusability.tokenizers.posterior import LOGVAR_RANGE
+from diffusability.tokenizers.regularizers.alignment import latent_features
 
 PICTURED = 16
+FITTED = 10_000  # training images that the map of the alignment cosine is fitted on, at most
+LPIPS_BATCH = 32  # VGG-16 at full resolution needs about 0.2 GB an image pair
+KL = "reconstruction.kl"
 
 
 def make(job: Job, folder: Path) -> None:
@@ -27,7 +41,8 @@ def make(job: Job, folder: Path) -> None:
     spec = ReconstructionMetric.model_validate(job.spec)
     data = load_dataset(job.input("dataset"))
     chosen = data.split(spec.split)
-    latents = open_latents(job, data)[chosen]
+    everything = open_latents(job, data)
+    latents = everything[chosen]
     tokenizer = open_tokenizer(job, data)
     extractor = Extractor(job, spec.extractor, data)
     real, decoded = [], []  # (B, D) feature vectors
@@ -44,10 +59,57 @@ def make(job: Job, folder: Path) -> None:
         generated=extractor.shard_moments(torch.cat(decoded)),
         stage="reconstruction",
     )
-    moments = zip(latents.mean.split(BATCH), latents.logvar.split(BATCH), strict=True)
-    write_measurements(folder, [*fidelity, *measure_posterior(moments), frechet])
+    posterior, impossible = _posterior(latents)
+    found = [*fidelity, *posterior, frechet]
+    if "lpips" in job.upstream:
+        again = reconstruct(tokenizer, data, chosen, latents, job.device, LPIPS_BATCH)
+        found.append(_lpips(job, again))
+    if "alignment" in job.upstream:
+        found.append(_alignment(job, data, everything, spec))
+    write_measurements(folder, found, impossible)
     shown = next(reconstruct(tokenizer, data, chosen, latents, job.device, PICTURED))
     write_image_grid(folder / "reconstructions.png", torch.cat(shown), columns=PICTURED)
+
+
+def _posterior(latents: Latents) -> tuple[list[Measurement], list[tuple[str, str]]]:
+    """Return what the posterior says, and what a deterministic encoder's cannot."""
+    moments = zip(latents.mean.split(BATCH), latents.logvar.split(BATCH), strict=True)
+    found = measure_posterior(moments)
+    if bool((latents.logvar > LOGVAR_RANGE[0]).any()):
+        return found, []
+    reason = "the encoder is deterministic, its divergence is infinite"
+    return [m for m in found if m.metric != KL], [(KL, reason)]
+
+
+@torch.no_grad()
+def _lpips(job: Job, pairs: Iterator[tuple[Tensor, Tensor]]) -> Measurement:
+    """Return the LPIPS of images and reconstructions, both (B, C, H, W) uint8."""
+    distance = LpipsPerceptual.load(job.input("lpips") / "model.safetensors")
+    distance.to(torch.device(job.device))
+    floats = ((to_float(a.to(job.device)), to_float(b.to(job.device))) for a, b in pairs)
+    return measure_lpips(floats, distance)
+
+
+def _alignment(
+    job: Job, data: ImageSet, latents: MappedLatents, spec: ReconstructionMetric
+) -> Measurement:
+    """Return the alignment with the encoder that the tokenizer was trained to agree with."""
+    encoder = load_encoder(job.input("alignment"), data, job.device)
+    train = data.split("train")
+    generator = torch.Generator().manual_seed(job.stream("alignment"))
+    fitted = train[torch.randperm(len(train), generator=generator)[:FITTED]]
+    statistics = channel_statistics(latents[fitted].mean)
+
+    @torch.no_grad()
+    def pairs(indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = in_batches(data.images, indices, BATCH)
+        for part, images in zip(indices.split(BATCH), batches, strict=True):
+            z = normalise(latents[part].mean, statistics)  # (B, d, h, w)
+            features = encoder.grid(to_float(images.to(job.device))).cpu()
+            yield z, latent_features(features, z, "alignment cosine")
+
+    flags = () if spec.split == "val" else ("in-sample",)
+    return measure_alignment(pairs(data.split(spec.split)), fit_alignment(pairs(fitted)), flags)
 
 
 @torch.no_grad()

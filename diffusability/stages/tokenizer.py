@@ -1,4 +1,4 @@
-"""Stage `tokenizer`: train one tokenizer with its objective and its regularizer."""
+"""Stage `tokenizer`: train one tokenizer with its objective, or import a published one."""
 
 from pathlib import Path
 
@@ -11,10 +11,11 @@ from diffusability.data.images import ImageSet, to_float
 from diffusability.data.load import load_dataset
 from diffusability.encoders.interface import Encoder
 from diffusability.encoders.load import load_encoder
-from diffusability.study.tokenizer import TokenizerSpec
+from diffusability.stages.open import open_perceptual
+from diffusability.study.tokenizer import ExternalTokenizer, TokenizerSpec
 from diffusability.tokenizers.build import build_objective, build_regularizer, build_tokenizer
 from diffusability.tokenizers.discriminator import PatchDiscriminator
-from diffusability.tokenizers.perceptual import FeaturePerceptual
+from diffusability.tokenizers.external import import_autoencoder
 from diffusability.tokenizers.training_step import TokenizerLosses
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Batch, Losses, Phase, Run, train
@@ -23,10 +24,18 @@ HELD_BYTES = 2 * 2**30  # features of all images up to this size stay on the dev
 
 
 def make(job: Job, folder: Path) -> None:
-    """Write model.safetensors (averaged weights) and history.csv."""
+    """Write model.safetensors (averaged weights) and history.csv.
+
+    A published autoencoder is copied with its config.json, and its history has no rows.
+    """
+    if "source" in job.spec:
+        entry = ExternalTokenizer.model_validate({**job.spec, **job.local})
+        import_autoencoder(entry, folder)
+        (folder / "history.csv").write_text("step\n")
+        return
     spec = typed_spec(job)
     data = load_dataset(job.input("dataset"))
-    encoder = _encoder(job, "encoder", data)
+    encoder = _encoder(job, data)
     losses = _losses(job, spec, data, encoder)
     images = TrainingImages(data, data.split("train"), job.device, job.stream("crops"))
     features = None if encoder is None else TargetFeatures(encoder, images)
@@ -89,18 +98,20 @@ def _losses(
         )
         discriminator.initialise(_generator(job, "discriminator"))
         discriminator.to(job.device)
-    perceptual = _encoder(job, "perceptual", data)
     return TokenizerLosses(
         tokenizer.to(job.device),
         build_objective(spec.objective),
         regularizer.to(job.device),
         discriminator,
-        FeaturePerceptual(perceptual.feature_maps) if perceptual is not None else None,
+        open_perceptual(job, data),
     )
 
 
-def _encoder(job: Job, role: str, data: ImageSet) -> Encoder | None:
-    return load_encoder(job.input(role), data, job.device) if role in job.upstream else None
+def _encoder(job: Job, data: ImageSet) -> Encoder | None:
+    """Return the target of alignment, if the tokenizer has one."""
+    if "encoder" not in job.upstream:
+        return None
+    return load_encoder(job.input("encoder"), data, job.device)
 
 
 def _generator(job: Job, use: str) -> torch.Generator:

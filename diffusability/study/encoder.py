@@ -1,14 +1,14 @@
 """Frozen networks: targets of alignment, perceptual terms, extractors of Fréchet distances."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from diffusability.study.spec import Need, Place, Spec, TrainSpec
 from diffusability.study.vision_models import FACTS, VisionModel, weight_file
 
-Use = Literal["alignment", "perceptual", "features"]
+Use = Literal["alignment", "perceptual", "features", "lpips"]
 
 
 class TrainedEncoder(Spec):
@@ -18,7 +18,7 @@ class TrainedEncoder(Spec):
     its class probabilities, judge generated images when it serves as the extractor.
     """
 
-    uses: ClassVar[frozenset[Use]] = frozenset(get_args(Use))
+    uses: ClassVar[frozenset[Use]] = frozenset({"alignment", "perceptual", "features"})
 
     width: PositiveInt = Field(32, description="channels after the first convolution")
     features: PositiveInt = Field(64, description="channels of the last feature map")
@@ -105,11 +105,17 @@ class InceptionEncoder(PublishedEncoder):
         )
         return (Need("weights of Inception-v3", Path(self.weights), remedy),)
 
+    def packages(self) -> tuple[str, ...]:
+        """The library that holds the architecture."""
+        return ("torch_fidelity",)
+
 
 class LpipsEncoder(PublishedEncoder):
     """VGG-16 under the linear layers of LPIPS: the perceptual term of Eq. 12."""
 
-    uses = frozenset({"perceptual"})
+    uses = frozenset({"perceptual", "lpips"})
+
+    smallest: ClassVar[int] = 16  # side in pixels that survives four halvings
 
     kind: Literal["lpips"]
     weights: Place = Field(description="weight file of torchvision's VGG-16")
@@ -118,6 +124,10 @@ class LpipsEncoder(PublishedEncoder):
         """The weight file."""
         remedy = "download vgg16-397923af.pth (torchvision) and set the encoder's `weights` to it"
         return (Need("VGG-16 weights of LPIPS", Path(self.weights), remedy),)
+
+    def packages(self) -> tuple[str, ...]:
+        """The library that holds the linear layers."""
+        return ("lpips",)
 
 
 EncoderSpec = Annotated[

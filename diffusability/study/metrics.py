@@ -1,11 +1,12 @@
 """Options of every perspective that a study measures; one model a perspective."""
 
-from typing import Annotated, Literal
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from diffusability.study.names import EncoderName
-from diffusability.study.spec import Spec
+from diffusability.study.spec import Need, Spec, is_none
 
 Split = Literal["train", "val", "all"]
 
@@ -69,10 +70,13 @@ class EquivarianceMetric(Spec):
 
 
 class ReconstructionMetric(Spec):
-    """PSNR, SSIM and Fréchet distance of reconstructions."""
+    """PSNR, SSIM, LPIPS and Fréchet distance of reconstructions."""
 
     split: Split = "val"
     extractor: EncoderName
+    lpips: EncoderName | None = Field(
+        None, exclude_if=is_none, description="encoder of kind lpips; none: not measured"
+    )
 
 
 class GenerationMetric(Spec):
@@ -80,6 +84,51 @@ class GenerationMetric(Spec):
 
     extractor: EncoderName
     reference: Split = Field("train", description="real images that samples are compared with")
+    reference_statistics: Annotated[str | None, Field(exclude=True)] = Field(
+        None,
+        description="npz of the ADM evaluator, whose moments FID and sFID take instead of those "
+        "of the reference images; not part of the fingerprint",
+    )
+    reference_content: str | None = Field(
+        None,
+        exclude_if=is_none,
+        description="what that file holds; part of the fingerprint. By default its name",
+    )
+    reference_count: PositiveInt | None = Field(
+        None, exclude_if=is_none, description="images behind the file; none: 1,281,167 (ImageNet)"
+    )
+    reference_resolution: PositiveInt | None = Field(
+        None,
+        exclude_if=is_none,
+        description="side in pixels of those images, where the file holds none of them",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_content(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("reference_statistics"), str):
+            return {"reference_content": PurePath(data["reference_statistics"]).name} | data
+        return data
+
+    @model_validator(mode="after")
+    def _of_a_file(self) -> "GenerationMetric":
+        if self.reference_content is None and (self.reference_count or self.reference_resolution):
+            raise ValueError(
+                "reference_count and reference_resolution describe reference_statistics, which "
+                "is not given"
+            )
+        return self
+
+    def needs(self) -> tuple[Need, ...]:
+        """The file of reference statistics, where one is named."""
+        if self.reference_statistics is None:
+            return ()
+        remedy = (
+            "download VIRTUAL_imagenet256_labeled.npz (the ADM evaluator's reference) and set "
+            "metrics.generation.reference_statistics to it, or leave the key out"
+        )
+        path = Path(self.reference_statistics)
+        return (Need(f"reference statistics `{self.reference_content}`", path, remedy),)
 
 
 class MetricsSpec(Spec):

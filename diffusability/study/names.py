@@ -9,3 +9,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")]
 EncoderName = Annotated[
     str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="an entry of `encoders`")
 ]
+
+# encoders of these names make distances that are called FID and sFID, so only Inception has them
+INCEPTION = "inception"  # its pooled features
+INCEPTION_SPATIAL = "inception-spatial"  # a part of its early feature map

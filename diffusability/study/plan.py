@@ -181,6 +181,10 @@ class Plan:
         options = getattr(self.study.metrics, perspective).canonical()
         if "extractor" in options:
             upstream = {**upstream, "extractor": self._encoder(options["extractor"])}
+        if "lpips" in options:
+            upstream = {**upstream, "lpips": self._encoder(options.pop("lpips"))}
+        if perspective == "reconstruction" and "encoder" in upstream["tokenizer"].upstream:
+            upstream = {**upstream, "alignment": upstream["tokenizer"].upstream["encoder"]}
         self._add(perspective, labels, options, 0, upstream)
 
     def _lay_out_diffusion(
@@ -195,7 +199,9 @@ class Plan:
         diffusion = self._add("diffusion", labels, entry.canonical(), seed, upstream, entry.local())
         sampling = self.study.sampling.canonical()
         noise_seed = sampling.pop("seed")
-        options = self.study.metrics.generation.canonical()
+        metric = self.study.metrics.generation
+        options = metric.canonical()
+        local = {key: value for key, value in metric.local().items() if value is not None}
         extractor = self._encoder(options["extractor"])
         for guidance in sampling.pop("guidance"):
             samples = self._add(
@@ -215,4 +221,5 @@ class Plan:
                 options,
                 0,
                 {"samples": samples, "extractor": extractor, "dataset": self._dataset},
+                local,
             )

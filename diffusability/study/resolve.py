@@ -17,6 +17,7 @@ from diffusability.study.encoder import (
     VisionEncoder,
 )
 from diffusability.study.merge import merge
+from diffusability.study.names import INCEPTION, INCEPTION_SPATIAL
 from diffusability.study.network import ConvNetwork, VitNetwork
 from diffusability.study.problems import Problems
 from diffusability.study.regularizer import Baseline, Eq, Lcr, Lmr, Mae, Mcos, McosMdms, Mdms, Repa
@@ -169,6 +170,10 @@ def _check_names(study: Study, problems: Problems) -> None:
     for metric in ("continuity", "reconstruction", "generation"):
         extractor = getattr(study.metrics, metric).extractor
         _check_encoder(f"metrics.{metric}.extractor", extractor, "features", study, problems)
+    lpips = study.metrics.reconstruction.lpips
+    if lpips is not None:
+        _check_encoder("metrics.reconstruction.lpips", lpips, "lpips", study, problems)
+    _check_inception(study, problems)
 
 
 def _check_encoder(where: str, name: str, use: Use, study: Study, problems: Problems) -> None:
@@ -181,6 +186,25 @@ def _check_encoder(where: str, name: str, use: Use, study: Study, problems: Prob
             where,
             f"`{name}` is of kind {study.encoders[name].kind}, which does not serve for {use} "
             f"(declared here and fit: {', '.join(fit) or 'none'})",
+        )
+
+
+def _check_inception(study: Study, problems: Problems) -> None:
+    """Only distances in Inception's features are called FID, and only they have ADM's reference."""
+    reserved = (INCEPTION, INCEPTION_SPATIAL)
+    for name, spec in study.encoders.items():
+        if isinstance(spec, InceptionEncoder) != (name in reserved):
+            problems.add(
+                f"encoders.{name}",
+                f"an encoder of kind inception is called `{INCEPTION}`, and no other is called "
+                f"{' or '.join(f'`{taken}`' for taken in reserved)}: its distances are FID",
+            )
+    generation = study.metrics.generation
+    if generation.reference_content is not None and generation.extractor != INCEPTION:
+        problems.add(
+            "metrics.generation.reference_statistics",
+            f"holds moments of Inception features, the extractor is `{generation.extractor}`; "
+            "leave it out, or name an extractor of kind inception",
         )
 
 
@@ -226,6 +250,11 @@ def _check_sizes(study: Study, problems: Problems) -> None:
                 )
     for name in study.used_encoders:
         encoder = study.encoders[name]
+        if isinstance(encoder, LpipsEncoder) and size < encoder.smallest:
+            problems.add(
+                f"encoders.{name}",
+                f"LPIPS needs images of {encoder.smallest} pixels a side, these have {size}",
+            )
         factor = encoder.factor
         if size % factor:
             problems.add(

@@ -38,6 +38,11 @@ class Need:
     remedy: str
 
 
+def is_none(value: object) -> bool:
+    """Return whether an option that was added later is left out (see `Spec`)."""
+    return value is None
+
+
 class Spec(BaseModel):
     """A frozen piece of a study: unknown keys are errors, defaults live in the fields.
 

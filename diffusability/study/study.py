@@ -97,6 +97,8 @@ class Study(Spec):
         names = [n for t in self.selected_tokenizers for n in self.tokenizers[t].encoders.values()]
         names += [metrics.continuity.extractor] if "continuity" in chosen else []
         names += [metrics.reconstruction.extractor] if "reconstruction" in chosen else []
+        if "reconstruction" in chosen and metrics.reconstruction.lpips is not None:
+            names.append(metrics.reconstruction.lpips)
         names += [metrics.generation.extractor] if self.selected_backbones else []
         return tuple(dict.fromkeys(names))
 

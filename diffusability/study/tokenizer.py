@@ -138,6 +138,10 @@ class ExternalTokenizer(Spec):
         remedy = "set the tokenizer's `path` to a folder with config.json and *.safetensors"
         return (Need(f"autoencoder `{self.content}`", Path(self.path), remedy),)
 
+    def packages(self) -> tuple[str, ...]:
+        """The library that holds the architecture."""
+        return (self.source,)
+
 
 class EncodingSpec(Spec):
     """How the latents of a tokenizer are cached."""

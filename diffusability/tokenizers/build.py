@@ -11,6 +11,7 @@ from diffusability.study.network import ConvNetwork, NetworkSpec, VitNetwork
 from diffusability.study.regularizer import Eq, Lcr, Lmr, Mae, Mcos, McosMdms, Mdms, Repa
 from diffusability.study.tokenizer import ObjectiveSpec, TokenizerSpec
 from diffusability.tokenizers.conv import ConvAutoencoder
+from diffusability.tokenizers.external import load_autoencoder
 from diffusability.tokenizers.interface import Tokenizer
 from diffusability.tokenizers.objective import Objective
 from diffusability.tokenizers.regularizers.eq import Equivariance
@@ -89,12 +90,16 @@ def build_objective(spec: ObjectiveSpec) -> Objective:
 
 
 def load_tokenizer(folder: Path, data: ImageSet, device: str) -> Tokenizer:
-    """Return the trained tokenizer of a verified artifact, frozen, in evaluation mode."""
-    card = read_card(folder)
-    # the encoder entered the artifact by its fingerprint; the network does not depend on it
-    network = tokenizer_network(card["spec"]["network"])
-    tokenizer = build_tokenizer(network, data.images.shape[1], data.images.shape[-1])
-    tokenizer.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
+    """Return the tokenizer of a verified artifact, frozen, in evaluation mode."""
+    spec = read_card(folder)["spec"]
+    image_channels, size = data.images.shape[1], data.images.shape[-1]
+    tokenizer: Tokenizer
+    if "source" in spec:
+        tokenizer = load_autoencoder(folder, image_channels)
+    else:
+        # the encoder entered the artifact by its fingerprint; the network does not depend on it
+        tokenizer = build_tokenizer(tokenizer_network(spec["network"]), image_channels, size)
+        tokenizer.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
     return tokenizer.to(device).eval().requires_grad_(False)
 
 

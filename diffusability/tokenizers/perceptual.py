@@ -1,17 +1,20 @@
 """Perceptual distances: how far two images lie apart in the features of a frozen network."""
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusability.errors import ArtifactError, StudyError
+from diffusability.encoders.packages import import_extra
+from diffusability.errors import ArtifactError
 
 Features = Callable[[Tensor], list[Tensor]]
 NORM_EPSILON = 1e-10
+LISTED = "lins."  # the package's network names its linear layers a second time in this list
 
 
 class FeaturePerceptual:
@@ -65,8 +68,13 @@ class LpipsPerceptual:
     brings the linear layers; the trunk is torchvision's VGG-16, which it would download.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Load the distance.
+    def __init__(self, network: nn.Module) -> None:
+        """Wrap the package's network, frozen, in evaluation mode."""
+        self.network = network.eval().requires_grad_(False)
+
+    @classmethod
+    def from_vgg(cls, path: Path) -> "LpipsPerceptual":
+        """Return the distance on a published trunk.
 
         Args:
             path: torchvision's VGG-16 state dict (``vgg16-397923af.pth``).
@@ -80,17 +88,32 @@ class LpipsPerceptual:
                 f"LPIPS: no VGG-16 weights at {path}; put torchvision's "
                 "vgg16-397923af.pth there, or name its place"
             )
-        try:
-            lpips = importlib.import_module("lpips")
-        except ImportError as error:
-            raise StudyError(
-                "LPIPS: the `lpips` package does not import "
-                f"({error}); install the `paper` extra or choose an in-study perceptual term"
-            ) from error
-        with torch.random.fork_rng(devices=[]):  # the package draws weights that we overwrite
-            self.network = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
-        _load_trunk(self.network.net, path)
-        self.network.eval().requires_grad_(False)
+        network = _lpips_network()
+        _load_trunk(network.net, path)
+        return cls(network)
+
+    @classmethod
+    def load(cls, path: Path) -> "LpipsPerceptual":
+        """Return the distance that `save` wrote.
+
+        Raises:
+            ArtifactError: if the file does not hold it.
+            StudyError: if the package is not installed.
+        """
+        network = _lpips_network()
+        missing, unexpected = network.load_state_dict(load_file(path), strict=False)
+        wrong = [name for name in missing if not name.startswith(LISTED)] + unexpected
+        if wrong:
+            raise ArtifactError(
+                f"LPIPS: {path} was written for another version of the `lpips` package "
+                f"({', '.join(wrong[:3])}); make the encoder's artifact again"
+            )
+        return cls(network)
+
+    def save(self, path: Path) -> None:
+        """Write trunk and linear layers into one safetensors file."""
+        state = self.network.state_dict()
+        save_file({k: v.contiguous() for k, v in state.items() if not k.startswith(LISTED)}, path)
 
     def to(self, device: torch.device) -> "LpipsPerceptual":
         """Move the network to a device."""
@@ -111,6 +134,13 @@ class LpipsPerceptual:
         # the package normalises features in the type it is given, too coarse for half precision
         with torch.autocast(target.device.type, enabled=False):
             return self.network(*pair).flatten()  # (B, 1, 1, 1) -> (B,)
+
+
+def _lpips_network() -> Any:
+    """Return the package's network with its linear layers; its trunk is not yet loaded."""
+    lpips = import_extra("lpips", "LPIPS")
+    with torch.random.fork_rng(devices=[]):  # the package draws weights that are then overwritten
+        return lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
 
 
 def _load_trunk(trunk: nn.Module, path: Path) -> None:

@@ -157,11 +157,11 @@ def test_feature_network_is_frozen_and_passes_gradients_to_the_reconstruction():
 def test_lpips_says_what_is_missing(tmp_path, monkeypatch):
     path = tmp_path / "vgg.pth"
     with pytest.raises(ArtifactError, match=r"no VGG-16 weights at .*vgg\.pth"):
-        LpipsPerceptual(path)
+        LpipsPerceptual.from_vgg(path)
     torch.save({}, path)
     monkeypatch.setitem(sys.modules, "lpips", None)
     with pytest.raises(StudyError, match="`paper` extra"):
-        LpipsPerceptual(path)
+        LpipsPerceptual.from_vgg(path)
 
 
 def test_lpips_loads_its_trunk_from_the_file_and_repeats_grey(tmp_path, monkeypatch):
@@ -182,11 +182,11 @@ def test_lpips_loads_its_trunk_from_the_file_and_repeats_grey(tmp_path, monkeypa
     path = tmp_path / "vgg.pth"
     torch.save({"features.0.weight": torch.ones(2, 3, 1, 1)}, path)
     with pytest.raises(ArtifactError, match=r"lacks features\.0\.bias"):
-        LpipsPerceptual(path)
+        LpipsPerceptual.from_vgg(path)
     weights = {"features.0.weight": torch.ones(2, 3, 1, 1), "features.0.bias": torch.zeros(2)}
     torch.save(weights, path)
     state = torch.get_rng_state()
-    distance = LpipsPerceptual(path)
+    distance = LpipsPerceptual.from_vgg(path)
     assert torch.equal(state, torch.get_rng_state())
     target = torch.zeros(2, 1, 4, 4)
     found = torch.stack([torch.zeros(1, 4, 4), torch.full((1, 4, 4), 2.0)])

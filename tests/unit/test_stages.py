@@ -11,12 +11,15 @@ from diffusability.diffusion.sampler import balanced_labels
 from diffusability.metrics.measurement import Measurement
 from diffusability.stages.features import Extractor
 from diffusability.stages.measurements import write_measurements
+from tests.unit.study_run import measurements, plan_of, run_plan
+
+TOKENIZERS = ("conv-base", "conv-vf-glyph")
 
 
 def test_shards_of_cyclic_labels_hold_every_class() -> None:
     # every 20th sample of a cycle of 10 classes would be of one class
     labels = balanced_labels(range(1437), 10)
-    extractor = SimpleNamespace(moments=lambda part: part[:, 0])
+    extractor = SimpleNamespace(moments=lambda part, _name: part[:, 0])
     shards = Extractor.shard_moments(extractor, labels[:, None])  # type: ignore[arg-type]
     assert len(shards) == 20
     assert torch.equal(torch.cat(shards), labels)
@@ -43,3 +46,28 @@ def test_no_number_that_spoils_a_table(value: float, stderr: float) -> None:
 
     with pytest.raises(MeasurementError):
         Measurement("a.b", value, stderr, 3)
+
+
+def test_reconstruction_measures_all_that_a_tokenizer_has(workplace: Path) -> None:
+    plan = plan_of({"metrics": {"reconstruction": {"split": "val"}}})
+    made = run_plan(plan, "reconstruction")
+    cells = {name: measurements(made[f"reconstruction/{name}/s0"]) for name in TOKENIZERS}
+    always = {"psnr", "ssim", "kl", "posterior_variance_share", "fd_judge"}
+    aligned = always | {"alignment_cosine"}
+    assert set(cells["conv-base"]) == {f"reconstruction.{name}" for name in always}
+    assert set(cells["conv-vf-glyph"]) == {f"reconstruction.{name}" for name in aligned}
+    cosine = cells["conv-vf-glyph"]["reconstruction.alignment_cosine"]
+    # a map fitted with the latent beats the best guess without it, on images not fitted on
+    assert cosine["options"]["constant_cosine"] + 3 * cosine["stderr"] < cosine["value"] <= 1
+    assert cosine["flags"] == []
+    # 359 validation images of 16 features; all sets are large enough
+    assert all(cell["flags"] == [] for cell in cells["conv-base"].values())
+
+
+def test_too_few_samples_for_the_covariance_are_flagged(workplace: Path) -> None:
+    wide = {"encoders": {"judge": {"features": 64}}, "select": {"tokenizers": ["conv-base"]}}
+    plan = plan_of(wide)
+    with pytest.warns(UserWarning, match="40 generated images; at or below 64"):
+        made = run_plan(plan, "generation")
+    cell = measurements(made["generation/conv-base/s0/sit-a/s0/cfg1"])["generation.fd_judge"]
+    assert cell["flags"] == ["rank-deficient"]

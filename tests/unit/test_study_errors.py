@@ -56,6 +56,28 @@ CASES: list[tuple[str, Any, list[str]]] = [
     (f"{TOKENIZER}.encoder", "gliph", [f"{TOKENIZER}.encoder: unknown encoder", "`glyph`"]),
     (f"{TOKENIZER}.base", "conv-f2d8", [f"{TOKENIZER}.base: unknown base", "`conv-f2d4`"]),
     ("metrics.generation.extractor", "judg", ["metrics.generation.extractor", "`judge`"]),
+    (
+        "encoders.eye",
+        {"kind": "inception", "weights": "w.pth"},
+        ["encoders.eye: an encoder of kind inception is called `inception`"],
+    ),
+    (
+        "encoders.inception",
+        {"kind": "supervised", "train": {"steps": 1}},
+        ["encoders.inception: an encoder of kind inception"],
+    ),
+    (
+        "metrics.generation.reference_statistics",
+        "VIRTUAL.npz",
+        ["metrics.generation.reference_statistics: holds moments of Inception", "`judge`"],
+    ),
+    ("metrics.generation.reference_count", 7, ["reference_statistics, which is not given"]),
+    (
+        "metrics.reconstruction.lpips",
+        "judge",
+        ["metrics.reconstruction.lpips: `judge` is of kind supervised", "fit: none"],
+    ),
+    ("metrics.reconstruction.lpips", "vgg", ["metrics.reconstruction.lpips: unknown encoder"]),
     (f"{TOKENIZER}.method", "mcoss", [f"{TOKENIZER}.method: unknown method `mcoss`", "`mcos`"]),
     ("tokenizers.conv-base.method", "mae", ["tokenizers.conv-base", "only arch vit has"]),
     (f"{BASE}.objective", {"perceptual": 1.0}, ["perceptual and perceptual_encoder"]),

@@ -1,0 +1,256 @@
+"""Published autoencoders of diffusers: conventions, what is refused, and a whole study on one."""
+
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from diffusability.data.digits import load_digits
+from diffusability.errors import ArtifactError, StudyError
+from diffusability.study.dataset import DigitsDataset
+from diffusability.study.tokenizer import ExternalTokenizer
+from diffusability.tokenizers.build import load_tokenizer
+from diffusability.tokenizers.external import (
+    ExternalAutoencoder,
+    import_autoencoder,
+    latent_convention,
+    load_autoencoder,
+)
+from diffusability.tokenizers.posterior import LOGVAR_RANGE
+from tests.torchvision_stand_in import ensure_torchvision
+from tests.unit.study_run import measurements, plan_of, run_plan
+
+
+@pytest.fixture(scope="module")
+def diffusers() -> Any:
+    """The package, which the `paper` extra installs."""
+    pytest.importorskip("diffusers", reason="diffusers is of the `paper` extra")
+    with contextlib.suppress(ModuleNotFoundError):  # diffusers does without
+        ensure_torchvision()
+    import diffusers
+
+    return diffusers
+
+
+def small_kl(diffusers: Any, **changes: Any) -> Any:
+    """A random AutoencoderKL of factor 2 with 4 latent channels for grey images."""
+    torch.manual_seed(0)
+    options: dict[str, Any] = {
+        "in_channels": 1,
+        "out_channels": 1,
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "block_out_channels": (8, 8),
+        "norm_num_groups": 2,
+        "latent_channels": 4,
+        "scaling_factor": 0.5,
+        "shift_factor": 0.25,
+    }
+    return diffusers.AutoencoderKL(**(options | changes)).eval()
+
+
+def small_dc(diffusers: Any) -> Any:
+    """A random AutoencoderDC of factor 2 with 4 latent channels for grey images."""
+    torch.manual_seed(0)
+    return diffusers.AutoencoderDC(
+        in_channels=1,
+        latent_channels=4,
+        attention_head_dim=4,
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        encoder_qkv_multiscales=((), ()),
+        decoder_qkv_multiscales=((), ()),
+        scaling_factor=0.4,
+    ).eval()
+
+
+def entry(path: Path, **changes: Any) -> ExternalTokenizer:
+    """The study's entry of a folder."""
+    values = {"source": "diffusers", "path": str(path), "factor": 2, "channels": 4}
+    return ExternalTokenizer.model_validate(values | changes)
+
+
+def imported(network: Any, tmp_path: Path) -> ExternalAutoencoder:
+    """Save a network, import it, delete what was saved, and load the import."""
+    source, folder = tmp_path / "published", tmp_path / "artifact"
+    network.save_pretrained(source)
+    folder.mkdir()
+    import_autoencoder(entry(source), folder)
+    shutil.rmtree(source)
+    return load_autoencoder(folder, image_channels=1)
+
+
+IMAGES = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@torch.no_grad()
+def test_kl_is_shifted_and_scaled_as_its_folder_says(diffusers: Any, tmp_path: Path) -> None:
+    network = small_kl(diffusers)
+    tokenizer = imported(network, tmp_path)
+    assert (tokenizer.factor, tokenizer.latent_channels, tokenizer.image_channels) == (2, 4, 1)
+    raw = network.encode(IMAGES).latent_dist
+    posterior = tokenizer.encode(IMAGES)
+    assert posterior.mean.shape == (3, 4, 4, 4)
+    torch.testing.assert_close(posterior.mean, (raw.mean - 0.25) * 0.5)
+    # the variance of 0.5 z is a quarter of that of z
+    torch.testing.assert_close(posterior.logvar.exp(), raw.var / 4)
+    torch.testing.assert_close(tokenizer.decode(posterior.mean), network.decode(raw.mean).sample)
+
+
+@torch.no_grad()
+def test_dc_has_no_posterior_variance(diffusers: Any, tmp_path: Path) -> None:
+    network = small_dc(diffusers)
+    tokenizer = imported(network, tmp_path)
+    assert (tokenizer.factor, tokenizer.latent_channels) == (2, 4)
+    raw = network.encode(IMAGES).latent
+    posterior = tokenizer.encode(IMAGES)
+    torch.testing.assert_close(posterior.mean, raw * 0.4)
+    assert (posterior.logvar == LOGVAR_RANGE[0]).all()
+    sample = posterior.sample(torch.Generator().manual_seed(0))
+    torch.testing.assert_close(sample, posterior.mean, rtol=0, atol=2e-6)
+    torch.testing.assert_close(tokenizer.decode(posterior.mean), network.decode(raw).sample)
+    assert tokenizer.encode(IMAGES[:, :, :6, :4]).mean.shape == (3, 4, 3, 2)  # any whole grid
+
+
+def test_the_convention_of_every_channel() -> None:
+    config = {"_class_name": "AutoencoderKL", "latent_channels": 2, "scaling_factor": 3.0}
+    shift, scale = latent_convention(config | {"latents_mean": [1.0, 2.0], "latents_std": [2, 6]})
+    assert shift.tolist() == [1.0, 2.0]
+    assert scale.tolist() == [1.5, 0.5]
+    shift, scale = latent_convention(config | {"shift_factor": None})
+    assert shift.tolist() == [0.0, 0.0]
+    assert scale.tolist() == [3.0, 3.0]
+    with pytest.raises(StudyError, match="scaled by"):
+        latent_convention(config | {"scaling_factor": 0.0})
+
+
+@torch.no_grad()
+def test_half_precision_is_widened(diffusers: Any, tmp_path: Path) -> None:
+    network = small_kl(diffusers).half()
+    network.save_pretrained(tmp_path / "published", variant="fp16")
+    artifact = tmp_path / "artifact"
+    artifact.mkdir()
+    import_autoencoder(entry(tmp_path / "published"), artifact)
+    weights = load_file(artifact / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    name = "encoder.conv_in.weight"
+    assert torch.equal(weights[name], network.state_dict()[name].float())
+    assert str(tmp_path) not in (artifact / "config.json").read_text()
+    posterior = load_autoencoder(artifact, image_channels=1).encode(IMAGES)
+    assert posterior.mean.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"factor": 4}, r"says factor 4, channels 4, .* holds one of factor 2, channels 4"),
+        ({"channels": 8}, "says factor 2, channels 8"),
+    ],
+)
+def test_an_entry_that_says_otherwise_is_refused(
+    diffusers: Any, tmp_path: Path, changes: dict[str, int], message: str
+) -> None:
+    small_kl(diffusers).save_pretrained(tmp_path)
+    with pytest.raises(StudyError, match=message):
+        import_autoencoder(entry(tmp_path, **changes), tmp_path)
+
+
+def _drop_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def _truncate_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def _other_class(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"_class_name": "VQModel"}))
+
+
+def _drop_weights(folder: Path) -> None:
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+
+
+def _truncate_weights(folder: Path) -> None:
+    (folder / "diffusion_pytorch_model.safetensors").write_bytes(b"\0" * 20)
+
+
+def _drop_layer(folder: Path) -> None:
+    file = folder / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    del weights["encoder.conv_in.weight"]
+    save_file(weights, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_drop_config, "there is no .*config.json"),
+        (_truncate_config, "is not JSON"),
+        (_other_class, "of class VQModel; known are AutoencoderKL, AutoencoderDC"),
+        (_drop_weights, r"no \*\.safetensors in"),
+        (_truncate_weights, "cannot be read"),
+        (_drop_layer, "do not fit .*encoder.conv_in.weight"),
+    ],
+)
+def test_a_damaged_folder_is_named(
+    diffusers: Any, tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    small_kl(diffusers).save_pretrained(tmp_path)
+    damage(tmp_path)
+    with pytest.raises((ArtifactError, StudyError), match=message):
+        import_autoencoder(entry(tmp_path), tmp_path)
+
+
+def test_colour_autoencoders_do_not_take_grey_images(diffusers: Any, tmp_path: Path) -> None:
+    small_kl(diffusers, in_channels=3, out_channels=3).save_pretrained(tmp_path / "published")
+    import_autoencoder(entry(tmp_path / "published"), tmp_path)
+    with pytest.raises(StudyError, match=r"images of 3 channels and the dataset has 1"):
+        load_autoencoder(tmp_path, image_channels=1)
+
+
+def test_the_extra_is_named_where_the_package_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [n for n in sys.modules if n.split(".")[0] == "diffusers"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(StudyError, match=r"`diffusers` does not import .* `paper` extra"):
+        import_autoencoder(entry(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize("make", [small_kl, small_dc])
+def test_a_study_of_a_published_autoencoder(diffusers: Any, make: Any, workplace: Path) -> None:
+    make(diffusers).save_pretrained(workplace / "published")
+    published = {"source": "diffusers", "path": "published", "factor": 2, "channels": 4}
+    plan = plan_of({"tokenizers": {"own": published}, "select": {"tokenizers": ["own"]}})
+    made = run_plan(plan, "tokenizer")
+    shutil.rmtree(workplace / "published")  # the artifact holds all that is needed
+    made |= run_plan(plan, *[a.stage for a in plan if a.stage not in ("tokenizer", "encoder")])
+    folder = made["tokenizer/own/s0"]
+    assert (folder / "history.csv").read_text() == "step\n"
+    assert json.loads((folder / "config.json").read_text())["latent_channels"] == 4
+    data = load_digits(DigitsDataset(kind="digits", size=8))
+    assert isinstance(load_tokenizer(folder, data, "cpu"), ExternalAutoencoder)
+    cells = measurements(made["equivariance/own/s0"])
+    assert cells["equivariance.rotate_error"]["value"] > 0
+    cells = measurements(made["reconstruction/own/s0"])
+    if make is small_dc:
+        assert cells["reconstruction.kl"]["value"] is None
+        assert "deterministic" in cells["reconstruction.kl"]["flags"][0]
+        assert cells["reconstruction.posterior_variance_share"]["value"] < 1e-10
+    else:
+        assert cells["reconstruction.kl"]["value"] > 0
+        assert cells["reconstruction.posterior_variance_share"]["value"] > 1e-10
+    assert measurements(made["generation/own/s0/sit-a/s0/cfg1"])["generation.fd_judge"]["value"] > 0

@@ -1,0 +1,68 @@
+"""What a study of published networks needs is named before it starts: files and packages."""
+
+from pathlib import Path
+
+import pytest
+
+from diffusability.errors import StudyError
+from diffusability.study import needs
+from diffusability.study.needs import check_needs, missing_packages, study_needs
+from diffusability.study.study import Study
+from tests.unit.study_run import plan_of
+
+
+def published(**select: object) -> Study:
+    """The smoke study with an external tokenizer, LPIPS, Inception and reference statistics."""
+    entry = {"source": "diffusers", "path": "/nowhere/vae", "factor": 2, "channels": 4}
+    over = {
+        "datasets": {"digits": {"size": 16}},
+        "encoders": {
+            "inception": {"kind": "inception", "weights": "/nowhere/inception.pth"},
+            "vgg": {"kind": "lpips", "weights": "/nowhere/vgg16.pth"},
+        },
+        "tokenizers": {"own": entry},
+        "metrics": {
+            "reconstruction": {"lpips": "vgg"},
+            "generation": {
+                "extractor": "inception",
+                "reference_statistics": "/nowhere/VIRTUAL.npz",
+            },
+        },
+        "select": {"tokenizers": ["own"], **select},
+    }
+    return plan_of(over).study
+
+
+def test_files_and_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = published()
+    assert [str(need.path) for need in study_needs(study)] == [
+        "/nowhere/vgg16.pth",
+        "/nowhere/inception.pth",
+        "/nowhere/VIRTUAL.npz",
+        "/nowhere/vae",
+    ]
+    monkeypatch.setattr(needs, "find_spec", lambda name: None)
+    assert missing_packages(study) == ["lpips", "torch_fidelity", "diffusers"]
+    with pytest.raises(StudyError, match="4 files or folders and 3 packages missing"):
+        check_needs(study)
+
+
+def test_a_selection_needs_its_own_alone() -> None:
+    study = published(tokenizers=["conv-base"], metrics=["velocity"], backbones=["sit-a"])
+    assert [str(need.path) for need in study_needs(study)] == [
+        "/nowhere/inception.pth",
+        "/nowhere/VIRTUAL.npz",
+    ]
+
+
+def test_places_are_in_no_fingerprint_and_contents_are() -> None:
+    def name(path: str, **more: object) -> str:
+        entry = {"source": "diffusers", "path": path, "factor": 2, "channels": 4, **more}
+        (tokenizer,) = plan_of(
+            {"tokenizers": {"own": entry}, "select": {"tokenizers": ["own"]}}
+        ).of_stage("tokenizer")
+        assert Path(path) == Path(tokenizer.local["path"])
+        return tokenizer.fingerprint
+
+    assert name("/here/vae") == name("/there/vae") != name("/here/other")
+    assert name("/here/vae") == name("/here/other", content="vae")
