@@ -33,7 +33,7 @@ def encoder_of(network: Network) -> ConvEncoder:
 def build_loss(
     spec: Spec, network: Network, images: Callable[[Batch], Tensor], labels: Tensor
 ) -> Callable[[Batch], Losses]:
-    """Return the loss of a network on a batch's images; labels, (N,) on the device, may go unused."""
+    """Return the loss of a network on a batch; labels, (N,) on the device, may go unused."""
     match spec, network:
         case ContrastiveEncoder(), ContrastiveNetwork():
             return ContrastiveLoss(network, images, spec.temperature)

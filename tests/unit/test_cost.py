@@ -84,8 +84,8 @@ def test_tokenizers_of_the_paper() -> None:
     assert aligned.macs is not None
     assert (aligned.macs - plain.macs) / seen == pytest.approx(81e9, rel=0.02)
     latents = costs.work(of(plan, "latents", tokenizer="conv-f16d32-baseline"))
-    assert latents.bytes == 1_331_167 * LATENT * 2 * 2  # two moments, two bytes each
-    assert latents.macs == pytest.approx(1_331_167 * 69e9, rel=0.01)
+    assert latents.bytes == 2 * 1_331_167 * LATENT * 2 * 2  # mirrored too; two moments, two bytes
+    assert latents.macs == pytest.approx(2 * 1_331_167 * 69e9, rel=0.01)
 
 
 def test_guidance_doubles_sampling() -> None:
@@ -103,7 +103,7 @@ def test_guidance_doubles_sampling() -> None:
 
 def test_evicted_latents() -> None:
     whole, largest = Estimates(imagenet()).latents()
-    unit = 1_331_167 * LATENT * 4
+    unit = 2 * 1_331_167 * LATENT * 4  # with the mirrored images
     assert largest == 2 * unit  # f16d64
     assert whole == (43 + 21) * unit + 22 * 2 * unit
 
