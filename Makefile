@@ -27,6 +27,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.study
 	$(BIN)/python -m benchmarks.image_folder
+	$(BIN)/python -m benchmarks.shapes
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
