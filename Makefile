@@ -11,8 +11,10 @@ study: $(READY)
 	@$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --show-failed-logs --quiet rules
 	@$(BIN)/diffusability show
 
+# the workflow's tests use all cores by themselves
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest tests/unit --numprocesses auto
+	$(BIN)/pytest tests/workflow
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow

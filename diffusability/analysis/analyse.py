@@ -20,8 +20,7 @@ from diffusability.analysis.tables import Measured, Table, predictors
 # one metric a perspective, as the paper highlights them; what a study lacks is left out
 HEADLINE = (
     *HEADLINE_METRICS.values(),
-    "continuity.ifd_*",
-    "continuity.ifid",
+    "continuity.if*",
     "uniformity.normalised_entropy",
 )
 # what the claims relate besides: equivariance, the linear probe that LNC stands for

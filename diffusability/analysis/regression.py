@@ -167,7 +167,8 @@ def _fit(table: Measured, panel: Panel, model: tuple[str, ...], family: str) -> 
     ]
     first = parts[0].rows
     others = [dict(zip(p.rows["tokenizer"], p.rows["x"], strict=True)) for p in parts[1:]]
-    rows = first[[all(name in other for other in others) for name in first["tokenizer"]]]
+    everywhere = [all(name in other for other in others) for name in first["tokenizer"]]
+    rows = first[np.array(everywhere, dtype=bool)]  # an empty list would choose no columns
     columns = [rows["x"], *(rows["tokenizer"].map(other) for other in others)]
     return _Fit(
         model=model,

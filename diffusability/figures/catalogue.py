@@ -6,7 +6,7 @@ PERSPECTIVES = {
     "semantic separability": {"LNC": "semantics.lnc5"},
     "spatial structure": {"SRSS": "spatial.srss", "LDS": "spatial.lds", "CDS": "spatial.cds"},
     "spectral smoothness": {"SEC": "smoothness.sec25"},
-    "manifold continuity": {"iFD": "continuity.ifd_*"},
+    "manifold continuity": {"iFD": "continuity.if*"},
     "distribution uniformity": {
         "entropy": "uniformity.normalised_entropy",
         "density CV": "uniformity.density_cv",

@@ -79,6 +79,21 @@ def test_a_metric_of_some_tokenizers_only_names_the_others():
     assert pairs["note"].str.contains("2 tokenizers have one of the two only").all()
 
 
+def test_a_family_without_a_metric_keeps_its_rows_and_says_so():
+    """One family of two has no SRSS at all: nothing is left to fit there."""
+
+    def holes(frame):
+        absent = (frame["metric"] == SRSS) & (frame["family"] == "trans-f2d4")
+        return frame.assign(value=frame["value"].mask(absent))
+
+    fits = tables_of(edit=holes, families=("conv-f2d4", "trans-f2d4"))["regressions"]
+    rows = fits[(fits["family"] == "trans-f2d4") & fits["predictors"].str.contains(SRSS)]
+    assert len(rows)
+    assert (rows["n"] == 0).all()
+    assert rows["r2"].isna().all()
+    assert (rows["note"] != "").all()
+
+
 def test_missing_cells_are_named():
     def holes(frame):
         lost = (frame["metric"] == "generation.fd_judge") & (frame["tokenizer"] == "t05")
