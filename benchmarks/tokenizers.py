@@ -1,10 +1,12 @@
 """Speed and memory of a tokenizer's training step, beside a plain re-statement of it.
 
-    python benchmarks/tokenizers.py --preset digits-conv
-    python benchmarks/tokenizers.py --preset full-conv --size 128 --batch 1 --steps 3
+    python -m benchmarks.tokenizers --preset digits-conv
+    python -m benchmarks.tokenizers --preset full-conv --size 128 --batch 1 --steps 3
+    python -m benchmarks.tokenizers --preset digits-vit --encode
 
 A step is everything an optimizer step needs: forward, losses with adaptive weight, backward and
-Adam, for the autoencoder and (with --gan) for the discriminator. Library and re-statement take
+Adam, for the autoencoder and (with --gan) for the discriminator; with --encode it is the encoding
+of a batch, as latents are cached. Library and re-statement take
 turns in one process, so that both see the same load of the machine.
 """
 
@@ -14,9 +16,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from plain_tokenizers import PlainViTDecoder, PlainViTEncoder, plain_conv, plain_losses
 from torch import Tensor, nn
 
+from benchmarks.plain_tokenizers import (
+    PlainViTDecoder,
+    PlainViTEncoder,
+    plain_conv,
+    plain_losses,
+)
 from diffusability.tokenizers.conv import ConvAutoencoder
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.interface import Tokenizer
@@ -114,12 +121,25 @@ def judge_of(options: argparse.Namespace, channels: int) -> PatchDiscriminator |
     )
 
 
+def encoding(encode: Callable[[Tensor], object], variant: Variant, device: torch.device) -> Step:
+    """Return the step that encodes a batch."""
+
+    @torch.no_grad()
+    def step(images: Tensor) -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=variant.half):
+            encode(images)
+
+    return step
+
+
 def library_step(preset: Preset, options: argparse.Namespace, variant: Variant) -> Step:
-    """Return the step of `TokenizerLosses`."""
+    """Return the step of `TokenizerLosses`, or that of `Tokenizer.encode`."""
     device, generator = torch.device(options.device), torch.Generator().manual_seed(0)
     kind = VitAutoencoder if preset.transformer else ConvAutoencoder
     network: Tokenizer = kind(**preset.arguments).initialise(generator)  # type: ignore[arg-type]
     placed(network, variant, device)
+    if options.encode:
+        return encoding(network.encode, variant, device)
     judge = judge_of(options, network.image_channels)
     objective = Objective(perceptual=0, gan=0.5 if judge else 0, gan_start=0)
     if judge:
@@ -158,6 +178,8 @@ def plain_step(preset: Preset, options: argparse.Namespace, variant: Variant) ->
     judge = judge_of(options, int(arguments["image_channels"]))  # type: ignore[call-overload]
     for module in filter(None, (encoder, decoder, judge)):
         placed(module, variant, device)
+    if options.encode:
+        return encoding(encoder, variant, device)
     rule = optimizer([*encoder.parameters(), *decoder.parameters()])
     judge_rule = optimizer(list(judge.parameters())) if judge else None
 
@@ -240,6 +262,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--gan", action="store_true", help="with adversarial term and both phases")
+    parser.add_argument("--encode", action="store_true", help="encode instead of training")
     parser.add_argument("--variants", nargs="+", choices=[v.name for v in VARIANTS])
     options = parser.parse_args()
     preset = PRESETS[options.preset]

@@ -12,6 +12,7 @@ from diffusability.data.load import load_dataset
 from diffusability.encoders.interface import Encoder
 from diffusability.encoders.load import load_encoder
 from diffusability.stages.open import open_perceptual
+from diffusability.study.network import ConvNetwork
 from diffusability.study.tokenizer import ExternalTokenizer, TokenizerSpec
 from diffusability.tokenizers.build import build_objective, build_regularizer, build_tokenizer
 from diffusability.tokenizers.discriminator import PatchDiscriminator
@@ -68,13 +69,14 @@ def make(job: Job, folder: Path) -> None:
             minutes=job.minutes,
         )
     )
-    save_file(training.averaged.state_dict(), folder / "model.safetensors")
+    weights = {name: value.contiguous() for name, value in training.averaged.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
     training.write_history(folder / "history.csv")
 
 
 def typed_spec(job: Job) -> TokenizerSpec:
     """Return the typed entry of a job; encoders entered it by their fingerprints alone."""
-    values = {key: dict(value) for key, value in job.spec.items()}
+    values = {key: dict(value) for key, value in job.options.items()}
     if "encoder" in job.upstream:
         values["regularizer"]["encoder"] = "encoder"
     if "perceptual" in job.upstream:
@@ -90,6 +92,9 @@ def _losses(
     tokenizer = build_tokenizer(spec.network, data.images.shape[1], data.images.shape[-1])
     regularizer = build_regularizer(spec, channels)
     tokenizer.initialise(_generator(job, "weights"))
+    if isinstance(spec.network, ConvNetwork) and spec.network.channels_last:
+        # after the draw, which follows memory; torch declares this overload in no stub
+        tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     regularizer.initialise(_generator(job, "regularizer"))
     discriminator = None
     if spec.objective.gan:

@@ -23,6 +23,12 @@ class ConvNetwork(Spec):
     encoder_blocks: PositiveInt = Field(2, description="residual blocks a resolution, encoder")
     decoder_blocks: PositiveInt = Field(3, description="residual blocks a resolution, decoder")
     attention: bool = Field(True, description="self-attention at the lowest resolution")
+    channels_last: bool = Field(
+        False,
+        exclude=True,
+        description="train with channels innermost in memory, which large networks are faster "
+        "with; execution, in no fingerprint",
+    )
 
     @model_validator(mode="after")
     def _levels(self) -> "ConvNetwork":

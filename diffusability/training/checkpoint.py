@@ -78,11 +78,18 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str
 ) -> None:
-    """Load what flatten_optimizer returned; the parameter groups come from the study."""
+    """Load what flatten_optimizer returned; the parameter groups come from the study.
+
+    Moments take the memory layout of their parameter, which the optimizer's kernels rely on.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         if key.startswith(f"{prefix}."):
             index, _, name = key.removeprefix(f"{prefix}.").partition(".")
+            parameter = parameters[int(index)]
+            if tensor.shape == parameter.shape:
+                tensor = torch.empty_like(parameter, device="cpu").copy_(tensor)
             state.setdefault(int(index), {})[name] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,5 +1,6 @@
 """The shapes dataset: masks, labels, independence of ranges, equal images on every processor."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from diffusability.data.shapes import BLOCK, draw_shapes, load_shapes
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.study.dataset import ShapesDataset
 from diffusability.study.fingerprint import derive_seed
+from diffusability.study.load import load_study
+from diffusability.study.tokenizer import TokenizerSpec
 from tests.conftest import REPOSITORY
 
 
@@ -133,6 +136,24 @@ def test_other_instructions_give_the_same_images(settings: dict[str, str]) -> No
         cwd=REPOSITORY, env=os.environ | settings, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert run.stdout.strip() == here
+
+
+def test_the_study_of_shapes_is_table_1_in_small() -> None:
+    """Every row keeps its family, cluster and options; an encoder stands in for a vision model."""
+    with (REPOSITORY / "tests" / "data" / "table1_tokenizers.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    study = load_study(REPOSITORY / "studies" / "shapes.yaml")
+    families = {"conv f16d32": "conv-f2d16", "conv f16d64": "conv-f2d32"}
+    families |= {"transformer f16d32": "trans-f2d16"}
+    stand_ins: dict[str, str] = {}
+    for row, spec in zip(rows, study.tokenizers.values(), strict=True):
+        assert isinstance(spec, TokenizerSpec)
+        assert spec.family == families[f"{row['architecture']} {row['latent']}"]
+        assert spec.cluster == row["cluster"]
+        if "encoder" in spec.encoders:
+            assert stand_ins.setdefault(row["variant"], spec.encoders["encoder"])
+            assert stand_ins[row["variant"]] == spec.encoders["encoder"]
+    assert len(set(stand_ins.values())) == len(stand_ins) == 15
 
 
 @pytest.mark.slow
