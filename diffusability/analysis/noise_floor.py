@@ -228,7 +228,7 @@ def _row(runs: pd.DataFrame, panel: Panel, confidence: float) -> dict[str, objec
         "method": "none",
     }
     if count < 2:
-        return row | {"note": f"{count} tokenizers: no variance between tokenizers"}
+        return row | {"note": "fewer than two tokenizers: no variance between them"}
     found = variance_components(groups)
     row |= {
         "variance_tokenizers": found.tokenizers,
