@@ -35,15 +35,17 @@ def headline(plan: Plan) -> str:
     tables = read_tables(plan)
     target = target_metric(plan.study)
     values = headline_values(tables["measurements"], target)
-    relations = headline_correlations(tables["correlations"], target)
+    family = headline_family(tables["measurements"])
+    relations = headline_correlations(tables["correlations"], target, family)
+    over = "all" if family == ALL_FAMILIES else family
     return "\n".join(
         [
             values.to_string(index=False, na_rep="-"),
             "",
-            f"Correlation with {target} (lower is better), over tokenizers:",
+            f"Correlation with {target} (lower is better), over {over} tokenizers:",
             relations.to_string(index=False, na_rep="-"),
             "",
-            *noise_sentences(tables["noise_floor"], target),
+            *noise_sentences(tables["noise_floor"], target, family),
             "",
             f"Report: {report_file(plan.study)}",
         ]
@@ -70,24 +72,43 @@ def headline_values(measurements: pd.DataFrame, target: str) -> pd.DataFrame:
     return table.round(3).reset_index()
 
 
-def headline_correlations(correlations: pd.DataFrame, target: str) -> pd.DataFrame:
-    """Return r of each headline metric with the target, with its interval."""
+def headline_family(measurements: pd.DataFrame) -> str:
+    """Return the family of most tokenizers: families differ in more than their latent space."""
+    members = measurements.drop_duplicates("tokenizer")["family"].value_counts(sort=False)
+    return ALL_FAMILIES if len(members) == 1 else str(members.idxmax())
+
+
+def headline_correlations(
+    correlations: pd.DataFrame, target: str, family: str = ALL_FAMILIES
+) -> pd.DataFrame:
+    """Return r and ρ of each headline metric with the target, with intervals.
+
+    At the smallest guidance scale of every backbone, over the tokenizers of one family.
+    """
     names = {metric: short for short, metric in HEADLINE_METRICS.items()}
     chosen = correlations[
-        (correlations["target"] == target) & correlations["metric"].isin(list(names))
+        (correlations["target"] == target)
+        & correlations["metric"].isin(list(names))
+        & (correlations["family"] == family)
+        & correlations["cfg"].notna()
     ]
-    chosen = chosen[
-        chosen["family"].isin(["all"]) & chosen["statistic"].isin(["pearson", "spearman"])
-    ]
+    chosen = chosen[chosen["cfg"] == chosen.groupby("backbone")["cfg"].transform("min")]
+    pearson, spearman = (
+        chosen[chosen["statistic"] == name].set_index(["metric", "backbone"])
+        for name in ("pearson", "spearman")
+    )
+    spearman = spearman.reindex(pearson.index)
+    places = pearson.index.to_frame(index=False)
     return pd.DataFrame(
         {
-            "metric": chosen["metric"].map(names),
-            "backbone": chosen["backbone"],
-            "cfg": ["best" if pd.isna(cfg) else f"{cfg:g}" for cfg in chosen["cfg"]],
-            "statistic": chosen["statistic"],
-            "r": chosen["value"].round(2),
-            "interval": [_interval(row) for row in chosen.itertuples()],
-            "n": chosen["n"],
+            "metric": places["metric"].map(names),
+            "backbone": places["backbone"],
+            "cfg": [f"{cfg:g}" for cfg in pearson["cfg"]],
+            "Pearson's r": pearson["value"].round(2).to_numpy(),
+            "interval": [_interval(row) for row in pearson.itertuples()],
+            "Spearman's ρ": spearman["value"].round(2).to_numpy(),
+            "its interval": [_interval(row) for row in spearman.itertuples()],
+            "n": pearson["n"].to_numpy(),
         }
     )
 
@@ -106,13 +127,14 @@ def _interval(row: object) -> str:
     return f"[{low:.2f}, {high:.2f}]"
 
 
-def noise_sentences(floor: pd.DataFrame, target: str) -> list[str]:
+def noise_sentences(floor: pd.DataFrame, target: str, family: str = ALL_FAMILIES) -> list[str]:
     """Return one sentence a backbone and guidance scale: what of a target's spread is noise.
 
     Args:
-        floor: the table of noise floors. target: name of a generation metric.
+        floor: the table of noise floors. target: name of a generation metric. family: of the
+            tokenizers.
     """
-    chosen = floor[(floor["target"] == target) & (floor["family"] == ALL_FAMILIES)]
+    chosen = floor[(floor["target"] == target) & (floor["family"] == family)]
     return [_noise_sentence(row) for row in chosen.to_dict("records")]
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from diffusability.analysis.headline import (
     HEADLINE_METRICS,
     headline_correlations,
+    headline_family,
     headline_values,
     noise_sentences,
     target_metric,
@@ -57,6 +58,7 @@ def write_page(plan: Plan, path: Path) -> None:
     """
     tables, target = read_tables(plan), target_metric(plan.study)
     measurements, ledger = tables["measurements"], tables["claims"]
+    family = headline_family(measurements)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         study=plan.study.name,
@@ -65,8 +67,9 @@ def write_page(plan: Plan, path: Path) -> None:
         target=target,
         metrics=HEADLINE_METRICS,
         values=_rows(headline_values(measurements, target)),
-        relations=_rows(headline_correlations(tables["correlations"], target)),
-        noise=noise_sentences(tables["noise_floor"], target),
+        family=family,
+        relations=_rows(headline_correlations(tables["correlations"], target, family)),
+        noise=noise_sentences(tables["noise_floor"], target, family),
         verdicts=verdict_counts(ledger),
         ledger=ledger_rows(ledger),
         selection=_rows(selection_rows(tables["selection"], target)),

@@ -7,7 +7,11 @@ import pytest
 
 from diffusability.analysis.analyse import analyse
 from diffusability.analysis.claims import CONTRADICTED, NOT_TESTABLE, REPRODUCED
-from diffusability.analysis.headline import noise_sentences
+from diffusability.analysis.headline import (
+    headline_correlations,
+    headline_family,
+    noise_sentences,
+)
 from diffusability.analysis.options import AnalysisOptions
 from diffusability.analysis.tidy import read_table, write_table
 from diffusability.report.summaries import (
@@ -45,6 +49,24 @@ def test_noise_in_words(tables):
     assert "no interval" in noise_sentences(drowned, TARGET)[0]
     unknown = floor.assign(reliability=math.nan, note="no repeated seeds")
     assert noise_sentences(unknown, TARGET)[0].endswith("unknown (no repeated seeds)")
+
+
+def test_the_headline_is_of_the_largest_family_at_the_smallest_scale(tables):
+    table = measurement_table(
+        14, scales=(1.0, 1.5), backbones=("sit-b",), families=("conv-a", "conv-b", "conv-a")
+    )
+    assert headline_family(table) == "conv-a"
+    mixed = analyse(table, profiles_of(table), AnalysisOptions(resamples=99))["correlations"]
+    shown = headline_correlations(mixed, TARGET, "conv-a").set_index("metric")
+    chosen = mixed[(mixed["family"] == "conv-a") & (mixed["cfg"] == 1.0)]
+    chosen = chosen[(chosen["target"] == TARGET) & (chosen["metric"] == "velocity.viv")]
+    values = chosen.set_index("statistic")["value"]
+    assert shown.loc["VIV", "Pearson's r"] == round(values["pearson"], 2)
+    assert shown.loc["VIV", "Spearman's ρ"] == round(values["spearman"], 2)
+    assert shown.loc["VIV", "n"] == 9  # of 14, the first and the third of three
+    alone = measurement_table(14, scales=(1.0, 1.5), backbones=("sit-b",))
+    assert headline_family(alone) == "all"
+    assert len(headline_correlations(tables["correlations"], TARGET)) == len(shown)
 
 
 def test_ledger_counts_and_puts_decided_claims_first():
