@@ -32,9 +32,13 @@ TRAJECTORY = {
 }
 _WORDS = (
     ("generation.fd_", "Fréchet distance"),
+    ("generation.fid", "FID"),
+    ("generation.sfid", "sFID"),
     ("generation.inception_score_", "Inception score"),
     ("generation.fdr6", "FDr6"),
     ("reconstruction.fd_", "reconstruction Fréchet distance"),
+    ("reconstruction.f[di]", "reconstruction Fréchet distance"),
+    ("reconstruction.fid", "reconstruction FID"),
     ("reconstruction.psnr", "PSNR"),
     ("reconstruction.ssim", "SSIM"),
     ("reconstruction.lpips", "LPIPS"),

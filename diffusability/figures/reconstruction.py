@@ -24,7 +24,7 @@ SHOWN = (
     "reconstruction.psnr",
     "reconstruction.ssim",
     "reconstruction.lpips*",
-    "reconstruction.fd_*",
+    "reconstruction.f[di]*",  # FID where the extractor is Inception
 )
 HALF_WIDTH = 0.32  # of a family's column, in columns
 

@@ -34,7 +34,7 @@ class DigitsDataset(Spec):
 
 
 class ShapesDataset(Spec):
-    """Procedural colour images: one of twelve shapes before a photograph or clutter.
+    """Procedural colour images: one of twelve shapes before a photograph.
 
     The photographs ship inside scikit-learn. The shape is the class and, exactly, the foreground.
     """

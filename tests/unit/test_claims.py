@@ -213,6 +213,19 @@ def test_shipped_statistics_exist(tables):
             assert set(selector) <= set(table.columns), claim.id
 
 
+def test_claims_of_a_frechet_distance_speak_of_fid_alike():
+    """In Inception's features the target is `generation.fid`: the paper's own study."""
+    ours = measurement_table(12, backbones=("sit-b",))
+    theirs = ours.assign(metric=ours["metric"].replace("generation.fd_judge", "generation.fid"))
+    ledgers = [
+        check_claims(load_claims(CLAIMS), analyse(table, profiles_of(ours), QUICK))
+        for table in (ours, theirs)
+    ]
+    tested = [set(ledger.loc[ledger["value"].notna(), "id"]) for ledger in ledgers]
+    assert tested[0]
+    assert tested[0] == tested[1]
+
+
 def test_a_tiny_study_tests_nothing_and_breaks_nothing():
     table = measurement_table(2, seeds=1, backbones=("sit-b",))
     ledger = check_claims(load_claims(CLAIMS), analyse(table, profiles_of(table), QUICK))

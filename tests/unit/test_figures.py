@@ -17,7 +17,13 @@ from diffusability.analysis.regression import regress
 from diffusability.analysis.tables import best_guidance, cells
 from diffusability.analysis.tidy import read_table
 from diffusability.errors import StudyError
-from diffusability.figures.catalogue import PERSPECTIVES, REPRESENTATIVES, SHOWN, TRAJECTORY
+from diffusability.figures.catalogue import (
+    PERSPECTIVES,
+    REPRESENTATIVES,
+    SHOWN,
+    TRAJECTORY,
+    name_metric,
+)
 from diffusability.figures.length_ratio import length_ratios, representatives
 from diffusability.figures.pairs import bubble_diameters
 from diffusability.figures.registry import DRAW, figure_named
@@ -343,3 +349,16 @@ def test_tables_read_back_keep_empty_cells_apart(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(again, made, check_dtype=False)
     assert set(again["note"]) == {""}
     assert again["cfg"].isna().any()
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("generation.fid", "FID"),
+        ("generation.sfid", "sFID"),
+        ("reconstruction.fid", "reconstruction FID"),
+        ("generation.fd_judge", "Fréchet distance (judge)"),
+    ],
+)
+def test_only_inceptions_distance_is_called_fid(metric: str, words: str) -> None:
+    assert name_metric(metric) == words
