@@ -45,7 +45,9 @@ def make(job: Job, folder: Path) -> None:
             progress.advance({})
         name = f"shard-{len(shards):05d}.safetensors"
         labels = balanced_labels(range(start, stop), data.num_classes)
-        save_file({"images": torch.cat(images), "labels": labels}, folder / name)
+        # a decoder may leave channels innermost in memory, which a file cannot hold
+        pictures = torch.cat(images).contiguous()  # (N, C, H, W)
+        save_file({"images": pictures, "labels": labels}, folder / name)
         shards.append(name)
     progress.close()
     ratios, errors = recorder.moments.length_ratio()

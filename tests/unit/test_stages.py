@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from diffusability.diffusion.sampler import balanced_labels
 from diffusability.metrics.measurement import Measurement
@@ -71,3 +72,30 @@ def test_too_few_samples_for_the_covariance_are_flagged(workplace: Path) -> None
         made = run_plan(plan, "generation")
     cell = measurements(made["generation/conv-base/s0/sit-a/s0/cfg1"])["generation.fd_judge"]
     assert cell["flags"] == ["rank-deficient"]
+
+
+@pytest.mark.parametrize("arch", ["conv", "vit"])
+def test_colour_images_are_generated_whatever_a_decoder_does_with_memory(
+    workplace: Path, arch: str
+) -> None:
+    # a vit decoder leaves colours innermost; one channel hid it
+    networks = {
+        "conv": {"width": 8, "multipliers": [1, 2], "encoder_blocks": 1, "attention": False},
+        "vit": {"width": 16, "depth": 1, "heads": 2},
+    }
+    network = {"arch": arch, "factor": 2, "channels": 4, **networks[arch]}
+    over = {
+        "datasets": {"shapes": {"kind": "shapes", "size": 16, "train": 240, "val": 48}},
+        "tokenizers": {
+            "colour": {
+                "network": network,
+                "method": "baseline",
+                "train": {"steps": 2, "batch": 16},
+            }
+        },
+        "select": {"dataset": "shapes", "tokenizers": ["colour"]},
+    }
+    made = run_plan(plan_of(over), "generation")
+    (samples,) = (folder for name, folder in made.items() if name.startswith("samples/"))
+    images = load_file(samples / "shard-00000.safetensors")["images"]
+    assert images.shape == (40, 3, 16, 16)
