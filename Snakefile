@@ -4,7 +4,7 @@
 #   snakemake -c2 --configfile studies/smoke.yaml          another study
 #   snakemake -n --config 'select={tokenizers: [conv-eq]}' a part of it, planned only
 #   snakemake figures -c1                                  every figure, from the tables
-#   snakemake fisher_toy -c2                               Fisher information on toy data, exact and learned
+#   snakemake fisher_toy -c2                               Fisher information on toy data, and what it says of the paper's claims
 #   snakemake --profile slurm                              on a cluster (slurm/config.yaml)
 from snakemake.utils import min_version
 
@@ -43,3 +43,4 @@ rule tables:
 rule fisher_toy:
     input:
         TOY_FIGURES,
+        TOY_CLAIMS_TABLE,

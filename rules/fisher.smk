@@ -5,7 +5,7 @@ from diffusability.study.fisher_toy import (
     FisherToyPlan,
     load_fisher_toy,
 )
-from diffusability.study.targets import FIGURE_FORMATS
+from diffusability.study.targets import FIGURE_FORMATS, FISHER_CLAIMS
 
 try:
     TOY = FisherToyPlan(load_fisher_toy(FISHER_TOY_STUDY))
@@ -13,6 +13,7 @@ except StudyError as error:
     raise WorkflowError(str(error))
 TOY_CURVE = path_template("fisher_toy")
 TOY_TABLE = f"{RESULTS}/tables/{TOY.study.name}/curves.csv"
+TOY_CLAIMS_TABLE = f"{RESULTS}/tables/{TOY.study.name}/claims.csv"
 TOY_FIGURES = [
     f"{RESULTS}/figures/{TOY.study.name}/{name}.{kind}"
     for name in ("activations", "deviation_by_parameter", "deviation_by_noise")
@@ -85,3 +86,23 @@ rule draw_fisher_toy:
         runtime=30,
     shell:
         "python scripts/draw_fisher_toy.py --table {input} --output {output} &> {log}"
+
+
+rule check_fisher_claims:
+    """Judge what the paper says of its toys on the exact curves and on the learned ones."""
+    input:
+        table=TOY_TABLE,
+        claims=FISHER_CLAIMS,
+    output:
+        TOY_CLAIMS_TABLE,
+    log:
+        f"{LOGS}/check_fisher_claims/{TOY.study.name}.log",
+    conda:
+        "../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    shell:
+        "python scripts/check_fisher_claims.py --table {input.table} --claims {input.claims}"
+        " --output {output} &> {log}"

@@ -46,6 +46,7 @@ _TABLES = (
     "comparability",
     "guidance",
     "profile_relations",
+    "fisher_findings",
 )
 _ORIENTED = ("correlations", "intercorrelations")
 _COUNTS = {"backbones": "backbone", "families": "family", "scales": "cfg"}

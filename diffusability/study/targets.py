@@ -42,6 +42,7 @@ ANALYSIS_TABLES = (
 )
 CLAIMS_TABLE = "claims"
 CLAIMS = "claims.yaml"  # what the paper says, as data
+FISHER_CLAIMS = "claims_fisher.yaml"  # what the second paper says of its toys
 TABLE_NAMES = (*COLLECTED_TABLES, *ANALYSIS_TABLES, CLAIMS_TABLE)
 
 

@@ -1,0 +1,33 @@
+"""Give a verdict on every claim of claims_fisher.yaml from the table of the toy study."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from diffusability.analysis.claims import load_claims
+from diffusability.analysis.fisher_findings import check_fisher_claims
+from diffusability.analysis.tidy import write_tables
+from diffusability.errors import DiffusabilityError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", type=Path, required=True, help="table of the toy study")
+    parser.add_argument("--claims", type=Path, required=True, help="claims as data")
+    parser.add_argument("--output", type=Path, required=True, help="table of verdicts to write")
+    arguments = parser.parse_args(argv)
+    try:
+        verdicts = check_fisher_claims(load_claims(arguments.claims), pd.read_csv(arguments.table))
+        write_tables([arguments.output], {arguments.output.stem: verdicts})
+    except DiffusabilityError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

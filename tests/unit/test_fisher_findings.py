@@ -1,0 +1,126 @@
+"""Claims of the Fisher paper: judged on exact values that were calculated by other means."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from diffusability.analysis.claims import CONTRADICTED, NOT_TESTABLE, REPRODUCED, load_claims
+from diffusability.analysis.fisher_findings import check_fisher_claims, fisher_findings
+
+CLAIMS = Path(__file__).parents[2] / "claims_fisher.yaml"
+LEVELS = (0.001, 0.01, 0.1, 1.0)
+# FI and FIR of N(0, I_2) behind each function, by independent quadrature
+PIXEL = ((1.998, 1.980, 1.818, 1.000), (1.996, 1.961, 1.653, 0.500))
+EXACT = {
+    "relu": ((874.7, 79.96, 8.862, 1.524), (9.08e5, 8220.0, 74.36, 1.207)),
+    "gelu": ((311.4, 56.55, 8.771, 1.525), (2.24e5, 4532.0, 68.51, 1.216)),
+    "sigmoid": ((69.51, 42.07, 13.97, 1.917), (1.00e4, 1296.0, 97.9, 1.837)),
+    "tanh": ((85.62, 24.52, 5.944, 1.438), (4.29e4, 1431.0, 37.48, 1.043)),
+    "leaky-0.1": ((192.5, 52.92, 8.062, 1.486), (8.25e4, 3912.0, 63.61, 1.151)),
+    "leaky-0.5": ((9.751, 6.082, 3.727, 1.280), (2500.0, 105.2, 11.18, 0.844)),
+    "leaky-0.8": ((2.951, 2.640, 2.268, 1.106), (204.2, 10.27, 2.902, 0.616)),
+    "leaky-1.5": ((2.395, 1.716, 1.381, 0.796), (484.0, 17.2, 1.634, 0.336)),
+    "leaky-2": ((3.672, 1.970, 1.292, 0.671), (1228.0, 41.4, 2.443, 0.282)),
+}
+
+
+def row(experiment: str, space: str, parameter: float, v: float, **values: float) -> dict:
+    cell = {"experiment": experiment, "space": space, "parameter": parameter, "v": v}
+    base = {"network": "exact", "seed": 0, "flags": float("nan")}  # as an empty cell is read back
+    names = ("fi", "fir", "pixel_fi", "pixel_fir", "relative", "scaled", "per_dimension")
+    numbers = {name: values.get(name, 1.0) for name in names}
+    errors = {f"{name}_stderr": values.get(f"{name}_stderr", 0.0) for name in names}
+    return cell | base | numbers | errors
+
+
+def activations(**more: float) -> pd.DataFrame:
+    rows = []
+    for space, (fi, fir) in EXACT.items():
+        slope = float(space.partition("-")[2] or "nan")
+        for k, v in enumerate(LEVELS):
+            pixel = {"pixel_fi": PIXEL[0][k], "pixel_fir": PIXEL[1][k]}
+            values = {"fi": fi[k], "fir": fir[k], **pixel, **more}
+            rows.append(row("activation", space, slope, v, **values))
+    return pd.DataFrame(rows)
+
+
+def sweeps(bend: float) -> pd.DataFrame:
+    """Return the three sweeps with deviations on straight lines, bent by `bend` in the middle."""
+    rows = [
+        row("scale", f"scale-{e}", e, 0.1, relative=e * (1 - bend * e)) for e in (0.1, 0.3, 0.5)
+    ]
+    for d in (2, 6, 10):
+        line = (10 - d) / 8 - (bend if d == 6 else 0)
+        values = {"relative": line, "scaled": line, "per_dimension": line}
+        rows.append(row("dimension", f"plane-{d}", d, 0.1, **values))
+    for k in (0.1, 0.2, 0.4):
+        rows.append(row("cylinder", f"cylinder-{k}", k, 0.1, relative=k ** (1 + bend)))
+    return pd.DataFrame(rows)
+
+
+def verdicts(curves: pd.DataFrame) -> dict[str, str]:
+    table = check_fisher_claims(load_claims(CLAIMS), curves)
+    return dict(zip(table["id"], table["verdict"], strict=True))
+
+
+def test_exact_values_contradict_most_of_what_is_said_of_activations() -> None:
+    found = verdicts(activations())
+    assert found["relu-deviates-most-fi"] == CONTRADICTED  # sigmoid at v = 0.1
+    assert found["relu-deviates-most-fir"] == CONTRADICTED
+    assert found["tanh-closer-than-relu"] == REPRODUCED
+    assert found["gelu-closer-than-relu"] == CONTRADICTED  # 1.525 against 1.524 at v = 1
+    assert found["sigmoid-closer-than-relu"] == CONTRADICTED
+    assert found["leaky-below-one-approaches-data"] == REPRODUCED
+    assert found["leaky-above-one-approaches-data"] == CONTRADICTED  # at v = 0.01 slope 2 crosses
+    assert found["leaky-above-one-lowers-fi"] == CONTRADICTED  # at v = 0.001, without any estimate
+    assert found["leaky-below-one-bounded"] == CONTRADICTED  # slope 0.5: 9.75 over 8.0
+    assert found["deviation-linear-in-eps"] == NOT_TESTABLE
+
+
+def test_lines_are_told_from_curves() -> None:
+    three = [f"deviation-linear-in-{what}" for what in ("eps", "dimension", "curvature")]
+    assert [verdicts(sweeps(0.0))[name] for name in three] == [REPRODUCED] * 3
+    assert [verdicts(sweeps(0.6))[name] for name in three] == [CONTRADICTED] * 3
+
+
+def test_statistics_by_hand() -> None:
+    found = fisher_findings(pd.concat([activations(), sweeps(0.5)]))
+    at = found.set_index(["statistic", "space", "v"])["value"]
+    assert at["fi_excess", "relu", 0.1] == pytest.approx(math.log(8.862 / 1.818))
+    assert at["fi_over_bound", "leaky-0.5", 0.001] == pytest.approx(
+        math.log(9.751 / (1.998 / 0.25))
+    )
+    assert at["fi_over_bound", "leaky-2", 1.0] == pytest.approx(math.log(0.671))
+    gap = abs(math.log(0.796)) - abs(math.log(0.671))
+    assert at["fi_toward_one", "leaky-1.5", 1.0] == pytest.approx(gap)
+    assert at["fi_toward_one", "leaky-0.5", 1.0] == pytest.approx(math.log(1.280 / 1.486))
+    assert at["eps_linearity", "scale-0.5", 0.1] == pytest.approx(0.75 / 0.95)
+    assert at["line_departure_scaled", "plane-2", 0.1] == pytest.approx(0.5)
+    assert at["radius_exponent", "cylinder-0.4", 0.1] == pytest.approx(1.5)
+
+
+def test_an_estimate_carries_three_standard_errors() -> None:
+    found = fisher_findings(activations(fi_stderr=0.1, pixel_fi_stderr=0.2))
+    cell = found[(found["statistic"] == "fi_excess") & (found["metric"] == "tanh, v = 1")].iloc[0]
+    reach = 3 * math.hypot(0.1 / 1.438, 0.2)
+    assert cell["high"] - cell["value"] == pytest.approx(reach)
+    assert cell["value"] - cell["low"] == pytest.approx(reach)
+
+
+def test_estimates_that_contradict_themselves_are_left_out() -> None:
+    curves = activations().assign(flags="A and B differ")
+    assert fisher_findings(curves).empty
+    assert set(verdicts(curves).values()) == {NOT_TESTABLE}
+
+
+def test_every_network_is_judged_by_itself() -> None:
+    learned = activations().assign(network="edm")
+    learned.loc[learned["space"] == "tanh", "fi"] *= 40  # a network that got tanh wrong
+    table = check_fisher_claims(load_claims(CLAIMS), pd.concat([activations(), learned]))
+    tanh = table[table["id"] == "tanh-closer-than-relu"]
+    assert list(zip(tanh["network"], tanh["verdict"], strict=True)) == [
+        ("exact", REPRODUCED),
+        ("edm", CONTRADICTED),
+    ]
