@@ -5,6 +5,7 @@ as they are, three residual layers of 128 units.
 """
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -115,8 +116,15 @@ class EDMNetwork(nn.Module):
 
     def __init__(self, dim: int, spec: ToyNetwork, sigma_data: float) -> None:
         super().__init__()
-        self.network = ResidualMLP(dim, spec, NOISE_SCALE)
-        self.preconditioned = PreconditionedDenoiser(self.network, sigma_data)
+        # in one place only: weights under two names cannot be checkpointed
+        self.preconditioned = PreconditionedDenoiser(
+            ResidualMLP(dim, spec, NOISE_SCALE), sigma_data
+        )
+
+    @property
+    def network(self) -> ResidualMLP:
+        """The network behind the preconditioning."""
+        return cast(ResidualMLP, self.preconditioned.network)
 
     def loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return EDM's weighted denoising loss at random noise levels, x (B, n)."""

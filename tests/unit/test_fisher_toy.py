@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusability.errors import MeasurementError, StudyError
+from diffusability.errors import MeasurementError, StudyError, TrainingInterrupted
 from diffusability.fisher.gaussian import standard_normal
 from diffusability.fisher.toy_curves import exact_curve, learned_curve
 from diffusability.fisher.toy_networks import ToyLoss, toy_network
@@ -137,6 +137,36 @@ class TestLearned:
         assert seen["fir"].tolist() == pytest.approx(exact["fir"].tolist(), rel=0.1)
         assert (seen["fi_stderr"] > 0).all()
         assert set(seen) == set(exact)
+
+    @pytest.mark.parametrize("name", ["tiny", "edm"])
+    def test_interrupted_training_goes_on_to_the_same_bits(
+        self, plan: FisherToyPlan, tmp_path: Path, name: str
+    ) -> None:
+        spec = plan.study.networks[name]
+        spec = spec.model_copy(update={"train": spec.train.model_copy(update={"steps": 3})})
+        points = standard_normal(2).sample(512, torch.Generator().manual_seed(0)).float()
+
+        def run(state: str, minutes: float | None) -> Run:
+            model = toy_network(spec, points, seed=1)
+            phases = [Phase("loss", list(model.parameters()), ToyLoss(model, points))]
+            return Run(
+                name=state,
+                spec=spec.train,
+                modules={"network": model},
+                phases=phases,
+                images=len(points),
+                seed=0,
+                state=tmp_path / state,
+                averaged="network",
+                minutes=minutes,
+            )
+
+        for _ in range(2):
+            with pytest.raises(TrainingInterrupted):
+                train(run("parts", minutes=0.0))
+        resumed, whole = train(run("parts", None)).averaged, train(run("whole", None)).averaged
+        for key, value in whole.state_dict().items():
+            assert torch.equal(value, resumed.state_dict()[key]), key
 
     def test_tiny_knows_its_own_levels_only(self, plan: FisherToyPlan) -> None:
         points = torch.zeros(10, 2)
