@@ -44,6 +44,18 @@ def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lock file."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def _try_lock(path: Path) -> int | None:
     """Return a locked descriptor of the file now at `path`, or None while another holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
