@@ -113,5 +113,6 @@ def launcher(wildcards, resources):
     if resources.gpu == 1:
         return "python"
     return (
-        f"python -m torch.distributed.run --standalone --nproc-per-node {resources.gpu}"
+        f"python -m diffusability.artifacts.gpus {resources.gpu}"
+        f" python -m torch.distributed.run --standalone --nproc-per-node {resources.gpu}"
     )
