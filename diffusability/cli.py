@@ -7,14 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffusability.artifacts.explanation import explain
 from diffusability.artifacts.garbage import find_evictable, find_garbage, remove
-from diffusability.artifacts.inventory import damage, finished, is_done, reasons
+from diffusability.artifacts.inventory import damage, finished, is_done
 from diffusability.artifacts.plan_table import plan_table
-from diffusability.errors import DiffusabilityError, StudyError
+from diffusability.artifacts.status import status_text
+from diffusability.errors import DiffusabilityError
 from diffusability.study.fisher_toy import FISHER_TOY_STUDY, FisherToyPlan, load_fisher_toy
 from diffusability.study.load import DEFAULT_STUDY, load_study
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.problems import nearest
+from diffusability.study.plan import Plan
 from diffusability.study.schedule import BULK
 
 
@@ -57,8 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     ).add_argument(
         "--gpus", type=_count, nargs="+", default=[8, 64], help="GPUs to share the work (8 64)"
     )
-    add("why", _why, "say why an artifact would be made").add_argument(
-        "name", nargs="?", default="", help="path of an artifact, or how its name begins"
+    add("status", _status, "what runs and how far it is, and what failed with its last words")
+    add("why", _why, "say why an artifact is there, or would be made").add_argument(
+        "name", nargs="?", default="", metavar="PATH", help="an artifact's, or how its name begins"
     )
     add("verify", _verify, "hash every file and compare it with its card").add_argument(
         "paths", nargs="*", type=Path, help="folders of artifacts (all)"
@@ -118,25 +120,14 @@ def _plan(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _why(arguments: argparse.Namespace) -> int:
-    plan = _load(arguments)
-    chosen = [a for a in plan if _matches(a, arguments.name)]
-    if not chosen:
-        hint = nearest(arguments.name, {a.name for a in plan})
-        raise StudyError(f"{arguments.name}: no artifact of this study ({hint})")
-    for artifact in chosen:
-        if is_done(artifact):
-            print(f"done    {artifact.path}")
-            continue
-        print(f"to make {artifact.path}")
-        for reason in reasons(artifact):
-            print(f"        {reason}")
+def _status(arguments: argparse.Namespace) -> int:
+    print(status_text(_load(arguments)))
     return 0
 
 
-def _matches(artifact: Artifact, name: str) -> bool:
-    path = str(Path(name)) if name else ""
-    return artifact.name.startswith(name) or f"{artifact.path}/".startswith(f"{path}/")
+def _why(arguments: argparse.Namespace) -> int:
+    print(explain(_load(arguments), arguments.name))
+    return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusability.artifacts.inventory import finished, is_done, size
+from diffusability.artifacts.inventory import finished, is_done, size, state_of
 from diffusability.artifacts.lock import exclusive, is_held
 from diffusability.errors import ArtifactBusyError
 from diffusability.study.plan import Artifact, Plan
@@ -80,7 +80,7 @@ def find_evictable(
         if not count:
             continue
         waiting = [reader for reader in readers[name].values() if not is_done(reader)]
-        locks = tuple(_lock(reader) for reader in waiting)
+        locks = tuple(state_of(reader) / "lock" for reader in waiting)
         reason = f"{artifact.stage}: {_why(waiting)}, made again on demand"
         (needed if waiting else free).append(Garbage(folder, reason, count, pattern, locks))
     if keep is None:
@@ -127,10 +127,6 @@ def _why(waiting: Sequence[Artifact]) -> str:
         return "all that needs them is there"
     more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
     return f"needed by {waiting[0].stage} {waiting[0].name}{more}"
-
-
-def _lock(artifact: Artifact) -> Path:
-    return Path(RESULTS, "state", artifact.stage, artifact.name, artifact.fingerprint, "lock")
 
 
 def _folders(path: Path) -> Iterator[Path]:

@@ -19,6 +19,11 @@ def is_done(artifact: Artifact) -> bool:
         return False
 
 
+def state_of(artifact: Artifact) -> Path:
+    """Return the folder of the lock and the checkpoints of an artifact's job."""
+    return Path(RESULTS, "state", artifact.stage, artifact.name, artifact.fingerprint)
+
+
 def finished(stage: str | None = None) -> Iterator[Path]:
     """Yield the folder of every artifact that has a card, of one stage or of all."""
     for name in [stage] if stage else STAGES:

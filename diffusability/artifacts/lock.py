@@ -29,7 +29,7 @@ def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
     while (descriptor := _try_lock(path)) is None:
         if time.monotonic() >= deadline:
             raise ArtifactBusyError(
-                f"{what}: {_holder(path)} is writing it. Wait for it, or stop it; "
+                f"{what}: {holder(path)} is writing it. Wait for it, or stop it; "
                 "the lock goes when its holder ends"
             )
         time.sleep(0.1)
@@ -71,7 +71,8 @@ def _try_lock(path: Path) -> int | None:
     return None
 
 
-def _holder(path: Path) -> str:
+def holder(path: Path) -> str:
+    """Return who wrote the lock file's note: a process and its host, and its job."""
     try:
         note = json.loads(path.read_text())
         job = f", job {note['job']}" if "job" in note else ""

@@ -225,6 +225,7 @@ def test_why_names_the_changed_value(finished: Workspace) -> None:
     output = finished.run(
         "diffusability", "why", "--study", "study.yaml", "conv-base/s0/sit-a"
     ).stdout
+    output = " ".join(output.split())  # it is laid out for 80 columns
     assert re.search(r"differs from [0-9a-f]{12}: depth 2 -> 3", output)
     assert re.search(r"differs from [0-9a-f]{12}: upstream diffusion '\w+' -> '\w+'", output)
 
