@@ -2,18 +2,21 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusability.artifacts.garbage import find_garbage, remove
-from diffusability.artifacts.inventory import damage, finished, is_done, reasons
+from diffusability.artifacts.explanation import explain
+from diffusability.artifacts.garbage import find_evictable, find_garbage, remove
+from diffusability.artifacts.inventory import damage, finished, is_done
 from diffusability.artifacts.plan_table import plan_table
-from diffusability.errors import DiffusabilityError, StudyError
+from diffusability.artifacts.status import status_text
+from diffusability.errors import DiffusabilityError
 from diffusability.study.fisher_toy import FISHER_TOY_STUDY, FisherToyPlan, load_fisher_toy
 from diffusability.study.load import DEFAULT_STUDY, load_study
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.problems import nearest
+from diffusability.study.plan import Plan
+from diffusability.study.schedule import BULK
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,15 +53,32 @@ def _parser() -> argparse.ArgumentParser:
     add("ls", _ls, "list the artifacts of a study and whether they are there").add_argument(
         "--missing", action="store_true", help="only those that are not there"
     )
-    add("plan", _plan, "jobs, time and disk that a study will cost, and what it lacks")
-    add("why", _why, "say why an artifact would be made").add_argument(
-        "name", nargs="?", default="", help="path of an artifact, or how its name begins"
+    add(
+        "plan", _plan, "jobs, time and disk that a study will cost, and what it lacks"
+    ).add_argument(
+        "--gpus", type=_count, nargs="+", default=[8, 64], help="GPUs to share the work (8 64)"
+    )
+    add("status", _status, "what runs and how far it is, and what failed with its last words")
+    add("why", _why, "say why an artifact is there, or would be made").add_argument(
+        "name", nargs="?", default="", metavar="PATH", help="an artifact's, or how its name begins"
     )
     add("verify", _verify, "hash every file and compare it with its card").add_argument(
         "paths", nargs="*", type=Path, help="folders of artifacts (all)"
     )
     gc = add("gc", _gc, "list what can be removed; --yes removes it")
-    gc.add_argument("--latents", action="store_true", help="also shards that a study uses")
+    gc.add_argument(
+        "--evict",
+        nargs="*",
+        choices=BULK,
+        metavar="STAGE",
+        help="also latents, samples (both) that nothing left to make needs",
+    )
+    gc.add_argument(
+        "--keep",
+        type=_size,
+        metavar="SIZE",
+        help="evict until no more than SIZE is left (500GiB, 0), needed or not",
+    )
     gc.add_argument("--yes", action="store_true", help="remove instead of listing")
     add("show", _show, "print the headline table of a finished study")
     compare = add("compare", _compare, "say what differs between two studies or two tokenizers")
@@ -66,6 +86,20 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("b", metavar="B", help="another of the same kind")
     compare.add_argument("--all", action="store_true", help="every metric, not the headline ones")
     return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least 1")
+    return number
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"([\d.]+) *([KMGT]?)(i?B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text}: not a size such as 500GiB, 2T or 0")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
 def _load(arguments: argparse.Namespace) -> Plan:
@@ -82,29 +116,18 @@ def _ls(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    print(plan_table(_load(arguments)))
+    print(plan_table(_load(arguments), arguments.gpus))
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    print(status_text(_load(arguments)))
     return 0
 
 
 def _why(arguments: argparse.Namespace) -> int:
-    plan = _load(arguments)
-    chosen = [a for a in plan if _matches(a, arguments.name)]
-    if not chosen:
-        hint = nearest(arguments.name, {a.name for a in plan})
-        raise StudyError(f"{arguments.name}: no artifact of this study ({hint})")
-    for artifact in chosen:
-        if is_done(artifact):
-            print(f"done    {artifact.path}")
-            continue
-        print(f"to make {artifact.path}")
-        for reason in reasons(artifact):
-            print(f"        {reason}")
+    print(explain(_load(arguments), arguments.name))
     return 0
-
-
-def _matches(artifact: Artifact, name: str) -> bool:
-    path = str(Path(name)) if name else ""
-    return artifact.name.startswith(name) or f"{artifact.path}/".startswith(f"{path}/")
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -117,10 +140,13 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _gc(arguments: argparse.Namespace) -> int:
-    used = {a.fingerprint for file in arguments.study for a in Plan(load_study(file))}
+    plans = [Plan(load_study(file, arguments.config)) for file in arguments.study]
+    used = {artifact.fingerprint for plan in plans for artifact in plan}
     if Path(FISHER_TOY_STUDY).exists():  # a study beside all others, which no option names
         used |= {a.fingerprint for a in FisherToyPlan(load_fisher_toy())}
-    garbage = find_garbage(used, arguments.latents)
+    garbage = find_garbage(used)
+    if arguments.evict is not None or arguments.keep is not None:
+        garbage += find_evictable(plans, arguments.evict or BULK, arguments.keep)
     for item in garbage:
         verb = "would remove"
         if arguments.yes:

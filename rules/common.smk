@@ -8,6 +8,7 @@ from diffusability.study.interpreter import put_interpreter_on_path
 from diffusability.study.load import DEFAULT_STUDY, load_study
 from diffusability.study.needs import check_needs
 from diffusability.study.plan import Plan
+from diffusability.study.priority import Priorities
 from diffusability.study.stages import RESULTS, path_template
 from diffusability.study.targets import (
     ANALYSIS_TABLES,
@@ -33,6 +34,7 @@ try:
 except StudyError as error:
     raise WorkflowError(str(error))
 PLAN = Plan(STUDY)
+PRIORITIES = Priorities(PLAN)
 
 TABLES = table_files(STUDY)
 FIGURES = figure_files(STUDY)
@@ -88,6 +90,15 @@ def job(stage):
     return as_json
 
 
+def priority(stage):
+    """Return a priority function: tokenizers are finished in the order of the study."""
+
+    def of(wildcards):
+        return PRIORITIES.of(PLAN.find(stage, dict(wildcards)))
+
+    return of
+
+
 def gpus(stage):
     """Return a resources function: the GPUs that share one artifact of `stage`."""
 
@@ -102,5 +113,6 @@ def launcher(wildcards, resources):
     if resources.gpu == 1:
         return "python"
     return (
-        f"python -m torch.distributed.run --standalone --nproc-per-node {resources.gpu}"
+        f"python -m diffusability.artifacts.gpus {resources.gpu}"
+        f" python -m torch.distributed.run --standalone --nproc-per-node {resources.gpu}"
     )

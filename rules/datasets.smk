@@ -36,7 +36,7 @@ rule train_encoder:
         f"{LOGS}/train_encoder/{{encoder}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/train_encoder/{{encoder}}.{{fingerprint}}.tsv"
-    priority: 10
+    priority: priority("encoder")
     conda:
         "../envs/study.yaml"
     threads: 1

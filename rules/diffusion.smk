@@ -16,7 +16,7 @@ rule train_diffusion:
         f"{LOGS}/train_diffusion/{{tokenizer}}.s{{tokenizer_seed}}.{{backbone}}.s{{seed}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/train_diffusion/{{tokenizer}}.s{{tokenizer_seed}}.{{backbone}}.s{{seed}}.{{fingerprint}}.tsv"
-    priority: 40
+    priority: priority("diffusion")
     conda:
         "../envs/study.yaml"
     threads: 1
@@ -48,7 +48,7 @@ rule sample:
         f"{LOGS}/sample/{{tokenizer}}.s{{tokenizer_seed}}.{{backbone}}.s{{seed}}.cfg{{guidance}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/sample/{{tokenizer}}.s{{tokenizer_seed}}.{{backbone}}.s{{seed}}.cfg{{guidance}}.{{fingerprint}}.tsv"
-    priority: 50
+    priority: priority("samples")
     conda:
         "../envs/study.yaml"
     threads: 1
@@ -73,7 +73,7 @@ rule evaluate_generation:
         f"{LOGS}/evaluate_generation/{{tokenizer}}.s{{tokenizer_seed}}.{{backbone}}.s{{seed}}.cfg{{guidance}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/evaluate_generation/{{tokenizer}}.s{{tokenizer_seed}}.{{backbone}}.s{{seed}}.cfg{{guidance}}.{{fingerprint}}.tsv"
-    priority: 60
+    priority: priority("generation")
     conda:
         "../envs/study.yaml"
     threads: 1

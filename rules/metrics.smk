@@ -21,7 +21,7 @@ rule measure_velocity:
         f"{LOGS}/measure_velocity/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/measure_velocity/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
-    priority: 35
+    priority: priority("velocity")
     conda:
         "../envs/study.yaml"
     threads: 1
@@ -45,7 +45,7 @@ rule measure_semantics:
         f"{LOGS}/measure_semantics/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/measure_semantics/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
-    priority: 35
+    priority: priority("semantics")
     conda:
         "../envs/study.yaml"
     threads: 1
@@ -69,7 +69,7 @@ rule measure_spatial:
         f"{LOGS}/measure_spatial/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/measure_spatial/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
-    priority: 35
+    priority: priority("spatial")
     conda:
         "../envs/study.yaml"
     threads: 1
@@ -93,7 +93,7 @@ rule measure_smoothness:
         f"{LOGS}/measure_smoothness/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/measure_smoothness/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
-    priority: 35
+    priority: priority("smoothness")
     conda:
         "../envs/study.yaml"
     threads: 1
@@ -122,7 +122,7 @@ rule measure_reconstruction:
         f"{LOGS}/measure_reconstruction/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/measure_reconstruction/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
-    priority: 35
+    priority: priority("reconstruction")
     conda:
         "../envs/study.yaml"
     threads: 1
@@ -148,7 +148,7 @@ rule measure_continuity:
         f"{LOGS}/measure_continuity/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/measure_continuity/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
-    priority: 35
+    priority: priority("continuity")
     conda:
         "../envs/study.yaml"
     threads: 1
@@ -173,7 +173,7 @@ rule measure_uniformity:
         f"{LOGS}/measure_uniformity/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/measure_uniformity/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
-    priority: 35
+    priority: priority("uniformity")
     conda:
         "../envs/study.yaml"
     threads: 1
@@ -197,7 +197,7 @@ rule measure_equivariance:
         f"{LOGS}/measure_equivariance/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/measure_equivariance/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
-    priority: 35
+    priority: priority("equivariance")
     conda:
         "../envs/study.yaml"
     threads: 1

@@ -15,7 +15,7 @@ rule train_tokenizer:
         f"{LOGS}/train_tokenizer/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/train_tokenizer/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
-    priority: 20
+    priority: priority("tokenizer")
     conda:
         "../envs/study.yaml"
     threads: 1
@@ -41,7 +41,7 @@ rule cache_latents:
         f"{LOGS}/cache_latents/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/cache_latents/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
-    priority: 30
+    priority: priority("latents")
     conda:
         "../envs/study.yaml"
     threads: 1

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,22 @@ def read_card(path: Path) -> dict[str, Any]:
     return dict(card)
 
 
+def evicted(path: Path, card: dict[str, Any]) -> list[str]:
+    """Return the files of an artifact that were evicted: a job that needs them makes them again."""
+    bulk = [name for name in card["outputs"] if fnmatch(name, STAGES[card["stage"]].bulk)]
+    return [name for name in bulk if not (path / name).exists()]
+
+
 def problems(path: Path, card: dict[str, Any], only: Collection[str] = ()) -> list[str]:
-    """Return what is wrong with files of an artifact: missing, truncated, altered.
+    """Return what is wrong with files of an artifact: missing and not evicted, truncated, altered.
 
     Args:
         path: directory of the artifact. card: its card. only: files to look at; empty means all.
     """
     found = []
+    gone = evicted(path, card)
     for name, entry in card["outputs"].items():
-        if only and name not in only:
+        if name in gone or (only and name not in only):
             continue
         file = path / name
         if not file.is_file():

@@ -14,6 +14,7 @@ from diffusability.errors import ArtifactError
 from diffusability.study.cost import Costs
 from diffusability.study.fingerprint import fingerprint
 from diffusability.study.plan import Artifact, Plan
+from diffusability.study.schedule import Task
 from diffusability.study.stages import STAGES
 
 # what two artifacts of one kind may differ in: it changes what comes out far more than the cost
@@ -81,10 +82,21 @@ class Estimates:
         used = [stage for stage in STAGES if self.plan.of_stage(stage)]
         return [self._stage(stage) for stage in used]
 
-    def latents(self) -> tuple[int, int]:
-        """Return the bytes of all latents of the plan, and of the largest tokenizer's."""
-        sizes = [self.costs.work(artifact).bytes for artifact in self.plan.of_stage("latents")]
-        return sum(sizes), max(sizes, default=0)
+    def tasks(self) -> dict[Artifact, Task]:
+        """Return what is to be made and what each needs; unknown work is taken to need no time."""
+        found = {}
+        for artifact in self.plan:
+            if is_done(artifact):
+                continue
+            gpus = artifact.local.get("gpus", 1) if STAGES[artifact.stage].gpu else 0
+            seconds = self._timed_seconds(artifact) or self.costs.work(artifact).seconds or 0.0
+            size = self.costs.work(artifact).bytes
+            found[artifact] = Task(seconds / max(1, gpus), gpus, size)
+        return found
+
+    def _timed_seconds(self, artifact: Artifact) -> float | None:
+        runs = self._timed.get(kind_of(artifact))
+        return median(seconds for seconds, _ in runs) if runs else None
 
     def _stage(self, stage: str) -> StageCost:
         artifacts = self.plan.of_stage(stage)
@@ -98,11 +110,11 @@ class Estimates:
             work = self.costs.work(artifact)
             size += work.bytes
             kind = kind_of(artifact)
-            if kind in self._timed:
-                runs = self._timed[kind]
-                measured += median(seconds for seconds, _ in runs)
-                timed[kind] = len(runs)
-                devices |= {device for _, device in runs}
+            seconds = self._timed_seconds(artifact)
+            if seconds is not None:
+                measured += seconds
+                timed[kind] = len(self._timed[kind])
+                devices |= {device for _, device in self._timed[kind]}
             elif work.seconds is not None:
                 counted += work.seconds
                 counts["counted"] += 1
@@ -123,13 +135,14 @@ class Estimates:
 
     @cached_property
     def _timed(self) -> dict[str, list[tuple[float, str]]]:
-        """Seconds and device of finished artifacts by kind; a resumed one shows its end only."""
+        """GPU-seconds and device of finished artifacts by kind; resumed ones are left out."""
         found = defaultdict(list)
         for path in finished():
             kind = self._kind_of_card(path)
             card = read_card(path) if kind is not None else {}
             if kind is not None and card.get("attempts") == 1:
-                found[kind].append((float(card["seconds"]), str(card["machine"]["device"])))
+                seconds = float(card["seconds"]) * card.get("local", {}).get("gpus", 1)
+                found[kind].append((seconds, str(card["machine"]["device"])))
         return dict(found)
 
     def _kind_of_card(self, path: Path) -> str | None:

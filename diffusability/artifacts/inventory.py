@@ -19,6 +19,11 @@ def is_done(artifact: Artifact) -> bool:
         return False
 
 
+def state_of(artifact: Artifact) -> Path:
+    """Return the folder of the lock and the checkpoints of an artifact's job."""
+    return Path(RESULTS, "state", artifact.stage, artifact.name, artifact.fingerprint)
+
+
 def finished(stage: str | None = None) -> Iterator[Path]:
     """Yield the folder of every artifact that has a card, of one stage or of all."""
     for name in [stage] if stage else STAGES:
@@ -47,11 +52,9 @@ def reasons(artifact: Artifact) -> list[str]:
 
     The relative is the finished artifact of the same stage and name that differs least.
     """
-    relatives = [
-        read_card(path)
-        for path in finished(artifact.stage)
-        if path.parent == Path(artifact.path).parent and path.name != artifact.fingerprint
-    ]
+    own = Path(artifact.path)
+    beside = sorted(card.parent for card in own.parent.glob(f"*/{CARD}"))
+    relatives = [read_card(path) for path in beside if path != own]
     if not relatives:
         return ["nothing of this name was made yet"]
     wanted = json.loads(artifact.job())

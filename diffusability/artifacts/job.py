@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from diffusability.artifacts.atomic import disk_errors, sha256, write_json
-from diffusability.artifacts.card import verified
+from diffusability.artifacts.card import read_card, verified
 from diffusability.artifacts.lock import exclusive
 from diffusability.artifacts.machine import describe_machine, peak_memory
 from diffusability.errors import ArtifactError
 from diffusability.study.fingerprint import derive_seed, fingerprint
 from diffusability.study.merge import merge
 from diffusability.study.stages import CARD, RESULTS, STAGES
+
+GLANCE = 1.0  # seconds; who looks whether a lock is held takes it for an instant
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,18 @@ class Job:
         if job.stage not in STAGES or job.version != STAGES[job.stage].version:
             raise ArtifactError(f"--job: planned for another version of stage {job.stage}")
         return job
+
+    @classmethod
+    def from_card(cls, path: Path, **run: Any) -> "Job":
+        """Return the job that made the artifact in the folder `path`, to make it once more.
+
+        Raises:
+            ArtifactError: it has no whole card, or was made by another version of its stage.
+        """
+        card = read_card(path)
+        keys = ("stage", "version", "name", "spec", "seed", "upstream", "local")
+        plain = {key: card.get(key) for key in keys}
+        return cls.from_json(json.dumps({**plain, "path": str(path)}), **run)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -117,7 +131,7 @@ class Job:
                 f"{self.path}: the fingerprint of this job is {self.fingerprint}; it would "
                 "publish under a name that is not its own"
             )
-        with exclusive(self.state / "lock", str(self.path)):
+        with exclusive(self.state / "lock", str(self.path), wait=GLANCE):
             staging = self.state / "staging"
             shutil.rmtree(staging, ignore_errors=True)  # of an attempt that was killed
             staging.mkdir(parents=True)

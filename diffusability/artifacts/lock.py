@@ -29,7 +29,7 @@ def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
     while (descriptor := _try_lock(path)) is None:
         if time.monotonic() >= deadline:
             raise ArtifactBusyError(
-                f"{what}: {_holder(path)} is writing it. Wait for it, or stop it; "
+                f"{what}: {holder(path)} is writing it. Wait for it, or stop it; "
                 "the lock goes when its holder ends"
             )
         time.sleep(0.1)
@@ -42,6 +42,18 @@ def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lock file."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _try_lock(path: Path) -> int | None:
@@ -59,7 +71,8 @@ def _try_lock(path: Path) -> int | None:
     return None
 
 
-def _holder(path: Path) -> str:
+def holder(path: Path) -> str:
+    """Return who wrote the lock file's note: a process and its host, and its job."""
     try:
         note = json.loads(path.read_text())
         job = f", job {note['job']}" if "job" in note else ""

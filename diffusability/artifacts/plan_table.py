@@ -1,4 +1,7 @@
-"""A plan as text: jobs, time and disk of every stage, where they come from, and what is missing."""
+"""A plan as text: jobs, time and disk of every stage, how long it takes, and what is missing."""
+
+from collections.abc import Sequence
+from itertools import groupby
 
 from diffusability.artifacts.estimates import Estimates, StageCost
 from diffusability.study.cost import FOLDER_TRAIN, FOLDER_VAL, MACHINE, SUSTAINED
@@ -6,19 +9,26 @@ from diffusability.study.dataset import FolderDataset
 from diffusability.study.needs import describe, describe_package, missing, missing_packages
 from diffusability.study.needs import study_needs as needs_of
 from diffusability.study.plan import Plan
+from diffusability.study.schedule import critical_path, schedule
 
 COLUMNS = ("stage", "jobs", "done", "to do", "time each", "time", "disk", "time from")
 WIDTHS = (-15, 6, 6, 7, 11, 11, 11)
 
 
-def plan_table(plan: Plan) -> str:
-    """Return what a plan will cost and what it lacks, one line a stage, then totals and notes."""
+def plan_table(plan: Plan, gpus: Sequence[int] = (8, 64)) -> str:
+    """Return what a plan will cost and what it lacks, one line a stage, then totals and notes.
+
+    Args:
+        plan: of the study.
+        gpus: numbers of GPUs for each of which to say how long it takes and what lies on disk.
+    """
     estimates = Estimates(plan)
     stages = estimates.stages()
     rows = [COLUMNS, *(_row(stage) for stage in stages)]
     lines = [_line(row) for row in rows]
-    notes = _notes(plan, stages, estimates)
-    return "\n".join([*lines, "", _total(plan, stages), *notes, *_lacking(plan)])
+    notes = _notes(plan, stages)
+    runs = _runs(plan, estimates, gpus) if any(stage.to_do for stage in stages) else []
+    return "\n".join([*lines, "", _total(plan, stages), *runs, "", *notes, *_lacking(plan)])
 
 
 def _row(stage: StageCost) -> tuple[str, ...]:
@@ -52,7 +62,37 @@ def _total(plan: Plan, stages: list[StageCost]) -> str:
     return f"{line}; {disk} on disk"
 
 
-def _notes(plan: Plan, stages: list[StageCost], estimates: Estimates) -> list[str]:
+def _runs(plan: Plan, estimates: Estimates, gpus: Sequence[int]) -> list[str]:
+    """Return the longest chain, and time and disk with each number of GPUs."""
+    tasks = estimates.tasks()
+    chain = critical_path(plan, tasks)
+    longest = sum(tasks[artifact].seconds for artifact in chain)
+    work = sum(task.seconds * task.gpus for task in tasks.values())
+    steps = [
+        f"{stage} {_duration(sum(tasks[artifact].seconds for artifact in part))}"
+        for stage, part in groupby(chain, lambda artifact: artifact.stage)
+    ]
+    lines = ["", f"critical path: {_duration(longest)} ({', '.join(steps)})"]
+    lines += [f"  {chain[-1].name}", ""]
+    disk = "disk at its fullest, evicted: nothing / latents / both"
+    lines.append(f"{'GPUs':>6}{'at least':>12}{'in order':>12}  {disk}")
+    everything = sum(task.bytes for task in tasks.values())
+    for count in gpus:
+        found = schedule(plan, tasks, count)
+        least = _duration(max(longest, work / count))
+        sizes = (everything, found.disk_with_samples, found.disk)
+        lines.append(
+            f"{count:>6}{least:>12}{_duration(found.seconds):>12}  "
+            f"{' / '.join(_size(size) for size in sizes)}"
+        )
+        lines.append(
+            f"{'':>32}needed at once: latents of {found.latents} tokenizers "
+            f"({_size(found.latent_bytes)}), {_size(found.sample_bytes)} of samples"
+        )
+    return lines
+
+
+def _notes(plan: Plan, stages: list[StageCost]) -> list[str]:
     notes = []
     if any(stage.counted for stage in stages):
         rates = ", ".join(f"{rate / 1e12:g} TFLOP/s in {name}" for name, rate in SUSTAINED.items())
@@ -68,11 +108,15 @@ def _notes(plan: Plan, stages: list[StageCost], estimates: Estimates) -> list[st
         )
     if any(stage.unknown for stage in stages):
         notes.append("unknown: work of CPU cores that is not counted; timed once one is finished")
-    whole, largest = (_size(size) for size in estimates.latents())
-    notes.append(
-        f"disk: from shapes (weights, latents, images). Latents of the whole plan are {whole}; "
-        f"evicted before the next tokenizer's (`diffusability gc --latents`), they are {largest}"
-    )
+    notes.append("disk: from shapes (weights, latents, images)")
+    if any(stage.to_do for stage in stages):
+        notes.append(
+            "in order: jobs start in the order of the rules' priorities, one tokenizer after "
+            "another; several GPUs share a job without loss, and what is unknown takes no time. "
+            "Evicted (`diffusability gc --evict` while it runs) are latents and samples that "
+            "nothing left to make needs; `--keep SIZE` holds a size whatever the order, and "
+            "what is needed again is made again"
+        )
     if isinstance(plan.study.dataset, FolderDataset):
         notes.append(
             f"images: taken to be ImageNet's {FOLDER_TRAIN:.0f} training and {FOLDER_VAL:.0f} "

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from diffusability.artifacts.gpus import take_gpus
 from diffusability.artifacts.job import Job
 from diffusability.errors import ArtifactError, DiffusabilityError
 from diffusability.study.load import DEFAULT_STUDY, load_study
@@ -104,6 +105,9 @@ def _job(stage: str, arguments: argparse.Namespace) -> Job:
         raise ArtifactError(f"--job: this script makes {stage}, the job is of stage {job.stage}")
     if arguments.dry_run:
         return job
+    # by itself; torchrun was started on the GPUs that its processes share
+    if STAGES[stage].gpu and arguments.device in ("auto", "cuda") and "RANK" not in os.environ:
+        take_gpus(1)  # before torch looks at them
     return replace(job, device=_device(arguments.device))
 
 

@@ -1,12 +1,14 @@
 """Stage `generation`: compare generated images with real ones."""
 
 import json
+import logging
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diffusability.artifacts.card import evicted, read_card
 from diffusability.artifacts.job import Job
 from diffusability.data.load import load_dataset
 from diffusability.errors import MeasurementError
@@ -22,10 +24,12 @@ from diffusability.metrics.inception_score import measure_inception_score
 from diffusability.metrics.kernel_distance import measure_kernel_distance
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.precision_recall import measure_precision_recall
+from diffusability.stages import samples as sampling
 from diffusability.stages.features import Extractor, Features
 from diffusability.stages.measurements import write_measurements
 from diffusability.study.metrics import GenerationMetric
 
+logger = logging.getLogger(__name__)
 SPATIAL = "-spatial"  # part of an extractor's name: features that keep their place
 
 
@@ -33,7 +37,7 @@ def make(job: Job, folder: Path) -> None:
     """Write measurements.json: distances, accuracy, and the trajectories of the samples."""
     spec = GenerationMetric.model_validate({**job.spec, **job.local})
     data = load_dataset(job.input("dataset"))
-    samples = job.input("samples")
+    samples = _samples(job)
     notes = json.loads((samples / "samples.json").read_text())
     shards = [load_file(samples / name) for name in notes["shards"]]
     images, labels = (torch.cat([shard[key] for shard in shards]) for key in ("images", "labels"))
@@ -47,6 +51,20 @@ def make(job: Job, folder: Path) -> None:
     ]
     named, impossible = _name(job, extractor.name, generated.logits, labels, data.num_classes)
     write_measurements(folder, [*compared, *named, *trajectory], impossible)
+
+
+def _samples(job: Job) -> Path:
+    """Return the folder of the samples; evicted images are generated again, by their own job."""
+    folder = job.input("samples")
+    before = read_card(folder)
+    if evicted(folder, before):
+        logger.info("%s: its samples were evicted and are generated again", job.name)
+        again = Job.from_card(folder, device=job.device)
+        with again.writing() as staging:
+            sampling.make(again, staging)
+        if read_card(job.input("samples"))["outputs"] != before["outputs"]:
+            logger.warning("%s: other bits than before, as GPUs give", folder)
+    return folder
 
 
 def _distances(

@@ -21,6 +21,8 @@ class Stage:
         rule: the Snakemake rule, and the script, that makes it.
         outputs: files of a finished artifact, beside its card.
         labels: names that tell its artifacts apart, in the order of the path.
+        bulk: pattern of files that may be evicted; a job that needs them makes them again.
+        gpu: whether its rule asks for a GPU, and its jobs therefore hold one.
         distributed: whether several processes (torchrun) can make one artifact together.
     """
 
@@ -28,6 +30,8 @@ class Stage:
     rule: str
     outputs: tuple[str, ...]
     labels: tuple[str, ...]
+    bulk: str = ""
+    gpu: bool = False
     distributed: bool = False
 
 
@@ -36,12 +40,13 @@ _DIFFUSION = (*_TOKENIZER, "backbone", "seed")
 _SAMPLES = (*_DIFFUSION, "guidance")
 
 
-def _measure(perspective: str, *more: str) -> Stage:
+def _measure(perspective: str, *more: str, gpu: bool = False) -> Stage:
     return Stage(
         version=1,
         rule=f"measure_{perspective}",
         outputs=("measurements.json", *more),
         labels=_TOKENIZER,
+        gpu=gpu,
     )
 
 
@@ -57,32 +62,36 @@ STAGES: dict[str, Stage] = {
         rule="train_encoder",
         outputs=("model.safetensors", "history.csv"),
         labels=("encoder",),
+        gpu=True,
     ),
     "tokenizer": Stage(
         version=1,
         rule="train_tokenizer",
         outputs=("model.safetensors", "history.csv"),
         labels=_TOKENIZER,
+        gpu=True,
     ),
     "latents": Stage(
         version=1,
         rule="cache_latents",
         outputs=("latents.json",),
         labels=_TOKENIZER,
+        gpu=True,
     ),
     "velocity": _measure("velocity"),
     "semantics": _measure("semantics"),
     "spatial": _measure("spatial"),
     "smoothness": _measure("smoothness"),
-    "continuity": _measure("continuity", "neighbours.safetensors"),
+    "continuity": _measure("continuity", "neighbours.safetensors", gpu=True),
     "uniformity": _measure("uniformity"),
-    "equivariance": _measure("equivariance"),
-    "reconstruction": _measure("reconstruction", "reconstructions.png"),
+    "equivariance": _measure("equivariance", gpu=True),
+    "reconstruction": _measure("reconstruction", "reconstructions.png", gpu=True),
     "diffusion": Stage(
         version=1,
         rule="train_diffusion",
         outputs=("model.safetensors", "history.csv"),
         labels=_DIFFUSION,
+        gpu=True,
         distributed=True,
     ),
     "samples": Stage(
@@ -90,12 +99,15 @@ STAGES: dict[str, Stage] = {
         rule="sample",
         outputs=("samples.json", "samples.png"),
         labels=_SAMPLES,
+        bulk="shard-*.safetensors",
+        gpu=True,
     ),
     "generation": Stage(
         version=1,
         rule="evaluate_generation",
         outputs=("measurements.json",),
         labels=_SAMPLES,
+        gpu=True,
     ),
     "fisher_toy": Stage(
         version=1,

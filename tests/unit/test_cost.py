@@ -101,10 +101,11 @@ def test_guidance_doubles_sampling() -> None:
     assert plain.bytes == 50_000 * 3 * 256 * 256
 
 
-def test_evicted_latents() -> None:
-    whole, largest = Estimates(imagenet()).latents()
+@pytest.mark.usefixtures("workplace")
+def test_latents_of_the_paper() -> None:
+    tasks = Estimates(imagenet()).tasks()
+    whole = sum(task.bytes for artifact, task in tasks.items() if artifact.stage == "latents")
     unit = 2 * 1_331_167 * LATENT * 4  # with the mirrored images
-    assert largest == 2 * unit  # f16d64
     assert whole == (43 + 21) * unit + 22 * 2 * unit
 
 
@@ -134,6 +135,20 @@ def test_what_counts_as_one_kind() -> None:
     assert kind_of(of(other_seed, "diffusion", backbone="sit-a")) == kind_of(first)
     other_data = smoke(datasets={"digits": {"size": 16}})
     assert kind_of(other_data.of_stage("tokenizer")[0]) != kind_of(base)
+
+
+@pytest.mark.usefixtures("workplace")
+def test_time_is_that_of_all_gpus_of_a_job() -> None:
+    plan = smoke()
+    done = of(plan, "diffusion", backbone="sit-a")
+    for artifact in done.upstream.values():
+        chain(artifact, 1.0)
+    publish(done, 100.0)
+    card = json.loads(Path(done.card).read_text())
+    Path(done.card).write_text(json.dumps(card | {"local": {"gpus": 4}}))
+    again = smoke(select={"seeds": [7]}, backbones={"sit-a": {"gpus": 2}})
+    task = Estimates(again).tasks()[of(again, "diffusion", backbone="sit-a")]
+    assert (task.seconds, task.gpus) == (4 * 100.0 / 2, 2)
 
 
 @pytest.mark.usefixtures("workplace")

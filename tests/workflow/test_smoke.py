@@ -142,9 +142,9 @@ def test_evicted_latents_are_encoded_again(finished: Workspace) -> None:
     before = {p: p.read_bytes() for p in shards}
     (card,) = finished.path.glob("results/tokenizer/conv-base/s0/*/provenance.json")
     removed = finished.run(
-        "diffusability", "gc", "--study", "study.yaml", "--latents", "--yes"
+        "diffusability", "gc", "--study", "study.yaml", "--evict", "latents", "--yes"
     ).stdout
-    assert removed.count("latents, encoded again on demand") == 2
+    assert removed.count("latents: all that needs them is there, made again on demand") == 2
     assert not any(p.exists() for p in shards)
     assert finished.planned() == {}
     (measured,) = finished.path.glob("results/smoothness/conv-base/s0/*/measurements.json")
@@ -158,6 +158,35 @@ def test_evicted_latents_are_encoded_again(finished: Workspace) -> None:
     assert len(encoded) == len(shards) / 2
     assert all(p.read_bytes() == before[p] for p in encoded)
     assert card.exists()
+
+
+def test_evicted_samples_are_generated_again(finished: Workspace) -> None:
+    shards = sorted(finished.path.glob("results/samples/**/shard-*.safetensors"))
+    before = {p: p.read_bytes() for p in shards}
+    gc = ("diffusability", "gc", "--configfile", "study.yaml", "--keep", "0", "--yes")
+    assert finished.run(*gc).stdout.startswith("removed results/")
+    assert not any(p.exists() for p in shards)
+    assert not list(finished.path.glob("results/cache/latents/*"))
+    assert finished.planned() == {}
+    assert finished.run("diffusability", "verify").returncode == 0  # evicted is not damaged
+    # a new guidance scale makes its own samples, and neither latents nor the old samples
+    text = (finished.path / "study.yaml").read_text()
+    (finished.path / "study.yaml").write_text(
+        text.replace("count: 200", "count: 200, guidance: [1, 2]")
+    )
+    finished.run("snakemake", "-c2", *STUDY, "tables", "--show-failed-logs")
+    new = set(finished.path.glob("results/samples/**/shard-*.safetensors"))
+    assert {p.parent.parent.name for p in new} == {"cfg2"}
+    assert not list(finished.path.glob("results/cache/latents/*"))
+    # the evaluation needs the images: the same ones again
+    (measured,) = finished.path.glob(
+        "results/generation/conv-base/s0/sit-a/s0/cfg1/*/measurements.json"
+    )
+    values = json.loads(measured.read_text())
+    finished.run("snakemake", "-c1", *STUDY, "-f", str(measured.relative_to(finished.path)))
+    assert json.loads(measured.read_text()) == values
+    (again,) = [p for p in shards if p.exists()]
+    assert again.read_bytes() == before[again]
 
 
 def test_altered_artifact_is_named_and_made_again(finished: Workspace) -> None:
@@ -196,6 +225,7 @@ def test_why_names_the_changed_value(finished: Workspace) -> None:
     output = finished.run(
         "diffusability", "why", "--study", "study.yaml", "conv-base/s0/sit-a"
     ).stdout
+    output = " ".join(output.split())  # it is laid out for 80 columns
     assert re.search(r"differs from [0-9a-f]{12}: depth 2 -> 3", output)
     assert re.search(r"differs from [0-9a-f]{12}: upstream diffusion '\w+' -> '\w+'", output)
 

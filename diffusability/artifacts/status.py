@@ -1,0 +1,199 @@
+"""What a study is doing: which jobs run and how far they are, and which ended without a result."""
+
+import json
+import re
+import textwrap
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusability.artifacts.inventory import state_of
+from diffusability.artifacts.lock import holder, is_held
+from diffusability.study.plan import Artifact, Plan
+from diffusability.study.stages import RESULTS, STAGES
+
+CHECKPOINT = "checkpoint.safetensors"
+LOG_TAIL = 65_536  # bytes
+SHOWN_LINES = 5  # of the log of a job that failed
+WIDTH = 80
+# what training/progress.py writes, and what a job says that waits or was interrupted
+STEP = re.compile(r"(\d+)/(\d+) *(.*?) *\([\d.]+/s, ([\d.]+) s left\)")
+WAITING = re.compile(r"waiting for \d+ of \d+ GPUs to be free")
+RESUMABLE = "The same command goes on from there"
+NOT_A_LOSS = ("step", "learning_rate")
+HEADINGS = {
+    "running": "running",
+    "waiting": "waiting for a GPU",
+    "interrupted": "interrupted; the next run goes on from there",
+    "failed": "failed",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a job is.
+
+    Attributes:
+        step: reached.
+        steps: in all; None where it is not known.
+        loss: name and value of the last one, or nothing.
+        left: seconds until the end as the job last wrote; None where it wrote nothing.
+    """
+
+    step: int
+    steps: int | None
+    loss: str = ""
+    left: float | None = None
+
+    def __str__(self) -> str:
+        """Return it as a person reads it."""
+        whole = f" of {self.steps} ({self.step / self.steps:.0%})" if self.steps else ""
+        parts = [f"step {self.step}{whole}", self.loss]
+        parts += [f"{duration(self.left)} left"] if self.left is not None else []
+        return ", ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Activity:
+    """A job that is not done but was begun.
+
+    Attributes:
+        artifact: that it makes.
+        kind: a key of HEADINGS.
+        step: how far it is, where it says so.
+        who: runs it.
+        log: its log file, where there is one.
+        lines: last lines of the log.
+    """
+
+    artifact: Artifact
+    kind: str
+    step: Step | None
+    who: str
+    log: Path | None
+    lines: tuple[str, ...]
+
+
+def status_text(plan: Plan) -> str:
+    """Return what runs and how far it is, and what failed with the last lines of its log."""
+    found = list(activities(plan))
+    done = sum(Path(artifact.card).exists() for artifact in plan)
+    counts = {kind: sum(a.kind == kind for a in found) for kind in HEADINGS}
+    said = "".join(f", {count} {kind}" for kind, count in counts.items() if count)
+    lines = [f"{done} of {len(plan)} artifacts are there{said or '; nothing runs'}"]
+    for kind, heading in HEADINGS.items():
+        chosen = [activity for activity in found if activity.kind == kind]
+        lines += ["", heading] if chosen else []
+        for activity in chosen:
+            lines += _describe(activity)
+    return "\n".join(lines)
+
+
+def activities(plan: Plan) -> Iterator[Activity]:
+    """Yield the jobs of the plan that were begun and are not done, in the plan's order."""
+    logs = _logs()
+    for artifact in plan:
+        state = state_of(artifact)
+        log = logs.get(artifact.fingerprint)
+        if Path(artifact.card).exists() or not (log or state.exists()):
+            continue
+        running = is_held(state / "lock")
+        lines = _tail(log)
+        if not running and not lines and not (state / CHECKPOINT).exists():
+            continue  # it is only just starting
+        kind = "running" if running else _ending(lines, state)
+        step = _step(artifact, state, log, lines, running)
+        who = holder(state / "lock") if running else ""
+        yield Activity(artifact, kind, step, who, log, tuple(lines[-SHOWN_LINES:]))
+
+
+def duration(seconds: float) -> str:
+    """Return a time in seconds, minutes, hours or days."""
+    for size, unit in ((172_800, "days"), (7200, "h"), (120, "min")):
+        if seconds >= size:
+            return f"{seconds / {'days': 86_400, 'h': 3600, 'min': 60}[unit]:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def wrapped(text: str, indent: str) -> list[str]:
+    """Return text in lines of at most WIDTH columns, all indented; a long path stays whole."""
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _describe(activity: Activity) -> list[str]:
+    lines = [f"  {activity.artifact.stage} {activity.artifact.name}"]
+    about = "; ".join(str(part) for part in (activity.step, activity.who) if part)
+    lines += wrapped(about, "    ")
+    if activity.kind == "failed":
+        lines += [f"    {activity.log}"] if activity.log else []
+        for line in activity.lines:
+            lines += wrapped(line, "    | ")
+    return lines
+
+
+def _logs() -> dict[str, Path]:
+    """Return the log of every artifact's job by the artifact's fingerprint."""
+    rules = {entry.rule for entry in STAGES.values()}
+    files = (file for rule in rules for file in Path(RESULTS, "logs", rule).glob("*.log"))
+    return {file.name.split(".")[-2]: file for file in files}
+
+
+def _tail(log: Path | None) -> list[str]:
+    """Return the last lines of a log, without empty ones."""
+    if log is None:
+        return []
+    try:
+        with log.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - LOG_TAIL))
+            text = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return []
+    return [line.rstrip() for line in text.splitlines() if line.strip()]
+
+
+def _ending(lines: list[str], state: Path) -> str:
+    """Return how a job ended that nobody runs."""
+    last = lines[-1] if lines else ""
+    if WAITING.search(last):
+        return "waiting"
+    # killed in the middle of its steps, its checkpoint is as good as that of one that was asked
+    killed = (state / CHECKPOINT).exists() and (not last or STEP.search(last) is not None)
+    return "interrupted" if killed or RESUMABLE in last else "failed"
+
+
+def _step(
+    artifact: Artifact, state: Path, log: Path | None, lines: list[str], running: bool
+) -> Step | None:
+    """Return the furthest step that log or checkpoint tell of."""
+    found = _checkpoint_step(artifact, state / CHECKPOINT)
+    match = next(filter(None, map(STEP.search, reversed(lines))), None)
+    if match is None or log is None or (found and found.step > int(match[1])):
+        return found
+    loss = " ".join(match[3].split()[:2])  # the first of the values, with its name
+    left = max(0.0, float(match[4]) - (time.time() - log.stat().st_mtime))
+    return Step(int(match[1]), int(match[2]), loss, left if running else None)
+
+
+def _checkpoint_step(artifact: Artifact, path: Path) -> Step | None:
+    """Read step and last loss from the head of a checkpoint, whose weights are not read."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            metadata: dict[str, Any] = json.loads(file.read(size))["__metadata__"]
+        history = json.loads(metadata["values"])["history"]
+        step = int(metadata["step"])
+    except (OSError, ValueError, KeyError, TypeError, MemoryError):
+        return None  # none yet, or not whole; the job itself takes the one before it
+    row = history[-1] if history else {}
+    losses = [f"{name} {value:.4g}" for name, value in row.items() if name not in NOT_A_LOSS]
+    return Step(step, artifact.spec.get("train", {}).get("steps"), losses[0] if losses else "")

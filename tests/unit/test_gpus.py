@@ -1,0 +1,159 @@
+"""Jobs take free GPUs by locks: each its own, all or none, and back when a process dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from diffusability.artifacts.gpus import SCHEDULERS, machine_gpus, take_gpus
+from diffusability.errors import ArtifactError
+from diffusability.stages import command
+from tests.conftest import REPOSITORY
+
+TAKE = """
+import sys, time
+from diffusability.artifacts.gpus import take_gpus
+print(",".join(take_gpus(int(sys.argv[1]))), flush=True)
+sys.stdin.readline()
+"""
+Environment = dict[str, str]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Environment:
+    """The environment of a machine with two GPUs, `a` and `b`, and locks of its own."""
+    rest = {name: value for name, value in os.environ.items() if name not in SCHEDULERS}
+    rest |= {"PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path)}
+    return rest | {"CUDA_VISIBLE_DEVICES": "a,b"}
+
+
+def job(machine: Environment, count: int = 1) -> subprocess.Popen[str]:
+    """Start a process that takes GPUs, prints them, and ends when its stdin is closed."""
+    arguments = [sys.executable, "-c", TAKE, str(count)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(arguments, env=machine, stdin=pipe, stdout=pipe, text=True)
+
+
+def taken(process: subprocess.Popen[str]) -> str:
+    """Return what a process took; waits until it has."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def end(*processes: subprocess.Popen[str]) -> None:
+    for process in processes:
+        process.communicate()
+
+
+def test_jobs_take_one_each_and_a_third_waits_for_the_first_to_die(machine: Environment) -> None:
+    first = job(machine)
+    assert taken(first) == "a"
+    second = job(machine)
+    assert taken(second) == "b"
+    third = job(machine)
+    time.sleep(1.0)
+    assert third.poll() is None  # it waits
+    first.send_signal(signal.SIGKILL)
+    assert taken(third) == "a"
+    end(first, second, third)
+
+
+def test_two_at_once_or_none(machine: Environment) -> None:
+    first = job(machine)
+    assert taken(first) == "a"
+    both = job(machine, 2)
+    time.sleep(1.0)
+    last = job(machine)
+    assert taken(last) == "b"  # what waits for both holds neither
+    end(first, last)
+    assert taken(both) == "a,b"
+    end(both)
+
+
+def test_a_gpu_that_jobs_share(machine: Environment) -> None:
+    shared = machine | {"DIFFUSABILITY_JOBS_PER_GPU": "2"}
+    jobs = []
+    for expected in "abab":
+        jobs.append(job(shared))
+        assert taken(jobs[-1]) == expected
+    end(*jobs)
+    both = job(shared, 2)  # two different ones
+    assert taken(both) == "a,b"
+    end(both)
+
+
+def test_a_program_that_replaces_the_process_keeps_them(machine: Environment) -> None:
+    show = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); input()"
+    launcher = [sys.executable, "-m", "diffusability.artifacts.gpus", "2"]
+    pipe = subprocess.PIPE
+    torchrun = subprocess.Popen(
+        [*launcher, sys.executable, "-c", show], env=machine, stdin=pipe, stdout=pipe, text=True
+    )
+    assert taken(torchrun) == "a,b"
+    waiting = job(machine)
+    time.sleep(1.0)
+    assert waiting.poll() is None
+    torchrun.kill()
+    assert taken(waiting) == "a"
+    end(torchrun, waiting)
+
+
+def test_more_than_there_are_is_refused(machine: Environment) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "diffusability.artifacts.gpus", "3", "true"],
+        env=machine,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == ArtifactError.exit_code
+    assert "wants 3 GPUs, and 2 can be used here (a, b)" in result.stderr
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_schedulers_choice_is_left_alone(monkeypatch: pytest.MonkeyPatch, scheduler: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setenv(scheduler, "1")
+    assert take_gpus(1) == []
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"), [("", []), ("-1", []), ("2", ["2"]), ("GPU-a, 1", ["GPU-a", "1"])]
+)
+def test_visible_devices_are_the_ones_to_take(visible: str, expected: list[str]) -> None:
+    assert machine_gpus({"CUDA_VISIBLE_DEVICES": visible}) == expected
+
+
+@pytest.mark.parametrize(
+    ("stage", "device", "rank", "expected"),
+    [
+        ("diffusion", "auto", None, [1]),
+        ("diffusion", "cuda", None, [1]),
+        ("diffusion", "cpu", None, []),
+        ("diffusion", "cuda:1", None, []),  # whoever names one has chosen
+        ("diffusion", "auto", "0", []),  # torchrun's processes share what it was started on
+        ("velocity", "auto", None, []),  # works on CPU cores
+    ],
+)
+def test_which_jobs_take_one(
+    workplace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    device: str,
+    rank: str | None,
+    expected: list[int],
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(command, "take_gpus", asked.append)
+    monkeypatch.setattr(command, "_device", lambda name: "cpu")
+    monkeypatch.setattr(command, "_make", lambda job: None)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    study = str(REPOSITORY / "studies" / "smoke.yaml")
+    name = "conv-base/s0/sit-a" if stage == "diffusion" else "conv-base"
+    assert command.run(stage, "", ["--study", study, "--name", name, "--device", device]) == 0
+    assert asked == expected

@@ -1,0 +1,185 @@
+"""What a person reads of a study that runs: how far it is, what failed, why something is made."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from diffusability.artifacts.explanation import explain
+from diffusability.artifacts.inventory import state_of
+from diffusability.artifacts.lock import exclusive
+from diffusability.artifacts.status import activities, duration, status_text
+from diffusability.cli import main
+from diffusability.errors import StudyError
+from diffusability.study.load import load_study
+from diffusability.study.plan import Artifact, Plan
+from diffusability.study.stages import STAGES
+from diffusability.training.checkpoint import Checkpoint, save_checkpoint
+from tests.conftest import REPOSITORY
+from tests.unit.test_cost import chain, publish
+
+STUDY = str(REPOSITORY / "studies" / "smoke.yaml")
+
+
+@pytest.fixture
+def plan(workplace: Path) -> Plan:
+    """The smoke study, of which nothing is there."""
+    return Plan(load_study(STUDY))
+
+
+def first(plan: Plan, stage: str) -> Artifact:
+    return plan.of_stage(stage)[0]
+
+
+def write_log(artifact: Artifact, text: str) -> Path:
+    """Write the log of an artifact's job where its rule does."""
+    log = Path("results/logs", STAGES[artifact.stage].rule, f"x.s0.{artifact.fingerprint}.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(text)
+    return log
+
+
+def write_checkpoint(artifact: Artifact, step: int) -> None:
+    history = [{"step": step - 1, "learning_rate": 1e-3, "loss": 0.25, "extra": 7.0}]
+    state = state_of(artifact)
+    state.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(state, Checkpoint(step, {"w": torch.zeros(3)}, {"history": history}))
+
+
+def test_nothing_was_begun(plan: Plan) -> None:
+    assert status_text(plan) == "0 of 35 artifacts are there; nothing runs"
+    publish(first(plan, "dataset"), 1.0)
+    write_log(first(plan, "dataset"), "12:00:00 dataset: wrote it\n")
+    write_log(first(plan, "encoder"), "")  # just starting
+    assert status_text(plan) == "1 of 35 artifacts are there; nothing runs"
+
+
+def test_a_training_that_runs(plan: Plan) -> None:
+    tokenizer = first(plan, "tokenizer")
+    log = write_log(
+        tokenizer,
+        "12:00:00 tokenizer: 5/30 loss 0.9 kl 3 (0.1/s, 900 s left)\n"
+        "12:00:10 tokenizer: 12/30 loss 0.412 kl 2 (0.1/s, 600 s left)\n",
+    )
+    os.utime(log, (time.time() - 60,) * 2)
+    with exclusive(state_of(tokenizer) / "lock", "it"):
+        (activity,) = activities(plan)
+        text = status_text(plan)
+    assert activity.kind == "running"
+    assert activity.step is not None
+    assert (activity.step.step, activity.step.steps) == (12, 30)
+    assert activity.step.left == pytest.approx(540, abs=10)  # the line is a minute old
+    assert "0 of 35 artifacts are there, 1 running" in text
+    assert "  tokenizer conv-base/s0\n    step 12 of 30 (40%), loss 0.412, " in text
+    assert f"process {os.getpid()} on" in text
+
+
+def test_a_checkpoint_tells_where_the_log_does_not(plan: Plan) -> None:
+    diffusion = first(plan, "diffusion")
+    write_checkpoint(diffusion, 20)
+    (activity,) = activities(plan)
+    assert activity.kind == "interrupted"
+    assert str(activity.step) == "step 20 of 30 (67%), loss 0.25"
+    write_log(diffusion, "x: 25/30 loss 0.2 (1.0/s, 5 s left)\n")  # killed there
+    (activity,) = activities(plan)
+    assert activity.kind == "interrupted"
+    assert str(activity.step) == "step 25 of 30 (83%), loss 0.2"
+    (state_of(diffusion) / "checkpoint.safetensors").write_bytes(save({})[:5])  # cut in half
+    (activity,) = activities(plan)
+    assert str(activity.step).startswith("step 25")
+
+
+def test_how_jobs_ended(plan: Plan) -> None:
+    tokenizer, diffusion, velocity = (
+        first(plan, s) for s in ("tokenizer", "diffusion", "velocity")
+    )
+    write_checkpoint(tokenizer, 20)
+    write_log(
+        tokenizer, "error: x: time is up; saved step 20. The same command goes on from there\n"
+    )
+    write_log(diffusion, "12:00:00 root: waiting for 1 of 2 GPUs to be free\n")
+    log = write_log(
+        velocity, "\n".join(f"line {k}" for k in range(9)) + f"\nerror: {'bad ' * 40}\n"
+    )
+    text = status_text(plan)
+    assert ", 1 waiting, 1 interrupted, 1 failed" in text.splitlines()[0]
+    assert f"failed\n  velocity conv-base/s0\n    {log}\n    | line 5\n" in text
+    assert "line 4" not in text
+    assert "| error: bad bad" in text
+    assert all(len(line) <= 80 for line in text.splitlines() if str(log) not in line)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(5.4, "5 s"), (119, "119 s"), (120, "2.0 min"), (7200, "2.0 h"), (172_800, "2.0 days")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_why_of_what_is_missing(plan: Plan) -> None:
+    diffusion = first(plan, "diffusion")
+    chain(diffusion.upstream["latents"], 5.0)
+    text = " ".join(explain(plan, diffusion.path).split())
+    assert text.startswith(f"to make {diffusion.path} by train_diffusion from ")
+    assert "latents conv-base/s0 (there)" in text
+    assert text.endswith("nothing of this name was made yet")
+    publish(diffusion, 5.0)
+    other = Plan(load_study(STUDY, {"backbones": {"sit-a": {"depth": 3}}}))
+    changed = explain(other, first(other, "diffusion").path)
+    assert f"differs from {diffusion.fingerprint}: depth 2 -> 3" in " ".join(changed.split())
+    assert all(len(line) <= 80 for line in changed.splitlines() if "results/" not in line)
+
+
+def test_why_of_what_is_there(plan: Plan) -> None:
+    encoder = first(plan, "encoder")
+    publish(encoder, 300.0, attempts=2, device="a chip")
+    card = json.loads(Path(encoder.card).read_text())
+    Path(encoder.card).write_text(json.dumps(card | {"started": 0.0}))
+    for name in (
+        encoder.path,
+        f"{encoder.path}/model.safetensors",
+        encoder.name,
+        encoder.fingerprint,
+    ):
+        text = explain(plan, name)
+        assert text.startswith(f"done    {encoder.path}\n")
+        assert "by train_encoder in 5.0 min at attempt 2 on a chip" in text
+    changed = Plan(load_study(STUDY, {"encoders": {"glyph": {"width": 9}, "judge": {"width": 9}}}))
+    text = explain(changed, f"{encoder.path}/model.safetensors")
+    assert "unused" in text
+    assert "width 8 -> 9" in text
+
+
+def test_why_of_tables(plan: Plan) -> None:
+    text = explain(plan, "results/tables/smoke/measurements.csv")
+    assert "to make results/tables/smoke/measurements.csv" in text
+    assert "from 20 measurements, of which 20 are to be made:" in text
+    for artifact in plan.measured:
+        publish(artifact, 1.0)
+    assert "from 20 measurements, all there" in explain(
+        plan, "results/tables/smoke/measurements.csv"
+    )
+
+
+def test_why_of_nothing(plan: Plan) -> None:
+    with pytest.raises(StudyError, match="conv-bass: no artifact of this study"):
+        explain(plan, "conv-bass")
+
+
+def test_the_commands_answer_without_torch(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--configfile", STUDY]) == 0
+    assert "nothing runs" in capsys.readouterr().out
+    code = (
+        "import sys; from diffusability.cli import main; "
+        f"main(['status', '--configfile', {STUDY!r}]); main(['why', '--configfile', {STUDY!r}]); "
+        "assert 'torch' not in sys.modules and 'pandas' not in sys.modules"
+    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
