@@ -50,7 +50,8 @@ def collect_profiles(plan: Plan) -> pd.DataFrame:
         One row a tokenizer, backbone, guidance scale and segment i of M: ``time`` is the middle
         of the segment, 0 noise and 1 data; ``value`` M ||step i|| / ||x_M - x_0||, 1 for a
         straight line at constant speed; ``stderr`` over runs where there are several, else over
-        trajectories; ``n`` images of each of ``runs`` runs.
+        trajectories; ``n`` images of each of ``runs`` runs. None of backbones of process edm,
+        whose steps are not even in this time.
 
     Raises:
         ArtifactError: samples are missing, altered, or not of this plan.
@@ -58,6 +59,8 @@ def collect_profiles(plan: Plan) -> pd.DataFrame:
     by_cell: dict[tuple[str, ...], list[Artifact]] = {}
     for artifact in plan.of_stage("samples"):
         labels = artifact.labels
+        if plan.study.backbones[labels["backbone"]].process == "edm":
+            continue
         key = (labels["tokenizer"], labels["backbone"], labels["guidance"])
         by_cell.setdefault(key, []).append(artifact)
     rows = [row for key, runs in by_cell.items() for row in _profile(plan, key, runs)]

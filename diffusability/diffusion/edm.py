@@ -1,6 +1,5 @@
-"""EDM: preconditioned denoising, its noise levels and the Heun sampler (arXiv 2206.00364)."""
+"""EDM: preconditioned denoising, its noise levels in training and its loss (arXiv 2206.00364)."""
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -10,13 +9,36 @@ SIGMA_DATA = 0.5
 LOG_SIGMA = (-1.2, 1.2)  # mean and standard deviation of ln sigma in training
 
 
-class PreconditionedDenoiser(nn.Module):
-    """D(y; sigma) = c_skip y + c_out F(c_in y, c_noise).
+# (point (B, ...), level (B,), labels (B,) or None) -> (B, ...); D(y; sigma) or F(c_in y; c_noise)
+Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
-    With F = 0 it is the exact denoiser of N(0, sigma_data^2 I).
+
+def precondition(
+    network: Network, y: Tensor, sigma: Tensor, labels: Tensor | None, sigma_data: float
+) -> Tensor:
+    """Return D(y; sigma) = c_skip y + c_out F(c_in y, ln(sigma) / 4) of a network F.
+
+    F sees unit variance and aims at unit variance at every level. With F = 0 it is the exact
+    denoiser of N(0, sigma_data^2 I).
 
     Args:
-        network: F, maps (B, ...), (B,) noise conditions and labels (or None) to (B, ...).
+        network: F, maps (B, ...), (B,) noise conditions and labels to (B, ...).
+        y: (B, ...) noisy data.
+        sigma: (B,) noise standard deviations, above 0.
+        labels: (B,), or None where the network takes none.
+        sigma_data: standard deviation of the data.
+    """
+    s = sigma.view(-1, *[1] * (y.ndim - 1))
+    total = s.square() + sigma_data**2
+    inner = network(y / total.sqrt(), sigma.log() / 4, labels)
+    return (sigma_data**2 * y + s * sigma_data * total.sqrt() * inner) / total
+
+
+class PreconditionedDenoiser(nn.Module):
+    """A network F behind EDM's preconditioning.
+
+    Args:
+        network: F, see `precondition`.
         sigma_data: standard deviation of the data.
     """
 
@@ -26,10 +48,7 @@ class PreconditionedDenoiser(nn.Module):
 
     def forward(self, y: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         """Denoise y (B, ...) of noise standard deviation sigma (B,); same shape."""
-        s = sigma.view(-1, *[1] * (y.ndim - 1))
-        total = s.square() + self.sigma_data**2
-        inner = self.network(y / total.sqrt(), sigma.log() / 4, labels)
-        return (self.sigma_data**2 * y + s * self.sigma_data * total.sqrt() * inner) / total
+        return precondition(self.network, y, sigma, labels, self.sigma_data)
 
 
 def training_sigma(
@@ -41,78 +60,26 @@ def training_sigma(
 
 
 def denoising_loss(
-    model: PreconditionedDenoiser, x: Tensor, sigma: Tensor, noise: Tensor
+    denoise: Network,
+    x: Tensor,
+    sigma: Tensor,
+    noise: Tensor,
+    sigma_data: float,
+    labels: Tensor | None = None,
 ) -> Tensor:
     """Return EDM's loss: the squared error weighted to (F's) unit scale at every level.
 
     Args:
-        model: the preconditioned denoiser.
+        denoise: D, a preconditioned denoiser.
         x: (B, ...) data.
         sigma: (B,) noise standard deviations.
         noise: (B, ...) standard normal.
+        sigma_data: standard deviation of the data, that of the preconditioning.
+        labels: (B,) labels given to D, or None.
 
     Returns:
         Scalar, mean over data and entries; LOWER is better.
     """
     s = sigma.view(-1, *[1] * (x.ndim - 1))
-    weight = (s.square() + model.sigma_data**2) / (s * model.sigma_data).square()
-    return (weight * (model(x + s * noise, sigma) - x).square()).mean()
-
-
-def sigma_grid(steps: int, *, low: float = 0.002, high: float = 80.0, rho: float = 7.0) -> Tensor:
-    """Return steps + 1 noise levels, from high to low, evenly spaced in sigma^(1/rho), then 0.
-
-    Args:
-        steps: at least 2.
-        low, high: smallest positive and largest noise standard deviation.
-        rho: the larger, the more of the levels are small.
-
-    Returns:
-        (steps + 1,) float64.
-    """
-    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
-    start, end = high ** (1 / rho), low ** (1 / rho)
-    levels = (start + ramp * (end - start)) ** rho
-    levels[0], levels[-1] = high, low  # exactly, not to rounding
-    return torch.cat((levels, levels.new_zeros(1)))
-
-
-def heun_sample(
-    denoise: Callable[[Tensor, Tensor], Tensor],
-    noise: Tensor,
-    sigmas: Tensor,
-    *,
-    churn: float = 0.0,
-    churn_range: tuple[float, float] = (0.0, math.inf),
-    churn_noise: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Integrate dy/dsigma = (y - D(y; sigma)) / sigma with Heun's second-order method.
-
-    Args:
-        denoise: D, maps (B, ...) and sigma (B,) to (B, ...).
-        noise: (B, ...) standard normal.
-        sigmas: (K + 1,) decreasing levels that end in 0; the last step is Euler's.
-        churn: total fresh noise; 0 integrates the deterministic equation.
-        churn_range: levels between which fresh noise is added.
-        churn_noise: its standard deviation, relative.
-        generator: of fresh noise; needed where churn is not 0.
-
-    Returns:
-        (B, ...) samples in the dtype of the noise.
-    """
-    steps = len(sigmas) - 1
-    y = noise * float(sigmas[0])
-    for now, following in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
-        level = now
-        if churn > 0 and churn_range[0] <= now <= churn_range[1]:
-            level = now * (1 + min(churn / steps, math.sqrt(2) - 1))
-            fresh = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
-            y = y + math.sqrt(level**2 - now**2) * churn_noise * fresh
-        slope = (y - denoise(y, y.new_full((len(y),), level))) / level
-        moved = y + (following - level) * slope
-        if following > 0:
-            ahead = (moved - denoise(moved, y.new_full((len(y),), following))) / following
-            moved = y + (following - level) * (slope + ahead) / 2
-        y = moved
-    return y
+    weight = (s.square() + sigma_data**2) / (s * sigma_data).square()
+    return (weight * (denoise(x + s * noise, sigma, labels) - x).square()).mean()

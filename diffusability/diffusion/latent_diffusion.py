@@ -1,13 +1,15 @@
-"""A velocity network together with the scale of the latents that it was trained on."""
+"""A diffusion network together with the scale of the latents that it was trained on."""
 
 import torch
 from torch import Tensor, nn
 
+from diffusability.diffusion.edm import precondition
 from diffusability.diffusion.transformer import LatentTransformer
+from diffusability.diffusion.unet import LatentUNet
 
 
-class LatentDiffusion(nn.Module):
-    """Velocity network on per-channel z-scored latents; the z-score travels with the weights.
+class NormalisedNetwork(nn.Module):
+    """A network on per-channel z-scored latents; the z-score travels with the weights.
 
     Applying another normalisation than the one of training is a classic, silent mistake; here
     there is no other.
@@ -16,7 +18,7 @@ class LatentDiffusion(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: LatentTransformer) -> None:
+    def __init__(self, network: LatentTransformer | LatentUNet) -> None:
         """Wrap a network; the normalisation is set by `set_normalisation` or by loading."""
         super().__init__()
         self.network = network
@@ -37,6 +39,45 @@ class LatentDiffusion(nn.Module):
         """Map (B, C, H, W) in the network's units back to latents."""
         return latents * self.std + self.mean
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """Return the velocity (B, C, H, W) at x, both in the network's units."""
-        return self.network(x, t, y)
+    def null_labels(self, count: int) -> Tensor:
+        """Return (count,) int64 labels of the null class, which stands for no label."""
+        null = self.network.num_classes
+        return torch.full((count,), null, dtype=torch.int64, device=self.mean.device)
+
+
+class LatentDiffusion(NormalisedNetwork):
+    """The velocity of flow matching."""
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the velocity (B, C, H, W) at x, both in the network's units.
+
+        Args:
+            x: (B, C, H, W) on the linear path.
+            t: (B,) time in [0, 1], 0 noise and 1 data.
+            y: (B,) int64 labels; None for the null class.
+        """
+        return self.network(x, t, self.null_labels(len(x)) if y is None else y)
+
+
+class LatentDenoiser(NormalisedNetwork):
+    """The posterior mean D(y; sigma) of EDM, its network preconditioned.
+
+    Args:
+        network: F; as it starts at zero, D starts as the denoiser of N(0, sigma_data^2 I).
+        sigma_data: standard deviation of the latents in the network's units.
+    """
+
+    def __init__(self, network: LatentTransformer | LatentUNet, sigma_data: float) -> None:
+        super().__init__(network)
+        self.sigma_data = sigma_data
+
+    def forward(self, y: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return D (B, C, H, W) at y, both in the network's units.
+
+        Args:
+            y: (B, C, H, W) latents with noise.
+            sigma: (B,) noise standard deviations, above 0.
+            labels: (B,) int64 labels; None for the null class.
+        """
+        labels = self.null_labels(len(y)) if labels is None else labels
+        return precondition(self.network, y, sigma, labels, self.sigma_data)

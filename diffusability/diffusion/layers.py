@@ -248,3 +248,18 @@ class SwiGLU(nn.Module):
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Return x (1 + scale) + shift, with shift and scale (B, 1, D) shared by the tokens of x."""
     return torch.addcmul(shift, x, 1 + scale)  # one pass over x instead of two
+
+
+def fill_normal(weight: Tensor, std: float, generator: torch.Generator) -> None:
+    """Draw a weight from N(0, std^2) on the generator's device; nothing on meta."""
+    if not weight.is_meta:
+        draw = torch.empty(weight.shape, device=generator.device)
+        weight.copy_(draw.normal_(0, std, generator=generator))
+
+
+def fill_xavier(weight: Tensor, generator: torch.Generator) -> None:
+    """Draw a matrix, or a kernel (out, in, k, k), Xavier-uniformly; nothing on meta."""
+    if not weight.is_meta:
+        limit = math.sqrt(6 / (sum(weight.shape[:2]) * weight[0, 0].numel()))  # fan in + fan out
+        draw = torch.empty(weight.shape, device=generator.device)
+        weight.copy_(draw.uniform_(-limit, limit, generator=generator))

@@ -1,6 +1,5 @@
 """The skeleton that SiT and LightningDiT share: a transformer on latent cells with adaLN-zero."""
 
-import math
 from abc import abstractmethod
 
 import torch
@@ -14,6 +13,8 @@ from diffusability.diffusion.layers import (
     NormLayer,
     RotaryPosition,
     TimestepEmbedding,
+    fill_normal,
+    fill_xavier,
     modulate,
     position_embedding,
 )
@@ -80,7 +81,10 @@ class FinalLayer(nn.Module):
 
 
 class LatentTransformer(nn.Module):
-    """A velocity network on latents, conditioned on time and class.
+    """A network on latents, conditioned on time (or EDM's noise level) and class.
+
+    What the arguments and the answer of `forward` mean is flow matching's; EDM gives it
+    c_in y and ln(sigma) / 4 instead (`edm.precondition`).
 
     Args:
         latent_channels: channels C of the latent.
@@ -191,15 +195,15 @@ class LatentTransformer(nn.Module):
             elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
                 module.reset_parameters()
             elif isinstance(module, Embedding):
-                _fill_normal(module.weight, 0.02, generator)
+                fill_normal(module.weight, 0.02, generator)
             elif isinstance(module, Linear):
                 module.bias.zero_()
                 if name.endswith("modulation") or name == "final.out":
                     module.weight.zero_()
                 elif name.startswith("time_embedding"):
-                    _fill_normal(module.weight, 0.02, generator)
+                    fill_normal(module.weight, 0.02, generator)
                 else:
-                    _fill_xavier(module.weight, generator)
+                    fill_xavier(module.weight, generator)
         self.position.copy_(position_embedding(self.tokens, self.position.shape[1]))
 
 
@@ -214,16 +218,3 @@ def _check_sizes(grid: tuple[int, int], width: int, heads: int, patch: int) -> N
             f"backbone: patch {patch} does not divide the latent grid {grid[0]} x {grid[1]}. "
             "Choose a patch that divides both."
         )
-
-
-def _fill_normal(weight: Tensor, std: float, generator: torch.Generator) -> None:
-    if not weight.is_meta:
-        draw = torch.empty(weight.shape, device=generator.device)
-        weight.copy_(draw.normal_(0, std, generator=generator))
-
-
-def _fill_xavier(weight: Tensor, generator: torch.Generator) -> None:
-    if not weight.is_meta:
-        limit = math.sqrt(6 / sum(weight.shape))  # fan in + fan out
-        draw = torch.empty(weight.shape, device=generator.device)
-        weight.copy_(draw.uniform_(-limit, limit, generator=generator))

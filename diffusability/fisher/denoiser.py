@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
 from diffusability.fisher.information import alpha_bar_of_variance, flow_time_of_variance
 from diffusability.fisher.oracle import Oracle
 
@@ -89,6 +90,18 @@ def from_velocity(network: Network) -> Denoiser:
         return point + (1 - t) * network(point, _level(y, t), labels)
 
     return denoise
+
+
+def from_trained(model: LatentDiffusion | LatentDenoiser) -> Denoiser:
+    """Return the denoiser of a trained backbone, whatever its process.
+
+    It lives in the units of the network, latents z-scored per channel: give it data through
+    `model.normalise`. Without labels it answers for the null class.
+
+    Args:
+        model: of `diffusability.diffusion.load.load_diffusion`.
+    """
+    return from_edm(model) if isinstance(model, LatentDenoiser) else from_velocity(model)
 
 
 def undo_normalisation(denoiser: Denoiser, scale: float, shift: float | Tensor = 0.0) -> Denoiser:

@@ -130,7 +130,8 @@ class EDMNetwork(nn.Module):
         """Return EDM's weighted denoising loss at random noise levels, x (B, n)."""
         sigma = training_sigma(len(x), generator)
         noise = torch.randn(x.shape, generator=generator)
-        return denoising_loss(self.preconditioned, x, sigma, noise)
+        scale = self.preconditioned.sigma_data
+        return denoising_loss(self.preconditioned, x, sigma, noise, scale)
 
     def denoiser(self) -> Denoiser:
         """Return D(y; v) at any noise variance."""

@@ -1,4 +1,4 @@
-"""Stage `diffusion`: train one flow-matching model on the cached latents of one tokenizer."""
+"""Stage `diffusion`: train one diffusion model on the cached latents of one tokenizer."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,13 @@ from safetensors.torch import save_file
 
 from diffusability.artifacts.job import Job
 from diffusability.data.load import load_dataset
-from diffusability.diffusion.latent_diffusion import LatentDiffusion
+from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
 from diffusability.diffusion.load import backbone_spec, build_diffusion
-from diffusability.diffusion.training_loss import FlowMatchingLoss
+from diffusability.diffusion.training_loss import diffusion_loss
 from diffusability.latents.channel_statistics import ChannelStatistics
 from diffusability.latents.posteriors import Posteriors
 from diffusability.stages.open import open_latents
-from diffusability.study.backbone import LightningDiTBackbone, SiTBackbone
+from diffusability.study.backbone import AnyBackbone
 from diffusability.training.distributed import processes
 from diffusability.training.loop import Phase, Run, train
 
@@ -28,7 +28,7 @@ def make(job: Job, folder: Path) -> None:
         latents = open_latents(job, data, checked=not together.leads)
     posteriors = Posteriors(latents, data.split("train"), device)
     model = _model(job, spec, posteriors, data.num_classes).to(device)
-    loss = FlowMatchingLoss(model, posteriors, spec)
+    loss = diffusion_loss(model, posteriors, spec)
     training = train(
         Run(
             name=job.name,
@@ -51,8 +51,8 @@ def make(job: Job, folder: Path) -> None:
 
 
 def _model(
-    job: Job, spec: SiTBackbone | LightningDiTBackbone, posteriors: Posteriors, classes: int
-) -> LatentDiffusion:
+    job: Job, spec: AnyBackbone, posteriors: Posteriors, classes: int
+) -> LatentDiffusion | LatentDenoiser:
     """Return the model with its first weights and the scale of its training latents."""
     channels, height, width = posteriors.shape
     model = build_diffusion(spec, (channels, height, width), classes)

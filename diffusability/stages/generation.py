@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -24,6 +25,7 @@ from diffusability.metrics.inception_score import measure_inception_score
 from diffusability.metrics.kernel_distance import measure_kernel_distance
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.precision_recall import measure_precision_recall
+from diffusability.metrics.trajectory import SCALARS
 from diffusability.stages import samples as sampling
 from diffusability.stages.features import Extractor, Features
 from diffusability.stages.measurements import write_measurements
@@ -44,13 +46,21 @@ def make(job: Job, folder: Path) -> None:
     extractor = Extractor(job, spec.extractor, data)
     real = extractor.of_dataset(data, data.split(spec.reference))
     generated = extractor(images)
-    trajectory = [Measurement(**m | {"flags": tuple(m["flags"])}) for m in notes["trajectory"]]
+    trajectory, untold = _trajectory(notes)
     compared = [
         *_distances(spec, extractor, real, generated),
         *_compare(job, extractor, real, generated),
     ]
-    named, impossible = _name(job, extractor.name, generated.logits, labels, data.num_classes)
-    write_measurements(folder, [*compared, *named, *trajectory], impossible)
+    asked = labels if notes["labels"] else None  # None: nothing was asked for
+    named, impossible = _name(job, extractor.name, generated.logits, asked, data.num_classes)
+    write_measurements(folder, [*compared, *named, *trajectory], [*impossible, *untold])
+
+
+def _trajectory(notes: dict[str, Any]) -> tuple[list[Measurement], list[tuple[str, str]]]:
+    """Return the statistics of the sampling paths, and what the process cannot tell."""
+    if notes["trajectory"] is None:
+        return [], [(name, notes["no_trajectory"]) for name, _, _ in SCALARS]
+    return [Measurement(**m | {"flags": tuple(m["flags"])}) for m in notes["trajectory"]], []
 
 
 def _samples(job: Job) -> Path:
@@ -135,7 +145,7 @@ def _compare(
 
 
 def _name(
-    job: Job, name: str, logits: Tensor, labels: Tensor, classes: int
+    job: Job, name: str, logits: Tensor, labels: Tensor | None, classes: int
 ) -> tuple[list[Measurement], list[tuple[str, str]]]:
     """Return what the (N, K) class logits of generated images tell, and what they cannot."""
     accuracy, score = (f"generation.{m}_{name}" for m in ("class_accuracy", "inception_score"))
@@ -151,6 +161,8 @@ def _name(
     if known != classes:
         reason = f"the {known} classes of the extractor `{name}` are not the dataset's {classes}"
         return [inception_score], [(accuracy, reason)]
+    if labels is None:
+        return [inception_score], [(accuracy, "the diffusion model is unconditional")]
     class_accuracy = measure_class_accuracy(
         predicted=logits.argmax(1), conditioning=labels, classes=classes, classifier=name
     )

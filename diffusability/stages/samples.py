@@ -1,22 +1,28 @@
 """Stage `samples`: generate images at one guidance scale and follow their trajectories."""
 
+import math
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffusability.artifacts.atomic import write_json
+from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet, to_uint8
 from diffusability.data.load import load_dataset
-from diffusability.diffusion.guidance import guided_velocity
-from diffusability.diffusion.latent_diffusion import LatentDiffusion
-from diffusability.diffusion.load import load_diffusion
+from diffusability.diffusion.edm_sampler import Churn, integrate_denoiser, sigma_grid
+from diffusability.diffusion.guidance import guided_denoiser, guided_velocity
+from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
+from diffusability.diffusion.load import backbone_spec, load_diffusion
 from diffusability.diffusion.sampler import balanced_labels, draw_noise, integrate, steps_for
 from diffusability.figures.image_grid import write_image_grid
 from diffusability.metrics.trajectory import TrajectoryRecorder
 from diffusability.stages.open import open_tokenizer
+from diffusability.study.backbone import EDMSampling
 from diffusability.study.fingerprint import derive_seed
 from diffusability.tokenizers.interface import Tokenizer
 from diffusability.training.progress import Progress
@@ -24,6 +30,10 @@ from diffusability.training.progress import Progress
 BATCH = 256
 SHARD = 10_000
 PICTURED_ROWS = 8
+NO_TRAJECTORY = (
+    "the statistics are of even steps in the time of the linear path; EDM's steps are even in "
+    "sigma^(1/rho)"
+)
 
 
 def make(job: Job, folder: Path) -> None:
@@ -32,7 +42,10 @@ def make(job: Job, folder: Path) -> None:
     data = load_dataset(job.input("dataset"))
     tokenizer = open_tokenizer(job, data)
     model = _model(job, data, tokenizer)
-    recorder = TrajectoryRecorder(steps_for(spec["solver"], spec["evaluations"]))
+    recorder = None
+    if isinstance(model, LatentDiffusion):
+        recorder = TrajectoryRecorder(steps_for(spec["solver"], spec["evaluations"]))
+    conditional = backbone_spec(read_card(job.input("diffusion"))["spec"]).conditional
     count = spec["count"]
     progress = Progress(job.name, -(-count // BATCH))
     shards: list[str] = []
@@ -41,58 +54,83 @@ def make(job: Job, folder: Path) -> None:
         images = []
         for first in range(start, stop, BATCH):
             indices = range(first, min(first + BATCH, stop))
-            images.append(_generate(job, model, tokenizer, recorder, indices))
+            latents = _latents(job, model, _labels(indices, model, conditional), recorder, indices)
+            images.append(to_uint8(tokenizer.decode(latents)).cpu())
             progress.advance({})
         name = f"shard-{len(shards):05d}.safetensors"
-        labels = balanced_labels(range(start, stop), data.num_classes)
+        labels = _labels(range(start, stop), model, conditional)
         # a decoder may leave channels innermost in memory, which a file cannot hold
         pictures = torch.cat(images).contiguous()  # (N, C, H, W)
         save_file({"images": pictures, "labels": labels}, folder / name)
         shards.append(name)
     progress.close()
-    ratios, errors = recorder.moments.length_ratio()
-    options = {key: spec[key] for key in ("solver", "evaluations", "guidance")}
-    write_json(
-        folder / "samples.json",
-        {
-            "images": count,
-            "labels": "balanced: index modulo classes",
-            "classes": data.num_classes,
-            "shards": shards,
-            "trajectory": [m.to_json() for m in recorder.moments.measurements(options)],
-            "length_ratio": ratios.tolist(),
-            "length_ratio_stderr": errors.tolist() if errors is not None else None,
-        },
-    )
+    notes = {
+        "images": count,
+        "labels": "balanced: index modulo classes" if conditional else None,
+        "classes": data.num_classes,
+        "shards": shards,
+    }
+    write_json(folder / "samples.json", notes | _trajectory(job, recorder))
     pictured = load_file(folder / shards[0])["images"][: PICTURED_ROWS * data.num_classes]
     write_image_grid(folder / "samples.png", pictured, columns=data.num_classes)
 
 
-def _model(job: Job, data: ImageSet, tokenizer: Tokenizer) -> LatentDiffusion:
+def _model(job: Job, data: ImageSet, tokenizer: Tokenizer) -> LatentDiffusion | LatentDenoiser:
     height, width = (side // tokenizer.factor for side in data.images.shape[-2:])
     shape = (tokenizer.latent_channels, height, width)
     return load_diffusion(job.input("diffusion"), shape, data.num_classes, job.device)
 
 
+def _labels(indices: range, model: LatentDiffusion | LatentDenoiser, conditional: bool) -> Tensor:
+    """Return (B,) labels on the CPU: balanced, or the null class of an unconditional model."""
+    if conditional:
+        return balanced_labels(indices, model.network.num_classes)
+    return model.null_labels(len(indices)).cpu()
+
+
 @torch.no_grad()
-def _generate(
+def _latents(
     job: Job,
-    model: LatentDiffusion,
-    tokenizer: Tokenizer,
-    recorder: TrajectoryRecorder,
+    model: LatentDiffusion | LatentDenoiser,
+    labels: Tensor,
+    recorder: TrajectoryRecorder | None,
     indices: range,
 ) -> Tensor:
-    """Return the (B, C, H, W) uint8 images of the given sample indices.
+    """Return the (B, C, H, W) latents of the given sample indices.
 
     The noise depends on sampling seed and index alone: every cell of a study starts from the same.
     """
-    network = model.network
-    shape = (network.latent_channels, *network.grid)
-    seed = derive_seed("sampling noise", job.seed)
-    noise = draw_noise(seed, indices, shape).to(job.device)  # (B, d, h, w)
-    labels = balanced_labels(indices, network.num_classes).to(job.device)
-    velocity = guided_velocity(model, labels, network.num_classes, job.spec["guidance"])
-    latents = integrate(
-        velocity, noise, recorder.steps, solver=job.spec["solver"], on_step=recorder
-    )
-    return to_uint8(tokenizer.decode(model.denormalise(latents))).cpu()
+    spec, network = job.spec, model.network
+    steps, guidance = steps_for(spec["solver"], spec["evaluations"]), spec["guidance"]
+    shape, null = (network.latent_channels, *network.grid), network.num_classes
+
+    def draw(*use: str | int) -> Tensor:
+        return draw_noise(derive_seed(*use, job.seed), indices, shape).to(job.device)
+
+    noise, labels = draw("sampling noise"), labels.to(job.device)  # (B, C, H, W), (B,)
+    if isinstance(model, LatentDiffusion):
+        velocity = guided_velocity(model, labels, null, guidance)
+        found = integrate(velocity, noise, steps, solver=spec["solver"], on_step=recorder)
+        return model.denormalise(found)
+    edm = EDMSampling.model_validate(spec["edm"])
+    churn = None
+    if edm.churn:
+        high = math.inf if edm.churn_max is None else edm.churn_max
+        fresh = partial(draw, "churn")
+        churn = Churn(fresh, edm.churn, edm.churn_min, high, edm.churn_noise)
+    denoise = guided_denoiser(model, labels, null, guidance)
+    sigmas = sigma_grid(steps, low=edm.sigma_min, high=edm.sigma_max, rho=edm.rho)
+    return model.denormalise(integrate_denoiser(denoise, noise, sigmas, spec["solver"], churn))
+
+
+def _trajectory(job: Job, recorder: TrajectoryRecorder | None) -> dict[str, Any]:
+    """Return the notes on the trajectories, or why there are none."""
+    if recorder is None:
+        return {"trajectory": None, "no_trajectory": NO_TRAJECTORY}
+    ratios, errors = recorder.moments.length_ratio()
+    options = {key: job.spec[key] for key in ("solver", "evaluations", "guidance")}
+    return {
+        "trajectory": [m.to_json() for m in recorder.moments.measurements(options)],
+        "length_ratio": ratios.tolist(),
+        "length_ratio_stderr": errors.tolist() if errors is not None else None,
+    }

@@ -1,10 +1,11 @@
 """Diffusion backbones and the sampling that follows their training."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from diffusability.study.spec import Probability, Spec, TrainSpec
+from diffusability.study.spec import Probability, Spec, TrainSpec, is_none
 
 # width, depth, heads of the published sizes (DiT, Table 1; SiT and LightningDiT share them)
 PUBLISHED_SIZES = {
@@ -13,22 +14,101 @@ PUBLISHED_SIZES = {
     "L": (1024, 24, 16),
     "XL": (1152, 28, 16),
 }
+FLOW_OPTIONS = ("time", "cosine")  # what EDM's training has no use for
 
 
-class TransformerBackbone(Spec):
-    """A flow-matching transformer on latents; `size` fills width, depth and heads."""
+class EDMTraining(Spec):
+    """Noise levels and data scale of EDM's training (arXiv 2206.00364, Table 1)."""
 
-    width: PositiveInt = Field(description="channels of a token")
-    depth: PositiveInt = Field(description="blocks")
-    heads: PositiveInt = Field(description="attention heads; divides width")
-    patch: PositiveInt = Field(1, description="latent cells per token, along one side")
-    class_dropout: Probability = Field(0.1, description="share of labels replaced by null")
+    log_sigma_mean: float = Field(
+        -1.2,
+        description="mean of ln sigma in training; EDM's -1.2 is for data of standard deviation "
+        "0.5, at 1 the same noise relative to the data is -0.51",
+    )
+    log_sigma_std: float = Field(1.2, gt=0, description="standard deviation of ln sigma")
+    sigma_data: float = Field(
+        1.0,
+        gt=0,
+        description="standard deviation of the data: 1, as latents are z-scored per channel",
+    )
+
+
+class Backbone(Spec):
+    """What every diffusion model on latents has, whatever its network.
+
+    Two processes noise the latents. `flow` learns the velocity of the linear path; `edm` a
+    preconditioned denoiser. The options of `time` and of the directional loss belong to `flow` and
+    stand in no canonical form of the other.
+    """
+
+    class_dropout: Probability = Field(
+        0.1, description="share of labels replaced by null; 1: unconditional, also when sampling"
+    )
+    process: Literal["flow", "edm"] = Field(
+        "flow",
+        exclude_if=lambda process: process == "flow",
+        description="velocity of the linear path, or EDM's denoiser",
+    )
+    edm: EDMTraining | None = Field(
+        None, exclude_if=is_none, description="options of process edm; its defaults if left out"
+    )
     train: TrainSpec
     gpus: PositiveInt = Field(
         1,
         exclude=True,
         description="processes that share every batch, one GPU each; execution, in no fingerprint",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_process(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        if data.get("process") != "edm":
+            if data.get("edm") is not None:
+                raise ValueError("`edm` holds options of process edm; the process here is flow")
+            return data
+        foreign = sorted(set(FLOW_OPTIONS) & set(data))
+        if foreign:
+            raise ValueError(
+                f"{' and '.join(foreign)}: for process flow only; EDM draws ln sigma from a normal "
+                "(edm.log_sigma_mean, edm.log_sigma_std) and weighs the squared error alone"
+            )
+        return data if data.get("edm") is not None else data | {"edm": {}}
+
+    @model_validator(mode="after")
+    def _whole_shares(self) -> "Backbone":
+        parts = self.gpus * self.train.accumulation
+        if self.train.batch % parts:
+            raise ValueError(
+                f"train.batch {self.train.batch} cannot be cut into gpus x train.accumulation "
+                f"= {parts} equal parts"
+            )
+        return self
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the model is ever trained with a label."""
+        return self.class_dropout < 1
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the resolved values without those that the process has no use for."""
+        values = super().canonical()
+        unused = FLOW_OPTIONS if self.process == "edm" else ()
+        return {key: value for key, value in values.items() if key not in unused}
+
+    def misfits(self, grid: int) -> Iterator[tuple[str, str]]:
+        """Yield key and reason of every option that a latent of grid x grid cells rules out."""
+        yield from ()
+
+
+class TransformerBackbone(Backbone):
+    """A diffusion transformer on latents; `size` fills width, depth and heads."""
+
+    width: PositiveInt = Field(description="channels of a token")
+    depth: PositiveInt = Field(description="blocks")
+    heads: PositiveInt = Field(description="attention heads; divides width")
+    patch: PositiveInt = Field(1, description="latent cells per token, along one side")
 
     @model_validator(mode="before")
     @classmethod
@@ -55,15 +135,10 @@ class TransformerBackbone(Spec):
             )
         return self
 
-    @model_validator(mode="after")
-    def _whole_shares(self) -> "TransformerBackbone":
-        parts = self.gpus * self.train.accumulation
-        if self.train.batch % parts:
-            raise ValueError(
-                f"train.batch {self.train.batch} cannot be cut into gpus x train.accumulation "
-                f"= {parts} equal parts"
-            )
-        return self
+    def misfits(self, grid: int) -> Iterator[tuple[str, str]]:
+        """Yield the patch where it does not divide the grid."""
+        if grid % self.patch:
+            yield "patch", f"{self.patch} does not divide the {grid} x {grid} latent grid"
 
 
 class SiTBackbone(TransformerBackbone):
@@ -82,7 +157,81 @@ class LightningDiTBackbone(TransformerBackbone):
     cosine: NonNegativeFloat = Field(1.0, description="weight of the directional loss")
 
 
-BackboneSpec = Annotated[SiTBackbone | LightningDiTBackbone, Field(discriminator="arch")]
+class UNetBackbone(Backbone):
+    """The residual U-Net of EDM; defaults are those of its FFHQ 64 x 64 model."""
+
+    arch: Literal["unet"]
+    width: PositiveInt = Field(128, description="channels in front of the multipliers; even")
+    multipliers: tuple[PositiveInt, ...] = Field(
+        (1, 2, 2, 2),
+        min_length=1,
+        description="channels at each resolution, in units of `width`; the grid halves between two",
+    )
+    blocks: PositiveInt = Field(4, description="residual blocks a resolution, on the way down")
+    attention: tuple[PositiveInt, ...] = Field(
+        (16,),
+        description="sides of the grids, in cells, with attention; the middle always has it",
+    )
+    heads: PositiveInt = Field(1, description="attention heads; divides the channels there")
+    time: Literal["uniform", "logit-normal"] = "uniform"
+    cosine: NonNegativeFloat = Field(0.0, description="weight of the directional loss")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "UNetBackbone":
+        if self.width % 2 or self.width % self.heads:
+            raise ValueError(
+                f"width {self.width} must be even, as its noise sinusoid is, and a multiple of "
+                f"the {self.heads} heads"
+            )
+        return self
+
+    def misfits(self, grid: int) -> Iterator[tuple[str, str]]:
+        """Yield too many halvings, and attention at a side that no resolution has."""
+        halvings = len(self.multipliers) - 1
+        if grid % 2**halvings:
+            yield (
+                "multipliers",
+                f"{halvings + 1} resolutions need {halvings} halvings, too many for the "
+                f"{grid} x {grid} latent grid",
+            )
+            return
+        sides = [grid >> level for level in range(halvings + 1)]
+        for side in self.attention:
+            if side not in sides:
+                listing = ", ".join(map(str, sides))
+                yield (
+                    "attention",
+                    f"{side} is the side of no resolution ({listing}) of the {grid} x {grid} "
+                    "latent grid",
+                )
+
+
+AnyBackbone = SiTBackbone | LightningDiTBackbone | UNetBackbone
+BackboneSpec = Annotated[AnyBackbone, Field(discriminator="arch")]
+
+
+class EDMSampling(Spec):
+    """Noise levels of sampling from an EDM model, and the noise that is added on the way.
+
+    The levels are evenly spaced in sigma^(1/rho) from `sigma_max` to `sigma_min`, then 0: as many
+    as the solver's steps and one more.
+    """
+
+    sigma_min: float = Field(0.002, gt=0, description="smallest level above 0")
+    sigma_max: float = Field(80.0, gt=0, description="level of the first noise")
+    rho: float = Field(7.0, gt=0, description="the larger, the more of the levels are small")
+    churn: NonNegativeFloat = Field(0.0, description="S_churn; 0 follows the deterministic flow")
+    churn_min: NonNegativeFloat = Field(0.0, description="S_min, smallest level with fresh noise")
+    churn_max: float | None = Field(None, gt=0, description="S_max, largest; none: no limit")
+    churn_noise: float = Field(1.0, gt=0, description="S_noise, standard deviation of fresh noise")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "EDMSampling":
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min {self.sigma_min} is not below sigma_max {self.sigma_max}")
+        if self.churn_max is not None and self.churn_min > self.churn_max:
+            raise ValueError(f"churn_min {self.churn_min} is above churn_max {self.churn_max}")
+        return self
 
 
 class SamplingSpec(Spec):
@@ -97,6 +246,7 @@ class SamplingSpec(Spec):
     )
     count: PositiveInt = Field(50_000, description="images per guidance scale")
     seed: int = Field(0, ge=0, description="seed of noise; shared by all cells and scales")
+    edm: EDMSampling = Field(EDMSampling(), description="levels of models of process edm")
 
     @model_validator(mode="after")
     def _whole_steps(self) -> "SamplingSpec":
@@ -107,3 +257,13 @@ class SamplingSpec(Spec):
         if len(set(self.guidance)) != len(self.guidance):
             raise ValueError("a guidance scale stands twice")
         return self
+
+    @property
+    def steps(self) -> int:
+        """Steps of the solver; Heun's last one is Euler's."""
+        return self.evaluations if self.solver == "euler" else (self.evaluations + 1) // 2
+
+    def of_process(self, process: Literal["flow", "edm"]) -> dict[str, Any]:
+        """Return the canonical options that samples of a process depend on, seed and scales too."""
+        unused = () if process == "edm" else ("edm",)
+        return {key: value for key, value in self.canonical().items() if key not in unused}

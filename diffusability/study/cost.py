@@ -7,7 +7,7 @@ Counted are the stages that a GPU is needed for; the statistics of latents run o
 from dataclasses import dataclass
 from typing import Literal
 
-from diffusability.study.backbone import LightningDiTBackbone, SiTBackbone
+from diffusability.study.backbone import AnyBackbone
 from diffusability.study.dataset import DIGITS_IMAGES, DatasetSpec, DigitsDataset, ShapesDataset
 from diffusability.study.encoder import EncoderSpec, TrainedEncoder, VisionEncoder
 from diffusability.study.operations import (
@@ -165,20 +165,20 @@ class Costs:
         channels = entry.network.channels if isinstance(entry, TokenizerSpec) else entry.channels
         return channels, self.side // entry.factor
 
-    def _transformer(self, artifact: Artifact) -> tuple[SiTBackbone | LightningDiTBackbone, Size]:
+    def _backbone(self, artifact: Artifact) -> tuple[AnyBackbone, Size]:
         spec = self.study.backbones[artifact.labels["backbone"]]
         latent = self._latent(self._entry(artifact))
         return spec, backbone(spec, *latent, self.data.num_classes)
 
     def _diffusion(self, artifact: Artifact) -> Work:
-        spec, size = self._transformer(artifact)
+        spec, size = self._backbone(artifact)
         seen = spec.train.steps * spec.train.batch
         return Work(TRAINING * seen * size.macs, spec.train.precision, 4 * size.parameters)
 
     def _samples(self, artifact: Artifact) -> Work:
         sampling = self.study.sampling
         passes = 1 if float(artifact.labels["guidance"]) == 1 else 2  # with and without the label
-        _, size = self._transformer(artifact)
+        _, size = self._backbone(artifact)
         network = self._network(self._entry(artifact))
         an_image = sampling.evaluations * passes * size.macs
         an_image += 0 if network is None else network.decoder.macs

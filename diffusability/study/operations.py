@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from diffusability.study.backbone import LightningDiTBackbone, SiTBackbone
+from diffusability.study.backbone import AnyBackbone, SiTBackbone, UNetBackbone
 from diffusability.study.encoder import TrainedEncoder
 from diffusability.study.network import ConvNetwork, VitNetwork
 from diffusability.study.tokenizer import ObjectiveSpec
@@ -138,10 +138,10 @@ def _vit_autoencoder(network: VitNetwork, channels: int, side: int) -> Autoencod
 
 
 @lru_cache
-def backbone(
-    spec: SiTBackbone | LightningDiTBackbone, channels: int, grid: int, classes: int
-) -> Size:
-    """Return the size of a diffusion transformer on latents of `channels` x `grid` x `grid`."""
+def backbone(spec: AnyBackbone, channels: int, grid: int, classes: int) -> Size:
+    """Return the size of a diffusion network on latents of `channels` x `grid` x `grid`."""
+    if isinstance(spec, UNetBackbone):
+        return _unet(spec, channels, grid, classes)
     width, cell, tokens = spec.width, channels * spec.patch**2, (grid // spec.patch) ** 2
     head = width // spec.heads
     block = linear(width, 3 * width, tokens) + linear(width, width, tokens)
@@ -158,6 +158,42 @@ def backbone(
     ends = linear(cell, width, tokens) + linear(width, cell, tokens) + linear(width, 2 * width, 1)
     condition = linear(TIME_FREQUENCIES, width, 1) + linear(width, width, 1)
     return block * spec.depth + ends + condition + Size((classes + 1) * width + final_norm)
+
+
+def _unet(spec: UNetBackbone, channels: int, grid: int, classes: int) -> Size:
+    condition, here = 4 * spec.width, spec.width
+
+    def block(
+        before: int, after: int, side: int, attends: bool = False, moved: bool = False
+    ) -> Size:
+        size = Size(2 * before + 2 * after) + linear(condition, 2 * after, 1)
+        size += convolution(before, after, 3, side) + convolution(after, after, 3, side)
+        if moved or before != after:
+            size += convolution(before, after, 1, side)
+        return size + _self_attention(after, side) if attends else size
+
+    size = linear(spec.width, condition, 1) + linear(condition, condition, 1)
+    size += Size((classes + 1) * condition) + convolution(channels, here, 3, grid)
+    left = [here]
+    for level, multiplier in enumerate(spec.multipliers):
+        side, width = grid >> level, spec.width * multiplier
+        if level:
+            size += block(here, here, side, moved=True)
+            left.append(here)
+        for _ in range(spec.blocks):
+            size += block(here, width, side, side in spec.attention)
+            here = width
+            left.append(here)
+    size += block(here, here, side, attends=True) + block(here, here, side)
+    for level in reversed(range(len(spec.multipliers))):
+        side, width = grid >> level, spec.width * spec.multipliers[level]
+        if level < len(spec.multipliers) - 1:
+            size += block(here, here, side, moved=True)
+        for place in range(spec.blocks + 1):
+            attends = place == spec.blocks and side in spec.attention
+            size += block(here + left.pop(), width, side, attends)
+            here = width
+    return size + Size(2 * here) + convolution(here, channels, 3, grid)
 
 
 @lru_cache

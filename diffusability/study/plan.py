@@ -197,7 +197,7 @@ class Plan:
         labels = {**labels, "backbone": backbone, "seed": str(seed)}
         entry = self.study.backbones[backbone]
         diffusion = self._add("diffusion", labels, entry.canonical(), seed, upstream, entry.local())
-        sampling = self.study.sampling.canonical()
+        sampling = self.study.sampling.of_process(entry.process)
         noise_seed = sampling.pop("seed")
         metric = self.study.metrics.generation
         options = metric.canonical()

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from diffusability.study.backbone import LightningDiTBackbone, SiTBackbone
+from diffusability.study.backbone import LightningDiTBackbone, SiTBackbone, UNetBackbone
 from diffusability.study.dataset import DigitsDataset, FolderDataset, ShapesDataset
 from diffusability.study.encoder import (
     ContrastiveEncoder,
@@ -50,7 +50,11 @@ REGULARIZERS: dict[str, type[BaseModel]] = {
     "lmr": Lmr,
     "mae": Mae,
 }
-BACKBONES: dict[str, type[BaseModel]] = {"sit": SiTBackbone, "lightningdit": LightningDiTBackbone}
+BACKBONES: dict[str, type[BaseModel]] = {
+    "sit": SiTBackbone,
+    "lightningdit": LightningDiTBackbone,
+    "unet": UNetBackbone,
+}
 TOKENIZER_PARTS = ("network", "objective", "train")
 
 
@@ -74,6 +78,7 @@ def resolve_study(data: Mapping[str, Any], source: str) -> Study:
     _check_names(study, problems)
     problems.raise_any(source)
     _check_sizes(study, problems)
+    _check_sampling(study, problems)
     problems.raise_any(source)
     return study
 
@@ -226,6 +231,26 @@ def _check_list(
         seen.add(name)
 
 
+def _check_sampling(study: Study, problems: Problems) -> None:
+    """Guidance needs labels, and EDM's levels at least two steps."""
+    sampling = study.sampling
+    for name in study.selected_backbones:
+        backbone = study.backbones[name]
+        scales = [f"{scale:g}" for scale in sampling.guidance if scale != 1]
+        if scales and not backbone.conditional:
+            problems.add(
+                f"backbones.{name}.class_dropout",
+                f"1 trains an unconditional model, which guidance at {', '.join(scales)} cannot "
+                "steer; leave these scales out of sampling.guidance, or the backbone out of select",
+            )
+        if backbone.process == "edm" and sampling.steps < 2:
+            problems.add(
+                "sampling.evaluations",
+                f"{sampling.evaluations} is one step of {sampling.solver}; the levels of `{name}` "
+                "(process edm) need two",
+            )
+
+
 def _check_sizes(study: Study, problems: Problems) -> None:
     """Down-samplings must divide the image, and patches the latent grid."""
     size = study.dataset.size
@@ -241,13 +266,8 @@ def _check_sizes(study: Study, problems: Problems) -> None:
             )
             continue
         for backbone in study.selected_backbones:
-            patch = study.backbones[backbone].patch
-            if (size // factor) % patch:
-                problems.add(
-                    f"backbones.{backbone}.patch",
-                    f"{patch} does not divide the {size // factor} x {size // factor} latent "
-                    f"grid of `{name}`",
-                )
+            for key, reason in study.backbones[backbone].misfits(size // factor):
+                problems.add(f"backbones.{backbone}.{key}", f"{reason} of `{name}`")
     for name in study.used_encoders:
         encoder = study.encoders[name]
         if isinstance(encoder, LpipsEncoder) and size < encoder.smallest:

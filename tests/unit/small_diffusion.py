@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffusability.diffusion.load import backbone_spec, build_diffusion
-from diffusability.diffusion.training_loss import FlowMatchingLoss
+from diffusability.diffusion.training_loss import diffusion_loss
 from diffusability.errors import TrainingInterrupted
 from diffusability.latents.mapped import MappedLatents, MappedTensor
 from diffusability.latents.posteriors import Posteriors
@@ -23,7 +23,16 @@ from diffusability.training.distributed import joined, processes
 from diffusability.training.loop import Phase, Run, Training
 
 IMAGES, SHAPE, CLASSES = 23, (2, 4, 4), 3
-NETWORKS = ("sit", "lightningdit")
+TRANSFORMER = {"width": 16, "depth": 1, "heads": 2}
+BACKBONES = {
+    "sit": {"arch": "sit", **TRANSFORMER},
+    "lightningdit": {"arch": "lightningdit", **TRANSFORMER},
+    "edm": {
+        **{"arch": "unet", "process": "edm", "width": 8, "multipliers": (1, 2), "blocks": 1},
+        "attention": (4,),
+    },
+}
+NETWORKS = tuple(BACKBONES)
 CPU = torch.device("cpu")
 
 
@@ -49,14 +58,12 @@ def small_run(
 ) -> Run:
     """A run of nine steps; its latents are read ahead, as those of a large set are."""
     options = {"steps": 9, "batch": 8, "lr": 0.01, "ema": 0.9, "clip": 1.0, "schedule": "cosine"}
-    spec = backbone_spec(
-        {"arch": network, "width": 16, "depth": 1, "heads": 2, "train": options | train}
-    )
+    spec = backbone_spec(BACKBONES[network] | {"train": options | train})
     posteriors = Posteriors(small_latents(), torch.arange(1, IMAGES), CPU, held_bytes=0)
     model = build_diffusion(spec, SHAPE, CLASSES).to(dtype)
-    # time is drawn in float32
+    # time and noise level are drawn in float32
     model.register_forward_pre_hook(lambda _, given: (given[0], given[1].to(dtype), given[2]))
-    loss = FlowMatchingLoss(model, posteriors, spec)
+    loss = diffusion_loss(model, posteriors, spec)
     return Run(
         name=network,
         spec=spec.train,

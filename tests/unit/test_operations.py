@@ -9,8 +9,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from diffusability.diffusion.lightningdit import LightningDiT
 from diffusability.diffusion.load import build_diffusion
 from diffusability.diffusion.sit import SiT
+from diffusability.diffusion.unet import LatentUNet
 from diffusability.encoders.convnet import ConvEncoder
-from diffusability.study.backbone import LightningDiTBackbone, SiTBackbone
+from diffusability.study.backbone import (
+    AnyBackbone,
+    LightningDiTBackbone,
+    SiTBackbone,
+    UNetBackbone,
+)
 from diffusability.study.encoder import SupervisedEncoder
 from diffusability.study.network import ConvNetwork, VitNetwork
 from diffusability.study.operations import (
@@ -40,6 +46,7 @@ NETWORKS = [
 ]
 SIT = {"arch": "sit", "train": TRAIN}
 LIGHTNING = {"arch": "lightningdit", "train": TRAIN}
+UNET = {"arch": "unet", "train": TRAIN}
 
 
 def parameters(module: nn.Module) -> int:
@@ -79,11 +86,14 @@ def test_published_autoencoder() -> None:
         SiTBackbone(**SIT, width=48, depth=2, heads=3),
         SiTBackbone(**SIT, width=48, depth=1, heads=3, patch=2),
         LightningDiTBackbone(**LIGHTNING, width=48, depth=2, heads=3),
+        SiTBackbone(**SIT, width=48, depth=2, heads=3, process="edm"),
+        UNetBackbone(**UNET, width=16, multipliers=(1, 2, 3), blocks=2, attention=(8, 2)),
+        UNetBackbone(**UNET, width=8, multipliers=(2,), blocks=1, attention=(), process="edm"),
     ],
 )
-def test_backbones(spec: SiTBackbone | LightningDiTBackbone) -> None:
+def test_backbones(spec: AnyBackbone) -> None:
     network = build_diffusion(spec, (4, 8, 8), 10).network
-    assert isinstance(network, SiT | LightningDiT)
+    assert isinstance(network, SiT | LightningDiT | LatentUNet)
     counted = backbone(spec, 4, 8, 10)
     assert counted.parameters == parameters(network)
     label = torch.zeros(1, dtype=torch.long)
@@ -109,6 +119,16 @@ def test_published_backbones(
     assert counted.parameters + frozen == pytest.approx(millions * 1e6, abs=0.01e6)
     # the published operations leave out the ends and the modulation, one token an image
     assert counted.macs == pytest.approx(giga * 1e9, rel=5e-3)
+
+
+def test_size_of_the_ffhq_unet() -> None:
+    # EDM's 61.8 M and 5.1 M more, as the noise scales besides shifting (see `test_unet`)
+    counted = backbone(UNetBackbone.model_validate(UNET), 3, 64, 0)
+    assert counted.parameters == pytest.approx(66.93e6, abs=0.005e6)
+    with torch.device("meta"):
+        network = LatentUNet(3, (64, 64), 0, 128)
+    label = torch.zeros(1, dtype=torch.long)
+    assert counted.macs == macs(network, torch.empty(1, 3, 64, 64), torch.empty(1), label)
 
 
 def test_encoders() -> None:

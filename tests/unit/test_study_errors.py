@@ -14,11 +14,22 @@ from tests.conftest import REPOSITORY
 SMOKE = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
 BASE = "bases.conv-f2d4"
 TOKENIZER = "tokenizers.conv-vf-glyph"
+SIT = {"arch": "sit", "width": 16, "depth": 1, "heads": 1, "train": {"steps": 1}}
+UNET = {
+    **{"arch": "unet", "width": 8, "multipliers": [1, 1], "blocks": 1, "attention": []},
+    "train": {"steps": 1},
+}
+EDM = {"process": "edm"}
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
-    """Return the smoke study with the value at a dotted path replaced (or removed: ...)."""
+    """Return the smoke study with the value at a dotted path replaced (or removed: ...).
+
+    An empty path replaces the sections that the value names.
+    """
     study = copy.deepcopy(SMOKE)
+    if not path:
+        return study | value
     *parents, last = path.split(".")
     inner = study
     for part in parents:
@@ -116,6 +127,43 @@ CASES: list[tuple[str, Any, list[str]]] = [
     (f"{BASE}.base", "conv-f2d4", ["refers to itself: conv-f2d4 -> conv-f2d4"]),
     ("select.tokenizers", ["conv-base", "conv-base"], ["`conv-base` stands twice"]),
     ("backbones.sit-a.patch", 3, ["backbones.sit-a.patch: 3 does not divide the 4 x 4"]),
+    ("backbones.sit-a.process", "vp", ["sit-a.process: unknown value `vp` (valid: edm, flow)"]),
+    ("backbones.sit-a.edm", {}, ["backbones.sit-a: `edm` holds options of process edm"]),
+    (
+        "backbones.sit-a",
+        SIT | EDM | {"time": "uniform"},
+        ["backbones.sit-a: time: for process flow"],
+    ),
+    ("backbones.sit-a", SIT | EDM | {"edm": {"sigma": 1}}, ["sit-a.edm.sigma: unknown key"]),
+    ("backbones.sit-a", SIT | EDM | {"patch": 3}, ["sit-a.patch: 3 does not divide the 4 x 4"]),
+    ("backbones.sit-a", UNET | {"patch": 1}, ["backbones.sit-a.patch: unknown key"]),
+    ("backbones.sit-a", UNET | {"width": 15}, ["backbones.sit-a: width 15 must be even"]),
+    (
+        "backbones.sit-a",
+        UNET | {"attention": [16]},
+        ["sit-a.attention: 16 is the side of no resolution (4, 2) of the 4 x 4 latent grid of `c"],
+    ),
+    (
+        "backbones.sit-a",
+        UNET | {"multipliers": [1, 1, 1, 1]},
+        ["sit-a.multipliers: 4 resolutions need 3 halvings, too many for the 4 x 4 latent grid"],
+    ),
+    (
+        "",
+        {
+            "backbones": {"sit-a": SIT | {"class_dropout": 1}},
+            "sampling": {"guidance": [1, 1.5]},
+        },
+        ["sit-a.class_dropout: 1 trains an unconditional model, which guidance at 1.5 cannot"],
+    ),
+    ("sampling", {"solver": "heun", "evaluations": 4}, ["heun spends 2 x steps - 1 evaluations"]),
+    (
+        "",
+        {"backbones": {"u": UNET | EDM}, "sampling": {"solver": "heun", "evaluations": 1}},
+        ["sampling.evaluations: 1 is one step of heun; the levels of `u` (process edm) need two"],
+    ),
+    ("sampling.edm", {"sigma_min": 90}, ["sampling.edm: sigma_min 90.0 is not below sigma_max"]),
+    ("sampling.edm", {"churn_min": 9, "churn_max": 8}, ["churn_min 9.0 is above churn_max 8.0"]),
     ("encoders.glyph.factor", 16, ["encoders.glyph.factor: 16 does not divide the image size 8"]),
 ]
 
@@ -183,7 +231,7 @@ def test_missing_and_binary_files(tmp_path: Path) -> None:
 
 def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     study = changed(f"{BASE}.train.steps", 0)
-    study["backbones"]["sit-a"]["arch"] = "unet"
+    study["backbones"]["sit-a"]["arch"] = "mlp"
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(study))
     with pytest.raises(StudyError) as caught:

@@ -1,0 +1,107 @@
+"""EDM's sampler: its noise levels, and the Euler and Heun solvers (arXiv 2206.00364, Alg. 1, 2)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusability.diffusion.sampler import Solver, function_evaluations
+from diffusability.errors import StudyError
+
+# D at one noise level for all: noisy data (B, ...) and sigma -> (B, ...)
+DenoiserField = Callable[[Tensor, float], Tensor]
+
+
+def sigma_grid(steps: int, *, low: float = 0.002, high: float = 80.0, rho: float = 7.0) -> Tensor:
+    """Return steps + 1 noise levels, from high to low, evenly spaced in sigma^(1/rho), then 0.
+
+    Args:
+        steps: at least 2.
+        low, high: smallest positive and largest noise standard deviation.
+        rho: the larger, the more of the levels are small.
+
+    Returns:
+        (steps + 1,) float64.
+
+    Raises:
+        StudyError: fewer than two steps, or levels that are not ordered.
+    """
+    if steps < 2 or not 0 < low < high:
+        raise StudyError(
+            f"sampling: EDM's levels need at least two steps ({steps}) and 0 < sigma_min < "
+            f"sigma_max ({low}, {high})"
+        )
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    start, end = high ** (1 / rho), low ** (1 / rho)
+    levels = (start + ramp * (end - start)) ** rho
+    levels[0], levels[-1] = high, low  # exactly, not to rounding
+    return torch.cat((levels, levels.new_zeros(1)))
+
+
+@dataclass(frozen=True)
+class Churn:
+    """Fresh noise in front of the steps (S_churn, S_min, S_max and S_noise of EDM).
+
+    Attributes:
+        fresh: standard normal noise (B, ...) of step i.
+        amount: total over the steps; a step raises its level by at most a factor sqrt(2).
+        low, high: levels between which noise is added, both included.
+        scale: standard deviation of the noise, relative.
+    """
+
+    fresh: Callable[[int], Tensor]
+    amount: float
+    low: float = 0.0
+    high: float = math.inf
+    scale: float = 1.0
+
+    def raised(self, sigma: float, steps: int) -> float:
+        """Return the level to which a step that starts at sigma is raised."""
+        if not self.low <= sigma <= self.high:
+            return sigma
+        return sigma * (1 + min(self.amount / steps, math.sqrt(2) - 1))
+
+
+@torch.no_grad()
+def integrate_denoiser(
+    denoise: DenoiserField,
+    noise: Tensor,
+    sigmas: Tensor,
+    solver: Solver = "heun",
+    churn: Churn | None = None,
+) -> Tensor:
+    """Follow dy/dsigma = (y - D(y; sigma)) / sigma from noise to data.
+
+    N steps evaluate D N times with Euler and 2 N - 1 times with Heun, whose last step, to level 0,
+    is Euler's: `sampler.function_evaluations`.
+
+    Args:
+        denoise: D (see `guidance.guided_denoiser`).
+        noise: (B, ...) standard normal.
+        sigmas: (N + 1,) decreasing levels that end in 0, see `sigma_grid`.
+        solver: "euler" (order 1) or "heun" (order 2).
+        churn: fresh noise; None follows the deterministic equation.
+
+    Returns:
+        (B, ...) samples in the dtype of the noise.
+
+    Raises:
+        StudyError: the solver is unknown.
+    """
+    steps, levels = len(sigmas) - 1, sigmas.tolist()
+    function_evaluations(solver, steps)  # refuses a solver that does not exist
+    y = noise * levels[0]
+    for i in range(steps):
+        level, following = levels[i], levels[i + 1]
+        if churn is not None and (raised := churn.raised(level, steps)) > level:
+            y = y + math.sqrt(raised**2 - level**2) * churn.scale * churn.fresh(i)
+            level = raised
+        slope = (y - denoise(y, level)) / level
+        moved = y + (following - level) * slope
+        if solver == "heun" and following > 0:
+            ahead = (moved - denoise(moved, following)) / following
+            moved = y + (following - level) * (slope + ahead) / 2
+        y = moved
+    return y
