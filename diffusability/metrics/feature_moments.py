@@ -209,8 +209,8 @@ class FeatureMoments:
                 f"{mine} against {theirs}; compute both with one extractor on one resolution"
             )
 
-    def covariance(self) -> Tensor:
-        """Return the (D, D) covariance with ddof = 1.
+    def degrees_of_freedom(self) -> int:
+        """Return count - 1, which a covariance divides by (ddof = 1).
 
         Raises:
             MeasurementError: if there are fewer than two vectors.
@@ -219,7 +219,23 @@ class FeatureMoments:
             raise MeasurementError(
                 f"moments of {self.extractor}: a covariance needs two samples, there is one"
             )
-        return self.scatter / (self.count - 1)
+        return self.count - 1
+
+    def covariance(self) -> Tensor:
+        """Return the (D, D) covariance with ddof = 1.
+
+        Raises:
+            MeasurementError: if there are fewer than two vectors.
+        """
+        return self.scatter / self.degrees_of_freedom()
+
+    def total_variance(self) -> float:
+        """Return the trace of the covariance, in feature units squared.
+
+        Raises:
+            MeasurementError: if there are fewer than two vectors.
+        """
+        return float(self.scatter.trace()) / self.degrees_of_freedom()
 
     def to(self, device: torch.device | str) -> "FeatureMoments":
         """Return the moments on ``device``."""
