@@ -12,6 +12,27 @@ from diffusability.errors import StudyError
 VelocityField = Callable[[Tensor, float], Tensor]
 
 
+def require_classes(labels: Tensor, num_classes: int, what: str) -> None:
+    """Refuse labels that are no class; `num_classes` itself would pass as the null class.
+
+    Args:
+        labels: (B,) int64 labels.
+        num_classes: number of classes.
+        what: who asks, for the message.
+
+    Raises:
+        StudyError: a label lies outside 0 ... num_classes - 1.
+    """
+    if not len(labels):
+        return
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise StudyError(
+            f"{what}: labels span [{low}, {high}], outside the {num_classes} classes 0 ... "
+            f"{num_classes - 1}"
+        )
+
+
 def guided_velocity(
     model: VelocityNetwork,
     labels: Tensor,
@@ -36,9 +57,11 @@ def guided_velocity(
         A function of latents (B, C, H, W) and time in [0, 1] that returns the velocity.
 
     Raises:
-        StudyError: a negative scale, or an interval that is not ordered within [0, 1].
+        StudyError: a negative scale, an interval that is not ordered within [0, 1], or a label
+            that is no class.
     """
     low, high = interval
+    require_classes(labels, null, "guidance")
     if scale < 0:
         raise StudyError(f"guidance: scale {scale} is negative; 1 is none, above 1 strengthens")
     if not 0 <= low <= high <= 1:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from diffusability.diffusion.flow import drop_labels, flow_matching_loss, sample_time
+from diffusability.diffusion.guidance import require_classes
 from diffusability.diffusion.latent_diffusion import LatentDiffusion
 from diffusability.latents.posteriors import Posteriors
 from diffusability.study.backbone import LightningDiTBackbone, SiTBackbone
@@ -19,7 +20,12 @@ class FlowMatchingLoss:
         posteriors: Posteriors,
         spec: SiTBackbone | LightningDiTBackbone,
     ) -> None:
-        """Join the parts; model and posteriors are on one device."""
+        """Join the parts; model and posteriors are on one device.
+
+        Raises:
+            StudyError: a label of the latents is no class of the network.
+        """
+        require_classes(posteriors.labels, model.network.num_classes, "training on latents")
         self._model, self._posteriors, self._spec = model, posteriors, spec
 
     def __call__(self, batch: Batch) -> Losses:

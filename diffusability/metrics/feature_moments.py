@@ -9,7 +9,7 @@ computing sample variances" (1979).
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -290,19 +290,20 @@ class FeatureMoments:
         return sha.hexdigest()
 
 
-def merge_moments(parts: Sequence[FeatureMoments]) -> FeatureMoments:
+def merge_moments(parts: Iterable[FeatureMoments]) -> FeatureMoments:
     """Return the moments of all parts together.
 
     Args:
-        parts: moments of disjoint sets of vectors, at least one.
+        parts: moments of disjoint sets of vectors, at least one; two are in memory at a time.
 
     Raises:
         MeasurementError: if there are none, or they do not belong together.
     """
-    if not parts:
+    remaining = iter(parts)
+    merged = next(remaining, None)
+    if merged is None:
         raise MeasurementError("no feature moments were given; at least one shard is needed")
-    merged = parts[0]
-    for part in parts[1:]:
+    for part in remaining:
         merged = merged.merge(part)
     return merged
 
@@ -321,8 +322,6 @@ def moments_of_batches(
         MeasurementError: if there is no batch, or one is not a finite matrix.
     """
     return merge_moments(
-        [
-            FeatureMoments.from_features(batch, extractor=extractor, resolution=resolution)
-            for batch in batches
-        ]
+        FeatureMoments.from_features(batch, extractor=extractor, resolution=resolution)
+        for batch in batches
     )
