@@ -7,6 +7,10 @@ same step: draw noise and time, forward, loss, backward, AdamW, exponential aver
 
     python benchmarks/backbones.py --sizes tiny B --seconds 10
     python benchmarks/backbones.py --sizes B XL --device cuda --batch 64 --autocast --compile
+    python benchmarks/backbones.py --gpu
+
+The last is SiT-B and SiT-XL in bfloat16, compiled, with the share of the chip's peak that the
+counted operations of a step take; without a GPU it says so and ends.
 """
 
 import argparse
@@ -24,6 +28,8 @@ from diffusability.diffusion.flow import flow_matching_loss, sample_time
 from diffusability.diffusion.layers import timestep_sinusoid
 from diffusability.diffusion.lightningdit import LightningDiT
 from diffusability.diffusion.sit import SIZES, SiT
+from diffusability.study.backbone import SiTBackbone
+from diffusability.study.operations import backbone
 
 # name: (latent channels, grid, classes, width-depth-heads, default batch on a CPU)
 CASES = {
@@ -33,6 +39,8 @@ CASES = {
     "B": (32, (16, 16), 1000, SIZES["B"], 2),
     "XL": (32, (16, 16), 1000, SIZES["XL"], 1),
 }
+# dense bfloat16 of one chip in operations a second, by a part of its name
+PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
 
 
 class PlainNorm(nn.Module):
@@ -181,6 +189,29 @@ def interleaved(steps: list[Callable[[], None]], seconds: float) -> list[list[fl
     return times
 
 
+def measure_gpu(options: argparse.Namespace) -> None:
+    """Print steps/s of SiT-B and SiT-XL in bfloat16, compiled, and their share of the peak."""
+    if not torch.cuda.is_available():
+        print("no CUDA device here: steps/s and share of peak were not measured")
+        return
+    options.device, options.autocast, options.compile = "cuda", True, True
+    options.batch = options.batch or 64
+    torch.set_float32_matmul_precision("high")
+    chip = torch.cuda.get_device_name()
+    peak = next((peak for part, peak in PEAKS.items() if part in chip), None)
+    print(f"torch {torch.__version__}, {chip}, bfloat16, compiled, batch {options.batch}")
+    for case in ("B", "XL"):
+        channels, grid, classes, size, _ = CASES[case]
+        step = training_step(SiT(channels, grid, classes, **size), case, 0.0, options)
+        (times,) = interleaved([step], options.seconds)
+        rate = 1 / statistics.median(times)
+        spec = SiTBackbone.model_validate({"arch": "sit", **size, "train": {"steps": 1}})
+        # forward, and backward to activations and to weights; a multiply-accumulate is two
+        done = rate * options.batch * 2 * 3 * backbone(spec, channels, grid[0], classes).macs
+        share = f"{done / peak:.0%} of its peak" if peak else "peak of this chip is not known"
+        print(f"SiT-{case}: {rate:.2f} steps/s, {done / 1e12:.0f} TFLOP/s, {share}")
+
+
 def main() -> None:
     """Print one row a network and size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -191,7 +222,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--autocast", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--compile", action="store_true", help="torch.compile both sides")
+    parser.add_argument(
+        "--gpu", action="store_true", help="only SiT-B and SiT-XL in bfloat16, compiled, on a GPU"
+    )
     options = parser.parse_args()
+    if options.gpu:
+        measure_gpu(options)
+        return
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, {options.device}, {options.threads} thread(s)")
     print(f"{'network':14}{'size':8}{'batch':>6}{'steps/s':>10}{'plain':>10}{'ratio':>8}")

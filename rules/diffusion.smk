@@ -2,6 +2,7 @@
 DIFFUSION = path_template("diffusion")
 SAMPLES = path_template("samples")
 GENERATION = path_template("generation")
+FDR6_REFERENCE = path_template("fdr6_reference")
 
 
 rule train_diffusion:
@@ -60,6 +61,33 @@ rule sample:
         job=job("samples"),
     shell:
         "python scripts/sample.py --job {params.job:q} --threads {threads} &> {log}"
+
+
+rule compute_fdr6_reference:
+    """Hold real images against each other in the six spaces of FDr6, once for a dataset."""
+    input:
+        unpack(made_from("fdr6_reference")),
+    output:
+        card=f"{FDR6_REFERENCE}/provenance.json",
+        normalisers=f"{FDR6_REFERENCE}/normalisers.json",
+        references=f"{FDR6_REFERENCE}/references.safetensors",
+    log:
+        f"{LOGS}/compute_fdr6_reference/{{dataset}}.{{fingerprint}}.log",
+    benchmark:
+        f"{BENCHMARKS}/compute_fdr6_reference/{{dataset}}.{{fingerprint}}.tsv"
+    priority: 50
+    conda:
+        "../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime=1440,
+        gpu=1,
+    params:
+        job=job("fdr6_reference"),
+    shell:
+        "python scripts/compute_fdr6_reference.py --job {params.job:q} --threads {threads}"
+        " &> {log}"
 
 
 rule evaluate_generation:

@@ -24,8 +24,12 @@ NOT_MEANING = (
     "diffusability.training.interruption",
     "diffusability.training.progress",
 )
-# seeds are derived in the one; the other's preprocessing and features are in no fingerprint
-MEANING = ("diffusability.study.fingerprint", "diffusability.study.vision_models")
+# seeds are derived in the one; the others' preprocessing and features are in no fingerprint
+MEANING = (
+    "diffusability.study.fingerprint",
+    "diffusability.study.representations",
+    "diffusability.study.vision_models",
+)
 
 
 def stage_digests() -> dict[str, dict[str, int | str]]:

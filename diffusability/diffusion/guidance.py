@@ -12,6 +12,27 @@ from diffusability.errors import StudyError
 VelocityField = Callable[[Tensor, float], Tensor]
 
 
+def require_classes(labels: Tensor, num_classes: int, what: str) -> None:
+    """Refuse labels that are no class; `num_classes` itself would pass as the null class.
+
+    Args:
+        labels: (B,) int64 labels.
+        num_classes: number of classes.
+        what: who asks, for the message.
+
+    Raises:
+        StudyError: a label lies outside 0 ... num_classes - 1.
+    """
+    if not len(labels):
+        return
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise StudyError(
+            f"{what}: labels span [{low}, {high}], outside the {num_classes} classes 0 ... "
+            f"{num_classes - 1}"
+        )
+
+
 def guided_velocity(
     model: VelocityNetwork,
     labels: Tensor,
@@ -27,7 +48,7 @@ def guided_velocity(
 
     Args:
         model: velocity network (x, t, y) -> v.
-        labels: (B,) int64 labels.
+        labels: (B,) int64 labels, or the null class for all.
         null: the null class of the network.
         scale: guidance scale; 1 is none, 0 is unconditional.
         interval: first and last time at which guidance acts, both included; t = 0 is noise.
@@ -36,10 +57,11 @@ def guided_velocity(
         A function of latents (B, C, H, W) and time in [0, 1] that returns the velocity.
 
     Raises:
-        StudyError: a negative scale, or an interval that is not ordered within [0, 1].
+        StudyError: a negative scale, an interval that is not ordered within [0, 1], or a label
+            that is no class.
     """
     low, high = interval
-    _check_scale(scale)
+    _check(labels, null, scale)
     if not 0 <= low <= high <= 1:
         raise StudyError(f"guidance: interval {interval} is not ordered within [0, 1]")
     nulls = torch.full_like(labels, null)
@@ -64,7 +86,7 @@ def guided_denoiser(
 
     Args:
         model: denoiser (y, sigma, labels) -> D.
-        labels: (B,) int64 labels.
+        labels: (B,) int64 labels, or the null class for all.
         null: the null class of the network.
         scale: guidance scale; 1 is none, 0 is unconditional.
 
@@ -72,9 +94,9 @@ def guided_denoiser(
         A function of noisy latents (B, C, H, W) and sigma that returns D.
 
     Raises:
-        StudyError: a negative scale.
+        StudyError: a negative scale, or a label that is no class.
     """
-    _check_scale(scale)
+    _check(labels, null, scale)
     nulls = torch.full_like(labels, null)
 
     def denoise(y: Tensor, sigma: float) -> Tensor:
@@ -94,6 +116,8 @@ def _guided(
     return torch.lerp(unconditional, conditional, scale)
 
 
-def _check_scale(scale: float) -> None:
+def _check(labels: Tensor, null: int, scale: float) -> None:
+    if not bool((labels == null).all()):  # all null: nothing is asked for
+        require_classes(labels, null, "guidance")
     if scale < 0:
         raise StudyError(f"guidance: scale {scale} is negative; 1 is none, above 1 strengthens")

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from diffusability.diffusion.edm import denoising_loss, training_sigma
 from diffusability.diffusion.flow import drop_labels, flow_matching_loss, sample_time
+from diffusability.diffusion.guidance import require_classes
 from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
 from diffusability.latents.posteriors import Posteriors
 from diffusability.study.backbone import AnyBackbone
@@ -20,7 +21,12 @@ class _Draws:
         posteriors: Posteriors,
         spec: AnyBackbone,
     ) -> None:
-        """Join the parts; model and posteriors are on one device."""
+        """Join the parts; model and posteriors are on one device.
+
+        Raises:
+            StudyError: a label of the latents is no class of the network.
+        """
+        require_classes(posteriors.labels, model.network.num_classes, "training on latents")
         self._model, self._posteriors, self._spec = model, posteriors, spec
 
     def _data(self, batch: Batch) -> Tensor:

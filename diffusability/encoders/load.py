@@ -13,8 +13,13 @@ from diffusability.encoders.convnet import ConvEncoder
 from diffusability.encoders.inception import load_inception
 from diffusability.encoders.interface import Encoder
 from diffusability.encoders.pretext import Spec
+from diffusability.encoders.representation import load_representation
 from diffusability.encoders.vision import load_vision_encoder
-from diffusability.study.encoder import SupervisedEncoder, VisionEncoder
+from diffusability.study.encoder import (
+    RepresentationEncoder,
+    SupervisedEncoder,
+    VisionEncoder,
+)
 
 _TRAINED: TypeAdapter[Spec] = TypeAdapter(Annotated[Spec, Field(discriminator="kind")])
 
@@ -47,6 +52,9 @@ def load_encoder(folder: Path, data: ImageSet, device: str) -> Encoder:
     if entry["kind"] == "vision":
         vision = VisionEncoder.model_validate(entry)
         return load_vision_encoder(vision.model, state, data.images.shape[-1]).to(device)
+    if entry["kind"] == "representation":
+        space = RepresentationEncoder.model_validate(entry).model
+        return load_representation(space, state).to(device)
     model = build_encoder(trained_spec(entry), data)
     model.load_state_dict(state)
     return model.to(device).eval().requires_grad_(False)

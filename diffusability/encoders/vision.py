@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from diffusability.encoders.interface import Encoder
 from diffusability.encoders.packages import import_extra
+from diffusability.encoders.weights import State, read_tensors, require_fit
 from diffusability.errors import ArtifactError, StudyError
 from diffusability.study.vision_models import FACTS, VisionFacts, VisionModel
 
-State = dict[str, Tensor]
 # heads, poolings and the token that hides patches in pre-training: no patch feature depends on them
 UNUSED = ("head.", "fc_norm.", "attn_pool.", "embeddings.mask_token")
 # parameters that bear wrong names in MoCo v3's published ViT-L
@@ -29,7 +29,6 @@ MOCO_MISNAMED = {
     "blocks.14.norm14.": "blocks.14.norm2.",
     "blocks.14.mlp.fc14.": "blocks.14.mlp.fc2.",
 }
-SHOWN = 5  # keys that a message lists
 
 
 class VisionModelEncoder(Encoder):
@@ -134,22 +133,7 @@ def read_weights(model: VisionModel, path: Path) -> State:
     Raises:
         ArtifactError: no such file, or not of one of these formats.
     """
-    if not path.is_file():
-        raise ArtifactError(f"weights of {model}: not at {path}; set the encoder's `weights`")
-    try:
-        content: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:  # every reader raises errors of its own
-        raise ArtifactError(f"weights of {model}: {path} cannot be read ({error!s:.200})") from None
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise ArtifactError(f"weights of {model}: {path} holds no mapping of names to tensors")
-    state = {name: t for name, t in content.items() if isinstance(t, Tensor)}
+    state = read_tensors(model, path)
     if model == "mocov3-l":
         state = _moco_names(state)
     return {name: tensor.contiguous() for name, tensor in _used(state).items()}
@@ -195,23 +179,8 @@ def load_vision_encoder(
     facts = FACTS[model]
     network = build_network(facts, image_side, **changes)
     fitted = _to_network(facts, network, state)
-    expected = {name: tuple(t.shape) for name, t in _used(network.state_dict()).items()}
-    given = {name: tuple(t.shape) for name, t in fitted.items()}
-    wrong = {
-        "missing": sorted(expected.keys() - given.keys()),
-        "unknown": sorted(given.keys() - expected.keys()),
-        "of another shape": sorted(
-            f"{name} {given[name]} for {expected[name]}"
-            for name in expected.keys() & given.keys()
-            if expected[name] != given[name]
-        ),
-    }
-    if any(wrong.values()):
-        listing = "; ".join(f"{what}: {_some(names)}" for what, names in wrong.items() if names)
-        raise ArtifactError(
-            f"weights of {model}: they do not fit {facts.library}'s {facts.network}. {listing}. "
-            f"A file that fits is {facts.hub}'s"
-        )
+    expected = _used(network.state_dict())
+    require_fit(model, f"{facts.library}'s {facts.network}", facts.hub, expected, fitted)
     network.load_state_dict(fitted, strict=False)  # what is missing is unused, as checked above
     return VisionModelEncoder(facts, network)
 
@@ -230,11 +199,6 @@ def import_vision(model: VisionModel, path: Path, target: Path) -> None:
     state = read_weights(model, path)
     load_vision_encoder(model, state, image_side=256)  # refuses what does not fit
     save_file(state, target)
-
-
-def _some(names: list[str]) -> str:
-    rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _to_network(facts: VisionFacts, network: nn.Module, state: State) -> State:

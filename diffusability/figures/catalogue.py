@@ -36,6 +36,7 @@ _WORDS = (
     ("generation.sfid", "sFID"),
     ("generation.inception_score_", "Inception score"),
     ("generation.fdr6", "FDr6"),
+    ("generation.fdr_", "FDr"),
     ("reconstruction.fd_", "reconstruction Fréchet distance"),
     ("reconstruction.f[di]", "reconstruction Fréchet distance"),
     ("reconstruction.fid", "reconstruction FID"),

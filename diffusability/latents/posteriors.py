@@ -32,7 +32,7 @@ class Posteriors:
             self._moments.append(latents.mirrored)
         self.versions = len(self._moments)
         self.shape = latents.mean.shape[1:]  # C, h, w
-        self._labels = latents.labels[images].to(device)  # (n,)
+        self.labels = latents.labels[images].to(device)  # (n,)
         floats = 2 * len(self) * self.versions * self.shape.numel()
         self._held: Moments | None = None
         if 4 * floats <= held_bytes:
@@ -48,7 +48,7 @@ class Posteriors:
 
     def labels_of(self, indices: Tensor) -> Tensor:
         """Return the (B,) int64 labels of (B,) indices, on the device."""
-        return self._labels[(indices % len(self)).to(self._device)]
+        return self.labels[(indices % len(self)).to(self._device)]
 
     def fetch(self, indices: Tensor, upcoming: Tensor | None = None) -> Moments:
         """Return mean and standard deviation of a batch.

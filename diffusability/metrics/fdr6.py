@@ -4,53 +4,27 @@ FDr-X = FD_X(generated, train reference) / FD_X(real validation images, train re
 is the arithmetic mean of the six, so real images score 1. Source: "Representation Fréchet Loss for
 Visual Generation" (arXiv 2604.28190). The published denominators are rounded to two decimals, which
 moves the MAE term by up to 12.5 %; here they are recomputed at full precision and stored with a
-hash of the statistics that they belong to.
+hash of the statistics that they belong to. The paper's six spaces are those of
+`study/representations.py` and Inception's; any six give the same kind of number for other images.
 """
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from diffusability.errors import MeasurementError
 from diffusability.metrics.block_jackknife import delete_block_stderr
 from diffusability.metrics.feature_moments import FeatureMoments, merge_moments
 from diffusability.metrics.frechet import FrechetReference, frechet_distance
 from diffusability.metrics.measurement import Measurement
-
-
-@dataclass(frozen=True)
-class Fdr6Extractor:
-    """One of the six feature spaces.
-
-    Attributes:
-        name: name of the extractor in metric names and files.
-        weights: timm name of the pretrained weights; for Inception, the FID network.
-        input_side: side in pixels that images are resized to (bicubic with antialias, then the
-            model's own mean and standard deviation; Inception resizes on its own).
-        feature: what is taken of the network.
-        published_normaliser: FD of the ImageNet validation set, as printed (two decimals); for
-            comparison only, never used as a denominator.
-    """
-
-    name: str
-    weights: str
-    input_side: int
-    feature: str
-    published_normaliser: float
-
-
-FDR6_EXTRACTORS = (
-    Fdr6Extractor("inception", "FID Inception-v3 (2015-12-05)", 299, "pool, 2048", 1.68),
-    Fdr6Extractor("convnext", "convnextv2_base.fcmae_ft_in22k_in1k", 224, "spatial mean", 56.87),
-    Fdr6Extractor("dinov2", "vit_large_patch14_dinov2.lvd142m", 256, "class token", 14.19),
-    Fdr6Extractor("mae", "vit_large_patch16_224.mae", 224, "class token", 0.04),
-    Fdr6Extractor("siglip2", "vit_so400m_patch16_siglip_256.v2_webli", 224, "attention pool", 0.60),
-    Fdr6Extractor("clip", "vit_large_patch14_clip_224.openai", 256, "class token", 5.60),
-)
+from diffusability.study.representations import FDR6_SPACES
 
 
 @dataclass(frozen=True)
@@ -62,12 +36,14 @@ class FrechetNormaliser:
         value: FD_X(validation, reference), feature units squared, > 0.
         reference_digest: hash of the reference moments.
         validation_digest: hash of the validation moments.
+        rank_deficient: whether either set has no more images than features.
     """
 
     extractor: str
     value: float
     reference_digest: str
     validation_digest: str
+    rank_deficient: bool
 
 
 def compute_normaliser(
@@ -88,7 +64,13 @@ def compute_normaliser(
             f"normaliser of {reference.extractor}: validation and reference images are the same "
             "set, their distance cannot be a denominator"
         )
-    return FrechetNormaliser(reference.extractor, value, reference.digest(), validation.digest())
+    return FrechetNormaliser(
+        reference.extractor,
+        value,
+        reference.digest(),
+        validation.digest(),
+        reference.rank_deficient or validation.rank_deficient,
+    )
 
 
 def save_normalisers(path: Path, normalisers: Sequence[FrechetNormaliser]) -> None:
@@ -126,6 +108,43 @@ def load_normalisers(path: Path) -> dict[str, FrechetNormaliser]:
     return normalisers
 
 
+def save_references(path: Path, references: Sequence[FeatureMoments]) -> None:
+    """Write moments of several extractors to one safetensors file.
+
+    Args:
+        path: file to write.
+        references: one an extractor, all of images of one size.
+    """
+    tensors = {
+        f"{moments.extractor}/{key}": tensor
+        for moments in references
+        for key, tensor in moments.to_tensors().items()
+    }
+    metadata = {m.extractor: json.dumps(m.to_metadata()) for m in references}
+    save_file(tensors, path, metadata)
+
+
+def load_references(path: Path) -> dict[str, FeatureMoments]:
+    """Return the moments of a file by extractor.
+
+    Args:
+        path: file that ``save_references`` wrote.
+
+    Raises:
+        MeasurementError: if a part of one extractor's moments is missing.
+    """
+    with safe_open(path, "pt") as file:
+        metadata = {name: json.loads(text) for name, text in file.metadata().items()}
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    return {
+        name: FeatureMoments.from_tensors(
+            {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(f"{name}/")},
+            names,
+        )
+        for name, names in metadata.items()
+    }
+
+
 def measure_fdr6(
     *,
     references: Mapping[str, FeatureMoments],
@@ -136,8 +155,8 @@ def measure_fdr6(
 
     Args:
         references: moments of the train set, by extractor name.
-        generated: moments of the generated images, by extractor name; shard j holds the same
-            images for every extractor, and there are at least two shards.
+        generated: moments of the generated images, by extractor name, six of them; shard j holds
+            the same images for every extractor, and there are at least two shards.
         normalisers: denominators, by extractor name, made with these references.
 
     Returns:
@@ -146,19 +165,18 @@ def measure_fdr6(
         errors are correlated), given references and normalisers.
 
     Raises:
-        MeasurementError: if an extractor or a normaliser is missing or unknown, a normaliser
-            belongs to another reference, or the shards do not hold the same images.
+        MeasurementError: if there are not six extractors, one lacks a reference or a normaliser,
+            a normaliser belongs to another reference, or the shards do not hold the same images.
     """
-    names = [extractor.name for extractor in FDR6_EXTRACTORS]
-    for what, given in (
-        ("references", references),
-        ("generated features", generated),
-        ("normalisers", normalisers),
-    ):
-        if set(given) != set(names):
-            missing, unknown = set(names) - set(given), set(given) - set(names)
+    names = list(generated)
+    if len(names) != FDR6_SPACES:
+        raise MeasurementError(f"FDr6 averages over {FDR6_SPACES} extractors, there are {names}")
+    given = {"references": set(references), "normalisers": set(normalisers)}
+    for what, found in given.items():
+        if found != set(names):
+            missing, unknown = set(names) - found, found - set(names)
             raise MeasurementError(
-                f"FDr6 needs exactly {names}; {what} lack {sorted(missing)} and have the unknown "
+                f"FDr6 over {names}: {what} lack {sorted(missing)} and have the unknown "
                 f"{sorted(unknown)}"
             )
     sizes = _shard_sizes(generated)
@@ -169,7 +187,7 @@ def measure_fdr6(
             for n in names
         ]
     )
-    flags = ("rank-deficient",) if _rank_deficient(references, generated) else ()
+    flags = _rank_flags(references, generated, normalisers)
     digest = _content_hash([asdict(normalisers[name]) for name in names])
     rows = {"generation.fdr6": ratios.mean(dim=0)} | {
         f"generation.fdr_{name}": row for name, row in zip(names, ratios, strict=True)
@@ -223,13 +241,25 @@ def _shard_sizes(generated: Mapping[str, Sequence[FeatureMoments]]) -> torch.Ten
     return torch.tensor(first)
 
 
-def _rank_deficient(
-    references: Mapping[str, FeatureMoments], generated: Mapping[str, Sequence[FeatureMoments]]
-) -> bool:
-    return any(
-        references[name].rank_deficient or merge_moments(generated[name]).rank_deficient
-        for name in references
+def _rank_flags(
+    references: Mapping[str, FeatureMoments],
+    generated: Mapping[str, Sequence[FeatureMoments]],
+    normalisers: Mapping[str, FrechetNormaliser],
+) -> tuple[str, ...]:
+    """Warn of, and name, spaces in which a set has no more images than features."""
+    low = [
+        f"{name} ({references[name].dim})"
+        for name, shards in generated.items()
+        if normalisers[name].rank_deficient or merge_moments(shards).rank_deficient
+    ]
+    if not low:
+        return ()
+    warnings.warn(
+        f"FDr6: no more images than features in {', '.join(low)}; a covariance lacks rank and the "
+        "ratio is strongly biased. Use more images or smaller extractors",
+        stacklevel=3,
     )
+    return ("rank-deficient",)
 
 
 def _content_hash(content: list[dict[str, object]]) -> str:

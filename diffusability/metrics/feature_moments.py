@@ -9,7 +9,7 @@ computing sample variances" (1979).
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -209,8 +209,8 @@ class FeatureMoments:
                 f"{mine} against {theirs}; compute both with one extractor on one resolution"
             )
 
-    def covariance(self) -> Tensor:
-        """Return the (D, D) covariance with ddof = 1.
+    def degrees_of_freedom(self) -> int:
+        """Return count - 1, which a covariance divides by (ddof = 1).
 
         Raises:
             MeasurementError: if there are fewer than two vectors.
@@ -219,7 +219,23 @@ class FeatureMoments:
             raise MeasurementError(
                 f"moments of {self.extractor}: a covariance needs two samples, there is one"
             )
-        return self.scatter / (self.count - 1)
+        return self.count - 1
+
+    def covariance(self) -> Tensor:
+        """Return the (D, D) covariance with ddof = 1.
+
+        Raises:
+            MeasurementError: if there are fewer than two vectors.
+        """
+        return self.scatter / self.degrees_of_freedom()
+
+    def total_variance(self) -> float:
+        """Return the trace of the covariance, in feature units squared.
+
+        Raises:
+            MeasurementError: if there are fewer than two vectors.
+        """
+        return float(self.scatter.trace()) / self.degrees_of_freedom()
 
     def to(self, device: torch.device | str) -> "FeatureMoments":
         """Return the moments on ``device``."""
@@ -274,19 +290,20 @@ class FeatureMoments:
         return sha.hexdigest()
 
 
-def merge_moments(parts: Sequence[FeatureMoments]) -> FeatureMoments:
+def merge_moments(parts: Iterable[FeatureMoments]) -> FeatureMoments:
     """Return the moments of all parts together.
 
     Args:
-        parts: moments of disjoint sets of vectors, at least one.
+        parts: moments of disjoint sets of vectors, at least one; two are in memory at a time.
 
     Raises:
         MeasurementError: if there are none, or they do not belong together.
     """
-    if not parts:
+    remaining = iter(parts)
+    merged = next(remaining, None)
+    if merged is None:
         raise MeasurementError("no feature moments were given; at least one shard is needed")
-    merged = parts[0]
-    for part in parts[1:]:
+    for part in remaining:
         merged = merged.merge(part)
     return merged
 
@@ -305,8 +322,6 @@ def moments_of_batches(
         MeasurementError: if there is no batch, or one is not a finite matrix.
     """
     return merge_moments(
-        [
-            FeatureMoments.from_features(batch, extractor=extractor, resolution=resolution)
-            for batch in batches
-        ]
+        FeatureMoments.from_features(batch, extractor=extractor, resolution=resolution)
+        for batch in batches
     )

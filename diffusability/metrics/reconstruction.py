@@ -1,6 +1,6 @@
 """Reconstruction quality of a tokenizer (PSNR, SSIM) and how noisy its posterior is."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -106,14 +106,11 @@ def ssim_per_image(original: Tensor, reconstruction: Tensor) -> Tensor:
     return (luminance * structure).flatten(1).mean(dim=1)
 
 
-def measure_lpips(
-    batches: Iterable[tuple[Tensor, Tensor]], distance: Callable[[Tensor, Tensor], Tensor]
-) -> Measurement:
+def measure_lpips(distances: Tensor) -> Measurement:
     """Measure the mean LPIPS over images.
 
     Args:
-        batches: pairs (original, reconstruction), each (B, C, H, W) float in [-1, 1].
-        distance: LPIPS of such a pair, (B,).
+        distances: (N,) LPIPS of every original and its reconstruction.
 
     Returns:
         ``reconstruction.lpips``, a pure number of at least zero; LOWER is better. The standard
@@ -122,11 +119,10 @@ def measure_lpips(
     Raises:
         MeasurementError: if there are fewer than two images.
     """
-    parts = [distance(original, found).double().cpu() for original, found in batches]
-    if sum(len(part) for part in parts) < 2:
+    if len(distances) < 2:
         raise MeasurementError("LPIPS: a standard error needs at least two image pairs")
     options = {"trunk": "vgg16", "linear_layers": "0.1"}
-    return _over_images("reconstruction.lpips", torch.cat(parts), "1", options, (), False)
+    return _over_images("reconstruction.lpips", distances.double(), "1", options, (), False)
 
 
 def measure_posterior(batches: Iterable[tuple[Tensor, Tensor]]) -> list[Measurement]:

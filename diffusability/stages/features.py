@@ -9,7 +9,7 @@ from torch import Tensor
 from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet, in_batches, to_float
 from diffusability.encoders.load import load_encoder
-from diffusability.metrics.feature_moments import FeatureMoments
+from diffusability.metrics.feature_moments import FeatureMoments, moments_of_batches
 
 BATCH = 256
 SHARDS = 20  # disjoint parts of a set; leaving each out in turn gives the standard error
@@ -25,13 +25,13 @@ class Features:
 
 
 class Extractor:
-    """The encoder in the role `extractor` of a job."""
+    """The encoder in one role of a job."""
 
-    def __init__(self, job: Job, name: str, data: ImageSet) -> None:
+    def __init__(self, job: Job, name: str, data: ImageSet, role: str = "extractor") -> None:
         """Load it on the job's device; `name` becomes part of metric names."""
         self.name, self.device = name, job.device
         self.resolution = data.images.shape[-1]
-        self._model = load_encoder(job.input("extractor"), data, job.device)
+        self._model = load_encoder(job.input(role), data, job.device)
 
     def __call__(self, images: Tensor) -> Features:
         """Return the features of (N, C, H, W) uint8 images."""
@@ -52,6 +52,14 @@ class Extractor:
             logits.append(self._model.logits(features).cpu())  # (B, K)
             spatial.append(placed.cpu())
         return Features(torch.cat(vectors), torch.cat(logits), torch.cat(spatial))
+
+    def moments_of_dataset(self, data: ImageSet, chosen: Tensor) -> FeatureMoments:
+        """Return the moments of the chosen images, (n,) int64; no batch's features are kept."""
+        return moments_of_batches(
+            (self.of_batches([b]).vectors for b in in_batches(data.images, chosen, BATCH)),
+            extractor=self.name,
+            resolution=self.resolution,
+        )
 
     def moments(self, vectors: Tensor, part: str = "") -> FeatureMoments:
         """Return the moments of (N, D) features; `part` names which of them, e.g. "-spatial"."""

@@ -11,15 +11,10 @@ from torch import Tensor
 
 from diffusability.artifacts.card import evicted, read_card
 from diffusability.artifacts.job import Job
+from diffusability.data.images import ImageSet
 from diffusability.data.load import load_dataset
-from diffusability.errors import MeasurementError
-from diffusability.metrics.adm_reference import (
-    IMAGENET_TRAIN,
-    read_adm_reference,
-    reference_image_side,
-)
 from diffusability.metrics.class_accuracy import measure_class_accuracy
-from diffusability.metrics.feature_moments import FeatureMoments
+from diffusability.metrics.fdr6 import load_normalisers, load_references, measure_fdr6
 from diffusability.metrics.frechet import measure_frechet
 from diffusability.metrics.inception_score import measure_inception_score
 from diffusability.metrics.kernel_distance import measure_kernel_distance
@@ -29,7 +24,9 @@ from diffusability.metrics.trajectory import SCALARS
 from diffusability.stages import samples as sampling
 from diffusability.stages.features import Extractor, Features
 from diffusability.stages.measurements import write_measurements
+from diffusability.stages.reference_statistics import read_reference
 from diffusability.study.metrics import GenerationMetric
+from diffusability.study.names import fdr6_role
 
 logger = logging.getLogger(__name__)
 SPATIAL = "-spatial"  # part of an extractor's name: features that keep their place
@@ -50,6 +47,7 @@ def make(job: Job, folder: Path) -> None:
     compared = [
         *_distances(spec, extractor, real, generated),
         *_compare(job, extractor, real, generated),
+        *_fdr6(job, spec, data, images, generated),
     ]
     asked = labels if notes["labels"] else None  # None: nothing was asked for
     named, impossible = _name(job, extractor.name, generated.logits, asked, data.num_classes)
@@ -86,7 +84,7 @@ def _distances(
         parts[SPATIAL] = (real.spatial, generated.spatial)
     return [
         measure_frechet(
-            reference=_reference(spec, extractor.name + part)
+            reference=read_reference(spec, extractor.name + part)
             if spec.reference_statistics is not None
             else extractor.moments(ours, part),
             generated=extractor.shard_moments(theirs, part),
@@ -95,31 +93,30 @@ def _distances(
     ]
 
 
-def _reference(spec: GenerationMetric, extractor: str) -> FeatureMoments:
-    """Return the published moments; their images must have the size of the study's.
+def _fdr6(
+    job: Job, spec: GenerationMetric, data: ImageSet, images: Tensor, generated: Features
+) -> list[Measurement]:
+    """Return FDr6 and its six ratios, where the study asks for them.
 
-    Raises:
-        MeasurementError: nothing tells that size, or entry and file tell different ones.
+    Args:
+        job: with the six extractors, and with what they were held against, upstream.
+        spec: names the extractors.
+        data: the dataset.
+        images: (N, C, H, W) uint8, generated.
+        generated: features of these images by `spec.extractor`, not extracted twice.
     """
-    assert spec.reference_statistics is not None
-    path, stated = Path(spec.reference_statistics), spec.reference_resolution
-    found = reference_image_side(path)
-    side = stated if found is None else found
-    if side is None:
-        raise MeasurementError(
-            f"reference statistics {path} hold no image to tell its size by; set "
-            "metrics.generation.reference_resolution"
-        )
-    if stated not in (None, side):
-        raise MeasurementError(
-            f"reference statistics {path} hold images of {side} pixels a side, and "
-            f"metrics.generation.reference_resolution says {stated}; correct it or leave it out"
-        )
-    return read_adm_reference(
-        path,
-        count=spec.reference_count or IMAGENET_TRAIN,
-        resolution=side,
-        extractor=extractor,
+    if spec.fdr6 is None:
+        return []
+    folder = job.input("fdr6")
+    shards = {}
+    for place, name in enumerate(spec.fdr6):
+        extractor = Extractor(job, name, data, fdr6_role(place))
+        vectors = generated.vectors if name == spec.extractor else extractor(images).vectors
+        shards[name] = extractor.shard_moments(vectors)
+    return measure_fdr6(
+        references=load_references(folder / "references.safetensors"),
+        generated=shards,
+        normalisers=load_normalisers(folder / "normalisers.json"),
     )
 
 

@@ -5,14 +5,16 @@ from pathlib import Path
 
 from diffusability.artifacts.job import Job
 from diffusability.encoders.inception import import_inception
+from diffusability.encoders.representation import import_representation
 from diffusability.encoders.vision import import_vision
-from diffusability.study.encoder import VisionEncoder
+from diffusability.study.encoder import RepresentationEncoder, VisionEncoder
+from diffusability.study.representations import representation_file
 from diffusability.study.vision_models import weight_file
 from diffusability.tokenizers.perceptual import LpipsPerceptual
 
 logger = logging.getLogger(__name__)
 
-PUBLISHED = ("vision", "inception", "lpips")  # kinds of encoders
+PUBLISHED = ("vision", "representation", "inception", "lpips")  # kinds of encoders
 
 
 def copy_published(job: Job, folder: Path) -> None:
@@ -27,6 +29,10 @@ def copy_published(job: Job, folder: Path) -> None:
         spec = VisionEncoder.model_validate(job.options)
         weights = weight_file(spec.model, spec.weights)
         import_vision(spec.model, weights, target)
+    elif job.spec["kind"] == "representation":
+        entry = RepresentationEncoder.model_validate(job.options)
+        weights = representation_file(entry.model, entry.weights)
+        import_representation(entry.model, weights, target)
     elif job.spec["kind"] == "inception":
         weights = Path(job.local["weights"])
         import_inception(weights, target)

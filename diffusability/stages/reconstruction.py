@@ -45,13 +45,22 @@ def make(job: Job, folder: Path) -> None:
     latents = everything[chosen]
     tokenizer = open_tokenizer(job, data)
     extractor = Extractor(job, spec.extractor, data)
+    distance = _lpips(job) if "lpips" in job.upstream else None
     real, decoded = [], []  # (B, D) feature vectors
+    distances: list[Tensor] = []  # (B,) LPIPS
+    pictured: list[Tensor] = []  # originals and reconstructions of the first images
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        for originals, reconstructions in reconstruct(tokenizer, data, chosen, latents, job.device):
-            real.append(extractor(originals).vectors)
-            decoded.append(extractor(reconstructions).vectors)
-            yield originals, reconstructions
+        """Decode every image once, for all that is measured of it."""
+        for pair in reconstruct(tokenizer, data, chosen, latents, job.device):
+            features = [extractor(images).vectors for images in pair]
+            real.append(features[0])
+            decoded.append(features[1])
+            if distance is not None:
+                distances.append(_distances(distance, *pair, job.device))
+            if not pictured:
+                pictured.extend(images[:PICTURED] for images in pair)
+            yield pair
 
     fidelity = measure_reconstruction(pairs())
     frechet = measure_frechet(
@@ -61,14 +70,12 @@ def make(job: Job, folder: Path) -> None:
     )
     posterior, impossible = _posterior(latents)
     found = [*fidelity, *posterior, frechet]
-    if "lpips" in job.upstream:
-        again = reconstruct(tokenizer, data, chosen, latents, job.device, LPIPS_BATCH)
-        found.append(_lpips(job, again))
+    if distances:
+        found.append(measure_lpips(torch.cat(distances)))
     if "alignment" in job.upstream:
         found.append(_alignment(job, data, everything, spec))
     write_measurements(folder, found, impossible)
-    shown = next(reconstruct(tokenizer, data, chosen, latents, job.device, PICTURED))
-    write_image_grid(folder / "reconstructions.png", torch.cat(shown), columns=PICTURED)
+    write_image_grid(folder / "reconstructions.png", torch.cat(pictured), columns=PICTURED)
 
 
 def _posterior(latents: Latents) -> tuple[list[Measurement], list[tuple[str, str]]]:
@@ -81,13 +88,21 @@ def _posterior(latents: Latents) -> tuple[list[Measurement], list[tuple[str, str
     return [m for m in found if m.metric != KL], [(KL, reason)]
 
 
-@torch.no_grad()
-def _lpips(job: Job, pairs: Iterator[tuple[Tensor, Tensor]]) -> Measurement:
-    """Return the LPIPS of images and reconstructions, both (B, C, H, W) uint8."""
+def _lpips(job: Job) -> LpipsPerceptual:
     distance = LpipsPerceptual.load(job.input("lpips") / "model.safetensors")
     distance.to(torch.device(job.device))
-    floats = ((to_float(a.to(job.device)), to_float(b.to(job.device))) for a, b in pairs)
-    return measure_lpips(floats, distance)
+    return distance
+
+
+@torch.no_grad()
+def _distances(
+    lpips: LpipsPerceptual, originals: Tensor, reconstructions: Tensor, device: str
+) -> Tensor:
+    """Return the (B,) LPIPS of uint8 images (B, C, H, W), a few at a time."""
+    parts = zip(originals.split(LPIPS_BATCH), reconstructions.split(LPIPS_BATCH), strict=True)
+    return torch.cat(
+        [lpips(to_float(a.to(device)), to_float(b.to(device))).cpu() for a, b in parts]
+    )
 
 
 def _alignment(
@@ -119,7 +134,6 @@ def reconstruct(
     chosen: Tensor,
     latents: Latents,
     device: str,
-    batch: int = BATCH,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images and their reconstructions from posterior means, both (B, C, H, W) uint8.
 
@@ -129,8 +143,7 @@ def reconstruct(
         chosen: (n,) int64 images of it.
         latents: of the chosen images, in their order.
         device: that decodes.
-        batch: images at a time.
     """
-    images = in_batches(data.images, chosen, batch)
-    for originals, z in zip(images, latents.mean.split(batch), strict=True):
+    images = in_batches(data.images, chosen, BATCH)
+    for originals, z in zip(images, latents.mean.split(BATCH), strict=True):
         yield originals, to_uint8(tokenizer.decode(z.to(device))).cpu()

@@ -9,7 +9,12 @@ from typing import Literal
 
 from diffusability.study.backbone import AnyBackbone
 from diffusability.study.dataset import DIGITS_IMAGES, DatasetSpec, DigitsDataset, ShapesDataset
-from diffusability.study.encoder import EncoderSpec, TrainedEncoder, VisionEncoder
+from diffusability.study.encoder import (
+    EncoderSpec,
+    RepresentationEncoder,
+    TrainedEncoder,
+    VisionEncoder,
+)
 from diffusability.study.operations import (
     INCEPTION,
     Autoencoder,
@@ -22,6 +27,7 @@ from diffusability.study.operations import (
     vision_model,
 )
 from diffusability.study.plan import Artifact
+from diffusability.study.representations import REPRESENTATIONS
 from diffusability.study.spec import Precision
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import ExternalTokenizer, TokenizerSpec
@@ -105,10 +111,19 @@ class Costs:
             case "generation":
                 compared = self.study.metrics.generation
                 count = self.study.sampling.count + self.images.of(compared.reference)
-                return Work(count * self._features(compared.extractor).macs, "fp32", 0)
+                judged = count * self._features(compared.extractor).macs
+                own = {compared.extractor}  # whose features of the samples are there already
+                return Work(judged + self._fdr6(self.study.sampling.count, own), "fp32", 0)
+            case "fdr6_reference":
+                return Work(self._fdr6(self.images.of("all"), set()), "fp32", 0)
             case "reconstruction" | "continuity" | "equivariance":
                 return Work(self._decoded(artifact.stage, self._entry(artifact)), "fp32", 0)
         return Work(None, "fp32", 0)
+
+    def _fdr6(self, count: int, done: set[str]) -> int:
+        """Return the operations of FDr6's extractors, but those `done`, on so many images."""
+        names = set(self.study.metrics.generation.fdr6 or ()) - done
+        return count * sum(self._features(name).macs for name in names)
 
     def _entry(self, artifact: Artifact) -> TokenizerSpec | ExternalTokenizer:
         return self.study.tokenizers[artifact.labels["tokenizer"]]
@@ -127,6 +142,9 @@ class Costs:
             return trained_encoder(entry, self.channels, self.side, self.data.num_classes)
         if isinstance(entry, VisionEncoder):
             return vision_model(entry.model, self.side)
+        if isinstance(entry, RepresentationEncoder):
+            facts = REPRESENTATIONS[entry.model]
+            return Size(round(facts.parameters), round(facts.macs))
         return INCEPTION if entry.kind == "inception" else vgg16(self.side)
 
     def _encoder(self, entry: EncoderSpec) -> Work:

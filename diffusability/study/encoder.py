@@ -5,6 +5,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from diffusability.study.representations import (
+    REPRESENTATIONS,
+    Representation,
+    representation_file,
+)
 from diffusability.study.spec import Need, Place, Spec, TrainSpec
 from diffusability.study.vision_models import FACTS, VisionModel, weight_file
 
@@ -89,6 +94,31 @@ class VisionEncoder(PublishedEncoder):
         return (FACTS[self.model].library,)
 
 
+class RepresentationEncoder(PublishedEncoder):
+    """One of the five networks that FDr6 judges images with, beside Inception.
+
+    Without `weights` the file is looked for in the local cache of the model hub.
+    """
+
+    uses = frozenset({"features"})
+
+    kind: Literal["representation"]
+    model: Representation
+
+    def needs(self) -> tuple[Need, ...]:
+        """The weight file: the one given, or that of the hub's cache."""
+        remedy = (
+            f"download model.safetensors of {REPRESENTATIONS[self.model].hub} into the model "
+            "hub's cache (HF_HUB_CACHE, or HF_HOME/hub), or set the encoder's `weights` to a file"
+        )
+        what = f"weights of the representation {self.model}"
+        return (Need(what, representation_file(self.model, self.weights), remedy),)
+
+    def packages(self) -> tuple[str, ...]:
+        """The library that holds the architecture."""
+        return ("timm",)
+
+
 class InceptionEncoder(PublishedEncoder):
     """Inception-v3 as the original FID uses it: 2,048 features and 1,008 logits."""
 
@@ -135,6 +165,7 @@ EncoderSpec = Annotated[
     | ContrastiveEncoder
     | MaskedEncoder
     | VisionEncoder
+    | RepresentationEncoder
     | InceptionEncoder
     | LpipsEncoder,
     Field(discriminator="kind"),

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from diffusability.study.names import EncoderName
+from diffusability.study.names import INCEPTION, EncoderName
+from diffusability.study.representations import FDR6_SPACES
 from diffusability.study.spec import Need, Spec, is_none
 
 Split = Literal["train", "val", "all"]
@@ -84,6 +85,15 @@ class GenerationMetric(Spec):
 
     extractor: EncoderName
     reference: Split = Field("train", description="real images that samples are compared with")
+    fdr6: (
+        Annotated[tuple[EncoderName, ...], Field(min_length=FDR6_SPACES, max_length=FDR6_SPACES)]
+        | None
+    ) = Field(
+        None,
+        exclude_if=is_none,
+        description="six encoders in whose features FDr6 compares samples with the train split, "
+        "in units of what the val split is away from it; none: not measured",
+    )
     reference_statistics: Annotated[str | None, Field(exclude=True)] = Field(
         None,
         description="npz of the ADM evaluator, whose moments FID and sFID take instead of those "
@@ -129,6 +139,26 @@ class GenerationMetric(Spec):
         )
         path = Path(self.reference_statistics)
         return (Need(f"reference statistics `{self.reference_content}`", path, remedy),)
+
+
+class Fdr6Reference(Spec):
+    """What FDr6 holds every sample set against; made once for a dataset and six encoders.
+
+    Its fields are those of `GenerationMetric`; the published statistics stand for Inception alone.
+    """
+
+    fdr6: tuple[EncoderName, ...]
+    reference_content: str | None = Field(None, exclude_if=is_none)
+    reference_count: PositiveInt | None = Field(None, exclude_if=is_none)
+    reference_resolution: PositiveInt | None = Field(None, exclude_if=is_none)
+    reference_statistics: Annotated[str | None, Field(exclude=True)] = None
+
+    @classmethod
+    def of(cls, metric: GenerationMetric) -> "Fdr6Reference":
+        """Return the reference of a study's FDr6."""
+        assert metric.fdr6 is not None
+        published = set(cls.model_fields) if INCEPTION in metric.fdr6 else {"fdr6"}
+        return cls(**{name: getattr(metric, name) for name in published})
 
 
 class MetricsSpec(Spec):

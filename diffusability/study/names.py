@@ -13,3 +13,8 @@ EncoderName = Annotated[
 # encoders of these names make distances that are called FID and sFID, so only Inception has them
 INCEPTION = "inception"  # its pooled features
 INCEPTION_SPATIAL = "inception-spatial"  # a part of its early feature map
+
+
+def fdr6_role(place: int) -> str:
+    """Return the role, among what an artifact is made from, of the FDr6 extractor at a place."""
+    return f"fdr6_extractor_{place}"

@@ -8,6 +8,8 @@ from typing import Any
 from diffusability.errors import StudyError
 from diffusability.study.encoder import TrainedEncoder
 from diffusability.study.fingerprint import canonical_json, fingerprint
+from diffusability.study.metrics import Fdr6Reference, GenerationMetric
+from diffusability.study.names import fdr6_role
 from diffusability.study.problems import nearest
 from diffusability.study.stages import CARD, RESULTS, STAGES, path_template
 from diffusability.study.study import Study
@@ -202,7 +204,9 @@ class Plan:
         metric = self.study.metrics.generation
         options = metric.canonical()
         local = {key: value for key, value in metric.local().items() if value is not None}
-        extractor = self._encoder(options["extractor"])
+        judges = {"extractor": self._encoder(options["extractor"])}
+        if metric.fdr6 is not None:
+            judges |= self._fdr6_judges(metric)
         for guidance in sampling.pop("guidance"):
             samples = self._add(
                 "samples",
@@ -220,6 +224,23 @@ class Plan:
                 samples.labels,
                 options,
                 0,
-                {"samples": samples, "extractor": extractor, "dataset": self._dataset},
+                {"samples": samples, **judges, "dataset": self._dataset},
                 local,
             )
+
+    def _fdr6_judges(self, metric: GenerationMetric) -> dict[str, Artifact]:
+        """Return the six extractors of FDr6 by role, and what samples are held against."""
+        assert metric.fdr6 is not None
+        extractors = {
+            fdr6_role(place): self._encoder(name) for place, name in enumerate(metric.fdr6)
+        }
+        spec = Fdr6Reference.of(metric)
+        reference = self._add(
+            "fdr6_reference",
+            {"dataset": self.study.select.dataset},
+            spec.canonical(),
+            0,
+            {**extractors, "dataset": self._dataset},
+            {key: value for key, value in spec.local().items() if value is not None},
+        )
+        return {**extractors, "fdr6": reference}

@@ -12,6 +12,7 @@ from diffusability.study.encoder import (
     InceptionEncoder,
     LpipsEncoder,
     MaskedEncoder,
+    RepresentationEncoder,
     SupervisedEncoder,
     Use,
     VisionEncoder,
@@ -34,6 +35,7 @@ ENCODERS: dict[str, type[BaseModel]] = {
     "contrastive": ContrastiveEncoder,
     "masked": MaskedEncoder,
     "vision": VisionEncoder,
+    "representation": RepresentationEncoder,
     "inception": InceptionEncoder,
     "lpips": LpipsEncoder,
 }
@@ -175,10 +177,20 @@ def _check_names(study: Study, problems: Problems) -> None:
     for metric in ("continuity", "reconstruction", "generation"):
         extractor = getattr(study.metrics, metric).extractor
         _check_encoder(f"metrics.{metric}.extractor", extractor, "features", study, problems)
+    _check_fdr6(study, problems)
     lpips = study.metrics.reconstruction.lpips
     if lpips is not None:
         _check_encoder("metrics.reconstruction.lpips", lpips, "lpips", study, problems)
     _check_inception(study, problems)
+
+
+def _check_fdr6(study: Study, problems: Problems) -> None:
+    """FDr6 averages over six different spaces."""
+    where, names = "metrics.generation.fdr6", study.metrics.generation.fdr6 or ()
+    for name in dict.fromkeys(names):
+        _check_encoder(where, name, "features", study, problems)
+    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+        problems.add(where, f"`{name}` stands {names.count(name)} times; six spaces must differ")
 
 
 def _check_encoder(where: str, name: str, use: Use, study: Study, problems: Problems) -> None:

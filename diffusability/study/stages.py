@@ -109,6 +109,12 @@ STAGES: dict[str, Stage] = {
         labels=_SAMPLES,
         gpu=True,
     ),
+    "fdr6_reference": Stage(
+        version=1,
+        rule="compute_fdr6_reference",
+        outputs=("normalisers.json", "references.safetensors"),
+        labels=("dataset",),
+    ),
     "fisher_toy": Stage(
         version=1,
         rule="measure_fisher_toy",

@@ -99,7 +99,8 @@ class Study(Spec):
         names += [metrics.reconstruction.extractor] if "reconstruction" in chosen else []
         if "reconstruction" in chosen and metrics.reconstruction.lpips is not None:
             names.append(metrics.reconstruction.lpips)
-        names += [metrics.generation.extractor] if self.selected_backbones else []
+        if self.selected_backbones:
+            names += [metrics.generation.extractor, *(metrics.generation.fdr6 or ())]
         return tuple(dict.fromkeys(names))
 
     @property

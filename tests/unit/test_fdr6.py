@@ -9,18 +9,20 @@ import torch
 
 from diffusability.errors import MeasurementError
 from diffusability.metrics.fdr6 import (
-    FDR6_EXTRACTORS,
     FrechetNormaliser,
     compute_normaliser,
     load_normalisers,
+    load_references,
     measure_fdr6,
     save_normalisers,
+    save_references,
 )
 from diffusability.metrics.feature_moments import FeatureMoments, merge_moments
 from diffusability.metrics.frechet import frechet_distance
 from diffusability.metrics.measurement import Measurement
+from diffusability.study.representations import FDR6_SPACES, REPRESENTATIONS
 
-NAMES = [extractor.name for extractor in FDR6_EXTRACTORS]
+NAMES = ["inception", *REPRESENTATIONS]
 
 
 def features(name: str, *, seed: int, count: int = 120, shift: float = 0.0) -> torch.Tensor:
@@ -54,14 +56,15 @@ def measure(**changes) -> dict[str, Measurement]:
 
 
 def test_the_six_spaces_are_the_papers() -> None:
-    assert [(e.name, e.input_side, e.published_normaliser) for e in FDR6_EXTRACTORS] == [
-        ("inception", 299, 1.68),
-        ("convnext", 224, 56.87),
-        ("dinov2", 256, 14.19),
-        ("mae", 224, 0.04),
-        ("siglip2", 224, 0.60),
-        ("clip", 256, 5.60),
+    found = [(f.network, f.input_side, f.feature) for f in REPRESENTATIONS.values()]
+    assert found == [
+        ("convnextv2_base.fcmae_ft_in22k_in1k", 224, "spatial mean"),
+        ("vit_large_patch14_dinov2.lvd142m", 256, "class token"),
+        ("vit_large_patch16_224.mae", 224, "class token"),
+        ("vit_so400m_patch16_siglip_256.v2_webli", 224, "attention pool"),
+        ("vit_large_patch14_clip_224.openai", 256, "class token"),
     ]
+    assert len(found) + 1 == FDR6_SPACES  # and Inception
 
 
 def test_is_the_arithmetic_mean_of_ratios() -> None:
@@ -99,6 +102,14 @@ def test_normalisers_keep_full_precision_on_disk(tmp_path) -> None:
     assert load_normalisers(tmp_path / "n.json") == NORMALISERS
 
 
+def test_references_keep_every_bit_on_disk(tmp_path) -> None:
+    save_references(tmp_path / "r.safetensors", list(REFERENCES.values()))
+    found = load_references(tmp_path / "r.safetensors")
+    assert {n: m.digest() for n, m in found.items()} == {
+        n: m.digest() for n, m in REFERENCES.items()
+    }
+
+
 def test_altered_normalisers_are_refused(tmp_path) -> None:
     path = tmp_path / "n.json"
     save_normalisers(path, list(NORMALISERS.values()))
@@ -118,7 +129,7 @@ def test_missing_unknown_and_mismatched_parts_are_refused() -> None:
     five = {n: NORMALISERS[n] for n in NAMES[:5]}
     with pytest.raises(MeasurementError, match=r"normalisers lack \['clip'\]"):
         measure(normalisers=five)
-    with pytest.raises(MeasurementError, match="generated features lack"):
+    with pytest.raises(MeasurementError, match="averages over 6 extractors"):
         measure(generated={n: GENERATED[n] for n in NAMES[1:]})
     with pytest.raises(MeasurementError, match="unknown"):
         measure(references=REFERENCES | {"own": REFERENCES["mae"]})
@@ -145,8 +156,21 @@ def test_too_few_images_are_flagged() -> None:
     few = {
         n: [moments(n, p) for p in features(n, seed=3, count=6, shift=0.4).split(3)] for n in NAMES
     }
-    assert measure(generated=few)["generation.fdr6"].flags == ("rank-deficient",)
+    with pytest.warns(
+        UserWarning, match=r"no more images than features in siglip2 \(6\), clip \(7"
+    ):
+        assert measure(generated=few)["generation.fdr6"].flags == ("rank-deficient",)
     assert measure()["generation.fdr6"].flags == ()
+
+
+def test_a_normaliser_of_too_few_images_is_flagged() -> None:
+    small = compute_normaliser(
+        reference=REFERENCES["clip"],
+        validation=moments("clip", features("clip", seed=2, count=7, shift=0.1)),
+    )
+    with pytest.warns(UserWarning, match=r"features in clip \(7\); a covariance lacks rank"):
+        found = measure(normalisers=NORMALISERS | {"clip": small})
+    assert found["generation.fdr6"].flags == ("rank-deficient",)
 
 
 def test_the_reference_is_no_validation_set() -> None:

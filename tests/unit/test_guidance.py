@@ -1,10 +1,13 @@
 """Classifier-free guidance: its algebra, its cost, its interval."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from diffusability.diffusion.guidance import guided_velocity
 from diffusability.diffusion.sit import SiT
+from diffusability.diffusion.training_loss import FlowMatchingLoss
 from diffusability.errors import StudyError
 
 NULL = 10
@@ -79,3 +82,14 @@ def test_time_reaches_the_network_in_the_precision_of_the_latents():
 def test_scales_and_intervals_that_mean_nothing_are_refused(scale, interval):
     with pytest.raises(StudyError, match="guidance"):
         guided_velocity(Counted(), torch.tensor([0]), NULL, scale, interval)
+
+
+@pytest.mark.parametrize("labels", [[0, NULL], [-1, 2]])
+def test_a_label_outside_the_classes_is_refused(labels):
+    # NULL itself would pass for a class: the network has an embedding for it
+    with pytest.raises(StudyError, match=rf"guidance: labels span .*outside the {NULL} classes"):
+        guided_velocity(Counted(), torch.tensor(labels), NULL, 2.0)
+    posteriors = SimpleNamespace(labels=torch.tensor(labels))
+    model = SimpleNamespace(network=SimpleNamespace(num_classes=NULL))
+    with pytest.raises(StudyError, match="training on latents: labels span"):
+        FlowMatchingLoss(model, posteriors, SimpleNamespace())

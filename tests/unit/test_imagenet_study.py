@@ -7,6 +7,7 @@ import pytest
 
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
+from diffusability.study.representations import REPRESENTATIONS
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import TokenizerSpec
 from diffusability.study.vision_models import VISION_MODELS
@@ -106,4 +107,15 @@ def test_86_chains_are_planned_without_data(study: Study) -> None:
     assert counts == {"tokenizer": 86, "latents": 86, "diffusion": 86 * 4}
     assert len(plan.of_stage("samples")) == 86 * 4 * len(study.sampling.guidance)
     encoders = {artifact.labels["encoder"] for artifact in plan.of_stage("encoder")}
-    assert encoders == {*VISION_MODELS, "inception", "lpips"}
+    assert encoders == {*VISION_MODELS, "inception", "lpips", *REPRESENTATIONS}
+
+
+def test_fdr6_in_the_six_spaces_of_its_paper(study: Study) -> None:
+    names = study.metrics.generation.fdr6
+    assert names == ("inception", *REPRESENTATIONS)
+    assert [study.encoders[name].kind for name in names] == ["inception", *["representation"] * 5]
+    assert all(study.encoders[name].model == name for name in names[1:])  # type: ignore[union-attr]
+    plan = Plan(study)
+    (reference,) = plan.of_stage("fdr6_reference")  # one for 86 x 4 x 5 sets of samples
+    assert reference.spec["reference_content"] == "VIRTUAL_imagenet256_labeled.npz"
+    assert all(a.upstream["fdr6"] is reference for a in plan.of_stage("generation"))

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from diffusability.errors import ArtifactError, MeasurementError, StudyError
 from diffusability.metrics.reconstruction import measure_lpips
+from diffusability.stages import reconstruction
 from diffusability.study.load import merge
+from diffusability.tokenizers.interface import Tokenizer
 from diffusability.tokenizers.perceptual import LpipsPerceptual
 from tests.torchvision_stand_in import ensure_torchvision
 from tests.unit.study_run import measurements, plan_of, run_plan
@@ -86,6 +88,27 @@ def test_a_tokenizer_is_trained_and_measured_with_lpips(
     assert cell["higher_is_better"] is False
 
 
+def test_every_image_is_decoded_once(
+    stub: None, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_trunk(workplace / "vgg16.pth")
+    plan = plan_of(study(perceptual=1.0, perceptual_encoder="vgg"))
+    run_plan(plan, "latents", "encoder")
+    decoded = []
+    original = reconstruction.open_tokenizer
+
+    def counting(*arguments: object) -> Tokenizer:
+        tokenizer = original(*arguments)
+        decode = tokenizer.decode
+        tokenizer.decode = lambda z: decoded.append(len(z)) or decode(z)
+        return tokenizer
+
+    monkeypatch.setattr(reconstruction, "open_tokenizer", counting)
+    made = run_plan(plan, "reconstruction")
+    cell = measurements(made["reconstruction/conv-base/s0"])["reconstruction.lpips"]
+    assert sum(decoded) == cell["n"]
+
+
 def test_features_of_the_study_stay_a_choice(
     workplace: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -131,15 +154,12 @@ def test_weights_of_another_package_version_are_refused(stub: None, tmp_path: Pa
 
 
 def test_the_mean_over_images() -> None:
-    originals = torch.zeros(3, 1, 2, 2)
-    found = torch.tensor([0.1, 0.2, 0.6]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
-    pairs = zip(originals.split(2), found.split(2), strict=True)
-    cell = measure_lpips(pairs, lambda a, b: (a - b).abs().mean((1, 2, 3)))
+    cell = measure_lpips(torch.tensor([0.1, 0.2, 0.6]))
     assert cell.value == pytest.approx(0.3)
     # standard deviation of (0.1, 0.2, 0.6) is sqrt(0.07)
     assert cell.stderr == pytest.approx((0.07 / 3) ** 0.5)
     with pytest.raises(MeasurementError, match="two image pairs"):
-        measure_lpips([(originals[:1], found[:1])], lambda a, b: (a - b).mean((1, 2, 3)))
+        measure_lpips(torch.tensor([0.1]))
 
 
 def test_the_package_itself(tmp_path: Path) -> None:

@@ -82,6 +82,17 @@ CASES: list[tuple[str, Any, list[str]]] = [
         "VIRTUAL.npz",
         ["metrics.generation.reference_statistics: holds moments of Inception", "`judge`"],
     ),
+    ("metrics.generation.fdr6", ["glyph", "judge"], ["metrics.generation.fdr6", "at least 6"]),
+    (
+        "metrics.generation.fdr6",
+        ["glyph", "judge", "gliph", "vgg", "glyph", "judge"],
+        [
+            "metrics.generation.fdr6: unknown encoder `gliph`",
+            "metrics.generation.fdr6: `glyph` stands 2 times; six spaces must differ",
+            "metrics.generation.fdr6: `judge` stands 2 times",
+        ],
+    ),
+    ("encoders.eye", {"kind": "representation", "model": "dino"}, ["encoders.eye", "`dinov2`"]),
     ("metrics.generation.reference_count", 7, ["reference_statistics, which is not given"]),
     (
         "metrics.reconstruction.lpips",

@@ -1,0 +1,137 @@
+"""The published networks of FDr6 as extractors: preprocessing, one vector an image, weights."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffusability.encoders.interface import Encoder
+from diffusability.encoders.packages import import_extra
+from diffusability.encoders.weights import State, read_tensors, require_fit
+from diffusability.errors import ArtifactError, StudyError
+from diffusability.study.representations import (
+    REPRESENTATIONS,
+    Representation,
+    RepresentationFacts,
+)
+
+UNUSED = ("head.", "fc_norm.", "mask_token")  # no feature depends on them
+
+
+class RepresentationModel(Encoder):
+    """One vector an image in a feature space of FDr6; it has no grid and names no classes."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, facts: RepresentationFacts, network: Any) -> None:
+        """Wrap a network of the given facts; it is frozen and set to evaluation."""
+        super().__init__()
+        self.facts, self.network = facts, network
+        self.grid_channels = facts.channels
+        for name, values in zip(("mean", "std"), facts.norm, strict=True):
+            column = torch.tensor(values).view(3, 1, 1)  # (3, 1, 1)
+            self.register_buffer(name, column, persistent=False)
+        self.eval().requires_grad_(False)
+
+    def grid(self, images: Tensor) -> Tensor:
+        """Refuse: FDr6 takes vectors, and a study declares no other use of these networks."""
+        raise StudyError("a network of kind representation has no feature map; use kind vision")
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Return what the network is given: resized and on its own scale, in float32.
+
+        Args:
+            images: (B, C, H, W) in -1 ... 1; one channel is repeated to three.
+
+        Returns:
+            (B, 3, s, s) with the side s of the facts.
+        """
+        side = self.facts.input_side
+        unit = ((images.float() + 1) / 2).expand(-1, 3, -1, -1)  # 0 ... 1
+        if unit.shape[2:] != (side, side):
+            unit = functional.interpolate(
+                unit, size=(side, side), mode="bicubic", align_corners=False, antialias=True
+            )
+        return (unit - self.mean) / self.std
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Return the (B, F) feature of images (B, C, H, W) in -1 ... 1, in float32."""
+        pixels = self.preprocess(images)
+        with torch.autocast(pixels.device.type, torch.bfloat16):
+            found = self.network.forward_features(pixels)  # (B, N, F), or (B, F, h, w)
+            if self.facts.feature == "spatial mean":
+                found = found.mean(dim=(2, 3))
+            elif self.facts.feature == "class token":
+                found = found[:, 0]
+            else:
+                found = self.network.attn_pool(found)
+        return found.float()
+
+
+def build_representation(facts: RepresentationFacts, **changes: Any) -> Any:
+    """Return the network with random weights.
+
+    Args:
+        facts: of the network.
+        changes: options of the library that replace the published ones, e.g. a smaller depth.
+
+    Raises:
+        StudyError: the library is not installed, or does not import.
+    """
+    timm = import_extra("timm", f"representation {facts.network}")
+    resizing = {"dynamic_img_size": True, "dynamic_img_pad": True}
+    options = {} if facts.feature == "spatial mean" else resizing  # of transformers alone
+    return timm.create_model(facts.network, pretrained=False, num_classes=0, **options, **changes)
+
+
+def load_representation(model: Representation, state: State, **changes: Any) -> RepresentationModel:
+    """Return the extractor with the tensors of `import_representation`, or of a published file.
+
+    Args:
+        model: name of the space.
+        state: tensors by name.
+        changes: see `build_representation`.
+
+    Raises:
+        ArtifactError: names or shapes do not fit the network; the message lists them.
+    """
+    facts = REPRESENTATIONS[model]
+    network: nn.Module = build_representation(facts, **changes)
+    # the module that defines the network knows its family's releases
+    convert = import_module(type(network).__module__).checkpoint_filter_fn
+    try:
+        given = _used(convert(dict(state), network))
+    except (KeyError, RuntimeError, AttributeError, ValueError) as error:
+        raise ArtifactError(
+            f"weights of {model}: not a layout that timm knows ({error!s:.200})"
+        ) from None
+    expected = _used(network.state_dict())
+    require_fit(model, f"timm's {facts.network}", facts.hub, expected, given)
+    network.load_state_dict(given, strict=False)  # what is missing is unused, as checked above
+    return RepresentationModel(facts, network)
+
+
+def import_representation(model: Representation, path: Path, target: Path) -> None:
+    """Copy a published weight file, once it fits its network.
+
+    Args:
+        model: name of the space.
+        path: file with the tensors of timm's release.
+        target: safetensors file to write; `load_representation` takes its tensors.
+
+    Raises:
+        ArtifactError: the file is missing, damaged, or of another network.
+    """
+    state = _used(read_tensors(model, path))
+    load_representation(model, state)  # refuses what does not fit
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, target)
+
+
+def _used(state: State) -> State:
+    return {name: tensor for name, tensor in state.items() if not name.startswith(UNUSED)}

@@ -1,0 +1,81 @@
+"""Published weight files: read as tensors by name, and compared with what a network expects."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffusability.errors import ArtifactError
+
+State = dict[str, Tensor]
+SHOWN = 5  # keys that a message lists
+
+
+def read_tensors(what: str, path: Path) -> State:
+    """Return the tensors of a weight file by name.
+
+    Args:
+        what: whose weights they are, for messages.
+        path: safetensors, or a checkpoint that holds tensors only, at its top or under
+            `state_dict` or `model`.
+
+    Raises:
+        ArtifactError: no such file, or not of one of these formats.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"weights of {what}: not at {path}; set the encoder's `weights`")
+    try:
+        content: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # every reader raises errors of its own
+        raise ArtifactError(f"weights of {what}: {path} cannot be read ({error!s:.200})") from None
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping):
+        raise ArtifactError(f"weights of {what}: {path} holds no mapping of names to tensors")
+    return {name: t for name, t in content.items() if isinstance(t, Tensor)}
+
+
+def require_fit(
+    what: str, network: str, hub: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor]
+) -> None:
+    """Refuse tensors that are not those of a network.
+
+    Args:
+        what: whose weights they are, for the message.
+        network: library and architecture, likewise.
+        hub: repository of the model hub whose file fits.
+        expected: tensors of the network by name.
+        given: tensors of the file by name.
+
+    Raises:
+        ArtifactError: names or shapes do not fit; the message lists them.
+    """
+    shapes = {name: tuple(t.shape) for name, t in expected.items()}
+    found = {name: tuple(t.shape) for name, t in given.items()}
+    wrong = {
+        "missing": sorted(shapes.keys() - found.keys()),
+        "unknown": sorted(found.keys() - shapes.keys()),
+        "of another shape": sorted(
+            f"{name} {found[name]} for {shapes[name]}"
+            for name in shapes.keys() & found.keys()
+            if shapes[name] != found[name]
+        ),
+    }
+    if any(wrong.values()):
+        listing = "; ".join(f"{kind}: {_some(names)}" for kind, names in wrong.items() if names)
+        raise ArtifactError(
+            f"weights of {what}: they do not fit {network}. {listing}. A file that fits is {hub}'s"
+        )
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
