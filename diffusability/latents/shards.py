@@ -90,10 +90,12 @@ class LatentShards:
             note = json.loads(self._note(k).read_text())
             path = self._path(k)
             same = path.stat().st_size == note["bytes"] and sha256(path) == note["sha256"]
+            bounds = list(self._bounds[k])
+            same = same and note.get("images", bounds) == bounds  # older notes do not say it
         except (OSError, ValueError, KeyError):
             return False
         if not same:
-            logger.warning("%s was altered; it is encoded again", path)
+            logger.warning("%s was altered or moved; it is encoded again", path)
         return same
 
     def _write(
@@ -117,7 +119,9 @@ class LatentShards:
         self._note(k).unlink(missing_ok=True)
         write_bytes(self._path(k), save(tensors))
         path = self._path(k)
-        write_json(self._note(k), {"sha256": sha256(path), "bytes": path.stat().st_size})
+        size = path.stat().st_size
+        note = {"sha256": sha256(path), "bytes": size, "images": [start, stop]}
+        write_json(self._note(k), note)
 
 
 def _encode_all(batches: Iterable[Tensor], encode: Encode) -> Moments:

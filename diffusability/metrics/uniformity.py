@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import gaussian_kde
 from sklearn.manifold import TSNE
 from sklearn.utils.parallel import Parallel, delayed
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from diffusability.errors import MeasurementError
@@ -107,7 +108,8 @@ def measure_uniformity(
         repeats: number of repeats, at least 2.
         perplexity: of t-SNE, below the number of points.
         iterations: of t-SNE's gradient descent, at least 250.
-        n_jobs: repeats that run at the same time (joblib); the values do not depend on it.
+        n_jobs: repeats that run at the same time, each a process of one thread; the values do not
+            depend on it.
 
     Returns:
         ``uniformity.density_cv`` and ``uniformity.gini`` (LOWER is better) and
@@ -182,13 +184,16 @@ class _Plane:
 
     def statistics(self, vectors: NDArray[np.float64]) -> dict[str, float]:
         """Return the three statistics of (n, C) vectors."""
-        embedding = TSNE(
-            n_components=2,
-            perplexity=self.perplexity,
-            max_iter=self.iterations,
-            random_state=self.seed,
-        ).fit_transform(vectors)
-        densities = point_densities(embedding.astype(np.float64))
+        # one thread a repeat: threads wait for each other in every iteration where repeats already
+        # fill the cores, and may add up in another order, which t-SNE amplifies
+        with threadpool_limits(1):
+            embedding = TSNE(
+                n_components=2,
+                perplexity=self.perplexity,
+                max_iter=self.iterations,
+                random_state=self.seed,
+            ).fit_transform(vectors)
+            densities = point_densities(embedding.astype(np.float64))
         return {
             "density_cv": density_cv(densities),
             "gini": gini(densities),

@@ -26,7 +26,7 @@ from diffusability.metrics.kronecker import (
 )
 from diffusability.metrics.latent_set import LatentSet, check_labels
 from diffusability.metrics.measurement import Measurement
-from diffusability.metrics.mixture_velocity import between_class_variance
+from diffusability.metrics.mixture_velocity import KroneckerMixture, between_class_variance
 from diffusability.metrics.velocity_fits import GroupFits, fit_groups
 
 _DIRECTIONS = {
@@ -87,15 +87,17 @@ def measure_velocity(
     data = LatentSet(latents)
     labels = check_labels(labels, data.count).to(data.device)
     names, counts = labels.unique(return_counts=True)  # (K,) each
-    require_samples(counts, names, data.channels, data.height * data.width)
+    positions = data.height * data.width
+    require_samples(counts, names, data.channels, positions)
     groups = [torch.nonzero(labels == name).flatten() for name in names]
-    fits = fit_groups(data, groups, normalise, whole_classes=True)
+    mixture = KroneckerMixture.empty(len(groups), data.channels, positions, data.device)
+    fits = fit_groups(data, groups, normalise, mixture)
     halving = None
-    if int(counts.min()) // 2 >= minimum_samples(data.channels, data.height * data.width):
+    if int(counts.min()) // 2 >= minimum_samples(data.channels, positions):
         halving = _fit_halves(data, fits, draw_halves(groups, halvings, generator), normalise)
     summary = _Summary(fits, halving, counts, normalise, data.channels)
     draws = {"strata": strata, "samples": samples}
-    between = between_class_variance(fits.mixture(), generator=generator, **draws)
+    between = between_class_variance(mixture, generator=generator, **draws)
     return [*summary.scalars(), *summary.curve(), summary.marginal(*between, draws)]
 
 
@@ -103,7 +105,7 @@ def _fit_halves(data: LatentSet, fits: GroupFits, halves: Halves, normalised: bo
     """Fit every half, and count its pull on the z-score of the set with it."""
     sizes = halves.class_sizes  # (K,)
     weights = (sizes / sizes.mean())[halves.owners].repeat_interleave(2)  # (2 P,)
-    half_fits = fit_groups(data, halves.groups, normalised, whole_classes=False)
+    half_fits = fit_groups(data, halves.groups, normalised)
     linear = fits.linearised(half_fits, weights)  # (2 P, columns)
     return Halving(halves, half_fits.values.unflatten(0, (-1, 2)), linear.unflatten(0, (-1, 2)))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,9 +17,13 @@ from diffusability.metrics.class_velocity import (
 from diffusability.metrics.kronecker import KroneckerFit, flip_flop
 from diffusability.metrics.latent_set import LatentSet
 from diffusability.metrics.mixture_velocity import KroneckerMixture
+from diffusability.metrics.thread_map import thread_map
 from diffusability.metrics.velocity_sensitivity import channel_sensitivity, dct_shares
 
-_BATCH_BYTES = 128 * 2**20
+# On a CPU samples and products stay near the cache, and temporaries reuse memory: twice as fast as
+# 128 MiB, which a GPU needs to be busy.
+_CPU_BATCH_BYTES = 8 * 2**20
+_GPU_BATCH_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,8 @@ class GroupFits:
         values: (G, columns) of ``velocity_values``.
         energy: (G, C) mean square of each channel of the latents as they were read.
         sensitivity: (columns, C) derivative, in the log scale of each channel, of the mean of
-            ``values`` over groups; zero where the latents are not z-scored.
+            ``values`` over groups; zero for halves, and where the latents are not z-scored.
         unconverged, deficient: numbers of groups that ran out of iterations, or were singular.
-        components: per batch of whole classes, positions in the list and mixture components.
     """
 
     values: Tensor
@@ -39,15 +43,6 @@ class GroupFits:
     sensitivity: Tensor
     unconverged: int
     deficient: int
-    components: list[tuple[Tensor, KroneckerMixture]]
-
-    def mixture(self) -> KroneckerMixture:
-        """Return all components in the order of the list."""
-        order = torch.cat([positions for positions, _ in self.components]).argsort()
-        fields = ("means", "row_values", "row_vectors", "column_values", "column_vectors")
-        return KroneckerMixture(
-            *(torch.cat([getattr(part, f) for _, part in self.components])[order] for f in fields)
-        )
 
     def linearised(self, groups: "GroupFits", weights: Tensor) -> Tensor:
         """Return the values of some groups, each with its pull on the common z-score.
@@ -68,7 +63,10 @@ class GroupFits:
 
 
 def fit_groups(
-    data: LatentSet, groups: list[Tensor], normalised: bool, *, whole_classes: bool
+    data: LatentSet,
+    groups: list[Tensor],
+    normalised: bool,
+    components: KroneckerMixture | None = None,
 ) -> GroupFits:
     """Fit every group, batched with others of like size.
 
@@ -76,43 +74,26 @@ def fit_groups(
         data: the latents.
         groups: indices of the images of each group.
         normalised: whether to z-score the latents.
-        whole_classes: keep what only whole classes are asked for, the mixture and sensitivities.
+        components: where the groups are whole classes, room for as many components; they are
+            written in the order of the list, and the sensitivity is computed.
 
     Raises:
         MeasurementError: the latents of a group are all identical.
     """
-    grid = (data.height, data.width)
-    order, values, energy, sensitivity, components = [], [], [], [], []
-    unconverged = deficient = 0
-    for positions in _batches(groups, data.channels * data.height * data.width):
+    batches = list(_batches(groups, data))
+
+    def fit(positions: list[int]) -> GroupFits:
         batch = _read(data, [groups[i] for i in positions], normalised)
-        fit = flip_flop(batch.centred, batch.counts)
-        spectra = class_spectra(batch.centred, batch.counts, fit)
-        if whole_classes and normalised:
-            shares = dct_shares(batch.centred, batch.counts, grid)  # (k, C)
-            viv_dct = shares.sum(dim=1)  # (k,)
-            moved = channel_sensitivity(batch.centred, fit, spectra, shares)
-            sensitivity.append(moved.sum(dim=0) / len(groups))  # (columns, C)
-        else:
-            viv_dct = dct_diagonal_variance(batch.centred, batch.counts, grid)  # (k,)
-        if whole_classes:
-            part = _mixture_part(batch.means, fit, spectra.separability)
-            components.append((torch.tensor(positions, device=data.device), part))
-        order += positions
-        values.append(velocity_values(spectra, viv_dct))
-        energy.append(batch.energy)
-        unconverged += int((~fit.converged).sum())
-        deficient += int(fit.deficient.sum())
-    back = torch.tensor(order, device=data.device).argsort()
-    columns = torch.cat(values)[back]  # (G, columns)
-    none = columns.new_zeros(columns.shape[1], data.channels)
+        return _fit_batch(batch, (data.height, data.width), positions, components, normalised)
+
+    fits = thread_map(fit, batches, data.device)
+    back = torch.tensor(list(chain(*batches)), device=data.device).argsort()
     return GroupFits(
-        columns,
-        torch.cat(energy)[back],
-        sum(sensitivity, none),
-        unconverged,
-        deficient,
-        components,
+        torch.cat([one.values for one in fits])[back],
+        torch.cat([one.energy for one in fits])[back],
+        torch.stack([one.sensitivity for one in fits]).sum(dim=0) / len(groups),
+        sum(one.unconverged for one in fits),
+        sum(one.deficient for one in fits),
     )
 
 
@@ -133,12 +114,38 @@ class _Batch:
     energy: Tensor
 
 
-def _batches(groups: list[Tensor], dimensions: int) -> Iterator[list[int]]:
-    """Yield positions of groups of like size whose padded float64 samples stay near 128 MiB."""
+def _fit_batch(
+    batch: _Batch,
+    grid: tuple[int, int],
+    positions: list[int],
+    components: KroneckerMixture | None,
+    normalised: bool,
+) -> GroupFits:
+    """Fit one batch, whose sensitivity is the sum over its groups, not the mean."""
+    centred, counts = batch.centred, batch.counts
+    fit = flip_flop(centred, counts)
+    spectra = class_spectra(centred, counts, fit)
+    if components is not None and normalised:
+        shares = dct_shares(centred, counts, grid)  # (k, C)
+        values = velocity_values(spectra, shares.sum(dim=1))  # (k, columns)
+        sensitivity = channel_sensitivity(centred, fit, spectra, shares).sum(dim=0)  # (columns, C)
+    else:
+        values = velocity_values(spectra, dct_diagonal_variance(centred, counts, grid))
+        sensitivity = values.new_zeros(values.shape[1], centred.shape[2])
+    if components is not None:
+        _write_components(components, positions, batch.means, fit, spectra.separability)
+    unconverged, deficient = int((~fit.converged).sum()), int(fit.deficient.sum())
+    return GroupFits(values, batch.energy, sensitivity, unconverged, deficient)
+
+
+def _batches(groups: list[Tensor], data: LatentSet) -> Iterator[list[int]]:
+    """Yield positions of groups of like size whose padded float64 samples stay near the limit."""
+    dimensions = data.channels * data.height * data.width
+    limit = _CPU_BATCH_BYTES if data.device.type == "cpu" else _GPU_BATCH_BYTES
     by_size = sorted(range(len(groups)), key=lambda i: groups[i].numel(), reverse=True)
     while by_size:
         largest = groups[by_size[0]].numel() * dimensions * 8
-        take = max(1, _BATCH_BYTES // largest)
+        take = max(1, limit // largest)
         yield by_size[:take]
         by_size = by_size[take:]
 
@@ -164,9 +171,18 @@ def _read(data: LatentSet, groups: list[Tensor], normalised: bool) -> _Batch:
     return _Batch(centred, means, torch.tensor(sizes, device=data.device), energy)
 
 
-def _mixture_part(means: Tensor, fit: KroneckerFit, separability: Tensor) -> KroneckerMixture:
-    """Return the trace-rescaled components of one batch in their eigenbases."""
+def _write_components(
+    components: KroneckerMixture,
+    positions: list[int],
+    means: Tensor,
+    fit: KroneckerFit,
+    separability: Tensor,
+) -> None:
+    """Write the trace-rescaled components of one batch, each in its eigenbasis."""
     a, rows = torch.linalg.eigh(fit.rows)  # (k, C), (k, C, C)
     b, columns = torch.linalg.eigh(fit.columns)  # (k, S), (k, S, S)
-    rescaled = a.clamp(min=0) / separability[:, None]  # (k, C)
-    return KroneckerMixture(means, rescaled, rows, b.clamp(min=0), columns)
+    components.means[positions] = means
+    components.row_values[positions] = a.clamp(min=0) / separability[:, None]
+    components.row_vectors[positions] = rows
+    components.column_values[positions] = b.clamp(min=0)
+    components.column_vectors[positions] = columns

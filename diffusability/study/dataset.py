@@ -1,11 +1,11 @@
 """Datasets that a study can name."""
 
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from diffusability.study.spec import Need, Place, Spec
+from diffusability.study.spec import Need, Place, Spec, name_content
 
 DIGITS_IMAGES = 1797
 
@@ -98,9 +98,8 @@ class FolderDataset(Spec):
     def _name_content(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        path = data.get("path")
-        named = {"content": PurePath(path).name} if isinstance(path, str) else {}
-        return named | data | {"masked": bool(data.get("masks")) or data.get("masked", False)}
+        masked = bool(data.get("masks")) or data.get("masked", False)
+        return name_content(data, "path", "content") | {"masked": masked}
 
     @property
     def image_channels(self) -> int:

@@ -1,13 +1,13 @@
 """Options of every perspective that a study measures; one model a perspective."""
 
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
 from diffusability.study.names import INCEPTION, EncoderName
 from diffusability.study.representations import FDR6_SPACES
-from diffusability.study.spec import Need, Spec, is_none
+from diffusability.study.spec import Need, Spec, is_none, name_content
 
 Split = Literal["train", "val", "all"]
 
@@ -116,9 +116,7 @@ class GenerationMetric(Spec):
     @model_validator(mode="before")
     @classmethod
     def _name_content(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("reference_statistics"), str):
-            return {"reference_content": PurePath(data["reference_statistics"]).name} | data
-        return data
+        return name_content(data, "reference_statistics", "reference_content")
 
     @model_validator(mode="after")
     def _of_a_file(self) -> "GenerationMetric":

@@ -1,7 +1,7 @@
 """The base of every typed piece of a study, and the field types that they share."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -41,6 +41,16 @@ class Need:
 def is_none(value: object) -> bool:
     """Return whether an option that was added later is left out (see `Spec`)."""
     return value is None
+
+
+def name_content(entry: Any, place: str, content: str) -> Any:
+    """Return an entry that names what lies at a place of it, by the last part of the path.
+
+    The place belongs to a machine, the name is what is hashed; an entry may give another name.
+    """
+    if isinstance(entry, dict) and isinstance(entry.get(place), str):
+        return {content: PurePath(entry[place]).name} | entry
+    return entry
 
 
 class Spec(BaseModel):

@@ -1,6 +1,6 @@
 """Image tokenizers: network, objective (Eq. 12) and the regularizer that sets them apart."""
 
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 from diffusability.study.names import EncoderName
 from diffusability.study.network import NetworkSpec
 from diffusability.study.regularizer import RegularizerSpec
-from diffusability.study.spec import Need, Place, Spec, TrainSpec
+from diffusability.study.spec import Need, Place, Spec, TrainSpec, name_content
 
 
 class ObjectiveSpec(Spec):
@@ -114,9 +114,7 @@ class ExternalTokenizer(Spec):
     @model_validator(mode="before")
     @classmethod
     def _name_content(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("path"), str):
-            return {"content": PurePath(data["path"]).name} | data
-        return data
+        return name_content(data, "path", "content")
 
     @property
     def cluster(self) -> str:

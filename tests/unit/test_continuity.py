@@ -68,6 +68,26 @@ class TestNeighbours:
             table.mean_squared_differences, squared.flatten(2).mean(dim=2), rtol=1e-12, atol=0
         )
 
+    @settings(max_examples=15, deadline=None)
+    @given(
+        seed=st.integers(0, 1000),
+        block=st.integers(1, 50),
+        distance=st.sampled_from(["cosine", "l2"]),
+    )
+    def test_neither_order_nor_batch_nor_dtype_matters(
+        self, seed: int, block: int, distance: str
+    ) -> None:
+        latents = normal(40, 6, seed=seed).bfloat16()
+        options = {"neighbours": 4, "distance": distance, "exclude_self": True}
+        expected = nearest_neighbours(latents, latents, **options)
+        order = torch.randperm(40, generator=rng(seed))
+        moved = latents[order].double()
+        found = nearest_neighbours(moved, moved, block_size=block, **options)
+        torch.testing.assert_close(
+            found.distances, expected.distances[order], rtol=1e-10, atol=1e-14
+        )
+        assert torch.equal(order[found.indices], expected.indices[order])
+
     @pytest.mark.parametrize("distance", ["cosine", "l2"])
     def test_same_class_without_self(self, distance: str) -> None:
         latents = normal(40, 6, seed=3)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diffusability.errors import MeasurementError
 from diffusability.metrics.equivariance import Transform, measure_equivariance
@@ -106,15 +108,23 @@ def test_agrees_with_the_loop() -> None:
         )
 
 
-def test_batches_do_not_matter_and_a_family_is_the_mean() -> None:
-    weight = normal(2, 3, 4, 4, seed=9)
-    encode = lambda x: F.conv2d(x, weight, stride=4)  # noqa: E731
-    images = normal(9, 3, 16, 16, seed=2)
-    one, _ = cells(encode, images, ROTATIONS)
-    two, _ = cells(encode, images.flip(0), ROTATIONS, batch_size=2)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000), batch=st.integers(1, 10))
+def test_neither_order_nor_batch_nor_dtype_matters(seed: int, batch: int) -> None:
+    images = normal(9, 3, 16, 16, seed=seed).bfloat16()
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(seed))
+    encode = lambda x: F.conv2d(x.double(), normal(2, 3, 4, 4, seed=9), stride=4)  # noqa: E731
+    one, _ = cells(encode, images, (*ROTATIONS, FLIP))
+    two, _ = cells(encode, images[order].double(), (*ROTATIONS, FLIP), batch_size=batch)
     for name, m in one.items():
         assert two[name].value == pytest.approx(m.value, rel=1e-10)
         assert two[name].stderr == pytest.approx(m.stderr, rel=1e-8)
+
+
+def test_the_value_of_a_family_is_the_mean() -> None:
+    weight = normal(2, 3, 4, 4, seed=9)
+    encode = lambda x: F.conv2d(x, weight, stride=4)  # noqa: E731
+    one, _ = cells(encode, normal(9, 3, 16, 16, seed=2), ROTATIONS)
     members = [one[f"rotate{a}_error"].value for a in (90, 180, 270)]
     assert one["rotate_error"].value == pytest.approx(np.mean(members), rel=1e-12)
 

@@ -67,6 +67,37 @@ def test_shards_are_read_as_they_were_encoded(workplace: Path, images: ImageSet)
     assert not torch.equal(mean, chosen.mean.flip(3))
 
 
+def test_moved_altered_and_duplicate_shards_are_encoded_again(
+    workplace: Path, images: ImageSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = cached(images, flip=False).mean[torch.arange(30)].clone()
+    folder = workplace / "results" / "cache" / "latents" / ("0" * 12)
+    files = {
+        k: [folder / f"shard-{k:05d}.{end}" for end in ("safetensors", "json")] for k in range(5)
+    }
+    held = {k: [path.read_bytes() for path in pair] for k, pair in files.items()}
+
+    def put(k: int, content: list[bytes]) -> None:
+        for path, data in zip(files[k], content, strict=True):
+            path.unlink()  # an opened shard is mapped: its file is replaced, not written into
+            path.write_bytes(data)
+
+    for harm in (
+        {0: held[1], 1: held[0]},  # unsorted, each with its note
+        {2: held[3]},  # duplicate, with its note
+        {3: [held[3][0][:-1] + b"\xff", held[3][1]]},  # altered
+    ):
+        for k, content in harm.items():
+            put(k, content)
+        caplog.clear()
+        found = cached(images, flip=False).mean[torch.arange(30)]
+        assert torch.equal(found, expected)
+        warned = {k for k in files if f"shard-{k:05d}.safetensors was altered" in caplog.text}
+        assert warned == set(harm)
+    (folder / "shard-00005.safetensors").write_bytes(held[0][0])  # one too many is not read
+    assert len(cached(images, flip=False)) == 30
+
+
 def test_unmirrored_shards_hold_nothing_more(workplace: Path, images: ImageSet) -> None:
     assert cached(images, flip=False).mirrored is None
     sizes = [path.stat().st_size for path in workplace.rglob("*.safetensors")]

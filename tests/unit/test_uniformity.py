@@ -7,8 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from diffusability.errors import MeasurementError
+from diffusability.metrics import uniformity
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.uniformity import (
     _single_pixels,
@@ -132,9 +134,20 @@ class TestPipeline:
         assert measure(self.latents, seed=1)["gini"].value != first["gini"].value
 
     def test_parallel_repeats_are_the_serial_ones(self) -> None:
-        serial, parallel = measure(self.latents), measure(self.latents, n_jobs=2)
-        for name in NAMES:
-            assert parallel[name].value == pytest.approx(serial[name].value, rel=1e-9)
+        assert measure(self.latents, n_jobs=2) == measure(self.latents)
+
+    def test_a_repeat_computes_in_one_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = []
+
+        class Observed(uniformity.TSNE):
+            def fit_transform(self, vectors: np.ndarray) -> np.ndarray:
+                found.extend(library["num_threads"] for library in threadpool_info())
+                return vectors[:, :2]
+
+        monkeypatch.setattr(uniformity, "TSNE", Observed)
+        with threadpool_limits(2):
+            measure(self.latents)
+        assert set(found) == {1}
 
     def test_channel_scale_and_offset_do_not_matter(self) -> None:
         scaled = self.latents.double() * torch.tensor([1.0, 4.0, 0.25, 2.0])[:, None, None] + 8

@@ -253,11 +253,26 @@ def test_neither_order_nor_batch_nor_dtype_nor_label_names_matter(seed: int, bat
     expected = {name: m.value for name, m in _found(latents, labels).items()}
     order = torch.randperm(len(labels), generator=_generator(seed))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(velocity_fits, "_BATCH_BYTES", batch)
+        patch.setattr(velocity_fits, "_CPU_BATCH_BYTES", batch)
         found = _found(latents[order].double(), 3 + 2 * labels[order])
     for name, value in expected.items():
         if "corrected" not in name:  # the halves are drawn from the order of images
             assert found[name].value == pytest.approx(value, rel=1e-8, abs=1e-12)
+
+
+def test_the_number_of_threads_changes_nothing():
+    latents, labels = _set()
+    before, expected = torch.get_num_threads(), _found(latents, labels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(velocity_fits, "_CPU_BATCH_BYTES", 1)  # a piece a class
+        one = _found(latents, labels)
+        torch.set_num_threads(3)
+        try:
+            assert _found(latents, labels) == one
+        finally:
+            torch.set_num_threads(before)
+    for name in expected:
+        assert one[name].value == pytest.approx(expected[name].value, rel=1e-12, abs=1e-14)
 
 
 def test_classes_of_different_size_do_not_touch_each_other():
