@@ -78,6 +78,7 @@ STAGES: dict[str, Stage] = {
     "uniformity": _measure("uniformity"),
     "equivariance": _measure("equivariance"),
     "reconstruction": _measure("reconstruction", "reconstructions.png"),
+    "geometry": _measure("geometry", "spectra.csv"),
     "diffusion": Stage(
         version=1,
         rule="train_diffusion",
