@@ -84,6 +84,25 @@ def test_kl_is_summed_over_the_latent_and_averaged_over_the_batch():
     assert total.item() == pytest.approx(0.24 / 64)
 
 
+def test_squared_error_is_summed_over_the_image():
+    target, found = uniform(2, 3, 4, 5), uniform(2, 3, 4, 5, seed=1)
+    squares = (target - found).square().sum().item() / 2  # per image
+    total, terms = Objective(l1=0, mse=2.0, perceptual=0).reconstruction(target, found, None)
+    assert list(terms) == ["mse"]
+    assert terms["mse"].item() == pytest.approx(squares)
+    assert total.item() == pytest.approx(2 * squares)
+
+
+def test_kl_weight_grows_over_its_warm_up():
+    annealed = Objective(kl=0.5, kl_warmup=4)
+    weights = [annealed.kl_weight(step) for step in (0, 1, 3, 4, 99)]
+    assert weights == [0.125, 0.25, 0.5, 0.5, 0.5]
+    assert Objective(kl=0.5).kl_weight(0) == 0.5
+    target = uniform(2, 1, 8, 8)
+    total, terms = annealed.divergence(torch.full((2,), 8.0).double(), target, 0)
+    assert (terms["kl"].item(), total.item()) == (8.0, 1.0)
+
+
 def test_terms_of_weight_zero_are_not_computed():
     def never(*arguments: torch.Tensor) -> torch.Tensor:
         raise AssertionError("computed")
