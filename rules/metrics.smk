@@ -8,6 +8,7 @@ RECONSTRUCTION = path_template("reconstruction")
 CONTINUITY = path_template("continuity")
 UNIFORMITY = path_template("uniformity")
 EQUIVARIANCE = path_template("equivariance")
+GEOMETRY = path_template("geometry")
 
 
 rule measure_velocity:
@@ -209,3 +210,28 @@ rule measure_equivariance:
         job=job("equivariance"),
     shell:
         "python scripts/measure_equivariance.py --job {params.job:q} --threads {threads} &> {log}"
+
+
+rule measure_geometry:
+    """Does encoding keep distances, and what spectra do latents have?"""
+    input:
+        unpack(made_from("geometry")),
+    output:
+        card=f"{GEOMETRY}/provenance.json",
+        measurements=f"{GEOMETRY}/measurements.json",
+        spectra=f"{GEOMETRY}/spectra.csv",
+    log:
+        f"{LOGS}/measure_geometry/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
+    benchmark:
+        f"{BENCHMARKS}/measure_geometry/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
+    priority: 35
+    conda:
+        "../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime=120,
+    params:
+        job=job("geometry"),
+    shell:
+        "python scripts/measure_geometry.py --job {params.job:q} --threads {threads} &> {log}"

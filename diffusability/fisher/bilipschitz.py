@@ -49,14 +49,10 @@ def bilipschitz(x: Tensor, z: Tensor) -> BiLipschitz:
     Raises:
         MeasurementError: the numbers differ, or all data are equal.
     """
-    if len(x) != len(z):
-        raise MeasurementError(f"{len(x)} data and {len(z)} latents do not belong together")
-    before = F.pdist(x.flatten(1).to(torch.float64))  # (P,)
-    after = F.pdist(z.flatten(1).to(torch.float64))  # (P,)
-    apart = before > 0
-    if not bool(apart.any()):
+    quotients = distance_quotients(x, z)
+    quotients = quotients[~quotients.isnan()].sort().values
+    if not len(quotients):
         raise MeasurementError(f"{len(x)} equal data have no distances; give different ones")
-    quotients = (after[apart] / before[apart]).sort().values
     # torch.quantile refuses more than 16 million values
     places = (torch.tensor(LEVELS) * (len(quotients) - 1)).round().to(torch.int64)
     return BiLipschitz(
@@ -65,6 +61,26 @@ def bilipschitz(x: Tensor, z: Tensor) -> BiLipschitz:
         tuple(quotients[places].tolist()),
         len(quotients),
     )
+
+
+def distance_quotients(x: Tensor, z: Tensor) -> Tensor:
+    """Return |E(x) - E(x')| / |x - x'| of every pair, NaN for pairs of equal data.
+
+    Args:
+        x: (N, ...) data; the pairs take 4 N^2 bytes of float64.
+        z: (N, ...) their latents.
+
+    Returns:
+        (N (N - 1) / 2,) float64, in the order of `torch.triu_indices(N, N, 1)`.
+
+    Raises:
+        MeasurementError: the numbers differ.
+    """
+    if len(x) != len(z):
+        raise MeasurementError(f"{len(x)} data and {len(z)} latents do not belong together")
+    before = F.pdist(x.flatten(1).to(torch.float64))  # (P,)
+    after = F.pdist(z.flatten(1).to(torch.float64))  # (P,)
+    return torch.where(before > 0, after / before, torch.nan)
 
 
 def local_singular_values(encoder: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

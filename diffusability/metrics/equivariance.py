@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusability.errors import MeasurementError
+from diffusability.errors import MeasurementError, StudyError
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.ratio_estimate import (
     influence_stderr,
@@ -184,7 +184,7 @@ def _visit(cell: _Cell, encode: Encode, images: Tensor, latents: Tensor) -> None
         return
     try:
         actual = encode(moved)
-    except (MeasurementError, ValueError, RuntimeError) as error:
+    except (MeasurementError, StudyError, ValueError, RuntimeError) as error:
         # An encoder of fixed size is a property of the tokenizer; anything else is a failure.
         if moved.shape == images.shape or isinstance(error, torch.OutOfMemoryError):
             raise

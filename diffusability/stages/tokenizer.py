@@ -1,25 +1,33 @@
-"""Stage `tokenizer`: train one tokenizer with its objective, or import a published one."""
+"""Stage `tokenizer`: train one tokenizer with its objective, or make one without training."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet, to_float
 from diffusability.data.load import load_dataset
 from diffusability.encoders.interface import Encoder
 from diffusability.encoders.load import load_encoder
+from diffusability.stages.geometry_preserving import GeometryPreservingTraining
 from diffusability.stages.open import open_perceptual
+from diffusability.stages.untrained import copy_level, make_linear
+from diffusability.study.linear_tokenizer import LINEAR_SOURCES
 from diffusability.study.network import ConvNetwork
+from diffusability.study.regularizer import Gpe
 from diffusability.study.tokenizer import ExternalTokenizer, TokenizerSpec
 from diffusability.tokenizers.build import build_objective, build_regularizer, build_tokenizer
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.external import import_autoencoder
+from diffusability.tokenizers.hierarchical import HierarchicalAutoencoder, hierarchical_loss
+from diffusability.tokenizers.interface import Tokenizer
 from diffusability.tokenizers.training_step import TokenizerLosses
+from diffusability.tokenizers.vector import VectorAutoencoder
 from diffusability.training.images import TrainingImages
-from diffusability.training.loop import Batch, Losses, Phase, Run, train
+from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train, write_history
 
 HELD_BYTES = 2 * 2**30  # features of all images up to this size stay on the device
 
@@ -27,15 +35,41 @@ HELD_BYTES = 2 * 2**30  # features of all images up to this size stay on the dev
 def make(job: Job, folder: Path) -> None:
     """Write model.safetensors (averaged weights) and history.csv.
 
-    A published autoencoder is copied with its config.json, and its history has no rows.
+    A published autoencoder is copied with its config.json; the history of what is not trained has
+    no rows.
     """
     if "source" in job.spec:
-        entry = ExternalTokenizer.model_validate({**job.spec, **job.local})
-        import_autoencoder(entry, folder)
+        _make_untrained(job, folder)
         (folder / "history.csv").write_text("step\n")
         return
     spec = typed_spec(job)
     data = load_dataset(job.input("dataset"))
+    weights: Mapping[str, Tensor]
+    if spec.network.arch == "hierarchical":
+        training = _train_hierarchical(job, spec, data)
+        weights, history = training.averaged.state_dict(), training.history
+    elif isinstance(spec.regularizer, Gpe):
+        weights, history = _train_geometry_preserving(job, spec, spec.regularizer, data)
+    else:
+        training = _train_regularized(job, spec, data)
+        weights, history = training.averaged.state_dict(), training.history
+    whole = {name: value.contiguous() for name, value in weights.items()}
+    save_file(whole, folder / "model.safetensors")
+    write_history(history, folder / "history.csv")
+
+
+def _make_untrained(job: Job, folder: Path) -> None:
+    """Write the weights of a linear map, a level of a trained tokenizer, or a published one."""
+    if job.spec["source"] in LINEAR_SOURCES:
+        make_linear(job, folder)
+    elif job.spec["source"] == "level":
+        copy_level(job, folder)
+    else:
+        import_autoencoder(ExternalTokenizer.model_validate({**job.spec, **job.local}), folder)
+
+
+def _train_regularized(job: Job, spec: TokenizerSpec, data: ImageSet) -> Training:
+    """Train autoencoder, regularizer and discriminator in turn."""
     encoder = _encoder(job, data)
     losses = _losses(job, spec, data, encoder)
     images = TrainingImages(data, data.split("train"), job.device, job.stream("crops"))
@@ -55,13 +89,49 @@ def make(job: Job, folder: Path) -> None:
         parameters = list(losses.discriminator.parameters())
         phases.append(Phase("discriminator", parameters, discriminator))
         modules["discriminator"] = losses.discriminator
-    training = train(
+    return _train(job, spec, modules, phases, len(images))
+
+
+def _train_hierarchical(job: Job, spec: TokenizerSpec, data: ImageSet) -> Training:
+    """Train the levels of a hierarchical VAE together."""
+    tokenizer = _first_weights(job, spec, data)
+    assert isinstance(tokenizer, HierarchicalAutoencoder)
+    objective = build_objective(spec.objective)
+    images = TrainingImages(data, data.split("train"), job.device, job.stream("crops"))
+
+    def loss(batch: Batch) -> Losses:
+        return hierarchical_loss(tokenizer, objective, images(batch), batch.step, batch.generator)
+
+    phases = [Phase("autoencoder", list(tokenizer.parameters()), loss)]
+    return _train(job, spec, {"tokenizer": tokenizer}, phases, len(images))
+
+
+def _train_geometry_preserving(
+    job: Job, spec: TokenizerSpec, options: Gpe, data: ImageSet
+) -> tuple[Mapping[str, Tensor], list[dict[str, float]]]:
+    """Train encoder and decoder one after the other; return weights and history."""
+    tokenizer = _first_weights(job, spec, data)
+    assert isinstance(tokenizer, VectorAutoencoder)
+    objective = build_objective(spec.objective)
+    history = GeometryPreservingTraining(job, spec, options, tokenizer, objective, data).run()
+    return tokenizer.state_dict(), history
+
+
+def _train(
+    job: Job,
+    spec: TokenizerSpec,
+    modules: Mapping[str, nn.Module],
+    phases: Sequence[Phase],
+    images: int,
+) -> Training:
+    """Run the phases; the tokenizer among the modules is averaged."""
+    return train(
         Run(
             name=job.name,
             spec=spec.train,
             modules=modules,
             phases=phases,
-            images=len(images),
+            images=images,
             seed=job.stream("steps"),
             state=job.state,
             averaged="tokenizer",
@@ -69,9 +139,12 @@ def make(job: Job, folder: Path) -> None:
             minutes=job.minutes,
         )
     )
-    weights = {name: value.contiguous() for name, value in training.averaged.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
-    training.write_history(folder / "history.csv")
+
+
+def _first_weights(job: Job, spec: TokenizerSpec, data: ImageSet) -> Tokenizer:
+    """Return the network of an entry; equal seeds give equal weights."""
+    tokenizer = build_tokenizer(spec.network, data.images.shape[1], data.images.shape[-1])
+    return tokenizer.initialise(_generator(job, "weights")).to(job.device)
 
 
 def typed_spec(job: Job) -> TokenizerSpec:

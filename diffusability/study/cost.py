@@ -15,6 +15,7 @@ from diffusability.study.encoder import (
     TrainedEncoder,
     VisionEncoder,
 )
+from diffusability.study.linear_tokenizer import LinearTokenizer
 from diffusability.study.operations import (
     INCEPTION,
     Autoencoder,
@@ -22,15 +23,17 @@ from diffusability.study.operations import (
     autoencoder,
     backbone,
     discriminator,
+    linear_map,
     trained_encoder,
     vgg16,
     vision_model,
 )
 from diffusability.study.plan import Artifact
+from diffusability.study.regularizer import Gpe
 from diffusability.study.representations import REPRESENTATIONS
 from diffusability.study.spec import Precision
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import ExternalTokenizer, TokenizerSpec
+from diffusability.study.tokenizer import LevelTokenizer, TokenizerEntry, TokenizerSpec
 
 BYTES = {"float32": 4, "bfloat16": 2}
 TRAINING = 3  # passes of a step, in forward passes
@@ -125,14 +128,16 @@ class Costs:
         names = set(self.study.metrics.generation.fdr6 or ()) - done
         return count * sum(self._features(name).macs for name in names)
 
-    def _entry(self, artifact: Artifact) -> TokenizerSpec | ExternalTokenizer:
+    def _entry(self, artifact: Artifact) -> TokenizerEntry:
         return self.study.tokenizers[artifact.labels["tokenizer"]]
 
-    def _network(self, entry: TokenizerSpec | ExternalTokenizer) -> Autoencoder | None:
+    def _network(self, entry: TokenizerEntry) -> Autoencoder | None:
         """Return the size of a tokenizer; an external one is not known before it is read."""
-        if isinstance(entry, ExternalTokenizer):
-            return None
-        return autoencoder(entry.network, self.channels, self.side)
+        if isinstance(entry, LinearTokenizer):
+            return linear_map(entry, self.channels, self.side)
+        if isinstance(entry, TokenizerSpec | LevelTokenizer):
+            return autoencoder(entry.network, self.channels, self.side)
+        return None
 
     def _features(self, name: str) -> Size:
         return self._encoder_size(self.study.encoders[name])
@@ -154,10 +159,10 @@ class Costs:
             return Work(TRAINING * seen * size.macs, entry.train.precision, 4 * size.parameters)
         return Work(0, "fp32", 4 * size.parameters)
 
-    def _tokenizer(self, entry: TokenizerSpec | ExternalTokenizer) -> Work:
+    def _tokenizer(self, entry: TokenizerEntry) -> Work:
         network = self._network(entry)
-        if network is None or isinstance(entry, ExternalTokenizer):
-            return Work(0, "fp32", 0)
+        if network is None or not isinstance(entry, TokenizerSpec):
+            return Work(0, "fp32", 0 if network is None else 4 * network.whole.parameters)
         objective, train = entry.objective, entry.train
         an_image = TRAINING * network.whole.macs
         if "encoder" in entry.encoders:
@@ -165,12 +170,17 @@ class Costs:
         if "perceptual" in entry.encoders:
             an_image += PERCEPTUAL * self._features(entry.encoders["perceptual"]).macs
         macs = train.steps * train.batch * an_image
+        if isinstance(entry.regularizer, Gpe):  # encoder and decoder one after the other
+            decoded = entry.regularizer.decoder_steps or train.steps
+            halves = train.steps * TRAINING * network.encoder.macs
+            halves += decoded * (network.encoder.macs + TRAINING * network.decoder.macs)
+            macs = halves * train.batch
         if objective.gan:
             rounds = max(0, train.steps - objective.gan_start) * train.batch
             macs += rounds * ADVERSARIAL * discriminator(objective, self.channels, self.side).macs
         return Work(macs, train.precision, 4 * network.whole.parameters)
 
-    def _latents(self, entry: TokenizerSpec | ExternalTokenizer) -> Work:
+    def _latents(self, entry: TokenizerEntry) -> Work:
         channels, grid = self._latent(entry)
         count = self.images.of("all") * (1 + self.study.encoding.flip)  # mirrored ones beside
         moments = 2 * channels * grid**2  # mean and log-variance
@@ -178,7 +188,7 @@ class Costs:
         macs = None if network is None else count * network.encoder.macs
         return Work(macs, "fp32", count * moments * BYTES[self.study.encoding.dtype])
 
-    def _latent(self, entry: TokenizerSpec | ExternalTokenizer) -> tuple[int, int]:
+    def _latent(self, entry: TokenizerEntry) -> tuple[int, int]:
         """Return channels and side of a latent."""
         channels = entry.network.channels if isinstance(entry, TokenizerSpec) else entry.channels
         return channels, self.side // entry.factor
@@ -203,7 +213,7 @@ class Costs:
         pixels = self.channels * self.side**2  # one byte each
         return Work(sampling.count * an_image, "fp32", sampling.count * pixels)
 
-    def _decoded(self, stage: str, entry: TokenizerSpec | ExternalTokenizer) -> int | None:
+    def _decoded(self, stage: str, entry: TokenizerEntry) -> int | None:
         """Return the operations of a perspective that decodes or encodes images again."""
         network = self._network(entry)
         if network is None:

@@ -80,6 +80,15 @@ class ReconstructionMetric(Spec):
     )
 
 
+class GeometryMetric(Spec):
+    """Stretching of distances (bi-Lipschitz constants) and power spectra of latents."""
+
+    split: Split = "val"
+    images: int = Field(
+        500, ge=20, description="at most that many, the first of the split in a random order"
+    )
+
+
 class GenerationMetric(Spec):
     """Fréchet distance and class accuracy of generated images."""
 
@@ -171,3 +180,4 @@ class MetricsSpec(Spec):
     equivariance: EquivarianceMetric = EquivarianceMetric()
     reconstruction: ReconstructionMetric
     generation: GenerationMetric
+    geometry: GeometryMetric | None = Field(None, description="none: not measured")

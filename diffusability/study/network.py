@@ -1,6 +1,7 @@
 """Networks of a tokenizer: how large, how deep, how coarse the latent grid."""
 
 import math
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -73,4 +74,68 @@ class VitNetwork(Spec):
         return f"trans-f{self.factor}d{self.channels}"
 
 
-NetworkSpec = Annotated[ConvNetwork | VitNetwork, Field(discriminator="arch")]
+class VectorNetwork(Spec):
+    """Strided convolutions down to one vector of d entries and back, as GPE and a VAE share them.
+
+    The vector is laid out as a latent of `channels` x (size / factor) x (size / factor) in
+    serpentine order, so d = channels x (size / factor)^2; `factor` shapes that grid alone.
+    """
+
+    arch: Literal["vector"]
+    factor: PositiveInt = Field(description="image pixels per latent cell, along one side")
+    channels: PositiveInt = Field(description="channels of the latent")
+    width: PositiveInt = Field(32, description="channels after the first strided convolution")
+    multipliers: tuple[PositiveInt, ...] = Field(
+        (1, 2, 4, 8),
+        min_length=1,
+        description="channels after each strided convolution, in units of `width`; each halves "
+        "the image",
+    )
+
+    @property
+    def family(self) -> str:
+        """Architecture and latent size, as the paper names its families."""
+        return f"vector-f{self.factor}d{self.channels}"
+
+    @property
+    def reduction(self) -> int:
+        """Image pixels per cell of the coarsest features, along one side."""
+        return int(2 ** len(self.multipliers))
+
+
+class HierarchicalNetwork(Spec):
+    """A top-down VAE with a latent at several resolutions; `factor` names the one it offers.
+
+    Entries of `source: level` offer its other levels without training it again.
+    """
+
+    arch: Literal["hierarchical"]
+    factor: Literal[1, 2, 4, 8, 16, 32] = Field(
+        description="image pixels per cell of the offered latent, along one side"
+    )
+    levels: tuple[Literal[1, 2, 4, 8, 16, 32], ...] = Field(
+        min_length=2, description="image pixels per cell of every level, finest first, doubling"
+    )
+    channels: PositiveInt = Field(20, description="channels of the latent, at every level")
+    width: PositiveInt = Field(64, description="channels of the features, at every resolution")
+    blocks: PositiveInt = Field(1, description="residual blocks a resolution, down and up")
+
+    @model_validator(mode="after")
+    def _doubling(self) -> "HierarchicalNetwork":
+        if any(after != 2 * before for before, after in pairwise(self.levels)):
+            raise ValueError(
+                f"levels {list(self.levels)} do not double from each to the next, finest first "
+                "(as [2, 4, 8])"
+            )
+        if self.factor not in self.levels:
+            raise ValueError(f"factor {self.factor} is none of the levels {list(self.levels)}")
+        return self
+
+    @property
+    def family(self) -> str:
+        """Architecture and latent size, as the paper names its families."""
+        return f"hierarchical-f{self.factor}d{self.channels}"
+
+
+Network = ConvNetwork | VitNetwork | VectorNetwork | HierarchicalNetwork
+NetworkSpec = Annotated[Network, Field(discriminator="arch")]

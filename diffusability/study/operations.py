@@ -10,7 +10,14 @@ from itertools import pairwise
 
 from diffusability.study.backbone import AnyBackbone, SiTBackbone, UNetBackbone
 from diffusability.study.encoder import TrainedEncoder
-from diffusability.study.network import ConvNetwork, VitNetwork
+from diffusability.study.linear_tokenizer import LinearTokenizer
+from diffusability.study.network import (
+    ConvNetwork,
+    HierarchicalNetwork,
+    Network,
+    VectorNetwork,
+    VitNetwork,
+)
 from diffusability.study.tokenizer import ObjectiveSpec
 from diffusability.study.vision_models import FACTS, VisionModel
 
@@ -74,10 +81,14 @@ def attention(width: int, tokens: int) -> Size:
 
 
 @lru_cache
-def autoencoder(network: ConvNetwork | VitNetwork, channels: int, side: int) -> Autoencoder:
+def autoencoder(network: Network, channels: int, side: int) -> Autoencoder:
     """Return the size of a tokenizer for images of `channels` x `side` x `side`."""
     if isinstance(network, ConvNetwork):
         return _conv_autoencoder(network, channels, side)
+    if isinstance(network, VectorNetwork):
+        return _vector_autoencoder(network, channels, side)
+    if isinstance(network, HierarchicalNetwork):
+        return _hierarchical_autoencoder(network, channels, side)
     return _vit_autoencoder(network, channels, side)
 
 
@@ -108,6 +119,67 @@ def _conv_autoencoder(network: ConvNetwork, channels: int, side: int) -> Autoenc
     encoder += convolution(2 * latent, 2 * latent, 1, coarse)
     decoder += convolution(latent, latent, 1, coarse)
     return Autoencoder(encoder, decoder + convolution(widths[0], channels, 3, side))
+
+
+def _vector_autoencoder(network: VectorNetwork, channels: int, side: int) -> Autoencoder:
+    widths = [network.width * multiplier for multiplier in network.multipliers]
+    entries = network.channels * (side // network.factor) ** 2
+    features = widths[-1] * (side // network.reduction) ** 2
+    encoder, decoder = linear(features, entries, 1) * 2, linear(entries, features, 1)
+    for at, width in enumerate(widths):
+        before = widths[at - 1] if at else channels
+        after = widths[max(at - 1, 0)]
+        encoder += convolution(before, width, 5, side >> (at + 1)) + Size(2 * width)
+        decoder += convolution(width, after, 5, side >> at) + Size(2 * after)
+    return Autoencoder(encoder, decoder + convolution(widths[0], channels, 3, side))
+
+
+def _hierarchical_autoencoder(
+    network: HierarchicalNetwork, channels: int, side: int
+) -> Autoencoder:
+    """Count a hierarchical VAE; the layers that make posteriors belong to the encoder.
+
+    Encoding the offered level walks down to it, decoding walks down from the coarsest level.
+    """
+    width, latent = network.width, network.channels
+    factor: int = network.levels[-1]
+    encoder, top_down, down = convolution(channels, width, 3, side), Size(width), Size()
+    while factor >= 1:
+        cells = side // factor
+        blocks = _residual(width, width, cells) * network.blocks
+        if factor > 1:
+            encoder += convolution(width, width, 3, cells) + blocks
+        if factor in network.levels:
+            posterior = Size(4 * width) + convolution(2 * width, 2 * latent, 3, cells)
+            visited = factor >= network.factor  # finer posteriors have weights and are not run
+            encoder += posterior if visited else Size(posterior.parameters)
+            prior = Size()
+            if factor < network.levels[-1]:
+                prior = Size(2 * width) + convolution(width, 2 * latent, 3, cells)
+            absorbed = convolution(latent, width, 1, cells)
+            down += Size(0, prior.macs if visited else 0)
+            down += Size(0, absorbed.macs if factor > network.factor else 0)
+            # the offered level's prior is not asked when it is decoded
+            top_down += Size(prior.parameters, prior.macs if factor != network.factor else 0)
+            top_down += absorbed
+        top_down += blocks
+        down += Size(0, blocks.macs if factor > network.factor else 0)
+        if factor > 1:
+            up = convolution(width, width, 3, 2 * cells)
+            top_down += up
+            down += Size(0, up.macs if factor > network.factor else 0)
+        factor //= 2
+    head = Size(2 * width) + convolution(width, channels, 3, side)
+    return Autoencoder(encoder + down, top_down + head)
+
+
+def linear_map(entry: LinearTokenizer, channels: int, side: int) -> Autoencoder:
+    """Return the size of a linear map: that of its matrix, where it has one."""
+    pixels = channels * side**2
+    if entry.source not in ("pca", "projection"):
+        return Autoencoder(Size(), Size())
+    matrix = entry.channels * (side // entry.factor) ** 2 * pixels
+    return Autoencoder(Size(matrix + pixels, matrix), Size(0, matrix))
 
 
 def _residual(before: int, after: int, side: int) -> Size:

@@ -8,12 +8,13 @@ from typing import Any
 from diffusability.errors import StudyError
 from diffusability.study.encoder import TrainedEncoder
 from diffusability.study.fingerprint import canonical_json, fingerprint
+from diffusability.study.linear_tokenizer import LinearTokenizer
 from diffusability.study.metrics import Fdr6Reference, GenerationMetric
 from diffusability.study.names import fdr6_role
 from diffusability.study.problems import nearest
 from diffusability.study.stages import CARD, RESULTS, STAGES, path_template
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import TokenizerSpec
+from diffusability.study.tokenizer import LevelTokenizer, TokenizerSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +157,18 @@ class Plan:
 
     def _lay_out_chain(self, name: str, tokenizer_seed: int, seed: int) -> None:
         """Add one tokenizer at one seed, and all that is made from it."""
+        labels = {"tokenizer": name, "tokenizer_seed": str(tokenizer_seed)}
+        tokenizer = self._tokenizer(name, tokenizer_seed)
+        upstream = {"dataset": self._dataset, "tokenizer": tokenizer}
+        latents = self._add("latents", labels, self.study.encoding.canonical(), 0, upstream)
+        upstream = {**upstream, "latents": latents}
+        for perspective in self.study.selected_perspectives:
+            self._measure(perspective, labels, upstream)
+        for backbone in self.study.selected_backbones:
+            self._lay_out_diffusion(backbone, seed, labels, upstream)
+
+    def _tokenizer(self, name: str, tokenizer_seed: int) -> Artifact:
+        """Add one tokenizer at one seed."""
         spec = self.study.tokenizers[name]
         labels = {"tokenizer": name, "tokenizer_seed": str(tokenizer_seed)}
         canonical = spec.canonical()
@@ -166,16 +179,11 @@ class Plan:
             made_from["dataset"] = self._dataset
             canonical["regularizer"].pop("encoder", None)
             canonical["objective"].pop("perceptual_encoder")
-        tokenizer = self._add(
-            "tokenizer", labels, canonical, tokenizer_seed, made_from, spec.local()
-        )
-        upstream = {"dataset": self._dataset, "tokenizer": tokenizer}
-        latents = self._add("latents", labels, self.study.encoding.canonical(), 0, upstream)
-        upstream = {**upstream, "latents": latents}
-        for perspective in self.study.selected_perspectives:
-            self._measure(perspective, labels, upstream)
-        for backbone in self.study.selected_backbones:
-            self._lay_out_diffusion(backbone, seed, labels, upstream)
+        if isinstance(spec, LinearTokenizer):
+            made_from["dataset"] = self._dataset
+        if isinstance(spec, LevelTokenizer):
+            made_from["trained"] = self._tokenizer(spec.of, tokenizer_seed)
+        return self._add("tokenizer", labels, canonical, tokenizer_seed, made_from, spec.local())
 
     def _measure(
         self, perspective: str, labels: Mapping[str, str], upstream: Mapping[str, Artifact]

@@ -1,4 +1,4 @@
-"""Regularizers that set tokenizers apart: the nine clusters of Table 1, by `method`."""
+"""Regularizers that set tokenizers apart: the nine clusters of Table 1, by `method`, and GPE."""
 
 from typing import Annotated, Literal
 
@@ -88,7 +88,27 @@ class Mae(Spec):
     ratio: float = Field(0.7, gt=0, lt=1, description="maximum masking ratio (r of Table 1)")
 
 
+class Gpe(Spec):
+    """Geometry-preserving encoder, then a decoder of it: two trainings of `train.steps` each.
+
+    The objective's reconstruction terms are the decoder's; the encoder has its own loss.
+    """
+
+    method: Literal["gpe"]
+    decoder_steps: PositiveInt | None = Field(
+        None, description="optimizer steps of the decoder; none: as many as the encoder's"
+    )
+    decoder_noise: NonNegativeFloat = Field(
+        0.0,
+        description="standard deviation of the noise on the decoder's input while it is trained, "
+        "in units of the latent's root mean square",
+    )
+    scale_images: PositiveInt = Field(
+        5000, description="training images that centre and scale of the decoder's input rest on"
+    )
+
+
 RegularizerSpec = Annotated[
-    Baseline | Repa | Mcos | Mdms | McosMdms | Eq | Lcr | Lmr | Mae,
+    Baseline | Repa | Mcos | Mdms | McosMdms | Eq | Lcr | Lmr | Mae | Gpe,
     Field(discriminator="method"),
 ]

@@ -17,13 +17,30 @@ from diffusability.study.encoder import (
     Use,
     VisionEncoder,
 )
+from diffusability.study.linear_tokenizer import LINEAR_SOURCES, LinearTokenizer
 from diffusability.study.merge import merge
 from diffusability.study.names import INCEPTION, INCEPTION_SPATIAL
-from diffusability.study.network import ConvNetwork, VitNetwork
+from diffusability.study.network import (
+    ConvNetwork,
+    HierarchicalNetwork,
+    VectorNetwork,
+    VitNetwork,
+)
 from diffusability.study.problems import Problems
-from diffusability.study.regularizer import Baseline, Eq, Lcr, Lmr, Mae, Mcos, McosMdms, Mdms, Repa
+from diffusability.study.regularizer import (
+    Baseline,
+    Eq,
+    Gpe,
+    Lcr,
+    Lmr,
+    Mae,
+    Mcos,
+    McosMdms,
+    Mdms,
+    Repa,
+)
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import ExternalTokenizer, TokenizerSpec
+from diffusability.study.tokenizer import ExternalTokenizer, LevelTokenizer, TokenizerSpec
 
 DATASETS: dict[str, type[BaseModel]] = {
     "digits": DigitsDataset,
@@ -39,8 +56,18 @@ ENCODERS: dict[str, type[BaseModel]] = {
     "inception": InceptionEncoder,
     "lpips": LpipsEncoder,
 }
-EXTERNAL: dict[str, type[BaseModel]] = {"diffusers": ExternalTokenizer}
-NETWORKS: dict[str, type[BaseModel]] = {"conv": ConvNetwork, "vit": VitNetwork}
+UNTRAINED: dict[str, type[BaseModel]] = {
+    "diffusers": ExternalTokenizer,
+    **dict.fromkeys(LINEAR_SOURCES, LinearTokenizer),
+    "level": LevelTokenizer,
+}
+LEVEL_KEYS = ("source", "of", "factor")
+NETWORKS: dict[str, type[BaseModel]] = {
+    "conv": ConvNetwork,
+    "vit": VitNetwork,
+    "vector": VectorNetwork,
+    "hierarchical": HierarchicalNetwork,
+}
 REGULARIZERS: dict[str, type[BaseModel]] = {
     "baseline": Baseline,
     "repa": Repa,
@@ -51,6 +78,7 @@ REGULARIZERS: dict[str, type[BaseModel]] = {
     "lcr": Lcr,
     "lmr": Lmr,
     "mae": Mae,
+    "gpe": Gpe,
 }
 BACKBONES: dict[str, type[BaseModel]] = {
     "sit": SiTBackbone,
@@ -105,18 +133,59 @@ def _tokenizers(
 ) -> dict[str, BaseModel]:
     entries = problems.mapping("tokenizers", data.get("tokenizers", {}))
     found: dict[str, BaseModel] = {}
+    levels: dict[str, dict[str, Any]] = {}
     for name, entry in entries.items():
         where = f"tokenizers.{name}"
         flat = _inherit(where, problems.mapping(where, entry), bases, problems, ())
         if not flat:
             continue
+        if flat.get("source") == "level":  # its network is another entry's
+            levels[name] = flat
+            continue
         if "source" in flat:
-            spec = problems.validate_tagged(where, flat, "source", EXTERNAL)
+            spec = problems.validate_tagged(where, flat, "source", UNTRAINED)
         else:
             spec = _tokenizer(where, flat, problems)
         if spec is not None:
             found[name] = spec
-    return found
+    for name, flat in levels.items():
+        level = _level(f"tokenizers.{name}", flat, entries, found, problems)
+        if level is not None:
+            found[name] = level
+    return {name: found[name] for name in entries if name in found}
+
+
+def _level(
+    where: str,
+    flat: Mapping[str, Any],
+    entries: Mapping[str, Any],
+    found: Mapping[str, BaseModel],
+    problems: Problems,
+) -> LevelTokenizer | None:
+    """Return another level of a hierarchical tokenizer, with that one's network at its factor."""
+    missing = [key for key in LEVEL_KEYS if key not in flat]
+    if missing:
+        problems.add(where, f"the key `{missing[0]}` is required")
+        return None
+    for key in flat:
+        if key not in LEVEL_KEYS:
+            problems.unknown(f"{where}.{key}", key, "key", LEVEL_KEYS)
+    of = str(flat["of"])
+    trained = found.get(of)
+    network = getattr(trained, "network", None)
+    if of not in entries:
+        problems.unknown(f"{where}.of", of, "tokenizer", entries)
+    elif not isinstance(trained, TokenizerSpec) or not isinstance(network, HierarchicalNetwork):
+        if trained is not None:  # else its own problem is listed
+            problems.add(f"{where}.of", f"`{of}` is no trained tokenizer of arch hierarchical")
+    elif flat["factor"] not in network.levels:
+        problems.add(
+            f"{where}.factor", f"{flat['factor']} is none of the levels {list(network.levels)}"
+        )
+    else:
+        offered = network.model_copy(update={"factor": flat["factor"]})
+        return LevelTokenizer(source="level", of=of, network=offered)
+    return None
 
 
 def _inherit(
@@ -165,6 +234,8 @@ def _check_names(study: Study, problems: Problems) -> None:
         problems.unknown("select.dataset", select.dataset, "dataset", study.datasets)
     _check_list("select.tokenizers", select.tokenizers, "tokenizer", study.tokenizers, problems)
     _check_list("select.backbones", select.backbones, "backbone", study.backbones, problems)
+    if "geometry" in select.metrics and study.metrics.geometry is None:
+        problems.add("select.metrics", "`geometry` is not declared; add `geometry: {}` to metrics")
     _check_list("select.repeats", select.repeats, "tokenizer", study.tokenizers, problems)
     keys: dict[str, tuple[str, Use]] = {
         "encoder": ("encoder", "alignment"),
@@ -263,6 +334,28 @@ def _check_sampling(study: Study, problems: Problems) -> None:
             )
 
 
+def _check_network(name: str, study: Study, problems: Problems) -> None:
+    """A linear map cannot have more dimensions than the image, and every halving must be whole."""
+    spec, data = study.tokenizers[name], study.dataset
+    if isinstance(spec, LinearTokenizer):
+        problem = spec.problem(data.image_channels)
+        if problem is not None:
+            problems.add(f"tokenizers.{name}.channels", problem)
+        return
+    network = getattr(spec, "network", None)
+    if isinstance(network, VectorNetwork) and data.size % network.reduction:
+        problems.add(
+            f"tokenizers.{name}.network.multipliers",
+            f"{len(network.multipliers)} strided convolutions do not halve the image size "
+            f"{data.size} evenly",
+        )
+    if isinstance(network, HierarchicalNetwork) and data.size % network.levels[-1]:
+        problems.add(
+            f"tokenizers.{name}.network.levels",
+            f"{network.levels[-1]} does not divide the image size {data.size}",
+        )
+
+
 def _check_sizes(study: Study, problems: Problems) -> None:
     """Down-samplings must divide the image, and patches the latent grid."""
     size = study.dataset.size
@@ -277,6 +370,7 @@ def _check_sizes(study: Study, problems: Problems) -> None:
                 f"`{study.select.dataset}`; the latent would not be a whole grid",
             )
             continue
+        _check_network(name, study, problems)
         for backbone in study.selected_backbones:
             for key, reason in study.backbones[backbone].misfits(size // factor):
                 problems.add(f"backbones.{backbone}.{key}", f"{reason} of `{name}`")

@@ -53,6 +53,11 @@ def name_content(entry: Any, place: str, content: str) -> Any:
     return entry
 
 
+def is_zero(value: object) -> bool:
+    """Return whether a weight or a count that was added later is left out (see `Spec`)."""
+    return value == 0
+
+
 class Spec(BaseModel):
     """A frozen piece of a study: unknown keys are errors, defaults live in the fields.
 

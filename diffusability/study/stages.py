@@ -86,6 +86,7 @@ STAGES: dict[str, Stage] = {
     "uniformity": _measure("uniformity"),
     "equivariance": _measure("equivariance", gpu=True),
     "reconstruction": _measure("reconstruction", "reconstructions.png", gpu=True),
+    "geometry": _measure("geometry", "spectra.csv"),
     "diffusion": Stage(
         version=1,
         rule="train_diffusion",

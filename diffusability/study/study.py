@@ -10,7 +10,7 @@ from diffusability.study.encoder import EncoderSpec
 from diffusability.study.metrics import MetricsSpec
 from diffusability.study.names import EncoderName, Name
 from diffusability.study.spec import Spec
-from diffusability.study.tokenizer import EncodingSpec, ExternalTokenizer, TokenizerSpec
+from diffusability.study.tokenizer import EncodingSpec, TokenizerEntry
 
 SeedList = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
 Perspective = Literal[
@@ -22,6 +22,7 @@ Perspective = Literal[
     "uniformity",
     "equivariance",
     "reconstruction",
+    "geometry",
 ]
 PERSPECTIVES: tuple[Perspective, ...] = get_args(Perspective)
 
@@ -64,7 +65,7 @@ class Study(Spec):
     )
     datasets: dict[Name, DatasetSpec] = Field(min_length=1)
     encoders: dict[EncoderName, EncoderSpec] = Field({})
-    tokenizers: dict[Name, TokenizerSpec | ExternalTokenizer] = Field(min_length=1)
+    tokenizers: dict[Name, TokenizerEntry] = Field(min_length=1)
     encoding: EncodingSpec = EncodingSpec()
     backbones: dict[Name, BackboneSpec] = Field(min_length=1)
     sampling: SamplingSpec = SamplingSpec()
@@ -107,7 +108,8 @@ class Study(Spec):
     def selected_perspectives(self) -> tuple[Perspective, ...]:
         """Perspectives that are measured on the latents."""
         chosen = self.select.metrics
-        return tuple(p for p in PERSPECTIVES if chosen == "all" or p in chosen)
+        declared = [p for p in PERSPECTIVES if getattr(self.metrics, p) is not None]
+        return tuple(p for p in declared if chosen == "all" or p in chosen)
 
     def seeds_of(self, tokenizer: str) -> tuple[tuple[int, int], ...]:
         """Return the (tokenizer seed, diffusion seed) pairs of one tokenizer, without repeats.

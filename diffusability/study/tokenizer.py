@@ -5,10 +5,11 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from diffusability.study.names import EncoderName
-from diffusability.study.network import NetworkSpec
+from diffusability.study.linear_tokenizer import LinearTokenizer
+from diffusability.study.names import EncoderName, Name
+from diffusability.study.network import HierarchicalNetwork, NetworkSpec
 from diffusability.study.regularizer import RegularizerSpec
-from diffusability.study.spec import Need, Place, Spec, TrainSpec, name_content
+from diffusability.study.spec import Need, Place, Spec, TrainSpec, is_zero, name_content
 
 
 class ObjectiveSpec(Spec):
@@ -19,6 +20,9 @@ class ObjectiveSpec(Spec):
     """
 
     l1: NonNegativeFloat = Field(1.0, description="weight of |x - x̂|")
+    mse: NonNegativeFloat = Field(
+        0.0, exclude_if=is_zero, description="weight of (x - x̂)^2, beside or in place of l1"
+    )
     perceptual: NonNegativeFloat = Field(0.0, description="weight of the perceptual distance")
     perceptual_encoder: EncoderName | None = Field(
         None, description="encoder whose features the perceptual distance compares"
@@ -28,6 +32,9 @@ class ObjectiveSpec(Spec):
     gan_width: PositiveInt = Field(64, description="channels of the discriminator's first layer")
     gan_layers: PositiveInt = Field(3, description="stride-2 layers of the discriminator")
     kl: NonNegativeFloat = Field(1e-6, description="weight of KL(posterior, N(0, I))")
+    kl_warmup: NonNegativeInt = Field(
+        0, exclude_if=is_zero, description="steps over which the weight of the KL grows from zero"
+    )
     reduction: Literal["sum", "mean"] = Field(
         "sum", description="over the pixels of an image; the batch is always averaged"
     )
@@ -36,8 +43,8 @@ class ObjectiveSpec(Spec):
     def _complete(self) -> "ObjectiveSpec":
         if bool(self.perceptual) != (self.perceptual_encoder is not None):
             raise ValueError("perceptual and perceptual_encoder are given together or not at all")
-        if not self.l1 and not self.perceptual:
-            raise ValueError("l1 and perceptual are both zero, so nothing is reconstructed")
+        if not (self.l1 or self.mse or self.perceptual):
+            raise ValueError("l1, mse and perceptual are all zero, so nothing is reconstructed")
         return self
 
 
@@ -53,6 +60,26 @@ class TokenizerSpec(Spec):
     def _mask_needs_tokens(self) -> "TokenizerSpec":
         if self.regularizer.method == "mae" and self.network.arch != "vit":
             raise ValueError("method mae hides image tokens, which only arch vit has")
+        return self
+
+    @model_validator(mode="after")
+    def _method_fits_network(self) -> "TokenizerSpec":
+        arch, method = self.network.arch, self.regularizer.method
+        fitting = {"vector": ("baseline", "gpe"), "hierarchical": ("baseline",)}
+        if arch in fitting and method not in fitting[arch]:
+            raise ValueError(
+                f"method {method} does not fit arch {arch}, only {' or '.join(fitting[arch])} does"
+            )
+        if method == "gpe" and arch != "vector":
+            raise ValueError("method gpe trains an encoder to vectors, which only arch vector is")
+        if method == "gpe" and self.train.batch < 2:
+            raise ValueError("method gpe compares pairs of a batch, so train.batch is at least 2")
+        plain = not (self.objective.perceptual or self.objective.gan)
+        if (method == "gpe" or arch == "hierarchical") and not plain:
+            raise ValueError(
+                f"objective.perceptual and objective.gan have no part in the training of "
+                f"{'method gpe' if method == 'gpe' else 'arch hierarchical'}; leave them at zero"
+            )
         return self
 
     @model_validator(mode="after")
@@ -139,6 +166,44 @@ class ExternalTokenizer(Spec):
     def packages(self) -> tuple[str, ...]:
         """The library that holds the architecture."""
         return (self.source,)
+
+
+class LevelTokenizer(Spec):
+    """Another level of a trained hierarchical tokenizer: its weights are copied, not trained."""
+
+    source: Literal["level"]
+    of: Name = Field(
+        exclude=True, description="tokenizer of arch hierarchical; it enters by its fingerprint"
+    )
+    network: HierarchicalNetwork = Field(description="that of `of`, with this level's factor")
+
+    @property
+    def factor(self) -> int:
+        """Image pixels per latent cell, along one side."""
+        return self.network.factor
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latent."""
+        return self.network.channels
+
+    @property
+    def cluster(self) -> str:
+        """That of the tokenizer which it is a level of."""
+        return "baseline"
+
+    @property
+    def family(self) -> str:
+        """Architecture and latent size, as the paper names its families."""
+        return self.network.family
+
+    @property
+    def encoders(self) -> dict[str, str]:
+        """None: hierarchical tokenizers look at none."""
+        return {}
+
+
+TokenizerEntry = TokenizerSpec | ExternalTokenizer | LinearTokenizer | LevelTokenizer
 
 
 class EncodingSpec(Spec):

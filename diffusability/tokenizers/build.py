@@ -7,12 +7,28 @@ from safetensors.torch import load_file
 
 from diffusability.artifacts.card import read_card
 from diffusability.data.images import ImageSet
-from diffusability.study.network import ConvNetwork, NetworkSpec, VitNetwork
+from diffusability.study.linear_tokenizer import LINEAR_SOURCES
+from diffusability.study.linear_tokenizer import LinearTokenizer as LinearSpec
+from diffusability.study.network import (
+    ConvNetwork,
+    HierarchicalNetwork,
+    Network,
+    NetworkSpec,
+    VectorNetwork,
+)
 from diffusability.study.regularizer import Eq, Lcr, Lmr, Mae, Mcos, McosMdms, Mdms, Repa
 from diffusability.study.tokenizer import ObjectiveSpec, TokenizerSpec
 from diffusability.tokenizers.conv import ConvAutoencoder
 from diffusability.tokenizers.external import load_autoencoder
+from diffusability.tokenizers.hierarchical import HierarchicalAutoencoder
 from diffusability.tokenizers.interface import Tokenizer
+from diffusability.tokenizers.linear import (
+    HaarTokenizer,
+    LinearTokenizer,
+    PermutationTokenizer,
+    PixelTokenizer,
+    ProjectionTokenizer,
+)
 from diffusability.tokenizers.objective import Objective
 from diffusability.tokenizers.regularizers.eq import Equivariance
 from diffusability.tokenizers.regularizers.interface import Regularizer
@@ -23,10 +39,11 @@ from diffusability.tokenizers.regularizers.mcos import MarginalCosine
 from diffusability.tokenizers.regularizers.mdms import MarginalDistance
 from diffusability.tokenizers.regularizers.repa import RepresentationAlignment
 from diffusability.tokenizers.regularizers.vision_alignment import VisionAlignment
+from diffusability.tokenizers.vector import VectorAutoencoder
 from diffusability.tokenizers.vit import VitAutoencoder
 
 
-def build_tokenizer(spec: ConvNetwork | VitNetwork, image_channels: int, size: int) -> Tokenizer:
+def build_tokenizer(spec: Network, image_channels: int, size: int) -> Tokenizer:
     """Return the network of an entry for images of `size` pixels; its weights are not yet drawn."""
     if isinstance(spec, ConvNetwork):
         return ConvAutoencoder(
@@ -38,6 +55,24 @@ def build_tokenizer(spec: ConvNetwork | VitNetwork, image_channels: int, size: i
             decoder_blocks=spec.decoder_blocks,
             attention=spec.attention,
         )
+    if isinstance(spec, VectorNetwork):
+        return VectorAutoencoder(
+            image_channels=image_channels,
+            size=size,
+            latent_channels=spec.channels,
+            factor=spec.factor,
+            width=spec.width,
+            multipliers=spec.multipliers,
+        )
+    if isinstance(spec, HierarchicalNetwork):
+        return HierarchicalAutoencoder(
+            image_channels=image_channels,
+            latent_channels=spec.channels,
+            levels=spec.levels,
+            factor=spec.factor,
+            width=spec.width,
+            blocks=spec.blocks,
+        )
     return VitAutoencoder(
         image_channels=image_channels,
         latent_channels=spec.channels,
@@ -47,6 +82,19 @@ def build_tokenizer(spec: ConvNetwork | VitNetwork, image_channels: int, size: i
         depth=spec.depth,
         heads=spec.heads,
     )
+
+
+def build_linear(spec: LinearSpec, image_channels: int, size: int) -> LinearTokenizer:
+    """Return the linear map of an entry; permutations and projections are not yet drawn."""
+    match spec.source:
+        case "pixels":
+            return PixelTokenizer(image_channels)
+        case "haar":
+            return HaarTokenizer(image_channels, spec.factor)
+        case "permuted-pixels" | "permuted-positions":
+            positions = spec.source == "permuted-positions"
+            return PermutationTokenizer(image_channels, size, positions)
+    return ProjectionTokenizer(image_channels, size, spec.channels, spec.factor)
 
 
 def build_regularizer(spec: TokenizerSpec, feature_channels: int | None) -> Regularizer:
@@ -81,9 +129,11 @@ def build_objective(spec: ObjectiveSpec) -> Objective:
     """Return the weights of Eq. 12 of an entry."""
     return Objective(
         l1=spec.l1,
+        mse=spec.mse,
         perceptual=spec.perceptual,
         gan=spec.gan,
         kl=spec.kl,
+        kl_warmup=spec.kl_warmup,
         reduction=spec.reduction,
         gan_start=spec.gan_start,
     )
@@ -94,16 +144,19 @@ def load_tokenizer(folder: Path, data: ImageSet, device: str) -> Tokenizer:
     spec = read_card(folder)["spec"]
     image_channels, size = data.images.shape[1], data.images.shape[-1]
     tokenizer: Tokenizer
-    if "source" in spec:
+    if spec.get("source") in LINEAR_SOURCES:
+        tokenizer = build_linear(LinearSpec.model_validate(spec), image_channels, size)
+        tokenizer.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
+    elif spec.get("source") == "diffusers":
         tokenizer = load_autoencoder(folder, image_channels)
-    else:
+    else:  # trained here, or a level of one that was
         # the encoder entered the artifact by its fingerprint; the network does not depend on it
         tokenizer = build_tokenizer(tokenizer_network(spec["network"]), image_channels, size)
         tokenizer.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
     return tokenizer.to(device).eval().requires_grad_(False)
 
 
-def tokenizer_network(values: dict[str, object]) -> ConvNetwork | VitNetwork:
+def tokenizer_network(values: dict[str, object]) -> Network:
     """Return the typed network of an entry from its plain values."""
-    network: ConvNetwork | VitNetwork = TypeAdapter(NetworkSpec).validate_python(values)
+    network: Network = TypeAdapter(NetworkSpec).validate_python(values)
     return network

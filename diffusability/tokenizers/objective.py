@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from diffusability.errors import StudyError
-from diffusability.tokenizers.posterior import Posterior
 
 PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
 Terms = dict[str, Tensor]
@@ -47,6 +46,7 @@ class Objective:
 
     Attributes:
         l1: weight of |x - x̂|.
+        mse: weight of (x - x̂)², reduced as L1 is.
         perceptual: λ₁, weight of the perceptual distance.
         gan: λ₂, weight of the adversarial term, in front of the adaptive factor.
         kl: λ₃, weight of KL(posterior ‖ N(0, I)).
@@ -54,25 +54,28 @@ class Objective:
             each of them, and adds the KL over the latent: the reduction of VA-VAE. "mean" divides
             these three by the number of image elements, which keeps their balance and matters to
             terms without adaptive factor alone. The batch is always averaged.
+        kl_warmup: steps over which the weight of the KL grows linearly from zero to `kl`; 0: none.
         gan_start: first step of the adversarial game; until then neither network plays it.
         gan_maximum: upper bound of the adaptive factor λ∇.
     """
 
     l1: float = 1.0
+    mse: float = 0.0
     perceptual: float = 1.0
     gan: float = 0.5
     kl: float = 1e-6
+    kl_warmup: int = 0
     reduction: Literal["sum", "mean"] = "sum"
     gan_start: int = 2500
     gan_maximum: float = 1e4
 
     def __post_init__(self) -> None:
         """Refuse weights that leave nothing to reconstruct."""
-        if min(self.l1, self.perceptual, self.gan, self.kl) < 0:
+        if min(self.l1, self.mse, self.perceptual, self.gan, self.kl) < 0:
             raise StudyError(f"objective: weights must be at least zero, got {self}")
-        if self.l1 == 0 and self.perceptual == 0:
+        if self.l1 == 0 and self.mse == 0 and self.perceptual == 0:
             raise StudyError(
-                "objective: l1 and perceptual are both zero, so nothing is reconstructed and "
+                "objective: l1, mse and perceptual are all zero, so nothing is reconstructed and "
                 "adaptive weights have no reference; give one of them a weight"
             )
 
@@ -83,7 +86,7 @@ class Objective:
     def reconstruction(
         self, target: Tensor, reconstruction: Tensor, distance: PerceptualDistance | None
     ) -> tuple[Tensor, Terms]:
-        """Return the weighted L1 and perceptual loss, the reference of all adaptive weights.
+        """Return the weighted L1, squared and perceptual loss, reference of all adaptive weights.
 
         Args:
             target: (B, C, H, W), in [-1, 1].
@@ -91,8 +94,8 @@ class Objective:
             distance: perceptual distance of two image batches, (B,); not called at weight zero.
 
         Returns:
-            The scalar l1 · L1 + perceptual · distance (lower is better), and its unweighted
-            terms.
+            The scalar l1 · L1 + mse · squares + perceptual · distance (lower is better), and its
+            unweighted terms.
 
         Raises:
             StudyError: if the perceptual term has a weight and no distance.
@@ -103,6 +106,9 @@ class Objective:
         if self.l1:
             terms["l1"] = elements * (target - reconstruction).abs().mean()
             total = total + self.l1 * terms["l1"]
+        if self.mse:
+            terms["mse"] = elements * (target - reconstruction).square().mean()
+            total = total + self.mse * terms["mse"]
         if self.perceptual:
             if distance is None:
                 raise StudyError(
@@ -113,18 +119,23 @@ class Objective:
             total = total + self.perceptual * terms["perceptual"]
         return total, terms
 
-    def divergence(self, posterior: Posterior, target: Tensor) -> tuple[Tensor, Terms]:
+    def kl_weight(self, step: int) -> float:
+        """Return the weight of the KL at a step, counted from zero in batches."""
+        return self.kl * min(1.0, (step + 1) / max(1, self.kl_warmup))
+
+    def divergence(self, kl: Tensor, target: Tensor, step: int) -> tuple[Tensor, Terms]:
         """Return the weighted KL term.
 
         Args:
-            posterior: of the latents.
+            kl: (B,) KL(posterior ‖ prior) of each image, nats.
             target: (B, C, H, W), the images whose element count "mean" divides by.
+            step: counted from zero, in batches.
 
         Returns:
-            The scalar kl · KL (lower is better), and the unweighted term.
+            The scalar weight · KL (lower is better), and the unweighted term.
         """
         if not self.kl:
             return target.new_zeros(()), {}
         elements = 1 if self.reduction == "sum" else target[0].numel()
-        terms = {"kl": posterior.kl().mean() / elements}
-        return self.kl * terms["kl"], terms
+        terms = {"kl": kl.mean() / elements}
+        return self.kl_weight(step) * terms["kl"], terms

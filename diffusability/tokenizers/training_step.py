@@ -98,7 +98,7 @@ class TokenizerLosses:
         reconstruction = _widen(self.tokenizer.decode(decoded))  # (B, C, H, W)
         objective, active = self.objective, self.objective.gan_active(step)
         reference, terms = objective.reconstruction(target, reconstruction, self.perceptual)
-        divergence, divergence_terms = objective.divergence(posterior, target)
+        divergence, divergence_terms = objective.divergence(posterior.kl(), target, step)
         with torch.autocast(images.device.type, enabled=False):  # cosines need full precision
             penalties = self.regularizer.penalties(posterior, latents, features)
         total = reference + divergence

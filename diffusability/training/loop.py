@@ -342,11 +342,16 @@ class Training:
 
     def write_history(self, path: Path) -> None:
         """Write the loss curves as CSV; a phase that starts late leaves early cells empty."""
-        columns = dict.fromkeys(name for row in self.history for name in row)
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(columns))
-            writer.writeheader()
-            writer.writerows(self.history)
+        write_history(self.history, path)
+
+
+def write_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Write rows of loss curves as CSV; what a row does not have is an empty cell."""
+    columns = dict.fromkeys(name for row in history for name in row)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(columns))
+        writer.writeheader()
+        writer.writerows(history)
 
 
 def _check_division(run: Run) -> None:

@@ -77,11 +77,30 @@ def test_reductions_by_hand():
 def test_kl_is_summed_over_the_latent_and_averaged_over_the_batch():
     posterior = Posterior(torch.ones(2, 3, 4, 4).double(), torch.zeros(2, 3, 4, 4).double())
     target = uniform(2, 1, 8, 8)
-    total, terms = Objective(kl=1e-2).divergence(posterior, target)
+    total, terms = Objective(kl=1e-2).divergence(posterior.kl(), target, 0)
     assert terms["kl"].item() == 24.0
     assert total.item() == pytest.approx(0.24)
-    total, _ = Objective(kl=1e-2, reduction="mean").divergence(posterior, target)
+    total, _ = Objective(kl=1e-2, reduction="mean").divergence(posterior.kl(), target, 0)
     assert total.item() == pytest.approx(0.24 / 64)
+
+
+def test_squared_error_is_summed_over_the_image():
+    target, found = uniform(2, 3, 4, 5), uniform(2, 3, 4, 5, seed=1)
+    squares = (target - found).square().sum().item() / 2  # per image
+    total, terms = Objective(l1=0, mse=2.0, perceptual=0).reconstruction(target, found, None)
+    assert list(terms) == ["mse"]
+    assert terms["mse"].item() == pytest.approx(squares)
+    assert total.item() == pytest.approx(2 * squares)
+
+
+def test_kl_weight_grows_over_its_warm_up():
+    annealed = Objective(kl=0.5, kl_warmup=4)
+    weights = [annealed.kl_weight(step) for step in (0, 1, 3, 4, 99)]
+    assert weights == [0.125, 0.25, 0.5, 0.5, 0.5]
+    assert Objective(kl=0.5).kl_weight(0) == 0.5
+    target = uniform(2, 1, 8, 8)
+    total, terms = annealed.divergence(torch.full((2,), 8.0).double(), target, 0)
+    assert (terms["kl"].item(), total.item()) == (8.0, 1.0)
 
 
 def test_terms_of_weight_zero_are_not_computed():
@@ -92,7 +111,7 @@ def test_terms_of_weight_zero_are_not_computed():
     _, terms = Objective(perceptual=0).reconstruction(target, -target, never)
     assert list(terms) == ["l1"]
     posterior = Posterior(target, target)
-    assert Objective(kl=0).divergence(posterior, target)[1] == {}
+    assert Objective(kl=0).divergence(posterior.kl(), target, 0)[1] == {}
     distance = lambda a, b: (a - b).square().mean((1, 2, 3))  # noqa: E731
     assert list(Objective(l1=0).reconstruction(target, -target, distance)[1]) == ["perceptual"]
 

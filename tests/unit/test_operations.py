@@ -18,7 +18,13 @@ from diffusability.study.backbone import (
     UNetBackbone,
 )
 from diffusability.study.encoder import SupervisedEncoder
-from diffusability.study.network import ConvNetwork, VitNetwork
+from diffusability.study.network import (
+    ConvNetwork,
+    HierarchicalNetwork,
+    Network,
+    VectorNetwork,
+    VitNetwork,
+)
 from diffusability.study.operations import (
     autoencoder,
     backbone,
@@ -36,6 +42,9 @@ TRAIN = TrainSpec(steps=1)
 SMALL_CONV = ConvNetwork(
     arch="conv", factor=4, channels=5, width=8, multipliers=(1, 2, 4), decoder_blocks=2
 )
+HIERARCHY = HierarchicalNetwork(
+    arch="hierarchical", factor=2, levels=(2, 4, 8), channels=3, width=8
+)
 NETWORKS = [
     (ConvNetwork(arch="conv"), 256),
     (ConvNetwork(arch="conv", channels=64), 256),
@@ -43,6 +52,12 @@ NETWORKS = [
     (SMALL_CONV.model_copy(update={"attention": False, "encoder_blocks": 1}), 16),
     (VitNetwork(arch="vit"), 256),
     (VitNetwork(arch="vit", factor=4, channels=6, width=48, depth=2, heads=3), 32),
+    (VectorNetwork(arch="vector", factor=8, channels=3, width=8, multipliers=(1, 2, 4)), 32),
+    (VectorNetwork(arch="vector", factor=4, channels=1, width=6, multipliers=(1,)), 8),
+    (HIERARCHY, 32),
+    (HIERARCHY.model_copy(update={"factor": 4}), 32),
+    (HIERARCHY.model_copy(update={"factor": 8, "blocks": 2}), 16),
+    (HierarchicalNetwork(arch="hierarchical", factor=2, levels=(1, 2), channels=2, width=8), 8),
 ]
 SIT = {"arch": "sit", "train": TRAIN}
 LIGHTNING = {"arch": "lightningdit", "train": TRAIN}
@@ -61,7 +76,7 @@ def macs(module: nn.Module, *inputs: torch.Tensor, method: str = "forward") -> i
 
 
 @pytest.mark.parametrize(("network", "side"), NETWORKS)
-def test_autoencoders(network: ConvNetwork | VitNetwork, side: int) -> None:
+def test_autoencoders(network: Network, side: int) -> None:
     module = build_tokenizer(network, 3, side)
     counted = autoencoder(network, 3, side)
     grid = side // network.factor

@@ -1,0 +1,168 @@
+"""Linear isometries of images as tokenizers: exact controls of the trained ones.
+
+Each maps distances between images (those in its subspace, for projections) to equal distances
+between latents, and has no posterior variance.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from diffusability.errors import StudyError
+from diffusability.tokenizers.interface import Tokenizer
+from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior
+from diffusability.tokenizers.serpentine import to_grid, to_vector
+
+
+class LinearTokenizer(Tokenizer, ABC):
+    """A deterministic map of images without a layer that could be trained."""
+
+    def __init__(self, image_channels: int, latent_channels: int, factor: int) -> None:
+        """Set the sizes that every tokenizer states."""
+        super().__init__()
+        self.image_channels, self.latent_channels = image_channels, latent_channels
+        self._factor = factor
+
+    @property
+    def factor(self) -> int:
+        """Image pixels per latent cell, along one side."""
+        return self._factor
+
+    @property
+    def encoder_last_weight(self) -> Tensor:
+        """None: nothing is trained."""
+        raise StudyError(f"{type(self).__name__}: no layer of it is trained")
+
+    @property
+    def decoder_last_weight(self) -> Tensor:
+        """None: nothing is trained."""
+        raise StudyError(f"{type(self).__name__}: no layer of it is trained")
+
+    def encode(self, images: Tensor, mask: Tensor | None = None) -> Posterior:
+        """Return latents as means of the smallest variance; see `Tokenizer.encode`."""
+        if mask is not None:
+            raise StudyError(f"{type(self).__name__}: images cannot be masked, it has no tokens")
+        self.grid(images)
+        mean = self.map(images)  # (B, d, h, w)
+        return Posterior(mean, torch.full_like(mean, LOGVAR_RANGE[0]))
+
+    @abstractmethod
+    def map(self, images: Tensor) -> Tensor:
+        """Return the (B, d, h, w) latents of (B, C, H, W) images."""
+
+
+class PixelTokenizer(LinearTokenizer):
+    """The image itself, of any size."""
+
+    def __init__(self, image_channels: int) -> None:
+        """Take the image's channels as the latent's."""
+        super().__init__(image_channels, image_channels, 1)
+
+    def map(self, images: Tensor) -> Tensor:
+        """Return the images."""
+        return images
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the images, which the latents are."""
+        return latents
+
+
+class PermutationTokenizer(LinearTokenizer):
+    """The image's entries, or its pixels with all their channels, in a fixed random order."""
+
+    order: Tensor  # (D,) int64 over entries or (H·W,) over positions
+
+    def __init__(self, image_channels: int, size: int, positions: bool) -> None:
+        """Leave the order as it is; `draw` or loaded weights set it.
+
+        Args:
+            image_channels: channels of an image.
+            size: its height and width in pixels.
+            positions: move pixels with all their channels, else every entry for itself.
+        """
+        super().__init__(image_channels, image_channels, 1)
+        self._size = size
+        self._dims = 2 if positions else 1  # from where the image is flattened
+        entries = size**2 * (1 if positions else image_channels)
+        self.register_buffer("order", torch.arange(entries))
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Draw another order."""
+        self.order = torch.randperm(len(self.order), generator=generator)
+
+    def map(self, images: Tensor) -> Tensor:
+        """Return the images with their entries moved."""
+        _of_size(images, self._size, self)
+        return images.flatten(self._dims)[..., self.order].view_as(images)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the images with their entries where they were."""
+        return latents.flatten(self._dims)[..., self.order.argsort()].view_as(latents)
+
+
+class ProjectionTokenizer(LinearTokenizer):
+    """Coordinates on orthonormal directions, in serpentine order; decoded by least squares."""
+
+    mean: Tensor  # (D,)
+    rows: Tensor  # (d, D), orthonormal
+
+    def __init__(self, image_channels: int, size: int, latent_channels: int, factor: int) -> None:
+        """Leave mean and directions at zero; `set_directions` or loaded weights set them.
+
+        Raises:
+            StudyError: there are more directions than the image has dimensions.
+        """
+        super().__init__(image_channels, latent_channels, factor)
+        self._size = size
+        side = size // factor
+        self._shape = (latent_channels, side, side)
+        entries, pixels = latent_channels * side**2, image_channels * size**2
+        if entries > pixels:
+            raise StudyError(
+                f"{entries} orthonormal directions do not exist among images of {pixels} entries; "
+                "give the latent fewer channels or a larger factor"
+            )
+        self.register_buffer("mean", torch.zeros(pixels))
+        self.register_buffer("rows", torch.zeros(entries, pixels))
+
+    def set_directions(self, mean: Tensor, rows: Tensor) -> None:
+        """Take a (D,) centre and (d, D) orthonormal directions, kept in float32."""
+        self.mean.copy_(mean)
+        self.rows.copy_(rows)
+
+    def map(self, images: Tensor) -> Tensor:
+        """Return rows · (x - mean) as a grid."""
+        _of_size(images, self._size, self)
+        return to_grid((images.flatten(1) - self.mean) @ self.rows.T, self._shape)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return mean + rowsᵀ z, the nearest of all images with the latent z to the mean."""
+        images = self.mean + to_vector(latents) @ self.rows  # (B, D)
+        return images.view(-1, self.image_channels, self._size, self._size)
+
+
+class HaarTokenizer(LinearTokenizer):
+    """The low-pass band of an orthonormal Haar pyramid: factor times the mean of a cell."""
+
+    def __init__(self, image_channels: int, factor: int) -> None:
+        """Take the image's channels as the latent's."""
+        super().__init__(image_channels, image_channels, factor)
+
+    def map(self, images: Tensor) -> Tensor:
+        """Return the band; its squared norm is at most the image's."""
+        return self.factor * functional.avg_pool2d(images, self.factor)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the image whose other bands are zero."""
+        return functional.interpolate(latents / self.factor, scale_factor=float(self.factor))
+
+
+def _of_size(images: Tensor, size: int, tokenizer: Tokenizer) -> None:
+    height, width = images.shape[-2:]
+    if (height, width) != (size, size):
+        raise StudyError(
+            f"{type(tokenizer).__name__}: images of {height}x{width} pixels, it was made for "
+            f"{size}x{size} only"
+        )

@@ -1,0 +1,162 @@
+"""The convolutional autoencoder of one vector, which GPE and the VAE beside it share.
+
+Strided 5 x 5 convolutions down to a linear layer, and back by nearest-neighbour upsampling: the
+shape of the networks for 64-pixel faces of "A Geometry Preserving Encoder/Decoder" (arXiv
+2501.09876) at any size. Groups of channels are normalised within an image, where that one has batch
+statistics: a latent does not depend on the batch that its image is encoded in.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from diffusability.errors import StudyError
+from diffusability.tokenizers.conv import group_norm
+from diffusability.tokenizers.interface import Tokenizer
+from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior
+from diffusability.tokenizers.serpentine import to_grid, to_vector
+
+SLOPE = 0.2  # of the leaky rectifier
+
+
+class VectorAutoencoder(Tokenizer):
+    """Encoder to one vector an image and decoder from it, in serpentine order on a latent grid.
+
+    The decoder's input is (z - shift) · scale; both are 0 and 1 unless `set_scale` is called.
+    """
+
+    shift: Tensor  # (d,)
+    scale: Tensor  # ()
+
+    def __init__(
+        self,
+        image_channels: int,
+        size: int,
+        latent_channels: int,
+        factor: int,
+        width: int,
+        multipliers: tuple[int, ...],
+    ) -> None:
+        """Build the layers on the meta device; `initialise` or loaded weights fill them.
+
+        Args:
+            image_channels: channels of an image.
+            size: its height and width in pixels.
+            latent_channels: channels of the latent grid.
+            factor: image pixels per cell of that grid, along one side.
+            width: channels in front of the multipliers.
+            multipliers: channels after each strided convolution in units of ``width``.
+
+        Raises:
+            StudyError: the strided convolutions do not halve the image evenly.
+        """
+        super().__init__()
+        if size % (reduction := 2 ** len(multipliers)):
+            raise StudyError(
+                f"VectorAutoencoder: {len(multipliers)} strided convolutions do not halve images "
+                f"of {size} pixels evenly; give fewer multipliers"
+            )
+        self.image_channels, self.latent_channels = image_channels, latent_channels
+        self._factor, self._size = factor, size
+        self._latent = (latent_channels, size // factor, size // factor)
+        entries = latent_channels * (size // factor) ** 2
+        widths = [width * multiplier for multiplier in multipliers]
+        coarsest = (widths[-1], size // reduction, size // reduction)
+        features = widths[-1] * (size // reduction) ** 2
+        with torch.device("meta"):
+            down: list[nn.Module] = []
+            up: list[nn.Module] = [nn.Unflatten(1, coarsest)]
+            for before, after in zip([image_channels, *widths], widths, strict=False):
+                down += [nn.Conv2d(before, after, 5, 2, 2), group_norm(after), nn.LeakyReLU(SLOPE)]
+            for before, after in zip(widths[::-1], [*widths[-2::-1], widths[0]], strict=True):
+                up += [nn.LeakyReLU(SLOPE), nn.Upsample(scale_factor=2.0)]
+                up += [nn.Conv2d(before, after, 5, 1, 2), group_norm(after)]
+            self.encoder = nn.Sequential(*down, nn.Flatten())
+            self.to_mean = nn.Linear(features, entries)
+            self.to_logvar = nn.Linear(features, entries)
+            self.from_latent = nn.Linear(entries, features)
+            self.decoder = nn.Sequential(*up, nn.LeakyReLU(SLOPE))
+            self.decoder_out = nn.Conv2d(widths[0], image_channels, 3, padding=1)
+            self.register_buffer("shift", torch.empty(entries))
+            self.register_buffer("scale", torch.empty(()))
+
+    def fill(self, _generator: torch.Generator) -> None:
+        """Start from a decoder whose input is the latent as it is."""
+        self.shift.zero_()
+        self.scale.fill_(1.0)
+
+    @property
+    def factor(self) -> int:
+        """Image pixels per latent cell, along one side."""
+        return self._factor
+
+    @property
+    def encoder_last_weight(self) -> Tensor:
+        """Weight of the layer that emits the means."""
+        return self.to_mean.weight
+
+    @property
+    def decoder_last_weight(self) -> Tensor:
+        """Weight of the layer that emits the pixels."""
+        return self.decoder_out.weight
+
+    @property
+    def encoder_layers(self) -> nn.ModuleDict:
+        """The layers between image and mean."""
+        return nn.ModuleDict({"encoder": self.encoder, "to_mean": self.to_mean})
+
+    @property
+    def decoder_layers(self) -> nn.ModuleDict:
+        """The layers between latent and image."""
+        layers = {"from_latent": self.from_latent, "decoder": self.decoder}
+        return nn.ModuleDict({**layers, "decoder_out": self.decoder_out})
+
+    @torch.no_grad()
+    def make_deterministic(self) -> None:
+        """Set every log-variance to the smallest that a posterior may have."""
+        self.to_logvar.weight.zero_()
+        self.to_logvar.bias.fill_(LOGVAR_RANGE[0])
+
+    @torch.no_grad()
+    def set_scale(self, vectors: Tensor) -> None:
+        """Centre the decoder's input and bring it to mean square 1, with one scale for all entries.
+
+        The latent itself stays as the encoder gives it, with the distances that it preserves.
+
+        Args:
+            vectors: (N, d) latents to take the statistics from.
+
+        Raises:
+            StudyError: all latents are the same.
+        """
+        mean = vectors.double().mean(0)  # (d,)
+        square = (vectors.double() - mean).square().mean()
+        if not bool(square > 0):
+            raise StudyError("VectorAutoencoder: the encoder gives every image the same latent")
+        self.shift.copy_(mean)
+        self.scale.copy_(square.rsqrt())
+
+    def encode(self, images: Tensor, mask: Tensor | None = None) -> Posterior:
+        """Return the posterior of the latents; see `Tokenizer.encode`. No mask is possible."""
+        if mask is not None:
+            raise StudyError("VectorAutoencoder: images cannot be masked, it has no image tokens")
+        self.grid(images)
+        if images.shape[-2:] != (self._size, self._size):
+            raise StudyError(
+                f"VectorAutoencoder: images of {images.shape[-2]}x{images.shape[-1]} pixels, it "
+                f"was built for {self._size}x{self._size} only"
+            )
+        features = self.encoder(images)  # (B, F)
+        wide = torch.promote_types(features.dtype, torch.float32)
+        mean, logvar = self.to_mean(features).to(wide), self.to_logvar(features).to(wide)
+        return Posterior(
+            to_grid(mean, self._latent), to_grid(logvar, self._latent).clamp(*LOGVAR_RANGE)
+        )
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the images that latents stand for; see `Tokenizer.decode`."""
+        return self.decode_vectors((to_vector(latents) - self.shift) * self.scale)
+
+    def decode_vectors(self, vectors: Tensor) -> Tensor:
+        """Return the (B, C, H, W) images of (B, d) vectors, centred and scaled."""
+        images: Tensor = self.decoder_out(self.decoder(self.from_latent(vectors)))
+        return images
