@@ -8,6 +8,8 @@ RECONSTRUCTION = path_template("reconstruction")
 CONTINUITY = path_template("continuity")
 UNIFORMITY = path_template("uniformity")
 EQUIVARIANCE = path_template("equivariance")
+PIXEL_FISHER = path_template("pixel_fisher")
+FISHER = path_template("fisher")
 
 
 rule measure_velocity:
@@ -209,3 +211,51 @@ rule measure_equivariance:
         job=job("equivariance"),
     shell:
         "python scripts/measure_equivariance.py --job {params.job:q} --threads {threads} &> {log}"
+
+
+rule measure_pixel_fisher:
+    """Fisher information and its rate in pixel space, which those of latents deviate from."""
+    input:
+        unpack(made_from("pixel_fisher")),
+    output:
+        card=f"{PIXEL_FISHER}/provenance.json",
+        curves=f"{PIXEL_FISHER}/curves.json",
+    log:
+        f"{LOGS}/measure_pixel_fisher/{{dataset}}.{{fingerprint}}.log",
+    benchmark:
+        f"{BENCHMARKS}/measure_pixel_fisher/{{dataset}}.{{fingerprint}}.tsv"
+    priority: 35
+    conda:
+        "../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime=480,
+    params:
+        job=job("pixel_fisher"),
+    shell:
+        "python scripts/measure_pixel_fisher.py --job {params.job:q} --threads {threads} &> {log}"
+
+
+rule measure_fisher:
+    """Fisher information, its rate and the MMSE rate of fits, and deviations from pixel space."""
+    input:
+        unpack(made_from("fisher")),
+    output:
+        card=f"{FISHER}/provenance.json",
+        measurements=f"{FISHER}/measurements.json",
+    log:
+        f"{LOGS}/measure_fisher/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
+    benchmark:
+        f"{BENCHMARKS}/measure_fisher/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
+    priority: 35
+    conda:
+        "../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime=120,
+    params:
+        job=job("fisher"),
+    shell:
+        "python scripts/measure_fisher.py --job {params.job:q} --threads {threads} &> {log}"

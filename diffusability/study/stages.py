@@ -78,12 +78,25 @@ STAGES: dict[str, Stage] = {
     "uniformity": _measure("uniformity"),
     "equivariance": _measure("equivariance"),
     "reconstruction": _measure("reconstruction", "reconstructions.png"),
+    "pixel_fisher": Stage(
+        version=1,
+        rule="measure_pixel_fisher",
+        outputs=("curves.json",),
+        labels=("dataset",),
+    ),
+    "fisher": _measure("fisher"),
     "diffusion": Stage(
         version=1,
         rule="train_diffusion",
         outputs=("model.safetensors", "history.csv"),
         labels=_DIFFUSION,
         distributed=True,
+    ),
+    "learned_fisher": Stage(
+        version=1,
+        rule="measure_learned_fisher",
+        outputs=("measurements.json",),
+        labels=_DIFFUSION,
     ),
     "samples": Stage(
         version=1,
