@@ -68,7 +68,7 @@ def curve_rows(results: Results, name: str, family: str) -> pd.DataFrame:
 
 def _draw(axis: Axes, results: Results, rows: pd.DataFrame) -> None:
     if rows.empty:
-        say(axis, "not measured in this study")
+        say(axis, "this curve was not measured in this study")
         return
     styles = cluster_styles(results.measurements["cluster"])
     for _, curve in rows.groupby("tokenizer", sort=True):
