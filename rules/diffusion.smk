@@ -1,5 +1,6 @@
 # From latents to generated images and their quality.
 DIFFUSION = path_template("diffusion")
+LEARNED_FISHER = path_template("learned_fisher")
 SAMPLES = path_template("samples")
 GENERATION = path_template("generation")
 FDR6_REFERENCE = path_template("fdr6_reference")
@@ -31,6 +32,31 @@ rule train_diffusion:
     shell:
         "{params.launcher} scripts/train_diffusion.py --job {params.job:q} --threads {threads}"
         " --minutes {resources.runtime} &> {log}"
+
+
+rule measure_learned_fisher:
+    """Fisher information, its rate and the MMSE rate that a trained model has learned."""
+    input:
+        unpack(made_from("learned_fisher")),
+    output:
+        card=f"{LEARNED_FISHER}/provenance.json",
+        measurements=f"{LEARNED_FISHER}/measurements.json",
+    log:
+        f"{LOGS}/measure_learned_fisher/{{tokenizer}}.s{{tokenizer_seed}}.{{backbone}}.s{{seed}}.{{fingerprint}}.log",
+    benchmark:
+        f"{BENCHMARKS}/measure_learned_fisher/{{tokenizer}}.s{{tokenizer_seed}}.{{backbone}}.s{{seed}}.{{fingerprint}}.tsv"
+    priority: priority("learned_fisher")
+    conda:
+        "../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=32000,
+        runtime=120,
+        gpu=1,
+    params:
+        job=job("learned_fisher"),
+    shell:
+        "python scripts/measure_learned_fisher.py --job {params.job:q} --threads {threads} &> {log}"
 
 
 rule sample:
@@ -75,7 +101,7 @@ rule compute_fdr6_reference:
         f"{LOGS}/compute_fdr6_reference/{{dataset}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/compute_fdr6_reference/{{dataset}}.{{fingerprint}}.tsv"
-    priority: 50
+    priority: priority("fdr6_reference")
     conda:
         "../envs/study.yaml"
     threads: 1

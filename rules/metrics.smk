@@ -9,6 +9,8 @@ CONTINUITY = path_template("continuity")
 UNIFORMITY = path_template("uniformity")
 EQUIVARIANCE = path_template("equivariance")
 GEOMETRY = path_template("geometry")
+PIXEL_FISHER = path_template("pixel_fisher")
+FISHER = path_template("fisher")
 
 
 rule measure_velocity:
@@ -224,7 +226,7 @@ rule measure_geometry:
         f"{LOGS}/measure_geometry/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
     benchmark:
         f"{BENCHMARKS}/measure_geometry/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
-    priority: 35
+    priority: priority("geometry")
     conda:
         "../envs/study.yaml"
     threads: 1
@@ -235,3 +237,51 @@ rule measure_geometry:
         job=job("geometry"),
     shell:
         "python scripts/measure_geometry.py --job {params.job:q} --threads {threads} &> {log}"
+
+
+rule measure_pixel_fisher:
+    """Fisher information and its rate in pixel space, which those of latents deviate from."""
+    input:
+        unpack(made_from("pixel_fisher")),
+    output:
+        card=f"{PIXEL_FISHER}/provenance.json",
+        curves=f"{PIXEL_FISHER}/curves.json",
+    log:
+        f"{LOGS}/measure_pixel_fisher/{{dataset}}.{{fingerprint}}.log",
+    benchmark:
+        f"{BENCHMARKS}/measure_pixel_fisher/{{dataset}}.{{fingerprint}}.tsv"
+    priority: priority("pixel_fisher")
+    conda:
+        "../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime=480,
+    params:
+        job=job("pixel_fisher"),
+    shell:
+        "python scripts/measure_pixel_fisher.py --job {params.job:q} --threads {threads} &> {log}"
+
+
+rule measure_fisher:
+    """Fisher information, its rate and the MMSE rate of fits, and deviations from pixel space."""
+    input:
+        unpack(made_from("fisher")),
+    output:
+        card=f"{FISHER}/provenance.json",
+        measurements=f"{FISHER}/measurements.json",
+    log:
+        f"{LOGS}/measure_fisher/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.log",
+    benchmark:
+        f"{BENCHMARKS}/measure_fisher/{{tokenizer}}.s{{tokenizer_seed}}.{{fingerprint}}.tsv"
+    priority: priority("fisher")
+    conda:
+        "../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime=120,
+    params:
+        job=job("fisher"),
+    shell:
+        "python scripts/measure_fisher.py --job {params.job:q} --threads {threads} &> {log}"

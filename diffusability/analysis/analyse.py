@@ -22,6 +22,7 @@ HEADLINE = (
     *HEADLINE_METRICS.values(),
     "continuity.if*",
     "uniformity.normalised_entropy",
+    "fisher.fir",
 )
 # what the claims relate besides: equivariance, the linear probe that LNC stands for
 FURTHER = ("equivariance.scale_error", "equivariance.rotate_error")

@@ -97,7 +97,7 @@ def _levels(curves: pd.DataFrame, experiment: str) -> Iterator[tuple[str, float,
     """Yield network, noise variance and the rows of an experiment there, by parameter."""
     chosen = curves[curves["experiment"] == experiment]
     for (network, v), rows in chosen.groupby(["network", "v"], sort=True):
-        yield str(network), float(v), rows.sort_values("parameter")
+        yield str(network), float(str(v)), rows.sort_values("parameter")
 
 
 def _excess(curves: pd.DataFrame) -> Iterator[dict[str, object]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from diffusability.analysis.learned_deviation import learned_deviations
 from diffusability.analysis.schema import COLUMNS
 from diffusability.analysis.tables import read_measurements
 from diffusability.artifacts.atomic import write_bytes
@@ -29,10 +30,16 @@ TEXT_COLUMNS = frozenset(
 def tabulate(plan: Plan) -> pd.DataFrame:
     """Return the measurements of all artifacts of a plan, in planning order.
 
+    Where the study names a tokenizer that is pixel space, the deviations of learned Fisher curves
+    from those of its models follow.
+
     Raises:
         ArtifactError: a measurement is missing, altered, or not of this plan.
     """
     rows = [row for artifact in plan.measured for row in _rows(plan, artifact)]
+    reference = plan.study.metrics.fisher.reference
+    if reference is not None:
+        rows += learned_deviations(rows, reference)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

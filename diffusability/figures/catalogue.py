@@ -16,6 +16,12 @@ PERSPECTIVES = {
         "scale error": "equivariance.scale_error",
         "rotate error": "equivariance.rotate_error",
     },
+    "Fisher geometry": {
+        "FIR": "fisher.fir",
+        "MMSE rate": "fisher.mmse_rate",
+        "FIR deviation": "fisher.fir_deviation_per_dimension",
+        "learned FIR": "fisher.learned_fir",
+    },
 }
 SHOWN = {short: name for metrics in PERSPECTIVES.values() for short, name in metrics.items()}
 # affine equivariance is shown beside the others, but represented by none of its two metrics

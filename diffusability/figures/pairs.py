@@ -40,8 +40,10 @@ def draw_pairs(results: Results) -> Figure:
         -(-len(pairs) // COLUMNS), COLUMNS, panel=(1.42, 1.4), gap=(0.6, 0.95)
     )
     sizes = _sizes(results, scope)
-    for axis, pair in zip(axes.flat, pairs, strict=True):
+    for axis, pair in zip(axes.flat, pairs, strict=False):
         _draw_pair(axis, results, scope, pair, sizes)
+    for axis in axes.flat[len(pairs) :]:
+        axis.remove()
     head(figure, f"Two perspectives and {name_metric(results.target)} of {scope.place}")
     add_legend(figure, results, _size_legend(sizes))
     return figure

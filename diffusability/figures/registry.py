@@ -9,6 +9,7 @@ from diffusability.figures.backbones import draw_backbones
 from diffusability.figures.best_guidance import draw_best_guidance
 from diffusability.figures.correlations import draw_correlations
 from diffusability.figures.families import draw_families
+from diffusability.figures.fisher_curves import draw_fisher_curves
 from diffusability.figures.guidance import draw_guidance
 from diffusability.figures.length_ratio import draw_length_ratio
 from diffusability.figures.neighbours_probe import draw_neighbours_probe
@@ -40,6 +41,7 @@ DRAW: Mapping[str, Draw] = {
     "noise_floor": draw_noise_floor,
     "perspectives_inception_score": draw_perspectives_inception_score,
     "perspectives_fdr6": draw_perspectives_fdr6,
+    "fisher_curves": draw_fisher_curves,
 }
 
 

@@ -50,6 +50,17 @@ class FirDeviation:
     intrinsic: Reading
 
 
+# of FI, of FIR in three readings, and of the MMSE rate, which is that of FIR where the dimension
+# of the data's support is not known: normal directions add nothing to it
+DEVIATIONS = (
+    "fi_deviation",
+    "fir_deviation_relative",
+    "fir_deviation_scaled",
+    "fir_deviation_per_dimension",
+    "mmse_rate_deviation",
+)
+
+
 def fir_deviation(pixel: Rate, latent: Rate, v: float, intrinsic_dim: int) -> FirDeviation:
     """Return the four readings at one noise variance.
 
@@ -65,20 +76,25 @@ def fir_deviation(pixel: Rate, latent: Rate, v: float, intrinsic_dim: int) -> Fi
     core = pixel.fir - (pixel.dim - intrinsic_dim) / square
     core_latent = latent.fir - (latent.dim - intrinsic_dim) / square
     return FirDeviation(
-        _distance_from_one(latent.fir, latent.stderr, pixel.fir, pixel.stderr),
+        distance_from_one(latent.fir, latent.stderr, pixel.fir, pixel.stderr),
         Reading(square * gap / pixel.dim, square * gap_stderr / pixel.dim),
-        _distance_from_one(
+        distance_from_one(
             latent.fir / latent.dim,
             latent.stderr / latent.dim,
             pixel.fir / pixel.dim,
             pixel.stderr / pixel.dim,
         ),
-        _distance_from_one(core_latent, latent.stderr, core, pixel.stderr),
+        distance_from_one(core_latent, latent.stderr, core, pixel.stderr),
     )
 
 
-def _distance_from_one(value: float, error: float, base: float, base_error: float) -> Reading:
-    """Return |1 - value / base|, the two taken as independent."""
+def distance_from_one(value: float, error: float, base: float, base_error: float) -> Reading:
+    """Return |1 - value / base|, the two taken as independent; NaN where base is not positive.
+
+    Args:
+        value: a quantity of the latent space. error: its standard error.
+        base: that of pixel space. base_error: its standard error.
+    """
     if base <= 0:
         return Reading(math.nan, math.nan)
     ratio = value / base

@@ -1,213 +1,272 @@
-"""Fisher information, its rate and the MMSE rate of latents along the diffusion.
+"""Fisher geometry of latents without training: FI, FIR and MMSE rate of Gaussian and mixture fits.
 
-Source: "Understanding Latent Diffusability via Fisher Geometry" (arXiv 2604.02751). From a trained
-denoiser, or without training from the Gaussian that has the latents' covariance, whose FI and FIR
-no distribution of that covariance can undercut.
+Source: "Understanding Latent Diffusability via Fisher Geometry" (arXiv 2604.02751). The fits are
+those of VIV: a Kronecker covariance a class, and the mixture of the classes. Deviations from pixel
+space compare one estimator that both spaces admit, the stationary one. Latents are z-scored a
+channel, as a diffusion model sees them, and every number is a dimension and times v, v^2 or 1, so
+that it lies in [0, 1] and the dimension does not count: k empty directions add k/v to a raw FI.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from diffusability.errors import MeasurementError
-from diffusability.fisher.checks import curve_mismatch, flags_of
-from diffusability.fisher.denoiser import Denoiser
-from diffusability.fisher.estimator import Estimate, FisherSamples, Quantity, sample_fisher
-from diffusability.fisher.gaussian import gaussian_information
+from diffusability.fisher.deviation import DEVIATIONS
+from diffusability.fisher.gaussian import gaussian_curve
 from diffusability.metrics.block_jackknife import delete_block_stderr
+from diffusability.metrics.class_velocity import kronecker_eigenvalues
+from diffusability.metrics.kronecker import minimum_samples
 from diffusability.metrics.latent_set import LatentSet, check_labels
 from diffusability.metrics.measurement import Measurement
-
-_BOUND_IMAGES = 10  # images a dimension from which a sample's covariance may serve as a bound
-# name of the quantity, its attribute, power of v that makes it a pure number, unit, direction
-_QUANTITIES: tuple[tuple[str, Quantity, int, str, bool | None], ...] = (
-    ("fi", "divergence", 1, "1/latent^2", None),
-    ("fi_score", "score", 1, "1/latent^2", None),
-    ("fi_held_out", "held_out", 1, "1/latent^2", None),
-    ("fir", "fir", 2, "1/latent^4", False),
-    ("mmse_rate", "mmse_rate", 0, "1", False),
+from diffusability.metrics.mixture_fisher import overlap_samples
+from diffusability.metrics.mixture_velocity import KroneckerMixture
+from diffusability.metrics.noise_grid import check_variances, log_weights
+from diffusability.metrics.stationary_fisher import (
+    StationaryCurves,
+    curve_deviations,
+    interleaved_blocks,
+    stationary_curves,
 )
+from diffusability.metrics.velocity_fits import GroupFits, fit_groups
+
+# power of v in the pure number, and direction; FI alone claims none: it falls with compact
+# classes, and it falls with noise-like latents
+QUANTITIES: dict[str, tuple[int, bool | None]] = {
+    "fi": (1, None),
+    "fir": (2, False),
+    "mmse_rate": (0, False),
+}
+CONDITIONS = ("", "_unconditional")
+_SIGNIFICANT = 3.0  # standard errors below a bound from which it is violated
 
 
 def measure_fisher(
-    x: Tensor,
-    denoiser: Denoiser,
+    latents: Tensor,
+    labels: Tensor,
+    pixels: StationaryCurves,
     v: Sequence[float],
     *,
-    seed: int,
-    probes: int | Literal["exact"] = 1,
-    labels: Tensor | None = None,
-    draws: int = 1,
-    antithetic: bool = False,
-    sigma_range: tuple[float, float] | None = None,
-    batch_size: int = 256,
-) -> list[Measurement]:
-    """Measure FI (three forms), FIR and the MMSE rate of a denoiser at held-out data.
+    generator: torch.Generator,
+    blocks: int = 10,
+    samples: int = 128,
+) -> tuple[list[Measurement], list[tuple[str, str]]]:
+    """Measure FI, FIR and MMSE rate of fits to latents, and how far they are from pixel space.
 
-    Args:
-        x: (N, ...) data in the units that the denoiser takes, not seen in its training; their
-            dtype is the precision of the estimate.
-        denoiser: D(y; v), see ``fisher.denoiser`` for networks of every parameterisation.
-        v: increasing noise variances sigma^2.
-        seed: of noise and probes, common to all v.
-        probes: random directions a datum, or "exact" for at most 64 dimensions.
-        labels: (N,) labels given to the denoiser.
-        draws: noises a datum.
-        antithetic: use each noise with both signs.
-        sigma_range: noise standard deviations the denoiser was trained on, for a flag.
-        batch_size: data at once; no result depends on it.
-
-    Returns:
-        For every v ``fisher.fi_v<v>`` (form B, the divergence), ``fisher.fi_score_v<v>`` (A),
-        ``fisher.fi_held_out_v<v>`` (C, a lower bound), no direction claimed;
-        ``fisher.fir_v<v>`` and ``fisher.mmse_rate_v<v>``, LOWER is better; and each again with
-        ``_per_dim_`` before the v: v FI / n, v^2 FIR / n, rate / n, pure numbers. Standard errors
-        are over data. Flags say where a value is not to be trusted.
-
-    Raises:
-        MeasurementError: fewer than two data, v not positive and increasing, or see
-            ``sample_fisher``.
-    """
-    if not v or any(a >= b for a, b in zip((0.0, *v), v, strict=False)):
-        raise MeasurementError(f"noise variances must be positive and increase, got {list(v)}")
-    curve = [
-        sample_fisher(
-            denoiser,
-            x,
-            level,
-            seed=seed,
-            probes=probes,
-            labels=labels,
-            draws=draws,
-            antithetic=antithetic,
-            batch_size=batch_size,
-        )
-        for level in v
-    ]
-    eigenvalues = _eigenvalues_for_bounds(x)
-    gaps: list[Estimate | None] = [*curve_mismatch(curve), None]
-    options = {"probes": probes, "draws": draws, "antithetic": antithetic, "seed": seed}
-    measurements = []
-    for samples, gap in zip(curve, gaps, strict=True):
-        flags = flags_of(samples, eigenvalues=eigenvalues, sigma_range=sigma_range)
-        extra = options | {"dtype": str(x.dtype).removeprefix("torch."), "dim": samples.dim}
-        if gap is not None:
-            extra |= {"curve_mismatch": asdict(gap)}
-        measurements += _summaries(samples, flags, extra)
-    return measurements
-
-
-def measure_gaussian_fisher(
-    latents: Tensor, v: Sequence[float], *, labels: Tensor | None = None, blocks: int = 20
-) -> list[Measurement]:
-    """Measure FI, FIR and MMSE rate of the Gaussian with the latents' covariance: no training.
-
-    FI and FIR are the least that any distribution of that covariance can have. With labels, one
-    Gaussian a class instead, averaged over images: the bound of class-conditional diffusion.
-    Directions without variance count 1/v and 1/v^2, as Lemma B.1 says.
+    Standard errors leave out one block of images at a time, the same images of pixels and
+    latents; of a mixture they add those of its Monte Carlo.
 
     Args:
         latents: (N, C, H, W), any floating dtype, in latent units.
-        v: positive noise variances.
-        labels: (N,) class numbers for the class-conditional values, named ``_conditional``.
-        blocks: blocks of images of the jackknife error, interleaved, at least 2.
+        labels: (N,) integer class numbers.
+        pixels: of ``stationary_curves`` on the images of these latents, at the same v and blocks.
+        v: increasing noise variances, in units of the z-scored latents' variance.
+        generator: draws the Monte-Carlo points of the mixture.
+        blocks: blocks of images of the jackknife.
+        samples: Monte-Carlo points of the mixture.
 
     Returns:
-        ``fisher.gaussian_fi_v<v>`` (no direction), ``fisher.gaussian_fir_v<v>`` and
-        ``fisher.gaussian_mmse_rate_v<v>`` (LOWER is better), a dimension and times v, v^2 and 1, so
-        that all are pure numbers in [0, 1]; of z-scored latents, and with ``_raw`` of raw ones.
+        Measurements, and the metrics that cannot be measured here with the reason. Class
+        conditional, and with ``_unconditional`` of the mixture: ``fisher.fi`` (no direction),
+        ``fisher.fir`` and ``fisher.mmse_rate`` (LOWER is better), the means over log v of
+        v FI / n, v^2 FIR / n and rate / n. The same of stationary fits, class-conditional and of
+        one Gaussian, end in ``_dct``, and those deviate from pixel space:
+        ``fisher.fi_deviation``, ``fisher.fir_deviation_relative``, ``_scaled`` and
+        ``_per_dimension``, ``fisher.mmse_rate_deviation`` (LOWER is better; see
+        ``curve_deviations``). Each again at every v as ``fisher.curve_<name>_v<v>``. Flags say
+        where a value is not to be trusted.
 
     Raises:
-        MeasurementError: too few images for the blocks, or v not positive.
+        MeasurementError: bad input, or the curves of the pixels are of other images or v.
     """
+    check_variances(v)
     data = LatentSet(latents)
-    if blocks < 2 or data.count < 2 * blocks or not v or min(v) <= 0:
+    labels = check_labels(labels, data.count).cpu()
+    stationary = stationary_curves(latents, torch.arange(data.count), labels, v=v, blocks=blocks)
+    if pixels.conditional.shape != stationary.conditional.shape or not torch.equal(
+        pixels.sizes, stationary.sizes
+    ):
         raise MeasurementError(
-            f"{data.count} images in {blocks} blocks at v = {list(v)}: give positive v, at least "
-            "two blocks and two images a block"
+            f"{data.count} latents at {len(v)} noise variances in {blocks} blocks: the curves of "
+            "pixel space are of other images, variances or blocks; make them again"
         )
-    groups = torch.zeros(data.count, dtype=torch.int64)
-    if labels is not None:
-        groups = check_labels(labels, data.count).cpu()
-    suffix = "" if labels is None else "_conditional"
-    block = torch.arange(data.count) % blocks  # (N,)
-    sizes = torch.bincount(block)
-    measurements = []
-    for normalised, ending in ((True, ""), (False, "_raw")):
-        x = data.read(slice(None), normalised).flatten(1)  # (N, n)
-        full, deficient = _gaussian_values(x, groups, v)
-        left = [_gaussian_values(x[block != b], groups[block != b], v)[0] for b in range(blocks)]
-        errors = torch.stack(left)  # (blocks, V, 3)
-        flags = ("rank-deficient",) if deficient else ()
-        for i, level in enumerate(v):
-            for j, name in enumerate(("fi", "fir", "mmse_rate")):
-                value = float(full[i, j])
-                measurements.append(
-                    Measurement(
-                        f"fisher.gaussian_{name}{suffix}_v{level:g}{ending}",
-                        value,
-                        delete_block_stderr(value, errors[:, i, j], sizes),
-                        data.count,
-                        higher_is_better=None if name == "fi" else False,
-                        options={"v": level, "normalise": normalised, "blocks": blocks},
-                        flags=flags,
-                    )
-                )
-    return measurements
+    writer = _Writer(v, stationary.sizes, data.count, stationary.dim)
+    found: list[Measurement] = []
+    for condition, own, of_pixels in zip(
+        CONDITIONS,
+        (stationary.conditional, stationary.unconditional),
+        (pixels.conditional, pixels.unconditional),
+        strict=True,
+    ):
+        fit = _Fit(own, "stationary", stationary.flags)
+        found += writer.curves(list(QUANTITIES), f"{condition}_dct", fit)
+        found += writer.means(list(QUANTITIES), f"{condition}_dct", fit)
+        gaps = curve_deviations(of_pixels, own, pixels.dim, stationary.dim)  # (1 + B, V, 5)
+        flags = tuple(dict.fromkeys((*stationary.flags, *pixels.flags)))
+        fit = _Fit(gaps, "stationary, latents and pixels", flags)
+        found += writer.curves(DEVIATIONS, condition, fit)
+        found += writer.means(DEVIATIONS, condition, fit)
+    conditional = _kronecker(latents, labels, v, len(stationary.sizes))
+    if isinstance(conditional, str):
+        names = [f"fisher.{name}{c}" for c in CONDITIONS for name in QUANTITIES]
+        return found, [(name, conditional) for name in names]
+    mixture, fit = conditional
+    overlap = overlap_samples(mixture, v, samples=samples, generator=generator)
+    bound = stationary.unconditional[0]
+    for condition, own_fit in (
+        ("", fit),
+        ("_unconditional", _Fit(fit.values, "mixture of kronecker", fit.flags, overlap)),
+    ):
+        own_fit = writer.checked(own_fit, bound)
+        found += writer.curves(list(QUANTITIES), condition, own_fit)
+        found += writer.means(list(QUANTITIES), condition, own_fit)
+    return found, []
 
 
-def _gaussian_values(x: Tensor, groups: Tensor, v: Sequence[float]) -> tuple[Tensor, bool]:
-    """Return (V, 3) values a dimension, averaged over images, and whether a group is deficient."""
-    total = torch.zeros(len(v), 3, dtype=torch.float64)
-    deficient = False
-    for group in groups.unique():
-        members = x[(groups == group).to(x.device)]  # (m, n)
-        count, dim = members.shape
-        deficient = deficient or count <= dim
-        # the smaller of the two Gram matrices; both have the same eigenvalues, the rest are zero
-        centred = members - members.mean(0)
-        gram = centred @ centred.T if count <= dim else centred.T @ centred
-        nonzero = torch.linalg.eigvalsh(gram / max(1, count - 1)).clamp(min=0).cpu()
-        values = torch.cat((nonzero, torch.zeros(dim - len(nonzero), dtype=torch.float64)))
-        for i, level in enumerate(v):
-            at = gaussian_information(values, level)
-            pure = (level * at.fi, level**2 * at.fir, at.mmse_rate)
-            total[i] += torch.tensor(pure, dtype=torch.float64) * (count / dim / len(x))
-    return total, deficient
+@dataclass(frozen=True)
+class _Fit:
+    """Curves of one fit.
+
+    Attributes:
+        values: (1 + B, V, Q) of all images and without each block, or (1, V, Q).
+        estimator: what was fitted.
+        flags: what a reader must know.
+        more: (M, V, Q) independent draws whose mean is added; None for nothing.
+    """
+
+    values: Tensor
+    estimator: str
+    flags: tuple[str, ...]
+    more: Tensor | None = None
+
+    def weighted(self, weights: Tensor) -> "_Fit":
+        """Return the (..., 1, Q) means over v."""
+        more = None if self.more is None else _mean(self.more, weights)
+        return _Fit(_mean(self.values, weights), self.estimator, self.flags, more)
 
 
-def _eigenvalues_for_bounds(x: Tensor) -> Tensor | None:
-    """Return the eigenvalues of the data's covariance, or None where a sample's are too biased."""
-    flat = x.flatten(1).to(torch.float64)
-    if len(flat) < _BOUND_IMAGES * flat.shape[1]:
-        return None
-    centred = flat - flat.mean(0)
-    return torch.linalg.eigvalsh(centred.T @ centred / (len(flat) - 1)).clamp(min=0).cpu()
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    return (values * weights[:, None]).sum(dim=1, keepdim=True)
 
 
-def _summaries(
-    samples: FisherSamples, flags: tuple[str, ...], options: dict[str, Any]
-) -> list[Measurement]:
-    """Return the measurements of one noise level, raw and a dimension."""
-    found = []
-    v, count = samples.v, len(samples.score)
-    for name, attribute, power, unit, better in _QUANTITIES:
-        at = samples.estimate(attribute)
-        pure = v**power / samples.dim
-        for suffix, factor, scale in (("", 1.0, unit), ("_per_dim", pure, "1")):
-            found.append(
-                Measurement(
-                    f"fisher.{name}{suffix}_v{v:g}",
-                    factor * at.value,
-                    factor * at.stderr,
-                    count,
-                    scale,
-                    better,
-                    options | {"v": v},
-                    flags,
-                )
+def _kronecker(
+    latents: Tensor, labels: Tensor, v: Sequence[float], blocks: int
+) -> tuple[KroneckerMixture, _Fit] | str:
+    """Return the mixture of the classes with their mean curve, or why there can be none."""
+    least = minimum_samples(latents.shape[1], latents.shape[2] * latents.shape[3])
+    smallest = int(labels.unique(return_counts=True)[1].min())
+    if smallest < least:
+        return f"a class of {smallest} images has no Kronecker fit; it needs {least} images a class"
+    fits, mixture, whole = _fit_classes(latents, labels, v)
+    flags = []
+    if fits.unconverged:
+        flags.append(f"{fits.unconverged} classes not converged")
+    if fits.deficient:
+        flags.append(f"rank-deficient covariance factors in {fits.deficient} classes")
+    block = interleaved_blocks(labels, blocks)
+    counts = [labels[block != b].unique(return_counts=True)[1].min() for b in range(blocks)]
+    if min(map(int, counts)) < least:
+        flags.append("classes too small to leave images out: no standard error")
+        return mixture, _Fit(whole[None], "kronecker", tuple(flags))
+    left = [_fit_classes(latents[block != b], labels[block != b], v)[2] for b in range(blocks)]
+    return mixture, _Fit(torch.stack([whole, *left]), "kronecker", tuple(flags))
+
+
+def _fit_classes(
+    latents: Tensor, labels: Tensor, v: Sequence[float]
+) -> tuple[GroupFits, KroneckerMixture, Tensor]:
+    """Return the fits of all classes, their mixture, and (V, 3) the mean of their curves."""
+    data = LatentSet(latents)
+    groups = [torch.nonzero(labels == name).flatten() for name in labels.unique()]
+    positions = data.height * data.width
+    mixture = KroneckerMixture.empty(len(groups), data.channels, positions, data.device)
+    fits = fit_groups(data, groups, True, mixture)
+    pairs = zip(mixture.row_values, mixture.column_values, strict=True)
+    curves = [gaussian_curve(kronecker_eigenvalues(a, b), v) for a, b in pairs]
+    return fits, mixture, torch.stack(curves).mean(dim=0).cpu()
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Turns curves into measurements.
+
+    Attributes:
+        v: (V,) noise variances. sizes: (B,) images of each block. count: images. dim: n.
+    """
+
+    v: Sequence[float]
+    sizes: Tensor
+    count: int
+    dim: int
+
+    def checked(self, fit: _Fit, bound: Tensor) -> _Fit:
+        """Flag FI or FIR below those of the Gaussian with the variances of the latents.
+
+        Args:
+            fit: of the latents.
+            bound: (V, 3) of that Gaussian; no distribution has less FI or FIR.
+        """
+        below = set()
+        for i, _ in enumerate(self.v):
+            for j, name in enumerate(("FI", "FIR")):
+                value, error = self._estimate(fit, i, j)
+                if float(bound[i, j]) - value > _SIGNIFICANT * (error or 0.0) + 1e-6:
+                    below.add(f"misfit: {name} below the Gaussian bound")
+        return _Fit(fit.values, fit.estimator, (*fit.flags, *sorted(below)), fit.more)
+
+    def curves(self, names: Sequence[str], ending: str, fit: _Fit) -> list[Measurement]:
+        """Return every number at every v; of FI, FIR and the rate with their totals as options."""
+        found = []
+        for i, level in enumerate(self.v):
+            for j, name in enumerate(names):
+                power = QUANTITIES[name][0] if name in QUANTITIES else None
+                value, error = self._estimate(fit, i, j)
+                options: dict[str, object] = {"v": level, "estimator": fit.estimator}
+                if power is not None:
+                    options |= {"dim": self.dim, "total": value * self.dim / level**power}
+                at = f"fisher.curve_{name}{ending}_v{level:g}"
+                found.append(self._measurement(at, name, value, error, options, fit.flags))
+        return found
+
+    def means(self, names: Sequence[str], ending: str, fit: _Fit) -> list[Measurement]:
+        """Return the mean of every number over log v."""
+        mean = fit.weighted(torch.tensor(log_weights(self.v), dtype=torch.float64))
+        options: dict[str, object] = {
+            "v": list(self.v),
+            "estimator": fit.estimator,
+            "reading": "mean over log v",
+            "dim": self.dim,
+            "samples": 0 if fit.more is None else len(fit.more),
+        }
+        return [
+            self._measurement(
+                f"fisher.{name}{ending}", name, *self._estimate(mean, 0, j), options, fit.flags
             )
-    return found
+            for j, name in enumerate(names)
+        ]
+
+    def _measurement(
+        self,
+        metric: str,
+        name: str,
+        value: float,
+        error: float | None,
+        options: dict[str, object],
+        flags: tuple[str, ...],
+    ) -> Measurement:
+        better = QUANTITIES[name][1] if name in QUANTITIES else False
+        return Measurement(metric, value, error, self.count, "1", better, options, flags)
+
+    def _estimate(self, fit: _Fit, level: int, column: int) -> tuple[float, float | None]:
+        values = fit.values[:, level, column]  # (1 + B,)
+        value, error = float(values[0]), None
+        if len(values) > 1:
+            error = delete_block_stderr(value, values[1:], self.sizes)
+        if fit.more is None:
+            return value, error
+        more = fit.more[:, level, column]  # (M,)
+        monte_carlo = float(more.std()) / len(more) ** 0.5
+        both = None if error is None else (error**2 + monte_carlo**2) ** 0.5
+        return value + float(more.mean()), both

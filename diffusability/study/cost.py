@@ -37,6 +37,8 @@ from diffusability.study.tokenizer import LevelTokenizer, TokenizerEntry, Tokeni
 
 BYTES = {"float32": 4, "bfloat16": 2}
 TRAINING = 3  # passes of a step, in forward passes
+TANGENT = 2  # a Jacobian-vector product: the pass and its derivative
+CONDITIONS = 2  # with the label and without
 PERCEPTUAL = 3  # both images forward, and back to the pixels of one
 ADVERSARIAL = 8  # the generator's step: forward and back to pixels; its own: three a real and fake
 # ImageNet-1k has 1,281,167 training and 50,000 validation images in 1,000 classes
@@ -111,6 +113,8 @@ class Costs:
                 return self._diffusion(artifact)
             case "samples":
                 return self._samples(artifact)
+            case "learned_fisher":
+                return self._learned_fisher(artifact)
             case "generation":
                 compared = self.study.metrics.generation
                 count = self.study.sampling.count + self.images.of(compared.reference)
@@ -212,6 +216,13 @@ class Costs:
         an_image += 0 if network is None else network.decoder.macs
         pixels = self.channels * self.side**2  # one byte each
         return Work(sampling.count * an_image, "fp32", sampling.count * pixels)
+
+    def _learned_fisher(self, artifact: Artifact) -> Work:
+        options = artifact.spec
+        latents = min(options["latents"], self.images.of(options["split"]))
+        products = latents * options["draws"] * options["probes"] * len(options["variances"])
+        _, size = self._backbone(artifact)
+        return Work(CONDITIONS * products * TANGENT * size.macs, "fp32", 0)
 
     def _decoded(self, stage: str, entry: TokenizerEntry) -> int | None:
         """Return the operations of a perspective that decodes or encodes images again."""

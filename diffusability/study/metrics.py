@@ -1,5 +1,6 @@
 """Options of every perspective that a study measures; one model a perspective."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -87,6 +88,66 @@ class GeometryMetric(Spec):
     images: int = Field(
         500, ge=20, description="at most that many, the first of the split in a random order"
     )
+
+
+class LearnedFisherMetric(Spec):
+    """The same quantities from the trained diffusion models, by one JVP a probe."""
+
+    split: Split = Field("val", description="images whose latents are diffused; held out is best")
+    latents: int = Field(512, ge=20, description="at most so many, evenly over the split")
+    probes: PositiveInt = Field(1, description="random directions a noisy latent")
+    draws: PositiveInt = Field(1, description="noises a latent")
+    seeds: Literal["first", "all"] = Field(
+        "all", description="models of the first pair of seeds of a tokenizer, or of all"
+    )
+    backbones: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all"
+
+
+class FisherMetric(Spec):
+    """Fisher information, its rate and the MMSE rate, and their deviations from pixel space."""
+
+    split: Split = Field("val", description="images whose latents, and pixels, are fitted")
+    variances: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
+        min_length=2,
+        description="noise variances sigma^2, increasing; latents have variance 1 a channel",
+    )
+    blocks: int = Field(10, ge=2, description="blocks of images of the jackknife errors")
+    samples: int = Field(128, ge=2, description="Monte-Carlo points of a mixture a variance")
+    learned: LearnedFisherMetric | None = Field(
+        None, description="how trained models are measured; none: they are not"
+    )
+    reference: str | None = Field(
+        None,
+        description="tokenizer that is the identity on pixels: its models are what the learned "
+        "curves of the others deviate from",
+    )
+
+    @model_validator(mode="after")
+    def _increasing(self) -> "FisherMetric":
+        if any(a >= b for a, b in pairwise(self.variances)):
+            raise ValueError(f"variances must increase, got {list(self.variances)}")
+        return self
+
+    @model_validator(mode="after")
+    def _reference_of_learned(self) -> "FisherMetric":
+        if self.reference is not None and self.learned is None:
+            raise ValueError("reference compares learned curves, and learned is not given")
+        return self
+
+    def fits(self) -> dict[str, Any]:
+        """Return what the fits without training depend on."""
+        return self.model_dump(mode="json", exclude={"learned", "reference"})
+
+    def pixels(self) -> dict[str, Any]:
+        """Return what the fit of the images themselves depends on."""
+        return self.model_dump(mode="json", include={"split", "variances", "blocks"})
+
+    def models(self) -> dict[str, Any]:
+        """Return what the measurement of one trained model depends on, where it is asked for."""
+        assert self.learned is not None
+        options = self.learned.model_dump(mode="json", exclude={"seeds", "backbones"})
+        return options | {"variances": list(self.variances)}
 
 
 class GenerationMetric(Spec):
@@ -179,5 +240,6 @@ class MetricsSpec(Spec):
     uniformity: UniformityMetric = UniformityMetric()
     equivariance: EquivarianceMetric = EquivarianceMetric()
     reconstruction: ReconstructionMetric
+    fisher: FisherMetric = FisherMetric()
     generation: GenerationMetric
     geometry: GeometryMetric | None = Field(None, description="none: not measured")

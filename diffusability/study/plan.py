@@ -125,7 +125,10 @@ class Plan:
     def fingerprint(self) -> str:
         """Name of the study's tables: of all measurements and of how they are analysed."""
         roles = {artifact.path: artifact.fingerprint for artifact in self.measured}
-        return fingerprint("tables", 1, self.study.analysis.canonical(), 0, roles)
+        spec = self.study.analysis.canonical()
+        if self.study.metrics.fisher.reference is not None:
+            spec["fisher_reference"] = self.study.metrics.fisher.reference
+        return fingerprint("tables", 1, spec, 0, roles)
 
     def _add(
         self,
@@ -188,6 +191,9 @@ class Plan:
     def _measure(
         self, perspective: str, labels: Mapping[str, str], upstream: Mapping[str, Artifact]
     ) -> None:
+        if perspective == "fisher":
+            self._measure_fisher(labels, upstream)
+            return
         options = getattr(self.study.metrics, perspective).canonical()
         if "extractor" in options:
             upstream = {**upstream, "extractor": self._encoder(options["extractor"])}
@@ -196,6 +202,28 @@ class Plan:
         if perspective == "reconstruction" and "encoder" in upstream["tokenizer"].upstream:
             upstream = {**upstream, "alignment": upstream["tokenizer"].upstream["encoder"]}
         self._add(perspective, labels, options, 0, upstream)
+
+    def _measure_fisher(self, labels: Mapping[str, str], upstream: Mapping[str, Artifact]) -> None:
+        """Add the fits of one tokenizer's latents, and once those of the images themselves."""
+        metric = self.study.metrics.fisher
+        dataset = {"dataset": self._dataset}
+        pixels = self._add("pixel_fisher", self._dataset.labels, metric.pixels(), 0, dataset)
+        self._add("fisher", labels, metric.fits(), 0, {**upstream, "pixels": pixels})
+
+    def _measure_learned_fisher(
+        self, diffusion: Artifact, upstream: Mapping[str, Artifact]
+    ) -> None:
+        """Add what one trained model says, where the study asks for it."""
+        metric, labels = self.study.metrics.fisher, diffusion.labels
+        if metric.learned is None or "fisher" not in self.study.selected_perspectives:
+            return
+        if metric.learned.backbones != "all" and labels["backbone"] not in metric.learned.backbones:
+            return
+        seeds = (int(labels["tokenizer_seed"]), int(labels["seed"]))
+        if metric.learned.seeds == "first" and seeds != self.study.first_seeds:
+            return
+        upstream = {**upstream, "diffusion": diffusion}
+        self._add("learned_fisher", labels, metric.models(), 0, upstream)
 
     def _lay_out_diffusion(
         self,
@@ -207,6 +235,7 @@ class Plan:
         labels = {**labels, "backbone": backbone, "seed": str(seed)}
         entry = self.study.backbones[backbone]
         diffusion = self._add("diffusion", labels, entry.canonical(), seed, upstream, entry.local())
+        self._measure_learned_fisher(diffusion, upstream)
         sampling = self.study.sampling.of_process(entry.process)
         noise_seed = sampling.pop("seed")
         metric = self.study.metrics.generation

@@ -253,6 +253,12 @@ def _check_names(study: Study, problems: Problems) -> None:
     if lpips is not None:
         _check_encoder("metrics.reconstruction.lpips", lpips, "lpips", study, problems)
     _check_inception(study, problems)
+    reference = study.metrics.fisher.reference
+    if reference is not None and reference not in study.tokenizers:
+        problems.unknown("metrics.fisher.reference", reference, "tokenizer", study.tokenizers)
+    if study.metrics.fisher.learned is not None:
+        where, chosen = "metrics.fisher.learned.backbones", study.metrics.fisher.learned.backbones
+        _check_list(where, chosen, "backbone", study.backbones, problems)
 
 
 def _check_fdr6(study: Study, problems: Problems) -> None:

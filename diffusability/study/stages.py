@@ -87,6 +87,13 @@ STAGES: dict[str, Stage] = {
     "equivariance": _measure("equivariance", gpu=True),
     "reconstruction": _measure("reconstruction", "reconstructions.png", gpu=True),
     "geometry": _measure("geometry", "spectra.csv"),
+    "pixel_fisher": Stage(
+        version=1,
+        rule="measure_pixel_fisher",
+        outputs=("curves.json",),
+        labels=("dataset",),
+    ),
+    "fisher": _measure("fisher"),
     "diffusion": Stage(
         version=1,
         rule="train_diffusion",
@@ -94,6 +101,13 @@ STAGES: dict[str, Stage] = {
         labels=_DIFFUSION,
         gpu=True,
         distributed=True,
+    ),
+    "learned_fisher": Stage(
+        version=1,
+        rule="measure_learned_fisher",
+        outputs=("measurements.json",),
+        labels=_DIFFUSION,
+        gpu=True,
     ),
     "samples": Stage(
         version=1,

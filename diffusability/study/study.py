@@ -23,6 +23,7 @@ Perspective = Literal[
     "equivariance",
     "reconstruction",
     "geometry",
+    "fisher",
 ]
 PERSPECTIVES: tuple[Perspective, ...] = get_args(Perspective)
 
@@ -111,6 +112,11 @@ class Study(Spec):
         declared = [p for p in PERSPECTIVES if getattr(self.metrics, p) is not None]
         return tuple(p for p in declared if chosen == "all" or p in chosen)
 
+    @property
+    def first_seeds(self) -> tuple[int, int]:
+        """The (tokenizer seed, diffusion seed) pair that every tokenizer is trained with."""
+        return self.select.tokenizer_seeds[0], self.select.seeds[0]
+
     def seeds_of(self, tokenizer: str) -> tuple[tuple[int, int], ...]:
         """Return the (tokenizer seed, diffusion seed) pairs of one tokenizer, without repeats.
 
@@ -119,6 +125,7 @@ class Study(Spec):
         """
         pairs = [(t, s) for t in self.select.tokenizer_seeds for s in self.select.seeds]
         extra = self.select.repeats.get(tokenizer, Repeat())
-        pairs += [(pairs[0][0], s) for s in extra.seeds]
-        pairs += [(t, pairs[0][1]) for t in extra.tokenizer_seeds]
+        first_tokenizer, first = self.first_seeds
+        pairs += [(first_tokenizer, s) for s in extra.seeds]
+        pairs += [(t, first) for t in extra.tokenizer_seeds]
         return tuple(dict.fromkeys(pairs))

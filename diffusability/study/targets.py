@@ -24,6 +24,7 @@ FIGURE_NAMES = (
     "noise_floor",
     "perspectives_inception_score",
     "perspectives_fdr6",
+    "fisher_curves",
 )
 FIGURE_FORMATS = ("svg", "pdf", "png")
 

@@ -29,10 +29,14 @@ METRICS = {
     "uniformity.gini": (0.01, 0.02, 0.1, False),
     "equivariance.scale_error": (0.02, 0.05, 0.3, False),
     "equivariance.rotate_error": (0.0, 0.05, 0.3, False),
+    "fisher.fir": (0.03, 0.02, 0.5, False),
+    "fisher.mmse_rate": (0.01, 0.02, 0.2, False),
+    "fisher.fir_deviation_per_dimension": (0.02, 0.02, 0.3, False),
     "reconstruction.psnr": (0.0, 0.4, 28.5, True),
     "reconstruction.ssim": (0.0, 0.01, 0.81, True),
     "reconstruction.fd_judge": (0.02, 0.05, 0.5, False),
 }
+NOISE = (0.01, 0.1, 1.0)
 CELL = ["tokenizer", "family", "cluster", "backbone", "cfg"]
 MADE = ("correlations", "regressions", "noise_floor", "guidance")
 MADE += ("intercorrelations", "comparability")
@@ -83,9 +87,20 @@ def figure_table(
                 value = 0.5 * (1 + 0.1 * own) * np.sin(np.pi * t / 10) + 0.1
                 time = {"options": json.dumps({"t": t / 10})}
                 add({**base, **time}, f"velocity.curve_t{10 * t:02d}", value, False)
+            for v in NOISE:
+                level = {"options": json.dumps({"v": v})}
+                share = v / (1 + v + 0.05 * own)
+                add({**base, **level}, f"fisher.curve_fi_v{v:g}", share, None)
+                add({**base, **level}, f"fisher.curve_fir_v{v:g}", share**2, False)
             for b, backbone in enumerate(backbones):
                 for seed in range(seeds if ts == 0 else 1):
                     y = own + 0.2 * rng.normal()
+                    model = {**base, "backbone": backbone, "seed": seed}
+                    add(model, "fisher.learned_fir", 0.5 + 0.03 * y, False)
+                    for v in NOISE:
+                        level = {"options": json.dumps({"v": v})}
+                        name = f"fisher.curve_learned_fir_v{v:g}"
+                        add({**model, **level}, name, (b + 1) * v / (1 + v), False)
                     for cfg in scales:
                         run = {**base, "backbone": backbone, "seed": seed, "cfg": cfg}
                         bend = 12 * (cfg - 1.7 - y / 10) ** 2

@@ -101,12 +101,31 @@ def test_every_figure_is_listed_and_has_a_caption() -> None:
 
 def test_representatives_are_the_headline_of_the_analysis() -> None:
     assert list(REPRESENTATIVES.values()) == list(HEADLINE)
-    assert len(PERSPECTIVES) == 7
+    assert len(PERSPECTIVES) == 8
 
 
 def test_an_unknown_figure_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(StudyError, match="did you mean `pairs`"):
         figure_named("pair")
+
+
+def test_fisher_curves_are_those_of_the_reference_family_and_backbone(study, drawn) -> None:
+    panels = np.array(drawn["fisher_curves"].axes).reshape(4, 4)
+    scope = reference_scope(study, study.target)
+    own = study.measurements[study.measurements["family"] == scope.family]
+    for axis, metric in (
+        (panels[0, 1], "fisher.curve_fir"),
+        (panels[2, 1], "fisher.curve_learned_fir"),
+    ):
+        lines = {tuple(line.get_ydata()) for line in axis.lines}
+        rows = own[own["metric"].str.startswith(f"{metric}_v")]
+        if "learned" in metric:
+            rows = rows[rows["backbone"] == scope.backbone]
+        wide = rows.pivot_table(index="tokenizer", columns="metric", values="value")
+        np.testing.assert_allclose(sorted(lines), sorted(map(tuple, wide.to_numpy())), rtol=1e-12)
+        assert axis.get_xscale() == "log"
+    said = " ".join(panels[3, 0].texts[0].get_text().split())
+    assert said == "this curve was not measured in this study"
 
 
 @pytest.mark.parametrize(
@@ -241,6 +260,7 @@ SENTENCES = {
     "noise_floor": "the tables hold no noise floor for this panel",
     "perspectives_inception_score": "was not measured in this study",
     "perspectives_fdr6": "FDr6 (generation.fdr6) was not measured in this study",
+    "fisher_curves": "this curve was not measured in this study",
 }
 
 

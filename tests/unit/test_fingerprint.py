@@ -59,10 +59,22 @@ def test_labels_that_only_name_things_change_nothing() -> None:
         (
             {"encoders": {"glyph": {"train": {"steps": 31}}}},
             {"encoder", "tokenizer", "latents", "velocity", "semantics", "spatial", "smoothness"}
-            | {"continuity", "uniformity", "equivariance", "reconstruction"}
-            | {"diffusion", "samples", "generation"},
+            | {"continuity", "uniformity", "equivariance", "reconstruction", "fisher"}
+            | {"diffusion", "learned_fisher", "samples", "generation"},
         ),
-        ({"backbones": {"sit-a": {"depth": 3}}}, {"diffusion", "samples", "generation"}),
+        (
+            {"backbones": {"sit-a": {"depth": 3}}},
+            {"diffusion", "learned_fisher", "samples", "generation"},
+        ),
+        ({"metrics": {"fisher": {"samples": 64}}}, {"fisher"}),
+        ({"metrics": {"fisher": {"blocks": 5}}}, {"pixel_fisher", "fisher"}),
+        (
+            {"metrics": {"fisher": {"variances": [0.1, 1.0]}}},
+            {"pixel_fisher", "fisher", "learned_fisher"},
+        ),
+        ({"metrics": {"fisher": {"learned": {"probes": 2}}}}, {"learned_fisher"}),
+        ({"metrics": {"fisher": {"learned": {"seeds": "first"}}}}, set()),
+        ({"metrics": {"fisher": {"reference": "conv-base"}}}, set()),
         ({"sampling": {"count": 201}}, {"samples", "generation"}),
         ({"metrics": {"semantics": {"neighbours": [3]}}}, {"semantics"}),
         ({"metrics": {"generation": {"reference": "val"}}}, {"generation"}),

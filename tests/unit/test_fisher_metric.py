@@ -1,19 +1,27 @@
-"""The Fisher perspective: measurements of oracles, of Gaussian fits, and what is refused."""
+"""The learned Fisher curves: measurements of oracles, of models, and what is refused."""
 
 import math
 
 import pytest
 import torch
 
+from diffusability.diffusion.flow import sample_time
+from diffusability.diffusion.gaussian_flow import GaussianFlow
+from diffusability.diffusion.latent_diffusion import LatentDiffusion
+from diffusability.diffusion.load import backbone_spec
 from diffusability.diffusion.sit import SiT
 from diffusability.errors import MeasurementError
+from diffusability.fisher.backbone_denoiser import backbone_denoiser
 from diffusability.fisher.denoiser import from_oracle, from_velocity
 from diffusability.fisher.deviation import Rate, fir_deviation
-from diffusability.fisher.gaussian import Gaussian, gaussian_information, standard_normal
+from diffusability.fisher.gaussian import Gaussian, gaussian_curve, standard_normal
 from diffusability.fisher.information import FisherInformation, embedded
-from diffusability.metrics.fisher import measure_fisher, measure_gaussian_fisher
+from diffusability.metrics.learned_fisher import measure_learned_fisher
 from diffusability.metrics.measurement import Measurement
-from tests.unit.fisher_examples import covariance, mixture, normal
+from diffusability.metrics.noise_grid import log_weights
+from tests.unit.fisher_examples import mixture, normal
+
+ENTRY = backbone_spec({"arch": "sit", "width": 16, "depth": 1, "heads": 2, "train": {"steps": 1}})
 
 
 def by_name(measurements: list[Measurement]) -> dict[str, Measurement]:
@@ -24,117 +32,130 @@ class TestDenoiser:
     def test_an_oracle_is_measured_as_it_is(self) -> None:
         gmm, v = mixture(), (0.1, 0.12, 0.14)
         x = gmm.sample(5000, torch.Generator().manual_seed(0))
-        seen = by_name(measure_fisher(x, from_oracle(gmm), v, seed=3, probes="exact"))
+        seen = by_name(measure_learned_fisher(x, from_oracle(gmm), v, seed=3, probes="exact"))
+        pure = {}
         for level in v:
             exact = gmm.information(level)
-            for name, value in (
-                ("fi", exact.fi),
-                ("fi_score", exact.fi),
-                ("fi_held_out", exact.fi),
-                ("fir", exact.fir),
-                ("mmse_rate", exact.mmse_rate),
+            for name, value, power in (
+                ("fi", exact.fi, 1),
+                ("fi_score", exact.fi, 1),
+                ("fi_held_out", exact.fi, 1),
+                ("fir", exact.fir, 2),
+                ("mmse_rate", exact.mmse_rate, 0),
             ):
-                at = seen[f"fisher.{name}_v{level:g}"]
-                assert abs(at.value - value) < 3 * at.stderr
+                at = seen[f"fisher.curve_learned_{name}_unconditional_v{level:g}"]
+                pure[name, level] = value * level**power / 3
+                assert abs(at.value - pure[name, level]) < 3 * at.stderr
                 assert at.flags == ()
-                pure = seen[f"fisher.{name}_per_dim_v{level:g}"]
-                power = {"fir": 2, "mmse_rate": 0}.get(name, 1)
-                assert pure.value == pytest.approx(at.value * level**power / 3)
-                assert pure.stderr == pytest.approx(at.stderr * level**power / 3)
-        first, last = seen["fisher.fi_v0.1"], seen["fisher.fi_v0.14"]
+                assert at.options["total"] == pytest.approx(at.value / level**power * 3)
+                assert at.options["total_stderr"] == pytest.approx(at.stderr / level**power * 3)
+        for name in ("fi", "fir", "mmse_rate"):
+            mean = seen[f"fisher.learned_{name}_unconditional"]
+            weighted = zip(log_weights(v), v, strict=True)
+            exact_mean = sum(weight * pure[name, level] for weight, level in weighted)
+            assert abs(mean.value - exact_mean) < 3 * mean.stderr
+        first = seen["fisher.curve_learned_fi_unconditional_v0.1"]
+        last = seen["fisher.curve_learned_fi_unconditional_v0.14"]
         mismatch = first.options["curve_mismatch"]
         assert abs(mismatch["value"]) < 3 * mismatch["stderr"] + 1e-3
         assert "curve_mismatch" not in last.options
         assert first.options["dtype"] == "float64"
 
+    def test_the_error_of_a_mean_knows_that_levels_share_their_data(self) -> None:
+        gmm, v, means = mixture(), (0.1, 0.2), []
+        for seed in range(30):
+            x = gmm.sample(60, torch.Generator().manual_seed(seed))
+            seen = by_name(measure_learned_fisher(x, from_oracle(gmm), v, seed=seed))
+            means.append(seen["fisher.learned_fir_unconditional"])
+        spread = float(torch.tensor([m.value for m in means]).std())
+        error = float(torch.tensor([m.stderr for m in means]).square().mean().sqrt())
+        assert error == pytest.approx(spread, rel=0.3)
+
     def test_a_wrong_model_is_flagged_in_every_row(self) -> None:
         x = standard_normal(2).sample(3000, torch.Generator().manual_seed(0))
         narrow = Gaussian(torch.zeros(2), 0.2 * torch.eye(2))
-        for at in measure_fisher(x, from_oracle(narrow), (0.2,), seed=0, sigma_range=(1, 2)):
-            assert "model-error: A - B is not 0" in at.flags
-            assert "extrapolation: sigma outside the trained range" in at.flags
+        seen = measure_learned_fisher(x, from_oracle(narrow), (0.2,), seed=0, sigma_range=(1, 2))
+        for at in seen:
+            ending = "" if "curve" in at.metric else " (v = 0.2)"
+            assert f"model-error: A - B is not 0{ending}" in at.flags
+            assert f"extrapolation: sigma outside the trained range{ending}" in at.flags
 
     def test_few_data_carry_no_bound(self) -> None:
         # 15 draws of a plane have a smaller variance than the plane in some direction
         wide = Gaussian(torch.zeros(2), 9 * torch.eye(2))
         x = standard_normal(2).sample(15, torch.Generator().manual_seed(0))
-        flags = measure_fisher(x, from_oracle(wide), (0.2,), seed=0)[0].flags
+        flags = measure_learned_fisher(x, from_oracle(wide), (0.2,), seed=0)[0].flags
         assert not any("Gaussian bound" in flag for flag in flags)
+
+    def test_variances_along_axes_are_a_bound_where_data_are_many_but_dimensions_too(self) -> None:
+        x = normal(300, 4, 4, 4)
+        for scale, violated in ((1.0, False), (9.0, True)):
+            flow = GaussianFlow(torch.zeros(4, 4, 4), torch.full((4, 4, 4), scale))
+            denoiser = from_velocity(lambda y, t, _, f=flow: f.velocity(y, float(t[0])))
+            flags = measure_learned_fisher(x, denoiser, (0.2,), seed=0)[0].flags
+            assert any("FI below the Gaussian bound" in flag for flag in flags) == violated
 
     def test_a_backbone_of_the_study(self) -> None:
         network = SiT(latent_channels=2, grid=(2, 2), num_classes=3, width=16, depth=1, heads=2)
         network.initialise(torch.Generator().manual_seed(0))
         x, labels = normal(30, 2, 2, 2).float(), torch.arange(30) % 3
-        seen = measure_fisher(
-            x, from_velocity(network.eval()), (0.5, 1.0), seed=0, labels=labels, probes=2
-        )
-        assert len(seen) == 20
+        trained = backbone_denoiser(LatentDiffusion(network.eval()), ENTRY)
+        v = (0.5, 1.0)
+        seen = measure_learned_fisher(x, trained.denoise, v, seed=0, labels=labels, probes=2)
+        assert len(seen) == 13
         assert {m.options["dtype"] for m in seen} == {"float32"}
         # SiT starts at velocity 0: D = t y, G = t I
         t = 1 / (1 + 0.5**0.5)
-        assert by_name(seen)["fisher.mmse_rate_v0.5"].value == pytest.approx(8 * t**2, rel=1e-5)
+        rate = by_name(seen)["fisher.curve_learned_mmse_rate_v0.5"]
+        assert rate.value == pytest.approx(t**2, rel=1e-5)
+
+    def test_without_labels_a_backbone_is_asked_for_its_null_class(self) -> None:
+        network = SiT(latent_channels=2, grid=(2, 2), num_classes=3, width=16, depth=1, heads=2)
+        network.eval().initialise(torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator()))
+        denoise = backbone_denoiser(LatentDiffusion(network), ENTRY).denoise
+        y = normal(5, 2, 2, 2).float()
+        null = denoise(y, 0.3, torch.full((5,), 3))
+        assert torch.equal(denoise(y, 0.3), null)
+        assert not torch.allclose(denoise(y, 0.3, torch.zeros(5, dtype=torch.int64)), null)
+
+    def test_the_trained_range_is_that_of_the_times(self) -> None:
+        model = LatentDiffusion(
+            SiT(latent_channels=2, grid=(2, 2), num_classes=3, width=16, depth=1, heads=2)
+        )
+        for time in ("uniform", "logit-normal"):
+            t = sample_time(2_000_000, time, torch.Generator().manual_seed(0))
+            ends = ((1 - t) / t).quantile(torch.tensor([0.025, 0.975]))
+            spec = ENTRY.model_copy(update={"time": time})
+            assert backbone_denoiser(model, spec).sigma_range == pytest.approx(
+                tuple(ends.tolist()), rel=0.02
+            )
+
+    def test_an_exact_velocity_is_measured_as_its_gaussian(self) -> None:
+        spread = normal(2, 3, 3, seed=5).exp()
+        flow, v = GaussianFlow(normal(2, 3, 3, seed=6), spread), (0.05, 0.5, 5.0)
+        x = flow.mean + spread.sqrt() * normal(500, 2, 3, 3, seed=8)
+        denoiser = from_velocity(lambda y, t, _: flow.velocity(y, float(t[0])))
+        results = [
+            by_name(measure_learned_fisher(x, denoiser, v, seed=1, batch_size=size))
+            for size in (64, 500)
+        ]
+        exact = gaussian_curve(spread.flatten(), v)
+        for i, level in enumerate(v):
+            for j, name in enumerate(("fi", "fir", "mmse_rate")):
+                metric = f"fisher.curve_learned_{name}_unconditional_v{level:g}"
+                at = results[0][metric]
+                # a diagonal Jacobian has no probe noise: r G r = tr G for signs
+                assert abs(at.value - float(exact[i, j])) < 3 * at.stderr + 1e-9
+                assert at.flags == ()
+                assert at.value == pytest.approx(results[1][metric].value, rel=1e-10)
 
     @pytest.mark.parametrize("v", [(), (0.0, 1.0), (1.0, 0.5)])
     def test_levels_must_increase(self, v: tuple[float, ...]) -> None:
         with pytest.raises(MeasurementError, match="must be positive and increase"):
-            measure_fisher(normal(5, 2), from_oracle(standard_normal(2)), v, seed=0)
-
-
-class TestGaussianFit:
-    def latents(self, count: int = 400) -> torch.Tensor:
-        x = Gaussian(torch.ones(8), 3 * covariance(8)).sample(
-            count, torch.Generator().manual_seed(1)
-        )
-        return x.view(count, 2, 2, 2)
-
-    def test_raw_values_are_those_of_the_sample_covariance(self) -> None:
-        latents, v = self.latents(), 0.3
-        seen = by_name(measure_gaussian_fisher(latents, [v]))
-        values = torch.linalg.eigvalsh(torch.cov(latents.flatten(1).T))
-        exact = gaussian_information(values, v)
-        for name, value in (
-            ("fi", v * exact.fi / 8),
-            ("fir", v**2 * exact.fir / 8),
-            ("mmse_rate", exact.mmse_rate / 8),
-        ):
-            assert seen[f"fisher.gaussian_{name}_v0.3_raw"].value == pytest.approx(value, rel=1e-10)
-
-    def test_scale_is_nothing_to_the_normalised_values(self) -> None:
-        a, b = (by_name(measure_gaussian_fisher(c * self.latents(), [0.3])) for c in (1, 7))
-        name = "fisher.gaussian_fir_v0.3"
-        assert a[name].value == pytest.approx(b[name].value, rel=1e-10)
-        assert a[f"{name}_raw"].value != pytest.approx(b[f"{name}_raw"].value, rel=0.1)
-
-    def test_error_is_that_of_repeats(self) -> None:
-        name = "fisher.gaussian_fi_v0.3_raw"
-        many = self.latents(40 * 200).view(40, 200, 2, 2, 2)
-        seen = [by_name(measure_gaussian_fisher(part, [0.3]))[name] for part in many]
-        values = torch.tensor([m.value for m in seen])
-        errors = torch.tensor([m.stderr for m in seen])
-        assert float(errors.square().mean().sqrt()) == pytest.approx(float(values.std()), rel=0.3)
-
-    def test_classes_have_their_own_gaussians(self) -> None:
-        a, b = self.latents(), 0.1 * self.latents() + 5
-        latents, labels = torch.cat((a, b)), torch.arange(2).repeat_interleave(400)
-        seen = by_name(measure_gaussian_fisher(latents, [0.3], labels=labels))
-        alone = [by_name(measure_gaussian_fisher(x, [0.3])) for x in (a, b)]
-        name = "fisher.gaussian_fir{}_v0.3_raw"
-        mean = sum(x[name.format("")].value for x in alone) / 2
-        assert seen[name.format("_conditional")].value == pytest.approx(mean, rel=1e-10)
-
-    def test_few_images_are_flagged_and_their_empty_directions_counted(self) -> None:
-        latents, labels = self.latents(6).repeat(2, 1, 1, 1), torch.arange(12) % 3
-        conditional = by_name(measure_gaussian_fisher(latents, [1e-9], labels=labels, blocks=2))
-        at = conditional["fisher.gaussian_fi_conditional_v1e-09_raw"]
-        assert at.flags == ("rank-deficient",)
-        # two distinct images a class: one direction with variance, seven without
-        assert at.value == pytest.approx(7 / 8, rel=1e-4)
-
-    def test_refusals(self) -> None:
-        with pytest.raises(MeasurementError, match="two images a block"):
-            measure_gaussian_fisher(self.latents(30), [0.3])
-        with pytest.raises(MeasurementError, match="positive v"):
-            measure_gaussian_fisher(self.latents(), [0.0])
+            measure_learned_fisher(normal(5, 2), from_oracle(standard_normal(2)), v, seed=0)
 
 
 class TestDeviation:

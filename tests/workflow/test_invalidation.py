@@ -26,7 +26,7 @@ CLAIM = """
    statistic: pearson, selector: {metric: velocity.viv}, expect: {at_least: 0}, refuted_by: no}
 """
 PERSPECTIVES = ("continuity", "equivariance", "reconstruction", "semantics", "smoothness")
-PERSPECTIVES += ("spatial", "uniformity", "velocity")
+PERSPECTIVES += ("spatial", "uniformity", "velocity", "fisher")
 
 
 def chain(tokenizer: str, backbones: tuple[str, ...] = ("sit-a", "sit-b")) -> Jobs:
@@ -43,7 +43,8 @@ def diffusion(tokenizers: list[str], backbones: tuple[str, ...]) -> Jobs:
         f"tokenizer={t},tokenizer_seed=0,backbone={b},seed=0" for t in tokenizers for b in backbones
     )
     sampled = [f"{model},guidance=1" for model in models]
-    return {"train_diffusion": models, "sample": sampled, "evaluate_generation": sampled}
+    jobs = {"train_diffusion": models, "measure_learned_fisher": models}
+    return jobs | {"sample": sampled, "evaluate_generation": sampled}
 
 
 def everything(tokenizers: list[str]) -> list[str]:
@@ -179,7 +180,7 @@ CASES: list[tuple[str, Callable[[Workspace], None], Jobs]] = [
         {
             rule: jobs
             for rule, jobs in diffusion(BOTH, ("sit-a", "sit-b")).items()
-            if rule != "train_diffusion"
+            if rule in ("sample", "evaluate_generation")
         }
         | TABLES,
     ),
@@ -189,7 +190,7 @@ CASES: list[tuple[str, Callable[[Workspace], None], Jobs]] = [
         {
             rule: [job.replace("guidance=1", "guidance=2") for job in jobs]
             for rule, jobs in diffusion(BOTH, ("sit-a", "sit-b")).items()
-            if rule != "train_diffusion"
+            if rule in ("sample", "evaluate_generation")
         }
         | TABLES,
     ),

@@ -33,7 +33,7 @@ def test_every_artifact_verifies(finished: Workspace) -> None:
     assert re.search(r"^\d+ artifacts verified, 0 problems$", output, re.MULTILINE)
     listed = finished.run("diffusability", "ls", "--study", "study.yaml").stdout
     assert "missing" not in listed
-    assert len(listed.splitlines()) == 35
+    assert len(listed.splitlines()) == 42
 
 
 def test_nothing_half_written_or_locked_is_left(finished: Workspace) -> None:
@@ -234,7 +234,7 @@ def test_plan_counts_what_is_done(finished: Workspace) -> None:
     output = finished.run("diffusability", "plan", "--study", "study.yaml").stdout
     row = next(line for line in output.splitlines() if line.startswith("diffusion"))
     assert row.split()[1:4] == ["4", "4", "0"]
-    assert "35 jobs" in output
+    assert "42 jobs" in output
 
 
 def test_scripts_run_by_hand(finished: Workspace) -> None:

@@ -1,0 +1,77 @@
+"""FI, FIR and MMSE rate along the noise: of every tokenizer's fits, and as models learned them."""
+
+import json
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from diffusability.analysis.tables import CURVE
+from diffusability.figures.panels import add_legend, head, panel_grid, say
+from diffusability.figures.results import Results
+from diffusability.figures.scope import reference_scope
+from diffusability.figures.style import cluster_styles
+
+PREFIX = f"fisher{CURVE}"
+# quantity: what its axis says
+QUANTITIES = {
+    "fi": "v FI / n",
+    "fir": "v² FIR / n",
+    "mmse_rate": "MMSE rate / n",
+    "fir_deviation_per_dimension": "FIR deviation",
+}
+# part of a metric's name before and after the quantity: what its row says
+ROWS = {
+    ("", ""): "fits, a class each",
+    ("", "_unconditional"): "fits, unconditional",
+    ("learned_", ""): "learned, given the class",
+    ("learned_", "_unconditional"): "learned, unconditional",
+}
+
+
+def draw_fisher_curves(results: Results) -> Figure:
+    """Return a row a source and condition, a panel a quantity, over the noise variance.
+
+    A line a tokenizer, the mean over its seeds, in the colour of its cluster; the reference
+    family, and of learned curves the reference backbone.
+    """
+    scope = reference_scope(results, results.target)
+    family = results.families[0] if scope is None else scope.family
+    backbone = "" if scope is None else scope.backbone
+    figure, axes = panel_grid(len(ROWS), len(QUANTITIES), panel=(1.5, 1.25), gap=(0.45, 0.5))
+    for row, ((source, condition), title) in zip(axes, ROWS.items(), strict=True):
+        for axis, (quantity, words) in zip(row, QUANTITIES.items(), strict=True):
+            rows = curve_rows(results, f"{source}{quantity}{condition}", family)
+            if source:
+                rows = rows[rows["backbone"] == backbone]
+            _draw(axis, results, rows)
+            axis.set_title(words)
+        row[0].set_ylabel(title)
+    for axis in axes[-1]:
+        axis.set_xlabel("noise variance v")
+    learned = f", learned by {backbone}" if backbone else ""
+    head(figure, f"Fisher geometry along the noise, {family}{learned}")
+    add_legend(figure, results, key=False)
+    return figure
+
+
+def curve_rows(results: Results, name: str, family: str) -> pd.DataFrame:
+    """Return tokenizer, cluster, backbone, v and value of one curve, means over seeds."""
+    table = results.measurements
+    chosen = table["metric"].str.fullmatch(rf"{PREFIX}{name}_v[0-9.e+-]+")
+    rows = table[chosen & (table["family"] == family) & table["value"].notna()]
+    levels = [json.loads(options)["v"] for options in rows["options"]]
+    rows = rows.assign(v=pd.array(levels, dtype=float))
+    keys = ["tokenizer", "cluster", "backbone", "v"]
+    return rows.groupby(keys, sort=True)["value"].mean().reset_index()
+
+
+def _draw(axis: Axes, results: Results, rows: pd.DataFrame) -> None:
+    if rows.empty:
+        say(axis, "this curve was not measured in this study")
+        return
+    styles = cluster_styles(results.measurements["cluster"])
+    for _, curve in rows.groupby("tokenizer", sort=True):
+        colour, _ = styles[curve["cluster"].iloc[0]]
+        axis.plot(curve["v"], curve["value"], color=colour, linewidth=0.9, alpha=0.8)
+    axis.set_xscale("log")

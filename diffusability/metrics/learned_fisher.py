@@ -1,0 +1,171 @@
+"""Fisher information, its rate and the MMSE rate that a trained diffusion model has learned.
+
+Source: "Understanding Latent Diffusability via Fisher Geometry" (arXiv 2604.02751). One
+Jacobian-vector product a probe gives all of them (``fisher.estimator``).
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from diffusability.fisher.checks import curve_mismatch, flags_of
+from diffusability.fisher.denoiser import Denoiser
+from diffusability.fisher.estimator import (
+    Estimate,
+    FisherSamples,
+    Quantity,
+    mean_estimate,
+    sample_fisher,
+)
+from diffusability.metrics.cosine_transform import cosine_transform
+from diffusability.metrics.measurement import Measurement
+from diffusability.metrics.noise_grid import check_variances, log_weights
+
+_BOUND_IMAGES = 200  # from which the variances of a sample may serve as a bound
+# name of the quantity, its attribute, power of v that makes it a pure number, direction
+_QUANTITIES: tuple[tuple[str, Quantity, int, bool | None], ...] = (
+    ("fi", "divergence", 1, None),
+    ("fi_score", "score", 1, None),
+    ("fi_held_out", "held_out", 1, None),
+    ("fir", "fir", 2, False),
+    ("mmse_rate", "mmse_rate", 0, False),
+)
+HEADLINE = ("fi", "fir", "mmse_rate")  # of which the mean over log v is a metric too
+
+
+def measure_learned_fisher(
+    x: Tensor,
+    denoiser: Denoiser,
+    v: Sequence[float],
+    *,
+    seed: int,
+    probes: int | Literal["exact"] = 1,
+    labels: Tensor | None = None,
+    draws: int = 1,
+    sigma_range: tuple[float, float] | None = None,
+    batch_size: int = 256,
+) -> list[Measurement]:
+    """Measure FI (three forms), FIR and the MMSE rate of a denoiser at held-out data.
+
+    Args:
+        x: (N, ...) data in the units that the denoiser takes, not seen in its training; their
+            dtype is the precision of the estimate.
+        denoiser: D(y; v), see ``fisher.denoiser`` for networks of every parameterisation.
+        v: increasing noise variances sigma^2.
+        seed: of noise and probes, common to all v, and to both conditions.
+        probes: random directions a datum, or "exact" for at most 64 dimensions.
+        labels: (N,) classes given to the denoiser; None asks it without a class.
+        draws: noises a datum.
+        sigma_range: noise standard deviations the denoiser was trained on, for a flag.
+        batch_size: data at once; no result depends on it.
+
+    Returns:
+        For every v ``fisher.curve_learned_<name>_v<v>``, pure numbers a dimension: of v FI / n
+        ``fi`` (form B, the divergence), ``fi_score`` (A) and ``fi_held_out`` (C, a lower bound),
+        no direction claimed; of v^2 FIR / n ``fir`` and of rate / n ``mmse_rate``, LOWER is
+        better. The total and its error are options. Of fi, fir and mmse_rate also the means over
+        log v, ``fisher.learned_<name>``. Without labels names end in ``_unconditional``. Standard
+        errors are over data. Flags say where a value is not to be trusted.
+
+    Raises:
+        MeasurementError: fewer than two data, v not positive and increasing, or see
+            ``sample_fisher``.
+    """
+    check_variances(v)
+    curve = [
+        sample_fisher(
+            denoiser,
+            x,
+            level,
+            seed=seed,
+            probes=probes,
+            labels=labels,
+            draws=draws,
+            batch_size=batch_size,
+        )
+        for level in v
+    ]
+    bound = _variances_for_bounds(x)
+    flags = [flags_of(at, eigenvalues=bound, sigma_range=sigma_range) for at in curve]
+    gaps: list[Estimate | None] = [*curve_mismatch(curve), None]
+    dtype = str(x.dtype).removeprefix("torch.")
+    options = {"probes": probes, "draws": draws, "seed": seed, "dtype": dtype, "dim": curve[0].dim}
+    ending = "_unconditional" if labels is None else ""
+    found = []
+    for samples, at_level, gap in zip(curve, flags, gaps, strict=True):
+        more = options if gap is None else options | {"curve_mismatch": asdict(gap)}
+        found += _at_level(samples, ending, at_level, more)
+    return found + _means(curve, ending, _flags_of_curve(v, flags), options)
+
+
+def _at_level(
+    samples: FisherSamples, ending: str, flags: tuple[str, ...], options: dict[str, Any]
+) -> list[Measurement]:
+    """Return the measurements of one noise variance."""
+    found = []
+    for name, attribute, power, better in _QUANTITIES:
+        at, pure = samples.estimate(attribute), samples.v**power / samples.dim
+        total = {"v": samples.v, "total": at.value, "total_stderr": at.stderr}
+        found.append(
+            Measurement(
+                f"fisher.curve_learned_{name}{ending}_v{samples.v:g}",
+                pure * at.value,
+                pure * at.stderr,
+                len(samples.score),
+                higher_is_better=better,
+                options=options | total,
+                flags=flags,
+            )
+        )
+    return found
+
+
+def _means(
+    curve: Sequence[FisherSamples], ending: str, flags: tuple[str, ...], options: dict[str, Any]
+) -> list[Measurement]:
+    """Return the means over log v, whose errors know that all v share data and noise."""
+    v = [samples.v for samples in curve]
+    weights, found = torch.tensor(log_weights(v), dtype=torch.float64), []
+    for name, attribute, power, better in _QUANTITIES:
+        if name not in HEADLINE:
+            continue
+        pure = [s.v**power / s.dim * getattr(s, attribute) for s in curve]  # V of (N,)
+        mean = mean_estimate(weights @ torch.stack(pure))
+        found.append(
+            Measurement(
+                f"fisher.learned_{name}{ending}",
+                mean.value,
+                mean.stderr,
+                len(curve[0].score),
+                higher_is_better=better,
+                options=options | {"v": v, "reading": "mean over log v"},
+                flags=flags,
+            )
+        )
+    return found
+
+
+def _flags_of_curve(v: Sequence[float], flags: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return every flag once, with the noise variances that have it."""
+    found: dict[str, list[str]] = {}
+    for level, at_level in zip(v, flags, strict=True):
+        for flag in at_level:
+            found.setdefault(flag, []).append(f"{level:g}")
+    return tuple(f"{flag} (v = {', '.join(levels)})" for flag, levels in found.items())
+
+
+def _variances_for_bounds(x: Tensor) -> Tensor | None:
+    """Return variances whose Gaussian has no more FI and FIR than the data; None for few data.
+
+    Those along the axes of the cosine basis, which the eigenvalues of the covariance majorise,
+    raised by three standard errors of a variance: eigenvalues of a sample are too unequal, and
+    would put the bound too high.
+    """
+    count, data = len(x), x.to(torch.float64)
+    if count < _BOUND_IMAGES:
+        return None
+    axes = cosine_transform(data).flatten(1) if data.ndim == 4 else data.flatten(1)
+    return ((1 + 3 * (2 / count) ** 0.5) * axes.var(dim=0)).cpu()

@@ -1,0 +1,47 @@
+"""Stage `learned_fisher`: Fisher geometry of latents as a trained model has learned it."""
+
+from pathlib import Path
+
+import torch
+
+from diffusability.artifacts.card import read_card
+from diffusability.artifacts.job import Job
+from diffusability.data.load import load_dataset
+from diffusability.diffusion.load import backbone_spec, load_diffusion
+from diffusability.fisher.backbone_denoiser import backbone_denoiser
+from diffusability.metrics.learned_fisher import measure_learned_fisher
+from diffusability.metrics.measurement import Measurement
+from diffusability.stages.measurements import write_measurements
+from diffusability.stages.open import open_latents
+from diffusability.study.metrics import LearnedFisherMetric
+
+
+def make(job: Job, folder: Path) -> None:
+    """Write measurements.json, with the class of every latent and without it."""
+    options = dict(job.spec)
+    variances = options.pop("variances")
+    spec = LearnedFisherMetric.model_validate(options)
+    data = load_dataset(job.input("dataset"))
+    split = data.split(spec.split)
+    count = min(spec.latents, len(split))
+    # spread evenly, because an image folder is in the order of its classes
+    chosen = split[torch.arange(count) * len(split) // count]
+    latents = open_latents(job, data)[chosen]
+    source = job.input("diffusion")
+    _, channels, height, width = latents.mean.shape
+    model = load_diffusion(source, (channels, height, width), data.num_classes, job.device)
+    trained = backbone_denoiser(model, backbone_spec(read_card(source)["spec"]))
+    x, labels = model.normalise(latents.mean.to(job.device)), latents.labels.to(job.device)
+    found: list[Measurement] = []
+    for condition in (labels, None):
+        found += measure_learned_fisher(
+            x,
+            trained.denoise,
+            variances,
+            seed=job.stream("noise"),
+            probes=spec.probes,
+            labels=condition,
+            draws=spec.draws,
+            sigma_range=trained.sigma_range,
+        )
+    write_measurements(folder, found)

@@ -1,0 +1,15 @@
+"""Fit the images themselves, in pixel space: what the Fisher curves of latents deviate from."""
+
+import sys
+from collections.abc import Sequence
+
+from diffusability.stages.command import run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return the exit status: 0 done, 75 run again to go on, else an error."""
+    return run("pixel_fisher", __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
