@@ -21,8 +21,8 @@ rule train_diffusion:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=64000,
-        runtime=720,
+        mem_mb=memory(64000),
+        runtime=minutes("diffusion", 720),
         gpu=gpus("diffusion"),
     params:
         job=job("diffusion"),
@@ -53,8 +53,8 @@ rule sample:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=32000,
-        runtime=240,
+        mem_mb=memory(32000),
+        runtime=minutes("samples", 240),
         gpu=1,
     params:
         job=job("samples"),
@@ -78,8 +78,8 @@ rule evaluate_generation:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=32000,
-        runtime=240,
+        mem_mb=memory(32000),
+        runtime=minutes("generation", 240),
         gpu=1,
     params:
         job=job("generation"),

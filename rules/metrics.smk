@@ -26,8 +26,8 @@ rule measure_velocity:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=memory(16000),
+        runtime=fixed_minutes(120),
     params:
         job=job("velocity"),
     shell:
@@ -50,8 +50,8 @@ rule measure_semantics:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=memory(16000),
+        runtime=fixed_minutes(120),
     params:
         job=job("semantics"),
     shell:
@@ -74,8 +74,8 @@ rule measure_spatial:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=memory(16000),
+        runtime=fixed_minutes(120),
     params:
         job=job("spatial"),
     shell:
@@ -98,8 +98,8 @@ rule measure_smoothness:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=memory(16000),
+        runtime=fixed_minutes(120),
     params:
         job=job("smoothness"),
     shell:
@@ -127,8 +127,8 @@ rule measure_reconstruction:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=memory(16000),
+        runtime=minutes("reconstruction", 120),
         gpu=1,
     params:
         job=job("reconstruction"),
@@ -153,8 +153,8 @@ rule measure_continuity:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=memory(16000),
+        runtime=minutes("continuity", 120),
         gpu=1,
     params:
         job=job("continuity"),
@@ -178,8 +178,8 @@ rule measure_uniformity:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=memory(16000),
+        runtime=fixed_minutes(120),
     params:
         job=job("uniformity"),
     shell:
@@ -202,8 +202,8 @@ rule measure_equivariance:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=memory(16000),
+        runtime=minutes("equivariance", 120),
         gpu=1,
     params:
         job=job("equivariance"),
