@@ -3,9 +3,8 @@
 import math
 
 from diffusability.study.plan import Artifact
+from diffusability.study.spec import CHECKPOINT_SECONDS, TIME_BUDGET
 
-CHECKPOINT_SECONDS = 300.0  # between two checkpoints of a training
-BUDGET = 0.9  # of its minutes, after which a training saves its state and ends with status 75
 MARGIN = 2.0  # of counted time: data, start-up, and a GPU slower than the assumed one
 DAY = 24 * 60  # longest job in minutes, unless more was counted; trainings are cut in such jobs
 MEMORY_GROWTH = 2  # more may be more than a node has, and such a job would wait forever
@@ -46,4 +45,4 @@ def is_resumed(artifact: Artifact) -> bool:
 
 def shortest_minutes() -> int:
     """Return the least minutes of a training job in which it keeps a checkpoint for certain."""
-    return math.ceil(CHECKPOINT_SECONDS / 60 / BUDGET)
+    return math.ceil(CHECKPOINT_SECONDS / 60 / TIME_BUDGET)

@@ -23,8 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusability.errors import TrainingError, TrainingInterrupted
-from diffusability.study.run_time import BUDGET, CHECKPOINT_SECONDS
-from diffusability.study.spec import TrainSpec
+from diffusability.study.spec import CHECKPOINT_SECONDS, TIME_BUDGET, TrainSpec
 from diffusability.training.batches import BatchOrder, step_generator
 from diffusability.training.checkpoint import (
     Checkpoint,
@@ -187,7 +186,8 @@ class Training:
         """Take all remaining steps."""
         run = self.run
         progress = Progress(run.name, run.spec.steps, self.step) if run.processes.leads else None
-        deadline = math.inf if run.minutes is None else time.monotonic() + 60 * BUDGET * run.minutes
+        budget = math.inf if run.minutes is None else 60 * TIME_BUDGET * run.minutes
+        deadline = time.monotonic() + budget
         saved = time.monotonic()
         try:
             with Interruption() as interruption:
