@@ -6,7 +6,6 @@ made to the last one. Without --slurm jobs run side by side right here; with it,
 """
 
 import argparse
-import re
 import sys
 import tempfile
 from pathlib import Path
@@ -15,11 +14,7 @@ from diffusability.study.load import load_study, read_yaml
 from diffusability.study.plan import Plan
 from diffusability.study.targets import TABLE_NAMES, table_file
 from tests.cluster import stub_slurm
-from tests.cluster.simulation import create, simulate
-
-SLURM = ("--profile", "slurm", "--slurm-init-seconds-before-status-checks", "1")
-SLURM += ("--latency-wait", "5")
-HERE = ("--cores", "2", "--scheduler", "greedy", "--retries", "11", "--keep-going")
+from tests.cluster.simulation import HERE, NO_NEEDS, ON_SLURM, create, simulate
 
 
 def main() -> int:
@@ -40,8 +35,8 @@ def main() -> int:
         commands = [stub_slurm.install(Path(scratch, "slurm"))] if arguments.slurm else []
         outcome = simulate(
             workspace,
-            *(SLURM if arguments.slurm else HERE),
-            "--no-hooks",  # images and weights need not be there
+            *(ON_SLURM if arguments.slurm else HERE),
+            NO_NEEDS,
             "tables",
             commands=commands,
             failures=arguments.failures,
@@ -50,12 +45,12 @@ def main() -> int:
             print(outcome.output[-4000:])
             return outcome.status
         plan = Plan(load_study(workspace.path / "study.yaml"))
-        jobs = int(re.findall(r"^total +(\d+)$", outcome.output, re.MULTILINE)[-1]) - 1
-        failed = len(re.findall(r"^ *Error in rule \w+:$", outcome.output, re.MULTILINE))
         tables = [Path(workspace.path, table_file(plan.study, name)) for name in TABLE_NAMES]
-        print(f"{len(plan)} artifacts, {jobs} jobs, {failed} failed attempts")
+        print(
+            f"{len(plan)} artifacts, {outcome.jobs} jobs, {outcome.failed_attempts} failed attempts"
+        )
         print(f"{sum(t.exists() for t in tables)} of {len(tables)} tables")
-        print(f"{outcome.seconds:.0f} s, {outcome.seconds / jobs:.3f} s a job")
+        print(f"{outcome.seconds:.0f} s, {outcome.seconds / outcome.jobs:.3f} s a job")
         print(f"driver: {outcome.driver_mib:.0f} MiB at most")
         if arguments.slurm:
             print(f"{len(stub_slurm.submitted(Path(scratch, 'slurm')))} calls of sbatch")

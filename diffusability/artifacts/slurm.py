@@ -4,6 +4,7 @@ import getpass
 import re
 import shlex
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,12 +55,14 @@ def requests(jobs: Iterable[Any], together: Mapping[str, int]) -> list[Request]:
     """Return one request a rule: the largest value of every resource over its jobs.
 
     Args:
-        jobs: of Snakemake. together: how many jobs of a rule are submitted as one, 1 if not named.
+        jobs: of Snakemake. together: most jobs of a rule that its group submits as one, by rule.
     """
+    jobs = list(jobs)
+    sizes = Counter(job.group for job in jobs)
     largest: dict[str, dict[str, Any]] = {}
     for job in jobs:
         asked = largest.setdefault(job.rule.name, {"threads": 1})
-        times = together.get(job.rule.name, 1)
+        times = min(together.get(job.rule.name, 1), sizes[job.group])
         values = {key: value for key, value in job.resources.items() if key[0] != "_"}
         for key, value in (values | {"threads": job.threads}).items():
             if isinstance(value, int):

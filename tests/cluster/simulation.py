@@ -1,6 +1,7 @@
 """A whole study with stand-ins for its scripts: every rule and every job, no training."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,10 @@ from diffusability.study.stages import STAGES
 from tests.cluster import stub_stage
 from tests.workflow.workspace import Workspace
 
+HERE = ("--cores", "2", "--scheduler", "greedy", "--retries", "11", "--keep-going")
+ON_SLURM = ("--profile", "slurm", "--slurm-init-seconds-before-status-checks", "1")
+ON_SLURM += ("--latency-wait", "5")
+NO_NEEDS = "--no-hooks"  # images and weights need not be there
 KIB_IN_MIB = 1024
 # `python -m torch.distributed.run` looks here first: it starts the one process that would write
 TORCHRUN = """import os, sys
@@ -36,6 +41,16 @@ class Outcome:
     output: str
     seconds: float
     driver_mib: float
+
+    @property
+    def jobs(self) -> int:
+        """Jobs that Snakemake planned, without the target."""
+        return int(re.findall(r"^total +(\d+)$", self.output, re.MULTILINE)[0]) - 1
+
+    @property
+    def failed_attempts(self) -> int:
+        """Jobs that it reported as failed, each time anew."""
+        return len(re.findall(r"^ *Error in rule \w+:$", self.output, re.MULTILINE))
 
 
 def create(folder: Path, study: Mapping[str, Any]) -> Workspace:

@@ -96,19 +96,20 @@ def test_types_of_gpus_in_sinfo() -> None:
 
 
 def test_requests_are_the_largest_of_each_rule_and_the_sum_of_a_group() -> None:
-    def job(rule: str, threads: int, **resources: Any) -> SimpleNamespace:
-        return SimpleNamespace(
-            rule=SimpleNamespace(name=rule), threads=threads, resources=resources
-        )
+    def job(rule: str, threads: int, group: str | None = None, **asked: Any) -> SimpleNamespace:
+        name = SimpleNamespace(name=rule)
+        return SimpleNamespace(rule=name, threads=threads, group=group, resources=asked)
 
     jobs = [
         job("a", 1, mem_mb=10, runtime=30, slurm_partition="cpu", _cores=1),
         job("a", 4, mem_mb=20, runtime=20, slurm_partition="cpu", _cores=4),
-        job("b", 2, mem_mb=5, runtime=60),
+        *(job("b", 2, "large", mem_mb=5, runtime=60) for _ in range(4)),
+        *(job("c", 2, "small", mem_mb=5, runtime=60) for _ in range(2)),
     ]
-    first, second = requests(jobs, {"b": 3})
-    assert first == Request("a", 4, {"mem_mb": 20, "runtime": 30, "slurm_partition": "cpu"})
-    assert second == Request("b", 6, {"mem_mb": 15, "runtime": 60})
+    a, b, c = requests(jobs, {"b": 3, "c": 3})
+    assert a == Request("a", 4, {"mem_mb": 20, "runtime": 30, "slurm_partition": "cpu"})
+    assert b == Request("b", 6, {"mem_mb": 15, "runtime": 60})
+    assert c == Request("c", 4, {"mem_mb": 10, "runtime": 60})  # there are only two
 
 
 def test_a_training_shorter_than_its_checkpoints() -> None:

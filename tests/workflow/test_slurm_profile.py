@@ -10,13 +10,11 @@ from diffusability.study.merge import merge
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
 from tests.cluster import stub_slurm
-from tests.cluster.simulation import create, simulate
+from tests.cluster.simulation import ON_SLURM, create, simulate
 from tests.conftest import REPOSITORY
 
 pytest.importorskip("snakemake_executor_plugin_slurm")
 
-PROFILE = ("--profile", "slurm", "--slurm-init-seconds-before-status-checks", "1")
-PROFILE += ("--latency-wait", "5")
 STUDY = merge(
     read_yaml(REPOSITORY / "studies" / "smoke.yaml"),
     {
@@ -45,7 +43,7 @@ class Run:
         self.cluster = folder / "slurm"
         commands = [stub_slurm.install(self.cluster, fails=FAILS)]
         wanted = [*MEASURED, TRAINED]
-        self.outcome = simulate(self.workspace, *PROFILE, *wanted, commands=commands)
+        self.outcome = simulate(self.workspace, *ON_SLURM, *wanted, commands=commands)
         self.jobs = stub_slurm.submitted(self.cluster)
 
     def of(self, name: str) -> list[dict[str, Any]]:
@@ -128,9 +126,9 @@ def test_what_cannot_run_is_refused_before_anything_is_submitted(
     commands = [stub_slurm.install(tmp_path / "slurm")]
     change = ("--set-resources", f"train_tokenizer:{resource}")
     (tokenizer,) = PLAN.of_stage("tokenizer")
-    outcome = simulate(workspace, *PROFILE, tokenizer.card, *change, commands=commands)
+    outcome = simulate(workspace, *ON_SLURM, tokenizer.card, *change, commands=commands)
     assert outcome.status != 0
     assert message in outcome.output
     assert stub_slurm.submitted(tmp_path / "slurm") == []
-    dry = simulate(workspace, *PROFILE, tokenizer.card, *change, "-n")
+    dry = simulate(workspace, *ON_SLURM, tokenizer.card, *change, "-n")
     assert dry.status == 0, dry.output
