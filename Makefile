@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CORES ?= all
 READY := $(VENV)/.installed
 
-.PHONY: study test test-slow lint bench clean
+.PHONY: study test test-slow lint bench simulate clean
 
 study: $(READY)
 	@$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --show-failed-logs --quiet rules
@@ -30,6 +30,10 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.study
 	$(BIN)/python -m benchmarks.image_folder
 	$(BIN)/python -m benchmarks.shapes
+
+# every job of the paper's study with stand-ins for its scripts, 2 % of which fail
+simulate: $(READY)
+	$(BIN)/python -m benchmarks.simulation
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

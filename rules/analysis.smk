@@ -19,8 +19,8 @@ rule tabulate:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=memory(4000),
+        runtime=fixed_minutes(30),
     params:
         study=STUDY_ARGUMENTS,
         fingerprint=PLAN.fingerprint,
@@ -44,8 +44,8 @@ rule regress:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=memory(4000),
+        runtime=fixed_minutes(240),
     params:
         study=STUDY_ARGUMENTS,
         analysis=STUDY.analysis.canonical_json(),
@@ -70,8 +70,8 @@ rule check_claims:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=memory(4000),
+        runtime=fixed_minutes(30),
     params:
         study=STUDY_ARGUMENTS,
     shell:
@@ -92,8 +92,8 @@ rule report:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=memory(4000),
+        runtime=fixed_minutes(30),
     params:
         study=STUDY_ARGUMENTS,
     shell:

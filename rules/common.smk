@@ -3,13 +3,22 @@ import os
 
 from snakemake.exceptions import WorkflowError
 
-from diffusability.errors import StudyError
+from diffusability.artifacts.room import check_results
+from diffusability.artifacts.slurm import check_cluster, check_run_times, requests
+from diffusability.errors import DiffusabilityError, StudyError
+from diffusability.study.cost import Costs
 from diffusability.study.interpreter import put_interpreter_on_path
 from diffusability.study.load import DEFAULT_STUDY, load_study
 from diffusability.study.needs import check_needs
 from diffusability.study.plan import Plan
 from diffusability.study.priority import Priorities
-from diffusability.study.stages import RESULTS, path_template
+from diffusability.study.run_time import (
+    is_resumed,
+    more_memory,
+    more_minutes,
+    run_minutes,
+)
+from diffusability.study.stages import RESULTS, STAGES, path_template
 from diffusability.study.targets import (
     ANALYSIS_TABLES,
     CLAIMS,
@@ -35,6 +44,8 @@ except StudyError as error:
     raise WorkflowError(str(error))
 PLAN = Plan(STUDY)
 PRIORITIES = Priorities(PLAN)
+COSTS = Costs(STUDY)
+TRAININGS = {STAGES[artifact.stage].rule for artifact in PLAN if is_resumed(artifact)}
 
 TABLES = table_files(STUDY)
 FIGURES = figure_files(STUDY)
@@ -46,9 +57,23 @@ BENCHMARKS = f"{RESULTS}/benchmarks"
 
 
 onstart:
+    # of the jobs that are to run; those that they start in turn come here no more
     try:
         check_needs(STUDY)
-    except StudyError as error:
+        warning = check_results(PLAN)
+        if warning:
+            logger.warning(warning)
+        if not workflow.local_exec:
+            grouped = workflow.group_settings
+            together = {
+                rule: grouped.group_components.get(group, 1)
+                for rule, group in grouped.overwrite_groups.items()
+            }
+            asked = requests(workflow.dag.needrun_jobs(), together)
+            check_run_times(asked, TRAININGS)
+            if workflow.executor_plugin.name == "slurm":
+                check_cluster(asked)
+    except DiffusabilityError as error:
         raise WorkflowError(str(error))
 
 
@@ -106,6 +131,34 @@ def gpus(stage):
         return PLAN.find(stage, dict(wildcards)).local.get("gpus", 1)
 
     return count
+
+
+def memory(megabytes):
+    """Return a resources function: memory that grows with the attempt."""
+
+    def at_attempt(wildcards, attempt):
+        return more_memory(megabytes, attempt)
+
+    return at_attempt
+
+
+def fixed_minutes(least):
+    """Return a resources function: a time that does not depend on the study, but on the attempt."""
+
+    def at_attempt(wildcards, attempt):
+        return more_minutes(least, attempt)
+
+    return at_attempt
+
+
+def minutes(stage, least):
+    """Return a resources function: how long a job of `stage` may run, by what it has to compute."""
+
+    def at_attempt(wildcards, attempt):
+        artifact = PLAN.find(stage, dict(wildcards))
+        return run_minutes(artifact, COSTS.work(artifact).seconds, least, attempt)
+
+    return at_attempt
 
 
 def launcher(wildcards, resources):

@@ -16,8 +16,8 @@ rule prepare_dataset:
         "../envs/study.yaml"
     threads: 8  # every image of a folder is decoded once
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=memory(4000),
+        runtime=fixed_minutes(120),
     params:
         job=job("dataset"),
     shell:
@@ -41,8 +41,8 @@ rule train_encoder:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=memory(8000),
+        runtime=minutes("encoder", 240),
         gpu=1,
     params:
         job=job("encoder"),

@@ -23,8 +23,8 @@ rule train_diffusion:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=64000,
-        runtime=720,
+        mem_mb=memory(64000),
+        runtime=minutes("diffusion", 720),
         gpu=gpus("diffusion"),
     params:
         job=job("diffusion"),
@@ -50,8 +50,8 @@ rule measure_learned_fisher:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=32000,
-        runtime=120,
+        mem_mb=memory(32000),
+        runtime=minutes("learned_fisher", 120),
         gpu=1,
     params:
         job=job("learned_fisher"),
@@ -80,8 +80,8 @@ rule sample:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=32000,
-        runtime=240,
+        mem_mb=memory(32000),
+        runtime=minutes("samples", 240),
         gpu=1,
     params:
         job=job("samples"),
@@ -106,8 +106,8 @@ rule compute_fdr6_reference:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=1440,
+        mem_mb=memory(16000),
+        runtime=minutes("fdr6_reference", 1440),
         gpu=1,
     params:
         job=job("fdr6_reference"),
@@ -132,8 +132,8 @@ rule evaluate_generation:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=32000,
-        runtime=240,
+        mem_mb=memory(32000),
+        runtime=minutes("generation", 240),
         gpu=1,
     params:
         job=job("generation"),

@@ -21,8 +21,8 @@ for figure in FIGURE_NAMES:
             "../envs/study.yaml"
         threads: 1
         resources:
-            mem_mb=4000,
-            runtime=30,
+            mem_mb=memory(4000),
+            runtime=fixed_minutes(30),
         params:
             study=STUDY_ARGUMENTS,
         shell:

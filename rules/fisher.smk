@@ -39,8 +39,8 @@ rule measure_fisher_toy:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=memory(4000),
+        runtime=fixed_minutes(60),
     params:
         job=lambda wildcards: TOY.find(dict(wildcards)).job(),
     shell:
@@ -60,8 +60,8 @@ rule tabulate_fisher_toy:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=memory(4000),
+        runtime=fixed_minutes(30),
     params:
         study=FISHER_TOY_STUDY,
         fingerprint=TOY.fingerprint,
@@ -82,8 +82,8 @@ rule draw_fisher_toy:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=memory(4000),
+        runtime=fixed_minutes(30),
     shell:
         "python scripts/draw_fisher_toy.py --table {input} --output {output} &> {log}"
 
@@ -101,8 +101,8 @@ rule check_fisher_claims:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=memory(4000),
+        runtime=fixed_minutes(30),
     shell:
         "python scripts/check_fisher_claims.py --table {input.table} --claims {input.claims}"
         " --output {output} &> {log}"

@@ -29,8 +29,8 @@ rule measure_velocity:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=memory(16000),
+        runtime=fixed_minutes(120),
     params:
         job=job("velocity"),
     shell:
@@ -53,8 +53,8 @@ rule measure_semantics:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=memory(16000),
+        runtime=fixed_minutes(120),
     params:
         job=job("semantics"),
     shell:
@@ -77,8 +77,8 @@ rule measure_spatial:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=memory(16000),
+        runtime=fixed_minutes(120),
     params:
         job=job("spatial"),
     shell:
@@ -101,8 +101,8 @@ rule measure_smoothness:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=memory(16000),
+        runtime=fixed_minutes(120),
     params:
         job=job("smoothness"),
     shell:
@@ -130,8 +130,8 @@ rule measure_reconstruction:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=memory(16000),
+        runtime=minutes("reconstruction", 120),
         gpu=1,
     params:
         job=job("reconstruction"),
@@ -156,8 +156,8 @@ rule measure_continuity:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=memory(16000),
+        runtime=minutes("continuity", 120),
         gpu=1,
     params:
         job=job("continuity"),
@@ -181,8 +181,8 @@ rule measure_uniformity:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=memory(16000),
+        runtime=fixed_minutes(120),
     params:
         job=job("uniformity"),
     shell:
@@ -205,8 +205,8 @@ rule measure_equivariance:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=memory(16000),
+        runtime=minutes("equivariance", 120),
         gpu=1,
     params:
         job=job("equivariance"),
@@ -231,8 +231,8 @@ rule measure_geometry:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=memory(16000),
+        runtime=minutes("geometry", 120),
     params:
         job=job("geometry"),
     shell:
@@ -255,8 +255,8 @@ rule measure_pixel_fisher:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=480,
+        mem_mb=memory(16000),
+        runtime=fixed_minutes(480),
     params:
         job=job("pixel_fisher"),
     shell:
@@ -279,8 +279,8 @@ rule measure_fisher:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=memory(16000),
+        runtime=fixed_minutes(120),
     params:
         job=job("fisher"),
     shell:

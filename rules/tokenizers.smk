@@ -20,8 +20,8 @@ rule train_tokenizer:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=32000,
-        runtime=720,
+        mem_mb=memory(32000),
+        runtime=minutes("tokenizer", 720),
         gpu=1,
     params:
         job=job("tokenizer"),
@@ -46,8 +46,8 @@ rule cache_latents:
         "../envs/study.yaml"
     threads: 1
     resources:
-        mem_mb=32000,
-        runtime=240,
+        mem_mb=memory(32000),
+        runtime=minutes("latents", 240),
         gpu=1,
     params:
         job=job("latents"),

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffusability.errors import ArtifactBusyError
+from diffusability.errors import ArtifactBusyError, ArtifactError
 
 
 @contextlib.contextmanager
@@ -54,6 +54,33 @@ def is_held(path: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def check_locks(folder: Path) -> None:
+    """Make sure that a lock in the folder keeps a second writer out, by trying.
+
+    Raises:
+        ArtifactError: the file system has no locks, or grants one twice.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = folder / f".lock-test-{socket.gethostname()}-{os.getpid()}"
+    trouble = "it gave one lock to two holders"
+    try:
+        with scratch.open("w") as first, scratch.open("w") as second:
+            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+    except OSError as error:
+        trouble = str(error)
+    finally:
+        scratch.unlink(missing_ok=True)
+    raise ArtifactError(
+        f"{folder}: its file system cannot lock files ({trouble}), so two jobs could write one "
+        f"artifact; mount it with locks (Lustre: -o flock), or make {folder} a link to a folder "
+        "on one that has them"
+    )
 
 
 def _try_lock(path: Path) -> int | None:

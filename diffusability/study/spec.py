@@ -18,6 +18,8 @@ from diffusability.study.fingerprint import canonical_json
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Precision = Literal["fp32", "bf16"]
+CHECKPOINT_SECONDS = 300.0  # between two checkpoints of a training
+TIME_BUDGET = 0.9  # of a job's minutes, after which a training saves its state and ends
 # where something lies on this machine: never part of a fingerprint, so it may differ between two
 # machines that share results
 Place = Annotated[str, Field(min_length=1, exclude=True)]

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusability.errors import TrainingError, TrainingInterrupted
-from diffusability.study.spec import TrainSpec
+from diffusability.study.spec import CHECKPOINT_SECONDS, TIME_BUDGET, TrainSpec
 from diffusability.training.batches import BatchOrder, step_generator
 from diffusability.training.checkpoint import (
     Checkpoint,
@@ -121,7 +121,7 @@ class Run:
     versions: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     minutes: float | None = None
-    checkpoint_seconds: float = 300.0
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
     processes: Processes = field(default_factory=Processes)
 
 
@@ -186,7 +186,8 @@ class Training:
         """Take all remaining steps."""
         run = self.run
         progress = Progress(run.name, run.spec.steps, self.step) if run.processes.leads else None
-        deadline = math.inf if run.minutes is None else time.monotonic() + 54.0 * run.minutes
+        budget = math.inf if run.minutes is None else 60 * TIME_BUDGET * run.minutes
+        deadline = time.monotonic() + budget
         saved = time.monotonic()
         try:
             with Interruption() as interruption:

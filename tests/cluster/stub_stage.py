@@ -1,0 +1,78 @@
+"""Stands in for the script of any stage: the same command line, an artifact of a few bytes.
+
+A copy of this file under the script's own name makes what that rule makes. Numbers follow from the
+tokenizer's name; a share SIMULATED_FAILURES of all attempts fails in the middle.
+"""
+
+import argparse
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+from diffusability.artifacts.job import Job
+from diffusability.metrics.distance_names import distance_name
+from diffusability.study.stages import STAGES
+
+METRICS: dict[str, tuple[tuple[str, bool], ...]] = {
+    "velocity": (("viv", False), ("tau", False)),
+    "semantics": (("lnc5", True),),
+    "spatial": (("srss", True), ("rmsc", True)),
+    "smoothness": (("sec25", False),),
+    "continuity": (("ifid", False),),
+    "uniformity": (("cv", False),),
+    "equivariance": (("rotation", False),),
+    "reconstruction": (("psnr", True),),
+}
+
+
+def main() -> None:
+    """Make the artifact of the rule that this file is named after."""
+    stage = next(n for n, entry in STAGES.items() if entry.rule == Path(__file__).stem)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--job", required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--minutes", type=float, required=stage in ("tokenizer", "diffusion"))
+    job = Job.from_json(parser.parse_args().job)
+    with job.writing() as folder:
+        for role in job.upstream:
+            job.input(role)
+        for name in STAGES[stage].outputs:
+            (folder / name).write_text(json.dumps(contents(job, name)))
+        attempt = (job.state / "attempts").read_text()
+        rate = float(os.environ.get("SIMULATED_FAILURES", "0"))
+        if random.Random(f"{job.fingerprint} {attempt}").random() < rate:
+            raise SystemExit("simulated failure")
+
+
+def contents(job: Job, name: str) -> Any:
+    """Return what a file of the artifact holds, as JSON."""
+    tokenizer = job.name.partition("/")[0]
+    draw = random.Random(tokenizer)
+    quality, own = draw.gauss(), random.Random(job.name)
+    if name == "samples.json":
+        return {"length_ratio": [0.9, 1.0, 1.1], "length_ratio_stderr": [0.1] * 3, "images": 10}
+    if name != "measurements.json":
+        return job.stage
+    metrics = METRICS.get(job.stage)
+    if metrics is None:
+        extractor = Path(job.upstream["extractor"]["path"]).parent.name
+        metrics = ((distance_name("fd", extractor), False),)
+    return [
+        {
+            "metric": f"{job.stage}.{metric}",
+            "value": 10 + (1 if up else -1) * quality + 0.3 * own.gauss(),
+            "stderr": 0.05,
+            "n": 100,
+            "unit": "1",
+            "higher_is_better": up,
+            "options": {},
+            "flags": [],
+        }
+        for metric, up in metrics
+    ]
+
+
+if __name__ == "__main__":
+    main()

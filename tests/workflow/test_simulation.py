@@ -1,0 +1,27 @@
+"""A small study with stand-ins for its scripts and every fourth attempt failing, to its tables."""
+
+from pathlib import Path
+
+from diffusability.artifacts.card import read_card
+from diffusability.study.load import read_yaml
+from diffusability.study.merge import merge
+from diffusability.study.plan import Plan
+from diffusability.study.resolve import resolve_study
+from diffusability.study.targets import TABLE_NAMES, table_file
+from tests.cluster.simulation import HERE, create, simulate
+from tests.conftest import REPOSITORY
+
+
+def test_failing_jobs_are_tried_again_until_all_tables_are_there(tmp_path: Path) -> None:
+    smoke = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
+    study = merge(smoke, {"analysis": {"resamples": 99}, "backbones": {"sit-b": {"gpus": 8}}})
+    plan = Plan(resolve_study(study, "study.yaml"))
+    workspace = create(tmp_path / "work", study)
+    outcome = simulate(workspace, *HERE, "tables", failures=0.25)
+    assert outcome.status == 0, outcome.output
+    assert outcome.jobs == len(plan) + 3  # tabulate, regress, check_claims
+    tables = [workspace.path / table_file(plan.study, name) for name in TABLE_NAMES]
+    assert all(table.stat().st_size for table in tables)
+    attempts = [int(read_card(workspace.path / artifact.path)["attempts"]) for artifact in plan]
+    assert sum(attempts) - len(plan) == outcome.failed_attempts > 0
+    assert outcome.driver_mib > 50
