@@ -4,6 +4,7 @@ import os
 from snakemake.exceptions import WorkflowError
 
 from diffusability.errors import StudyError
+from diffusability.study.earlier_jobs import check_no_earlier_jobs
 from diffusability.study.interpreter import put_interpreter_on_path
 from diffusability.study.load import DEFAULT_STUDY, load_study
 from diffusability.study.needs import check_needs
@@ -46,6 +47,8 @@ BENCHMARKS = f"{RESULTS}/benchmarks"
 onstart:
     try:
         check_needs(STUDY)
+        if workflow.executor_plugin.name == "slurm":
+            check_no_earlier_jobs(os.getcwd())
     except StudyError as error:
         raise WorkflowError(str(error))
 

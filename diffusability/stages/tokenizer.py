@@ -66,7 +66,7 @@ def make(job: Job, folder: Path) -> None:
             state=job.state,
             averaged="tokenizer",
             device=torch.device(job.device),
-            minutes=job.minutes,
+            minutes=job.minutes_left,
         )
     )
     weights = {name: value.contiguous() for name, value in training.averaged.state_dict().items()}
