@@ -3,7 +3,7 @@
     python -m tests.slurm.cluster FOLDER        until Ctrl-C, for trying things
 
 munge, MariaDB, slurmdbd, slurmctld and slurmd run without systemd, as root, on free ports of
-127.0.0.1. The node claims more than the machine has (CPUs, memory, four GPUs that are really
+127.0.0.1. The node claims more than the machine has (CPUs, memory, GPUs that are really
 /dev/null), so that requests are scheduled as on a cluster. Only /etc/slurm is outside the folder,
 because a job step forgets where else a configuration may be; a Slurm that is there already is left
 alone.
@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ MARK = "# a test cluster of this project; removed when it is stopped\n"
 PROGRAMS = ("munged", "mungekey", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld")
 PROGRAMS += ("slurmd", "setpriv")
 ACCOUNT, CPU_PARTITION, GPU_PARTITION = "lab", "batch", "accelerated"
-GPUS = 4
+GPUS = 8
 SBIN = "/usr/sbin:/sbin"
 
 SLURM_CONF = """\
@@ -66,6 +67,7 @@ AccountingStoragePort={dbd}
 AccountingStoragePass={folder}/munge.socket
 AccountingStorageEnforce=associations
 AccountingStorageTRES=gres/gpu
+AccountingStoreFlags=job_comment
 NodeName={host} NodeAddr=127.0.0.1 CPUs=64 RealMemory=1000000 Gres=gpu:h100:{gpus}
 PartitionName={cpu} Nodes={host} Default=YES DefaultTime=10 MaxTime=INFINITE
 PartitionName={gpu} Nodes={host} DefaultTime=10 MaxTime=INFINITE
@@ -102,6 +104,11 @@ def why_not() -> str | None:
     present = CONFIGURATION / "slurm.conf"
     if present.exists() and not present.read_text().startswith(MARK):
         return f"{present} belongs to another Slurm"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _make_null(f"{folder}/null")
+        except PermissionError:
+            return "no device files can be made here, which stand for GPUs"
     return None
 
 
@@ -148,8 +155,9 @@ class Cluster:
     def stop(self) -> None:
         """Cancel all jobs, end the daemons in turn and remove the configuration."""
         if "slurmd" in self._daemons:
+            _succeeds("scancel", "--full", "--signal=KILL", "--user=root")
             _succeeds("scancel", "--user=root")
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 45  # longer than KillWait
             while self.jobs() and time.monotonic() < deadline:
                 time.sleep(0.2)
         for daemon in reversed(self._daemons.values()):
@@ -200,7 +208,7 @@ class Cluster:
         lock.flush()
         devices = self.folder / "dev" / "nvidia"
         for k in range(GPUS):
-            os.mknod(f"{devices}{k}", 0o20666, os.stat("/dev/null").st_rdev)
+            _make_null(f"{devices}{k}")
         gpus = f"NodeName={host} Name=gpu Type=h100 File={devices}[0-{GPUS - 1}]\n"
         (CONFIGURATION / "gres.conf").write_text(MARK + gpus)
         secret = CONFIGURATION / "slurmdbd.conf"
@@ -234,6 +242,7 @@ class Cluster:
         with (self.folder / f"{name}.out").open("wb") as output:
             self._daemons[name] = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "TERM", *command],
+                env={**os.environ, "PATH": _path()},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -248,6 +257,11 @@ class Cluster:
                 texts = [path.read_text()[-2000:] for path in logs if path.exists()]
                 raise RuntimeError("\n".join([f"{name} did not start", *texts]))
             time.sleep(0.1)
+
+
+def _make_null(path: str) -> None:
+    """Make a device file like /dev/null."""
+    os.mknod(path, 0o20666, os.stat(os.devnull).st_rdev)
 
 
 def _succeeds(*command: str) -> bool:

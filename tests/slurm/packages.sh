@@ -26,7 +26,9 @@ if [ ! -e $policy ]; then # a fresh package would start its service
 fi
 export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)
+quick="-o Acquire::http::Timeout=20 -o Acquire::Retries=1"
 # shellcheck disable=SC2086
-{ apt-get update && apt-get install -y --no-install-recommends $packages; } > "$log" 2>&1 ||
+{ apt-get $quick update && apt-get $quick install -y --no-install-recommends $packages; } \
+    > "$log" 2>&1 ||
     { tail -3 "$log"; left_out "the packages $packages cannot be installed here"; }
 rm -f "$log"
