@@ -116,15 +116,19 @@ def why_not() -> str | None:
 def running(folder: Path) -> Iterator["Cluster"]:
     """Yield a cluster whose node is idle; all that it started has ended when the block ends.
 
+    SIGTERM ends the block like Ctrl-C: jobs would outlive the daemons.
+
     Raises:
         RuntimeError: it did not start, or another test cluster is running; says which part.
     """
     cluster = Cluster(folder)
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         cluster.start()
         yield cluster
     finally:
         cluster.stop()
+        signal.signal(signal.SIGTERM, former)
 
 
 @dataclass
@@ -284,7 +288,6 @@ if __name__ == "__main__":
     reason = why_not()
     if reason or len(sys.argv) != 2:
         sys.exit(reason or f"usage: {sys.argv[0]} FOLDER")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), running(Path(sys.argv[1]).resolve()) as started:
         print(started.ask("sinfo", "-N", "-o", "%N %P %t %c %m %G"), flush=True)
         signal.pause()
