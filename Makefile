@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CORES ?= all
 READY := $(VENV)/.installed
 
-.PHONY: study test test-slow lint bench simulate clean
+.PHONY: study test test-slurm test-slow lint bench simulate clean
 
 study: $(READY)
 	@$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --show-failed-logs --quiet rules
@@ -15,6 +15,13 @@ study: $(READY)
 test: lint
 	$(BIN)/pytest tests/unit --numprocesses auto
 	$(BIN)/pytest tests/workflow
+	@tests/slurm/packages.sh
+	$(BIN)/pytest tests/slurm -rs
+
+# a cluster of one node, started in a scratch folder and stopped again
+test-slurm: $(READY)
+	@tests/slurm/packages.sh
+	$(BIN)/pytest tests/slurm -rs -m "slow or not slow"
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow

@@ -7,6 +7,7 @@ from diffusability.artifacts.room import check_results
 from diffusability.artifacts.slurm import check_cluster, check_run_times, requests
 from diffusability.errors import DiffusabilityError, StudyError
 from diffusability.study.cost import Costs
+from diffusability.study.earlier_jobs import check_no_earlier_jobs
 from diffusability.study.interpreter import put_interpreter_on_path
 from diffusability.study.load import DEFAULT_STUDY, load_study
 from diffusability.study.needs import check_needs
@@ -72,6 +73,7 @@ onstart:
             asked = requests(workflow.dag.needrun_jobs(), together)
             check_run_times(asked, TRAININGS)
             if workflow.executor_plugin.name == "slurm":
+                check_no_earlier_jobs(os.getcwd())
                 check_cluster(asked)
     except DiffusabilityError as error:
         raise WorkflowError(str(error))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusability.artifacts.inventory import finished, is_done, size, state_of
-from diffusability.artifacts.lock import exclusive, is_held
+from diffusability.artifacts.lock import exclusive, holder
 from diffusability.errors import ArtifactBusyError
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.stages import CARD, RESULTS, STAGES
@@ -97,7 +97,7 @@ def find_evictable(
 
 def remove(garbage: Garbage) -> bool:
     """Remove the folder, or its bulk, unless a process uses it; return whether it is gone."""
-    if any(is_held(lock) for lock in garbage.readers):
+    if any(holder(lock) for lock in garbage.readers):
         return False
     if garbage.pattern:
         for file in garbage.path.glob(garbage.pattern):

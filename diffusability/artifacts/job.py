@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import logging
+import math
 import os
 import shutil
 import time
@@ -13,13 +15,15 @@ from typing import Any
 
 from diffusability.artifacts.atomic import disk_errors, sha256, write_json
 from diffusability.artifacts.card import read_card, verified
-from diffusability.artifacts.lock import exclusive
+from diffusability.artifacts.lock import exclusive, holder
 from diffusability.artifacts.machine import describe_machine, peak_memory
 from diffusability.errors import ArtifactError
 from diffusability.study.fingerprint import derive_seed, fingerprint
 from diffusability.study.merge import merge
+from diffusability.study.spec import TIME_BUDGET
 from diffusability.study.stages import CARD, RESULTS, STAGES
 
+logger = logging.getLogger(__name__)
 GLANCE = 1.0  # seconds; who looks whether a lock is held takes it for an instant
 
 
@@ -92,6 +96,13 @@ class Job:
         return merge(self.spec, self.local)
 
     @property
+    def minutes_left(self) -> float | None:
+        """Minutes that are left of its time; reading, waiting and encoding have taken the rest."""
+        if self.minutes is None:
+            return None
+        return self.minutes - (time.time() - self.started) / 60
+
+    @property
     def state(self) -> Path:
         """Directory of lock, checkpoints and unpublished files; gone when the job is done."""
         return Path(RESULTS, "state", self.stage, self.name, self.fingerprint)
@@ -114,6 +125,32 @@ class Job:
         path = Path(entry["path"])
         verified(path, entry["stage"], entry["fingerprint"])
         return path
+
+    def made_by_another(self) -> bool:
+        """Wait while another process makes this artifact; return whether it is there then.
+
+        A driver that was restarted, or a node that came back, starts work that still goes on
+        elsewhere. Without another process the answer is no at once, whatever is there.
+
+        Raises:
+            ArtifactBusyError: the job's own time ended first.
+        """
+        lock = self.state / "lock"
+        at_work = holder(lock)
+        if at_work is None:
+            return False
+        logger.info("waiting: %s is making %s", at_work, self.path)
+        left = self.minutes_left
+        with exclusive(lock, str(self.path), math.inf if left is None else 60 * TIME_BUDGET * left):
+            pass
+        with contextlib.suppress(OSError):  # not empty: the other left its state
+            self.state.rmdir()
+            _remove_empty_parents(self.state)
+        try:
+            verified(self.path, self.stage, self.fingerprint)
+        except ArtifactError:
+            return False
+        return True
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from diffusability.errors import ArtifactBusyError, ArtifactError
 
+LONGEST_PAUSE = 5.0  # seconds between two looks at a lock that is held for hours
+
 
 @contextlib.contextmanager
 def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
@@ -25,14 +27,15 @@ def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
         ArtifactBusyError: another process holds it; the message says which.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + wait
+    deadline, pause = time.monotonic() + wait, 0.1
     while (descriptor := _try_lock(path)) is None:
         if time.monotonic() >= deadline:
             raise ArtifactBusyError(
-                f"{what}: {holder(path)} is writing it. Wait for it, or stop it; "
+                f"{what}: {_noted(path)} is writing it. Wait for it, or stop it; "
                 "the lock goes when its holder ends"
             )
-        time.sleep(0.1)
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
     try:
         note = {"pid": os.getpid(), "host": socket.gethostname()}
         note |= {"job": os.environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in os.environ else {}
@@ -44,16 +47,28 @@ def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
         os.close(descriptor)
 
 
-def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock file."""
+def holder(path: Path) -> str | None:
+    """Return who holds the lock file `path`, for messages; None if nobody does."""
     try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:
-        return False
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
-    return False
+        return _noted(path)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _noted(path: Path) -> str:
+    try:
+        note = json.loads(path.read_text())
+        job = f", job {note['job']}" if "job" in note else ""
+        return f"process {note['pid']} on {note['host']}{job}"
+    except (OSError, ValueError, KeyError):
+        return "another process"
 
 
 def check_locks(folder: Path) -> None:
@@ -96,13 +111,3 @@ def _try_lock(path: Path) -> int | None:
         pass
     os.close(descriptor)
     return None
-
-
-def holder(path: Path) -> str:
-    """Return who wrote the lock file's note: a process and its host, and its job."""
-    try:
-        note = json.loads(path.read_text())
-        job = f", job {note['job']}" if "job" in note else ""
-        return f"process {note['pid']} on {note['host']}{job}"
-    except (OSError, ValueError, KeyError):
-        return "another process"

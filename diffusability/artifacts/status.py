@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusability.artifacts.inventory import state_of
-from diffusability.artifacts.lock import holder, is_held
+from diffusability.artifacts.lock import holder
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.stages import RESULTS, STAGES
 
@@ -99,14 +99,14 @@ def activities(plan: Plan) -> Iterator[Activity]:
         log = logs.get(artifact.fingerprint)
         if Path(artifact.card).exists() or not (log or state.exists()):
             continue
-        running = is_held(state / "lock")
+        who = holder(state / "lock")
+        running = who is not None
         lines = _tail(log)
         if not running and not lines and not (state / CHECKPOINT).exists():
             continue  # it is only just starting
         kind = "running" if running else _ending(lines, state)
         step = _step(artifact, state, log, lines, running)
-        who = holder(state / "lock") if running else ""
-        yield Activity(artifact, kind, step, who, log, tuple(lines[-SHOWN_LINES:]))
+        yield Activity(artifact, kind, step, who or "", log, tuple(lines[-SHOWN_LINES:]))
 
 
 def duration(seconds: float) -> str:

@@ -30,8 +30,8 @@ def run(stage: str, description: str | None, argv: Sequence[str] | None = None) 
         argv: arguments; by default those of the process.
 
     Returns:
-        0 when the artifact is there, 75 when the same command should be run again to go on
-        (time is up, or another process is at it), else the error's own status.
+        0 when the artifact is there, made here or meanwhile by another process, 75 when the same
+        command should be run again to go on (time is up), else the error's own status.
     """
     arguments = _parser(description).parse_args(argv)
     rank = int(os.environ.get("RANK", "0"))
@@ -45,24 +45,32 @@ def run(stage: str, description: str | None, argv: Sequence[str] | None = None) 
         if arguments.dry_run:
             print(f"{job.path}\n{dict(job.spec)}")
             return 0
-        _make(job)
+        made = _make(job)
     except DiffusabilityError as error:
         print(f"error{f' in process {rank}' if rank else ''}: {error}", file=sys.stderr)
         return error.exit_code
-    logging.info("wrote %s", job.path)
+    logging.info("%s %s", "wrote" if made else "another process has made", job.path)
     return 0
 
 
-def _make(job: Job) -> None:
+def _make(job: Job) -> bool:
+    """Return whether this process made the artifact; False: another did while it waited."""
     # imported late, so that --help and a wrong argument answer at once
     make = import_module(stage_module(job.stage)).make
     if "WORLD_SIZE" not in os.environ:
+        if job.made_by_another():
+            return False
         with job.writing() as folder:
             make(job, folder)
-        return
+        return True
+    import torch
+
     from diffusability.training.distributed import joined
 
     with joined(job.device) as together:
+        made = together.leads and job.made_by_another()
+        if together.any(made, torch.device(job.device)):
+            return False
         if together.leads:
             with job.writing() as folder:
                 make(job, folder)
@@ -71,6 +79,7 @@ def _make(job: Job) -> None:
             with TemporaryDirectory() as unused:
                 make(job, Path(unused))
             together.wait()
+    return True
 
 
 def _parser(description: str | None) -> argparse.ArgumentParser:

@@ -41,7 +41,7 @@ def make(job: Job, folder: Path) -> None:
             state=job.state,
             averaged="diffusion",
             device=device,
-            minutes=job.minutes,
+            minutes=job.minutes_left,
             processes=together,
         )
     )

@@ -70,6 +70,6 @@ def _train(job: Job, spec: Spec, data: ImageSet) -> Training:
             state=job.state,
             averaged="encoder",
             device=torch.device(job.device),
-            minutes=job.minutes,
+            minutes=job.minutes_left,
         )
     )

@@ -32,7 +32,7 @@ def make(job: Job, folder: Path) -> None:
                 seed=job.stream("steps"),
                 state=job.state,
                 averaged="network",
-                minutes=job.minutes,
+                minutes=job.minutes_left,
             )
         )
         # derivatives at small noise are differences of nearly equal numbers

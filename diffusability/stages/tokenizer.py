@@ -136,7 +136,7 @@ def _train(
             state=job.state,
             averaged="tokenizer",
             device=torch.device(job.device),
-            minutes=job.minutes,
+            minutes=job.minutes_left,
         )
     )
 

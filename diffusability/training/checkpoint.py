@@ -1,5 +1,6 @@
 """Checkpoints: everything a run needs to go on, in one safetensors file, written atomically."""
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from diffusability.errors import TrainingError
 
 logger = logging.getLogger(__name__)
 CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
+DAMAGED = "checkpoint.damaged.safetensors"
 
 
 @dataclass
@@ -42,6 +44,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(folder: Path) -> Checkpoint | None:
     """Return the newest whole checkpoint of the folder on the CPU, or None if there is none.
 
+    A damaged one in front of it is put aside, lest the next save keeps that as the one before.
+
     Raises:
         TrainingError: there are checkpoints, but none can be read.
     """
@@ -53,10 +57,15 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return Checkpoint(int(metadata["step"]), tensors, json.loads(metadata["values"]))
+            found = Checkpoint(int(metadata["step"]), tensors, json.loads(metadata["values"]))
         except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
             logger.warning("%s cannot be read (%s); trying the one before it", path, error)
             unreadable.append(path)
+            continue
+        for damaged in unreadable:
+            with contextlib.suppress(FileNotFoundError):  # another process has done it
+                damaged.replace(folder / DAMAGED)
+        return found
     if unreadable:
         raise TrainingError(
             f"{folder}: no checkpoint can be read; remove {' and '.join(map(str, unreadable))} "

@@ -5,6 +5,10 @@ import json
 import multiprocessing
 import os
 import re
+import socket
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,7 @@ from diffusability.artifacts.atomic import write_bytes, write_json
 from diffusability.artifacts.card import read_card, verified
 from diffusability.artifacts.inventory import damage
 from diffusability.artifacts.job import Job
-from diffusability.artifacts.lock import exclusive
+from diffusability.artifacts.lock import exclusive, holder
 from diffusability.errors import ArtifactBusyError, ArtifactError
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
@@ -161,3 +165,47 @@ def test_waiting_for_a_lock_gets_it(workplace: Path) -> None:
         assert json.loads(path.read_text())["pid"] == os.getpid()
     other.join()
     assert not path.exists()
+
+
+def _publish_when_told(job: Job, held: object, release: object) -> None:
+    with job.writing() as folder:
+        held.set()  # type: ignore[attr-defined]
+        if release.wait(30):  # type: ignore[attr-defined]
+            (folder / "manifest.json").write_text("{}")
+
+
+def test_an_artifact_that_another_process_makes_is_waited_for(job: Job) -> None:
+    assert not job.made_by_another()  # nobody is at it
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    other = context.Process(target=_publish_when_told, args=(job, held, release))
+    other.start()
+    assert held.wait(30)
+    assert holder(job.state / "lock") == f"process {other.pid} on {socket.gethostname()}"
+    hurried = replace(job, minutes=0.001)
+    with pytest.raises(ArtifactBusyError, match=f"process {other.pid} on"):
+        hurried.made_by_another()
+    threading.Timer(0.5, release.set).start()
+    assert job.made_by_another()
+    other.join()
+    assert read_card(job.path)["attempts"] == 1
+    assert not job.state.exists()
+    assert not job.made_by_another()  # made, but before this was asked: make it anew
+
+
+def test_work_of_a_process_that_dies_is_taken_over(job: Job) -> None:
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    other = context.Process(target=_publish_when_told, args=(job, held, release))
+    other.start()
+    assert held.wait(30)
+    threading.Timer(0.5, other.kill).start()
+    assert not job.made_by_another()
+    publish(job)
+    assert read_card(job.path)["attempts"] == 2
+
+
+def test_time_that_passed_before_training_is_not_given_again(job: Job) -> None:
+    assert job.minutes_left is None
+    late = replace(job, minutes=60.0, started=time.time() - 45 * 60)
+    assert late.minutes_left == pytest.approx(15, abs=0.1)

@@ -9,7 +9,7 @@ from diffusability.artifacts.card import evicted, read_card
 from diffusability.artifacts.garbage import find_evictable, remove
 from diffusability.artifacts.inventory import damage
 from diffusability.artifacts.job import Job
-from diffusability.artifacts.lock import exclusive, is_held
+from diffusability.artifacts.lock import exclusive, holder
 from diffusability.cli import main
 from diffusability.errors import ArtifactError
 from diffusability.study.load import load_study
@@ -96,10 +96,10 @@ def test_what_a_running_job_reads_stays(plan: Plan) -> None:
     assert latents.path.name == reader.upstream["latents"].fingerprint
     lock = Job.from_json(reader.job()).state / "lock"
     with exclusive(lock, "it"):
-        assert is_held(lock)
+        assert holder(lock)
         assert not remove(latents)
         assert latents.path.exists()
-    assert not is_held(lock)
+    assert not holder(lock)
     assert remove(latents)
     assert not latents.path.exists()
 

@@ -155,13 +155,28 @@ def test_a_repeated_signal_is_one_request_and_a_second_request_kills(
         signal.signal(signal.SIGTERM, former)
 
 
-def test_half_a_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+def _crash(path: Path, data: bytes) -> None:
+    raise KeyboardInterrupt
+
+
+def test_half_a_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     training = Training(make_run(tmp_path))
     for _ in range(2):
         training._take_step()
         training.save()
     current = tmp_path / CURRENT
     current.write_bytes(current.read_bytes()[: current.stat().st_size // 2])
+    checkpoint = load_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+    # the next save must not keep the damaged one as the one before, in case it is not finished
+    monkeypatch.setattr("diffusability.training.checkpoint.write_bytes", _crash)
+    resumed = Training(make_run(tmp_path))
+    resumed.resume()
+    with pytest.raises(KeyboardInterrupt):
+        resumed.save()
     checkpoint = load_checkpoint(tmp_path)
     assert checkpoint is not None
     assert checkpoint.step == 1
