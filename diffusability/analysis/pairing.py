@@ -1,7 +1,7 @@
 """A metric's runs beside a target's: matched seed by seed, then averaged by tokenizer."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -51,7 +51,15 @@ class Runs:
         return Runs(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def at_scales_of(self, other: "Runs") -> "Runs":
-        """Return the runs at the guidance scales that the other metric has for their tokenizer."""
+        """Return the runs at the guidance scales that the other metric has for their tokenizer.
+
+        What a trained model is measured by has no scale (``fisher.learned_*``): it goes with the
+        one scale at which the other metric looks at its tokenizer.
+        """
+        if np.isnan(self.cfg).all():
+            scales = dict(zip(other.tokenizer.tolist(), other.cfg.tolist(), strict=True))
+            cfg = [scales.get(place, np.nan) for place in self.tokenizer.tolist()]
+            return replace(self, cfg=np.array(cfg, np.float64))
         theirs = set(zip(other.tokenizer.tolist(), other.scale.tolist(), strict=True))
         mine = zip(self.tokenizer.tolist(), self.scale.tolist(), strict=True)
         return self.where(np.fromiter((key in theirs for key in mine), np.bool_, len(self.value)))

@@ -213,9 +213,9 @@ def cells(table: Table, metric: str, target: str, backbone: str, cfg: float | No
     """Pair a metric with a target over every tokenizer of a table.
 
     Runs are matched before they are averaged: only tokenizer seeds that have both numbers count,
-    and a metric of the diffusion model itself (``trajectory.*``) is matched run by run. Means are
-    taken over the diffusion seeds of a trained tokenizer, then over its tokenizer seeds, so that
-    a tokenizer seed with many runs does not outweigh the others.
+    and a metric of the diffusion model itself (``trajectory.*``, ``fisher.learned_*``) is matched
+    run by run. Means are taken over the diffusion seeds of a trained tokenizer, then over its
+    tokenizer seeds, so that a tokenizer seed with many runs does not outweigh the others.
 
     Args:
         table: a checked tidy table (``check_measurements``).

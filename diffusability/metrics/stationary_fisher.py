@@ -80,7 +80,8 @@ def stationary_curves(
 ) -> StationaryCurves:
     """Fit every class, and all classes together, and leave out one block of images at a time.
 
-    Images are read twice, in chunks; each channel is z-scored over the images that are fitted.
+    Images are read twice, in chunks, wherever they are, and the sums over them kept on the CPU;
+    each channel is z-scored over the images that are fitted.
 
     Args:
         images: rows (C, H, W) of any dtype.
@@ -199,7 +200,7 @@ def _scales(statistics: list[ChannelStatistics]) -> tuple[ChannelStatistics, Ten
     scale = [torch.ones_like(whole.std)]
     for b in range(len(statistics)):
         scale.append(whole.std / _merged(statistics[:b] + statistics[b + 1 :]).std)
-    return whole, torch.stack(scale)
+    return whole, torch.stack(scale).cpu()
 
 
 def _moments(
@@ -217,6 +218,6 @@ def _moments(
         for part in _chunks(images, chosen[block == b]):
             values = cosine_transform(normalise(images[part].double(), statistics))
             rows = values.flatten(2).permute(2, 0, 1)  # (S, m, C)
-            moments.first[b] += rows.sum(dim=1)
-            moments.second[b] += rows.mT @ rows
+            moments.first[b] += rows.sum(dim=1).cpu()
+            moments.second[b] += (rows.mT @ rows).cpu()
     return moments

@@ -129,6 +129,7 @@ STAGES: dict[str, Stage] = {
         rule="compute_fdr6_reference",
         outputs=("normalisers.json", "references.safetensors"),
         labels=("dataset",),
+        gpu=True,
     ),
     "fisher_toy": Stage(
         version=1,

@@ -41,6 +41,7 @@ CELL = ["tokenizer", "family", "cluster", "backbone", "cfg"]
 MADE = ("correlations", "regressions", "noise_floor", "guidance")
 MADE += ("intercorrelations", "comparability")
 FURTHER = ("trajectory.straightness", "trajectory.efficiency", "trajectory.angle")
+FURTHER += ("fisher.learned_fir",)
 
 
 def figure_table(
@@ -100,7 +101,7 @@ def figure_table(
                     for v in NOISE:
                         level = {"options": json.dumps({"v": v})}
                         name = f"fisher.curve_learned_fir_v{v:g}"
-                        add({**model, **level}, name, (b + 1) * v / (1 + v), False)
+                        add({**model, **level}, name, (b + 1) * v / (1 + v + 0.05 * own), False)
                     for cfg in scales:
                         run = {**base, "backbone": backbone, "seed": seed, "cfg": cfg}
                         bend = 12 * (cfg - 1.7 - y / 10) ** 2

@@ -8,12 +8,13 @@ from torch import Tensor
 from diffusability.metrics.continuity import measure_interpolation_frechet
 from diffusability.metrics.equivariance import measure_equivariance
 from diffusability.metrics.feature_moments import FeatureMoments
-from diffusability.metrics.fisher import measure_gaussian_fisher
+from diffusability.metrics.fisher import measure_fisher
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.nearest_neighbours import nearest_neighbours
 from diffusability.metrics.semantics import measure_semantics
 from diffusability.metrics.smoothness import measure_smoothness
 from diffusability.metrics.spatial import measure_spatial
+from diffusability.metrics.stationary_fisher import stationary_curves
 from diffusability.metrics.uniformity import measure_uniformity
 from diffusability.metrics.velocity import measure_velocity
 
@@ -98,7 +99,15 @@ def _equivariance(latents: Tensor, labels: Tensor, masks: Tensor) -> list[Measur
 
 
 def _fisher(latents: Tensor, labels: Tensor, masks: Tensor) -> list[Measurement]:
-    return measure_gaussian_fisher(latents, (0.1, 1.0), labels=labels, blocks=3)
+    v, images = (0.1, 1.0), torch.rand(IMAGES, 1, SIDE, SIDE, generator=_generator(2))
+    classes = torch.arange(IMAGES) % 2
+    pixels = stationary_curves(images, torch.arange(IMAGES), classes, v=v, blocks=3)
+    generator = _generator()
+    measured, impossible = measure_fisher(
+        latents, labels, pixels, v, generator=generator, blocks=3, samples=8
+    )
+    assert not impossible
+    return measured
 
 
 def _smoothness(latents: Tensor, labels: Tensor, masks: Tensor) -> list[Measurement]:

@@ -58,7 +58,8 @@ def test_an_encoder_carries_its_execution_too() -> None:
 )
 def test_what_changes_the_weights_renames_them(train: dict[str, Any]) -> None:
     backbones = {name: {"train": train} for name in ("sit-a", "sit-b")}
-    assert changed_stages({"backbones": backbones}) == {"diffusion", "samples", "generation"}
+    renamed = {"diffusion", "learned_fisher", "samples", "generation"}
+    assert changed_stages({"backbones": backbones}) == renamed
 
 
 def test_mirrored_latents_are_others_and_unmirrored_keep_their_name() -> None:

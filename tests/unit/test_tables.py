@@ -170,6 +170,20 @@ def test_metrics_of_diffusion_runs_are_matched_run_by_run():
     assert found.missing["excluded"].tolist() == [False]
 
 
+def test_metrics_of_a_trained_model_hold_at_every_guidance_scale():
+    rows = [run("a", 5.0, cfg=1.0), run("a", 3.0, cfg=1.5), run("a", 4.0, cfg=1.0, seed=1)]
+    rows += [run("b", 1.0, cfg=1.0), run("b", 2.0, cfg=1.5)]
+    rows += [row(t, "fisher.learned_fir", x, backbone="b", seed=0) for t, x in (("a", 7), ("b", 8))]
+    rows += [row("c", "fisher.learned_fir", 9.0, backbone="b", seed=0)]
+    table = check_measurements(pd.DataFrame(rows))
+    for scale, y in ((1.0, [5.0, 1.0]), (1.5, [3.0, 2.0]), (None, [3.0, 1.0])):
+        found = cells(table, "fisher.learned_fir", "generation.fd_judge", "b", scale)
+        assert found.rows["x"].tolist() == [7.0, 8.0]
+        assert found.rows["y"].tolist() == y  # seed 1 was not measured: not in the mean
+    lost = found.missing.set_index("tokenizer")
+    assert lost.loc["c", "reason"] == "no value of generation.fd_judge"
+
+
 def test_best_guidance_follows_the_direction_of_the_target():
     rows = [run("a", v, cfg=c) for c, v in ((1.0, 5.0), (1.5, 3.0), (2.0, 3.0))]
     rows += [run("b", v, cfg=c) for c, v in ((1.0, 1.0), (1.5, 2.0))]
