@@ -15,8 +15,6 @@ study: $(READY)
 test: lint
 	$(BIN)/pytest tests/unit --numprocesses auto
 	$(BIN)/pytest tests/workflow
-	@tests/slurm/packages.sh
-	$(BIN)/pytest tests/slurm -rs
 
 # a cluster of one node, started in a scratch folder and stopped again
 test-slurm: $(READY)
