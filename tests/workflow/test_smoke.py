@@ -172,9 +172,9 @@ def test_evicted_samples_are_generated_again(finished: Workspace) -> None:
     # a new guidance scale makes its own samples, and neither latents nor the old samples
     text = (finished.path / "study.yaml").read_text()
     (finished.path / "study.yaml").write_text(
-        text.replace("count: 200", "count: 200, guidance: [1, 2]")
+        text.replace("  count: 200\n", "  count: 200\n  guidance: [1, 2]\n")
     )
-    finished.run("snakemake", "-c2", *STUDY, "tables", "--show-failed-logs")
+    finished.run("snakemake", "tables", "-c2", "--show-failed-logs", *STUDY)
     new = set(finished.path.glob("results/samples/**/shard-*.safetensors"))
     assert {p.parent.parent.name for p in new} == {"cfg2"}
     assert not list(finished.path.glob("results/cache/latents/*"))
