@@ -15,7 +15,7 @@ from diffusability.artifacts.job import Job
 from diffusability.metrics.distance_names import distance_name
 from diffusability.study.stages import STAGES
 
-METRICS: dict[str, tuple[tuple[str, bool], ...]] = {
+METRICS: dict[str, tuple[tuple[str, bool | None], ...]] = {
     "velocity": (("viv", False), ("tau", False)),
     "semantics": (("lnc5", True),),
     "spatial": (("srss", True), ("rmsc", True)),
@@ -24,6 +24,9 @@ METRICS: dict[str, tuple[tuple[str, bool], ...]] = {
     "uniformity": (("cv", False),),
     "equivariance": (("rotation", False),),
     "reconstruction": (("psnr", True),),
+    "fisher": (("fir", False),),
+    "geometry": (("stretch_ratio", None),),
+    "learned_fisher": (("learned_fir", False),),
 }
 
 
@@ -59,9 +62,10 @@ def contents(job: Job, name: str) -> Any:
     if metrics is None:
         extractor = Path(job.upstream["extractor"]["path"]).parent.name
         metrics = ((distance_name("fd", extractor), False),)
+    prefix = "fisher" if job.stage == "learned_fisher" else job.stage
     return [
         {
-            "metric": f"{job.stage}.{metric}",
+            "metric": f"{prefix}.{metric}",
             "value": 10 + (1 if up else -1) * quality + 0.3 * own.gauss(),
             "stderr": 0.05,
             "n": 100,

@@ -78,5 +78,6 @@ def test_a_new_parameter_makes_its_own_curve_only(toy: Workspace, tmp_path: Path
     assert planned == {
         "measure_fisher_toy": ["space=scale-0.3,network=exact,seed=0"],
         "tabulate_fisher_toy": [""],
+        "check_fisher_claims": [""],
         "draw_fisher_toy": [""],
     }

@@ -25,7 +25,7 @@ STUDY = merge(
 )
 PLAN = Plan(resolve_study(STUDY, "study.yaml"))
 SAMPLES = [a for a in PLAN.of_stage("samples") if a.labels["backbone"] == "sit-a"]
-HERE = [artifact.card for artifact in (*PLAN.of_stage("latents"), *SAMPLES)]
+HERE = [a.card for a in (*PLAN.of_stage("latents", "pixel_fisher"), *SAMPLES)]
 MEASURED = [
     artifact.card for artifact in PLAN.measured if artifact.labels.get("backbone") != "sit-b"
 ]
@@ -61,19 +61,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_jobs_without_gpu_are_one_group_of_a_tokenizer(run: Run) -> None:
     first, second = run.of("latents.conv-base.0")
-    names = ("semantics", "smoothness", "spatial", "uniformity", "velocity")
+    names = ("fisher", "semantics", "smoothness", "spatial", "uniformity", "velocity")
     assert first["comment"].endswith("_".join(f"measure_{name}" for name in names))
-    assert (first["partition"], first["cpus_per_task"], first["time"]) == ("cpu", "5", "120")
+    assert (first["partition"], first["cpus_per_task"], first["time"]) == ("cpu", "6", "120")
     assert "gpus" not in first
     assert "gres" not in first
     # it failed once, and got more of both
     assert [first["state"], second["state"]] == ["FAILED", "COMPLETED"]
-    assert [first["mem"], second["mem"]] == ["80000", "160000"]
+    assert [first["mem"], second["mem"]] == ["96000", "192000"]
     assert second["time"] == "240"
 
 
 @pytest.mark.parametrize(
-    ("name", "cpus"), [("images.conv-base.0", "3"), ("generation.conv-base.0.sit-a.0", "4")]
+    ("name", "cpus"), [("images.conv-base.0", "3"), ("generation.conv-base.0.sit-a.0", "5")]
 )
 def test_jobs_of_a_group_share_one_gpu(run: Run, name: str, cpus: str) -> None:
     (job,) = run.of(name)
@@ -106,8 +106,8 @@ def test_every_job_is_accounted_named_requeued_and_logged(run: Run) -> None:
 def test_all_that_was_asked_for_is_there(run: Run) -> None:
     assert all((run.workspace.path / card).exists() for card in [*MEASURED, TRAINED])
     measured = [a for a in PLAN.measured if a.card in MEASURED]
-    assert len(measured) == 8 + 2
-    # ten measurements were three jobs of Slurm, one of them twice; the judge was trained before
+    assert len(measured) == 9 + 1 + 2
+    # twelve measurements were three jobs of Slurm, one of them twice; the judge was trained before
     assert len(run.jobs) == 4 + 2 + len(run.of("train_encoder"))
 
 
