@@ -97,7 +97,9 @@ def scorers(side: int, count: int, device: str, folder: Path) -> list[Callable[[
         attention=False,
     )
     judge = ConvEncoder(image_channels=3, width=8, features=64, factor=4, num_classes=10)
-    tokenizer, judge = tokenizer.to(device).eval(), judge.to(device).eval()
+    for network in (tokenizer, judge):
+        network.initialise(torch.Generator().manual_seed(0))
+        network.to(device).eval()
     latents = torch.randn(count, 4, side // 2, side // 2)
     reference = FeatureMoments.from_features(torch.randn(1000, 64), extractor="judge")
 
