@@ -41,7 +41,8 @@ def _check_disk(plan: Plan, free: int) -> str | None:
         return None
     return (
         f"{RESULTS}: study `{plan.study.name}` writes {_gib(whole)}, {_gib(sum(latents))} of it "
-        f"latents, and {_gib(free)} are free; evict latents while it runs: diffusability gc"
+        f"latents, and {_gib(free)} are free; evict latents while it runs: "
+        "diffusability gc --evict latents --yes"
     )
 
 

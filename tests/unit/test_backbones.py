@@ -17,22 +17,15 @@ from diffusability.diffusion.lightningdit import LightningDiT
 from diffusability.diffusion.sit import SIZES, SiT
 from diffusability.diffusion.transformer import LatentTransformer
 from diffusability.errors import StudyError
+from tests.unit.awake_network import draw, woken
 
 NETWORKS = pytest.mark.parametrize("network", [SiT, LightningDiT])
 TINY = {"latent_channels": 3, "grid": (2, 4), "num_classes": 5, "width": 16, "depth": 2, "heads": 2}
 
 
-def draw(shape: tuple[int, ...], seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def awake(network: type[LatentTransformer], **changes) -> LatentTransformer:
     """Return a float64 network none of whose weights is zero, as after training."""
-    model = network(**TINY | changes).double()
-    with torch.no_grad():
-        for k, weight in enumerate(model.parameters()):
-            weight += 0.1 * draw(tuple(weight.shape), 100 + k)
-    return model
+    return woken(network(**TINY | changes))
 
 
 def inputs(model: LatentTransformer, n: int = 3) -> tuple[Tensor, Tensor, Tensor]:

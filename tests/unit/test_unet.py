@@ -12,6 +12,7 @@ from diffusability.diffusion.latent_diffusion import LatentDenoiser
 from diffusability.diffusion.layers import forward_mode_attention
 from diffusability.diffusion.unet import LatentUNet, UNetBlock
 from diffusability.errors import StudyError
+from tests.unit.awake_network import draw, woken
 
 TINY = {
     **{"latent_channels": 3, "grid": (4, 4), "num_classes": 5, "width": 8, "multipliers": (1, 2)},
@@ -19,17 +20,9 @@ TINY = {
 }
 
 
-def draw(shape: tuple[int, ...], seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def awake(**changes) -> LatentUNet:
     """Return a float64 network none of whose weights is zero, as after training."""
-    model = LatentUNet(**TINY | changes).double()
-    with torch.no_grad():
-        for k, weight in enumerate(model.parameters()):
-            weight += 0.1 * draw(tuple(weight.shape), 100 + k)
-    return model
+    return woken(LatentUNet(**TINY | changes))
 
 
 def inputs(model: LatentUNet, n: int = 3) -> tuple[Tensor, Tensor, Tensor]:
