@@ -42,7 +42,7 @@ rule regress:
         f"{LOGS}/regress/{STUDY.name}.log",
     conda:
         "../envs/study.yaml"
-    threads: 1
+    threads: 2
     resources:
         mem_mb=memory(4000),
         runtime=fixed_minutes(240),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 import pandas as pd
+from joblib import Parallel, delayed
 
 from diffusability.analysis.comparability import comparability
 from diffusability.analysis.comparison import compare_backbones, compare_metrics
@@ -50,7 +51,15 @@ def analyse(
         ``noise_floor``, ``comparability``, ``guidance``, ``profile_relations``: the input of
         ``check_claims``.
     """
-    table, analysis = Measured.of(table), analysis or AnalysisOptions()
+    analysis = analysis or AnalysisOptions()
+    # half of the time goes to the correlations: they are made beside all the rest
+    halves = (delayed(correlate)(table, analysis), delayed(_rest)(table, profiles, analysis))
+    first, second = Parallel(n_jobs=len(halves))(halves)
+    return {"correlations": first, **second}
+
+
+def _rest(table: Table, profiles: pd.DataFrame, analysis: Analysis) -> dict[str, pd.DataFrame]:
+    table = Measured.of(table)
     headline = present(table, HEADLINE)
     compared = headline + present(table, FURTHER)
     related = headline + present(table, (PROBE,))
@@ -60,7 +69,6 @@ def analyse(
     ]
     there = [frame for frame in comparisons if len(frame)]
     return {
-        "correlations": correlate(table, analysis),
         "intercorrelations": intercorrelate(table, related, analysis),
         "comparisons": pd.concat(there, ignore_index=True) if there else comparisons[0],
         "regressions": regress(table, headline, analysis),

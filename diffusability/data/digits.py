@@ -1,25 +1,28 @@
 """Scikit-learn's handwritten digits: real scans that come with an ordinary library."""
 
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from diffusability.data.images import ImageSet, stratified_validation
+from diffusability.errors import DataError
 from diffusability.study.dataset import DigitsDataset
 from diffusability.study.fingerprint import derive_seed
 
+DIGITS = "data/digits.csv.gz"  # 64 pixels and the label of one scan a line
+SCAN = 8
 GREY_LEVELS = 16  # the scans count inked pixels in 4 x 4 blocks: 0 ... 16
 INK = 0.25  # a pixel is foreground when it carries a quarter of the full ink
 
 
 def load_digits(spec: DigitsDataset) -> ImageSet:
     """Return the 1,797 digits, enlarged bilinearly, white ink (255) on black (0)."""
-    from sklearn.datasets import load_digits as scans
-
-    bunch = scans()
-    small = torch.from_numpy(bunch.images).float()[:, None]  # (N, 1, 8, 8) in 0 ... 16
+    small, labels = _scans()  # (N, 1, 8, 8) in 0 ... 16, (N,)
     ink = _enlarge(small, spec.size) / GREY_LEVELS  # (N, 1, S, S) in 0 ... 1
-    labels = torch.from_numpy(bunch.target).long()
     return ImageSet(
         images=(ink * 255).round().to(torch.uint8),
         labels=labels,
@@ -27,6 +30,19 @@ def load_digits(spec: DigitsDataset) -> ImageSet:
         validation=stratified_validation(labels, spec.val_fraction, derive_seed("digits split")),
         num_classes=spec.num_classes,
     )
+
+
+def _scans() -> tuple[Tensor, Tensor]:
+    """Read the file that `sklearn.datasets.load_digits` reads, without importing scikit-learn.
+
+    The import takes two seconds of CPU, as long as all else in most jobs of the default study.
+    """
+    package = find_spec("sklearn")  # finds a package without running it
+    if package is None or package.origin is None:
+        raise DataError("the digits come with scikit-learn, which is not installed")
+    rows = np.loadtxt(Path(package.origin).with_name("datasets") / DIGITS, delimiter=",")
+    pixels, labels = torch.from_numpy(rows[:, :-1]), torch.from_numpy(rows[:, -1])
+    return pixels.float().reshape(-1, 1, SCAN, SCAN), labels.long()
 
 
 def _enlarge(images: Tensor, size: int) -> Tensor:
