@@ -15,11 +15,12 @@ study: $(READY)
 test: lint
 	$(BIN)/pytest tests/unit --numprocesses auto
 	$(BIN)/pytest tests/workflow
+	@$(MAKE) --no-print-directory test-slurm
 
-# a cluster of one node, started in a scratch folder and stopped again
+# a cluster of one node, started in a scratch folder and stopped again, where it can be installed
 test-slurm: $(READY)
 	@tests/slurm/packages.sh
-	$(BIN)/pytest tests/slurm -rs -m "slow or not slow"
+	$(BIN)/pytest tests/slurm -rs
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow

@@ -170,19 +170,16 @@ def test_a_preempted_job_goes_on_when_it_is_requeued(cluster: Cluster, struck: W
     assert redone(struck, "preempted") <= INTERVAL
 
 
-@pytest.mark.slow
-def test_a_node_that_goes_down(cluster: Cluster, workspace: Workspace) -> None:
+def test_a_node_that_is_lost(cluster: Cluster, workspace: Workspace) -> None:
     with driver(workspace, card(workspace, "node-down")) as snakemake:
-        until("a job on the node", lambda: saved_twice(workspace, "node-down"))
-        node = cluster.ask("sinfo", "-h", "-o", "%n").split()[0]
-        cluster.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
-        until("the node is down", lambda: cluster.node_state().startswith("down"))
-        cluster.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
-        for number in cluster.jobs():
-            cluster.ask("scontrol", "update", f"JobId={number}", "StartTime=now")
+        number = until("a job on the node", lambda: saved_twice(workspace, "node-down"))
+        cluster.lose_node(number)
+        until("the node is back", lambda: cluster.node_state() == "idle")
+        cluster.ask("scontrol", "update", f"JobId={number}", "StartTime=now")
         status = snakemake.wait(PATIENCE)
     assert status == 0, (workspace.path / "driver.log").read_text()
     assert_undisturbed(workspace, "node-down", attempts=2)
+    assert states(cluster, workspace, "node-down") == ["NODE_FAIL", "COMPLETED"]
     assert redone(workspace, "node-down") <= INTERVAL
 
 
