@@ -9,21 +9,18 @@ from diffusability.analysis.comparability import comparability
 from diffusability.analysis.comparison import compare_backbones, compare_metrics
 from diffusability.analysis.correlation import correlate, intercorrelate
 from diffusability.analysis.guidance import guidance_optima
-from diffusability.analysis.headline import HEADLINE_METRICS
+from diffusability.analysis.headline import HEADLINE_FISHER, HEADLINE_METRICS
 from diffusability.analysis.noise_floor import noise_floor
 from diffusability.analysis.options import Analysis, AnalysisOptions
 from diffusability.analysis.profiles import relate_profiles
+from diffusability.analysis.proxies import FISHER_PROXIES, compare_proxies
 from diffusability.analysis.regression import regress
 from diffusability.analysis.selection import choose_metrics
 from diffusability.analysis.tables import Measured, Table, predictors
 
 # one metric a perspective, as the paper highlights them; what a study lacks is left out
-HEADLINE = (
-    *HEADLINE_METRICS.values(),
-    "continuity.if*",
-    "uniformity.normalised_entropy",
-    "fisher.fir",
-)
+LATENT_PROXIES = (*HEADLINE_METRICS.values(), "continuity.if*", "uniformity.normalised_entropy")
+HEADLINE = (*LATENT_PROXIES, HEADLINE_FISHER)
 # what the claims relate besides: equivariance, the linear probe that LNC stands for
 FURTHER = ("equivariance.scale_error", "equivariance.rotate_error")
 PROBE = "semantics.probe"
@@ -46,9 +43,9 @@ def analyse(
         analysis: resamples, confidence and seed.
 
     Returns:
-        ``correlations``, ``intercorrelations``, ``comparisons``, ``regressions``, ``selection``,
-        ``noise_floor``, ``comparability``, ``guidance``, ``profile_relations``: the input of
-        ``check_claims``.
+        ``correlations``, ``intercorrelations``, ``comparisons``, ``proxies``, ``regressions``,
+        ``selection``, ``noise_floor``, ``comparability``, ``guidance``, ``profile_relations``: the
+        input of ``check_claims``.
     """
     table, analysis = Measured.of(table), analysis or AnalysisOptions()
     headline = present(table, HEADLINE)
@@ -59,10 +56,13 @@ def analyse(
         compare_backbones(table, headline, analysis),
     ]
     there = [frame for frame in comparisons if len(frame)]
+    correlations = correlate(table, analysis)
+    of_latents, of_fisher = (present(table, names) for names in (LATENT_PROXIES, FISHER_PROXIES))
     return {
-        "correlations": correlate(table, analysis),
+        "correlations": correlations,
         "intercorrelations": intercorrelate(table, related, analysis),
         "comparisons": pd.concat(there, ignore_index=True) if there else comparisons[0],
+        "proxies": compare_proxies(table, of_latents, of_fisher, correlations, analysis),
         "regressions": regress(table, headline, analysis),
         "selection": choose_metrics(table),
         "noise_floor": noise_floor(table, analysis.confidence),
