@@ -4,10 +4,9 @@ import os
 from snakemake.exceptions import WorkflowError
 
 from diffusability.artifacts.room import check_results
-from diffusability.artifacts.slurm import check_cluster, check_run_times, requests
+from diffusability.artifacts.slurm import check_submission
 from diffusability.errors import DiffusabilityError, StudyError
 from diffusability.study.cost import Costs
-from diffusability.study.earlier_jobs import check_no_earlier_jobs
 from diffusability.study.interpreter import put_interpreter_on_path
 from diffusability.study.load import DEFAULT_STUDY, load_study
 from diffusability.study.needs import check_needs
@@ -65,16 +64,7 @@ onstart:
         if warning:
             logger.warning(warning)
         if not workflow.local_exec:
-            grouped = workflow.group_settings
-            together = {
-                rule: grouped.group_components.get(group, 1)
-                for rule, group in grouped.overwrite_groups.items()
-            }
-            asked = requests(workflow.dag.needrun_jobs(), together)
-            check_run_times(asked, TRAININGS)
-            if workflow.executor_plugin.name == "slurm":
-                check_no_earlier_jobs(os.getcwd())
-                check_cluster(asked)
+            check_submission(workflow, TRAININGS)
     except DiffusabilityError as error:
         raise WorkflowError(str(error))
 

@@ -10,21 +10,18 @@ from diffusability.analysis.comparability import comparability
 from diffusability.analysis.comparison import compare_backbones, compare_metrics
 from diffusability.analysis.correlation import correlate, intercorrelate
 from diffusability.analysis.guidance import guidance_optima
-from diffusability.analysis.headline import HEADLINE_METRICS
+from diffusability.analysis.headline import HEADLINE_FISHER, HEADLINE_METRICS
 from diffusability.analysis.noise_floor import noise_floor
 from diffusability.analysis.options import Analysis, AnalysisOptions
 from diffusability.analysis.profiles import relate_profiles
+from diffusability.analysis.proxies import FISHER_PROXIES, compare_proxies
 from diffusability.analysis.regression import regress
 from diffusability.analysis.selection import choose_metrics
 from diffusability.analysis.tables import Measured, Table, predictors
 
 # one metric a perspective, as the paper highlights them; what a study lacks is left out
-HEADLINE = (
-    *HEADLINE_METRICS.values(),
-    "continuity.if*",
-    "uniformity.normalised_entropy",
-    "fisher.fir",
-)
+LATENT_PROXIES = (*HEADLINE_METRICS.values(), "continuity.if*", "uniformity.normalised_entropy")
+HEADLINE = (*LATENT_PROXIES, HEADLINE_FISHER)
 # what the claims relate besides: equivariance, the linear probe that LNC stands for
 FURTHER = ("equivariance.scale_error", "equivariance.rotate_error")
 PROBE = "semantics.probe"
@@ -47,18 +44,30 @@ def analyse(
         analysis: resamples, confidence and seed.
 
     Returns:
-        ``correlations``, ``intercorrelations``, ``comparisons``, ``regressions``, ``selection``,
-        ``noise_floor``, ``comparability``, ``guidance``, ``profile_relations``: the input of
-        ``check_claims``.
+        ``correlations``, ``intercorrelations``, ``comparisons``, ``proxies``, ``regressions``,
+        ``selection``, ``noise_floor``, ``comparability``, ``guidance``, ``profile_relations``: the
+        input of ``check_claims``.
     """
     analysis = analysis or AnalysisOptions()
-    # half of the time goes to the correlations: they are made beside all the rest
-    halves = (delayed(correlate)(table, analysis), delayed(_rest)(table, profiles, analysis))
+    # the correlations take half of the time: they are made beside all the rest
+    halves = (delayed(_correlated)(table, analysis), delayed(_rest)(table, profiles, analysis))
     first, second = Parallel(n_jobs=len(halves))(halves)
-    return {"correlations": first, **second}
+    return {**first, **second}
+
+
+def _correlated(table: Table, analysis: Analysis) -> dict[str, pd.DataFrame]:
+    """Return the correlations, and what compares the proxies of both papers by them."""
+    table = Measured.of(table)
+    correlations = correlate(table, analysis)
+    proxies = (present(table, names) for names in (LATENT_PROXIES, FISHER_PROXIES))
+    return {
+        "correlations": correlations,
+        "proxies": compare_proxies(table, *proxies, correlations, analysis),
+    }
 
 
 def _rest(table: Table, profiles: pd.DataFrame, analysis: Analysis) -> dict[str, pd.DataFrame]:
+    """Return every other table."""
     table = Measured.of(table)
     headline = present(table, HEADLINE)
     compared = headline + present(table, FURTHER)

@@ -147,8 +147,21 @@ def compare_metrics(
         tokenizers that have both metrics (positive: a is the better predictor), intervals from
         paired resamples, tests of Williams and Steiger. NaN with a ``note`` where impossible.
     """
+    return compare_pairs(table, list(combinations(metrics, 2)), analysis)
+
+
+def compare_pairs(
+    table: Table, pairs: Sequence[tuple[str, str]], analysis: Analysis | None = None
+) -> pd.DataFrame:
+    """Compare how strongly the two metrics of each pair go with each target, in every panel.
+
+    Args:
+        table: a checked tidy table. pairs: of names. analysis: resamples, confidence and seed.
+
+    Returns:
+        Rows as of ``compare_metrics``.
+    """
     table, analysis = Measured.of(table), analysis or AnalysisOptions()
-    pairs = list(combinations(metrics, 2))
     rows = [
         row
         for panel in panels(table)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from diffusability.analysis.proxies import UNDECIDED, difference_interval
 from diffusability.analysis.tables import ALL_FAMILIES
 from diffusability.analysis.tidy import read_tables
 from diffusability.metrics.distance_names import distance_name
@@ -19,6 +20,7 @@ HEADLINE_METRICS = {
     "SRSS": "spatial.srss",
     "SEC": "smoothness.sec25",
 }
+HEADLINE_FISHER = "fisher.fir"  # that for the second paper's, declared before any target was seen
 
 
 def target_metric(study: Study) -> str:
@@ -46,6 +48,8 @@ def headline(plan: Plan) -> str:
             relations.to_string(index=False, na_rep="-"),
             "",
             *noise_sentences(tables["noise_floor"], target, family),
+            "",
+            *proxy_sentences(tables["proxies"], target, family),
             "",
             f"Report: {report_file(plan.study)}",
         ]
@@ -139,9 +143,7 @@ def noise_sentences(floor: pd.DataFrame, target: str, family: str = ALL_FAMILIES
 
 
 def _noise_sentence(row: Mapping[Hashable, Any]) -> str:
-    short = str(row["target"]).removeprefix("generation.")
-    guidance = "each tokenizer's best guidance" if pd.isna(row["cfg"]) else f"cfg {row['cfg']:g}"
-    where = f"Noise floor of {short}, {row['backbone']}, {guidance}"
+    where = f"Noise floor of {_place(row)}"
     if pd.isna(row["reliability"]):
         return f"{where}: unknown ({row['note']})"
     moved = [
@@ -160,4 +162,62 @@ def _noise_sentence(row: Mapping[Hashable, Any]) -> str:
     return (
         f"{where}: {', '.join(moved)}, tokenizers differ {apart} (standard deviations); "
         f"reliability {row['reliability']:.2f}{interval}"
+    )
+
+
+def _place(row: Mapping[Hashable, Any]) -> str:
+    short = str(row["target"]).removeprefix("generation.")
+    guidance = "each tokenizer's best guidance" if pd.isna(row["cfg"]) else f"cfg {row['cfg']:g}"
+    return f"{short}, {row['backbone']}, {guidance}"
+
+
+def proxy_sentences(proxies: pd.DataFrame, target: str, family: str = ALL_FAMILIES) -> list[str]:
+    """Return one sentence a backbone and guidance scale: which paper's proxy predicts better.
+
+    Args:
+        proxies: the table of proxies. target: name of a generation metric. family: of the
+            tokenizers.
+
+    Returns:
+        Sentences on the two metrics that stand for their papers, VIV and FIR of the fits, with
+        the number of other pairs that are decided; or one that says why there are none.
+    """
+    chosen = proxies[(proxies["target"] == target) & (proxies["family"] == family)]
+    if chosen.empty:
+        return [
+            "Which paper's proxy predicts generation better is not asked here: no Fisher quantity "
+            "was measured beside a metric of the first paper"
+        ]
+    panels = chosen.groupby(["backbone", "cfg"], sort=False, dropna=False)
+    return [_proxy_sentence(panel) for _, panel in panels]
+
+
+def _proxy_sentence(panel: pd.DataFrame) -> str:
+    first, second = HEADLINE_METRICS["VIV"], HEADLINE_FISHER
+    stand = (panel["metric_a"] == first) & (panel["metric_b"] == second)
+    where = f"Which proxy predicts {_place(panel.to_dict('records')[0])} better"
+    others = panel.loc[~stand, ["metric_a", "metric_b", "better"]]
+    sides = [int((others["better"] == others[side]).sum()) for side in ("metric_a", "metric_b")]
+    more = (
+        f"of {len(others)} other pairs, without correction for their number, the first paper's "
+        f"proxy is better in {sides[0]}, the second's in {sides[1]}"
+    )
+    if not stand.any():
+        return f"{where}: unknown, {first} or {second} was not measured; {more}"
+    row = panel[stand].to_dict("records")[0]
+    if not row["better"]:
+        return f"{where}: unknown ({row['note']})"
+    low, high = difference_interval(row)
+    answer = (
+        "undecided, the interval of the difference holds zero"
+        if row["better"] == UNDECIDED
+        else f"{row['better']}, the {'first' if row['better'] == first else 'second'} paper's"
+    )
+    correlations = ", ".join(
+        f"{name} r = {row[f'r_{side}']:.2f} [{row[f'low_{side}']:.2f}, {row[f'high_{side}']:.2f}]"
+        for name, side in ((first, "a"), (second, "b"))
+    )
+    return (
+        f"{where}: {answer} ({correlations}, difference {row['value']:.2f} [{low:.2f}, "
+        f"{high:.2f}], {row['n']:g} tokenizers); {more}"
     )

@@ -21,7 +21,7 @@ TEXT_COLUMNS = frozenset(
         *("target", "backbone", "family", "metric", "statistic", "tokenizer", "cluster", "kind"),
         *("method", "cluster_method", "p_method", "r2_method", "note", "predictors", "metric_1"),
         *("metric_2", "metric_a", "metric_b", "backbone_a", "backbone_b", "ordering_by"),
-        *("perspective", "naive_metric", "chosen"),
+        *("perspective", "naive_metric", "chosen", "better"),
         *("id", "section", "statement", "verdict", "expected", "reason", "table", "refuted_by"),
     }
 )

@@ -1,6 +1,7 @@
 """What a Slurm cluster says about a study's jobs before the first of them is submitted."""
 
 import getpass
+import os
 import re
 import shlex
 import subprocess
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusability.errors import StudyError
+from diffusability.study.earlier_jobs import check_no_earlier_jobs
 from diffusability.study.run_time import shortest_minutes
 
 PROFILE = "slurm/config.yaml"
@@ -49,6 +51,28 @@ class Request:
         extra = shlex.split(str(self.resources.get("slurm_extra", "")))
         cpus = f"--cpus-per-task={self.threads}"
         return ["sbatch", "--test-only", *words, cpus, *extra, "--wrap=true"]
+
+
+def check_submission(workflow: Any, trainings: set[str]) -> None:
+    """Refuse to submit jobs that could not do their work; on Slurm, ask it about each kind.
+
+    Args:
+        workflow: Snakemake's, with the jobs that are to run.
+        trainings: rules whose jobs go on from checkpoints.
+
+    Raises:
+        StudyError: see ``check_run_times``, ``check_no_earlier_jobs`` and ``check_cluster``.
+    """
+    grouped = workflow.group_settings
+    together = {
+        rule: grouped.group_components.get(group, 1)
+        for rule, group in grouped.overwrite_groups.items()
+    }
+    asked = requests(workflow.dag.needrun_jobs(), together)
+    check_run_times(asked, trainings)
+    if workflow.executor_plugin.name == "slurm":
+        check_no_earlier_jobs(os.getcwd())
+        check_cluster(asked)
 
 
 def requests(jobs: Iterable[Any], together: Mapping[str, int]) -> list[Request]:

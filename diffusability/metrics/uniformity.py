@@ -97,7 +97,8 @@ def measure_uniformity(
 ) -> list[Measurement]:
     """Measure density CV, Gini coefficient and normalised entropy, and their spread over repeats.
 
-    Each repeat draws its own images (without replacement), pixels and t-SNE seed.
+    Each repeat draws its own images (without replacement), pixels and t-SNE seed. Repeats share no
+    image while there are images enough; then all are dealt anew.
 
     Args:
         latents: (N, C, H, W) latents in raw units; z-scored per channel here. For the protocol's
@@ -115,9 +116,10 @@ def measure_uniformity(
         ``uniformity.density_cv`` and ``uniformity.gini`` (LOWER is better) and
         ``uniformity.normalised_entropy`` (HIGHER is better), pure numbers: means over repeats, with
         the standard error of that mean; and ``uniformity.<name>_spread``, the standard deviation of
-        a single repeat, no direction claimed. Repeats that draw most of the images overlap: their
-        spread then leaves out part of the sampling error (flag ``repeats-overlap`` where a repeat
-        takes more than half of the images).
+        a single repeat, no direction claimed. Errors are those of other images from the same
+        source. Where repeats must share images they are upper bounds, reached where a repeat says
+        nothing that is not in its images. Where a repeat takes more than half of the images no two
+        are disjoint, and both errors leave the choice of the images out: flag ``repeats-overlap``.
 
     Raises:
         MeasurementError: if latents are not finite or constant, have one channel, or are too few.
@@ -135,10 +137,12 @@ def measure_uniformity(
         raise MeasurementError(
             "uniformity: latents of one channel have no plane to be laid out in; it is not defined"
         )
+    dealing, *sequences = np.random.SeedSequence(seed).spawn(repeats + 1)
+    rounds = _disjoint_rounds(count, used, repeats, np.random.default_rng(dealing))
     jobs = []
-    for sequence in np.random.SeedSequence(seed).spawn(repeats):
+    for images, sequence in zip(np.concatenate(rounds), sequences, strict=True):
         random = np.random.default_rng(sequence)
-        pixels = _single_pixels(latents, used, random).to(torch.float64)
+        pixels = _single_pixels(latents, images, random).to(torch.float64)
         scaled = normalise(pixels, statistics)[:, :, 0, 0].cpu().numpy()  # (points, C)
         plane = _Plane(perplexity, iterations, int(random.integers(2**31)))
         jobs.append(delayed(plane.statistics)(scaled))
@@ -153,25 +157,35 @@ def measure_uniformity(
         "iterations": iterations,
         "seed": seed,
     }
-    return [
-        measurement
-        for name in _HIGHER_IS_BETTER
-        for measurement in _summarise(name, [r[name] for r in results], options, flags)
-    ]
+    sizes = [len(dealt) for dealt in rounds]
+    found = []
+    for name in _HIGHER_IS_BETTER:
+        values = np.array([r[name] for r in results])
+        errors = _errors(values, sizes, used / count)
+        found += _summarise(name, values, errors, options, flags)
+    return found
 
 
-def _single_pixels(latents: Tensor, points: int, random: np.random.Generator) -> Tensor:
-    """Return (points, C, 1, 1): one random pixel of each of ``points`` random images."""
-    count, _, height, width = latents.shape
-    images, rows, columns = (
-        torch.from_numpy(drawn).to(latents.device)
-        for drawn in (
-            random.choice(count, points, replace=False),
-            random.integers(height, size=points),
-            random.integers(width, size=points),
-        )
-    )
-    return latents[images, :, rows, columns][:, :, None, None]
+def _disjoint_rounds(
+    count: int, points: int, repeats: int, random: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Deal images to repeats: (r, points) images a round, in which none stands twice."""
+    together = max(1, min(repeats, count // points))
+    rounds = []
+    for first in range(0, repeats, together):
+        size = min(together, repeats - first)
+        rounds.append(random.permutation(count)[: size * points].reshape(size, points))
+    return rounds
+
+
+def _single_pixels(
+    latents: Tensor, images: NDArray[np.int64], random: np.random.Generator
+) -> Tensor:
+    """Return (points, C, 1, 1): one random pixel of each of the given images."""
+    points, (height, width) = len(images), latents.shape[2:]
+    places = (images, random.integers(height, size=points), random.integers(width, size=points))
+    chosen, rows, columns = (torch.from_numpy(place).to(latents.device) for place in places)
+    return latents[chosen, :, rows, columns][:, :, None, None]
 
 
 @dataclass(frozen=True)
@@ -201,18 +215,50 @@ class _Plane:
         }
 
 
+def _errors(
+    values: NDArray[np.float64], sizes: list[int], share: float
+) -> tuple[float, float, float]:
+    """Return the spread of a single repeat, its standard error, and that of the mean.
+
+    Disjoint repeats are independent, so their variance inside rounds is that of a repeat. Two
+    repeats of different rounds correlate by at most the share of the images that each takes: by
+    just that if a repeat is a sum over its images, by less with interactions or with randomness of
+    its own (Hoeffding's decomposition).
+
+    Args:
+        values: (R,) repeats, round by round. sizes: repeats in each round.
+        share: of the images that a repeat takes.
+    """
+    repeats = len(values)
+    if max(sizes) == 1:  # no two are disjoint: what is left is the scatter given the images
+        sizes, share = [repeats], 0.0
+    rounds = np.split(values, np.cumsum(sizes)[:-1])
+    freedom = repeats - len(sizes)
+    variance = sum(float(((r - r.mean()) ** 2).sum()) for r in rounds) / freedom
+    apart = 1 - sum(size**2 for size in sizes) / repeats**2  # pairs that are of different rounds
+    spread = variance**0.5
+    return (
+        spread,
+        spread / (2 * freedom) ** 0.5,  # for nearly normal repeats
+        spread * (1 / repeats + apart * share) ** 0.5,
+    )
+
+
 def _summarise(
-    name: str, values: list[float], options: dict[str, float], flags: tuple[str, ...]
+    name: str,
+    values: NDArray[np.float64],
+    errors: tuple[float, float, float],
+    options: dict[str, float],
+    flags: tuple[str, ...],
 ) -> list[Measurement]:
     """Return the mean over repeats and the spread of a single repeat."""
-    repeats = len(values)
-    spread = float(np.std(values, ddof=1))
+    spread, spread_error, error = errors
     return [
         Measurement(
             metric=f"uniformity.{name}",
-            value=float(np.mean(values)),
-            stderr=spread / repeats**0.5,
-            n=repeats,
+            value=float(values.mean()),
+            stderr=error,
+            n=len(values),
             higher_is_better=_HIGHER_IS_BETTER[name],
             options=options,
             flags=flags,
@@ -220,8 +266,8 @@ def _summarise(
         Measurement(
             metric=f"uniformity.{name}_spread",
             value=spread,
-            stderr=spread / (2 * (repeats - 1)) ** 0.5,  # for nearly normal repeats
-            n=repeats,
+            stderr=spread_error,
+            n=len(values),
             options=options,
             flags=flags,
         ),

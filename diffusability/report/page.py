@@ -16,6 +16,7 @@ from diffusability.analysis.headline import (
     headline_family,
     headline_values,
     noise_sentences,
+    proxy_sentences,
     target_metric,
 )
 from diffusability.analysis.tidy import read_tables
@@ -23,6 +24,7 @@ from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.card import read_card
 from diffusability.report.summaries import (
     ledger_rows,
+    proxy_rows,
     regression_rows,
     selection_rows,
     verdict_counts,
@@ -33,7 +35,7 @@ from diffusability.study.targets import FIGURE_NAMES, figure_files
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 CAPTIONS = Path(__file__).parents[2] / "report"  # shared with Snakemake's own report
 PICTURE_CAPTIONS = ("reconstructions", "samples")
-TABLE_CAPTIONS = ("measurements", "claims", "regressions", "selection")
+TABLE_CAPTIONS = ("measurements", "claims", "regressions", "selection", "proxies")
 TABLE_COLUMNS = [
     "tokenizer",
     "tokenizer_seed",
@@ -73,6 +75,8 @@ def write_page(plan: Plan, path: Path) -> None:
         verdicts=verdict_counts(ledger),
         ledger=ledger_rows(ledger),
         selection=_rows(selection_rows(tables["selection"], target)),
+        proxies=_rows(proxy_rows(tables["proxies"], target, family)),
+        proxy_answers=proxy_sentences(tables["proxies"], target, family),
         regressions=_rows(regression_rows(tables["regressions"], target)),
         figures=[_figure(plan, name) for name in FIGURE_NAMES],
         tokenizers=[_pictures(plan, name) for name in plan.study.selected_tokenizers],

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from diffusability.analysis.claims import CONTRADICTED, NOT_TESTABLE, REPRODUCED, UNDECIDED
+from diffusability.analysis.proxies import difference_interval
 from diffusability.analysis.tables import ALL_FAMILIES
 
 VERDICTS = (REPRODUCED, CONTRADICTED, UNDECIDED, NOT_TESTABLE)
@@ -49,6 +50,25 @@ def regression_rows(regressions: pd.DataFrame, target: str, best: int = 10) -> p
     columns = ["q2", "q2_rank", "ordering", "ordering_pairs", "regret", "n", "note"]
     shown = fitted[["backbone", "cfg", "predictors"]].assign(r2=intervals)
     return shown.join(fitted[columns]).sort_values(["backbone", "cfg"], kind="stable")
+
+
+def proxy_rows(proxies: pd.DataFrame, target: str, family: str) -> pd.DataFrame:
+    """Return every pair of the two papers' proxies at the smallest guidance scale of a backbone."""
+    chosen = proxies[(proxies["target"] == target) & (proxies["family"] == family)]
+    smallest = chosen.groupby("backbone")["cfg"].transform("min")
+    rows = chosen[chosen["cfg"] == smallest].to_dict("records")
+    columns = ("backbone", "cfg", "first paper", "r", "second paper", "its r", "difference")
+    shown = [
+        (
+            *(row["backbone"], row["cfg"]),
+            *(row["metric_a"], with_interval(row["r_a"], row["low_a"], row["high_a"])),
+            *(row["metric_b"], with_interval(row["r_b"], row["low_b"], row["high_b"])),
+            *(with_interval(row["value"], *difference_interval(row)), row["better"]),
+            *(row["n"], row["note"]),
+        )
+        for row in rows
+    ]
+    return pd.DataFrame(shown, columns=[*columns, "better", "n", "note"])
 
 
 def with_interval(value: float, low: float, high: float) -> str:

@@ -34,6 +34,7 @@ ANALYSIS_TABLES = (
     "correlations",
     "intercorrelations",
     "comparisons",
+    "proxies",
     "regressions",
     "selection",
     "noise_floor",

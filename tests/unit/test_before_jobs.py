@@ -17,6 +17,7 @@ from diffusability.artifacts.slurm import (
     Request,
     check_cluster,
     check_run_times,
+    check_submission,
     gpu_types,
     requests,
 )
@@ -117,6 +118,33 @@ def test_a_training_shorter_than_its_checkpoints() -> None:
     check_run_times(asks("sample", runtime=5), {"train_tokenizer"})
     with pytest.raises(StudyError, match="train_tokenizer: a `runtime` of 5 min .* give it 6 min"):
         check_run_times(asks(runtime=5), {"train_tokenizer"})
+
+
+def test_only_slurm_is_asked_as_slurm_is(cluster: Cluster) -> None:
+    """Jobs of other executors have run times too; Slurm is asked about what a group sums up."""
+    cluster()
+
+    def run(executor: str, **over: Any) -> None:
+        name = SimpleNamespace(name="sample")
+        asked = {**ASKED, "gpu": 5, **over}
+        jobs = [SimpleNamespace(rule=name, threads=8, group="g", resources=asked) for _ in "ab"]
+        workflow = SimpleNamespace(
+            dag=SimpleNamespace(needrun_jobs=lambda: jobs),
+            group_settings=SimpleNamespace(overwrite_groups={"sample": "g"}, group_components={}),
+            executor_plugin=SimpleNamespace(name=executor),
+        )
+        check_submission(workflow, {"sample"})
+        workflow.group_settings.group_components["g"] = 3
+        check_submission(workflow, {"sample"})
+
+    run("kubernetes", slurm_account="")
+    with pytest.raises(StudyError, match="runtime` of 5 min"):
+        run("kubernetes", runtime=5)
+    with pytest.raises(StudyError, match="no account"):
+        run("slurm", slurm_account="")
+    with pytest.raises(StudyError, match=r"not available.*--gpus=10"):
+        run("slurm")  # one job of five GPUs is taken, two together are not
+    run("slurm", gpu=1)
 
 
 def no_locks(descriptor: Any, operation: int) -> None:

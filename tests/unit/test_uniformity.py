@@ -13,6 +13,7 @@ from diffusability.errors import MeasurementError
 from diffusability.metrics import uniformity
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.uniformity import (
+    _disjoint_rounds,
     _single_pixels,
     density_cv,
     gini,
@@ -106,13 +107,28 @@ class TestPixels:
         )
         code = (100 * image + 10 * row + column).float()
         latents = torch.stack([code, -code], dim=1)  # (40, 2, 4, 5)
-        pixels = _single_pixels(latents, 30, np.random.default_rng(0))
+        images = np.random.default_rng(1).permutation(40)[:30]
+        pixels = _single_pixels(latents, images, np.random.default_rng(0))
         assert pixels.shape == (30, 2, 1, 1)
         torch.testing.assert_close(pixels[:, 0], -pixels[:, 1])
         found = pixels[:, 0, 0, 0].long()
-        assert len(set((found // 100).tolist())) == 30
+        assert (found // 100).tolist() == images.tolist()
         assert set((found // 10 % 10).tolist()) == {0, 1, 2, 3}
         assert set((found % 10).tolist()) == {0, 1, 2, 3, 4}
+
+
+class TestRounds:
+    @pytest.mark.parametrize(
+        ("points", "sizes"), [(10, [4]), (30, [3, 1]), (50, [2, 2]), (51, [1] * 4), (100, [1] * 4)]
+    )
+    def test_repeats_share_no_image_while_there_are_enough(
+        self, points: int, sizes: list[int]
+    ) -> None:
+        rounds = _disjoint_rounds(100, points, 4, np.random.default_rng(0))
+        assert [dealt.shape for dealt in rounds] == [(size, points) for size in sizes]
+        for dealt in rounds:
+            assert len(np.unique(dealt)) == dealt.size
+            assert set(dealt.ravel()) <= set(range(100))
 
 
 class TestPipeline:
@@ -187,3 +203,45 @@ class TestPipeline:
         constant[:, 1] = 3.0
         with pytest.raises(MeasurementError, match="constant"):
             measure(constant)
+
+
+class Projection:
+    """Stands where t-SNE does, which takes 1,000 times as long: the plane of two channels."""
+
+    def __init__(self, **options: object) -> None:
+        del options
+
+    def fit_transform(self, vectors: np.ndarray) -> np.ndarray:
+        return vectors[:, :2]
+
+
+def coverage(images: int, repetitions: int, side: int = 1, **options) -> dict[str, float]:
+    """Return the share of 95 % intervals of a mean that hold the mean over all repetitions."""
+    given = {"points": 30, "repeats": 10, "perplexity": 10.0} | options
+    runs = [
+        measure(normal(images, 2, side, side, seed=s), seed=s, **given) for s in range(repetitions)
+    ]
+    shares = {}
+    for name in NAMES:
+        values = np.array([run[name].value for run in runs])
+        errors = np.array([run[name].stderr for run in runs])
+        shares[name] = float(np.mean(np.abs(values - values.mean()) < 1.96 * errors))
+    return shares
+
+
+class TestStandardErrors:
+    @pytest.mark.parametrize("images", [300, 120])  # all disjoint, and rounds of 4, 4 and 2
+    def test_cover(self, images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(uniformity, "TSNE", Projection)
+        assert all(0.90 <= share <= 0.98 for share in coverage(images, 200).values())
+
+    def test_are_bounds_where_images_say_more_than_one_repeat_takes(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(uniformity, "TSNE", Projection)
+        assert all(share >= 0.90 for share in coverage(120, 60, side=4).values())
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("images", [300, 120])
+    def test_cover_with_tsne(self, images: int) -> None:
+        assert all(0.90 <= share <= 0.98 for share in coverage(images, 400).values())
