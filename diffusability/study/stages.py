@@ -40,9 +40,9 @@ _DIFFUSION = (*_TOKENIZER, "backbone", "seed")
 _SAMPLES = (*_DIFFUSION, "guidance")
 
 
-def _measure(perspective: str, *more: str, gpu: bool = False) -> Stage:
+def _measure(perspective: str, *more: str, version: int = 1, gpu: bool = False) -> Stage:
     return Stage(
-        version=1,
+        version=version,
         rule=f"measure_{perspective}",
         outputs=("measurements.json", *more),
         labels=_TOKENIZER,
@@ -85,7 +85,7 @@ STAGES: dict[str, Stage] = {
     "continuity": _measure("continuity", "neighbours.safetensors", gpu=True),
     "uniformity": _measure("uniformity"),
     "equivariance": _measure("equivariance", gpu=True),
-    "reconstruction": _measure("reconstruction", "reconstructions.png", gpu=True),
+    "reconstruction": _measure("reconstruction", "reconstructions.png", version=2, gpu=True),
     "geometry": _measure("geometry", "spectra.csv"),
     "pixel_fisher": Stage(
         version=1,
