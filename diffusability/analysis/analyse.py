@@ -10,11 +10,14 @@ from diffusability.analysis.comparison import compare_backbones, compare_metrics
 from diffusability.analysis.correlation import correlate, intercorrelate
 from diffusability.analysis.guidance import guidance_optima
 from diffusability.analysis.headline import HEADLINE_METRICS
+from diffusability.analysis.latent_findings import latent_findings
+from diffusability.analysis.latent_spaces import latent_spaces
 from diffusability.analysis.noise_floor import noise_floor
 from diffusability.analysis.options import Analysis, AnalysisOptions
 from diffusability.analysis.profiles import relate_profiles
 from diffusability.analysis.regression import regress
 from diffusability.analysis.selection import choose_metrics
+from diffusability.analysis.spectra import no_spectra
 from diffusability.analysis.tables import Measured, Table, predictors
 
 # one metric a perspective, as the paper highlights them; what a study lacks is left out
@@ -36,7 +39,10 @@ def present(table: Table, patterns: Sequence[str]) -> list[str]:
 
 
 def analyse(
-    table: Table, profiles: pd.DataFrame, analysis: Analysis | None = None
+    table: Table,
+    profiles: pd.DataFrame,
+    analysis: Analysis | None = None,
+    spectra: pd.DataFrame | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Return every table of the analysis by its name.
 
@@ -44,11 +50,12 @@ def analyse(
         table: a checked tidy table (``check_measurements``).
         profiles: length ratios along trajectories (``collect_profiles``); may be empty.
         analysis: resamples, confidence and seed.
+        spectra: of the latents (``collect_spectra``); none were measured if left out.
 
     Returns:
         ``correlations``, ``intercorrelations``, ``comparisons``, ``regressions``, ``selection``,
-        ``noise_floor``, ``comparability``, ``guidance``, ``profile_relations``: the input of
-        ``check_claims``.
+        ``noise_floor``, ``comparability``, ``guidance``, ``profile_relations``,
+        ``latent_spaces``, ``latent_findings``: the input of ``check_claims``.
     """
     table, analysis = Measured.of(table), analysis or AnalysisOptions()
     headline = present(table, HEADLINE)
@@ -69,4 +76,8 @@ def analyse(
         "comparability": comparability(table, analysis.confidence),
         "guidance": guidance_optima(table, analysis),
         "profile_relations": relate_profiles(table, profiles, analysis),
+        "latent_spaces": latent_spaces(table.table),
+        "latent_findings": latent_findings(
+            table.table, no_spectra() if spectra is None else spectra
+        ),
     }

@@ -22,6 +22,7 @@ from diffusability.analysis.tidy import read_tables
 from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.card import read_card
 from diffusability.report.summaries import (
+    latent_space_rows,
     ledger_rows,
     regression_rows,
     selection_rows,
@@ -33,7 +34,7 @@ from diffusability.study.targets import FIGURE_NAMES, figure_files
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 CAPTIONS = Path(__file__).parents[2] / "report"  # shared with Snakemake's own report
 PICTURE_CAPTIONS = ("reconstructions", "samples")
-TABLE_CAPTIONS = ("measurements", "claims", "regressions", "selection")
+TABLE_CAPTIONS = ("measurements", "claims", "regressions", "selection", "latent_spaces")
 TABLE_COLUMNS = [
     "tokenizer",
     "tokenizer_seed",
@@ -73,6 +74,7 @@ def write_page(plan: Plan, path: Path) -> None:
         verdicts=verdict_counts(ledger),
         ledger=ledger_rows(ledger),
         selection=_rows(selection_rows(tables["selection"], target)),
+        latent_spaces=_rows(latent_space_rows(tables["latent_spaces"])),
         regressions=_rows(regression_rows(tables["regressions"], target)),
         figures=[_figure(plan, name) for name in FIGURE_NAMES],
         tokenizers=[_pictures(plan, name) for name in plan.study.selected_tokenizers],
