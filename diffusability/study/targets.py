@@ -25,6 +25,9 @@ FIGURE_NAMES = (
     "perspectives_inception_score",
     "perspectives_fdr6",
     "fisher_curves",
+    "fisher_encoders",
+    "fisher_levels",
+    "spectra",
 )
 FIGURE_FORMATS = ("svg", "pdf", "png")
 
