@@ -4,7 +4,7 @@ ANALYSED = table_files(STUDY, *ANALYSIS_TABLES)
 
 
 rule tabulate:
-    """Collect every measurement of the study, and the profiles of trajectories, in tidy tables."""
+    """Collect every measurement of the study, its trajectories and its spectra in tidy tables."""
     input:
         [f"{artifact.path}/measurements.json" for artifact in PLAN.measured],
         [f"{artifact.path}/samples.json" for artifact in PLAN.of_stage("samples")],
@@ -54,10 +54,11 @@ rule regress:
 
 
 rule check_claims:
-    """Give a verdict on every claim of the paper."""
+    """Give a verdict on every claim of the papers."""
     input:
         ANALYSED,
         CLAIMS,
+        LATENT_CLAIMS,
     output:
         report(
             table_files(STUDY, CLAIMS_TABLE),

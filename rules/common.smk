@@ -24,6 +24,7 @@ from diffusability.study.targets import (
     CLAIMS,
     CLAIMS_TABLE,
     COLLECTED_TABLES,
+    LATENT_CLAIMS,
     figure_files,
     picture_files,
     report_file,

@@ -1,4 +1,4 @@
-"""Make every table of the analysis from the tidy table and the profiles alone."""
+"""Make every table of the analysis from the collected tables alone."""
 
 import sys
 from collections.abc import Sequence
@@ -14,8 +14,9 @@ from diffusability.study.targets import COLLECTED_TABLES, table_files
 
 def work(plan: Plan, outputs: list[Path]) -> None:
     """Write the tables that the outputs are named after."""
-    measurements, profiles = map(Path, table_files(plan.study, *COLLECTED_TABLES))
-    tables = analyse(read_measurements(measurements), read_table(profiles), plan.study.analysis)
+    measurements, *others = map(Path, table_files(plan.study, *COLLECTED_TABLES))
+    profiles, spectra = map(read_table, others)
+    tables = analyse(read_measurements(measurements), profiles, plan.study.analysis, spectra)
     write_tables(outputs, tables)
 
 

@@ -11,12 +11,15 @@ from diffusability.analysis.comparison import compare_backbones, compare_metrics
 from diffusability.analysis.correlation import correlate, intercorrelate
 from diffusability.analysis.guidance import guidance_optima
 from diffusability.analysis.headline import HEADLINE_FISHER, HEADLINE_METRICS
+from diffusability.analysis.latent_findings import latent_findings
+from diffusability.analysis.latent_spaces import latent_spaces
 from diffusability.analysis.noise_floor import noise_floor
 from diffusability.analysis.options import Analysis, AnalysisOptions
 from diffusability.analysis.profiles import relate_profiles
 from diffusability.analysis.proxies import FISHER_PROXIES, compare_proxies
 from diffusability.analysis.regression import regress
 from diffusability.analysis.selection import choose_metrics
+from diffusability.analysis.spectra import no_spectra
 from diffusability.analysis.tables import Measured, Table, predictors
 
 # one metric a perspective, as the paper highlights them; what a study lacks is left out
@@ -34,7 +37,10 @@ def present(table: Table, patterns: Sequence[str]) -> list[str]:
 
 
 def analyse(
-    table: Table, profiles: pd.DataFrame, analysis: Analysis | None = None
+    table: Table,
+    profiles: pd.DataFrame,
+    analysis: Analysis | None = None,
+    spectra: pd.DataFrame | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Return every table of the analysis by its name.
 
@@ -42,15 +48,20 @@ def analyse(
         table: a checked tidy table (``check_measurements``).
         profiles: length ratios along trajectories (``collect_profiles``); may be empty.
         analysis: resamples, confidence and seed.
+        spectra: of the latents (``collect_spectra``); none were measured if left out.
 
     Returns:
         ``correlations``, ``intercorrelations``, ``comparisons``, ``proxies``, ``regressions``,
-        ``selection``, ``noise_floor``, ``comparability``, ``guidance``, ``profile_relations``: the
-        input of ``check_claims``.
+        ``selection``, ``noise_floor``, ``comparability``, ``guidance``, ``profile_relations``,
+        ``latent_spaces``, ``latent_findings``: the input of ``check_claims``.
     """
     analysis = analysis or AnalysisOptions()
+    spectra = no_spectra() if spectra is None else spectra
     # the correlations take half of the time: they are made beside all the rest
-    halves = (delayed(_correlated)(table, analysis), delayed(_rest)(table, profiles, analysis))
+    halves = (
+        delayed(_correlated)(table, analysis),
+        delayed(_rest)(table, profiles, spectra, analysis),
+    )
     first, second = Parallel(n_jobs=len(halves))(halves)
     return {**first, **second}
 
@@ -59,14 +70,16 @@ def _correlated(table: Table, analysis: Analysis) -> dict[str, pd.DataFrame]:
     """Return the correlations, and what compares the proxies of both papers by them."""
     table = Measured.of(table)
     correlations = correlate(table, analysis)
-    proxies = (present(table, names) for names in (LATENT_PROXIES, FISHER_PROXIES))
+    of_latents, of_fisher = (present(table, names) for names in (LATENT_PROXIES, FISHER_PROXIES))
     return {
         "correlations": correlations,
-        "proxies": compare_proxies(table, *proxies, correlations, analysis),
+        "proxies": compare_proxies(table, of_latents, of_fisher, correlations, analysis),
     }
 
 
-def _rest(table: Table, profiles: pd.DataFrame, analysis: Analysis) -> dict[str, pd.DataFrame]:
+def _rest(
+    table: Table, profiles: pd.DataFrame, spectra: pd.DataFrame, analysis: Analysis
+) -> dict[str, pd.DataFrame]:
     """Return every other table."""
     table = Measured.of(table)
     headline = present(table, HEADLINE)
@@ -86,4 +99,6 @@ def _rest(table: Table, profiles: pd.DataFrame, analysis: Analysis) -> dict[str,
         "comparability": comparability(table, analysis.confidence),
         "guidance": guidance_optima(table, analysis),
         "profile_relations": relate_profiles(table, profiles, analysis),
+        "latent_spaces": latent_spaces(table.table),
+        "latent_findings": latent_findings(table.table, spectra),
     }

@@ -36,6 +36,7 @@ COLUMNS = (
     "statistic",
     "rows",
     "refuted_by",
+    "exact",
 )
 _TABLES = (
     "correlations",
@@ -47,6 +48,7 @@ _TABLES = (
     "guidance",
     "profile_relations",
     "fisher_findings",
+    "latent_findings",
 )
 _ORIENTED = ("correlations", "intercorrelations")
 _COUNTS = {"backbones": "backbone", "families": "family", "scales": "cfg"}
@@ -80,6 +82,7 @@ class Claim:
             means "as the metric's declared direction says".
         refuted_by: what would refute it. smallest: least numbers that can test it.
         every: whether all selected rows must agree, or any one.
+        exact: what exact calculation says of the claim, empty where none was made.
     """
 
     id: str
@@ -92,6 +95,7 @@ class Claim:
     refuted_by: str
     smallest: Mapping[str, float] = field(default_factory=dict)
     every: bool = True
+    exact: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,8 @@ def load_claims(path: str | PathLike[str]) -> list[Claim]:
             of column to shell pattern, list of patterns with ``!`` for exclusion, number or
             ``best``; or a list of such mappings), expect (one of at_least, at_most,
             between: [a, b], equals with margin), refuted_by, and optionally smallest
-            (tokenizers, clusters, backbones, families, scales, reliability) and rows (all, any).
+            (tokenizers, clusters, backbones, families, scales, reliability), rows (all, any) and
+            exact (what exact calculation says).
 
     Returns:
         The claims in the order of the file.
@@ -142,7 +147,8 @@ def _claim(entry: Any, where: str) -> Claim:
     if not isinstance(entry, dict):
         raise StudyError(f"{where}: must be a mapping")
     where = f"{where} ({entry.get('id', 'no id')})"
-    wrong = sorted(required - set(entry)) or sorted(set(entry) - required - {"smallest", "rows"})
+    optional = {"smallest", "rows", "exact"}
+    wrong = sorted(required - set(entry)) or sorted(set(entry) - required - optional)
     if wrong:
         kind = "is missing" if wrong[0] in required else "is not a key of a claim"
         raise StudyError(f"{where}: {wrong[0]} {kind}")
@@ -166,6 +172,7 @@ def _claim(entry: Any, where: str) -> Claim:
         refuted_by=" ".join(str(entry["refuted_by"]).split()),
         smallest=smallest,
         every=entry.get("rows", "all") == "all",
+        exact=" ".join(str(entry.get("exact", "")).split()),
     )
 
 
@@ -219,9 +226,40 @@ def check_claims(claims: Sequence[Claim], tables: Mapping[str, pd.DataFrame]) ->
                 "statistic": claim.statistic,
                 "rows": count,
                 "refuted_by": claim.refuted_by,
+                "exact": claim.exact,
             }
         )
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def check_by_network(
+    claims: Sequence[Claim],
+    tables: Mapping[str, pd.DataFrame],
+    networks: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Return the verdict on every claim, by each network whose numbers it is to be judged on.
+
+    Args:
+        claims: as of ``load_claims``.
+        tables: as of ``check_claims``; those of claims that networks decide have a column
+            ``network``.
+        networks: that judge every claim; by default those that have rows which a claim selects.
+
+    Returns:
+        The rows of ``check_claims`` with ``network`` in front, claim by claim; it is empty where
+        a claim is judged on no network's numbers.
+    """
+    parts = [check_claims([], tables).assign(network="")]
+    for claim in claims:
+        table, there, own = tables.get(claim.table), [""], dict(tables)
+        if table is not None and "network" in table:
+            named = table["network"][_selected(table, claim)] if networks is None else networks
+            there = list(dict.fromkeys(named)) or there
+        for network in there:
+            if table is not None and "network" in table:
+                own[claim.table] = table[table["network"] == network]
+            parts.append(check_claims([claim], own).assign(network=network))
+    return pd.concat(parts, ignore_index=True)[["network", *COLUMNS]]
 
 
 def _untestable(reason: str) -> _Finding:

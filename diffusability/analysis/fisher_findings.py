@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from diffusability.analysis.claims import Claim, check_claims
+from diffusability.analysis.claims import Claim, check_by_network
 
 WIDTH = 3.0  # standard errors to either side
 COLUMNS = ("statistic", "network", "metric", "space", "v", "value", "low", "high", "note")
@@ -185,16 +185,8 @@ def check_fisher_claims(claims: Sequence[Claim], curves: pd.DataFrame) -> pd.Dat
         curves: of `fisher.toy_table`.
 
     Returns:
-        The rows of `check_claims` with ``network`` in front: "exact" first, then networks in the
-        order of the table. An exact value stands for itself and needs no interval to be judged.
+        The rows of `check_by_network`: of each claim "exact" first, then networks in the order of
+        the table. An exact value stands for itself and needs no interval to be judged.
     """
-    findings = fisher_findings(curves)
-    verdicts = []
-    for network in dict.fromkeys(curves["network"]):
-        own = findings[findings["network"] == network].drop(columns="network")
-        table = check_claims(claims, {"fisher_findings": own})
-        table.insert(0, "network", network)
-        verdicts.append(table)
-    order = {claim.id: rank for rank, claim in enumerate(claims)}
-    together = pd.concat(verdicts, ignore_index=True)
-    return together.sort_values("id", key=lambda ids: ids.map(order), kind="stable")
+    networks = list(dict.fromkeys(curves["network"]))
+    return check_by_network(claims, {"fisher_findings": fisher_findings(curves)}, networks)

@@ -31,8 +31,10 @@ COLUMNS = (
     *("r_a", "low_a", "high_a", "r_b", "low_b", "high_b", "value", "low", "high", "confidence"),
     *("method", "cluster_low", "cluster_high", "cluster_method", "better", "n", "clusters", "note"),
 )
-_NUMBERS = ("cfg", "r_a", "low_a", "high_a", "r_b", "low_b", "high_b", "value", "low", "high")
-_NUMBERS += ("confidence", "cluster_low", "cluster_high", "n", "clusters")
+_NUMBERS = (
+    *("cfg", "r_a", "low_a", "high_a", "r_b", "low_b", "high_b", "value", "low", "high"),
+    *("confidence", "cluster_low", "cluster_high", "n", "clusters"),
+)
 
 
 def compare_proxies(
@@ -69,7 +71,7 @@ def compare_proxies(
             if other["n"] != row["n"]:
                 note = f"the interval of {other['metric']} is over {other['n']} tokenizers"
                 row["note"] = join_notes(row["note"], note)
-        rows.append({**row, **own})
+        rows.append(row | own)
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(_NUMBERS, float))
 
 

@@ -23,6 +23,7 @@ TEXT_COLUMNS = frozenset(
         *("metric_2", "metric_a", "metric_b", "backbone_a", "backbone_b", "ordering_by"),
         *("perspective", "naive_metric", "chosen", "better"),
         *("id", "section", "statement", "verdict", "expected", "reason", "table", "refuted_by"),
+        *("network", "exact", "space", "dataset", "role", "distance_metric", "order"),
     }
 )
 

@@ -10,6 +10,7 @@ from diffusability.figures.best_guidance import draw_best_guidance
 from diffusability.figures.correlations import draw_correlations
 from diffusability.figures.families import draw_families
 from diffusability.figures.fisher_curves import draw_fisher_curves
+from diffusability.figures.fisher_latents import draw_fisher_encoders, draw_fisher_levels
 from diffusability.figures.guidance import draw_guidance
 from diffusability.figures.length_ratio import draw_length_ratio
 from diffusability.figures.neighbours_probe import draw_neighbours_probe
@@ -22,6 +23,7 @@ from diffusability.figures.perspectives import (
 )
 from diffusability.figures.reconstruction import draw_reconstruction
 from diffusability.figures.results import Results
+from diffusability.figures.spectra import draw_spectra
 from diffusability.figures.trajectories import draw_trajectories
 from diffusability.study.problems import nearest
 
@@ -42,6 +44,9 @@ DRAW: Mapping[str, Draw] = {
     "perspectives_inception_score": draw_perspectives_inception_score,
     "perspectives_fdr6": draw_perspectives_fdr6,
     "fisher_curves": draw_fisher_curves,
+    "fisher_encoders": draw_fisher_encoders,
+    "fisher_levels": draw_fisher_levels,
+    "spectra": draw_spectra,
 }
 
 

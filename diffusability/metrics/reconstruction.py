@@ -1,4 +1,4 @@
-"""Reconstruction quality of a tokenizer (PSNR, SSIM) and how noisy its posterior is."""
+"""Reconstruction quality of a tokenizer (PSNR, MSE, SSIM) and how noisy its posterior is."""
 
 from collections.abc import Iterable, Mapping
 
@@ -16,7 +16,7 @@ _SIGMA_PER_WINDOW = 1.5 / 11
 
 
 def measure_reconstruction(batches: Iterable[tuple[Tensor, Tensor]]) -> list[Measurement]:
-    """Measure mean PSNR and mean SSIM over images.
+    """Measure mean PSNR, mean SSIM and mean squared error over images.
 
     Args:
         batches: pairs (original, reconstruction), each (B, C, H, W), both uint8 in [0, 255] or
@@ -24,14 +24,17 @@ def measure_reconstruction(batches: Iterable[tuple[Tensor, Tensor]]) -> list[Mea
 
     Returns:
         ``reconstruction.psnr`` in dB and ``reconstruction.ssim`` in [-1, 1]; HIGHER is better for
-        both. PSNR is taken per image and then averaged. The standard errors are over images.
+        both. PSNR is taken per image and then averaged. ``reconstruction.mse``, the mean over
+        pixels and images of the squared error, of values in [-1, 1]; LOWER is better. The standard
+        errors are over images.
 
     Raises:
         MeasurementError: if there are fewer than two images, or a pair does not fit together.
     """
-    psnr, ssim, exact, scale, window = [], [], 0, 0.0, 0
+    psnr, ssim, mse, exact, scale, window = [], [], [], 0, 0.0, 0
     for original, reconstruction in batches:
         psnr.append(psnr_per_image(original, reconstruction))
+        mse.append(squared_error_per_image(original, reconstruction))
         ssim.append(ssim_per_image(original, reconstruction))
         exact += int((original == reconstruction).flatten(1).all(dim=1).sum())
         scale, window = _data_range(original), ssim_window(original.shape)
@@ -42,6 +45,7 @@ def measure_reconstruction(batches: Iterable[tuple[Tensor, Tensor]]) -> list[Mea
     return [
         _over_images("reconstruction.psnr", torch.cat(psnr), "dB", peak, flags),
         _over_images("reconstruction.ssim", torch.cat(ssim), "1", peak | {"window": window}, ()),
+        _over_images("reconstruction.mse", torch.cat(mse), "1", {"data_range": 2.0}, (), False),
     ]
 
 
@@ -65,6 +69,23 @@ def psnr_per_image(original: Tensor, reconstruction: Tensor) -> Tensor:
     error = (a - b).square().flatten(1).mean(dim=1)  # (N,)
     smallest = (scale / 255) ** 2 / a[0].numel()
     return 10 * torch.log10(scale**2 / torch.where(error > 0, error, smallest))
+
+
+def squared_error_per_image(original: Tensor, reconstruction: Tensor) -> Tensor:
+    """Return the mean squared error of each image, of values in [-1, 1].
+
+    Args:
+        original: (N, C, H, W) uint8 in [0, 255] or float in [-1, 1].
+        reconstruction: same shape and kind.
+
+    Returns:
+        (N,) float64 in [0, 4]; LOWER is better.
+
+    Raises:
+        MeasurementError: if the pair does not fit together.
+    """
+    a, b, scale = _as_pair(original, reconstruction)
+    return ((a - b) * (2 / scale)).square().flatten(1).mean(dim=1)
 
 
 def ssim_window(shape: torch.Size) -> int:

@@ -23,6 +23,7 @@ from diffusability.analysis.tidy import read_tables
 from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.card import read_card
 from diffusability.report.summaries import (
+    latent_space_rows,
     ledger_rows,
     proxy_rows,
     regression_rows,
@@ -35,7 +36,7 @@ from diffusability.study.targets import FIGURE_NAMES, figure_files
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 CAPTIONS = Path(__file__).parents[2] / "report"  # shared with Snakemake's own report
 PICTURE_CAPTIONS = ("reconstructions", "samples")
-TABLE_CAPTIONS = ("measurements", "claims", "regressions", "selection", "proxies")
+TABLE_CAPTIONS = ("measurements", "claims", "regressions", "selection", "proxies", "latent_spaces")
 TABLE_COLUMNS = [
     "tokenizer",
     "tokenizer_seed",
@@ -77,6 +78,7 @@ def write_page(plan: Plan, path: Path) -> None:
         selection=_rows(selection_rows(tables["selection"], target)),
         proxies=_rows(proxy_rows(tables["proxies"], target, family)),
         proxy_answers=proxy_sentences(tables["proxies"], target, family),
+        latent_spaces=_rows(latent_space_rows(tables["latent_spaces"])),
         regressions=_rows(regression_rows(tables["regressions"], target)),
         figures=[_figure(plan, name) for name in FIGURE_NAMES],
         tokenizers=[_pictures(plan, name) for name in plan.study.selected_tokenizers],

@@ -1,4 +1,7 @@
-"""What of the analysis tables stands in the report: the ledger, the choices, the fits."""
+"""What of the analysis tables stands in the report: ledger, choices, fits, encoders."""
+
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -8,6 +11,17 @@ from diffusability.analysis.tables import ALL_FAMILIES
 
 VERDICTS = (REPRODUCED, CONTRADICTED, UNDECIDED, NOT_TESTABLE)
 BEST = "best of each"  # guidance scale
+# column of latent_spaces: what the report calls it
+ENCODER_COLUMNS = {
+    "stretch_min": "a",
+    "stretch_max": "b",
+    "stretch_ratio": "b / a",
+    "stretch_q01": "1 %",
+    "stretch_q50": "median",
+    "stretch_q99": "99 %",
+    "stretch_q99_q01": "99 % / 1 %",
+    "mse": "reconstruction MSE",
+}
 
 
 def verdict_counts(ledger: pd.DataFrame) -> dict[str, int]:
@@ -21,9 +35,10 @@ def ledger_rows(ledger: pd.DataFrame) -> list[dict[str, str]]:
     ranked = ledger.sort_values("verdict", key=lambda v: v.map(order), kind="stable")
     return [
         {
-            **{name: str(row[name]) for name in ("id", "section", "statement", "expected")},
+            **{name: str(row[name]) for name in ("id", "network", "section", "statement")},
+            "expected": str(row["expected"]),
             "measured": with_interval(row["value"], row["low"], row["high"]),
-            **{name: str(row[name]) for name in ("verdict", "reason", "refuted_by")},
+            **{name: str(row[name]) for name in ("verdict", "reason", "refuted_by", "exact")},
         }
         for row in ranked.to_dict("records")
     ]
@@ -69,6 +84,37 @@ def proxy_rows(proxies: pd.DataFrame, target: str, family: str) -> pd.DataFrame:
         for row in rows
     ]
     return pd.DataFrame(shown, columns=[*columns, "better", "n", "note"])
+
+
+def latent_space_rows(spaces: pd.DataFrame) -> pd.DataFrame:
+    """Return Tables 1 to 3 of the Fisher paper as text, one row a tokenizer, with their errors.
+
+    Args:
+        spaces: as of ``analysis.latent_spaces``.
+
+    Returns:
+        The Frechet distance stands in a column a backbone and guidance scale. Empty where the
+        study measures no stretching of distances: the headline holds the rest.
+    """
+    if not spaces["stretch_q99_q01"].notna().any():
+        return pd.DataFrame()
+    rows = []
+    for name, part in spaces.groupby("tokenizer", sort=False):
+        first = part.iloc[0]
+        row = {"tokenizer": str(name), "cluster": str(first["cluster"])}
+        row |= {words: _plus(first, column) for column, words in ENCODER_COLUMNS.items()}
+        for model in part[part["distance"].notna()].to_dict("records"):
+            metric = str(model["distance_metric"]).removeprefix("generation.")
+            row[f"{metric} {model['backbone']} cfg {model['cfg']:g}"] = _plus(model, "distance")
+        rows.append(row)
+    return pd.DataFrame(rows).fillna("")
+
+
+def _plus(row: Mapping[Hashable, Any] | pd.Series, column: str) -> str:
+    value, error = row[column], row[f"{column}_stderr"]
+    if pd.isna(value):
+        return ""
+    return f"{value:.3g}" if pd.isna(error) else f"{value:.3g} ± {error:.1g}"
 
 
 def with_interval(value: float, low: float, high: float) -> str:

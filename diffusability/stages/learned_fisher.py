@@ -9,15 +9,20 @@ from diffusability.artifacts.job import Job
 from diffusability.data.load import load_dataset
 from diffusability.diffusion.load import backbone_spec, load_diffusion
 from diffusability.fisher.backbone_denoiser import backbone_denoiser
-from diffusability.metrics.learned_fisher import measure_learned_fisher
+from diffusability.metrics.learned_fisher import HEADLINE, measure_learned_fisher
 from diffusability.metrics.measurement import Measurement
 from diffusability.stages.measurements import write_measurements
 from diffusability.stages.open import open_latents
 from diffusability.study.metrics import LearnedFisherMetric
 
+UNCONDITIONAL = "the backbone was trained without classes"
+
 
 def make(job: Job, folder: Path) -> None:
-    """Write measurements.json, with the class of every latent and without it."""
+    """Write measurements.json, with the class of every latent and without it.
+
+    A model that was trained without classes is asked without them alone.
+    """
     options = dict(job.spec)
     variances = options.pop("variances")
     spec = LearnedFisherMetric.model_validate(options)
@@ -30,10 +35,11 @@ def make(job: Job, folder: Path) -> None:
     source = job.input("diffusion")
     _, channels, height, width = latents.mean.shape
     model = load_diffusion(source, (channels, height, width), data.num_classes, job.device)
-    trained = backbone_denoiser(model, backbone_spec(read_card(source)["spec"]))
+    backbone = backbone_spec(read_card(source)["spec"])
+    trained = backbone_denoiser(model, backbone)
     x, labels = model.normalise(latents.mean.to(job.device)), latents.labels.to(job.device)
     found: list[Measurement] = []
-    for condition in (labels, None):
+    for condition in (labels, None) if backbone.conditional else (None,):
         found += measure_learned_fisher(
             x,
             trained.denoise,
@@ -44,4 +50,5 @@ def make(job: Job, folder: Path) -> None:
             draws=spec.draws,
             sigma_range=trained.sigma_range,
         )
-    write_measurements(folder, found)
+    impossible = [] if backbone.conditional else [f"fisher.learned_{name}" for name in HEADLINE]
+    write_measurements(folder, found, [(name, UNCONDITIONAL) for name in impossible])

@@ -85,7 +85,7 @@ STAGES: dict[str, Stage] = {
     "continuity": _measure("continuity", "neighbours.safetensors", gpu=True),
     "uniformity": _measure("uniformity", version=2),
     "equivariance": _measure("equivariance", gpu=True),
-    "reconstruction": _measure("reconstruction", "reconstructions.png", gpu=True),
+    "reconstruction": _measure("reconstruction", "reconstructions.png", version=2, gpu=True),
     "geometry": _measure("geometry", "spectra.csv"),
     "pixel_fisher": Stage(
         version=1,

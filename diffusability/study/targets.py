@@ -25,11 +25,14 @@ FIGURE_NAMES = (
     "perspectives_inception_score",
     "perspectives_fdr6",
     "fisher_curves",
+    "fisher_encoders",
+    "fisher_levels",
+    "spectra",
 )
 FIGURE_FORMATS = ("svg", "pdf", "png")
 
 # collected from artifacts, then made from those alone, then from all of these and the claims
-COLLECTED_TABLES = ("measurements", "profiles")
+COLLECTED_TABLES = ("measurements", "profiles", "spectra")
 ANALYSIS_TABLES = (
     "correlations",
     "intercorrelations",
@@ -41,10 +44,13 @@ ANALYSIS_TABLES = (
     "comparability",
     "guidance",
     "profile_relations",
+    "latent_spaces",
+    "latent_findings",
 )
 CLAIMS_TABLE = "claims"
 CLAIMS = "claims.yaml"  # what the paper says, as data
 FISHER_CLAIMS = "claims_fisher.yaml"  # what the second paper says of its toys
+LATENT_CLAIMS = "claims_latents.yaml"  # and of the latent spaces of images
 TABLE_NAMES = (*COLLECTED_TABLES, *ANALYSIS_TABLES, CLAIMS_TABLE)
 
 

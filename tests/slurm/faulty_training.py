@@ -18,7 +18,7 @@ STRIKE = 12  # step of 30 after which the fault comes
 INTERVAL = 5  # steps between two checkpoints
 # until the test has done what befalls them, and says so by a file released/<name>
 WAITING = ("out-of-time", "cancelled", "preempted", "node-down", "orphan")
-HELD = 1000 * 2**20  # bytes that `out-of-memory` takes, at every attempt; half as much is used anyway
+HELD = 1000 * 2**20  # bytes that `out-of-memory` takes at every attempt, beside half as many
 
 _step = Training._take_step
 

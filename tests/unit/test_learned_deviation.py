@@ -9,7 +9,7 @@ from diffusability.analysis.learned_deviation import learned_deviations
 from diffusability.analysis.tidy import tabulate
 from diffusability.errors import StudyError
 from diffusability.fisher.deviation import DEVIATIONS, Rate, fir_deviation
-from tests.unit.study_run import plan_of, run_plan
+from tests.unit.study_run import measurements, plan_of, run_plan
 
 V = (0.1, 1.0, 10.0)
 DIM = {"pixels": 12, "latents": 4}
@@ -151,6 +151,24 @@ def test_the_perspective_is_measured_tabulated_and_compared(workplace) -> None:
     assert values["conv-vf-glyph"] > 0
     for metric in ("fisher.fir", "fisher.fi_unconditional", "fisher.fir_deviation_scaled"):
         assert set(table.loc[table["metric"] == metric, "tokenizer"]) == set(values)
+
+
+def test_a_model_without_classes_is_asked_without_them_alone(workplace) -> None:
+    small = {"variances": [0.1, 1.0], "blocks": 2, "samples": 4, "learned": {"latents": 20}}
+    over = {
+        "metrics": {"fisher": small},
+        "backbones": {"sit-a": {"class_dropout": 1.0}},
+        "select": {"metrics": ["fisher"], "tokenizers": ["conv-base"]},
+    }
+    made = run_plan(plan_of(over), "learned_fisher")
+    (folder,) = (path for name, path in made.items() if name.startswith("learned_fisher"))
+    found = measurements(folder)
+    assert found["fisher.learned_fir_unconditional"]["value"] > 0
+    assert not [name for name in found if name.startswith("fisher.curve") and "uncond" not in name]
+    for name in ("fi", "fir", "mmse_rate"):
+        cell = found[f"fisher.learned_{name}"]
+        assert cell["value"] is None
+        assert cell["flags"] == ["impossible: the backbone was trained without classes"]
 
 
 class _Only:

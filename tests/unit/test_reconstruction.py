@@ -109,7 +109,7 @@ class TestReconstruction:
     def test_mean_error_and_batches(self) -> None:
         a = smooth(9, 3, 16, 16, seed=1)
         b = noisy(a, 0.1, seed=2)
-        psnr, ssim = measure_reconstruction([(a, b)])
+        psnr, ssim, mse = measure_reconstruction([(a, b)])
         each = psnr_per_image(a, b)
         assert psnr.value == pytest.approx(float(each.mean()))
         assert psnr.stderr == pytest.approx(float(each.std()) / 3)
@@ -118,7 +118,7 @@ class TestReconstruction:
         assert psnr.higher_is_better is True
         assert ssim.higher_is_better is True
         split = measure_reconstruction(zip(a.split(4), b.split(4), strict=True))
-        for one, two in zip(split, (psnr, ssim), strict=True):
+        for one, two in zip(split, (psnr, ssim, mse), strict=True):
             assert one.value == pytest.approx(two.value, rel=1e-12)
             assert one.stderr == pytest.approx(two.stderr, rel=1e-10)
 
@@ -126,8 +126,22 @@ class TestReconstruction:
         a = images(3, 1, 8, 8, seed=1)
         b = a.clone()
         b[0] = 255 - b[0]
-        psnr, _ = measure_reconstruction([(a, b)])
+        psnr, _, _ = measure_reconstruction([(a, b)])
         assert psnr.flags == ("exact-images-2",)
+
+    def test_squared_error_is_of_values_in_minus_one_to_one(self) -> None:
+        black = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+        other = black.clone()
+        other[0] = 255  # wrong by 2 everywhere
+        other[1, 0, 0, 0] = 51  # by 0.4 in one of 16 pixels
+        mse = measure_reconstruction([(black, other)])[2]
+        assert (mse.metric, mse.higher_is_better) == ("reconstruction.mse", False)
+        first, second = 4.0, 0.4**2 / 16
+        assert mse.value == pytest.approx((first + second) / 2)
+        assert mse.stderr == pytest.approx((first - second) / 2)  # of two: half their distance
+        a = smooth(3, 3, 8, 8, seed=1)
+        floats = measure_reconstruction([(a, a + 0.1)])[2]
+        assert floats.value == pytest.approx(0.01, rel=1e-5)
 
     @pytest.mark.parametrize(
         ("a", "b"),

@@ -12,15 +12,18 @@ from diffusability.analysis.headline import (
     headline_family,
     noise_sentences,
 )
+from diffusability.analysis.latent_spaces import latent_spaces
 from diffusability.analysis.options import AnalysisOptions
 from diffusability.analysis.tidy import read_table, write_table
 from diffusability.report.summaries import (
+    latent_space_rows,
     ledger_rows,
     regression_rows,
     selection_rows,
     verdict_counts,
     with_interval,
 )
+from tests.unit.latent_tables import SPACES, latent_measurements
 from tests.unit.measurement_table import measurement_table, profiles_of
 
 TARGET = "generation.fd_judge"
@@ -72,6 +75,7 @@ def test_the_headline_is_of_the_largest_family_at_the_smallest_scale(tables):
 def test_ledger_counts_and_puts_decided_claims_first():
     base = {"section": "s", "statement": "t", "expected": "at least 0", "refuted_by": "r"}
     base |= {"reason": "because", "low": math.nan, "high": math.nan, "value": math.nan}
+    base |= {"network": "sit-b", "exact": "it is so"}
     ledger = pd.DataFrame(
         [
             {**base, "id": "c", "verdict": NOT_TESTABLE},
@@ -88,6 +92,24 @@ def test_ledger_counts_and_puts_decided_claims_first():
         "none",
     ]
     assert with_interval(0.5, math.nan, math.nan) == "0.50, no interval"
+    assert (rows[0]["network"], rows[0]["exact"]) == ("sit-b", "it is so")
+
+
+def test_encoders_stand_in_a_row_each_with_every_backbone_beside_them():
+    spaces = latent_spaces(latent_measurements(error=0.1))
+    shown = latent_space_rows(spaces).set_index("tokenizer")
+    assert list(shown.index) == list(SPACES)
+    gpe = shown.loc["gpe"]
+    assert (gpe["a"], gpe["b"], gpe["b / a"]) == ("0.8", "1.2", "1.5")
+    assert gpe["99 % / 1 %"] == "1.2 ± 0.1"
+    assert gpe["reconstruction MSE"] == "0.01 ± 0.001"
+    assert (gpe["fd_judge dit-xs cfg 1"], gpe["fd_judge unet-xs cfg 1"]) == ("3 ± 0.1", "2 ± 0.1")
+    assert set(shown.loc["pca", "a":]) == {""}
+
+
+def test_a_study_that_stretches_nothing_shows_no_encoders():
+    spaces = latent_spaces(latent_measurements())
+    assert latent_space_rows(spaces.assign(stretch_q99_q01=math.nan)).empty
 
 
 def test_summaries_take_the_target_over_all_families(tables):

@@ -1,0 +1,288 @@
+"""Statistics on which the claims of the Fisher paper's image experiments can be judged.
+
+Every statistic stands in a row of its own with its interval: of every backbone's learned curves,
+of the curves of fitted mixtures, and (no network) of the encoders themselves. The tokenizers are
+found by their roles. Curves with flags, estimates that contradict themselves, are left out. Both
+sides of a ratio are taken as independent, which is too wide where they share their images.
+"""
+
+import math
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise, product
+
+import numpy as np
+import pandas as pd
+
+from diffusability.analysis.fisher_totals import FITS, fisher_totals, networks, per_dimension
+from diffusability.analysis.latent_spaces import DISTANCE
+from diffusability.analysis.roles import (
+    GPE,
+    LEVEL,
+    PERMUTED,
+    PIXELS,
+    TRAINED,
+    VAE,
+    of_role,
+    with_roles,
+)
+from diffusability.analysis.run_estimates import LOOKS, Ranged, estimates
+from diffusability.analysis.spectra import spectrum_order
+
+COLUMNS = (
+    *("statistic", "dataset", "network", "metric", "space", "v"),
+    *("value", "low", "high", "note"),
+)
+ONCE = 1.96  # standard errors where one number is looked at, not a curve
+_READINGS = ("raw", "per_dimension")
+
+
+def latent_findings(measurements: pd.DataFrame, spectra: pd.DataFrame) -> pd.DataFrame:
+    """Return the statistics that claims on latent spaces of images speak of.
+
+    Args:
+        measurements: the tidy table. spectra: as of ``collect_spectra``; may be empty.
+
+    Returns:
+        One row a statistic, network, space and noise variance, columns ``COLUMNS``; "metric" names
+        space and v for a reader. D and F_D are dimension and FI (or FIR) of pixel space, d and F_d
+        those of a latent space; a reading is "raw", of F, or "per_dimension", of F / n.
+
+        fi_gap_<reading>, fir_gap_<reading>: |F_d / F_D - 1| of the GPE less that of the VAE; below
+            0 the GPE is nearer to pixels.
+        fir_gap_fall: how much further the VAE is from pixels than the GPE at the smallest v, in
+            v^2 |F_D - F_d| / D, less the same at a larger v.
+        fi_level_<reading>, fir_level_<reading>, mmse_rate_level_<reading>: |log F_d / F_D| of a
+            level less that of the next coarser one; below 0 finer is nearer to pixels.
+        fi_level_noise_<reading>, fir_level_noise_<reading>: |log F_d / F_D| of a level at the
+            largest v less that at a smaller one; below 0 curves come together with noise.
+        fi_permuted, fir_permuted: log F of permuted pixels over that of pixels; 0 is no change.
+        stretch_gap: log of the ratio of the 99th to the 1st percentile of how the GPE stretches
+            distances, less that of the VAE; below 0 the GPE is nearer to a similarity.
+        stretch_min, stretch_max, stretch_ratio, mse, distance: as measured (Tables 1 to 3).
+        mse_gap: log of the reconstruction error of the GPE over that of the VAE.
+        distance_gap: Frechet distance in the GPE's latents less that in the VAE's.
+        distance_to_pixels: Frechet distance in a space less that in pixel space.
+        spectrum_slope: of log power against log frequency; 0 is white.
+        spectrum_rise: largest rise of log power between neighbouring frequencies; above 0 the
+            spectrum does not fall everywhere.
+        spectrum_slope_gap: slope of a level less that of pixels.
+        spectrum_permuted: slope of permuted pixels less that of pixels; 0 is no change.
+    """
+    totals = fisher_totals(measurements)
+    rows: list[dict[str, object]] = []
+    for network in networks(totals):
+        curves = _Curves.of(totals, network)
+        for part in (_encoder_gaps, _level_steps, _permutation):
+            rows += [row | {"network": network} for row in part(curves)]
+    table = with_roles(measurements)
+    rows += [*_stretch(table), *_errors(table), *_distances(table), *_spectra(table, spectra)]
+    dataset = measurements["dataset"].iloc[0] if len(measurements) else ""
+    found = pd.DataFrame(rows, columns=list(COLUMNS))
+    return found.assign(dataset=dataset, network=found["network"].fillna(""), note="")
+
+
+def _row(statistic: str, space: str, v: float, at: Ranged, **more: object) -> dict[str, object]:
+    where = space if math.isnan(v) else f"{space}, v = {v:.2g}"
+    ends = {"value": at.value, "low": at.value - at.reach, "high": at.value + at.reach}
+    return {"statistic": statistic, "metric": where, "space": space, "v": v, **ends, **more}
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """The curves of one network.
+
+    Attributes:
+        logs: log of the total by quantity, tokenizer and v, means over runs without flags.
+        dims: dimensions by tokenizer.
+        roles: tokenizers by role; levels from coarse to fine.
+    """
+
+    logs: dict[tuple[str, str, float], Ranged]
+    dims: dict[str, int]
+    roles: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, totals: pd.DataFrame, network: str) -> "_Curves":
+        """Read the curves of a network."""
+        own = totals[totals["network"] == network]
+        dims = dict(zip(own["tokenizer"], own["dim"].astype(int), strict=True))
+        roles = {r: of_role(own, [r]) for r in (PIXELS, PERMUTED, *TRAINED)}
+        roles[LEVEL].sort(key=lambda name: dims[name])
+        kept = own[(own["flags"] == "") & (own["total"] > 0)]
+        # the fit of an encoder that nothing trains has no training to be spread by
+        trained = kept["role"].isin(TRAINED) | (network != FITS)
+        logs: dict[tuple[str, str, float], Ranged] = {}
+        for part in (kept[trained], kept[~trained]):
+            for (quantity, v), at in part.groupby(["quantity", "v"], sort=True):
+                for name, found in estimates(_log_runs(at)).items():
+                    logs[str(quantity), str(name), float(str(v))] = found
+        return cls(logs, dims, roles)
+
+    def pairs(self, *roles: str) -> Iterator[tuple[str, ...]]:
+        """Yield every choice of one tokenizer for each role."""
+        yield from product(*(self.roles[role] for role in roles))
+
+    def levels(self, quantity: str, *spaces: str) -> list[float]:
+        """Return the noise variances at which all spaces have an estimate."""
+        there = [{v for q, s, v in self.logs if q == quantity and s == name} for name in spaces]
+        return sorted(set.intersection(*there)) if there else []
+
+    def ratio(self, quantity: str, space: str, pixels: str, v: float, reading: str) -> Ranged:
+        """Return log F_d / F_D, or of both a dimension."""
+        gap = self.logs[quantity, space, v] - self.logs[quantity, pixels, v]
+        count = math.log(self.dims[space] / self.dims[pixels])
+        return Ranged(gap.value - (count if reading == "per_dimension" else 0.0), gap.reach)
+
+
+def _log_runs(rows: pd.DataFrame) -> dict[Hashable, list[tuple[float, float]]]:
+    """Return log total and its error of every run, by tokenizer."""
+    return {
+        name: [
+            (math.log(total), error / total)
+            for total, error in zip(part["total"], part["stderr"], strict=True)
+        ]
+        for name, part in rows.groupby("tokenizer", sort=False)
+    }
+
+
+def _distance(ratio: Ranged) -> Ranged:
+    """Return |F_d / F_D - 1| of a log ratio."""
+    return abs(ratio.exp() - Ranged(1.0, 0.0))
+
+
+def _encoder_gaps(curves: _Curves) -> Iterator[dict[str, object]]:
+    for gpe, vae, pixels in curves.pairs(GPE, VAE, PIXELS):
+        space = f"{gpe} against {vae}"
+        for quantity, reading in product(("fi", "fir"), _READINGS):
+            for v in curves.levels(quantity, gpe, vae, pixels):
+                a, b = (
+                    _distance(curves.ratio(quantity, s, pixels, v, reading)) for s in (gpe, vae)
+                )
+                yield _row(f"{quantity}_gap_{reading}", space, v, a - b)
+        gaps = {}
+        for v in curves.levels("fir", gpe, vae, pixels):
+            own = _distance(curves.ratio("fir", gpe, pixels, v, "raw"))
+            other = _distance(curves.ratio("fir", vae, pixels, v, "raw"))
+            unit = curves.logs["fir", pixels, v].exp().value  # F_D, whose error both hold
+            gaps[v] = (other - own).times(unit * per_dimension("fir", v, curves.dims[pixels]))
+        for v in list(gaps)[1:]:
+            yield _row("fir_gap_fall", space, v, gaps[min(gaps)] - gaps[v])
+
+
+def _level_steps(curves: _Curves) -> Iterator[dict[str, object]]:
+    for pixels in curves.roles[PIXELS]:
+        for quantity, reading in product(("fi", "fir", "mmse_rate"), _READINGS):
+            for coarse, fine in pairwise(curves.roles[LEVEL]):
+                for v in curves.levels(quantity, coarse, fine, pixels):
+                    far, near = (
+                        abs(curves.ratio(quantity, s, pixels, v, reading)) for s in (coarse, fine)
+                    )
+                    space = f"{fine} against {coarse}"
+                    yield _row(f"{quantity}_level_{reading}", space, v, near - far)
+        for quantity, reading in product(("fi", "fir"), _READINGS):
+            for level in curves.roles[LEVEL]:
+                grid = curves.levels(quantity, level, pixels)
+                apart = [abs(curves.ratio(quantity, level, pixels, v, reading)) for v in grid]
+                for v, gap in zip(grid[:-1], apart[:-1], strict=True):
+                    yield _row(f"{quantity}_level_noise_{reading}", level, v, apart[-1] - gap)
+
+
+def _permutation(curves: _Curves) -> Iterator[dict[str, object]]:
+    for permuted, pixels in curves.pairs(PERMUTED, PIXELS):
+        for quantity in ("fi", "fir"):
+            for v in curves.levels(quantity, permuted, pixels):
+                change = curves.ratio(quantity, permuted, pixels, v, "raw")
+                yield _row(f"{quantity}_permuted", permuted, v, change)
+
+
+def _means(table: pd.DataFrame, logarithm: bool = False) -> dict[str, Ranged]:
+    """Return the mean over runs of one metric by tokenizer; of none, nothing."""
+    known = table[table["value"].notna()]
+    runs = {}
+    for name, part in known.groupby("tokenizer", sort=False):
+        cells = zip(part["value"], part["stderr"], strict=True)
+        if logarithm:
+            positive = [(value, error) for value, error in cells if value > 0]
+            runs[str(name)] = [(math.log(value), error / value) for value, error in positive]
+        else:
+            runs[str(name)] = list(cells)
+    found = estimates({name: group for name, group in runs.items() if group}, ONCE)
+    return {str(name): value for name, value in found.items()}
+
+
+def _metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    return table[table["metric"] == metric]
+
+
+def _stretch(table: pd.DataFrame) -> Iterator[dict[str, object]]:
+    for name in ("min", "max", "ratio"):
+        rows = _metric(table, f"geometry.stretch_{name}")
+        for space, value in _means(rows).items():
+            yield _row(f"stretch_{name}", space, math.nan, value)
+    yield from _log_gaps(table, "geometry.stretch_q99_q01", "stretch_gap")
+
+
+def _errors(table: pd.DataFrame) -> Iterator[dict[str, object]]:
+    for space, value in _means(_metric(table, "reconstruction.mse")).items():
+        yield _row("mse", space, math.nan, value)
+    yield from _log_gaps(table, "reconstruction.mse", "mse_gap")
+
+
+def _log_gaps(table: pd.DataFrame, metric: str, statistic: str) -> Iterator[dict[str, object]]:
+    """Yield log of a metric of every GPE over that of every VAE."""
+    logs = _means(_metric(table, metric), logarithm=True)
+    for gpe, vae in product(of_role(table, [GPE]), of_role(table, [VAE])):
+        if gpe in logs and vae in logs:
+            yield _row(statistic, f"{gpe} against {vae}", math.nan, logs[gpe] - logs[vae])
+
+
+def _distances(table: pd.DataFrame) -> Iterator[dict[str, object]]:
+    """Yield the Frechet distances at the smallest guidance scale, by backbone."""
+    target = table["metric"].str.fullmatch(DISTANCE)
+    for network, rows in table[target].groupby("backbone", sort=False):
+        rows = rows[(rows["cfg"] == rows["cfg"].min()) & (rows["metric"] == rows["metric"].iloc[0])]
+        found, of = _means(rows), {"network": network}
+        for space, value in found.items():
+            yield _row("distance", space, math.nan, value, **of)
+        for gpe, vae in product(of_role(rows, [GPE]), of_role(rows, [VAE])):
+            if gpe in found and vae in found:
+                gap = found[gpe] - found[vae]
+                yield _row("distance_gap", f"{gpe} against {vae}", math.nan, gap, **of)
+        for space, pixels in product(of_role(rows, [GPE, VAE]), of_role(rows, [PIXELS])):
+            if space in found and pixels in found:
+                gap = found[space] - found[pixels]
+                yield _row("distance_to_pixels", space, math.nan, gap, **of)
+
+
+def _spectra(table: pd.DataFrame, spectra: pd.DataFrame) -> Iterator[dict[str, object]]:
+    slopes: dict[str, Ranged] = {}
+    for role in (PIXELS, PERMUTED, *TRAINED):
+        metric = f"geometry.{spectrum_order(role)}_slope"
+        slopes |= _means(_metric(table[table["role"] == role], metric))
+    for space, slope in slopes.items():
+        yield _row("spectrum_slope", space, math.nan, slope)
+    pixels = [name for name in of_role(table, [PIXELS]) if name in slopes]
+    for space, reference in product(of_role(table, [LEVEL, PERMUTED]), pixels):
+        if space in slopes:
+            role = table.loc[table["tokenizer"] == space, "role"].iloc[0]
+            statistic = "spectrum_permuted" if role == PERMUTED else "spectrum_slope_gap"
+            yield _row(statistic, space, math.nan, slopes[space] - slopes[reference])
+    if len(spectra):
+        yield from _rises(with_roles(spectra))
+
+
+def _rises(spectra: pd.DataFrame) -> Iterator[dict[str, object]]:
+    """Yield the largest rise of each spectrum in its own order, of the first seed."""
+    for space, rows in spectra.groupby("tokenizer", sort=False):
+        order = spectrum_order(rows["role"].iloc[0])
+        own = rows[(rows["order"] == order) & (rows["permuted"] == 0)]
+        own = own[own["tokenizer_seed"] == own["tokenizer_seed"].min()].sort_values("frequency")
+        if rows["role"].iloc[0] not in (PIXELS, PERMUTED, *TRAINED) or len(own) < 2:
+            continue
+        power = own["power"].to_numpy(float)
+        error = own["stderr"].to_numpy(float) / power
+        steps, noise = np.diff(np.log(power)), np.hypot(error[:-1], error[1:])
+        at = int(steps.argmax())
+        found = Ranged(float(steps[at]), LOOKS * float(noise[at]))
+        yield _row("spectrum_rise", str(space), math.nan, found)

@@ -1,0 +1,85 @@
+"""Power spectra of images and latents, in order and permuted (Fig. 13 of the second paper)."""
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from diffusability.analysis.roles import CONTROL, with_roles
+from diffusability.analysis.spectra import spectrum_order
+from diffusability.figures.panels import head, panel_grid, sentence_figure
+from diffusability.figures.results import Results
+from diffusability.figures.style import PALETTE, QUIET
+
+COLUMNS = 4  # panels beside each other
+FEWEST = 2  # frequencies that make a curve
+# in order, and the control: permuted or not, what the legend says, colour, line style
+CURVES = ((0, "as it is", PALETTE[0], "-"), (1, "entries permuted", QUIET, "--"))
+
+
+def draw_spectra(results: Results) -> Figure:
+    """Return a panel a tokenizer of the paper's experiments, of its first seed.
+
+    Images, levels and permuted pixels over radial frequency, vectors over their index; beside each
+    the same with all entries in one random order, which FI and FIR do not see. White noise is 1.
+    """
+    spectra = results.tables.get("spectra")
+    shown = pd.DataFrame() if spectra is None else shown_spectra(spectra)
+    if shown.empty:
+        return sentence_figure("no power spectra were measured in this study")
+    names = list(dict.fromkeys(shown["tokenizer"]))
+    columns = min(COLUMNS, len(names))
+    rows = -(-len(names) // columns)
+    figure, axes = panel_grid(rows, columns, panel=(1.5, 1.2), gap=(0.4, 0.6))
+    for axis, name in zip(axes.flat, names, strict=False):
+        _draw(axis, shown[shown["tokenizer"] == name], name)
+    for axis in list(axes.flat)[len(names) :]:
+        axis.set_axis_off()
+    for line in axes:
+        line[0].set_ylabel("power (white noise 1)")
+    head(figure, "Power spectra, and what a permutation of entries makes of them")
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        ncols=len(handles),
+        frameon=False,
+    )
+    return figure
+
+
+def shown_spectra(spectra: pd.DataFrame) -> pd.DataFrame:
+    """Return the spectra of the paper's experiments, each in its own order and of its first seed.
+
+    Args:
+        spectra: as of ``collect_spectra``.
+    """
+    table = with_roles(spectra)
+    order = table["role"].map(spectrum_order)
+    first = table.groupby("tokenizer")["tokenizer_seed"].transform("min")
+    own = table[(table["order"] == order) & (table["tokenizer_seed"] == first)]
+    own = own[own["role"] != CONTROL]
+    lengths = own.groupby(["tokenizer", "permuted"])["frequency"].transform("size")
+    return own[lengths >= FEWEST]
+
+
+def _draw(axis: Axes, rows: pd.DataFrame, name: str) -> None:
+    for permuted, label, colour, style in CURVES:
+        curve = rows[rows["permuted"] == permuted].sort_values("frequency")
+        axis.errorbar(
+            curve["frequency"],
+            curve["power"],
+            yerr=curve["stderr"].fillna(0),
+            color=colour,
+            linestyle=style,
+            linewidth=0.9,
+            marker="o",
+            markersize=2,
+            elinewidth=0.6,
+            label=label,
+        )
+    axis.set_yscale("log")
+    axis.set_title(name)
+    line = rows["order"].iloc[0] == "line"
+    axis.set_xlabel("cycles an entry" if line else "cycles a cell (radial)")

@@ -1,0 +1,212 @@
+"""What the second paper says of latent spaces of images, on Gaussians whose curves are known."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+from diffusability.analysis.claims import (
+    CONTRADICTED,
+    NOT_TESTABLE,
+    REPRODUCED,
+    UNDECIDED,
+    check_by_network,
+    load_claims,
+)
+from diffusability.analysis.fisher_totals import FITS, fisher_totals, networks
+from diffusability.analysis.latent_findings import latent_findings
+from diffusability.analysis.latent_spaces import latent_spaces
+from diffusability.analysis.roles import CONTROL, GPE, LEVEL, PERMUTED, PIXELS, VAE, with_roles
+from diffusability.analysis.run_estimates import LOOKS, estimates
+from diffusability.analysis.spectra import no_spectra
+from tests.unit.latent_tables import (
+    LEVELS,
+    SPACES,
+    latent_measurements,
+    made_spectra,
+    totals,
+)
+
+CLAIMS = Path(__file__).parents[2] / "claims_latents.yaml"
+
+
+@pytest.fixture(scope="module")
+def findings() -> pd.DataFrame:
+    return latent_findings(latent_measurements(), made_spectra())
+
+
+def value(found: pd.DataFrame, statistic: str, v: float | None = None, **where: str) -> float:
+    """Return the one value of a statistic."""
+    rows = found[found["statistic"] == statistic]
+    for column, wanted in (where | ({} if v is None else {"v": v})).items():
+        rows = rows[rows[column] == wanted]
+    assert len(rows) == 1, rows
+    return float(rows["value"].iloc[0])
+
+
+def verdicts(found: pd.DataFrame) -> dict[tuple[str, str], str]:
+    table = check_by_network(load_claims(CLAIMS), {"latent_findings": found})
+    keys = zip(table["id"], table["network"], strict=True)
+    return dict(zip(keys, table["verdict"], strict=True))
+
+
+def test_roles_follow_from_family_and_cluster() -> None:
+    rows = [(name, family, cluster) for name, (family, cluster, _) in SPACES.items()]
+    table = with_roles(pd.DataFrame(rows, columns=["tokenizer", "family", "cluster"]))
+    roles = [PIXELS, GPE, VAE, LEVEL, LEVEL, PERMUTED, CONTROL]
+    assert table["role"].tolist() == roles
+    conv = with_roles(pd.DataFrame({"family": ["conv-f2d4"], "cluster": ["baseline"]}))
+    assert conv["role"].tolist() == [CONTROL]
+
+
+def test_totals_are_read_from_learned_curves_and_fits() -> None:
+    found = fisher_totals(latent_measurements(error=0.02))
+    assert networks(found) == ["dit-xs", "unet-xs", FITS]
+    assert len(found) == len(SPACES) * 3 * len(LEVELS) * 3
+    for row in found.to_dict("records"):
+        exact = totals(SPACES[row["tokenizer"]][2], row["v"])[row["quantity"]]
+        assert row["total"] == pytest.approx(exact)
+        assert row["stderr"] == pytest.approx(0.02 * exact)
+
+
+def test_gaps_by_hand(findings) -> None:
+    for v in LEVELS:
+        pixel, gpe, vae = (totals(SPACES[name][2], v) for name in ("pixels", "gpe", "vae"))
+        for name in ("fi", "fir"):
+            raw = abs(gpe[name] / pixel[name] - 1) - abs(vae[name] / pixel[name] - 1)
+            a_dimension = 0 - abs(2 * vae[name] / pixel[name] - 1)
+            for network in ("dit-xs", FITS):
+                where = {"v": v, "network": network}
+                assert value(findings, f"{name}_gap_raw", **where) == pytest.approx(raw)
+                seen = value(findings, f"{name}_gap_per_dimension", **where)
+                assert seen == pytest.approx(a_dimension)
+
+    def lead(v: float) -> float:
+        f = [totals(SPACES[name][2], v)["fir"] for name in ("pixels", "gpe", "vae")]
+        return v**2 / 8 * (abs(f[0] - f[2]) - abs(f[0] - f[1]))
+
+    for v in LEVELS[1:]:
+        seen = value(findings, "fir_gap_fall", v, network="dit-xs")
+        assert seen == pytest.approx(lead(LEVELS[0]) - lead(v))
+
+
+def test_levels_and_permutations_by_hand(findings) -> None:
+    for v in LEVELS:
+        where = {"v": v, "network": "unet-xs"}
+        # all eigenvalues are 1, so totals go with the number of dimensions: 2, 6 and 8
+        step = math.log(8 / 6) - math.log(8 / 2)
+        for name in ("fi", "fir", "mmse_rate"):
+            assert value(findings, f"{name}_level_raw", **where) == pytest.approx(step)
+            seen = value(findings, f"{name}_level_per_dimension", **where)
+            assert seen == pytest.approx(0, abs=1e-12)
+        assert value(findings, "fir_permuted", **where) == pytest.approx(0, abs=1e-12)
+    for v in LEVELS[:-1]:
+        seen = value(findings, "fi_level_noise_raw", v, network=FITS, space="level-fine")
+        assert seen == pytest.approx(0, abs=1e-12)
+
+
+def test_encoders_by_hand(findings) -> None:
+    assert value(findings, "stretch_gap") == pytest.approx(math.log(1.2 / 3.0))
+    assert value(findings, "mse_gap") == pytest.approx(math.log(0.01 / 0.04))
+    assert value(findings, "distance_gap", network="dit-xs") == pytest.approx(1.0)
+    assert value(findings, "distance_gap", network="unet-xs") == pytest.approx(-1.0)
+    seen = value(findings, "distance_to_pixels", network="unet-xs", space="vae")
+    assert seen == pytest.approx(2.0)
+    assert value(findings, "spectrum_rise", space="pixels") == pytest.approx(-math.log(2))
+    assert value(findings, "spectrum_rise", space="gpe") == pytest.approx(math.log(2))
+    assert value(findings, "spectrum_permuted", space="mixed") == pytest.approx(1.9)
+    assert value(findings, "spectrum_slope_gap", space="level-fine") == pytest.approx(1.0)
+
+
+def test_verdicts_by_network(findings) -> None:
+    found = verdicts(findings)
+    assert found["gpe-nearer-in-fi-per-dimension", "dit-xs"] == REPRODUCED
+    assert found["gpe-nearer-in-fir-per-dimension", FITS] == REPRODUCED
+    # with more FI than the GPE, the VAE's raw curve is nearer to the larger space's
+    assert found["gpe-nearer-in-fi", FITS] == CONTRADICTED
+    assert found["finer-levels-nearer-in-fi", "unet-xs"] == REPRODUCED
+    assert found["finer-levels-nearer-per-dimension", "unet-xs"] == UNDECIDED  # equal
+    assert found["gpe-nearer-to-isometry", ""] == REPRODUCED
+    assert found["gpe-reconstructs-better", ""] == REPRODUCED
+    assert found["table-2-dit-order", "dit-xs"] == REPRODUCED
+    assert found["table-3-unet-order", "unet-xs"] == REPRODUCED
+    assert found["pixels-generate-best", "dit-xs"] == REPRODUCED
+    assert found["pixel-spectrum-decays", ""] == REPRODUCED
+    assert found["vector-spectra-oscillate", ""] == REPRODUCED
+    assert found["permutation-destroys-the-spectrum", ""] == REPRODUCED
+    assert found["permutation-keeps-fir", "dit-xs"] == REPRODUCED
+    for name in ("table-1-gpe-ratio", "table-2-gpe-fid", "table-3-gpe-fid"):
+        assert found[name, ""] == NOT_TESTABLE
+    # extremes have no error, and nothing is reproduced without an interval
+    assert findings[findings["statistic"] == "stretch_ratio"]["low"].isna().all()
+
+
+def test_the_numbers_of_ffhq_are_tested_on_ffhq_alone() -> None:
+    table = latent_measurements(error=0.001).assign(dataset="ffhq64")
+    found = verdicts(latent_findings(table, no_spectra()))
+    assert found["table-2-gpe-fid", "dit-xs"] == CONTRADICTED  # 3, not 74.36
+    assert found["table-3-gpe-fid", "unet-xs"] == CONTRADICTED
+    assert found["table-1-gpe-ratio", ""] == NOT_TESTABLE  # 1.5 without an interval
+    assert found["pixel-spectrum-decays", ""] == NOT_TESTABLE
+
+
+def test_flagged_levels_judge_nothing() -> None:
+    every = latent_findings(latent_measurements(flagged=LEVELS), no_spectra())
+    assert set(every.loc[every["statistic"] == "fi_gap_raw", "network"]) == {FITS}
+    some = latent_findings(latent_measurements(flagged=LEVELS[:1]), no_spectra())
+    gaps = some[(some["statistic"] == "fi_gap_raw") & (some["network"] == "dit-xs")]
+    assert gaps["v"].tolist() == list(LEVELS[1:])
+
+
+def test_a_study_of_other_tokenizers_tests_none_of_it() -> None:
+    table = latent_measurements()
+    foreign = table.assign(family="conv-f2d4", cluster="eq")
+    found = latent_findings(foreign, no_spectra())
+    measured = {"stretch_min", "stretch_max", "stretch_ratio", "mse", "distance"}
+    assert set(found["statistic"]) <= measured
+    assert set(verdicts(found).values()) == {NOT_TESTABLE}
+
+
+def test_the_reach_of_a_mean_knows_data_and_training() -> None:
+    runs = {"a": [(1.0, 0.1), (3.0, 0.1)], "b": [(5.0, 0.2)]}
+    found = estimates(runs)
+    scatter = float(stats.t.ppf(0.975, 1)) * math.sqrt(2.0)  # one degree of freedom, variance 2
+    assert found["a"].value == 2.0
+    assert found["a"].reach == pytest.approx(math.hypot(LOOKS * 0.1, scatter / math.sqrt(2)))
+    assert found["b"].reach == pytest.approx(math.hypot(LOOKS * 0.2, scatter))
+    alone = estimates({"b": [(5.0, 0.2)]})
+    assert alone["b"].reach == pytest.approx(LOOKS * 0.2)
+    assert math.isnan(estimates({"b": [(5.0, math.nan)]})["b"].reach)
+
+
+def test_repeated_trainings_widen_the_intervals_of_learned_curves_alone() -> None:
+    found = latent_findings(latent_measurements(seeds=(-0.1, 0.0, 0.1)), no_spectra())
+    rows = found[(found["statistic"] == "fi_gap_raw") & (found["v"] == 1.0)].set_index("network")
+    width = rows["high"] - rows["low"]
+    assert width["dit-xs"] > 10 * width[FITS]
+
+
+def test_encoders_and_generation_in_one_table() -> None:
+    table = latent_spaces(latent_measurements(error=0.1, seeds=(-0.1, 0.1)))
+    rows = table.set_index(["tokenizer", "backbone"])
+    gpe = rows.loc[("gpe", "unet-xs")]
+    assert gpe["distance"] == pytest.approx(2.0)  # mean of 1.9 and 2.1
+    assert gpe["distance_stderr"] == pytest.approx(0.1)
+    assert (gpe["distance_runs"], gpe["distance_metric"]) == (2, "generation.fd_judge")
+    assert (gpe["stretch_ratio"], gpe["stretch_q99_q01"]) == (1.5, 1.2)
+    assert math.isnan(gpe["stretch_ratio_stderr"])
+    assert gpe["stretch_q99_q01_stderr"] == pytest.approx(0.12)
+    assert gpe["mse_stderr"] == pytest.approx(0.001)
+    pca = table[table["tokenizer"] == "pca"]  # nothing was generated behind it
+    assert len(pca) == 1
+    assert pca[["backbone", "mse", "distance"]].isna().all(axis=None)
+
+
+def test_claims_state_what_exact_calculation_says(findings) -> None:
+    table = check_by_network(load_claims(CLAIMS), {"latent_findings": findings})
+    said = table.set_index("id")["exact"]
+    assert "Lemma B.1" in said["gpe-nearer-in-fi"].iloc[0]
+    assert "arbitrary" in said["vector-spectra-oscillate"]
+    assert said["table-2-dit-order"] == ""
