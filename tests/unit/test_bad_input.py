@@ -14,6 +14,7 @@ SRSS, SEC, PSNR = "spatial.srss", "smoothness.sec25", "reconstruction.psnr"
 ENDS = {"correlations": ["low", "high"], "comparisons": ["low", "high"]}
 ENDS |= {"regressions": ["r2_low", "r2_high"], "noise_floor": ["low", "high"]}
 ENDS |= {"comparability": ["low", "high"], "profile_relations": ["low", "high"]}
+MEASURED_ALONE = ("latent_spaces", "latent_findings")  # of each tokenizer: they need no other
 
 
 def tables_of(tokenizers=8, edit=None, **more):
@@ -29,7 +30,8 @@ def test_fewer_than_four_tokenizers_have_no_interval_and_a_reason(tokenizers):
         assert len(tables[name]), name
         assert tables[name][ends].isna().all(axis=None), name
     for name, table in tables.items():
-        assert (table["note"] != "").all(), name
+        if name not in MEASURED_ALONE:
+            assert (table["note"] != "").all(), name
 
 
 def test_a_constant_metric_is_named_in_every_table():
