@@ -207,7 +207,9 @@ class Cluster:
         mark = f"SLURM_JOB_ID={number}".encode()
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # it has ended, or is the kernel's
-                if mark in (process / "environ").read_bytes().split(b"\0"):
+                of_job = mark in (process / "environ").read_bytes().split(b"\0")
+                # a lost slurmstepd would be a job that cannot be launched, which Slurm holds
+                if of_job and not (process / "comm").read_text().startswith("slurm"):
                     os.kill(int(process.name), signal.SIGKILL)
 
     def _configure(self, host: str, ports: dict[str, int]) -> None:
