@@ -31,8 +31,10 @@ COLUMNS = (
     *("r_a", "low_a", "high_a", "r_b", "low_b", "high_b", "value", "low", "high", "confidence"),
     *("method", "cluster_low", "cluster_high", "cluster_method", "better", "n", "clusters", "note"),
 )
-_NUMBERS = ("cfg", "r_a", "low_a", "high_a", "r_b", "low_b", "high_b", "value", "low", "high")
-_NUMBERS += ("confidence", "cluster_low", "cluster_high", "n", "clusters")
+_NUMBERS = (
+    *("cfg", "r_a", "low_a", "high_a", "r_b", "low_b", "high_b", "value", "low", "high"),
+    *("confidence", "cluster_low", "cluster_high", "n", "clusters"),
+)
 
 
 def compare_proxies(
@@ -62,7 +64,7 @@ def compare_proxies(
     single = {_place(row, row["backbone"], row["metric"]): row for row in pearson}
     rows = []
     for row in found.to_dict("records"):
-        own: dict[str, Any] = {"backbone": row["backbone_a"], "better": better_proxy(row)}
+        own: dict[Hashable, Any] = {"backbone": row["backbone_a"], "better": better_proxy(row)}
         for side in "ab":
             other = single[_place(row, row["backbone_a"], row[f"metric_{side}"])]
             own[f"low_{side}"], own[f"high_{side}"] = _oriented(other)
