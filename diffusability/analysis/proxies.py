@@ -64,7 +64,7 @@ def compare_proxies(
     single = {_place(row, row["backbone"], row["metric"]): row for row in pearson}
     rows = []
     for row in found.to_dict("records"):
-        own: dict[str, Any] = {"backbone": row["backbone_a"], "better": better_proxy(row)}
+        own: dict[Hashable, Any] = {"backbone": row["backbone_a"], "better": better_proxy(row)}
         for side in "ab":
             other = single[_place(row, row["backbone_a"], row[f"metric_{side}"])]
             own[f"low_{side}"], own[f"high_{side}"] = _oriented(other)

@@ -1,18 +1,23 @@
 """The published networks of FDr6 as extractors: preprocessing, one vector an image, weights."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from diffusability.encoders.interface import Encoder
 from diffusability.encoders.packages import import_extra
-from diffusability.encoders.weights import State, read_tensors, require_fit
-from diffusability.errors import ArtifactError, StudyError
+from diffusability.encoders.weights import (
+    State,
+    load_weights,
+    read_tensors,
+    timm_layout,
+    without,
+)
+from diffusability.errors import StudyError
 from diffusability.study.representations import (
     REPRESENTATIONS,
     Representation,
@@ -102,18 +107,15 @@ def load_representation(model: Representation, state: State, **changes: Any) -> 
         ArtifactError: names or shapes do not fit the network; the message lists them.
     """
     facts = REPRESENTATIONS[model]
-    network: nn.Module = build_representation(facts, **changes)
-    # the module that defines the network knows its family's releases
-    convert = import_module(type(network).__module__).checkpoint_filter_fn
-    try:
-        given = _used(convert(dict(state), network))
-    except (KeyError, RuntimeError, AttributeError, ValueError) as error:
-        raise ArtifactError(
-            f"weights of {model}: not a layout that timm knows ({error!s:.200})"
-        ) from None
-    expected = _used(network.state_dict())
-    require_fit(model, f"timm's {facts.network}", facts.hub, expected, given)
-    network.load_state_dict(given, strict=False)  # what is missing is unused, as checked above
+    network = build_representation(facts, **changes)
+    load_weights(
+        model,
+        network,
+        timm_layout(model, network, state),
+        unused=UNUSED,
+        architecture=f"timm's {facts.network}",
+        hub=facts.hub,
+    )
     return RepresentationModel(facts, network)
 
 
@@ -128,10 +130,6 @@ def import_representation(model: Representation, path: Path, target: Path) -> No
     Raises:
         ArtifactError: the file is missing, damaged, or of another network.
     """
-    state = _used(read_tensors(model, path))
+    state = without(read_tensors(model, path), UNUSED)
     load_representation(model, state)  # refuses what does not fit
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, target)
-
-
-def _used(state: State) -> State:
-    return {name: tensor for name, tensor in state.items() if not name.startswith(UNUSED)}

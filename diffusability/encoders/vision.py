@@ -4,8 +4,6 @@ The preprocessing is part of the encoder, so that no caller can hand it an image
 scale: VA-VAE's own code gave its vision models -1 ... 1 instead of what they were trained on.
 """
 
-from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,14 @@ from torch.nn import functional
 
 from diffusability.encoders.interface import Encoder
 from diffusability.encoders.packages import import_extra
-from diffusability.encoders.weights import State, read_tensors, require_fit
-from diffusability.errors import ArtifactError, StudyError
+from diffusability.encoders.weights import (
+    State,
+    load_weights,
+    read_tensors,
+    timm_layout,
+    without,
+)
+from diffusability.errors import StudyError
 from diffusability.study.vision_models import FACTS, VisionFacts, VisionModel
 
 # heads, poolings and the token that hides patches in pre-training: no patch feature depends on them
@@ -136,11 +140,7 @@ def read_weights(model: VisionModel, path: Path) -> State:
     state = read_tensors(model, path)
     if model == "mocov3-l":
         state = _moco_names(state)
-    return {name: tensor.contiguous() for name, tensor in _used(state).items()}
-
-
-def _used(state: Mapping[str, Tensor]) -> State:
-    return {name: tensor for name, tensor in state.items() if not name.startswith(UNUSED)}
+    return {name: tensor.contiguous() for name, tensor in without(state, UNUSED).items()}
 
 
 def _moco_names(state: State) -> State:
@@ -178,10 +178,14 @@ def load_vision_encoder(
     """
     facts = FACTS[model]
     network = build_network(facts, image_side, **changes)
-    fitted = _to_network(facts, network, state)
-    expected = _used(network.state_dict())
-    require_fit(model, f"{facts.library}'s {facts.network}", facts.hub, expected, fitted)
-    network.load_state_dict(fitted, strict=False)  # what is missing is unused, as checked above
+    load_weights(
+        model,
+        network,
+        _to_network(facts, network, state),
+        unused=UNUSED,
+        architecture=f"{facts.library}'s {facts.network}",
+        hub=facts.hub,
+    )
     return VisionModelEncoder(facts, network)
 
 
@@ -204,17 +208,9 @@ def import_vision(model: VisionModel, path: Path, target: Path) -> None:
 def _to_network(facts: VisionFacts, network: nn.Module, state: State) -> State:
     """Return the tensors under the network's names, positions resampled to its grid."""
     if facts.library == "transformers":
-        return _used(state)
-    # the module that defines the network knows its family's releases
-    convert = import_module(type(network).__module__).checkpoint_filter_fn
-    options = {}
+        return state
+    options: dict[str, Any] = {}
     if "radio" in facts.network:  # C-RADIO resamples its 128 x 128 positions linearly
         options = {"interpolation": "bilinear", "antialias": False}
         options["align_corners"] = "base" in facts.network
-    try:
-        converted = convert(state, network, **options)
-    except (KeyError, RuntimeError, AttributeError, ValueError) as error:
-        raise ArtifactError(
-            f"weights for {facts.network}: not a layout that timm knows ({error!s:.200})"
-        ) from None
-    return _used(converted)
+    return timm_layout(facts.network, network, state, **options)

@@ -1,12 +1,13 @@
-"""Published weight files: read as tensors by name, and compared with what a network expects."""
+"""Published weight files: read as tensors by name, compared with what a network expects, loaded."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusability.errors import ArtifactError
 
@@ -41,6 +42,58 @@ def read_tensors(what: str, path: Path) -> State:
     if not isinstance(content, Mapping):
         raise ArtifactError(f"weights of {what}: {path} holds no mapping of names to tensors")
     return {name: t for name, t in content.items() if isinstance(t, Tensor)}
+
+
+def without(state: Mapping[str, Tensor], unused: tuple[str, ...]) -> State:
+    """Return the tensors whose names do not begin with one of ``unused``."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith(unused)}
+
+
+def timm_layout(what: str, network: nn.Module, state: State, **options: Any) -> State:
+    """Return the tensors of any release that timm knows under the names of its network.
+
+    Args:
+        what: whose weights they are, for the message.
+        network: of timm; the module that defines it knows its family's releases.
+        state: tensors of the file by name.
+        options: of the family's conversion.
+
+    Raises:
+        ArtifactError: the tensors are of no such release.
+    """
+    convert = import_module(type(network).__module__).checkpoint_filter_fn
+    try:
+        return convert(dict(state), network, **options)
+    except (KeyError, RuntimeError, AttributeError, ValueError) as error:
+        raise ArtifactError(
+            f"weights of {what}: not a layout that timm knows ({error!s:.200})"
+        ) from None
+
+
+def load_weights(
+    what: str,
+    network: nn.Module,
+    state: State,
+    *,
+    unused: tuple[str, ...],
+    architecture: str,
+    hub: str,
+) -> None:
+    """Put tensors into a network, once they are just those that its features depend on.
+
+    Args:
+        what: whose weights they are, for the message.
+        network: takes the tensors.
+        state: tensors under the network's names; further ones that are unused are left out.
+        unused: beginnings of the names that no feature depends on.
+        architecture: see ``require_fit``. hub: likewise.
+
+    Raises:
+        ArtifactError: names or shapes do not fit; the message lists them.
+    """
+    given = without(state, unused)
+    require_fit(what, architecture, hub, without(network.state_dict(), unused), given)
+    network.load_state_dict(given, strict=False)  # what is missing is unused, as checked above
 
 
 def require_fit(

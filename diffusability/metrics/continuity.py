@@ -129,6 +129,7 @@ def measure_interpolation_frechet(
     extract: Callable[[Tensor], Tensor],
     reference: FeatureMoments,
     generator: torch.Generator,
+    originals: Tensor | None = None,
     alpha: float = 0.5,
     interpolation: Interpolation = "slerp",
     choice: Choice = "weighted",
@@ -145,6 +146,8 @@ def measure_interpolation_frechet(
         extract: maps images to (B, D) features.
         reference: moments of the real images' features.
         generator: CPU generator of neighbour draws and of the random shards.
+        originals: (N, D) features of the queries' own images where the reference holds them; None
+            if it is of other images.
         alpha: position between the latent (0) and its neighbour (1).
         interpolation: "slerp" (default of the source's code) or "linear".
         choice: "weighted" (default of the source's code) or "nearest".
@@ -153,31 +156,42 @@ def measure_interpolation_frechet(
 
     Returns:
         ``continuity.ifd_<extractor>`` in feature units squared; LOWER is better. It is the iFID of
-        the source only where the extractor is its Inception network. The standard error is given
-        the reference, though that may hold the same images.
+        the source only where the extractor is its Inception network. The standard error is that
+        of other queries, whose images leave the reference with them, given the pool. Intervals
+        from it hold too little where the distance is below three standard errors, for none is
+        below zero. Where queries are their own pool each is in the interpolations of others too,
+        which the error leaves out: flag ``queries-are-the-pool`` (a fifth too small in simulations
+        with a given reference).
 
     Raises:
         MeasurementError: if the table does not belong to queries and pool, there are fewer than
             two images a shard, or features and reference do not belong together.
     """
     _check_table(table, queries, pool)
+    if originals is not None and len(originals) != len(queries):
+        raise MeasurementError(
+            f"{len(originals)} features are not those of the images of {len(queries)} latents; "
+            "give one vector a query"
+        )
     if shards < 2 or len(queries) < 2 * shards:
         raise MeasurementError(
             f"{shards} shards need shards >= 2 and {2 * shards} latents, there are {len(queries)}"
         )
     chosen = choose_neighbours(table, choice=choice, generator=generator)
-    parts = []
+    name, side, parts, own = reference.extractor, reference.resolution, [], []
     for rows in torch.randperm(len(queries), generator=generator).tensor_split(shards):
         latents = interpolated_latents(
             queries, pool, chosen, alpha=alpha, mode=interpolation, rows=rows, batch_size=batch_size
         )
         features = (extract(decode(batch)).to(reference.mean.device) for batch in latents)
-        parts.append(
-            moments_of_batches(
-                features, extractor=reference.extractor, resolution=reference.resolution
-            )
-        )
-    result = measure_frechet(reference=reference, generated=parts, stage="continuity")
+        parts.append(moments_of_batches(features, extractor=name, resolution=side))
+        if originals is not None:
+            real = originals[rows.to(originals.device)].to(reference.mean.device)
+            own.append(FeatureMoments.from_features(real, extractor=name, resolution=side))
+    result = measure_frechet(
+        reference=reference, generated=parts, paired=own or None, stage="continuity"
+    )
+    shared = queries.shape == pool.shape and torch.equal(queries, pool.to(queries.device))
     return replace(
         result,
         metric=f"continuity.{distance_name('ifd', reference.extractor)}",
@@ -191,6 +205,7 @@ def measure_interpolation_frechet(
             "same_class": table.same_class,
             "pool": len(pool),
         },
+        flags=(*result.flags, *(("queries-are-the-pool",) if shared else ())),
     )
 
 

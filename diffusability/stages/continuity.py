@@ -39,6 +39,7 @@ def make(job: Job, folder: Path) -> None:
     )
     tokenizer = open_tokenizer(job, data)
     extractor = Extractor(job, spec.extractor, data)
+    originals = extractor.of_dataset(data, asked).vectors
 
     @torch.no_grad()
     def decode(interpolated: Tensor) -> Tensor:
@@ -51,7 +52,8 @@ def make(job: Job, folder: Path) -> None:
         table,
         decode=decode,
         extract=lambda images: extractor(images).vectors,
-        reference=extractor.moments(extractor.of_dataset(data, asked).vectors),
+        reference=extractor.moments(originals),
+        originals=originals,
         generator=torch.Generator().manual_seed(job.stream("neighbours")),
         alpha=spec.alpha,
         interpolation=spec.interpolation,

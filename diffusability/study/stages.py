@@ -82,7 +82,7 @@ STAGES: dict[str, Stage] = {
     "semantics": _measure("semantics"),
     "spatial": _measure("spatial"),
     "smoothness": _measure("smoothness"),
-    "continuity": _measure("continuity", "neighbours.safetensors", gpu=True),
+    "continuity": _measure("continuity", "neighbours.safetensors", version=2, gpu=True),
     "uniformity": _measure("uniformity", version=2),
     "equivariance": _measure("equivariance", gpu=True),
     "reconstruction": _measure("reconstruction", "reconstructions.png", version=2, gpu=True),

@@ -279,6 +279,30 @@ class TestInterpolationFrechet:
         assert a.value == pytest.approx(b.value, rel=1e-9)
         assert a.stderr == pytest.approx(b.stderr, rel=1e-7)
 
+    def test_own_images_leave_the_reference_with_their_queries(self) -> None:
+        """Where nothing is interpolated both sets are one, whichever images are left out."""
+        images = self.latents.flatten(1) * 2
+        given, joint = (self.measure(alpha=0.0, originals=o) for o in (None, images))
+        assert joint.value == given.value
+        assert given.stderr > 1e-3
+        assert joint.stderr < 1e-9
+        with pytest.raises(MeasurementError, match="150 features are not those"):
+            self.measure(originals=images[:150])
+
+    def test_queries_that_are_their_own_pool_are_flagged(self) -> None:
+        assert "queries-are-the-pool" in self.measure().flags
+        other = self.latents.roll(1, dims=0)
+        apart = measure_interpolation_frechet(
+            self.latents,
+            other,
+            nearest_neighbours(self.latents, other, neighbours=4),
+            decode=lambda z: z,
+            extract=lambda x: x.flatten(1),
+            reference=FeatureMoments.from_features(self.latents.flatten(1), extractor="probe"),
+            generator=rng(),
+        )
+        assert apart.flags == ()
+
     def test_a_stale_table_is_refused(self) -> None:
         with pytest.raises(MeasurementError, match="find the neighbours anew"):
             measure_interpolation_frechet(
@@ -292,3 +316,48 @@ class TestInterpolationFrechet:
             )
         with pytest.raises(MeasurementError, match="shards"):
             self.measure(shards=1)
+
+
+def coverage(repetitions: int, own: bool) -> float:
+    """Return the share of 95 % intervals that hold the mean over all repetitions.
+
+    Queries are drawn anew, the pool of their neighbours stays. Real images are the queries' own,
+    or very many others.
+    """
+    pool = normal(500, 8, 1, 1, seed=10**6)
+    many = FeatureMoments.from_features(normal(10**5, 8, seed=10**6 + 1), extractor="probe")
+    runs = []
+    for seed in range(repetitions):
+        queries = normal(300, 8, 1, 1, seed=seed)
+        images = bent(queries).flatten(1)
+        few = FeatureMoments.from_features(images, extractor="probe")
+        runs.append(
+            measure_interpolation_frechet(
+                queries,
+                pool,
+                nearest_neighbours(queries, pool, neighbours=10),
+                decode=bent,
+                extract=lambda x: x.flatten(1),
+                reference=few if own else many,
+                originals=images if own else None,
+                generator=rng(seed),
+            )
+        )
+    values = np.array([run.value for run in runs])
+    errors = np.array([run.stderr for run in runs])
+    return float(np.mean(np.abs(values - values.mean()) < 1.96 * errors))
+
+
+def bent(z: torch.Tensor) -> torch.Tensor:
+    return z + 0.3 * z.square()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_standard_error_covers(own: bool) -> None:
+    assert 0.90 <= coverage(200, own) <= 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [False, True])
+def test_standard_error_covers_over_many_repetitions(own: bool) -> None:
+    assert 0.90 <= coverage(2000, own) <= 0.98
