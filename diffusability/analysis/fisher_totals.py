@@ -18,6 +18,7 @@ COLUMNS = (
     *("tokenizer", "role", "network", "tokenizer_seed", "seed", "dim", "v", "quantity"),
     *("total", "stderr", "flags"),
 )
+_DOUBTS = ("misfit", "not converged")
 _CURVE = re.compile(r"fisher\.curve_(learned_|)(fi|fir|mmse_rate)_unconditional_v[0-9.e+-]+")
 
 
@@ -30,7 +31,8 @@ def fisher_totals(measurements: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns ``COLUMNS``. ``network`` is the backbone, or ``FITS``; ``total`` is FI, FIR or the
         MMSE rate of all ``dim`` dimensions of z-scored latents at noise variance v, with its
-        standard error over data (NaN: unknown); ``flags`` say why it is not to be trusted.
+        standard error over data (NaN: unknown); ``flags`` say why it is not to be trusted. Those
+        of fits that say no such thing are left out: with noise, a singular covariance is regular.
     """
     names = measurements["metric"].drop_duplicates()
     parts = {name: match.groups() for name in names if (match := _CURVE.fullmatch(name))}
@@ -47,10 +49,15 @@ def fisher_totals(measurements: pd.DataFrame) -> pd.DataFrame:
                 **{"dim": options["dim"], "v": options["v"], "quantity": quantity},
                 "total": options["total"],
                 "stderr": math.nan if pd.isna(row["stderr"]) else row["stderr"] * unit,
-                "flags": row["flags"],
+                "flags": row["flags"] if learned else _doubts(row["flags"]),
             }
         )
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _doubts(flags: str) -> str:
+    """Return the flags of a fit that are reasons not to trust it."""
+    return "; ".join(flag for flag in flags.split("; ") if any(word in flag for word in _DOUBTS))
 
 
 def networks(totals: pd.DataFrame) -> list[str]:

@@ -12,6 +12,7 @@ from diffusability.figures.style import PALETTE, QUIET
 
 COLUMNS = 4  # panels beside each other
 FEWEST = 2  # frequencies that make a curve
+LEAST = 0.3  # power down to which every panel reaches, and up to its inverse
 # in order, and the control: permuted or not, what the legend says, colour, line style
 CURVES = ((0, "as it is", PALETTE[0], "-"), (1, "entries permuted", QUIET, "--"))
 
@@ -36,6 +37,10 @@ def draw_spectra(results: Results) -> Figure:
         axis.set_axis_off()
     for line in axes:
         line[0].set_ylabel("power (white noise 1)")
+    low, high = shown["power"].min(), shown["power"].max()
+    for axis in list(axes.flat)[: len(names)]:
+        # one scale for all, of a decade at least, about the 1 of white noise
+        axis.set_ylim(min(low / 1.3, LEAST), max(high * 1.3, 1 / LEAST))
     head(figure, "Power spectra, and what a permutation of entries makes of them")
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(

@@ -71,6 +71,22 @@ def test_totals_are_read_from_learned_curves_and_fits() -> None:
         assert row["stderr"] == pytest.approx(0.02 * exact)
 
 
+def test_a_singular_fit_is_trusted_and_a_misfit_is_not() -> None:
+    table = latent_measurements()
+    fits = table["backbone"] == ""
+    singular = "rank-deficient covariance factors in 9 classes"
+    misfit = "misfit: FIR below the Gaussian bound"
+    for flags, expected in (
+        (singular, ""),
+        (f"{singular}; {misfit}", misfit),
+        ("2 classes not converged", "2 classes not converged"),
+    ):
+        found = fisher_totals(table.assign(flags=table["flags"].where(~fits, flags)))
+        assert set(found.loc[found["network"] == FITS, "flags"]) == {expected}
+        learned = fisher_totals(table.assign(flags=flags))
+        assert set(learned.loc[learned["network"] != FITS, "flags"]) == {flags}
+
+
 def test_gaps_by_hand(findings) -> None:
     for v in LEVELS:
         pixel, gpe, vae = (totals(SPACES[name][2], v) for name in ("pixels", "gpe", "vae"))
