@@ -242,6 +242,10 @@ class TestStandardErrors:
         assert all(share >= 0.90 for share in coverage(120, 60, side=4).values())
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("images", [300, 120])
-    def test_cover_with_tsne(self, images: int) -> None:
-        assert all(0.90 <= share <= 0.98 for share in coverage(images, 400).values())
+    def test_cover_with_tsne(self) -> None:
+        assert all(0.90 <= share <= 0.98 for share in coverage(300, 400).values())
+
+    @pytest.mark.slow
+    def test_are_bounds_with_tsne_where_repeats_share_images(self) -> None:
+        # most of a repeat's scatter is t-SNE's own and of interactions, which shared images spare
+        assert all(share >= 0.90 for share in coverage(120, 200).values())
