@@ -53,6 +53,7 @@ _TABLES = (
 _ORIENTED = ("correlations", "intercorrelations")
 _COUNTS = {"backbones": "backbone", "families": "family", "scales": "cfg"}
 _SMALLEST = ("tokenizers", "clusters", "reliability", *_COUNTS)
+_NAMED = 4  # reasons that a verdict names, of as many as there are rows
 _PANEL = ["target", "backbone", "family"]
 
 
@@ -283,8 +284,9 @@ def _check(claim: Claim, tables: Mapping[str, pd.DataFrame]) -> tuple[_Finding, 
     findings = [_finding(claim, row, floor) for row in chosen.to_dict("records")]
     testable = [f for f in findings if f.verdict != NOT_TESTABLE]
     if not testable:
-        reasons = dict.fromkeys(f.reason for f in findings)
-        return _untestable("; ".join(reasons)), len(chosen)
+        reasons = list(dict.fromkeys(f.reason for f in findings))
+        more = [f"and so for {len(reasons) - _NAMED} more"] * (len(reasons) > _NAMED)
+        return _untestable("; ".join(reasons[:_NAMED] + more)), len(chosen)
     return _together(testable, len(findings), claim.every), len(testable)
 
 

@@ -33,6 +33,7 @@ COLUMNS = (
     *("statistic", "dataset", "network", "metric", "space", "v"),
     *("value", "low", "high", "note"),
 )
+UNKNOWN = "nothing was trained twice, or the measurement has no error"
 ONCE = 1.96  # standard errors where one number is looked at, not a curve
 _READINGS = ("raw", "per_dimension")
 
@@ -79,7 +80,8 @@ def latent_findings(measurements: pd.DataFrame, spectra: pd.DataFrame) -> pd.Dat
     rows += [*_stretch(table), *_errors(table), *_distances(table), *_spectra(table, spectra)]
     dataset = measurements["dataset"].iloc[0] if len(measurements) else ""
     found = pd.DataFrame(rows, columns=list(COLUMNS))
-    return found.assign(dataset=dataset, network=found["network"].fillna(""), note="")
+    note = found["low"].isna().map({True: UNKNOWN, False: ""})
+    return found.assign(dataset=dataset, network=found["network"].fillna(""), note=note)
 
 
 def _row(statistic: str, space: str, v: float, at: Ranged, **more: object) -> dict[str, object]:
@@ -113,9 +115,9 @@ class _Curves:
         # the fit of an encoder that nothing trains has no training to be spread by
         trained = kept["role"].isin(TRAINED) | (network != FITS)
         logs: dict[tuple[str, str, float], Ranged] = {}
-        for part in (kept[trained], kept[~trained]):
+        for is_trained, part in kept.groupby(trained):
             for (quantity, v), at in part.groupby(["quantity", "v"], sort=True):
-                for name, found in estimates(_log_runs(at)).items():
+                for name, found in estimates(_log_runs(at), trained=bool(is_trained)).items():
                     logs[str(quantity), str(name), float(str(v))] = found
         return cls(logs, dims, roles)
 
@@ -196,7 +198,9 @@ def _permutation(curves: _Curves) -> Iterator[dict[str, object]]:
                 yield _row(f"{quantity}_permuted", permuted, v, change)
 
 
-def _means(table: pd.DataFrame, logarithm: bool = False) -> dict[str, Ranged]:
+def _means(
+    table: pd.DataFrame, *, logarithm: bool = False, trained: bool = True
+) -> dict[str, Ranged]:
     """Return the mean over runs of one metric by tokenizer; of none, nothing."""
     known = table[table["value"].notna()]
     runs = {}
@@ -207,7 +211,8 @@ def _means(table: pd.DataFrame, logarithm: bool = False) -> dict[str, Ranged]:
             runs[str(name)] = [(math.log(value), error / value) for value, error in positive]
         else:
             runs[str(name)] = list(cells)
-    found = estimates({name: group for name, group in runs.items() if group}, ONCE)
+    there = {name: group for name, group in runs.items() if group}
+    found = estimates(there, ONCE, trained=trained)
     return {str(name): value for name, value in found.items()}
 
 
@@ -256,10 +261,10 @@ def _distances(table: pd.DataFrame) -> Iterator[dict[str, object]]:
 
 
 def _spectra(table: pd.DataFrame, spectra: pd.DataFrame) -> Iterator[dict[str, object]]:
-    slopes: dict[str, Ranged] = {}
-    for role in (PIXELS, PERMUTED, *TRAINED):
-        metric = f"geometry.{spectrum_order(role)}_slope"
-        slopes |= _means(_metric(table[table["role"] == role], metric))
+    own = "geometry." + table["role"].map(spectrum_order) + "_slope"
+    rows = table[table["metric"] == own]
+    slopes = _means(rows[rows["role"].isin([PIXELS, PERMUTED])], trained=False)
+    slopes |= _means(rows[rows["role"].isin(TRAINED)])
     for space, slope in slopes.items():
         yield _row("spectrum_slope", space, math.nan, slope)
     pixels = [name for name in of_role(table, [PIXELS]) if name in slopes]

@@ -38,19 +38,23 @@ class Ranged:
 
 
 def estimates(
-    runs: Mapping[Hashable, Sequence[tuple[float, float]]], looks: float = LOOKS
+    runs: Mapping[Hashable, Sequence[tuple[float, float]]],
+    looks: float = LOOKS,
+    *,
+    trained: bool = True,
 ) -> dict[Hashable, Ranged]:
     """Return the mean of each group of runs with its reach.
 
     Args:
         runs: by group, value and standard error over data of every run (NaN: none is known).
         looks: standard errors over data on either side.
+        trained: whether what was run was trained; then a second run would differ.
 
     Returns:
-        Means. The reach joins the mean error over data, which runs share their data in, with
-        Student's quantile times the pooled standard deviation of runs over the root of their
-        number. Where nothing was run twice, the spread of training is unknown and left out; NaN
-        where no error is known at all.
+        Means. The reach joins the mean error over data, of which runs share theirs, with Student's
+        quantile times the pooled standard deviation of runs over the root of their number. It is
+        NaN where nothing trained was run twice, because the spread of training is then unknown,
+        and where no error is known at all.
     """
     values = {key: np.array([value for value, _ in group]) for key, group in runs.items()}
     freedom = sum(len(group) - 1 for group in values.values())
@@ -62,7 +66,7 @@ def estimates(
     for key, group in runs.items():
         known = [error for _, error in group if not math.isnan(error)]
         over_runs = scatter / math.sqrt(len(group))
-        if not known and not freedom:
+        if not freedom and (trained or not known):
             reach = math.nan
         else:
             reach = math.hypot(looks * float(np.mean(known)) if known else 0.0, over_runs)

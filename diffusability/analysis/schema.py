@@ -53,7 +53,7 @@ def check_measurements(frame: pd.DataFrame, source: str = "table") -> pd.DataFra
     Raises:
         MeasurementError: missing columns, no rows, a cell of the wrong type, several studies or
             datasets, a cell given twice (with one fingerprint or with two), a tokenizer in two
-            families or clusters, a metric with two units or two directions.
+            families or clusters, a metric measured in two units or with two directions.
     """
     absent = [c for c in COLUMNS if c not in frame.columns]
     if absent:
@@ -113,12 +113,13 @@ def _check_one_study(table: pd.DataFrame, source: str) -> None:
                 f"{source}: {len(names)} different values of {column} ({', '.join(names)}); "
                 "analyse one at a time, or compare two with `diffusability compare`"
             )
-    for key, columns in (
-        ("tokenizer", ("family", "cluster")),
-        ("metric", ("unit", "higher_is_better")),
+    measured = table[table["value"].notna()]  # a declared empty cell knows neither unit nor sign
+    for key, columns, rows in (
+        ("tokenizer", ("family", "cluster"), table),
+        ("metric", ("unit", "higher_is_better"), measured),
     ):
         for column in columns:
-            kinds = table.groupby(key, sort=False)[column].nunique(dropna=False)
+            kinds = rows.groupby(key, sort=False)[column].nunique(dropna=False)
             if (kinds > 1).any():
                 name = kinds.index[kinds > 1][0]
                 raise MeasurementError(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import pandas as pd
 
@@ -41,43 +42,60 @@ def totals(eigenvalues: Sequence[float], v: float) -> dict[str, float]:
 
 
 def latent_measurements(
-    *, error: float = 0.001, seeds: Sequence[float] = (0.0,), flagged: Sequence[float] = ()
+    *,
+    error: float = 0.001,
+    seeds: Sequence[float] = (0.0, 0.0),
+    encoders: int = 2,
+    flagged: Sequence[float] = (),
 ) -> pd.DataFrame:
     """Return a checked tidy table of the made-up study.
 
     Args:
         error: relative standard error of every number.
         seeds: relative offset of the learned curves of each diffusion seed.
+        encoders: trainings of every encoder, with the same numbers.
         flagged: noise variances at which learned curves contradict themselves.
     """
     rows: list[dict[str, object]] = []
     for name, (family, cluster, eigenvalues) in SPACES.items():
-        base: dict[str, object] = {
-            **{"study": "made", "dataset": "digits", "tokenizer": name, "family": family},
-            **{"cluster": cluster, "tokenizer_seed": 0, "backbone": "", "seed": "", "cfg": ""},
-            **{"n": 100, "unit": "1", "higher_is_better": "", "flags": "", "options": "{}"},
-            "fingerprint": name,
-        }
-        for cell in _curves(eigenvalues, "", error):
-            rows.append(base | cell)
-        numbers = ENCODERS.get(name, {})
-        for metric, value in numbers.items():
-            rows.append(base | {"metric": metric, "value": value, "stderr": error * abs(value)})
-        for metric, value in EXTREMES.items() if name in ("gpe", "vae") else ():
-            rows.append(base | {"metric": metric, "value": value, "stderr": ""})
-        for (place, backbone), (seed, offset) in (
-            (b, s) for b in enumerate(BACKBONES) for s in enumerate(seeds)
-        ):
-            run = base | {"backbone": backbone, "seed": seed}
-            for cell in _curves(eigenvalues, "learned_", error, 1 + offset):
-                v = json.loads(str(cell["options"]))["v"]
-                rows.append(run | cell | {"flags": "model-error" if v in flagged else ""})
-            if name in DISTANCES:
-                first, more = DISTANCES[name]
-                value = first + place * more + offset
-                cell = {"metric": "generation.fd_judge", "value": value, "stderr": error}
-                rows.append(run | cell | {"cfg": 1.0, "higher_is_better": False})
+        for encoder in range(encoders):
+            base: dict[str, object] = {
+                **{"study": "made", "dataset": "digits", "tokenizer": name, "family": family},
+                **{"cluster": cluster, "tokenizer_seed": encoder, "backbone": "", "seed": ""},
+                **{"cfg": "", "n": 100, "unit": "1", "higher_is_better": "", "flags": ""},
+                **{"options": "{}", "fingerprint": f"{name}-{encoder}"},
+            }
+            rows += [base | cell for cell in _curves(eigenvalues, "", error)]
+            rows += _encoder(base, name, error)
+            if encoder == 0:
+                rows += _models(base, name, error, seeds, flagged)
     return check_measurements(pd.DataFrame(rows))
+
+
+def _encoder(base: dict[str, object], name: str, error: float) -> Iterator[dict[str, object]]:
+    for metric, value in ENCODERS.get(name, {}).items():
+        yield base | {"metric": metric, "value": value, "stderr": error * abs(value)}
+    for metric, value in EXTREMES.items() if name in ("gpe", "vae") else ():
+        yield base | {"metric": metric, "value": value, "stderr": ""}
+
+
+def _models(
+    base: dict[str, object],
+    name: str,
+    error: float,
+    seeds: Sequence[float],
+    flagged: Sequence[float],
+) -> Iterator[dict[str, object]]:
+    for (place, backbone), (seed, offset) in product(enumerate(BACKBONES), enumerate(seeds)):
+        run = base | {"backbone": backbone, "seed": seed}
+        for cell in _curves(SPACES[name][2], "learned_", error, 1 + offset):
+            v = json.loads(str(cell["options"]))["v"]
+            yield run | cell | {"flags": "model-error" if v in flagged else ""}
+        if name in DISTANCES:
+            first, more = DISTANCES[name]
+            value = first + place * more + offset
+            cell = {"metric": "generation.fd_judge", "value": value, "stderr": error}
+            yield run | cell | {"cfg": 1.0, "higher_is_better": False}
 
 
 def _curves(

@@ -77,7 +77,8 @@ def test_flagged_estimates_are_open() -> None:
 
 
 def test_means_over_runs_have_the_spread_of_runs() -> None:
-    rows = mean_curves(fisher_totals(latent_measurements(seeds=(-0.1, 0.1))))
+    table = latent_measurements(seeds=(-0.1, 0.1), encoders=1)
+    rows = mean_curves(fisher_totals(table))
     at = rows[(rows["quantity"] == "fi") & (rows["v"] == 1.0) & (rows["tokenizer"] == "gpe")]
     learned = at[at["network"] == "dit-xs"].iloc[0]
     assert learned["total"] == pytest.approx(2.0)
@@ -88,7 +89,8 @@ def test_means_over_runs_have_the_spread_of_runs() -> None:
 
 
 def test_a_deviation_has_the_errors_of_both_curves() -> None:
-    means = mean_curves(fisher_totals(latent_measurements(error=0.1)))
+    table = latent_measurements(error=0.1, seeds=(0.0,), encoders=1)
+    means = mean_curves(fisher_totals(table))
     rows = scaled_deviations(means[means["network"] == "dit-xs"])
     gpe = rows[(rows["tokenizer"] == "gpe") & (rows["v"] == 1.0)].iloc[0]
     assert gpe["deviation"] == pytest.approx((2.0 - 1.0) / 8)

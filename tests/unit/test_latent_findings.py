@@ -62,7 +62,7 @@ def test_roles_follow_from_family_and_cluster() -> None:
 
 
 def test_totals_are_read_from_learned_curves_and_fits() -> None:
-    found = fisher_totals(latent_measurements(error=0.02))
+    found = fisher_totals(latent_measurements(error=0.02, seeds=(0.0,), encoders=1))
     assert networks(found) == ["dit-xs", "unet-xs", FITS]
     assert len(found) == len(SPACES) * 3 * len(LEVELS) * 3
     for row in found.to_dict("records"):
@@ -155,8 +155,25 @@ def test_verdicts_by_network(findings) -> None:
     assert found["permutation-keeps-fir", "dit-xs"] == REPRODUCED
     for name in ("table-1-gpe-ratio", "table-2-gpe-fid", "table-3-gpe-fid"):
         assert found[name, ""] == NOT_TESTABLE
-    # extremes have no error, and nothing is reproduced without an interval
-    assert findings[findings["statistic"] == "stretch_ratio"]["low"].isna().all()
+
+
+def test_nothing_is_judged_on_one_training() -> None:
+    once = latent_measurements(seeds=(0.0,), encoders=1)
+    found = latent_findings(once, made_spectra())
+    alone = found["low"].isna()
+    assert (found.loc[alone, "note"] != "").all()
+    untrained = {"spectrum_slope", "spectrum_rise", "spectrum_permuted", "fi_permuted"}
+    untrained |= {"fir_permuted"}
+    # a permutation, and the fits of it, need no training
+    assert set(found.loc[~alone, "statistic"]) == untrained
+    assert set(found.loc[~alone & found["statistic"].str.endswith("_permuted"), "network"]) == {
+        *("", FITS),
+    }
+    said = verdicts(found)
+    assert said["gpe-nearer-in-fi", "dit-xs"] == NOT_TESTABLE
+    assert said["gpe-nearer-to-isometry", ""] == NOT_TESTABLE
+    assert said["permutation-keeps-fir", FITS] == REPRODUCED
+    assert said["permutation-keeps-fir", "dit-xs"] == NOT_TESTABLE
 
 
 def test_the_numbers_of_ffhq_are_tested_on_ffhq_alone() -> None:
@@ -164,8 +181,11 @@ def test_the_numbers_of_ffhq_are_tested_on_ffhq_alone() -> None:
     found = verdicts(latent_findings(table, no_spectra()))
     assert found["table-2-gpe-fid", "dit-xs"] == CONTRADICTED  # 3, not 74.36
     assert found["table-3-gpe-fid", "unet-xs"] == CONTRADICTED
-    assert found["table-1-gpe-ratio", ""] == NOT_TESTABLE  # 1.5 without an interval
+    assert found["table-1-gpe-ratio", ""] == CONTRADICTED  # 1.5 from both encoders
     assert found["pixel-spectrum-decays", ""] == NOT_TESTABLE
+    once = latent_measurements(encoders=1).assign(dataset="ffhq64")
+    found = verdicts(latent_findings(once, no_spectra()))
+    assert found["table-1-gpe-ratio", ""] == NOT_TESTABLE  # extremes have no error
 
 
 def test_flagged_levels_judge_nothing() -> None:
@@ -192,9 +212,10 @@ def test_the_reach_of_a_mean_knows_data_and_training() -> None:
     assert found["a"].value == 2.0
     assert found["a"].reach == pytest.approx(math.hypot(LOOKS * 0.1, scatter / math.sqrt(2)))
     assert found["b"].reach == pytest.approx(math.hypot(LOOKS * 0.2, scatter))
-    alone = estimates({"b": [(5.0, 0.2)]})
-    assert alone["b"].reach == pytest.approx(LOOKS * 0.2)
-    assert math.isnan(estimates({"b": [(5.0, math.nan)]})["b"].reach)
+    assert math.isnan(estimates({"b": [(5.0, 0.2)]})["b"].reach)
+    untrained = estimates({"b": [(5.0, 0.2)]}, trained=False)
+    assert untrained["b"].reach == pytest.approx(LOOKS * 0.2)
+    assert math.isnan(estimates({"b": [(5.0, math.nan)]}, trained=False)["b"].reach)
 
 
 def test_repeated_trainings_widen_the_intervals_of_learned_curves_alone() -> None:
@@ -205,7 +226,7 @@ def test_repeated_trainings_widen_the_intervals_of_learned_curves_alone() -> Non
 
 
 def test_encoders_and_generation_in_one_table() -> None:
-    table = latent_spaces(latent_measurements(error=0.1, seeds=(-0.1, 0.1)))
+    table = latent_spaces(latent_measurements(error=0.1, seeds=(-0.1, 0.1), encoders=1))
     rows = table.set_index(["tokenizer", "backbone"])
     gpe = rows.loc[("gpe", "unet-xs")]
     assert gpe["distance"] == pytest.approx(2.0)  # mean of 1.9 and 2.1

@@ -102,6 +102,12 @@ def test_bad_tables_are_refused(rows, message):
         check_measurements(pd.DataFrame(rows))
 
 
+def test_a_declared_empty_cell_knows_neither_unit_nor_direction():
+    """A tokenizer that cannot have a number has an empty cell, whatever the metric's unit."""
+    empty = run("b", "", unit="nat/dim", up="", stderr="", flags="impossible: deterministic")
+    assert len(check_measurements(pd.DataFrame([run("a", 1.0), empty]))) == 2
+
+
 def test_missing_columns_and_empty_tables_are_refused(tmp_path):
     frame = pd.DataFrame(small())
     with pytest.raises(MeasurementError, match="columns cfg, stderr are missing"):
