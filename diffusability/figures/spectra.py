@@ -26,7 +26,7 @@ def draw_spectra(results: Results) -> Figure:
     spectra = results.tables.get("spectra")
     shown = pd.DataFrame() if spectra is None else shown_spectra(spectra)
     if shown.empty:
-        return sentence_figure("no power spectra were measured in this study")
+        return sentence_figure("power spectra were not measured in this study")
     names = list(dict.fromkeys(shown["tokenizer"]))
     columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)

@@ -122,4 +122,4 @@ def test_spectra_stand_beside_their_permutation() -> None:
 def test_a_study_without_spectra_says_so() -> None:
     for spectra in (None, made_spectra().iloc[:0]):
         figure = draw_spectra(results_of(latent_measurements(), spectra))
-        assert sentence(figure) == "no power spectra were measured in this study"
+        assert sentence(figure) == "power spectra were not measured in this study"

@@ -26,7 +26,20 @@ from diffusability.tokenizers.vector import VectorAutoencoder
 from tests.conftest import REPOSITORY
 from tests.unit.study_run import measurements, run_plan
 
-STUDY = read_yaml(REPOSITORY / "studies" / "fisher_images.yaml")
+IMAGES = read_yaml(REPOSITORY / "studies" / "fisher_images.yaml")
+# its spaces and two more, one training of each
+STUDY = {
+    **{part: IMAGES[part] for part in ("name", "datasets", "encoders", "bases", "sampling")},
+    "tokenizers": {
+        **IMAGES["tokenizers"],
+        "gpe": {"base": "vector-d16", "method": "gpe"},
+        "gpe-noise": IMAGES["tokenizers"]["gpe"],
+        "haar": {"source": "haar", "factor": 2, "channels": 1},
+    },
+    "backbones": {"dit-xs": IMAGES["backbones"]["dit-xs"]},
+    "metrics": {**IMAGES["metrics"], "equivariance": {}},
+    "select": {"dataset": "digits"},
+}
 TRAINED = ("gpe", "vae", "level-8x8")
 
 
@@ -36,8 +49,8 @@ def plan_of(steps: int, **over: Any) -> Plan:
     tiny: dict[str, Any] = {
         "encoders": {"judge": {"width": 4, "features": 8, "train": {"steps": 1}}},
         "bases": {"vector-d16": short, "levels": merge(short, {"network": {"width": 8}})},
-        "backbones": {"sit-xs": {"width": 16, "depth": 1, "train": {"steps": 1}}},
-        "sampling": {"evaluations": 2, "count": 20},
+        "backbones": {"dit-xs": {"width": 16, "depth": 1, "heads": 2, "train": {"steps": 1}}},
+        "sampling": {"evaluations": 3, "count": 20},
         "metrics": {"geometry": {"images": 40}},
     }
     return Plan(resolve_study(merge(merge(STUDY, tiny), over), "test"))
@@ -91,7 +104,7 @@ def test_generation_and_equivariance_of_a_vector_and_of_a_level(workplace: Path)
     made = run_plan(plan, "samples", "equivariance", "reconstruction")
     assert "tokenizer/level-8x8/s0" in made  # trained though not selected
     for name in ("pca", "level-2x2"):
-        assert (made[f"samples/{name}/s0/sit-xs/s0/cfg1"] / "samples.png").exists()
+        assert (made[f"samples/{name}/s0/dit-xs/s0/cfg1"] / "samples.png").exists()
     cells = measurements(made["equivariance/pca/s0"])
     assert "was made for 8x8 only" in cells["equivariance.scale_error"]["flags"][0]
     assert cells["equivariance.flip_error"]["value"] is not None

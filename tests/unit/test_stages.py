@@ -53,7 +53,7 @@ def test_reconstruction_measures_all_that_a_tokenizer_has(workplace: Path) -> No
     plan = plan_of({"metrics": {"reconstruction": {"split": "val"}}})
     made = run_plan(plan, "reconstruction")
     cells = {name: measurements(made[f"reconstruction/{name}/s0"]) for name in TOKENIZERS}
-    always = {"psnr", "ssim", "kl", "posterior_variance_share", "fd_judge"}
+    always = {"psnr", "ssim", "mse", "kl", "posterior_variance_share", "fd_judge"}
     aligned = always | {"alignment_cosine"}
     assert set(cells["conv-base"]) == {f"reconstruction.{name}" for name in always}
     assert set(cells["conv-vf-glyph"]) == {f"reconstruction.{name}" for name in aligned}
