@@ -4,7 +4,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusability.analysis.claims import check_by_network, load_claims
+from diffusability.analysis.claims import load_claims
+from diffusability.analysis.network_claims import check_by_network
 from diffusability.analysis.tidy import read_table, write_tables
 from diffusability.figures.command import run
 from diffusability.study.plan import Plan

@@ -233,36 +233,6 @@ def check_claims(claims: Sequence[Claim], tables: Mapping[str, pd.DataFrame]) ->
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def check_by_network(
-    claims: Sequence[Claim],
-    tables: Mapping[str, pd.DataFrame],
-    networks: Sequence[str] | None = None,
-) -> pd.DataFrame:
-    """Return the verdict on every claim, by each network whose numbers it is to be judged on.
-
-    Args:
-        claims: as of ``load_claims``.
-        tables: as of ``check_claims``; those of claims that networks decide have a column
-            ``network``.
-        networks: that judge every claim; by default those that have rows which a claim selects.
-
-    Returns:
-        The rows of ``check_claims`` with ``network`` in front, claim by claim; it is empty where
-        a claim is judged on no network's numbers.
-    """
-    parts = [check_claims([], tables).assign(network="")]
-    for claim in claims:
-        table, there, own = tables.get(claim.table), [""], dict(tables)
-        if table is not None and "network" in table:
-            named = table["network"][_selected(table, claim)] if networks is None else networks
-            there = list(dict.fromkeys(named)) or there
-        for network in there:
-            if table is not None and "network" in table:
-                own[claim.table] = table[table["network"] == network]
-            parts.append(check_claims([claim], own).assign(network=network))
-    return pd.concat(parts, ignore_index=True)[["network", *COLUMNS]]
-
-
 def _untestable(reason: str) -> _Finding:
     return _Finding(NOT_TESTABLE, math.nan, math.nan, math.nan, reason)
 
@@ -272,7 +242,7 @@ def _check(claim: Claim, tables: Mapping[str, pd.DataFrame]) -> tuple[_Finding, 
     table = tables.get(claim.table)
     if table is None or table.empty:
         return _untestable(f"this study has no table of {claim.table}"), 0
-    chosen = table[_selected(table, claim)]
+    chosen = table[selected_rows(table, claim)]
     if chosen.empty:
         return _untestable("this study measures nothing that the claim speaks of"), 0
     for name, column in _COUNTS.items():
@@ -307,7 +277,7 @@ def _together(findings: list[_Finding], total: int, every: bool) -> _Finding:
     return _Finding(decisive.verdict, decisive.value, decisive.low, decisive.high, reason)
 
 
-def _selected(table: pd.DataFrame, claim: Claim) -> pd.Series:
+def selected_rows(table: pd.DataFrame, claim: Claim) -> pd.Series:
     """Return which rows of a table a claim speaks of."""
     rows = pd.Series(False, index=table.index)
     for selector in claim.selectors:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from diffusability.analysis.claims import Claim, check_by_network
+from diffusability.analysis.claims import Claim
+from diffusability.analysis.network_claims import check_by_network
 
 WIDTH = 3.0  # standard errors to either side
 COLUMNS = ("statistic", "network", "metric", "space", "v", "value", "low", "high", "note")

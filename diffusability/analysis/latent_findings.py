@@ -203,7 +203,7 @@ def _means(
 ) -> dict[str, Ranged]:
     """Return the mean over runs of one metric by tokenizer; of none, nothing."""
     known = table[table["value"].notna()]
-    runs = {}
+    runs: dict[Hashable, list[tuple[float, float]]] = {}
     for name, part in known.groupby("tokenizer", sort=False):
         cells = zip(part["value"], part["stderr"], strict=True)
         if logarithm:
@@ -212,8 +212,7 @@ def _means(
         else:
             runs[str(name)] = list(cells)
     there = {name: group for name, group in runs.items() if group}
-    found = estimates(there, ONCE, trained=trained)
-    return {str(name): value for name, value in found.items()}
+    return {str(k): found for k, found in estimates(there, ONCE, trained=trained).items()}
 
 
 def _metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from diffusability.analysis.roles import CONTROL, with_roles
 from diffusability.analysis.spectra import spectrum_order
@@ -41,6 +42,10 @@ def draw_spectra(results: Results) -> Figure:
     for axis in list(axes.flat)[: len(names)]:
         # one scale for all, of a decade at least, about the 1 of white noise
         axis.set_ylim(min(low / 1.3, LEAST), max(high * 1.3, 1 / LEAST))
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda power, _: f"{power:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.tick_params(labelleft=axis in axes[:, 0])
     head(figure, "Power spectra, and what a permutation of entries makes of them")
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(

@@ -12,12 +12,12 @@ from diffusability.analysis.claims import (
     NOT_TESTABLE,
     REPRODUCED,
     UNDECIDED,
-    check_by_network,
     load_claims,
 )
 from diffusability.analysis.fisher_totals import FITS, fisher_totals, networks
 from diffusability.analysis.latent_findings import latent_findings
 from diffusability.analysis.latent_spaces import latent_spaces
+from diffusability.analysis.network_claims import check_by_network
 from diffusability.analysis.roles import CONTROL, GPE, LEVEL, PERMUTED, PIXELS, VAE, with_roles
 from diffusability.analysis.run_estimates import LOOKS, estimates
 from diffusability.analysis.spectra import no_spectra
