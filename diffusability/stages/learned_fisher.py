@@ -37,7 +37,9 @@ def make(job: Job, folder: Path) -> None:
     model = load_diffusion(source, (channels, height, width), data.num_classes, job.device)
     backbone = backbone_spec(read_card(source)["spec"])
     trained = backbone_denoiser(model, backbone)
-    x, labels = model.normalise(latents.mean.to(job.device)), latents.labels.to(job.device)
+    # trained on draws of the posteriors, it knows nothing of the distribution of their means
+    drawn = latents.sample(torch.Generator().manual_seed(job.stream("posterior")))
+    x, labels = model.normalise(drawn.to(job.device)), latents.labels.to(job.device)
     found: list[Measurement] = []
     for condition in (labels, None) if backbone.conditional else (None,):
         found += measure_learned_fisher(

@@ -93,7 +93,10 @@ class GeometryMetric(Spec):
 class LearnedFisherMetric(Spec):
     """The same quantities from the trained diffusion models, by one JVP a probe."""
 
-    split: Split = Field("val", description="images whose latents are diffused; held out is best")
+    split: Split = Field(
+        "val",
+        description="images whose latents (a draw of each posterior) are diffused; best held out",
+    )
     latents: int = Field(512, ge=20, description="at most so many, evenly over the split")
     probes: PositiveInt = Field(1, description="random directions a noisy latent")
     draws: PositiveInt = Field(1, description="noises a latent")

@@ -103,7 +103,7 @@ STAGES: dict[str, Stage] = {
         distributed=True,
     ),
     "learned_fisher": Stage(
-        version=1,
+        version=2,
         rule="measure_learned_fisher",
         outputs=("measurements.json",),
         labels=_DIFFUSION,
