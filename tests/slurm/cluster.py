@@ -180,20 +180,19 @@ class Cluster:
 
     def ask(self, *command: str) -> str:
         """Return what a command of Slurm prints; its failure is an error."""
-        result = subprocess.run(command, capture_output=True, text=True)
+        result = _run(*command)
         if result.returncode:
             raise RuntimeError(f"{' '.join(command)}: {result.stdout}{result.stderr}")
         return result.stdout.strip()
 
     def node_state(self) -> str:
         """Return the state of the node: idle, mixed, down, ..."""
-        result = subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True, text=True)
-        return result.stdout.split("\n")[0].strip()
+        return _run("sinfo", "-h", "-o", "%t").stdout.split("\n")[0].strip()
 
     def jobs(self) -> dict[str, str]:
         """Return the jobs that have not ended, by number, with their state."""
-        result = subprocess.run(["squeue", "-h", "-o", "%i %T"], capture_output=True, text=True)
-        pairs = (line.split() for line in result.stdout.splitlines())
+        lines = _run("squeue", "-h", "-o", "%i %T").stdout.splitlines()
+        pairs = (line.split() for line in lines)
         return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 
     def lose_node(self, number: str) -> None:
@@ -284,8 +283,13 @@ def _make_null(path: str) -> None:
     os.mknod(path, 0o20666, os.stat(os.devnull).st_rdev)
 
 
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": _path()}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
 def _succeeds(*command: str) -> bool:
-    return subprocess.run(command, capture_output=True).returncode == 0
+    return _run(*command).returncode == 0
 
 
 def _free_ports(count: int) -> list[int]:
