@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from diffusability.analysis.tables import predictors
 from diffusability.figures.catalogue import PERSPECTIVES, REPRESENTATIVES, name_metric
-from diffusability.figures.panels import head, panel_grid, say, sentence_figure
+from diffusability.figures.panels import head, legend_below, panel_grid, say, sentence_figure
 from diffusability.figures.results import Results
 from diffusability.figures.scope import Scope, backbone_scopes, reference_scope, scales
 from diffusability.figures.style import QUIET, TEXT
@@ -134,13 +134,10 @@ def _legend(figure: Figure, guided: bool, metrics: int) -> None:
     for handle in handles.values():
         handle.set(markersize=3.5, linewidth=2.2)
     handles["interval over clusters"] = Line2D([], [], color=QUIET, linewidth=0.7)
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0.0),
-        ncols=1 if figure.get_size_inches()[0] < 5 else 3,
-        frameon=False,
+    legend_below(
+        figure,
+        handles,
+        1 if figure.get_size_inches()[0] < 5 else 3,
         title=f"bold: represents its perspective   °: no declared direction\n"
         f"all {metrics} metrics: table correlations",
         title_fontsize=TEXT - 0.5,

@@ -11,15 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from diffusability.analysis.fisher_totals import fisher_totals, networks, per_dimension
+from diffusability.analysis.fisher_totals import POWERS, fisher_totals, networks, per_dimension
 from diffusability.analysis.roles import GPE, LEVEL, PIXELS, VAE, of_role
-from diffusability.figures.panels import head, panel_grid, say, sentence_figure
+from diffusability.figures.fisher_curves import QUANTITIES
+from diffusability.figures.panels import head, legend_below, panel_grid, say, sentence_figure
 from diffusability.figures.results import Results
 from diffusability.figures.style import PALETTE, QUIET
 
 # column: what its title says; a total has a logarithmic axis
 TOTALS = {"fi": "FI", "fir": "FIR"}
-SHARES = {"fi": "v FI / n", "fir": "v² FIR / n", "mmse_rate": "MMSE rate / n"}
+SHARES = {quantity: QUANTITIES[quantity] for quantity in POWERS}
 DEVIATION = "v² |FIR\N{MINUS SIGN}FIR of pixels| / D"
 MARK = 2.6  # points
 
@@ -142,20 +143,13 @@ def _curves(
 
 
 def _legend(figure: Figure, colours: dict[str, str], dims: dict[str, int]) -> None:
-    handles = [
-        Line2D([], [], color=colour, marker="o", markersize=MARK + 1, linewidth=1)
-        for colour in colours.values()
-    ]
-    labels = [f"{name} (n = {dims[name]})" for name in colours]
-    handles.append(
-        Line2D([], [], color=QUIET, marker="o", markerfacecolor="white", linestyle="none")
+    handles = {
+        f"{name} (n = {dims[name]})": Line2D(
+            [], [], color=colour, marker="o", markersize=MARK + 1, linewidth=1
+        )
+        for name, colour in colours.items()
+    }
+    handles["estimate that contradicts itself or extrapolates"] = Line2D(
+        [], [], color=QUIET, marker="o", markerfacecolor="white", linestyle="none"
     )
-    labels.append("estimate that contradicts itself or extrapolates")
-    figure.legend(
-        handles,
-        labels,
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0.0),
-        ncols=len(handles),
-        frameon=False,
-    )
+    legend_below(figure, handles, len(handles))

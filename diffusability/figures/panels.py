@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -230,6 +231,26 @@ def head(figure: Figure, heading: str) -> None:
     )
 
 
+def legend_below(
+    figure: Figure, handles: Mapping[str, Artist], columns: int, **layout: Any
+) -> None:
+    """Put a legend under a figure.
+
+    Args:
+        figure: whose panels are drawn. handles: by label. columns: of the legend.
+        layout: further options of matplotlib's legend.
+    """
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        ncols=columns,
+        frameon=False,
+        **layout,
+    )
+
+
 def add_legend(
     figure: Figure, results: Results, extra: Mapping[str, Line2D] | None = None, *, key: bool = True
 ) -> None:
@@ -245,16 +266,8 @@ def add_legend(
         cluster: Line2D([], [], color=colour, marker=marker, markersize=5.5, linestyle="none")
         for cluster, (colour, marker) in cluster_styles(results.measurements["cluster"]).items()
     } | dict(extra or {})
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0.0),
-        ncols=min(len(handles), max(2, int(1.2 * figure.get_size_inches()[0]))),
-        frameon=False,
-        handletextpad=0.3,
-        columnspacing=1.2,
-    )
+    beside = min(len(handles), max(2, int(1.2 * figure.get_size_inches()[0])))
+    legend_below(figure, handles, beside, handletextpad=0.3, columnspacing=1.2)
     if key:
         height = figure.get_size_inches()[1]
         lines = -(-len(handles) // max(2, int(1.2 * figure.get_size_inches()[0])))

@@ -7,7 +7,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from diffusability.analysis.roles import CONTROL, with_roles
 from diffusability.analysis.spectra import spectrum_order
-from diffusability.figures.panels import head, panel_grid, sentence_figure
+from diffusability.figures.panels import head, legend_below, panel_grid, sentence_figure
 from diffusability.figures.results import Results
 from diffusability.figures.style import PALETTE, QUIET
 
@@ -48,14 +48,7 @@ def draw_spectra(results: Results) -> Figure:
         axis.tick_params(labelleft=axis in axes[:, 0])
     head(figure, "Power spectra, and what a permutation of entries makes of them")
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0.0),
-        ncols=len(handles),
-        frameon=False,
-    )
+    legend_below(figure, dict(zip(labels, handles, strict=True)), len(handles))
     return figure
 
 

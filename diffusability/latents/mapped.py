@@ -57,11 +57,6 @@ class Latents:
             self.mean[images], self.logvar[images], self.labels[images], self.foreground[images]
         )
 
-    def sample(self, generator: torch.Generator) -> Tensor:
-        """Return (N, C, h, w) one draw of every posterior, as diffusion models are trained on."""
-        noise = torch.randn(self.mean.shape, generator=generator)
-        return self.mean + (self.logvar / 2).exp() * noise
-
 
 @dataclass(frozen=True)
 class MappedLatents:

@@ -14,6 +14,7 @@ from diffusability.metrics.measurement import Measurement
 from diffusability.stages.measurements import write_measurements
 from diffusability.stages.open import open_latents
 from diffusability.study.metrics import LearnedFisherMetric
+from diffusability.tokenizers.posterior import Posterior
 
 UNCONDITIONAL = "the backbone was trained without classes"
 
@@ -38,7 +39,8 @@ def make(job: Job, folder: Path) -> None:
     backbone = backbone_spec(read_card(source)["spec"])
     trained = backbone_denoiser(model, backbone)
     # trained on draws of the posteriors, it knows nothing of the distribution of their means
-    drawn = latents.sample(torch.Generator().manual_seed(job.stream("posterior")))
+    posterior = Posterior(latents.mean, latents.logvar)
+    drawn = posterior.sample(torch.Generator().manual_seed(job.stream("posterior")))
     x, labels = model.normalise(drawn.to(job.device)), latents.labels.to(job.device)
     found: list[Measurement] = []
     for condition in (labels, None) if backbone.conditional else (None,):

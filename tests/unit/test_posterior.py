@@ -45,6 +45,16 @@ def test_samples_have_the_mean_and_the_variance():
     assert drawn.std().item() == pytest.approx(0.5, rel=5 / 300)
 
 
+def test_every_element_has_its_own_mean_and_variance():
+    mean = torch.tensor([3.0, -1.0]).repeat(20_000, 1)[:, :, None, None]  # (N, 2, 1, 1)
+    logvar = torch.tensor([0.25, 4.0]).log().expand(20_000, 2)[:, :, None, None]
+    drawn = Posterior(mean, logvar).sample(torch.Generator().manual_seed(0)).flatten(1)
+    assert drawn.mean(0).tolist() == pytest.approx([3.0, -1.0], abs=4 * 2 / 20_000**0.5)
+    assert drawn.var(0).tolist() == pytest.approx([0.25, 4.0], rel=4 * (2 / 20_000) ** 0.5)
+    again = Posterior(mean, logvar).sample(torch.Generator().manual_seed(0)).flatten(1)
+    assert torch.equal(drawn, again)
+
+
 def test_sampling_depends_on_the_generator_alone():
     posterior = Posterior.from_moments(moments())
     state = torch.get_rng_state()
