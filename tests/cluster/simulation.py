@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +20,13 @@ from tests.workflow.workspace import Workspace
 HERE = ("--cores", "2", "--scheduler", "greedy", "--retries", "11", "--keep-going")
 ON_SLURM = ("--profile", "slurm", "--slurm-init-seconds-before-status-checks", "1")
 ON_SLURM += ("--latency-wait", "5")
-NO_NEEDS = "--no-hooks"  # images and weights need not be there
+NO_NEEDS = ("--snakefile", "without_needs.smk")  # images, weights and room need not be there
+WITHOUT_NEEDS = """include: "Snakefile"
+
+
+onstart:
+    workflow.scheduler.job_rate_limiter = None
+"""
 KIB_IN_MIB = 1024
 # `python -m torch.distributed.run` looks here first: it starts the one process that would write
 TORCHRUN = """import os, sys
@@ -48,6 +55,11 @@ class Outcome:
         return int(re.findall(r"^total +(\d+)$", self.output, re.MULTILINE)[0]) - 1
 
     @property
+    def finished(self) -> int:
+        """Jobs that came to their end."""
+        return len(re.findall(r"^Finished jobid: ", self.output, re.MULTILINE))
+
+    @property
     def failed_attempts(self) -> int:
         """Jobs that it reported as failed, each time anew."""
         return len(re.findall(r"^ *Error in rule \w+:$", self.output, re.MULTILINE))
@@ -64,6 +76,7 @@ def create(folder: Path, study: Mapping[str, Any]) -> Workspace:
     (launcher / "run.py").write_text(TORCHRUN)
     for package in (launcher, launcher.parent):
         (package / "__init__.py").touch()
+    (folder / NO_NEEDS[1]).write_text(WITHOUT_NEEDS)
     (folder / "study.yaml").write_text(yaml.safe_dump(dict(study), sort_keys=False))
     return workspace
 
@@ -71,7 +84,7 @@ def create(folder: Path, study: Mapping[str, Any]) -> Workspace:
 def simulate(
     workspace: Workspace, *arguments: str, commands: Sequence[Path] = (), failures: float = 0.0
 ) -> Outcome:
-    """Run Snakemake in a workspace of `create` and wait for it.
+    """Run Snakemake in a workspace of `create` and wait for it; SIGINT is passed on to it, once.
 
     Args:
         workspace: where. arguments: of Snakemake, beside the study.
@@ -90,10 +103,14 @@ def simulate(
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         while process.poll() is None:
-            peak = max(peak, _peak_mib(process.pid))
-            time.sleep(0.2)
+            try:
+                peak = max(peak, _peak_mib(process.pid))
+                time.sleep(0.2)
+            except KeyboardInterrupt:
+                process.send_signal(signal.SIGINT)
     output = (workspace.path / "snakemake.log").read_text()
     return Outcome(process.returncode, output, time.monotonic() - begun, peak)
 

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+SNAKEMAKE = re.compile(r"\S*python[\d.]* -m snakemake(?= )")
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "sacct", "sacctmgr", "sshare", "sinfo")
 COMMANDS += ("scontrol",)
 CLUSTER: dict[str, Any] = {
@@ -27,6 +29,7 @@ CLUSTER: dict[str, Any] = {
         "gpu": {"gpus": {"h100": 8}, "minutes": 1440, "cpus": 64, "mem_mb": 512_000},
     },
     "slots": 2,
+    "snakemake": None,  # what to call in its place (warm_snakemake.serving)
     "fails": [],  # [pattern of a comment, state]: the first job it fits ends so, without running
 }
 
@@ -119,7 +122,7 @@ class _Slurm:
             if state is None:
                 self._state(number, "RUNNING")
                 environment = os.environ | {"SLURM_JOB_ID": str(number)}
-                shell = ["/bin/sh", "-c", job["wrap"]]
+                shell = ["/bin/sh", "-c", self._warmed(job["wrap"])]
                 process = subprocess.Popen(shell, env=environment, start_new_session=True)
                 (self.jobs / f"{number}.pid").write_text(str(process.pid))
                 state = "FAILED" if process.wait() else "COMPLETED"
@@ -136,7 +139,7 @@ class _Slurm:
                     return slot
                 except BlockingIOError:
                     slot.close()
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     def _injected(self, comment: str) -> str | None:
         for k, (pattern, state) in enumerate(self.cluster["fails"]):
@@ -164,7 +167,12 @@ class _Slurm:
     def srun(self, rest: list[str]) -> None:
         while rest and rest[0].startswith("-"):
             rest = rest[1:]
-        os.execvp(rest[0], rest)
+        command = self._warmed(shlex.join(rest))
+        os.execvp("/bin/sh", ["/bin/sh", "-c", f"exec {command}"])
+
+    def _warmed(self, command: str) -> str:
+        instead = self.cluster["snakemake"]
+        return SNAKEMAKE.sub(lambda _: instead, command) if instead else command
 
     def squeue(self, rest: list[str]) -> None:
         name = rest[rest.index("--name") + 1] if "--name" in rest else None

@@ -9,7 +9,7 @@ from diffusability.study.load import read_yaml
 from diffusability.study.merge import merge
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
-from tests.cluster import stub_slurm
+from tests.cluster import stub_slurm, warm_snakemake
 from tests.cluster.simulation import ON_SLURM, create, simulate
 from tests.conftest import REPOSITORY
 
@@ -41,9 +41,10 @@ class Run:
         here = simulate(self.workspace, "-c2", *HERE)
         assert here.status == 0, here.output
         self.cluster = folder / "slurm"
-        commands = [stub_slurm.install(self.cluster, fails=FAILS)]
         wanted = [*MEASURED, TRAINED]
-        self.outcome = simulate(self.workspace, *ON_SLURM, *wanted, commands=commands)
+        with warm_snakemake.serving(folder) as snakemake:
+            commands = [stub_slurm.install(self.cluster, fails=FAILS, snakemake=snakemake)]
+            self.outcome = simulate(self.workspace, *ON_SLURM, *wanted, commands=commands)
         self.jobs = stub_slurm.submitted(self.cluster)
 
     def of(self, name: str) -> list[dict[str, Any]]:
