@@ -35,6 +35,12 @@ class ObjectiveSpec(Spec):
     kl_warmup: NonNegativeInt = Field(
         0, exclude_if=is_zero, description="steps over which the weight of the KL grows from zero"
     )
+    kl_balance: bool = Field(
+        False,
+        exclude_if=is_zero,
+        description="arch hierarchical: while that weight grows, levels that hold much of the KL "
+        "bear more of it, as NVAE's, lest the coarse ones collapse",
+    )
     reduction: Literal["sum", "mean"] = Field(
         "sum", description="over the pixels of an image; the batch is always averaged"
     )
@@ -74,6 +80,11 @@ class TokenizerSpec(Spec):
             raise ValueError("method gpe trains an encoder to vectors, which only arch vector is")
         if method == "gpe" and self.train.batch < 2:
             raise ValueError("method gpe compares pairs of a batch, so train.batch is at least 2")
+        if self.objective.kl_balance and (arch != "hierarchical" or not self.objective.kl_warmup):
+            raise ValueError(
+                "objective.kl_balance weighs the levels of arch hierarchical during "
+                "objective.kl_warmup steps; it needs both"
+            )
         plain = not (self.objective.perceptual or self.objective.gan)
         if (method == "gpe" or arch == "hierarchical") and not plain:
             raise ValueError(

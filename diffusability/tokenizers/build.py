@@ -134,6 +134,7 @@ def build_objective(spec: ObjectiveSpec) -> Objective:
         gan=spec.gan,
         kl=spec.kl,
         kl_warmup=spec.kl_warmup,
+        kl_balance=spec.kl_balance,
         reduction=spec.reduction,
         gan_start=spec.gan_start,
     )

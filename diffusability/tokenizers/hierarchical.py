@@ -5,6 +5,8 @@ features; a top-down path draws one latent a level, each from a prior that the c
 predict, and the posterior is stated relative to that prior.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,7 @@ from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior
 from diffusability.training.loop import Losses
 
 LOGVAR_BOUND = 5.0  # of a prior's log-variance, and of the posterior's relative to it
+KL_FLOOR = 0.01  # nats, so that a level that says nothing still has a weight
 
 
 def gaussian_kl(posterior: Posterior, prior: Posterior) -> Tensor:
@@ -34,6 +37,27 @@ def gaussian_kl(posterior: Posterior, prior: Posterior) -> Tensor:
 def _head(channels_in: int, channels_out: int) -> nn.Sequential:
     convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1)
     return nn.Sequential(group_norm(channels_in), nn.SiLU(), convolution)
+
+
+def balanced_kl(divergences: Mapping[int, Tensor], sizes: Mapping[int, int]) -> Tensor:
+    """Return the sum of the levels' divergences, each in proportion to what an entry of it holds.
+
+    Level l has the weight γ_l ∝ (E KL_l + 0.01) / n_l, of mean one over the levels and without
+    gradient (NVAE, Appendix A): a level that says little pays little, and does not collapse before
+    the decoder has learned to use it.
+
+    Args:
+        divergences: (B,) of each level by its factor, nats.
+        sizes: cells n_l of its latent; all levels have as many channels.
+
+    Returns:
+        (B,), nats.
+    """
+    stacked = torch.stack(list(divergences.values()))  # (L, B)
+    cells = stacked.new_tensor([sizes[factor] for factor in divergences])
+    shares = (stacked.detach().mean(1) + KL_FLOOR) / cells  # (L,)
+    weights = shares / shares.mean()
+    return (weights[:, None] * stacked).sum(0)
 
 
 class HierarchicalAutoencoder(Tokenizer):
@@ -255,6 +279,10 @@ def hierarchical_loss(
     reference, terms = objective.reconstruction(images, decoded, None)
     total = torch.stack(list(divergences.values())).sum(0)  # (B,)
     divergence, parts = objective.divergence(total, images, step)
+    if objective.kl_balance and step < objective.kl_warmup:
+        cells = images.shape[-2] * images.shape[-1]
+        sizes = {factor: cells // factor**2 for factor in divergences}
+        divergence, _ = objective.divergence(balanced_kl(divergences, sizes), images, step)
     levels = {f"kl_f{factor}": kl.mean() for factor, kl in divergences.items()}
     named = {**terms, **parts, **levels}
     return Losses(reference + divergence, {name: term.detach() for name, term in named.items()})

@@ -55,6 +55,7 @@ class Objective:
             these three by the number of image elements, which keeps their balance and matters to
             terms without adaptive factor alone. The batch is always averaged.
         kl_warmup: steps over which the weight of the KL grows linearly from zero to `kl`; 0: none.
+        kl_balance: during these steps the levels of a hierarchical VAE share the KL unequally.
         gan_start: first step of the adversarial game; until then neither network plays it.
         gan_maximum: upper bound of the adaptive factor λ∇.
     """
@@ -65,6 +66,7 @@ class Objective:
     gan: float = 0.5
     kl: float = 1e-6
     kl_warmup: int = 0
+    kl_balance: bool = False
     reduction: Literal["sum", "mean"] = "sum"
     gan_start: int = 2500
     gan_maximum: float = 1e4

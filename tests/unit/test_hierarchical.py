@@ -7,6 +7,7 @@ from torch.distributions import Normal, kl_divergence
 from diffusability.errors import StudyError
 from diffusability.tokenizers.hierarchical import (
     HierarchicalAutoencoder,
+    balanced_kl,
     gaussian_kl,
     hierarchical_loss,
 )
@@ -112,6 +113,50 @@ def test_loss_is_the_evidence_bound_and_its_warm_up() -> None:
     assert sum(terms[f"kl_f{factor}"] for factor in LEVELS) == pytest.approx(kl)
     assert total == pytest.approx(terms["mse"] + 0.5 * kl / 4)
     assert loss(9)[0] == pytest.approx(terms["mse"] + 0.5 * kl)
+
+
+def test_balanced_divergence_by_hand() -> None:
+    held = {
+        4: torch.tensor([0.99, 2.99]),
+        2: torch.tensor([0.0, 0.0]),
+        1: torch.tensor([8.0, 7.98]),
+    }
+    leaves = {factor: kl.double().requires_grad_() for factor, kl in held.items()}
+    total = balanced_kl(leaves, {4: 4, 2: 16, 1: 64})
+    shares = torch.tensor([2.0 / 4, 0.01 / 16, 8.0 / 64], dtype=torch.float64)
+    weights = shares * 3 / shares.sum()
+    torch.testing.assert_close(total[0], weights[0] * 0.99 + weights[2] * 8.0, rtol=1e-6, atol=0)
+    total.sum().backward()  # the weights are constants: each level's gradient is its weight
+    for kl, weight in zip(leaves.values(), weights, strict=True):
+        torch.testing.assert_close(kl.grad, weight.expand(2), rtol=1e-6, atol=0)
+    # one nat a cell everywhere: nothing to balance but the floor
+    even = {factor: torch.tensor([100.0 * cells]) for factor, cells in ((2, 16), (1, 64))}
+    torch.testing.assert_close(
+        balanced_kl(even, {2: 16, 1: 64}), torch.tensor([8000.0]), rtol=1e-5, atol=0
+    )
+
+
+def test_balance_ends_with_the_warm_up() -> None:
+    tokenizer, image = network(), normal(3, 1, 8, 8).tanh()
+
+    def total(step: int, balance: bool) -> float:
+        objective = Objective(
+            l1=0, mse=1, perceptual=0, gan=0, kl=0.5, kl_warmup=4, kl_balance=balance
+        )
+        generator = torch.Generator().manual_seed(1)
+        losses = hierarchical_loss(tokenizer, objective, image, step, generator)
+        assert losses.terms["kl"].item() == pytest.approx(
+            sum(losses.terms[f"kl_f{factor}"].item() for factor in LEVELS)
+        )
+        return losses.total.item()
+
+    _, divergences = tokenizer.reconstruct(image, torch.Generator().manual_seed(1))
+    plain = sum(float(kl.detach().mean()) for kl in divergences.values())
+    balanced = float(balanced_kl(divergences, {4: 4, 2: 16, 1: 64}).detach().mean())
+    moved = total(1, balance=True) - total(1, balance=False)
+    assert moved == pytest.approx(0.5 * 2 / 4 * (balanced - plain))
+    assert abs(moved) > 1e-3
+    assert total(4, balance=True) == total(4, balance=False)
 
 
 def test_what_it_refuses() -> None:

@@ -207,5 +207,11 @@ def test_entries_that_do_not_fit() -> None:
     refused({"tokenizers": {"x": x}}, "which only arch vector is")
     x = {"base": "levels", "method": "baseline", "objective": {"gan": 0.5}}
     refused({"tokenizers": {"x": x}}, "objective.gan have no part")
+    for base, objective in (
+        ("vector-d16", {"kl_balance": True, "kl_warmup": 9}),
+        ("levels", {"kl_balance": True, "kl_warmup": 0}),
+    ):
+        x = {"base": base, "method": "baseline", "objective": objective}
+        refused({"tokenizers": {"x": x}}, "objective.kl_warmup steps; it needs both")
     without = {"metrics": {"geometry": None}, "select": {"metrics": ["geometry"]}}
     refused(without, "select.metrics: `geometry` is not declared")
