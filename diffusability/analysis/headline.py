@@ -20,6 +20,7 @@ HEADLINE_METRICS = {
     "SRSS": "spatial.srss",
     "SEC": "smoothness.sec25",
 }
+NO_CORRELATIONS = "No metric that stands for a perspective was measured: none can be correlated"
 HEADLINE_FISHER = "fisher.fir"  # that for the second paper's, declared before any target was seen
 
 
@@ -40,12 +41,15 @@ def headline(plan: Plan) -> str:
     family = headline_family(tables["measurements"])
     relations = headline_correlations(tables["correlations"], target, family)
     over = "all" if family == ALL_FAMILIES else family
+    correlated = [
+        f"Correlation with {target} (lower is better), over {over} tokenizers:",
+        relations.to_string(index=False, na_rep="-"),
+    ]
     return "\n".join(
         [
             values.to_string(index=False, na_rep="-"),
             "",
-            f"Correlation with {target} (lower is better), over {over} tokenizers:",
-            relations.to_string(index=False, na_rep="-"),
+            *([NO_CORRELATIONS] if relations.empty else correlated),
             "",
             *noise_sentences(tables["noise_floor"], target, family),
             "",
@@ -59,14 +63,16 @@ def headline(plan: Plan) -> str:
 def headline_values(measurements: pd.DataFrame, target: str) -> pd.DataFrame:
     """Return one row a tokenizer: headline metrics and the target by backbone and guidance.
 
-    Values are means over seeds; the target is given with its standard error over seeds where
-    there are several, else with that of its one measurement.
+    A metric that no tokenizer has is no column. Values are means over seeds; the target is given
+    with its standard error over seeds where there are several, else with that of its one
+    measurement.
     """
     names = {metric: short for short, metric in HEADLINE_METRICS.items()}
     means = measurements.pivot_table(
         index="tokenizer", columns="metric", values="value", aggfunc="mean", sort=False
     )
-    table = means.reindex(columns=list(names)).rename(columns=names)
+    measured = [metric for metric in names if metric in means]
+    table = means[measured].rename(columns=names)
     chosen = measurements[measurements["metric"] == target]
     keys = chosen[["backbone", "cfg"]].drop_duplicates().sort_values(["backbone", "cfg"])
     for backbone, cfg in zip(keys["backbone"], keys["cfg"], strict=True):

@@ -5,9 +5,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from diffusability.analysis.roles import CONTROL, with_roles
+from diffusability.analysis.roles import CONTROL, PERMUTED, PIXELS, TRAINED, of_role, with_roles
 from diffusability.analysis.spectra import spectrum_order
-from diffusability.figures.panels import head, legend_below, panel_grid, sentence_figure
+from diffusability.figures.panels import head, legend_below, panel_grid, say, sentence_figure
 from diffusability.figures.results import Results
 from diffusability.figures.style import PALETTE, QUIET
 
@@ -25,30 +25,38 @@ def draw_spectra(results: Results) -> Figure:
     the same with all entries in one random order, which FI and FIR do not see. White noise is 1.
     """
     spectra = results.tables.get("spectra")
-    shown = pd.DataFrame() if spectra is None else shown_spectra(spectra)
-    if shown.empty:
+    names = [] if spectra is None else of_role(with_roles(spectra), (*TRAINED, PIXELS, PERMUTED))
+    if spectra is None or not names:
         return sentence_figure("power spectra were not measured in this study")
-    names = list(dict.fromkeys(shown["tokenizer"]))
+    shown = shown_spectra(spectra)
     columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
     figure, axes = panel_grid(rows, columns, panel=(1.5, 1.2), gap=(0.4, 0.6))
     for axis, name in zip(axes.flat, names, strict=False):
-        _draw(axis, shown[shown["tokenizer"] == name], name)
+        axis.set_title(name)
+        rows = shown[shown["tokenizer"] == name]
+        if rows.empty:
+            say(axis, "its grid has too few radial frequencies")
+        else:
+            _draw(axis, rows)
     for axis in list(axes.flat)[len(names) :]:
         axis.set_axis_off()
-    for line in axes:
-        line[0].set_ylabel("power (white noise 1)")
     low, high = shown["power"].min(), shown["power"].max()
-    for axis in list(axes.flat)[: len(names)]:
+    for axis in filter(Axes.has_data, axes.flat):
         # one scale for all, of a decade at least, about the 1 of white noise
         axis.set_ylim(min(low / 1.3, LEAST), max(high * 1.3, 1 / LEAST))
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda power, _: f"{power:g}"))
         axis.yaxis.set_minor_formatter(NullFormatter())
-        axis.tick_params(labelleft=axis in axes[:, 0])
+        axis.tick_params(labelleft=False)
+    for line in axes:
+        for axis in list(filter(Axes.has_data, line))[:1]:
+            axis.set_ylabel("power (white noise 1)")
+            axis.tick_params(labelleft=True)
     head(figure, "Power spectra, and what a permutation of entries makes of them")
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    legend_below(figure, dict(zip(labels, handles, strict=True)), len(handles))
+    drawn = [axis.get_legend_handles_labels() for axis in axes.flat]
+    for handles, labels in [pair for pair in drawn if pair[0]][:1]:
+        legend_below(figure, dict(zip(labels, handles, strict=True)), len(handles))
     return figure
 
 
@@ -67,7 +75,7 @@ def shown_spectra(spectra: pd.DataFrame) -> pd.DataFrame:
     return own[lengths >= FEWEST]
 
 
-def _draw(axis: Axes, rows: pd.DataFrame, name: str) -> None:
+def _draw(axis: Axes, rows: pd.DataFrame) -> None:
     for permuted, label, colour, style in CURVES:
         curve = rows[rows["permuted"] == permuted].sort_values("frequency")
         axis.errorbar(
@@ -83,6 +91,5 @@ def _draw(axis: Axes, rows: pd.DataFrame, name: str) -> None:
             label=label,
         )
     axis.set_yscale("log")
-    axis.set_title(name)
     line = rows["order"].iloc[0] == "line"
     axis.set_xlabel("cycles an entry" if line else "cycles a cell (radial)")

@@ -1,10 +1,12 @@
 """Fisher geometry of latents without training: FI, FIR and MMSE rate of Gaussian and mixture fits.
 
 Source: "Understanding Latent Diffusability via Fisher Geometry" (arXiv 2604.02751). The fits are
-those of VIV: a Kronecker covariance a class, and the mixture of the classes. Deviations from pixel
-space compare one estimator that both spaces admit, the stationary one. Latents are z-scored a
-channel, as a diffusion model sees them, and every number is a dimension and times v, v^2 or 1, so
-that it lies in [0, 1] and the dimension does not count: k empty directions add k/v to a raw FI.
+those of VIV: a Kronecker covariance a class, and the mixture of the classes, of posterior means as
+in all metrics of a latent space here; the draws that a diffusion model is trained on
+(`learned_fisher`) are smoother where posteriors are wide. Deviations from pixel space compare one
+estimator that both spaces admit, the stationary one. Latents are z-scored a channel, as a diffusion
+model sees them, and every number is a dimension and times v, v^2 or 1, so that it lies in [0, 1]
+and the dimension does not count: k empty directions add k/v to a raw FI.
 """
 
 from collections.abc import Sequence

@@ -12,6 +12,7 @@ import pandas as pd
 
 from diffusability.analysis.headline import (
     HEADLINE_METRICS,
+    NO_CORRELATIONS,
     headline_correlations,
     headline_family,
     headline_values,
@@ -61,17 +62,18 @@ def write_page(plan: Plan, path: Path) -> None:
     """
     tables, target = read_tables(plan), target_metric(plan.study)
     measurements, ledger = tables["measurements"], tables["claims"]
-    family = headline_family(measurements)
+    family, values = headline_family(measurements), headline_values(measurements, target)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         study=plan.study.name,
         dataset=plan.study.dataset,
         fingerprint=plan.fingerprint,
         target=target,
-        metrics=HEADLINE_METRICS,
-        values=_rows(headline_values(measurements, target)),
+        metrics={name: of for name, of in HEADLINE_METRICS.items() if name in values},
+        values=_rows(values),
         family=family,
         relations=_rows(headline_correlations(tables["correlations"], target, family)),
+        no_correlations=NO_CORRELATIONS,
         noise=noise_sentences(tables["noise_floor"], target, family),
         verdicts=verdict_counts(ledger),
         ledger=ledger_rows(ledger),

@@ -119,6 +119,17 @@ def test_spectra_stand_beside_their_permutation() -> None:
     assert drawn["pixels"].get_xlabel() == "cycles a cell (radial)"
 
 
+def test_a_grid_too_small_for_a_spectrum_is_said() -> None:
+    spectra = made_spectra()
+    level = spectra[(spectra["tokenizer"] == "pixels") & (spectra["order"] == "line")]
+    level = level.assign(tokenizer="level", family="hierarchical-f4d2", cluster="baseline")
+    for shown in (pd.concat([spectra, level]), level):
+        figure = draw_spectra(results_of(latent_measurements(), shown))
+        panel = next(axis for axis in figure.axes if axis.get_title() == "level")
+        assert "too few radial" in panel.texts[0].get_text().replace("\n", " ")
+        assert not panel.has_data()
+
+
 def test_a_study_without_spectra_says_so() -> None:
     for spectra in (None, made_spectra().iloc[:0]):
         figure = draw_spectra(results_of(latent_measurements(), spectra))

@@ -8,8 +8,12 @@ import pytest
 from diffusability.analysis.analyse import analyse
 from diffusability.analysis.claims import CONTRADICTED, NOT_TESTABLE, REPRODUCED
 from diffusability.analysis.headline import (
+    HEADLINE_METRICS,
+    NO_CORRELATIONS,
+    headline,
     headline_correlations,
     headline_family,
+    headline_values,
     noise_sentences,
 )
 from diffusability.analysis.latent_spaces import latent_spaces
@@ -23,6 +27,9 @@ from diffusability.report.summaries import (
     verdict_counts,
     with_interval,
 )
+from diffusability.study.load import load_study
+from diffusability.study.plan import Plan
+from tests.conftest import REPOSITORY
 from tests.unit.latent_tables import SPACES, latent_measurements
 from tests.unit.measurement_table import measurement_table, profiles_of
 
@@ -70,6 +77,25 @@ def test_the_headline_is_of_the_largest_family_at_the_smallest_scale(tables):
     alone = measurement_table(14, scales=(1.0, 1.5), backbones=("sit-b",))
     assert headline_family(alone) == "all"
     assert len(headline_correlations(tables["correlations"], TARGET)) == len(shown)
+
+
+@pytest.mark.parametrize("kept", [["VIV", "SEC"], []])
+def test_the_headline_of_a_study_without_perspectives(tables, monkeypatch, kept):
+    measurements = measurement_table(14, scales=(1.0, 1.5), backbones=("sit-b",))
+    gone = [metric for short, metric in HEADLINE_METRICS.items() if short not in kept]
+    left = {
+        name: table[~table["metric"].isin(gone)]
+        for name, table in (tables | {"measurements": measurements}).items()
+        if name in ("measurements", "correlations")
+    }
+    values = headline_values(left["measurements"], TARGET)
+    named = [name for name in values if not name.startswith("fd_judge")]
+    assert named == ["tokenizer", *kept]
+    monkeypatch.setattr("diffusability.analysis.headline.read_tables", lambda _: tables | left)
+    said = headline(Plan(load_study(REPOSITORY / "studies" / "smoke.yaml")))
+    assert (NO_CORRELATIONS in said) == (not kept)
+    assert ("Pearson's r" in said) == bool(kept)
+    assert "Empty" not in said
 
 
 def test_ledger_counts_and_puts_decided_claims_first():
