@@ -25,7 +25,7 @@ def test_failing_jobs_are_tried_again_until_all_tables_are_there(tmp_path: Path)
     attempts = [int(read_card(workspace.path / artifact.path)["attempts"]) for artifact in plan]
     assert sum(attempts) - len(plan) == outcome.failed_attempts > 0
     assert outcome.driver_mib > 50
-    # Snakemake looks for what to start when a job has ended, not for ever faster in between
-    assert outcome.output.count("Resources before job selection") < 4 * (
-        outcome.jobs + sum(attempts)
-    )
+    # one look for what to start at the end of every attempt; with its limit of jobs a second there
+    # were six times as many here, and the more jobs had ended the more a second
+    looks = outcome.output.count("Resources before job selection")
+    assert looks < 2 * (outcome.jobs + outcome.failed_attempts)
