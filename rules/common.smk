@@ -60,8 +60,10 @@ BENCHMARKS = f"{RESULTS}/benchmarks"
 onstart:
     # of the jobs that are to run; those that they start in turn come here no more
     # Snakemake's limit of 100 jobs a second looks again a second after every look, and every job
-    # that ends is one more: after a thousand jobs, a thousand looks a second
-    workflow.scheduler.job_rate_limiter = None
+    # that ends is one more: after a thousand jobs, a thousand looks a second. Another limit stays.
+    limit = workflow.scheduling_settings.max_jobs_per_timespan
+    if limit is not None and (limit.max_jobs, limit.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
     try:
         check_needs(STUDY)
         warning = check_results(PLAN)
