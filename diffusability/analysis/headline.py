@@ -20,7 +20,7 @@ HEADLINE_METRICS = {
     "SRSS": "spatial.srss",
     "SEC": "smoothness.sec25",
 }
-NO_CORRELATIONS = "No metric that stands for a perspective was measured: none can be correlated"
+NO_CORRELATIONS = "No metric that stands for a perspective was measured beside generated images"
 HEADLINE_FISHER = "fisher.fir"  # that for the second paper's, declared before any target was seen
 
 

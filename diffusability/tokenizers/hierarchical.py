@@ -43,8 +43,8 @@ def balanced_kl(divergences: Mapping[int, Tensor], sizes: Mapping[int, int]) -> 
     """Return the sum of the levels' divergences, each in proportion to what an entry of it holds.
 
     Level l has the weight γ_l ∝ (E KL_l + 0.01) / n_l, of mean one over the levels and without
-    gradient (NVAE, Appendix A): a level that says little pays little, and does not collapse before
-    the decoder has learned to use it.
+    gradient, as in NVAE's published training: a level that says little pays little, and does not
+    collapse before the decoder has learned to use it.
 
     Args:
         divergences: (B,) of each level by its factor, nats.
