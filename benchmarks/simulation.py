@@ -41,7 +41,9 @@ def main() -> int:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
         workspace = Workspace(folder.resolve() / "work")
-        if not workspace.path.exists():
+        if workspace.path.exists():
+            workspace.run("snakemake", "--configfile", "study.yaml", "--unlock")
+        else:
             create(workspace.path, study)
         commands = []
         if arguments.slurm:
