@@ -12,7 +12,7 @@ from tests.workflow.workspace import Workspace
 # this very test is part of `make test`
 NOT_RUN = {"make test"}
 README = (REPOSITORY / "README.md").read_text()
-PATHS = re.compile(r"`((?:metrics|studies|benchmarks|docs)/[\w./-]+)`|\]\((docs/[^)]+)\)")
+PATHS = re.compile(r"`((?:metrics|studies|benchmarks|docs)/[\w./-]+)`|\]\((docs/[^)#]+)[^)]*\)")
 
 
 def blocks(language: str) -> list[str]:
