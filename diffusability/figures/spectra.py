@@ -34,11 +34,11 @@ def draw_spectra(results: Results) -> Figure:
     figure, axes = panel_grid(rows, columns, panel=(1.5, 1.2), gap=(0.4, 0.6))
     for axis, name in zip(axes.flat, names, strict=False):
         axis.set_title(name)
-        rows = shown[shown["tokenizer"] == name]
-        if rows.empty:
+        own = shown[shown["tokenizer"] == name]
+        if own.empty:
             say(axis, "its grid has too few radial frequencies")
         else:
-            _draw(axis, rows)
+            _draw(axis, own)
     for axis in list(axes.flat)[len(names) :]:
         axis.set_axis_off()
     low, high = shown["power"].min(), shown["power"].max()
