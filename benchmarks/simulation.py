@@ -42,6 +42,10 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         workspace = Workspace(folder.resolve() / "work")
         if workspace.path.exists():
+            if read_yaml(workspace.path / "study.yaml") != study:
+                parser.error(
+                    f"{folder} holds another study; name the one it holds, or a new folder"
+                )
             workspace.run("snakemake", "--configfile", "study.yaml", "--unlock")
         else:
             create(workspace.path, study)

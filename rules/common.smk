@@ -57,13 +57,20 @@ LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 
 
-onstart:
-    # of the jobs that are to run; those that they start in turn come here no more
-    # Snakemake's limit of 100 jobs a second looks again a second after every look, and every job
-    # that ends is one more: after a thousand jobs, a thousand looks a second. Another limit stays.
+def lift_default_limit():
+    """Let only `jobs` and `cores` bound what is started, unless another limit was stated.
+
+    Snakemake's default of 100 jobs a second looks again a second after every look, and every job
+    that ends is one more: after a thousand jobs, a thousand looks a second.
+    """
     limit = workflow.scheduling_settings.max_jobs_per_timespan
     if limit is not None and (limit.max_jobs, limit.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
+
+
+onstart:
+    # of the jobs that are to run; those that they start in turn come here no more
+    lift_default_limit()
     try:
         check_needs(STUDY)
         warning = check_results(PLAN)

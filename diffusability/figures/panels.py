@@ -266,11 +266,11 @@ def add_legend(
         cluster: Line2D([], [], color=colour, marker=marker, markersize=5.5, linestyle="none")
         for cluster, (colour, marker) in cluster_styles(results.measurements["cluster"]).items()
     } | dict(extra or {})
-    beside = min(len(handles), max(2, int(1.2 * figure.get_size_inches()[0])))
-    legend_below(figure, handles, beside, handletextpad=0.3, columnspacing=1.2)
+    fitting = max(2, int(1.2 * figure.get_size_inches()[0]))  # entries beside each other
+    legend_below(figure, handles, min(len(handles), fitting), handletextpad=0.3, columnspacing=1.2)
     if key:
         height = figure.get_size_inches()[1]
-        lines = -(-len(handles) // max(2, int(1.2 * figure.get_size_inches()[0])))
+        lines = -(-len(handles) // fitting)
         figure.text(
             0.5,
             -(0.12 + 0.17 * lines) / height,

@@ -25,7 +25,7 @@ WITHOUT_NEEDS = """include: "Snakefile"
 
 
 onstart:
-    workflow.scheduler.job_rate_limiter = None
+    lift_default_limit()
 """
 KIB_IN_MIB = 1024
 # `python -m torch.distributed.run` looks here first: it starts the one process that would write
