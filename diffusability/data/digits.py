@@ -1,15 +1,12 @@
 """Scikit-learn's handwritten digits: real scans that come with an ordinary library."""
 
-from importlib.util import find_spec
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffusability.data.bundled import bundled_file
 from diffusability.data.images import ImageSet, stratified_validation
-from diffusability.errors import DataError
 from diffusability.study.dataset import DigitsDataset
 from diffusability.study.fingerprint import derive_seed
 
@@ -33,14 +30,8 @@ def load_digits(spec: DigitsDataset) -> ImageSet:
 
 
 def _scans() -> tuple[Tensor, Tensor]:
-    """Read the file that `sklearn.datasets.load_digits` reads, without importing scikit-learn.
-
-    The import takes two seconds of CPU, as long as all else in most jobs of the default study.
-    """
-    package = find_spec("sklearn")  # finds a package without running it
-    if package is None or package.origin is None:
-        raise DataError("the digits come with scikit-learn, which is not installed")
-    rows = np.loadtxt(Path(package.origin).with_name("datasets") / DIGITS, delimiter=",")
+    """Return the pixels (1797, 1, 8, 8) of `sklearn.datasets.load_digits` and their labels."""
+    rows = np.loadtxt(bundled_file(DIGITS), delimiter=",")
     pixels, labels = torch.from_numpy(rows[:, :-1]), torch.from_numpy(rows[:, -1])
     return pixels.float().reshape(-1, 1, SCAN, SCAN), labels.long()
 

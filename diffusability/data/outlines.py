@@ -73,21 +73,20 @@ OUTLINES: dict[str, tuple[Loop, ...]] = {
 
 def signed_distance(loops: tuple[Loop, ...], points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the distance of points (P, 2) to the nearest edge, (P,); negative inside."""
-    nearest = np.full(len(points), np.inf)
+    x, y = np.ascontiguousarray(points.T)  # (P,) each
+    nearest = np.full(len(points), np.inf)  # squared
     inside = np.zeros(len(points), dtype=bool)
-    x, y = points[:, :1], points[:, 1:]  # (P, 1)
     for loop in loops:
-        start, end = loop, np.roll(loop, -1, axis=0)  # (K, 2)
-        edge = end - start
-        offset = points[:, None] - start  # (P, K, 2)
-        along = np.clip((offset * edge).sum(-1) / (edge**2).sum(-1), 0, 1)  # (P, K)
-        gap = np.linalg.norm(offset - along[..., None] * edge, axis=-1)
-        nearest = np.minimum(nearest, gap.min(axis=1))
-        spans = (start[:, 1] > y) != (end[:, 1] > y)  # (P, K): the edge crosses the point's height
-        rise = np.where(edge[:, 1] == 0, 1.0, edge[:, 1])
-        crossing = start[:, 0] + (y - start[:, 1]) / rise * edge[:, 0]
-        inside ^= ((x < crossing) & spans).sum(axis=1) % 2 == 1
-    return np.where(inside, -nearest, nearest)
+        for start, end in zip(loop, np.roll(loop, -1, axis=0), strict=True):
+            edge = end - start
+            right, up = x - start[0], y - start[1]  # (P,) from the edge's start
+            along = np.clip((right * edge[0] + up * edge[1]) / (edge**2).sum(), 0, 1)
+            gap = (right - along * edge[0]) ** 2 + (up - along * edge[1]) ** 2
+            nearest = np.minimum(nearest, gap)
+            spans = (start[1] > y) != (end[1] > y)  # the edge crosses the point's height
+            if spans.any():
+                inside ^= spans & (x < start[0] + up / edge[1] * edge[0])
+    return np.where(inside, -1, 1) * np.sqrt(nearest)
 
 
 @cache
@@ -100,8 +99,5 @@ def distance_tables() -> NDArray[np.int16]:
     centres = (np.arange(SIDE) + 0.5) / SIDE * 2 * EXTENT - EXTENT
     y, x = np.meshgrid(centres, centres, indexing="ij")
     points = np.stack([x.ravel(), y.ravel()], axis=1)
-    tables = [
-        np.concatenate([signed_distance(loops, part) for part in np.array_split(points, 16)])
-        for loops in OUTLINES.values()
-    ]
+    tables = [signed_distance(loops, points) for loops in OUTLINES.values()]
     return np.round(np.stack(tables) * STEPS).astype(np.int16).reshape(-1, SIDE, SIDE)

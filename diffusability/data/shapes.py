@@ -10,9 +10,11 @@ from functools import cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffusability.data.bundled import bundled_file
 from diffusability.data.images import ImageSet
 from diffusability.data.outlines import EXTENT, OUTLINES, SIDE, STEPS, distance_tables
 from diffusability.study.dataset import ShapesDataset
@@ -25,6 +27,7 @@ TURN = 35.0  # largest rotation, in degrees
 CONTRAST = 0.3  # least distance of fill and background in brightness, of 0 ... 1
 BRIGHTNESS = np.array([0.299, 0.587, 0.114])  # of red, green, blue (ITU-R BT.601)
 TINT = 0.15  # largest shift of a background's colour
+PHOTOGRAPHS = ("images/china.jpg", "images/flower.jpg")  # those of `load_sample_images`
 ZOOMS = (1, 2, 4)  # photograph pixels averaged into one pixel, along one side
 
 
@@ -136,11 +139,10 @@ def _distances() -> Tensor:
 @cache
 def _photographs() -> list[NDArray[np.uint8]]:
     """Return scikit-learn's two photographs at three zooms, each (3, H, W)."""
-    from sklearn.datasets import load_sample_images
-
     found = []
-    for photograph in load_sample_images().images:  # (H, W, 3) uint8
-        pixels = torch.tensor(photograph, dtype=torch.float64).permute(2, 0, 1)
+    for name in PHOTOGRAPHS:
+        photograph = np.array(Image.open(bundled_file(name)))  # (H, W, 3) uint8
+        pixels = torch.from_numpy(photograph).double().permute(2, 0, 1)
         for zoom in ZOOMS:
             smaller = F.avg_pool2d(pixels[None], zoom)[0]
             found.append(smaller.round().to(torch.uint8).numpy())

@@ -1,11 +1,19 @@
 """The digits: real scans, enlarged exactly, split by class, with ink as foreground."""
 
+import subprocess
+import sys
+
 import numpy as np
+import pytest
 import torch
 from sklearn.datasets import load_digits as scans
+from sklearn.datasets import load_sample_images
 
+from diffusability.data.bundled import bundled_file
 from diffusability.data.digits import load_digits
 from diffusability.data.images import stratified_validation, to_float, to_uint8
+from diffusability.data.shapes import PHOTOGRAPHS
+from diffusability.errors import DataError
 from diffusability.latents.shards import pool_masks
 from diffusability.study.dataset import DIGITS_IMAGES, DigitsDataset
 
@@ -67,3 +75,28 @@ def test_pixel_ranges_round_trip() -> None:
     assert to_float(levels).max() == 1
     assert torch.equal(to_uint8(to_float(levels)), levels)
     assert to_uint8(torch.tensor([-2.0, 2.0])).tolist() == [0, 255]
+
+
+def test_the_photographs_are_those_of_scikit_learn() -> None:
+    assert [str(bundled_file(name)) for name in PHOTOGRAPHS] == load_sample_images().filenames
+
+
+def test_files_of_scikit_learn_are_read_without_importing_it() -> None:
+    """The import took a second of every job."""
+    program = """if True:
+        import sys
+        from diffusability.data.load import load_spec
+
+        load_spec({"kind": "digits", "size": 8})
+        load_spec({"kind": "shapes", "size": 16, "train": 128, "val": 128})
+        print("sklearn" in sys.modules)
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "False\n"
+
+
+def test_a_missing_file_of_scikit_learn_is_named() -> None:
+    with pytest.raises(DataError, match="papyrus.jpg does not exist in this version"):
+        bundled_file("images/papyrus.jpg")
