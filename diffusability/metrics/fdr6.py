@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
+from diffusability.artifacts.tensors import write_tensors
 from diffusability.errors import MeasurementError
 from diffusability.metrics.block_jackknife import delete_block_stderr
 from diffusability.metrics.feature_moments import FeatureMoments, merge_moments
@@ -121,7 +121,7 @@ def save_references(path: Path, references: Sequence[FeatureMoments]) -> None:
         for key, tensor in moments.to_tensors().items()
     }
     metadata = {m.extractor: json.dumps(m.to_metadata()) for m in references}
-    save_file(tensors, path, metadata)
+    write_tensors(path, tensors, metadata)
 
 
 def load_references(path: Path) -> dict[str, FeatureMoments]:

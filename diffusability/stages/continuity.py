@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from diffusability.artifacts.job import Job
+from diffusability.artifacts.tensors import write_tensors
 from diffusability.data.images import to_uint8
 from diffusability.data.load import load_dataset
 from diffusability.latents.channel_statistics import channel_statistics, denormalise, normalise
@@ -60,6 +60,6 @@ def make(job: Job, folder: Path) -> None:
         choice=spec.choice,
         batch_size=BATCH,
     )
-    save_file(table.to_tensors(), folder / "neighbours.safetensors", table.to_metadata())
+    write_tensors(folder / "neighbours.safetensors", table.to_tensors(), table.to_metadata())
     options = measurement.options | {"normalise": True}
     write_measurements(folder, [replace(measurement, options=options)])
