@@ -19,19 +19,23 @@ from diffusability.figures.style import QUIET, TEXT
 FILLED, OPEN = "#0072B2", "#D55E00"
 OFFSET = 0.17  # rows between the marks of one metric
 ROW = 0.2  # inches a metric
+WIDEST = 6  # panels side by side
 
 
 def draw_correlations(results: Results) -> Figure:
     """Return a panel a backbone and family: r of each metric, oriented, with both intervals.
 
-    Every backbone is shown with the reference family, every other family with the reference
-    backbone. Positive means that better (as the metric declares) goes with better generation.
+    Every backbone is shown with every family where that fits on a page, else every other family
+    with the first backbone alone. Positive means that better (as the metric declares) goes with
+    better generation.
     """
     reference = reference_scope(results, results.target)
     if reference is None:
         return sentence_figure(f"{results.target} was not measured in this study")
     scopes = list(backbone_scopes(results, results.target))
-    scopes += [reference.at(family=f) for f in results.families if f != reference.family]
+    varied = scopes if len(scopes) * len(results.families) <= WIDEST else scopes[:1]
+    others = [family for family in results.families if family != reference.family]
+    scopes += [scope.at(family=family) for family in others for scope in varied]
     places = _places()
     height = ROW * (max(places.values()) + 1)
     figure, axes = panel_grid(1, len(scopes), panel=(1.32, height), gap=(0.15, 0.65), left=1.1)

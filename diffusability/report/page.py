@@ -1,7 +1,5 @@
 """Write the report of a study: everything inline, nothing fetched."""
 
-import base64
-import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +21,7 @@ from diffusability.analysis.headline import (
 from diffusability.analysis.tidy import read_tables
 from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.card import read_card
+from diffusability.report.pictures import inline, tokenizer_pictures
 from diffusability.report.summaries import (
     latent_space_rows,
     ledger_rows,
@@ -31,7 +30,7 @@ from diffusability.report.summaries import (
     selection_rows,
     verdict_counts,
 )
-from diffusability.study.plan import Artifact, Plan
+from diffusability.study.plan import Plan
 from diffusability.study.targets import FIGURE_NAMES, figure_files
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
@@ -83,7 +82,9 @@ def write_page(plan: Plan, path: Path) -> None:
         latent_spaces=_rows(latent_space_rows(tables["latent_spaces"])),
         regressions=_rows(regression_rows(tables["regressions"], target)),
         figures=[_figure(plan, name) for name in FIGURE_NAMES],
-        tokenizers=[_pictures(plan, name) for name in plan.study.selected_tokenizers],
+        tokenizers=[
+            tokenizer_pictures(plan, name, target) for name in plan.study.selected_tokenizers
+        ],
         captions={name: _caption(name) for name in PICTURE_CAPTIONS}
         | {name: _caption(f"tables/{name}") for name in TABLE_CAPTIONS},
         times=_times(plan),
@@ -113,50 +114,10 @@ def _caption(name: str) -> str:
 
 def _figure(plan: Plan, name: str) -> dict[str, str]:
     svg = next(path for path in figure_files(plan.study, name) if path.endswith(".svg"))
-    return {"source": _inline(Path(svg), "image/svg+xml"), "caption": _caption(f"figures/{name}")}
-
-
-def _inline(path: Path, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def _pictures(plan: Plan, tokenizer: str) -> dict[str, Any]:
-    """Return reconstructions and samples of one tokenizer, with the quality beside them."""
-    own = [artifact for artifact in plan if artifact.labels.get("tokenizer") == tokenizer]
-    reconstructions = [a for a in own if a.stage == "reconstruction"]
     return {
-        "name": tokenizer,
-        "cluster": plan.study.tokenizers[tokenizer].cluster,
-        "reconstructions": [
-            {
-                "name": f"seed {artifact.labels['tokenizer_seed']}",
-                "source": _inline(Path(artifact.path, "reconstructions.png"), "image/png"),
-                "quality": _quality(artifact, "reconstruction.psnr", "reconstruction.ssim"),
-            }
-            for artifact in reconstructions
-        ],
-        "samples": [
-            {
-                "name": f"{a.labels['backbone']}, seed {a.labels['seed']}, "
-                f"guidance {a.labels['guidance']}",
-                "source": _inline(Path(a.upstream["samples"].path, "samples.png"), "image/png"),
-                "quality": _quality(a, target_metric(plan.study), "generation.class_accuracy_"),
-            }
-            for a in own
-            if a.stage == "generation"
-        ],
+        "source": inline(Path(svg).read_bytes(), "image/svg+xml"),
+        "caption": _caption(f"figures/{name}"),
     }
-
-
-def _quality(artifact: Artifact, *metrics: str) -> str:
-    measurements = json.loads(Path(artifact.path, "measurements.json").read_text())
-    possible = [m for m in measurements if m["value"] is not None]
-    chosen = [m for m in possible if m["metric"].startswith(metrics)]
-    return ", ".join(
-        f"{m['metric'].partition('.')[2]} {m['value']:.4g}"
-        + (f" {m['unit']}" if m["unit"] != "1" else "")
-        for m in chosen
-    )
 
 
 def _times(plan: Plan) -> dict[str, Any]:

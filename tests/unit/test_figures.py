@@ -225,7 +225,15 @@ def test_correlations_are_turned_to_the_declared_direction(study, drawn) -> None
             row = study.row("correlations", **where, metric=study.measured(pattern))
             x = marks[f"{short}, {words} guidance"].get_xdata()
             assert x == pytest.approx(row["value"] * row["expected_sign"])
-    assert len(drawn["correlations"].axes) == 3  # two backbones, and the other family
+    assert len(drawn["correlations"].axes) == 4  # two backbones by two families
+
+
+def test_where_every_panel_does_not_fit_other_families_keep_to_one_backbone(
+    study, monkeypatch
+) -> None:
+    monkeypatch.setattr("diffusability.figures.correlations.WIDEST", 3)
+    titles = [axis.get_title() for axis in DRAW["correlations"](study).axes]
+    assert [title.partition("\n")[0] for title in titles] == ["sit-b", "lightningdit-b", "sit-b"]
 
 
 def test_length_ratio_shows_the_three_that_stand_for_all(study, drawn) -> None:

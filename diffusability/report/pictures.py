@@ -1,0 +1,106 @@
+"""The pictures in a report: a choice of them, small enough to be carried along."""
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from diffusability.study.plan import Artifact, Plan
+
+LONGEST_SIDE = 640  # pixels; larger pictures are shrunk, whole they lie beside their numbers
+QUALITY = 80  # of a shrunk picture, of 100
+
+
+def tokenizer_pictures(plan: Plan, tokenizer: str, target: str) -> dict[str, Any]:
+    """Return name, cluster, reconstructions and samples of one tokenizer, quality beside them.
+
+    Every training of the tokenizer shows reconstructions. Samples are of its first training and
+    of the first seed of each diffusion model, at the smallest guidance scale and at the one that
+    is best in `target`: the paper's study has thousands of grids.
+    """
+    own = [artifact for artifact in plan if artifact.labels.get("tokenizer") == tokenizer]
+    return {
+        "name": tokenizer,
+        "cluster": plan.study.tokenizers[tokenizer].cluster,
+        "reconstructions": [
+            {
+                "name": f"seed {artifact.labels['tokenizer_seed']}",
+                "source": inline_picture(Path(artifact.path, "reconstructions.png")),
+                "quality": _quality(artifact, "reconstruction.psnr", "reconstruction.ssim"),
+            }
+            for artifact in own
+            if artifact.stage == "reconstruction"
+        ],
+        "samples": [
+            {
+                "name": f"{a.labels['backbone']}, seed {a.labels['seed']}, "
+                f"guidance {a.labels['guidance']}",
+                "source": inline_picture(Path(a.upstream["samples"].path, "samples.png")),
+                "quality": _quality(a, target, "generation.class_accuracy_"),
+            }
+            for a in shown_samples([a for a in own if a.stage == "generation"], target)
+        ],
+    }
+
+
+def shown_samples(generations: Sequence[Artifact], target: str) -> list[Artifact]:
+    """Return those of one tokenizer's generations whose samples are shown, in their order."""
+    first: dict[str, list[Artifact]] = {}  # of each backbone
+    for artifact in generations:
+        of_one = first.setdefault(artifact.labels["backbone"], [artifact])
+        if artifact is not of_one[0] and _run(artifact) == _run(of_one[0]):
+            of_one.append(artifact)
+    chosen = []
+    for scales in first.values():
+        smallest = min(scales, key=lambda a: float(a.labels["guidance"]))
+        best = min(scales, key=lambda a: _loss(a, target))
+        chosen += [a for a in scales if a is smallest or a is best]
+    return chosen
+
+
+def inline_picture(path: Path) -> str:
+    """Return a picture as a data URI: exact where it is small, else shrunk and compressed."""
+    with Image.open(path) as picture:
+        small = max(picture.size) <= LONGEST_SIDE
+        picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        packed = io.BytesIO()
+        picture.convert("RGB").save(packed, "webp", lossless=small, quality=QUALITY)
+    return inline(packed.getvalue(), "image/webp")
+
+
+def inline(content: bytes, kind: str) -> str:
+    """Return a file's content as a data URI of a media type."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _run(artifact: Artifact) -> tuple[str, str]:
+    return artifact.labels["tokenizer_seed"], artifact.labels["seed"]
+
+
+def _loss(artifact: Artifact, target: str) -> float:
+    """Return the target, turned so that lower is better."""
+    (found,) = (m for m in _measurements(artifact) if m["metric"] == target)
+    if found["value"] is None:
+        return float("inf")
+    return -found["value"] if found["higher_is_better"] else float(found["value"])
+
+
+def _quality(artifact: Artifact, *metrics: str) -> str:
+    possible = [m for m in _measurements(artifact) if m["value"] is not None]
+    return ", ".join(
+        f"{m['metric'].partition('.')[2]} {m['value']:.4g}"
+        + (f" {m['unit']}" if m["unit"] != "1" else "")
+        for m in possible
+        if m["metric"].startswith(metrics)
+    )
+
+
+def _measurements(artifact: Artifact) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(
+        Path(artifact.path, "measurements.json").read_text(encoding="utf-8")
+    )
+    return found
