@@ -91,9 +91,10 @@ def headline_family(measurements: pd.DataFrame) -> str:
 def headline_correlations(
     correlations: pd.DataFrame, target: str, family: str = ALL_FAMILIES
 ) -> pd.DataFrame:
-    """Return r and ρ of each headline metric with the target, with intervals.
+    """Return r, r given reconstruction quality, and ρ of each headline metric with the target.
 
-    At the smallest guidance scale of every backbone, over the tokenizers of one family.
+    With intervals; at the smallest guidance scale of every backbone, over the tokenizers of one
+    family.
     """
     names = {metric: short for short, metric in HEADLINE_METRICS.items()}
     chosen = correlations[
@@ -103,11 +104,11 @@ def headline_correlations(
         & correlations["cfg"].notna()
     ]
     chosen = chosen[chosen["cfg"] == chosen.groupby("backbone")["cfg"].transform("min")]
-    pearson, spearman = (
+    pearson, partial, spearman = (
         chosen[chosen["statistic"] == name].set_index(["metric", "backbone"])
-        for name in ("pearson", "spearman")
+        for name in ("pearson", "pearson_partial", "spearman")
     )
-    spearman = spearman.reindex(pearson.index)
+    partial, spearman = partial.reindex(pearson.index), spearman.reindex(pearson.index)
     places = pearson.index.to_frame(index=False)
     return pd.DataFrame(
         {
@@ -116,6 +117,8 @@ def headline_correlations(
             "cfg": [f"{cfg:g}" for cfg in pearson["cfg"]],
             "Pearson's r": pearson["value"].round(2).to_numpy(),
             "interval": [_interval(row) for row in pearson.itertuples()],
+            "given PSNR": partial["value"].round(2).to_numpy(),
+            "interval given it": [_interval(row) for row in partial.itertuples()],
             "Spearman's ρ": spearman["value"].round(2).to_numpy(),
             "its interval": [_interval(row) for row in spearman.itertuples()],
             "n": pearson["n"].to_numpy(),
