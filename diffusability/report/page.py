@@ -103,9 +103,9 @@ def _rows(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, float):
-        return "" if pd.isna(value) else f"{value:.5g}"
-    return str(value)
+    if pd.isna(value):  # type: ignore[call-overload]
+        return ""
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def _caption(name: str) -> str:

@@ -11,8 +11,10 @@ from PIL import Image
 
 from diffusability.study.plan import Artifact, Plan
 
-LONGEST_SIDE = 640  # pixels; larger pictures are shrunk, whole they lie beside their numbers
-QUALITY = 80  # of a shrunk picture, of 100
+# pixels: the widest grid of small images just fits; larger ones are shrunk, and lie whole beside
+# their numbers
+LONGEST_SIDE = 820
+QUALITY = 70  # of a shrunk picture, of 100
 
 
 def tokenizer_pictures(plan: Plan, tokenizer: str, target: str) -> dict[str, Any]:

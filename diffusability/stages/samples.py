@@ -29,7 +29,8 @@ from diffusability.training.progress import Progress
 
 BATCH = 256
 SHARD = 10_000
-PICTURED_ROWS = 8
+PICTURED_ROWS, PICTURED_CLASSES = 8, 16
+PICTURED_OF_MANY = (4, 8)  # rows and columns where there are more classes: images are large then
 NO_TRAJECTORY = (
     "the statistics are of even steps in the time of the linear path; EDM's steps are even in "
     "sigma^(1/rho)"
@@ -71,8 +72,24 @@ def make(job: Job, folder: Path) -> None:
         "shards": shards,
     }
     write_json(folder / "samples.json", notes | _trajectory(job, recorder))
-    pictured = load_file(folder / shards[0])["images"][: PICTURED_ROWS * data.num_classes]
-    write_image_grid(folder / "samples.png", pictured, columns=data.num_classes)
+    pictured, columns = pictured_indices(min(count, SHARD), data.num_classes)
+    first_images = load_file(folder / shards[0])["images"]
+    write_image_grid(folder / "samples.png", first_images[pictured], columns)
+
+
+def pictured_indices(count: int, classes: int) -> tuple[list[int], int]:
+    """Return which of `count` samples a grid shows, row by row, and its columns.
+
+    A column is a class: of many classes a few, evenly chosen. Where there are fewer classes than
+    rows they take turns along the rows.
+    """
+    if classes < PICTURED_ROWS:
+        return list(range(min(count, PICTURED_ROWS**2))), PICTURED_ROWS
+    few = classes <= PICTURED_CLASSES
+    rows, columns = (PICTURED_ROWS, classes) if few else PICTURED_OF_MANY
+    chosen = [k * classes // columns for k in range(columns)]
+    indices = [row * classes + label for row in range(rows) for label in chosen]
+    return [index for index in indices if index < count], columns
 
 
 def _model(job: Job, data: ImageSet, tokenizer: Tokenizer) -> LatentDiffusion | LatentDenoiser:

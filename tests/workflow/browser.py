@@ -19,13 +19,15 @@ PROBE = """
     const fetched = performance.getEntriesByType("resource").map(e => e.name)
       .filter(name => !name.startsWith("data:"));
     const broken = [...document.images].filter(i => !i.naturalWidth).map(i => i.alt);
+    const all = document.querySelectorAll("#numbers tbody tr").length;
     const input = document.querySelector("input[data-rows=numbers]");
     input.value = "velocity.viv conv-base";
     input.dispatchEvent(new Event("input"));
     const shown = [...document.querySelectorAll("#numbers tbody tr")].filter(r => !r.hidden);
     parent.document.documentElement.dataset.seen = JSON.stringify({
       width: root.clientWidth, content: root.scrollWidth, wide, fetched, broken,
-      shown: shown.map(r => r.textContent),
+      shown: shown.map(r => r.textContent), all,
+      count: document.getElementById("found").textContent,
     });
   });
 </script>
@@ -38,7 +40,7 @@ def find_browser() -> str | None:
 
 
 def look(page: Path, width: int, folder: Path) -> dict[str, Any]:
-    """Return widths, what is too wide, what was fetched and which rows a filter leaves."""
+    """Return widths, what is too wide, what was fetched, rows before and after a filter."""
     browser = find_browser()
     assert browser is not None
     probed = folder / f"probed-{width}.html"

@@ -122,6 +122,9 @@ def test_report_in_a_browser(finished: Workspace, width: int, tmp_path: Path) ->
     assert seen["content"] <= seen["width"], seen["wide"]
     assert seen["shown"]
     assert all("velocity.viv" in row and "conv-base" in row for row in seen["shown"])
+    table = pd.read_csv(finished.path / "results/tables/smoke/measurements.csv")
+    assert seen["count"] == f"{len(seen['shown'])} of {len(table)} rows"
+    assert seen["all"] == min(300, len(table))
 
 
 def test_snakemakes_own_report_has_the_captions(finished: Workspace) -> None:
