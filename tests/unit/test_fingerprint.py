@@ -108,19 +108,15 @@ def test_everything_follows_what_it_is_made_from() -> None:
         seen.add(artifact.path)
 
 
-def test_the_study_layer_is_quick_and_free_of_torch() -> None:
+def test_the_study_layer_needs_no_heavy_package() -> None:
+    """Snakemake imports it anew in every job."""
     code = (
-        "import sys, time; start = time.perf_counter();"
+        "import sys;"
         "from diffusability.study.load import load_study;"
         "from diffusability.study.plan import Plan; import diffusability.study.targets;"
-        "seconds = time.perf_counter() - start;"
-        "heavy = {'torch', 'numpy', 'pandas', 'scipy'} & set(sys.modules);"
-        "sys.exit(f'imported {heavy}' if heavy else 0) if heavy else print(seconds)"
+        "print({'torch', 'numpy', 'pandas', 'scipy', 'sklearn'} & set(sys.modules))"
     )
-    times = []
-    for _ in range(3):  # the best of three: other work on the machine must not decide
-        result = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        )
-        times.append(float(result.stdout))
-    assert min(times) < 0.5
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "set()\n"
