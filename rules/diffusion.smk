@@ -3,6 +3,7 @@ DIFFUSION = path_template("diffusion")
 LEARNED_FISHER = path_template("learned_fisher")
 SAMPLES = path_template("samples")
 GENERATION = path_template("generation")
+GENERATION_REFERENCE = path_template("generation_reference")
 FDR6_REFERENCE = path_template("fdr6_reference")
 
 
@@ -87,6 +88,33 @@ rule sample:
         job=job("samples"),
     shell:
         "python scripts/sample.py --job {params.job:q} --threads {threads} &> {log}"
+
+
+rule extract_generation_reference:
+    """Extract the features of real images that samples are compared with, once for a dataset."""
+    input:
+        unpack(made_from("generation_reference")),
+    output:
+        card=f"{GENERATION_REFERENCE}/provenance.json",
+        moments=f"{GENERATION_REFERENCE}/moments.safetensors",
+        vectors=f"{GENERATION_REFERENCE}/vectors.safetensors",
+    log:
+        f"{LOGS}/extract_generation_reference/{{dataset}}.{{fingerprint}}.log",
+    benchmark:
+        f"{BENCHMARKS}/extract_generation_reference/{{dataset}}.{{fingerprint}}.tsv"
+    priority: priority("generation_reference")
+    conda:
+        "../envs/study.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(16000),
+        runtime=minutes("generation_reference", 1440),
+        gpu=1,
+    params:
+        job=job("generation_reference"),
+    shell:
+        "python scripts/extract_generation_reference.py --job {params.job:q} --threads {threads}"
+        " &> {log}"
 
 
 rule compute_fdr6_reference:

@@ -12,7 +12,7 @@ from diffusability.study.plan import Plan
 from diffusability.study.schedule import critical_path, schedule
 
 COLUMNS = ("stage", "jobs", "done", "to do", "time each", "time", "disk", "time from")
-WIDTHS = (-15, 6, 6, 7, 11, 11, 11)
+WIDTHS = (-21, 6, 6, 7, 11, 11, 11)
 
 
 def plan_table(plan: Plan, gpus: Sequence[int] = (8, 64)) -> str:

@@ -12,6 +12,7 @@ from diffusability.encoders.load import load_encoder
 from diffusability.metrics.feature_moments import FeatureMoments, moments_of_batches
 
 BATCH = 256
+SPATIAL = "-spatial"  # part of an extractor's name: features that keep their place
 SHARDS = 20  # disjoint parts of a set; leaving each out in turn gives the standard error
 
 
@@ -22,6 +23,10 @@ class Features:
     vectors: Tensor  # (N, D) float32
     logits: Tensor  # (N, K) float32; K = 0 for an extractor without classes
     spatial: Tensor  # (N, S) float32, values that keep their place; S = 0 for all but Inception
+
+    def parts(self) -> dict[str, Tensor]:
+        """Return what Fréchet distances compare, by what it adds to the extractor's name."""
+        return {"": self.vectors} | ({SPATIAL: self.spatial} if self.spatial.shape[1] else {})
 
 
 class Extractor:
@@ -60,6 +65,15 @@ class Extractor:
             extractor=self.name,
             resolution=self.resolution,
         )
+
+    def moments_of_parts(self, data: ImageSet, chosen: Tensor) -> dict[str, FeatureMoments]:
+        """Return the moments of the chosen images by part of the features, in one pass."""
+        found: dict[str, FeatureMoments] = {}
+        for batch in in_batches(data.images, chosen, BATCH):
+            for part, values in self.of_batches([batch]).parts().items():
+                moments = self.moments(values, part)
+                found[part] = found[part].merge(moments) if part in found else moments
+        return found
 
     def moments(self, vectors: Tensor, part: str = "") -> FeatureMoments:
         """Return the moments of (N, D) features; `part` names which of them, e.g. "-spatial"."""

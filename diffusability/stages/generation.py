@@ -2,11 +2,12 @@
 
 import json
 import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
 from diffusability.artifacts.card import evicted, read_card
@@ -22,14 +23,17 @@ from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.precision_recall import measure_precision_recall
 from diffusability.metrics.trajectory import SCALARS
 from diffusability.stages import samples as sampling
-from diffusability.stages.features import Extractor, Features
+from diffusability.stages.features import BATCH, Extractor, Features
+from diffusability.stages.generation_reference import (
+    Reference,
+    extract_reference,
+    load_reference,
+)
 from diffusability.stages.measurements import write_measurements
-from diffusability.stages.reference_statistics import read_reference
 from diffusability.study.metrics import GenerationMetric
 from diffusability.study.names import fdr6_role
 
 logger = logging.getLogger(__name__)
-SPATIAL = "-spatial"  # part of an extractor's name: features that keep their place
 
 
 def make(job: Job, folder: Path) -> None:
@@ -38,18 +42,21 @@ def make(job: Job, folder: Path) -> None:
     data = load_dataset(job.input("dataset"))
     samples = _samples(job)
     notes = json.loads((samples / "samples.json").read_text())
-    shards = [load_file(samples / name) for name in notes["shards"]]
-    images, labels = (torch.cat([shard[key] for shard in shards]) for key in ("images", "labels"))
+    shards = [samples / name for name in notes["shards"]]
     extractor = Extractor(job, spec.extractor, data)
-    real = extractor.of_dataset(data, data.split(spec.reference))
-    generated = extractor(images)
+    reference = (
+        extract_reference(spec, extractor, data)
+        if spec.compared is None
+        else load_reference(job.input("reference"))
+    )
+    generated = extractor.of_batches(_images(shards))
     trajectory, untold = _trajectory(notes)
     compared = [
-        *_distances(spec, extractor, real, generated),
-        *_compare(job, extractor, real, generated),
-        *_fdr6(job, spec, data, images, generated),
+        *_distances(extractor, reference, generated),
+        *_compare(job, extractor, reference.vectors, generated.vectors),
+        *_fdr6(job, spec, data, shards, generated),
     ]
-    asked = labels if notes["labels"] else None  # None: nothing was asked for
+    asked = _labels(shards) if notes["labels"] else None  # None: nothing was asked for
     named, impossible = _name(job, extractor.name, generated.logits, asked, data.num_classes)
     write_measurements(folder, [*compared, *named, *trajectory], [*impossible, *untold])
 
@@ -75,26 +82,41 @@ def _samples(job: Job) -> Path:
     return folder
 
 
+def _images(shards: Sequence[Path]) -> Iterator[Tensor]:
+    """Yield (B, C, H, W) uint8 batches; one shard is in memory at a time."""
+    for shard in shards:
+        with safe_open(shard, "pt") as file:
+            yield from file.get_tensor("images").split(BATCH)
+
+
+def _labels(shards: Sequence[Path]) -> Tensor:
+    """Return the (N,) classes that were asked for."""
+    found = []
+    for shard in shards:
+        with safe_open(shard, "pt") as file:
+            found.append(file.get_tensor("labels"))
+    return torch.cat(found)
+
+
 def _distances(
-    spec: GenerationMetric, extractor: Extractor, real: Features, generated: Features
+    extractor: Extractor, reference: Reference, generated: Features
 ) -> list[Measurement]:
     """Return the Fréchet distance, and in spatial features too where the extractor has them."""
-    parts = {"": (real.vectors, generated.vectors)}
-    if generated.spatial.shape[1]:
-        parts[SPATIAL] = (real.spatial, generated.spatial)
     return [
         measure_frechet(
-            reference=read_reference(spec, extractor.name + part)
-            if spec.reference_statistics is not None
-            else extractor.moments(ours, part),
-            generated=extractor.shard_moments(theirs, part),
+            reference=reference.moments[extractor.name + part],
+            generated=extractor.shard_moments(values, part),
         )
-        for part, (ours, theirs) in parts.items()
+        for part, values in generated.parts().items()
     ]
 
 
 def _fdr6(
-    job: Job, spec: GenerationMetric, data: ImageSet, images: Tensor, generated: Features
+    job: Job,
+    spec: GenerationMetric,
+    data: ImageSet,
+    shards: Sequence[Path],
+    generated: Features,
 ) -> list[Measurement]:
     """Return FDr6 and its six ratios, where the study asks for them.
 
@@ -102,40 +124,38 @@ def _fdr6(
         job: with the six extractors, and with what they were held against, upstream.
         spec: names the extractors.
         data: the dataset.
-        images: (N, C, H, W) uint8, generated.
+        shards: files of the generated images.
         generated: features of these images by `spec.extractor`, not extracted twice.
     """
     if spec.fdr6 is None:
         return []
     folder = job.input("fdr6")
-    shards = {}
+    parts = {}
     for place, name in enumerate(spec.fdr6):
         extractor = Extractor(job, name, data, fdr6_role(place))
-        vectors = generated.vectors if name == spec.extractor else extractor(images).vectors
-        shards[name] = extractor.shard_moments(vectors)
+        known = name == spec.extractor
+        features = generated if known else extractor.of_batches(_images(shards))
+        parts[name] = extractor.shard_moments(features.vectors)
     return measure_fdr6(
         references=load_references(folder / "references.safetensors"),
-        generated=shards,
+        generated=parts,
         normalisers=load_normalisers(folder / "normalisers.json"),
     )
 
 
-def _compare(
-    job: Job, extractor: Extractor, real: Features, generated: Features
-) -> list[Measurement]:
-    """Return the comparisons of generated features with real ones, vector by vector."""
-    name = extractor.name
+def _compare(job: Job, extractor: Extractor, real: Tensor, generated: Tensor) -> list[Measurement]:
+    """Return the comparisons of (M, D) generated features with (N, D) real ones, one by one."""
     return [
         measure_kernel_distance(
-            reference=real.vectors,
-            generated=generated.vectors,
-            extractor=name,
+            reference=real,
+            generated=generated,
+            extractor=extractor.name,
             generator=_generator(job, "kernel distance"),
         ),
         *measure_precision_recall(
-            real=real.vectors,
-            generated=generated.vectors,
-            extractor=name,
+            real=real,
+            generated=generated,
+            extractor=extractor.name,
             generator=_generator(job, "precision and recall"),
         ),
     ]

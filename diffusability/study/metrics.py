@@ -11,6 +11,7 @@ from diffusability.study.representations import FDR6_SPACES
 from diffusability.study.spec import Need, Spec, is_none, name_content
 
 Split = Literal["train", "val", "all"]
+LEAST_COMPARED = 40  # two images in each of the parts that the kernel distance is jackknifed by
 
 
 class VelocityMetric(Spec):
@@ -158,6 +159,14 @@ class GenerationMetric(Spec):
 
     extractor: EncoderName
     reference: Split = Field("train", description="real images that samples are compared with")
+    compared: int | None = Field(
+        None,
+        ge=LEAST_COMPARED,
+        exclude_if=is_none,
+        description="real images, evenly chosen, that kernel distance, precision and recall look "
+        "at; the reference's features are then extracted once for all sets of samples. None: all, "
+        "extracted anew by every job, which only few images allow",
+    )
     fdr6: (
         Annotated[tuple[EncoderName, ...], Field(min_length=FDR6_SPACES, max_length=FDR6_SPACES)]
         | None
@@ -210,6 +219,26 @@ class GenerationMetric(Spec):
         )
         path = Path(self.reference_statistics)
         return (Need(f"reference statistics `{self.reference_content}`", path, remedy),)
+
+
+class GenerationReference(Spec):
+    """What every set of samples is compared with; made once for a dataset and an extractor.
+
+    Its fields are those of `GenerationMetric`.
+    """
+
+    extractor: EncoderName
+    reference: Split
+    compared: int
+    reference_content: str | None = Field(None, exclude_if=is_none)
+    reference_count: PositiveInt | None = Field(None, exclude_if=is_none)
+    reference_resolution: PositiveInt | None = Field(None, exclude_if=is_none)
+    reference_statistics: Annotated[str | None, Field(exclude=True)] = None
+
+    @classmethod
+    def of(cls, metric: GenerationMetric) -> "GenerationReference":
+        """Return the reference of a study's generation metrics."""
+        return cls(**{name: getattr(metric, name) for name in cls.model_fields})
 
 
 class Fdr6Reference(Spec):

@@ -9,7 +9,7 @@ from diffusability.errors import StudyError
 from diffusability.study.encoder import TrainedEncoder
 from diffusability.study.fingerprint import canonical_json, fingerprint
 from diffusability.study.linear_tokenizer import LinearTokenizer
-from diffusability.study.metrics import Fdr6Reference, GenerationMetric
+from diffusability.study.metrics import Fdr6Reference, GenerationMetric, GenerationReference
 from diffusability.study.names import fdr6_role
 from diffusability.study.problems import nearest
 from diffusability.study.stages import CARD, RESULTS, STAGES, path_template
@@ -242,6 +242,8 @@ class Plan:
         options = metric.canonical()
         local = {key: value for key, value in metric.local().items() if value is not None}
         judges = {"extractor": self._encoder(options["extractor"])}
+        if metric.compared is not None:
+            judges["reference"] = self._generation_reference(metric)
         if metric.fdr6 is not None:
             judges |= self._fdr6_judges(metric)
         for guidance in sampling.pop("guidance"):
@@ -264,6 +266,18 @@ class Plan:
                 {"samples": samples, **judges, "dataset": self._dataset},
                 local,
             )
+
+    def _generation_reference(self, metric: GenerationMetric) -> Artifact:
+        """Return the features of real images that all sets of samples are compared with."""
+        spec = GenerationReference.of(metric)
+        return self._add(
+            "generation_reference",
+            {"dataset": self.study.select.dataset},
+            spec.canonical(),
+            0,
+            {"extractor": self._encoder(spec.extractor), "dataset": self._dataset},
+            {key: value for key, value in spec.local().items() if value is not None},
+        )
 
     def _fdr6_judges(self, metric: GenerationMetric) -> dict[str, Artifact]:
         """Return the six extractors of FDr6 by role, and what samples are held against."""

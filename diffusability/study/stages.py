@@ -124,6 +124,13 @@ STAGES: dict[str, Stage] = {
         labels=_SAMPLES,
         gpu=True,
     ),
+    "generation_reference": Stage(
+        version=1,
+        rule="extract_generation_reference",
+        outputs=("moments.safetensors", "vectors.safetensors"),
+        labels=("dataset",),
+        gpu=True,
+    ),
     "fdr6_reference": Stage(
         version=1,
         rule="compute_fdr6_reference",

@@ -110,12 +110,19 @@ def test_86_chains_are_planned_without_data(study: Study) -> None:
     assert encoders == {*VISION_MODELS, "inception", "lpips", *REPRESENTATIONS}
 
 
+def test_real_images_are_seen_once_and_not_by_every_job(study: Study) -> None:
+    plan = Plan(study)
+    (reference,) = plan.of_stage("generation_reference")  # one for 86 x 4 x 7 sets of samples
+    assert reference.spec["compared"] == 10_000
+    assert all(a.upstream["reference"] is reference for a in plan.of_stage("generation"))
+
+
 def test_fdr6_in_the_six_spaces_of_its_paper(study: Study) -> None:
     names = study.metrics.generation.fdr6
     assert names == ("inception", *REPRESENTATIONS)
     assert [study.encoders[name].kind for name in names] == ["inception", *["representation"] * 5]
     assert all(study.encoders[name].model == name for name in names[1:])  # type: ignore[union-attr]
     plan = Plan(study)
-    (reference,) = plan.of_stage("fdr6_reference")  # one for 86 x 4 x 5 sets of samples
+    (reference,) = plan.of_stage("fdr6_reference")  # one for 86 x 4 x 7 sets of samples
     assert reference.spec["reference_content"] == "VIRTUAL_imagenet256_labeled.npz"
     assert all(a.upstream["fdr6"] is reference for a in plan.of_stage("generation"))

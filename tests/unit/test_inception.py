@@ -169,6 +169,16 @@ def test_metrics_are_named_fid(stub: None, workplace: Path) -> None:
     name = "generation.kernel_distance_inception"  # moments are not enough for it
     assert published[name]["value"] == own[name]["value"]
 
+    # the same by way of features that are extracted once for all sets of samples
+    for options, expected in (
+        ({}, own),
+        ({"reference_statistics": "reference.npz", "reference_count": 100}, published),
+    ):
+        made = run_plan(plan_of(study(compared=60, **options)), "generation")
+        shared = measurements(made["generation/conv-base/s0/sit-a/s0/cfg1"])
+        for name in ("generation.fid", "generation.sfid"):
+            assert shared[name]["value"] == pytest.approx(expected[name]["value"], rel=1e-6)
+
 
 @pytest.mark.parametrize(
     ("side", "dim", "options", "message"),
@@ -188,7 +198,10 @@ def test_references_of_another_kind_are_refused(
     message: str,
 ) -> None:
     from diffusability.metrics.feature_moments import FeatureMoments
+    from diffusability.stages.features import Features
     from diffusability.stages.generation import _distances
+    from diffusability.stages.generation_reference import Reference
+    from diffusability.stages.reference_statistics import read_reference
     from diffusability.study.metrics import GenerationMetric
 
     write_reference(workplace / "reference.npz", side, dim)
@@ -196,7 +209,7 @@ def test_references_of_another_kind_are_refused(
         {"extractor": "inception", "reference_statistics": "reference.npz", **options}
     )
     features = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
-    drawn = SimpleNamespace(vectors=features, spatial=features[:, :0])
+    drawn = Features(features, features[:, :0], features[:, :0])
 
     def moments(part: Tensor) -> FeatureMoments:
         return FeatureMoments.from_features(part, extractor="inception", resolution=8)
@@ -205,7 +218,8 @@ def test_references_of_another_kind_are_refused(
         name="inception", shard_moments=lambda x, _part: [moments(s) for s in x.split(10)]
     )
     with pytest.raises(MeasurementError, match=message):
-        _distances(spec, extractor, drawn, drawn)  # type: ignore[arg-type]
+        reference = Reference(features, {"inception": read_reference(spec, "inception")})
+        _distances(extractor, reference, drawn)  # type: ignore[arg-type]
 
 
 def test_the_size_of_reference_images_is_read_from_the_header(tmp_path: Path) -> None:

@@ -141,5 +141,5 @@ def test_rules_ask_for_these_priorities_and_for_gpus_where_stages_have_them() ->
 def test_the_plan_says_how_long_and_how_full() -> None:
     text = plan_table(Plan(load_study(REPOSITORY / "studies" / "imagenet256.yaml")), gpus=[16])
     assert re.search(r"critical path: 158\.\d h \(encoder .*, tokenizer .* generation ", text)
-    assert re.search(r" 16 +2,19\d\.\d h +[\d,.]+ h  30\.6 TiB / 22\.\d TiB / \d\.\d TiB\n", text)
+    assert re.search(r" 16 +2,18\d\.\d h +[\d,.]+ h  30\.6 TiB / 22\.\d TiB / \d\.\d TiB\n", text)
     assert re.search(r"latents of \d+ tokenizers \(\d\.\d TiB\), [\d.]+ GiB of samples\n", text)

@@ -93,6 +93,7 @@ CASES: list[tuple[str, Any, list[str]]] = [
         ],
     ),
     ("encoders.eye", {"kind": "representation", "model": "dino"}, ["encoders.eye", "`dinov2`"]),
+    ("metrics.generation.compared", 30, ["metrics.generation.compared", "40"]),
     ("metrics.generation.reference_count", 7, ["reference_statistics, which is not given"]),
     (
         "metrics.reconstruction.lpips",
