@@ -18,7 +18,7 @@ from diffusability.metrics.distance_names import distance_name
 from diffusability.metrics.feature_moments import FeatureMoments, moments_of_batches
 from diffusability.metrics.frechet import measure_frechet
 from diffusability.metrics.measurement import Measurement
-from diffusability.metrics.nearest_neighbours import NeighbourTable
+from diffusability.metrics.nearest_neighbours import NeighbourTable, Rows
 
 Choice = Literal["weighted", "nearest"]
 Interpolation = Literal["slerp", "linear"]
@@ -92,7 +92,7 @@ def interpolate(a: Tensor, b: Tensor, *, alpha: float, mode: Interpolation) -> T
 
 def interpolated_latents(
     queries: Tensor,
-    pool: Tensor,
+    pool: Rows,
     chosen: Tensor,
     *,
     alpha: float,
@@ -115,14 +115,14 @@ def interpolated_latents(
         (<= batch_size, ...) latents, on the queries' device.
     """
     for part in rows.split(batch_size):
-        neighbour = pool[chosen[part.to(chosen.device)].to(pool.device)]
+        neighbour = pool[chosen[part.to(chosen.device)].cpu()]
         start = queries[part.to(queries.device)]
         yield interpolate(start, neighbour.to(queries.device), alpha=alpha, mode=mode)
 
 
 def measure_interpolation_frechet(
     queries: Tensor,
-    pool: Tensor,
+    pool: Rows,
     table: NeighbourTable,
     *,
     decode: Callable[[Tensor], Tensor],
@@ -140,7 +140,7 @@ def measure_interpolation_frechet(
 
     Args:
         queries: (N, C, H, W) latents that ``decode`` takes, as they are.
-        pool: (M, C, H, W) latents that the table's indices point into.
+        pool: (M, C, H, W) latents that the table's indices point into; they may lie on disk.
         table: neighbours of the queries in the pool.
         decode: maps (B, C, H, W) latents to images.
         extract: maps images to (B, D) features.
@@ -191,7 +191,9 @@ def measure_interpolation_frechet(
     result = measure_frechet(
         reference=reference, generated=parts, paired=own or None, stage="continuity"
     )
-    shared = queries.shape == pool.shape and torch.equal(queries, pool.to(queries.device))
+    shared = queries.shape == pool.shape and torch.equal(
+        queries, pool[torch.arange(len(pool))].to(queries.device)
+    )
     return replace(
         result,
         metric=f"continuity.{distance_name('ifd', reference.extractor)}",
@@ -209,7 +211,7 @@ def measure_interpolation_frechet(
     )
 
 
-def _check_table(table: NeighbourTable, queries: Tensor, pool: Tensor) -> None:
+def _check_table(table: NeighbourTable, queries: Tensor, pool: Rows) -> None:
     if len(table.indices) != len(queries) or int(table.indices.max()) >= len(pool):
         raise MeasurementError(
             f"the neighbour table of {len(table.indices)} queries does not belong to "

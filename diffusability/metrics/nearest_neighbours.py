@@ -1,8 +1,8 @@
 """Exact nearest neighbours of flattened latents, in blocks, by cosine or Euclidean distance."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +13,21 @@ Distance = Literal["cosine", "l2"]
 
 _SPARE = 8  # candidates kept beyond K, so that rounding does not push out a true neighbour
 _REFINE_BYTES = 256 * 2**20
+_QUERY_BLOCKS = 4  # blocks of queries that one reading of the pool serves
+
+
+class Rows(Protocol):
+    """Latents (M, ...) of which rows can be taken: a tensor, or what lies on disk."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of all of them."""
+
+    def __len__(self) -> int:
+        """Return M."""
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor:
+        """Return the chosen rows, (k,) int64 on the CPU, as (k, ...)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +47,15 @@ class NeighbourTable:
     mean_squared_differences: Tensor
     distance: Distance
     same_class: bool
+
+    def cpu(self) -> "NeighbourTable":
+        """Return the table on the CPU."""
+        return replace(
+            self,
+            indices=self.indices.cpu(),
+            distances=self.distances.cpu(),
+            mean_squared_differences=self.mean_squared_differences.cpu(),
+        )
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the numbers as tensors that safetensors can store."""
@@ -62,7 +86,7 @@ class NeighbourTable:
 
 def nearest_neighbours(
     queries: Tensor,
-    pool: Tensor,
+    pool: Rows,
     *,
     neighbours: int,
     distance: Distance = "cosine",
@@ -79,13 +103,13 @@ def nearest_neighbours(
 
     Args:
         queries: (N, ...) latents, flattened to vectors; the search runs on their device.
-        pool: (M, ...) latents of the same shape, any device (blocks are moved).
+        pool: (M, ...) latents of the same shape, any device or on disk (blocks are moved).
         neighbours: K.
         distance: "cosine" (1 - cosine similarity) or "l2".
         query_labels: (N,) classes; with ``pool_labels``, restricts neighbours to the same class.
         pool_labels: (M,) classes.
         exclude_self: the pool is the queries in the same order; no query is its own neighbour.
-        block_size: rows of the pool and of the queries that one product compares.
+        block_size: rows of the pool that one product compares with four times as many queries.
 
     Returns:
         The table, on the queries' device.
@@ -101,7 +125,7 @@ def nearest_neighbours(
         raise MeasurementError(
             f"exclude_self: the pool ({len(pool)}) is not the {len(queries)} queries"
         )
-    search = _Search(queries.flatten(1), pool.flatten(1), neighbours, distance, exclude_self)
+    search = _Search(queries.flatten(1), pool, neighbours, distance, exclude_self)
     groups = _groups(queries, pool, query_labels, pool_labels)
     found = [search.run(*group, block_size) for group in groups]
     order = torch.cat([rows for rows, _ in groups]).argsort().to(queries.device)
@@ -114,7 +138,7 @@ class _Search:
     """The search within given rows of queries and pool."""
 
     queries: Tensor  # (N, d)
-    pool: Tensor  # (M, d)
+    pool: Rows  # (M, ...), d values each
     neighbours: int
     distance: Distance
     exclude_self: bool
@@ -137,7 +161,7 @@ class _Search:
             )
         results = [
             self._refine(rows, self._candidates(rows, pool_rows, block_size))
-            for rows in query_rows.split(block_size)
+            for rows in query_rows.split(_QUERY_BLOCKS * block_size)
         ]
         indices, distances, squared = (torch.cat(part) for part in zip(*results, strict=True))
         return indices, distances, squared
@@ -150,7 +174,7 @@ class _Search:
         best = torch.zeros((len(rows), 0), dtype=self.precision, device=device)
         best_index = torch.zeros((len(rows), 0), dtype=torch.int64, device=device)
         for part in pool_rows.split(block_size):
-            block = self._prepared(self.pool[part].to(device))  # (m, d)
+            block = self._prepared(self._of_pool(part))  # (m, d)
             score = query @ block.T  # (n, m), larger is nearer
             if self.distance == "l2":
                 score -= block.square().sum(dim=1) / 2  # the query's own norm is the same for all
@@ -163,6 +187,10 @@ class _Search:
             best_index = index.gather(1, where)
         return best_index
 
+    def _of_pool(self, rows: Tensor) -> Tensor:
+        """Return (m, d) vectors of the pool on the queries' device."""
+        return self.pool[rows].to(self.queries.device).flatten(1)
+
     def _prepared(self, latents: Tensor) -> Tensor:
         """Return vectors whose products order the pool: unit vectors, or centred ones for l2."""
         latents = latents.to(self.precision)
@@ -172,11 +200,13 @@ class _Search:
 
     def _refine(self, rows: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Order candidates by float64 distances and keep the K nearest."""
-        step = max(1, _REFINE_BYTES // (8 * candidates.shape[1] * self.pool.shape[1]))
+        dimensions = self.queries.shape[1]
+        step = max(1, _REFINE_BYTES // (8 * candidates.shape[1] * dimensions))
         kept = []
         for part, near in zip(rows.split(step), candidates.split(step), strict=True):
             query = self.queries[part].to(torch.float64)[:, None]  # (n, 1, d)
-            other = self.pool[near.to(self.pool.device)].to(query)  # (n, candidates, d)
+            vectors = self._of_pool(near.cpu().flatten()).to(torch.float64)
+            other = vectors.view(*near.shape, dimensions)  # (n, candidates, d)
             squared = (query - other).square().sum(dim=2)  # (n, candidates)
             if self.distance == "cosine":
                 norms = query.norm(dim=2) * other.norm(dim=2)
@@ -187,13 +217,13 @@ class _Search:
                 distances[near == part.to(near.device)[:, None]] = torch.inf
             distances, where = distances.sort(dim=1, stable=True)
             where = where[:, : self.neighbours]
-            mean_squared = squared.gather(1, where) / self.pool.shape[1]
+            mean_squared = squared.gather(1, where) / dimensions
             kept.append((near.gather(1, where), distances[:, : self.neighbours], mean_squared))
         indices, distances, mean_squared = (torch.cat(part) for part in zip(*kept, strict=True))
         return indices, distances, mean_squared
 
 
-def _check(queries: Tensor, pool: Tensor, distance: str) -> None:
+def _check(queries: Tensor, pool: Rows, distance: str) -> None:
     if queries.ndim < 2 or queries.shape[1:] != pool.shape[1:] or 0 in queries.shape + pool.shape:
         raise MeasurementError(
             f"queries {tuple(queries.shape)} and pool {tuple(pool.shape)} must be latents of one "
@@ -201,8 +231,10 @@ def _check(queries: Tensor, pool: Tensor, distance: str) -> None:
         )
     if distance not in ("cosine", "l2"):
         raise MeasurementError(f"distance {distance!r} is neither 'cosine' nor 'l2'")
-    for name, latents in (("queries", queries), ("pool", pool)):
-        norms = torch.cat([part.flatten(1).float().norm(dim=1) for part in latents.split(4096)])
+    sets: tuple[tuple[str, Rows], ...] = (("queries", queries), ("pool", pool))
+    for name, latents in sets:
+        blocks = torch.arange(len(latents)).split(4096)
+        norms = torch.cat([latents[rows].flatten(1).float().norm(dim=1) for rows in blocks])
         if not bool(torch.isfinite(norms).all()):
             raise MeasurementError(f"{name}: latents are not finite")
         if distance == "cosine" and not bool((norms > 0).all()):
@@ -210,7 +242,7 @@ def _check(queries: Tensor, pool: Tensor, distance: str) -> None:
 
 
 def _groups(
-    queries: Tensor, pool: Tensor, query_labels: Tensor | None, pool_labels: Tensor | None
+    queries: Tensor, pool: Rows, query_labels: Tensor | None, pool_labels: Tensor | None
 ) -> list[tuple[Tensor, Tensor]]:
     """Return (query rows, pool rows) that are compared with each other, on the CPU."""
     if query_labels is None or pool_labels is None:

@@ -10,7 +10,8 @@ from diffusability.artifacts.job import Job
 from diffusability.artifacts.tensors import write_tensors
 from diffusability.data.images import to_uint8
 from diffusability.data.load import load_dataset
-from diffusability.latents.channel_statistics import channel_statistics, denormalise, normalise
+from diffusability.latents.channel_statistics import denormalise, normalise
+from diffusability.latents.normalised import NormalisedLatents, mapped_statistics
 from diffusability.metrics.continuity import measure_interpolation_frechet
 from diffusability.metrics.nearest_neighbours import nearest_neighbours
 from diffusability.stages.features import BATCH, Extractor
@@ -25,18 +26,19 @@ def make(job: Job, folder: Path) -> None:
     data = load_dataset(job.input("dataset"))
     latents = open_latents(job, data)
     asked, offered = data.split(spec.split), data.split(spec.pool)
-    statistics = channel_statistics(latents[offered].mean)
-    queries = normalise(latents[asked].mean, statistics)  # (n, C, h, w)
-    pool = normalise(latents[offered].mean, statistics)  # (m, C, h, w)
+    statistics = mapped_statistics(latents.mean, offered)
+    queries = normalise(latents.mean[asked], statistics)  # (n, C, h, w)
+    # ImageNet's training latents, the usual pool, are 42 GB: they stay on disk
+    pool = NormalisedLatents(latents.mean, offered, statistics)  # (m, C, h, w)
     table = nearest_neighbours(
-        queries.flatten(1),
-        pool.flatten(1),
+        queries.to(job.device),
+        pool,
         neighbours=spec.neighbours,
         distance=spec.distance,
         exclude_self=spec.split == spec.pool,
-        query_labels=latents[asked].labels if spec.same_class else None,
-        pool_labels=latents[offered].labels if spec.same_class else None,
-    )
+        query_labels=latents.labels[asked] if spec.same_class else None,
+        pool_labels=latents.labels[offered] if spec.same_class else None,
+    ).cpu()
     tokenizer = open_tokenizer(job, data)
     extractor = Extractor(job, spec.extractor, data)
     originals = extractor.of_dataset(data, asked).vectors
