@@ -35,6 +35,6 @@ class NormalisedLatents:
         """Return the number of images."""
         return len(self._images)
 
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """Return the chosen rows, (k,) int64, as (k, C, h, w) in memory."""
+    def __getitem__(self, rows: Tensor | slice, /) -> Tensor:
+        """Return the chosen rows, (k,) int64 or a slice, as (k, C, h, w) in memory."""
         return normalise(self._latents[self._images[rows]], self._statistics)

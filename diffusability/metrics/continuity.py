@@ -13,12 +13,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from diffusability.data.images import Rows
 from diffusability.errors import MeasurementError
 from diffusability.metrics.distance_names import distance_name
 from diffusability.metrics.feature_moments import FeatureMoments, moments_of_batches
 from diffusability.metrics.frechet import measure_frechet
 from diffusability.metrics.measurement import Measurement
-from diffusability.metrics.nearest_neighbours import NeighbourTable, Rows
+from diffusability.metrics.nearest_neighbours import NeighbourTable
 
 Choice = Literal["weighted", "nearest"]
 Interpolation = Literal["slerp", "linear"]

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from diffusability.data.images import Rows
 from diffusability.errors import MeasurementError
 
 Distance = Literal["cosine", "l2"]
@@ -14,20 +15,6 @@ Distance = Literal["cosine", "l2"]
 _SPARE = 8  # candidates kept beyond K, so that rounding does not push out a true neighbour
 _REFINE_BYTES = 256 * 2**20
 _QUERY_BLOCKS = 4  # blocks of queries that one reading of the pool serves
-
-
-class Rows(Protocol):
-    """Latents (M, ...) of which rows can be taken: a tensor, or what lies on disk."""
-
-    @property
-    def shape(self) -> torch.Size:
-        """The shape of all of them."""
-
-    def __len__(self) -> int:
-        """Return M."""
-
-    def __getitem__(self, rows: Tensor, /) -> Tensor:
-        """Return the chosen rows, (k,) int64 on the CPU, as (k, ...)."""
 
 
 @dataclass(frozen=True, eq=False)
