@@ -56,8 +56,8 @@ class Outcome:
 
     @property
     def finished(self) -> int:
-        """Jobs that came to their end."""
-        return len(re.findall(r"^Finished jobid: ", self.output, re.MULTILINE))
+        """Jobs that came to their end, once each: those of a group end again with it."""
+        return len(set(re.findall(r"^Finished jobid: (\d+)", self.output, re.MULTILINE)))
 
     @property
     def failed_attempts(self) -> int:
