@@ -59,15 +59,12 @@ def extract_reference(
     compared = _evenly(split, spec.compared or len(split))
     features = extractor.of_dataset(data, compared)
     if spec.reference_statistics is not None:
-        names = [extractor.name + part for part in features.parts()]
-        moments = {name: read_reference(spec, name) for name in names}
+        found = [read_reference(spec, extractor.name + part) for part in features.parts()]
     elif len(compared) == len(split):
         found = [extractor.moments(values, part) for part, values in features.parts().items()]
-        moments = {each.extractor: each for each in found}
     else:
         found = list(extractor.moments_of_parts(data, split).values())
-        moments = {each.extractor: each for each in found}
-    return Reference(features.vectors, moments)
+    return Reference(features.vectors, {each.extractor: each for each in found})
 
 
 def _evenly(chosen: Tensor, count: int) -> Tensor:

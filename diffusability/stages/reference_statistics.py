@@ -9,12 +9,10 @@ from diffusability.metrics.adm_reference import (
     reference_image_side,
 )
 from diffusability.metrics.feature_moments import FeatureMoments
-from diffusability.study.metrics import Fdr6Reference, GenerationMetric, GenerationReference
+from diffusability.study.metrics import GenerationMetric, PublishedReference
 
 
-def read_reference(
-    spec: GenerationMetric | GenerationReference | Fdr6Reference, extractor: str
-) -> FeatureMoments:
+def read_reference(spec: GenerationMetric | PublishedReference, extractor: str) -> FeatureMoments:
     """Return the published moments; their images must have the size of the study's.
 
     Args:

@@ -116,19 +116,19 @@ class Costs:
             case "learned_fisher":
                 return self._learned_fisher(artifact)
             case "generation":
-                compared = self.study.metrics.generation
+                metric = self.study.metrics.generation
                 count = self.study.sampling.count
-                if compared.compared is None:
-                    count += self.images.of(compared.reference)
-                judged = count * self._features(compared.extractor).macs
-                own = {compared.extractor}  # whose features of the samples are there already
+                if metric.compared is None:
+                    count += self.images.of(metric.reference)
+                judged = count * self._features(metric.extractor).macs
+                own = {metric.extractor}  # whose features of the samples are there already
                 return Work(judged + self._fdr6(self.study.sampling.count, own), "fp32", 0)
             case "generation_reference":
-                compared = self.study.metrics.generation
-                published = compared.reference_statistics is not None
-                count = 0 if published else self.images.of(compared.reference)
-                count += compared.compared or 0
-                return Work(count * self._features(compared.extractor).macs, "fp32", 0)
+                metric = self.study.metrics.generation
+                published = metric.reference_statistics is not None
+                count = 0 if published else self.images.of(metric.reference)
+                count += metric.compared or 0
+                return Work(count * self._features(metric.extractor).macs, "fp32", 0)
             case "fdr6_reference":
                 return Work(self._fdr6(self.images.of("all"), set()), "fp32", 0)
             case "reconstruction" | "continuity" | "equivariance":

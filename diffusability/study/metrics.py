@@ -221,7 +221,16 @@ class GenerationMetric(Spec):
         return (Need(f"reference statistics `{self.reference_content}`", path, remedy),)
 
 
-class GenerationReference(Spec):
+class PublishedReference(Spec):
+    """Where published moments of the reference images lie; fields of `GenerationMetric`."""
+
+    reference_content: str | None = Field(None, exclude_if=is_none)
+    reference_count: PositiveInt | None = Field(None, exclude_if=is_none)
+    reference_resolution: PositiveInt | None = Field(None, exclude_if=is_none)
+    reference_statistics: Annotated[str | None, Field(exclude=True)] = None
+
+
+class GenerationReference(PublishedReference):
     """What every set of samples is compared with; made once for a dataset and an extractor.
 
     Its fields are those of `GenerationMetric`.
@@ -230,10 +239,6 @@ class GenerationReference(Spec):
     extractor: EncoderName
     reference: Split
     compared: int
-    reference_content: str | None = Field(None, exclude_if=is_none)
-    reference_count: PositiveInt | None = Field(None, exclude_if=is_none)
-    reference_resolution: PositiveInt | None = Field(None, exclude_if=is_none)
-    reference_statistics: Annotated[str | None, Field(exclude=True)] = None
 
     @classmethod
     def of(cls, metric: GenerationMetric) -> "GenerationReference":
@@ -241,17 +246,13 @@ class GenerationReference(Spec):
         return cls(**{name: getattr(metric, name) for name in cls.model_fields})
 
 
-class Fdr6Reference(Spec):
+class Fdr6Reference(PublishedReference):
     """What FDr6 holds every sample set against; made once for a dataset and six encoders.
 
     Its fields are those of `GenerationMetric`; the published statistics stand for Inception alone.
     """
 
     fdr6: tuple[EncoderName, ...]
-    reference_content: str | None = Field(None, exclude_if=is_none)
-    reference_count: PositiveInt | None = Field(None, exclude_if=is_none)
-    reference_resolution: PositiveInt | None = Field(None, exclude_if=is_none)
-    reference_statistics: Annotated[str | None, Field(exclude=True)] = None
 
     @classmethod
     def of(cls, metric: GenerationMetric) -> "Fdr6Reference":

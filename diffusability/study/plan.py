@@ -12,6 +12,7 @@ from diffusability.study.linear_tokenizer import LinearTokenizer
 from diffusability.study.metrics import Fdr6Reference, GenerationMetric, GenerationReference
 from diffusability.study.names import fdr6_role
 from diffusability.study.problems import nearest
+from diffusability.study.spec import Spec
 from diffusability.study.stages import CARD, RESULTS, STAGES, path_template
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import LevelTokenizer, TokenizerSpec
@@ -240,7 +241,7 @@ class Plan:
         noise_seed = sampling.pop("seed")
         metric = self.study.metrics.generation
         options = metric.canonical()
-        local = {key: value for key, value in metric.local().items() if value is not None}
+        local = _stated(metric)
         judges = {"extractor": self._encoder(options["extractor"])}
         if metric.compared is not None:
             judges["reference"] = self._generation_reference(metric)
@@ -276,7 +277,7 @@ class Plan:
             spec.canonical(),
             0,
             {"extractor": self._encoder(spec.extractor), "dataset": self._dataset},
-            {key: value for key, value in spec.local().items() if value is not None},
+            _stated(spec),
         )
 
     def _fdr6_judges(self, metric: GenerationMetric) -> dict[str, Artifact]:
@@ -292,6 +293,11 @@ class Plan:
             spec.canonical(),
             0,
             {**extractors, "dataset": self._dataset},
-            {key: value for key, value in spec.local().items() if value is not None},
+            _stated(spec),
         )
         return {**extractors, "fdr6": reference}
+
+
+def _stated(spec: Spec) -> dict[str, Any]:
+    """Return what an entry leaves to the machine, without what it leaves unsaid."""
+    return {key: value for key, value in spec.local().items() if value is not None}

@@ -19,12 +19,12 @@ from tests.unit.study_run import measurements, plan_of, run_plan
 CELL = "generation/conv-base/s0/sit-a/s0/cfg1"
 
 
-def study(**generation: Any) -> Plan:
+def study(count: int = 40, **generation: Any) -> Plan:
     """The smoke study of one tokenizer and two sets of samples."""
     return plan_of(
         {
             "metrics": {"generation": {"reference": "train", **generation}},
-            "sampling": {"guidance": [1.0, 1.5]},
+            "sampling": {"guidance": [1.0, 1.5], "count": count},
             "select": {"tokenizers": ["conv-base"]},
         }
     )
@@ -42,7 +42,7 @@ def test_one_reference_serves_all_samples_and_renames_nothing_else() -> None:
     (reference,) = shared.of_stage("generation_reference")
     assert set(reference.upstream) == {"dataset", "extractor"}
     assert all(a.upstream["reference"] is reference for a in shared.of_stage("generation"))
-    (resampled,) = study(compared=50, fdr6=None).of_stage("generation_reference")
+    (resampled,) = study(count=41, compared=50).of_stage("generation_reference")
     assert resampled.fingerprint == reference.fingerprint
 
 

@@ -2,12 +2,8 @@
 
 import pytest
 
-from diffusability.stages.samples import (
-    PICTURED_OF_MANY,
-    PICTURED_ROWS,
-    balanced_labels,
-    pictured_indices,
-)
+from diffusability.diffusion.sampler import balanced_labels
+from diffusability.stages.samples import PICTURED_OF_MANY, PICTURED_ROWS, pictured_indices
 
 
 @pytest.mark.parametrize("classes", [8, 10, 12, 16])
