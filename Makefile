@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CORES ?= all
 READY := $(VENV)/.installed
 
-.PHONY: study test test-slurm test-slow lint bench simulate clean
+.PHONY: study test test-slurm test-slow lint docs bench simulate clean
 
 study: $(READY)
 	@$(BIN)/snakemake --cores $(CORES) --scheduler greedy --rerun-incomplete --show-failed-logs --quiet rules
@@ -31,6 +31,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
+
+# the documentation site in site/, built without a network; a broken link or name is an error
+docs: $(READY)
+	$(BIN)/mkdocs build --strict --quiet
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.study
