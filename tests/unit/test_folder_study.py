@@ -23,7 +23,7 @@ from tests.conftest import REPOSITORY
 from tests.unit.image_files import write_image, write_images, write_mask
 
 STAGES_RUN = ("dataset", "encoder", "tokenizer", "latents", "spatial", "semantics")
-README = REPOSITORY / "README.md"
+PAGE = REPOSITORY / "docs/images.md"
 FEW = {"steps": 4, "batch": 8}
 
 
@@ -128,8 +128,8 @@ def test_other_images_do_not_take_the_name_of_those_that_were_indexed(workplace:
     make(plan(study("toy", content="toy-2")), "dataset")
 
 
-def test_example_of_the_readme() -> None:
-    (block,) = re.findall(r"```yaml\n(datasets:.*?)```", README.read_text(), re.DOTALL)
+def test_example_of_the_documentation() -> None:
+    (block,) = re.findall(r"```yaml\n(datasets:.*?)```", PAGE.read_text(), re.DOTALL)
     (values,) = yaml.safe_load(block)["datasets"].values()
     assert FolderDataset.model_validate(values).masked
 
