@@ -21,10 +21,9 @@ DOCS = REPOSITORY / "docs"
 PAGES = [REPOSITORY / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")]
 PAGES += sorted(DOCS.rglob("*.md"))
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-# a file of the repository in code quotes; names with <...>, {...} or * stand for many
-FILE = re.compile(
-    r"`((?:docs|studies|diffusability|tests|rules|scripts|slurm|benchmarks|envs|profiles)/[^`\s]*)`"
-)
+CODE = re.compile(r"^```sh\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
+FOLDERS = ("docs/", "studies/", "diffusability/", "tests/", "rules/", "scripts/", "slurm/")
+FOLDERS += ("benchmarks/", "envs/", "profiles/")
 BLOCK = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 KEY = re.compile(r"`((?:metrics|select|analysis|sampling|encoding)\.[\w.]+)")
 METRIC = re.compile(r"`(\w+\.[^`]+)`")
@@ -64,12 +63,14 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_files_exist(page: Path) -> None:
-    for path in FILE.findall(page.read_text()):
-        if re.search(r"[<{*…]", path) or any(part in path for part in TO_COME):
+    """Names with <...> or * in them stand for many files."""
+    words = [w for code in CODE.findall(page.read_text()) for w in "".join(code).split()]
+    for word in words:
+        if not word.startswith(FOLDERS) or re.search(r"[<{*…]", word):
             continue
-        assert any((root / path).exists() for root in (REPOSITORY, REPOSITORY / "diffusability")), (
-            f"{path}: no such file"
-        )
+        if not any(part in word for part in TO_COME):
+            roots = (REPOSITORY, REPOSITORY / "diffusability")
+            assert any((root / word).exists() for root in roots), f"{word}: no such file"
 
 
 STUDIES = [
