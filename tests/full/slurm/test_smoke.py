@@ -11,8 +11,8 @@ from diffusability.artifacts.card import read_card
 from diffusability.study.load import read_yaml
 from diffusability.study.merge import merge
 from tests.conftest import REPOSITORY
-from tests.slurm.cluster import GPU_PARTITION, Cluster
-from tests.slurm.submission import command, prepare
+from tests.full.slurm.cluster import GPU_PARTITION, Cluster
+from tests.full.slurm.submission import command, prepare
 from tests.workflow.workspace import Workspace
 
 SMOKE = read_yaml(REPOSITORY / "studies" / "smoke.yaml")

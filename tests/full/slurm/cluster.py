@@ -1,6 +1,6 @@
 """A real Slurm of one node, started by hand in a scratch folder and stopped again.
 
-    python -m tests.slurm.cluster FOLDER        until Ctrl-C, for trying things
+    python -m tests.full.slurm.cluster FOLDER        until Ctrl-C, for trying things
 
 munge, MariaDB, slurmdbd, slurmctld and slurmd run without systemd, as root, on free ports of
 127.0.0.1. The node claims more than the machine has (CPUs, memory, GPUs that are really
@@ -100,7 +100,7 @@ def why_not() -> str | None:
         return "only root can start one"
     missing = [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
     if missing:
-        return f"{', '.join(missing)} not installed (see tests/slurm/packages.sh)"
+        return f"{', '.join(missing)} not installed (see tests/full/slurm/packages.sh)"
     present = CONFIGURATION / "slurm.conf"
     if present.exists() and not present.read_text().startswith(MARK):
         return f"{present} belongs to another Slurm"

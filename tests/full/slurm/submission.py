@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tests.slurm.cluster import ACCOUNT, CPU_PARTITION, GPU_PARTITION
+from tests.full.slurm.cluster import ACCOUNT, CPU_PARTITION, GPU_PARTITION
 from tests.workflow.workspace import Workspace
 
 PROFILE = "slurm/config.yaml"

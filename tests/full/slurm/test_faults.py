@@ -12,10 +12,10 @@ from diffusability.artifacts.card import read_card
 from diffusability.study.load import load_study, read_yaml
 from diffusability.study.plan import Artifact, Plan
 from tests.conftest import REPOSITORY
-from tests.slurm import faulty_training
-from tests.slurm.cluster import Cluster
-from tests.slurm.faulty_training import INTERVAL, STRIKE
-from tests.slurm.submission import command, driver, prepare, until
+from tests.full.slurm import faulty_training
+from tests.full.slurm.cluster import Cluster
+from tests.full.slurm.faulty_training import INTERVAL, STRIKE
+from tests.full.slurm.submission import command, driver, prepare, until
 from tests.workflow.workspace import Workspace
 
 FAULTS = ("fails-once", "half-checkpoint", "out-of-memory", "out-of-time", "cancelled", "preempted")

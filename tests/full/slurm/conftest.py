@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.slurm.cluster import Cluster, running, why_not
+from tests.full.slurm.cluster import Cluster, running, why_not
 
 
 @pytest.fixture(scope="session")
