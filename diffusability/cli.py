@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusability.artifacts.explanation import explain
-from diffusability.artifacts.garbage import find_evictable, find_garbage, remove
+from diffusability.artifacts.why import explain
+from diffusability.artifacts.gc import find_evictable, find_garbage, remove
 from diffusability.artifacts.inventory import damage, finished, is_done
 from diffusability.artifacts.plan_table import plan_table
 from diffusability.artifacts.status import status_text

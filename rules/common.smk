@@ -3,11 +3,11 @@ import os
 
 from snakemake.exceptions import WorkflowError
 
-from diffusability.artifacts.room import check_results
-from diffusability.artifacts.slurm import check_submission
+from diffusability.execution.disk_check import check_results
+from diffusability.execution.slurm import check_submission
 from diffusability.errors import DiffusabilityError, StudyError
 from diffusability.study.cost import Costs
-from diffusability.study.interpreter import put_interpreter_on_path
+from diffusability.execution.interpreter import put_interpreter_on_path
 from diffusability.study.load import DEFAULT_STUDY, load_study
 from diffusability.study.needs import check_needs
 from diffusability.study.plan import Plan
@@ -171,6 +171,6 @@ def launcher(wildcards, resources):
     if resources.gpu == 1:
         return "python"
     return (
-        f"python -m diffusability.artifacts.gpus {resources.gpu}"
+        f"python -m diffusability.execution.gpus {resources.gpu}"
         f" python -m torch.distributed.run --standalone --nproc-per-node {resources.gpu}"
     )

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from diffusability.artifacts.gpus import take_gpus
+from diffusability.execution.gpus import take_gpus
 from diffusability.artifacts.job import Job
 from diffusability.errors import ArtifactError, DiffusabilityError
 from diffusability.study.load import DEFAULT_STUDY, load_study

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusability.errors import StudyError
-from diffusability.study.earlier_jobs import check_no_earlier_jobs
+from diffusability.execution.stale_jobs import check_no_stale_jobs
 from diffusability.study.run_time import shortest_minutes
 
 PROFILE = "slurm/config.yaml"
@@ -61,7 +61,7 @@ def check_submission(workflow: Any, trainings: set[str]) -> None:
         trainings: rules whose jobs go on from checkpoints.
 
     Raises:
-        StudyError: see ``check_run_times``, ``check_no_earlier_jobs`` and ``check_cluster``.
+        StudyError: see ``check_run_times``, ``check_no_stale_jobs`` and ``check_cluster``.
     """
     grouped = workflow.group_settings
     together = {
@@ -71,7 +71,7 @@ def check_submission(workflow: Any, trainings: set[str]) -> None:
     asked = requests(workflow.dag.needrun_jobs(), together)
     check_run_times(asked, trainings)
     if workflow.executor_plugin.name == "slurm":
-        check_no_earlier_jobs(os.getcwd())
+        check_no_stale_jobs(os.getcwd())
         check_cluster(asked)
 
 
