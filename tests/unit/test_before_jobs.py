@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from diffusability.execution import disk_check
 from diffusability.artifacts.job import Job
 from diffusability.artifacts.lock import check_locks
+from diffusability.errors import ArtifactError, StudyError
+from diffusability.execution import disk_check
 from diffusability.execution.disk_check import check_results
 from diffusability.execution.slurm import (
     Request,
@@ -21,7 +22,6 @@ from diffusability.execution.slurm import (
     gpu_types,
     requests,
 )
-from diffusability.errors import ArtifactError, StudyError
 from diffusability.study.cost import Costs
 from tests.cluster import stub_slurm
 from tests.unit.study_run import plan_of

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from diffusability.execution.gpus import SCHEDULERS, machine_gpus, take_gpus
 from diffusability.errors import ArtifactError
+from diffusability.execution.gpus import SCHEDULERS, machine_gpus, take_gpus
 from diffusability.stages import command
 from tests.conftest import REPOSITORY
 
