@@ -8,7 +8,7 @@ READY := $(VENV)/.installed
 .PHONY: study test test-slurm test-slow lint bench simulate clean
 
 study: $(READY)
-	@$(BIN)/snakemake --cores $(CORES) --scheduler greedy --rerun-incomplete --show-failed-logs --quiet rules
+	@$(BIN)/snakemake --cores $(CORES) --scheduler greedy --quiet rules
 	@$(BIN)/diffusability show
 
 # the workflow's tests use all cores by themselves

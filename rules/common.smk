@@ -59,7 +59,8 @@ BENCHMARKS = f"{RESULTS}/benchmarks"
 
 
 onstart:
-    # of the jobs that are to run; those that they start in turn come here no more
+    # in the process that a person started, and not in those of its jobs
+    snakemake_adapter.lift_default_rate_limit(workflow)
     try:
         check_needs(STUDY)
         warning = check_results(PLAN)

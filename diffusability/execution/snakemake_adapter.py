@@ -110,3 +110,17 @@ def jobs_per_group(workflow: Any) -> dict[str, int]:
         rule: grouped.group_components.get(group, 1)
         for rule, group in grouped.overwrite_groups.items()
     }
+
+
+def lift_default_rate_limit(workflow: Any) -> None:
+    """Let only `jobs` and `cores` bound what is started, unless another limit was given.
+
+    Snakemake's default of 100 jobs per second looks for ready jobs again a second after every
+    look, for good, and every job that ends is one look more: after a thousand jobs, a thousand
+    looks per second. A longer timespan (`--max-jobs-per-timespan 1000/10s`) divides that by ten,
+    and keeps a thread waiting for each of these looks, and Snakemake from ending, for as long.
+    No option says "no limit".
+    """
+    limit = workflow.scheduling_settings.max_jobs_per_timespan
+    if limit is not None and (limit.max_jobs, limit.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
