@@ -8,7 +8,7 @@ READY := $(VENV)/.installed
 .PHONY: study test test-all test-slurm test-slow lint docs bench simulate clean
 
 study: $(READY)
-	@$(BIN)/snakemake --cores $(CORES) --scheduler greedy --rerun-incomplete --show-failed-logs --quiet rules
+	@$(BIN)/snakemake --cores $(CORES) --scheduler greedy --quiet rules
 	@$(BIN)/diffusability show
 
 # what every change must pass, in minutes: the smoke study to its report, invalidation, resuming

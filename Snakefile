@@ -11,9 +11,6 @@ from snakemake.utils import min_version
 min_version("9.20")
 
 
-report: "report/workflow.rst"
-
-
 include: "rules/common.smk"
 include: "rules/datasets.smk"
 include: "rules/tokenizers.smk"
@@ -22,6 +19,9 @@ include: "rules/diffusion.smk"
 include: "rules/analysis.smk"
 include: "rules/figures.smk"
 include: "rules/fisher.smk"
+
+
+report: f"{CAPTIONS}/workflow.rst"
 
 
 rule all:

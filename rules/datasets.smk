@@ -21,7 +21,7 @@ rule prepare_dataset:
     params:
         job=job("dataset"),
     shell:
-        "python scripts/prepare_dataset.py --job {params.job:q} --threads {threads} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/prepare_dataset.py" --job {params.job:q} --threads {threads} &> {log}'
 
 
 rule train_encoder:
@@ -47,5 +47,5 @@ rule train_encoder:
     params:
         job=job("encoder"),
     shell:
-        "python scripts/train_encoder.py --job {params.job:q} --threads {threads}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/train_encoder.py" --job {params.job:q} --threads {threads}'
         " --minutes {resources.runtime} &> {log}"

@@ -31,7 +31,7 @@ rule train_diffusion:
         job=job("diffusion"),
         launcher=launcher,
     shell:
-        "{params.launcher} scripts/train_diffusion.py --job {params.job:q} --threads {threads}"
+        '{params.launcher} "$DIFFUSABILITY_WORKFLOW/scripts/train_diffusion.py" --job {params.job:q} --threads {threads}'
         " --minutes {resources.runtime} &> {log}"
 
 
@@ -57,7 +57,7 @@ rule measure_learned_fisher:
     params:
         job=job("learned_fisher"),
     shell:
-        "python scripts/measure_learned_fisher.py --job {params.job:q} --threads {threads} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/measure_learned_fisher.py" --job {params.job:q} --threads {threads} &> {log}'
 
 
 rule sample:
@@ -69,7 +69,7 @@ rule sample:
         samples=f"{SAMPLES}/samples.json",
         grid=report(
             f"{SAMPLES}/samples.png",
-            caption="../report/samples.rst",
+            caption=f"{CAPTIONS}/samples.rst",
             category="Samples",
         ),
     log:
@@ -87,7 +87,7 @@ rule sample:
     params:
         job=job("samples"),
     shell:
-        "python scripts/sample.py --job {params.job:q} --threads {threads} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/sample.py" --job {params.job:q} --threads {threads} &> {log}'
 
 
 rule extract_generation_reference:
@@ -113,7 +113,7 @@ rule extract_generation_reference:
     params:
         job=job("generation_reference"),
     shell:
-        "python scripts/extract_generation_reference.py --job {params.job:q} --threads {threads}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/extract_generation_reference.py" --job {params.job:q} --threads {threads}'
         " &> {log}"
 
 
@@ -140,7 +140,7 @@ rule compute_fdr6_reference:
     params:
         job=job("fdr6_reference"),
     shell:
-        "python scripts/compute_fdr6_reference.py --job {params.job:q} --threads {threads}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/compute_fdr6_reference.py" --job {params.job:q} --threads {threads}'
         " &> {log}"
 
 
@@ -166,4 +166,4 @@ rule evaluate_generation:
     params:
         job=job("generation"),
     shell:
-        "python scripts/evaluate_generation.py --job {params.job:q} --threads {threads} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/evaluate_generation.py" --job {params.job:q} --threads {threads} &> {log}'

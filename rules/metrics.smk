@@ -34,7 +34,7 @@ rule measure_velocity:
     params:
         job=job("velocity"),
     shell:
-        "python scripts/measure_velocity.py --job {params.job:q} --threads {threads} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/measure_velocity.py" --job {params.job:q} --threads {threads} &> {log}'
 
 
 rule measure_semantics:
@@ -58,7 +58,7 @@ rule measure_semantics:
     params:
         job=job("semantics"),
     shell:
-        "python scripts/measure_semantics.py --job {params.job:q} --threads {threads} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/measure_semantics.py" --job {params.job:q} --threads {threads} &> {log}'
 
 
 rule measure_spatial:
@@ -82,7 +82,7 @@ rule measure_spatial:
     params:
         job=job("spatial"),
     shell:
-        "python scripts/measure_spatial.py --job {params.job:q} --threads {threads} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/measure_spatial.py" --job {params.job:q} --threads {threads} &> {log}'
 
 
 rule measure_smoothness:
@@ -106,7 +106,7 @@ rule measure_smoothness:
     params:
         job=job("smoothness"),
     shell:
-        "python scripts/measure_smoothness.py --job {params.job:q} --threads {threads} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/measure_smoothness.py" --job {params.job:q} --threads {threads} &> {log}'
 
 
 rule measure_reconstruction:
@@ -118,7 +118,7 @@ rule measure_reconstruction:
         measurements=f"{RECONSTRUCTION}/measurements.json",
         pictures=report(
             f"{RECONSTRUCTION}/reconstructions.png",
-            caption="../report/reconstructions.rst",
+            caption=f"{CAPTIONS}/reconstructions.rst",
             category="Reconstructions",
         ),
     log:
@@ -136,7 +136,7 @@ rule measure_reconstruction:
     params:
         job=job("reconstruction"),
     shell:
-        "python scripts/measure_reconstruction.py --job {params.job:q} --threads {threads} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/measure_reconstruction.py" --job {params.job:q} --threads {threads} &> {log}'
 
 
 rule measure_continuity:
@@ -162,7 +162,7 @@ rule measure_continuity:
     params:
         job=job("continuity"),
     shell:
-        "python scripts/measure_continuity.py --job {params.job:q} --threads {threads} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/measure_continuity.py" --job {params.job:q} --threads {threads} &> {log}'
 
 
 rule measure_uniformity:
@@ -186,7 +186,7 @@ rule measure_uniformity:
     params:
         job=job("uniformity"),
     shell:
-        "python scripts/measure_uniformity.py --job {params.job:q} --threads {threads} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/measure_uniformity.py" --job {params.job:q} --threads {threads} &> {log}'
 
 
 rule measure_equivariance:
@@ -211,7 +211,7 @@ rule measure_equivariance:
     params:
         job=job("equivariance"),
     shell:
-        "python scripts/measure_equivariance.py --job {params.job:q} --threads {threads} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/measure_equivariance.py" --job {params.job:q} --threads {threads} &> {log}'
 
 
 rule measure_geometry:
@@ -236,7 +236,7 @@ rule measure_geometry:
     params:
         job=job("geometry"),
     shell:
-        "python scripts/measure_geometry.py --job {params.job:q} --threads {threads} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/measure_geometry.py" --job {params.job:q} --threads {threads} &> {log}'
 
 
 rule measure_pixel_fisher:
@@ -260,7 +260,7 @@ rule measure_pixel_fisher:
     params:
         job=job("pixel_fisher"),
     shell:
-        "python scripts/measure_pixel_fisher.py --job {params.job:q} --threads {threads} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/measure_pixel_fisher.py" --job {params.job:q} --threads {threads} &> {log}'
 
 
 rule measure_fisher:
@@ -284,4 +284,4 @@ rule measure_fisher:
     params:
         job=job("fisher"),
     shell:
-        "python scripts/measure_fisher.py --job {params.job:q} --threads {threads} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/measure_fisher.py" --job {params.job:q} --threads {threads} &> {log}'

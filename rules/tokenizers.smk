@@ -26,7 +26,7 @@ rule train_tokenizer:
     params:
         job=job("tokenizer"),
     shell:
-        "python scripts/train_tokenizer.py --job {params.job:q} --threads {threads}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/train_tokenizer.py" --job {params.job:q} --threads {threads}'
         " --minutes {resources.runtime} &> {log}"
 
 
@@ -52,4 +52,4 @@ rule cache_latents:
     params:
         job=job("latents"),
     shell:
-        "python scripts/cache_latents.py --job {params.job:q} --threads {threads} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/cache_latents.py" --job {params.job:q} --threads {threads} &> {log}'

@@ -9,13 +9,8 @@ from diffusability.analysis.network_claims import check_by_network
 from diffusability.analysis.tidy import read_table, write_tables
 from diffusability.figures.command import run
 from diffusability.study.plan import Plan
-from diffusability.study.targets import (
-    ANALYSIS_TABLES,
-    CLAIMS,
-    CLAIMS_TABLE,
-    LATENT_CLAIMS,
-    table_file,
-)
+from diffusability.study.targets import ANALYSIS_TABLES, CLAIMS_TABLE, table_file
+from diffusability.study.workflow_files import CLAIMS, LATENT_CLAIMS
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:

@@ -18,6 +18,7 @@ from diffusability.analysis.tables import (
     higher_is_better,
     read_measurements,
 )
+from diffusability.study.commands import snakemake_command
 from diffusability.study.plan import Plan
 from diffusability.study.study import Study
 from diffusability.study.targets import table_file
@@ -58,7 +59,7 @@ def read_measured(study: Study) -> tuple[Measured | None, str]:
     """
     path = Path(table_file(study, "measurements"))
     if not path.exists():
-        return None, f"{path}: not there yet. Make it with: snakemake -c2 tables"
+        return None, f"{path}: not there yet. Make it with: {snakemake_command('-c2', 'tables')}"
     table = read_measurements(path)
     if set(table["fingerprint"]) != {artifact.fingerprint for artifact in Plan(study).measured}:
         return Measured(table), f"{path}: holds the measurements of another state of the study"

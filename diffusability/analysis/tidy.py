@@ -12,6 +12,7 @@ from diffusability.analysis.tables import read_measurements
 from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.card import verified
 from diffusability.errors import ArtifactError, MeasurementError
+from diffusability.study.commands import snakemake_command
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.targets import TABLE_NAMES, table_file
 
@@ -82,13 +83,14 @@ def read_tables(plan: Plan) -> dict[str, pd.DataFrame]:
     paths = {name: Path(table_file(plan.study, name)) for name in TABLE_NAMES}
     for path in paths.values():
         if not path.exists():
-            raise ArtifactError(f"{path}: not there yet. Make it with: snakemake -c2 tables")
+            command = snakemake_command("-c2", "tables")
+            raise ArtifactError(f"{path}: not there yet. Make it with: {command}")
     measurements = read_measurements(paths["measurements"])
     if set(measurements["fingerprint"]) != {artifact.fingerprint for artifact in plan.measured}:
         path = paths["measurements"]
         raise ArtifactError(
             f"{path}: its measurements are not those of the study as it is now. "
-            f"Make it again with: snakemake -c2 -f {path}"
+            f"Make it again with: {snakemake_command('-c2', '-f', str(path))}"
         )
     others = {name: read_table(path) for name, path in paths.items() if name != "measurements"}
     return {"measurements": measurements, **others}

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from diffusability.errors import DiffusabilityError, StudyError
-from diffusability.study.load import DEFAULT_STUDY, load_study
+from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
+from diffusability.study.workflow_files import default_study
 
 Work = Callable[[Plan, list[Path]], None]
 
@@ -21,7 +22,7 @@ def run(work: Work, description: str | None, argv: Sequence[str] | None = None) 
     parser.add_argument("--fingerprint", help="refuse to run if the study's is another")
     parser.add_argument("--output", type=Path, nargs="+", required=True, help="file(s) to write")
     arguments = parser.parse_args(argv)
-    files = arguments.study or [DEFAULT_STUDY]
+    files = arguments.study or [default_study()]
     try:
         plan = Plan(load_study(files, arguments.config))
         if arguments.fingerprint not in (None, plan.fingerprint):

@@ -1,6 +1,7 @@
 """`diffusability compare`: two study files, or two tokenizers of one study, as text."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from diffusability.analysis.contrast import (
     read_measured,
 )
 from diffusability.errors import StudyError
+from diffusability.study.commands import current_run, set_run
 from diffusability.study.load import load_study
 from diffusability.study.problems import nearest
 from diffusability.study.study import Study
@@ -34,7 +36,7 @@ def comparison_text(study_files: Sequence[str], a: str, b: str, every: bool = Fa
     """
     paths = [Path(name) for name in (a, b)]
     if all(path.is_file() for path in paths):
-        return _two_studies(load_study(a), load_study(b), every)
+        return _two_studies((a, b), every)
     study = load_study(study_files)
     for name, path in zip((a, b), paths, strict=True):
         if name not in study.tokenizers:
@@ -59,8 +61,13 @@ def _two_tokenizers(study: Study, a: str, b: str, every: bool) -> str:
     return "\n\n".join([*parts, _measured(rows.drop(columns="tokenizer"), every)])
 
 
-def _two_studies(a: Study, b: Study, every: bool) -> str:
-    tables, problems = zip(*(read_measured(study) for study in (a, b)), strict=True)
+def _two_studies(files: tuple[str, str], every: bool) -> str:
+    a, b = map(load_study, files)
+    found = []
+    for file, study in zip(files, (a, b), strict=True):
+        set_run(replace(current_run(), files=[file], overrides={}))  # that a message speaks of
+        found.append(read_measured(study))
+    tables, problems = zip(*found, strict=True)
     parts = [f"A = {a.name}, B = {b.name}", _specs(a.canonical(), b.canonical())]
     first, second = tables
     if first is None or second is None:

@@ -32,9 +32,9 @@ from diffusability.report.summaries import (
 )
 from diffusability.study.plan import Plan
 from diffusability.study.targets import FIGURE_NAMES, figure_files
+from diffusability.study.workflow_files import CAPTIONS
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
-CAPTIONS = Path(__file__).parents[2] / "report"  # shared with Snakemake's own report
 PICTURE_CAPTIONS = ("reconstructions", "samples")
 TABLE_CAPTIONS = ("measurements", "claims", "regressions", "selection", "proxies", "latent_spaces")
 TABLE_COLUMNS = [

@@ -10,10 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from diffusability.artifacts.gpus import take_gpus
 from diffusability.artifacts.job import Job
 from diffusability.errors import ArtifactError, DiffusabilityError
-from diffusability.study.load import DEFAULT_STUDY, load_study
+from diffusability.execution.gpus import take_gpus
+from diffusability.study.load import load_study
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.problems import nearest
 from diffusability.study.stages import STAGES, stage_module
@@ -85,7 +85,7 @@ def _make(job: Job) -> bool:
 def _parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--job", help="the job as JSON, as Snakemake passes it")
-    parser.add_argument("--study", default=DEFAULT_STUDY, help="study file (%(default)s)")
+    parser.add_argument("--study", help="study file (the default study)")
     parser.add_argument(
         "--name", help="without --job: the artifact's name or how it begins, e.g. conv-base/s0"
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ from diffusability.study.problems import nearest
 from diffusability.study.spec import Spec, TrainSpec
 from diffusability.study.stages import path_template
 
-FISHER_TOY_STUDY = "studies/fisher_toy.yaml"
+FISHER_TOY = "fisher_toy"  # name of the study
 STAGE = "fisher_toy"
 EXACT = "exact"  # stands where a learned curve names its network
 DIFFUSION_STEPS = 50  # of tiny-diffusion
@@ -104,7 +105,7 @@ class Cylinders(Spec):
 class FisherToy(Spec):
     """The toy study."""
 
-    name: str
+    name: Literal["fisher_toy"]
     seeds: tuple[NonNegativeInt, ...]
     steps: tuple[Annotated[int, Field(ge=0, lt=DIFFUSION_STEPS)], ...]
     variances: tuple[Variance, ...]
@@ -183,7 +184,17 @@ class FisherToyPlan:
         self._by_path.setdefault(artifact.path, artifact)
 
 
-def load_fisher_toy(path: str | Path = FISHER_TOY_STUDY) -> FisherToy:
+@cache
+def toy_plan(path: str) -> FisherToyPlan:
+    """Return the plan of a toy study; the file is read at the first call.
+
+    Raises:
+        StudyError: see ``load_fisher_toy``.
+    """
+    return FisherToyPlan(load_fisher_toy(path))
+
+
+def load_fisher_toy(path: str | Path) -> FisherToy:
     """Return the toy study of a file.
 
     Raises:

@@ -1,9 +1,7 @@
-"""The files of a study as a whole: tables, figures, report, and how scripts are told of it."""
+"""The files of a study as a whole: tables, figures and report."""
 
-import json
-import shlex
-from collections.abc import Mapping, Sequence
-from typing import Any
+import hashlib
+from pathlib import Path
 
 from diffusability.study.plan import Plan
 from diffusability.study.stages import RESULTS, STAGES
@@ -48,9 +46,6 @@ ANALYSIS_TABLES = (
     "latent_findings",
 )
 CLAIMS_TABLE = "claims"
-CLAIMS = "claims.yaml"  # what the paper says, as data
-FISHER_CLAIMS = "claims_fisher.yaml"  # what the second paper says of its toys
-LATENT_CLAIMS = "claims_latents.yaml"  # and of the latent spaces of images
 TABLE_NAMES = (*COLLECTED_TABLES, *ANALYSIS_TABLES, CLAIMS_TABLE)
 
 
@@ -93,9 +88,10 @@ def report_file(study: Study) -> str:
     return f"{RESULTS}/{study.report or f'report-{study.name}.html'}"
 
 
-def study_arguments(files: Sequence[str], overrides: Mapping[str, Any]) -> str:
-    """Return the arguments with which a script resolves the same study, quoted for a shell."""
-    arguments = [part for file in files for part in ("--study", file)]
-    if overrides:
-        arguments += ["--config", json.dumps(dict(overrides), sort_keys=True)]
-    return shlex.join(arguments)
+def digest(*files: Path) -> str:
+    """Return a hash of the content of files, which tells whether to look at them again.
+
+    The rules compare it in the place of paths, which change when the workflow moves.
+    """
+    content = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
+    return hashlib.sha256(content).hexdigest()[:12]

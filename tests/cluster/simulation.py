@@ -25,7 +25,7 @@ WITHOUT_NEEDS = """include: "Snakefile"
 
 
 onstart:
-    lift_default_limit()
+    snakemake_adapter.lift_default_rate_limit(workflow)
 """
 KIB_IN_MIB = 1024
 # `python -m torch.distributed.run` looks here first: it starts the one process that would write

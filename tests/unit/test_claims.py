@@ -1,7 +1,5 @@
 """The claims ledger: the shipped claims, the four verdicts, and the tables behind them."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,9 +18,9 @@ from diffusability.analysis.comparability import comparability
 from diffusability.analysis.guidance import guidance_optima
 from diffusability.analysis.options import AnalysisOptions
 from diffusability.errors import StudyError
+from diffusability.study.workflow_files import CLAIMS
 from tests.unit.measurement_table import measurement_table, profiles_of
 
-CLAIMS = Path(__file__).parents[2] / "claims.yaml"
 QUICK = AnalysisOptions(resamples=199)
 TEXT = """
 - id: strong

@@ -33,6 +33,7 @@ from diffusability.figures.style import write_figure
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
 from diffusability.study.targets import FIGURE_NAMES, table_files
+from diffusability.study.workflow_files import CAPTIONS
 from scripts import draw
 from tests.conftest import REPOSITORY
 from tests.unit.figure_tables import TARGET, figure_table, made_tables, results_of
@@ -95,7 +96,7 @@ def check_relations(study: Results, axes, scopes, metrics) -> None:
 
 def test_every_figure_is_listed_and_has_a_caption() -> None:
     assert set(DRAW) == set(FIGURE_NAMES)
-    captions = {p.stem for p in (REPOSITORY / "report" / "figures").glob("*.rst")}
+    captions = {p.stem for p in (CAPTIONS / "figures").glob("*.rst")}
     assert set(FIGURE_NAMES) <= captions
 
 

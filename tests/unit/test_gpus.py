@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from diffusability.artifacts.gpus import SCHEDULERS, machine_gpus, take_gpus
 from diffusability.errors import ArtifactError
+from diffusability.execution.gpus import SCHEDULERS, machine_gpus, take_gpus
 from diffusability.stages import command
 from tests.conftest import REPOSITORY
 
 TAKE = """
 import sys, time
-from diffusability.artifacts.gpus import take_gpus
+from diffusability.execution.gpus import take_gpus
 print(",".join(take_gpus(int(sys.argv[1]))), flush=True)
 sys.stdin.readline()
 """
@@ -88,7 +88,7 @@ def test_a_gpu_that_jobs_share(machine: Environment) -> None:
 
 def test_a_program_that_replaces_the_process_keeps_them(machine: Environment) -> None:
     show = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); input()"
-    launcher = [sys.executable, "-m", "diffusability.artifacts.gpus", "2"]
+    launcher = [sys.executable, "-m", "diffusability.execution.gpus", "2"]
     pipe = subprocess.PIPE
     torchrun = subprocess.Popen(
         [*launcher, sys.executable, "-c", show], env=machine, stdin=pipe, stdout=pipe, text=True
@@ -104,7 +104,7 @@ def test_a_program_that_replaces_the_process_keeps_them(machine: Environment) ->
 
 def test_more_than_there_are_is_refused(machine: Environment) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "diffusability.artifacts.gpus", "3", "true"],
+        [sys.executable, "-m", "diffusability.execution.gpus", "3", "true"],
         env=machine,
         capture_output=True,
         text=True,

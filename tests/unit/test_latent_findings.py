@@ -1,7 +1,6 @@
 """What the second paper says of latent spaces of images, on Gaussians whose curves are known."""
 
 import math
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -21,6 +20,7 @@ from diffusability.analysis.network_claims import check_by_network
 from diffusability.analysis.roles import CONTROL, GPE, LEVEL, PERMUTED, PIXELS, VAE, with_roles
 from diffusability.analysis.run_estimates import LOOKS, estimates
 from diffusability.analysis.spectra import no_spectra
+from diffusability.study.workflow_files import LATENT_CLAIMS as CLAIMS
 from tests.unit.latent_tables import (
     LEVELS,
     SPACES,
@@ -28,8 +28,6 @@ from tests.unit.latent_tables import (
     made_spectra,
     totals,
 )
-
-CLAIMS = Path(__file__).parents[2] / "claims_latents.yaml"
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from diffusability.artifacts.explanation import explain
 from diffusability.artifacts.inventory import state_of
 from diffusability.artifacts.lock import exclusive
 from diffusability.artifacts.status import activities, duration, status_text
+from diffusability.artifacts.why import explain
 from diffusability.cli import main
 from diffusability.errors import StudyError
 from diffusability.study.load import load_study

@@ -8,6 +8,7 @@ from diffusability.artifacts.card import evicted, read_card
 from diffusability.artifacts.inventory import is_done, reasons
 from diffusability.artifacts.status import duration, wrapped
 from diffusability.errors import StudyError
+from diffusability.study.commands import snakemake_command
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.problems import nearest
 from diffusability.study.stages import CARD, STAGES
@@ -96,7 +97,8 @@ def _explain_result(plan: Plan, name: str) -> list[str]:
     lines = [f"{'there  ' if Path(name).exists() else 'to make'} {name}"]
     text = f"from {len(plan.measured)} measurements"
     if not waits:
-        return [*lines, *wrapped(f"{text}, all there; `snakemake -n` says what is new", INDENT)]
+        text += f", all there; `{snakemake_command('-n')}` says what is new"
+        return [*lines, *wrapped(text, INDENT)]
     lines += wrapped(f"{text}, of which {len(waits)} are to be made:", INDENT)
     lines += [f"{INDENT}{artifact.stage} {artifact.name}" for artifact in waits[:LISTED]]
     return lines + [f"{INDENT}..."] * (len(waits) > LISTED)

@@ -10,7 +10,7 @@ MADE_BY_SNAKEMAKE = ("rule_", "group_")
 NAMED = 5  # jobs that the message describes
 
 
-def check_no_earlier_jobs(folder: str) -> None:
+def check_no_stale_jobs(folder: str) -> None:
     """Refuse to submit work that jobs of an earlier run, whose driver died, are still to do.
 
     Snakemake's own lock of the folder says that no other driver is alive, so whatever Slurm holds

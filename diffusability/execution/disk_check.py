@@ -6,6 +6,7 @@ from pathlib import Path
 from diffusability.artifacts.inventory import is_done
 from diffusability.artifacts.lock import check_locks
 from diffusability.errors import ArtifactError
+from diffusability.study.commands import diffusability_command
 from diffusability.study.cost import Costs
 from diffusability.study.plan import Plan
 from diffusability.study.stages import RESULTS
@@ -42,7 +43,7 @@ def _check_disk(plan: Plan, free: int) -> str | None:
     return (
         f"{RESULTS}: study `{plan.study.name}` writes {_gib(whole)}, {_gib(sum(latents))} of it "
         f"latents, and {_gib(free)} are free; evict latents while it runs: "
-        "diffusability gc --evict latents --yes"
+        + diffusability_command("gc", "--evict", "latents", "--yes")
     )
 
 

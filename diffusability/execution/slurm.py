@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusability.errors import StudyError
-from diffusability.study.earlier_jobs import check_no_earlier_jobs
+from diffusability.execution import snakemake_adapter
+from diffusability.execution.stale_jobs import check_no_stale_jobs
 from diffusability.study.run_time import shortest_minutes
 
 PROFILE = "slurm/config.yaml"
@@ -54,29 +55,25 @@ class Request:
 
 
 def check_submission(workflow: Any, trainings: set[str]) -> None:
-    """Refuse to submit jobs that could not do their work; on Slurm, ask it about each kind.
+    """Validate run times before any job is submitted; on Slurm, ask it about each kind of job.
 
     Args:
-        workflow: Snakemake's, with the jobs that are to run.
+        workflow: Snakemake's.
         trainings: rules whose jobs go on from checkpoints.
 
     Raises:
-        StudyError: see ``check_run_times``, ``check_no_earlier_jobs`` and ``check_cluster``.
+        StudyError: see ``check_run_times``, ``check_no_stale_jobs`` and ``check_cluster``.
     """
-    grouped = workflow.group_settings
-    together = {
-        rule: grouped.group_components.get(group, 1)
-        for rule, group in grouped.overwrite_groups.items()
-    }
-    asked = requests(workflow.dag.needrun_jobs(), together)
+    jobs = snakemake_adapter.jobs_to_run(workflow)
+    asked = requests(jobs, snakemake_adapter.jobs_per_group(workflow))
     check_run_times(asked, trainings)
-    if workflow.executor_plugin.name == "slurm":
-        check_no_earlier_jobs(os.getcwd())
+    if snakemake_adapter.executor(workflow) == "slurm":
+        check_no_stale_jobs(os.getcwd())
         check_cluster(asked)
 
 
 def requests(jobs: Iterable[Any], together: Mapping[str, int]) -> list[Request]:
-    """Return one request a rule: the largest value of every resource over its jobs.
+    """Return one request per rule: the largest value of every resource over its jobs.
 
     Args:
         jobs: of Snakemake. together: most jobs of a rule that its group submits as one, by rule.

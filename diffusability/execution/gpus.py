@@ -4,7 +4,7 @@ Snakemake counts GPUs (`--resources gpu=4`) and does not say which. So every job
 takes devices by locks in the folder of temporary files, one folder a machine and user; the
 operating system releases them when the process ends, however it ends.
 
-    python -m diffusability.artifacts.gpus 8 COMMAND ...    COMMAND in place of this, on 8 GPUs
+    python -m diffusability.execution.gpus 8 COMMAND ...    COMMAND in place of this, on 8 GPUs
 """
 
 import fcntl

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from diffusability.errors import StudyError
-from diffusability.study.earlier_jobs import check_no_earlier_jobs
+from diffusability.execution.stale_jobs import check_no_stale_jobs
 
 COMMENT = "rule_train_tokenizer_wildcards_conv-base_0"
 
@@ -27,7 +27,7 @@ def test_jobs_of_this_folder_are_named(squeue: Path, tmp_path: Path) -> None:
     lines = [f"{k}|RUNNING|{tmp_path}|{COMMENT}" for k in range(10, 17)]
     squeue.write_text("\n".join(lines))
     with pytest.raises(StudyError) as caught:
-        check_no_earlier_jobs(str(tmp_path))
+        check_no_stale_jobs(str(tmp_path))
     message = str(caught.value)
     assert "Slurm still holds 7 jobs of an earlier run" in message
     assert f"  10 running: {COMMENT}" in message
@@ -43,9 +43,9 @@ def test_other_jobs_are_none_of_its_business(squeue: Path, tmp_path: Path) -> No
         f"2|RUNNING|{mine}|(null)\n"  # this one, but not of Snakemake: an interactive shell
         "slurm_load_jobs error: a message\n"
     )
-    check_no_earlier_jobs(str(mine))
+    check_no_stale_jobs(str(mine))
 
 
 def test_without_slurm_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    check_no_earlier_jobs(str(tmp_path))
+    check_no_stale_jobs(str(tmp_path))
