@@ -33,21 +33,6 @@ def high_frequencies(height: int, width: int, ratio: float) -> Tensor:
     return order > ratio * (height + width - 2)
 
 
-def spectral_energy_concentration(energy: Tensor, ratio: float) -> float:
-    """Return SEC, the share of the energy outside the low frequencies (Eq. 9).
-
-    Args:
-        energy: (H, W) mean squared DCT coefficient over images and channels.
-        ratio: rho in [0, 1).
-
-    Returns:
-        Share in [0, 1], the mean (DC) counted below the line; LOWER is better (smoother).
-    """
-    height, width = energy.shape
-    high = high_frequencies(height, width, ratio).to(energy.device)  # (H, W)
-    return float(energy[high].sum() / energy.sum())
-
-
 @dataclass(frozen=True)
 class RadialBins:
     """Rings of DCT coefficients with nearly the same frequency.

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusability.diffusion.gaussian_flow import GaussianFlow
 from diffusability.diffusion.sampler import draw_noise, integrate, time_grid
 from diffusability.errors import MeasurementError
 from diffusability.metrics.trajectory import TrajectoryMoments, TrajectoryRecorder
+from tests.oracles.gaussian_flow import GaussianFlow
 
 M = 50
 
