@@ -4,11 +4,10 @@ import torch
 
 from diffusability.fisher.arc import Arc
 from diffusability.fisher.gaussian import Gaussian
-from diffusability.fisher.mixture import GaussianMixture
 from diffusability.fisher.product import Product
 from diffusability.fisher.pushforward import Pushforward
 from diffusability.fisher.subspace import Subspace
-from tests.oracles.distributions import Circle, EmpiricalMeasure, TwoAtoms
+from tests.oracles.distributions import Circle, EmpiricalMeasure, GaussianMixture, TwoAtoms
 
 FLOAT = torch.float64
 

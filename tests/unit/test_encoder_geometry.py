@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from diffusability.errors import MeasurementError
-from diffusability.fisher.mixture import GaussianMixture
 from diffusability.fisher.spectrum import image_spectrum, spectral_slope, vector_spectrum
 from diffusability.metrics.geometry import distance_quotients
 from diffusability.tokenizers.geometry_preservation import geometry_preservation_loss
-from tests.oracles.distributions import score_jacobian
+from tests.oracles.distributions import GaussianMixture, score_jacobian
 from tests.unit.fisher_examples import FLOAT, isometry, mixture, normal
 
 

@@ -9,12 +9,17 @@ from diffusability.errors import MeasurementError
 from diffusability.fisher.arc import Arc
 from diffusability.fisher.gaussian import Gaussian, gaussian_information, standard_normal
 from diffusability.fisher.information import FisherInformation, embedded, rescaled
-from diffusability.fisher.mixture import GaussianMixture
 from diffusability.fisher.oracle import Oracle
 from diffusability.fisher.product import Product
 from diffusability.fisher.pushforward import Pushforward
 from diffusability.fisher.subspace import Subspace
-from tests.oracles.distributions import Circle, EmpiricalMeasure, TwoAtoms, score_jacobian
+from tests.oracles.distributions import (
+    Circle,
+    EmpiricalMeasure,
+    GaussianMixture,
+    TwoAtoms,
+    score_jacobian,
+)
 from tests.unit.fisher_examples import FLOAT, ORACLES, covariance, isometry, mixture, normal
 
 
