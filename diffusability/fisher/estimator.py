@@ -15,6 +15,7 @@ from torch import Tensor
 from diffusability.diffusion.layers import forward_mode_attention
 from diffusability.errors import MeasurementError
 from diffusability.fisher.denoiser import Denoiser
+from diffusability.statistics import mean_and_stderr
 
 EXACT_DIM = 64  # up to here n basis vectors are a fair price for no probe noise
 Quantity = Literal["score", "divergence", "held_out", "fir", "mmse_rate", "mmse"]
@@ -26,6 +27,15 @@ class Estimate:
 
     value: float
     stderr: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> "Estimate":
+        """Return the mean of independent values (N,).
+
+        Raises:
+            MeasurementError: fewer than two values.
+        """
+        return cls(*mean_and_stderr(values, "Fisher information", "data"))
 
 
 @dataclass(frozen=True)
@@ -62,23 +72,12 @@ class FisherSamples:
 
     def estimate(self, quantity: Quantity) -> Estimate:
         """Return the mean of a quantity over the data."""
-        return mean_estimate(getattr(self, quantity))
-
-
-def mean_estimate(values: Tensor) -> Estimate:
-    """Return mean and standard error, std / sqrt(N) with ddof = 1, of independent values (N,).
-
-    Raises:
-        MeasurementError: fewer than two values.
-    """
-    if len(values) < 2:
-        raise MeasurementError(f"{len(values)} data carry no standard error; give at least two")
-    return Estimate(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
+        return Estimate.of(getattr(self, quantity))
 
 
 def paired_difference(a: Tensor, b: Tensor) -> Estimate:
     """Return mean and standard error of a - b, (N,) each, made with common random numbers."""
-    return mean_estimate(a - b)
+    return Estimate.of(a - b)
 
 
 def probe_directions(x: Tensor, index: int, exact: bool, generator: torch.Generator) -> Tensor:

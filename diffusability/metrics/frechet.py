@@ -18,10 +18,10 @@ from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 
 from diffusability.errors import MeasurementError
-from diffusability.metrics.block_jackknife import delete_block_stderr
 from diffusability.metrics.distance_names import distance_name
 from diffusability.metrics.feature_moments import FeatureMoments, merge_moments
 from diffusability.metrics.measurement import Measurement
+from diffusability.statistics import delete_block_stderr
 
 _PANEL = 256  # columns that one matrix product treats at once
 _CHOLESKY_PANEL = 128  # and columns that one step of the factorisation does

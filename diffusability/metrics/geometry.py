@@ -15,8 +15,8 @@ from torch import Tensor
 
 from diffusability.errors import MeasurementError
 from diffusability.fisher.spectrum import image_spectrum, spectral_slope, vector_spectrum
-from diffusability.metrics.block_jackknife import delete_block_stderr
 from diffusability.metrics.measurement import Measurement
+from diffusability.statistics import delete_block_stderr
 
 LEVELS = {"q01": 0.01, "q05": 0.05, "q50": 0.5, "q95": 0.95, "q99": 0.99}
 BLOCKS = 20  # of images, of which the jackknife leaves one out at a time

@@ -16,7 +16,7 @@ from diffusability.errors import MeasurementError
 from diffusability.metrics.cosine_transform import cosine_transform
 from diffusability.metrics.latent_set import LatentSet
 from diffusability.metrics.measurement import Measurement
-from diffusability.metrics.standard_errors import jackknife_stderr, mean_and_stderr
+from diffusability.statistics import jackknife_stderr, mean_and_stderr
 
 _SEC_RATIOS = (0.25, 0.5)
 _WINDOW = 2

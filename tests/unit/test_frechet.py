@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from diffusability.errors import MeasurementError
 from diffusability.metrics.adm_reference import read_adm_reference
-from diffusability.metrics.block_jackknife import delete_block_stderr
 from diffusability.metrics.feature_moments import (
     FeatureMoments,
     merge_moments,
@@ -23,6 +22,7 @@ from diffusability.metrics.frechet import (
     frechet_distance,
     measure_frechet,
 )
+from diffusability.statistics import delete_block_stderr
 
 COUNT = 10_000
 

@@ -17,7 +17,7 @@ LAYERS = (
     ("diffusion", "tokenizers"),
     ("training",),
     ("latents", "data", "encoders"),
-    ("artifacts",),
+    ("artifacts", "statistics"),
     ("study",),
     ("errors",),
 )
