@@ -14,6 +14,7 @@ LAYERS = (
     ("analysis",),
     ("metrics",),
     ("fisher",),
+    ("flops",),
     ("diffusion", "tokenizers"),
     ("training",),
     ("latents", "data", "encoders"),
