@@ -32,7 +32,6 @@ from diffusability.study.plan import Artifact, Plan
 
 FILE = "samples.json"
 VARIANCE = f"velocity{CURVE}"
-CELL = ["tokenizer", "backbone", "cfg"]
 PROFILE_COLUMNS = (
     *("tokenizer", "family", "cluster", "backbone", "cfg", "segment", "time"),
     *("value", "stderr", "n", "runs", "note"),

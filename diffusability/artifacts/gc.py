@@ -1,12 +1,11 @@
 """What can be removed: artifacts that no study names, evictable bulk, abandoned state."""
 
-import shutil
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffusability.artifacts.inventory import finished, is_done, size, state_of
-from diffusability.artifacts.lock import exclusive, holder
+from diffusability.artifacts.lock import empty, exclusive, holder
 from diffusability.errors import ArtifactBusyError
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.stages import CARD, RESULTS, STAGES
@@ -108,7 +107,7 @@ def remove(garbage: Garbage) -> bool:
         with exclusive(state, str(garbage.path)):
             # the card goes first: an artifact that is half removed must not look finished
             (garbage.path / CARD).unlink(missing_ok=True)
-            shutil.rmtree(garbage.path)
+            empty(state)
     except ArtifactBusyError:
         return False
     return True

@@ -15,7 +15,7 @@ from typing import Any
 
 from diffusability.artifacts.atomic import disk_errors, sha256, write_json
 from diffusability.artifacts.card import read_card, verified
-from diffusability.artifacts.lock import exclusive, holder
+from diffusability.artifacts.lock import empty, exclusive, holder
 from diffusability.artifacts.machine import describe_machine, peak_memory
 from diffusability.errors import ArtifactError
 from diffusability.study.fingerprint import derive_seed, fingerprint
@@ -143,9 +143,7 @@ class Job:
         left = self.minutes_left
         with exclusive(lock, str(self.path), math.inf if left is None else 60 * TIME_BUDGET * left):
             pass
-        with contextlib.suppress(OSError):  # not empty: the other left its state
-            self.state.rmdir()
-            _remove_empty_parents(self.state)
+        _remove_empty_parents(self.state)
         try:
             verified(self.path, self.stage, self.fingerprint)
         except ArtifactError:
@@ -179,8 +177,8 @@ class Job:
                     self._publish(staging, attempts)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
-            shutil.rmtree(self.state, ignore_errors=True)
-            _remove_empty_parents(self.state)
+            empty(self.state / "lock")
+        _remove_empty_parents(self.state)
 
     def _count_attempt(self) -> int:
         counter = self.state / "attempts"

@@ -45,11 +45,6 @@ class Oracle(ABC):
         """Return s(y) = grad log p_v(y) = (D(y) - y) / v, (B, n)."""
         return (self.denoise(y, v) - y) / v
 
-    def score_jacobian(self, y: Tensor, v: float) -> Tensor:
-        """Return the Hessian of log p_v, (Cov(x|y) / v - I) / v, (B, n, n)."""
-        covariance = self.posterior(y, v)[1]
-        return (covariance / v - torch.eye(self.dim, dtype=covariance.dtype)) / v
-
 
 def posterior_information(covariance: Tensor, weights: Tensor, v: float) -> FisherInformation:
     """Return the information as an average of posterior covariances.

@@ -44,25 +44,3 @@ def normal_rule(breaks: tuple[float, ...], width: float) -> tuple[Tensor, Tensor
     nodes, weights = panel_rule([-REACH, *inside, REACH], width)
     density = torch.exp(-nodes.square() / 2) / math.sqrt(2 * math.pi)  # (Q,)
     return nodes, weights * density
-
-
-def normal_lattice(dim: int, step: float) -> tuple[Tensor, Tensor]:
-    """Return the trapezoid rule for expectations under N(0, I), cut off at radius 9.
-
-    For integrands that are analytic within d of the real space the error is e^(-2 pi d / step):
-    a posterior that switches sharply needs many nodes, of any rule, and here they are even.
-
-    Args:
-        dim: dimensions.
-        step: distance of nodes, in standard deviations.
-
-    Returns:
-        Nodes (Q, dim) and weights (Q,) summing to 1, float64.
-    """
-    side = math.ceil(REACH / step)
-    axis = torch.arange(-side, side + 1, dtype=torch.float64) * step
-    nodes = torch.cartesian_prod(*[axis] * dim).view(-1, dim)
-    square = nodes.square().sum(1)
-    inside = square <= REACH**2
-    weights = torch.exp(-square[inside] / 2)
-    return nodes[inside], weights / weights.sum()

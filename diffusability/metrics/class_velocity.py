@@ -18,18 +18,6 @@ from diffusability.metrics.kronecker import KroneckerFit
 CURVE_TIMES = tuple(step / 10 for step in range(11))
 
 
-def irreducible_variance(eigenvalues: Tensor) -> Tensor:
-    """Return VIV, the mean over dimensions of (pi/2) sqrt(lambda) (Eq. 5, t uniform).
-
-    Args:
-        eigenvalues: (..., d) of a class covariance, non-negative, in noise variances.
-
-    Returns:
-        (...) in noise variances; LOWER is better; pi/2 for isotropic unit variance.
-    """
-    return math.pi / 2 * eigenvalues.clamp(min=0).sqrt().mean(dim=-1)
-
-
 def irreducible_variance_at(eigenvalues: Tensor, times: Tensor) -> Tensor:
     """Return I(t), the mean over dimensions of lambda / ((1-t)^2 + t^2 lambda) (Eq. 4).
 

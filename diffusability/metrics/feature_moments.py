@@ -1,21 +1,19 @@
 """Mergeable first and second moments of feature vectors, in float64.
 
-A Fréchet distance needs the mean and the covariance of N feature vectors and nothing else. Kept as
-(count, mean, scatter) they merge exactly, so shards can be reduced in any order, on any number of
-machines, and a shard can be left out again for an error estimate.
-Source: T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating formulae and a pairwise algorithm for
-computing sample variances" (1979).
+A Fréchet distance needs the mean and the covariance of N feature vectors and nothing else.
 """
 
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from diffusability.errors import MeasurementError
+from diffusability.statistics import Moments
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -63,7 +61,7 @@ def require_features(features: Tensor, what: str) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureMoments:
+class FeatureMoments(Moments):
     """Count, mean and scatter of feature vectors of one extractor.
 
     Attributes:
@@ -75,9 +73,6 @@ class FeatureMoments:
         resolution: side in pixels of the images that the extractor was given, None if unknown.
     """
 
-    count: int
-    mean: Tensor
-    scatter: Tensor
     extractor: str
     resolution: int | None = None
 
@@ -166,41 +161,7 @@ class FeatureMoments:
             )
         )
 
-    def merge(self, other: "FeatureMoments") -> "FeatureMoments":
-        """Return the moments of both sets together (exact, commutative, associative).
-
-        Raises:
-            MeasurementError: if extractor, resolution or dimension differ.
-        """
-        self.require_comparable(other)
-        count = self.count + other.count
-        shift = other.mean - self.mean
-        mean = self.mean + shift * (other.count / count)
-        between = torch.outer(shift, shift) * (self.count * other.count / count)
-        return FeatureMoments(
-            count, mean, self.scatter + other.scatter + between, self.extractor, self.resolution
-        )
-
-    def without(self, part: "FeatureMoments") -> "FeatureMoments":
-        """Return the moments of the vectors that are left when ``part`` is taken out.
-
-        Raises:
-            MeasurementError: if nothing would be left, or the two are not comparable.
-        """
-        self.require_comparable(part)
-        count = self.count - part.count
-        if count < 1:
-            raise MeasurementError(
-                f"moments of {self.extractor}: cannot take {part.count} out of {self.count}"
-            )
-        mean = self.mean + (self.mean - part.mean) * (part.count / count)
-        shift = part.mean - mean
-        between = torch.outer(shift, shift) * (count * part.count / self.count)
-        return FeatureMoments(
-            count, mean, self.scatter - part.scatter - between, self.extractor, self.resolution
-        )
-
-    def require_comparable(self, other: "FeatureMoments") -> None:
+    def require_comparable(self, other: Self) -> None:
         """Refuse moments of another extractor, resolution or dimension."""
         mine, theirs = ((m.extractor, m.resolution, m.dim) for m in (self, other))
         if mine != theirs:
@@ -239,13 +200,7 @@ class FeatureMoments:
 
     def to(self, device: torch.device | str) -> "FeatureMoments":
         """Return the moments on ``device``."""
-        return FeatureMoments(
-            self.count,
-            self.mean.to(device),
-            self.scatter.to(device),
-            self.extractor,
-            self.resolution,
-        )
+        return replace(self, mean=self.mean.to(device), scatter=self.scatter.to(device))
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the numbers as tensors that safetensors can store."""

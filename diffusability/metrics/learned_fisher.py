@@ -17,7 +17,6 @@ from diffusability.fisher.estimator import (
     Estimate,
     FisherSamples,
     Quantity,
-    mean_estimate,
     sample_fisher,
 )
 from diffusability.metrics.cosine_transform import cosine_transform
@@ -133,7 +132,7 @@ def _means(
         if name not in HEADLINE:
             continue
         pure = [s.v**power / s.dim * getattr(s, attribute) for s in curve]  # V of (N,)
-        mean = mean_estimate(weights @ torch.stack(pure))
+        mean = Estimate.of(weights @ torch.stack(pure))
         found.append(
             Measurement(
                 f"fisher.learned_{name}{ending}",

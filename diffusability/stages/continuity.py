@@ -10,8 +10,8 @@ from diffusability.artifacts.job import Job
 from diffusability.artifacts.tensors import write_tensors
 from diffusability.data.images import to_uint8
 from diffusability.data.load import load_dataset
-from diffusability.latents.channel_statistics import denormalise, normalise
-from diffusability.latents.normalised import NormalisedLatents, mapped_statistics
+from diffusability.latents.channel_statistics import channel_statistics, denormalise, normalise
+from diffusability.latents.mapped import NormalisedLatents
 from diffusability.metrics.continuity import measure_interpolation_frechet
 from diffusability.metrics.nearest_neighbours import nearest_neighbours
 from diffusability.stages.features import BATCH, Extractor
@@ -26,7 +26,7 @@ def make(job: Job, folder: Path) -> None:
     data = load_dataset(job.input("dataset"))
     latents = open_latents(job, data)
     asked, offered = data.split(spec.split), data.split(spec.pool)
-    statistics = mapped_statistics(latents.mean, offered)
+    statistics = channel_statistics(latents.mean, offered)
     queries = normalise(latents.mean[asked], statistics)  # (n, C, h, w)
     # ImageNet's training latents, the usual pool, are 42 GB: they stay on disk
     pool = NormalisedLatents(latents.mean, offered, statistics)  # (m, C, h, w)

@@ -9,8 +9,7 @@ from torch import Tensor
 from diffusability.artifacts.atomic import write_json
 from diffusability.artifacts.job import Job
 from diffusability.data.load import load_dataset
-from diffusability.errors import MeasurementError
-from diffusability.latents.channel_statistics import ChannelStatistics, channel_statistics
+from diffusability.latents.channel_statistics import channel_statistics
 from diffusability.latents.mapped import MappedLatents
 from diffusability.stages.open import ensure_latents
 from diffusability.study.tokenizer import EncodingSpec
@@ -38,27 +37,23 @@ def make(job: Job, folder: Path) -> None:
 
 
 def describe(latents: MappedLatents, images: Tensor) -> dict[str, Any]:
-    """Return channel statistics and posterior variance of (n,) images, in one pass over them.
+    """Return channel statistics and posterior variance of (n,) images.
 
     Raises:
-        MeasurementError: a mean is not finite.
+        MeasurementError: there is no image, or a mean is not finite.
     """
-    total: ChannelStatistics | None = None
+    statistics = channel_statistics(latents.mean, images)
     variance, values = 0.0, 0
     for block in _blocks(latents, images):
-        part = channel_statistics(latents.mean[block])
-        total = part if total is None else total.merge(part)
         logvar = latents.logvar[block].double()
         variance += logvar.exp().sum().item()
         values += logvar.numel()
-    if total is None:
-        raise MeasurementError("The training split is empty: there is no latent to describe")
     variance /= values
     return {
-        "channel_statistics": total.to_json(),
+        "channel_statistics": statistics.to_json(),
         "posterior_variance": variance,
-        "posterior_variance_share": variance / (variance + total.std.square().mean().item()),
-        "constant_channels": total.constant_channels,
+        "posterior_variance_share": variance / (variance + statistics.std.square().mean().item()),
+        "constant_channels": statistics.constant_channels,
     }
 
 

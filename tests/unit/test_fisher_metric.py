@@ -6,19 +6,20 @@ import pytest
 import torch
 
 from diffusability.diffusion.flow import sample_time
-from diffusability.diffusion.gaussian_flow import GaussianFlow
 from diffusability.diffusion.latent_diffusion import LatentDiffusion
 from diffusability.diffusion.load import backbone_spec
 from diffusability.diffusion.sit import SiT
 from diffusability.errors import MeasurementError
 from diffusability.fisher.backbone_denoiser import backbone_denoiser
-from diffusability.fisher.denoiser import from_oracle, from_velocity
+from diffusability.fisher.denoiser import from_velocity
 from diffusability.fisher.deviation import Rate, fir_deviation
 from diffusability.fisher.gaussian import Gaussian, gaussian_curve, standard_normal
 from diffusability.fisher.information import FisherInformation, embedded
 from diffusability.metrics.learned_fisher import measure_learned_fisher
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.noise_grid import log_weights
+from tests.oracles.distributions import from_oracle
+from tests.oracles.gaussian_flow import GaussianFlow
 from tests.unit.fisher_examples import mixture, normal
 
 ENTRY = backbone_spec({"arch": "sit", "width": 16, "depth": 1, "heads": 2, "train": {"steps": 1}})

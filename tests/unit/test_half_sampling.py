@@ -10,9 +10,9 @@ from diffusability.metrics.class_velocity import (
     dct_diagonal_variance,
     velocity_values,
 )
-from diffusability.metrics.half_sampling import Halving, corrected_mean, draw_halves, error_of_mean
 from diffusability.metrics.kronecker import flip_flop
 from diffusability.metrics.velocity_sensitivity import channel_sensitivity, dct_shares
+from diffusability.statistics import Halving, corrected_mean, draw_halves, error_of_mean
 from tests.unit.test_velocity import (
     C,
     H,

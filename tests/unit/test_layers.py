@@ -14,11 +14,12 @@ LAYERS = (
     ("analysis",),
     ("metrics",),
     ("fisher",),
+    ("flops",),
     ("diffusion", "tokenizers"),
     ("training",),
     ("latents", "data", "encoders"),
     ("execution",),
-    ("artifacts",),
+    ("artifacts", "statistics"),
     ("study",),
     ("errors",),
 )

@@ -1,6 +1,7 @@
 """What has to be there before the first job: files and packages, each named with its remedy."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -10,7 +11,7 @@ from diffusability.study.encoder import VisionEncoder
 from diffusability.study.load import load_study
 from diffusability.study.needs import check_needs, missing, missing_packages, study_needs
 from diffusability.study.study import Study
-from diffusability.study.vision_models import FACTS, VISION_MODELS, hub_cache
+from diffusability.study.vision_models import FACTS, VisionModel, hub_cache
 from tests.conftest import REPOSITORY
 
 
@@ -22,8 +23,8 @@ def vision_study(**encoder: object) -> Study:
 
 
 def test_every_model_has_its_facts() -> None:
-    assert tuple(FACTS) == VISION_MODELS
-    assert len(VISION_MODELS) == 15
+    assert tuple(FACTS) == get_args(VisionModel)
+    assert len(FACTS) == 15
 
 
 def test_the_cache_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

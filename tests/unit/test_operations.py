@@ -1,5 +1,10 @@
 """Counted parameters and operations against the real networks and the published figures."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +16,7 @@ from diffusability.diffusion.load import build_diffusion
 from diffusability.diffusion.sit import SiT
 from diffusability.diffusion.unet import LatentUNet
 from diffusability.encoders.convnet import ConvEncoder
+from diffusability.study import operations
 from diffusability.study.backbone import (
     AnyBackbone,
     LightningDiTBackbone,
@@ -167,3 +173,39 @@ def test_published_networks() -> None:
     assert vision_model("dinov2-b", 256).parameters == pytest.approx(86.6e6, rel=0.02)
     assert vision_model("mae-l", 256).parameters == pytest.approx(303.3e6, rel=0.02)
     assert vision_model("clip-l", 256).macs == pytest.approx(81e9, rel=0.02)
+
+
+def test_counts_are_made_once_and_read_without_torch(workplace: Path) -> None:
+    Path("results").mkdir(exist_ok=True)
+    program = (
+        "import sys; from diffusability.study.network import ConvNetwork; "
+        "from diffusability.study.operations import autoencoder; "
+        "network = ConvNetwork(arch='conv', factor=4, width=8, multipliers=(1, 2, 4)); "
+        "print(autoencoder(network, 3, 32).whole.macs, 'torch' in sys.modules)"
+    )
+
+    def run() -> list[str]:
+        return subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout.split()
+
+    first, again = run(), run()
+    assert (first[1], again[1]) == ("True", "False")
+    assert first[0] == again[0]
+    (kept,) = json.loads(operations.cache_file().read_text()).values()
+    assert sum(macs for _, macs in kept) == int(first[0])
+    operations.cache_file().write_text("{")  # a damaged file is made anew
+    assert run() == first
+
+
+def test_counts_of_other_code_are_not_used(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("results").mkdir(exist_ok=True)
+    spec = SiTBackbone(**SIT, width=24, depth=1, heads=2)
+    for digest in ("one", "two"):
+        monkeypatch.setattr(operations, "code_digest", lambda digest=digest: digest)
+        backbone.cache_clear()
+        backbone(spec, 4, 8, 10)
+    backbone.cache_clear()
+    assert len(json.loads(operations.cache_file().read_text())) == 2

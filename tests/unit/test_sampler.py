@@ -6,7 +6,6 @@ from itertools import pairwise
 import pytest
 import torch
 
-from diffusability.diffusion.gaussian_flow import GaussianFlow
 from diffusability.diffusion.sampler import (
     balanced_labels,
     draw_noise,
@@ -16,6 +15,7 @@ from diffusability.diffusion.sampler import (
     time_grid,
 )
 from diffusability.errors import MeasurementError, StudyError
+from tests.oracles.gaussian_flow import GaussianFlow
 
 
 def gaussian() -> GaussianFlow:

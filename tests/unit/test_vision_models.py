@@ -33,7 +33,7 @@ from diffusability.study.load import read_yaml
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
 from diffusability.study.stages import STAGES, stage_module
-from diffusability.study.vision_models import FACTS, VISION_MODELS, VisionModel, cached_weights
+from diffusability.study.vision_models import FACTS, VisionModel, cached_weights
 from tests.conftest import REPOSITORY
 from tests.torchvision_stand_in import ensure_torchvision
 
@@ -69,7 +69,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-@pytest.fixture(scope="module", params=VISION_MODELS)
+@pytest.fixture(scope="module", params=FACTS)
 def encoder(request: pytest.FixtureRequest) -> VisionModelEncoder:
     """Every model with one block, for images of 64 pixels."""
     torch.manual_seed(0)
@@ -178,7 +178,7 @@ def test_facts_agree_with_the_library(encoder: VisionModelEncoder) -> None:
         assert cast(Any, encoder.network).patch_embed.patch_size == (facts.patch, facts.patch)
 
 
-@pytest.mark.parametrize("model", VISION_MODELS)
+@pytest.mark.parametrize("model", FACTS)
 def test_sizes_agree_with_the_library(model: VisionModel) -> None:
     facts = FACTS[model]
     with torch.device("meta"):
@@ -188,7 +188,7 @@ def test_sizes_agree_with_the_library(model: VisionModel) -> None:
 
 
 @pytest.mark.usefixtures("workplace")
-@pytest.mark.parametrize("model", [m for m in VISION_MODELS if FACTS[m].library == "timm"])
+@pytest.mark.parametrize("model", [m for m in FACTS if FACTS[m].library == "timm"])
 def test_weights_of_the_published_size_fit(model: VisionModel) -> None:
     import timm
 
