@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from diffusability.encoders.classification import ClassificationLoss
 from diffusability.encoders.contrastive import ContrastiveLoss, ContrastiveNetwork
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.encoders.masked import MaskedAutoencoder, MaskedLoss
@@ -13,6 +14,7 @@ from diffusability.training.loop import Batch, Losses
 
 Network = ConvEncoder | ContrastiveNetwork | MaskedAutoencoder
 Spec = SupervisedEncoder | ContrastiveEncoder | MaskedEncoder
+SHIFT = 1  # largest random shift of a supervised batch, in pixels, along both axes
 LOSS_NAMES = {"supervised": "cross_entropy", "contrastive": "nt_xent", "masked": "hidden_error"}
 
 
@@ -42,3 +44,21 @@ def build_loss(
         case SupervisedEncoder(), ConvEncoder():
             return ClassificationLoss(network, images, labels)
     raise TypeError(f"{type(network).__name__} is no network of a {spec.kind} encoder")
+
+
+class ClassificationLoss:
+    """Cross-entropy of a classifier on the images of a training."""
+
+    def __init__(self, model: nn.Module, images: Callable[[Batch], Tensor], labels: Tensor) -> None:
+        """Take what gives a batch's (B, C, H, W) images, and (N,) int64 labels on their device."""
+        self.model, self.images, self.labels = model, images, labels
+
+    def __call__(self, batch: Batch) -> Losses:
+        """Return the loss of one batch; the accuracy is logged."""
+        device = self.labels.device
+        shift = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=batch.generator, device=device)
+        moved = torch.roll(self.images(batch), shift.tolist(), dims=(2, 3))  # (B, C, H, W)
+        logits = self.model(moved).float()  # (B, K)
+        labels = self.labels[batch.picked.to(device)]  # (B,)
+        accuracy = (logits.detach().argmax(1) == labels).float().mean()
+        return Losses(F.cross_entropy(logits, labels), {"accuracy": accuracy})

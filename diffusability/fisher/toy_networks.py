@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from diffusability.diffusion.ddpm import linear_alpha_bars
 from diffusability.diffusion.edm import PreconditionedDenoiser, denoising_loss, training_sigma
-from diffusability.diffusion.layers import Linear
 from diffusability.errors import MeasurementError
 from diffusability.fisher.denoiser import Denoiser, from_edm, from_noise_prediction
+from diffusability.nn.initialisation import SeededModule
 from diffusability.study.fisher_toy import DIFFUSION_STEPS, ToyNetwork
 from diffusability.training.loop import Batch, Losses
 
@@ -32,7 +32,7 @@ def sinusoids(x: Tensor, scale: float) -> Tensor:
     return torch.cat((angle.sin(), angle.cos()), dim=-1)
 
 
-class ResidualMLP(nn.Module):
+class ResidualMLP(SeededModule):
     """Embeddings -> linear, GELU -> residual layers h + GELU(W h) -> linear.
 
     Args:
@@ -45,17 +45,12 @@ class ResidualMLP(nn.Module):
         super().__init__()
         self.sinusoidal, self.level_scale = spec.inputs == "sinusoidal", level_scale
         features = dim * EMBEDDING if self.sinusoidal else dim
-        self.first = Linear(features + EMBEDDING, spec.width)
-        self.hidden = nn.ModuleList(Linear(spec.width, spec.width) for _ in range(spec.blocks))
-        self.last = Linear(spec.width, dim)
-
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw weights and biases uniformly in +-1/sqrt(fan in), as torch's linear layers do."""
-        with torch.no_grad():
-            for layer in (self.first, *self.hidden, self.last):
-                bound = layer.in_features**-0.5
-                for weight in layer.parameters():
-                    weight.uniform_(-bound, bound, generator=generator)
+        with torch.device("meta"):
+            self.first = nn.Linear(features + EMBEDDING, spec.width)
+            self.hidden = nn.ModuleList(
+                nn.Linear(spec.width, spec.width) for _ in range(spec.blocks)
+            )
+            self.last = nn.Linear(spec.width, dim)
 
     def forward(self, x: Tensor, level: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map x (B, n) at noise level (B,) to (B, n)."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from diffusability.study.backbone import AnyBackbone, SiTBackbone, UNetBackbone
+from diffusability.study.backbone import Backbone, SiTBackbone, UNetBackbone
 from diffusability.study.encoder import TrainedEncoder
 from diffusability.study.linear_tokenizer import LinearTokenizer
 from diffusability.study.network import (
@@ -210,7 +210,7 @@ def _vit_autoencoder(network: VitNetwork, channels: int, side: int) -> Autoencod
 
 
 @lru_cache
-def backbone(spec: AnyBackbone, channels: int, grid: int, classes: int) -> Size:
+def backbone(spec: Backbone, channels: int, grid: int, classes: int) -> Size:
     """Return the size of a diffusion network on latents of `channels` x `grid` x `grid`."""
     if isinstance(spec, UNetBackbone):
         return _unet(spec, channels, grid, classes)

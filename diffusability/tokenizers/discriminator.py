@@ -1,4 +1,4 @@
-"""The patch discriminator and the hinge losses of the adversarial term.
+"""The patch discriminator and the hinge losses of the GAN.
 
 Isola et al., Image-to-Image Translation with Conditional Adversarial Networks (arXiv 1611.07004),
 as used in VQGAN and latent diffusion; hinge losses of Lim & Ye, Geometric GAN (arXiv 1705.02894).
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffusability.errors import StudyError
-from diffusability.tokenizers.initialisation import SeededModule, normal_weights
+from diffusability.nn.initialisation import SeededModule, redraw_normal
 
 WEIGHT_STD = 0.02
 WIDEST = 8  # largest channel multiple of the first layer
@@ -62,7 +62,7 @@ class PatchDiscriminator(SeededModule):
     def initialise(self, generator: torch.Generator) -> Self:
         """Draw convolutions from N(0, 0.02²) and norm scales from N(1, 0.02²)."""
         super().initialise(generator)
-        normal_weights(self, WEIGHT_STD, generator)
+        redraw_normal(self, WEIGHT_STD, generator)
         for layer in self.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 nn.init.normal_(layer.weight, 1.0, WEIGHT_STD, generator=generator)

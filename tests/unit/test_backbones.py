@@ -5,9 +5,6 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-from diffusability.diffusion.flow import flow_matching_loss
 from diffusability.diffusion.layers import (
     RotaryPosition,
     forward_mode_attention,
@@ -15,6 +12,9 @@ from diffusability.diffusion.layers import (
 )
 from diffusability.diffusion.lightningdit import LightningDiT
 from diffusability.diffusion.sit import SIZES, SiT
+from torch import Tensor, nn
+
+from diffusability.diffusion.flow import flow_matching_loss
 from diffusability.diffusion.transformer import LatentTransformer
 from diffusability.errors import StudyError
 from tests.unit.awake_network import draw, woken

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import torch
+from diffusability.encoders.classification import ClassificationLoss
 from torch import nn
 
 from diffusability.data.digits import load_digits
 from diffusability.data.images import to_float
-from diffusability.encoders.classification import ClassificationLoss
 from diffusability.encoders.contrastive import ContrastiveNetwork
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.encoders.masked import MaskedAutoencoder

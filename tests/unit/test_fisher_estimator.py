@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn.functional import scaled_dot_product_attention
-
 from diffusability.diffusion.lightningdit import LightningDiT
 from diffusability.diffusion.sit import SiT
+from torch.nn.functional import scaled_dot_product_attention
+
 from diffusability.errors import MeasurementError
 from diffusability.fisher.checks import curve_mismatch, flags_of, integrated_rate
 from diffusability.fisher.denoiser import (

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from diffusability.diffusion.sit import SiT
 
 from diffusability.diffusion.flow import sample_time
 from diffusability.diffusion.gaussian_flow import GaussianFlow
 from diffusability.diffusion.latent_diffusion import LatentDiffusion
 from diffusability.diffusion.load import backbone_spec
-from diffusability.diffusion.sit import SiT
 from diffusability.errors import MeasurementError
 from diffusability.fisher.backbone_denoiser import backbone_denoiser
 from diffusability.fisher.denoiser import from_oracle, from_velocity

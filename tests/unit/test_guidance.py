@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusability.diffusion.sit import SiT
 
 from diffusability.diffusion.guidance import guided_velocity
-from diffusability.diffusion.sit import SiT
 from diffusability.diffusion.training_loss import FlowMatchingLoss
 from diffusability.errors import StudyError
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusability.encoders.classification import ClassificationLoss
 from PIL import Image
 
 from diffusability.data.crops import centre_crop, random_crop
 from diffusability.data.folder import FolderImages, open_folder
 from diffusability.data.folder_index import FolderIndex, build_index
 from diffusability.data.images import ImageSet, in_batches
-from diffusability.encoders.classification import ClassificationLoss
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.errors import DataError
 from diffusability.study.dataset import FolderDataset

@@ -2,6 +2,11 @@
 
 import pytest
 import torch
+from diffusability.tokenizers.linear_fit import (
+    image_moments,
+    principal_directions,
+    random_directions,
+)
 from sklearn.decomposition import PCA
 
 from diffusability.errors import StudyError
@@ -11,11 +16,6 @@ from diffusability.tokenizers.linear import (
     PermutationTokenizer,
     PixelTokenizer,
     ProjectionTokenizer,
-)
-from diffusability.tokenizers.linear_fit import (
-    image_moments,
-    principal_directions,
-    random_directions,
 )
 from diffusability.tokenizers.posterior import LOGVAR_RANGE
 from diffusability.tokenizers.serpentine import serpentine, to_grid, to_vector

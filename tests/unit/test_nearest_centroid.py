@@ -1,9 +1,8 @@
 """Naming by the nearest class mean: by hand, and against scikit-learn."""
 
 import torch
-from sklearn.neighbors import NearestCentroid
-
 from diffusability.encoders.nearest_centroid import name_by_nearest_centroid
+from sklearn.neighbors import NearestCentroid
 
 
 def test_by_hand_with_labels_that_leave_gaps() -> None:

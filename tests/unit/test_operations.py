@@ -2,17 +2,17 @@
 
 import pytest
 import torch
+from diffusability.diffusion.lightningdit import LightningDiT
+from diffusability.diffusion.sit import SiT
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusability.diffusion.lightningdit import LightningDiT
 from diffusability.diffusion.load import build_diffusion
-from diffusability.diffusion.sit import SiT
 from diffusability.diffusion.unet import LatentUNet
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.study.backbone import (
-    AnyBackbone,
+    Backbone,
     LightningDiTBackbone,
     SiTBackbone,
     UNetBackbone,
@@ -106,7 +106,7 @@ def test_published_autoencoder() -> None:
         UNetBackbone(**UNET, width=8, multipliers=(2,), blocks=1, attention=(), process="edm"),
     ],
 )
-def test_backbones(spec: AnyBackbone) -> None:
+def test_backbones(spec: Backbone) -> None:
     network = build_diffusion(spec, (4, 8, 8), 10).network
     assert isinstance(network, SiT | LightningDiT | LatentUNet)
     counted = backbone(spec, 4, 8, 10)

@@ -7,6 +7,12 @@ from fractions import Fraction
 
 import pytest
 import torch
+from diffusability.tokenizers.regularizers.lmr import LatentMasking, random_positions
+from diffusability.tokenizers.regularizers.mae import ImageMasking
+from diffusability.tokenizers.regularizers.mcos import MarginalCosine
+from diffusability.tokenizers.regularizers.mdms import MarginalDistance
+from diffusability.tokenizers.regularizers.repa import RepresentationAlignment
+from diffusability.tokenizers.regularizers.vision_alignment import VisionAlignment
 from torch.nn import functional
 
 from diffusability.tokenizers.conv import ConvAutoencoder
@@ -15,12 +21,6 @@ from diffusability.tokenizers.objective import Objective
 from diffusability.tokenizers.regularizers.eq import Equivariance, Transformation
 from diffusability.tokenizers.regularizers.interface import Penalty, Regularizer
 from diffusability.tokenizers.regularizers.lcr import LocalCorrelation, local_correlation
-from diffusability.tokenizers.regularizers.lmr import LatentMasking, random_positions
-from diffusability.tokenizers.regularizers.mae import ImageMasking
-from diffusability.tokenizers.regularizers.mcos import MarginalCosine
-from diffusability.tokenizers.regularizers.mdms import MarginalDistance
-from diffusability.tokenizers.regularizers.repa import RepresentationAlignment
-from diffusability.tokenizers.regularizers.vision_alignment import VisionAlignment
 from diffusability.tokenizers.training_step import TokenizerLosses
 from diffusability.tokenizers.vit import VitAutoencoder
 

@@ -2,6 +2,12 @@
 
 import pytest
 import torch
+from diffusability.tokenizers.regularizers.lmr import LatentMasking, random_positions
+from diffusability.tokenizers.regularizers.mae import ImageMasking
+from diffusability.tokenizers.regularizers.mcos import MarginalCosine
+from diffusability.tokenizers.regularizers.mdms import MarginalDistance
+from diffusability.tokenizers.regularizers.repa import RepresentationAlignment
+from diffusability.tokenizers.regularizers.vision_alignment import VisionAlignment
 from torch.nn import functional
 
 from diffusability.errors import StudyError, TrainingError
@@ -11,12 +17,6 @@ from diffusability.tokenizers.regularizers.alignment import cosine_matrix, laten
 from diffusability.tokenizers.regularizers.eq import Equivariance
 from diffusability.tokenizers.regularizers.interface import Penalty, Regularizer
 from diffusability.tokenizers.regularizers.lcr import LocalCorrelation, local_correlation
-from diffusability.tokenizers.regularizers.lmr import LatentMasking, random_positions
-from diffusability.tokenizers.regularizers.mae import ImageMasking
-from diffusability.tokenizers.regularizers.mcos import MarginalCosine
-from diffusability.tokenizers.regularizers.mdms import MarginalDistance
-from diffusability.tokenizers.regularizers.repa import RepresentationAlignment
-from diffusability.tokenizers.regularizers.vision_alignment import VisionAlignment
 from diffusability.tokenizers.training_step import TokenizerLosses
 from diffusability.tokenizers.vit import VitAutoencoder
 

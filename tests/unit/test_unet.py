@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from diffusability.diffusion.layers import forward_mode_attention
 from torch import Tensor
 from torch.nn import functional
 
 from diffusability.diffusion.edm import denoising_loss
 from diffusability.diffusion.latent_diffusion import LatentDenoiser
-from diffusability.diffusion.layers import forward_mode_attention
 from diffusability.diffusion.unet import LatentUNet, UNetBlock
 from diffusability.errors import StudyError
 from tests.unit.awake_network import draw, woken
