@@ -1,8 +1,9 @@
 """Naming by the nearest class mean: by hand, and against scikit-learn."""
 
 import torch
-from diffusability.encoders.nearest_centroid import name_by_nearest_centroid
 from sklearn.neighbors import NearestCentroid
+
+from diffusability.encoders.held_out import name_by_nearest_centroid
 
 
 def test_by_hand_with_labels_that_leave_gaps() -> None:
