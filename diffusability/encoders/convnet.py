@@ -25,7 +25,7 @@ class ConvEncoder(SeededModule, Encoder):
             num_classes: class logits, 0 for none.
         """
         super().__init__()
-        width, factor = spec.width, spec.factor
+        width, factor = spec.width, int(spec.factor)
         with torch.device("meta"):
             layers: list[nn.Module] = [nn.Conv2d(image_channels, width, 3, padding=1)]
             while factor > 1:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from diffusability.study.backbone import Backbone, SiTBackbone, UNetBackbone
+from diffusability.study.backbone import Backbone, SiTBackbone, TransformerBackbone, UNetBackbone
 from diffusability.study.encoder import TrainedEncoder
 from diffusability.study.linear_tokenizer import LinearTokenizer
 from diffusability.study.network import (
@@ -89,6 +89,7 @@ def autoencoder(network: Network, channels: int, side: int) -> Autoencoder:
         return _vector_autoencoder(network, channels, side)
     if isinstance(network, HierarchicalNetwork):
         return _hierarchical_autoencoder(network, channels, side)
+    assert isinstance(network, VitNetwork)
     return _vit_autoencoder(network, channels, side)
 
 
@@ -214,6 +215,7 @@ def backbone(spec: Backbone, channels: int, grid: int, classes: int) -> Size:
     """Return the size of a diffusion network on latents of `channels` x `grid` x `grid`."""
     if isinstance(spec, UNetBackbone):
         return _unet(spec, channels, grid, classes)
+    assert isinstance(spec, TransformerBackbone)
     width, cell, tokens = spec.width, channels * spec.patch**2, (grid // spec.patch) ** 2
     head = width // spec.heads
     block = linear(width, 3 * width, tokens) + linear(width, width, tokens)

@@ -74,7 +74,7 @@ class HierarchicalAutoencoder(NetworkTokenizer):
     def __init__(self, spec: HierarchicalNetwork, image: ImageShape) -> None:
         """Build the layers on the meta device; `initialise` or loaded weights fill them."""
         super().__init__(spec, image)
-        self.levels = spec.levels
+        self.levels: tuple[int, ...] = spec.levels
         width, blocks, latent_channels = spec.width, spec.blocks, spec.channels
         halvings = self.levels[-1].bit_length() - 1
         names = [str(level) for level in self.levels]

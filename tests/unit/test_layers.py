@@ -17,6 +17,7 @@ LAYERS = (
     ("diffusion", "tokenizers"),
     ("training",),
     ("latents", "data", "encoders"),
+    ("nn",),
     ("artifacts",),
     ("study",),
     ("errors",),
