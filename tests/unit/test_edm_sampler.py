@@ -9,8 +9,9 @@ from torch import Tensor
 
 from diffusability.diffusion.edm_sampler import Churn, integrate_denoiser, sigma_grid
 from diffusability.diffusion.guidance import guided_denoiser, guided_velocity
-from diffusability.diffusion.sampler import draw_noise, function_evaluations, steps_for
+from diffusability.diffusion.sampler import draw_noise, function_evaluations
 from diffusability.errors import StudyError
+from diffusability.study.backbone import SamplingSpec
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -65,7 +66,7 @@ def test_cost_is_stated_exactly(solver: str, churn: float) -> None:
         seen.clear()
         integrate_denoiser(counted, normal(3, 2), sigma_grid(steps), solver, fresh)
         assert len(seen) == function_evaluations(solver, steps)
-        assert steps_for(solver, len(seen)) == steps
+        assert SamplingSpec(solver=solver, evaluations=len(seen)).steps == steps
         assert min(seen) >= 0.002  # never at level 0, which no network knows
     assert function_evaluations("heun", 18) == 35
     assert function_evaluations("heun", 40) == 79
