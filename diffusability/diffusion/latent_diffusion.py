@@ -39,7 +39,7 @@ class NormalisedNetwork(nn.Module):
         return latents * self.std + self.mean
 
     def null_labels(self, count: int) -> Tensor:
-        """Return (count,) int64 labels of the null class, which stands for no label."""
+        """Return (count,) int64 labels of the null class, which means no label."""
         null = self.network.num_classes
         return torch.full((count,), null, dtype=torch.int64, device=self.mean.device)
 

@@ -70,9 +70,7 @@ class EDMLoss(_Draws):
         assert edm is not None  # of process edm
         data = self._data(batch)  # (b, C, H, W)
         noise = self._noise(batch)[part]  # (b, C, H, W)
-        sigma = training_sigma(
-            len(batch.indices), generator, mean=edm.log_sigma_mean, std=edm.log_sigma_std
-        )[part]  # (b,)
+        sigma = training_sigma(len(batch.indices), generator, edm)[part]  # (b,)
         labels = self._labels(batch)  # (b,)
         return Losses(denoising_loss(self._model, data, sigma, noise, edm.sigma_data, labels))
 

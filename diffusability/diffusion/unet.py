@@ -18,7 +18,7 @@ from diffusability.nn.initialisation import draw_normal, draw_xavier, set_zero
 from diffusability.nn.layers import group_norm
 from diffusability.study.backbone import UNetBackbone
 
-CONDITION = 4  # numbers of the condition, in units of the width
+CONDITION = 4  # channels of the condition, in units of the width
 SKIP_SCALE = math.sqrt(0.5)  # keeps the variance of a sum of two
 ZERO = ("modulation", "conv2", "attention.out")  # layers that start at zero, and `out`
 EMBEDDING_STD = 0.02
@@ -55,11 +55,11 @@ class GridAttention(nn.Module):
 
 
 class UNetBlock(nn.Module):
-    """Two convolutions modulated by the condition, a skip, and attention where asked for.
+    """Two convolutions modulated by the condition, a skip, and optional attention.
 
     Args:
         before, after: channels.
-        condition: numbers of the condition.
+        condition: channels of the condition.
         heads: of self-attention; None for none.
         resample: halve or double the grid in front of the first convolution and of the skip.
     """

@@ -17,7 +17,7 @@ class MaskedAutoencoder(SeededModule):
     A cell is the square of pixels under one position of the feature map. As in SimMIM (Xie et
     al., arXiv 2111.09886), hidden cells stay in the image with their pixels replaced, so that a
     convolutional trunk can take it. As in MAE (He et al., arXiv 2111.06377), the decoder sees the
-    features of visible cells alone: these then have to tell what lies around them, and they are
+    features of visible cells alone: these then have to predict what is around them, and they are
     what the encoder gives when nothing is hidden.
     """
 

@@ -1,6 +1,7 @@
 """What each kind of encoder is trained for: its network under training, and its loss."""
 
 from collections.abc import Callable
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +21,15 @@ LOSS_NAMES = {"supervised": "cross_entropy", "contrastive": "nt_xent", "masked":
 
 def build_network(spec: Spec, encoder: ConvEncoder, image_channels: int) -> Network:
     """Return the encoder with what only its training needs on top."""
-    if isinstance(spec, ContrastiveEncoder):
-        return ContrastiveNetwork(encoder, spec.projection)
-    if isinstance(spec, MaskedEncoder):
-        return MaskedAutoencoder(encoder, image_channels, spec.factor)
-    return encoder
+    match spec:
+        case ContrastiveEncoder():
+            return ContrastiveNetwork(encoder, spec.projection)
+        case MaskedEncoder():
+            return MaskedAutoencoder(encoder, image_channels, spec.factor)
+        case SupervisedEncoder():
+            return encoder
+        case _:
+            assert_never(spec)
 
 
 def encoder_of(network: Network) -> ConvEncoder:

@@ -16,10 +16,11 @@ from diffusability.diffusion.edm import PreconditionedDenoiser, denoising_loss, 
 from diffusability.errors import MeasurementError
 from diffusability.fisher.denoiser import Denoiser, from_edm, from_noise_prediction
 from diffusability.nn.initialisation import SeededModule
+from diffusability.study.backbone import EDMTraining
 from diffusability.study.fisher_toy import DIFFUSION_STEPS, ToyNetwork
 from diffusability.training.loop import Batch, Losses
 
-EMBEDDING = 128  # numbers an embedded scalar
+EMBEDDING = 128  # features of an embedded scalar
 INPUT_SCALE = 25.0  # of coordinates before their sinusoids
 NOISE_SCALE = 25.0  # of EDM's noise condition, ln(sigma) / 4, which spans about one unit
 
@@ -54,8 +55,8 @@ class ResidualMLP(SeededModule):
 
     def forward(self, x: Tensor, level: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map x (B, n) at noise level (B,) to (B, n)."""
-        place = sinusoids(x, INPUT_SCALE).flatten(1) if self.sinusoidal else x
-        h = F.gelu(self.first(torch.cat((place, sinusoids(level, self.level_scale)), dim=1)))
+        inputs = sinusoids(x, INPUT_SCALE).flatten(1) if self.sinusoidal else x
+        h = F.gelu(self.first(torch.cat((inputs, sinusoids(level, self.level_scale)), dim=1)))
         for layer in self.hidden:
             h = h + F.gelu(layer(h))
         return self.last(h)
@@ -111,7 +112,7 @@ class EDMNetwork(nn.Module):
 
     def __init__(self, dim: int, spec: ToyNetwork, sigma_data: float) -> None:
         super().__init__()
-        # in one place only: weights under two names cannot be checkpointed
+        # under one name only: weights under two names cannot be checkpointed
         self.preconditioned = PreconditionedDenoiser(
             ResidualMLP(dim, spec, NOISE_SCALE), sigma_data
         )
@@ -123,7 +124,7 @@ class EDMNetwork(nn.Module):
 
     def loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return EDM's weighted denoising loss at random noise levels, x (B, n)."""
-        sigma = training_sigma(len(x), generator)
+        sigma = training_sigma(len(x), generator, EDMTraining())
         noise = torch.randn(x.shape, generator=generator)
         scale = self.preconditioned.sigma_data
         return denoising_loss(self.preconditioned, x, sigma, noise, scale)

@@ -60,7 +60,7 @@ def rotary_tables(
     """
     row, column = grid_angles(grid, axis_frequencies(head_dim // 4))  # (N, head_dim/4) each
     angle = torch.cat((column, row) if columns_first else (row, column), dim=1)
-    # the minus of the first half stands here, so that `rotate` only swaps halves
+    # the first half has its minus sign here, so that `rotate` only swaps halves
     signed = torch.cat((-angle.sin(), angle.sin()), dim=1)
     return angle.cos().repeat(1, 2)[:, None], signed[:, None]
 

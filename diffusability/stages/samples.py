@@ -1,6 +1,5 @@
 """Stage `samples`: generate images at one guidance scale and follow their trajectories."""
 
-import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,13 +136,10 @@ def _latents(
         velocity = guided_velocity(model, labels, null, guidance, interval)
         found = integrate(velocity, noise, steps, solver, options.shift, on_step=recorder)
         return model.denormalise(found)
-    edm, churn = options.edm, None
-    if edm.churn:
-        high = math.inf if edm.churn_max is None else edm.churn_max
-        fresh = partial(draw, "churn")
-        churn = Churn(fresh, edm.churn, edm.churn_min, high, edm.churn_noise)
+    edm = options.edm
+    churn = Churn(partial(draw, "churn"), edm) if edm.churn else None
     denoise = guided_denoiser(model, labels, null, guidance)
-    sigmas = sigma_grid(steps, low=edm.sigma_min, high=edm.sigma_max, rho=edm.rho)
+    sigmas = sigma_grid(steps, edm)
     return model.denormalise(integrate_denoiser(denoise, noise, sigmas, solver, churn))
 
 

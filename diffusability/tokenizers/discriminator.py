@@ -19,13 +19,13 @@ SLOPE = 0.2
 
 
 class PatchDiscriminator(SeededModule):
-    """A small convolutional network that judges every overlapping patch of an image.
+    """A small convolutional network that scores every overlapping patch of an image.
 
     Batch statistics are always those of the batch at hand: the network is never used outside
     training, so running averages would only be state that the generator's pass alters.
     """
 
-    def __init__(self, image_channels: int = 3, width: int = 64, layers: int = 3) -> None:
+    def __init__(self, image_channels: int, width: int, layers: int) -> None:
         """Build the layers on the meta device; `initialise` fills them.
 
         Args:
@@ -33,13 +33,8 @@ class PatchDiscriminator(SeededModule):
             width: channels after the first layer; each further one doubles them, at most 8-fold.
             layers: layers of stride 2; images need 3 · 2**layers pixels along each side, so
                 16 pixels take at most 2 layers and 32 pixels take 3.
-
-        Raises:
-            StudyError: if there is no layer.
         """
         super().__init__()
-        if layers < 1:
-            raise StudyError(f"PatchDiscriminator: {layers} stride-2 layers; at least 1 is needed")
         self.smallest_side = 3 * 2**layers
         with torch.device("meta"):
             modules: list[nn.Module] = [
@@ -75,7 +70,7 @@ class PatchDiscriminator(SeededModule):
             images: (B, C, H, W), in [-1, 1].
 
         Returns:
-            (B, 1, h', w'); higher means judged more real.
+            (B, 1, h', w'); higher means more real.
 
         Raises:
             StudyError: if the images are too small for the number of layers.
