@@ -58,7 +58,8 @@ def collect_profiles(plan: Plan) -> pd.DataFrame:
     by_cell: dict[tuple[str, ...], list[Artifact]] = {}
     for artifact in plan.of_stage("samples"):
         labels = artifact.labels
-        if plan.study.backbones[labels["backbone"]].process == "edm":
+        edm = plan.study.backbones[labels["backbone"]].process == "edm"
+        if edm or plan.study.sampling.shift != 1:  # their steps are not even in time
             continue
         key = (labels["tokenizer"], labels["backbone"], labels["guidance"])
         by_cell.setdefault(key, []).append(artifact)

@@ -12,9 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffusability.diffusion.layers import forward_mode_attention
 from diffusability.errors import MeasurementError
 from diffusability.fisher.denoiser import Denoiser
+from diffusability.nn.attention import forward_mode_attention
 from diffusability.statistics import mean_and_stderr
 
 EXACT_DIM = 64  # up to here n basis vectors are a fair price for no probe noise

@@ -14,7 +14,7 @@ from diffusability.diffusion.training_loss import diffusion_loss
 from diffusability.latents.channel_statistics import ChannelStatistics
 from diffusability.latents.posteriors import Posteriors
 from diffusability.stages.open import open_latents
-from diffusability.study.backbone import AnyBackbone
+from diffusability.study.backbone import Backbone
 from diffusability.training.distributed import processes
 from diffusability.training.loop import Phase, Run, train
 
@@ -51,7 +51,7 @@ def make(job: Job, folder: Path) -> None:
 
 
 def _model(
-    job: Job, spec: AnyBackbone, posteriors: Posteriors, classes: int
+    job: Job, spec: Backbone, posteriors: Posteriors, classes: int
 ) -> LatentDiffusion | LatentDenoiser:
     """Return the model with its first weights and the scale of its training latents."""
     channels, height, width = posteriors.shape

@@ -1,6 +1,5 @@
 """Stage `samples`: generate images at one guidance scale and follow their trajectories."""
 
-import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,11 @@ from diffusability.diffusion.edm_sampler import Churn, integrate_denoiser, sigma
 from diffusability.diffusion.guidance import guided_denoiser, guided_velocity
 from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
 from diffusability.diffusion.load import backbone_spec, load_diffusion
-from diffusability.diffusion.sampler import balanced_labels, draw_noise, integrate, steps_for
+from diffusability.diffusion.sampler import balanced_labels, draw_noise, integrate
 from diffusability.figures.image_grid import write_image_grid
 from diffusability.metrics.trajectory import TrajectoryRecorder
 from diffusability.stages.open import open_tokenizer
-from diffusability.study.backbone import EDMSampling
+from diffusability.study.backbone import SamplingSpec
 from diffusability.study.fingerprint import derive_seed
 from diffusability.tokenizers.interface import Tokenizer
 from diffusability.training.progress import Progress
@@ -35,6 +34,7 @@ NO_TRAJECTORY = (
     "the statistics are of even steps in the time of the linear path; EDM's steps are even in "
     "sigma^(1/rho)"
 )
+SHIFTED = "the statistics are of even steps in time; sampling.shift makes them uneven"
 
 
 def make(job: Job, folder: Path) -> None:
@@ -44,8 +44,9 @@ def make(job: Job, folder: Path) -> None:
     tokenizer = open_tokenizer(job, data)
     model = _model(job, data, tokenizer)
     recorder = None
-    if isinstance(model, LatentDiffusion):
-        recorder = TrajectoryRecorder(steps_for(spec["solver"], spec["evaluations"]))
+    sampling = _options(job)
+    if isinstance(model, LatentDiffusion) and sampling.shift == 1:
+        recorder = TrajectoryRecorder(sampling.steps)
     conditional = backbone_spec(read_card(job.input("diffusion"))["spec"]).conditional
     count = spec["count"]
     progress = Progress(job.name, -(-count // BATCH))
@@ -98,6 +99,11 @@ def _model(job: Job, data: ImageSet, tokenizer: Tokenizer) -> LatentDiffusion | 
     return load_diffusion(job.input("diffusion"), shape, data.num_classes, job.device)
 
 
+def _options(job: Job) -> SamplingSpec:
+    """Return the typed options of a job, which has one guidance scale."""
+    return SamplingSpec.model_validate({**job.spec, "guidance": [job.spec["guidance"]]})
+
+
 def _labels(indices: range, model: LatentDiffusion | LatentDenoiser, conditional: bool) -> Tensor:
     """Return (B,) labels on the CPU: balanced, or the null class of an unconditional model."""
     if conditional:
@@ -117,8 +123,8 @@ def _latents(
 
     The noise depends on sampling seed and index alone: every cell of a study starts from the same.
     """
-    spec, network = job.spec, model.network
-    steps, guidance = steps_for(spec["solver"], spec["evaluations"]), spec["guidance"]
+    options, network = _options(job), model.network
+    solver, steps, (guidance,) = options.solver, options.steps, options.guidance
     shape, null = (network.latent_channels, *network.grid), network.num_classes
 
     def draw(*use: str | int) -> Tensor:
@@ -126,26 +132,25 @@ def _latents(
 
     noise, labels = draw("sampling noise"), labels.to(job.device)  # (B, C, H, W), (B,)
     if isinstance(model, LatentDiffusion):
-        velocity = guided_velocity(model, labels, null, guidance)
-        found = integrate(velocity, noise, steps, solver=spec["solver"], on_step=recorder)
+        interval = options.guidance_interval
+        velocity = guided_velocity(model, labels, null, guidance, interval)
+        found = integrate(velocity, noise, steps, solver, options.shift, on_step=recorder)
         return model.denormalise(found)
-    edm = EDMSampling.model_validate(spec["edm"])
-    churn = None
-    if edm.churn:
-        high = math.inf if edm.churn_max is None else edm.churn_max
-        fresh = partial(draw, "churn")
-        churn = Churn(fresh, edm.churn, edm.churn_min, high, edm.churn_noise)
+    edm = options.edm
+    churn = Churn(partial(draw, "churn"), edm) if edm.churn else None
     denoise = guided_denoiser(model, labels, null, guidance)
-    sigmas = sigma_grid(steps, low=edm.sigma_min, high=edm.sigma_max, rho=edm.rho)
-    return model.denormalise(integrate_denoiser(denoise, noise, sigmas, spec["solver"], churn))
+    sigmas = sigma_grid(steps, edm)
+    return model.denormalise(integrate_denoiser(denoise, noise, sigmas, solver, churn))
 
 
 def _trajectory(job: Job, recorder: TrajectoryRecorder | None) -> dict[str, Any]:
     """Return the notes on the trajectories, or why there are none."""
     if recorder is None:
-        return {"trajectory": None, "no_trajectory": NO_TRAJECTORY}
+        reason = SHIFTED if "shift" in job.spec else NO_TRAJECTORY
+        return {"trajectory": None, "no_trajectory": reason}
     ratios, errors = recorder.moments.length_ratio()
-    options = {key: job.spec[key] for key in ("solver", "evaluations", "guidance")}
+    keys = ("solver", "evaluations", "guidance", "guidance_interval")
+    options = {key: job.spec[key] for key in keys if key in job.spec}
     return {
         "trajectory": [m.to_json() for m in recorder.moments.measurements(options)],
         "length_ratio": ratios.tolist(),

@@ -19,11 +19,12 @@ from diffusability.study.linear_tokenizer import LINEAR_SOURCES
 from diffusability.study.network import ConvNetwork
 from diffusability.study.regularizer import Gpe
 from diffusability.study.tokenizer import ExternalTokenizer, TokenizerSpec
-from diffusability.tokenizers.build import build_objective, build_regularizer, build_tokenizer
+from diffusability.tokenizers.build import build_regularizer, build_tokenizer
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.external import import_autoencoder
 from diffusability.tokenizers.hierarchical import HierarchicalAutoencoder, hierarchical_loss
 from diffusability.tokenizers.interface import Tokenizer
+from diffusability.tokenizers.objective import Objective
 from diffusability.tokenizers.training_step import TokenizerLosses
 from diffusability.tokenizers.vector import VectorAutoencoder
 from diffusability.training.images import TrainingImages
@@ -96,7 +97,7 @@ def _train_hierarchical(job: Job, spec: TokenizerSpec, data: ImageSet) -> Traini
     """Train the levels of a hierarchical VAE together."""
     tokenizer = _first_weights(job, spec, data)
     assert isinstance(tokenizer, HierarchicalAutoencoder)
-    objective = build_objective(spec.objective)
+    objective = Objective(spec.objective)
     images = TrainingImages(data, data.split("train"), job.device, job.stream("crops"))
 
     def loss(batch: Batch) -> Losses:
@@ -112,7 +113,7 @@ def _train_geometry_preserving(
     """Train encoder and decoder one after the other; return weights and history."""
     tokenizer = _first_weights(job, spec, data)
     assert isinstance(tokenizer, VectorAutoencoder)
-    objective = build_objective(spec.objective)
+    objective = Objective(spec.objective)
     history = GeometryPreservingTraining(job, spec, options, tokenizer, objective, data).run()
     return tokenizer.state_dict(), history
 
@@ -178,7 +179,7 @@ def _losses(
         discriminator.to(job.device)
     return TokenizerLosses(
         tokenizer.to(job.device),
-        build_objective(spec.objective),
+        Objective(spec.objective),
         regularizer.to(job.device),
         discriminator,
         open_perceptual(job, data),

@@ -10,9 +10,10 @@ from diffusability.artifacts.job import Job
 from diffusability.data.images import in_batches, to_float
 from diffusability.data.load import load_dataset
 from diffusability.study.linear_tokenizer import LinearTokenizer as LinearSpec
-from diffusability.tokenizers.build import build_linear
-from diffusability.tokenizers.linear import PermutationTokenizer, ProjectionTokenizer
-from diffusability.tokenizers.linear_fit import (
+from diffusability.tokenizers.linear import (
+    PermutationTokenizer,
+    ProjectionTokenizer,
+    build_linear,
     image_moments,
     principal_directions,
     random_directions,

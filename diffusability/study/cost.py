@@ -7,7 +7,7 @@ Counted are the stages that a GPU is needed for; the statistics of latents run o
 from dataclasses import dataclass
 from typing import Literal
 
-from diffusability.study.backbone import AnyBackbone
+from diffusability.study.backbone import Backbone
 from diffusability.study.dataset import DIGITS_IMAGES, DatasetSpec, DigitsDataset, ShapesDataset
 from diffusability.study.encoder import (
     EncoderSpec,
@@ -205,7 +205,7 @@ class Costs:
         channels = entry.network.channels if isinstance(entry, TokenizerSpec) else entry.channels
         return channels, self.side // entry.factor
 
-    def _backbone(self, artifact: Artifact) -> tuple[AnyBackbone, Size]:
+    def _backbone(self, artifact: Artifact) -> tuple[Backbone, Size]:
         spec = self.study.backbones[artifact.labels["backbone"]]
         latent = self._latent(self._entry(artifact))
         return spec, backbone(spec, *latent, self.data.num_classes)

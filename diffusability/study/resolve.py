@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from diffusability.study.backbone import LightningDiTBackbone, SiTBackbone, UNetBackbone
+from diffusability.study.backbone import BACKBONES
 from diffusability.study.dataset import DigitsDataset, FolderDataset, ShapesDataset
 from diffusability.study.encoder import (
     ContrastiveEncoder,
@@ -20,25 +20,9 @@ from diffusability.study.encoder import (
 from diffusability.study.linear_tokenizer import LINEAR_SOURCES, LinearTokenizer
 from diffusability.study.merge import merge
 from diffusability.study.names import INCEPTION, INCEPTION_SPATIAL
-from diffusability.study.network import (
-    ConvNetwork,
-    HierarchicalNetwork,
-    VectorNetwork,
-    VitNetwork,
-)
+from diffusability.study.network import NETWORKS, HierarchicalNetwork
 from diffusability.study.problems import Problems
-from diffusability.study.regularizer import (
-    Baseline,
-    Eq,
-    Gpe,
-    Lcr,
-    Lmr,
-    Mae,
-    Mcos,
-    McosMdms,
-    Mdms,
-    Repa,
-)
+from diffusability.study.regularizer import REGULARIZERS
 from diffusability.study.sizes import check_sizes
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import ExternalTokenizer, LevelTokenizer, TokenizerSpec
@@ -63,29 +47,6 @@ UNTRAINED: dict[str, type[BaseModel]] = {
     "level": LevelTokenizer,
 }
 LEVEL_KEYS = ("source", "of", "factor")
-NETWORKS: dict[str, type[BaseModel]] = {
-    "conv": ConvNetwork,
-    "vit": VitNetwork,
-    "vector": VectorNetwork,
-    "hierarchical": HierarchicalNetwork,
-}
-REGULARIZERS: dict[str, type[BaseModel]] = {
-    "baseline": Baseline,
-    "repa": Repa,
-    "mcos": Mcos,
-    "mdms": Mdms,
-    "mcos+mdms": McosMdms,
-    "eq": Eq,
-    "lcr": Lcr,
-    "lmr": Lmr,
-    "mae": Mae,
-    "gpe": Gpe,
-}
-BACKBONES: dict[str, type[BaseModel]] = {
-    "sit": SiTBackbone,
-    "lightningdit": LightningDiTBackbone,
-    "unet": UNetBackbone,
-}
 TOKENIZER_PARTS = ("network", "objective", "train")
 
 

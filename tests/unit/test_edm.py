@@ -13,6 +13,7 @@ from diffusability.diffusion.edm import (
     training_sigma,
 )
 from diffusability.fisher.gaussian import Gaussian
+from diffusability.study.backbone import EDMTraining
 
 
 class Nothing(nn.Module):
@@ -45,14 +46,14 @@ def test_preconditioning_gives_the_network_unit_input_and_unit_target() -> None:
     for sigma in (0.05, 0.5, 5.0):
         level = torch.full((20_000,), sigma, dtype=torch.float64)
         # F = 0 leaves its target's square as the loss, which EDM's weight makes 1
-        loss = denoising_loss(PreconditionedDenoiser(spy), x, level, z, 0.5)
+        loss = denoising_loss(PreconditionedDenoiser(spy, 0.5), x, level, z, 0.5)
         assert float(loss) == pytest.approx(1, rel=0.03)
         assert float(spy.seen.std()) == pytest.approx(1, rel=0.02)
         torch.testing.assert_close(spy.noise, level.log() / 4)
 
 
 def test_training_levels() -> None:
-    sigma = training_sigma(100_000, torch.Generator().manual_seed(0)).log()
+    sigma = training_sigma(100_000, torch.Generator().manual_seed(0), EDMTraining()).log()
     assert float(sigma.mean()) == pytest.approx(-1.2, abs=0.02)
     assert float(sigma.std()) == pytest.approx(1.2, abs=0.02)
 

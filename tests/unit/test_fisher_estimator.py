@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from diffusability.diffusion.lightningdit import LightningDiT
-from diffusability.diffusion.sit import SiT
+from diffusability.diffusion.transformer import LightningDiT, SiT
 from diffusability.errors import MeasurementError
 from diffusability.fisher.checks import curve_mismatch, flags_of, integrated_rate
 from diffusability.fisher.denoiser import (
@@ -29,6 +28,7 @@ from diffusability.fisher.oracle import Oracle
 from diffusability.fisher.subspace import Subspace
 from tests.oracles.distributions import from_oracle, from_score, score_jacobian
 from tests.unit.fisher_examples import FLOAT, ORACLES, covariance, isometry, mixture, normal
+from tests.unit.networks import diffusion
 
 FORMS = ("score", "divergence", "held_out")
 
@@ -224,10 +224,7 @@ class TestForwardMode:
 
     @pytest.mark.parametrize("architecture", [SiT, LightningDiT])
     def test_the_studys_backbones(self, architecture: type) -> None:
-        network = architecture(
-            latent_channels=2, grid=(2, 2), num_classes=3, width=16, depth=1, heads=2
-        )
-        network.initialise(torch.Generator().manual_seed(0))
+        network = diffusion(architecture, 2, (2, 2), 3, width=16, depth=1, heads=2)
         with torch.no_grad():
             for weight in network.parameters():
                 weight += 0.1 * normal(*weight.shape, seed=weight.numel()).float()

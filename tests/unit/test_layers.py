@@ -18,6 +18,7 @@ LAYERS = (
     ("diffusion", "tokenizers"),
     ("training",),
     ("latents", "data", "encoders"),
+    ("nn",),
     ("execution",),
     ("artifacts", "statistics"),
     ("study",),

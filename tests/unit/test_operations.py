@@ -11,14 +11,13 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusability.diffusion.lightningdit import LightningDiT
 from diffusability.diffusion.load import build_diffusion
-from diffusability.diffusion.sit import SiT
+from diffusability.diffusion.transformer import LightningDiT, SiT
 from diffusability.diffusion.unet import LatentUNet
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.study import operations
 from diffusability.study.backbone import (
-    AnyBackbone,
+    Backbone,
     LightningDiTBackbone,
     SiTBackbone,
     UNetBackbone,
@@ -112,7 +111,7 @@ def test_published_autoencoder() -> None:
         UNetBackbone(**UNET, width=8, multipliers=(2,), blocks=1, attention=(), process="edm"),
     ],
 )
-def test_backbones(spec: AnyBackbone) -> None:
+def test_backbones(spec: Backbone) -> None:
     network = build_diffusion(spec, (4, 8, 8), 10).network
     assert isinstance(network, SiT | LightningDiT | LatentUNet)
     counted = backbone(spec, 4, 8, 10)
@@ -146,15 +145,14 @@ def test_size_of_the_ffhq_unet() -> None:
     # EDM's 61.8 M and 5.1 M more, as the noise scales besides shifting (see `test_unet`)
     counted = backbone(UNetBackbone.model_validate(UNET), 3, 64, 0)
     assert counted.parameters == pytest.approx(66.93e6, abs=0.005e6)
-    with torch.device("meta"):
-        network = LatentUNet(3, (64, 64), 0, 128)
+    network = LatentUNet(UNetBackbone.model_validate(UNET), (3, 64, 64), 0).to("meta")
     label = torch.zeros(1, dtype=torch.long)
     assert counted.macs == macs(network, torch.empty(1, 3, 64, 64), torch.empty(1), label)
 
 
 def test_encoders() -> None:
     spec = SupervisedEncoder(kind="supervised", width=8, features=12, factor=4, train=TRAIN)
-    module = ConvEncoder(image_channels=3, width=8, features=12, factor=4, num_classes=10)
+    module = ConvEncoder(spec, 3, 10)
     counted = trained_encoder(spec, 3, 32, 10)
     assert counted.parameters == parameters(module)
     assert counted.macs == macs(module, torch.empty(1, 3, 32, 32))
