@@ -15,10 +15,7 @@ report: "report/workflow.rst"
 
 
 include: "rules/common.smk"
-include: "rules/datasets.smk"
-include: "rules/tokenizers.smk"
-include: "rules/metrics.smk"
-include: "rules/diffusion.smk"
+include: "rules/stages.smk"
 include: "rules/analysis.smk"
 include: "rules/figures.smk"
 include: "rules/fisher.smk"

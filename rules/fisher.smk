@@ -42,9 +42,9 @@ rule measure_fisher_toy:
         mem_mb=memory(4000),
         runtime=fixed_minutes(60),
     params:
-        job=lambda wildcards: TOY.find(dict(wildcards)).job(),
+        job=lambda wildcards: TOY.find("fisher_toy", dict(wildcards)).job(),
     shell:
-        "python scripts/measure_fisher_toy.py --job {params.job:q} --threads {threads}"
+        "python scripts/make.py fisher_toy --job {params.job:q} --threads {threads}"
         " --minutes {resources.runtime} &> {log}"
 
 
