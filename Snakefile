@@ -12,10 +12,7 @@ min_version("9.20")
 
 
 include: "rules/common.smk"
-include: "rules/datasets.smk"
-include: "rules/tokenizers.smk"
-include: "rules/metrics.smk"
-include: "rules/diffusion.smk"
+include: "rules/stages.smk"
 include: "rules/analysis.smk"
 include: "rules/figures.smk"
 include: "rules/fisher.smk"

@@ -52,7 +52,7 @@ def start_up() -> None:
     codes = {
         "python": "pass",
         "study layer": "import diffusability.study.plan, diffusability.study.load",
-        "a metric stage": "import diffusability.stages.smoothness",
+        "a metric stage": "import diffusability.stages.latent_metrics",
         "a training stage": "import diffusability.stages.diffusion",
     }
     for name, code in codes.items():

@@ -18,7 +18,7 @@ from diffusability.study.run_time import (
     more_minutes,
     run_minutes,
 )
-from diffusability.study.stages import RESULTS, STAGES, path_template
+from diffusability.study.stages import CARD, RESULTS, STAGES, path_template
 from diffusability.study.targets import (
     ANALYSIS_TABLES,
     CLAIMS_TABLE,
@@ -128,13 +128,32 @@ def priority(stage):
     return of
 
 
+def group(stage):
+    """Return the group of a stage's jobs, if the profile says how many jobs make one."""
+    name = STAGES[stage].group
+    return name if name in snakemake_adapter.group_components(workflow) else None
+
+
+def files(stage):
+    """Return the paths of a stage's outputs, its card first; pictures go into the report."""
+    folder = path_template(stage)
+    yield f"{folder}/{CARD}"
+    for name in STAGES[stage].outputs:
+        path, (kind, _, suffix) = f"{folder}/{name}", name.partition(".")
+        if suffix == "png":
+            path = report(
+                path, caption=f"{CAPTIONS}/{kind}.rst", category=kind.capitalize()
+            )
+        yield path
+
+
 def gpus(stage):
-    """Return a resources function: the GPUs that share one artifact of `stage`."""
+    """Return the resource `gpu`, where a stage needs one: GPUs that share one artifact."""
 
     def count(wildcards):
         return PLAN.find(stage, dict(wildcards)).local.get("gpus", 1)
 
-    return count
+    return {"gpu": count} if STAGES[stage].gpu else {}
 
 
 def memory(megabytes):
@@ -165,11 +184,22 @@ def minutes(stage, least):
     return at_attempt
 
 
-def launcher(wildcards, resources):
-    """Return the command in front of a script: one process for each GPU."""
-    if resources.gpu == 1:
-        return "python"
-    return (
-        f"python -m diffusability.execution.gpus {resources.gpu}"
-        f" python -m torch.distributed.run --standalone --nproc-per-node {resources.gpu}"
-    )
+def command(stage):
+    """Return a params function: what makes an artifact of `stage`, one process per GPU.
+
+    A job whose training resumes is told its time. As with `job`, asking for `resources` tells
+    Snakemake not to compare the command with that of the last run.
+    """
+    script = f'"$DIFFUSABILITY_WORKFLOW/scripts/make.py" {stage}'
+
+    def line(wildcards, resources):
+        limit = f" --minutes {resources.runtime}" if STAGES[stage].resumes else ""
+        if resources.get("gpu", 1) <= 1:
+            return f"python {script}{limit}"
+        return (
+            f"python -m diffusability.execution.gpus {resources.gpu}"
+            f" python -m torch.distributed.run --standalone --nproc-per-node {resources.gpu}"
+            f" {script}{limit}"
+        )
+
+    return line

@@ -36,9 +36,11 @@ rule measure_fisher_toy:
         mem_mb=memory(4000),
         runtime=fixed_minutes(60),
     params:
-        job=lambda wildcards: toy_plan(TOY_STUDY).find(dict(wildcards)).job(),
+        job=lambda wildcards: toy_plan(TOY_STUDY)
+        .find("fisher_toy", dict(wildcards))
+        .job(),
     shell:
-        'python "$DIFFUSABILITY_WORKFLOW/scripts/measure_fisher_toy.py" --job {params.job:q}'
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/make.py" fisher_toy --job {params.job:q}'
         " --threads {threads} --minutes {resources.runtime} &> {log}"
 
 

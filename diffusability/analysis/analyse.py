@@ -10,7 +10,7 @@ from diffusability.analysis.comparability import comparability
 from diffusability.analysis.comparison import compare_backbones, compare_metrics
 from diffusability.analysis.correlation import correlate, intercorrelate
 from diffusability.analysis.guidance import guidance_optima
-from diffusability.analysis.headline import HEADLINE_FISHER, HEADLINE_METRICS
+from diffusability.analysis.headline import HEADLINE_FISHER
 from diffusability.analysis.latent_findings import latent_findings
 from diffusability.analysis.latent_spaces import latent_spaces
 from diffusability.analysis.noise_floor import noise_floor
@@ -21,12 +21,13 @@ from diffusability.analysis.regression import regress
 from diffusability.analysis.selection import choose_metrics
 from diffusability.analysis.spectra import no_spectra
 from diffusability.analysis.tables import Measured, Table, predictors
+from diffusability.study.metrics import METRIC_GROUPS
 
-# one metric a perspective, as the paper highlights them; what a study lacks is left out
-LATENT_PROXIES = (*HEADLINE_METRICS.values(), "continuity.if*", "uniformity.normalised_entropy")
-HEADLINE = (*LATENT_PROXIES, HEADLINE_FISHER)
-# what the claims relate besides: equivariance, the linear probe that LNC stands for
-FURTHER = ("equivariance.scale_error", "equivariance.rotate_error")
+# one metric per group, as the paper highlights them; what a study lacks is left out
+HEADLINE = tuple(METRIC_GROUPS.representatives("headline", "proxy").values())
+LATENT_PROXIES = tuple(metric for metric in HEADLINE if metric != HEADLINE_FISHER)
+# what the claims relate besides: groups without a representative, the probe that LNC stands for
+FURTHER = METRIC_GROUPS.shown("further")
 PROBE = "semantics.probe"
 
 

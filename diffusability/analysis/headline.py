@@ -9,17 +9,13 @@ from diffusability.analysis.proxies import UNDECIDED, difference_interval
 from diffusability.analysis.tables import ALL_FAMILIES
 from diffusability.analysis.tidy import read_tables
 from diffusability.metrics.distance_names import distance_name
+from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.plan import Plan
 from diffusability.study.study import Study
 from diffusability.study.targets import report_file
 
 # the metric that stands for each perspective in tables and figures, by its short name
-HEADLINE_METRICS = {
-    "VIV": "velocity.viv",
-    "LNC": "semantics.lnc5",
-    "SRSS": "spatial.srss",
-    "SEC": "smoothness.sec25",
-}
+HEADLINE_METRICS = METRIC_GROUPS.representatives("headline")
 NO_CORRELATIONS = "No metric that stands for a perspective was measured beside generated images"
 HEADLINE_FISHER = "fisher.fir"  # that for the second paper's, declared before any target was seen
 

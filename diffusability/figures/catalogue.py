@@ -1,36 +1,12 @@
 """The metrics that figures show, by perspective, and what figures call them."""
 
-# perspective: short name and metric (a shell pattern); the first represents its perspective
-PERSPECTIVES = {
-    "velocity ambiguity": {"VIV": "velocity.viv"},
-    "semantic separability": {"LNC": "semantics.lnc5"},
-    "spatial structure": {"SRSS": "spatial.srss", "LDS": "spatial.lds", "CDS": "spatial.cds"},
-    "spectral smoothness": {"SEC": "smoothness.sec25"},
-    "manifold continuity": {"iFD": "continuity.if*"},
-    "distribution uniformity": {
-        "entropy": "uniformity.normalised_entropy",
-        "density CV": "uniformity.density_cv",
-        "Gini": "uniformity.gini",
-    },
-    "affine equivariance": {
-        "scale error": "equivariance.scale_error",
-        "rotate error": "equivariance.rotate_error",
-    },
-    "Fisher geometry": {
-        "FIR": "fisher.fir",
-        "MMSE rate": "fisher.mmse_rate",
-        "FIR deviation": "fisher.fir_deviation_per_dimension",
-        "learned FIR": "fisher.learned_fir",
-    },
-}
+from diffusability.study.metrics import METRIC_GROUPS
+
+# title of a metric group: short name and metric (a shell pattern); the first represents its group
+PERSPECTIVES = {group.title: dict(group.shows) for group in METRIC_GROUPS.values() if group.shows}
 SHOWN = {short: name for metrics in PERSPECTIVES.values() for short, name in metrics.items()}
-# affine equivariance is shown beside the others, but represented by none of its two metrics
-REPRESENTATIVES = {
-    short: metrics[short]
-    for perspective, metrics in PERSPECTIVES.items()
-    for short in list(metrics)[:1]
-    if perspective != "affine equivariance"
-}
+# a group of rank `further` is shown beside the others, but represented by none of its metrics
+REPRESENTATIVES = METRIC_GROUPS.representatives("headline", "proxy")
 TRAJECTORY = {
     "straightness": "trajectory.straightness",
     "efficiency": "trajectory.efficiency",

@@ -247,10 +247,18 @@ class EDMSampling(Spec):
         return self
 
 
+Solver = Literal["euler", "heun"]
+
+
+def solver_steps(solver: Solver, evaluations: int) -> int:
+    """Return the steps that spend so many function evaluations; Heun's last step is Euler's."""
+    return evaluations if solver == "euler" else (evaluations + 1) // 2
+
+
 class SamplingSpec(Spec):
     """How images are generated, the same for every cell of the study."""
 
-    solver: Literal["euler", "heun"] = "euler"
+    solver: Solver = "euler"
     evaluations: PositiveInt = Field(
         50, description="function evaluations of the ODE solver, exactly"
     )
@@ -289,8 +297,8 @@ class SamplingSpec(Spec):
 
     @property
     def steps(self) -> int:
-        """Steps of the solver; Heun's last one is Euler's."""
-        return self.evaluations if self.solver == "euler" else (self.evaluations + 1) // 2
+        """Steps of the solver."""
+        return solver_steps(self.solver, self.evaluations)
 
     def of_process(self, process: Literal["flow", "edm"]) -> dict[str, Any]:
         """Return the canonical options that samples of a process depend on, seed and scales too."""

@@ -210,9 +210,9 @@ class TestPlan:
     def test_curves_are_found_by_their_wildcards(self, plan: FisherToyPlan) -> None:
         for artifact in plan:
             labels = {**artifact.labels, "fingerprint": artifact.fingerprint}
-            assert plan.find(labels) is artifact
-        with pytest.raises(StudyError, match="not in the toy study"):
-            plan.find({**labels, "fingerprint": "0" * 12})
+            assert plan.find("fisher_toy", labels) is artifact
+        with pytest.raises(StudyError, match="not an artifact of study"):
+            plan.find("fisher_toy", {**labels, "fingerprint": "0" * 12})
 
     def test_wrong_studies_are_refused(self, tmp_path: Path) -> None:
         text = STUDY.read_text()

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,12 @@ from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
 from diffusability.data.load import load_dataset
 from diffusability.errors import DataError
+from diffusability.stages.make import make as make_files
 from diffusability.study.dataset import FolderDataset
 from diffusability.study.load import merge, read_yaml
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
-from diffusability.study.stages import STAGES, stage_module
+from diffusability.study.stages import STAGES
 from tests.conftest import REPOSITORY
 from tests.unit.image_files import write_image, write_images, write_mask
 
@@ -53,7 +53,7 @@ def make(planned: Plan, *stages: str) -> None:
         if artifact.stage in stages:
             job = Job.from_json(artifact.job())
             with job.writing() as folder:
-                import_module(stage_module(job.stage)).make(job, folder)
+                make_files(job, folder)
 
 
 def dataset(planned: Plan) -> Path:

@@ -200,8 +200,7 @@ def test_references_of_another_kind_are_refused(
     from diffusability.metrics.feature_moments import FeatureMoments
     from diffusability.stages.features import Features
     from diffusability.stages.generation import _distances
-    from diffusability.stages.generation_reference import Reference
-    from diffusability.stages.reference_statistics import read_reference
+    from diffusability.stages.references import Reference, read_reference
     from diffusability.study.metrics import GenerationMetric
 
     write_reference(workplace / "reference.npz", side, dim)

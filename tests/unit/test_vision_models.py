@@ -6,7 +6,6 @@ The networks have random weights and one block: what is tested is what surrounds
 import csv
 import socket
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,13 +25,14 @@ from diffusability.encoders.vision import (
 )
 from diffusability.errors import ArtifactError, StudyError
 from diffusability.stages import encoder as stage
+from diffusability.stages.make import make
 from diffusability.study.dataset import DigitsDataset
 from diffusability.study.encoder import VisionEncoder
 from diffusability.study.fingerprint import fingerprint
 from diffusability.study.load import read_yaml
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
-from diffusability.study.stages import STAGES, stage_module
+from diffusability.study.stages import STAGES
 from diffusability.study.vision_models import FACTS, VisionModel, cached_weights
 from tests.conftest import REPOSITORY
 from tests.torchvision_stand_in import ensure_torchvision
@@ -302,7 +302,7 @@ def test_a_tokenizer_is_aligned_with_it() -> None:
     for artifact in (*tokenizer.upstream.values(), tokenizer):
         job = Job.from_json(artifact.job())
         with job.writing() as folder:
-            import_module(stage_module(artifact.stage)).make(job, folder)
+            make(job, folder)
     with Path(tokenizer.path, "history.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert all(0 < float(row["mcos"]) <= 1.5 for row in rows)  # 1 - margin - cosine

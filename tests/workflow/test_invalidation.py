@@ -88,7 +88,7 @@ def reorder_keys(workspace: Workspace) -> None:
 
 def add_comments(workspace: Workspace) -> None:
     """Add a comment to the study, to a script and to a library-like rule file."""
-    for name in ("study.yaml", "scripts/train_tokenizer.py", "rules/tokenizers.smk"):
+    for name in ("study.yaml", "scripts/make.py", "rules/stages.smk"):
         file = workspace.path / name
         file.write_text(file.read_text() + "\n# a comment\n")
 

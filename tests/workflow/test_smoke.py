@@ -242,7 +242,7 @@ def test_plan_counts_what_is_done(finished: Workspace) -> None:
 
 
 def test_scripts_run_by_hand(finished: Workspace) -> None:
-    by_hand = ("python", "scripts/measure_smoothness.py", "--study", "study.yaml")
+    by_hand = ("python", "scripts/make.py", "smoothness", "--study", "study.yaml")
     result = finished.run(*by_hand, "--name", "conv-base")
     assert "wrote results/smoothness/conv-base/s0" in result.stdout
     dry = finished.run(*by_hand, "--name", "conv-base", "--dry-run")
@@ -257,7 +257,7 @@ def test_time_budget_ends_with_75_and_goes_on_to_the_same_bits(finished: Workspa
     (model,) = finished.path.glob("results/tokenizer/conv-base/s0/*/model.safetensors")
     whole = model.read_bytes()
     shutil.rmtree(model.parent)
-    train = ("python", "scripts/train_tokenizer.py", "--study", "study.yaml", "--threads", "1")
+    train = ("python", "scripts/make.py", "tokenizer", "--study", "study.yaml", "--threads", "1")
     command = (*train, "--name", "conv-base")
     stopped = finished.run(*command, "--minutes", "0", check=False)
     assert stopped.returncode == 75

@@ -1,4 +1,4 @@
-"""Hold real images against each other in the six feature spaces of FDr6, once for a dataset."""
+"""Make one artifact of a stage; the same command resumes an interrupted training."""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from diffusability.stages.command import run
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit status: 0 done, 75 run again to go on, else an error."""
-    return run("fdr6_reference", __doc__, argv)
+    return run(__doc__, argv)
 
 
 if __name__ == "__main__":
