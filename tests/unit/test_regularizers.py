@@ -6,6 +6,9 @@ from pydantic import ValidationError
 from torch.nn import functional
 
 from diffusability.errors import StudyError, TrainingError
+from diffusability.study.regularizer import REGULARIZERS
+from diffusability.study.tokenizer import TokenizerSpec
+from diffusability.tokenizers.build import build_regularizer
 from diffusability.tokenizers.posterior import Posterior
 from diffusability.tokenizers.regularizers.alignment import (
     cosine_matrix,
@@ -18,6 +21,8 @@ from diffusability.tokenizers.regularizers.lcr import local_correlation
 from diffusability.tokenizers.regularizers.masking import random_positions
 from diffusability.tokenizers.training_step import TokenizerLosses
 from tests.unit.networks import objective, regularizer, vit
+
+PLAIN = {"baseline", "gpe"}  # methods without a regularizer in the training step
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -335,3 +340,20 @@ def test_one_seed_gives_one_result_without_global_state(index):
         totals.append(total.item())
     assert totals[0] == totals[1] != totals[2]
     assert torch.equal(state, torch.get_rng_state())
+
+
+# the registry
+
+
+def test_every_declared_regularizer_has_code_of_the_one_convention():
+    for method in set(REGULARIZERS) - {"gpe"}:
+        assert isinstance(regularizer(method, 4, 6), Regularizer), method
+    assert type(regularizer()) is Regularizer
+    assert all(type(regularizer(m, 4, 6)) is not Regularizer for m in {*REGULARIZERS} - PLAIN)
+
+
+def test_a_method_with_a_training_of_its_own_is_no_baseline():
+    network = {"arch": "vector", "factor": 2, "channels": 1}
+    entry = {"network": network, "regularizer": {"method": "gpe"}, "train": {"steps": 1}}
+    with pytest.raises(TypeError, match="gpe is trained by a stage of its own"):
+        build_regularizer(TokenizerSpec.model_validate(entry), None)
