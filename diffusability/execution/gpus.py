@@ -17,6 +17,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from diffusability.artifacts.job import Job
+from diffusability.artifacts.progress import Progress, write_progress
 from diffusability.errors import ArtifactError, DiffusabilityError
 
 logger = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ LOOK_EVERY = 0.5  # seconds between looks for a free device
 _held: list[int] = []  # descriptors of locks; the system closes them with the process
 
 
-def take_gpus(count: int, inherit: bool = False) -> list[str]:
+def take_gpus(count: int, inherit: bool = False, state: Path | None = None) -> list[str]:
     """Take free GPUs for the rest of this process, and let CUDA see no others.
 
     Call it before CUDA is initialised. It waits while too few are free. Under a scheduler, and on
@@ -37,6 +39,7 @@ def take_gpus(count: int, inherit: bool = False) -> list[str]:
     Args:
         count: of GPUs, all of which are taken or none.
         inherit: whether a program that replaces this process keeps them.
+        state: state folder of the job that waits for them, where that is noted.
 
     Returns:
         The devices, as CUDA_VISIBLE_DEVICES now names them; empty where nothing was done.
@@ -55,7 +58,10 @@ def take_gpus(count: int, inherit: bool = False) -> list[str]:
     folder = lock_folder()
     taken = _take(devices, count, folder, inherit)
     if taken is None:
-        logger.info("waiting for %d of %d GPUs to be free", count, len(devices))
+        wanted = f"{count} of {len(devices)} GPUs"
+        logger.info("waiting for %s to be free", wanted)
+        if state is not None:
+            write_progress(state, Progress("waiting", waits_for=wanted))
     while taken is None:
         time.sleep(LOOK_EVERY)
         taken = _take(devices, count, folder, inherit)
@@ -129,11 +135,18 @@ def _slots(devices: Sequence[str], folder: Path) -> Iterator[tuple[str, Path]]:
             yield device, folder / f"{device.replace('/', '_')}.{k}.lock"
 
 
+def _state(command: Sequence[str]) -> Path | None:
+    """Return the state folder of the job that a command is given as JSON, if it is given one."""
+    if "--job" not in command[:-1]:
+        return None
+    return Job.from_json(command[command.index("--job") + 1]).state
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Replace this process by a command that sees as many free GPUs as the first argument says."""
     count, *command = sys.argv[1:] if argv is None else argv
     try:
-        take_gpus(int(count), inherit=True)
+        take_gpus(int(count), inherit=True, state=_state(command))
         os.execvp(command[0], command)
     except DiffusabilityError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -122,7 +122,7 @@ def _job(stage: str, arguments: argparse.Namespace) -> Job:
         return job
     # by itself; torchrun was started on the GPUs that its processes share
     if STAGES[stage].gpu and arguments.device in ("auto", "cuda") and "RANK" not in os.environ:
-        take_gpus(1)  # before torch looks at them
+        take_gpus(1, state=job.state)  # before torch looks at them
     return replace(job, device=_device(arguments.device))
 
 

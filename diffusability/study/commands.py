@@ -5,7 +5,11 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import requires
+from pathlib import Path
 from typing import Any
+
+from diffusability.study.workflow_files import PACKAGE, is_workflow
 
 VARIABLE = "DIFFUSABILITY_RUN"  # hands the run on to its jobs
 
@@ -66,3 +70,18 @@ def study_arguments(files: Sequence[str], overrides: Mapping[str, Any]) -> str:
     if overrides:
         arguments += ["--config", json.dumps(dict(overrides), sort_keys=True)]
     return shlex.join(arguments)
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs what an extra of this package needs.
+
+    In a checkout that is the package itself with the extra; the package is on no index, so an
+    installed one names what the extra consists of.
+    """
+    root = PACKAGE.parent
+    if is_workflow(root):
+        where = "." if root == Path.cwd() else str(root)
+        return f'pip install -e "{where}[{extra}]"'
+    found = requires("diffusability") or []
+    needed = [line.partition(";")[0].strip() for line in found if f"extra == '{extra}'" in line]
+    return shlex.join(["pip", "install", *needed])
