@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from diffusability.errors import MeasurementError
-from diffusability.metrics.adm_reference import (
+from diffusability.metrics.feature_moments import (
     IMAGENET_TRAIN,
+    FeatureMoments,
     read_adm_reference,
     reference_image_side,
 )
-from diffusability.metrics.feature_moments import FeatureMoments
 from diffusability.study.metrics import GenerationMetric, PublishedReference
 
 
