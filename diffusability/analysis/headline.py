@@ -8,7 +8,7 @@ import pandas as pd
 from diffusability.analysis.proxies import UNDECIDED, difference_interval
 from diffusability.analysis.tables import ALL_FAMILIES
 from diffusability.analysis.tidy import read_tables
-from diffusability.metrics.distance_names import distance_name
+from diffusability.metrics.frechet import distance_name
 from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.plan import Plan
 from diffusability.study.study import Study

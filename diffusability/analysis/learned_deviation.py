@@ -14,7 +14,7 @@ from diffusability.fisher.deviation import (
     distance_from_one,
     fir_deviation,
 )
-from diffusability.metrics.noise_grid import log_weights
+from diffusability.fisher.information import log_weights
 
 _CURVE = re.compile(r"fisher\.curve_learned_(fi|fir|mmse_rate)(_unconditional|)_v[0-9.e+-]+")
 _RUN = ("tokenizer", "tokenizer_seed", "backbone", "seed")

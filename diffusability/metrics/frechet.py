@@ -18,10 +18,30 @@ from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 
 from diffusability.errors import MeasurementError
-from diffusability.metrics.distance_names import distance_name
 from diffusability.metrics.feature_moments import FeatureMoments, merge_moments
 from diffusability.metrics.measurement import Measurement
 from diffusability.statistics import delete_block_stderr
+from diffusability.study.names import INCEPTION, INCEPTION_SPATIAL
+
+
+def distance_name(distance: str, extractor: str) -> str:
+    """Return the name of a Fréchet distance in metric names.
+
+    Args:
+        distance: "fd", "fd_infinity" or "ifd".
+        extractor: name of the feature extractor; a study reserves `inception` for the network
+            that the FID is defined with.
+
+    Returns:
+        ``<distance>_<extractor>``; for Inception "fid", "fid_infinity", "ifid", and for its
+        spatial features the same with an "s" in front.
+    """
+    if extractor == INCEPTION:
+        return distance.replace("fd", "fid")
+    if extractor == INCEPTION_SPATIAL:
+        return "s" + distance.replace("fd", "fid")
+    return f"{distance}_{extractor}"
+
 
 _PANEL = 256  # columns that one matrix product treats at once
 _CHOLESKY_PANEL = 128  # and columns that one step of the factorisation does

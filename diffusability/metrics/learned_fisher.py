@@ -19,9 +19,9 @@ from diffusability.fisher.estimator import (
     Quantity,
     sample_fisher,
 )
+from diffusability.fisher.information import check_variances, log_weights
 from diffusability.metrics.cosine_transform import cosine_transform
 from diffusability.metrics.measurement import Measurement
-from diffusability.metrics.noise_grid import check_variances, log_weights
 
 _BOUND_IMAGES = 200  # from which the variances of a sample may serve as a bound
 # name of the quantity, its attribute, power of v that makes it a pure number, direction

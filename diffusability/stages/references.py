@@ -10,11 +10,6 @@ from torch import Tensor
 
 from diffusability.data.images import ImageSet
 from diffusability.errors import MeasurementError
-from diffusability.metrics.adm_reference import (
-    IMAGENET_TRAIN,
-    read_adm_reference,
-    reference_image_side,
-)
 from diffusability.metrics.fdr6 import (
     FrechetNormaliser,
     compute_normaliser,
@@ -22,7 +17,12 @@ from diffusability.metrics.fdr6 import (
     save_normalisers,
     save_references,
 )
-from diffusability.metrics.feature_moments import FeatureMoments
+from diffusability.metrics.feature_moments import (
+    IMAGENET_TRAIN,
+    FeatureMoments,
+    read_adm_reference,
+    reference_image_side,
+)
 from diffusability.stages.features import Extractor
 from diffusability.stages.inputs import Inputs
 from diffusability.study.generation import (

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusability.artifacts.job import Job
-from diffusability.metrics.distance_names import distance_name
+from diffusability.metrics.frechet import distance_name
 from diffusability.study.stages import STAGES
 
 METRICS: dict[str, tuple[tuple[str, bool | None], ...]] = {

@@ -10,8 +10,7 @@ from torch.special import i0e, i1e
 from diffusability.errors import MeasurementError
 from diffusability.fisher.denoiser import Denoiser
 from diffusability.fisher.information import FisherInformation
-from diffusability.fisher.oracle import Oracle, posterior_information
-from diffusability.fisher.quadrature import REACH, panel_rule
+from diffusability.fisher.oracle import REACH, Oracle, panel_rule, posterior_information
 
 _BATCH_BYTES = 2**27
 _STEP = {1: 0.01, 2: 0.1, 3: 0.4}  # of the lattice, by dimension, in standard deviations

@@ -24,8 +24,7 @@ from diffusability.fisher.information import (
     flow_time_of_variance,
     rescaled,
 )
-from diffusability.fisher.oracle import Oracle
-from diffusability.fisher.subspace import Subspace
+from diffusability.fisher.oracle import Oracle, Subspace
 from tests.oracles.distributions import from_oracle, from_score, score_jacobian
 from tests.unit.fisher_examples import FLOAT, ORACLES, covariance, isometry, mixture, normal
 from tests.unit.networks import diffusion

@@ -6,13 +6,10 @@ import pytest
 import torch
 
 from diffusability.errors import MeasurementError
-from diffusability.fisher.arc import Arc
 from diffusability.fisher.gaussian import Gaussian, gaussian_information, standard_normal
 from diffusability.fisher.information import FisherInformation, embedded, rescaled
-from diffusability.fisher.oracle import Oracle
-from diffusability.fisher.product import Product
-from diffusability.fisher.pushforward import Pushforward
-from diffusability.fisher.subspace import Subspace
+from diffusability.fisher.oracle import Oracle, Product, Subspace
+from diffusability.fisher.toy_oracles import Arc, Pushforward
 from tests.oracles.distributions import (
     Circle,
     EmpiricalMeasure,

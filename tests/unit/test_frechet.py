@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from diffusability.errors import MeasurementError
-from diffusability.metrics.adm_reference import read_adm_reference
 from diffusability.metrics.feature_moments import (
     FeatureMoments,
     merge_moments,
     moments_of_batches,
+    read_adm_reference,
 )
 from diffusability.metrics.frechet import (
     FrechetReference,

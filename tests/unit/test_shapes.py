@@ -11,15 +11,17 @@ import torch
 from torch.nn import functional as F
 
 from diffusability.data.images import to_float
-from diffusability.data.outlines import (
+from diffusability.data.shapes import (
+    BLOCK,
     EXTENT,
     OUTLINES,
     SIDE,
     STEPS,
     distance_tables,
+    draw_shapes,
+    load_shapes,
     signed_distance,
 )
-from diffusability.data.shapes import BLOCK, draw_shapes, load_shapes
 from diffusability.study.dataset import ShapesDataset
 from diffusability.study.fingerprint import derive_seed
 from diffusability.study.load import load_study

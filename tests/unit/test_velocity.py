@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from torch import Tensor
 
+from benchmarks import latent_loops as loops
 from diffusability.errors import MeasurementError
 from diffusability.metrics import velocity_fits
 from diffusability.metrics.class_velocity import (
@@ -28,7 +29,6 @@ from diffusability.metrics.smoothness import measure_smoothness
 from diffusability.metrics.spatial import measure_spatial
 from diffusability.metrics.velocity import measure_velocity
 from tests.oracles.closed_forms import irreducible_variance
-from tests.unit import latent_loops as loops
 
 C, H, W = 3, 2, 4
 S = H * W
