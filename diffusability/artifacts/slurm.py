@@ -63,8 +63,11 @@ def check_submission(workflow: Any, trainings: set[str]) -> None:
     Raises:
         StudyError: see ``check_run_times``, ``check_no_earlier_jobs`` and ``check_cluster``.
     """
-    components = workflow.group_settings.group_components
-    together = {rule.name: components.get(rule.group, 1) for rule in workflow.rules}
+    grouped = workflow.group_settings
+    together = {
+        rule: grouped.group_components.get(group, 1)
+        for rule, group in grouped.overwrite_groups.items()
+    }
     asked = requests(workflow.dag.needrun_jobs(), together)
     check_run_times(asked, trainings)
     if workflow.executor_plugin.name == "slurm":

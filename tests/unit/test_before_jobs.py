@@ -130,8 +130,7 @@ def test_only_slurm_is_asked_as_slurm_is(cluster: Cluster) -> None:
         jobs = [SimpleNamespace(rule=name, threads=8, group="g", resources=asked) for _ in "ab"]
         workflow = SimpleNamespace(
             dag=SimpleNamespace(needrun_jobs=lambda: jobs),
-            group_settings=SimpleNamespace(group_components={}),
-            rules=[SimpleNamespace(name="sample", group="g")],
+            group_settings=SimpleNamespace(overwrite_groups={"sample": "g"}, group_components={}),
             executor_plugin=SimpleNamespace(name=executor),
         )
         check_submission(workflow, {"sample"})
