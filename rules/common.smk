@@ -128,12 +128,6 @@ def priority(stage):
     return of
 
 
-def group(stage):
-    """Return the group of a stage's jobs, if the profile says how many jobs make one."""
-    name = STAGES[stage].group
-    return name if name in snakemake_adapter.group_components(workflow) else None
-
-
 def files(stage):
     """Return the paths of a stage's outputs, its card first; pictures go into the report."""
     folder = path_template(stage)

@@ -19,8 +19,6 @@ for stage, declared in STAGES.items():
         benchmark:
             f"{BENCHMARKS}/{declared.rule}/{name_template(stage)}.tsv"
         priority: priority(stage)
-        group:
-            group(stage)
         conda:
             "../envs/study.yaml"
         threads: declared.threads

@@ -112,11 +112,6 @@ def jobs_per_group(workflow: Any) -> dict[str, int]:
     }
 
 
-def group_components(workflow: Any) -> Mapping[str, int]:
-    """Return, by group, how many of its jobs are submitted as one (`group-components`)."""
-    return dict(workflow.group_settings.group_components)
-
-
 def lift_default_rate_limit(workflow: Any) -> None:
     """Let only `jobs` and `cores` bound what is started, unless another limit was given.
 

@@ -40,7 +40,7 @@ class Stage:
         gpu: whether its rule asks for a GPU, and its jobs therefore hold one.
         distributed: whether several processes (torchrun) can make one artifact together.
         resumes: whether a job that runs out of time saves its state, and the next goes on.
-        group: of jobs that are submitted together, with wildcards; empty: alone.
+        group: of jobs that slurm/config.yaml submits together, with wildcards; empty: alone.
     """
 
     version: int

@@ -2,13 +2,15 @@
 
 import json
 from inspect import signature
+from pathlib import Path
 
 import pytest
+import yaml
 
 from diffusability.errors import ArtifactError
 from diffusability.stages.make import load_code
 from diffusability.study.metrics import METRIC_GROUPS
-from diffusability.study.stages import STAGES, stage_code
+from diffusability.study.stages import ON_LATENTS, STAGES, stage_code
 from tests.stage_digests import FILE, code_of, stage_digests
 
 
@@ -50,3 +52,14 @@ def test_the_code_of_a_plain_metric_is_that_of_its_function_too() -> None:
     code = code_of(*stage_code("velocity"))
     assert {"diffusability.metrics.velocity", "diffusability.stages.make"} <= set(code)
     assert "diffusability.metrics.semantics" not in code
+
+
+def test_the_slurm_profile_groups_rules_as_stages_say(repository: Path) -> None:
+    profile = yaml.safe_load((repository / "slurm" / "config.yaml").read_text())
+    grouped = {entry.rule: entry.group for entry in STAGES.values() if entry.group}
+    assert profile["groups"] == grouped
+    assert set(profile["group-components"]) == set(grouped.values())
+    on_gpu = {entry.rule for entry in STAGES.values() if entry.gpu}
+    assert set(profile["set-resources"]) == on_gpu
+    members = list(grouped.values()).count(ON_LATENTS)
+    assert profile["group-components"][ON_LATENTS] >= members
