@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from diffusability.analysis.claims import Claim
-from diffusability.analysis.network_claims import check_by_network
+from diffusability.analysis.verdicts import check_by_network
 
 WIDTH = 3.0  # standard errors to either side
 COLUMNS = ("statistic", "network", "metric", "space", "v", "value", "low", "high", "note")
@@ -50,7 +50,7 @@ def fisher_findings(curves: pd.DataFrame) -> pd.DataFrame:
             left out; a network without any row left has no findings.
 
     Returns:
-        One row a statistic, network, space and noise variance, columns ``COLUMNS``; "metric" names
+        One row per statistic, network, space and noise variance, columns ``COLUMNS``; "metric"
         space and v for a reader. Statistics, natural logarithms throughout:
 
         fi_excess, fir_excess: log of the latent's FI (FIR) over the data's; 0 is no change.

@@ -18,14 +18,14 @@ class Runs:
 
     Attributes:
         tokenizer: (N,) place of the tokenizer in the table. tokenizer_seed: (N,) its seed.
-        seed: (N,) diffusion seed, -1 where none applies. cfg: (N,) guidance scale or NaN.
+        seed: (N,) diffusion seed, -1 where none applies. guidance: (N,) guidance scale or NaN.
         value: (N,) in the metric's unit. stderr: (N,) its standard error or NaN.
     """
 
     tokenizer: NDArray[np.int64]
     tokenizer_seed: NDArray[np.int64]
     seed: NDArray[np.int64]
-    cfg: NDArray[np.float64]
+    guidance: NDArray[np.float64]
     value: NDArray[np.float64]
     stderr: NDArray[np.float64]
 
@@ -37,7 +37,7 @@ class Runs:
             np.asarray(rows["tokenizer"].map(place), np.int64),
             np.asarray(rows["tokenizer_seed"], np.int64),
             np.asarray(rows["seed"].fillna(-1), np.int64),
-            *(rows[name].to_numpy(np.float64) for name in ("cfg", "value", "stderr")),
+            *(rows[name].to_numpy(np.float64) for name in ("guidance", "value", "stderr")),
         )
 
     @classmethod
@@ -56,10 +56,10 @@ class Runs:
         What a trained model is measured by has no scale (``fisher.learned_*``): it goes with the
         one scale at which the other metric looks at its tokenizer.
         """
-        if np.isnan(self.cfg).all():
-            scales = dict(zip(other.tokenizer.tolist(), other.cfg.tolist(), strict=True))
-            cfg = [scales.get(place, np.nan) for place in self.tokenizer.tolist()]
-            return replace(self, cfg=np.array(cfg, np.float64))
+        if np.isnan(self.guidance).all():
+            scales = dict(zip(other.tokenizer.tolist(), other.guidance.tolist(), strict=True))
+            guidance = [scales.get(place, np.nan) for place in self.tokenizer.tolist()]
+            return replace(self, guidance=np.array(guidance, np.float64))
         theirs = set(zip(other.tokenizer.tolist(), other.scale.tolist(), strict=True))
         mine = zip(self.tokenizer.tolist(), self.scale.tolist(), strict=True)
         return self.where(np.fromiter((key in theirs for key in mine), np.bool_, len(self.value)))
@@ -67,7 +67,7 @@ class Runs:
     @property
     def scale(self) -> NDArray[np.float64]:
         """(N,) guidance scale as a key: -1 where none applies, since NaN equals nothing."""
-        return np.nan_to_num(self.cfg, nan=-1.0)
+        return np.nan_to_num(self.guidance, nan=-1.0)
 
     def keys(self, by_run: bool) -> list[tuple[float, ...]]:
         """Return what a run is matched by: tokenizer and its seed, and the diffusion run."""
@@ -105,7 +105,7 @@ def pair(
     order = np.lexsort([column[mine] for column in (y.seed, y.tokenizer_seed, y.tokenizer)])
     mine, theirs = mine[order], theirs[order]
     both = (
-        *(column[mine] for column in (y.tokenizer, y.tokenizer_seed, y.seed, y.cfg)),
+        *(column[mine] for column in (y.tokenizer, y.tokenizer_seed, y.seed, y.guidance)),
         *(x.value[theirs], y.value[mine], x.stderr[theirs], y.stderr[mine]),
     )
     rows, runs = _averages(tokenizers, *both)
@@ -122,7 +122,7 @@ def _averages(
     tokenizer: np.ndarray,
     tokenizer_seed: np.ndarray,
     seed: np.ndarray,
-    cfg: np.ndarray,
+    guidance: np.ndarray,
     x: np.ndarray,
     y: np.ndarray,
     x_stderr: np.ndarray,
@@ -145,7 +145,7 @@ def _averages(
     rows = pd.DataFrame(
         {
             **{name: tokenizers[name].to_numpy()[tokenizer[starts]] for name in IDENTITY},
-            "cfg": cfg[starts],
+            "guidance": guidance[starts],
             **{"x": x_mean, "y": y_mean, "x_stderr": x_error, "y_stderr": y_error},
             "stderr_of": source,
             "tokenizer_seeds": group_sizes(group_starts(tokenizer[trained]), len(trained)),

@@ -9,12 +9,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from diffusability.analysis.tables import predictors
-from diffusability.figures.catalogue import PERSPECTIVES, REPRESENTATIVES, name_metric
-from diffusability.figures.panels import head, legend_below, panel_grid, say, sentence_figure
-from diffusability.figures.results import Results
-from diffusability.figures.scope import Scope, backbone_scopes, reference_scope, scales
+from diffusability.analysis.catalogue import PERSPECTIVES, REPRESENTATIVES, name_metric
+from diffusability.analysis.panels import predictors
+from diffusability.figures.panels import (
+    annotate_empty,
+    legend_below,
+    panel_grid,
+    sentence_figure,
+    set_title,
+)
+from diffusability.figures.results import (
+    Results,
+    Scope,
+    backbone_scopes,
+    guidance_scales,
+    reference_scope,
+)
 from diffusability.figures.style import QUIET, TEXT
+from diffusability.study.tables import BEST
 
 FILLED, OPEN = "#0072B2", "#D55E00"
 OFFSET = 0.17  # rows between the marks of one metric
@@ -42,8 +54,10 @@ def draw_correlations(results: Results) -> Figure:
     for axis, scope in zip(axes[0], scopes, strict=True):
         _draw_panel(axis, results, scope, places)
     _label_rows(axes[0][0], results, places)
-    head(figure, f"Pearson's r with {name_metric(results.target)}, turned: right is as declared")
-    guided = any(len(scales(results, s.target, s.backbone)) > 1 for s in scopes)
+    set_title(
+        figure, f"Pearson's r with {name_metric(results.target)}, turned: right is as declared"
+    )
+    guided = any(len(guidance_scales(results, s.target, s.backbone)) > 1 for s in scopes)
     _legend(figure, guided, len(predictors(results.measurements)))
     return figure
 
@@ -62,7 +76,7 @@ def _places() -> dict[tuple[str, str], float]:
 def _draw_panel(
     axis: Axes, results: Results, scope: Scope, places: dict[tuple[str, str], float]
 ) -> None:
-    guided = len(scales(results, scope.target, scope.backbone)) > 1
+    guided = len(guidance_scales(results, scope.target, scope.backbone)) > 1
     axis.axvline(0, color="0.7", linewidth=0.8)
     axis.set_xlim(-1.05, 1.05)
     axis.set_ylim(max(places.values()) + 0.6, -0.6)
@@ -74,24 +88,27 @@ def _draw_panel(
         if name is None:
             axis.text(0, row, "not measured", ha="center", va="center", fontsize=5.5, color=QUIET)
             continue
-        for cfg, colour, shift in ((scope.cfg, FILLED, -1), (None, OPEN, 1)):
-            if cfg is None and not guided:
+        for guidance, colour, shift in ((scope.guidance, FILLED, -1), (BEST, OPEN, 1)):
+            if guidance == BEST and not guided:
                 continue
-            found = results.row(
+            found = results.statistic(
                 "correlations",
-                **{"target": scope.target, "backbone": scope.backbone, "cfg": cfg},
-                **{"family": scope.family, "metric": name, "statistic": "pearson"},
+                "pearson",
+                **{"target": scope.target, "backbone": scope.backbone, "guidance": guidance},
+                **{"family": scope.family, "metric": name},
             )
             height = row + (shift * OFFSET if guided else 0)
             if found is None or pd.isna(found["value"]):
                 axis.text(0, height, "no r", ha="center", va="center", fontsize=5.5, color=QUIET)
                 continue
-            _draw_mark(axis, height, found, colour, cfg is None, short)
+            _draw_mark(axis, height, found, colour, guidance == BEST, short)
             marks += 1
     if not marks:
         for artist in (*axis.texts, *axis.lines):
             artist.remove()
-        say(axis, "no correlation can be computed here; results/tables says why for each metric")
+        annotate_empty(
+            axis, "no correlation can be computed here; results/tables says why for each metric"
+        )
     n = int((results.measurements.drop_duplicates("tokenizer")["family"] == scope.family).sum())
     axis.set_title(f"{scope.backbone}\n{scope.family} ({n})")
 

@@ -6,10 +6,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from diffusability.analysis.tables import CURVE
-from diffusability.figures.panels import add_legend, head, panel_grid, say
-from diffusability.figures.results import Results
-from diffusability.figures.scope import reference_scope
+from diffusability.analysis.panels import CURVE
+from diffusability.figures.panels import add_legend, annotate_empty, panel_grid, set_title
+from diffusability.figures.results import Results, reference_scope
 from diffusability.figures.style import cluster_styles
 
 PREFIX = f"fisher{CURVE}"
@@ -50,7 +49,7 @@ def draw_fisher_curves(results: Results) -> Figure:
     for axis in axes[-1]:
         axis.set_xlabel("noise variance v")
     learned = f", learned by {backbone}" if backbone else ""
-    head(figure, f"Fisher geometry along the noise, {family}{learned}")
+    set_title(figure, f"Fisher geometry along the noise, {family}{learned}")
     add_legend(figure, results, key=False)
     return figure
 
@@ -68,7 +67,7 @@ def curve_rows(results: Results, name: str, family: str) -> pd.DataFrame:
 
 def _draw(axis: Axes, results: Results, rows: pd.DataFrame) -> None:
     if rows.empty:
-        say(axis, "this curve was not measured in this study")
+        annotate_empty(axis, "this curve was not measured in this study")
         return
     styles = cluster_styles(results.measurements["cluster"])
     for _, curve in rows.groupby("tokenizer", sort=True):

@@ -11,10 +11,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from diffusability.analysis.fisher_totals import POWERS, fisher_totals, networks, per_dimension
-from diffusability.analysis.roles import GPE, LEVEL, PIXELS, VAE, of_role
+from diffusability.analysis.latent_spaces import (
+    GPE,
+    LEVEL,
+    PIXELS,
+    POWERS,
+    VAE,
+    fisher_totals,
+    networks,
+    of_role,
+    per_dimension,
+)
 from diffusability.figures.fisher_curves import QUANTITIES
-from diffusability.figures.panels import head, legend_below, panel_grid, say, sentence_figure
+from diffusability.figures.panels import (
+    annotate_empty,
+    legend_below,
+    panel_grid,
+    sentence_figure,
+    set_title,
+)
 from diffusability.figures.results import Results
 from diffusability.figures.style import PALETTE, QUIET
 
@@ -59,7 +74,7 @@ def _draw(results: Results, roles: Sequence[str], heading: str) -> Figure:
         line[0].set_ylabel(network)
     for axis in axes[-1]:
         axis.set_xlabel("noise variance v")
-    head(figure, heading)
+    set_title(figure, heading)
     _legend(figure, colours, dims)
     return figure
 
@@ -122,7 +137,7 @@ def _curves(
     spread = "spread" if column == "total" else f"{column}_spread"
     shown = rows[rows[column] > 0] if column == "total" else rows
     if shown.empty:
-        say(axis, "this curve was not measured in this study")
+        annotate_empty(axis, "this curve was not measured in this study")
         return
     for name in (name for name in colours if name in set(shown["tokenizer"])):
         curve, colour = shown[shown["tokenizer"] == name].sort_values("v"), colours[name]

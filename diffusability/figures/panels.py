@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from diffusability.analysis.tables import higher_is_better
+from diffusability.analysis.panels import higher_is_better
 from diffusability.figures.results import Results
 from diffusability.figures.style import QUIET, TEXT, cluster_styles, use_style
 
@@ -63,7 +63,7 @@ def panel_grid(
     return figure, axes
 
 
-def compared(rows: int, columns: int, alone: str) -> tuple[Figure, np.ndarray]:
+def comparison_grid(rows: int, columns: int, alone: str) -> tuple[Figure, np.ndarray]:
     """Return small panels, a row each of what is compared; a strip below says what is missing.
 
     Args:
@@ -75,18 +75,18 @@ def compared(rows: int, columns: int, alone: str) -> tuple[Figure, np.ndarray]:
     if alone:
         width, height = figure.get_size_inches()
         strip = (LEFT / width, 0.05 / height, 1 - LEFT / width, STRIP / height)
-        say(figure.add_axes(strip), alone)
+        annotate_empty(figure.add_axes(strip), alone)
     return figure, axes
 
 
 def sentence_figure(sentence: str) -> Figure:
     """Return a figure that says why there is nothing to draw."""
     figure, axes = panel_grid(1, 1, panel=(6.0, 1.2), left=0.1)
-    say(axes[0, 0], sentence)
+    annotate_empty(axes[0, 0], sentence)
     return figure
 
 
-def say(axis: Axes, sentence: str) -> None:
+def annotate_empty(axis: Axes, sentence: str) -> None:
     """Write into an otherwise empty panel why it is empty."""
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():
@@ -114,7 +114,7 @@ def panel_size(axis: Axes) -> np.ndarray:
     return np.array([axis.bbox.width, axis.bbox.height]) / axis.figure.dpi
 
 
-def wrapped_statement(axis: Axes, symbol: str, row: Mapping[str, Any] | None, total: int) -> str:
+def statistic_title(axis: Axes, symbol: str, row: Mapping[str, Any] | None, total: int) -> str:
     """Return a statistic with its interval and n as the two lines of a title.
 
     Args:
@@ -206,7 +206,7 @@ def share_limits(axes: Sequence[Axes], drawn: Sequence[bool]) -> None:
             axis.tick_params(labelleft=False)
 
 
-def number_names(results: Results, tokenizers: Iterable[str]) -> list[str]:
+def point_labels(results: Results, tokenizers: Iterable[str]) -> list[str]:
     """Return the order numbers of tokenizers as text."""
     return [str(results.numbers[name]) for name in tokenizers]
 
@@ -218,7 +218,7 @@ def label_metric(results: Results, short: str, metric: str | None) -> str:
     return f"{short} ({DIRECTION[higher_is_better(results.measurements, metric)]})"
 
 
-def head(figure: Figure, heading: str) -> None:
+def set_title(figure: Figure, heading: str) -> None:
     """Write a heading over a figure."""
     width, height = figure.get_size_inches()
     figure.text(

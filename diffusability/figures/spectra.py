@@ -5,9 +5,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from diffusability.analysis.roles import CONTROL, PERMUTED, PIXELS, TRAINED, of_role, with_roles
-from diffusability.analysis.spectra import spectrum_order
-from diffusability.figures.panels import head, legend_below, panel_grid, say, sentence_figure
+from diffusability.analysis.latent_spaces import (
+    CONTROL,
+    PERMUTED,
+    PIXELS,
+    TRAINED,
+    of_role,
+    spectrum_order,
+    with_roles,
+)
+from diffusability.figures.panels import (
+    annotate_empty,
+    legend_below,
+    panel_grid,
+    sentence_figure,
+    set_title,
+)
 from diffusability.figures.results import Results
 from diffusability.figures.style import PALETTE, QUIET
 
@@ -36,7 +49,7 @@ def draw_spectra(results: Results) -> Figure:
         axis.set_title(name)
         own = shown[shown["tokenizer"] == name]
         if own.empty:
-            say(axis, "its grid has too few radial frequencies")
+            annotate_empty(axis, "its grid has too few radial frequencies")
         else:
             _draw(axis, own)
     for axis in list(axes.flat)[len(names) :]:
@@ -53,7 +66,7 @@ def draw_spectra(results: Results) -> Figure:
         for axis in list(filter(Axes.has_data, line))[:1]:
             axis.set_ylabel("power (white noise 1)")
             axis.tick_params(labelleft=True)
-    head(figure, "Power spectra, and what a permutation of entries makes of them")
+    set_title(figure, "Power spectra, and what a permutation of entries makes of them")
     drawn = [axis.get_legend_handles_labels() for axis in axes.flat]
     for handles, labels in [pair for pair in drawn if pair[0]][:1]:
         legend_below(figure, dict(zip(labels, handles, strict=True)), len(handles))

@@ -6,8 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from diffusability.analysis.claims import CONTRADICTED, NOT_TESTABLE, REPRODUCED, load_claims
+from diffusability.analysis.claims import load_claims
 from diffusability.analysis.fisher_findings import check_fisher_claims, fisher_findings
+from diffusability.analysis.verdicts import CONTRADICTED, NOT_TESTABLE, REPRODUCED
 
 CLAIMS = Path(__file__).parents[2] / "claims_fisher.yaml"
 LEVELS = (0.001, 0.01, 0.1, 1.0)

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
-from diffusability.analysis.fisher_totals import fisher_totals
+from diffusability.analysis.latent_spaces import fisher_totals
 from diffusability.figures.fisher_latents import (
     draw_fisher_encoders,
     draw_fisher_levels,

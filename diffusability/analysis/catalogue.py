@@ -1,4 +1,6 @@
-"""The metrics that figures show, by perspective, and what figures call them."""
+"""The metrics that tables and figures lead with, by perspective, and their names in figures."""
+
+from diffusability.fisher.deviation import DEVIATIONS
 
 # perspective: short name and metric (a shell pattern); the first represents its perspective
 PERSPECTIVES = {
@@ -31,11 +33,37 @@ REPRESENTATIVES = {
     for short in list(metrics)[:1]
     if perspective != "affine equivariance"
 }
+# generation metrics that every predictor is related to; the others with the shown metrics only
+HEADLINE_TARGETS = (
+    "generation.fd_*",
+    "generation.fid",
+    "generation.inception_score_*",
+    "generation.fdr6",
+)
+# the metric of each perspective that headline tables show, by short name
+HEADLINE_METRICS = {name: REPRESENTATIVES[name] for name in ("VIV", "LNC", "SRSS", "SEC")}
+# one metric per perspective, as the papers highlight them; what a study lacks is left out
+HEADLINE_FISHER = REPRESENTATIVES["FIR"]
+LATENT_PROXIES = tuple(name for name in REPRESENTATIVES.values() if name != HEADLINE_FISHER)
+HEADLINE = (*LATENT_PROXIES, HEADLINE_FISHER)
+# what the claims compare besides, and the linear probe that LNC stands for
+COMPARED = (*HEADLINE, *PERSPECTIVES["affine equivariance"].values())
+PROBE = "semantics.probe"
+RECONSTRUCTION = "reconstruction.psnr"  # held fixed in partial correlations
 TRAJECTORY = {
     "straightness": "trajectory.straightness",
     "efficiency": "trajectory.efficiency",
     "angle between steps": "trajectory.angle",
 }
+# what is related to every generation metric
+SHOWN_METRICS = (*SHOWN.values(), *TRAJECTORY.values(), PROBE, "reconstruction.*")
+# of fits and as trained models learned them, class-conditional and without classes
+FISHER_PROXIES = tuple(
+    f"fisher.{source}{name}{condition}"
+    for source in ("", "learned_")
+    for name in ("fi", "fir", "mmse_rate", *DEVIATIONS)
+    for condition in ("", "_unconditional")
+)
 _WORDS = (
     ("generation.fd_", "Fréchet distance"),
     ("generation.fid", "FID"),
