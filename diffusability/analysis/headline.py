@@ -81,9 +81,7 @@ def headline_family(measurements: pd.DataFrame) -> str:
     return str(members.idxmax())
 
 
-def headline_correlations(
-    correlations: pd.DataFrame, target: str, family: str
-) -> pd.DataFrame:
+def headline_correlations(correlations: pd.DataFrame, target: str, family: str) -> pd.DataFrame:
     """Return r, r given reconstruction quality, and ρ of each headline metric with the target.
 
     With intervals; at the smallest guidance scale of every backbone, over the tokenizers of one

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffusability.analysis.frames import table_frame
+from diffusability.analysis.frames import table_frame, typed
 from diffusability.analysis.panels import Measured, Table
 from diffusability.artifacts.card import verified
 from diffusability.study.plan import Plan
+from diffusability.study.tables import table_named
 
 # column: metric of the tokenizer
 ENCODERS = {
@@ -195,7 +196,7 @@ def collect_spectra(plan: Plan) -> pd.DataFrame:
     Raises:
         ArtifactError: a spectrum is missing, altered, or not of this plan.
     """
-    parts = []
+    parts, columns = [], list(table_named("spectra").columns)
     for artifact in plan.of_stage("geometry"):
         path = Path(artifact.path)
         verified(path, artifact.stage, artifact.fingerprint, only=(FILE,))
@@ -203,4 +204,4 @@ def collect_spectra(plan: Plan) -> pd.DataFrame:
         spec = plan.study.tokenizers[name]
         labels = {"tokenizer": name, "family": spec.family, "cluster": spec.cluster}
         parts.append(pd.read_csv(path / FILE).assign(**labels, tokenizer_seed=seed))
-    return table_frame("spectra", [row for part in parts for row in part.to_dict("records")])
+    return typed(pd.concat(parts), "spectra")[columns] if parts else table_frame("spectra", [])

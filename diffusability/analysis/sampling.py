@@ -25,6 +25,7 @@ from diffusability.analysis.intervals import (
 from diffusability.analysis.panels import (
     ALL_FAMILIES,
     CURVE,
+    Guidance,
     Measured,
     Table,
     best_guidance,
@@ -142,7 +143,7 @@ def relate_profiles(
     return table_frame("profile_relations", rows)
 
 
-def _of_panel(profiles: pd.DataFrame, backbone: str, guidance: float | None) -> pd.DataFrame:
+def _of_panel(profiles: pd.DataFrame, backbone: str, guidance: Guidance) -> pd.DataFrame:
     return profiles[(profiles["backbone"] == backbone) & (profiles["guidance"] == guidance)]
 
 
@@ -250,7 +251,7 @@ def guidance_optima(
     scanned: dict[tuple[str, str], list[float]] = {}
     for panel in panels(table):
         found = scanned.setdefault((panel.target, panel.backbone), [])
-        found += [panel.guidance] if panel.guidance != BEST else []
+        found += [panel.guidance] if isinstance(panel.guidance, float) else []
     for (target, backbone), scales in scanned.items():
         best, problem = best_guidance(table, target, backbone)
         if not scales:
