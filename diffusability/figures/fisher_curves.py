@@ -3,6 +3,7 @@
 import json
 
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -70,7 +71,17 @@ def _draw(axis: Axes, results: Results, rows: pd.DataFrame) -> None:
         annotate_empty(axis, "this curve was not measured in this study")
         return
     styles = cluster_styles(results.measurements["cluster"])
-    for _, curve in rows.groupby("tokenizer", sort=True):
-        colour, _ = styles[curve["cluster"].iloc[0]]
-        axis.plot(curve["v"], curve["value"], color=colour, linewidth=0.9, alpha=0.8)
-    axis.set_xscale("log")
+    sns.lineplot(
+        rows,
+        x="v",
+        y="value",
+        units="tokenizer",
+        estimator=None,
+        hue="cluster",
+        palette={cluster: colour for cluster, (colour, _) in styles.items()},
+        linewidth=0.9,
+        alpha=0.8,
+        legend=False,
+        ax=axis,
+    )
+    axis.set(xscale="log", xlabel="", ylabel="")

@@ -1,9 +1,10 @@
-"""Pairs of perspectives as bubbles: how well two metrics together tell quality (Fig. 8)."""
+"""Pairs of metrics: with quality as bubbles (Fig. 8), their correlations, LNC and its probe."""
 
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -12,7 +13,6 @@ from diffusability.analysis.catalogue import REPRESENTATIVES, name_metric
 from diffusability.analysis.panels import cells
 from diffusability.figures.labels import number_points
 from diffusability.figures.panels import (
-    SHAPE,
     add_legend,
     annotate_empty,
     draw_fit,
@@ -28,7 +28,7 @@ from diffusability.figures.results import Results, Scope, reference_scope
 from diffusability.figures.style import QUIET, cluster_styles
 
 COLUMNS = 5
-DIAMETERS = (3.0, 8.5)  # points, of the smallest and the largest target
+DIAMETERS = (4.0, 9.0)  # points, of the smallest and the largest target
 
 
 def draw_pairs(results: Results) -> Figure:
@@ -47,6 +47,37 @@ def draw_pairs(results: Results) -> Figure:
         axis.remove()
     set_title(figure, f"Two perspectives and {name_metric(results.target)} of {scope.where}")
     add_legend(figure, results, _size_legend(sizes))
+    return figure
+
+
+def draw_intercorrelations(results: Results) -> Figure:
+    """Return a heatmap per family: Pearson's r between the metrics, oriented by their directions.
+
+    Positive means that two metrics favour the same tokenizers.
+    """
+    table = results.tables.get("intercorrelations")
+    names = {results.measured(pattern): short for short, pattern in REPRESENTATIVES.items()}
+    names.pop(None, None)
+    if table is None or table.empty or len(names) < 2:
+        return sentence_figure("two metrics of different perspectives were not measured together")
+    families = results.families
+    figure, axes = panel_grid(1, len(families), panel=(2.7, 2.4), gap=(0.7, 0.9), left=0.7)
+    order = list(names.values())
+    for axis, family in zip(axes[0], families, strict=True):
+        own = table[(table["family"] == family) & table["metric"].isin(list(names))]
+        own = own.assign(r=own["pearson"] * own["expected_sign"].fillna(1.0))
+        matrix = own.pivot(index="target", columns="metric", values="r").rename(
+            index=names, columns=names
+        )
+        matrix = matrix.reindex(index=order[1:], columns=order[:-1])
+        if matrix.isna().all(axis=None):
+            annotate_empty(axis, own["note"].iloc[0] if len(own) else f"no pair in {family}")
+            continue
+        sns.heatmap(
+            matrix, vmin=-1, vmax=1, cmap="vlag", annot=True, fmt=".2f", cbar=False, ax=axis
+        )
+        axis.set(title=f"{family}, n = {own['n'].max():.0f}", xlabel="", ylabel="")
+    set_title(figure, "Correlation between metrics, positive where they favour the same tokenizers")
     return figure
 
 
@@ -90,18 +121,23 @@ def _draw_pair(
         annotate_empty(axis, "no tokenizer has both metrics and the target")
         return
     diameters = bubble_diameters(rows["y"].to_numpy(float), sizes.min(), sizes.max())
-    for cluster, (colour, marker) in cluster_styles(results.measurements["cluster"]).items():
-        part = rows["cluster"] == cluster
-        axis.scatter(
-            rows.loc[part, "x"],
-            rows.loc[part, "x_2"],
-            s=(diameters[part] * SHAPE.get(marker, 1.0)) ** 2,
-            marker=marker,
-            color=colour,
-            edgecolor="white",
-            linewidth=0.3,
-            label=cluster,
-        )
+    styles = cluster_styles(results.measurements["cluster"])
+    sns.scatterplot(
+        rows,
+        x="x",
+        y="x_2",
+        hue="cluster",
+        palette={cluster: colour for cluster, (colour, _) in styles.items()},
+        style="cluster",
+        markers={cluster: marker for cluster, (_, marker) in styles.items()},
+        size="y",
+        size_norm=(sizes.min(), sizes.max()),
+        sizes=tuple(diameter**2 for diameter in DIAMETERS),
+        edgecolor="white",
+        linewidth=0.3,
+        legend=False,
+        ax=axis,
+    )
     axis.margins(0.12)
     axis.set_title(_title(axis, results, scope, names, len(sizes)))
     names_shown = point_labels(results, rows["tokenizer"])
@@ -157,7 +193,7 @@ def _draw_family(axis: Axes, results: Results, family: str) -> None:
         annotate_empty(axis, f"no tokenizer of {family} has both numbers")
         return
     draw_points(axis, rows, results)
-    draw_fit(axis, rows["x"], rows["y"])
+    draw_fit(axis, rows)
     wanted = {"family": family, "metric": NEIGHBOURS, "target": PROBE}
     found = results.statistic("intercorrelations", "pearson", **wanted)
     total = len(rows) + len(set(paired.missing.loc[paired.missing["excluded"], "tokenizer"]))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -184,14 +185,12 @@ def _limits(values: pd.Series, errors: pd.Series) -> tuple[float, float]:
     return low - 0.05 * reach, high + 0.05 * reach
 
 
-def draw_fit(axis: Axes, x: Iterable[float], y: Iterable[float]) -> None:
-    """Draw the least-squares line through three points or more that do not share one x."""
-    x, y = np.asarray(list(x), float), np.asarray(list(y), float)
-    if len(x) < 3 or np.ptp(x) == 0:
-        return
-    slope, intercept = np.polyfit(x - x.mean(), y, 1)
-    ends = np.array([x.min(), x.max()])
-    axis.plot(ends, intercept + slope * (ends - x.mean()), color="0.7", linewidth=1, zorder=1)
+def draw_fit(axis: Axes, rows: pd.DataFrame) -> None:
+    """Draw the least-squares line of y on x through three points or more, unless x is constant."""
+    if len(rows) > 2 and rows["x"].nunique() > 1:
+        line = {"color": "0.7", "linewidth": 1, "zorder": 1}
+        x, y = rows["x"].to_numpy(), rows["y"].to_numpy()  # unnamed: the axes keep their labels
+        sns.regplot(x=x, y=y, scatter=False, ci=None, line_kws=line, ax=axis)
 
 
 def share_limits(axes: Sequence[Axes], drawn: Sequence[bool]) -> None:

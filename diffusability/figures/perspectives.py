@@ -135,7 +135,7 @@ def draw_relation(
         annotate_empty(axis, "; ".join(reasons) or f"{scope.family} has no tokenizer here")
         return paired.rows
     draw_points(axis, paired.rows, results)
-    draw_fit(axis, paired.rows["x"], paired.rows["y"])
+    draw_fit(axis, paired.rows)
     total = len(paired.rows) + len(set(paired.missing.loc[paired.missing["excluded"], "tokenizer"]))
     axis.set_title(_title(axis, results, name, scope, total))
     return paired.rows

@@ -44,6 +44,7 @@ FIGURES: Mapping[str, FigureSource] = {
     "families": _figure("perspectives:draw_families", "correlations"),
     "best_guidance": _figure("guidance:draw_best_guidance", "correlations"),
     "pairs": _figure("pairs:draw_pairs", "regressions"),
+    "intercorrelations": _figure("pairs:draw_intercorrelations", "intercorrelations"),
     "trajectories": _figure("trajectories:draw_trajectories", "correlations"),
     "length_ratio": _figure("trajectories:draw_length_ratio", "profiles"),
     "guidance": _figure("guidance:draw_guidance", "guidance"),

@@ -153,7 +153,8 @@ def made_tables(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
             tables["guidance"].append({**row, **numbers()})
     for family in groups:
         for first, second in pairs:
-            row = {"target": second, "family": family, "metric": first}
+            sign = expected_sign(table, first, second) or np.nan
+            row = {"target": second, "family": family, "metric": first, "expected_sign": sign}
             tables["intercorrelations"].append({**row, **named("pearson", numbers())})
         for metric in METRICS:
             if metric.startswith("reconstruction."):

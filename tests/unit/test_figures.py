@@ -212,6 +212,16 @@ def test_pairs_have_bubbles_that_grow_with_the_distance(study, drawn) -> None:
     assert f"R² = {shown(row['r2'])} [{shown(row['r2_low'])}" in axis.get_title()
 
 
+def test_intercorrelations_are_oriented_and_name_each_pair_once(study, drawn) -> None:
+    axis = drawn["intercorrelations"].axes[0]
+    cells_ = [text.get_text() for text in axis.texts]
+    names = [study.measured(pattern) for pattern in REPRESENTATIVES.values()]
+    assert len(cells_) == len(names) * (len(names) - 1) / 2
+    first = {"metric": names[0], "target": names[1], "family": FAMILIES[0]}
+    row = study.row("intercorrelations", **first)
+    assert cells_[0] == f"{-row['pearson']:.2f}"  # lower VIV and higher LNC are better
+
+
 def test_guidance_curves_are_the_means_with_the_best_marked(study, drawn) -> None:
     table, axis = study.measurements, drawn["guidance"].axes[0]
     lines = {line.get_label(): line for line in axis.lines}
@@ -297,6 +307,7 @@ SENTENCES = {
     "perspectives": "VIV (velocity.viv) was not measured in this study",
     "pairs": "VIV not measured in this study",
     "correlations": "no correlation can be computed here",
+    "intercorrelations": "two metrics of different perspectives were not measured together",
     "length_ratio": "the tables hold no length ratio of sit-b, guidance 1, conv-f16d32",
     "neighbours_probe": "the linear probe (semantics.probe) was not measured in this study",
     "reconstruction": "LPIPS (reconstruction.lpips*) was not measured in this study",
