@@ -1,6 +1,6 @@
 """Comparison of dependent correlations: two metrics of one target, or two backbones of one metric.
 
-Correlations are oriented first: positive means that the metric points the way that it declares.
+Correlations are sign-oriented: positive means that the metric predicts in its declared direction.
 """
 
 import math
@@ -91,7 +91,7 @@ def compare(table: Table, analysis: Analysis | None = None) -> pd.DataFrame:
 def compare_pairs(
     table: Table, pairs: Sequence[tuple[str, str]], analysis: Analysis | None = None
 ) -> pd.DataFrame:
-    """Compare how strongly the two metrics of each pair go with each headline target.
+    """Compare the correlations of the two metrics of each pair with each headline target.
 
     Args:
         table: a checked tidy table. pairs: of names. analysis: resamples, confidence and seed.
@@ -113,7 +113,7 @@ def compare_pairs(
 def compare_backbones(
     table: Table, metrics: Sequence[str], analysis: Analysis | None = None
 ) -> pd.DataFrame:
-    """Compare how strongly a metric goes with the same target on two backbones.
+    """Compare the correlations of a metric with the same target on two backbones.
 
     Args:
         table: a checked tidy table. metrics: names. analysis: resamples, confidence and seed.
@@ -300,7 +300,7 @@ def compare_proxies(
     analysis: Analysis | None = None,
     papers: Sequence[Sequence[str]] = (LATENT_PROXIES, FISHER_PROXIES),
 ) -> pd.DataFrame:
-    """Compare how strongly the proxies of the two papers go with each headline target.
+    """Compare the correlations of the two papers' proxies with each headline target.
 
     The first, "Diffusing in the Right Space" (arXiv 2606.03578), has VIV and the metrics of the
     other perspectives; the second, "Understanding Latent Diffusability via Fisher Geometry" (arXiv

@@ -101,7 +101,7 @@ def correlate(
 def intercorrelate(
     table: Table, analysis: Analysis | None = None, metrics: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Return how latent metrics go with each other: ``target`` is the second metric of a pair.
+    """Return the correlations between latent metrics: ``target`` is the second metric of a pair.
 
     Args:
         table: a checked tidy table. analysis: resamples, confidence and seed.

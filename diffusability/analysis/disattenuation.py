@@ -85,7 +85,7 @@ def disattenuate(
 
 
 def varies_by_run(runs: pd.DataFrame) -> bool:
-    """Say whether a metric differs between the diffusion runs of one trained tokenizer."""
+    """Return whether a metric differs between the diffusion runs of one trained tokenizer."""
     tokenizer = pd.factorize(runs["tokenizer"])[0]
     starts = group_starts(tokenizer, runs["tokenizer_seed"].to_numpy())
     if not len(starts):

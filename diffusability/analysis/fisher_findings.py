@@ -1,6 +1,6 @@
 """Statistics of the toy curves on which the claims of the Fisher paper can be judged.
 
-Every statistic stands in a row of its own with its interval, for the exact curves and for those of
+Every statistic has a row of its own with its interval, for the exact curves and for those of
 each network. An exact value has no interval but itself. A learned one is given three standard
 errors to either side, because a claim about all noise levels looks at many; both curves of a ratio
 are taken as independent, which is too wide where they share their noise.

@@ -102,9 +102,9 @@ def headline_correlations(correlations: pd.DataFrame, target: str, family: str) 
         "guidance": [f"{guidance:g}" for guidance in chosen["guidance"]],
     }
     for statistic, words, interval in (
-        ("pearson", "Pearson's r", "interval"),
-        ("pearson_partial", "given PSNR", "interval given it"),
-        ("spearman", "Spearman's ρ", "its interval"),
+        ("pearson", "Pearson's r", "r interval"),
+        ("pearson_partial", "partial r given PSNR", "partial interval"),
+        ("spearman", "Spearman's ρ", "ρ interval"),
     ):
         columns[words] = chosen[statistic].round(2)
         columns[interval] = [_interval(row, statistic) for row in chosen.to_dict("records")]
@@ -126,7 +126,7 @@ def _interval(row: Mapping[Hashable, Any], statistic: str) -> str:
 
 
 def noise_sentences(floor: pd.DataFrame, target: str, family: str) -> list[str]:
-    """Return one sentence per backbone and guidance scale: what of a target's spread is noise.
+    """Return one sentence per backbone and guidance scale: the noise in a target.
 
     Args:
         floor: the table of noise floors. target: name of a generation metric. family: of the

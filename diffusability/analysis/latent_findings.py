@@ -1,6 +1,6 @@
 """Statistics on which the claims of the Fisher paper's image experiments can be judged.
 
-Every statistic stands in a row of its own with its interval: of every backbone's learned curves,
+Every statistic has a row of its own with its interval: of every backbone's learned curves,
 of the curves of fitted mixtures, and (no network) of the encoders themselves. The tokenizers are
 found by their roles. Curves with flags, estimates that contradict themselves, are left out. Both
 sides of a ratio are taken as independent, which is too wide where they share their images.

@@ -1,4 +1,4 @@
-"""The noise floor: how much of a generation metric's variance is tokenizers and how much is seeds.
+"""The noise floor: variance of a generation metric between tokenizers and between seeds.
 
 Nested random effects, one run being y = mean + tokenizer + retrained tokenizer + diffusion run.
 Components are moment estimates (unweighted means), exact analysis of variance in balanced designs.

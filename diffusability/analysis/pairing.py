@@ -14,10 +14,10 @@ _MISSING = [*IDENTITY, "excluded", "reason"]
 
 @dataclass(frozen=True)
 class Runs:
-    """The values of one metric, one entry a run, without missing ones.
+    """The values of one metric, one entry per run, without missing ones.
 
     Attributes:
-        tokenizer: (N,) place of the tokenizer in the table. tokenizer_seed: (N,) its seed.
+        tokenizer: (N,) index of the tokenizer in the table. tokenizer_seed: (N,) its seed.
         seed: (N,) diffusion seed, -1 where none applies. guidance: (N,) guidance scale or NaN.
         value: (N,) in the metric's unit. stderr: (N,) its standard error or NaN.
     """

@@ -1,4 +1,4 @@
-"""What a table of measurements holds: its panels, and a metric beside a target in each."""
+"""The panels of a table of measurements, and a metric paired with a target in each."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -87,7 +87,7 @@ class Cells:
 
 
 class Measured:
-    """A checked tidy table with what is looked up in it again and again: metrics, pairings.
+    """A checked table of measurements, with its metrics and pairings indexed.
 
     Every function of the analysis takes a table or a ``Measured``; passing one ``Measured`` to
     several saves pairing the same metric and target anew. The table must not be changed.
@@ -163,7 +163,7 @@ def matching(names: Sequence[str], patterns: Iterable[str]) -> list[str]:
 
 
 def predictors(table: Table) -> list[str]:
-    """Return what generation may be predicted from: every other metric that is not a curve."""
+    """Return the metrics that may predict generation: all others that are not curves."""
     names = Measured.of(table).metrics
     return [m for m in names if not m.startswith(GENERATION) and CURVE not in m]
 

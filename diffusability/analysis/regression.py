@@ -56,7 +56,7 @@ def regress(
         standard deviations of the raw numbers; its error is cluster-robust (t with G - 1 degrees
         of freedom), ``beta_wild_p`` is from the wild cluster bootstrap and holds for few clusters.
         ``r2`` in sample, its interval by bootstrap; ``q2`` = 1 - PRESS/SST with whole clusters
-        left out (1: perfect, 0 or less: useless elsewhere), ``q2_rank`` the rank correlation of
+        left out (1: perfect, 0: the mean), ``q2_rank`` the rank correlation of
         those predictions; ``vif`` 1: no collinearity; ``ordering``: share of pairs of tokenizers
         ordered rightly, over pairs further apart than twice their noise (0.5: chance);
         ``regret``: target of the tokenizer chosen first minus the best, in its unit (0: best).
@@ -147,7 +147,7 @@ def _fit(table: Measured, panel: Panel, model: tuple[str, ...], family: str) -> 
 def _fit_rows(
     table: Measured, panel: Panel, family: str, fits: Sequence[_Fit], analysis: Analysis
 ) -> list[dict[str, object]]:
-    """Return what each fit says of itself; those of one design are resampled at once."""
+    """Return the rows of the fits; those of one design are resampled at once."""
     found: dict[int, dict[str, object]] = {}
     alike: dict[tuple[object, ...], list[int]] = {}
     for index, fit in enumerate(fits):

@@ -42,8 +42,8 @@ def choose_metrics(table: Table) -> pd.DataFrame:
     Returns:
         One row per panel, family and perspective (the part of a metric's name before the dot):
         the naive choice with r, R² in sample and Q² of that fixed metric; ``nested_q2`` of the
-        whole procedure; ``optimism`` = naive_r2 - nested_q2, what the naive number promises too
-        much; ``chosen`` metrics with their number of folds; ``agreement``: share of folds that
+        whole procedure; ``optimism`` = naive_r2 - nested_q2, the over-optimism of the naive
+        number; ``chosen`` metrics with their number of folds; ``agreement``: share of folds that
         choose the naive metric. NaN with a ``note`` where impossible.
     """
     table = Measured.of(table)
@@ -69,7 +69,7 @@ def nested_predictions(X: Array, y: Array, clusters: NDArray[np.int64]) -> tuple
         X: (n, m) candidate metrics. y: (n,) target. clusters: (n,) codes 0 ... G-1.
 
     Returns:
-        (n,) predictions in the unit of y, NaN where a fold cannot be fitted; one column a fold.
+        (n,) predictions in the unit of y, NaN where a fold cannot be fitted; one column per fold.
     """
     predicted, chosen = np.full(len(y), np.nan), []
     for code in np.unique(clusters):
@@ -161,7 +161,7 @@ class Ordering:
     """Pairwise ordering accuracy of P scores.
 
     Attributes:
-        accuracy: (P,) share of the pairs that a score orders rightly, ties counting half, in
+        accuracy: (P,) share of the pairs that a score orders correctly, ties counting half, in
             [0, 1]; 0.5 is chance, higher is better. NaN where no pair can be told apart.
         pairs: number of pairs further apart than twice their noise.
         estimator: 2 accuracy - 1, a rank correlation like Kendall's tau, under resampling.

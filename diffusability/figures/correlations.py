@@ -1,4 +1,4 @@
-"""How strongly the metrics of every perspective go with generation quality, on one page."""
+"""Correlation of the metrics of every perspective with generation quality, on one page."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,16 +30,15 @@ from diffusability.study.tables import BEST
 
 FILLED, OPEN = "#0072B2", "#D55E00"
 OFFSET = 0.17  # rows between the marks of one metric
-ROW = 0.2  # inches a metric
+ROW = 0.2  # inches per metric
 WIDEST = 6  # panels side by side
 
 
 def draw_correlations(results: Results) -> Figure:
-    """Return a panel a backbone and family: r of each metric, oriented, with both intervals.
+    """Return a panel per backbone and family: sign-oriented r of each metric with both intervals.
 
-    Every backbone is shown with every family where that fits on a page, else every other family
-    with the first backbone alone. Positive means that better (as the metric declares) goes with
-    better generation.
+    All combinations are shown if they fit on a page, else the other families with the first
+    backbone only. Positive: a better value, as the metric declares, means better generation.
     """
     reference = reference_scope(results, results.target)
     if reference is None:
@@ -54,9 +53,7 @@ def draw_correlations(results: Results) -> Figure:
     for axis, scope in zip(axes[0], scopes, strict=True):
         _draw_panel(axis, results, scope, places)
     _label_rows(axes[0][0], results, places)
-    set_title(
-        figure, f"Pearson's r with {name_metric(results.target)}, turned: right is as declared"
-    )
+    set_title(figure, f"Sign-oriented Pearson's r with {name_metric(results.target)}")
     guided = any(len(guidance_scales(results, s.target, s.backbone)) > 1 for s in scopes)
     _legend(figure, guided, len(predictors(results.measurements)))
     return figure
@@ -116,7 +113,7 @@ def _draw_panel(
 def _draw_mark(
     axis: Axes, height: float, row: Mapping[str, Any], colour: str, best: bool, short: str
 ) -> None:
-    """Draw r, its interval (thick) and that over clusters (thin), turned to the declared sign."""
+    """Draw sign-oriented r, its interval (thick) and that over clusters (thin)."""
     sign = row["expected_sign"] if pd.notna(row["expected_sign"]) else 1.0
     for low, high, width in (("cluster_low", "cluster_high", 0.7), ("low", "high", 2.2)):
         ends = np.array([row[low], row[high]], float) * sign

@@ -22,17 +22,17 @@ QUANTITIES = {
 }
 # part of a metric's name before and after the quantity: what its row says
 ROWS = {
-    ("", ""): "fits, a class each",
+    ("", ""): "fits per class",
     ("", "_unconditional"): "fits, unconditional",
-    ("learned_", ""): "learned, given the class",
+    ("learned_", ""): "learned, class-conditional",
     ("learned_", "_unconditional"): "learned, unconditional",
 }
 
 
 def draw_fisher_curves(results: Results) -> Figure:
-    """Return a row a source and condition, a panel a quantity, over the noise variance.
+    """Return a row per source and condition, a panel per quantity, over the noise variance.
 
-    A line a tokenizer, the mean over its seeds, in the colour of its cluster; the reference
+    One line per tokenizer, the mean over its seeds, in the colour of its cluster; the reference
     family, and of learned curves the reference backbone.
     """
     scope = reference_scope(results, results.target)

@@ -1,4 +1,4 @@
-"""Generation quality along the guidance scale, one curve a tokenizer (Fig. 25)."""
+"""Generation quality along the guidance scale (Fig. 25) and at its best (Fig. 7)."""
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ from diffusability.study.tables import BEST
 
 
 def draw_guidance(results: Results) -> Figure:
-    """Return a panel a family (rows) and backbone (columns): the target against the scale."""
+    """Return a panel per family (rows) and backbone (columns): the target against the scale."""
     columns, rows = backbones(results, results.target), results.families
     if not columns:
         return sentence_figure(f"{results.target} was not measured in this study")
@@ -94,9 +94,9 @@ def _title(axis: Axes, results: Results, backbone: str, family: str, total: int)
 
 
 def draw_best_guidance(results: Results) -> Figure:
-    """Return a row of panels a backbone: each tokenizer at several scales, its best one marked.
+    """Return a row of panels per backbone: each tokenizer at several scales, its best one marked.
 
-    Scales are shown from the smallest to the largest that is the best of any tokenizer.
+    Scales from the smallest to the largest that is best for any tokenizer are shown.
     """
     scopes = [scope.at(guidance=BEST) for scope in backbone_scopes(results, results.target)]
     if not scopes:

@@ -1,4 +1,4 @@
-"""The numbers of points, placed where they hide nothing."""
+"""The numbers of points, placed where they cover nothing."""
 
 from collections.abc import Sequence
 
@@ -25,8 +25,8 @@ def number_points(
 ) -> None:
     """Write a short name beside each point of a panel whose size and limits are final.
 
-    Each name takes the first of eight places around its point that is inside the panel and
-    touches neither a point nor a name; a name that finds none is left out.
+    Each name takes the first of eight positions around its point that is inside the panel and
+    touches neither a point nor a name; if there is none, the name is omitted.
 
     Args:
         axis: the panel. x, y: (N,) coordinates. names: (N,) texts.

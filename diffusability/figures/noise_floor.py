@@ -1,4 +1,4 @@
-"""The noise floor: how far seeds spread, beside how far tokenizers do."""
+"""Variance between seeds and between tokenizers: of generation, and of reconstruction (Fig. 3)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,10 +30,10 @@ from diffusability.figures.style import cluster_styles
 
 
 def draw_noise_floor(results: Results) -> Figure:
-    """Return a panel a family (rows) and backbone (columns), at the smallest guidance scale.
+    """Return a panel per family (rows) and backbone (columns), at the smallest guidance scale.
 
-    Tokenizers stand in the order of their mean, with every run around it; a run of a retrained
-    tokenizer is hollow.
+    Tokenizers are ranked by their mean and shown with every run; runs of a retrained tokenizer
+    are hollow.
     """
     columns, rows = list(backbone_scopes(results, results.target)), results.families
     if not columns:
@@ -43,13 +43,13 @@ def draw_noise_floor(results: Results) -> Figure:
         for scope, axis in zip(columns, line, strict=True):
             _draw_panel(axis, results, scope.at(family=family))
         line[0].set_ylabel(f"{family}\n{name_metric(results.target)}")
-    set_title(figure, "Spread of seeds beside the spread of tokenizers")
+    set_title(figure, "Between-tokenizer and between-seed variance")
     add_legend(figure, results)
     return figure
 
 
 def _draw_panel(axis: Axes, results: Results, scope: Scope) -> None:
-    axis.set_xlabel(f"place by quality, {scope.backbone}")
+    axis.set_xlabel(f"rank by quality, {scope.backbone}")
     paired = cells(
         results.measurements, scope.target, scope.target, scope.backbone, scope.guidance
     ).of_family(scope.family)
@@ -112,11 +112,11 @@ HALF_WIDTH = 0.32  # of a family's column, in columns
 
 
 def draw_reconstruction(results: Results) -> Figure:
-    """Return a panel a reconstruction metric, a column a family, in the order of the study."""
+    """Return a panel per reconstruction metric, a column per family, in the order of the study."""
     figure, axes = panel_grid(1, len(SHOWN), panel=(2.05, 2.2), gap=(0.45, 0.95))
     for axis, pattern in zip(axes[0], SHOWN, strict=True):
         _draw_metric(axis, results, pattern)
-    set_title(figure, "Reconstruction: how far the tokenizers of a family differ")
+    set_title(figure, "Reconstruction quality of the tokenizers of each family")
     add_legend(figure, results)
     return figure
 

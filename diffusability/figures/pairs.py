@@ -25,14 +25,14 @@ from diffusability.figures.panels import (
     statistic_title,
 )
 from diffusability.figures.results import Results, Scope, reference_scope
-from diffusability.figures.style import QUIET, cluster_styles
+from diffusability.figures.style import QUIET, TEXT, cluster_styles
 
 COLUMNS = 5
 DIAMETERS = (4.0, 9.0)  # points, of the smallest and the largest target
 
 
 def draw_pairs(results: Results) -> Figure:
-    """Return a panel a pair: bubbles grow with the Fréchet distance, so small ones are good."""
+    """Return a panel per pair: bubbles grow with the Fréchet distance, so small ones are better."""
     scope = reference_scope(results, results.target)
     if scope is None:
         return sentence_figure(f"{results.target} was not measured in this study")
@@ -74,7 +74,15 @@ def draw_intercorrelations(results: Results) -> Figure:
             annotate_empty(axis, own["note"].iloc[0] if len(own) else f"no pair in {family}")
             continue
         sns.heatmap(
-            matrix, vmin=-1, vmax=1, cmap="vlag", annot=True, fmt=".2f", cbar=False, ax=axis
+            matrix,
+            vmin=-1,
+            vmax=1,
+            cmap="vlag",
+            annot=True,
+            fmt=".2f",
+            annot_kws={"fontsize": TEXT},
+            cbar=False,
+            ax=axis,
         )
         axis.set(title=f"{family}, n = {own['n'].max():.0f}", xlabel="", ylabel="")
     set_title(figure, "Correlation between metrics, positive where they favour the same tokenizers")
@@ -170,7 +178,7 @@ PROBE = "semantics.probe"
 
 
 def draw_neighbours_probe(results: Results) -> Figure:
-    """Return a panel a family: probe accuracy (higher is better) against LNC (likewise)."""
+    """Return a panel per family: probe accuracy against LNC (both: higher is better)."""
     names = results.families
     figure, axes = panel_grid(1, len(names), panel=(2.6, 2.2), gap=(0.5, 0.75))
     for axis, family in zip(axes[0], names, strict=True):

@@ -45,7 +45,7 @@ def draw_perspectives_fdr6(results: Results) -> Figure:
 
 
 def draw_perspectives_of(results: Results, pattern: str) -> Figure:
-    """Return one panel a metric: the reference backbone, guidance scale and family.
+    """Return one panel per metric: the reference backbone, guidance scale and family.
 
     Args:
         results: of the study.
@@ -71,7 +71,7 @@ def draw_perspectives_of(results: Results, pattern: str) -> Figure:
 
 
 def draw_backbones(results: Results) -> Figure:
-    """Return a row of panels a backbone, at its smallest guidance scale, in one family."""
+    """Return a row of panels per backbone, at its smallest guidance scale, in one family."""
     scopes = list(backbone_scopes(results, results.target))
     if not scopes:
         return sentence_figure(f"{results.target} was not measured in this study")
@@ -84,7 +84,7 @@ def draw_backbones(results: Results) -> Figure:
 
 
 def draw_families(results: Results) -> Figure:
-    """Return a row of panels a family, on the reference backbone at its smallest guidance."""
+    """Return a row of panels per family, on the reference backbone at its smallest guidance."""
     reference = reference_scope(results, results.target)
     scopes = [reference.at(family=name) for name in results.families] if reference else []
     if not scopes:
@@ -100,13 +100,13 @@ def draw_families(results: Results) -> Figure:
 def draw_relations(
     axes: np.ndarray, results: Results, scopes: Sequence[Scope], metrics: Mapping[str, str]
 ) -> None:
-    """Draw a row of panels a scope: its target against each metric.
+    """Draw a row of panels per scope: its target against each metric.
 
     Args:
         axes: (scopes, metrics) panels.
         results: of the study.
-        scopes: one a row.
-        metrics: pattern by short name, one a column.
+        scopes: one per row.
+        metrics: pattern by short name, one per column.
     """
     for row, scope in zip(axes, scopes, strict=True):
         points = [

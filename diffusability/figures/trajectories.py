@@ -34,12 +34,12 @@ def draw_trajectories(results: Results) -> Figure:
     return figure
 
 
-VARIANCE = f"velocity{CURVE}"  # a measurement a time, its option t: I(t) of Eq. 4
+VARIANCE = f"velocity{CURVE}"  # one measurement per time, its option t: I(t) of Eq. 4
 PLACES = {"worst": "-", "median": "--", "best": ":"}
 
 
 def draw_length_ratio(results: Results) -> Figure:
-    """Return two panels a backbone, over time from noise (0) to latent (1).
+    """Return two panels per backbone, over time from noise (0) to latent (1).
 
     Above the irreducible variance, below the length ratio; every tokenizer in grey, the worst,
     the median and the best by the Fréchet distance of their images in colour.

@@ -87,7 +87,7 @@ def compare_tokenizers(
         patterns: shell patterns of metrics. confidence: of the intervals.
 
     Returns:
-        One row a metric, backbone and guidance scale: means over seeds with standard errors,
+        One row per metric, backbone and guidance scale: means over seeds with standard errors,
         ``difference`` b - a with its normal interval and z, ranks among the tokenizers of the
         study (1 is best by the declared direction). Both were measured on the same images, whose
         common part is not taken off: the standard error of the difference is rather too large.
@@ -108,7 +108,7 @@ def compare_studies(
     """Compare two studies over the tokenizers, metrics, backbones and scales that either has.
 
     Returns:
-        Rows as of ``compare_tokenizers``, one a tokenizer and metric; and the agreement of the
+        Rows as of ``compare_tokenizers``, one per tokenizer and metric; and the agreement of the
         two orders of the tokenizers that both have: Kendall's tau (1: same order, -1: reversed)
         with its p, by metric. What one study lacks is a row with a ``note``.
     """
@@ -253,7 +253,7 @@ def _two_studies(a: Study, b: Study, every: bool) -> str:
     patterns = ["*"] if every else headline_patterns(a, b)
     rows, orders = compare_studies(first, second, patterns, a.analysis.confidence)
     agreement = _text(orders.round({"kendall": 2, "p": 3}))
-    title = "Do both put their common tokenizers in one order? (Kendall's tau)"
+    title = "Agreement of the two rankings of common tokenizers (Kendall's tau)"
     return "\n\n".join([*parts, _measured(rows, every), f"{title}\n{agreement}"])
 
 

@@ -46,14 +46,14 @@ def ledger_rows(ledger: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def selection_rows(selection: pd.DataFrame, target: str) -> pd.DataFrame:
-    """Return the metric chosen for each perspective, over all families, one row a panel."""
+    """Return the metric chosen for each perspective, over all families, one row per panel."""
     chosen = _of_target(selection, target)
     columns = ["naive_metric", "naive_r2", "naive_q2", "nested_q2", "optimism", "agreement"]
     return chosen[["backbone", "guidance", "perspective", *columns, "n", "note"]]
 
 
 def regression_rows(regressions: pd.DataFrame, target: str, best: int = 10) -> pd.DataFrame:
-    """Return the fits with the largest skill on left-out clusters, at most ``best`` a panel.
+    """Return the fits with the largest skill on left-out clusters, at most ``best`` per panel.
 
     Where no cluster can be left out, those with the largest R² stand in.
     """
@@ -92,13 +92,13 @@ def proxy_rows(proxies: pd.DataFrame, target: str, family: str) -> pd.DataFrame:
 
 
 def latent_space_rows(spaces: pd.DataFrame) -> pd.DataFrame:
-    """Return Tables 1 to 3 of the Fisher paper as text, one row a tokenizer, with their errors.
+    """Return Tables 1 to 3 of the Fisher paper as text, one row per tokenizer, with their errors.
 
     Args:
         spaces: as of ``analysis.latent_spaces``.
 
     Returns:
-        The Frechet distance stands in a column a backbone and guidance scale. Empty where the
+        One column per backbone and guidance scale holds the Frechet distance. Empty where the
         study measures no stretching of distances: the headline holds the rest.
     """
     if not spaces["stretch_q99_q01"].notna().any():

@@ -72,7 +72,7 @@ def test_the_headline_is_of_the_largest_family_at_the_smallest_scale(tables):
     (values,) = chosen.to_dict("records")
     assert shown.loc["VIV", "Pearson's r"] == round(values["pearson"], 2)
     assert shown.loc["VIV", "Spearman's ρ"] == round(values["spearman"], 2)
-    assert shown.loc["VIV", "given PSNR"] == round(values["pearson_partial"], 2)
+    assert shown.loc["VIV", "partial r given PSNR"] == round(values["pearson_partial"], 2)
     assert shown.loc["VIV", "n"] == 9  # of 14, the first and the third of three
     alone = measurement_table(14, scales=(1.0, 1.5), backbones=("sit-b",))
     assert headline_family(alone) == FAMILY
