@@ -46,7 +46,7 @@ HEADLINE_METRICS = {name: REPRESENTATIVES[name] for name in ("VIV", "LNC", "SRSS
 HEADLINE_FISHER = REPRESENTATIVES["FIR"]
 LATENT_PROXIES = tuple(name for name in REPRESENTATIVES.values() if name != HEADLINE_FISHER)
 HEADLINE = (*LATENT_PROXIES, HEADLINE_FISHER)
-# what the claims compare besides, and the linear probe that LNC stands for
+# what the claims compare as well, and the linear probe that LNC approximates
 COMPARED = (*HEADLINE, *PERSPECTIVES["affine equivariance"].values())
 PROBE = "semantics.probe"
 RECONSTRUCTION = "reconstruction.psnr"  # held fixed in partial correlations

@@ -15,7 +15,9 @@ from diffusability.study.study import Study
 from diffusability.study.tables import BEST
 from diffusability.study.targets import report_file
 
-NO_CORRELATIONS = "No metric that stands for a perspective was measured beside generated images"
+NO_CORRELATIONS = (
+    "No metric that represents a perspective was measured together with generated images"
+)
 
 
 def target_metric(study: Study) -> str:
@@ -179,7 +181,7 @@ def proxy_sentences(proxies: pd.DataFrame, target: str, family: str) -> list[str
             tokenizers.
 
     Returns:
-        Sentences on the two metrics that stand for their papers, VIV and FIR of the fits, with
+        Sentences on the two metrics that represent their papers, VIV and FIR of the fits, with
         the number of other pairs that are decided; or one that says why there are none.
     """
     chosen = proxies[(proxies["target"] == target) & (proxies["family"] == family)]

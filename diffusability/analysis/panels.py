@@ -123,9 +123,9 @@ class Measured:
     def runs(self, metric: str) -> dict[str, Runs]:
         """Return the runs of a metric by backbone (empty: of the tokenizer itself)."""
         if metric not in self._runs and metric in self.rows:
-            place = {name: k for k, name in enumerate(self.tokenizers["tokenizer"])}
+            optimum = {name: k for k, name in enumerate(self.tokenizers["tokenizer"])}
             parts = self.rows[metric].groupby("backbone", sort=False)
-            self._runs[metric] = {str(name): Runs.of(part, place) for name, part in parts}
+            self._runs[metric] = {str(name): Runs.of(part, optimum) for name, part in parts}
         return self._runs.get(metric, {})
 
     def best_guidance(self, target: str, backbone: str) -> tuple[dict[str, float], str]:
@@ -255,8 +255,8 @@ def _best_guidance(table: Measured, target: str, backbone: str) -> tuple[dict[st
     trained = chosen.groupby(["tokenizer", "guidance", "tokenizer_seed"], sort=True)["value"].mean()
     means = trained.groupby(level=["tokenizer", "guidance"]).mean()
     by_tokenizer = means.groupby(level="tokenizer")
-    places = by_tokenizer.idxmax() if better else by_tokenizer.idxmin()
-    return {str(tokenizer): float(scale) for tokenizer, scale in places}, ""
+    optima = by_tokenizer.idxmax() if better else by_tokenizer.idxmin()
+    return {str(tokenizer): float(scale) for tokenizer, scale in optima}, ""
 
 
 def _target_runs(

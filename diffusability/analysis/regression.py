@@ -58,7 +58,7 @@ def regress(
         ``r2`` in sample, its interval by bootstrap; ``q2`` = 1 - PRESS/SST with whole clusters
         left out (1: perfect, 0: the mean), ``q2_rank`` the rank correlation of
         those predictions; ``vif`` 1: no collinearity; ``ordering``: share of pairs of tokenizers
-        ordered rightly, over pairs further apart than twice their noise (0.5: chance);
+        ordered correctly, over pairs further apart than twice their noise (0.5: chance);
         ``regret``: target of the tokenizer chosen first minus the best, in its unit (0: best).
         One metric orders by its declared direction, two by predictions for left-out clusters.
     """

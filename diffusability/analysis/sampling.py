@@ -1,4 +1,4 @@
-"""How long each step of a sampling trajectory is, and what that goes with (Fig. 10)."""
+"""Sampling: length of the steps of trajectories (Fig. 10) and best guidance scale (Fig. 25)."""
 
 import json
 import math
@@ -130,8 +130,8 @@ def relate_profiles(
             labels = {**panel.labels, "family": family, "statistic": "deviation_vs_target"}
             rows.append(labels | _deviation(part, gaps, sign, analysis))
     curves = _variance_curves(table)
-    places = dict.fromkeys((panel.backbone, panel.guidance) for panel in scales)
-    for backbone, guidance in places:
+    sampled = dict.fromkeys((panel.backbone, panel.guidance) for panel in scales)
+    for backbone, guidance in sampled:
         chosen = _of_panel(profiles, backbone, guidance)
         along = {str(n): _along(part, curves) for n, part in chosen.groupby("tokenizer")}
         for family in families(table):
@@ -272,7 +272,7 @@ def guidance_optima(
 
 
 def _partly_scanned(rows: pd.DataFrame, backbone: str, scales: int) -> str:
-    """Say which tokenizers lack a scale, so that their best is one of fewer."""
+    """Return a note on tokenizers that were not sampled at every scale."""
     there = rows[(rows["backbone"] == backbone) & rows["value"].notna()]
     counts = there.groupby("tokenizer", sort=False)["guidance"].nunique()
     partly = [str(name) for name in counts.index[counts < scales]]

@@ -1,4 +1,4 @@
-"""Which metric stands for a perspective: chosen inside the cross-validation, and naively."""
+"""Choice of the metric of a perspective by cross-validation, and its ranking accuracy."""
 
 import math
 from collections import Counter

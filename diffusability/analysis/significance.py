@@ -37,7 +37,7 @@ def permute(n: int, rng: np.random.Generator, resamples: int = 9999) -> Permutat
 def permute_within(
     clusters: NDArray[np.int64], rng: np.random.Generator, resamples: int = 9999
 ) -> Permutations:
-    """Return orders in which points swap places inside their cluster (codes (n,)) only."""
+    """Return orders that permute points within their cluster (codes (n,)) only."""
     index = np.tile(np.arange(len(clusters)), (resamples, 1))
     for code in np.unique(clusters):
         members = np.flatnonzero(clusters == code)

@@ -47,40 +47,40 @@ def draw_correlations(results: Results) -> Figure:
     varied = scopes if len(scopes) * len(results.families) <= WIDEST else scopes[:1]
     others = [family for family in results.families if family != reference.family]
     scopes += [scope.at(family=family) for family in others for scope in varied]
-    places = _places()
-    height = ROW * (max(places.values()) + 1)
+    positions = _positions()
+    height = ROW * (max(positions.values()) + 1)
     figure, axes = panel_grid(1, len(scopes), panel=(1.32, height), gap=(0.15, 0.65), left=1.1)
     for axis, scope in zip(axes[0], scopes, strict=True):
-        _draw_panel(axis, results, scope, places)
-    _label_rows(axes[0][0], results, places)
+        _draw_panel(axis, results, scope, positions)
+    _label_rows(axes[0][0], results, positions)
     set_title(figure, f"Sign-oriented Pearson's r with {name_metric(results.target)}")
     guided = any(len(guidance_scales(results, s.target, s.backbone)) > 1 for s in scopes)
     _legend(figure, guided, len(predictors(results.measurements)))
     return figure
 
 
-def _places() -> dict[tuple[str, str], float]:
+def _positions() -> dict[tuple[str, str], float]:
     """Return the row of each metric (short name, pattern): perspectives are set apart."""
-    places, row = {}, 0.0
+    positions, row = {}, 0.0
     for metrics in PERSPECTIVES.values():
         for item in metrics.items():
-            places[item] = row
+            positions[item] = row
             row += 1
         row += 0.4
-    return places
+    return positions
 
 
 def _draw_panel(
-    axis: Axes, results: Results, scope: Scope, places: dict[tuple[str, str], float]
+    axis: Axes, results: Results, scope: Scope, positions: dict[tuple[str, str], float]
 ) -> None:
     guided = len(guidance_scales(results, scope.target, scope.backbone)) > 1
     axis.axvline(0, color="0.7", linewidth=0.8)
     axis.set_xlim(-1.05, 1.05)
-    axis.set_ylim(max(places.values()) + 0.6, -0.6)
+    axis.set_ylim(max(positions.values()) + 0.6, -0.6)
     axis.set_xticks([-1, -0.5, 0, 0.5, 1], ["\N{MINUS SIGN}1", "", "0", "", "1"])
     axis.set_yticks([])
     marks = 0
-    for (short, pattern), row in places.items():
+    for (short, pattern), row in positions.items():
         name = results.measured(pattern)
         if name is None:
             axis.text(0, row, "not measured", ha="center", va="center", fontsize=5.5, color=QUIET)
@@ -131,10 +131,10 @@ def _draw_mark(
     )
 
 
-def _label_rows(axis: Axes, results: Results, places: dict[tuple[str, str], float]) -> None:
-    names = [short + ("" if _declared(results, pattern) else "°") for short, pattern in places]
-    axis.set_yticks(list(places.values()), names)
-    for label, (short, _) in zip(axis.get_yticklabels(), places, strict=True):
+def _label_rows(axis: Axes, results: Results, positions: dict[tuple[str, str], float]) -> None:
+    names = [short + ("" if _declared(results, pattern) else "°") for short, pattern in positions]
+    axis.set_yticks(list(positions.values()), names)
+    for label, (short, _) in zip(axis.get_yticklabels(), positions, strict=True):
         label.set_fontweight("bold" if short in REPRESENTATIVES else "normal")
         label.set_fontsize(TEXT)
 

@@ -57,8 +57,8 @@ def _draw_panel(axis: Axes, results: Results, scope: Scope) -> None:
         annotate_empty(axis, f"{scope.family} was not sampled with {scope.backbone}")
         return
     rows = paired.rows.sort_values(["y", "tokenizer"]).reset_index(drop=True)
-    rows["place"] = range(1, len(rows) + 1)
-    runs = paired.runs.merge(rows[["tokenizer", "cluster", "place"]], on="tokenizer")
+    rows["position"] = range(1, len(rows) + 1)
+    runs = paired.runs.merge(rows[["tokenizer", "cluster", "position"]], on="tokenizer")
     first = runs.groupby("tokenizer")["tokenizer_seed"].transform("min")
     found = results.row(
         "noise_floor",
@@ -68,13 +68,13 @@ def _draw_panel(axis: Axes, results: Results, scope: Scope) -> None:
     sd = found["run_sd"] if found else float("nan")
     if pd.notna(sd):
         axis.vlines(
-            rows["place"], rows["y"] - sd, rows["y"] + sd, color="0.85", linewidth=3, zorder=0
+            rows["position"], rows["y"] - sd, rows["y"] + sd, color="0.85", linewidth=3, zorder=0
         )
     for cluster, (colour, marker) in cluster_styles(results.measurements["cluster"]).items():
         for again in (False, True):
             part = runs[(runs["cluster"] == cluster) & ((runs["tokenizer_seed"] != first) == again)]
             axis.plot(
-                part["place"],
+                part["position"],
                 part["y"],
                 marker,
                 color=colour,
@@ -87,7 +87,7 @@ def _draw_panel(axis: Axes, results: Results, scope: Scope) -> None:
     axis.set_title(_title(axis, found))
     lowest = rows["tokenizer"].map(runs.groupby("tokenizer")["y"].min())
     names = point_labels(results, rows["tokenizer"])
-    number_points(axis, rows["place"], lowest, names, beside=runs[["place", "y"]])
+    number_points(axis, rows["position"], lowest, names, beside=runs[["position", "y"]])
 
 
 def _title(axis: Axes, row: Mapping[str, Any] | None) -> str:
@@ -130,14 +130,14 @@ def _draw_metric(axis: Axes, results: Results, pattern: str) -> None:
     paired = cells(results.measurements, metric, metric, "", None)
     families = results.families
     labels, parts = [], []
-    for place, family in enumerate(families):
+    for position, family in enumerate(families):
         rows = paired.of_family(family).rows
         spread = np.linspace(-HALF_WIDTH, HALF_WIDTH, len(rows)) if len(rows) > 1 else np.zeros(1)
-        parts.append(rows.assign(x=place + spread[: len(rows)], x_stderr=np.nan))
+        parts.append(rows.assign(x=position + spread[: len(rows)], x_stderr=np.nan))
         labels.append(f"{family}\n{_spread(results, family, metric)}")
         if len(rows) > 1:
             mean, sd = rows["y"].mean(), rows["y"].std(ddof=1)
-            ends = (place - HALF_WIDTH - 0.08, place + HALF_WIDTH + 0.08)
+            ends = (position - HALF_WIDTH - 0.08, position + HALF_WIDTH + 0.08)
             axis.hlines(mean, *ends, color="0.6", linewidth=0.8, zorder=1)
             axis.fill_between(ends, mean - sd, mean + sd, color="0.93", linewidth=0, zorder=0)
     points = pd.concat(parts)

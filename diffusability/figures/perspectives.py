@@ -57,8 +57,8 @@ def draw_perspectives_of(results: Results, pattern: str) -> Figure:
         return sentence_figure(f"{name_metric(pattern)} ({pattern}) was not measured in this study")
     names = list(SHOWN.items())
     figure, axes = panel_grid(-(-len(names) // COLUMNS), COLUMNS, panel=(2.2, 1.75))
-    for place, row in enumerate(axes):
-        metrics = names[place * COLUMNS : (place + 1) * COLUMNS]
+    for index, row in enumerate(axes):
+        metrics = names[index * COLUMNS : (index + 1) * COLUMNS]
         points = [
             draw_relation(axis, results, metric, scope)
             for axis, metric in zip(row, metrics, strict=True)

@@ -75,11 +75,11 @@ def representatives(results: Results, scope: Scope) -> dict[str, str]:
     found = cells(results.measurements, scope.target, scope.target, scope.backbone, scope.guidance)
     rows = found.of_family(scope.family).rows.sort_values(["y", "tokenizer"])
     names = list(rows["tokenizer"])
-    places = {"best": 0, "worst": len(names) - 1, "median": len(names) // 2}
+    ranks = {"best": 0, "worst": len(names) - 1, "median": len(names) // 2}
     chosen: dict[str, str] = {}
-    for place, index in places.items():
+    for rank, index in ranks.items():
         if names and names[index] not in chosen.values():
-            chosen[place] = names[index]
+            chosen[rank] = names[index]
     return chosen
 
 
@@ -108,17 +108,17 @@ def _draw_curves(
     if rows.empty:
         annotate_empty(axis, absent)
         return
-    places = {name: place for place, name in chosen.items()}
+    ranks = {name: rank for rank, name in chosen.items()}
     styles = cluster_styles(results.measurements["cluster"])
     for name, curve in rows.groupby("tokenizer", sort=True):
-        if name not in places:
+        if name not in ranks:
             axis.plot(curve["time"], curve["value"], color="0.85", linewidth=0.5, zorder=1)
             continue
         colour, marker = styles[curve["cluster"].iloc[0]]
         axis.plot(
             curve["time"],
             curve["value"],
-            linestyle=PLACES[places[str(name)]],
+            linestyle=PLACES[ranks[str(name)]],
             color=colour,
             marker=marker,
             markersize=0.8 * MARKER * SHAPE.get(marker, 1.0),
@@ -134,10 +134,10 @@ def _name(axis: Axes, results: Results, chosen: dict[str, str]) -> None:
     """Name the coloured tokenizers under a panel, with their numbers."""
     lines, labels = axis.get_legend_handles_labels()
     handles = dict(zip(labels, lines, strict=True))
-    places = {place: name for place, name in chosen.items() if name in handles}
+    ranks = {rank: name for rank, name in chosen.items() if name in handles}
     axis.legend(
-        [handles[name] for name in places.values()],
-        [f"{place}: {results.numbers[name]} {name}" for place, name in places.items()],
+        [handles[name] for name in ranks.values()],
+        [f"{rank}: {results.numbers[name]} {name}" for rank, name in ranks.items()],
         loc="upper center",
         bbox_to_anchor=(0.5, -0.28),
         frameon=False,

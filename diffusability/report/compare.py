@@ -93,7 +93,7 @@ def compare_tokenizers(
         common part is not taken off: the standard error of the difference is rather too large.
     """
     rows = []
-    for metric, backbone, guidance in _places(table, patterns):
+    for metric, backbone, guidance in _keys(table, patterns):
         ranked = _ranked(table, metric, backbone, guidance)
         sides = (_side(ranked, a), _side(ranked, b))
         rows.append(
@@ -112,10 +112,10 @@ def compare_studies(
         two orders of the tokenizers that both have: Kendall's tau (1: same order, -1: reversed)
         with its p, by metric. What one study lacks is a row with a ``note``.
     """
-    places = list(dict.fromkeys([*_places(a, patterns), *_places(b, patterns)]))
+    keys = list(dict.fromkeys([*_keys(a, patterns), *_keys(b, patterns)]))
     names = list(dict.fromkeys([*a.tokenizers["tokenizer"], *b.tokenizers["tokenizer"]]))
     rows, ranks = [], []
-    for metric, backbone, guidance in places:
+    for metric, backbone, guidance in keys:
         first, second = (_ranked(table, metric, backbone, guidance) for table in (a, b))
         for name in names:
             sides = (_side(first, name), _side(second, name))
@@ -129,7 +129,7 @@ def compare_studies(
     )
 
 
-def _places(table: Measured, patterns: Sequence[str]) -> Iterator[tuple[str, str, float | None]]:
+def _keys(table: Measured, patterns: Sequence[str]) -> Iterator[tuple[str, str, float | None]]:
     """Yield metric, backbone and scale (None: none applies) of what the patterns choose."""
     for metric in table.metrics:
         if any(fnmatchcase(metric, pattern) for pattern in patterns):
@@ -210,7 +210,7 @@ def comparison_text(study_files: Sequence[str], a: str, b: str, every: bool = Fa
     Args:
         study_files: the study whose tokenizers A and B may name.
         a: a tokenizer of that study, or the path of a study file. b: another of the same kind.
-        every: whether all metrics are compared, not only those that stand for a perspective.
+        every: whether all metrics are compared, not only those that represent a perspective.
 
     Raises:
         StudyError: A and B are neither two tokenizers of the study nor two study files.

@@ -32,7 +32,7 @@ def verdict_counts(ledger: pd.DataFrame) -> dict[str, int]:
 
 def ledger_rows(ledger: pd.DataFrame) -> list[dict[str, str]]:
     """Return the claims, decided ones first, with the measured value and its interval as text."""
-    order = {verdict: place for place, verdict in enumerate(VERDICTS)}
+    order = {verdict: rank for rank, verdict in enumerate(VERDICTS)}
     ranked = ledger.sort_values("verdict", key=lambda v: v.map(order), kind="stable")
     return [
         {
@@ -55,7 +55,7 @@ def selection_rows(selection: pd.DataFrame, target: str) -> pd.DataFrame:
 def regression_rows(regressions: pd.DataFrame, target: str, best: int = 10) -> pd.DataFrame:
     """Return the fits with the largest skill on left-out clusters, at most ``best`` per panel.
 
-    Where no cluster can be left out, those with the largest R² stand in.
+    Where no cluster can be left out, those with the largest R² are shown.
     """
     chosen = _of_target(regressions, target)
     fitted = chosen[chosen["r2"].notna()].sort_values(["q2", "r2"], ascending=False)

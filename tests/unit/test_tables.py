@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from diffusability.analysis.frames import read_table, table_frame, write_table
 from diffusability.analysis.measurements import check_measurements, read_measurements
 from diffusability.analysis.panels import (
     best_guidance,
@@ -223,3 +224,26 @@ def test_roles_of_metrics():
     assert expected_sign(table, "velocity.viv", "generation.fd_judge") == 1
     assert expected_sign(table, "velocity.curve_t05", "generation.fd_judge") == -1
     assert expected_sign(table, "spatial.rmsc", "generation.fd_judge") is None
+
+
+def test_readers_use_the_declared_types(tmp_path):
+    """Text is text even where it looks like a number, and a wrong cell is refused by name."""
+    path = tmp_path / "guidance.csv"
+    row = {"target": "1", "backbone": "nan", "value": 0.123456789, "n": 3}
+    write_table(path, table_frame("guidance", [row]))
+    (read,) = read_table(path).to_dict("records")
+    assert (read["target"], read["backbone"], read["note"], read["n"]) == ("1", "nan", "", 3.0)
+    assert read["value"] == 0.123457  # analysed numbers keep six digits
+    assert np.isnan(read["low"])
+    path.write_text(path.read_text().replace("0.123457", "much"))
+    with pytest.raises(MeasurementError, match="column value, row 0: 'much' is not a number"):
+        read_table(path)
+    path.write_text("target,value\n")
+    with pytest.raises(MeasurementError, match="columns backbone, family, .* are missing"):
+        read_table(path)
+
+
+def test_measurements_keep_every_digit(tmp_path):
+    rows = [row("a", "velocity.viv", 0.1234567890123)]
+    write_table(tmp_path / "measurements.csv", check_measurements(pd.DataFrame(rows)))
+    assert read_measurements(tmp_path / "measurements.csv")["value"].item() == 0.1234567890123

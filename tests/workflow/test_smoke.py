@@ -130,7 +130,7 @@ def test_report_in_a_browser(finished: Workspace, width: int, tmp_path: Path) ->
 def test_snakemakes_own_report_has_the_captions(finished: Workspace) -> None:
     finished.run("snakemake", "--report", "workflow.html", *STUDY)
     html = (finished.path / "workflow.html").read_text()
-    assert "A point is a tokenizer" in html
+    assert "Each point is a tokenizer" in html
 
 
 def test_headline_names_the_report(finished: Workspace) -> None:
