@@ -195,7 +195,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from diffusability.report.comparison import comparison_text
+    from diffusability.report.compare import comparison_text
 
     print(comparison_text(arguments.study, arguments.a, arguments.b, arguments.all))
     return 0

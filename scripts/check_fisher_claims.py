@@ -9,7 +9,7 @@ import pandas as pd
 
 from diffusability.analysis.claims import load_claims
 from diffusability.analysis.fisher_findings import check_fisher_claims
-from diffusability.analysis.tidy import write_tables
+from diffusability.analysis.frames import write_tables
 from diffusability.errors import DiffusabilityError
 from diffusability.study.workflow_files import FISHER_CLAIMS
 

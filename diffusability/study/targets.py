@@ -3,50 +3,15 @@
 import hashlib
 from pathlib import Path
 
+from diffusability.study.figures import FIGURE_FORMATS, FIGURE_NAMES
 from diffusability.study.plan import Plan
 from diffusability.study.stages import RESULTS, STAGES
 from diffusability.study.study import Study
+from diffusability.study.tables import ANALYSIS_TABLES, CLAIMS_TABLE, COLLECTED_TABLES, TABLES
 
-FIGURE_NAMES = (
-    "perspectives",
-    "correlations",
-    "backbones",
-    "families",
-    "best_guidance",
-    "pairs",
-    "trajectories",
-    "length_ratio",
-    "guidance",
-    "neighbours_probe",
-    "reconstruction",
-    "noise_floor",
-    "perspectives_inception_score",
-    "perspectives_fdr6",
-    "fisher_curves",
-    "fisher_encoders",
-    "fisher_levels",
-    "spectra",
-)
-FIGURE_FORMATS = ("svg", "pdf", "png")
+__all__ = ["ANALYSIS_TABLES", "CLAIMS_TABLE", "COLLECTED_TABLES", "FIGURE_FORMATS", "FIGURE_NAMES"]
 
-# collected from artifacts, then made from those alone, then from all of these and the claims
-COLLECTED_TABLES = ("measurements", "profiles", "spectra")
-ANALYSIS_TABLES = (
-    "correlations",
-    "intercorrelations",
-    "comparisons",
-    "proxies",
-    "regressions",
-    "selection",
-    "noise_floor",
-    "comparability",
-    "guidance",
-    "profile_relations",
-    "latent_spaces",
-    "latent_findings",
-)
-CLAIMS_TABLE = "claims"
-TABLE_NAMES = (*COLLECTED_TABLES, *ANALYSIS_TABLES, CLAIMS_TABLE)
+TABLE_NAMES = tuple(TABLES)
 
 
 def table_folder(study: Study) -> str:

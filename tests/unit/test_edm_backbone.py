@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diffusability.analysis.profiles import collect_profiles
+from diffusability.analysis.sampling import collect_profiles
 from diffusability.artifacts.job import Job
 from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
 from diffusability.diffusion.load import backbone_spec, build_diffusion, load_diffusion

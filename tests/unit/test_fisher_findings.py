@@ -5,8 +5,9 @@ import math
 import pandas as pd
 import pytest
 
-from diffusability.analysis.claims import CONTRADICTED, NOT_TESTABLE, REPRODUCED, load_claims
+from diffusability.analysis.claims import load_claims
 from diffusability.analysis.fisher_findings import check_fisher_claims, fisher_findings
+from diffusability.analysis.verdicts import CONTRADICTED, NOT_TESTABLE, REPRODUCED
 from diffusability.study.workflow_files import FISHER_CLAIMS as CLAIMS
 
 LEVELS = (0.001, 0.01, 0.1, 1.0)

@@ -1,5 +1,6 @@
-"""The metrics that figures show, by perspective, and what figures call them."""
+"""The metrics that tables and figures lead with, by perspective, and their names in figures."""
 
+from diffusability.fisher.deviation import DEVIATIONS
 from diffusability.study.metrics import METRIC_GROUPS
 
 # title of a metric group: short name and metric (a shell pattern); the first represents its group
@@ -7,11 +8,37 @@ PERSPECTIVES = {group.title: dict(group.shows) for group in METRIC_GROUPS.values
 SHOWN = {short: name for metrics in PERSPECTIVES.values() for short, name in metrics.items()}
 # a group of rank `further` is shown beside the others, but represented by none of its metrics
 REPRESENTATIVES = METRIC_GROUPS.representatives("headline", "proxy")
+# generation metrics that every predictor is related to; the others with the shown metrics only
+HEADLINE_TARGETS = (
+    "generation.fd_*",
+    "generation.fid",
+    "generation.inception_score_*",
+    "generation.fdr6",
+)
+# the metric of each perspective that headline tables show, by short name
+HEADLINE_METRICS = METRIC_GROUPS.representatives("headline")
+# one metric per perspective, as the papers highlight them; what a study lacks is left out
+HEADLINE_FISHER = REPRESENTATIVES["FIR"]
+LATENT_PROXIES = tuple(name for name in REPRESENTATIVES.values() if name != HEADLINE_FISHER)
+HEADLINE = (*LATENT_PROXIES, HEADLINE_FISHER)
+# what the claims compare as well, and the linear probe that LNC approximates
+COMPARED = (*HEADLINE, *METRIC_GROUPS.shown("further"))
+PROBE = "semantics.probe"
+RECONSTRUCTION = "reconstruction.psnr"  # held fixed in partial correlations
 TRAJECTORY = {
     "straightness": "trajectory.straightness",
     "efficiency": "trajectory.efficiency",
     "angle between steps": "trajectory.angle",
 }
+# what is related to every generation metric
+SHOWN_METRICS = (*SHOWN.values(), *TRAJECTORY.values(), PROBE, "reconstruction.*")
+# of fits and as trained models learned them, class-conditional and without classes
+FISHER_PROXIES = tuple(
+    f"fisher.{source}{name}{condition}"
+    for source in ("", "learned_")
+    for name in ("fi", "fir", "mmse_rate", *DEVIATIONS)
+    for condition in ("", "_unconditional")
+)
 _WORDS = (
     ("generation.fd_", "Fréchet distance"),
     ("generation.fid", "FID"),

@@ -1,4 +1,4 @@
-"""The numbers of points, placed where they hide nothing."""
+"""The numbers of points, placed where they cover nothing."""
 
 from collections.abc import Sequence
 
@@ -25,8 +25,8 @@ def number_points(
 ) -> None:
     """Write a short name beside each point of a panel whose size and limits are final.
 
-    Each name takes the first of eight places around its point that is inside the panel and
-    touches neither a point nor a name; a name that finds none is left out.
+    Each name takes the first of eight positions around its point that is inside the panel and
+    touches neither a point nor a name; if there is none, the name is omitted.
 
     Args:
         axis: the panel. x, y: (N,) coordinates. names: (N,) texts.
@@ -37,9 +37,9 @@ def number_points(
         return
     axis.autoscale_view()  # the limits that drawing would set
     size = 72 * panel_size(axis)
-    places = np.vstack([np.column_stack([x, y]), np.reshape(beside, (-1, 2))])
-    places = axis.transAxes.inverted().transform(axis.transData.transform(places))
-    points = places * size  # (N + M, 2) in points from the lower left corner
+    positions = np.vstack([np.column_stack([x, y]), np.reshape(beside, (-1, 2))])
+    positions = axis.transAxes.inverted().transform(axis.transData.transform(positions))
+    points = positions * size  # (N + M, 2) in points from the lower left corner
     radii = np.full(len(points), RADIUS)
     radii[: len(names)] = radius
     taken = np.empty((0, 4))  # left, bottom, right, top of names
@@ -102,20 +102,20 @@ def number_ends(axis: Axes, y: ArrayLike, names: Sequence[str]) -> None:
 
 
 def _spread(wanted: np.ndarray, step: float) -> np.ndarray:
-    """Move ascending places apart until they differ by a step, none above 1 if they fit."""
-    places = wanted.copy()
-    for k in range(1, len(places)):
-        places[k] = max(places[k], places[k - 1] + step)
-    places[-1:] = np.minimum(places[-1:], 1)
-    for k in range(len(places) - 2, -1, -1):
-        places[k] = min(places[k], places[k + 1] - step)
-    return places
+    """Move ascending positions apart until they differ by a step, none above 1 if they fit."""
+    positions = wanted.copy()
+    for k in range(1, len(positions)):
+        positions[k] = max(positions[k], positions[k - 1] + step)
+    positions[-1:] = np.minimum(positions[-1:], 1)
+    for k in range(len(positions) - 2, -1, -1):
+        positions[k] = min(positions[k], positions[k + 1] - step)
+    return positions
 
 
 def _free(
     box: np.ndarray, points: np.ndarray, radii: np.ndarray, taken: np.ndarray, size: np.ndarray
 ) -> bool:
-    """Say whether a box is inside the panel and touches no marker and no other box."""
+    """Return whether a box is inside the panel and touches no marker and no other box."""
     if (box[:2] < 0).any() or (box[2:] > size).any():
         return False
     nearest = np.clip(points, box[:2], box[2:])

@@ -1,50 +1,50 @@
-"""What a table of measurements holds: its panels, and a metric beside a target in each."""
+"""The panels of a table of measurements, and a metric paired with a target in each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
-from os import PathLike
 
 import numpy as np
 import pandas as pd
 
+from diffusability.analysis.catalogue import HEADLINE_TARGETS
 from diffusability.analysis.pairing import IDENTITY, Runs, pair
-from diffusability.analysis.schema import check_measurements
-from diffusability.errors import MeasurementError
+from diffusability.study.tables import BEST
 
 GENERATION = "generation."
 CURVE = ".curve_"
 ALL_FAMILIES = "all"
+Guidance = float | str | None
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One group of generation results that are compared with each other.
+    """The generation results of one target, backbone and guidance scale.
 
     Attributes:
         target: generation metric.
         backbone: diffusion network; empty where the target is measured on the tokenizer itself.
-        cfg: guidance scale; None means every tokenizer at its own best scale.
+        guidance: guidance scale; `BEST`: that of each tokenizer; None where none applies.
     """
 
     target: str
     backbone: str
-    cfg: float | None
+    guidance: Guidance
 
     @property
     def labels(self) -> dict[str, object]:
-        """The panel as columns of a result table; an empty ``cfg`` is the best scale of each."""
-        cfg = np.nan if self.cfg is None else self.cfg
-        return {"target": self.target, "backbone": self.backbone, "cfg": cfg}
+        """The panel as columns of a result table."""
+        return {"target": self.target, "backbone": self.backbone, "guidance": self.guidance}
 
 
 @dataclass(frozen=True)
 class Cells:
-    """A metric beside a target, one row a tokenizer, and everything that could not be paired.
+    """A metric beside a target, one row per tokenizer, and everything that could not be paired.
 
     Attributes:
-        rows: tokenizer, family, cluster, cfg, x, y, x_stderr, y_stderr, stderr_of (where y_stderr
-            comes from: ``tokenizer seeds``, ``diffusion seeds`` or ``measurement``),
+        rows: tokenizer, family, cluster, guidance, x, y, x_stderr, y_stderr, stderr_of (what
+            y_stderr is over: ``tokenizer seeds``, ``diffusion seeds`` or ``measurement``),
             tokenizer_seeds, runs (diffusion runs behind y).
         runs: tokenizer, tokenizer_seed, seed, x, y: the runs behind those means.
         missing: tokenizer, family, cluster, excluded (the tokenizer has no row), reason.
@@ -80,13 +80,14 @@ class Cells:
             shown = ", ".join(out[:5]) + (", ..." if len(out) > 5 else "")
             notes.append(f"{len(out)} of {len(out) + len(self.rows)} tokenizers left out: {shown}")
         if len(partial):
-            names = ", ".join(dict.fromkeys(partial))
-            notes.append(f"{len(partial)} unpaired runs left out of the means of: {names}")
+            names = list(dict.fromkeys(partial))
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            notes.append(f"{len(partial)} unpaired runs left out of the means of: {shown}")
         return "; ".join(notes)
 
 
 class Measured:
-    """A checked tidy table with what is looked up in it again and again: metrics, pairings.
+    """A checked table of measurements, with its metrics and pairings indexed.
 
     Every function of the analysis takes a table or a ``Measured``; passing one ``Measured`` to
     several saves pairing the same metric and target anew. The table must not be changed.
@@ -97,9 +98,10 @@ class Measured:
         self.table = table
         self.tokenizers = table[IDENTITY].drop_duplicates("tokenizer").reset_index(drop=True)
         self.metrics = list(dict.fromkeys(table["metric"]))
-        self.families = [ALL_FAMILIES, *dict.fromkeys(table["family"])]
+        families = list(dict.fromkeys(table["family"]))
+        self.families = [ALL_FAMILIES, *families] if len(families) > 1 else families
         self._runs: dict[str, dict[str, Runs]] = {}
-        self._cells: dict[tuple[str, str, str, float | None], Cells] = {}
+        self._cells: dict[tuple[str, str, str, Guidance], Cells] = {}
         self._best: dict[tuple[str, str], tuple[dict[str, float], str]] = {}
 
     @classmethod
@@ -121,9 +123,9 @@ class Measured:
     def runs(self, metric: str) -> dict[str, Runs]:
         """Return the runs of a metric by backbone (empty: of the tokenizer itself)."""
         if metric not in self._runs and metric in self.rows:
-            place = {name: k for k, name in enumerate(self.tokenizers["tokenizer"])}
+            optimum = {name: k for k, name in enumerate(self.tokenizers["tokenizer"])}
             parts = self.rows[metric].groupby("backbone", sort=False)
-            self._runs[metric] = {str(name): Runs.of(part, place) for name, part in parts}
+            self._runs[metric] = {str(name): Runs.of(part, optimum) for name, part in parts}
         return self._runs.get(metric, {})
 
     def best_guidance(self, target: str, backbone: str) -> tuple[dict[str, float], str]:
@@ -133,35 +135,15 @@ class Measured:
             self._best[key] = _best_guidance(self, target, backbone)
         return self._best[key]
 
-    def cells(self, metric: str, target: str, backbone: str, cfg: float | None) -> Cells:
+    def cells(self, metric: str, target: str, backbone: str, guidance: Guidance) -> Cells:
         """Return ``cells`` of the table, computed once."""
-        key = (metric, target, backbone, cfg)
+        key = (metric, target, backbone, guidance)
         if key not in self._cells:
-            self._cells[key] = _cells(self, metric, target, backbone, cfg)
+            self._cells[key] = _cells(self, metric, target, backbone, guidance)
         return self._cells[key]
 
 
 Table = pd.DataFrame | Measured
-
-
-def read_measurements(path: str | PathLike[str]) -> pd.DataFrame:
-    """Read the tidy table of one study from CSV and check it.
-
-    Args:
-        path: CSV file with the columns of ``COLUMNS``, in any order.
-
-    Returns:
-        The table with checked columns and types (see ``check_measurements``).
-
-    Raises:
-        MeasurementError: the file is absent or is not the table of one study.
-    """
-    try:
-        # text first: an empty cell of a number is missing, but a tokenizer may be called "nan"
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise MeasurementError(f"{path}: cannot be read as a table: {error}") from error
-    return check_measurements(frame, str(path))
 
 
 def targets(table: Table) -> list[str]:
@@ -169,30 +151,44 @@ def targets(table: Table) -> list[str]:
     return [m for m in Measured.of(table).metrics if m.startswith(GENERATION)]
 
 
+def headline_targets(table: Table) -> list[str]:
+    """Return the generation metrics that every predictor is related to (``HEADLINE_TARGETS``)."""
+    return matching(targets(table), HEADLINE_TARGETS)
+
+
+def matching(names: Sequence[str], patterns: Iterable[str]) -> list[str]:
+    """Return the names that match shell patterns, in the patterns' order."""
+    found = [name for pattern in patterns for name in names if fnmatchcase(name, pattern)]
+    return list(dict.fromkeys(found))
+
+
 def predictors(table: Table) -> list[str]:
-    """Return what generation may be predicted from: every other metric that is not a curve."""
+    """Return the metrics that may predict generation: all others that are not curves."""
     names = Measured.of(table).metrics
     return [m for m in names if not m.startswith(GENERATION) and CURVE not in m]
 
 
 def families(table: Table) -> list[str]:
-    """Return ``ALL_FAMILIES`` and then each family, in the order of the table."""
+    """Return every family in the order of the table, after ``ALL_FAMILIES`` if they are several."""
     return Measured.of(table).families
 
 
-def panels(table: Table) -> Iterator[Panel]:
+def panels(table: Table, of: Sequence[str] | None = None) -> Iterator[Panel]:
     """Yield every target, backbone and guidance scale, then each tokenizer's best scale.
 
     The best scale is a panel of its own only where there are several scales to choose from.
+
+    Args:
+        table: a checked tidy table. of: targets, by default every generation metric.
     """
     table = Measured.of(table)
-    for target in targets(table):
+    for target in targets(table) if of is None else of:
         for backbone, of_target in table.rows[target].groupby("backbone", sort=False):
-            scales = sorted(of_target["cfg"].dropna().unique())
-            for scale in scales:
-                yield Panel(target, str(backbone), float(scale))
+            scales = sorted(of_target["guidance"].dropna().unique())
+            for guidance in scales:
+                yield Panel(target, str(backbone), float(guidance))
             if len(scales) > 1:
-                yield Panel(target, str(backbone), None)
+                yield Panel(target, str(backbone), BEST)
 
 
 def higher_is_better(table: Table, metric: str) -> bool | None:
@@ -209,7 +205,7 @@ def expected_sign(table: Table, metric: str, target: str) -> int | None:
     return 1 if x == y else -1
 
 
-def cells(table: Table, metric: str, target: str, backbone: str, cfg: float | None) -> Cells:
+def cells(table: Table, metric: str, target: str, backbone: str, guidance: Guidance) -> Cells:
     """Pair a metric with a target over every tokenizer of a table.
 
     Runs are matched before they are averaged: only tokenizer seeds that have both numbers count,
@@ -222,18 +218,18 @@ def cells(table: Table, metric: str, target: str, backbone: str, cfg: float | No
         metric: the number on the x axis.
         target: the number on the y axis, usually ``generation.*``.
         backbone: diffusion network of the target; empty if the target is a tokenizer's metric.
-        cfg: guidance scale; None takes each tokenizer at the scale with its best mean target
-            (ignored for an empty backbone).
+        guidance: guidance scale; `BEST` takes each tokenizer at the scale with its best mean
+            target; None where none applies.
 
     Returns:
         Paired rows, the runs behind them, and what could not be paired with the reason. Standard
         errors come from repeated seeds where there are any, else from the measurement.
     """
-    return Measured.of(table).cells(metric, target, backbone, cfg)
+    return Measured.of(table).cells(metric, target, backbone, guidance)
 
 
-def _cells(table: Measured, metric: str, target: str, backbone: str, cfg: float | None) -> Cells:
-    y, problem = _target_runs(table, target, backbone, cfg)
+def _cells(table: Measured, metric: str, target: str, backbone: str, guidance: Guidance) -> Cells:
+    y, problem = _target_runs(table, target, backbone, guidance)
     x, by_run = _metric_runs(table, metric, backbone)
     if by_run:
         x = x.at_scales_of(y)
@@ -256,29 +252,31 @@ def _best_guidance(table: Measured, target: str, backbone: str) -> tuple[dict[st
         return {}, f"{target} has no direction, so no guidance scale is best"
     rows = table.rows[target]
     chosen = rows[(rows["backbone"] == backbone) & rows["value"].notna()]
-    trained = chosen.groupby(["tokenizer", "cfg", "tokenizer_seed"], sort=True)["value"].mean()
-    means = trained.groupby(level=["tokenizer", "cfg"]).mean()
+    trained = chosen.groupby(["tokenizer", "guidance", "tokenizer_seed"], sort=True)["value"].mean()
+    means = trained.groupby(level=["tokenizer", "guidance"]).mean()
     by_tokenizer = means.groupby(level="tokenizer")
-    places = by_tokenizer.idxmax() if better else by_tokenizer.idxmin()
-    return {str(tokenizer): float(scale) for tokenizer, scale in places}, ""
+    optima = by_tokenizer.idxmax() if better else by_tokenizer.idxmin()
+    return {str(tokenizer): float(scale) for tokenizer, scale in optima}, ""
 
 
 def _target_runs(
-    table: Measured, target: str, backbone: str, cfg: float | None
+    table: Measured, target: str, backbone: str, guidance: Guidance
 ) -> tuple[Runs, str]:
     """Return the target's runs, and why there can be none (empty where there can)."""
     runs = table.runs(target).get(backbone, Runs.empty())
     if not backbone:
         return runs, ""
-    if cfg is not None:
-        return runs.where(runs.cfg == cfg), ""
+    if guidance is None:
+        return runs.where(np.isnan(runs.guidance)), ""
+    if guidance != BEST:
+        return runs.where(runs.guidance == guidance), ""
     best, problem = table.best_guidance(target, backbone)
     scale = table.tokenizers["tokenizer"].map(best).to_numpy(float)
-    return runs.where(runs.cfg == scale[runs.tokenizer]), problem
+    return runs.where(runs.guidance == scale[runs.tokenizer]), problem
 
 
 def _metric_runs(table: Measured, metric: str, backbone: str) -> tuple[Runs, bool]:
-    """Return the metric's runs, and whether it is measured once a diffusion run."""
+    """Return the metric's runs, and whether it is measured once per diffusion run."""
     by_backbone = table.runs(metric)
     by_run = any(by_backbone)
     return by_backbone.get(backbone if by_run else "", Runs.empty()), by_run

@@ -1,4 +1,4 @@
-"""The command line that the scripts of tables, figures and report share."""
+"""The command line of the scripts that work on a whole study: tables, figures, report."""
 
 import argparse
 import json
