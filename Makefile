@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 CORES ?= all
 READY := $(VENV)/.installed
 
-.PHONY: study test test-all test-slurm test-slow lint bench simulate clean
+.PHONY: study test test-all test-slurm test-slow lint docs bench simulate clean
 
 study: $(READY)
-	@$(BIN)/snakemake --cores $(CORES) --scheduler greedy --rerun-incomplete --show-failed-logs --quiet rules
+	@$(BIN)/snakemake --cores $(CORES) --scheduler greedy --quiet rules
 	@$(BIN)/diffusability show
 
 # what every change must pass, in minutes: the smoke study to its report, invalidation, resuming
@@ -34,6 +34,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
+
+# the documentation site in site/, built without a network; a broken link or name is an error
+docs: $(READY)
+	$(BIN)/mkdocs build --strict --quiet
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.study

@@ -34,13 +34,8 @@ def build_encoder(spec: Spec, data: ImageSet) -> ConvEncoder:
 
     Only one that was trained to name classes has class logits.
     """
-    return ConvEncoder(
-        image_channels=data.images.shape[1],
-        width=spec.width,
-        features=spec.features,
-        factor=spec.factor,
-        num_classes=data.num_classes if isinstance(spec, SupervisedEncoder) else 0,
-    )
+    classes = data.num_classes if isinstance(spec, SupervisedEncoder) else 0
+    return ConvEncoder(spec, data.images.shape[1], classes)
 
 
 def load_encoder(folder: Path, data: ImageSet, device: str) -> Encoder:
@@ -56,5 +51,5 @@ def load_encoder(folder: Path, data: ImageSet, device: str) -> Encoder:
         space = RepresentationEncoder.model_validate(entry).model
         return load_representation(space, state).to(device)
     model = build_encoder(trained_spec(entry), data)
-    model.load_state_dict(state)
+    model.load_state_dict(state, assign=True)
     return model.to(device).eval().requires_grad_(False)

@@ -14,16 +14,18 @@ from diffusability.data.folder_index import build_index
 from diffusability.data.images import ImageSet
 from diffusability.data.load import INDEX, load_spec
 from diffusability.errors import DataError
-from diffusability.study.dataset import FolderDataset
+from diffusability.stages.inputs import Inputs
+from diffusability.study.dataset import DatasetSpec, FolderDataset
 
 
-def make(job: Job, folder: Path) -> None:
+def make(inputs: Inputs, spec: DatasetSpec, out: Path) -> None:
     """Write manifest.json: counts by class and split, image shape, and a hash of it all.
 
     Of an image folder also index.json, the files by name.
     """
-    if job.spec["kind"] == "folder":
-        data, notes = _index_folder(job, folder)
+    job = inputs.job
+    if isinstance(spec, FolderDataset):
+        data, notes = _index_folder(job, spec, out)
     else:
         data = load_spec(dict(job.spec))
         everything = data.masks[slice(None)]
@@ -33,7 +35,7 @@ def make(job: Job, folder: Path) -> None:
         for split in ("train", "val")
     }
     write_json(
-        folder / "manifest.json",
+        out / "manifest.json",
         {
             "spec": dict(job.spec),
             "images": len(data.labels),
@@ -45,16 +47,16 @@ def make(job: Job, folder: Path) -> None:
     )
 
 
-def _index_folder(job: Job, folder: Path) -> tuple[ImageSet, dict[str, Any]]:
+def _index_folder(job: Job, spec: FolderDataset, out: Path) -> tuple[ImageSet, dict[str, Any]]:
     """Write index.json; return the images and what the manifest says of a folder alone."""
     places = {
         key: os.path.abspath(job.local[key]) for key in ("path", "masks") if job.local.get(key)
     }
-    spec = FolderDataset.model_validate({**job.spec, **places})
+    spec = FolderDataset.model_validate({**spec.canonical(), **places})
     indexed = build_index(spec, torch.get_num_threads())
     digest = indexed.index.digest()
     _refuse_other_images(job, spec, digest)
-    write_bytes(folder / INDEX, indexed.index.to_json().encode())
+    write_bytes(out / INDEX, indexed.index.to_json().encode())
     notes = {
         "sha256": digest,
         "foreground_share": indexed.foreground_share,

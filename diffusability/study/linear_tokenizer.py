@@ -41,8 +41,8 @@ class LinearTokenizer(Spec):
             return f"source {self.source} has the image's channels, {image_channels}"
         if self.channels > (entries := image_channels * self.factor**2):
             return (
-                f"{self.channels} channels a cell of {self.factor} x {self.factor} pixels are more "
-                f"than the {entries} entries of those pixels: an isometry cannot have more "
+                f"{self.channels} channels per cell of {self.factor} x {self.factor} pixels are "
+                f"more than the {entries} entries of those pixels: an isometry cannot have more "
                 "dimensions than the image"
             )
         return None

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from diffusability.study.backbone import LightningDiTBackbone, SiTBackbone, UNetBackbone
+from diffusability.study.backbone import BACKBONES
 from diffusability.study.dataset import DigitsDataset, FolderDataset, ShapesDataset
 from diffusability.study.encoder import (
     ContrastiveEncoder,
@@ -20,25 +20,9 @@ from diffusability.study.encoder import (
 from diffusability.study.linear_tokenizer import LINEAR_SOURCES, LinearTokenizer
 from diffusability.study.merge import merge
 from diffusability.study.names import INCEPTION, INCEPTION_SPATIAL
-from diffusability.study.network import (
-    ConvNetwork,
-    HierarchicalNetwork,
-    VectorNetwork,
-    VitNetwork,
-)
+from diffusability.study.network import NETWORKS, HierarchicalNetwork
 from diffusability.study.problems import Problems
-from diffusability.study.regularizer import (
-    Baseline,
-    Eq,
-    Gpe,
-    Lcr,
-    Lmr,
-    Mae,
-    Mcos,
-    McosMdms,
-    Mdms,
-    Repa,
-)
+from diffusability.study.regularizer import REGULARIZERS
 from diffusability.study.sizes import check_sizes
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import ExternalTokenizer, LevelTokenizer, TokenizerSpec
@@ -63,29 +47,6 @@ UNTRAINED: dict[str, type[BaseModel]] = {
     "level": LevelTokenizer,
 }
 LEVEL_KEYS = ("source", "of", "factor")
-NETWORKS: dict[str, type[BaseModel]] = {
-    "conv": ConvNetwork,
-    "vit": VitNetwork,
-    "vector": VectorNetwork,
-    "hierarchical": HierarchicalNetwork,
-}
-REGULARIZERS: dict[str, type[BaseModel]] = {
-    "baseline": Baseline,
-    "repa": Repa,
-    "mcos": Mcos,
-    "mdms": Mdms,
-    "mcos+mdms": McosMdms,
-    "eq": Eq,
-    "lcr": Lcr,
-    "lmr": Lmr,
-    "mae": Mae,
-    "gpe": Gpe,
-}
-BACKBONES: dict[str, type[BaseModel]] = {
-    "sit": SiTBackbone,
-    "lightningdit": LightningDiTBackbone,
-    "unet": UNetBackbone,
-}
 TOKENIZER_PARTS = ("network", "objective", "train")
 
 
@@ -235,8 +196,11 @@ def _check_names(study: Study, problems: Problems) -> None:
         problems.unknown("select.dataset", select.dataset, "dataset", study.datasets)
     _check_list("select.tokenizers", select.tokenizers, "tokenizer", study.tokenizers, problems)
     _check_list("select.backbones", select.backbones, "backbone", study.backbones, problems)
-    if "geometry" in select.metrics and study.metrics.geometry is None:
-        problems.add("select.metrics", "`geometry` is not declared; add `geometry: {}` to metrics")
+    for name in () if select.metrics == "all" else select.metrics:
+        if name not in study.metrics.groups:
+            problems.add(
+                "select.metrics", f"`{name}` is not declared; add `{name}: {{}}` to metrics"
+            )
     _check_list("select.repeats", select.repeats, "tokenizer", study.tokenizers, problems)
     keys: dict[str, tuple[str, Use]] = {
         "encoder": ("encoder", "alignment"),
@@ -246,13 +210,13 @@ def _check_names(study: Study, problems: Problems) -> None:
         for role, encoder in spec.encoders.items():
             key, use = keys[role]
             _check_encoder(f"tokenizers.{name}.{key}", encoder, use, study, problems)
-    for metric in ("continuity", "reconstruction", "generation"):
-        extractor = getattr(study.metrics, metric).extractor
-        _check_encoder(f"metrics.{metric}.extractor", extractor, "features", study, problems)
+    uses: dict[str, Use] = {"extractor": "features", "lpips": "lpips"}
+    for metric, options in study.metrics.groups.items():
+        for role, encoder in options.encoders.items():
+            _check_encoder(f"metrics.{metric}.{role}", encoder, uses[role], study, problems)
+    extractor = study.metrics.generation.extractor
+    _check_encoder("metrics.generation.extractor", extractor, "features", study, problems)
     _check_fdr6(study, problems)
-    lpips = study.metrics.reconstruction.lpips
-    if lpips is not None:
-        _check_encoder("metrics.reconstruction.lpips", lpips, "lpips", study, problems)
     _check_inception(study, problems)
     reference = study.metrics.fisher.reference
     if reference is not None and reference not in study.tokenizers:

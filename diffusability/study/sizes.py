@@ -2,7 +2,6 @@
 
 from diffusability.study.encoder import LpipsEncoder, MaskedEncoder
 from diffusability.study.linear_tokenizer import LinearTokenizer
-from diffusability.study.network import HierarchicalNetwork, VectorNetwork
 from diffusability.study.problems import Problems
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import TokenizerSpec
@@ -58,14 +57,6 @@ def _check_network(name: str, study: Study, problems: Problems) -> None:
             problems.add(f"tokenizers.{name}.channels", problem)
         return
     network = getattr(spec, "network", None)
-    if isinstance(network, VectorNetwork) and data.size % network.reduction:
-        problems.add(
-            f"tokenizers.{name}.network.multipliers",
-            f"{len(network.multipliers)} strided convolutions do not halve the image size "
-            f"{data.size} evenly",
-        )
-    if isinstance(network, HierarchicalNetwork) and data.size % network.levels[-1]:
-        problems.add(
-            f"tokenizers.{name}.network.levels",
-            f"{network.levels[-1]} does not divide the image size {data.size}",
-        )
+    if network is not None:
+        for key, reason in network.misfits(data.size):
+            problems.add(f"tokenizers.{name}.network.{key}", reason)

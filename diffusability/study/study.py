@@ -1,31 +1,23 @@
 """The study as a whole: everything that is declared, and the selection that is run."""
 
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from diffusability.study.backbone import BackboneSpec, SamplingSpec
 from diffusability.study.dataset import DatasetSpec
 from diffusability.study.encoder import EncoderSpec
-from diffusability.study.metrics import MetricsSpec
+from diffusability.study.metric_group import MetricOptions
+from diffusability.study.metrics import METRIC_GROUPS, MetricsSpec
 from diffusability.study.names import EncoderName, Name
 from diffusability.study.spec import Spec
 from diffusability.study.tokenizer import EncodingSpec, TokenizerEntry
 
 SeedList = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
-Perspective = Literal[
-    "velocity",
-    "semantics",
-    "spatial",
-    "smoothness",
-    "continuity",
-    "uniformity",
-    "equivariance",
-    "reconstruction",
-    "geometry",
-    "fisher",
-]
-PERSPECTIVES: tuple[Perspective, ...] = get_args(Perspective)
+if TYPE_CHECKING:
+    MetricName = str
+else:
+    MetricName = Literal[tuple(METRIC_GROUPS)]
 
 
 class Repeat(Spec):
@@ -41,7 +33,7 @@ class Selection(Spec):
     dataset: Name
     tokenizers: Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1)] = "all"
     backbones: Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1)] = "all"
-    metrics: Literal["all"] | Annotated[tuple[Perspective, ...], Field(min_length=1)] = "all"
+    metrics: Literal["all"] | Annotated[tuple[MetricName, ...], Field(min_length=1)] = "all"
     tokenizer_seeds: SeedList = (0,)
     seeds: SeedList = Field((0,), description="seeds of the diffusion models")
     repeats: dict[Name, Repeat] = Field({}, description="further seeds, by tokenizer")
@@ -94,23 +86,20 @@ class Study(Spec):
     @property
     def used_encoders(self) -> tuple[str, ...]:
         """Names of the encoders that the selection needs, each once."""
-        metrics = self.metrics
-        chosen = self.selected_perspectives
+        chosen = self.selected_metrics.values()
         names = [n for t in self.selected_tokenizers for n in self.tokenizers[t].encoders.values()]
-        names += [metrics.continuity.extractor] if "continuity" in chosen else []
-        names += [metrics.reconstruction.extractor] if "reconstruction" in chosen else []
-        if "reconstruction" in chosen and metrics.reconstruction.lpips is not None:
-            names.append(metrics.reconstruction.lpips)
+        names += [name for options in chosen for name in options.encoders.values()]
         if self.selected_backbones:
-            names += [metrics.generation.extractor, *(metrics.generation.fdr6 or ())]
+            generation = self.metrics.generation
+            names += [generation.extractor, *(generation.fdr6 or ())]
         return tuple(dict.fromkeys(names))
 
     @property
-    def selected_perspectives(self) -> tuple[Perspective, ...]:
-        """Perspectives that are measured on the latents."""
+    def selected_metrics(self) -> dict[str, MetricOptions]:
+        """Options of the metric groups that are measured on the latents, by name."""
         chosen = self.select.metrics
-        declared = [p for p in PERSPECTIVES if getattr(self.metrics, p) is not None]
-        return tuple(p for p in declared if chosen == "all" or p in chosen)
+        groups = self.metrics.groups
+        return {n: options for n, options in groups.items() if chosen == "all" or n in chosen}
 
     @property
     def first_seeds(self) -> tuple[int, int]:

@@ -7,153 +7,64 @@ from safetensors.torch import load_file
 
 from diffusability.artifacts.card import read_card
 from diffusability.data.images import ImageSet
+from diffusability.errors import StudyError
 from diffusability.study.linear_tokenizer import LINEAR_SOURCES
 from diffusability.study.linear_tokenizer import LinearTokenizer as LinearSpec
-from diffusability.study.network import (
-    ConvNetwork,
-    HierarchicalNetwork,
-    Network,
-    NetworkSpec,
-    VectorNetwork,
-)
-from diffusability.study.regularizer import Eq, Lcr, Lmr, Mae, Mcos, McosMdms, Mdms, Repa
-from diffusability.study.tokenizer import ObjectiveSpec, TokenizerSpec
-from diffusability.tokenizers.conv import ConvAutoencoder
+from diffusability.study.network import NETWORKS, ImageShape, Network, NetworkSpec
+from diffusability.study.regularizer import REGULARIZERS
+from diffusability.study.tokenizer import TokenizerSpec
 from diffusability.tokenizers.external import load_autoencoder
-from diffusability.tokenizers.hierarchical import HierarchicalAutoencoder
 from diffusability.tokenizers.interface import Tokenizer
-from diffusability.tokenizers.linear import (
-    HaarTokenizer,
-    LinearTokenizer,
-    PermutationTokenizer,
-    PixelTokenizer,
-    ProjectionTokenizer,
-)
-from diffusability.tokenizers.objective import Objective
-from diffusability.tokenizers.regularizers.eq import Equivariance
+from diffusability.tokenizers.linear import build_linear
 from diffusability.tokenizers.regularizers.interface import Regularizer
-from diffusability.tokenizers.regularizers.lcr import LocalCorrelation
-from diffusability.tokenizers.regularizers.lmr import LatentMasking
-from diffusability.tokenizers.regularizers.mae import ImageMasking
-from diffusability.tokenizers.regularizers.mcos import MarginalCosine
-from diffusability.tokenizers.regularizers.mdms import MarginalDistance
-from diffusability.tokenizers.regularizers.repa import RepresentationAlignment
-from diffusability.tokenizers.regularizers.vision_alignment import VisionAlignment
-from diffusability.tokenizers.vector import VectorAutoencoder
-from diffusability.tokenizers.vit import VitAutoencoder
 
 
 def build_tokenizer(spec: Network, image_channels: int, size: int) -> Tokenizer:
-    """Return the network of an entry for images of `size` pixels; its weights are not yet drawn."""
-    if isinstance(spec, ConvNetwork):
-        return ConvAutoencoder(
-            image_channels=image_channels,
-            latent_channels=spec.channels,
-            width=spec.width,
-            multipliers=spec.multipliers,
-            encoder_blocks=spec.encoder_blocks,
-            decoder_blocks=spec.decoder_blocks,
-            attention=spec.attention,
-        )
-    if isinstance(spec, VectorNetwork):
-        return VectorAutoencoder(
-            image_channels=image_channels,
-            size=size,
-            latent_channels=spec.channels,
-            factor=spec.factor,
-            width=spec.width,
-            multipliers=spec.multipliers,
-        )
-    if isinstance(spec, HierarchicalNetwork):
-        return HierarchicalAutoencoder(
-            image_channels=image_channels,
-            latent_channels=spec.channels,
-            levels=spec.levels,
-            factor=spec.factor,
-            width=spec.width,
-            blocks=spec.blocks,
-        )
-    return VitAutoencoder(
-        image_channels=image_channels,
-        latent_channels=spec.channels,
-        patch=spec.factor,
-        grid=size // spec.factor,
-        width=spec.width,
-        depth=spec.depth,
-        heads=spec.heads,
-    )
+    """Return the network of an entry for images of `size` pixels; its weights are not yet drawn.
 
-
-def build_linear(spec: LinearSpec, image_channels: int, size: int) -> LinearTokenizer:
-    """Return the linear map of an entry; permutations and projections are not yet drawn."""
-    match spec.source:
-        case "pixels":
-            return PixelTokenizer(image_channels)
-        case "haar":
-            return HaarTokenizer(image_channels, spec.factor)
-        case "permuted-pixels" | "permuted-positions":
-            positions = spec.source == "permuted-positions"
-            return PermutationTokenizer(image_channels, size, positions)
-    return ProjectionTokenizer(image_channels, size, spec.channels, spec.factor)
+    Raises:
+        StudyError: the network does not fit the size of the images.
+    """
+    for key, reason in spec.misfits(size):
+        raise StudyError(f"network {spec.arch}: {key}: {reason}")
+    network: Tokenizer = NETWORKS.code(spec)(spec, ImageShape(image_channels, size))
+    return network
 
 
 def build_regularizer(spec: TokenizerSpec, feature_channels: int | None) -> Regularizer:
-    """Return the regularizer of an entry; `feature_channels` are those of its encoder, if any."""
-    chosen, latent = spec.regularizer, spec.network.channels
-    features = feature_channels or 0
-    match chosen:
-        case Repa():
-            return RepresentationAlignment(latent, features, chosen.hidden, chosen.weight)
-        case Mcos():
-            cosine = MarginalCosine(chosen.cosine_margin)
-            return VisionAlignment(latent, features, (cosine,), chosen.weight)
-        case Mdms():
-            distances = MarginalDistance(chosen.distance_margin)
-            return VisionAlignment(latent, features, (distances,), chosen.weight)
-        case McosMdms():
-            cosine = MarginalCosine(chosen.cosine_margin)
-            distances = MarginalDistance(chosen.distance_margin)
-            return VisionAlignment(latent, features, (cosine, distances), chosen.weight)
-        case Eq():
-            return Equivariance(chosen.operators, chosen.probability, chosen.prior_probability)
-        case Lcr():
-            return LocalCorrelation(chosen.weight, chosen.threshold, chosen.factor)
-        case Lmr():
-            return LatentMasking(latent, chosen.probabilities, chosen.shared)
-        case Mae():
-            return ImageMasking(chosen.ratio)
-    return Regularizer()
+    """Return the regularizer of an entry; `feature_channels` are those of its encoder, if any.
 
-
-def build_objective(spec: ObjectiveSpec) -> Objective:
-    """Return the weights of Eq. 12 of an entry."""
-    return Objective(
-        l1=spec.l1,
-        mse=spec.mse,
-        perceptual=spec.perceptual,
-        gan=spec.gan,
-        kl=spec.kl,
-        kl_warmup=spec.kl_warmup,
-        kl_balance=spec.kl_balance,
-        reduction=spec.reduction,
-        gan_start=spec.gan_start,
-    )
+    Raises:
+        TypeError: what the entry's method is declared with is no regularizer of a training step.
+    """
+    code = REGULARIZERS.code(spec.regularizer)
+    if not (isinstance(code, type) and issubclass(code, Regularizer)):
+        raise TypeError(f"method {spec.regularizer.method} is trained by a stage of its own")
+    return code(spec.regularizer, spec.network.channels, feature_channels or 0)
 
 
 def load_tokenizer(folder: Path, data: ImageSet, device: str) -> Tokenizer:
-    """Return the tokenizer of a verified artifact, frozen, in evaluation mode."""
+    """Return the tokenizer of a verified artifact, frozen, in evaluation mode.
+
+    Raises:
+        StudyError: the artifact is of a source that is not known here.
+    """
     spec = read_card(folder)["spec"]
+    source = spec.get("source")
     image_channels, size = data.images.shape[1], data.images.shape[-1]
     tokenizer: Tokenizer
-    if spec.get("source") in LINEAR_SOURCES:
+    if source in LINEAR_SOURCES:
         tokenizer = build_linear(LinearSpec.model_validate(spec), image_channels, size)
         tokenizer.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
-    elif spec.get("source") == "diffusers":
+    elif source == "diffusers":
         tokenizer = load_autoencoder(folder, image_channels)
-    else:  # trained here, or a level of one that was
+    elif source in (None, "level"):  # trained here, or a level of one that was
         # the encoder entered the artifact by its fingerprint; the network does not depend on it
         tokenizer = build_tokenizer(tokenizer_network(spec["network"]), image_channels, size)
         tokenizer.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
+    else:
+        known = ", ".join(("diffusers", "level", *LINEAR_SOURCES))
+        raise StudyError(f"{folder}: unknown source `{source}` of a tokenizer; known: {known}")
     return tokenizer.to(device).eval().requires_grad_(False)
 
 

@@ -23,7 +23,7 @@ from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior
 
 logger = logging.getLogger(__name__)
 
-# class of diffusers to its module and the key of the widths, one a resolution
+# class of diffusers to its module and the key of the widths, one per resolution
 CLASSES = {
     "AutoencoderKL": ("autoencoder_kl", "block_out_channels"),
     "AutoencoderDC": ("autoencoder_dc", "encoder_block_out_channels"),
@@ -68,7 +68,7 @@ class ExternalAutoencoder(Tokenizer):
         self.deterministic = config["_class_name"] == "AutoencoderDC"
         self._factor = 2 ** (len(config[CLASSES[config["_class_name"]][1]]) - 1)
         shift, scale = latent_convention(config)
-        # not persistent: they follow from the configuration that lies beside the weights
+        # not persistent: they follow from the configuration beside the weights
         self.register_buffer("shift", shift.view(1, -1, 1, 1), persistent=False)  # (1, d, 1, 1)
         self.register_buffer("scale", scale.view(1, -1, 1, 1), persistent=False)  # (1, d, 1, 1)
 
@@ -117,7 +117,7 @@ def latent_convention(config: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
 
     Args:
         config: of diffusers: `scaling_factor`, and where it has them `shift_factor` or
-            `latents_mean` and `latents_std`, one value a channel.
+            `latents_mean` and `latents_std`, one value per channel.
 
     Raises:
         StudyError: if a scale is zero or not finite.

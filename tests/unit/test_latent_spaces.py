@@ -175,7 +175,7 @@ def test_levels_follow_their_network_alone() -> None:
 def test_sizes_that_cannot_be() -> None:
     refused(
         {"tokenizers": {"pca": {"channels": 5}}},
-        "tokenizers.pca.channels: 5 channels a cell of 2 x 2 pixels are more than the 4 entries",
+        "tokenizers.pca.channels: 5 channels per cell of 2 x 2 pixels are more than the 4 entries",
     )
     refused({"tokenizers": {"pixels": {"channels": 3}}}, "has the image's channels, 1")
     refused({"tokenizers": {"pixels": {"factor": 2}}}, "keeps every pixel, so its factor is 1")

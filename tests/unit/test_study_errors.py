@@ -126,7 +126,7 @@ CASES: list[tuple[str, Any, list[str]]] = [
     ("backbones.sit-a.size", "B", ["backbones.sit-a", "already fixes depth, heads, width"]),
     ("backbones.sit-a.class_dropout", 2, ["backbones.sit-a.class_dropout", "less than or equal"]),
     ("sampling.guidance", [0.5], ["sampling.guidance.0", "greater than or equal to 1"]),
-    ("sampling.guidance", [1.0, 1.0], ["sampling", "a guidance scale stands twice"]),
+    ("sampling.guidance", [1.0, 1.0], ["sampling", "duplicate guidance scale"]),
     ("datasets.digits.val_fraction", 1.5, ["datasets.digits.val_fraction", "less than 1"]),
     ("analysis.confidence", 0.1, ["analysis.confidence", "greater than 0.5"]),
     ("name", "My Study", ["name", "pattern"]),

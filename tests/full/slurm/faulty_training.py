@@ -1,4 +1,4 @@
-"""Put in the place of scripts/train_tokenizer.py: the same training, struck as its name says.
+"""Put in place of scripts/make.py: the same training, struck as its name says.
 
 A checkpoint follows every few steps, and each step adds a line with the job's number to the file
 steps/<name>. A fault strikes at one step of the first attempt; the next attempts are left alone.
@@ -65,4 +65,4 @@ def strike(training: Training, name: str) -> None:
 if __name__ == "__main__":
     Training._take_step = take_step  # type: ignore[method-assign]
     Path("steps").mkdir(exist_ok=True)
-    sys.exit(run("tokenizer", __doc__))
+    sys.exit(run(__doc__))

@@ -85,7 +85,7 @@ def workspace(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Wor
     )
     made = card(workspace, "undisturbed")
     workspace.run("snakemake", "-c1", made, "--configfile", "study.yaml", "--show-failed-logs")
-    shutil.copy2(faulty_training.__file__, workspace.path / "scripts" / "train_tokenizer.py")
+    shutil.copy2(faulty_training.__file__, workspace.path / "scripts" / "make.py")
     return workspace
 
 
@@ -207,7 +207,7 @@ def test_a_driver_that_is_killed_and_started_again(
     job = tokenizer(workspace, "orphan").job()
     log = workspace.path / "second.log"
     with log.open("w") as file:
-        script = [sys.executable, "scripts/train_tokenizer.py", "--job", job]
+        script = [sys.executable, "scripts/make.py", "tokenizer", "--job", job]
         second = subprocess.Popen(script, cwd=workspace.path, stdout=file, stderr=file)
     until("the second waits", lambda: f"job {orphan} is making" in log.read_text())
     release(workspace, "orphan")
