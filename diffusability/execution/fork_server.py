@@ -20,15 +20,18 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffusability.execution.fork_client import ADDRESS, STREAMS
+from diffusability.study.figures import FIGURES
+from diffusability.study.stages import STAGES, stage_code
+from diffusability.study.tables import TABLES
 
-# imported before the first fork; a module that is missing is left to the job that needs it
-SHARED = (
+# imported before the first fork, beside the code of all stages, tables and figures; a module that
+# is missing is left to the job that needs it
+LIBRARIES = (
     "torch",
     "numpy",
     "pandas",
@@ -46,21 +49,20 @@ SHARED = (
     "matplotlib.backends.backend_svg",
     "seaborn",
     "safetensors.torch",
-    "PIL.Image",
-    "pydantic",
-    "yaml",
-    "diffusability.stages.command",
 )
 
 
-@contextmanager
-def serving(shared: tuple[str, ...] = SHARED) -> Iterator[dict[str, str]]:
-    """Start a server for the length of the block; yield the environment that leads to it."""
-    server = start(shared)
-    try:
-        yield server.environment
-    finally:
-        server.stop()
+def shared_modules() -> list[str]:
+    """Return the modules that jobs import: libraries, and the code of stages, tables, figures."""
+    stages = [module for stage in STAGES for module in stage_code(stage)]
+    codes = [*(table.code for table in TABLES.values()), *(f.code for f in FIGURES.values())]
+    drawn = [code.partition(":")[0] for code in codes]
+    return list(dict.fromkeys([*LIBRARIES, "diffusability.stages.command", *stages, *drawn]))
+
+
+def share_imports() -> None:
+    """Start a server for the jobs of this process, which end it when this process ends."""
+    os.environ.update(start(shared_modules()).environment)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Server:
         self.process.wait()
 
 
-def start(shared: tuple[str, ...] = SHARED) -> Server:
+def start(shared: Sequence[str]) -> Server:
     """Start a server that lives as long as this process; it imports while this returns."""
     folder = tempfile.mkdtemp(prefix="diffusability-")  # short: a socket's path has 107 bytes
     address = f"{folder}/socket"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusability.execution.fork_server import serving, start
+from diffusability.execution.fork_server import start
 
 HAND_OVER = "from diffusability.execution.fork_client import hand_over\nhand_over()\n"
 
@@ -18,8 +18,9 @@ HAND_OVER = "from diffusability.execution.fork_client import hand_over\nhand_ove
 @pytest.fixture(scope="module")
 def environment() -> Iterator[dict[str, str]]:
     """The environment of scripts that fork from a server which has imported `fractions`."""
-    with serving(("fractions", "no_such_module")) as leads:
-        yield {**os.environ, **leads}
+    server = start(("fractions", "no_such_module"))
+    yield {**os.environ, **server.environment}
+    server.stop()
 
 
 def script(folder: Path, text: str) -> Path:
