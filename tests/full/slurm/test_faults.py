@@ -133,7 +133,7 @@ def test_half_a_checkpoint_falls_back_to_the_one_before(
     cluster: Cluster, struck: Workspace
 ) -> None:
     assert_undisturbed(struck, "half-checkpoint", attempts=2)
-    assert "trying the one before it" in resumed(struck, "half-checkpoint")
+    assert "trying the previous one" in resumed(struck, "half-checkpoint")
     assert redone(struck, "half-checkpoint") == STRIKE % INTERVAL + INTERVAL
 
 
