@@ -196,7 +196,7 @@ def test_impossible_sets_are_refused():
         _found(latents, labels * 0)
     with pytest.raises(MeasurementError, match="class of two images"):
         _found(latents, torch.arange(len(labels)))
-    with pytest.raises(MeasurementError, match="neighbours were asked for"):
+    with pytest.raises(MeasurementError, match="neighbours were requested"):
         _found(latents, labels, neighbours=(48,))
     with pytest.raises(MeasurementError, match="out of range"):
         _found(latents, labels - 1)

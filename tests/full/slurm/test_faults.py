@@ -200,7 +200,7 @@ def test_a_driver_that_is_killed_and_started_again(
     workspace.run("snakemake", "--unlock", "--configfile", "study.yaml")
     refused = workspace.run(*command(target), check=False)
     assert refused.returncode != 0
-    assert "Slurm still holds 1 jobs of an earlier run" in refused.stdout
+    assert "Slurm still has 1 jobs of an earlier run" in refused.stdout
     assert f"scancel {orphan}" in refused.stdout
     assert list(cluster.jobs()) == [orphan]
     # whoever starts the same work all the same waits for it, and does none of it
