@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
-# marks of what is installed: all that a study needs, and what the checks need besides
+# marker files of installations: for studies, and additionally for the checks
 READY := $(VENV)/.installed
 CHECKS := $(VENV)/.installed-dev
 
@@ -16,17 +16,17 @@ study: $(READY)
 	@$(BIN)/snakemake --cores $(CORES) --scheduler greedy --quiet rules
 	@$(BIN)/diffusability show
 
-# what every change must pass, in minutes: the smoke study to its report, invalidation, resuming
+# required for every change, in minutes: the smoke study with its report, invalidation, resuming
 test: lint
 	$(BIN)/pytest tests/unit tests/workflow --numprocesses auto --dist worksteal
 
-# what else a release must pass: the default study, every README command, the documentation, clusters
+# also required for a release: the default study, every README command, the documentation, clusters
 test-all: $(CHECKS)
 	$(BIN)/pytest tests/full --ignore tests/full/slurm
 	@$(MAKE) --no-print-directory docs
 	@$(MAKE) --no-print-directory test-slurm
 
-# a cluster of one node, started in a scratch folder and stopped again, where it can be installed
+# a cluster of one node, started in a scratch folder and stopped again, if it can be installed
 test-slurm: $(CHECKS)
 	@tests/full/slurm/packages.sh
 	$(BIN)/pytest tests/full/slurm -rs
@@ -50,7 +50,7 @@ bench: $(CHECKS)
 	$(BIN)/python -m benchmarks.image_folder
 	$(BIN)/python -m benchmarks.shapes
 
-# every job of the paper's study with stand-ins for its scripts, 2 % of which fail
+# every job of the paper's study with stubs for its scripts, of which 2 % fail
 simulate: $(CHECKS)
 	$(BIN)/python -m benchmarks.simulation
 

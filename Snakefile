@@ -1,10 +1,10 @@
-# Which latent space will a diffusion model learn well, and why: the study as a workflow.
+# The study as a workflow: which latent spaces do diffusion models learn well, and why?
 #
 #   snakemake -c2                                          the default study (config.yaml)
 #   snakemake -c2 --configfile studies/smoke.yaml          another study
 #   snakemake -n --config 'select={tokenizers: [conv-eq]}' a part of it, planned only
 #   snakemake figures -c1                                  every figure, from the tables
-#   snakemake fisher_toy -c2                               Fisher information on toy data, and what it says of the paper's claims
+#   snakemake fisher_toy -c2                               Fisher information on toy data, with verdicts on the paper's claims
 #   snakemake --profile slurm                              on a cluster (slurm/config.yaml)
 from snakemake.utils import min_version
 

@@ -1,4 +1,4 @@
-# From tables to figures: a rule a figure, which differ in nothing but its name.
+# From tables to figures: one rule per figure; they differ only in its name.
 from diffusability.study.targets import FIGURE_NAMES
 
 for figure in FIGURE_NAMES:

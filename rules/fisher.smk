@@ -1,6 +1,6 @@
 # Fisher information on toy data: exact curves, learned ones, one table, three figures. It is a study
-# of its own, studies/fisher_toy.yaml, whatever study the other rules work on; its file is read only
-# when one of these rules is wanted.
+# of its own, studies/fisher_toy.yaml, independent of the study of the other rules; its file is read
+# only if one of these rules is needed.
 from diffusability.study.fisher_toy import FISHER_TOY, toy_plan
 from diffusability.study.targets import FIGURE_FORMATS
 

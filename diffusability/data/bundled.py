@@ -1,6 +1,6 @@
-"""Files that come with scikit-learn, found without importing it.
+"""Files bundled with scikit-learn, found without importing it.
 
-The import takes a second or two of CPU, as long as all else in many jobs of a small study.
+The import takes one or two seconds of CPU, as long as the rest of many jobs of a small study.
 """
 
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ def bundled_file(name: str) -> Path:
     Raises:
         DataError: scikit-learn is not installed, or this version of it has no such file.
     """
-    package = find_spec("sklearn")  # finds a package without running it
+    package = find_spec("sklearn")  # finds a package without importing it
     if package is None or package.origin is None:
         raise DataError("digits and shapes come with scikit-learn, which is not installed")
     file = Path(package.origin).with_name("datasets") / name

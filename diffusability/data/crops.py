@@ -1,7 +1,7 @@
 """ADM's centre crop and random crop of an image, as geometry that also cuts its mask.
 
 Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis (arXiv 2105.05233): halve with a
-box filter while the shorter side is at least twice the wanted one, resize bicubically, cut out.
+box filter while the shorter side is at least twice the target, resize bicubically, crop.
 """
 
 import math
@@ -16,7 +16,7 @@ class Crop:
     """A square of `side` pixels in an image that is first resized to `width` x `height`.
 
     Attributes:
-        shorter: side that the image's shorter side is resized to, in pixels; the halvings follow.
+        shorter: target of the image's shorter side, in pixels; determines the halvings.
         width, height: size of the whole resized image.
         left, top: corner of the square in it.
         side: of the square.
@@ -30,14 +30,14 @@ class Crop:
     side: int
 
     def of_image(self, image: Image.Image) -> Image.Image:
-        """Return the (side, side) cut of an image in 8-bit channels."""
+        """Return the (side, side) crop of an image in 8-bit channels."""
         while min(image.size) >= 2 * self.shorter:
             image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
         # resampling only the square by Pillow's `box` would be faster, but differs by some levels
         return self._cut(image.resize((self.width, self.height), Image.Resampling.BICUBIC))
 
     def of_mask(self, mask: Image.Image) -> Image.Image:
-        """Return the same cut of a mask of the image's size; each pixel is its nearest one."""
+        """Return the same crop of a mask of the image's size, by nearest neighbour."""
         return self._cut(mask.resize((self.width, self.height), Image.Resampling.NEAREST))
 
     def _cut(self, resized: Image.Image) -> Image.Image:
@@ -61,8 +61,8 @@ def random_crop(
         side: of the square.
         smallest: least side of the square as a share of the resized image's shorter side, in
             (0, 1]: the shorter side is drawn from side ... side / smallest. ADM's is 0.8; with 1
-            the size is that of the centre crop and only the place is drawn.
-        generator: source of size and place.
+            the size is that of the centre crop and only the position is drawn.
+        generator: source of size and position.
     """
     shorter = generator.randint(side, math.ceil(side / smallest))
     across, down = _resized(width, height, shorter)

@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits: real scans that come with an ordinary library."""
+"""Scikit-learn's handwritten digits: real scans bundled with the library."""
 
 import numpy as np
 import torch
@@ -10,10 +10,10 @@ from diffusability.data.images import ImageSet, stratified_validation
 from diffusability.study.dataset import DigitsDataset
 from diffusability.study.fingerprint import derive_seed
 
-DIGITS = "data/digits.csv.gz"  # 64 pixels and the label of one scan a line
+DIGITS = "data/digits.csv.gz"  # 64 pixels and the label of one scan per line
 SCAN = 8
 GREY_LEVELS = 16  # the scans count inked pixels in 4 x 4 blocks: 0 ... 16
-INK = 0.25  # a pixel is foreground when it carries a quarter of the full ink
+INK = 0.25  # a pixel is foreground from a quarter of the full ink
 
 
 def load_digits(spec: DigitsDataset) -> ImageSet:

@@ -23,7 +23,7 @@ from diffusability.study.dataset import FolderDataset
 
 @dataclass(frozen=True)
 class IndexedFile:
-    """Reads files that an index names, and notices when they are no longer those.
+    """Reads indexed files, and detects files changed since indexing.
 
     Attributes:
         root: folder that the names are relative to.
@@ -37,13 +37,13 @@ class IndexedFile:
         """Return the picture in the file `name`, which had `size` bytes when it was indexed.
 
         Raises:
-            DataError: the file is gone, or is not the one that was indexed.
+            DataError: the file is missing, or not the one that was indexed.
         """
         remedy = f"Put it back, or index the folder again: {rebuild_command(self.artifact)}"
         try:
             content = read_file(self.root / name)
         except DataError as error:
-            raise DataError(f"{error}, but stands in the index of {self.artifact}. {remedy}") from (
+            raise DataError(f"{error}, but is in the index of {self.artifact}. {remedy}") from (
                 error.__cause__
             )
         if len(content) != size:
@@ -55,7 +55,7 @@ class IndexedFile:
             return decoder(content)
         except DamagedImage as damage:
             raise DataError(
-                f"{self.root / name}: was whole when it was indexed in {self.artifact} and does "
+                f"{self.root / name}: was intact when it was indexed in {self.artifact} but does "
                 f"not decode now ({damage}). {remedy}"
             ) from None
 
@@ -65,13 +65,13 @@ class FolderImages:
 
     Attributes:
         shape: N, 3, S, S.
-        random: whether trainings see ADM's random crop in place of the centre crop.
+        random: whether trainings see ADM's random crop instead of the centre crop.
     """
 
     def __init__(
         self, index: FolderIndex, files: IndexedFile, spec: FolderDataset, threads: int | None
     ) -> None:
-        """Nothing is read; `threads` decode at a time, by default as many as torch computes on."""
+        """Store the options; `threads` decode in parallel, by default as many as torch uses."""
         self.shape = torch.Size((len(index.files), 3, spec.size, spec.size))
         self.random = spec.train_crop == "random"
         self._index, self._files, self._spec = index, files, spec
@@ -86,20 +86,20 @@ class FolderImages:
         return self._decode(rows, None)
 
     def random_crops(self, rows: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Return a random crop of each chosen image, (n, 3, S, S) uint8, each of its own seed."""
+        """Return a random crop of each chosen image, (n, 3, S, S) uint8, each with its own seed."""
         return self._decode(rows, seeds)
 
     def _decode(self, rows: Tensor | slice, seeds: Sequence[int] | None) -> Tensor:
         numbers = _numbers(rows, len(self))
         out = torch.empty(len(numbers), *self.shape[1:], dtype=torch.uint8)
 
-        def fill(place: int) -> None:
-            number = numbers[place]
+        def fill(position: int) -> None:
+            number = numbers[position]
             name, size = self._index.files[number], self._index.sizes[number]
             image = self._files.decode(name, size, decode_rgb)
-            crop = self._crop(image, None if seeds is None else seeds[place])
+            crop = self._crop(image, None if seeds is None else seeds[position])
             pixels = np.array(crop.of_image(image))  # (S, S, 3), a copy of its own
-            out[place] = torch.from_numpy(pixels).permute(2, 0, 1)
+            out[position] = torch.from_numpy(pixels).permute(2, 0, 1)
 
         self._workers.run(fill, len(numbers))
         return out
@@ -112,7 +112,7 @@ class FolderImages:
 
 
 class FolderMasks:
-    """The (N, S, S) bool foregrounds of the centre crops; without a mask, all is False.
+    """The (N, S, S) bool foregrounds of the centre crops; all False for images without a mask.
 
     Attributes:
         shape: N, S, S.
@@ -121,7 +121,7 @@ class FolderMasks:
     def __init__(
         self, index: FolderIndex, files: IndexedFile, size: int, threads: int | None
     ) -> None:
-        """Nothing is read; see `FolderImages`."""
+        """Store the options; see `FolderImages`."""
         self.shape = torch.Size((len(index.files), size, size))
         self._index, self._files = index, files
         self._workers = _Workers(threads)
@@ -135,14 +135,14 @@ class FolderMasks:
         numbers = _numbers(rows, len(self))
         out = torch.zeros(len(numbers), *self.shape[1:], dtype=torch.bool)
 
-        def fill(place: int) -> None:
-            entry = self._index.masks.get(numbers[place])
+        def fill(position: int) -> None:
+            entry = self._index.masks.get(numbers[position])
             if entry is None:
                 return
             decoder = partial(decode_foreground, ignored=IGNORED)
             mask = upright(self._files.decode(entry.file, entry.bytes, decoder), entry.turn)
             cropped = centre_crop(*mask.size, self.shape[-1]).of_mask(mask)
-            out[place] = torch.from_numpy(np.asarray(cropped) > 0)
+            out[position] = torch.from_numpy(np.asarray(cropped) > 0)
 
         self._workers.run(fill, len(numbers))
         return out
@@ -156,18 +156,18 @@ def open_folder(
     Args:
         artifact: folder of the prepared dataset, for messages.
         index: of the folder `spec.path`.
-        spec: the entry, with the places where images and masks lie now.
-        threads: that decode; by default as many as torch computes on.
+        spec: the entry, with the current folders of images and masks.
+        threads: decoding threads; by default as many as torch uses.
 
     Raises:
-        DataError: the folder of images, or of masks, is not there.
+        DataError: the folder of images, or of masks, does not exist.
     """
-    for place, key in ((spec.path, "path"), (spec.masks, "masks")):
-        if place is not None and not Path(place).is_dir():
+    for folder, key in ((spec.path, "path"), (spec.masks, "masks")):
+        if folder is not None and not Path(folder).is_dir():
             raise DataError(
-                f"{place}: the images of `{spec.content}` no longer lie there. Where they were "
-                f"moved, set the dataset's `{key}` and run {rebuild_command(artifact)}; nothing "
-                "else is made again"
+                f"{folder}: no such folder; it contained the images of `{spec.content}`. If they "
+                f"were moved, update the dataset's `{key}` and run {rebuild_command(artifact)}; "
+                "only the index is rebuilt"
             )
     images = FolderImages(index, IndexedFile(Path(spec.path), artifact), spec, threads)
     masks = IndexedFile(Path(spec.masks or spec.path), artifact)
@@ -182,7 +182,7 @@ def open_folder(
 
 
 class _Workers:
-    """Threads that are started when they are needed; Pillow decodes without Python's lock."""
+    """Threads that are started when they are needed; Pillow decodes without the GIL."""
 
     def __init__(self, threads: int | None) -> None:
         self._threads = threads or torch.get_num_threads()
@@ -191,8 +191,8 @@ class _Workers:
     def run(self, task: Callable[[int], None], count: int) -> None:
         """Call task(0) ... task(count - 1); the first error is raised."""
         if self._threads == 1:
-            for place in range(count):
-                task(place)
+            for position in range(count):
+                task(position)
             return
         self._pool = self._pool or ThreadPoolExecutor(self._threads)
         for _ in self._pool.map(task, range(count)):
@@ -200,7 +200,7 @@ class _Workers:
 
 
 def _numbers(rows: Tensor | slice, count: int) -> list[int]:
-    """Return the positions that an index stands for."""
+    """Return the positions that an index selects."""
     if isinstance(rows, slice):
         return list(range(count)[rows])
     return [int(number) for number in rows]

@@ -1,8 +1,8 @@
-"""The persistent index of an image folder: every file was decoded once, and none is copied.
+"""The persistent index of an image folder: every file is decoded once, none is copied.
 
-Every image is decoded in full when the index is built, not just its header: for ImageNet 27
-core-minutes (benchmarks/RESULTS.md), well under a thousandth of what a study's trainings decode
-later, and a file that is cut short is found before the first of them starts.
+Every image is fully decoded when the index is built, not just its header, so truncated files are
+found before the first training. For ImageNet this takes 27 core-minutes (benchmarks/RESULTS.md),
+far less than a thousandth of the decoding in a study's trainings.
 """
 
 import hashlib
@@ -39,12 +39,12 @@ LOG_SECONDS = 10.0
 
 
 class MaskFile(NamedTuple):
-    """The mask of an image: its file, and how it has to be turned to lie upright.
+    """The mask of an image: its file, and the rotation that makes it upright.
 
     Attributes:
         file: name relative to the folder of masks.
         bytes: size of the file.
-        turn: EXIF orientation of the image, where the mask lies as the image is stored; else 1.
+        turn: EXIF orientation of the image if the mask is stored in the same orientation; else 1.
     """
 
     file: str
@@ -90,14 +90,14 @@ class FolderIndex:
 
 
 class Inspection(NamedTuple):
-    """What was found in one image file and its mask.
+    """Result of inspecting one image file and its mask.
 
     Attributes:
         bytes: size of the image file.
-        mask: None where there is no whole mask.
+        mask: None without an intact mask.
         foreground: share of the mask's centre crop that is foreground.
         damaged: name of the damaged file to the reason.
-        whole: whether the image itself decodes.
+        whole: whether the image itself can be decoded.
     """
 
     bytes: int
@@ -109,10 +109,10 @@ class Inspection(NamedTuple):
 
 @dataclass(frozen=True)
 class IndexedFolder:
-    """An index, and what was seen while it was built.
+    """An index, and the findings while it was built.
 
     Attributes:
-        index: of the whole files.
+        index: of the intact files.
         damaged: files that were left out, relative to root or masks, with the reason.
         foreground_share: mean share of foreground pixels over the images that have a mask.
     """
@@ -123,11 +123,11 @@ class IndexedFolder:
 
 
 def build_index(spec: FolderDataset, threads: int) -> IndexedFolder:
-    """Look at every image below `spec.path`, and its mask below `spec.masks`, once.
+    """Inspect every image below `spec.path`, and its mask below `spec.masks`, once.
 
     Raises:
         DataError: the layout is not as declared, a file cannot be read, files are damaged and the
-            study does not skip those, or masks do not belong to the images.
+            study does not skip them, or masks do not belong to the images.
     """
     root = _existing(spec.path, "path")
     listing = list_images(root, spec)
@@ -138,8 +138,8 @@ def build_index(spec: FolderDataset, threads: int) -> IndexedFolder:
 
     def inspect(number: int) -> Inspection:
         mask = masks.get(number)
-        place = None if mask is None or masks_root is None else (masks_root, mask)
-        return inspect_file(root, listing.files[number], place, spec.size)
+        mask_path = None if mask is None or masks_root is None else (masks_root, mask)
+        return inspect_file(root, listing.files[number], mask_path, spec.size)
 
     inspections = list(_inspect_all(inspect, len(listing.files), threads))
     damaged = {name: why for found in inspections for name, why in found.damaged.items()}
@@ -149,7 +149,7 @@ def build_index(spec: FolderDataset, threads: int) -> IndexedFolder:
         reasons = [f"{name} ({why})" for name, why in damaged.items()]
         raise DataError(
             f"{root}: {len(damaged)} damaged files among {len(listing.files)} images and their "
-            f"masks: {named(reasons)}. Repair them, or say `damaged: skip` to leave them out"
+            f"masks: {named(reasons)}. Repair them, or set `damaged: skip` to leave them out"
         )
     shares = [found.foreground for found in inspections if found.mask is not None]
     if spec.masked and not any(shares):
@@ -159,7 +159,7 @@ def build_index(spec: FolderDataset, threads: int) -> IndexedFolder:
 
 
 def inspect_file(root: Path, file: str, mask: tuple[Path, str] | None, size: int) -> Inspection:
-    """Decode one image, and its mask given as (folder, name), and state what they are."""
+    """Inspect one image, and its mask given as (folder, name), by decoding them."""
     content = read_file(root / file)
     try:
         image = decode_rgb(content)
@@ -193,7 +193,7 @@ def match_masks(folder: Path, files: Sequence[str]) -> dict[int, str]:
     `b.png` are both masks of `val/a/b.JPEG`, and the longest match counts.
 
     Raises:
-        DataError: no mask belongs to any image, or one belongs to several.
+        DataError: no mask belongs to any image, or a mask belongs to several.
     """
     names = {_stem(name): name for name in sorted(images_below(folder))}
     owners: dict[str, int] = {}
@@ -237,17 +237,17 @@ def _cropped_share(foreground: Image.Image, size: int) -> float:
     return float((np.asarray(cropped) > 0).mean())
 
 
-def _existing(place: str, key: str) -> Path:
-    path = Path(place)
+def _existing(folder: str, key: str) -> Path:
+    path = Path(folder)
     if not path.is_dir():
-        raise DataError(f"{path}: no such folder; set the dataset's `{key}` to where it lies")
+        raise DataError(f"{path}: no such folder; set the dataset's `{key}` to its path")
     return path
 
 
 def _inspect_all(
     inspect: Callable[[int], Inspection], count: int, threads: int
 ) -> Iterator[Inspection]:
-    """Yield the inspections in order, and log how far they are."""
+    """Yield the inspections in order, and log progress."""
     begun = reported = time.monotonic()
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, count, BLOCK):
@@ -256,12 +256,12 @@ def _inspect_all(
             now = time.monotonic()
             if now - reported > LOG_SECONDS or stop == count:
                 rate = stop / (now - begun)
-                logger.info("looked at %d of %d images, %.0f a second", stop, count, rate)
+                logger.info("inspected %d of %d images, %.0f per second", stop, count, rate)
                 reported = now
 
 
 def _join(root: Path, listing: Listing, inspections: Sequence[Inspection]) -> FolderIndex:
-    """Return the index of the files that are whole."""
+    """Return the index of the intact files."""
     kept = [number for number, found in enumerate(inspections) if found.whole]
     labels = [listing.labels[number] for number in kept]
     if gone := sorted(set(listing.labels) - set(labels)):
@@ -274,5 +274,5 @@ def _join(root: Path, listing: Listing, inspections: Sequence[Inspection]) -> Fo
         labels=labels,
         sizes=[inspections[number].bytes for number in kept],
         validation=[listing.validation[number] for number in kept],
-        masks={place: mask for place, mask in enumerate(masks) if mask is not None},
+        masks={image: mask for image, mask in enumerate(masks) if mask is not None},
     )

@@ -1,4 +1,4 @@
-"""Which image files a folder holds, of which class and split, in an order of their names.
+"""Image files of a folder with class and split, sorted by name.
 
 Layouts: `train/<class>/...` with or without `val/<class>/...` (ImageNet), `<class>/...` alone, and
 images without class folders, which are one class.
@@ -17,7 +17,7 @@ from diffusability.errors import DataError
 from diffusability.study.dataset import FolderDataset
 from diffusability.study.fingerprint import derive_seed
 
-NAMED = 5  # of many, that a message names
+NAMED = 5  # names listed in a message
 ByClass = dict[str, list[str]]  # class folder to the relative names of its images, both sorted
 
 
@@ -26,9 +26,9 @@ class Listing:
     """The image files of a folder: training first, then by class and name.
 
     Attributes:
-        classes: names of the class folders, sorted; [""] where there are none.
+        classes: names of the class folders, sorted; [""] without class folders.
         files: names relative to the folder, with forward slashes.
-        labels: position in `classes` of each file.
+        labels: index in `classes` of each file.
         validation: whether each file is held out.
     """
 
@@ -57,7 +57,7 @@ def list_images(root: Path, spec: FolderDataset) -> Listing:
         _compare_classes(root, train, val)
     if len(classes) != spec.num_classes:
         raise DataError(
-            f"{root}: {len(classes)} class folders ({named(classes)}), the study says "
+            f"{root}: {len(classes)} class folders ({named(classes)}), the study has "
             f"num_classes: {spec.num_classes}"
         )
     files = [name for group in (train, val) for names in group.values() for name in names]
@@ -83,20 +83,20 @@ def images_below(root: Path, prefix: str = "") -> Iterator[str]:
 
 
 def named(items: Collection[str]) -> str:
-    """Return the first few of many names, as a phrase."""
+    """Return the first few of many names as text."""
     shown = ", ".join(list(items)[:NAMED])
     return shown + (f" and {len(items) - NAMED} more" if len(items) > NAMED else "")
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Return what lies in a folder, by name, without hidden entries."""
+    """Return the entries of a folder by name, without hidden ones."""
     with os.scandir(folder) as entries:
         shown = [entry for entry in entries if not entry.name.startswith(".")]
     return sorted(shown, key=lambda entry: entry.name)
 
 
 def _by_class(root: Path, prefix: str) -> ByClass:
-    """Return the images of a split; those of one class may lie in folders of their own."""
+    """Return the images of a split; class folders may have subfolders."""
     entries, where = _entries(root / prefix), root / prefix
     folders = [entry.name for entry in entries if entry.is_dir()]
     flat = [f"{prefix}{e.name}" for e in entries if is_image(e.name) and not e.is_dir()]

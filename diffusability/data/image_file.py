@@ -1,4 +1,4 @@
-"""One image file to RGB pixels: every mode that JPEG, PNG and WebP can hold, upright."""
+"""Decoding of image files to upright RGB pixels, for all modes of JPEG, PNG and WebP."""
 
 import io
 import struct
@@ -11,7 +11,7 @@ SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")  # in lower case
 FORMATS = ("JPEG", "PNG", "WEBP")
 BACKGROUND = (255, 255, 255)  # behind transparent pixels
 _ORIENTATION = 0x0112  # EXIF tag
-# what Pillow raises on content that it cannot read, depending on the format
+# exceptions of Pillow for unreadable content, depending on the format
 _BROKEN = (
     OSError,
     SyntaxError,
@@ -27,21 +27,21 @@ _BROKEN = (
 
 
 class DamagedImage(Exception):  # noqa: N818 - caught where the file's name is known
-    """The content is not a whole image; the message says why."""
+    """The content is not an intact image; the message says why."""
 
 
 def is_image(name: str) -> bool:
-    """Return whether a file is taken for an image, by its suffix in any case."""
+    """Return whether a file counts as an image, by its suffix (case-insensitive)."""
     return name.lower().endswith(SUFFIXES)
 
 
 def decode_rgb(content: bytes) -> Image.Image:
-    """Return the upright RGB image of a whole JPEG, PNG or WebP file, 8 bits per channel.
+    """Return the upright RGB image of an intact JPEG, PNG or WebP file, 8 bits per channel.
 
     Grey is repeated, 16-bit grey is scaled by 1/257 and rounded, transparency is laid over white,
     CMYK and palettes are converted as Pillow does, and the EXIF orientation is applied. Of an
-    animation the first frame counts. JPEG data that is altered without being cut short is shown by
-    libjpeg as well as it can: Pillow does not report it.
+    animation the first frame is used. Altered but not truncated JPEG data is decoded by libjpeg as
+    far as possible: Pillow does not report it.
 
     Raises:
         DamagedImage: the content is empty, cut short, or no image.
@@ -58,7 +58,7 @@ def decode_foreground(content: bytes, ignored: int) -> Image.Image:
     """Return the foreground of a segmentation file as a grey image, 255 inside and 0 outside.
 
     A pixel's class number is R + 256 G, or the value itself in a file of one channel (the index in
-    a palette). Foreground is every number but 0 (background, other) and `ignored`.
+    a palette). Foreground is every number except 0 (background, other) and `ignored`.
 
     Raises:
         DamagedImage: the content is empty, cut short, or no image.
@@ -73,7 +73,7 @@ def decode_foreground(content: bytes, ignored: int) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation of a loaded image, 1 ... 8; 1 if it has none that is legible."""
+    """Return the EXIF orientation of a loaded image, 1 ... 8; 1 if it has no readable one."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except _BROKEN:
@@ -82,7 +82,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def upright(image: Image.Image, turn: int) -> Image.Image:
-    """Return an image of mode L or RGB turned to how the EXIF orientation `turn` shows it."""
+    """Return an image of mode L or RGB, transformed by the EXIF orientation `turn`."""
     if turn == 1:
         return image
     plain = Image.fromarray(np.asarray(image))  # without metadata of its own, which may be broken
@@ -91,7 +91,7 @@ def upright(image: Image.Image, turn: int) -> Image.Image:
 
 
 def decode_orientation(content: bytes) -> int:
-    """Return the EXIF orientation of a whole image file; see `orientation`."""
+    """Return the EXIF orientation of an intact image file; see `orientation`."""
     return orientation(_load(content))
 
 
@@ -103,7 +103,7 @@ def _load(content: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         image.load()
     except UnidentifiedImageError:
-        raise DamagedImage("no JPEG, PNG or WebP image") from None
+        raise DamagedImage("not a JPEG, PNG or WebP image") from None
     except _BROKEN as error:
         raise DamagedImage(str(error) or type(error).__name__) from None
     return image

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Rows(Protocol):
-    """Rows of a (N, ...) tensor: a tensor itself, or one whose rows are made when indexed."""
+    """Rows of an (N, ...) tensor: a tensor, or an object whose rows are loaded when indexed."""
 
     @property
     def shape(self) -> torch.Size:
@@ -32,8 +32,8 @@ class ImageSet:
     Attributes:
         images: (N, C, H, W) uint8; of an image folder they are decoded where they are indexed.
         labels: (N,) int64 in 0 ... num_classes - 1.
-        masks: (N, H, W) bool, foreground; an image without a mask has no foreground at all, and
-            what is measured in foregrounds leaves it out.
+        masks: (N, H, W) bool, foreground; an image without a mask has no foreground, and
+            metrics on foregrounds leave it out.
         validation: (N,) bool, held out from every training.
         num_classes: number of classes.
         masked: whether any image has a mask.
@@ -63,7 +63,7 @@ class ImageSet:
 
 
 def in_batches(rows: Rows, chosen: Tensor, size: int) -> Iterator[Tensor]:
-    """Yield the chosen rows, (n,) int64, `size` at a time; the next are read meanwhile."""
+    """Yield the chosen rows, (n,) int64, `size` at a time, reading one batch ahead."""
     if not len(chosen):
         return
     first, *others = chosen.split(size)

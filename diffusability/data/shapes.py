@@ -1,8 +1,8 @@
-"""Procedural colour images: a shape before a photograph, with its exact foreground mask.
+"""Procedural colour images: a shape in front of a photograph, with its exact foreground mask.
 
-Every image is a function of seed, split and index alone. The arithmetic on pixels is addition and
-multiplication of single precision and table look-up, which every processor rounds alike, so that
-one study gives the same images on every machine.
+Every image is a function of seed, split and index. Pixels are computed by single-precision addition
+and multiplication and by table look-up, which are rounded equally on all processors, so a study has
+the same images on every machine.
 """
 
 from functools import cache
@@ -62,7 +62,7 @@ def _cross(arm: float) -> Loop:
     )  # fmt: skip
 
 
-# name to loops; what lies inside an odd number of loops is foreground
+# name to loops; points inside an odd number of loops are foreground
 OUTLINES: dict[str, tuple[Loop, ...]] = {
     "disc": (_regular(64),),
     "ring": (_regular(64), _regular(64, radius=0.55)),
@@ -121,7 +121,7 @@ BLOCK = 128  # images that share a random stream
 RADIUS = (0.26, 0.40)  # of a shape, in image sides
 SHIFT = 0.12  # largest distance of its centre from the image's, along each axis, in sides
 TURN = 35.0  # largest rotation, in degrees
-CONTRAST = 0.3  # least distance of fill and background in brightness, of 0 ... 1
+CONTRAST = 0.3  # minimum brightness difference of fill and background, in 0 ... 1
 BRIGHTNESS = np.array([0.299, 0.587, 0.114])  # of red, green, blue (ITU-R BT.601)
 TINT = 0.15  # largest shift of a background's colour
 PHOTOGRAPHS = ("images/china.jpg", "images/flower.jpg")  # those of `load_sample_images`
@@ -209,7 +209,7 @@ def _fills(background: Tensor, size: int, random: np.random.Generator) -> Tensor
     shares = random.dirichlet((1, 1), BLOCK)  # of the gradient along x and along y
     behind = _brightness(background)  # (B,)
     away = np.where(behind < 0.5, 1.0, -1.0)
-    gap = (first + second) @ BRIGHTNESS / 2 - behind  # a gradient's mean lies half way
+    gap = (first + second) @ BRIGHTNESS / 2 - behind  # the mean of a gradient is half way
     shift = np.where(gap * away < CONTRAST, CONTRAST * away - gap, 0.0)
     start = _exact(first + shift[:, None])[..., None, None]  # (B, 3, 1, 1)
     slopes = _exact((second - first)[..., None] * shares[:, None])  # (B, 3, 2)
@@ -222,7 +222,7 @@ def _fills(background: Tensor, size: int, random: np.random.Generator) -> Tensor
 def _brightness(images: Tensor) -> NDArray[np.float64]:
     """Return the brightness of (B, 3, S, S) images, (B,), from every fourth row and column."""
     sampled = images[:, :, 2::4, 2::4].double()
-    # a sum may be rounded in another order elsewhere: keep eight bits of it
+    # summation order may differ between machines: keep eight bits
     means = (sampled.mean(dim=(2, 3)) * 256).round() / 256
     return means.numpy() @ BRIGHTNESS
 
@@ -247,7 +247,7 @@ def _photographs() -> list[NDArray[np.uint8]]:
 
 
 def _column(values: NDArray[np.float64]) -> Tensor:
-    """Return per-image numbers (B,) as (B, 1, 1)."""
+    """Reshape per-image numbers (B,) to (B, 1, 1)."""
     return _exact(values)[:, None, None]
 
 

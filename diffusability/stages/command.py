@@ -30,8 +30,8 @@ def run(description: str | None, argv: Sequence[str] | None = None) -> int:
         argv: arguments, the stage first; by default those of the process.
 
     Returns:
-        0 when the artifact is there, made here or meanwhile by another process, 75 when the same
-        command should be run again to go on (time is up), else the error's own status.
+        0 if the artifact exists, made here or by another process; 75 if the same command should be
+        run again to resume (time is up); else the error's own status.
     """
     arguments = _parser(description).parse_args(argv)
     stage: str = arguments.stage
@@ -55,8 +55,8 @@ def run(description: str | None, argv: Sequence[str] | None = None) -> int:
 
 
 def _make(job: Job) -> bool:
-    """Return whether this process made the artifact; False: another did while it waited."""
-    # imported late, so that --help and a wrong argument answer at once
+    """Return whether this process made the artifact; False if another did while it waited."""
+    # imported here, so that --help and wrong arguments respond at once
     from diffusability.stages.make import make
 
     if "WORLD_SIZE" not in os.environ:
@@ -76,7 +76,7 @@ def _make(job: Job) -> bool:
         if together.leads:
             with job.writing() as folder:
                 make(job, folder)
-                together.wait()  # the state is removed when nobody reads it any more
+                together.wait()  # the state is removed when it is no longer read
         else:
             with TemporaryDirectory() as unused:
                 make(job, Path(unused))
@@ -95,7 +95,7 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--job", help="the job as JSON, as Snakemake passes it")
     parser.add_argument("--study", help="study file (the default study)")
     parser.add_argument(
-        "--name", help="without --job: the artifact's name or how it begins, e.g. conv-base/s0"
+        "--name", help="without --job: the artifact's name or a prefix, e.g. conv-base/s0"
     )
     parser.add_argument(
         "--device", default="auto", help="torch device; auto: a GPU if there is one"
@@ -128,7 +128,7 @@ def _job(stage: str, arguments: argparse.Namespace) -> Job:
 
 
 def _limit_threads(count: int) -> None:
-    """Let numerical libraries use so many threads, whether they are imported already or not."""
+    """Set the number of threads of numerical libraries, imported already or not."""
     # what is imported later reads these once
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(count)
     if torch := sys.modules.get("torch"):  # in a fork of the server

@@ -1,4 +1,4 @@
-"""Features of images in batches, by the extractor upstream of a job."""
+"""Features of images in batches, from the job's extractor."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ SHARDS = 20  # disjoint parts of a set; leaving each out in turn gives the stand
 
 @dataclass(frozen=True)
 class Features:
-    """What an extractor says of images: vectors and class logits, in the order of the images."""
+    """Output of an extractor: vectors and class logits, in the order of the images."""
 
     vectors: Tensor  # (N, D) float32
     logits: Tensor  # (N, K) float32; K = 0 for an extractor without classes
@@ -83,7 +83,7 @@ class Extractor:
     def shard_moments(self, vectors: Tensor, part: str = "") -> list[FeatureMoments]:
         """Return the moments of consecutive parts of (N, D) features.
 
-        Consecutive, because labels run in a cycle: each k-th image would be of one class.
+        Consecutive, because labels are cyclic: every k-th image would have the same class.
         """
         shards = vectors.tensor_split(min(SHARDS, len(vectors)))
         return [self.moments(shard, part) for shard in shards]

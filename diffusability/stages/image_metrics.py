@@ -32,8 +32,8 @@ from diffusability.tokenizers.posterior import LOGVAR_RANGE
 from diffusability.tokenizers.regularizers.alignment import latent_features
 
 PICTURED = 16
-FITTED = 10_000  # training images that the map of the alignment cosine is fitted on, at most
-LPIPS_BATCH = 32  # VGG-16 at full resolution needs about 0.2 GB an image pair
+FITTED = 10_000  # maximum training images for fitting the map of the alignment cosine
+LPIPS_BATCH = 32  # VGG-16 at full resolution needs about 0.2 GB per image pair
 KL = "reconstruction.kl"
 
 
@@ -48,7 +48,7 @@ def reconstruction(inputs: Inputs, spec: ReconstructionMetric, out: Path) -> Non
     pictured: list[Tensor] = []  # originals and reconstructions of the first images
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        """Decode every image once, for all that is measured of it."""
+        """Decode every image once, for all metrics."""
         for pair in _reconstruct(inputs, chosen, latents):
             features = [extractor(images).vectors for images in pair]
             real.append(features[0])
@@ -76,7 +76,7 @@ def reconstruction(inputs: Inputs, spec: ReconstructionMetric, out: Path) -> Non
 
 
 def _posterior(latents: Latents) -> tuple[list[Measurement], list[tuple[str, str]]]:
-    """Return what the posterior says, and what a deterministic encoder's cannot."""
+    """Return the metrics of the posterior, and those not applicable to a deterministic encoder."""
     moments = zip(latents.mean.split(BATCH), latents.logvar.split(BATCH), strict=True)
     found = measure_posterior(moments)
     if bool((latents.logvar > LOGVAR_RANGE[0]).any()):
@@ -178,7 +178,7 @@ def continuity(inputs: Inputs, spec: ContinuityMetric, out: Path) -> None:
 
 
 def equivariance(inputs: Inputs, spec: EquivarianceMetric, out: Path) -> None:
-    """Write measurements.json; metrics that a tokenizer cannot have are declared in it."""
+    """Write measurements.json, including metrics that are not applicable to the tokenizer."""
     chosen = inputs.data.split(spec.split)
     statistics = channel_statistics(inputs.latents.mean[chosen])
 

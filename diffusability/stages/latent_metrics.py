@@ -77,7 +77,7 @@ def _write_spectra(spectra: Sequence[Spectrum], path: Path) -> None:
 
 
 def fisher(inputs: Inputs, spec: FisherMetric, out: Path) -> None:
-    """Write measurements.json; metrics that a latent space cannot have are declared in it."""
+    """Write measurements.json, including metrics that are not applicable to the latent space."""
     chosen, latents = inputs.data.split(spec.split), inputs.latents
     measurements, without = measure_fisher(
         latents.mean[chosen],

@@ -1,4 +1,4 @@
-"""Stage `latents`: encode every image once, and state what the latents look like."""
+"""Stage `latents`: encode every image once, and write statistics of the latents."""
 
 from pathlib import Path
 from typing import Any

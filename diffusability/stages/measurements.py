@@ -18,8 +18,8 @@ def write_measurements(
     Args:
         folder: where to write.
         measurements: the numbers.
-        without: metrics that are not applicable here, each with the reason; the table declares
-            them as empty cells.
+        without: metrics that are not applicable here, each with the reason; they are empty cells of
+            the table.
     """
     cells = [m.to_json() for m in measurements] + [_declare(*cell) for cell in without]
     write_json(folder / "measurements.json", cells)

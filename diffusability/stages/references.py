@@ -134,7 +134,7 @@ def read_reference(spec: GenerationMetric | PublishedReference, extractor: str) 
         )
     if stated not in (None, side):
         raise MeasurementError(
-            f"reference statistics {path} hold images of {side} pixels a side, and "
+            f"reference statistics {path} hold images of {side} pixels per side, but "
             f"metrics.generation.reference_resolution says {stated}; correct it or leave it out"
         )
     return read_adm_reference(

@@ -136,7 +136,7 @@ def test_every_truncation_is_noticed(kind: str) -> None:
 def test_what_is_no_image_is_named() -> None:
     with pytest.raises(DamagedImage, match="empty"):
         decode_rgb(b"")
-    with pytest.raises(DamagedImage, match="no JPEG, PNG or WebP"):
+    with pytest.raises(DamagedImage, match="not a JPEG, PNG or WebP"):
         decode_rgb(b"<html>404 Not Found</html>")
     altered = bytearray(stored(Image.fromarray(COLOURS)))
     altered[len(altered) // 2] ^= 0xFF  # PNG data carry check sums

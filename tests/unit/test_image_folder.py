@@ -182,9 +182,9 @@ def test_files_that_change_after_indexing_are_named(root: Path) -> None:
     name.write_bytes(whole + b" ")
     refused(f"has {len(whole) + 1} bytes, had {len(whole)} when it was indexed")
     name.write_bytes(b"x" * len(whole))
-    refused("was whole when it was indexed .* does not decode now")
+    refused("was intact when it was indexed .* but does not decode now")
     name.unlink()
-    refused("cannot be read .No such file or directory., but stands in the index")
+    refused("cannot be read .No such file or directory., but is in the index")
     name.write_bytes(whole)
     assert data.images[five].shape == (1, 3, SIZE, SIZE)
 
