@@ -42,7 +42,7 @@ CASES = {
     "B": (32, (16, 16), 1000, SIZES["B"], 2),
     "XL": (32, (16, 16), 1000, SIZES["XL"], 1),
 }
-# dense bfloat16 of one chip in operations a second, by a part of its name
+# dense bfloat16 of one chip in operations per second, by a part of its name
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
 
 
@@ -229,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", choices=CASES, default=["narrow", "tiny", "B"])
     parser.add_argument("--seconds", type=float, default=8, help="for each network and size")
-    parser.add_argument("--batch", type=int, help="images a step; default by size, for a CPU")
+    parser.add_argument("--batch", type=int, help="images per step; default by size, for a CPU")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--autocast", action="store_true", help="bfloat16 autocast")

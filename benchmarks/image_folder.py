@@ -97,7 +97,7 @@ def write_photographs(root: Path, count: int) -> list[Path]:
 
 
 def rate(work: Callable[[], torch.Tensor], images: int) -> float:
-    """Return images a second of one core, in one call."""
+    """Return images per second of one core, in one call."""
     begun = time.process_time()
     work()
     return images / (time.process_time() - begun)

@@ -1,4 +1,4 @@
-"""Sampling images a second, and scoring them without a folder of PNGs, against plain versions.
+"""Sampling images per second, and scoring them without a folder of PNGs, against plain versions.
 
 The plain sampler steps the plain networks of `benchmarks/backbones.py` in the obvious loop: one
 call with the labels and one with the null class, combined. The plain evaluation writes every

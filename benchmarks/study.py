@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def stage_times(plan: Plan) -> None:
-    """Print seconds by stage, and steps a second of every training, from the cards."""
+    """Print seconds by stage, and steps per second of every training, from the cards."""
     print(f"{'stage':<16}{'jobs':>6}{'median s':>10}{'sum s':>9}{'steps/s':>9}")
     for stage in dict.fromkeys(artifact.stage for artifact in plan):
         artifacts = plan.of_stage(stage)
@@ -65,7 +65,7 @@ def start_up() -> None:
 
 
 def dry_run(study: str) -> None:
-    """Print jobs a second of a dry-run of a study with as many tokenizers as the paper's."""
+    """Print jobs per second of a dry-run of a study with as many tokenizers as the paper's."""
     large = read_yaml(study)
     first, entry = next(iter(large["tokenizers"].items()))
     large["tokenizers"] = {f"{first}-{k}": entry for k in range(TOKENIZERS)}

@@ -24,7 +24,7 @@ def write_image(path: Path, seed: int, size: tuple[int, int] = (24, 20)) -> None
 def write_images(
     root: Path, per_class: int = 4, splits: tuple[str, ...] = ("train", "val")
 ) -> None:
-    """Write `per_class` images a class and split; a split of "" leaves its folder out."""
+    """Write `per_class` images per class and split; a split of "" leaves its folder out."""
     for s, split in enumerate(splits):
         for c, name in enumerate(CLASSES):
             for k in range(per_class):

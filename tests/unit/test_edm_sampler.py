@@ -117,7 +117,7 @@ def test_a_sample_depends_on_seed_and_index_alone() -> None:
 class TestGuidance:
     @staticmethod
     def denoise(y: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
-        """A Gaussian a class; the null class 9 stands for a wide one."""
+        """One Gaussian per class; the null class 9 is a wide one."""
         mean = torch.where(labels == 9, 0.0, labels.double())[:, None]
         spread = torch.where(labels == 9, 4.0, 1.0).double()[:, None]
         return mean + (y - mean) * spread / (spread + sigma[:, None] ** 2)

@@ -96,7 +96,7 @@ def test_what_a_plain_run_says(probe: Probe) -> None:
     assert (said["submits"], said["executor"], said["groups"]) == (False, "local", {})
     assert sorted(job[0] for job in said["jobs"]) == ["all", "make"]
     assert ["make", None, 2, 5] in said["jobs"]
-    assert not said["limited"]  # else every job that ends is one more look a second, for good
+    assert not said["limited"]  # else every job that ends is another look per second, without end
 
 
 def test_what_options_change(probe: Probe) -> None:

@@ -61,7 +61,7 @@ def test_rotary_tables_by_hand():
     cosine, sine = rotary_tables((2, 3), 8, columns_first=False)  # frequencies 1 and 0.01
     rows = [[0.0, 0.0, column, 0.01 * column] for column in range(3)]
     rows += [[1.0, 0.01, column, 0.01 * column] for column in range(3)]
-    angles = torch.tensor(rows, dtype=torch.float64)  # two pairs an axis, (6, 4)
+    angles = torch.tensor(rows, dtype=torch.float64)  # two pairs per axis, (6, 4)
     torch.testing.assert_close(cosine[:, 0], angles.cos().repeat(1, 2))
     torch.testing.assert_close(sine[:, 0], torch.cat([-angles.sin(), angles.sin()], 1))
 

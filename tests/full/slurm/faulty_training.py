@@ -16,7 +16,7 @@ from diffusability.training.loop import Training
 
 STRIKE = 12  # step of 30 after which the fault comes
 INTERVAL = 5  # steps between two checkpoints
-# until the test has done what befalls them, and says so by a file released/<name>
+# until the test has injected its fault, and says so by a file released/<name>
 WAITING = ("out-of-time", "cancelled", "preempted", "node-down", "orphan")
 HELD = 1000 * 2**20  # bytes that `out-of-memory` takes at every attempt, beside half as many
 

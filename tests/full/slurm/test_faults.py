@@ -1,4 +1,4 @@
-"""What befalls a training on a cluster: it goes on, and ends in the bits of an undisturbed one."""
+"""Faults of a training on a cluster: it resumes, and ends bitwise equal to an undisturbed one."""
 
 import os
 import shutil
