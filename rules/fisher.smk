@@ -45,7 +45,7 @@ rule measure_fisher_toy:
 
 
 rule tabulate_fisher_toy:
-    """Put every curve beside that of its data, with four readings of the FIR deviation."""
+    """Collect every curve with that of its data and four forms of the FIR deviation."""
     input:
         lambda wildcards: [ancient(artifact.card) for artifact in toy_plan(TOY_STUDY)],
     output:
@@ -67,7 +67,7 @@ rule tabulate_fisher_toy:
 
 
 rule draw_fisher_toy:
-    """Draw activation functions and FIR deviations, exact beside learned."""
+    """Draw activation functions and FIR deviations, exact and learned."""
     input:
         TOY_TABLE,
     output:

@@ -208,15 +208,15 @@ def _pair(
 def _comparisons(pairs: Sequence[_Pair], kind: str, analysis: Analysis) -> list[dict[str, object]]:
     """Return the rows of pairs; pairs over the same tokenizers are vectorised."""
     found: dict[int, dict[str, object]] = {}
-    alike: dict[tuple[str, ...], list[int]] = {}
+    by_tokenizers: dict[tuple[str, ...], list[int]] = {}
     for index, pair in enumerate(pairs):
         n = len(pair.tokenizers)
         if n < 3 or not standardise(np.hstack([pair.x, pair.y])).any(axis=0).all():
             reason = "fewer than 3 tokenizers or a constant column: nothing to compare"
             found[index] = pair.counts | {"note": join_notes(reason, pair.note)}
         else:
-            alike.setdefault(pair.tokenizers, []).append(index)
-    for indices in alike.values():
+            by_tokenizers.setdefault(pair.tokenizers, []).append(index)
+    for indices in by_tokenizers.values():
         rows = _compared([pairs[index] for index in indices], kind, analysis)
         found |= dict(zip(indices, rows, strict=True))
     return [found[index] for index in range(len(pairs))]

@@ -220,13 +220,13 @@ def _sample(part: Cells, given: Mapping[str, pd.Series]) -> _Sample:
 def _statistics(samples: Mapping[str, _Sample], analysis: Analysis) -> dict[str, Row]:
     """Return the row of each metric of a panel; samples of one design are vectorised."""
     found: dict[str, Row] = {}
-    alike: dict[tuple[object, ...], dict[str, _Sample]] = {}
+    by_design: dict[tuple[object, ...], dict[str, _Sample]] = {}
     for metric, sample in samples.items():
         counts = {"n": sample.n, "clusters": len(set(sample.clusters))}
         found[metric] = counts | {"note": sample.problem}
         if not sample.problem:
-            alike.setdefault(sample.design, {})[metric] = sample
-    for group in alike.values():
+            by_design.setdefault(sample.design, {})[metric] = sample
+    for group in by_design.values():
         related = _related(list(group.values()), analysis)
         for metric, parts in zip(group, zip(*related, strict=True), strict=True):
             notes = join_notes(*(part.pop("note", "") for part in parts))
@@ -306,10 +306,10 @@ def _between(x: Array, y: Array, clusters: np.ndarray, analysis: Analysis) -> li
 def _partials(samples: list[_Sample], analysis: Analysis) -> list[Row]:
     """Return r given the covariates; samples with the same covariates are vectorised."""
     found: dict[int, Row] = {}
-    alike: dict[tuple[object, ...], list[int]] = {}
+    by_covariates: dict[tuple[object, ...], list[int]] = {}
     for index, sample in enumerate(samples):
-        alike.setdefault((sample.given_names, sample.given.tobytes()), []).append(index)
-    for indices in alike.values():
+        by_covariates.setdefault((sample.given_names, sample.given.tobytes()), []).append(index)
+    for indices in by_covariates.values():
         rows = _given([samples[index] for index in indices], analysis)
         found |= dict(zip(indices, rows, strict=True))
     return [found[index] for index in range(len(samples))]

@@ -35,7 +35,7 @@ def latent_spaces(measurements: Table) -> pd.DataFrame:
 
     Returns:
         One row per tokenizer, backbone and guidance scale: means over seeds of
-        a (``stretch_min``), b (``stretch_max``), b / a (``stretch_ratio``; LOWER is nearer to a
+        a (``stretch_min``), b (``stretch_max``), b / a (``stretch_ratio``; LOWER is closer to a
         similarity) and quantiles of |E(x) - E(x')| / |x - x'|; the reconstruction's mean squared
         error of values in [-1, 1] (LOWER is better) and PSNR in dB (HIGHER is better); the Frechet
         distance of generated images (LOWER is better). Standard errors are over seeds if there are

@@ -149,15 +149,15 @@ def _fit_rows(
 ) -> list[dict[str, object]]:
     """Return the rows of the fits; fits of one design are resampled together."""
     found: dict[int, dict[str, object]] = {}
-    alike: dict[tuple[object, ...], list[int]] = {}
+    by_design: dict[tuple[object, ...], list[int]] = {}
     for index, fit in enumerate(fits):
         problem = fit.problem
         if problem:
             found[index] = {"note": join_notes(problem, fit.note)}
             continue
         design = (fit.tokenizers, fit.y.tobytes(), fit.y_stderr.tobytes(), len(fit.model))
-        alike.setdefault(design, []).append(index)
-    for indices in alike.values():
+        by_design.setdefault(design, []).append(index)
+    for indices in by_design.values():
         group = [fits[index] for index in indices]
         r2 = _r2_rows(group, analysis)
         held_out = [
@@ -171,9 +171,9 @@ def _fit_rows(
             rng = keyed_generator(analysis.seed, *key)
             row, term_note = _terms(fit, analysis, rng)
             q2, rank = _skill(out, standardise(fit.y))
-            lonely = "too few clusters to leave one out" if math.isnan(q2) else ""
+            too_few = "too few clusters to leave one out" if math.isnan(q2) else ""
             row |= {**own, "q2": q2, "q2_rank": rank, **order}
-            found[index] = row | {"note": join_notes(lonely, term_note, note, fit.note)}
+            found[index] = row | {"note": join_notes(too_few, term_note, note, fit.note)}
     return [found[index] for index in range(len(fits))]
 
 
@@ -270,7 +270,7 @@ def _order_rows(
     held_out: Sequence[Array],
     analysis: Analysis,
 ) -> list[tuple[dict[str, object], str]]:
-    """Return how well each model orders tokenizers, and a note."""
+    """Return the ranking accuracy of each model, and a note."""
     better, first = higher_is_better(table, target), fits[0]
     found: dict[int, tuple[dict[str, object], str]] = {}
     scores: dict[int, Array] = {}

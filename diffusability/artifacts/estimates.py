@@ -63,7 +63,7 @@ class StageCost:
 
     @property
     def source(self) -> str:
-        """Where the time comes from."""
+        """The source of the time estimate."""
         measured = f"{self.timed} timed on {', '.join(self.devices)}" if self.timed else ""
         parts = [measured, "counted" * bool(self.counted), "unknown" * bool(self.unknown)]
         return " + ".join(part for part in parts if part)

@@ -53,8 +53,8 @@ def reasons(artifact: Artifact) -> list[str]:
     Only finished artifacts of the same stage and name are compared.
     """
     own = Path(artifact.path)
-    beside = sorted(card.parent for card in own.parent.glob(f"*/{CARD}"))
-    relatives = [read_card(path) for path in beside if path != own]
+    paths = sorted(card.parent for card in own.parent.glob(f"*/{CARD}"))
+    relatives = [read_card(path) for path in paths if path != own]
     if not relatives:
         return ["no artifact of this name exists yet"]
     wanted = json.loads(artifact.job())

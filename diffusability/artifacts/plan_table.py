@@ -104,7 +104,7 @@ def _notes(plan: Plan, stages: list[StageCost]) -> list[str]:
         )
     if any(stage.timed for stage in stages):
         notes.append(
-            "timed: median of finished artifacts in results/ with the same options, but for "
+            "timed: median of finished artifacts in results/ with the same options, except for "
             "seeds, regularizers and what they align with"
         )
     if any(stage.unknown for stage in stages):

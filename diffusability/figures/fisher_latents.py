@@ -42,12 +42,12 @@ MARK = 2.6  # points
 
 def draw_fisher_encoders(results: Results) -> Figure:
     """Return the curves of pixels, GPE and VAE."""
-    return _draw(results, (GPE, VAE), "Encoders of one architecture beside pixels")
+    return _draw(results, (GPE, VAE), "Encoders of one architecture and pixels")
 
 
 def draw_fisher_levels(results: Results) -> Figure:
     """Return the curves of pixels and of the levels of hierarchical VAEs, coarse levels first."""
-    return _draw(results, (LEVEL,), "Levels of a hierarchical VAE beside pixels")
+    return _draw(results, (LEVEL,), "Levels of a hierarchical VAE and pixels")
 
 
 def _draw(results: Results, roles: Sequence[str], heading: str) -> Figure:

@@ -25,7 +25,7 @@ Encode = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Transform:
-    """A geometric transform that acts on images and on latents alike.
+    """A geometric transform of images and of latents.
 
     Attributes:
         family: "rotate", "flip" or "scale"; the value of a family is the mean of its members.

@@ -52,7 +52,7 @@ def measure_stretch(
         latents: (N, d, h, w) posterior means.
 
     Returns:
-        ``geometry.stretch_min`` (a of Table 1), ``_max`` (b), ``_ratio`` (b / a, LOWER is nearer
+        ``geometry.stretch_min`` (a of Table 1), ``_max`` (b), ``_ratio`` (b / a, LOWER is closer
         to a similarity), the quantiles ``_q01`` ... ``_q99``, and ``_q99_q01``, their ratio. The
         quantiles have jackknife standard errors over images, the extremes have none. And the
         ratios that do not apply because their denominator is zero, with the reason.
@@ -165,7 +165,7 @@ def measure_spectra(
         name = f"geometry.{order}" + ("_permuted" if permuted else "")
         if len(frequency) < FREQUENCIES:
             shape = "x".join(map(str, values.shape[1:]))
-            reason = f"a latent of {shape} has {len(frequency)} frequencies besides zero"
+            reason = f"a latent of {shape} has {len(frequency)} non-zero frequencies"
             not_applicable += [(f"{name}_slope", reason), (f"{name}_falling", reason)]
             continue
         total = (sizes[:, None] * power).sum(0)  # (K,)

@@ -162,7 +162,7 @@ class _Search:
         best_index = torch.zeros((len(rows), 0), dtype=torch.int64, device=device)
         for part in pool_rows.split(block_size):
             block = self._prepared(self._of_pool(part))  # (m, d)
-            score = query @ block.T  # (n, m), larger is nearer
+            score = query @ block.T  # (n, m), larger is closer
             if self.distance == "l2":
                 score -= block.square().sum(dim=1) / 2  # the query's own norm is the same for all
             part = part.to(device)

@@ -224,8 +224,8 @@ def _flags(labels: Tensor, without_foreground: int) -> tuple[str, ...]:
     flags = []
     if without_foreground:
         flags.append(f"{without_foreground} images without foreground left out")
-    if lonely := int((sizes == 1).sum()):
-        flags.append(f"{lonely} classes of one image, which always count as 0")
+    if single := int((sizes == 1).sum()):
+        flags.append(f"{single} classes of one image, which always count as 0")
     return tuple(flags)
 
 

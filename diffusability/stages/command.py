@@ -129,7 +129,7 @@ def _job(stage: str, arguments: argparse.Namespace) -> Job:
 
 def _limit_threads(count: int) -> None:
     """Set the number of threads of numerical libraries, imported already or not."""
-    # what is imported later reads these once
+    # libraries imported later read these once
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(count)
     if torch := sys.modules.get("torch"):  # in a fork of the server
         torch.set_num_threads(count)

@@ -24,7 +24,7 @@ class Features:
     spatial: Tensor  # (N, S) float32, values that keep their position; S = 0 for all but Inception
 
     def parts(self) -> dict[str, Tensor]:
-        """Return what Fréchet distances compare, by what it adds to the extractor's name."""
+        """Return the features of Fréchet distances, by suffix of the extractor's name."""
         return {"": self.vectors} | ({SPATIAL: self.spatial} if self.spatial.shape[1] else {})
 
 

@@ -130,6 +130,6 @@ class GeometryPreservingTraining:
         return torch.cat([to_vector(mean) for mean in means])
 
     def _minutes(self) -> float | None:
-        """Return what is left of the job's time."""
+        """Return the remaining time of the job."""
         left = self.inputs.job.minutes_left
         return None if left is None else max(0.0, left)

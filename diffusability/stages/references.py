@@ -58,7 +58,7 @@ def make_generation_reference(inputs: Inputs, spec: GenerationReference, out: Pa
 
 
 def load_reference(folder: Path) -> Reference:
-    """Return what `make_generation_reference` wrote."""
+    """Load the files of `make_generation_reference`."""
     return Reference(load_file(folder / VECTORS)["vectors"], load_references(folder / MOMENTS))
 
 
@@ -121,7 +121,7 @@ def read_reference(spec: GenerationMetric | PublishedReference, extractor: str) 
         extractor: whose features the moments are of.
 
     Raises:
-        MeasurementError: nothing tells that size, or entry and file tell different ones.
+        MeasurementError: the size is unknown, or differs between entry and file.
     """
     assert spec.reference_statistics is not None
     path, stated = Path(spec.reference_statistics), spec.reference_resolution
@@ -129,7 +129,7 @@ def read_reference(spec: GenerationMetric | PublishedReference, extractor: str) 
     side = stated if found is None else found
     if side is None:
         raise MeasurementError(
-            f"reference statistics {path} hold no image to tell its size by; set "
+            f"reference statistics {path} contain no images to read their size from; set "
             "metrics.generation.reference_resolution"
         )
     if stated not in (None, side):

@@ -28,7 +28,7 @@ class BatchOrder:
         return stream[offset : offset + self.batch] + self.size * self._versions(step)
 
     def _versions(self, step: int) -> Tensor:
-        """Return which version of each image of a step is shown, (batch,) int64."""
+        """Return the version of each image of a step, (batch,) int64."""
         if self.versions == 1:
             return torch.zeros(self.batch, dtype=torch.int64)
         generator = torch.Generator().manual_seed(derive_seed("version", self.seed, step))

@@ -93,7 +93,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Run:
-    """What is trained, on how many images, and where its state is kept.
+    """Definition of a training run: modules, phases, data order and state folder.
 
     Attributes:
         name: for messages.

@@ -186,7 +186,7 @@ def test_metrics_are_named_fid(stub: None, workplace: Path) -> None:
         (16, 6, {}, r"do not belong together.*\('inception', 16, 6\).*\('inception', 8, 6\)"),
         (8, 9, {}, r"do not belong together.*\('inception', 8, 9\).*\('inception', 8, 6\)"),
         (8, 6, {"reference_resolution": 16}, "hold images of 8 pixels per side, but .* says 16"),
-        (None, 6, {}, "hold no image to tell its size by"),
+        (None, 6, {}, "contain no images to read their size from"),
     ],
 )
 def test_references_of_another_kind_are_refused(

@@ -127,7 +127,7 @@ class Equivariance(Regularizer[Eq, Transformation]):
     def transform(
         self, latents: Tensor, target: Tensor, choice: Transformation | None
     ) -> tuple[Tensor, Tensor]:
-        """Transform latents and target alike; see `Regularizer.transform`."""
+        """Transform latents and target equally; see `Regularizer.transform`."""
         if choice is None or choice.before_encoding:
             return latents, target
         return choice.apply(latents), choice.apply(target)
