@@ -86,7 +86,7 @@ rule draw_fisher_toy:
 
 
 rule check_fisher_claims:
-    """Judge what the paper says of its toys on the exact curves and on the learned ones."""
+    """Test the paper's claims on toy data with the exact and the learned curves."""
     input:
         TOY_TABLE,
     output:

@@ -57,7 +57,7 @@ def make(inputs: Inputs, spec: BackboneSpec, out: Path) -> None:
 def _model(
     inputs: Inputs, spec: Backbone, posteriors: Posteriors
 ) -> LatentDiffusion | LatentDenoiser:
-    """Return the model with its first weights and the scale of its training latents."""
+    """Return the model with its initial weights and the scale of its training latents."""
     channels, height, width = posteriors.shape
     model = build_diffusion(spec, (channels, height, width), inputs.data.num_classes)
     model.network.initialise(inputs.generator("weights"))
@@ -70,7 +70,7 @@ def _model(
 def measure_fisher(inputs: Inputs, spec: LearnedFisherOptions, out: Path) -> None:
     """Write measurements.json, with the class of every latent and without it.
 
-    A model that was trained without classes is asked without them alone.
+    A model trained without classes is only measured unconditionally.
     """
     data = inputs.data
     split = data.split(spec.split)
@@ -83,7 +83,7 @@ def measure_fisher(inputs: Inputs, spec: LearnedFisherOptions, out: Path) -> Non
     model = load_diffusion(source, shape, data.num_classes, inputs.job.device)
     backbone = backbone_spec(read_card(source)["spec"])
     trained = backbone_denoiser(model, backbone)
-    # trained on draws of the posteriors, it knows nothing of the distribution of their means
+    # posterior samples, because the model was not trained on posterior means
     posterior = Posterior(latents.mean, latents.logvar)
     drawn = posterior.sample(inputs.generator("posterior"))
     x, labels = model.normalise(drawn.to(inputs.device)), latents.labels.to(inputs.device)

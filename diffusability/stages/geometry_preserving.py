@@ -20,14 +20,14 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class GeometryPreservingTraining:
-    """Both trainings of one tokenizer, each with its own checkpoints below the job's state.
+    """Both trainings of one tokenizer, with separate checkpoints in the job's state folder.
 
     Attributes:
-        inputs: of the artifact that is made.
-        spec: its entry.
-        options: those of method gpe in it.
-        tokenizer: the network, with its first weights, on the job's device.
-        objective: what the decoder descends.
+        inputs: inputs of the job.
+        spec: entry of the tokenizer.
+        options: its options of method gpe.
+        tokenizer: the network, with its initial weights, on the job's device.
+        objective: loss of the decoder.
     """
 
     inputs: Inputs
@@ -40,8 +40,8 @@ class GeometryPreservingTraining:
         """Train encoder and decoder; the tokenizer ends with their averaged weights.
 
         Returns:
-            The loss curves, rows of the encoder's steps before those of the decoder's, which count
-            on from them.
+            The loss curves: rows of the encoder's steps, then of the decoder's, numbered
+            consecutively.
 
         Raises:
             TrainingInterrupted: time is up or a signal came; the state is saved.
@@ -120,7 +120,7 @@ class GeometryPreservingTraining:
 
     @torch.no_grad()
     def _sample(self) -> Tensor:
-        """Return the (N, d) latents of training images that centre and scale rest on."""
+        """Return the (N, d) latents of training images for computing centre and scale."""
         data = self.inputs.data
         split = data.split("train")
         order = torch.randperm(len(split), generator=self.inputs.generator("scale"))

@@ -53,7 +53,7 @@ class PatchwiseAutoencoder(NetworkTokenizer):
         return Posterior.from_moments(self.to_moments(self.first(images)))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return the images that latents stand for; see `Tokenizer.decode`."""
+        """Return the decoded images; see `Tokenizer.decode`."""
         return nn.functional.pixel_shuffle(self.last(self.from_latent(latents)), self.factor)
 '''
 

@@ -58,7 +58,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_files_exist(page: Path) -> None:
-    """Names with <...> or * in them stand for many files."""
+    """Names with <...> or * are patterns of many files."""
     words = [w for code in CODE.findall(page.read_text()) for w in "".join(code).split()]
     for word in words:
         if not word.startswith(FOLDERS) or re.search(r"[<{*…]", word):

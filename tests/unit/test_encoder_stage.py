@@ -1,4 +1,4 @@
-"""Encoders of every kind through the stages: trained, loaded, and asked as judges."""
+"""Encoders of every kind through the stages: trained, loaded, and used as extractors."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ STAGES += ("diffusion", "samples", "generation")
 
 
 def small_study() -> dict[str, Any]:
-    """The smoke study: aligned with a masked encoder, judged by a contrastive one."""
+    """The smoke study: aligned with a masked encoder, evaluated with a contrastive one."""
     study = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
     network = {"width": 8, "features": 16, "factor": 2, "train": {"steps": 20, "lr": 2e-3}}
     study["encoders"] = {

@@ -109,7 +109,7 @@ def test_everything_follows_what_it_is_made_from() -> None:
 
 
 def test_the_study_layer_needs_no_heavy_package() -> None:
-    """Snakemake imports it anew in every job."""
+    """Snakemake imports it again in every job."""
     code = (
         "import sys;"
         "from diffusability.study.load import load_study;"

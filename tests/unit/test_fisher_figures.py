@@ -1,4 +1,4 @@
-"""Figures of the toy study: what stands in which panel, and that rounding is not drawn."""
+"""Figures of the toy study: contents of each panel, and that rounding is not drawn."""
 
 import numpy as np
 import pandas as pd

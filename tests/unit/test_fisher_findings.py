@@ -1,4 +1,4 @@
-"""Claims of the Fisher paper: judged on exact values that were calculated by other means."""
+"""Claims of the Fisher paper: tested on exact values computed independently."""
 
 import math
 

@@ -45,7 +45,7 @@ def plan() -> FisherToyPlan:
 class TestActivations:
     @pytest.mark.parametrize(("function", "slope"), TABLE)
     def test_known_values(self, function: str, slope: float | None) -> None:
-        # the smallest level costs most; two of them stand for all
+        # the smallest level costs most; two of them represent all
         skip = 0 if function in ("relu", "tanh") else 1
         oracle = activation_oracle(function, slope)
         for v, fi, fir in list(zip(VARIANCES, *TABLE[function, slope], strict=True))[skip:]:
@@ -71,7 +71,7 @@ class TestActivations:
     ) -> None:
         oracle = activation_oracle(function, slope)
         low, high = oracle.information(0.001), oracle.information(0.002)
-        # beside the jump, FI of the two smooth halves stays finite: 1/2 and 1/2 a^-2
+        # without the jump, FI of the two smooth halves stays finite: 1/2 and 1/2 a^-2
         base = (1 + slope**-2) / 2 if slope else 0.0
         rise = math.log((low.fi - base) / (high.fi - base)) / math.log(0.5)
         assert rise == pytest.approx(fi, abs=0.12)

@@ -107,7 +107,7 @@ class Stub(nn.Module):
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the stub in the package's place."""
+    """Replace the package by the stub."""
     module = ModuleType(MODULE)
     module.FeatureExtractorInceptionV3 = Stub  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch_fidelity", ModuleType("torch_fidelity"))

@@ -1,4 +1,4 @@
-"""Figures of the second paper's image experiments: what stands in which panel."""
+"""Figures of the second paper's image experiments: contents of each panel."""
 
 import numpy as np
 import pandas as pd

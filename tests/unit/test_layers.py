@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-# each layer may import itself and what stands after it
+# each layer may import itself and the layers after it
 LAYERS = (
     ("cli", "script"),
     ("stages",),
@@ -31,7 +31,7 @@ MODULES = sorted((Path(__file__).parents[2] / "diffusability").rglob("*.py"))
 
 
 def imported(path: Path) -> set[str]:
-    """Return the layers that a module imports, wherever in it the import stands."""
+    """Return the layers that a module imports, also inside functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("diffusability."):

@@ -39,7 +39,7 @@ class Stub(nn.Module):
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the stub in the package's place."""
+    """Replace the package by the stub."""
     module = ModuleType("lpips")
     module.LPIPS = Stub  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "lpips", module)

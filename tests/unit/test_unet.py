@@ -172,7 +172,7 @@ def plain_norm(x: Tensor, w: dict[str, Tensor], name: str) -> Tensor:
 
 
 def plain_conv(x: Tensor, w: dict[str, Tensor], name: str) -> Tensor:
-    """Convolution of one image as a sum over the places of the kernel."""
+    """Convolution of one image as a sum over the positions of the kernel."""
     kernel, reach = w[f"{name}.weight"], w[f"{name}.weight"].shape[2] // 2
     _, height, width = x.shape
     framed = functional.pad(x, (reach,) * 4)
