@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from diffusability.artifacts.estimates import Estimates, StageCost
-from diffusability.study.cost import FOLDER_TRAIN, FOLDER_VAL, MACHINE, SUSTAINED
-from diffusability.study.dataset import FolderDataset
+from diffusability.study.cost import MACHINE, SUSTAINED
+from diffusability.study.dataset import FOLDER_TRAIN, FOLDER_VAL, FolderDataset
 from diffusability.study.needs import describe, describe_package, missing, missing_packages
 from diffusability.study.needs import study_needs as needs_of
 from diffusability.study.plan import Plan
@@ -120,7 +120,7 @@ def _notes(plan: Plan, stages: list[StageCost]) -> list[str]:
     if isinstance(plan.study.dataset, FolderDataset):
         notes.append(
             f"images: taken to be ImageNet's {FOLDER_TRAIN:.0f} training and {FOLDER_VAL:.0f} "
-            "validation images a class"
+            "validation images per class"
         )
     return notes
 

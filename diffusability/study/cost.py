@@ -5,10 +5,8 @@ Counted are the stages that a GPU is needed for; the statistics of latents run o
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from diffusability.study.backbone import AnyBackbone
-from diffusability.study.dataset import DIGITS_IMAGES, DatasetSpec, DigitsDataset, ShapesDataset
 from diffusability.study.encoder import (
     EncoderSpec,
     RepresentationEncoder,
@@ -41,8 +39,6 @@ TANGENT = 2  # a Jacobian-vector product: the pass and its derivative
 CONDITIONS = 2  # with the label and without
 PERCEPTUAL = 3  # both images forward, and back to the pixels of one
 ADVERSARIAL = 8  # the generator's step: forward and back to pixels; its own: three a real and fake
-# ImageNet-1k has 1,281,167 training and 50,000 validation images in 1,000 classes
-FOLDER_TRAIN, FOLDER_VAL = 1281.167, 50.0
 # bf16: LightningDiT-B trains on at least 1,190 images/s of an H100 (hustvl/LightningDiT#74), which
 # is 164 TFLOP/s; fp32: half of it, as the chip's peak in TF32 is half of that in bf16
 SUSTAINED: dict[Precision, float] = {"bf16": 160e12, "fp32": 80e12}
@@ -69,35 +65,13 @@ class Work:
         return None if self.macs is None else 2 * self.macs / SUSTAINED[self.precision]
 
 
-@dataclass(frozen=True)
-class Images:
-    """How many images a dataset holds, as far as its entry says."""
-
-    train: int
-    val: int
-
-    def of(self, split: Literal["train", "val", "all"]) -> int:
-        """Return the number in a split."""
-        return {"train": self.train, "val": self.val, "all": self.train + self.val}[split]
-
-
-def images(data: DatasetSpec) -> Images:
-    """Return the images of a dataset; a folder is taken to be as full as ImageNet's."""
-    if isinstance(data, DigitsDataset):
-        val = round(data.val_fraction * DIGITS_IMAGES)
-        return Images(DIGITS_IMAGES - val, val)
-    if isinstance(data, ShapesDataset):
-        return Images(data.train, data.val)
-    return Images(round(data.num_classes * FOLDER_TRAIN), round(data.num_classes * FOLDER_VAL))
-
-
 class Costs:
     """The counted costs of a study's artifacts."""
 
     def __init__(self, study: Study) -> None:
         """Take the sizes that everything depends on."""
         self.study, self.data = study, study.dataset
-        self.images = images(study.dataset)
+        self.images = study.dataset.counts()
         self.channels, self.side = self.data.image_channels, self.data.size
 
     def work(self, artifact: Artifact) -> Work:

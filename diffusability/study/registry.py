@@ -6,7 +6,7 @@ from importlib import import_module
 from operator import or_
 from typing import Annotated, Any, Generic, TypeVar, get_args
 
-from pydantic import Field
+from pydantic import Field, GetCoreSchemaHandler
 
 from diffusability.errors import StudyError
 from diffusability.study.problems import nearest
@@ -19,12 +19,14 @@ Model = TypeVar("Model", bound=Spec)
 class Registry(Mapping[str, type[Base]], Generic[Base]):
     """The options models of one kind of entry, by the value of their tag.
 
-    An entry is declared where its options are, with the place of its code. The code is imported
+    An entry is declared where its options are, with the path of its code. The code is imported
     when it is first needed, so that a study can be read without torch:
 
         @REGULARIZERS.add("diffusability.tokenizers.regularizers.repa:RepaLoss")
         class Repa(Regularizer):
             method: Literal["repa"]
+
+    As the annotation of a field it takes any of the models: `Annotated[Regularizer, REGULARIZERS]`.
     """
 
     def __init__(self, what: str, tag: str) -> None:
@@ -103,9 +105,17 @@ class Registry(Mapping[str, type[Base]], Generic[Base]):
         module, _, name = self._code[type(spec)].partition(":")
         return getattr(import_module(module), name)
 
+    def models(self) -> list[type[Base]]:
+        """Return the models, each once, in the order of their declaration."""
+        return list(dict.fromkeys(self._models.values()))
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        """Let pydantic validate a field that is annotated with the registry."""
+        return handler.generate_schema(self.field())
+
     def field(self) -> Any:
         """Return the type of a pydantic field that holds any of the models, told apart by tag."""
-        models = list(dict.fromkeys(self._models.values()))
+        models = self.models()
         if len(models) == 1:
             return models[0]
         return Annotated[reduce(or_, models), Field(discriminator=self.tag)]

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from diffusability.study.backbone import LightningDiTBackbone, SiTBackbone, UNetBackbone
-from diffusability.study.dataset import DigitsDataset, FolderDataset, ShapesDataset
+from diffusability.study.dataset import DATASETS
 from diffusability.study.encoder import (
     ContrastiveEncoder,
     InceptionEncoder,
@@ -43,11 +43,6 @@ from diffusability.study.sizes import check_sizes
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import ExternalTokenizer, LevelTokenizer, TokenizerSpec
 
-DATASETS: dict[str, type[BaseModel]] = {
-    "digits": DigitsDataset,
-    "shapes": ShapesDataset,
-    "folder": FolderDataset,
-}
 ENCODERS: dict[str, type[BaseModel]] = {
     "supervised": SupervisedEncoder,
     "contrastive": ContrastiveEncoder,

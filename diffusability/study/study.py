@@ -5,7 +5,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from diffusability.study.backbone import BackboneSpec, SamplingSpec
-from diffusability.study.dataset import DatasetSpec
+from diffusability.study.dataset import DATASETS, Dataset
 from diffusability.study.encoder import EncoderSpec
 from diffusability.study.metrics import MetricsSpec
 from diffusability.study.names import EncoderName, Name
@@ -64,7 +64,7 @@ class Study(Spec):
         pattern=r"^[A-Za-z0-9_.-]+\.html$",
         description="file under results/; by default reports-<name>.html",
     )
-    datasets: dict[Name, DatasetSpec] = Field(min_length=1)
+    datasets: dict[Name, Annotated[Dataset, DATASETS]] = Field(min_length=1)
     encoders: dict[EncoderName, EncoderSpec] = Field({})
     tokenizers: dict[Name, TokenizerEntry] = Field(min_length=1)
     encoding: EncodingSpec = EncodingSpec()
@@ -75,7 +75,7 @@ class Study(Spec):
     select: Selection
 
     @property
-    def dataset(self) -> DatasetSpec:
+    def dataset(self) -> Dataset:
         """The selected dataset."""
         return self.datasets[self.select.dataset]
 
