@@ -6,9 +6,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusability.data.images import ImageSet
+from diffusability.encoders.pretext import Network, Pretext
+from diffusability.study.encoder import SupervisedEncoder
 from diffusability.training.loop import Batch, Losses
 
 SHIFT = 1  # largest random shift of a training batch, in pixels, along both axes
+
+
+class Classification(Pretext[SupervisedEncoder]):
+    """Encoders of kind supervised."""
+
+    loss_name = "cross_entropy"
+
+    def classes(self, data: ImageSet) -> int:
+        """One logit per class of the dataset."""
+        return data.num_classes
+
+    def loss(
+        self, network: Network, images: Callable[[Batch], Tensor], labels: Tensor
+    ) -> Callable[[Batch], Losses]:
+        """Return the cross-entropy."""
+        return ClassificationLoss(network, images, labels)
 
 
 class ClassificationLoss:

@@ -13,8 +13,8 @@ from diffusability.encoders.load import load_encoder
 from diffusability.latents.mapped import MappedLatents
 from diffusability.latents.shards import Encode, LatentShards
 from diffusability.study.tokenizer import EncodingSpec
-from diffusability.tokenizers.build import load_tokenizer
 from diffusability.tokenizers.interface import Tokenizer
+from diffusability.tokenizers.load import load_tokenizer
 from diffusability.tokenizers.perceptual import FeaturePerceptual, LpipsPerceptual
 
 logger = logging.getLogger(__name__)

@@ -14,16 +14,14 @@ from diffusability.encoders.interface import Encoder
 from diffusability.encoders.load import load_encoder
 from diffusability.stages.geometry_preserving import GeometryPreservingTraining
 from diffusability.stages.open import open_perceptual
-from diffusability.stages.untrained import copy_level, make_linear
-from diffusability.study.linear_tokenizer import LINEAR_SOURCES
 from diffusability.study.network import ConvNetwork
 from diffusability.study.regularizer import Gpe
-from diffusability.study.tokenizer import ExternalTokenizer, TokenizerSpec
+from diffusability.study.tokenizer import TokenizerSpec
 from diffusability.tokenizers.build import build_objective, build_regularizer, build_tokenizer
 from diffusability.tokenizers.discriminator import PatchDiscriminator
-from diffusability.tokenizers.external import import_autoencoder
 from diffusability.tokenizers.hierarchical import HierarchicalAutoencoder, hierarchical_loss
 from diffusability.tokenizers.interface import Tokenizer
+from diffusability.tokenizers.load import tokenizer_source
 from diffusability.tokenizers.training_step import TokenizerLosses
 from diffusability.tokenizers.vector import VectorAutoencoder
 from diffusability.training.images import TrainingImages
@@ -39,7 +37,7 @@ def make(job: Job, folder: Path) -> None:
     no rows.
     """
     if "source" in job.spec:
-        _make_untrained(job, folder)
+        tokenizer_source(job.options).make(job, folder)
         (folder / "history.csv").write_text("step\n")
         return
     spec = typed_spec(job)
@@ -56,16 +54,6 @@ def make(job: Job, folder: Path) -> None:
     whole = {name: value.contiguous() for name, value in weights.items()}
     save_file(whole, folder / "model.safetensors")
     write_history(history, folder / "history.csv")
-
-
-def _make_untrained(job: Job, folder: Path) -> None:
-    """Write the weights of a linear map, a level of a trained tokenizer, or a published one."""
-    if job.spec["source"] in LINEAR_SOURCES:
-        make_linear(job, folder)
-    elif job.spec["source"] == "level":
-        copy_level(job, folder)
-    else:
-        import_autoencoder(ExternalTokenizer.model_validate({**job.spec, **job.local}), folder)
 
 
 def _train_regularized(job: Job, spec: TokenizerSpec, data: ImageSet) -> Training:

@@ -7,31 +7,18 @@ Counted are the stages that a GPU is needed for; the statistics of latents run o
 from dataclasses import dataclass
 
 from diffusability.study.backbone import AnyBackbone
-from diffusability.study.encoder import (
-    EncoderSpec,
-    RepresentationEncoder,
-    TrainedEncoder,
-    VisionEncoder,
-)
-from diffusability.study.linear_tokenizer import LinearTokenizer
+from diffusability.study.encoder import EncoderEntry, TrainedEncoder
 from diffusability.study.operations import (
-    INCEPTION,
     Autoencoder,
     Size,
-    autoencoder,
     backbone,
     discriminator,
-    linear_map,
-    trained_encoder,
-    vgg16,
-    vision_model,
 )
 from diffusability.study.plan import Artifact
 from diffusability.study.regularizer import Gpe
-from diffusability.study.representations import REPRESENTATIONS
 from diffusability.study.spec import Precision
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import LevelTokenizer, TokenizerEntry, TokenizerSpec
+from diffusability.study.tokenizer import TokenizerEntry, TokenizerSpec
 
 BYTES = {"float32": 4, "bfloat16": 2}
 TRAINING = 3  # passes of a step, in forward passes
@@ -119,27 +106,14 @@ class Costs:
 
     def _network(self, entry: TokenizerEntry) -> Autoencoder | None:
         """Return the size of a tokenizer; an external one is not known before it is read."""
-        if isinstance(entry, LinearTokenizer):
-            return linear_map(entry, self.channels, self.side)
-        if isinstance(entry, TokenizerSpec | LevelTokenizer):
-            return autoencoder(entry.network, self.channels, self.side)
-        return None
+        return entry.cost(self.channels, self.side)
 
     def _features(self, name: str) -> Size:
-        return self._encoder_size(self.study.encoders[name])
+        entry = self.study.encoders[name]
+        return entry.cost(self.channels, self.side, self.data.num_classes)
 
-    def _encoder_size(self, entry: EncoderSpec) -> Size:
-        if isinstance(entry, TrainedEncoder):
-            return trained_encoder(entry, self.channels, self.side, self.data.num_classes)
-        if isinstance(entry, VisionEncoder):
-            return vision_model(entry.model, self.side)
-        if isinstance(entry, RepresentationEncoder):
-            facts = REPRESENTATIONS[entry.model]
-            return Size(round(facts.parameters), round(facts.macs))
-        return INCEPTION if entry.kind == "inception" else vgg16(self.side)
-
-    def _encoder(self, entry: EncoderSpec) -> Work:
-        size = self._encoder_size(entry)
+    def _encoder(self, entry: EncoderEntry) -> Work:
+        size = entry.cost(self.channels, self.side, self.data.num_classes)
         if isinstance(entry, TrainedEncoder):
             seen = entry.train.steps * entry.train.batch
             return Work(TRAINING * seen * size.macs, entry.train.precision, 4 * size.parameters)
@@ -176,8 +150,7 @@ class Costs:
 
     def _latent(self, entry: TokenizerEntry) -> tuple[int, int]:
         """Return channels and side of a latent."""
-        channels = entry.network.channels if isinstance(entry, TokenizerSpec) else entry.channels
-        return channels, self.side // entry.factor
+        return entry.channels, self.side // entry.factor
 
     def _backbone(self, artifact: Artifact) -> tuple[AnyBackbone, Size]:
         spec = self.study.backbones[artifact.labels["backbone"]]

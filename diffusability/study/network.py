@@ -1,6 +1,7 @@
 """Networks of a tokenizer: how large, how deep, how coarse the latent grid."""
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -9,7 +10,13 @@ from pydantic import Field, PositiveInt, model_validator
 from diffusability.study.spec import Spec
 
 
-class ConvNetwork(Spec):
+class _Network(Spec):
+    def misfits(self, size: int) -> Iterator[tuple[str, str]]:
+        """Yield the key and the reason of what does not fit square images of `size` pixels."""
+        yield from ()
+
+
+class ConvNetwork(_Network):
     """The convolutional autoencoder of LDM/VA-VAE at any size."""
 
     arch: Literal["conv"]
@@ -47,7 +54,7 @@ class ConvNetwork(Spec):
         return f"conv-f{self.factor}d{self.channels}"
 
 
-class VitNetwork(Spec):
+class VitNetwork(_Network):
     """A transformer autoencoder with one latent cell per image patch."""
 
     arch: Literal["vit"]
@@ -74,7 +81,7 @@ class VitNetwork(Spec):
         return f"trans-f{self.factor}d{self.channels}"
 
 
-class VectorNetwork(Spec):
+class VectorNetwork(_Network):
     """Strided convolutions down to one vector of d entries and back, as GPE and a VAE share them.
 
     The vector is laid out as a latent of `channels` x (size / factor) x (size / factor) in
@@ -102,8 +109,17 @@ class VectorNetwork(Spec):
         """Image pixels per cell of the coarsest features, along one side."""
         return int(2 ** len(self.multipliers))
 
+    def misfits(self, size: int) -> Iterator[tuple[str, str]]:
+        """Every halving must be whole."""
+        if size % self.reduction:
+            yield (
+                "multipliers",
+                f"{len(self.multipliers)} strided convolutions do not halve the image size {size} "
+                "evenly",
+            )
 
-class HierarchicalNetwork(Spec):
+
+class HierarchicalNetwork(_Network):
     """A top-down VAE with a latent at several resolutions; `factor` names the one it offers.
 
     Entries of `source: level` offer its other levels without training it again.
@@ -135,6 +151,11 @@ class HierarchicalNetwork(Spec):
     def family(self) -> str:
         """Architecture and latent size, as the paper names its families."""
         return f"hierarchical-f{self.factor}d{self.channels}"
+
+    def misfits(self, size: int) -> Iterator[tuple[str, str]]:
+        """The coarsest level must be a whole grid."""
+        if size % self.levels[-1]:
+            yield "levels", f"{self.levels[-1]} does not divide the image size {size}"
 
 
 Network = ConvNetwork | VitNetwork | VectorNetwork | HierarchicalNetwork

@@ -7,10 +7,9 @@ cent. One multiply-accumulate (MAC) is two floating-point operations.
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from diffusability.study.backbone import AnyBackbone, SiTBackbone, UNetBackbone
-from diffusability.study.encoder import TrainedEncoder
-from diffusability.study.linear_tokenizer import LinearTokenizer
 from diffusability.study.network import (
     ConvNetwork,
     HierarchicalNetwork,
@@ -18,8 +17,11 @@ from diffusability.study.network import (
     VectorNetwork,
     VitNetwork,
 )
-from diffusability.study.tokenizer import ObjectiveSpec
 from diffusability.study.vision_models import FACTS, VisionModel
+
+if TYPE_CHECKING:  # these state their own cost with what is counted here
+    from diffusability.study.encoder import TrainedEncoder
+    from diffusability.study.tokenizer import LinearTokenizer, ObjectiveSpec
 
 TIME_FREQUENCIES = 256  # of the sinusoid of time
 # output channels of VGG-16's convolutions; 0 halves the image
@@ -173,7 +175,7 @@ def _hierarchical_autoencoder(
     return Autoencoder(encoder + down, top_down + head)
 
 
-def linear_map(entry: LinearTokenizer, channels: int, side: int) -> Autoencoder:
+def linear_map(entry: "LinearTokenizer", channels: int, side: int) -> Autoencoder:
     """Return the size of a linear map: that of its matrix, where it has one."""
     pixels = channels * side**2
     if entry.source not in ("pca", "projection"):
@@ -269,7 +271,7 @@ def _unet(spec: UNetBackbone, channels: int, grid: int, classes: int) -> Size:
 
 
 @lru_cache
-def trained_encoder(spec: TrainedEncoder, channels: int, side: int, classes: int) -> Size:
+def trained_encoder(spec: "TrainedEncoder", channels: int, side: int, classes: int) -> Size:
     """Return the size of a convolutional encoder of the study's own, with its class logits."""
     width, coarsest = spec.width, side // spec.factor
     size = convolution(channels, width, 3, side)
@@ -309,7 +311,7 @@ def vgg16(side: int) -> Size:
     return size
 
 
-def discriminator(objective: ObjectiveSpec, channels: int, side: int) -> Size:
+def discriminator(objective: "ObjectiveSpec", channels: int, side: int) -> Size:
     """Return the size of the patch discriminator of an objective."""
     width, layers = objective.gan_width, objective.gan_layers
     widths = [width * min(2**layer, 8) for layer in range(layers + 1)]

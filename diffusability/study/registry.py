@@ -92,6 +92,14 @@ class Registry(Mapping[str, type[Base]], Generic[Base]):
         """Return the number of names."""
         return len(self._models)
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether it is this registry; two are never equal."""
+        return self is other
+
+    def __hash__(self) -> int:
+        """Hash by identity: annotations of types are hashed."""
+        return id(self)
+
     def code(self, spec: Spec) -> Any:
         """Import and return the object that the options of `spec` are for.
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from diffusability.study.names import EncoderName
+from diffusability.study.python_object import PythonObject
 from diffusability.study.spec import Probability, Spec
 
 
@@ -108,7 +109,16 @@ class Gpe(Spec):
     )
 
 
+class PythonRegularizer(PythonObject):
+    """A regularizer of the user's own package; see `tokenizers/python_object.py`."""
+
+    method: Literal["python"] = Field(description="a regularizer of your own package")
+    encoder: EncoderName | None = Field(
+        None, description="encoder whose feature map the regularizer is given"
+    )
+
+
 RegularizerSpec = Annotated[
-    Baseline | Repa | Mcos | Mdms | McosMdms | Eq | Lcr | Lmr | Mae | Gpe,
+    Baseline | Repa | Mcos | Mdms | McosMdms | Eq | Lcr | Lmr | Mae | Gpe | PythonRegularizer,
     Field(discriminator="method"),
 ]

@@ -7,17 +7,7 @@ from pydantic import BaseModel
 
 from diffusability.study.backbone import LightningDiTBackbone, SiTBackbone, UNetBackbone
 from diffusability.study.dataset import DATASETS
-from diffusability.study.encoder import (
-    ContrastiveEncoder,
-    InceptionEncoder,
-    LpipsEncoder,
-    MaskedEncoder,
-    RepresentationEncoder,
-    SupervisedEncoder,
-    Use,
-    VisionEncoder,
-)
-from diffusability.study.linear_tokenizer import LINEAR_SOURCES, LinearTokenizer
+from diffusability.study.encoder import ENCODERS, InceptionEncoder, Use
 from diffusability.study.merge import merge
 from diffusability.study.names import INCEPTION, INCEPTION_SPATIAL
 from diffusability.study.network import (
@@ -37,26 +27,13 @@ from diffusability.study.regularizer import (
     Mcos,
     McosMdms,
     Mdms,
+    PythonRegularizer,
     Repa,
 )
 from diffusability.study.sizes import check_sizes
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import ExternalTokenizer, LevelTokenizer, TokenizerSpec
+from diffusability.study.tokenizer import TOKENIZER_SOURCES, LevelTokenizer, TokenizerSpec
 
-ENCODERS: dict[str, type[BaseModel]] = {
-    "supervised": SupervisedEncoder,
-    "contrastive": ContrastiveEncoder,
-    "masked": MaskedEncoder,
-    "vision": VisionEncoder,
-    "representation": RepresentationEncoder,
-    "inception": InceptionEncoder,
-    "lpips": LpipsEncoder,
-}
-UNTRAINED: dict[str, type[BaseModel]] = {
-    "diffusers": ExternalTokenizer,
-    **dict.fromkeys(LINEAR_SOURCES, LinearTokenizer),
-    "level": LevelTokenizer,
-}
 LEVEL_KEYS = ("source", "of", "factor")
 NETWORKS: dict[str, type[BaseModel]] = {
     "conv": ConvNetwork,
@@ -75,6 +52,7 @@ REGULARIZERS: dict[str, type[BaseModel]] = {
     "lmr": Lmr,
     "mae": Mae,
     "gpe": Gpe,
+    "python": PythonRegularizer,
 }
 BACKBONES: dict[str, type[BaseModel]] = {
     "sit": SiTBackbone,
@@ -139,7 +117,7 @@ def _tokenizers(
             levels[name] = flat
             continue
         if "source" in flat:
-            spec = problems.validate_tagged(where, flat, "source", UNTRAINED)
+            spec = problems.validate_tagged(where, flat, "source", TOKENIZER_SOURCES)
         else:
             spec = _tokenizer(where, flat, problems)
         if spec is not None:

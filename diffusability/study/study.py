@@ -6,11 +6,16 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from diffusability.study.backbone import BackboneSpec, SamplingSpec
 from diffusability.study.dataset import DATASETS, Dataset
-from diffusability.study.encoder import EncoderSpec
+from diffusability.study.encoder import ENCODERS, EncoderEntry
 from diffusability.study.metrics import MetricsSpec
 from diffusability.study.names import EncoderName, Name
 from diffusability.study.spec import Spec
-from diffusability.study.tokenizer import EncodingSpec, TokenizerEntry
+from diffusability.study.tokenizer import (
+    TOKENIZER_SOURCES,
+    EncodingSpec,
+    SourcedTokenizer,
+    TokenizerSpec,
+)
 
 SeedList = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
 Perspective = Literal[
@@ -65,8 +70,10 @@ class Study(Spec):
         description="file under results/; by default reports-<name>.html",
     )
     datasets: dict[Name, Annotated[Dataset, DATASETS]] = Field(min_length=1)
-    encoders: dict[EncoderName, EncoderSpec] = Field({})
-    tokenizers: dict[Name, TokenizerEntry] = Field(min_length=1)
+    encoders: dict[EncoderName, Annotated[EncoderEntry, ENCODERS]] = Field({})
+    tokenizers: dict[Name, TokenizerSpec | Annotated[SourcedTokenizer, TOKENIZER_SOURCES]] = Field(
+        min_length=1
+    )
     encoding: EncodingSpec = EncodingSpec()
     backbones: dict[Name, BackboneSpec] = Field(min_length=1)
     sampling: SamplingSpec = SamplingSpec()

@@ -1,14 +1,7 @@
-"""Tokenizers and their regularizers from study entries, and from artifacts."""
-
-from pathlib import Path
+"""Networks, regularizers and objectives of tokenizers from study entries."""
 
 from pydantic import TypeAdapter
-from safetensors.torch import load_file
 
-from diffusability.artifacts.card import read_card
-from diffusability.data.images import ImageSet
-from diffusability.study.linear_tokenizer import LINEAR_SOURCES
-from diffusability.study.linear_tokenizer import LinearTokenizer as LinearSpec
 from diffusability.study.network import (
     ConvNetwork,
     HierarchicalNetwork,
@@ -16,19 +9,21 @@ from diffusability.study.network import (
     NetworkSpec,
     VectorNetwork,
 )
-from diffusability.study.regularizer import Eq, Lcr, Lmr, Mae, Mcos, McosMdms, Mdms, Repa
+from diffusability.study.regularizer import (
+    Eq,
+    Lcr,
+    Lmr,
+    Mae,
+    Mcos,
+    McosMdms,
+    Mdms,
+    PythonRegularizer,
+    Repa,
+)
 from diffusability.study.tokenizer import ObjectiveSpec, TokenizerSpec
 from diffusability.tokenizers.conv import ConvAutoencoder
-from diffusability.tokenizers.external import load_autoencoder
 from diffusability.tokenizers.hierarchical import HierarchicalAutoencoder
 from diffusability.tokenizers.interface import Tokenizer
-from diffusability.tokenizers.linear import (
-    HaarTokenizer,
-    LinearTokenizer,
-    PermutationTokenizer,
-    PixelTokenizer,
-    ProjectionTokenizer,
-)
 from diffusability.tokenizers.objective import Objective
 from diffusability.tokenizers.regularizers.eq import Equivariance
 from diffusability.tokenizers.regularizers.interface import Regularizer
@@ -84,19 +79,6 @@ def build_tokenizer(spec: Network, image_channels: int, size: int) -> Tokenizer:
     )
 
 
-def build_linear(spec: LinearSpec, image_channels: int, size: int) -> LinearTokenizer:
-    """Return the linear map of an entry; permutations and projections are not yet drawn."""
-    match spec.source:
-        case "pixels":
-            return PixelTokenizer(image_channels)
-        case "haar":
-            return HaarTokenizer(image_channels, spec.factor)
-        case "permuted-pixels" | "permuted-positions":
-            positions = spec.source == "permuted-positions"
-            return PermutationTokenizer(image_channels, size, positions)
-    return ProjectionTokenizer(image_channels, size, spec.channels, spec.factor)
-
-
 def build_regularizer(spec: TokenizerSpec, feature_channels: int | None) -> Regularizer:
     """Return the regularizer of an entry; `feature_channels` are those of its encoder, if any."""
     chosen, latent = spec.regularizer, spec.network.channels
@@ -122,6 +104,11 @@ def build_regularizer(spec: TokenizerSpec, feature_channels: int | None) -> Regu
             return LatentMasking(latent, chosen.probabilities, chosen.shared)
         case Mae():
             return ImageMasking(chosen.ratio)
+        case PythonRegularizer():
+            # imported late: the module is of artifacts and images too
+            from diffusability.tokenizers.python_object import build_python_regularizer
+
+            return build_python_regularizer(chosen, latent, features)
     return Regularizer()
 
 
@@ -138,23 +125,6 @@ def build_objective(spec: ObjectiveSpec) -> Objective:
         reduction=spec.reduction,
         gan_start=spec.gan_start,
     )
-
-
-def load_tokenizer(folder: Path, data: ImageSet, device: str) -> Tokenizer:
-    """Return the tokenizer of a verified artifact, frozen, in evaluation mode."""
-    spec = read_card(folder)["spec"]
-    image_channels, size = data.images.shape[1], data.images.shape[-1]
-    tokenizer: Tokenizer
-    if spec.get("source") in LINEAR_SOURCES:
-        tokenizer = build_linear(LinearSpec.model_validate(spec), image_channels, size)
-        tokenizer.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
-    elif spec.get("source") == "diffusers":
-        tokenizer = load_autoencoder(folder, image_channels)
-    else:  # trained here, or a level of one that was
-        # the encoder entered the artifact by its fingerprint; the network does not depend on it
-        tokenizer = build_tokenizer(tokenizer_network(spec["network"]), image_channels, size)
-        tokenizer.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
-    return tokenizer.to(device).eval().requires_grad_(False)
 
 
 def tokenizer_network(values: dict[str, object]) -> Network:

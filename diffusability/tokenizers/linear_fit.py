@@ -1,13 +1,75 @@
-"""Directions of projections: principal ones of the training images, or random ones."""
+"""Linear tokenizers: drawn, or fitted to the principal directions of the training images."""
 
 from collections.abc import Iterable
+from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 import scipy.linalg
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from diffusability.artifacts.job import Job
+from diffusability.data.images import ImageSet, in_batches, to_float
+from diffusability.data.load import load_dataset
 from diffusability.errors import StudyError
+from diffusability.study.tokenizer import LinearTokenizer as LinearSpec
+from diffusability.tokenizers.linear import (
+    HaarTokenizer,
+    LinearTokenizer,
+    PermutationTokenizer,
+    PixelTokenizer,
+    ProjectionTokenizer,
+)
+from diffusability.tokenizers.load import WEIGHTS, TokenizerSource
+
+BATCH = 1024
+
+
+class Linear(TokenizerSource[LinearSpec]):
+    """Linear maps of the image."""
+
+    def make(self, job: Job, folder: Path) -> None:
+        """Write a map: its order, or its directions about the training images' mean."""
+        data = load_dataset(job.input("dataset"))
+        tokenizer = build_linear(self.spec, data.images.shape[1], data.images.shape[-1])
+        generator = torch.Generator().manual_seed(job.stream("weights"))
+        if isinstance(tokenizer, PermutationTokenizer):
+            tokenizer.draw(generator)
+        if isinstance(tokenizer, ProjectionTokenizer):
+            count = len(tokenizer.rows)
+            mean, covariance = image_moments(
+                map(to_float, in_batches(data.images, data.split("train"), BATCH))
+            )
+            if self.spec.source == "pca":
+                rows = principal_directions(covariance, count)
+            else:
+                rows = random_directions(len(mean), count, generator)
+            tokenizer.set_directions(mean, rows)
+        save_file(tokenizer.state_dict(), folder / WEIGHTS)
+
+    def load(self, folder: Path, data: ImageSet) -> LinearTokenizer:
+        """Return the map of an artifact's folder."""
+        tokenizer = build_linear(self.spec, data.images.shape[1], data.images.shape[-1])
+        tokenizer.load_state_dict(load_file(folder / WEIGHTS), assign=True)
+        return tokenizer
+
+
+def build_linear(spec: LinearSpec, image_channels: int, size: int) -> LinearTokenizer:
+    """Return the linear map of an entry; permutations and projections are not yet drawn."""
+    match spec.source:
+        case "pixels":
+            return PixelTokenizer(image_channels)
+        case "haar":
+            return HaarTokenizer(image_channels, spec.factor)
+        case "permuted-pixels" | "permuted-positions":
+            positions = spec.source == "permuted-positions"
+            return PermutationTokenizer(image_channels, size, positions)
+        case "pca" | "projection":
+            return ProjectionTokenizer(image_channels, size, spec.channels, spec.factor)
+        case unknown:
+            assert_never(unknown)
 
 
 def image_moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

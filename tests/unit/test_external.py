@@ -16,13 +16,13 @@ from diffusability.data.digits import load_digits
 from diffusability.errors import ArtifactError, StudyError
 from diffusability.study.dataset import DigitsDataset
 from diffusability.study.tokenizer import ExternalTokenizer
-from diffusability.tokenizers.build import load_tokenizer
 from diffusability.tokenizers.external import (
     ExternalAutoencoder,
     import_autoencoder,
     latent_convention,
     load_autoencoder,
 )
+from diffusability.tokenizers.load import load_tokenizer
 from diffusability.tokenizers.posterior import LOGVAR_RANGE
 from tests.torchvision_stand_in import ensure_torchvision
 from tests.unit.study_run import measurements, plan_of, run_plan

@@ -18,8 +18,8 @@ from diffusability.stages import tokenizer as tokenizer_stage
 from diffusability.study.load import merge, read_yaml
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.resolve import resolve_study
-from diffusability.tokenizers.build import load_tokenizer
 from diffusability.tokenizers.geometry_preservation import geometry_preservation_loss
+from diffusability.tokenizers.load import load_tokenizer
 from diffusability.tokenizers.posterior import LOGVAR_RANGE
 from diffusability.tokenizers.serpentine import to_vector
 from diffusability.tokenizers.vector import VectorAutoencoder
