@@ -240,8 +240,6 @@ def check_tensor(
         raise StudyError(
             f"{start} on {found.device} for an input on {given.device}; compute on the input's"
         )
-    finite = found.isfinite()
-    if not bool(finite.all()):
-        raise StudyError(
-            f"{start} with {int((~finite).sum())} of {found.numel()} values not finite"
-        )
+    bad = int((~found.isfinite()).sum())
+    if bad:
+        raise StudyError(f"{start} with {bad} of {found.numel()} values not finite")

@@ -21,7 +21,7 @@ Entry = TypeVar("Entry", bound=SourcedTokenizer)
 
 
 class TokenizerSource(Generic[Entry]):
-    """How tokenizers of one source, which are not trained, are made once and opened by every job."""
+    """How untrained tokenizers of one source are made once, and opened by every job."""
 
     def __init__(self, spec: Entry) -> None:
         """Take the entry of the study."""
