@@ -17,5 +17,7 @@ def check_sizes(study: Study, problems: Problems) -> None:
             for key, reason in study.backbones[backbone].misfits(size // spec.factor):
                 problems.add(f"backbones.{backbone}.{key}", f"{reason} of `{name}`")
     for name in study.used_encoders:
+        if name not in study.encoders:  # its own problem is listed
+            continue
         for key, reason in study.encoders[name].misfits(size):
             problems.add(f"encoders.{name}.{key}".rstrip("."), reason)
