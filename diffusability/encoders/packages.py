@@ -22,5 +22,5 @@ def import_extra(module: str, what: str) -> ModuleType:
     except (ImportError, RuntimeError) as error:  # a broken compiled part raises RuntimeError
         raise StudyError(
             f"{what}: the package `{package}` does not import ({error!s:.200}); install the "
-            "`paper` extra: pip install 'diffusability[paper]'"
+            "`paper` extra: pip install -e '.[paper]'"
         ) from error

@@ -116,7 +116,8 @@ class FolderDataset(Dataset):
     kind: Literal["folder"] = Field(description="image files in folders")
     path: Place = Field(description="folder of the images; not part of the fingerprint")
     content: str = Field(
-        description="what the folder holds; part of the fingerprint. By default its last name"
+        json_schema_extra={"filled": True},
+        description="what the folder holds; part of the fingerprint. By default its last name",
     )
     size: PositiveInt = Field(256, description="side of the square images in pixels")
     num_classes: PositiveInt = Field(1000, description="class folders that are expected")
@@ -138,7 +139,11 @@ class FolderDataset(Dataset):
         description="folder of PNG files named as the images, whose pixels hold class numbers as "
         "R + 256 G (ImageNet-S): all but 0 and 1000 are foreground; not part of the fingerprint",
     )
-    masked: bool = Field(False, description="whether there are masks; follows from `masks`")
+    masked: bool = Field(
+        False,
+        json_schema_extra={"computed": True},
+        description="whether there are masks; follows from `masks`",
+    )
     damaged: Literal["refuse", "skip"] = Field(
         "refuse", description="files that do not decode: stop, or leave out, named and counted"
     )

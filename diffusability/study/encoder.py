@@ -69,7 +69,7 @@ class TrainedEncoder(EncoderEntry):
         2, description="image pixels per cell of the feature map, along one side"
     )
     seed: NonNegativeInt = Field(0, description="seed of initialisation and data order")
-    train: TrainSpec
+    train: TrainSpec = Field(description="how it is optimised")
 
     def cost(self, channels: int, side: int, classes: int) -> Size:
         """Counted from the options, class logits included."""

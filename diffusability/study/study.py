@@ -43,11 +43,17 @@ class Repeat(Spec):
 class Selection(Spec):
     """What of the declared study is run; it narrows, it never changes a fingerprint."""
 
-    dataset: Name
-    tokenizers: Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1)] = "all"
-    backbones: Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1)] = "all"
-    metrics: Literal["all"] | Annotated[tuple[Perspective, ...], Field(min_length=1)] = "all"
-    tokenizer_seeds: SeedList = (0,)
+    dataset: Name = Field(description="the entry of `datasets` that is used")
+    tokenizers: Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
+        "all", description="entries of `tokenizers` that are run"
+    )
+    backbones: Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
+        "all", description="entries of `backbones` that are run"
+    )
+    metrics: Literal["all"] | Annotated[tuple[Perspective, ...], Field(min_length=1)] = Field(
+        "all", description="perspectives that are measured on the latents"
+    )
+    tokenizer_seeds: SeedList = Field((0,), description="seeds of the tokenizers")
     seeds: SeedList = Field((0,), description="seeds of the diffusion models")
     repeats: dict[Name, Repeat] = Field({}, description="further seeds, by tokenizer")
 
@@ -56,8 +62,8 @@ class AnalysisSpec(Spec):
     """How the tables are made from the measurements."""
 
     resamples: PositiveInt = Field(9999, ge=99, description="bootstrap draws of an interval")
-    confidence: float = Field(0.95, gt=0.5, lt=1)
-    seed: NonNegativeInt = 0
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals")
+    seed: NonNegativeInt = Field(0, description="of the bootstrap")
 
 
 class Study(Spec):
@@ -69,13 +75,19 @@ class Study(Spec):
         pattern=r"^[A-Za-z0-9_.-]+\.html$",
         description="file under results/; by default reports-<name>.html",
     )
-    datasets: dict[Name, Annotated[Dataset, DATASETS]] = Field(min_length=1)
-    encoders: dict[EncoderName, Annotated[EncoderEntry, ENCODERS]] = Field({})
+    datasets: dict[Name, Annotated[Dataset, DATASETS]] = Field(
+        min_length=1, description="images that a study can use, by name"
+    )
+    encoders: dict[EncoderName, Annotated[EncoderEntry, ENCODERS]] = Field(
+        {}, description="frozen networks, by name"
+    )
     tokenizers: dict[Name, TokenizerSpec | Annotated[SourcedTokenizer, TOKENIZER_SOURCES]] = Field(
-        min_length=1
+        min_length=1, description="image tokenizers, by name, each laid over its `base`"
     )
     encoding: EncodingSpec = EncodingSpec()
-    backbones: dict[Name, BackboneSpec] = Field(min_length=1)
+    backbones: dict[Name, BackboneSpec] = Field(
+        min_length=1, description="diffusion models, by name"
+    )
     sampling: SamplingSpec = SamplingSpec()
     metrics: MetricsSpec
     analysis: AnalysisSpec = AnalysisSpec()

@@ -243,8 +243,9 @@ class ExternalTokenizer(SourcedTokenizer):
     )
     path: Place = Field(description="the folder; not part of the fingerprint")
     content: str = Field(
+        json_schema_extra={"filled": True},
         description="name of what the folder holds; part of the fingerprint. By default the "
-        "SHA-256 of its files, or the folder's last name while it is not there"
+        "SHA-256 of its files, or the folder's last name while it is not there",
     )
     factor: PositiveInt = Field(description="image pixels per latent cell, along one side")
     channels: PositiveInt = Field(description="channels of the latent")
