@@ -59,8 +59,9 @@ def written(model: type[BaseModel]) -> dict[str, FieldInfo]:
         fields["factor"] = FieldInfo(annotation=int, description="one of that network's `levels`")
         del fields["network"]
     if issubclass(model, TransformerBackbone):
+        sizes: Any = Literal[tuple(PUBLISHED_SIZES)]
         fields["size"] = FieldInfo(
-            annotation=Literal[tuple(PUBLISHED_SIZES)],
+            annotation=sizes,
             default=None,
             description="a published size, in place of width, depth and heads",
         )
@@ -216,7 +217,8 @@ def _kind(field: FieldInfo) -> str:
 
 
 def _type_name(kind: Any) -> str:
-    origin, arguments = getattr(kind, "__origin__", None), getattr(kind, "__args__", ())
+    origin: Any = getattr(kind, "__origin__", None)
+    arguments: tuple[Any, ...] = getattr(kind, "__args__", ())
     if hasattr(kind, "__metadata__"):
         return _type_name(origin)
     if kind is type(None):

@@ -6,6 +6,7 @@ import pytest
 
 from diffusability.errors import StudyError
 from diffusability.study import needs
+from diffusability.study.encoder import LpipsEncoder
 from diffusability.study.needs import check_needs, missing_packages, study_needs
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import ExternalTokenizer
