@@ -1,26 +1,29 @@
-# `make study` installs and runs the default study; `make test` installs and runs every check.
+# `make study` installs and runs the default study; `make test` installs and runs the checks.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
 READY := $(VENV)/.installed
 
-.PHONY: study test test-slurm test-slow lint bench simulate clean
+.PHONY: study test test-all test-slurm test-slow lint docs bench simulate clean
 
 study: $(READY)
-	@$(BIN)/snakemake --cores $(CORES) --scheduler greedy --rerun-incomplete --show-failed-logs --quiet rules
+	@$(BIN)/snakemake --cores $(CORES) --scheduler greedy --quiet rules
 	@$(BIN)/diffusability show
 
-# the workflow's tests use all cores by themselves
+# what every change must pass, in minutes: the smoke study to its report, invalidation, resuming
 test: lint
-	$(BIN)/pytest tests/unit --numprocesses auto
-	$(BIN)/pytest tests/workflow
+	$(BIN)/pytest tests/unit tests/workflow --numprocesses auto --dist worksteal
+
+# what else a release must pass: the default study, every command of the README, clusters
+test-all: $(READY)
+	$(BIN)/pytest tests/full --ignore tests/full/slurm
 	@$(MAKE) --no-print-directory test-slurm
 
 # a cluster of one node, started in a scratch folder and stopped again, where it can be installed
 test-slurm: $(READY)
-	@tests/slurm/packages.sh
-	$(BIN)/pytest tests/slurm -rs
+	@tests/full/slurm/packages.sh
+	$(BIN)/pytest tests/full/slurm -rs
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
@@ -31,6 +34,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
+
+# the documentation site in site/, built without a network; a broken link or name is an error
+docs: $(READY)
+	$(BIN)/mkdocs build --strict --quiet
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.study

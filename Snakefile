@@ -11,17 +11,14 @@ from snakemake.utils import min_version
 min_version("9.20")
 
 
-report: "report/workflow.rst"
-
-
 include: "rules/common.smk"
-include: "rules/datasets.smk"
-include: "rules/tokenizers.smk"
-include: "rules/metrics.smk"
-include: "rules/diffusion.smk"
+include: "rules/stages.smk"
 include: "rules/analysis.smk"
 include: "rules/figures.smk"
 include: "rules/fisher.smk"
+
+
+report: f"{CAPTIONS}/workflow.rst"
 
 
 rule all:

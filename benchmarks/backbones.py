@@ -25,12 +25,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusability.diffusion.flow import flow_matching_loss, sample_time
-from diffusability.diffusion.layers import timestep_sinusoid
-from diffusability.diffusion.lightningdit import LightningDiT
-from diffusability.diffusion.sit import SIZES, SiT
-from diffusability.study.backbone import SiTBackbone
+from diffusability.diffusion.network import timestep_sinusoid
+from diffusability.diffusion.transformer import LatentTransformer, LightningDiT, SiT
+from diffusability.study.backbone import BACKBONES, PUBLISHED_SIZES, SiTBackbone
 from diffusability.study.operations import backbone
 
+SIZES = {
+    name: dict(zip(("width", "depth", "heads"), numbers, strict=True))
+    for name, numbers in PUBLISHED_SIZES.items()
+}
 # name: (latent channels, grid, classes, width-depth-heads, default batch on a CPU)
 CASES = {
     "tiny": (4, (8, 8), 10, {"width": 96, "depth": 4, "heads": 3}, 64),
@@ -137,6 +140,15 @@ class PlainNetwork(nn.Module):
         return self.out(self.norm(h) * (1 + scale) + shift).transpose(1, 2).reshape(x.shape)
 
 
+def library_network(network: type[LatentTransformer], case: str) -> LatentTransformer:
+    """Return a backbone of the library with its first weights."""
+    channels, grid, classes, size, _ = CASES[case]
+    arch = "sit" if network is SiT else "lightningdit"
+    spec = BACKBONES[arch].model_validate({"arch": arch, **size, "train": {"steps": 1}})
+    model = network(spec, (channels, *grid), classes)
+    return model.initialise(torch.Generator().manual_seed(0))
+
+
 def wake(model: nn.Module) -> nn.Module:
     """Make every trainable weight non-zero, as after some training, so that no work is trivial."""
     generator = torch.Generator().manual_seed(0)
@@ -202,7 +214,7 @@ def measure_gpu(options: argparse.Namespace) -> None:
     print(f"torch {torch.__version__}, {chip}, bfloat16, compiled, batch {options.batch}")
     for case in ("B", "XL"):
         channels, grid, classes, size, _ = CASES[case]
-        step = training_step(SiT(channels, grid, classes, **size), case, 0.0, options)
+        step = training_step(library_network(SiT, case), case, 0.0, options)
         (times,) = interleaved([step], options.seconds)
         rate = 1 / statistics.median(times)
         spec = SiTBackbone.model_validate({"arch": "sit", **size, "train": {"steps": 1}})
@@ -235,7 +247,7 @@ def main() -> None:
     for case in options.sizes:
         channels, grid, classes, size, batch = CASES[case]
         for network, cosine in ((SiT, 0.0), (LightningDiT, 1.0)):
-            ours = network(channels, grid, classes, **size)
+            ours = library_network(network, case)
             plain = PlainNetwork(channels, grid, classes, **size, rotary=network is LightningDiT)
             steps = [training_step(model, case, cosine, options) for model in (ours, plain)]
             times = interleaved(steps, options.seconds)

@@ -18,10 +18,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.backbones import CASES, interleaved, wake
-from diffusability.diffusion.layers import forward_mode_attention
-from diffusability.diffusion.sit import SiT
+from benchmarks.backbones import CASES, interleaved, library_network, wake
+from diffusability.diffusion.transformer import SiT
 from diffusability.fisher.denoiser import from_velocity
+from diffusability.nn.attention import forward_mode_attention
 
 V = 0.25  # noise variance of the comparison, in units of the latent's variance
 STEP = 1e-3  # of the differences: larger bends, smaller drowns in float32 rounding
@@ -68,8 +68,8 @@ WAYS: dict[str, Way] = {
 
 def problem(case: str, points: int, device: str) -> tuple[Field, Tensor, Tensor]:
     """Return a denoiser at the noise of the comparison, noisy points and random signs."""
-    channels, grid, classes, size, _ = CASES[case]
-    network = wake(SiT(channels, grid, classes, **size)).to(device).eval().requires_grad_(False)
+    channels, grid, classes, _, _ = CASES[case]
+    network = wake(library_network(SiT, case)).to(device).eval().requires_grad_(False)
     labels = torch.arange(points, device=device) % classes
     denoiser = from_velocity(network)
     generator = torch.Generator().manual_seed(0)

@@ -26,11 +26,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks import latent_loops as loops
 from diffusability.metrics.semantics import measure_semantics
 from diffusability.metrics.smoothness import measure_smoothness
 from diffusability.metrics.spatial import grid_scales, measure_spatial
 from diffusability.metrics.velocity import measure_velocity
-from tests.unit import latent_loops as loops
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusability.tokenizers.conv import group_norm
+from diffusability.nn.layers import group_norm
 
 
 def swish(x: Tensor) -> Tensor:

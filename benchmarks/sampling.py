@@ -21,15 +21,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.backbones import CASES, PlainNetwork, wake
+from benchmarks.backbones import CASES, PlainNetwork, library_network, wake
 from diffusability.data.images import to_float, to_uint8
 from diffusability.diffusion.guidance import guided_velocity
-from diffusability.diffusion.lightningdit import LightningDiT
 from diffusability.diffusion.sampler import balanced_labels, draw_noise, integrate
-from diffusability.diffusion.sit import SiT
+from diffusability.diffusion.transformer import LightningDiT, SiT
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.metrics.feature_moments import FeatureMoments, moments_of_batches
 from diffusability.metrics.frechet import frechet_distance
+from diffusability.study.encoder import SupervisedEncoder
+from diffusability.study.network import ConvNetwork, ImageShape
 from diffusability.tokenizers.conv import ConvAutoencoder
 
 STEPS, BATCH = 10, 64
@@ -57,7 +58,7 @@ def samplers(
     """Return our sampler and the plain one: functions that draw `samples` latents."""
     channels, grid, classes, size, _ = CASES[case]
     count, device = options.samples, options.device
-    ours = wake(network(channels, grid, classes, **size)).to(device).eval()
+    ours = wake(library_network(network, case)).to(device).eval()
     rotary = network is LightningDiT
     plain = wake(PlainNetwork(channels, grid, classes, **size, rotary=rotary)).to(device).eval()
     labels = balanced_labels(range(count), classes).to(device)
@@ -87,16 +88,19 @@ def samplers(
 def scorers(side: int, count: int, device: str, folder: Path) -> list[Callable[[], float]]:
     """Return the distance of decoded latents taken in memory, and by way of PNGs in a folder."""
     torch.manual_seed(0)
-    tokenizer = ConvAutoencoder(
-        image_channels=3,
-        latent_channels=4,
+    network_spec = ConvNetwork(
+        arch="conv",
+        factor=2,
+        channels=4,
         width=8,
         multipliers=(1, 1),
         encoder_blocks=1,
         decoder_blocks=1,
         attention=False,
     )
-    judge = ConvEncoder(image_channels=3, width=8, features=64, factor=4, num_classes=10)
+    tokenizer = ConvAutoencoder(network_spec, ImageShape(3, side))
+    encoder_spec = {"kind": "supervised", "width": 8, "factor": 4, "train": {"steps": 1}}
+    judge = ConvEncoder(SupervisedEncoder.model_validate(encoder_spec), 3, 10)
     for network in (tokenizer, judge):
         network.initialise(torch.Generator().manual_seed(0))
         network.to(device).eval()

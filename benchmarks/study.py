@@ -14,8 +14,9 @@ from statistics import median
 import yaml
 
 from diffusability.artifacts.card import read_card
-from diffusability.study.load import DEFAULT_STUDY, load_study, read_yaml
+from diffusability.study.load import load_study, read_yaml
 from diffusability.study.plan import Plan
+from diffusability.study.workflow_files import default_study
 
 TOKENIZERS = 86
 GUIDANCE = [1.0, 1.5, 2.0]
@@ -24,7 +25,7 @@ GUIDANCE = [1.0, 1.5, 2.0]
 def main() -> None:
     """Print four tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--study", default=DEFAULT_STUDY)
+    parser.add_argument("--study", default=default_study())
     study = parser.parse_args().study
     stage_times(Plan(load_study(study)))
     start_up()
@@ -51,7 +52,7 @@ def start_up() -> None:
     codes = {
         "python": "pass",
         "study layer": "import diffusability.study.plan, diffusability.study.load",
-        "a metric stage": "import diffusability.stages.smoothness",
+        "a metric stage": "import diffusability.stages.latent_metrics",
         "a training stage": "import diffusability.stages.diffusion",
     }
     for name, code in codes.items():

@@ -24,6 +24,9 @@ from benchmarks.plain_tokenizers import (
     plain_conv,
     plain_losses,
 )
+from diffusability.study.network import ConvNetwork, ImageShape, VitNetwork
+from diffusability.study.regularizer import Baseline
+from diffusability.study.tokenizer import ObjectiveSpec
 from diffusability.tokenizers.conv import ConvAutoencoder
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.interface import Tokenizer
@@ -132,19 +135,37 @@ def encoding(encode: Callable[[Tensor], object], variant: Variant, device: torch
     return step
 
 
+def library_network(preset: Preset) -> Tokenizer:
+    """Return the network of the library; its weights are not yet drawn."""
+    values = {
+        "factor" if name == "patch" else name.replace("latent_channels", "channels"): value
+        for name, value in preset.arguments.items()
+        if name not in ("image_channels", "grid")
+    }
+    size = preset.size
+    if preset.transformer:
+        size = int(preset.arguments["grid"]) * int(preset.arguments["patch"])  # type: ignore[call-overload]
+    image = ImageShape(int(preset.arguments["image_channels"]), size)  # type: ignore[call-overload]
+    if preset.transformer:
+        return VitAutoencoder(VitNetwork.model_validate({"arch": "vit", **values}), image)
+    factor = 2 ** (len(values["multipliers"]) - 1)  # type: ignore[arg-type]
+    spec = ConvNetwork.model_validate({"arch": "conv", "factor": factor, **values})
+    return ConvAutoencoder(spec, image)
+
+
 def library_step(preset: Preset, options: argparse.Namespace, variant: Variant) -> Step:
     """Return the step of `TokenizerLosses`, or that of `Tokenizer.encode`."""
     device, generator = torch.device(options.device), torch.Generator().manual_seed(0)
-    kind = VitAutoencoder if preset.transformer else ConvAutoencoder
-    network: Tokenizer = kind(**preset.arguments).initialise(generator)  # type: ignore[arg-type]
+    network = library_network(preset).initialise(generator)
     placed(network, variant, device)
     if options.encode:
         return encoding(network.encode, variant, device)
     judge = judge_of(options, network.image_channels)
-    objective = Objective(perceptual=0, gan=0.5 if judge else 0, gan_start=0)
+    objective = Objective(ObjectiveSpec(gan=0.5 if judge else 0, gan_start=0))
     if judge:
         placed(judge, variant, device)
-    losses = TokenizerLosses(network, objective, Regularizer(), judge)
+    plain = Regularizer(Baseline(method="baseline"), network.latent_channels)
+    losses = TokenizerLosses(network, objective, plain, judge)
     rule = optimizer(list(losses.autoencoder_parameters()))
     judge_rule = optimizer(list(judge.parameters())) if judge else None
     noise = torch.Generator(device).manual_seed(0)

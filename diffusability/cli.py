@@ -1,28 +1,39 @@
-"""`diffusability`: look at studies and at what lies in results/, before and after spending."""
+"""`diffusability`: run studies, and look at them and at their results."""
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
-from diffusability.artifacts.explanation import explain
-from diffusability.artifacts.garbage import find_evictable, find_garbage, remove
+from diffusability.artifacts.gc import find_evictable, find_garbage, remove
 from diffusability.artifacts.inventory import damage, finished, is_done
 from diffusability.artifacts.plan_table import plan_table
 from diffusability.artifacts.status import status_text
+from diffusability.artifacts.why import explain
 from diffusability.errors import DiffusabilityError
-from diffusability.study.fisher_toy import FISHER_TOY_STUDY, FisherToyPlan, load_fisher_toy
-from diffusability.study.load import DEFAULT_STUDY, load_study
+from diffusability.study.commands import Run, set_run
+from diffusability.study.fisher_toy import FISHER_TOY, toy_plan
+from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
 from diffusability.study.schedule import BULK
+from diffusability.study.stages import RESULTS
+from diffusability.study.workflow_files import default_study, toy_study, workflow_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    arguments = _parser().parse_args(argv)
-    arguments.study = arguments.study or [DEFAULT_STUDY]
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["run"]:  # everything that follows is for Snakemake, --help too
+        return run_snakemake(words[1:])
+    arguments = _parser().parse_args(words)
+    snakefile = workflow_folder() / "Snakefile"
+    found = snakefile == Path("Snakefile").absolute()
+    set_run(Run(arguments.study or (), arguments.config, "" if found else str(snakefile)))
+    arguments.study = arguments.study or [default_study()]
     try:
         return int(arguments.command(arguments))
     except DiffusabilityError as error:
@@ -33,9 +44,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def run_snakemake(words: Sequence[str]) -> int:
+    """Become Snakemake with the workflow's Snakefile and these arguments."""
+    snakefile = str(workflow_folder() / "Snakefile")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, *words]
+    os.execv(sys.executable, command)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="diffusability", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser(
+        "run", help=f"run Snakemake, with its own arguments, on the workflow in {workflow_folder()}"
+    )
 
     def add(name: str, command: object, help_text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_text, description=help_text)
@@ -45,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
             "--study",
             dest="study",
             action="append",
-            help="study file (config.yaml); may be given again",
+            help="study file (the default study); may be given again",
         )
         sub.add_argument("--config", type=json.loads, default={}, help="overrides, as JSON")
         return sub
@@ -132,18 +153,25 @@ def _why(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     paths = arguments.paths or list(finished())
-    wrong = [problem for path in paths for problem in damage(path)]
-    for problem in wrong:
+    wrong = {path: problems for path in paths if (problems := damage(path))}
+    for problem in chain.from_iterable(wrong.values()):
         print(problem)
-    print(f"{len(paths)} artifacts verified, {len(wrong)} problems")
+    print(f"{len(paths)} artifacts verified, {sum(map(len, wrong.values()))} problems")
+    own = {artifact.fingerprint for artifact in _load(arguments)} if wrong else set()
+    if any(path.exists() and path.name not in own for path in wrong):
+        files = ", ".join(map(str, arguments.study))
+        print(
+            f"note: {files} does not name all of them; a command above works with the --configfile "
+            "of the study that does, and is printed so by `diffusability verify --configfile FILE`"
+        )
     return 1 if wrong else 0
 
 
 def _gc(arguments: argparse.Namespace) -> int:
     plans = [Plan(load_study(file, arguments.config)) for file in arguments.study]
     used = {artifact.fingerprint for plan in plans for artifact in plan}
-    if Path(FISHER_TOY_STUDY).exists():  # a study beside all others, which no option names
-        used |= {a.fingerprint for a in FisherToyPlan(load_fisher_toy())}
+    if Path(RESULTS, FISHER_TOY).exists():  # of a study that no option names
+        used |= {artifact.fingerprint for artifact in toy_plan(toy_study())}
     garbage = find_garbage(used)
     if arguments.evict is not None or arguments.keep is not None:
         garbage += find_evictable(plans, arguments.evict or BULK, arguments.keep)
@@ -167,7 +195,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from diffusability.report.comparison import comparison_text
+    from diffusability.report.compare import comparison_text
 
     print(comparison_text(arguments.study, arguments.a, arguments.b, arguments.all))
     return 0

@@ -10,7 +10,7 @@ rule tabulate:
         [f"{artifact.path}/samples.json" for artifact in PLAN.of_stage("samples")],
     output:
         *(
-            report(path, caption=f"../report/tables/{name}.rst", category="Tables")
+            report(path, caption=f"{CAPTIONS}/tables/{name}.rst", category="Tables")
             for name, path in zip(COLLECTED_TABLES, COLLECTED)
         ),
     log:
@@ -22,11 +22,11 @@ rule tabulate:
         mem_mb=memory(4000),
         runtime=fixed_minutes(30),
     params:
-        study=STUDY_ARGUMENTS,
+        study=study_options,
         fingerprint=PLAN.fingerprint,
     shell:
-        "python scripts/tabulate_measurements.py {params.study} --fingerprint {params.fingerprint}"
-        " --output {output} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/tabulate_measurements.py" {params.study}'
+        " --fingerprint {params.fingerprint} --output {output} &> {log}"
 
 
 rule regress:
@@ -35,7 +35,7 @@ rule regress:
         COLLECTED,
     output:
         *(
-            report(path, caption=f"../report/tables/{name}.rst", category="Tables")
+            report(path, caption=f"{CAPTIONS}/tables/{name}.rst", category="Tables")
             for name, path in zip(ANALYSIS_TABLES, ANALYSED)
         ),
     log:
@@ -47,22 +47,21 @@ rule regress:
         mem_mb=memory(4000),
         runtime=fixed_minutes(240),
     params:
-        study=STUDY_ARGUMENTS,
+        study=study_options,
         analysis=STUDY.analysis.canonical_json(),
     shell:
-        "python scripts/regress.py {params.study} --output {output} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/regress.py" {params.study}'
+        " --output {output} &> {log}"
 
 
 rule check_claims:
     """Give a verdict on every claim of the papers."""
     input:
         ANALYSED,
-        CLAIMS,
-        LATENT_CLAIMS,
     output:
         report(
             table_files(STUDY, CLAIMS_TABLE),
-            caption="../report/tables/claims.rst",
+            caption=f"{CAPTIONS}/tables/claims.rst",
             category="Tables",
         ),
     log:
@@ -74,9 +73,11 @@ rule check_claims:
         mem_mb=memory(4000),
         runtime=fixed_minutes(30),
     params:
-        study=STUDY_ARGUMENTS,
+        study=study_options,
+        claims=digest(CLAIMS, LATENT_CLAIMS),
     shell:
-        "python scripts/check_claims.py {params.study} --output {output} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/check_claims.py" {params.study}'
+        " --output {output} &> {log}"
 
 
 rule report:
@@ -96,6 +97,7 @@ rule report:
         mem_mb=memory(4000),
         runtime=fixed_minutes(30),
     params:
-        study=STUDY_ARGUMENTS,
+        study=study_options,
     shell:
-        "python scripts/report.py {params.study} --output {output} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/report.py" {params.study}'
+        " --output {output} &> {log}"

@@ -1,14 +1,14 @@
 # The study behind the rules, and the few look-ups that turn wildcards into inputs and options.
-import os
-
 from snakemake.exceptions import WorkflowError
 
-from diffusability.artifacts.room import check_results
-from diffusability.artifacts.slurm import check_submission
-from diffusability.errors import DiffusabilityError, StudyError
+from diffusability.errors import DiffusabilityError
+from diffusability.execution import snakemake_adapter
+from diffusability.execution.disk_check import check_results
+from diffusability.execution.job_environment import prepare_jobs
+from diffusability.execution.slurm import check_submission
+from diffusability.study.commands import study_arguments
 from diffusability.study.cost import Costs
-from diffusability.study.interpreter import put_interpreter_on_path
-from diffusability.study.load import DEFAULT_STUDY, load_study
+from diffusability.study.load import load_study
 from diffusability.study.needs import check_needs
 from diffusability.study.plan import Plan
 from diffusability.study.priority import Priorities
@@ -18,30 +18,31 @@ from diffusability.study.run_time import (
     more_minutes,
     run_minutes,
 )
-from diffusability.study.stages import RESULTS, STAGES, path_template
+from diffusability.study.stages import CARD, RESULTS, STAGES, path_template
 from diffusability.study.targets import (
     ANALYSIS_TABLES,
-    CLAIMS,
     CLAIMS_TABLE,
     COLLECTED_TABLES,
-    LATENT_CLAIMS,
+    digest,
     figure_files,
     picture_files,
     report_file,
-    study_arguments,
     table_files,
 )
+from diffusability.study.workflow_files import (
+    CAPTIONS,
+    CLAIMS,
+    FISHER_CLAIMS,
+    LATENT_CLAIMS,
+    toy_study,
+)
 
-put_interpreter_on_path()
-
-# a study given on the command line replaces the default one; Snakemake's own `configfile:` would
-# merge the two and leave the default's tokenizers in every other study
-STUDY_FILES = [os.path.relpath(f) for f in workflow.config_settings.configfiles] or [
-    DEFAULT_STUDY
-]
 try:
-    STUDY = load_study(STUDY_FILES, workflow.config_settings.config)
-except StudyError as error:
+    snakemake_adapter.check_version()
+    STUDY_FILES, OVERRIDES = snakemake_adapter.given_study(workflow, config)
+    prepare_jobs(workflow, STUDY_FILES, OVERRIDES)
+    STUDY = load_study(STUDY_FILES, OVERRIDES)
+except DiffusabilityError as error:
     raise WorkflowError(str(error))
 PLAN = Plan(STUDY)
 PRIORITIES = Priorities(PLAN)
@@ -52,31 +53,20 @@ TABLES = table_files(STUDY)
 FIGURES = figure_files(STUDY)
 PICTURES = picture_files(PLAN)
 REPORT = report_file(STUDY)
-STUDY_ARGUMENTS = study_arguments(STUDY_FILES, workflow.config_settings.config)
+STUDY_ARGUMENTS = study_arguments(STUDY_FILES, OVERRIDES)
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 
 
-def lift_default_limit():
-    """Let only `jobs` and `cores` bound what is started, unless another limit was stated.
-
-    Snakemake's default of 100 jobs a second looks again a second after every look, and every job
-    that ends is one more: after a thousand jobs, a thousand looks a second.
-    """
-    limit = workflow.scheduling_settings.max_jobs_per_timespan
-    if limit is not None and (limit.max_jobs, limit.timespan) == (100, 1):
-        workflow.scheduler.job_rate_limiter = None
-
-
 onstart:
-    # of the jobs that are to run; those that they start in turn come here no more
-    lift_default_limit()
+    # in the process that a person started, and not in those of its jobs
+    snakemake_adapter.lift_default_rate_limit(workflow)
     try:
         check_needs(STUDY)
         warning = check_results(PLAN)
         if warning:
             logger.warning(warning)
-        if not workflow.local_exec:
+        if snakemake_adapter.submits_jobs(workflow):
             check_submission(workflow, TRAININGS)
     except DiffusabilityError as error:
         raise WorkflowError(str(error))
@@ -120,6 +110,15 @@ def job(stage):
     return as_json
 
 
+def study_options(wildcards, threads):
+    """Return the arguments that tell a script of the study, as a param.
+
+    Asking for `threads` tells Snakemake not to compare them with those of the last run: a study
+    file that was moved or renamed is no reason to make anything again.
+    """
+    return STUDY_ARGUMENTS
+
+
 def priority(stage):
     """Return a priority function: tokenizers are finished in the order of the study."""
 
@@ -129,13 +128,26 @@ def priority(stage):
     return of
 
 
+def files(stage):
+    """Return the paths of a stage's outputs, its card first; pictures go into the report."""
+    folder = path_template(stage)
+    yield f"{folder}/{CARD}"
+    for name in STAGES[stage].outputs:
+        path, (kind, _, suffix) = f"{folder}/{name}", name.partition(".")
+        if suffix == "png":
+            path = report(
+                path, caption=f"{CAPTIONS}/{kind}.rst", category=kind.capitalize()
+            )
+        yield path
+
+
 def gpus(stage):
-    """Return a resources function: the GPUs that share one artifact of `stage`."""
+    """Return the resource `gpu`, where a stage needs one: GPUs that share one artifact."""
 
     def count(wildcards):
         return PLAN.find(stage, dict(wildcards)).local.get("gpus", 1)
 
-    return count
+    return {"gpu": count} if STAGES[stage].gpu else {}
 
 
 def memory(megabytes):
@@ -166,11 +178,22 @@ def minutes(stage, least):
     return at_attempt
 
 
-def launcher(wildcards, resources):
-    """Return the command in front of a script: one process for each GPU."""
-    if resources.gpu == 1:
-        return "python"
-    return (
-        f"python -m diffusability.artifacts.gpus {resources.gpu}"
-        f" python -m torch.distributed.run --standalone --nproc-per-node {resources.gpu}"
-    )
+def command(stage):
+    """Return a params function: what makes an artifact of `stage`, one process per GPU.
+
+    A job whose training resumes is told its time. As with `job`, asking for `resources` tells
+    Snakemake not to compare the command with that of the last run.
+    """
+    script = f'"$DIFFUSABILITY_WORKFLOW/scripts/make.py" {stage}'
+
+    def line(wildcards, resources):
+        limit = f" --minutes {resources.runtime}" if STAGES[stage].resumes else ""
+        if resources.get("gpu", 1) <= 1:
+            return f"python {script}{limit}"
+        return (
+            f"python -m diffusability.execution.gpus {resources.gpu}"
+            f" python -m torch.distributed.run --standalone --nproc-per-node {resources.gpu}"
+            f" {script}{limit}"
+        )
+
+    return line

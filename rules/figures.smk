@@ -11,7 +11,7 @@ for figure in FIGURE_NAMES:
         output:
             report(
                 figure_files(STUDY, figure),
-                caption=f"../report/figures/{figure}.rst",
+                caption=f"{CAPTIONS}/figures/{figure}.rst",
                 category="Figures",
                 subcategory=figure,
             ),
@@ -24,6 +24,7 @@ for figure in FIGURE_NAMES:
             mem_mb=memory(4000),
             runtime=fixed_minutes(30),
         params:
-            study=STUDY_ARGUMENTS,
+            study=study_options,
         shell:
-            "python scripts/draw.py {params.study} --output {output} &> {log}"
+            'python "$DIFFUSABILITY_WORKFLOW/scripts/draw.py" {params.study}'
+            " --output {output} &> {log}"

@@ -1,21 +1,15 @@
 # Fisher information on toy data: exact curves, learned ones, one table, three figures. It is a study
-# of its own, studies/fisher_toy.yaml, beside whatever study the other rules work on.
-from diffusability.study.fisher_toy import (
-    FISHER_TOY_STUDY,
-    FisherToyPlan,
-    load_fisher_toy,
-)
-from diffusability.study.targets import FIGURE_FORMATS, FISHER_CLAIMS
+# of its own, studies/fisher_toy.yaml, whatever study the other rules work on; its file is read only
+# when one of these rules is wanted.
+from diffusability.study.fisher_toy import FISHER_TOY, toy_plan
+from diffusability.study.targets import FIGURE_FORMATS
 
-try:
-    TOY = FisherToyPlan(load_fisher_toy(FISHER_TOY_STUDY))
-except StudyError as error:
-    raise WorkflowError(str(error))
+TOY_STUDY = toy_study()
 TOY_CURVE = path_template("fisher_toy")
-TOY_TABLE = f"{RESULTS}/tables/{TOY.study.name}/curves.csv"
-TOY_CLAIMS_TABLE = f"{RESULTS}/tables/{TOY.study.name}/claims.csv"
+TOY_TABLE = f"{RESULTS}/tables/{FISHER_TOY}/curves.csv"
+TOY_CLAIMS_TABLE = f"{RESULTS}/tables/{FISHER_TOY}/claims.csv"
 TOY_FIGURES = [
-    f"{RESULTS}/figures/{TOY.study.name}/{name}.{kind}"
+    f"{RESULTS}/figures/{FISHER_TOY}/{name}.{kind}"
     for name in ("activations", "deviation_by_parameter", "deviation_by_noise")
     for kind in FIGURE_FORMATS
 ]
@@ -42,20 +36,22 @@ rule measure_fisher_toy:
         mem_mb=memory(4000),
         runtime=fixed_minutes(60),
     params:
-        job=lambda wildcards: TOY.find(dict(wildcards)).job(),
+        job=lambda wildcards: toy_plan(TOY_STUDY)
+        .find("fisher_toy", dict(wildcards))
+        .job(),
     shell:
-        "python scripts/measure_fisher_toy.py --job {params.job:q} --threads {threads}"
-        " --minutes {resources.runtime} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/make.py" fisher_toy --job {params.job:q}'
+        " --threads {threads} --minutes {resources.runtime} &> {log}"
 
 
 rule tabulate_fisher_toy:
     """Put every curve beside that of its data, with four readings of the FIR deviation."""
     input:
-        [ancient(artifact.card) for artifact in TOY],
+        lambda wildcards: [ancient(artifact.card) for artifact in toy_plan(TOY_STUDY)],
     output:
         TOY_TABLE,
     log:
-        f"{LOGS}/tabulate_fisher_toy/{TOY.study.name}.log",
+        f"{LOGS}/tabulate_fisher_toy/{FISHER_TOY}.log",
     conda:
         "../envs/study.yaml"
     threads: 1
@@ -63,10 +59,10 @@ rule tabulate_fisher_toy:
         mem_mb=memory(4000),
         runtime=fixed_minutes(30),
     params:
-        study=FISHER_TOY_STUDY,
-        fingerprint=TOY.fingerprint,
+        study=lambda wildcards, threads: TOY_STUDY,  # not compared, as by study_options
+        fingerprint=lambda wildcards: toy_plan(TOY_STUDY).fingerprint,
     shell:
-        "python scripts/tabulate_fisher_toy.py --study {params.study}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/tabulate_fisher_toy.py" --study {params.study:q}'
         " --fingerprint {params.fingerprint} --output {output} &> {log}"
 
 
@@ -77,7 +73,7 @@ rule draw_fisher_toy:
     output:
         TOY_FIGURES,
     log:
-        f"{LOGS}/draw_fisher_toy/{TOY.study.name}.log",
+        f"{LOGS}/draw_fisher_toy/{FISHER_TOY}.log",
     conda:
         "../envs/study.yaml"
     threads: 1
@@ -85,24 +81,26 @@ rule draw_fisher_toy:
         mem_mb=memory(4000),
         runtime=fixed_minutes(30),
     shell:
-        "python scripts/draw_fisher_toy.py --table {input} --output {output} &> {log}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/draw_fisher_toy.py" --table {input}'
+        " --output {output} &> {log}"
 
 
 rule check_fisher_claims:
     """Judge what the paper says of its toys on the exact curves and on the learned ones."""
     input:
-        table=TOY_TABLE,
-        claims=FISHER_CLAIMS,
+        TOY_TABLE,
     output:
         TOY_CLAIMS_TABLE,
     log:
-        f"{LOGS}/check_fisher_claims/{TOY.study.name}.log",
+        f"{LOGS}/check_fisher_claims/{FISHER_TOY}.log",
     conda:
         "../envs/study.yaml"
     threads: 1
     resources:
         mem_mb=memory(4000),
         runtime=fixed_minutes(30),
+    params:
+        claims=digest(FISHER_CLAIMS),
     shell:
-        "python scripts/check_fisher_claims.py --table {input.table} --claims {input.claims}"
+        'python "$DIFFUSABILITY_WORKFLOW/scripts/check_fisher_claims.py" --table {input}'
         " --output {output} &> {log}"

@@ -5,22 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffusability.analysis.claims import load_claims
-from diffusability.analysis.network_claims import check_by_network
-from diffusability.analysis.tidy import read_table, write_tables
-from diffusability.figures.command import run
+from diffusability.analysis.frames import read_table, write_tables
+from diffusability.analysis.verdicts import check_by_network
 from diffusability.study.plan import Plan
-from diffusability.study.targets import (
-    ANALYSIS_TABLES,
-    CLAIMS,
-    CLAIMS_TABLE,
-    LATENT_CLAIMS,
-    table_file,
-)
+from diffusability.study.script import run
+from diffusability.study.tables import CLAIMS_TABLE, TABLES
+from diffusability.study.targets import table_file
+from diffusability.study.workflow_files import CLAIMS, LATENT_CLAIMS
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:
     """Write claims.csv."""
-    tables = {name: read_table(Path(table_file(plan.study, name))) for name in ANALYSIS_TABLES}
+    needed = TABLES[CLAIMS_TABLE].made_from
+    tables = {name: read_table(Path(table_file(plan.study, name))) for name in needed}
     claims = [*load_claims(CLAIMS), *load_claims(LATENT_CLAIMS)]
     write_tables(outputs, {CLAIMS_TABLE: check_by_network(claims, tables)})
 

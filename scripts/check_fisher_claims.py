@@ -1,4 +1,4 @@
-"""Give a verdict on every claim of claims_fisher.yaml from the table of the toy study."""
+"""Give a verdict on every claim on toy data from the table of the toy study."""
 
 import argparse
 import sys
@@ -9,19 +9,19 @@ import pandas as pd
 
 from diffusability.analysis.claims import load_claims
 from diffusability.analysis.fisher_findings import check_fisher_claims
-from diffusability.analysis.tidy import write_tables
+from diffusability.analysis.frames import write_tables
 from diffusability.errors import DiffusabilityError
+from diffusability.study.workflow_files import FISHER_CLAIMS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", type=Path, required=True, help="table of the toy study")
-    parser.add_argument("--claims", type=Path, required=True, help="claims as data")
     parser.add_argument("--output", type=Path, required=True, help="table of verdicts to write")
     arguments = parser.parse_args(argv)
     try:
-        verdicts = check_fisher_claims(load_claims(arguments.claims), pd.read_csv(arguments.table))
+        verdicts = check_fisher_claims(load_claims(FISHER_CLAIMS), pd.read_csv(arguments.table))
         write_tables([arguments.output], {arguments.output.stem: verdicts})
     except DiffusabilityError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -4,17 +4,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusability.figures.command import run
-from diffusability.figures.registry import figure_named
 from diffusability.figures.results import read_results
 from diffusability.figures.style import write_figure
+from diffusability.study.figures import figure_named
 from diffusability.study.plan import Plan
+from diffusability.study.script import run
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:
     """Write the figure in every format asked for."""
-    draw = figure_named(outputs[0].stem)
-    write_figure(draw(read_results(plan)), outputs)
+    figure = figure_named(outputs[0].stem)
+    write_figure(figure.function()(read_results(plan, figure.reads)), outputs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffusability.figures.fisher_activation import draw_activations
-from diffusability.figures.fisher_deviation import (
+from diffusability.figures.fisher_toy import (
+    draw_activations,
     draw_deviation_by_noise,
     draw_deviation_by_parameter,
 )

@@ -5,19 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffusability.analysis.analyse import analyse
-from diffusability.analysis.tables import read_measurements
-from diffusability.analysis.tidy import read_table, write_tables
-from diffusability.figures.command import run
+from diffusability.analysis.frames import write_tables
+from diffusability.analysis.measurements import read_collected
 from diffusability.study.plan import Plan
-from diffusability.study.targets import COLLECTED_TABLES, table_files
+from diffusability.study.script import run
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:
     """Write the tables that the outputs are named after."""
-    measurements, *others = map(Path, table_files(plan.study, *COLLECTED_TABLES))
-    profiles, spectra = map(read_table, others)
-    tables = analyse(read_measurements(measurements), profiles, plan.study.analysis, spectra)
-    write_tables(outputs, tables)
+    write_tables(outputs, analyse(read_collected(plan.study), plan.study.analysis))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,17 +4,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusability.analysis.profiles import collect_profiles
-from diffusability.analysis.spectra import collect_spectra
-from diffusability.analysis.tidy import tabulate, write_tables
-from diffusability.figures.command import run
+from diffusability.analysis.analyse import collect
+from diffusability.analysis.frames import write_tables
 from diffusability.study.plan import Plan
+from diffusability.study.script import run
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:
-    """Write measurements.csv, profiles.csv and spectra.csv."""
-    tables = {"measurements": tabulate(plan), "profiles": collect_profiles(plan)}
-    write_tables(outputs, {**tables, "spectra": collect_spectra(plan)})
+    """Write the tables that the outputs are named after."""
+    write_tables(outputs, collect(plan))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from diffusability.study.stages import STAGES, stage_module
+from diffusability.study.stages import STAGES, stage_code
 
 FILE = Path(__file__).with_name("stage_digests.json")
 PACKAGE = "diffusability"
@@ -35,15 +35,15 @@ MEANING = (
 def stage_digests() -> dict[str, dict[str, int | str]]:
     """Return version and digest of every stage."""
     return {
-        stage: {"version": entry.version, "digest": _digest(code_of(stage_module(stage)))}
+        stage: {"version": entry.version, "digest": _digest(code_of(*stage_code(stage)))}
         for stage, entry in STAGES.items()
     }
 
 
-def code_of(module: str) -> list[str]:
-    """Return the modules of the package that a module imports, directly or not, and itself."""
+def code_of(*modules: str) -> list[str]:
+    """Return the modules of the package that modules import, directly or not, and themselves."""
     found: set[str] = set()
-    frontier = [module]
+    frontier = [*modules]
     while frontier:
         name = frontier.pop()
         if name in found or not _has_meaning(name):

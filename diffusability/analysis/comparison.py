@@ -1,21 +1,25 @@
 """Comparison of dependent correlations: two metrics of one target, or two backbones of one metric.
 
-Correlations are oriented first: positive means that the metric points the way that it declares.
+Correlations are sign-oriented: positive means that the metric predicts in its declared direction.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
+from diffusability.analysis.catalogue import COMPARED, FISHER_PROXIES, HEADLINE, LATENT_PROXIES
 from diffusability.analysis.estimators import Array, Estimator, difference, pearson, standardise
+from diffusability.analysis.frames import join_notes, table_frame
 from diffusability.analysis.intervals import (
     SMALL,
+    Analysis,
+    AnalysisOptions,
     Interval,
     bootstrap_intervals,
     cluster_draws,
@@ -23,102 +27,33 @@ from diffusability.analysis.intervals import (
     fisher_interval,
     tokenizer_draws,
 )
-from diffusability.analysis.options import Analysis, AnalysisOptions
-from diffusability.analysis.schema import join_notes
-from diffusability.analysis.tables import (
-    ALL_FAMILIES,
+from diffusability.analysis.panels import (
     Measured,
     Panel,
     Table,
     cells,
     expected_sign,
     families,
+    headline_targets,
+    matching,
     panels,
+    predictors,
 )
-
-COLUMNS = (
-    "kind",
-    "target",
-    "cfg",
-    "family",
-    "metric_a",
-    "metric_b",
-    "backbone_a",
-    "backbone_b",
-    "r_a",
-    "r_b",
-    "value",
-    "low",
-    "high",
-    "confidence",
-    "method",
-    "cluster_low",
-    "cluster_high",
-    "cluster_method",
-    "williams_t",
-    "williams_p",
-    "steiger_z",
-    "steiger_p",
-    "n",
-    "clusters",
-    "note",
-)
-
-
-def williams(r1: float, r2: float, r12: float, n: int) -> tuple[float, float]:
-    """Return Williams' t of two correlations that share a variable, and its two-sided p.
-
-    Args:
-        r1: r of the shared variable with the first. r2: with the second. r12: of those two.
-        n: points; the test has n - 3 degrees of freedom (Steiger 1980, Eq. 7).
-
-    Returns:
-        t (positive: the first is larger) and p; NaN where the test does not exist.
-    """
-    determinant = 1 - r1**2 - r2**2 - r12**2 + 2 * r1 * r2 * r12
-    if n < 4 or math.isnan(determinant):
-        return math.nan, math.nan
-    mean = (r1 + r2) / 2
-    below = 2 * (n - 1) / (n - 3) * determinant + mean**2 * (1 - r12) ** 3
-    if below <= 1e-15:
-        return math.nan, math.nan
-    t = (r1 - r2) * math.sqrt((n - 1) * (1 + r12) / below)
-    return t, float(2 * stats.t.sf(abs(t), n - 3))
-
-
-def steiger(r1: float, r2: float, r12: float, n: int) -> tuple[float, float]:
-    """Return Steiger's Z of two correlations that share a variable, and its two-sided p.
-
-    Args:
-        r1: r of the shared variable with the first. r2: with the second. r12: of those two.
-        n: points (Steiger 1980, Eq. 14, with the mean correlation in the covariance).
-
-    Returns:
-        Z (positive: the first is larger) and p; NaN where the test does not exist.
-    """
-    if n < 4 or not max(abs(r1), abs(r2)) < 1 - 1e-12 or math.isnan(r12):
-        return math.nan, math.nan
-    square = ((r1 + r2) / 2) ** 2
-    shared = r12 * (1 - 2 * square) - square * (1 - 2 * square - r12**2) / 2
-    left = 2 - 2 * shared / (1 - square) ** 2
-    if left <= 1e-12:
-        return math.nan, math.nan
-    z = (math.atanh(r1) - math.atanh(r2)) * math.sqrt((n - 3) / left)
-    return z, float(2 * stats.norm.sf(abs(z)))
+from diffusability.analysis.significance import williams
 
 
 def zou_interval(
-    first: Estimator, second: Estimator, r12: float, confidence: float, place: int = 0
+    first: Estimator, second: Estimator, r12: float, confidence: float, index: int = 0
 ) -> tuple[float, float]:
     """Return the interval of r1 - r2 from the two intervals of Fisher's z (Zou 2007, Eq. 13).
 
     Args:
         first: r1 of one or more pairs. second: r2. r12: of the variables that are not shared.
-        confidence: nominal coverage. place: of the pair.
+        confidence: nominal coverage. index: of the pair.
     """
-    r1, r2 = (float(estimator.values[place]) for estimator in (first, second))
+    r1, r2 = (float(estimator.values[index]) for estimator in (first, second))
     (low1, high1), (low2, high2) = (
-        fisher_interval(estimator, confidence, place) for estimator in (first, second)
+        fisher_interval(estimator, confidence, index) for estimator in (first, second)
     )
     scale = (1 - r1**2) * (1 - r2**2)
     shared = (r12 - r1 * r2 / 2) * (1 - r1**2 - r2**2 - r12**2) + r12**3
@@ -133,65 +68,70 @@ def zou_interval(
     )
 
 
-def compare_metrics(
-    table: Table, metrics: Sequence[str], analysis: Analysis | None = None
-) -> pd.DataFrame:
-    """Compare how strongly two metrics go with each target: every pair in every panel.
+def compare(table: Table, analysis: Analysis | None = None) -> pd.DataFrame:
+    """Compare the metrics that lead with each other, and each with itself on other backbones.
 
     Args:
-        table: a checked tidy table. metrics: names; every pair of them is taken once.
-        analysis: resamples, confidence and seed.
+        table: a checked tidy table. analysis: resamples, confidence and seed.
 
     Returns:
-        One row a pair, panel and family: ``value`` = r_a - r_b of oriented correlations over the
-        tokenizers that have both metrics (positive: a is the better predictor), intervals from
-        paired resamples, tests of Williams and Steiger. NaN with a ``note`` where impossible.
+        Rows of kind ``metrics`` and ``backbones``, as of ``compare_pairs``, ``compare_backbones``.
     """
-    return compare_pairs(table, list(combinations(metrics, 2)), analysis)
+    table = Measured.of(table)
+    names = predictors(table)
+    pairs = list(combinations(matching(names, COMPARED), 2))
+    parts = [
+        compare_pairs(table, pairs, analysis),
+        compare_backbones(table, matching(names, HEADLINE), analysis),
+    ]
+    there = [part for part in parts if len(part)]
+    return pd.concat(there, ignore_index=True) if there else parts[0]
 
 
 def compare_pairs(
     table: Table, pairs: Sequence[tuple[str, str]], analysis: Analysis | None = None
 ) -> pd.DataFrame:
-    """Compare how strongly the two metrics of each pair go with each target, in every panel.
+    """Compare the correlations of the two metrics of each pair with each headline target.
 
     Args:
         table: a checked tidy table. pairs: of names. analysis: resamples, confidence and seed.
 
     Returns:
-        Rows as of ``compare_metrics``.
+        One row per pair, panel and family: ``value`` = r_a - r_b of oriented correlations over the
+        tokenizers that have both metrics (positive: a is the better predictor), intervals from
+        paired resamples, p of Williams' test. NaN with a ``note`` where there is none.
     """
     table, analysis = Measured.of(table), analysis or AnalysisOptions()
     rows = [
         row
-        for panel in panels(table)
+        for panel in panels(table, headline_targets(table))
         for row in _panel_rows(table, ("metrics", panel, panel), pairs, analysis)
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return table_frame("comparisons", rows)
 
 
 def compare_backbones(
     table: Table, metrics: Sequence[str], analysis: Analysis | None = None
 ) -> pd.DataFrame:
-    """Compare how strongly a metric goes with the same target on two backbones.
+    """Compare the correlations of a metric with the same target on two backbones.
 
     Args:
         table: a checked tidy table. metrics: names. analysis: resamples, confidence and seed.
 
     Returns:
-        Rows as of ``compare_metrics``, for every ordered pair of backbones at one guidance scale,
+        Rows as of ``compare_pairs``, for every ordered pair of backbones at one guidance scale,
         so that a selection may name either first.
     """
     table, analysis = Measured.of(table), analysis or AnalysisOptions()
+    there = list(panels(table, headline_targets(table)))
     both = [
         (a, b)
-        for a in panels(table)
-        for b in panels(table)
-        if (a.target, a.cfg) == (b.target, b.cfg) and a.backbone != b.backbone
+        for a, b in product(there, there)
+        if (a.target, a.guidance) == (b.target, b.guidance) and a.backbone != b.backbone
     ]
     same = [(metric, metric) for metric in metrics]
     rows = [row for a, b in both for row in _panel_rows(table, ("backbones", a, b), same, analysis)]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return table_frame("comparisons", rows)
 
 
 @dataclass(frozen=True)
@@ -210,6 +150,11 @@ class _Pair:
     clusters: NDArray[np.int64]
     note: str
 
+    @property
+    def counts(self) -> dict[str, object]:
+        """Numbers of tokenizers and clusters."""
+        return {"n": len(self.tokenizers), "clusters": len(set(self.clusters))}
+
 
 def _panel_rows(
     table: Measured,
@@ -217,37 +162,27 @@ def _panel_rows(
     pairs: Sequence[tuple[str, str]],
     analysis: Analysis,
 ) -> Iterator[dict[str, object]]:
-    """Yield the rows of every pair of metrics: all families together, then each."""
+    """Yield the rows of every pair of metrics, of each pair by family."""
     kind, *both = where
-    names = families(table)
-    found: dict[str, list[dict[str, object]]] = {}
-    for family in names:
-        # one family is all there is: the same numbers under both names
-        if family == ALL_FAMILIES or len(names) > 2:
-            chosen = [_pair(table, both, pair, family) for pair in pairs]
-            found[family] = _comparisons(chosen, kind, analysis)
-        else:
-            found[family] = found[ALL_FAMILIES]
-    for place, pair in enumerate(pairs):
-        for family in names:
+    found = {
+        family: _comparisons([_pair(table, both, pair, family) for pair in pairs], kind, analysis)
+        for family in families(table)
+    }
+    for index, pair in enumerate(pairs):
+        for family, rows in found.items():
             labels = {
-                "kind": kind,
-                "target": both[0].target,
-                "cfg": both[0].labels["cfg"],
-                "family": family,
-                "metric_a": pair[0],
-                "metric_b": pair[1],
-                "backbone_a": both[0].backbone,
-                "backbone_b": both[1].backbone,
+                **{"kind": kind, "target": both[0].target, "guidance": both[0].guidance},
+                **{"family": family, "metric_a": pair[0], "metric_b": pair[1]},
+                **{"backbone_a": both[0].backbone, "backbone_b": both[1].backbone},
             }
-            yield {**labels, **found[family][place]}
+            yield {**labels, **rows[index]}
 
 
 def _pair(
     table: Measured, panels_: Sequence[Panel], metrics: tuple[str, str], family: str
 ) -> _Pair:
     parts = [
-        cells(table, metric, panel.target, panel.backbone, panel.cfg).of_family(family).rows
+        cells(table, metric, panel.target, panel.backbone, panel.guidance).of_family(family).rows
         for metric, panel in zip(metrics, panels_, strict=True)
     ]
     first, second = (
@@ -274,63 +209,45 @@ def _comparisons(pairs: Sequence[_Pair], kind: str, analysis: Analysis) -> list[
     """Return the rows of pairs; those over the same tokenizers are compared at once."""
     found: dict[int, dict[str, object]] = {}
     alike: dict[tuple[str, ...], list[int]] = {}
-    for place, pair in enumerate(pairs):
+    for index, pair in enumerate(pairs):
         n = len(pair.tokenizers)
         if n < 3 or not standardise(np.hstack([pair.x, pair.y])).any(axis=0).all():
             reason = "fewer than 3 tokenizers or a constant column: nothing to compare"
-            found[place] = _empty(pair, analysis) | {"note": join_notes(reason, pair.note)}
+            found[index] = pair.counts | {"note": join_notes(reason, pair.note)}
         else:
-            alike.setdefault(pair.tokenizers, []).append(place)
-    for places in alike.values():
-        rows = _compared([pairs[place] for place in places], kind, analysis)
-        found |= dict(zip(places, rows, strict=True))
-    return [found[place] for place in range(len(pairs))]
-
-
-def _empty(pair: _Pair, analysis: Analysis) -> dict[str, object]:
-    return {
-        "n": len(pair.tokenizers),
-        "clusters": len(set(pair.clusters)),
-        "confidence": analysis.confidence,
-        "method": "none",
-        "cluster_method": "none",
-    }
+            alike.setdefault(pair.tokenizers, []).append(index)
+    for indices in alike.values():
+        rows = _compared([pairs[index] for index in indices], kind, analysis)
+        found |= dict(zip(indices, rows, strict=True))
+    return [found[index] for index in range(len(pairs))]
 
 
 def _compared(pairs: Sequence[_Pair], kind: str, analysis: Analysis) -> list[dict[str, object]]:
     """Return the differences of two oriented correlations over the same tokenizers."""
     x, y = (np.stack([getattr(pair, side) for pair in pairs], axis=1) for side in "xy")
     raw = np.stack([pearson(x[:, :, k], y[:, :, k]).values for k in (0, 1)], axis=1)  # (P, 2)
-    known = np.array(
-        [
-            [_sign(r) if s is None else s for s, r in zip(p.signs, own, strict=True)]
-            for p, own in zip(pairs, raw, strict=True)
-        ]
-    )
-    x = x * known
+    signs = [
+        [_sign(r) if s is None else s for s, r in zip(p.signs, own, strict=True)]
+        for p, own in zip(pairs, raw, strict=True)
+    ]
+    x = x * np.array(signs)
     first, second = (pearson(x[:, :, k], y[:, :, k]) for k in (0, 1))
     # the two variables that are not shared: the metrics, or the target on either backbone
     sides = x if kind == "metrics" else y
     between = pearson(sides[:, :, 0], sides[:, :, 1]).values
     plain, cluster = _intervals(first, second, between, pairs[0].clusters, analysis)
     rows = []
-    values = np.stack([first.values, second.values], axis=1)
-    for place, pair in enumerate(pairs):
-        r_a, r_b = map(float, values[place])
-        n, r12 = len(pair.tokenizers), float(between[place])
-        t, p = williams(r_a, r_b, r12, n)
-        z, steiger_p = steiger(r_a, r_b, r12, n)
-        own, shared = plain[place], cluster[place]
+    for pair, r_a, r_b, r12, own, shared in zip(
+        pairs, first.values, second.values, between, plain, cluster, strict=True
+    ):
         turned = "no declared direction: oriented by the data" if None in pair.signs else ""
         row = {
-            **{"r_a": r_a, "r_b": r_b, "value": r_a - r_b},
-            **{"low": own.low, "high": own.high, "method": own.method},
+            **{"r_a": r_a, "r_b": r_b, "value": r_a - r_b, "low": own.low, "high": own.high},
             **{"cluster_low": shared.low, "cluster_high": shared.high},
-            "cluster_method": shared.method,
-            **{"williams_t": t, "williams_p": p, "steiger_z": z, "steiger_p": steiger_p},
+            "williams_p": williams(r_a, r_b, r12, len(pair.tokenizers))[1],
             "note": join_notes(turned, own.note, shared.note, pair.note),
         }
-        rows.append(_empty(pair, analysis) | row)
+        rows.append(pair.counts | row)
     return rows
 
 
@@ -353,8 +270,8 @@ def _intervals(
     if gap.points >= SMALL:
         return plain, cluster
     zou = [
-        zou_interval(first, second, float(r12), analysis.confidence, place)
-        for place, r12 in enumerate(between)
+        zou_interval(first, second, float(r12), analysis.confidence, index)
+        for index, r12 in enumerate(between)
     ]
     return (
         [_hull(interval, ends) for interval, ends in zip(plain, zou, strict=True)],
@@ -372,3 +289,78 @@ def _hull(interval: Interval, ends: tuple[float, float]) -> Interval:
         f"hull of {interval.method} and Zou (fewer than {SMALL} tokenizers)",
         interval.note,
     )
+
+
+UNDECIDED = "undecided"
+
+
+def compare_proxies(
+    table: Table,
+    correlations: pd.DataFrame,
+    analysis: Analysis | None = None,
+    papers: Sequence[Sequence[str]] = (LATENT_PROXIES, FISHER_PROXIES),
+) -> pd.DataFrame:
+    """Compare the correlations of the two papers' proxies with each headline target.
+
+    The first, "Diffusing in the Right Space" (arXiv 2606.03578), has VIV and the metrics of the
+    other perspectives; the second, "Understanding Latent Diffusability via Fisher Geometry" (arXiv
+    2604.02751), has FI, FIR and the MMSE rate along the noise, and their deviations from pixels.
+
+    Args:
+        table: a checked tidy table. correlations: of ``correlate`` on the same table.
+        analysis: resamples, confidence and seed. papers: patterns of the proxies of either.
+
+    Returns:
+        One row per pair, panel and family. ``r_a`` and ``r_b``: Pearson's r over the tokenizers
+        that have both, oriented, positive where the proxy points the way that it declares;
+        ``low_a`` to ``high_b``: their intervals over the tokenizers that have that one. ``value`` =
+        r_a - r_b with intervals from paired resamples, as of ``compare_pairs``. ``better``: the
+        proxy that is the stronger wherever the difference may be in either interval; else
+        ``undecided``, and empty where there is no interval. Without proxies of both papers there
+        is no row.
+    """
+    table = Measured.of(table)
+    first, second = (matching(predictors(table), patterns) for patterns in papers)
+    found = compare_pairs(table, list(product(first, second)), analysis)
+    keys = ["target", "backbone", "guidance", "family", "metric"]
+    single = {tuple(row[k] for k in keys): row for row in correlations.to_dict("records")}
+    rows = []
+    for row in found.to_dict("records"):
+        own: dict[Hashable, Any] = {"backbone": row["backbone_a"], "better": better_proxy(row)}
+        for side in "ab":
+            panel = (row["target"], row["backbone_a"], row["guidance"], row["family"])
+            other = single.get((*panel, row[f"metric_{side}"]))
+            if other is None:
+                continue
+            own[f"low_{side}"], own[f"high_{side}"] = _oriented(other)
+            if other["n"] != row["n"]:
+                note = f"the interval of {other['metric']} is over {other['n']:g} tokenizers"
+                row["note"] = join_notes(row["note"], note)
+        rows.append(row | own)
+    return table_frame("proxies", [{str(k): v for k, v in row.items()} for row in rows])
+
+
+def difference_interval(row: Mapping[Hashable, Any]) -> tuple[float, float]:
+    """Return the hull of the intervals of a difference that there are, NaN where there is none."""
+    lows, highs = (
+        [float(row[c]) for c in (end, f"cluster_{end}") if pd.notna(row[c])]
+        for end in ("low", "high")
+    )
+    return (min(lows), max(highs)) if lows and highs else (math.nan, math.nan)
+
+
+def better_proxy(row: Mapping[Hashable, Any]) -> str:
+    """Return the metric that is surely the stronger of a pair, ``undecided``, or "" if unknown."""
+    low, high = difference_interval(row)
+    if math.isnan(low):
+        return ""
+    if low > 0 or high < 0:
+        return str(row["metric_a"] if low > 0 else row["metric_b"])
+    return UNDECIDED
+
+
+def _oriented(row: Mapping[Hashable, Any]) -> tuple[float, float]:
+    """Return the interval of a correlation in the direction in which comparisons take it."""
+    sign = row["expected_sign"] if pd.notna(row["expected_sign"]) else row["pearson"]
+    low, high = row["pearson_low"], row["pearson_high"]
+    return (-high, -low) if sign < 0 else (low, high)

@@ -85,7 +85,7 @@ def disattenuate(
 
 
 def varies_by_run(runs: pd.DataFrame) -> bool:
-    """Say whether a metric differs between the diffusion runs of one trained tokenizer."""
+    """Return whether a metric differs between the diffusion runs of one trained tokenizer."""
     tokenizer = pd.factorize(runs["tokenizer"])[0]
     starts = group_starts(tokenizer, runs["tokenizer_seed"].to_numpy())
     if not len(starts):
@@ -99,9 +99,9 @@ def _nothing(plain: Interval, note: str, kept: float = math.nan) -> Disattenuate
 
 
 def _clipped(value: float, kept: float, interval: Interval, plain: Interval) -> Disattenuated:
-    note = f"reliability {kept:.3f}"
+    note = ""
     if abs(value) > 1:
-        note += f"; clipped from {value:.3f}: the noise is overestimated"
+        note = f"clipped from {value:.3f}: the noise is overestimated"
         value = math.copysign(1.0, value)
     return Disattenuated(value, kept, _at_least(interval, plain, kept), note)
 

@@ -108,10 +108,10 @@ def spearman(x: Array, y: Array) -> Estimator:
         y_ranks = [ranks(below) for below in below_y]
         y_squares = [variance(rank) for rank in y_ranks]
         found = np.empty((len(weights), len(below_x)))
-        for place, below in enumerate(below_x):
-            rank, other = ranks(below), place if len(y_ranks) > 1 else 0
+        for index, below in enumerate(below_x):
+            rank, other = ranks(below), index if len(y_ranks) > 1 else 0
             cross = np.einsum("bn,bn->b", weights * rank, y_ranks[other])
-            found[:, place] = _ratio(cross, variance(rank), y_squares[other])
+            found[:, index] = _ratio(cross, variance(rank), y_squares[other])
         return found
 
     rho = np.nan_to_num(Estimator(weighted, n).values)

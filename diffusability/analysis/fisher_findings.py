@@ -1,6 +1,6 @@
 """Statistics of the toy curves on which the claims of the Fisher paper can be judged.
 
-Every statistic stands in a row of its own with its interval, for the exact curves and for those of
+Every statistic has a row of its own with its interval, for the exact curves and for those of
 each network. An exact value has no interval but itself. A learned one is given three standard
 errors to either side, because a claim about all noise levels looks at many; both curves of a ratio
 are taken as independent, which is too wide where they share their noise.
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from diffusability.analysis.claims import Claim
-from diffusability.analysis.network_claims import check_by_network
+from diffusability.analysis.verdicts import check_by_network
 
 WIDTH = 3.0  # standard errors to either side
 COLUMNS = ("statistic", "network", "metric", "space", "v", "value", "low", "high", "note")
@@ -50,7 +50,7 @@ def fisher_findings(curves: pd.DataFrame) -> pd.DataFrame:
             left out; a network without any row left has no findings.
 
     Returns:
-        One row a statistic, network, space and noise variance, columns ``COLUMNS``; "metric" names
+        One row per statistic, network, space and noise variance, columns ``COLUMNS``; "metric"
         space and v for a reader. Statistics, natural logarithms throughout:
 
         fi_excess, fir_excess: log of the latent's FI (FIR) over the data's; 0 is no change.

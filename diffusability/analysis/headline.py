@@ -1,27 +1,23 @@
-"""The headline of a study: one row a tokenizer, then how each metric goes with quality."""
+"""The headline of a study: a row per tokenizer, and how metrics correlate with quality."""
 
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from diffusability.analysis.proxies import UNDECIDED, difference_interval
-from diffusability.analysis.tables import ALL_FAMILIES
-from diffusability.analysis.tidy import read_tables
-from diffusability.metrics.distance_names import distance_name
+from diffusability.analysis.catalogue import HEADLINE_FISHER, HEADLINE_METRICS
+from diffusability.analysis.comparison import UNDECIDED, difference_interval
+from diffusability.analysis.measurements import read_tables
+from diffusability.analysis.panels import Guidance
+from diffusability.metrics.frechet import distance_name
 from diffusability.study.plan import Plan
 from diffusability.study.study import Study
+from diffusability.study.tables import BEST
 from diffusability.study.targets import report_file
 
-# the metric that stands for each perspective in tables and figures, by its short name
-HEADLINE_METRICS = {
-    "VIV": "velocity.viv",
-    "LNC": "semantics.lnc5",
-    "SRSS": "spatial.srss",
-    "SEC": "smoothness.sec25",
-}
-NO_CORRELATIONS = "No metric that stands for a perspective was measured beside generated images"
-HEADLINE_FISHER = "fisher.fir"  # that for the second paper's, declared before any target was seen
+NO_CORRELATIONS = (
+    "No metric that represents a perspective was measured together with generated images"
+)
 
 
 def target_metric(study: Study) -> str:
@@ -40,9 +36,8 @@ def headline(plan: Plan) -> str:
     values = headline_values(tables["measurements"], target)
     family = headline_family(tables["measurements"])
     relations = headline_correlations(tables["correlations"], target, family)
-    over = "all" if family == ALL_FAMILIES else family
     correlated = [
-        f"Correlation with {target} (lower is better), over {over} tokenizers:",
+        f"Correlation with {target} (lower is better), over {family} tokenizers:",
         relations.to_string(index=False, na_rep="-"),
     ]
     return "\n".join(
@@ -61,7 +56,7 @@ def headline(plan: Plan) -> str:
 
 
 def headline_values(measurements: pd.DataFrame, target: str) -> pd.DataFrame:
-    """Return one row a tokenizer: headline metrics and the target by backbone and guidance.
+    """Return one row per tokenizer: headline metrics and the target by backbone and guidance.
 
     A metric that no tokenizer has is no column. Values are means over seeds; the target is given
     with its standard error over seeds where there are several, else with that of its one
@@ -74,10 +69,10 @@ def headline_values(measurements: pd.DataFrame, target: str) -> pd.DataFrame:
     measured = [metric for metric in names if metric in means]
     table = means[measured].rename(columns=names)
     chosen = measurements[measurements["metric"] == target]
-    keys = chosen[["backbone", "cfg"]].drop_duplicates().sort_values(["backbone", "cfg"])
-    for backbone, cfg in zip(keys["backbone"], keys["cfg"], strict=True):
-        cell = chosen[(chosen["backbone"] == backbone) & (chosen["cfg"] == cfg)]
-        column = f"{target.removeprefix('generation.')} {backbone} cfg {cfg:g}"
+    keys = chosen[["backbone", "guidance"]].drop_duplicates().sort_values(["backbone", "guidance"])
+    for backbone, guidance in zip(keys["backbone"], keys["guidance"], strict=True):
+        cell = chosen[(chosen["backbone"] == backbone) & (chosen["guidance"] == guidance)]
+        column = f"{target.removeprefix('generation.')} {backbone} guidance {guidance:g}"
         table[column] = cell.groupby("tokenizer").apply(_plus)
     return table.round(3).reset_index()
 
@@ -85,12 +80,10 @@ def headline_values(measurements: pd.DataFrame, target: str) -> pd.DataFrame:
 def headline_family(measurements: pd.DataFrame) -> str:
     """Return the family of most tokenizers: families differ in more than their latent space."""
     members = measurements.drop_duplicates("tokenizer")["family"].value_counts(sort=False)
-    return ALL_FAMILIES if len(members) == 1 else str(members.idxmax())
+    return str(members.idxmax())
 
 
-def headline_correlations(
-    correlations: pd.DataFrame, target: str, family: str = ALL_FAMILIES
-) -> pd.DataFrame:
+def headline_correlations(correlations: pd.DataFrame, target: str, family: str) -> pd.DataFrame:
     """Return r, r given reconstruction quality, and ρ of each headline metric with the target.
 
     With intervals; at the smallest guidance scale of every backbone, over the tokenizers of one
@@ -101,29 +94,23 @@ def headline_correlations(
         (correlations["target"] == target)
         & correlations["metric"].isin(list(names))
         & (correlations["family"] == family)
-        & correlations["cfg"].notna()
+        & (correlations["guidance"] != BEST)
     ]
-    chosen = chosen[chosen["cfg"] == chosen.groupby("backbone")["cfg"].transform("min")]
-    pearson, partial, spearman = (
-        chosen[chosen["statistic"] == name].set_index(["metric", "backbone"])
-        for name in ("pearson", "pearson_partial", "spearman")
-    )
-    partial, spearman = partial.reindex(pearson.index), spearman.reindex(pearson.index)
-    places = pearson.index.to_frame(index=False)
-    return pd.DataFrame(
-        {
-            "metric": places["metric"].map(names),
-            "backbone": places["backbone"],
-            "cfg": [f"{cfg:g}" for cfg in pearson["cfg"]],
-            "Pearson's r": pearson["value"].round(2).to_numpy(),
-            "interval": [_interval(row) for row in pearson.itertuples()],
-            "given PSNR": partial["value"].round(2).to_numpy(),
-            "interval given it": [_interval(row) for row in partial.itertuples()],
-            "Spearman's ρ": spearman["value"].round(2).to_numpy(),
-            "its interval": [_interval(row) for row in spearman.itertuples()],
-            "n": pearson["n"].to_numpy(),
-        }
-    )
+    smallest = chosen["guidance"].astype(float).groupby(chosen["backbone"]).transform("min")
+    chosen = chosen[chosen["guidance"] == smallest]
+    columns: dict[str, object] = {
+        "metric": chosen["metric"].map(names),
+        "backbone": chosen["backbone"],
+        "guidance": [f"{guidance:g}" for guidance in chosen["guidance"]],
+    }
+    for statistic, words, interval in (
+        ("pearson", "Pearson's r", "r interval"),
+        ("pearson_partial", "partial r given PSNR", "partial interval"),
+        ("spearman", "Spearman's ρ", "ρ interval"),
+    ):
+        columns[words] = chosen[statistic].round(2)
+        columns[interval] = [_interval(row, statistic) for row in chosen.to_dict("records")]
+    return pd.DataFrame({**columns, "n": chosen["n"].astype(int)}).reset_index(drop=True)
 
 
 def _plus(cell: pd.DataFrame) -> str:
@@ -133,15 +120,15 @@ def _plus(cell: pd.DataFrame) -> str:
     return f"{values.mean():.2f} ± {error:.2f}"
 
 
-def _interval(row: object) -> str:
-    low, high = getattr(row, "low", None), getattr(row, "high", None)
+def _interval(row: Mapping[Hashable, Any], statistic: str) -> str:
+    low, high = row[f"{statistic}_low"], row[f"{statistic}_high"]
     if pd.isna(low) or pd.isna(high):
-        return str(getattr(row, "note", "") or "none")
+        return str(row["note"]).partition(";")[0] or "none"
     return f"[{low:.2f}, {high:.2f}]"
 
 
-def noise_sentences(floor: pd.DataFrame, target: str, family: str = ALL_FAMILIES) -> list[str]:
-    """Return one sentence a backbone and guidance scale: what of a target's spread is noise.
+def noise_sentences(floor: pd.DataFrame, target: str, family: str) -> list[str]:
+    """Return one sentence per backbone and guidance scale: the noise in a target.
 
     Args:
         floor: the table of noise floors. target: name of a generation metric. family: of the
@@ -176,19 +163,25 @@ def _noise_sentence(row: Mapping[Hashable, Any]) -> str:
 
 def _place(row: Mapping[Hashable, Any]) -> str:
     short = str(row["target"]).removeprefix("generation.")
-    guidance = "each tokenizer's best guidance" if pd.isna(row["cfg"]) else f"cfg {row['cfg']:g}"
-    return f"{short}, {row['backbone']}, {guidance}"
+    return f"{short}, {row['backbone']}, {guidance_words(row['guidance'])}"
 
 
-def proxy_sentences(proxies: pd.DataFrame, target: str, family: str = ALL_FAMILIES) -> list[str]:
-    """Return one sentence a backbone and guidance scale: which paper's proxy predicts better.
+def guidance_words(guidance: Guidance) -> str:
+    """Return a guidance scale in words."""
+    if guidance == BEST:
+        return "best guidance of each"
+    return "no guidance" if guidance is None or pd.isna(guidance) else f"guidance {guidance:g}"
+
+
+def proxy_sentences(proxies: pd.DataFrame, target: str, family: str) -> list[str]:
+    """Return one sentence per backbone and guidance scale: which paper's proxy predicts better.
 
     Args:
         proxies: the table of proxies. target: name of a generation metric. family: of the
             tokenizers.
 
     Returns:
-        Sentences on the two metrics that stand for their papers, VIV and FIR of the fits, with
+        Sentences on the two metrics that represent their papers, VIV and FIR of the fits, with
         the number of other pairs that are decided; or one that says why there are none.
     """
     chosen = proxies[(proxies["target"] == target) & (proxies["family"] == family)]
@@ -197,7 +190,7 @@ def proxy_sentences(proxies: pd.DataFrame, target: str, family: str = ALL_FAMILI
             "Which paper's proxy predicts generation better is not asked here: no Fisher quantity "
             "was measured beside a metric of the first paper"
         ]
-    panels = chosen.groupby(["backbone", "cfg"], sort=False, dropna=False)
+    panels = chosen.groupby(["backbone", "guidance"], sort=False, dropna=False)
     return [_proxy_sentence(panel) for _, panel in panels]
 
 

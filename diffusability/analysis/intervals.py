@@ -19,8 +19,9 @@ distribution that draws of its own would give it, and differences between metric
 import math
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,26 @@ _ROUNDS = 30
 _HULL = "hull of {} and Fisher z (fewer than 20 tokenizers)"
 
 
+class Analysis(Protocol):
+    """What an analysis may be told; ``AnalysisSpec`` of a study has these attributes."""
+
+    @property
+    def resamples(self) -> int: ...
+    @property
+    def confidence(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class AnalysisOptions:
+    """Bootstrap draws (and permutations), confidence of intervals, seed of both."""
+
+    resamples: int = 9999
+    confidence: float = 0.95
+    seed: int = 0
+
+
 @dataclass(frozen=True)
 class Interval:
     """An interval of a statistic, in its unit; None where there is none, and then a note why."""
@@ -45,9 +66,10 @@ class Interval:
     method: str
     note: str = ""
 
-    def noted(self, note: str) -> "Interval":
-        """Return the interval with a note, unless it says already why there is none."""
-        return replace(self, note=self.note or note)
+    def columns(self, statistic: str, cluster: bool = False) -> dict[str, float | None]:
+        """Return the two ends as the columns of a statistic."""
+        over = "cluster_" if cluster else ""
+        return {f"{statistic}_{over}low": self.low, f"{statistic}_{over}high": self.high}
 
 
 def keyed_generator(seed: int, *labels: object) -> np.random.Generator:
@@ -65,18 +87,17 @@ class Draws:
     def __init__(self, draw: Callable[[int], Array]) -> None:
         self._draw = draw
         self._rows: Array | None = None  # (B, n) all that was drawn
-        self._taken: dict[tuple[int, int, int], tuple[Array, int]] = {}
+        self._taken: dict[tuple[int, int, int], Array] = {}
 
-    def take(self, distinct: int, start: int, stop: int) -> tuple[Array, int]:
-        """Return accepted resamples ``start`` ... ``stop`` - 1, and how many fell out before them.
+    def take(self, distinct: int, start: int, stop: int) -> Array:
+        """Return accepted resamples ``start`` ... ``stop`` - 1.
 
         Args:
             distinct: resamples with fewer different tokenizers fall out.
             start: first accepted resample. stop: one after the last.
 
         Returns:
-            Weights (stop - start, n), fewer where hardly any draw is accepted; number of those
-            that fell out between the first and the last of them.
+            Weights (stop - start, n), fewer where hardly any draw is accepted.
         """
         key = (distinct, start, stop)
         if key not in self._taken:
@@ -91,7 +112,7 @@ class Draws:
             # a slice where nothing fell out: no copy of what may be large
             whole = len(chosen) == last - first
             rows = self._drawn(stop)[slice(first, last) if whole else chosen]
-            self._taken[key] = rows, int(last - first - len(chosen))
+            self._taken[key] = rows
         return self._taken[key]
 
     def _drawn(self, least: int) -> Array:
@@ -150,27 +171,25 @@ def bootstrap_intervals(
     Returns:
         P intervals: BCa (Efron 1987), or its hull with Fisher's z below 20 tokenizers, or Fisher's
         z alone where every resample is equal; percentiles where BCa is undefined, as without a
-        jackknife. ``method`` says which, ``note`` what was drawn again.
+        jackknife. ``method`` says which.
     """
     points = estimator.values
     reasons = [_no_interval(estimator, value) for value in points]
     found = [Interval(None, None, confidence, "none", reason) for reason in reasons]
-    there = [place for place, reason in enumerate(reasons) if not reason]
+    there = [index for index, reason in enumerate(reasons) if not reason]
     if not there:
         return found
-    values, redrawn = _resample(estimator, draws, resamples, there)
+    values = _resample(estimator, draws, resamples, there)
     n = estimator.points
     jackknife = estimator.weighted(np.ones((n, n)) - np.eye(n))
     corrected, plain = _bca_tails(values, points, jackknife, confidence), _tails(confidence)
-    for place in there:
-        column = values[np.isfinite(values[:, place]), place]
-        tails, method = corrected[:, place], "BCa"
+    for index in there:
+        column = values[np.isfinite(values[:, index]), index]
+        tails, method = corrected[:, index], "BCa"
         if len(column) < resamples or not np.isfinite(tails).all():
             tails, method = plain, "percentile bootstrap (BCa undefined)"
         ends = _percentiles(column, tails)
-        found[place] = _guarded(estimator, place, points[place], ends, confidence, method).noted(
-            _note(redrawn[place])
-        )
+        found[index] = _guarded(estimator, index, points[index], ends, confidence, method)
     return found
 
 
@@ -181,7 +200,7 @@ def cluster_intervals(
     confidence: float = 0.95,
     resamples: int = 9999,
 ) -> list[Interval]:
-    """Return the percentile intervals of the two-stage bootstrap: clusters, then their points.
+    """Return percentile intervals of the two-stage bootstrap: clusters, then their tokenizers.
 
     Args:
         estimator: the statistic, its n tokenizers and P pairs.
@@ -200,21 +219,19 @@ def cluster_intervals(
         few = f"{count} clusters, fewer than {MIN_CLUSTERS}: no cluster interval"
         reasons = [reason or few for reason in reasons]
     found = [Interval(None, None, confidence, "none", reason) for reason in reasons]
-    there = [place for place, reason in enumerate(reasons) if not reason]
+    there = [index for index, reason in enumerate(reasons) if not reason]
     if not there:
         return found
-    values, redrawn = _resample(estimator, draws, resamples, there)
+    values = _resample(estimator, draws, resamples, there)
     method = "cluster bootstrap (clusters, then points; percentile)"
-    for place in there:
-        column = values[np.isfinite(values[:, place]), place]
+    for index in there:
+        column = values[np.isfinite(values[:, index]), index]
         if not len(column):
             note = "no cluster resample has a value"
-            found[place] = Interval(None, None, confidence, "none", note)
+            found[index] = Interval(None, None, confidence, "none", note)
             continue
         ends = _percentiles(column, _tails(confidence))
-        found[place] = _guarded(estimator, place, points[place], ends, confidence, method).noted(
-            _note(redrawn[place])
-        )
+        found[index] = _guarded(estimator, index, points[index], ends, confidence, method)
     return found
 
 
@@ -256,21 +273,21 @@ def cluster_weights(clusters: NDArray[np.int64], size: int, rng: np.random.Gener
 
 
 def fisher_interval(
-    estimator: Estimator, confidence: float = 0.95, place: int = 0
+    estimator: Estimator, confidence: float = 0.95, index: int = 0
 ) -> tuple[float, float]:
-    """Return the normal-theory interval of a correlation, the one at ``place``, by Fisher's z.
+    """Return the normal-theory interval of a correlation, the one at ``index``, by Fisher's z.
 
     A rank correlation of ±1 is moved half a step inwards first, since the next sample could
     differ by one pair; an exact linear relation keeps its interval [r, r].
     """
-    return _fisher(estimator, place, float(estimator.values[place]), confidence)
+    return _fisher(estimator, index, float(estimator.values[index]), confidence)
 
 
 def _fisher(
-    estimator: Estimator, place: int, value: float, confidence: float
+    estimator: Estimator, index: int, value: float, confidence: float
 ) -> tuple[float, float]:
     assert estimator.z_variance is not None
-    variance, step = (_at(v, place) for v in (estimator.z_variance, estimator.step))
+    variance, step = (_at(v, index) for v in (estimator.z_variance, estimator.step))
     if math.isinf(variance):
         return -1.0, 1.0
     bound = 1 - step
@@ -282,9 +299,9 @@ def _fisher(
     return min(low, value), max(high, value)
 
 
-def _at(number: float | Array, place: int) -> float:
+def _at(number: float | Array, index: int) -> float:
     """Return what belongs to one pair: its own, or what all pairs share."""
-    return float(number if np.ndim(number) == 0 else np.asarray(number)[place])
+    return float(number if np.ndim(number) == 0 else np.asarray(number)[index])
 
 
 def _no_interval(estimator: Estimator, value: float) -> str:
@@ -297,7 +314,7 @@ def _no_interval(estimator: Estimator, value: float) -> str:
 
 def _guarded(
     estimator: Estimator,
-    place: int,
+    index: int,
     value: float,
     ends: tuple[float, float],
     confidence: float,
@@ -309,8 +326,8 @@ def _guarded(
         if empty:
             return Interval(None, None, confidence, "none", "every resample is degenerate")
         return Interval(*ends, confidence, method)
-    low, high = _fisher(estimator, place, value, confidence)
-    if empty or (ends[0] == ends[1] and _at(estimator.step, place)):
+    low, high = _fisher(estimator, index, value, confidence)
+    if empty or (ends[0] == ends[1] and _at(estimator.step, index)):
         return Interval(low, high, confidence, "Fisher z (every resample is equal)")
     if estimator.points < SMALL:
         ends = min(ends[0], low), max(ends[1], high)
@@ -348,35 +365,27 @@ def _percentiles(values: Array, tails: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _resample(
-    estimator: Estimator, draws: Draws, wanted: int, there: list[int]
-) -> tuple[Array, NDArray[np.int64]]:
-    """Return values of resamples that are not degenerate, and how many were drawn again.
+def _resample(estimator: Estimator, draws: Draws, wanted: int, there: list[int]) -> Array:
+    """Return values of resamples that are not degenerate.
 
     Args:
         estimator: of P pairs. draws: resamples. wanted: number of values of each pair.
         there: pairs that have a value at all; the others are not drawn again.
 
     Returns:
-        (wanted, P) values, NaN where even many draws gave none; (P,) numbers of further draws.
+        (wanted, P) values, NaN where even many draws gave none.
     """
-    weights, fallen = draws.take(estimator.distinct, 0, wanted)
+    weights = draws.take(estimator.distinct, 0, wanted)
     values = np.full((wanted, len(estimator.values)), np.nan)
     values[: len(weights)] = estimator.weighted(weights)
-    redrawn = np.full(values.shape[1], fallen)
     for turn in range(1, _ROUNDS):
-        open_ = [place for place in there if np.isnan(values[:, place]).any()]
+        open_ = [index for index in there if np.isnan(values[:, index]).any()]
         if not open_:
             break
-        weights, fallen = draws.take(estimator.distinct, turn * wanted, (turn + 1) * wanted)
+        weights = draws.take(estimator.distinct, turn * wanted, (turn + 1) * wanted)
         further = estimator.weighted(weights)
-        for place in open_:
-            gaps = np.flatnonzero(np.isnan(values[:, place]))
-            good = np.flatnonzero(np.isfinite(further[:, place]))[: len(gaps)]
-            values[gaps[: len(good)], place] = further[good, place]
-            redrawn[place] += len(gaps)
-    return values, redrawn
-
-
-def _note(redrawn: int) -> str:
-    return f"{redrawn} degenerate resamples drawn again" if redrawn else ""
+        for index in open_:
+            gaps = np.flatnonzero(np.isnan(values[:, index]))
+            good = np.flatnonzero(np.isfinite(further[:, index]))[: len(gaps)]
+            values[gaps[: len(good)], index] = further[good, index]
+    return values

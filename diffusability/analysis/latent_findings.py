@@ -1,6 +1,6 @@
 """Statistics on which the claims of the Fisher paper's image experiments can be judged.
 
-Every statistic stands in a row of its own with its interval: of every backbone's learned curves,
+Every statistic has a row of its own with its interval: of every backbone's learned curves,
 of the curves of fitted mixtures, and (no network) of the encoders themselves. The tokenizers are
 found by their roles. Curves with flags, estimates that contradict themselves, are left out. Both
 sides of a ratio are taken as independent, which is too wide where they share their images.
@@ -14,38 +14,39 @@ from itertools import pairwise, product
 import numpy as np
 import pandas as pd
 
-from diffusability.analysis.fisher_totals import FITS, fisher_totals, networks, per_dimension
-from diffusability.analysis.latent_spaces import DISTANCE
-from diffusability.analysis.roles import (
+from diffusability.analysis.frames import table_frame
+from diffusability.analysis.latent_spaces import (
+    DISTANCE,
+    FITS,
     GPE,
     LEVEL,
     PERMUTED,
     PIXELS,
     TRAINED,
     VAE,
+    fisher_totals,
+    networks,
     of_role,
+    per_dimension,
+    spectrum_order,
     with_roles,
 )
+from diffusability.analysis.panels import Measured, Table
 from diffusability.analysis.run_estimates import LOOKS, Ranged, estimates
-from diffusability.analysis.spectra import spectrum_order
 
-COLUMNS = (
-    *("statistic", "dataset", "network", "metric", "space", "v"),
-    *("value", "low", "high", "note"),
-)
 UNKNOWN = "nothing was trained twice, or the measurement has no error"
 ONCE = 1.96  # standard errors where one number is looked at, not a curve
 _READINGS = ("raw", "per_dimension")
 
 
-def latent_findings(measurements: pd.DataFrame, spectra: pd.DataFrame) -> pd.DataFrame:
+def latent_findings(measurements: Table, spectra: pd.DataFrame) -> pd.DataFrame:
     """Return the statistics that claims on latent spaces of images speak of.
 
     Args:
         measurements: the tidy table. spectra: as of ``collect_spectra``; may be empty.
 
     Returns:
-        One row a statistic, network, space and noise variance, columns ``COLUMNS``; "metric" names
+        One row per statistic, network, space and noise variance; "metric" names
         space and v for a reader. D and F_D are dimension and FI (or FIR) of pixel space, d and F_d
         those of a latent space; a reading is "raw", of F, or "per_dimension", of F / n.
 
@@ -70,18 +71,19 @@ def latent_findings(measurements: pd.DataFrame, spectra: pd.DataFrame) -> pd.Dat
         spectrum_slope_gap: slope of a level less that of pixels.
         spectrum_permuted: slope of permuted pixels less that of pixels; 0 is no change.
     """
-    totals = fisher_totals(measurements)
+    measured = Measured.of(measurements).table
+    totals = fisher_totals(measured)
     rows: list[dict[str, object]] = []
     for network in networks(totals):
         curves = _Curves.of(totals, network)
         for part in (_encoder_gaps, _level_steps, _permutation):
             rows += [row | {"network": network} for row in part(curves)]
-    table = with_roles(measurements)
+    table = with_roles(measured)
     rows += [*_stretch(table), *_errors(table), *_distances(table), *_spectra(table, spectra)]
-    dataset = measurements["dataset"].iloc[0] if len(measurements) else ""
-    found = pd.DataFrame(rows, columns=list(COLUMNS))
+    dataset = measured["dataset"].iloc[0] if len(measured) else ""
+    found = table_frame("latent_findings", rows)
     note = found["low"].isna().map({True: UNKNOWN, False: ""})
-    return found.assign(dataset=dataset, network=found["network"].fillna(""), note=note)
+    return found.assign(dataset=dataset, note=note)
 
 
 def _row(statistic: str, space: str, v: float, at: Ranged, **more: object) -> dict[str, object]:
@@ -245,7 +247,10 @@ def _distances(table: pd.DataFrame) -> Iterator[dict[str, object]]:
     """Yield the Frechet distances at the smallest guidance scale, by backbone."""
     target = table["metric"].str.fullmatch(DISTANCE)
     for network, rows in table[target].groupby("backbone", sort=False):
-        rows = rows[(rows["cfg"] == rows["cfg"].min()) & (rows["metric"] == rows["metric"].iloc[0])]
+        rows = rows[
+            (rows["guidance"] == rows["guidance"].min())
+            & (rows["metric"] == rows["metric"].iloc[0])
+        ]
         found, of = _means(rows), {"network": network}
         for space, value in found.items():
             yield _row("distance", space, math.nan, value, **of)

@@ -1,10 +1,18 @@
-"""Encoders, and what is generated behind each, in one table (Tables 1 to 3 of the Fisher paper)."""
+"""Latent spaces of the Fisher paper: their roles, Fisher curves, power spectra, Tables 1 to 3."""
 
+import json
 import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
 
 import pandas as pd
 
-from diffusability.analysis.roles import with_roles
+from diffusability.analysis.frames import table_frame, typed
+from diffusability.analysis.panels import Measured, Table
+from diffusability.artifacts.card import verified
+from diffusability.study.plan import Plan
+from diffusability.study.tables import table_named
 
 # column: metric of the tokenizer
 ENCODERS = {
@@ -17,28 +25,23 @@ ENCODERS = {
     "psnr": "reconstruction.psnr",
 }
 DISTANCE = r"generation\.(fid|fd_(?!infinity_).*)"  # the Frechet distance, by its extractor
-COLUMNS = (
-    *("tokenizer", "cluster", "role", "runs"),
-    *(name for column in ENCODERS for name in (column, f"{column}_stderr")),
-    *("backbone", "cfg", "distance_metric", "distance", "distance_stderr", "distance_runs"),
-)
 
 
-def latent_spaces(measurements: pd.DataFrame) -> pd.DataFrame:
+def latent_spaces(measurements: Table) -> pd.DataFrame:
     """Return how each encoder treats distances and images, and the quality of what is generated.
 
     Args:
         measurements: the tidy table.
 
     Returns:
-        One row a tokenizer, backbone and guidance scale, columns ``COLUMNS``: means over seeds of
+        One row per tokenizer, backbone and guidance scale: means over seeds of
         a (``stretch_min``), b (``stretch_max``), b / a (``stretch_ratio``; LOWER is nearer to a
         similarity) and quantiles of |E(x) - E(x')| / |x - x'|; the reconstruction's mean squared
         error of values in [-1, 1] (LOWER is better) and PSNR in dB (HIGHER is better); the Frechet
         distance of generated images (LOWER is better). Standard errors are over seeds where there
         are several, else of the measurement; NaN where there is none.
     """
-    table = with_roles(measurements)
+    table = with_roles(Measured.of(measurements).table)
     target = table["metric"].str.fullmatch(DISTANCE)
     found = table.loc[target & table["value"].notna(), "metric"]
     generated = table[table["metric"] == (found.iloc[0] if len(found) else "")]
@@ -50,14 +53,18 @@ def latent_spaces(measurements: pd.DataFrame) -> pd.DataFrame:
         for column, metric in ENCODERS.items():
             base[column], base[f"{column}_stderr"], _ = _mean(own[own["metric"] == metric])
         models = generated[generated["tokenizer"] == name]
-        for (backbone, cfg), part in models.groupby(["backbone", "cfg"], sort=False):
+        for (backbone, guidance), part in models.groupby(["backbone", "guidance"], sort=False):
             value, error, runs = _mean(part)
-            cell = {"backbone": backbone, "cfg": cfg, "distance_metric": part["metric"].iloc[0]}
+            cell = {
+                "backbone": backbone,
+                "guidance": guidance,
+                "distance_metric": part["metric"].iloc[0],
+            }
             numbers = {"distance": value, "distance_stderr": error, "distance_runs": runs}
             rows.append(base | cell | numbers)
         if models.empty:
             rows.append(base)
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return table_frame("latent_spaces", rows)
 
 
 def _mean(rows: pd.DataFrame) -> tuple[float, float, int]:
@@ -70,3 +77,131 @@ def _mean(rows: pd.DataFrame) -> tuple[float, float, int]:
     if len(values) > 1:
         error = float(values.std(ddof=1)) / math.sqrt(len(values))
     return float(values.mean()), error, len(values)
+
+
+PIXELS, PERMUTED = "pixels", "permuted pixels"
+GPE, VAE, LEVEL = "gpe", "vae", "level"
+CONTROL = ""  # a tokenizer that the paper's experiments have no part for
+TRAINED = (GPE, VAE, LEVEL)
+
+
+def role_of(family: str, cluster: str) -> str:
+    """Return the role of a tokenizer, from two columns of the tidy table.
+
+    Args:
+        family: architecture and latent size. cluster: its method, or the linear map that it is.
+
+    Returns:
+        ``PIXELS``, ``PERMUTED``; of `arch: vector` ``GPE`` or, trained as a plain autoencoder,
+        ``VAE``; of `arch: hierarchical` ``LEVEL``; else ``CONTROL``.
+    """
+    if cluster == "pixels":
+        return PIXELS
+    if cluster == "permuted-pixels":
+        return PERMUTED
+    if cluster == "gpe":
+        return GPE
+    if family.startswith("hierarchical-"):
+        return LEVEL
+    return VAE if family.startswith("vector-") and cluster == "baseline" else CONTROL
+
+
+def with_roles(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table that has columns family and cluster with the column ``role``."""
+    pairs = zip(table["family"], table["cluster"], strict=True)
+    return table.assign(role=[role_of(family, cluster) for family, cluster in pairs])
+
+
+def of_role(table: pd.DataFrame, roles: Iterable[str]) -> list[str]:
+    """Return the tokenizers of some roles in the order of a table of ``with_roles``."""
+    chosen = table[table["role"].isin(list(roles))]
+    return list(dict.fromkeys(chosen["tokenizer"]))
+
+
+FITS = "mixture fit"  # no network: the exact curves of the mixture that is fitted to the latents
+POWERS = {"fi": 1, "fir": 2, "mmse_rate": 0}  # of v, which makes a total per dimension pure
+TOTALS = ["tokenizer", "role", "network", "tokenizer_seed", "seed", "dim", "v", "quantity"]
+TOTALS += ["total", "stderr", "flags"]
+_DOUBTS = ("misfit", "not converged")
+_CURVE = re.compile(r"fisher\.curve_(learned_|)(fi|fir|mmse_rate)_unconditional_v[0-9.e+-]+")
+
+
+def fisher_totals(measurements: pd.DataFrame) -> pd.DataFrame:
+    """Return every unconditional curve of a study, one row per run, noise variance and quantity.
+
+    Args:
+        measurements: the tidy table.
+
+    Returns:
+        tokenizer, role, network, tokenizer_seed, seed, dim, v, quantity, total, stderr, flags.
+        ``network`` is the backbone, or ``FITS``; ``total`` is FI, FIR or the
+        MMSE rate of all ``dim`` dimensions of z-scored latents at noise variance v, with its
+        standard error over data (NaN: unknown); ``flags`` say why it is not to be trusted. Those
+        of fits that say no such thing are left out: with noise, a singular covariance is regular.
+    """
+    names = measurements["metric"].drop_duplicates()
+    parts = {name: match.groups() for name in names if (match := _CURVE.fullmatch(name))}
+    chosen = measurements[measurements["metric"].isin(parts) & measurements["value"].notna()]
+    rows = []
+    for row in with_roles(chosen).to_dict("records"):
+        learned, quantity = parts[row["metric"]]
+        options = json.loads(row["options"])
+        unit = options["dim"] / options["v"] ** POWERS[quantity]
+        rows.append(
+            {
+                **{name: row[name] for name in ("tokenizer", "role", "tokenizer_seed", "seed")},
+                "network": row["backbone"] if learned else FITS,
+                **{"dim": options["dim"], "v": options["v"], "quantity": quantity},
+                "total": options["total"],
+                "stderr": math.nan if pd.isna(row["stderr"]) else row["stderr"] * unit,
+                "flags": row["flags"] if learned else _doubts(row["flags"]),
+            }
+        )
+    return pd.DataFrame(rows, columns=TOTALS)
+
+
+def _doubts(flags: str) -> str:
+    """Return the flags of a fit that are reasons not to trust it."""
+    return "; ".join(flag for flag in flags.split("; ") if any(word in flag for word in _DOUBTS))
+
+
+def networks(totals: pd.DataFrame) -> list[str]:
+    """Return the backbones in the order of the table, then the fits."""
+    there = list(dict.fromkeys(totals["network"]))
+    return [name for name in there if name != FITS] + [FITS] * (FITS in there)
+
+
+def per_dimension(quantity: str, v: float, dim: int) -> float:
+    """Return what a total is multiplied by to be a pure number per dimension."""
+    return float(v ** POWERS[quantity]) / dim
+
+
+FILE = "spectra.csv"
+
+
+def spectrum_order(role: str) -> str:
+    """Return in which order the paper transforms a latent: a vector as a line, else as a grid."""
+    return "line" if role in (GPE, VAE) else "grid"
+
+
+def collect_spectra(plan: Plan) -> pd.DataFrame:
+    """Return every power spectrum that the study measured, in planning order; often none.
+
+    Returns:
+        One row per tokenizer, seed, order ("grid": radial, of the latent grid; "line": along the
+        latent's vector), permutation (1: entries in a random order first) and frequency in cycles
+        per cell. ``power`` is a mean over images, each brought to mean 0 and variance 1, so that
+        white noise has 1; ``stderr`` is over images.
+
+    Raises:
+        ArtifactError: a spectrum is missing, altered, or not of this plan.
+    """
+    parts, columns = [], list(table_named("spectra").columns)
+    for artifact in plan.of_stage("geometry"):
+        path = Path(artifact.path)
+        verified(path, artifact.stage, artifact.fingerprint, only=(FILE,))
+        name, seed = artifact.labels["tokenizer"], int(artifact.labels["tokenizer_seed"])
+        spec = plan.study.tokenizers[name]
+        labels = {"tokenizer": name, "family": spec.family, "cluster": spec.cluster}
+        parts.append(pd.read_csv(path / FILE).assign(**labels, tokenizer_seed=seed))
+    return typed(pd.concat(parts), "spectra")[columns] if parts else table_frame("spectra", [])

@@ -1,4 +1,4 @@
-"""How far the learned Fisher curves of a latent space are from those learned in pixel space."""
+"""Deviation of the learned Fisher curves of a latent space from those learned in pixel space."""
 
 import json
 import math
@@ -14,9 +14,10 @@ from diffusability.fisher.deviation import (
     distance_from_one,
     fir_deviation,
 )
-from diffusability.metrics.noise_grid import log_weights
+from diffusability.fisher.information import log_weights
 
 _CURVE = re.compile(r"fisher\.curve_learned_(fi|fir|mmse_rate)(_unconditional|)_v[0-9.e+-]+")
+_NOT_POSITIVE = "not applicable: the learned curve of pixel space is not positive"
 _RUN = ("tokenizer", "tokenizer_seed", "backbone", "seed")
 Row = dict[str, Any]
 
@@ -48,7 +49,7 @@ def learned_deviations(rows: Sequence[Row], reference: str) -> list[Row]:
 
     Returns:
         ``fisher.learned_<deviation>`` of ``fisher.deviation.DEVIATIONS``, means over log v, and
-        ``fisher.curve_learned_<deviation>_v<v>``, a run each, class-conditional and
+        ``fisher.curve_learned_<deviation>_v<v>``, one per run, class-conditional and
         ``_unconditional``; LOWER is better. Both models are taken as independent; the error of a
         mean over v takes its terms as dependent. A run whose backbone has no reference is declared.
     """
@@ -108,7 +109,7 @@ def _compare(curve: _Curve, pixel: _Curve | None, condition: str, reference: str
     names = {name: f"fisher.learned_{name}{condition}" for name in DEVIATIONS}
     base = curve.row | {"higher_is_better": False, "unit": "1"}
     if pixel is None:
-        reason = f"impossible: no model of `{reference}` was measured with this backbone"
+        reason = f"not applicable: no model of `{reference}` was measured with this backbone"
         for metric in names.values():
             yield base | {"metric": metric, "value": None, "stderr": None, "flags": reason}
         return
@@ -158,5 +159,5 @@ def _cell(metric: str, reading: Reading, options: Row, flags: str) -> Row:
         "value": reading.value if known else None,
         "stderr": reading.stderr if known else None,
         "options": json.dumps(options, sort_keys=True),
-        "flags": flags if known else "impossible: the learned curve of pixel space is not positive",
+        "flags": flags if known else _NOT_POSITIVE,
     }

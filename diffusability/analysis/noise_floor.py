@@ -1,4 +1,4 @@
-"""The noise floor: how much of a generation metric's variance is tokenizers and how much is seeds.
+"""The noise floor: variance of a generation metric between tokenizers and between seeds.
 
 Nested random effects, one run being y = mean + tokenizer + retrained tokenizer + diffusion run.
 Components are moment estimates (unweighted means), exact analysis of variance in balanced designs.
@@ -11,37 +11,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from diffusability.analysis.intervals import MIN_POINTS
+from diffusability.analysis.frames import join_notes, table_frame
+from diffusability.analysis.intervals import MIN_POINTS, Analysis, AnalysisOptions
 from diffusability.analysis.pairing import group_sizes, group_starts
-from diffusability.analysis.schema import join_notes
-from diffusability.analysis.tables import Measured, Panel, Table, cells, families, panels
+from diffusability.analysis.panels import Measured, Panel, Table, cells, families, panels
 
-COLUMNS = (
-    "target",
-    "backbone",
-    "cfg",
-    "family",
-    "tokenizers",
-    "runs",
-    "repeated",
-    "retrained",
-    "mean",
-    "variance_tokenizers",
-    "variance_tokenizer_seeds",
-    "variance_diffusion_seeds",
-    "run_sd",
-    "run_cv",
-    "resolvable_gap",
-    "run_reliability",
-    "run_low",
-    "run_high",
-    "reliability",
-    "low",
-    "high",
-    "confidence",
-    "method",
-    "note",
-)
 _NO_REPEATS = "no repeated seeds: noise and reliability are unknown; repeat some runs"
 
 
@@ -188,36 +162,36 @@ def one_run(share: float, components: Components) -> float:
     return share / (share + lost) if share + lost else 0.0
 
 
-def noise_floor(table: Table, confidence: float = 0.95) -> pd.DataFrame:
+def noise_floor(table: Table, analysis: Analysis | None = None) -> pd.DataFrame:
     """Return the noise floor of every generation metric, backbone, guidance scale and family.
 
     Args:
         table: a checked tidy table (``check_measurements``).
-        confidence: nominal coverage of the intervals.
+        analysis: its confidence is that of the intervals.
 
     Returns:
-        One row a panel and family. ``run_reliability`` is the share of the variance of single
+        One row per panel and family. ``run_reliability`` is the share of the variance of single
         runs that lies between tokenizers rather than seeds, ``reliability`` that of the means
         that correlations use (both in [0, 1], higher is better); ``run_sd`` and ``run_cv`` are
         the noise of one run in the target's unit and as a share of its mean; ``resolvable_gap``
         is twice the standard error of a difference of two tokenizers' means. Where nothing was
         repeated they are NaN and ``note`` says so.
     """
-    table, rows = Measured.of(table), []
+    table, analysis, rows = Measured.of(table), analysis or AnalysisOptions(), []
     for panel in panels(table):
         # a target paired with itself: every run of it, none lost to another metric
-        paired = cells(table, panel.target, panel.target, panel.backbone, panel.cfg)
+        paired = cells(table, panel.target, panel.target, panel.backbone, panel.guidance)
         for family in families(table):
             part = paired.of_family(family)
-            row = _row(part.runs, panel, confidence)
+            row = _row(part.runs, panel, analysis.confidence)
             row["family"] = family
             row["note"] = join_notes(row["note"], part.missing_note())
             rows.append(row)
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return table_frame("noise_floor", rows)
 
 
 def _row(runs: pd.DataFrame, panel: Panel, confidence: float) -> dict[str, object]:
-    row: dict[str, object] = {**panel.labels, "confidence": confidence, "runs": len(runs)}
+    row: dict[str, object] = {**panel.labels, "runs": len(runs)}
     groups = group_runs(runs)
     count = len(groups.means)
     row |= {
@@ -225,7 +199,6 @@ def _row(runs: pd.DataFrame, panel: Panel, confidence: float) -> dict[str, objec
         "repeated": int((groups.seed_df > 0).sum()),
         "retrained": int((groups.trained > 1).sum()),
         "mean": float(groups.means.mean()) if count else math.nan,
-        "method": "none",
     }
     if count < 2:
         return row | {"note": "fewer than two tokenizers: no variance between them"}
@@ -243,14 +216,13 @@ def _row(runs: pd.DataFrame, panel: Panel, confidence: float) -> dict[str, objec
     if count < MIN_POINTS:
         low = high = math.nan
         notes.append(f"{count} tokenizers, fewer than {MIN_POINTS}: no interval")
-    ends = {"run_reliability": value, "run_low": low, "run_high": high}
+    ends = {"": value, "_low": low, "_high": high}
     return row | {
         "run_sd": sd,
         "run_cv": sd / abs(row["mean"]) if row["mean"] else math.nan,  # type: ignore[arg-type]
         "resolvable_gap": 2 * math.sqrt(2 * found.noise),
-        **{name: one_run(end, found) for name, end in ends.items()},
+        **{f"run_reliability{end}": one_run(share, found) for end, share in ends.items()},
         **{"reliability": value, "low": low, "high": high},
-        "method": "F of nested variance components",
         "note": "; ".join(notes),
     }
 
@@ -270,3 +242,47 @@ def _notes(found: Components, groups: RunGroups) -> list[str]:
     if found.spread == 0:
         notes.append("the target is constant")
     return notes
+
+
+RECONSTRUCTION = "reconstruction."
+
+
+def comparability(table: Table, analysis: Analysis | None = None) -> pd.DataFrame:
+    """Return how far the tokenizers of each family spread in reconstruction quality.
+
+    Args:
+        table: a checked tidy table (``check_measurements``).
+        analysis: its confidence is that of the intervals.
+
+    Returns:
+        One row per family and ``reconstruction.*`` metric: ``value`` is the standard deviation
+        over tokenizers in the metric's unit (lower: more comparable) with its chi-square
+        interval, ``cv`` its share of the mean. NaN with a ``note`` where there is none.
+    """
+    table, analysis = Measured.of(table), analysis or AnalysisOptions()
+    metrics = [m for m in table.metrics if m.startswith(RECONSTRUCTION)]
+    rows = []
+    for metric in metrics:
+        paired = cells(table, metric, metric, "", None)
+        for family in families(table):
+            part = paired.of_family(family)
+            row = _spread(part.rows["x"].to_numpy(float), analysis.confidence)
+            labels = {"family": family, "metric": metric}
+            note = join_notes(row["note"], part.missing_note())
+            row |= {"clusters": part.rows["cluster"].nunique(), "note": note}
+            rows.append(labels | row)
+    return table_frame("comparability", rows)
+
+
+def _spread(values: np.ndarray, confidence: float) -> dict[str, object]:
+    n = len(values)
+    if n < 2:
+        return {"n": n, "note": f"{n} tokenizers: no spread"}
+    mean, spread = float(values.mean()), float(values.std(ddof=1))
+    row = {"n": n, "mean": mean, "value": spread, "cv": spread / abs(mean) if mean else math.nan}
+    if n < MIN_POINTS:
+        note = f"{n} tokenizers, fewer than {MIN_POINTS}: no interval"
+        return row | {"note": note}
+    tails = stats.chi2.ppf([0.5 + confidence / 2, 0.5 - confidence / 2], n - 1)
+    low, high = spread * np.sqrt((n - 1) / tails)
+    return row | {"low": float(low), "high": float(high), "note": ""}

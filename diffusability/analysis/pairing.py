@@ -14,30 +14,30 @@ _MISSING = [*IDENTITY, "excluded", "reason"]
 
 @dataclass(frozen=True)
 class Runs:
-    """The values of one metric, one entry a run, without missing ones.
+    """The values of one metric, one entry per run, without missing ones.
 
     Attributes:
-        tokenizer: (N,) place of the tokenizer in the table. tokenizer_seed: (N,) its seed.
-        seed: (N,) diffusion seed, -1 where none applies. cfg: (N,) guidance scale or NaN.
+        tokenizer: (N,) index of the tokenizer in the table. tokenizer_seed: (N,) its seed.
+        seed: (N,) diffusion seed, -1 where none applies. guidance: (N,) guidance scale or NaN.
         value: (N,) in the metric's unit. stderr: (N,) its standard error or NaN.
     """
 
     tokenizer: NDArray[np.int64]
     tokenizer_seed: NDArray[np.int64]
     seed: NDArray[np.int64]
-    cfg: NDArray[np.float64]
+    guidance: NDArray[np.float64]
     value: NDArray[np.float64]
     stderr: NDArray[np.float64]
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, place: Mapping[str, int]) -> "Runs":
-        """Return the runs of rows of a tidy table; ``place`` numbers its tokenizers."""
+    def of(cls, rows: pd.DataFrame, index: Mapping[str, int]) -> "Runs":
+        """Return the runs of rows of a tidy table; ``index`` numbers its tokenizers."""
         rows = rows[rows["value"].notna()]
         return cls(
-            np.asarray(rows["tokenizer"].map(place), np.int64),
+            np.asarray(rows["tokenizer"].map(index), np.int64),
             np.asarray(rows["tokenizer_seed"], np.int64),
             np.asarray(rows["seed"].fillna(-1), np.int64),
-            *(rows[name].to_numpy(np.float64) for name in ("cfg", "value", "stderr")),
+            *(rows[name].to_numpy(np.float64) for name in ("guidance", "value", "stderr")),
         )
 
     @classmethod
@@ -53,13 +53,13 @@ class Runs:
     def at_scales_of(self, other: "Runs") -> "Runs":
         """Return the runs at the guidance scales that the other metric has for their tokenizer.
 
-        What a trained model is measured by has no scale (``fisher.learned_*``): it goes with the
+        Metrics of a trained model have no scale (``fisher.learned_*``): they are paired with the
         one scale at which the other metric looks at its tokenizer.
         """
-        if np.isnan(self.cfg).all():
-            scales = dict(zip(other.tokenizer.tolist(), other.cfg.tolist(), strict=True))
-            cfg = [scales.get(place, np.nan) for place in self.tokenizer.tolist()]
-            return replace(self, cfg=np.array(cfg, np.float64))
+        if np.isnan(self.guidance).all():
+            scales = dict(zip(other.tokenizer.tolist(), other.guidance.tolist(), strict=True))
+            guidance = [scales.get(index, np.nan) for index in self.tokenizer.tolist()]
+            return replace(self, guidance=np.array(guidance, np.float64))
         theirs = set(zip(other.tokenizer.tolist(), other.scale.tolist(), strict=True))
         mine = zip(self.tokenizer.tolist(), self.scale.tolist(), strict=True)
         return self.where(np.fromiter((key in theirs for key in mine), np.bool_, len(self.value)))
@@ -67,7 +67,7 @@ class Runs:
     @property
     def scale(self) -> NDArray[np.float64]:
         """(N,) guidance scale as a key: -1 where none applies, since NaN equals nothing."""
-        return np.nan_to_num(self.cfg, nan=-1.0)
+        return np.nan_to_num(self.guidance, nan=-1.0)
 
     def keys(self, by_run: bool) -> list[tuple[float, ...]]:
         """Return what a run is matched by: tokenizer and its seed, and the diffusion run."""
@@ -97,20 +97,20 @@ def pair(
     """
     x, y = metric[1], target[1]
     x_keys, y_keys = x.keys(by_run), y.keys(by_run)
-    places: dict[tuple[float, ...], list[int]] = {}
-    for place, key in enumerate(x_keys):
-        places.setdefault(key, []).append(place)
-    matches = [(i, j) for i, key in enumerate(y_keys) for j in places.get(key, ())]
+    indices: dict[tuple[float, ...], list[int]] = {}
+    for index, key in enumerate(x_keys):
+        indices.setdefault(key, []).append(index)
+    matches = [(i, j) for i, key in enumerate(y_keys) for j in indices.get(key, ())]
     mine, theirs = np.array(matches, np.int64).reshape(-1, 2).T
     order = np.lexsort([column[mine] for column in (y.seed, y.tokenizer_seed, y.tokenizer)])
     mine, theirs = mine[order], theirs[order]
     both = (
-        *(column[mine] for column in (y.tokenizer, y.tokenizer_seed, y.seed, y.cfg)),
+        *(column[mine] for column in (y.tokenizer, y.tokenizer_seed, y.seed, y.guidance)),
         *(x.value[theirs], y.value[mine], x.stderr[theirs], y.stderr[mine]),
     )
     rows, runs = _averages(tokenizers, *both)
     known = set(y_keys)
-    single = [(key, metric[0]) for key in y_keys if key not in places]
+    single = [(key, metric[0]) for key in y_keys if key not in indices]
     single += [(key, target[0]) for key in x_keys if key not in known]
     lost = _lost(tokenizers, set(both[0].tolist()), dict((metric, target)), problem)
     lost += _unpaired(tokenizers, set(both[0].tolist()), single)
@@ -122,7 +122,7 @@ def _averages(
     tokenizer: np.ndarray,
     tokenizer_seed: np.ndarray,
     seed: np.ndarray,
-    cfg: np.ndarray,
+    guidance: np.ndarray,
     x: np.ndarray,
     y: np.ndarray,
     x_stderr: np.ndarray,
@@ -145,7 +145,7 @@ def _averages(
     rows = pd.DataFrame(
         {
             **{name: tokenizers[name].to_numpy()[tokenizer[starts]] for name in IDENTITY},
-            "cfg": cfg[starts],
+            "guidance": guidance[starts],
             **{"x": x_mean, "y": y_mean, "x_stderr": x_error, "y_stderr": y_error},
             "stderr_of": source,
             "tokenizer_seeds": group_sizes(group_starts(tokenizer[trained]), len(trained)),
@@ -158,7 +158,7 @@ def _averages(
 def _nested(
     values: np.ndarray, stderr: np.ndarray, tokenizer: np.ndarray, tokenizer_seed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean of the means of trained tokenizers, its standard error, and whence that is."""
+    """Return mean of the means of trained tokenizers, its standard error, and its source."""
     if not len(values):
         return values, stderr, np.empty(0, dtype=object)
     inner, outer = group_starts(tokenizer, tokenizer_seed), group_starts(tokenizer)
@@ -167,9 +167,9 @@ def _nested(
     count, runs = group_sizes(groups, len(inner)), group_sizes(outer, len(values))
     mean = np.add.reduceat(trained, groups) / count
 
-    def spread(data: np.ndarray, places: np.ndarray, size: np.ndarray) -> np.ndarray:
-        centre = np.add.reduceat(data, places) / size
-        squares = np.add.reduceat((data - np.repeat(centre, size)) ** 2, places)
+    def spread(data: np.ndarray, indices: np.ndarray, size: np.ndarray) -> np.ndarray:
+        centre = np.add.reduceat(data, indices) / size
+        squares = np.add.reduceat((data - np.repeat(centre, size)) ** 2, indices)
         return np.sqrt(squares / np.maximum(size - 1, 1) / size)
 
     # a tokenizer's metric is repeated over the diffusion seeds: no spread, hence no estimate
@@ -203,10 +203,10 @@ def _lost(
         return []
     known = {name: set(runs.tokenizer.tolist()) for name, runs in sides.items()}
     lost: list[tuple[object, ...]] = []
-    for place, identity in enumerate(tokenizers[IDENTITY].itertuples(index=False, name=None)):
-        if place in there:
+    for index, identity in enumerate(tokenizers[IDENTITY].itertuples(index=False, name=None)):
+        if index in there:
             continue
-        absent = [name for name, has in known.items() if place not in has]
+        absent = [name for name, has in known.items() if index not in has]
         reason = f"no value of {' and '.join(absent)}" if absent else "no seed has both numbers"
         lost.append((*identity, True, problem or reason))
     return lost

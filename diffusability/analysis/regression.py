@@ -12,91 +12,63 @@ from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.outliers_influence import variance_inflation_factor
 
+from diffusability.analysis.catalogue import HEADLINE
 from diffusability.analysis.estimators import Array, Estimator, standardise
+from diffusability.analysis.frames import join_notes, table_frame
 from diffusability.analysis.intervals import (
+    Analysis,
+    AnalysisOptions,
     bootstrap_intervals,
     cluster_draws,
     cluster_intervals,
     keyed_generator,
     tokenizer_draws,
 )
-from diffusability.analysis.options import Analysis, AnalysisOptions
-from diffusability.analysis.ordering import order_pairs, top1_regret
-from diffusability.analysis.schema import join_notes
-from diffusability.analysis.tables import (
-    ALL_FAMILIES,
+from diffusability.analysis.panels import (
     Measured,
     Panel,
     Table,
     cells,
     expected_sign,
     families,
+    headline_targets,
     higher_is_better,
+    matching,
     panels,
     predictors,
 )
-from diffusability.analysis.wild_bootstrap import wild_cluster_p
-
-TERM = ("beta", "beta_stderr", "beta_low", "beta_high", "beta_p", "beta_wild_p")
-COLUMNS = (
-    "target",
-    "backbone",
-    "cfg",
-    "family",
-    "predictors",
-    "metric_1",
-    "metric_2",
-    "r2",
-    "r2_low",
-    "r2_high",
-    "r2_cluster_low",
-    "r2_cluster_high",
-    "r2_method",
-    "r2_adj",
-    "q2",
-    "q2_rank",
-    *(f"{name}_{term}" for term in (1, 2) for name in TERM),
-    "vif",
-    "ordering",
-    "ordering_low",
-    "ordering_high",
-    "ordering_pairs",
-    "ordering_by",
-    "regret",
-    "confidence",
-    "n",
-    "clusters",
-    "note",
-)
+from diffusability.analysis.selection import leave_cluster_out, order_pairs, q2_score, top1_regret
+from diffusability.analysis.significance import wild_cluster_p
 
 
 def regress(
-    table: Table,
-    pairs_of: Sequence[str],
-    analysis: Analysis | None = None,
+    table: Table, analysis: Analysis | None = None, pairs_of: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Fit every target on every metric, and on every pair of the named ones.
+    """Fit every headline target on every metric, and on every pair of those that lead.
 
     Args:
         table: a checked tidy table (``check_measurements``).
-        pairs_of: metrics whose pairs are fitted, usually one a perspective.
         analysis: resamples, confidence and seed.
+        pairs_of: metrics whose pairs are fitted, by default those of ``catalogue.HEADLINE``.
 
     Returns:
-        One row a panel, family and model. Metrics and target are standardised, so ``beta`` is in
+        One row per panel, family and model. Metrics and target are standardised, so ``beta`` is in
         standard deviations of the raw numbers; its error is cluster-robust (t with G - 1 degrees
         of freedom), ``beta_wild_p`` is from the wild cluster bootstrap and holds for few clusters.
         ``r2`` in sample, its interval by bootstrap; ``q2`` = 1 - PRESS/SST with whole clusters
-        left out (1: perfect, 0 or less: useless elsewhere), ``q2_rank`` the rank correlation of
+        left out (1: perfect, 0: the mean), ``q2_rank`` the rank correlation of
         those predictions; ``vif`` 1: no collinearity; ``ordering``: share of pairs of tokenizers
-        ordered rightly, over pairs further apart than twice their noise (0.5: chance);
+        ordered correctly, over pairs further apart than twice their noise (0.5: chance);
         ``regret``: target of the tokenizer chosen first minus the best, in its unit (0: best).
         One metric orders by its declared direction, two by predictions for left-out clusters.
     """
     table, analysis = Measured.of(table), analysis or AnalysisOptions()
-    models = [(name,) for name in predictors(table)] + list(combinations(pairs_of, 2))
-    rows = [row for panel in panels(table) for row in _panel_rows(table, panel, models, analysis)]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    names = predictors(table)
+    paired = matching(names, HEADLINE) if pairs_of is None else pairs_of
+    models = [(name,) for name in names] + list(combinations(paired, 2))
+    there = panels(table, headline_targets(table))
+    rows = [row for panel in there for row in _panel_rows(table, panel, models, analysis)]
+    return table_frame("regressions", rows)
 
 
 @dataclass(frozen=True)
@@ -134,35 +106,26 @@ class _Fit:
 def _panel_rows(
     table: Measured, panel: Panel, models: Sequence[tuple[str, ...]], analysis: Analysis
 ) -> Iterator[dict[str, object]]:
-    """Yield the rows of every model in one panel: all families together, then each."""
-    names = families(table)
-    found: dict[str, tuple[list[_Fit], list[dict[str, object]]]] = {}
-    for family in names:
-        # one family is all there is: the same numbers under both names
-        if family == ALL_FAMILIES or len(names) > 2:
-            fits = [_fit(table, panel, model, family) for model in models]
-            found[family] = fits, _fit_rows(table, panel, family, fits, analysis)
-        else:
-            found[family] = found[ALL_FAMILIES]
-    for place, model in enumerate(models):
-        for family in names:
-            fit, row = found[family][0][place], found[family][1][place]
+    """Yield the rows of every model in one panel, of each model by family."""
+    found = {}
+    for family in families(table):
+        fits = [_fit(table, panel, model, family) for model in models]
+        found[family] = fits, _fit_rows(table, panel, family, fits, analysis)
+    for index, model in enumerate(models):
+        if not any(len(fits[index].y) for fits, _ in found.values()):
+            continue
+        for family, (fits, rows) in found.items():
+            fit = fits[index]
             yield {
-                **panel.labels,
-                "family": family,
-                "predictors": " + ".join(model),
-                "metric_1": model[0],
-                "metric_2": model[1] if len(model) > 1 else "",
-                "confidence": analysis.confidence,
-                "n": len(fit.y),
-                "clusters": len(set(fit.clusters)),
-                **row,
+                **{**panel.labels, "family": family},
+                **{"metric_1": model[0], "metric_2": model[1] if len(model) > 1 else ""},
+                **{"n": len(fit.y), "clusters": len(set(fit.clusters)), **rows[index]},
             }
 
 
 def _fit(table: Measured, panel: Panel, model: tuple[str, ...], family: str) -> _Fit:
     parts = [
-        cells(table, metric, panel.target, panel.backbone, panel.cfg).of_family(family)
+        cells(table, metric, panel.target, panel.backbone, panel.guidance).of_family(family)
         for metric in model
     ]
     first = parts[0].rows
@@ -184,25 +147,25 @@ def _fit(table: Measured, panel: Panel, model: tuple[str, ...], family: str) -> 
 def _fit_rows(
     table: Measured, panel: Panel, family: str, fits: Sequence[_Fit], analysis: Analysis
 ) -> list[dict[str, object]]:
-    """Return what each fit says of itself; those of one design are resampled at once."""
+    """Return the rows of the fits; those of one design are resampled at once."""
     found: dict[int, dict[str, object]] = {}
     alike: dict[tuple[object, ...], list[int]] = {}
-    for place, fit in enumerate(fits):
+    for index, fit in enumerate(fits):
         problem = fit.problem
         if problem:
-            found[place] = {"note": join_notes(problem, fit.note)}
+            found[index] = {"note": join_notes(problem, fit.note)}
             continue
         design = (fit.tokenizers, fit.y.tobytes(), fit.y_stderr.tobytes(), len(fit.model))
-        alike.setdefault(design, []).append(place)
-    for places in alike.values():
-        group = [fits[place] for place in places]
+        alike.setdefault(design, []).append(index)
+    for indices in alike.values():
+        group = [fits[index] for index in indices]
         r2 = _r2_rows(group, analysis)
         held_out = [
             leave_cluster_out(standardise(fit.x), standardise(fit.y), fit.clusters) for fit in group
         ]
         orders = _order_rows(table, panel.target, group, held_out, analysis)
-        for place, fit, out, own, (order, note) in zip(
-            places, group, held_out, r2, orders, strict=True
+        for index, fit, out, own, (order, note) in zip(
+            indices, group, held_out, r2, orders, strict=True
         ):
             key = (*panel.labels.values(), family, *fit.model)
             rng = keyed_generator(analysis.seed, *key)
@@ -210,8 +173,8 @@ def _fit_rows(
             q2, rank = _skill(out, standardise(fit.y))
             lonely = "too few clusters to leave one out" if math.isnan(q2) else ""
             row |= {**own, "q2": q2, "q2_rank": rank, **order}
-            found[place] = row | {"note": join_notes(lonely, term_note, note, fit.note)}
-    return [found[place] for place in range(len(fits))]
+            found[index] = row | {"note": join_notes(lonely, term_note, note, fit.note)}
+    return [found[index] for index in range(len(fits))]
 
 
 def r2_estimator(X: Array, y: Array) -> Estimator:
@@ -250,29 +213,6 @@ def r2_estimator(X: Array, y: Array) -> Estimator:
     return Estimator(weighted, n, distinct=k + 2)
 
 
-def leave_cluster_out(X: Array, y: Array, clusters: NDArray[np.int64]) -> Array:
-    """Return predictions (n,) of y (n,) from fits on X (n, k) without the point's cluster.
-
-    NaN where the other clusters hold too few points to fit.
-    """
-    predicted = np.full(len(y), np.nan)
-    design = np.column_stack([np.ones(len(y)), X])
-    for code in np.unique(clusters):
-        out = clusters == code
-        if (~out).sum() < design.shape[1] + 1:
-            continue
-        coefficients = np.linalg.lstsq(design[~out], y[~out], rcond=None)[0]
-        predicted[out] = design[out] @ coefficients
-    return predicted
-
-
-def q2_score(predicted: Array, y: Array) -> float:
-    """Return Q² = 1 - PRESS/SST: 1 perfect, 0 as good as the mean; NaN if a prediction lacks."""
-    if np.isnan(predicted).any():
-        return math.nan
-    return float(1 - ((y - predicted) ** 2).sum() / ((y - y.mean()) ** 2).sum())
-
-
 def _skill(predicted: Array, y: Array) -> tuple[float, float]:
     q2 = q2_score(predicted, y)
     if math.isnan(q2) or not standardise(predicted).any():
@@ -292,8 +232,8 @@ def _r2_rows(fits: Sequence[_Fit], analysis: Analysis) -> list[dict[str, object]
         {
             "r2": float(value),
             "r2_adj": float(1 - (1 - value) * (n - 1) / (n - k - 1)),
-            **{"r2_low": own.low, "r2_high": own.high, "r2_method": own.method},
-            **{"r2_cluster_low": shared.low, "r2_cluster_high": shared.high},
+            **own.columns("r2"),
+            **shared.columns("r2", cluster=True),
         }
         for value, own, shared in zip(estimator.values, plain, cluster, strict=True)
     ]
@@ -307,7 +247,7 @@ def _terms(
     design = sm.add_constant(standardise(fit.x))
     count, k = len(set(clusters)), len(fit.model)
     model = sm.OLS(y, design)
-    note = f"{count} clusters: robust errors are too small, read beta_wild_p"
+    note = f"{count} clusters: intervals of beta are too short, read beta_wild_p"
     if count > k + 1:
         found = model.fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
     else:
@@ -316,8 +256,9 @@ def _terms(
     row: dict[str, object] = {}
     for term in range(1, k + 1):
         wild = wild_cluster_p(design, y, clusters, term, rng=rng, resamples=analysis.resamples)
-        numbers = (found.params[term], found.bse[term], *ends[term], found.pvalues[term], wild)
-        row |= {f"{name}_{term}": float(v) for name, v in zip(TERM, numbers, strict=True)}
+        numbers = (found.params[term], *ends[term], wild)
+        names = (f"beta_{term}{end}" for end in ("", "_low", "_high", "_wild_p"))
+        row |= {name: float(number) for name, number in zip(names, numbers, strict=True)}
     row["vif"] = float(variance_inflation_factor(design, 1)) if k > 1 else math.nan
     return row, note if count < 40 else ""
 
@@ -332,34 +273,32 @@ def _order_rows(
     """Return how well each model orders tokenizers, and a note."""
     better, first = higher_is_better(table, target), fits[0]
     found: dict[int, tuple[dict[str, object], str]] = {}
-    scores: dict[int, tuple[Array, str]] = {}
-    for place, (fit, predicted) in enumerate(zip(fits, held_out, strict=True)):
+    scores: dict[int, Array] = {}
+    for index, (fit, predicted) in enumerate(zip(fits, held_out, strict=True)):
         sign = expected_sign(table, fit.model[0], target)
-        none: dict[str, object] = {"ordering_by": "none"}
         if better is None:
-            found[place] = none, f"{target} has no direction: no regret"
+            found[index] = {}, f"{target} has no direction: no regret"
         elif len(fit.model) > 1 and np.isnan(predicted).any():
-            found[place] = none, ""
+            found[index] = {}, ""
         elif len(fit.model) > 1:
-            scores[place] = predicted, "predictions for left-out clusters"
+            scores[index] = predicted
         elif sign is None:
-            found[place] = none, f"{fit.model[0]} has no direction: it orders nothing"
+            found[index] = {}, f"{fit.model[0]} has no direction: it orders nothing"
         else:
-            scores[place] = sign * fit.x[:, 0], "declared direction"
+            scores[index] = sign * fit.x[:, 0]
     if scores:
-        columns = np.column_stack([score for score, _ in scores.values()])
+        columns = np.column_stack(list(scores.values()))
         ordering = order_pairs(columns, first.y, first.y_stderr)
         draws = tokenizer_draws(analysis.seed, len(first.y))
         ends = ordering.intervals(draws, analysis.confidence, analysis.resamples)
-        for k, (place, (score, by)) in enumerate(scores.items()):
-            found[place] = (
+        for k, (index, score) in enumerate(scores.items()):
+            found[index] = (
                 {
                     "ordering": float(ordering.accuracy[k]),
                     "ordering_pairs": ordering.pairs,
-                    "ordering_by": by,
                     "regret": top1_regret(score, first.y, bool(better)),
                     **{"ordering_low": ends[k][0], "ordering_high": ends[k][1]},
                 },
                 ordering.note,
             )
-    return [found[place] for place in range(len(fits))]
+    return [found[index] for index in range(len(fits))]

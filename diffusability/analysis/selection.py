@@ -1,35 +1,31 @@
-"""Which metric stands for a perspective: chosen inside the cross-validation, and naively."""
+"""Choice of the metric of a perspective by cross-validation, and its ranking accuracy."""
 
 import math
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from diffusability.analysis.estimators import Array, standardise
-from diffusability.analysis.regression import leave_cluster_out, q2_score
-from diffusability.analysis.schema import join_notes
-from diffusability.analysis.tables import Measured, Table, cells, families, panels, predictors
-
-COLUMNS = (
-    "target",
-    "backbone",
-    "cfg",
-    "family",
-    "perspective",
-    "candidates",
-    "naive_metric",
-    "naive_r",
-    "naive_r2",
-    "naive_q2",
-    "nested_q2",
-    "optimism",
-    "chosen",
-    "agreement",
-    "n",
-    "clusters",
-    "note",
+from diffusability.analysis.estimators import (
+    Array,
+    Estimator,
+    columns,
+    pair_signs,
+    pair_sums,
+    standardise,
+)
+from diffusability.analysis.frames import join_notes, table_frame
+from diffusability.analysis.intervals import Draws, bootstrap_intervals
+from diffusability.analysis.panels import (
+    Measured,
+    Table,
+    cells,
+    families,
+    headline_targets,
+    panels,
+    predictors,
 )
 
 
@@ -44,10 +40,10 @@ def choose_metrics(table: Table) -> pd.DataFrame:
         table: a checked tidy table (``check_measurements``).
 
     Returns:
-        One row a panel, family and perspective (the part of a metric's name before the dot):
+        One row per panel, family and perspective (the part of a metric's name before the dot):
         the naive choice with r, R² in sample and Q² of that fixed metric; ``nested_q2`` of the
-        whole procedure; ``optimism`` = naive_r2 - nested_q2, what the naive number promises too
-        much; ``chosen`` metrics with their number of folds; ``agreement``: share of folds that
+        whole procedure; ``optimism`` = naive_r2 - nested_q2, the over-optimism of the naive
+        number; ``chosen`` metrics with their number of folds; ``agreement``: share of folds that
         choose the naive metric. NaN with a ``note`` where impossible.
     """
     table = Measured.of(table)
@@ -55,15 +51,15 @@ def choose_metrics(table: Table) -> pd.DataFrame:
     for name in predictors(table):
         groups.setdefault(name.split(".")[0], []).append(name)
     rows = []
-    for panel in panels(table):
+    for panel in panels(table, headline_targets(table)):
         for perspective, names in groups.items():
-            where = (panel.target, panel.backbone, panel.cfg)
+            where = (panel.target, panel.backbone, panel.guidance)
             paired = {name: cells(table, name, *where) for name in names}
             for family in families(table):
                 parts = {name: part.of_family(family).rows for name, part in paired.items()}
                 labels = {**panel.labels, "family": family, "perspective": perspective}
                 rows.append(labels | _choice(parts))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return table_frame("selection", rows)
 
 
 def nested_predictions(X: Array, y: Array, clusters: NDArray[np.int64]) -> tuple[Array, list[int]]:
@@ -73,7 +69,7 @@ def nested_predictions(X: Array, y: Array, clusters: NDArray[np.int64]) -> tuple
         X: (n, m) candidate metrics. y: (n,) target. clusters: (n,) codes 0 ... G-1.
 
     Returns:
-        (n,) predictions in the unit of y, NaN where a fold cannot be fitted; one column a fold.
+        (n,) predictions in the unit of y, NaN where a fold cannot be fitted; one column per fold.
     """
     predicted, chosen = np.full(len(y), np.nan), []
     for code in np.unique(clusters):
@@ -87,6 +83,29 @@ def nested_predictions(X: Array, y: Array, clusters: NDArray[np.int64]) -> tuple
         two = np.where(out, 0, 1)  # this fold alone: the rest predicts the cluster
         predicted[out] = leave_cluster_out(X[:, [best]], y, two)[out]
     return predicted, chosen
+
+
+def leave_cluster_out(X: Array, y: Array, clusters: NDArray[np.int64]) -> Array:
+    """Return predictions (n,) of y (n,) from fits on X (n, k) without the point's cluster.
+
+    NaN where the other clusters hold too few points to fit.
+    """
+    predicted = np.full(len(y), np.nan)
+    design = np.column_stack([np.ones(len(y)), X])
+    for code in np.unique(clusters):
+        out = clusters == code
+        if (~out).sum() < design.shape[1] + 1:
+            continue
+        coefficients = np.linalg.lstsq(design[~out], y[~out], rcond=None)[0]
+        predicted[out] = design[out] @ coefficients
+    return predicted
+
+
+def q2_score(predicted: Array, y: Array) -> float:
+    """Return Q² = 1 - PRESS/SST: 1 perfect, 0 as good as the mean; NaN if a prediction lacks."""
+    if np.isnan(predicted).any():
+        return math.nan
+    return float(1 - ((y - predicted) ** 2).sum() / ((y - y.mean()) ** 2).sum())
 
 
 def strongest(X: Array, y: Array) -> int | None:
@@ -135,3 +154,86 @@ def _choice(parts: dict[str, pd.DataFrame]) -> dict[str, object]:
         "agreement": counts[whole[best]] / len(folds) if folds else math.nan,
         "note": note,
     }
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """Pairwise ordering accuracy of P scores.
+
+    Attributes:
+        accuracy: (P,) share of the pairs that a score orders correctly, ties counting half, in
+            [0, 1]; 0.5 is chance, higher is better. NaN where no pair can be told apart.
+        pairs: number of pairs further apart than twice their noise.
+        estimator: 2 accuracy - 1, a rank correlation like Kendall's tau, under resampling.
+        note: what to know of the threshold.
+    """
+
+    accuracy: Array
+    pairs: int
+    estimator: Estimator
+    note: str
+
+    def intervals(
+        self, draws: Draws, confidence: float = 0.95, resamples: int = 9999
+    ) -> list[tuple[float | None, float | None]]:
+        """Return the interval of each accuracy, None where there is none (see ``intervals``)."""
+        found = bootstrap_intervals(self.estimator, draws, confidence, resamples)
+        return [
+            (None, None)
+            if interval.low is None or interval.high is None
+            else ((1 + interval.low) / 2, (1 + interval.high) / 2)
+            for interval in found
+        ]
+
+
+def order_pairs(score: Array, y: Array, y_stderr: Array) -> Ordering:
+    """Return the share of tokenizer pairs whose order in y a score predicts.
+
+    Only pairs with |y_i - y_j| > 2 sqrt(se_i² + se_j²) count: the others have no known order.
+
+    Args:
+        score: (n,) or (n, P) predicted target, in any unit, larger for a larger target.
+        y: (n,) target. y_stderr: (n,) its standard error; NaN counts as 0, and is noted.
+
+    Returns:
+        Accuracies, number of pairs, and the estimator for intervals.
+    """
+    unknown = int(np.isnan(y_stderr).sum())
+    square = np.nan_to_num(y_stderr) ** 2
+    first, second = np.triu_indices(len(y), 1)
+    gap, noise = np.abs(y[first] - y[second]), np.sqrt(square[first] + square[second])
+    counted = (gap > 2 * noise)[:, None] * 1.0  # (pairs, 1)
+    signed = counted * pair_signs(columns(score)) * pair_signs(columns(y))  # (pairs, P)
+    both = np.concatenate([counted, signed], axis=1)
+
+    def weighted(weights: Array) -> Array:
+        # pairs of copies of one tokenizer have no gap and never count
+        sums = pair_sums(weights, both)
+        total, excess = sums[:, :1], sums[:, 1:]
+        return np.where(total > 0, excess / np.where(total > 0, total, 1.0), np.nan)
+
+    pairs, n = int(counted.sum()), len(y)
+    # normal theory of tau, the closest there is: it keeps a perfect order of few from being sure
+    variance = 0.437 / (n - 4) if n > 4 else float("inf")
+    estimator = Estimator(weighted, n, z_variance=variance, step=1 / max(pairs, 2))
+    note = f"{unknown} tokenizers without standard error: taken as 0" if unknown else ""
+    if not pairs:
+        note = "no two tokenizers are further apart than twice their noise"
+    return Ordering((1 + estimator.values) / 2, pairs, estimator, note)
+
+
+def top1_regret(score: Array, y: Array, better_high: bool) -> float:
+    """Return what is lost by taking the tokenizer that a score puts first.
+
+    Args:
+        score: (n,) predicted target, larger for a larger target. y: (n,) target.
+        better_high: whether a higher target is better.
+
+    Returns:
+        Distance of the chosen target from the best, in its unit, at least 0 (lower is better).
+        Of several tokenizers with the same first score, their mean counts.
+    """
+    direction = 1.0 if better_high else -1.0
+    best = direction * score
+    chosen = y[best == best.max()].mean()
+    return float((direction * y).max() - direction * chosen)

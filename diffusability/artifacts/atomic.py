@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusability.errors import ArtifactError
+from diffusability.study.commands import diffusability_command
 
 
 @contextlib.contextmanager
@@ -27,7 +28,8 @@ def disk_errors(path: Path) -> Iterator[None]:
             free = shutil.disk_usage(path.parent if path.parent.exists() else ".").free
             raise ArtifactError(
                 f"{path}: the disk is full ({free / 2**20:.0f} MiB free). Nothing half-written was "
-                "kept; free some space (`diffusability gc` lists what can go) and run again"
+                f"kept; free some space (`{diffusability_command('gc')}` lists what can be "
+                "removed) and run again"
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise ArtifactError(f"{path}: cannot be written ({error.strerror})") from error

@@ -8,12 +8,13 @@ from typing import Any
 
 from diffusability.artifacts.atomic import sha256
 from diffusability.errors import ArtifactError
+from diffusability.study.commands import snakemake_command
 from diffusability.study.stages import CARD, STAGES
 
 
 def rebuild_command(path: Path) -> str:
     """Return the command that makes the artifact at `path` again."""
-    return f"snakemake -c1 -f {path / CARD}"
+    return snakemake_command("-c1", "-f", str(path / CARD))
 
 
 def read_card(path: Path) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def read_card(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ArtifactError(
             f"{path}: no such artifact, or an unfinished one (it has no {CARD}). "
-            f"Make it with: snakemake -c1 {path / CARD}"
+            f"Make it with: {snakemake_command('-c1', str(path / CARD))}"
         ) from None
     except ValueError as error:
         raise ArtifactError(

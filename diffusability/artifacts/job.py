@@ -15,9 +15,16 @@ from typing import Any
 
 from diffusability.artifacts.atomic import disk_errors, sha256, write_json
 from diffusability.artifacts.card import read_card, verified
-from diffusability.artifacts.lock import exclusive, holder
+from diffusability.artifacts.lock import empty, exclusive, holder
 from diffusability.artifacts.machine import describe_machine, peak_memory
-from diffusability.errors import ArtifactError
+from diffusability.artifacts.progress import (
+    FILE,
+    Progress,
+    end_progress,
+    read_progress,
+    write_progress,
+)
+from diffusability.errors import ArtifactError, TrainingInterrupted
 from diffusability.study.fingerprint import derive_seed, fingerprint
 from diffusability.study.merge import merge
 from diffusability.study.spec import TIME_BUDGET
@@ -144,8 +151,10 @@ class Job:
         with exclusive(lock, str(self.path), math.inf if left is None else 60 * TIME_BUDGET * left):
             pass
         with contextlib.suppress(OSError):  # not empty: the other left its state
+            if not lock.exists() and {file.name for file in self.state.iterdir()} <= {FILE}:
+                (self.state / FILE).unlink(missing_ok=True)
             self.state.rmdir()
-            _remove_empty_parents(self.state)
+        _remove_empty_parents(self.state)
         try:
             verified(self.path, self.stage, self.fingerprint)
         except ArtifactError:
@@ -173,14 +182,29 @@ class Job:
             shutil.rmtree(staging, ignore_errors=True)  # of an attempt that was killed
             staging.mkdir(parents=True)
             attempts = self._count_attempt()
+            write_progress(self.state, self._begun())
             try:
                 with disk_errors(self.path):
                     yield staging
                     self._publish(staging, attempts)
+            except BaseException as error:
+                self.note_end(error)
+                raise
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
-            shutil.rmtree(self.state, ignore_errors=True)
-            _remove_empty_parents(self.state)
+            empty(self.state / "lock")
+        _remove_empty_parents(self.state)
+
+    def note_end(self, error: BaseException) -> None:
+        """Note in the job's state that an error ended it, for `diffusability status`."""
+        interrupted = isinstance(error, TrainingInterrupted)
+        with contextlib.suppress(OSError, ArtifactError):  # the error itself is what to report
+            end_progress(self.state, "interrupted" if interrupted else "failed")
+
+    def _begun(self) -> Progress:
+        """Return the progress of an attempt that begins: as far as the last one was."""
+        last = read_progress(self.state) or Progress("running")
+        return Progress("running", last.step, last.steps, last.loss)
 
     def _count_attempt(self) -> int:
         counter = self.state / "attempts"

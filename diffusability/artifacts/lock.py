@@ -1,50 +1,75 @@
-"""One writer an artifact: a lock that the operating system releases when its holder dies."""
+"""One writer per artifact: a lock that the operating system releases when its holder dies."""
 
 import contextlib
 import fcntl
 import json
+import math
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from diffusability.errors import ArtifactBusyError, ArtifactError
 
-LONGEST_PAUSE = 5.0  # seconds between two looks at a lock that is held for hours
+LONGEST_PAUSE = 1.0  # seconds between two looks at a lock that is held for hours
 
 
 @contextlib.contextmanager
 def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
-    """Hold the lock file `path`; it is removed when the block ends.
+    """Hold the lock file `path`; it is removed when the block ends, and its folder if empty.
 
     Args:
         path: lock file; its folder is created.
         what: what is being protected, for the message.
-        wait: seconds to wait for another holder before giving up.
+        wait: seconds to wait for another holder before giving up; may be infinite.
 
     Raises:
         ArtifactBusyError: another process holds it; the message says which.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline, pause = time.monotonic() + wait, 0.1
-    while (descriptor := _try_lock(path)) is None:
-        if time.monotonic() >= deadline:
-            raise ArtifactBusyError(
-                f"{what}: {_noted(path)} is writing it. Wait for it, or stop it; "
-                "the lock goes when its holder ends"
-            )
-        time.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)
-    try:
-        note = {"pid": os.getpid(), "host": socket.gethostname()}
-        note |= {"job": os.environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in os.environ else {}
+    held: list[os.stat_result] = []
+
+    def note(descriptor: int) -> None:
+        held.append(os.fstat(descriptor))
+        text = {"pid": os.getpid(), "host": socket.gethostname()}
+        text |= {"job": os.environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in os.environ else {}
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(note).encode(), 0)
+        os.pwrite(descriptor, json.dumps(text).encode(), 0)
+
+    lock = FileLock(path, poll_interval=min(LONGEST_PAUSE, max(0.1, wait / 50)), on_acquired=note)
+    try:
+        _acquire(lock, path, wait)
+    except Timeout:
+        raise ArtifactBusyError(
+            f"{what}: {_noted(path)} is writing it. Wait for it, or stop it; "
+            "the lock goes when its holder ends"
+        ) from None
+    try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+        # what is at `path` may be another's by now: the block may have removed our own file
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(held[-1], path.stat()):
+                path.unlink()
+        lock.release()
+        with contextlib.suppress(OSError):  # not empty, or gone
+            path.parent.rmdir()
+
+
+def _acquire(lock: FileLock, path: Path, wait: float) -> None:
+    """Take the lock, making its folder again where the last holder removed it meanwhile."""
+    deadline = time.monotonic() + wait
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=-1 if math.isinf(left) else max(0.0, left))
+        except FileNotFoundError:
+            continue
+        return
 
 
 def holder(path: Path) -> str | None:
@@ -60,6 +85,17 @@ def holder(path: Path) -> str | None:
     finally:
         os.close(descriptor)
     return None
+
+
+def empty(lock: Path) -> None:
+    """Remove everything beside a lock that is held, but not the lock: it keeps others out."""
+    for entry in lock.parent.iterdir():
+        if entry == lock:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 def _noted(path: Path) -> str:
@@ -96,18 +132,3 @@ def check_locks(folder: Path) -> None:
         f"artifact; mount it with locks (Lustre: -o flock), or make {folder} a link to a folder "
         "on one that has them"
     )
-
-
-def _try_lock(path: Path) -> int | None:
-    """Return a locked descriptor of the file now at `path`, or None while another holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # the former holder may have removed the file between our open and our lock
-        if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    os.close(descriptor)
-    return None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from diffusability.artifacts.estimates import Estimates, StageCost
+from diffusability.study.commands import diffusability_command
 from diffusability.study.cost import MACHINE, SUSTAINED
 from diffusability.study.dataset import FOLDER_TRAIN, FOLDER_VAL, FolderDataset
 from diffusability.study.needs import describe, describe_package, missing, missing_packages
@@ -113,8 +114,9 @@ def _notes(plan: Plan, stages: list[StageCost]) -> list[str]:
         notes.append(
             "in order: jobs start in the order of the rules' priorities, one tokenizer after "
             "another; several GPUs share a job without loss, and what is unknown takes no time. "
-            "Evicted (`diffusability gc --evict` while it runs) are latents and samples that "
-            "nothing left to make needs; `--keep SIZE` holds a size whatever the order, and "
+            f"Evicted (`{diffusability_command('gc', '--evict', '--yes')}` while it runs) are "
+            "latents and samples that nothing left to make needs; `--keep SIZE` holds a size "
+            "whatever the order, and "
             "what is needed again is made again"
         )
     if isinstance(plan.study.dataset, FolderDataset):

@@ -1,7 +1,6 @@
 """What a study is doing: which jobs run and how far they are, and which ended without a result."""
 
 import json
-import re
 import textwrap
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 from diffusability.artifacts.inventory import state_of
 from diffusability.artifacts.lock import holder
+from diffusability.artifacts.progress import Progress, read_progress
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.stages import RESULTS, STAGES
 
@@ -18,10 +18,7 @@ CHECKPOINT = "checkpoint.safetensors"
 LOG_TAIL = 65_536  # bytes
 SHOWN_LINES = 5  # of the log of a job that failed
 WIDTH = 80
-# what training/progress.py writes, and what a job says that waits or was interrupted
-STEP = re.compile(r"(\d+)/(\d+) *(.*?) *\([\d.]+/s, ([\d.]+) s left\)")
-WAITING = re.compile(r"waiting for \d+ of \d+ GPUs to be free")
-RESUMABLE = "The same command goes on from there"
+ENDINGS = ("waiting", "interrupted", "failed")
 NOT_A_LOSS = ("step", "learning_rate")
 HEADINGS = {
     "running": "running",
@@ -102,10 +99,11 @@ def activities(plan: Plan) -> Iterator[Activity]:
         who = holder(state / "lock")
         running = who is not None
         lines = _tail(log)
-        if not running and not lines and not (state / CHECKPOINT).exists():
+        progress = read_progress(state)
+        if not (running or lines or progress or (state / CHECKPOINT).exists()):
             continue  # it is only just starting
-        kind = "running" if running else _ending(lines, state)
-        step = _step(artifact, state, log, lines, running)
+        kind = "running" if running else _ending(progress, state)
+        step = _step(artifact, state, progress, running)
         yield Activity(artifact, kind, step, who or "", log, tuple(lines[-SHOWN_LINES:]))
 
 
@@ -161,27 +159,23 @@ def _tail(log: Path | None) -> list[str]:
     return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
-def _ending(lines: list[str], state: Path) -> str:
+def _ending(progress: Progress | None, state: Path) -> str:
     """Return how a job ended that nobody runs."""
-    last = lines[-1] if lines else ""
-    if WAITING.search(last):
-        return "waiting"
+    said = progress.state if progress else "running"
     # killed in the middle of its steps, its checkpoint is as good as that of one that was asked
-    killed = (state / CHECKPOINT).exists() and (not last or STEP.search(last) is not None)
-    return "interrupted" if killed or RESUMABLE in last else "failed"
+    killed = said == "running" and (state / CHECKPOINT).exists()
+    return "interrupted" if killed else said if said in ENDINGS else "failed"
 
 
-def _step(
-    artifact: Artifact, state: Path, log: Path | None, lines: list[str], running: bool
-) -> Step | None:
-    """Return the furthest step that log or checkpoint tell of."""
+def _step(artifact: Artifact, state: Path, progress: Progress | None, running: bool) -> Step | None:
+    """Return the furthest step that the job or its checkpoint tell of."""
     found = _checkpoint_step(artifact, state / CHECKPOINT)
-    match = next(filter(None, map(STEP.search, reversed(lines))), None)
-    if match is None or log is None or (found and found.step > int(match[1])):
+    if progress is None or not progress.step or (found and found.step > progress.step):
         return found
-    loss = " ".join(match[3].split()[:2])  # the first of the values, with its name
-    left = max(0.0, float(match[4]) - (time.time() - log.stat().st_mtime))
-    return Step(int(match[1]), int(match[2]), loss, left if running else None)
+    left = None
+    if running and progress.left is not None:
+        left = max(0.0, progress.left - (time.time() - progress.written))
+    return Step(progress.step, progress.steps, progress.loss, left)
 
 
 def _checkpoint_step(artifact: Artifact, path: Path) -> Step | None:

@@ -5,21 +5,12 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")  # in lower case
 FORMATS = ("JPEG", "PNG", "WEBP")
 BACKGROUND = (255, 255, 255)  # behind transparent pixels
 _ORIENTATION = 0x0112  # EXIF tag
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 # what Pillow raises on content that it cannot read, depending on the format
 _BROKEN = (
     OSError,
@@ -36,7 +27,7 @@ _BROKEN = (
 
 
 class DamagedImage(Exception):  # noqa: N818 - caught where the file's name is known
-    """The content is no whole image; the message says why."""
+    """The content is not a whole image; the message says why."""
 
 
 def is_image(name: str) -> bool:
@@ -45,7 +36,7 @@ def is_image(name: str) -> bool:
 
 
 def decode_rgb(content: bytes) -> Image.Image:
-    """Return the upright RGB image of a whole JPEG, PNG or WebP file, 8 bits a channel.
+    """Return the upright RGB image of a whole JPEG, PNG or WebP file, 8 bits per channel.
 
     Grey is repeated, 16-bit grey is scaled by 1/257 and rounded, transparency is laid over white,
     CMYK and palettes are converted as Pillow does, and the EXIF orientation is applied. Of an
@@ -87,12 +78,16 @@ def orientation(image: Image.Image) -> int:
         value = image.getexif().get(_ORIENTATION, 1)
     except _BROKEN:
         return 1
-    return value if value in _TURNS else 1
+    return value if value in range(1, 9) else 1
 
 
 def upright(image: Image.Image, turn: int) -> Image.Image:
-    """Return the image turned as the EXIF orientation `turn` says that it is to be seen."""
-    return image.transpose(_TURNS[turn]) if turn in _TURNS else image
+    """Return an image of mode L or RGB turned to how the EXIF orientation `turn` shows it."""
+    if turn == 1:
+        return image
+    plain = Image.fromarray(np.asarray(image))  # without metadata of its own, which may be broken
+    plain.getexif()[_ORIENTATION] = turn
+    return ImageOps.exif_transpose(plain)
 
 
 def decode_orientation(content: bytes) -> int:

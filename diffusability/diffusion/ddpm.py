@@ -15,8 +15,3 @@ def linear_alpha_bars(steps: int, *, low: float = 1e-4, high: float = 0.02) -> T
         (T,) float64, decreasing in (0, 1).
     """
     return torch.cumprod(1 - torch.linspace(low, high, steps, dtype=torch.float64), dim=0)
-
-
-def noise_variances(alpha_bars: Tensor) -> Tensor:
-    """Return (T,) v = (1 - abar) / abar, the noise variance of x_t / sqrt(abar), increasing."""
-    return (1 - alpha_bars) / alpha_bars

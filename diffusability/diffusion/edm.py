@@ -5,9 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-SIGMA_DATA = 0.5
-LOG_SIGMA = (-1.2, 1.2)  # mean and standard deviation of ln sigma in training
-
+from diffusability.study.backbone import EDMTraining
 
 # (point (B, ...), level (B,), labels (B,) or None) -> (B, ...); D(y; sigma) or F(c_in y; c_noise)
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -42,7 +40,7 @@ class PreconditionedDenoiser(nn.Module):
         sigma_data: standard deviation of the data.
     """
 
-    def __init__(self, network: nn.Module, sigma_data: float = SIGMA_DATA) -> None:
+    def __init__(self, network: nn.Module, sigma_data: float) -> None:
         super().__init__()
         self.network, self.sigma_data = network, sigma_data
 
@@ -51,12 +49,10 @@ class PreconditionedDenoiser(nn.Module):
         return precondition(self.network, y, sigma, labels, self.sigma_data)
 
 
-def training_sigma(
-    count: int, generator: torch.Generator, *, mean: float = LOG_SIGMA[0], std: float = LOG_SIGMA[1]
-) -> Tensor:
-    """Return (count,) float32 training noise levels, ln sigma ~ N(mean, std^2)."""
+def training_sigma(count: int, generator: torch.Generator, options: EDMTraining) -> Tensor:
+    """Return (count,) float32 noise levels, ln sigma ~ N(log_sigma_mean, log_sigma_std^2)."""
     z = torch.randn(count, generator=generator, device=generator.device)
-    return (mean + std * z).exp()
+    return (options.log_sigma_mean + options.log_sigma_std * z).exp()
 
 
 def denoising_loss(

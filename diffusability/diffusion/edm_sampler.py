@@ -9,30 +9,28 @@ from torch import Tensor
 
 from diffusability.diffusion.sampler import Solver, function_evaluations
 from diffusability.errors import StudyError
+from diffusability.study.backbone import EDMSampling
 
 # D at one noise level for all: noisy data (B, ...) and sigma -> (B, ...)
 DenoiserField = Callable[[Tensor, float], Tensor]
 
 
-def sigma_grid(steps: int, *, low: float = 0.002, high: float = 80.0, rho: float = 7.0) -> Tensor:
-    """Return steps + 1 noise levels, from high to low, evenly spaced in sigma^(1/rho), then 0.
+def sigma_grid(steps: int, options: EDMSampling) -> Tensor:
+    """Return noise levels from sigma_max to sigma_min, evenly spaced in sigma^(1/rho), then 0.
 
     Args:
         steps: at least 2.
-        low, high: smallest positive and largest noise standard deviation.
-        rho: the larger, the more of the levels are small.
+        options: sigma_min, sigma_max and rho.
 
     Returns:
         (steps + 1,) float64.
 
     Raises:
-        StudyError: fewer than two steps, or levels that are not ordered.
+        StudyError: fewer than two steps.
     """
-    if steps < 2 or not 0 < low < high:
-        raise StudyError(
-            f"sampling: EDM's levels need at least two steps ({steps}) and 0 < sigma_min < "
-            f"sigma_max ({low}, {high})"
-        )
+    if steps < 2:
+        raise StudyError(f"sampling: EDM's levels need at least two steps, not {steps}")
+    low, high, rho = options.sigma_min, options.sigma_max, options.rho
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     start, end = high ** (1 / rho), low ** (1 / rho)
     levels = (start + ramp * (end - start)) ** rho
@@ -46,22 +44,19 @@ class Churn:
 
     Attributes:
         fresh: standard normal noise (B, ...) of step i.
-        amount: total over the steps; a step raises its level by at most a factor sqrt(2).
-        low, high: levels between which noise is added, both included.
-        scale: standard deviation of the noise, relative.
+        options: churn, its total over the steps (a step raises its level by at most a factor
+            sqrt(2)), the levels between which noise is added, both included, and its scale.
     """
 
     fresh: Callable[[int], Tensor]
-    amount: float
-    low: float = 0.0
-    high: float = math.inf
-    scale: float = 1.0
+    options: EDMSampling
 
     def raised(self, sigma: float, steps: int) -> float:
         """Return the level to which a step that starts at sigma is raised."""
-        if not self.low <= sigma <= self.high:
+        high = math.inf if self.options.churn_max is None else self.options.churn_max
+        if not self.options.churn_min <= sigma <= high:
             return sigma
-        return sigma * (1 + min(self.amount / steps, math.sqrt(2) - 1))
+        return sigma * (1 + min(self.options.churn / steps, math.sqrt(2) - 1))
 
 
 @torch.no_grad()
@@ -96,7 +91,7 @@ def integrate_denoiser(
     for i in range(steps):
         level, following = levels[i], levels[i + 1]
         if churn is not None and (raised := churn.raised(level, steps)) > level:
-            y = y + math.sqrt(raised**2 - level**2) * churn.scale * churn.fresh(i)
+            y = y + math.sqrt(raised**2 - level**2) * churn.options.churn_noise * churn.fresh(i)
             level = raised
         slope = (y - denoise(y, level)) / level
         moved = y + (following - level) * slope

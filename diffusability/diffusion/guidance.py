@@ -21,7 +21,7 @@ def require_classes(labels: Tensor, num_classes: int, what: str) -> None:
         what: who asks, for the message.
 
     Raises:
-        StudyError: a label lies outside 0 ... num_classes - 1.
+        StudyError: a label is outside 0 ... num_classes - 1.
     """
     if not len(labels):
         return
@@ -117,7 +117,7 @@ def _guided(
 
 
 def _check(labels: Tensor, null: int, scale: float) -> None:
-    if not bool((labels == null).all()):  # all null: nothing is asked for
+    if not bool((labels == null).all()):  # all null: unconditional
         require_classes(labels, null, "guidance")
     if scale < 0:
         raise StudyError(f"guidance: scale {scale} is negative; 1 is none, above 1 strengthens")

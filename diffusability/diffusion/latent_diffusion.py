@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusability.diffusion.edm import precondition
-from diffusability.diffusion.transformer import LatentTransformer
-from diffusability.diffusion.unet import LatentUNet
+from diffusability.diffusion.network import LatentNetwork
 
 
 class NormalisedNetwork(nn.Module):
@@ -18,7 +17,7 @@ class NormalisedNetwork(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: LatentTransformer | LatentUNet) -> None:
+    def __init__(self, network: LatentNetwork) -> None:
         """Wrap a network; the normalisation is set by `set_normalisation` or by loading."""
         super().__init__()
         self.network = network
@@ -40,7 +39,7 @@ class NormalisedNetwork(nn.Module):
         return latents * self.std + self.mean
 
     def null_labels(self, count: int) -> Tensor:
-        """Return (count,) int64 labels of the null class, which stands for no label."""
+        """Return (count,) int64 labels of the null class, which means no label."""
         null = self.network.num_classes
         return torch.full((count,), null, dtype=torch.int64, device=self.mean.device)
 
@@ -67,7 +66,7 @@ class LatentDenoiser(NormalisedNetwork):
         sigma_data: standard deviation of the latents in the network's units.
     """
 
-    def __init__(self, network: LatentTransformer | LatentUNet, sigma_data: float) -> None:
+    def __init__(self, network: LatentNetwork, sigma_data: float) -> None:
         super().__init__(network)
         self.sigma_data = sigma_data
 

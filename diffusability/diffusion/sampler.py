@@ -34,28 +34,6 @@ def function_evaluations(solver: Solver, steps: int) -> int:
     return steps if solver == "euler" else 2 * steps - 1
 
 
-def steps_for(solver: Solver, evaluations: int) -> int:
-    """Return the number of steps that spends exactly `evaluations` function evaluations.
-
-    Args:
-        solver: "euler" or "heun".
-        evaluations: function evaluations to spend, at least 1.
-
-    Returns:
-        The number of steps for `integrate`.
-
-    Raises:
-        StudyError: no number of steps spends exactly that many.
-    """
-    steps = evaluations if solver == "euler" else (evaluations + 1) // 2
-    if function_evaluations(solver, steps) != evaluations:
-        raise StudyError(
-            f"sampling: heun spends an odd number of evaluations (2 steps - 1), not {evaluations}; "
-            f"use {evaluations - 1} or {evaluations + 1}"
-        )
-    return steps
-
-
 def time_grid(steps: int, shift: float = 1.0) -> list[float]:
     """Return the times between which the solver steps, from noise to data.
 

@@ -8,7 +8,7 @@ from diffusability.diffusion.flow import drop_labels, flow_matching_loss, sample
 from diffusability.diffusion.guidance import require_classes
 from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
 from diffusability.latents.posteriors import Posteriors
-from diffusability.study.backbone import AnyBackbone
+from diffusability.study.backbone import Backbone
 from diffusability.training.loop import Batch, Losses
 
 
@@ -19,7 +19,7 @@ class _Draws:
         self,
         model: LatentDiffusion | LatentDenoiser,
         posteriors: Posteriors,
-        spec: AnyBackbone,
+        spec: Backbone,
     ) -> None:
         """Join the parts; model and posteriors are on one device.
 
@@ -70,15 +70,13 @@ class EDMLoss(_Draws):
         assert edm is not None  # of process edm
         data = self._data(batch)  # (b, C, H, W)
         noise = self._noise(batch)[part]  # (b, C, H, W)
-        sigma = training_sigma(
-            len(batch.indices), generator, mean=edm.log_sigma_mean, std=edm.log_sigma_std
-        )[part]  # (b,)
+        sigma = training_sigma(len(batch.indices), generator, edm)[part]  # (b,)
         labels = self._labels(batch)  # (b,)
         return Losses(denoising_loss(self._model, data, sigma, noise, edm.sigma_data, labels))
 
 
 def diffusion_loss(
-    model: LatentDiffusion | LatentDenoiser, posteriors: Posteriors, spec: AnyBackbone
+    model: LatentDiffusion | LatentDenoiser, posteriors: Posteriors, spec: Backbone
 ) -> FlowMatchingLoss | EDMLoss:
     """Return the loss of the entry's process; model and posteriors are on one device."""
     kind = EDMLoss if isinstance(model, LatentDenoiser) else FlowMatchingLoss

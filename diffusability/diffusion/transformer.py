@@ -1,31 +1,24 @@
-"""The skeleton that SiT and LightningDiT share: a transformer on latent cells with adaLN-zero."""
+"""Diffusion transformers on latent cells with adaLN-zero: SiT and LightningDiT.
+
+SiT: arXiv 2401.08740. LightningDiT: the diffusion transformer of VA-VAE, arXiv 2501.01423.
+"""
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusability.diffusion.layers import (
-    Attention,
-    Embedding,
-    Linear,
-    NormLayer,
-    RotaryPosition,
-    TimestepEmbedding,
-    fill_normal,
-    fill_xavier,
-    modulate,
-    position_embedding,
-)
-from diffusability.errors import StudyError
-from diffusability.study.backbone import PUBLISHED_SIZES
+from diffusability.diffusion.network import LatentNetwork, TimestepEmbedding, modulate
+from diffusability.nn.attention import Attention
+from diffusability.nn.initialisation import draw_normal, draw_xavier, set_zero
+from diffusability.nn.layers import MLP, RMSNorm, SwiGLU
+from diffusability.nn.positions import RotaryPosition, position_embedding
+from diffusability.study.backbone import TransformerBackbone
 
-# constructor arguments of the published sizes: SiT(..., **SIZES["B"])
-SIZES = {
-    name: {"width": width, "depth": depth, "heads": heads}
-    for name, (width, depth, heads) in PUBLISHED_SIZES.items()
-}
+MLP_RATIO = 4  # hidden width of the feed-forward layers, in units of the width
+EMBEDDING_STD = 0.02
 
 
 class Block(nn.Module):
@@ -35,8 +28,8 @@ class Block(nn.Module):
         self,
         width: int,
         heads: int,
-        norm: NormLayer,
-        qk_norm: NormLayer | None,
+        norm: Callable[[int], nn.Module],
+        qk_norm: Callable[[int], nn.Module],
         feed_forward: nn.Module,
     ) -> None:
         super().__init__()
@@ -44,7 +37,7 @@ class Block(nn.Module):
         self.attention = Attention(width, heads, qk_norm)
         self.feed_forward_norm = norm(width)
         self.feed_forward = feed_forward
-        self.modulation = Linear(width, 6 * width)
+        self.modulation = nn.Linear(width, 6 * width)
 
     def forward(self, x: Tensor, condition: Tensor, rotary: RotaryPosition | None) -> Tensor:
         """Return the tokens after this block.
@@ -68,11 +61,11 @@ class Block(nn.Module):
 class FinalLayer(nn.Module):
     """Modulated norm and the linear map from tokens back to latent cells."""
 
-    def __init__(self, width: int, norm: NormLayer, out_features: int) -> None:
+    def __init__(self, width: int, norm: nn.Module, out_features: int) -> None:
         super().__init__()
-        self.norm = norm(width)
-        self.modulation = Linear(width, 2 * width)
-        self.out = Linear(width, out_features)
+        self.norm = norm
+        self.modulation = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, out_features)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Map tokens x (B, N, D) under condition (B, D) to (B, N, out_features)."""
@@ -80,60 +73,28 @@ class FinalLayer(nn.Module):
         return self.out(modulate(self.norm(x), shift, scale))
 
 
-class LatentTransformer(nn.Module):
-    """A network on latents, conditioned on time (or EDM's noise level) and class.
-
-    What the arguments and the answer of `forward` mean is flow matching's; EDM gives it
-    c_in y and ln(sigma) / 4 instead (`edm.precondition`).
-
-    Args:
-        latent_channels: channels C of the latent.
-        grid: (H, W) of the latent, in cells.
-        num_classes: classes; the label `num_classes` is the null class of guidance.
-        width: channels of a token; a multiple of 4 x heads.
-        depth: blocks.
-        heads: attention heads.
-        patch: latent cells per token along one side; divides H and W.
-        qk_norm: normalise queries and keys.
-        mlp_ratio: hidden width of the feed-forward layer, in units of width.
-        generator: draws the weights; None for a fresh generator of seed 0.
-
-    Raises:
-        StudyError: the sizes do not divide one another as stated.
-    """
+class LatentTransformer(LatentNetwork[TransformerBackbone]):
+    """The skeleton that SiT and LightningDiT share; a fixed position embedding is added."""
 
     position: Tensor
 
     def __init__(
-        self,
-        latent_channels: int,
-        grid: tuple[int, int],
-        num_classes: int,
-        width: int,
-        depth: int,
-        heads: int,
-        patch: int = 1,
-        qk_norm: bool = True,
-        mlp_ratio: float = 4,
-        *,
-        generator: torch.Generator | None = None,
+        self, spec: TransformerBackbone, latent_shape: tuple[int, int, int], num_classes: int
     ) -> None:
-        super().__init__()
-        _check_sizes(grid, width, heads, patch)
-        self.latent_channels, self.grid, self.num_classes = latent_channels, grid, num_classes
-        self.patch = patch
-        self.tokens = (grid[0] // patch, grid[1] // patch)
-        cell = latent_channels * patch**2
-        self.patch_embedding = Linear(cell, width)
+        """Build the layers on the meta device; see `LatentNetwork`."""
+        super().__init__(spec, latent_shape, num_classes)
+        self.patch, width = spec.patch, spec.width
+        self.tokens = (self.grid[0] // spec.patch, self.grid[1] // spec.patch)
+        cell = self.latent_channels * spec.patch**2
+        with torch.device("meta"):
+            self.patch_embedding = nn.Linear(cell, width)
+            self.time_embedding = TimestepEmbedding(width)
+            self.label_embedding = nn.Embedding(num_classes + 1, width)
+            self.blocks = nn.ModuleList(self._block(width, spec.heads) for _ in range(spec.depth))
+            self.final = FinalLayer(width, self._norm(width), cell)
+        # tables are functions of the grid: they are there from the start and never saved
         self.register_buffer("position", position_embedding(self.tokens, width), persistent=False)
-        self.time_embedding = TimestepEmbedding(width)
-        self.label_embedding = Embedding(num_classes + 1, width)
-        self.rotary = self._rotary(width // heads)
-        self.blocks = nn.ModuleList(
-            self._block(width, heads, qk_norm, mlp_ratio) for _ in range(depth)
-        )
-        self.final = FinalLayer(width, self._norm, cell)
-        self.initialise(generator or torch.Generator().manual_seed(0))
+        self.rotary = self._rotary(width // spec.heads)
 
     @staticmethod
     @abstractmethod
@@ -141,7 +102,7 @@ class LatentTransformer(nn.Module):
         """Return the norm in front of every branch and of the final layer."""
 
     @abstractmethod
-    def _block(self, width: int, heads: int, qk_norm: bool, mlp_ratio: float) -> Block:
+    def _block(self, width: int, heads: int) -> Block:
         """Return one block."""
 
     def _rotary(self, head_dim: int) -> RotaryPosition | None:
@@ -149,16 +110,7 @@ class LatentTransformer(nn.Module):
         return None
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """Return the velocity at the noisy latents x.
-
-        Args:
-            x: (B, C, H, W) latents on the path.
-            t: (B,) time in [0, 1], 0 noise and 1 data.
-            y: (B,) int64 labels in [0, num_classes]; num_classes is the null class.
-
-        Returns:
-            (B, C, H, W) velocity, latent units per unit of time, from noise towards data.
-        """
+        """Return the velocity at the noisy latents x; see `LatentNetwork.forward`."""
         condition = F.silu(self.time_embedding(t) + self.label_embedding(y))  # (B, D)
         tokens = self.patch_embedding(self._to_tokens(x)) + self.position  # (B, N, D)
         for block in self.blocks:
@@ -177,44 +129,50 @@ class LatentTransformer(nn.Module):
         x = tokens.unflatten(2, (-1, p, p)).unflatten(1, (rows, columns))
         return x.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
-    @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw every weight anew and refill the fixed tables.
-
-        Xavier-uniform matrices and zero biases; N(0, 0.02) for the label embedding and the time
-        network; zero for every modulation and for the final map, so that each block starts as
-        the identity and the velocity as zero (adaLN-zero). Draws happen on the generator's
-        device, in the order of the modules: the same seed gives the same weights anywhere.
-
-        Args:
-            generator: source of all randomness.
-        """
-        for name, module in self.named_modules():
-            if isinstance(module, RotaryPosition):
-                module.reset_buffers()
-            elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
-                module.reset_parameters()
-            elif isinstance(module, Embedding):
-                fill_normal(module.weight, 0.02, generator)
-            elif isinstance(module, Linear):
-                module.bias.zero_()
-                if name.endswith("modulation") or name == "final.out":
-                    module.weight.zero_()
-                elif name.startswith("time_embedding"):
-                    fill_normal(module.weight, 0.02, generator)
-                else:
-                    fill_xavier(module.weight, generator)
+    def fill(self, _generator: torch.Generator) -> None:
+        """Recompute the position embedding."""
         self.position.copy_(position_embedding(self.tokens, self.position.shape[1]))
 
+    def draw_layer(self, name: str, layer: nn.Module, generator: torch.Generator) -> None:
+        """Draw a layer's weights as DiT's.
 
-def _check_sizes(grid: tuple[int, int], width: int, heads: int, patch: int) -> None:
-    if width % (4 * heads) != 0:
-        raise StudyError(
-            f"backbone: width {width} is not a multiple of 4 x heads ({4 * heads}); a head "
-            "carries a two-dimensional position. Choose another width or number of heads."
-        )
-    if grid[0] % patch or grid[1] % patch:
-        raise StudyError(
-            f"backbone: patch {patch} does not divide the latent grid {grid[0]} x {grid[1]}. "
-            "Choose a patch that divides both."
-        )
+        Xavier-uniform matrices and zero biases; N(0, 0.02²) for the label embedding and the time
+        network; zero for every modulation and for the final map, so that each block starts as
+        the identity and the velocity as zero (adaLN-zero).
+        """
+        if name.endswith("modulation") or name == "final.out":
+            set_zero(layer)
+        elif name.startswith(("time_embedding", "label_embedding")):
+            draw_normal(layer, EMBEDDING_STD, generator)
+        else:
+            draw_xavier(layer, generator)
+
+
+class SiT(LatentTransformer):
+    """DiT blocks: LayerNorm without weights, tanh-GELU, fixed position embedding.
+
+    Queries and keys are normalised by a LayerNorm over the head, which the published SiT lacks
+    and the study of latent diffusability adds (arXiv 2606.03578, Setups). The output is the
+    velocity alone: no second half for a variance that nothing would read.
+    """
+
+    @staticmethod
+    def _norm(width: int) -> nn.Module:
+        return nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+
+    def _block(self, width: int, heads: int) -> Block:
+        return Block(width, heads, self._norm, nn.LayerNorm, MLP(width, MLP_RATIO * width))
+
+
+class LightningDiT(LatentTransformer):
+    """RMSNorm, SwiGLU and rotary position, besides the fixed position embedding."""
+
+    @staticmethod
+    def _norm(width: int) -> nn.Module:
+        return RMSNorm(width)
+
+    def _block(self, width: int, heads: int) -> Block:
+        return Block(width, heads, self._norm, RMSNorm, SwiGLU(width, MLP_RATIO))
+
+    def _rotary(self, head_dim: int) -> RotaryPosition:
+        return RotaryPosition(self.tokens, head_dim)

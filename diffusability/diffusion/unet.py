@@ -12,38 +12,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusability.diffusion.layers import (
-    Attention,
-    Embedding,
-    Linear,
-    TimestepEmbedding,
-    fill_normal,
-    fill_xavier,
-)
-from diffusability.errors import StudyError
+from diffusability.diffusion.network import LatentNetwork, TimestepEmbedding
+from diffusability.nn.attention import Attention
+from diffusability.nn.initialisation import draw_normal, draw_xavier, set_zero
+from diffusability.nn.layers import group_norm
+from diffusability.study.backbone import UNetBackbone
 
-CONDITION = 4  # numbers of the condition, in units of the width
+CONDITION = 4  # channels of the condition, in units of the width
 SKIP_SCALE = math.sqrt(0.5)  # keeps the variance of a sum of two
-MAXIMUM_GROUPS, CHANNELS_PER_GROUP = 32, 4
 ZERO = ("modulation", "conv2", "attention.out")  # layers that start at zero, and `out`
+EMBEDDING_STD = 0.02
 Resample = Literal["down", "up"]
 
 
-class Conv2d(nn.Conv2d):
-    """A convolution that keeps the grid, whose weights stay unset until its network draws them."""
-
-    def __init__(self, before: int, after: int, kernel: int) -> None:
-        super().__init__(before, after, kernel, padding=kernel // 2)
-
-    def reset_parameters(self) -> None:
-        """Draw nothing."""
-
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Return a group norm, eps 1e-6, of at most 32 groups with four channels or more in each."""
-    limit = max(1, min(MAXIMUM_GROUPS, channels // CHANNELS_PER_GROUP))
-    groups = next(count for count in range(limit, 0, -1) if channels % count == 0)
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+def conv2d(before: int, after: int, kernel: int) -> nn.Conv2d:
+    """Return a convolution that keeps the grid."""
+    return nn.Conv2d(before, after, kernel, padding=kernel // 2)
 
 
 def resampled(x: Tensor, resample: Resample | None) -> Tensor:
@@ -61,7 +45,7 @@ class GridAttention(nn.Module):
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.norm = group_norm(channels)
-        self.attention = Attention(channels, heads, None)
+        self.attention = Attention(channels, heads)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, h, w) to the same shape."""
@@ -71,11 +55,11 @@ class GridAttention(nn.Module):
 
 
 class UNetBlock(nn.Module):
-    """Two convolutions modulated by the condition, a skip, and attention where asked for.
+    """Two convolutions modulated by the condition, a skip, and optional attention.
 
     Args:
         before, after: channels.
-        condition: numbers of the condition.
+        condition: channels of the condition.
         heads: of self-attention; None for none.
         resample: halve or double the grid in front of the first convolution and of the skip.
     """
@@ -91,12 +75,12 @@ class UNetBlock(nn.Module):
         super().__init__()
         self.resample: Resample | None = resample
         self.norm1 = group_norm(before)
-        self.conv1 = Conv2d(before, after, 3)
-        self.modulation = Linear(condition, 2 * after)
+        self.conv1 = conv2d(before, after, 3)
+        self.modulation = nn.Linear(condition, 2 * after)
         self.norm2 = group_norm(after)
-        self.conv2 = Conv2d(after, after, 3)
+        self.conv2 = conv2d(after, after, 3)
         same = before == after and resample is None
-        self.skip: nn.Module = nn.Identity() if same else Conv2d(before, after, 1)
+        self.skip: nn.Module = nn.Identity() if same else conv2d(before, after, 1)
         self.mix: nn.Module = nn.Identity() if heads is None else GridAttention(after, heads)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -108,87 +92,68 @@ class UNetBlock(nn.Module):
         return self.mix((skipped + self.conv2(hidden)) * SKIP_SCALE)
 
 
-class LatentUNet(nn.Module):
+class LatentUNet(LatentNetwork[UNetBackbone]):
     """A U-Net on latents, conditioned on noise level (or time) and class.
 
     On the way down every resolution has `blocks` blocks, on the way up one more; each of these
     takes what one block of the way down, or its start or its halving, has left. In the middle a
     block with attention and one without. Where a resolution has attention, all its blocks of the
     way down have it and the last one of the way up.
-
-    Args:
-        latent_channels: channels C of the latent.
-        grid: (H, W) of the latent, in cells.
-        num_classes: classes; the label `num_classes` is the null class of guidance.
-        width: channels in front of the multipliers; even.
-        multipliers: channels of each resolution in units of `width`, finest first.
-        blocks: residual blocks a resolution on the way down.
-        attention: heights of the grids, in cells, with attention.
-        heads: attention heads.
-        generator: draws the weights; None for a fresh generator of seed 0.
-
-    Raises:
-        StudyError: the grid cannot be halved as often, or no resolution has a height of attention.
     """
 
     def __init__(
-        self,
-        latent_channels: int,
-        grid: tuple[int, int],
-        num_classes: int,
-        width: int,
-        multipliers: tuple[int, ...] = (1, 2, 2, 2),
-        blocks: int = 4,
-        attention: tuple[int, ...] = (16,),
-        heads: int = 1,
-        *,
-        generator: torch.Generator | None = None,
+        self, spec: UNetBackbone, latent_shape: tuple[int, int, int], num_classes: int
     ) -> None:
-        super().__init__()
-        _check_sizes(grid, len(multipliers), attention)
-        self.latent_channels, self.grid, self.num_classes = latent_channels, grid, num_classes
-        condition = CONDITION * width
-        self.time_embedding = TimestepEmbedding(condition, frequencies=width)
-        self.label_embedding = Embedding(num_classes + 1, condition)
-        self.start = Conv2d(latent_channels, width, 3)
-        left, here = [width], width  # channels of what the way up takes, the last first
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        for level, multiplier in enumerate(multipliers):
+        """Build the layers on the meta device; see `LatentNetwork`."""
+        super().__init__(spec, latent_shape, num_classes)
+        condition = CONDITION * spec.width
+        with torch.device("meta"):
+            self.time_embedding = TimestepEmbedding(condition, frequencies=spec.width)
+            self.label_embedding = nn.Embedding(num_classes + 1, condition)
+            self.start = conv2d(self.latent_channels, spec.width, 3)
+            self.down, left = self._way_down(spec, condition)
+            here = left[-1]
+            self.up = self._way_up(spec, condition, left)
+            self.middle = nn.ModuleList(
+                UNetBlock(here, here, condition, heads) for heads in (spec.heads, None)
+            )
+            width = spec.width * spec.multipliers[0]
+            self.norm = group_norm(width)
+            self.out = conv2d(width, self.latent_channels, 3)
+
+    def _way_down(self, spec: UNetBackbone, condition: int) -> tuple[nn.ModuleList, list[int]]:
+        """Return the blocks down, and the channels of what the way up takes, the last one last."""
+        down, here, left = nn.ModuleList(), spec.width, [spec.width]
+        for level, multiplier in enumerate(spec.multipliers):
             if level:
-                self.down.append(UNetBlock(here, here, condition, resample="down"))
+                down.append(UNetBlock(here, here, condition, resample="down"))
                 left.append(here)
-            inside = heads if grid[0] >> level in attention else None
-            for _ in range(blocks):
-                self.down.append(UNetBlock(here, width * multiplier, condition, inside))
-                here = width * multiplier
+            for _ in range(spec.blocks):
+                width = spec.width * multiplier
+                down.append(UNetBlock(here, width, condition, self._heads(spec, level)))
+                here = width
                 left.append(here)
-        self.middle = nn.ModuleList(
-            UNetBlock(here, here, condition, inside) for inside in (heads, None)
-        )
-        for level, multiplier in reversed(list(enumerate(multipliers))):
-            if level < len(multipliers) - 1:
-                self.up.append(UNetBlock(here, here, condition, resample="up"))
-            inside = heads if grid[0] >> level in attention else None
-            for place in range(blocks + 1):
-                mixes = inside if place == blocks else None
-                joined = here + left.pop()
-                self.up.append(UNetBlock(joined, width * multiplier, condition, mixes))
-                here = width * multiplier
-        self.norm = group_norm(here)
-        self.out = Conv2d(here, latent_channels, 3)
-        self.initialise(generator or torch.Generator().manual_seed(0))
+        return down, left
+
+    def _way_up(self, spec: UNetBackbone, condition: int, left: list[int]) -> nn.ModuleList:
+        """Return the blocks up; every one that joins takes the last of `left`."""
+        up, here = nn.ModuleList(), left[-1]
+        for level, multiplier in reversed(list(enumerate(spec.multipliers))):
+            if level < len(spec.multipliers) - 1:
+                up.append(UNetBlock(here, here, condition, resample="up"))
+            for index in range(spec.blocks + 1):
+                heads = self._heads(spec, level) if index == spec.blocks else None
+                width = spec.width * multiplier
+                up.append(UNetBlock(here + left.pop(), width, condition, heads))
+                here = width
+        return up
+
+    def _heads(self, spec: UNetBackbone, level: int) -> int | None:
+        """Return the attention heads of a resolution, or None where it has no attention."""
+        return spec.heads if self.grid[0] >> level in spec.attention else None
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """Return the network's answer at the noisy latents x.
-
-        Args:
-            x: (B, C, H, W) latents.
-            t: (B,) noise condition, ln(sigma) / 4 of EDM, or time in [0, 1].
-            y: (B,) int64 labels in [0, num_classes]; num_classes is the null class.
-
-        Returns:
-            (B, C, H, W).
-        """
+        """Return the network's answer at the noisy latents x; see `LatentNetwork.forward`."""
         condition = F.silu(self.time_embedding(t) + self.label_embedding(y))  # (B, D)
         x = self.start(x)
         left = [x]
@@ -202,44 +167,16 @@ class LatentUNet(nn.Module):
             x = block(x, condition)
         return self.out(F.silu(self.norm(x)))
 
-    @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw every weight anew.
+    def draw_layer(self, name: str, layer: nn.Module, generator: torch.Generator) -> None:
+        """Draw a layer's weights.
 
-        Xavier-uniform weights and zero biases; N(0, 0.02) for the label embedding; zero for the
+        Xavier-uniform weights and zero biases; N(0, 0.02²) for the label embedding; zero for the
         modulations, for the last convolution of a block, for the projection behind attention and
-        for the last convolution of all, so that the answer starts as zero. Draws happen on the
-        generator's device, in the order of the modules: the same seed gives the same weights
-        anywhere.
-
-        Args:
-            generator: source of all randomness.
+        for the last convolution of all, so that the answer starts as zero.
         """
-        for name, module in self.named_modules():
-            if isinstance(module, nn.GroupNorm):
-                module.reset_parameters()
-            elif isinstance(module, Embedding):
-                fill_normal(module.weight, 0.02, generator)
-            elif isinstance(module, Linear | Conv2d):
-                assert module.bias is not None
-                module.bias.zero_()
-                if name == "out" or name.endswith(ZERO):
-                    module.weight.zero_()
-                else:
-                    fill_xavier(module.weight, generator)
-
-
-def _check_sizes(grid: tuple[int, int], resolutions: int, attention: tuple[int, ...]) -> None:
-    halvings = resolutions - 1
-    if any(side % 2**halvings for side in grid):
-        raise StudyError(
-            f"backbone: {resolutions} resolutions need {halvings} halvings, too many for the "
-            f"latent grid {grid[0]} x {grid[1]}. Give fewer multipliers."
-        )
-    heights = [grid[0] >> level for level in range(resolutions)]
-    for height in attention:
-        if height not in heights:
-            raise StudyError(
-                f"backbone: attention at {height} cells, but the resolutions have "
-                f"{', '.join(map(str, heights))}. Name some of these."
-            )
+        if name == "out" or name.endswith(ZERO):
+            set_zero(layer)
+        elif isinstance(layer, nn.Embedding):
+            draw_normal(layer, EMBEDDING_STD, generator)
+        else:
+            draw_xavier(layer, generator)

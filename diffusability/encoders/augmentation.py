@@ -1,4 +1,4 @@
-"""Random views of images: what a contrastive encoder shall not see the difference of."""
+"""Random views of images: what a contrastive encoder should not distinguish."""
 
 import torch
 from torch import Tensor

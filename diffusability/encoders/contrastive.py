@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from diffusability.encoders.augmentation import random_view
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.encoders.pretext import Network, Pretext
+from diffusability.nn.initialisation import SeededModule, draw_kaiming
 from diffusability.study.encoder import ContrastiveEncoder
 from diffusability.training.loop import Batch, Losses
 
@@ -30,7 +31,7 @@ class Contrastive(Pretext[ContrastiveEncoder]):
         return ContrastiveLoss(network, images, self.spec.temperature)
 
 
-class ContrastiveNetwork(nn.Module):
+class ContrastiveNetwork(SeededModule):
     """An encoder under a projection head; the head serves the training only."""
 
     def __init__(self, encoder: ConvEncoder, projection: int) -> None:
@@ -43,17 +44,14 @@ class ContrastiveNetwork(nn.Module):
         super().__init__()
         features = encoder.grid_channels
         self.encoder = encoder
-        self.head = nn.Sequential(
-            nn.Linear(features, features), nn.ReLU(), nn.Linear(features, projection)
-        )
+        with torch.device("meta"):
+            self.head = nn.Sequential(
+                nn.Linear(features, features), nn.ReLU(), nn.Linear(features, projection)
+            )
 
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw all weights: those of the encoder first."""
-        self.encoder.initialise(generator)
-        for layer in self.head:
-            if isinstance(layer, nn.Linear):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-                nn.init.zeros_(layer.bias)
+    def draw_layer(self, name: str, layer: nn.Module, generator: torch.Generator) -> None:
+        """Draw a layer's weights for the ReLU behind it: those of the encoder first."""
+        draw_kaiming(layer, generator)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the (B, P) projections of images."""

@@ -1,40 +1,45 @@
-"""A small convolutional network whose features serve as targets and as judge."""
+"""A small convolutional network whose features serve as targets and as extractor."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusability.encoders.interface import Encoder
+from diffusability.nn.initialisation import SeededModule, draw_kaiming
+from diffusability.study.encoder import TrainedEncoder
 
 
-class ConvEncoder(Encoder):
+class ConvEncoder(SeededModule, Encoder):
     """Images to a grid of features, to one feature vector, to class logits.
 
-    The grid lies `factor` times coarser than the image. Images are floats in -1 ... 1. Without
+    The grid is `factor` times coarser than the image. Images are floats in -1 ... 1. Without
     classes there is no head, and the logits are (B, 0).
     """
 
-    def __init__(
-        self, image_channels: int, width: int, features: int, factor: int, num_classes: int
-    ) -> None:
-        """Lay out the network; widths double with every halving of the resolution."""
-        super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(image_channels, width, 3, padding=1)]
-        while factor > 1:
-            layers += [_Block(width), nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)]
-            width, factor = 2 * width, factor // 2
-        layers += [_Block(width), _Block(width), nn.Conv2d(width, features, 1)]
-        self.trunk = nn.Sequential(*layers)
-        # the head comes last: one seed draws the same trunk with and without it
-        self.head = nn.Linear(features, num_classes) if num_classes else None
-        self.grid_channels, self.classes = features, num_classes
+    def __init__(self, spec: TrainedEncoder, image_channels: int, num_classes: int) -> None:
+        """Build the layers on the meta device; `initialise` or loaded weights fill them.
 
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw all weights from the generator."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        Args:
+            spec: the entry's options; widths double with every halving of the resolution.
+            image_channels: C of the images.
+            num_classes: class logits, 0 for none.
+        """
+        super().__init__()
+        width, factor = spec.width, int(spec.factor)
+        with torch.device("meta"):
+            layers: list[nn.Module] = [nn.Conv2d(image_channels, width, 3, padding=1)]
+            while factor > 1:
+                layers += [_Block(width), nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)]
+                width, factor = 2 * width, factor // 2
+            layers += [_Block(width), _Block(width), nn.Conv2d(width, spec.features, 1)]
+            self.trunk = nn.Sequential(*layers)
+            # the head comes last: one seed draws the same trunk with and without it
+            self.head = nn.Linear(spec.features, num_classes) if num_classes else None
+        self.grid_channels, self.classes = spec.features, num_classes
+
+    def draw_layer(self, name: str, layer: nn.Module, generator: torch.Generator) -> None:
+        """Draw a layer's weights for the ReLU behind it."""
+        draw_kaiming(layer, generator)
 
     def grid(self, images: Tensor) -> Tensor:
         """Return the (B, features, H / factor, W / factor) feature map."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.encoders.pretext import Network, Pretext
 from diffusability.errors import StudyError
+from diffusability.nn.initialisation import SeededModule, draw_kaiming
 from diffusability.study.encoder import MaskedEncoder
 from diffusability.training.loop import Batch, Losses
 
@@ -28,13 +29,13 @@ class Masked(Pretext[MaskedEncoder]):
         return MaskedLoss(network, images, self.spec.ratio)
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(SeededModule):
     """An encoder under a light decoder of its feature map; the decoder serves the training only.
 
     A cell is the square of pixels under one position of the feature map. As in SimMIM (Xie et
     al., arXiv 2111.09886), hidden cells stay in the image with their pixels replaced, so that a
     convolutional trunk can take it. As in MAE (He et al., arXiv 2111.06377), the decoder sees the
-    features of visible cells alone: these then have to tell what lies around them, and they are
+    features of visible cells alone: these then have to predict what is around them, and they are
     what the encoder gives when nothing is hidden.
     """
 
@@ -49,24 +50,24 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         features = encoder.grid_channels
         self.encoder, self.factor = encoder, factor
-        self.hidden_pixel = nn.Parameter(torch.zeros(image_channels))
-        self.decoder = nn.Sequential(
-            nn.Conv2d(features, features, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(features, features, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(features, image_channels * factor**2, 1),
-            nn.PixelShuffle(factor),
-        )
+        with torch.device("meta"):
+            self.hidden_pixel = nn.Parameter(torch.empty(image_channels))
+            self.decoder = nn.Sequential(
+                nn.Conv2d(features, features, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(features, features, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(features, image_channels * factor**2, 1),
+                nn.PixelShuffle(factor),
+            )
 
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw all weights: those of the encoder first. Hidden pixels start mid-range."""
-        self.encoder.initialise(generator)
+    def fill(self, _generator: torch.Generator) -> None:
+        """Start hidden pixels in the middle of the range."""
         nn.init.zeros_(self.hidden_pixel)
-        for layer in self.decoder:
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def draw_layer(self, name: str, layer: nn.Module, generator: torch.Generator) -> None:
+        """Draw a layer's weights for the ReLU behind it: those of the encoder first."""
+        draw_kaiming(layer, generator)
 
     def forward(self, images: Tensor, cells: Tensor) -> Tensor:
         """Return images predicted from what is not hidden.

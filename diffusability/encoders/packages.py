@@ -4,6 +4,7 @@ from importlib import import_module
 from types import ModuleType
 
 from diffusability.errors import StudyError
+from diffusability.study.commands import install_command
 
 
 def import_extra(module: str, what: str) -> ModuleType:
@@ -22,5 +23,5 @@ def import_extra(module: str, what: str) -> ModuleType:
     except (ImportError, RuntimeError) as error:  # a broken compiled part raises RuntimeError
         raise StudyError(
             f"{what}: the package `{package}` does not import ({error!s:.200}); install the "
-            "`paper` extra: pip install -e '.[paper]'"
+            f"`paper` extra: {install_command('paper')}"
         ) from error

@@ -1,4 +1,4 @@
-"""Encoders that the study trains itself: what their kinds share in training."""
+"""Encoders that the study trains itself: what their kinds share, and the supervised kind."""
 
 import logging
 from collections.abc import Callable
@@ -7,7 +7,8 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet
@@ -15,11 +16,12 @@ from diffusability.data.load import load_dataset
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.encoders.held_out import held_out_numbers
 from diffusability.encoders.load import HISTORY, WEIGHTS, EncoderKind
-from diffusability.study.encoder import TrainedEncoder
+from diffusability.study.encoder import SupervisedEncoder, TrainedEncoder
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train
 
 logger = logging.getLogger(__name__)
+SHIFT = 1  # largest random shift of a supervised batch, in pixels, along both axes
 
 Entry = TypeVar("Entry", bound=TrainedEncoder)
 Network = Any  # a ConvEncoder, or a module with one as `encoder` and with `initialise`
@@ -52,13 +54,7 @@ class Pretext(EncoderKind[Entry]):
 
     def build(self, data: ImageSet) -> ConvEncoder:
         """Return the encoder itself, without weights; `data` gives image channels and classes."""
-        return ConvEncoder(
-            image_channels=data.images.shape[1],
-            width=self.spec.width,
-            features=self.spec.features,
-            factor=self.spec.factor,
-            num_classes=self.classes(data),
-        )
+        return ConvEncoder(self.spec, data.images.shape[1], self.classes(data))
 
     def make(self, job: Job, folder: Path) -> None:
         """Train; write model.safetensors and history.csv, whose last row has held-out numbers."""
@@ -83,7 +79,7 @@ class Pretext(EncoderKind[Entry]):
     def load(self, folder: Path, data: ImageSet) -> ConvEncoder:
         """Return the encoder of an artifact's folder."""
         model = self.build(data)
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        model.load_state_dict(load_file(folder / WEIGHTS), assign=True)
         return model
 
     def _train(self, job: Job, data: ImageSet) -> Training:
@@ -122,3 +118,37 @@ def encoder_of(network: Network) -> ConvEncoder:
     encoder = network if isinstance(network, ConvEncoder) else network.encoder
     assert isinstance(encoder, ConvEncoder)
     return encoder
+
+
+class Classification(Pretext[SupervisedEncoder]):
+    """Encoders of kind supervised."""
+
+    loss_name = "cross_entropy"
+
+    def classes(self, data: ImageSet) -> int:
+        """One logit per class of the dataset."""
+        return data.num_classes
+
+    def loss(
+        self, network: Network, images: Callable[[Batch], Tensor], labels: Tensor
+    ) -> Callable[[Batch], Losses]:
+        """Return the cross-entropy."""
+        return ClassificationLoss(network, images, labels)
+
+
+class ClassificationLoss:
+    """Cross-entropy of a classifier on the images of a training."""
+
+    def __init__(self, model: nn.Module, images: Callable[[Batch], Tensor], labels: Tensor) -> None:
+        """Take what gives a batch's (B, C, H, W) images, and (N,) int64 labels on their device."""
+        self.model, self.images, self.labels = model, images, labels
+
+    def __call__(self, batch: Batch) -> Losses:
+        """Return the loss of one batch; the accuracy is logged."""
+        device = self.labels.device
+        shift = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=batch.generator, device=device)
+        moved = torch.roll(self.images(batch), shift.tolist(), dims=(2, 3))  # (B, C, H, W)
+        logits = self.model(moved).float()  # (B, K)
+        labels = self.labels[batch.picked.to(device)]  # (B,)
+        accuracy = (logits.detach().argmax(1) == labels).float().mean()
+        return Losses(F.cross_entropy(logits, labels), {"accuracy": accuracy})

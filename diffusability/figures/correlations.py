@@ -1,4 +1,4 @@
-"""How strongly the metrics of every perspective go with generation quality, on one page."""
+"""Correlation of the metrics of every perspective with generation quality, on one page."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,25 +9,36 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from diffusability.analysis.tables import predictors
-from diffusability.figures.catalogue import PERSPECTIVES, REPRESENTATIVES, name_metric
-from diffusability.figures.panels import head, legend_below, panel_grid, say, sentence_figure
-from diffusability.figures.results import Results
-from diffusability.figures.scope import Scope, backbone_scopes, reference_scope, scales
+from diffusability.analysis.catalogue import PERSPECTIVES, REPRESENTATIVES, name_metric
+from diffusability.analysis.panels import predictors
+from diffusability.figures.panels import (
+    annotate_empty,
+    legend_below,
+    panel_grid,
+    sentence_figure,
+    set_title,
+)
+from diffusability.figures.results import (
+    Results,
+    Scope,
+    backbone_scopes,
+    guidance_scales,
+    reference_scope,
+)
 from diffusability.figures.style import QUIET, TEXT
+from diffusability.study.tables import BEST
 
 FILLED, OPEN = "#0072B2", "#D55E00"
 OFFSET = 0.17  # rows between the marks of one metric
-ROW = 0.2  # inches a metric
+ROW = 0.2  # inches per metric
 WIDEST = 6  # panels side by side
 
 
 def draw_correlations(results: Results) -> Figure:
-    """Return a panel a backbone and family: r of each metric, oriented, with both intervals.
+    """Return a panel per backbone and family: sign-oriented r of each metric with both intervals.
 
-    Every backbone is shown with every family where that fits on a page, else every other family
-    with the first backbone alone. Positive means that better (as the metric declares) goes with
-    better generation.
+    All combinations are shown if they fit on a page, else the other families with the first
+    backbone only. Positive: a better value, as the metric declares, means better generation.
     """
     reference = reference_scope(results, results.target)
     if reference is None:
@@ -36,62 +47,65 @@ def draw_correlations(results: Results) -> Figure:
     varied = scopes if len(scopes) * len(results.families) <= WIDEST else scopes[:1]
     others = [family for family in results.families if family != reference.family]
     scopes += [scope.at(family=family) for family in others for scope in varied]
-    places = _places()
-    height = ROW * (max(places.values()) + 1)
+    positions = _positions()
+    height = ROW * (max(positions.values()) + 1)
     figure, axes = panel_grid(1, len(scopes), panel=(1.32, height), gap=(0.15, 0.65), left=1.1)
     for axis, scope in zip(axes[0], scopes, strict=True):
-        _draw_panel(axis, results, scope, places)
-    _label_rows(axes[0][0], results, places)
-    head(figure, f"Pearson's r with {name_metric(results.target)}, turned: right is as declared")
-    guided = any(len(scales(results, s.target, s.backbone)) > 1 for s in scopes)
+        _draw_panel(axis, results, scope, positions)
+    _label_rows(axes[0][0], results, positions)
+    set_title(figure, f"Sign-oriented Pearson's r with {name_metric(results.target)}")
+    guided = any(len(guidance_scales(results, s.target, s.backbone)) > 1 for s in scopes)
     _legend(figure, guided, len(predictors(results.measurements)))
     return figure
 
 
-def _places() -> dict[tuple[str, str], float]:
+def _positions() -> dict[tuple[str, str], float]:
     """Return the row of each metric (short name, pattern): perspectives are set apart."""
-    places, row = {}, 0.0
+    positions, row = {}, 0.0
     for metrics in PERSPECTIVES.values():
         for item in metrics.items():
-            places[item] = row
+            positions[item] = row
             row += 1
         row += 0.4
-    return places
+    return positions
 
 
 def _draw_panel(
-    axis: Axes, results: Results, scope: Scope, places: dict[tuple[str, str], float]
+    axis: Axes, results: Results, scope: Scope, positions: dict[tuple[str, str], float]
 ) -> None:
-    guided = len(scales(results, scope.target, scope.backbone)) > 1
+    guided = len(guidance_scales(results, scope.target, scope.backbone)) > 1
     axis.axvline(0, color="0.7", linewidth=0.8)
     axis.set_xlim(-1.05, 1.05)
-    axis.set_ylim(max(places.values()) + 0.6, -0.6)
+    axis.set_ylim(max(positions.values()) + 0.6, -0.6)
     axis.set_xticks([-1, -0.5, 0, 0.5, 1], ["\N{MINUS SIGN}1", "", "0", "", "1"])
     axis.set_yticks([])
     marks = 0
-    for (short, pattern), row in places.items():
+    for (short, pattern), row in positions.items():
         name = results.measured(pattern)
         if name is None:
             axis.text(0, row, "not measured", ha="center", va="center", fontsize=5.5, color=QUIET)
             continue
-        for cfg, colour, shift in ((scope.cfg, FILLED, -1), (None, OPEN, 1)):
-            if cfg is None and not guided:
+        for guidance, colour, shift in ((scope.guidance, FILLED, -1), (BEST, OPEN, 1)):
+            if guidance == BEST and not guided:
                 continue
-            found = results.row(
+            found = results.statistic(
                 "correlations",
-                **{"target": scope.target, "backbone": scope.backbone, "cfg": cfg},
-                **{"family": scope.family, "metric": name, "statistic": "pearson"},
+                "pearson",
+                **{"target": scope.target, "backbone": scope.backbone, "guidance": guidance},
+                **{"family": scope.family, "metric": name},
             )
             height = row + (shift * OFFSET if guided else 0)
             if found is None or pd.isna(found["value"]):
                 axis.text(0, height, "no r", ha="center", va="center", fontsize=5.5, color=QUIET)
                 continue
-            _draw_mark(axis, height, found, colour, cfg is None, short)
+            _draw_mark(axis, height, found, colour, guidance == BEST, short)
             marks += 1
     if not marks:
         for artist in (*axis.texts, *axis.lines):
             artist.remove()
-        say(axis, "no correlation can be computed here; results/tables says why for each metric")
+        annotate_empty(
+            axis, "no correlation can be computed here; results/tables says why for each metric"
+        )
     n = int((results.measurements.drop_duplicates("tokenizer")["family"] == scope.family).sum())
     axis.set_title(f"{scope.backbone}\n{scope.family} ({n})")
 
@@ -99,7 +113,7 @@ def _draw_panel(
 def _draw_mark(
     axis: Axes, height: float, row: Mapping[str, Any], colour: str, best: bool, short: str
 ) -> None:
-    """Draw r, its interval (thick) and that over clusters (thin), turned to the declared sign."""
+    """Draw sign-oriented r, its interval (thick) and that over clusters (thin)."""
     sign = row["expected_sign"] if pd.notna(row["expected_sign"]) else 1.0
     for low, high, width in (("cluster_low", "cluster_high", 0.7), ("low", "high", 2.2)):
         ends = np.array([row[low], row[high]], float) * sign
@@ -117,10 +131,10 @@ def _draw_mark(
     )
 
 
-def _label_rows(axis: Axes, results: Results, places: dict[tuple[str, str], float]) -> None:
-    names = [short + ("" if _declared(results, pattern) else "°") for short, pattern in places]
-    axis.set_yticks(list(places.values()), names)
-    for label, (short, _) in zip(axis.get_yticklabels(), places, strict=True):
+def _label_rows(axis: Axes, results: Results, positions: dict[tuple[str, str], float]) -> None:
+    names = [short + ("" if _declared(results, pattern) else "°") for short, pattern in positions]
+    axis.set_yticks(list(positions.values()), names)
+    for label, (short, _) in zip(axis.get_yticklabels(), positions, strict=True):
         label.set_fontweight("bold" if short in REPRESENTATIVES else "normal")
         label.set_fontsize(TEXT)
 

@@ -3,13 +3,13 @@
 import json
 
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from diffusability.analysis.tables import CURVE
-from diffusability.figures.panels import add_legend, head, panel_grid, say
-from diffusability.figures.results import Results
-from diffusability.figures.scope import reference_scope
+from diffusability.analysis.panels import CURVE
+from diffusability.figures.panels import add_legend, annotate_empty, panel_grid, set_title
+from diffusability.figures.results import Results, reference_scope
 from diffusability.figures.style import cluster_styles
 
 PREFIX = f"fisher{CURVE}"
@@ -22,17 +22,17 @@ QUANTITIES = {
 }
 # part of a metric's name before and after the quantity: what its row says
 ROWS = {
-    ("", ""): "fits, a class each",
+    ("", ""): "fits per class",
     ("", "_unconditional"): "fits, unconditional",
-    ("learned_", ""): "learned, given the class",
+    ("learned_", ""): "learned, class-conditional",
     ("learned_", "_unconditional"): "learned, unconditional",
 }
 
 
 def draw_fisher_curves(results: Results) -> Figure:
-    """Return a row a source and condition, a panel a quantity, over the noise variance.
+    """Return a row per source and condition, a panel per quantity, over the noise variance.
 
-    A line a tokenizer, the mean over its seeds, in the colour of its cluster; the reference
+    One line per tokenizer, the mean over its seeds, in the colour of its cluster; the reference
     family, and of learned curves the reference backbone.
     """
     scope = reference_scope(results, results.target)
@@ -50,7 +50,7 @@ def draw_fisher_curves(results: Results) -> Figure:
     for axis in axes[-1]:
         axis.set_xlabel("noise variance v")
     learned = f", learned by {backbone}" if backbone else ""
-    head(figure, f"Fisher geometry along the noise, {family}{learned}")
+    set_title(figure, f"Fisher geometry along the noise, {family}{learned}")
     add_legend(figure, results, key=False)
     return figure
 
@@ -68,10 +68,20 @@ def curve_rows(results: Results, name: str, family: str) -> pd.DataFrame:
 
 def _draw(axis: Axes, results: Results, rows: pd.DataFrame) -> None:
     if rows.empty:
-        say(axis, "this curve was not measured in this study")
+        annotate_empty(axis, "this curve was not measured in this study")
         return
     styles = cluster_styles(results.measurements["cluster"])
-    for _, curve in rows.groupby("tokenizer", sort=True):
-        colour, _ = styles[curve["cluster"].iloc[0]]
-        axis.plot(curve["v"], curve["value"], color=colour, linewidth=0.9, alpha=0.8)
-    axis.set_xscale("log")
+    sns.lineplot(
+        rows,
+        x="v",
+        y="value",
+        units="tokenizer",
+        estimator=None,
+        hue="cluster",
+        palette={cluster: colour for cluster, (colour, _) in styles.items()},
+        linewidth=0.9,
+        alpha=0.8,
+        legend=False,
+        ax=axis,
+    )
+    axis.set(xscale="log", xlabel="", ylabel="")

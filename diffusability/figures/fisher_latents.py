@@ -1,7 +1,7 @@
 """Fisher curves of latent spaces beside those of pixels: Fig. 3d, 4, 6, 11, 12 of the second paper.
 
-A row a backbone, and one of the fits to the latents. Totals as the paper draws them, then the same
-numbers a dimension, because raw curves of spaces of different sizes differ by their sizes first.
+One row per backbone, and one of the fits to the latents. Totals as in the paper, then values per
+dimension, because totals of spaces of different sizes differ mainly by their sizes.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from diffusability.analysis.fisher_totals import POWERS, fisher_totals, networks, per_dimension
-from diffusability.analysis.roles import GPE, LEVEL, PIXELS, VAE, of_role
+from diffusability.analysis.latent_spaces import (
+    GPE,
+    LEVEL,
+    PIXELS,
+    POWERS,
+    VAE,
+    fisher_totals,
+    networks,
+    of_role,
+    per_dimension,
+)
 from diffusability.figures.fisher_curves import QUANTITIES
-from diffusability.figures.panels import head, legend_below, panel_grid, say, sentence_figure
+from diffusability.figures.panels import (
+    annotate_empty,
+    legend_below,
+    panel_grid,
+    sentence_figure,
+    set_title,
+)
 from diffusability.figures.results import Results
 from diffusability.figures.style import PALETTE, QUIET
 
@@ -59,20 +74,20 @@ def _draw(results: Results, roles: Sequence[str], heading: str) -> Figure:
         line[0].set_ylabel(network)
     for axis in axes[-1]:
         axis.set_xlabel("noise variance v")
-    head(figure, heading)
+    set_title(figure, heading)
     _legend(figure, colours, dims)
     return figure
 
 
 def mean_curves(totals: pd.DataFrame) -> pd.DataFrame:
-    """Return the means over runs of curves, one row a network, tokenizer, quantity and v.
+    """Return the means over runs of curves, one row per network, tokenizer, quantity and v.
 
     Args:
         totals: as of ``fisher_totals``.
 
     Returns:
         tokenizer, role, network, dim, quantity, v, total, spread (standard error over runs where
-        there are several, else of the one), share (a dimension, a pure number), share_spread, and
+        there are several, else of the one), share (per dimension, dimensionless), share_spread, and
         trusted: whether no run has a flag there.
     """
     keys = ["network", "tokenizer", "role", "dim", "quantity", "v"]
@@ -116,13 +131,13 @@ def scaled_deviations(means: pd.DataFrame) -> pd.DataFrame:
 def _curves(
     axis: Axes, rows: pd.DataFrame, column: str, title: str, colours: dict[str, str]
 ) -> None:
-    """Draw a line a tokenizer; open points are of estimates with flags."""
+    """Draw one line per tokenizer; open markers are estimates with flags."""
     axis.set_title(title)
     axis.set_xscale("log")
     spread = "spread" if column == "total" else f"{column}_spread"
     shown = rows[rows[column] > 0] if column == "total" else rows
     if shown.empty:
-        say(axis, "this curve was not measured in this study")
+        annotate_empty(axis, "this curve was not measured in this study")
         return
     for name in (name for name in colours if name in set(shown["tokenizer"])):
         curve, colour = shown[shown["tokenizer"] == name].sort_values("v"), colours[name]
@@ -149,7 +164,7 @@ def _legend(figure: Figure, colours: dict[str, str], dims: dict[str, int]) -> No
         )
         for name, colour in colours.items()
     }
-    handles["estimate that contradicts itself or extrapolates"] = Line2D(
+    handles["inconsistent or extrapolated estimate"] = Line2D(
         [], [], color=QUIET, marker="o", markerfacecolor="white", linestyle="none"
     )
     legend_below(figure, handles, len(handles))

@@ -1,37 +1,39 @@
-"""The noise floor: how far seeds spread, beside how far tokenizers do."""
+"""Variance between seeds and between tokenizers: of generation, and of reconstruction (Fig. 3)."""
 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from diffusability.analysis.tables import cells
-from diffusability.figures.catalogue import name_metric
-from diffusability.figures.numbering import number_points
+from diffusability.analysis.catalogue import name_metric
+from diffusability.analysis.panels import cells
+from diffusability.figures.labels import number_points
 from diffusability.figures.panels import (
     MARKER,
     SHAPE,
     add_legend,
-    head,
+    annotate_empty,
+    draw_points,
+    label_metric,
     number,
-    number_names,
     panel_grid,
-    say,
+    point_labels,
     sentence_figure,
+    set_title,
     wrapped,
 )
-from diffusability.figures.results import Results
-from diffusability.figures.scope import Scope, backbone_scopes
+from diffusability.figures.results import Results, Scope, backbone_scopes
 from diffusability.figures.style import cluster_styles
 
 
 def draw_noise_floor(results: Results) -> Figure:
-    """Return a panel a family (rows) and backbone (columns), at the smallest guidance scale.
+    """Return a panel per family (rows) and backbone (columns), at the smallest guidance scale.
 
-    Tokenizers stand in the order of their mean, with every run around it; a run of a retrained
-    tokenizer is hollow.
+    Tokenizers are ranked by their mean and shown with every run; runs of a retrained tokenizer
+    are hollow.
     """
     columns, rows = list(backbone_scopes(results, results.target)), results.families
     if not columns:
@@ -41,38 +43,38 @@ def draw_noise_floor(results: Results) -> Figure:
         for scope, axis in zip(columns, line, strict=True):
             _draw_panel(axis, results, scope.at(family=family))
         line[0].set_ylabel(f"{family}\n{name_metric(results.target)}")
-    head(figure, "Spread of seeds beside the spread of tokenizers")
+    set_title(figure, "Between-tokenizer and between-seed variance")
     add_legend(figure, results)
     return figure
 
 
 def _draw_panel(axis: Axes, results: Results, scope: Scope) -> None:
-    axis.set_xlabel(f"place by quality, {scope.backbone}")
+    axis.set_xlabel(f"rank by quality, {scope.backbone}")
     paired = cells(
-        results.measurements, scope.target, scope.target, scope.backbone, scope.cfg
+        results.measurements, scope.target, scope.target, scope.backbone, scope.guidance
     ).of_family(scope.family)
     if paired.rows.empty:
-        say(axis, f"{scope.family} was not sampled with {scope.backbone}")
+        annotate_empty(axis, f"{scope.family} was not sampled with {scope.backbone}")
         return
     rows = paired.rows.sort_values(["y", "tokenizer"]).reset_index(drop=True)
-    rows["place"] = range(1, len(rows) + 1)
-    runs = paired.runs.merge(rows[["tokenizer", "cluster", "place"]], on="tokenizer")
+    rows["position"] = range(1, len(rows) + 1)
+    runs = paired.runs.merge(rows[["tokenizer", "cluster", "position"]], on="tokenizer")
     first = runs.groupby("tokenizer")["tokenizer_seed"].transform("min")
     found = results.row(
         "noise_floor",
         **{"target": scope.target, "backbone": scope.backbone},
-        **{"cfg": scope.cfg, "family": scope.family},
+        **{"guidance": scope.guidance, "family": scope.family},
     )
     sd = found["run_sd"] if found else float("nan")
     if pd.notna(sd):
         axis.vlines(
-            rows["place"], rows["y"] - sd, rows["y"] + sd, color="0.85", linewidth=3, zorder=0
+            rows["position"], rows["y"] - sd, rows["y"] + sd, color="0.85", linewidth=3, zorder=0
         )
     for cluster, (colour, marker) in cluster_styles(results.measurements["cluster"]).items():
         for again in (False, True):
             part = runs[(runs["cluster"] == cluster) & ((runs["tokenizer_seed"] != first) == again)]
             axis.plot(
-                part["place"],
+                part["position"],
                 part["y"],
                 marker,
                 color=colour,
@@ -84,8 +86,8 @@ def _draw_panel(axis: Axes, results: Results, scope: Scope) -> None:
     axis.locator_params("x", integer=True)
     axis.set_title(_title(axis, found))
     lowest = rows["tokenizer"].map(runs.groupby("tokenizer")["y"].min())
-    names = number_names(results, rows["tokenizer"])
-    number_points(axis, rows["place"], lowest, names, beside=runs[["place", "y"]])
+    names = point_labels(results, rows["tokenizer"])
+    number_points(axis, rows["position"], lowest, names, beside=runs[["position", "y"]])
 
 
 def _title(axis: Axes, row: Mapping[str, Any] | None) -> str:
@@ -98,3 +100,58 @@ def _title(axis: Axes, row: Mapping[str, Any] | None) -> str:
     ends = "" if pd.isna(low) else f" [{number(low)}, {number(high)}]"
     share = "none" if pd.isna(row["reliability"]) else number(row["reliability"])
     return f"reliability {share}{ends}\nsd of a run {row['run_sd']:.3g}"
+
+
+SHOWN = (
+    "reconstruction.psnr",
+    "reconstruction.ssim",
+    "reconstruction.lpips*",
+    "reconstruction.f[di]*",  # FID where the extractor is Inception
+)
+HALF_WIDTH = 0.32  # of a family's column, in columns
+
+
+def draw_reconstruction(results: Results) -> Figure:
+    """Return a panel per reconstruction metric, a column per family, in the order of the study."""
+    figure, axes = panel_grid(1, len(SHOWN), panel=(2.05, 2.2), gap=(0.45, 0.95))
+    for axis, pattern in zip(axes[0], SHOWN, strict=True):
+        _draw_metric(axis, results, pattern)
+    set_title(figure, "Reconstruction quality of the tokenizers of each family")
+    add_legend(figure, results)
+    return figure
+
+
+def _draw_metric(axis: Axes, results: Results, pattern: str) -> None:
+    metric = results.measured(pattern)
+    if metric is None:
+        annotate_empty(axis, f"{name_metric(pattern)} ({pattern}) was not measured in this study")
+        return
+    axis.set_title(wrapped(axis, label_metric(results, name_metric(metric), metric)))
+    paired = cells(results.measurements, metric, metric, "", None)
+    families = results.families
+    labels, parts = [], []
+    for position, family in enumerate(families):
+        rows = paired.of_family(family).rows
+        spread = np.linspace(-HALF_WIDTH, HALF_WIDTH, len(rows)) if len(rows) > 1 else np.zeros(1)
+        parts.append(rows.assign(x=position + spread[: len(rows)], x_stderr=np.nan))
+        labels.append(f"{family}\n{_spread(results, family, metric)}")
+        if len(rows) > 1:
+            mean, sd = rows["y"].mean(), rows["y"].std(ddof=1)
+            ends = (position - HALF_WIDTH - 0.08, position + HALF_WIDTH + 0.08)
+            axis.hlines(mean, *ends, color="0.6", linewidth=0.8, zorder=1)
+            axis.fill_between(ends, mean - sd, mean + sd, color="0.93", linewidth=0, zorder=0)
+    points = pd.concat(parts)
+    draw_points(axis, points, results)
+    axis.set_xticks(range(len(families)), labels)
+    axis.set_xlim(-0.5, len(families) - 0.5)
+    number_points(axis, points["x"], points["y"], point_labels(results, points["tokenizer"]))
+
+
+def _spread(results: Results, family: str, metric: str) -> str:
+    """Return the standard deviation over tokenizers with its interval, or why there is none."""
+    row = results.row("comparability", family=family, metric=metric)
+    if row is None or pd.isna(row["value"]):
+        return "no spread"
+    if pd.isna(row["low"]):
+        return f"sd {row['value']:.2g}, n = {row['n']:.0f}\nno interval"
+    return f"sd {row['value']:.2g}\n[{row['low']:.2g}, {row['high']:.2g}]"

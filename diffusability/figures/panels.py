@@ -1,4 +1,4 @@
-"""Panels: their grid, what they say where there is nothing to draw, legends and headings."""
+"""Panels: their grid, points, titles and legends, and the note in an empty one."""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,21 +6,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from diffusability.analysis.tables import higher_is_better
+from diffusability.analysis.panels import higher_is_better
 from diffusability.figures.results import Results
 from diffusability.figures.style import QUIET, TEXT, cluster_styles, use_style
 
-NARROWEST = 4.2  # inches, of a figure: its heading and legend need room
+NARROWEST = 4.2  # inches, of a figure: its title and legend need room
 LEFT = 0.8  # inches, room for a label of three lines
 STRIP = 0.4  # inches, height of a sentence across a figure
 MARKER = 4.5  # points
 SHAPE = {"*": 1.5, "X": 1.15, "P": 1.15}  # of shapes that look smaller than they are
-NAMED = 12  # as many tokenizers are named under a figure; of more, the study file is the list
+NAMED = 12  # more tokenizers than these are not named under a figure
 DIRECTION = {True: "higher is better", False: "lower is better", None: "no declared direction"}
 _CHARACTER = 0.56 * TEXT / 72  # inches, mean width of a character
 
@@ -36,12 +37,12 @@ def panel_grid(
 ) -> tuple[Figure, np.ndarray]:
     """Return a figure and its (rows, columns) panels, every size in inches and final.
 
-    Heading and legend are put outside of this rectangle; writing the figure makes room for them.
+    Title and legend lie outside of this rectangle; writing the figure makes room for them.
 
     Args:
         rows: of panels. columns: of panels.
         panel: width and height of one.
-        gap: between two panels, beside and above each other; titles and labels stand in it.
+        gap: between two panels, horizontally and vertically, for titles and labels.
         left: room for the labels of the first column.
         foot: room under the last row.
     """
@@ -63,8 +64,8 @@ def panel_grid(
     return figure, axes
 
 
-def compared(rows: int, columns: int, alone: str) -> tuple[Figure, np.ndarray]:
-    """Return small panels, a row each of what is compared; a strip below says what is missing.
+def comparison_grid(rows: int, columns: int, alone: str) -> tuple[Figure, np.ndarray]:
+    """Return small panels, one row per thing compared, and a note below if there is only one.
 
     Args:
         rows: things compared, at least 1. columns: panels of each.
@@ -75,19 +76,19 @@ def compared(rows: int, columns: int, alone: str) -> tuple[Figure, np.ndarray]:
     if alone:
         width, height = figure.get_size_inches()
         strip = (LEFT / width, 0.05 / height, 1 - LEFT / width, STRIP / height)
-        say(figure.add_axes(strip), alone)
+        annotate_empty(figure.add_axes(strip), alone)
     return figure, axes
 
 
 def sentence_figure(sentence: str) -> Figure:
-    """Return a figure that says why there is nothing to draw."""
+    """Return a figure that states why there is nothing to draw."""
     figure, axes = panel_grid(1, 1, panel=(6.0, 1.2), left=0.1)
-    say(axes[0, 0], sentence)
+    annotate_empty(axes[0, 0], sentence)
     return figure
 
 
-def say(axis: Axes, sentence: str) -> None:
-    """Write into an otherwise empty panel why it is empty."""
+def annotate_empty(axis: Axes, sentence: str) -> None:
+    """Write the reason into a panel without data."""
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():
         spine.set(edgecolor="0.8", visible=True)
@@ -114,7 +115,7 @@ def panel_size(axis: Axes) -> np.ndarray:
     return np.array([axis.bbox.width, axis.bbox.height]) / axis.figure.dpi
 
 
-def wrapped_statement(axis: Axes, symbol: str, row: Mapping[str, Any] | None, total: int) -> str:
+def statistic_title(axis: Axes, symbol: str, row: Mapping[str, Any] | None, total: int) -> str:
     """Return a statistic with its interval and n as the two lines of a title.
 
     Args:
@@ -142,7 +143,7 @@ def number(value: float) -> str:
 
 
 def draw_points(axis: Axes, rows: pd.DataFrame, results: Results) -> None:
-    """Draw one point a tokenizer with its standard errors, by cluster.
+    """Draw one point per tokenizer with its standard errors, by cluster.
 
     Args:
         axis: the panel.
@@ -184,14 +185,12 @@ def _limits(values: pd.Series, errors: pd.Series) -> tuple[float, float]:
     return low - 0.05 * reach, high + 0.05 * reach
 
 
-def draw_fit(axis: Axes, x: Iterable[float], y: Iterable[float]) -> None:
-    """Draw the least-squares line through three points or more that do not share one x."""
-    x, y = np.asarray(list(x), float), np.asarray(list(y), float)
-    if len(x) < 3 or np.ptp(x) == 0:
-        return
-    slope, intercept = np.polyfit(x - x.mean(), y, 1)
-    ends = np.array([x.min(), x.max()])
-    axis.plot(ends, intercept + slope * (ends - x.mean()), color="0.7", linewidth=1, zorder=1)
+def draw_fit(axis: Axes, rows: pd.DataFrame) -> None:
+    """Draw the least-squares line of y on x through three points or more, unless x is constant."""
+    if len(rows) > 2 and rows["x"].nunique() > 1:
+        line = {"color": "0.7", "linewidth": 1, "zorder": 1}
+        x, y = rows["x"].to_numpy(), rows["y"].to_numpy()  # unnamed: the axes keep their labels
+        sns.regplot(x=x, y=y, scatter=False, ci=None, line_kws=line, ax=axis)
 
 
 def share_limits(axes: Sequence[Axes], drawn: Sequence[bool]) -> None:
@@ -206,7 +205,7 @@ def share_limits(axes: Sequence[Axes], drawn: Sequence[bool]) -> None:
             axis.tick_params(labelleft=False)
 
 
-def number_names(results: Results, tokenizers: Iterable[str]) -> list[str]:
+def point_labels(results: Results, tokenizers: Iterable[str]) -> list[str]:
     """Return the order numbers of tokenizers as text."""
     return [str(results.numbers[name]) for name in tokenizers]
 
@@ -218,13 +217,13 @@ def label_metric(results: Results, short: str, metric: str | None) -> str:
     return f"{short} ({DIRECTION[higher_is_better(results.measurements, metric)]})"
 
 
-def head(figure: Figure, heading: str) -> None:
-    """Write a heading over a figure."""
+def set_title(figure: Figure, title: str) -> None:
+    """Write the title above a figure."""
     width, height = figure.get_size_inches()
     figure.text(
         0.5,
         1 + 0.05 / height,
-        textwrap.fill(heading, int(width / (_CHARACTER * 1.1))),
+        textwrap.fill(title, int(width / (_CHARACTER * 1.1))),
         ha="center",
         va="bottom",
         fontsize=TEXT + 1,
@@ -287,8 +286,8 @@ def _key(figure: Figure, results: Results) -> str:
     line = max(30, int(figure.get_size_inches()[0] / _CHARACTER))
     if len(there) > NAMED:
         sentence = (
-            "A number is the place of its tokenizer in the study file; "
-            "one that would hide a point or another number is left out."
+            "Numbers are positions in the study file; "
+            "a number that would cover a point or another number is omitted."
         )
         return textwrap.fill(sentence, line)
     text = "   ".join(f"{results.numbers[name]}\u00a0{name}" for name in there)

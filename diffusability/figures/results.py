@@ -1,16 +1,18 @@
-"""What figures are drawn from: the tables of one study, and nothing else."""
+"""What figures are drawn from: the tables of one study, and what one panel shows of them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 import pandas as pd
 
-from diffusability.analysis.headline import target_metric
-from diffusability.analysis.tables import families
-from diffusability.analysis.tidy import read_tables
+from diffusability.analysis.headline import guidance_words, target_metric
+from diffusability.analysis.measurements import read_tables
+from diffusability.analysis.panels import Panel
 from diffusability.study.plan import Plan
+from diffusability.study.targets import TABLE_NAMES
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Results:
     @property
     def families(self) -> list[str]:
         """The tokenizer families, in the order of the table."""
-        return families(self.measurements)[1:]
+        return list(dict.fromkeys(self.measurements["family"]))
 
     def measured(self, pattern: str) -> str | None:
         """Return the first metric that fits a shell pattern, None where there is none."""
@@ -46,7 +48,7 @@ class Results:
     def row(self, table: str, **wanted: object) -> dict[str, Any] | None:
         """Return the first row of a table whose columns equal what is wanted, None if none does.
 
-        A wanted None is a missing cell: as ``cfg``, each tokenizer's best guidance scale.
+        A wanted None is a missing cell.
         """
         frame = self.tables.get(table)
         if frame is None:
@@ -57,13 +59,81 @@ class Results:
             frame = frame[frame[column].isna() if value is None else frame[column] == value]
         return None if frame.empty else {str(k): v for k, v in frame.iloc[0].items()}
 
+    def statistic(self, table: str, name: str, **wanted: object) -> dict[str, Any] | None:
+        """Return a row as of ``row`` with a statistic of it as ``value``, and its intervals."""
+        found = self.row(table, **wanted)
+        if found is not None:
+            found |= {"value": found[name]}
+            ends = ("low", "high", "cluster_low", "cluster_high")
+            found |= {end: found.get(f"{name}_{end}", math.nan) for end in ends}
+        return found
 
-def read_results(plan: Plan) -> Results:
+
+def read_results(plan: Plan, names: Sequence[str] = TABLE_NAMES) -> Results:
     """Return the tables of a study as they were written.
+
+    Args:
+        plan: of the study. names: of the tables, by default all.
 
     Raises:
         ArtifactError: a table is missing, or holds the measurements of another state of the study.
-        MeasurementError: the tidy table is not one.
+        MeasurementError: a file is not the table that it is named after.
     """
-    numbers = {name: place for place, name in enumerate(plan.study.tokenizers, start=1)}
-    return Results(read_tables(plan), numbers, target_metric(plan.study))
+    numbers = {name: number for number, name in enumerate(plan.study.tokenizers, start=1)}
+    return Results(read_tables(plan, names), numbers, target_metric(plan.study))
+
+
+@dataclass(frozen=True)
+class Scope(Panel):
+    """The generation results of one panel and tokenizer family."""
+
+    family: str
+
+    @property
+    def words(self) -> str:
+        """The guidance scale in words."""
+        return guidance_words(self.guidance)
+
+    @property
+    def where(self) -> str:
+        """Backbone, guidance and family, for titles."""
+        return f"{self.backbone}, {self.words}, {self.family}"
+
+    def at(self, **changes: object) -> "Scope":
+        """Return the scope with another backbone, guidance scale or family."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+def backbones(results: Results, target: str) -> list[str]:
+    """Return the backbones that have a target, in the order of the table."""
+    table = results.measurements
+    return list(dict.fromkeys(table.loc[table["metric"] == target, "backbone"]))
+
+
+def guidance_scales(results: Results, target: str, backbone: str) -> list[float]:
+    """Return the guidance scales of a target and backbone, ascending."""
+    table = results.measurements
+    chosen = (table["metric"] == target) & (table["backbone"] == backbone)
+    return sorted(float(guidance) for guidance in table.loc[chosen, "guidance"].dropna().unique())
+
+
+def reference_scope(results: Results, target: str) -> Scope | None:
+    """Return what figures show where they vary nothing, None where the target is not measured.
+
+    The first backbone, at its smallest guidance scale, and the family of most tokenizers.
+    """
+    there = backbones(results, target)
+    if not there:
+        return None
+    table = results.measurements.drop_duplicates("tokenizer")
+    largest = max(results.families, key=lambda family: int((table["family"] == family).sum()))
+    lowest = guidance_scales(results, target, there[0])
+    return Scope(target, there[0], lowest[0] if lowest else None, largest)
+
+
+def backbone_scopes(results: Results, target: str) -> Iterator[Scope]:
+    """Yield the reference scope for every backbone, each at its smallest guidance scale."""
+    reference = reference_scope(results, target)
+    for backbone in backbones(results, target) if reference else []:
+        lowest = guidance_scales(results, target, backbone)
+        yield reference.at(backbone=backbone, guidance=lowest[0] if lowest else None)  # type: ignore[union-attr]

@@ -5,9 +5,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from diffusability.analysis.roles import CONTROL, PERMUTED, PIXELS, TRAINED, of_role, with_roles
-from diffusability.analysis.spectra import spectrum_order
-from diffusability.figures.panels import head, legend_below, panel_grid, say, sentence_figure
+from diffusability.analysis.latent_spaces import (
+    CONTROL,
+    PERMUTED,
+    PIXELS,
+    TRAINED,
+    of_role,
+    spectrum_order,
+    with_roles,
+)
+from diffusability.figures.panels import (
+    annotate_empty,
+    legend_below,
+    panel_grid,
+    sentence_figure,
+    set_title,
+)
 from diffusability.figures.results import Results
 from diffusability.figures.style import PALETTE, QUIET
 
@@ -15,11 +28,11 @@ COLUMNS = 4  # panels beside each other
 FEWEST = 2  # frequencies that make a curve
 LEAST = 0.3  # power down to which every panel reaches, and up to its inverse
 # in order, and the control: permuted or not, what the legend says, colour, line style
-CURVES = ((0, "as it is", PALETTE[0], "-"), (1, "entries permuted", QUIET, "--"))
+CURVES = ((0, "original", PALETTE[0], "-"), (1, "entries permuted", QUIET, "--"))
 
 
 def draw_spectra(results: Results) -> Figure:
-    """Return a panel a tokenizer of the paper's experiments, of its first seed.
+    """Return a panel per tokenizer of the paper's experiments, of its first seed.
 
     Images, levels and permuted pixels over radial frequency, vectors over their index; beside each
     the same with all entries in one random order, which FI and FIR do not see. White noise is 1.
@@ -36,7 +49,7 @@ def draw_spectra(results: Results) -> Figure:
         axis.set_title(name)
         own = shown[shown["tokenizer"] == name]
         if own.empty:
-            say(axis, "its grid has too few radial frequencies")
+            annotate_empty(axis, "its grid has too few radial frequencies")
         else:
             _draw(axis, own)
     for axis in list(axes.flat)[len(names) :]:
@@ -53,7 +66,7 @@ def draw_spectra(results: Results) -> Figure:
         for axis in list(filter(Axes.has_data, line))[:1]:
             axis.set_ylabel("power (white noise 1)")
             axis.tick_params(labelleft=True)
-    head(figure, "Power spectra, and what a permutation of entries makes of them")
+    set_title(figure, "Power spectra, original and with permuted entries")
     drawn = [axis.get_legend_handles_labels() for axis in axes.flat]
     for handles, labels in [pair for pair in drawn if pair[0]][:1]:
         legend_below(figure, dict(zip(labels, handles, strict=True)), len(handles))
@@ -92,4 +105,4 @@ def _draw(axis: Axes, rows: pd.DataFrame) -> None:
         )
     axis.set_yscale("log")
     line = rows["order"].iloc[0] == "line"
-    axis.set_xlabel("cycles an entry" if line else "cycles a cell (radial)")
+    axis.set_xlabel("cycles per entry" if line else "cycles per cell (radial)")

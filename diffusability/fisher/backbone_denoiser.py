@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
 from diffusability.fisher.denoiser import Denoiser, from_trained
-from diffusability.study.backbone import AnyBackbone
+from diffusability.study.backbone import Backbone
 
 _NORMAL = 1.959964  # quantile: 95 % of a standard normal lie within
 
@@ -23,9 +23,7 @@ class BackboneDenoiser:
     sigma_range: tuple[float, float]
 
 
-def backbone_denoiser(
-    model: LatentDiffusion | LatentDenoiser, spec: AnyBackbone
-) -> BackboneDenoiser:
+def backbone_denoiser(model: LatentDiffusion | LatentDenoiser, spec: Backbone) -> BackboneDenoiser:
     """Return the denoiser of a model in evaluation mode, whatever its process.
 
     Args:
@@ -35,7 +33,7 @@ def backbone_denoiser(
     return BackboneDenoiser(from_trained(model), _sigma_range(spec))
 
 
-def _sigma_range(spec: AnyBackbone) -> tuple[float, float]:
+def _sigma_range(spec: Backbone) -> tuple[float, float]:
     if spec.edm is not None:
         middle, reach = spec.edm.log_sigma_mean, _NORMAL * spec.edm.log_sigma_std
         return math.exp(middle - reach), math.exp(middle + reach)

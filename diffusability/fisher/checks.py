@@ -10,7 +10,6 @@ from torch import Tensor
 from diffusability.fisher.estimator import (
     Estimate,
     FisherSamples,
-    mean_estimate,
     paired_difference,
 )
 from diffusability.fisher.gaussian import gaussian_information
@@ -43,7 +42,7 @@ def flags_of(
     spread = paired_difference(samples.score, samples.held_out)
     if spread.value - SIGNIFICANT * spread.stderr > OVERFIT * abs(b.value):
         found.append("model-error: (A - C) / B > 0.1")
-    stein = mean_estimate((samples.score + samples.held_out) / 2 - samples.divergence)
+    stein = Estimate.of((samples.score + samples.held_out) / 2 - samples.divergence)
     if abs(stein.value) > max(2 * SIGNIFICANT * stein.stderr, 1e-9 * abs(b.value)):
         found.append("defect: (A + C) / 2 is not B")
     if _below(Estimate(n / v, 0.0), a) or _below(Estimate(n / v, 0.0), b):

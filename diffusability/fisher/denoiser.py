@@ -13,7 +13,6 @@ from torch import Tensor
 
 from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
 from diffusability.fisher.information import alpha_bar_of_variance, flow_time_of_variance
-from diffusability.fisher.oracle import Oracle
 
 # (point (B, ...), noise level (B,), labels (B,) or None) -> (B, ...)
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -29,24 +28,6 @@ class Denoiser(Protocol):
 
 def _level(y: Tensor, value: float) -> Tensor:
     return torch.full((len(y),), value, dtype=y.dtype, device=y.device)
-
-
-def from_oracle(oracle: Oracle) -> Denoiser:
-    """Return the exact denoiser of an oracle, as a differentiable function of y."""
-
-    def denoise(y: Tensor, v: float, labels: Tensor | None = None) -> Tensor:
-        return oracle.denoise(y, v)
-
-    return denoise
-
-
-def from_score(score: Callable[[Tensor, float], Tensor]) -> Denoiser:
-    """Return D = y + v s(y; v) (Tweedie) of a score s of p_v."""
-
-    def denoise(y: Tensor, v: float, labels: Tensor | None = None) -> Tensor:
-        return y + v * score(y, v)
-
-    return denoise
 
 
 def from_edm(network: Network) -> Denoiser:
@@ -102,21 +83,3 @@ def from_trained(model: LatentDiffusion | LatentDenoiser) -> Denoiser:
         model: of `diffusability.diffusion.load.load_diffusion`.
     """
     return from_edm(model) if isinstance(model, LatentDenoiser) else from_velocity(model)
-
-
-def undo_normalisation(denoiser: Denoiser, scale: float, shift: float | Tensor = 0.0) -> Denoiser:
-    """Return the denoiser of x from that of z = (x - shift) / scale.
-
-    Only one scale for all dimensions can be undone: with one a channel, equal noise on x is not
-    equal noise on z, and the network knows nothing of other noise.
-
-    Args:
-        denoiser: of z.
-        scale: positive.
-        shift: number, or a tensor that broadcasts against y.
-    """
-
-    def denoise(y: Tensor, v: float, labels: Tensor | None = None) -> Tensor:
-        return shift + scale * denoiser((y - shift) / scale, v / scale**2, labels)
-
-    return denoise

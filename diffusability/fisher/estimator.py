@@ -12,9 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffusability.diffusion.layers import forward_mode_attention
 from diffusability.errors import MeasurementError
 from diffusability.fisher.denoiser import Denoiser
+from diffusability.nn.attention import forward_mode_attention
+from diffusability.statistics import mean_and_stderr
 
 EXACT_DIM = 64  # up to here n basis vectors are a fair price for no probe noise
 Quantity = Literal["score", "divergence", "held_out", "fir", "mmse_rate", "mmse"]
@@ -26,6 +27,15 @@ class Estimate:
 
     value: float
     stderr: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> "Estimate":
+        """Return the mean of independent values (N,).
+
+        Raises:
+            MeasurementError: fewer than two values.
+        """
+        return cls(*mean_and_stderr(values, "Fisher information", "data"))
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,6 @@ class FisherSamples:
         fir: (N,) |grad s|_F^2.
         mmse_rate: (N,) |G|_F^2.
         mmse: (N,) |x - D(y)|^2.
-        asymmetry: (N,) |grad s - (grad s)^T|_F^2 / 4, zero for a gradient field; None if not asked.
     """
 
     v: float
@@ -60,37 +69,15 @@ class FisherSamples:
     fir: Tensor
     mmse_rate: Tensor
     mmse: Tensor
-    asymmetry: Tensor | None = None
 
     def estimate(self, quantity: Quantity) -> Estimate:
         """Return the mean of a quantity over the data."""
-        return mean_estimate(getattr(self, quantity))
-
-    def non_conservativity(self) -> float:
-        """Return the antisymmetric share of |grad s|_F^2, in [0, 1]; 0 for a gradient field.
-
-        Raises:
-            MeasurementError: it was not asked for.
-        """
-        if self.asymmetry is None:
-            raise MeasurementError("the estimate was made without `conservativity=True`")
-        return float(self.asymmetry.mean() / self.fir.mean())
-
-
-def mean_estimate(values: Tensor) -> Estimate:
-    """Return mean and standard error, std / sqrt(N) with ddof = 1, of independent values (N,).
-
-    Raises:
-        MeasurementError: fewer than two values.
-    """
-    if len(values) < 2:
-        raise MeasurementError(f"{len(values)} data carry no standard error; give at least two")
-    return Estimate(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
+        return Estimate.of(getattr(self, quantity))
 
 
 def paired_difference(a: Tensor, b: Tensor) -> Estimate:
     """Return mean and standard error of a - b, (N,) each, made with common random numbers."""
-    return mean_estimate(a - b)
+    return Estimate.of(a - b)
 
 
 def probe_directions(x: Tensor, index: int, exact: bool, generator: torch.Generator) -> Tensor:
@@ -119,8 +106,6 @@ def sample_fisher(
     probes: int | Literal["exact"] = 1,
     labels: Tensor | None = None,
     draws: int = 1,
-    antithetic: bool = False,
-    conservativity: bool = False,
     batch_size: int = 4096,
 ) -> FisherSamples:
     """Evaluate a denoiser and its Jacobian at noisy data.
@@ -137,9 +122,6 @@ def sample_fisher(
         probes: random directions a noisy datum, or "exact": the full Jacobian, by n directions.
         labels: (N,) labels given to the denoiser.
         draws: noises a datum; averaged, so that data stay the independent unit.
-        antithetic: use every noise z with -z too. Takes the leading noise off ``held_out`` where
-            the density is smooth on the scale sqrt(v); elsewhere another draw serves as well.
-        conservativity: also measure the antisymmetric part of the Jacobian (one VJP a probe).
         batch_size: data at once; the result does not depend on it.
 
     Returns:
@@ -161,17 +143,13 @@ def sample_fisher(
         )
     noise_generator = torch.Generator().manual_seed(seed)
     probe_generator = torch.Generator().manual_seed(seed + 1)
-    total = torch.zeros(len(x), 6, dtype=torch.float64)  # (N, quantities)
-    signs = (1.0, -1.0) if antithetic else (1.0,)
+    total = torch.zeros(len(x), 5, dtype=torch.float64)  # (N, quantities)
     for _ in range(draws):
         noise = torch.randn(x.shape, generator=noise_generator, dtype=x.dtype).to(x.device)
         for index in range(count):
             direction = probe_directions(x, index, exact, probe_generator)
-            for sign in signs:
-                z = sign * noise
-                total += _evaluate(denoiser, x, z, direction, v, labels, conservativity, batch_size)
-    mean = total / (draws * count * len(signs))
-    square, trace, gain, error, noise_square, asymmetry = mean.unbind(1)
+            total += _evaluate(denoiser, x, noise, direction, v, labels, batch_size)
+    square, trace, gain, error, noise_square = (total / (draws * count)).unbind(1)
     return FisherSamples(
         v,
         dim,
@@ -183,7 +161,6 @@ def sample_fisher(
         fir=(dim - 2 * trace + gain) / v**2,
         mmse_rate=gain,
         mmse=error,
-        asymmetry=asymmetry / v**2 if conservativity else None,
     )
 
 
@@ -194,10 +171,9 @@ def _evaluate(
     direction: Tensor,
     v: float,
     labels: Tensor | None,
-    conservativity: bool,
     batch_size: int,
 ) -> Tensor:
-    """Return (N, 6): |s|^2, r G r, |G r|^2, |x - D|^2, |z|^2 and |G r - G^T r|^2 / 4 a datum."""
+    """Return (N, 5): |s|^2, r G r, |G r|^2, |x - D|^2 and |z|^2 of each datum."""
     rows = []
     for start in range(0, len(x), batch_size):
         part = slice(start, start + batch_size)
@@ -211,17 +187,12 @@ def _evaluate(
         with forward_mode_attention(), torch.no_grad():
             result = torch.func.jvp(function, (y,), (r,))
         mean, gain = result[0], result[1]  # (b, ...) each
-        twist = torch.zeros_like(gain)
-        if conservativity:
-            with forward_mode_attention():
-                twist = (gain - torch.func.vjp(function, y)[1](r)[0].detach()) / 2
         columns = (
             ((mean - y) / v, (mean - y) / v),
             (r, gain),
             (gain, gain),
             (clean - mean, clean - mean),
             (z, z),
-            (twist, twist),
         )
         rows.append(torch.stack([_dot(a, b) for a, b in columns], dim=1))
     return torch.cat(rows)

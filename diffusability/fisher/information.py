@@ -6,7 +6,11 @@ p_v, score s = grad log p_v(y), posterior mean D(y) = E[x|y] and its Jacobian G 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+
+from diffusability.errors import MeasurementError
 
 
 @dataclass(frozen=True)
@@ -41,16 +45,6 @@ class FisherInformation:
             self.mmse + other.mmse,
             self.mmse_rate + other.mmse_rate,
         )
-
-    @property
-    def noise_gain(self) -> float:
-        """Return n - 2 v J, the intrinsic noise gain of Eq. 6."""
-        return self.dim - 2 * self.v * self.fi
-
-    @property
-    def complexity_penalty(self) -> float:
-        """Return v^2 FIR, the geometric complexity penalty of Eq. 6."""
-        return self.v**2 * self.fir
 
 
 def embedded(information: FisherInformation, dim: int) -> FisherInformation:
@@ -91,19 +85,9 @@ def rescaled(information: FisherInformation, scale: float) -> FisherInformation:
     )
 
 
-def variance_of_flow_time(t: float) -> float:
-    """Return the noise variance of x_t / t on the linear path x_t = t x + (1 - t) z, 0 < t <= 1."""
-    return ((1 - t) / t) ** 2
-
-
 def flow_time_of_variance(v: float) -> float:
     """Return the time in (0, 1] at which the linear path has noise variance v."""
     return 1 / (1 + math.sqrt(v))
-
-
-def variance_of_alpha_bar(alpha_bar: float) -> float:
-    """Return the noise variance of x_t / sqrt(abar), x_t = sqrt(abar) x + sqrt(1 - abar) z."""
-    return (1 - alpha_bar) / alpha_bar
 
 
 def alpha_bar_of_variance(v: float) -> float:
@@ -111,14 +95,24 @@ def alpha_bar_of_variance(v: float) -> float:
     return 1 / (1 + v)
 
 
-def variance_exploding(information: FisherInformation, alpha_bar: float) -> FisherInformation:
-    """Return the information of x_t / sqrt(abar) from the FI and FIR of x_t itself.
+def check_variances(v: Sequence[float]) -> None:
+    """Refuse noise variances that are not positive and increasing.
 
-    The score of a variance-preserving process is that of sqrt(abar) x + noise of variance
-    1 - abar: FI_VE = abar FI_t and FIR_VE = abar^2 FIR_t.
+    Raises:
+        MeasurementError: naming them.
+    """
+    if not v or any(a >= b for a, b in pairwise((0.0, *v))):
+        raise MeasurementError(f"noise variances must be positive and increase, got {list(v)}")
+
+
+def log_weights(v: Sequence[float]) -> list[float]:
+    """Return the weights, of sum 1, of a mean over log v by the trapezoid rule.
 
     Args:
-        information: that of sqrt(abar) x at noise variance 1 - abar.
-        alpha_bar: signal power of x_t in (0, 1].
+        v: increasing noise variances; a single one has weight 1.
     """
-    return rescaled(information, alpha_bar**-0.5)
+    if len(v) == 1:
+        return [1.0]
+    whole = math.log(v[-1] / v[0])
+    before, after = (v[0], *v[:-1]), (*v[1:], v[-1])
+    return [math.log(b / a) / (2 * whole) for a, b in zip(before, after, strict=True)]

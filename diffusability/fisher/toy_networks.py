@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from diffusability.diffusion.ddpm import linear_alpha_bars
 from diffusability.diffusion.edm import PreconditionedDenoiser, denoising_loss, training_sigma
-from diffusability.diffusion.layers import Linear
 from diffusability.errors import MeasurementError
 from diffusability.fisher.denoiser import Denoiser, from_edm, from_noise_prediction
+from diffusability.nn.initialisation import SeededModule
+from diffusability.study.backbone import EDMTraining
 from diffusability.study.fisher_toy import DIFFUSION_STEPS, ToyNetwork
 from diffusability.training.loop import Batch, Losses
 
-EMBEDDING = 128  # numbers an embedded scalar
+EMBEDDING = 128  # features of an embedded scalar
 INPUT_SCALE = 25.0  # of coordinates before their sinusoids
 NOISE_SCALE = 25.0  # of EDM's noise condition, ln(sigma) / 4, which spans about one unit
 
@@ -32,7 +33,7 @@ def sinusoids(x: Tensor, scale: float) -> Tensor:
     return torch.cat((angle.sin(), angle.cos()), dim=-1)
 
 
-class ResidualMLP(nn.Module):
+class ResidualMLP(SeededModule):
     """Embeddings -> linear, GELU -> residual layers h + GELU(W h) -> linear.
 
     Args:
@@ -45,22 +46,17 @@ class ResidualMLP(nn.Module):
         super().__init__()
         self.sinusoidal, self.level_scale = spec.inputs == "sinusoidal", level_scale
         features = dim * EMBEDDING if self.sinusoidal else dim
-        self.first = Linear(features + EMBEDDING, spec.width)
-        self.hidden = nn.ModuleList(Linear(spec.width, spec.width) for _ in range(spec.blocks))
-        self.last = Linear(spec.width, dim)
-
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw weights and biases uniformly in +-1/sqrt(fan in), as torch's linear layers do."""
-        with torch.no_grad():
-            for layer in (self.first, *self.hidden, self.last):
-                bound = layer.in_features**-0.5
-                for weight in layer.parameters():
-                    weight.uniform_(-bound, bound, generator=generator)
+        with torch.device("meta"):
+            self.first = nn.Linear(features + EMBEDDING, spec.width)
+            self.hidden = nn.ModuleList(
+                nn.Linear(spec.width, spec.width) for _ in range(spec.blocks)
+            )
+            self.last = nn.Linear(spec.width, dim)
 
     def forward(self, x: Tensor, level: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map x (B, n) at noise level (B,) to (B, n)."""
-        place = sinusoids(x, INPUT_SCALE).flatten(1) if self.sinusoidal else x
-        h = F.gelu(self.first(torch.cat((place, sinusoids(level, self.level_scale)), dim=1)))
+        inputs = sinusoids(x, INPUT_SCALE).flatten(1) if self.sinusoidal else x
+        h = F.gelu(self.first(torch.cat((inputs, sinusoids(level, self.level_scale)), dim=1)))
         for layer in self.hidden:
             h = h + F.gelu(layer(h))
         return self.last(h)
@@ -116,7 +112,7 @@ class EDMNetwork(nn.Module):
 
     def __init__(self, dim: int, spec: ToyNetwork, sigma_data: float) -> None:
         super().__init__()
-        # in one place only: weights under two names cannot be checkpointed
+        # under one name only: weights under two names cannot be checkpointed
         self.preconditioned = PreconditionedDenoiser(
             ResidualMLP(dim, spec, NOISE_SCALE), sigma_data
         )
@@ -128,7 +124,7 @@ class EDMNetwork(nn.Module):
 
     def loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return EDM's weighted denoising loss at random noise levels, x (B, n)."""
-        sigma = training_sigma(len(x), generator)
+        sigma = training_sigma(len(x), generator, EDMTraining())
         noise = torch.randn(x.shape, generator=generator)
         scale = self.preconditioned.sigma_data
         return denoising_loss(self.preconditioned, x, sigma, noise, scale)

@@ -6,38 +6,46 @@ Source: the per-channel normalisation that LightningDiT-style trainers and the l
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import reduce
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from diffusability.data.images import Rows
 from diffusability.errors import MeasurementError
+from diffusability.statistics import Moments
 
 _BLOCK_BYTES = 16 * 2**20  # larger temporaries leave the cache and are mapped anew each time
+_READ_BYTES = 256 * 2**20  # of float32 latents read from disk at a time
 _FLOAT64_BYTES = 8
 _CONSTANT_RELATIVE_STD = 1e-12  # below the rounding of a float64 mean: nothing varies
 
 
-@dataclass(frozen=True)
-class ChannelStatistics:
-    """First two moments of each channel; a value, so shards can be measured apart and merged.
+@dataclass(frozen=True, eq=False)
+class ChannelStatistics(Moments):
+    """First two moments of each channel.
 
     Attributes:
         count: number of values per channel, images * H * W.
         mean: (C,) float64, mean of each channel, in latent units.
-        squared_deviation: (C,) float64, sum of squared deviations from the mean.
+        scatter: (C,) float64, sum of squared deviations from the mean.
     """
 
-    count: int
-    mean: Tensor
-    squared_deviation: Tensor
+    def require_comparable(self, other: Self) -> None:
+        """Refuse statistics of another number of channels."""
+        if self.mean.shape != other.mean.shape:
+            raise MeasurementError(
+                f"Statistics of {self.mean.numel()} and of {other.mean.numel()} channels "
+                "cannot be merged; they belong to different latent spaces"
+            )
 
     @property
     def std(self) -> Tensor:
         """Return the (C,) float64 standard deviation with ddof = 1, in latent units."""
         if self.count < 2:
-            raise MeasurementError("A standard deviation needs two values a channel; got one")
-        return (self.squared_deviation / (self.count - 1)).sqrt()  # (C,)
+            raise MeasurementError("A standard deviation needs two values per channel; got one")
+        return (self.scatter / (self.count - 1)).sqrt()  # (C,)
 
     @property
     def constant_channels(self) -> list[int]:
@@ -45,32 +53,12 @@ class ChannelStatistics:
         constant = self.std <= _CONSTANT_RELATIVE_STD * self.mean.abs()  # (C,)
         return torch.nonzero(constant).flatten().tolist()
 
-    def merge(self, other: "ChannelStatistics") -> "ChannelStatistics":
-        """Return the statistics of both sets together (Chan, Golub and LeVeque 1979).
-
-        Raises:
-            MeasurementError: the two have different numbers of channels.
-        """
-        if self.mean.shape != other.mean.shape:
-            raise MeasurementError(
-                f"Statistics of {self.mean.numel()} and of {other.mean.numel()} channels "
-                "cannot be merged; they belong to different latent spaces"
-            )
-        count = self.count + other.count
-        shift = other.mean - self.mean  # (C,)
-        between = shift.square() * (self.count * other.count / count)  # (C,)
-        return ChannelStatistics(
-            count,
-            self.mean + shift * (other.count / count),
-            self.squared_deviation + other.squared_deviation + between,
-        )
-
     def to_json(self) -> dict[str, Any]:
         """Return the statistics as plain JSON values; float64 survives the round trip exactly."""
         return {
             "count": self.count,
             "mean": self.mean.tolist(),
-            "squared_deviation": self.squared_deviation.tolist(),
+            "squared_deviation": self.scatter.tolist(),
         }
 
     @classmethod
@@ -83,11 +71,12 @@ class ChannelStatistics:
         )
 
 
-def channel_statistics(latents: Tensor) -> ChannelStatistics:
+def channel_statistics(latents: Rows, images: Tensor | None = None) -> ChannelStatistics:
     """Measure mean and spread of each channel over (image, H, W), block by block.
 
     Args:
-        latents: (N, C, H, W), any floating dtype, may be memory-mapped; in latent units.
+        latents: (N, C, H, W), any floating dtype, in latent units; may be on disk.
+        images: (n,) int64 images to measure; all if None.
 
     Returns:
         The statistics of the whole set, float64, on the latents' device.
@@ -95,17 +84,26 @@ def channel_statistics(latents: Tensor) -> ChannelStatistics:
     Raises:
         MeasurementError: the latents are not (N, C, H, W), are empty, or are not finite.
     """
-    check_latent_shape(latents)
-    total: ChannelStatistics | None = None
-    for images in latent_blocks(latents):
-        block = latents[images].to(torch.float64)  # (B, C, H, W)
-        _refuse_non_finite(block, images.start)
-        mean = block.mean(dim=(0, 2, 3))  # (C,)
-        deviation = (block - mean[:, None, None]).square().sum(dim=(0, 2, 3))  # (C,)
-        part = ChannelStatistics(block.numel() // block.shape[1], mean, deviation)
-        total = part if total is None else total.merge(part)
-    assert total is not None  # check_latent_shape refuses an empty set
-    return total
+    if images is None and not isinstance(latents, Tensor):
+        images = torch.arange(len(latents))
+    if images is not None:
+        if not len(images):
+            raise MeasurementError("No image is given: there is no latent to measure")
+        rows = max(1, _READ_BYTES // (4 * latents.shape[1:].numel()))
+        parts = (channel_statistics(latents[part]) for part in images.split(rows))
+        return reduce(ChannelStatistics.merge, parts)
+    whole = latents[:]
+    check_latent_shape(whole)
+    return reduce(ChannelStatistics.merge, (_of_block(whole, b) for b in latent_blocks(whole)))
+
+
+def _of_block(latents: Tensor, images: slice) -> ChannelStatistics:
+    """Return the statistics of a slice of images, computed at once."""
+    block = latents[images].to(torch.float64)  # (B, C, H, W)
+    _refuse_non_finite(block, images.start)
+    mean = block.mean(dim=(0, 2, 3))  # (C,)
+    scatter = (block - mean[:, None, None]).square().sum(dim=(0, 2, 3))  # (C,)
+    return ChannelStatistics(block.numel() // block.shape[1], mean, scatter)
 
 
 def normalise(latents: Tensor, statistics: ChannelStatistics) -> Tensor:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusability.latents.channel_statistics import ChannelStatistics, normalise
+
 
 class MappedTensor:
     """Rows of memory-mapped shards, as one (N, ...) tensor that only indices can be taken of.
@@ -24,8 +26,10 @@ class MappedTensor:
         """Return the number of rows."""
         return self.shape[0]
 
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """Return the chosen rows, (n,) int64, in memory."""
+    def __getitem__(self, rows: Tensor | slice, /) -> Tensor:
+        """Return the chosen rows, (n,) int64 or a slice, in memory."""
+        if isinstance(rows, slice):
+            rows = torch.arange(len(self))[rows]  # (n,)
         chosen = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
         shards = rows.div(self._per_shard, rounding_mode="floor")  # (n,)
         for shard in shards.unique().tolist():
@@ -33,6 +37,25 @@ class MappedTensor:
             part = self._parts[shard][rows[places] - shard * self._per_shard]
             chosen[places] = part.to(self.dtype)
         return chosen
+
+
+class NormalisedLatents:
+    """The z-scores of the latents of some images, as one (n, C, h, w) tensor on disk."""
+
+    def __init__(
+        self, latents: MappedTensor, images: Tensor, statistics: ChannelStatistics
+    ) -> None:
+        """Name the (n,) images and what their latents are normalised by; nothing is read."""
+        self._latents, self._images, self._statistics = latents, images, statistics
+        self.shape = torch.Size((len(images), *latents.shape[1:]))
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._images)
+
+    def __getitem__(self, rows: Tensor | slice, /) -> Tensor:
+        """Return the chosen rows, (k,) int64 or a slice, as (k, C, h, w) in memory."""
+        return normalise(self._latents[self._images[rows]], self._statistics)
 
 
 @dataclass(frozen=True)

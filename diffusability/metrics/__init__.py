@@ -1,0 +1,46 @@
+"""Metrics of latent spaces and of generated images: pure functions on tensors.
+
+Every `measure_*` function can be imported from here, and so can the modules that they are defined
+in; a module is imported when one of its names is first asked for.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "alignment": ("measure_alignment",),
+    "class_accuracy": ("measure_class_accuracy",),
+    "continuity": ("measure_interpolation_frechet",),
+    "equivariance": ("measure_equivariance",),
+    "fdr6": ("measure_fdr6",),
+    "feature_moments": ("FeatureMoments", "merge_moments"),
+    "fisher": ("measure_fisher",),
+    "frechet": ("frechet_distance", "measure_frechet"),
+    "geometry": ("measure_spectra", "measure_stretch"),
+    "inception_score": ("measure_inception_score",),
+    "kernel_distance": ("measure_kernel_distance",),
+    "learned_fisher": ("measure_learned_fisher",),
+    "measurement": ("Measurement",),
+    "precision_recall": ("measure_precision_recall",),
+    "reconstruction": ("measure_lpips", "measure_posterior", "measure_reconstruction"),
+    "semantics": ("measure_semantics",),
+    "smoothness": ("measure_smoothness",),
+    "spatial": ("measure_spatial",),
+    "stationary_fisher": ("StationaryCurves", "stationary_curves"),
+    "trajectory": ("TrajectoryMoments", "TrajectoryRecorder"),
+    "uniformity": ("measure_uniformity",),
+    "velocity": ("measure_velocity",),
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name, or a module of metrics, importing it now."""
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    if name in _PUBLIC:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(
+        f"module {__name__!r} has no attribute {name!r}; it has {', '.join(_HOME)}"
+    )

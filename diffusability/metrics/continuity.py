@@ -15,9 +15,8 @@ from torch import Tensor
 
 from diffusability.data.images import Rows
 from diffusability.errors import MeasurementError
-from diffusability.metrics.distance_names import distance_name
 from diffusability.metrics.feature_moments import FeatureMoments, moments_of_batches
-from diffusability.metrics.frechet import measure_frechet
+from diffusability.metrics.frechet import distance_name, measure_frechet
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.nearest_neighbours import NeighbourTable
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffusability.errors import MeasurementError, StudyError
 from diffusability.metrics.measurement import Measurement
-from diffusability.metrics.ratio_estimate import (
+from diffusability.statistics import (
     influence_stderr,
     mean_influences,
     ratio_influences,

@@ -20,10 +20,10 @@ from safetensors import safe_open
 
 from diffusability.artifacts.tensors import write_tensors
 from diffusability.errors import MeasurementError
-from diffusability.metrics.block_jackknife import delete_block_stderr
 from diffusability.metrics.feature_moments import FeatureMoments, merge_moments
 from diffusability.metrics.frechet import FrechetReference, frechet_distance
 from diffusability.metrics.measurement import Measurement
+from diffusability.statistics import delete_block_stderr
 from diffusability.study.representations import FDR6_SPACES
 
 

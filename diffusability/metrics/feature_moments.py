@@ -1,21 +1,22 @@
 """Mergeable first and second moments of feature vectors, in float64.
 
-A Fréchet distance needs the mean and the covariance of N feature vectors and nothing else. Kept as
-(count, mean, scatter) they merge exactly, so shards can be reduced in any order, on any number of
-machines, and a shard can be left out again for an error estimate.
-Source: T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating formulae and a pairwise algorithm for
-computing sample variances" (1979).
+A Fréchet distance needs the mean and the covariance of N feature vectors and nothing else.
 """
 
 import hashlib
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diffusability.errors import MeasurementError
+from diffusability.statistics import Moments
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -63,7 +64,7 @@ def require_features(features: Tensor, what: str) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureMoments:
+class FeatureMoments(Moments):
     """Count, mean and scatter of feature vectors of one extractor.
 
     Attributes:
@@ -75,9 +76,6 @@ class FeatureMoments:
         resolution: side in pixels of the images that the extractor was given, None if unknown.
     """
 
-    count: int
-    mean: Tensor
-    scatter: Tensor
     extractor: str
     resolution: int | None = None
 
@@ -166,41 +164,7 @@ class FeatureMoments:
             )
         )
 
-    def merge(self, other: "FeatureMoments") -> "FeatureMoments":
-        """Return the moments of both sets together (exact, commutative, associative).
-
-        Raises:
-            MeasurementError: if extractor, resolution or dimension differ.
-        """
-        self.require_comparable(other)
-        count = self.count + other.count
-        shift = other.mean - self.mean
-        mean = self.mean + shift * (other.count / count)
-        between = torch.outer(shift, shift) * (self.count * other.count / count)
-        return FeatureMoments(
-            count, mean, self.scatter + other.scatter + between, self.extractor, self.resolution
-        )
-
-    def without(self, part: "FeatureMoments") -> "FeatureMoments":
-        """Return the moments of the vectors that are left when ``part`` is taken out.
-
-        Raises:
-            MeasurementError: if nothing would be left, or the two are not comparable.
-        """
-        self.require_comparable(part)
-        count = self.count - part.count
-        if count < 1:
-            raise MeasurementError(
-                f"moments of {self.extractor}: cannot take {part.count} out of {self.count}"
-            )
-        mean = self.mean + (self.mean - part.mean) * (part.count / count)
-        shift = part.mean - mean
-        between = torch.outer(shift, shift) * (count * part.count / self.count)
-        return FeatureMoments(
-            count, mean, self.scatter - part.scatter - between, self.extractor, self.resolution
-        )
-
-    def require_comparable(self, other: "FeatureMoments") -> None:
+    def require_comparable(self, other: Self) -> None:
         """Refuse moments of another extractor, resolution or dimension."""
         mine, theirs = ((m.extractor, m.resolution, m.dim) for m in (self, other))
         if mine != theirs:
@@ -239,13 +203,7 @@ class FeatureMoments:
 
     def to(self, device: torch.device | str) -> "FeatureMoments":
         """Return the moments on ``device``."""
-        return FeatureMoments(
-            self.count,
-            self.mean.to(device),
-            self.scatter.to(device),
-            self.extractor,
-            self.resolution,
-        )
+        return replace(self, mean=self.mean.to(device), scatter=self.scatter.to(device))
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the numbers as tensors that safetensors can store."""
@@ -325,3 +283,65 @@ def moments_of_batches(
         FeatureMoments.from_features(batch, extractor=extractor, resolution=resolution)
         for batch in batches
     )
+
+
+IMAGENET_TRAIN = 1_281_167  # images behind the published ImageNet statistics
+_IMAGES = "arr_0.npy"  # (N, H, W, C) uint8 inside the file
+_KEYS = {"inception": ("mu", "sigma"), "inception-spatial": ("mu_s", "sigma_s")}
+
+
+def read_adm_reference(
+    path: Path, *, count: int, resolution: int, extractor: str = "inception"
+) -> FeatureMoments:
+    """Return the moments stored in an npz of the ADM evaluator (guided-diffusion).
+
+    Args:
+        path: file with ``mu`` (2048,), ``sigma`` (2048, 2048) and, for sFID, ``mu_s`` (2023,),
+            ``sigma_s``; covariances have ddof = 1.
+        count: number of images behind the statistics (1,281,167 for the ImageNet train set); the
+            file does not say, and the images inside it are another, smaller set.
+        resolution: side in pixels of those images.
+        extractor: "inception" (pool features, FID) or "inception-spatial" (sFID).
+
+    Raises:
+        MeasurementError: if the file is missing or lacks the two arrays.
+    """
+    if extractor not in _KEYS:
+        raise MeasurementError(f"extractor {extractor!r} is not of {sorted(_KEYS)}")
+    if not path.is_file():
+        raise MeasurementError(f"reference statistics {path} do not exist; download them first")
+    names = _KEYS[extractor]
+    with np.load(path, allow_pickle=False) as arrays:
+        missing = set(names) - set(arrays.files)
+        if missing:
+            raise MeasurementError(f"reference statistics {path} lack {sorted(missing)}")
+        mean, covariance = (torch.from_numpy(arrays[name].astype(np.float64)) for name in names)
+    return FeatureMoments.from_covariance(
+        mean, covariance, count=count, extractor=extractor, resolution=resolution
+    )
+
+
+def reference_image_side(path: Path) -> int | None:
+    """Return the side in pixels of the images in an npz of the ADM evaluator.
+
+    Args:
+        path: the file; its images are not read, only their shape.
+
+    Returns:
+        The side, or None where the file holds moments alone.
+
+    Raises:
+        MeasurementError: if the file is missing, or no npz.
+    """
+    if not path.is_file():
+        raise MeasurementError(f"reference statistics {path} do not exist; download them first")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if _IMAGES not in archive.namelist():
+                return None
+            with archive.open(_IMAGES) as array:
+                np.lib.format.read_magic(array)
+                shape, _, _ = np.lib.format.read_array_header_1_0(array)
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise MeasurementError(f"reference statistics {path} cannot be read ({error})") from error
+    return int(shape[1])

@@ -18,14 +18,13 @@ from torch import Tensor
 from diffusability.errors import MeasurementError
 from diffusability.fisher.deviation import DEVIATIONS
 from diffusability.fisher.gaussian import gaussian_curve
-from diffusability.metrics.block_jackknife import delete_block_stderr
+from diffusability.fisher.information import check_variances, log_weights
 from diffusability.metrics.class_velocity import kronecker_eigenvalues
 from diffusability.metrics.kronecker import minimum_samples
 from diffusability.metrics.latent_set import LatentSet, check_labels
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.mixture_fisher import overlap_samples
 from diffusability.metrics.mixture_velocity import KroneckerMixture
-from diffusability.metrics.noise_grid import check_variances, log_weights
 from diffusability.metrics.stationary_fisher import (
     StationaryCurves,
     curve_deviations,
@@ -33,6 +32,7 @@ from diffusability.metrics.stationary_fisher import (
     stationary_curves,
 )
 from diffusability.metrics.velocity_fits import GroupFits, fit_groups
+from diffusability.statistics import delete_block_stderr
 
 # power of v in the pure number, and direction; FI alone claims none: it falls with compact
 # classes, and it falls with noise-like latents

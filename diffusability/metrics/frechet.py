@@ -18,10 +18,30 @@ from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 
 from diffusability.errors import MeasurementError
-from diffusability.metrics.block_jackknife import delete_block_stderr
-from diffusability.metrics.distance_names import distance_name
 from diffusability.metrics.feature_moments import FeatureMoments, merge_moments
 from diffusability.metrics.measurement import Measurement
+from diffusability.statistics import delete_block_stderr
+from diffusability.study.names import INCEPTION, INCEPTION_SPATIAL
+
+
+def distance_name(distance: str, extractor: str) -> str:
+    """Return the name of a Fréchet distance in metric names.
+
+    Args:
+        distance: "fd", "fd_infinity" or "ifd".
+        extractor: name of the feature extractor; a study reserves `inception` for the network
+            that the FID is defined with.
+
+    Returns:
+        ``<distance>_<extractor>``; for Inception "fid", "fid_infinity", "ifid", and for its
+        spatial features the same with an "s" in front.
+    """
+    if extractor == INCEPTION:
+        return distance.replace("fd", "fid")
+    if extractor == INCEPTION_SPATIAL:
+        return "s" + distance.replace("fd", "fid")
+    return f"{distance}_{extractor}"
+
 
 _PANEL = 256  # columns that one matrix product treats at once
 _CHOLESKY_PANEL = 128  # and columns that one step of the factorisation does
@@ -195,8 +215,7 @@ def measure_frechet(
 
     Returns:
         ``<stage>.fd_<extractor>``, in feature units squared; LOWER is better. Inception's is called
-        ``<stage>.fid``. Biased upwards by a term in 1/n: compare equal n only, or use
-        ``measure_frechet_infinity``.
+        ``<stage>.fid``. Biased upwards by a term in 1/n: compare equal n only.
 
     Raises:
         MeasurementError: if there are fewer than two shards, or moments do not belong together.
@@ -227,103 +246,6 @@ def measure_frechet(
         options=_options(reference, generated),
         flags=_rank_flags(reference, total),
     )
-
-
-def measure_frechet_infinity(
-    *,
-    reference: FeatureMoments,
-    generated: Sequence[FeatureMoments],
-    splits: int = 4,
-    stage: str = "generation",
-) -> Measurement:
-    """Measure the Fréchet distance extrapolated to infinitely many generated images.
-
-    The leading bias of the distance is linear in 1/n. For g = 1..splits the shards are dealt into
-    g disjoint groups; the mean distance of the groups is fitted by a line in the mean of 1/n, whose
-    intercept is the value. Source: Chong & Forsyth, arXiv 1911.07023; disjoint groups instead of
-    random subsets, so that every image counts equally.
-
-    Args:
-        reference: moments of the reference images (its own bias stays).
-        generated: moments of disjoint shards, at least ``2 * splits``.
-        splits: largest number of groups; the smallest group has a 1/splits part of the images.
-        stage: first part of the metric's name: what made the images.
-
-    Returns:
-        ``<stage>.fd_infinity_<extractor>``, in feature units squared; LOWER is better. Unlike the
-        plain distance it can be slightly negative.
-
-    Raises:
-        MeasurementError: if there are too few shards, or moments do not belong together.
-    """
-    if splits < 2 or len(generated) < 2 * splits:
-        raise MeasurementError(
-            f"extrapolation with {splits} splits needs splits >= 2 and at least {2 * splits} "
-            f"shards, there are {len(generated)}; make more, smaller shards"
-        )
-    total = merge_moments(generated)
-    table = _GroupTable(reference, generated, splits)
-    value = table.intercept()
-    left_out = torch.tensor(
-        [table.intercept_without(j) for j in range(len(generated))], dtype=torch.float64
-    )
-    sizes = torch.tensor([shard.count for shard in generated])
-    smallest = min(group.count for groups in table.groups for group in groups)
-    flags = _rank_flags(reference, total)
-    if smallest <= total.dim and not flags:
-        flags = ("rank-deficient",)
-        _warn_rank(f"the smallest group has {smallest} images", total.dim)
-    return Measurement(
-        metric=f"{stage}.{distance_name('fd_infinity', total.extractor)}",
-        value=value,
-        stderr=delete_block_stderr(value, left_out, sizes),
-        n=total.count,
-        unit="feature^2",
-        higher_is_better=False,
-        options=_options(reference, generated) | {"splits": splits},
-        flags=flags,
-    )
-
-
-class _GroupTable:
-    """Distances of g = 1..splits groups of shards, and what changes when one shard is left out."""
-
-    def __init__(
-        self, reference: FeatureMoments, shards: Sequence[FeatureMoments], splits: int
-    ) -> None:
-        self.reference, self.shards = FrechetReference(reference), shards
-        # Shard j belongs to group j mod g whichever shard is left out: groups do not reshuffle.
-        self.groups = [
-            [merge_moments(shards[first::count]) for first in range(count)]
-            for count in range(1, splits + 1)
-        ]
-        self.distances = [
-            [frechet_distance(reference, g) for g in groups] for groups in self.groups
-        ]
-
-    def intercept(self) -> float:
-        """Return the intercept over all shards."""
-        return self._fit(self.groups, self.distances)
-
-    def intercept_without(self, shard: int) -> float:
-        """Return the intercept without one shard; only one group a split has changed."""
-        groups = [list(row) for row in self.groups]
-        distances = [list(row) for row in self.distances]
-        for row, (group_row, distance_row) in enumerate(zip(groups, distances, strict=True)):
-            index = shard % (row + 1)
-            group_row[index] = group_row[index].without(self.shards[shard])
-            distance_row[index] = self.reference.distance(group_row[index])
-        return self._fit(groups, distances)
-
-    @staticmethod
-    def _fit(groups: list[list[FeatureMoments]], distances: list[list[float]]) -> float:
-        x = torch.tensor(
-            [sum(1 / g.count for g in row) / len(row) for row in groups], dtype=torch.float64
-        )
-        y = torch.tensor([sum(row) / len(row) for row in distances], dtype=torch.float64)
-        centred = x - x.mean()
-        slope = (centred * y).sum() / centred.square().sum()
-        return float(y.mean() - slope * x.mean())
 
 
 def _options(

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffusability.errors import MeasurementError
-from diffusability.fisher.bilipschitz import distance_quotients
 from diffusability.fisher.spectrum import image_spectrum, spectral_slope, vector_spectrum
-from diffusability.metrics.block_jackknife import delete_block_stderr
 from diffusability.metrics.measurement import Measurement
+from diffusability.statistics import delete_block_stderr
 
 LEVELS = {"q01": 0.01, "q05": 0.05, "q50": 0.5, "q95": 0.95, "q99": 0.99}
 BLOCKS = 20  # of images, of which the jackknife leaves one out at a time
@@ -98,6 +98,26 @@ def measure_stretch(
     else:
         impossible.append(("geometry.stretch_q99_q01", "a percentile of the pairs share a latent"))
     return found, impossible
+
+
+def distance_quotients(x: Tensor, z: Tensor) -> Tensor:
+    """Return |E(x) - E(x')| / |x - x'| of every pair, NaN for pairs of equal data.
+
+    Args:
+        x: (N, ...) data; the pairs take 4 N^2 bytes of float64.
+        z: (N, ...) their latents.
+
+    Returns:
+        (N (N - 1) / 2,) float64, in the order of `torch.triu_indices(N, N, 1)`.
+
+    Raises:
+        MeasurementError: the numbers differ.
+    """
+    if len(x) != len(z):
+        raise MeasurementError(f"{len(x)} data and {len(z)} latents do not belong together")
+    before = F.pdist(x.flatten(1).to(torch.float64))  # (P,)
+    after = F.pdist(z.flatten(1).to(torch.float64))  # (P,)
+    return torch.where(before > 0, after / before, torch.nan)
 
 
 def measure_spectra(

@@ -17,12 +17,11 @@ from diffusability.fisher.estimator import (
     Estimate,
     FisherSamples,
     Quantity,
-    mean_estimate,
     sample_fisher,
 )
+from diffusability.fisher.information import check_variances, log_weights
 from diffusability.metrics.cosine_transform import cosine_transform
 from diffusability.metrics.measurement import Measurement
-from diffusability.metrics.noise_grid import check_variances, log_weights
 
 _BOUND_IMAGES = 200  # from which the variances of a sample may serve as a bound
 # name of the quantity, its attribute, power of v that makes it a pure number, direction
@@ -133,7 +132,7 @@ def _means(
         if name not in HEADLINE:
             continue
         pure = [s.v**power / s.dim * getattr(s, attribute) for s in curve]  # V of (N,)
-        mean = mean_estimate(weights @ torch.stack(pure))
+        mean = Estimate.of(weights @ torch.stack(pure))
         found.append(
             Measurement(
                 f"fisher.learned_{name}{ending}",

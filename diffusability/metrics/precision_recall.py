@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from diffusability.errors import MeasurementError
-from diffusability.metrics.block_jackknife import delete_block_stderr
 from diffusability.metrics.feature_moments import require_extractor_name, require_features
 from diffusability.metrics.measurement import Measurement
+from diffusability.statistics import delete_block_stderr
 
 _ROWS = 1024  # rows of a distance matrix that are held at once
 _NAMES = ("precision", "recall", "density", "coverage")

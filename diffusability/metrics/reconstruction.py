@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffusability.errors import MeasurementError
 from diffusability.metrics.measurement import Measurement
-from diffusability.metrics.ratio_estimate import influence_stderr, ratio_influences
+from diffusability.statistics import influence_stderr, ratio_influences
 
 _K1, _K2 = 0.01, 0.03  # stabilisers of Wang et al.
 _WINDOW = 11

@@ -16,7 +16,7 @@ from diffusability.errors import MeasurementError
 from diffusability.metrics.cosine_transform import cosine_transform
 from diffusability.metrics.latent_set import LatentSet
 from diffusability.metrics.measurement import Measurement
-from diffusability.metrics.standard_errors import jackknife_stderr, mean_and_stderr
+from diffusability.statistics import jackknife_stderr, mean_and_stderr
 
 _SEC_RATIOS = (0.25, 0.5)
 _WINDOW = 2
@@ -31,21 +31,6 @@ def high_frequencies(height: int, width: int, ratio: float) -> Tensor:
     """
     order = torch.arange(height)[:, None] + torch.arange(width)  # (H, W), u + v
     return order > ratio * (height + width - 2)
-
-
-def spectral_energy_concentration(energy: Tensor, ratio: float) -> float:
-    """Return SEC, the share of the energy outside the low frequencies (Eq. 9).
-
-    Args:
-        energy: (H, W) mean squared DCT coefficient over images and channels.
-        ratio: rho in [0, 1).
-
-    Returns:
-        Share in [0, 1], the mean (DC) counted below the line; LOWER is better (smoother).
-    """
-    height, width = energy.shape
-    high = high_frequencies(height, width, ratio).to(energy.device)  # (H, W)
-    return float(energy[high].sum() / energy.sum())
 
 
 @dataclass(frozen=True)

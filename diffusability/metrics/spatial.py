@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from diffusability.errors import MeasurementError
 from diffusability.metrics.latent_set import LatentSet, check_masks
 from diffusability.metrics.measurement import Measurement
-from diffusability.metrics.standard_errors import mean_and_stderr
+from diffusability.statistics import mean_and_stderr
 
 _TOKEN_EPS = 1e-8
 _MINIMUM_SHARE = 0.25  # 64 of 256 tokens in iREPA's comparison

@@ -8,6 +8,7 @@ diagonal blocks, and 1/(lam+v), 1/(lam+v)^2 are convex.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -180,15 +181,8 @@ def _chunks(images: Rows, chosen: Tensor) -> list[Tensor]:
 
 
 def _statistics(images: Rows, chosen: Tensor) -> ChannelStatistics:
-    parts = [channel_statistics(images[part].double()) for part in _chunks(images, chosen)]
-    return _merged(parts)
-
-
-def _merged(parts: Sequence[ChannelStatistics]) -> ChannelStatistics:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total.merge(part)
-    return total
+    parts = (channel_statistics(images[part].double()) for part in _chunks(images, chosen))
+    return reduce(ChannelStatistics.merge, parts)
 
 
 def _scales(statistics: list[ChannelStatistics]) -> tuple[ChannelStatistics, Tensor]:
@@ -196,10 +190,11 @@ def _scales(statistics: list[ChannelStatistics]) -> tuple[ChannelStatistics, Ten
 
     The mean of a channel drops out of every covariance.
     """
-    whole = _merged(statistics)
+    whole = reduce(ChannelStatistics.merge, statistics)
     scale = [torch.ones_like(whole.std)]
     for b in range(len(statistics)):
-        scale.append(whole.std / _merged(statistics[:b] + statistics[b + 1 :]).std)
+        others = reduce(ChannelStatistics.merge, statistics[:b] + statistics[b + 1 :])
+        scale.append(whole.std / others.std)
     return whole, torch.stack(scale).cpu()
 
 

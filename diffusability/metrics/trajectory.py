@@ -3,14 +3,14 @@
 The statistics are accumulated while the solver runs, so no trajectory is ever stored.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from diffusability.errors import MeasurementError
 from diffusability.metrics.measurement import Measurement
+from diffusability.statistics import Moments
 
 # name, unit, whether larger helps; the order of the first columns of `TrajectoryMoments`
 SCALARS = (
@@ -20,51 +20,33 @@ SCALARS = (
 )
 
 
-@dataclass(frozen=True)
-class TrajectoryMoments:
-    """Mean and scatter over trajectories; moments of disjoint samples merge exactly.
-
-    Attributes:
-        steps: steps M of every trajectory.
-        n: number of trajectories.
-        mean: (3 + M,) float64 means of straightness, efficiency, angle and M length ratios.
-        scatter: (3 + M,) float64 sums of squared deviations from the mean.
-    """
-
-    steps: int
-    n: int
-    mean: Tensor
-    scatter: Tensor
+class TrajectoryMoments(Moments):
+    """Moments of (3 + M,) straightness, efficiency, angle and M length ratios of trajectories."""
 
     @classmethod
     def of(cls, values: Tensor) -> "TrajectoryMoments":
         """Return the moments of per-trajectory values (n, 3 + M)."""
         values = values.double()
         mean = values.mean(dim=0)
-        scatter = (values - mean).square().sum(dim=0)
-        return cls(values.shape[1] - len(SCALARS), len(values), mean, scatter)
+        return cls(len(values), mean, (values - mean).square().sum(dim=0))
 
-    def merge(self, other: "TrajectoryMoments") -> "TrajectoryMoments":
-        """Return the moments of both samples together.
+    @property
+    def steps(self) -> int:
+        """Steps M of every trajectory."""
+        return len(self.mean) - len(SCALARS)
 
-        Raises:
-            MeasurementError: the trajectories have different numbers of steps.
-        """
+    def require_comparable(self, other: Self) -> None:
+        """Refuse trajectories of another number of steps."""
         if self.steps != other.steps:
             raise MeasurementError(
                 f"trajectory: moments over {self.steps} and {other.steps} steps cannot be merged; "
                 "sample both with the same number of steps"
             )
-        n = self.n + other.n
-        gap = other.mean - self.mean
-        mean = self.mean + gap * (other.n / n)
-        scatter = self.scatter + other.scatter + gap.square() * (self.n * other.n / n)
-        return TrajectoryMoments(self.steps, n, mean, scatter)
 
     @property
     def stderr(self) -> Tensor | None:
         """(3 + M,) standard errors of the means; None for a single trajectory."""
-        return (self.scatter / (self.n * (self.n - 1))).sqrt() if self.n > 1 else None
+        return (self.scatter / (self.count * (self.count - 1))).sqrt() if self.count > 1 else None
 
     def length_ratio(self) -> tuple[Tensor, Tensor | None]:
         """Return the speed along the path (Fig. 10, arXiv 2606.03578).
@@ -90,7 +72,7 @@ class TrajectoryMoments:
         options = {"steps": self.steps} | (options or {})
         errors = [None] * len(SCALARS) if self.stderr is None else self.stderr.tolist()
         return [
-            Measurement(name, float(self.mean[k]), errors[k], self.n, unit, higher, options)
+            Measurement(name, float(self.mean[k]), errors[k], self.count, unit, higher, options)
             for k, (name, unit, higher) in enumerate(SCALARS)
         ]
 

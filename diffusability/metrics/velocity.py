@@ -11,13 +11,6 @@ import torch
 from torch import Tensor
 
 from diffusability.metrics.class_velocity import CURVE_TIMES, SCALARS
-from diffusability.metrics.half_sampling import (
-    Halves,
-    Halving,
-    corrected_mean,
-    draw_halves,
-    error_of_mean,
-)
 from diffusability.metrics.kronecker import (
     MAX_ITERATIONS,
     TOLERANCE,
@@ -28,6 +21,13 @@ from diffusability.metrics.latent_set import LatentSet, check_labels
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.mixture_velocity import KroneckerMixture, between_class_variance
 from diffusability.metrics.velocity_fits import GroupFits, fit_groups
+from diffusability.statistics import (
+    Halves,
+    Halving,
+    corrected_mean,
+    draw_halves,
+    error_of_mean,
+)
 
 _DIRECTIONS = {
     "viv": False,

@@ -10,15 +10,16 @@ from torch import Tensor
 
 from diffusability.errors import MeasurementError
 from diffusability.metrics.class_velocity import (
+    channel_sensitivity,
     class_spectra,
     dct_diagonal_variance,
+    dct_shares,
     velocity_values,
 )
 from diffusability.metrics.kronecker import KroneckerFit, flip_flop
 from diffusability.metrics.latent_set import LatentSet
 from diffusability.metrics.mixture_velocity import KroneckerMixture
 from diffusability.metrics.thread_map import thread_map
-from diffusability.metrics.velocity_sensitivity import channel_sensitivity, dct_shares
 
 # On a CPU samples and products stay near the cache, and temporaries reuse memory: twice as fast as
 # 128 MiB, which a GPU needs to be busy.

@@ -8,8 +8,8 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from diffusability.analysis.catalogue import HEADLINE_METRICS
 from diffusability.analysis.headline import (
-    HEADLINE_METRICS,
     NO_CORRELATIONS,
     headline_correlations,
     headline_family,
@@ -18,7 +18,7 @@ from diffusability.analysis.headline import (
     proxy_sentences,
     target_metric,
 )
-from diffusability.analysis.tidy import read_tables
+from diffusability.analysis.measurements import read_tables
 from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.card import read_card
 from diffusability.report.pictures import inline, tokenizer_pictures
@@ -32,25 +32,13 @@ from diffusability.report.summaries import (
 )
 from diffusability.study.plan import Plan
 from diffusability.study.targets import FIGURE_NAMES, figure_files
+from diffusability.study.workflow_files import CAPTIONS
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
-CAPTIONS = Path(__file__).parents[2] / "report"  # shared with Snakemake's own report
 PICTURE_CAPTIONS = ("reconstructions", "samples")
 TABLE_CAPTIONS = ("measurements", "claims", "regressions", "selection", "proxies", "latent_spaces")
-TABLE_COLUMNS = [
-    "tokenizer",
-    "tokenizer_seed",
-    "backbone",
-    "seed",
-    "cfg",
-    "metric",
-    "value",
-    "stderr",
-    "n",
-    "unit",
-    "flags",
-    "fingerprint",
-]
+# columns of the measurements that the page leaves out: the same in every row, or long
+_HIDDEN = ("study", "dataset", "family", "cluster", "higher_is_better", "options")
 
 
 def write_page(plan: Plan, path: Path) -> None:
@@ -88,7 +76,7 @@ def write_page(plan: Plan, path: Path) -> None:
         captions={name: _caption(name) for name in PICTURE_CAPTIONS}
         | {name: _caption(f"tables/{name}") for name in TABLE_CAPTIONS},
         times=_times(plan),
-        table=_rows(measurements[TABLE_COLUMNS]),
+        table=_rows(measurements.drop(columns=list(_HIDDEN))),
         machines=_machines(plan),
     )
     write_bytes(path, html.encode())

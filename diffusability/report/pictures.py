@@ -84,7 +84,7 @@ def _run(artifact: Artifact) -> tuple[str, str]:
 
 
 def _loss(artifact: Artifact, target: str) -> float:
-    """Return the target, turned so that lower is better."""
+    """Return the target, negated if higher is better."""
     (found,) = (m for m in _measurements(artifact) if m["metric"] == target)
     if found["value"] is None:
         return float("inf")

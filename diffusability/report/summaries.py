@@ -1,16 +1,17 @@
-"""What of the analysis tables stands in the report: ledger, choices, fits, encoders."""
+"""Rows of the analysis tables that the report shows: claims, selection, fits, encoders."""
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from diffusability.analysis.claims import CONTRADICTED, NOT_TESTABLE, REPRODUCED, UNDECIDED
-from diffusability.analysis.proxies import difference_interval
-from diffusability.analysis.tables import ALL_FAMILIES
+from diffusability.analysis.comparison import difference_interval
+from diffusability.analysis.panels import ALL_FAMILIES
+from diffusability.analysis.verdicts import CONTRADICTED, NOT_TESTABLE, REPRODUCED, UNDECIDED
+from diffusability.study.tables import BEST
 
 VERDICTS = (REPRODUCED, CONTRADICTED, UNDECIDED, NOT_TESTABLE)
-BEST = "best of each"  # guidance scale
 # column of latent_spaces: what the report calls it
 ENCODER_COLUMNS = {
     "stretch_min": "a",
@@ -31,7 +32,7 @@ def verdict_counts(ledger: pd.DataFrame) -> dict[str, int]:
 
 def ledger_rows(ledger: pd.DataFrame) -> list[dict[str, str]]:
     """Return the claims, decided ones first, with the measured value and its interval as text."""
-    order = {verdict: place for place, verdict in enumerate(VERDICTS)}
+    order = {verdict: rank for rank, verdict in enumerate(VERDICTS)}
     ranked = ledger.sort_values("verdict", key=lambda v: v.map(order), kind="stable")
     return [
         {
@@ -45,37 +46,41 @@ def ledger_rows(ledger: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def selection_rows(selection: pd.DataFrame, target: str) -> pd.DataFrame:
-    """Return the metric chosen for each perspective, over all families, one row a panel."""
+    """Return the metric chosen for each perspective, over all families, one row per panel."""
     chosen = _of_target(selection, target)
     columns = ["naive_metric", "naive_r2", "naive_q2", "nested_q2", "optimism", "agreement"]
-    return chosen[["backbone", "cfg", "perspective", *columns, "n", "note"]]
+    return chosen[["backbone", "guidance", "perspective", *columns, "n", "note"]]
 
 
 def regression_rows(regressions: pd.DataFrame, target: str, best: int = 10) -> pd.DataFrame:
-    """Return the fits with the largest skill on left-out clusters, at most ``best`` a panel.
+    """Return the fits with the largest skill on left-out clusters, at most ``best`` per panel.
 
-    Where no cluster can be left out, those with the largest R² stand in.
+    Where no cluster can be left out, those with the largest R² are shown.
     """
     chosen = _of_target(regressions, target)
     fitted = chosen[chosen["r2"].notna()].sort_values(["q2", "r2"], ascending=False)
-    fitted = fitted.groupby(["backbone", "cfg"], sort=False).head(best)
+    fitted = fitted.groupby(["backbone", "guidance"], sort=False).head(best)
     intervals = [
         with_interval(*row) for row in fitted[["r2", "r2_low", "r2_high"]].to_numpy(float).tolist()
     ]
     columns = ["q2", "q2_rank", "ordering", "ordering_pairs", "regret", "n", "note"]
-    shown = fitted[["backbone", "cfg", "predictors"]].assign(r2=intervals)
-    return shown.join(fitted[columns]).sort_values(["backbone", "cfg"], kind="stable")
+    predictors = fitted["metric_1"] + (" + " + fitted["metric_2"]).where(
+        fitted["metric_2"] != "", ""
+    )
+    shown = fitted[["backbone", "guidance"]].assign(predictors=predictors, r2=intervals)
+    return shown.join(fitted[columns]).sort_values(["backbone", "guidance"], kind="stable")
 
 
 def proxy_rows(proxies: pd.DataFrame, target: str, family: str) -> pd.DataFrame:
     """Return every pair of the two papers' proxies at the smallest guidance scale of a backbone."""
     chosen = proxies[(proxies["target"] == target) & (proxies["family"] == family)]
-    smallest = chosen.groupby("backbone")["cfg"].transform("min")
-    rows = chosen[chosen["cfg"] == smallest].to_dict("records")
-    columns = ("backbone", "cfg", "first paper", "r", "second paper", "its r", "difference")
+    scales = chosen["guidance"].replace(BEST, math.inf).astype(float)
+    smallest = scales.groupby(chosen["backbone"]).transform("min")
+    rows = chosen[scales == smallest].to_dict("records")
+    columns = ("backbone", "guidance", "first paper", "r", "second paper", "its r", "difference")
     shown = [
         (
-            *(row["backbone"], row["cfg"]),
+            *(row["backbone"], row["guidance"]),
             *(row["metric_a"], with_interval(row["r_a"], row["low_a"], row["high_a"])),
             *(row["metric_b"], with_interval(row["r_b"], row["low_b"], row["high_b"])),
             *(with_interval(row["value"], *difference_interval(row)), row["better"]),
@@ -87,13 +92,13 @@ def proxy_rows(proxies: pd.DataFrame, target: str, family: str) -> pd.DataFrame:
 
 
 def latent_space_rows(spaces: pd.DataFrame) -> pd.DataFrame:
-    """Return Tables 1 to 3 of the Fisher paper as text, one row a tokenizer, with their errors.
+    """Return Tables 1 to 3 of the Fisher paper as text, one row per tokenizer, with their errors.
 
     Args:
         spaces: as of ``analysis.latent_spaces``.
 
     Returns:
-        The Frechet distance stands in a column a backbone and guidance scale. Empty where the
+        One column per backbone and guidance scale holds the Frechet distance. Empty where the
         study measures no stretching of distances: the headline holds the rest.
     """
     if not spaces["stretch_q99_q01"].notna().any():
@@ -105,7 +110,9 @@ def latent_space_rows(spaces: pd.DataFrame) -> pd.DataFrame:
         row |= {words: _plus(first, column) for column, words in ENCODER_COLUMNS.items()}
         for model in part[part["distance"].notna()].to_dict("records"):
             metric = str(model["distance_metric"]).removeprefix("generation.")
-            row[f"{metric} {model['backbone']} cfg {model['cfg']:g}"] = _plus(model, "distance")
+            row[f"{metric} {model['backbone']} guidance {model['guidance']:g}"] = _plus(
+                model, "distance"
+            )
         rows.append(row)
     return pd.DataFrame(rows).fillna("")
 
@@ -127,6 +134,9 @@ def with_interval(value: float, low: float, high: float) -> str:
 
 
 def _of_target(table: pd.DataFrame, target: str) -> pd.DataFrame:
-    chosen = table[(table["target"] == target) & (table["family"] == ALL_FAMILIES)]
-    scale = chosen["cfg"].map(lambda cfg: BEST if pd.isna(cfg) else f"{cfg:g}")
-    return chosen.assign(cfg=scale)
+    """Return the rows of a target over all tokenizers; a guidance is text."""
+    families = set(table["family"])
+    every = {ALL_FAMILIES} if len(families) > 1 else families
+    chosen = table[(table["target"] == target) & table["family"].isin(every)]
+    words = chosen["guidance"].map(lambda scale: scale if scale == BEST else f"{scale:g}")
+    return chosen.assign(guidance=words)

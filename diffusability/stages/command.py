@@ -1,4 +1,4 @@
-"""The command line of every script: a job from Snakemake, or a study and a name by hand."""
+"""The command line that makes artifacts: a job from Snakemake, or a study and a name by hand."""
 
 import argparse
 import logging
@@ -6,34 +6,33 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from diffusability.artifacts.gpus import take_gpus
 from diffusability.artifacts.job import Job
 from diffusability.errors import ArtifactError, DiffusabilityError
-from diffusability.study.load import DEFAULT_STUDY, load_study
+from diffusability.execution.gpus import take_gpus
+from diffusability.study.load import load_study
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.problems import nearest
-from diffusability.study.stages import STAGES, stage_module
+from diffusability.study.stages import STAGES
 
 
-def run(stage: str, description: str | None, argv: Sequence[str] | None = None) -> int:
-    """Make one artifact of `stage` and return the process's exit status.
+def run(description: str | None, argv: Sequence[str] | None = None) -> int:
+    """Make one artifact and return the process's exit status.
 
     Started by torchrun, the processes make it together; the first of them writes it.
 
     Args:
-        stage: a key of STAGES.
         description: first lines of the help text.
-        argv: arguments; by default those of the process.
+        argv: arguments, the stage first; by default those of the process.
 
     Returns:
         0 when the artifact is there, made here or meanwhile by another process, 75 when the same
         command should be run again to go on (time is up), else the error's own status.
     """
     arguments = _parser(description).parse_args(argv)
+    stage: str = arguments.stage
     rank = int(os.environ.get("RANK", "0"))
     logging.basicConfig(
         level=logging.WARNING if rank else logging.INFO,
@@ -56,7 +55,8 @@ def run(stage: str, description: str | None, argv: Sequence[str] | None = None) 
 def _make(job: Job) -> bool:
     """Return whether this process made the artifact; False: another did while it waited."""
     # imported late, so that --help and a wrong argument answer at once
-    make = import_module(stage_module(job.stage)).make
+    from diffusability.stages.make import make
+
     if "WORLD_SIZE" not in os.environ:
         if job.made_by_another():
             return False
@@ -83,9 +83,15 @@ def _make(job: Job) -> bool:
 
 
 def _parser(description: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description)
+    listing = "\n".join(f"  {name:22}{entry.about}" for name, entry in STAGES.items())
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"stages:\n{listing}",
+    )
+    parser.add_argument("stage", choices=STAGES, metavar="stage", help="what to make, see below")
     parser.add_argument("--job", help="the job as JSON, as Snakemake passes it")
-    parser.add_argument("--study", default=DEFAULT_STUDY, help="study file (%(default)s)")
+    parser.add_argument("--study", help="study file (the default study)")
     parser.add_argument(
         "--name", help="without --job: the artifact's name or how it begins, e.g. conv-base/s0"
     )
@@ -111,12 +117,12 @@ def _job(stage: str, arguments: argparse.Namespace) -> Job:
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     job = Job.from_json(text, minutes=arguments.minutes)
     if job.stage != stage:
-        raise ArtifactError(f"--job: this script makes {stage}, the job is of stage {job.stage}")
+        raise ArtifactError(f"--job: is of stage {job.stage}, not {stage}")
     if arguments.dry_run:
         return job
     # by itself; torchrun was started on the GPUs that its processes share
     if STAGES[stage].gpu and arguments.device in ("auto", "cuda") and "RANK" not in os.environ:
-        take_gpus(1)  # before torch looks at them
+        take_gpus(1, state=job.state)  # before torch looks at them
     return replace(job, device=_device(arguments.device))
 
 

@@ -1,33 +1,37 @@
-"""Stage `diffusion`: train one diffusion model on the cached latents of one tokenizer."""
+"""Stages `diffusion` and `learned_fisher`: train a diffusion model, and measure what it learned."""
 
-import json
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from diffusability.artifacts.job import Job
-from diffusability.data.load import load_dataset
+from diffusability.artifacts.card import read_card
 from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
-from diffusability.diffusion.load import backbone_spec, build_diffusion
+from diffusability.diffusion.load import backbone_spec, build_diffusion, load_diffusion
 from diffusability.diffusion.training_loss import diffusion_loss
+from diffusability.fisher.backbone_denoiser import backbone_denoiser
 from diffusability.latents.channel_statistics import ChannelStatistics
 from diffusability.latents.posteriors import Posteriors
-from diffusability.stages.open import open_latents
-from diffusability.study.backbone import AnyBackbone
+from diffusability.metrics.learned_fisher import HEADLINE, measure_learned_fisher
+from diffusability.metrics.measurement import Measurement
+from diffusability.stages.inputs import Inputs
+from diffusability.stages.measurements import write_measurements
+from diffusability.study.backbone import Backbone, BackboneSpec
+from diffusability.study.metrics import LearnedFisherOptions
+from diffusability.tokenizers.posterior import Posterior
 from diffusability.training.distributed import processes
 from diffusability.training.loop import Phase, Run, train
 
+UNCONDITIONAL = "the backbone was trained without classes"
 
-def make(job: Job, folder: Path) -> None:
+
+def make(inputs: Inputs, spec: BackboneSpec, out: Path) -> None:
     """Write model.safetensors (averaged weights, with the latent scale) and history.csv."""
-    spec, together = backbone_spec(job.options), processes()
-    device = torch.device(job.device)
-    data = load_dataset(job.input("dataset"))
+    job, data, together = inputs.job, inputs.data, processes()
     with together.leader_first():  # evicted shards are encoded once
-        latents = open_latents(job, data, checked=not together.leads)
-    posteriors = Posteriors(latents, data.split("train"), device)
-    model = _model(job, spec, posteriors, data.num_classes).to(device)
+        latents = inputs.latents if together.leads else inputs.checked_latents
+    posteriors = Posteriors(latents, data.split("train"), inputs.device)
+    model = _model(inputs, spec, posteriors).to(inputs.device)
     loss = diffusion_loss(model, posteriors, spec)
     training = train(
         Run(
@@ -37,27 +41,63 @@ def make(job: Job, folder: Path) -> None:
             phases=[Phase("loss", list(model.parameters()), loss, divisible=True)],
             images=len(posteriors),
             versions=posteriors.versions,
-            seed=job.stream("steps"),
+            seed=inputs.stream("steps"),
             state=job.state,
             averaged="diffusion",
-            device=device,
+            device=inputs.device,
             minutes=job.minutes_left,
             processes=together,
         )
     )
     if together.leads:
-        save_file(training.averaged.state_dict(), folder / "model.safetensors")
-        training.write_history(folder / "history.csv")
+        save_file(training.averaged.state_dict(), out / "model.safetensors")
+        training.write_history(out / "history.csv")
 
 
 def _model(
-    job: Job, spec: AnyBackbone, posteriors: Posteriors, classes: int
+    inputs: Inputs, spec: Backbone, posteriors: Posteriors
 ) -> LatentDiffusion | LatentDenoiser:
     """Return the model with its first weights and the scale of its training latents."""
     channels, height, width = posteriors.shape
-    model = build_diffusion(spec, (channels, height, width), classes)
-    model.network.initialise(torch.Generator().manual_seed(job.stream("weights")))
-    stated = json.loads((job.input("latents") / "latents.json").read_text())
+    model = build_diffusion(spec, (channels, height, width), inputs.data.num_classes)
+    model.network.initialise(inputs.generator("weights"))
+    stated = inputs.json("latents", "latents.json")
     statistics = ChannelStatistics.from_json(stated["channel_statistics"])
     model.set_normalisation(statistics.mean, statistics.std)
     return model
+
+
+def measure_fisher(inputs: Inputs, spec: LearnedFisherOptions, out: Path) -> None:
+    """Write measurements.json, with the class of every latent and without it.
+
+    A model that was trained without classes is asked without them alone.
+    """
+    data = inputs.data
+    split = data.split(spec.split)
+    count = min(spec.latents, len(split))
+    # spread evenly, because an image folder is in the order of its classes
+    latents = inputs.latents[split[torch.arange(count) * len(split) // count]]
+    source = inputs.folder("diffusion")
+    _, channels, height, width = latents.mean.shape
+    shape = (channels, height, width)
+    model = load_diffusion(source, shape, data.num_classes, inputs.job.device)
+    backbone = backbone_spec(read_card(source)["spec"])
+    trained = backbone_denoiser(model, backbone)
+    # trained on draws of the posteriors, it knows nothing of the distribution of their means
+    posterior = Posterior(latents.mean, latents.logvar)
+    drawn = posterior.sample(inputs.generator("posterior"))
+    x, labels = model.normalise(drawn.to(inputs.device)), latents.labels.to(inputs.device)
+    found: list[Measurement] = []
+    for condition in (labels, None) if backbone.conditional else (None,):
+        found += measure_learned_fisher(
+            x,
+            trained.denoise,
+            spec.variances,
+            seed=inputs.stream("noise"),
+            probes=spec.probes,
+            labels=condition,
+            draws=spec.draws,
+            sigma_range=trained.sigma_range,
+        )
+    without = [] if backbone.conditional else [f"fisher.learned_{name}" for name in HEADLINE]
+    write_measurements(out, found, [(name, UNCONDITIONAL) for name in without])

@@ -1,11 +1,14 @@
 """Stage `encoder`: train a small network on the study's images, or copy published weights."""
 
 from pathlib import Path
+from typing import Annotated, Any
 
-from diffusability.artifacts.job import Job
-from diffusability.encoders.load import encoder_kind
+from diffusability.encoders.load import EncoderKind
+from diffusability.stages.inputs import Inputs
+from diffusability.study.encoder import ENCODERS, EncoderEntry
 
 
-def make(job: Job, folder: Path) -> None:
+def make(inputs: Inputs, spec: Annotated[EncoderEntry, ENCODERS], out: Path) -> None:
     """Write model.safetensors and history.csv; of what is not trained it has no rows."""
-    encoder_kind(job.options).make(job, folder)
+    kind: EncoderKind[Any] = ENCODERS.code(spec)(spec)
+    kind.make(inputs.job, out)

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet, in_batches, to_float
-from diffusability.encoders.load import load_encoder
 from diffusability.metrics.feature_moments import FeatureMoments, moments_of_batches
+from diffusability.stages.inputs import Inputs
 
 BATCH = 256
-SPATIAL = "-spatial"  # part of an extractor's name: features that keep their place
+SPATIAL = "-spatial"  # part of an extractor's name: features that keep their position
 SHARDS = 20  # disjoint parts of a set; leaving each out in turn gives the standard error
 
 
@@ -22,7 +21,7 @@ class Features:
 
     vectors: Tensor  # (N, D) float32
     logits: Tensor  # (N, K) float32; K = 0 for an extractor without classes
-    spatial: Tensor  # (N, S) float32, values that keep their place; S = 0 for all but Inception
+    spatial: Tensor  # (N, S) float32, values that keep their position; S = 0 for all but Inception
 
     def parts(self) -> dict[str, Tensor]:
         """Return what Fréchet distances compare, by what it adds to the extractor's name."""
@@ -32,11 +31,11 @@ class Features:
 class Extractor:
     """The encoder in one role of a job."""
 
-    def __init__(self, job: Job, name: str, data: ImageSet, role: str = "extractor") -> None:
+    def __init__(self, inputs: Inputs, name: str, role: str = "extractor") -> None:
         """Load it on the job's device; `name` becomes part of metric names."""
-        self.name, self.device = name, job.device
-        self.resolution = data.images.shape[-1]
-        self._model = load_encoder(job.input(role), data, job.device)
+        self.name, self.device = name, inputs.device
+        self.resolution = inputs.data.images.shape[-1]
+        self._model = inputs.encoder(role)
 
     def __call__(self, images: Tensor) -> Features:
         """Return the features of (N, C, H, W) uint8 images."""

@@ -2,25 +2,22 @@
 
 from pathlib import Path
 
-import torch
-
-from diffusability.artifacts.job import Job
 from diffusability.fisher.toy_curves import exact_curve, learned_curve
 from diffusability.fisher.toy_networks import ToyLoss, toy_network
 from diffusability.fisher.toy_oracles import toy_oracle
+from diffusability.stages.inputs import Inputs
 from diffusability.study.fisher_toy import ToyCurve
 from diffusability.training.loop import Phase, Run, train
 
 
-def make(job: Job, folder: Path) -> None:
-    """Write curve.csv, one row a noise variance."""
-    spec = ToyCurve.model_validate(job.spec)
+def make(inputs: Inputs, spec: ToyCurve, out: Path) -> None:
+    """Write curve.csv, one row per noise variance."""
+    job = inputs.job
     oracle = toy_oracle(spec.distribution)
     if spec.network is None or spec.samples is None:
         curve = exact_curve(oracle, spec.variances)
     else:
-        generator = torch.Generator().manual_seed(job.stream("points"))
-        points = oracle.sample(spec.network.points, generator).float()
+        points = oracle.sample(spec.network.points, inputs.generator("points")).float()
         model = toy_network(spec.network, points, job.stream("weights"))
         training = train(
             Run(
@@ -45,4 +42,4 @@ def make(job: Job, folder: Path) -> None:
             samples=spec.samples,
             seed=job.stream("draws"),
         )
-    curve.to_csv(folder / "curve.csv", index=False)
+    curve.to_csv(out / "curve.csv", index=False)

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from diffusability.artifacts.card import evicted, read_card
 from diffusability.artifacts.job import Job
-from diffusability.data.images import ImageSet
-from diffusability.data.load import load_dataset
 from diffusability.metrics.class_accuracy import measure_class_accuracy
 from diffusability.metrics.fdr6 import load_normalisers, load_references, measure_fdr6
 from diffusability.metrics.frechet import measure_frechet
@@ -22,43 +20,38 @@ from diffusability.metrics.kernel_distance import measure_kernel_distance
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.precision_recall import measure_precision_recall
 from diffusability.metrics.trajectory import SCALARS
-from diffusability.stages import samples as sampling
 from diffusability.stages.features import BATCH, Extractor, Features
-from diffusability.stages.generation_reference import (
-    Reference,
-    extract_reference,
-    load_reference,
-)
+from diffusability.stages.inputs import Inputs
+from diffusability.stages.make import make as make_artifact
 from diffusability.stages.measurements import write_measurements
-from diffusability.study.metrics import GenerationMetric
+from diffusability.stages.references import Reference, extract_reference, load_reference
+from diffusability.study.generation import GenerationMetric
 from diffusability.study.names import fdr6_role
 
 logger = logging.getLogger(__name__)
 
 
-def make(job: Job, folder: Path) -> None:
+def make(inputs: Inputs, spec: GenerationMetric, out: Path) -> None:
     """Write measurements.json: distances, accuracy, and the trajectories of the samples."""
-    spec = GenerationMetric.model_validate({**job.spec, **job.local})
-    data = load_dataset(job.input("dataset"))
-    samples = _samples(job)
+    data, samples = inputs.data, _samples(inputs)
     notes = json.loads((samples / "samples.json").read_text())
     shards = [samples / name for name in notes["shards"]]
-    extractor = Extractor(job, spec.extractor, data)
+    extractor = Extractor(inputs, spec.extractor)
     reference = (
         extract_reference(spec, extractor, data)
         if spec.compared is None
-        else load_reference(job.input("reference"))
+        else load_reference(inputs.folder("reference"))
     )
     generated = extractor.of_batches(_images(shards))
     trajectory, untold = _trajectory(notes)
     compared = [
         *_distances(extractor, reference, generated),
-        *_compare(job, extractor, reference.vectors, generated.vectors),
-        *_fdr6(job, spec, data, shards, generated),
+        *_compare(inputs, extractor, reference.vectors, generated.vectors),
+        *_fdr6(inputs, spec, shards, generated),
     ]
     asked = _labels(shards) if notes["labels"] else None  # None: nothing was asked for
-    named, impossible = _name(job, extractor.name, generated.logits, asked, data.num_classes)
-    write_measurements(folder, [*compared, *named, *trajectory], [*impossible, *untold])
+    named, without = _name(inputs, extractor.name, generated.logits, asked, data.num_classes)
+    write_measurements(out, [*compared, *named, *trajectory], [*without, *untold])
 
 
 def _trajectory(notes: dict[str, Any]) -> tuple[list[Measurement], list[tuple[str, str]]]:
@@ -68,16 +61,16 @@ def _trajectory(notes: dict[str, Any]) -> tuple[list[Measurement], list[tuple[st
     return [Measurement(**m | {"flags": tuple(m["flags"])}) for m in notes["trajectory"]], []
 
 
-def _samples(job: Job) -> Path:
+def _samples(inputs: Inputs) -> Path:
     """Return the folder of the samples; evicted images are generated again, by their own job."""
-    folder = job.input("samples")
+    folder, name = inputs.folder("samples"), inputs.job.name
     before = read_card(folder)
     if evicted(folder, before):
-        logger.info("%s: its samples were evicted and are generated again", job.name)
-        again = Job.from_card(folder, device=job.device)
+        logger.info("%s: its samples were evicted and are generated again", name)
+        again = Job.from_card(folder, device=inputs.job.device)
         with again.writing() as staging:
-            sampling.make(again, staging)
-        if read_card(job.input("samples"))["outputs"] != before["outputs"]:
+            make_artifact(again, staging)
+        if read_card(inputs.folder("samples"))["outputs"] != before["outputs"]:
             logger.warning("%s: other bits than before, as GPUs give", folder)
     return folder
 
@@ -112,27 +105,25 @@ def _distances(
 
 
 def _fdr6(
-    job: Job,
+    inputs: Inputs,
     spec: GenerationMetric,
-    data: ImageSet,
     shards: Sequence[Path],
     generated: Features,
 ) -> list[Measurement]:
     """Return FDr6 and its six ratios, where the study asks for them.
 
     Args:
-        job: with the six extractors, and with what they were held against, upstream.
+        inputs: with the six extractors and their references upstream.
         spec: names the extractors.
-        data: the dataset.
         shards: files of the generated images.
         generated: features of these images by `spec.extractor`, not extracted twice.
     """
     if spec.fdr6 is None:
         return []
-    folder = job.input("fdr6")
+    folder = inputs.folder("fdr6")
     parts = {}
-    for place, name in enumerate(spec.fdr6):
-        extractor = Extractor(job, name, data, fdr6_role(place))
+    for position, name in enumerate(spec.fdr6):
+        extractor = Extractor(inputs, name, fdr6_role(position))
         known = name == spec.extractor
         features = generated if known else extractor.of_batches(_images(shards))
         parts[name] = extractor.shard_moments(features.vectors)
@@ -143,26 +134,28 @@ def _fdr6(
     )
 
 
-def _compare(job: Job, extractor: Extractor, real: Tensor, generated: Tensor) -> list[Measurement]:
+def _compare(
+    inputs: Inputs, extractor: Extractor, real: Tensor, generated: Tensor
+) -> list[Measurement]:
     """Return the comparisons of (M, D) generated features with (N, D) real ones, one by one."""
     return [
         measure_kernel_distance(
             reference=real,
             generated=generated,
             extractor=extractor.name,
-            generator=_generator(job, "kernel distance"),
+            generator=inputs.generator("kernel distance"),
         ),
         *measure_precision_recall(
             real=real,
             generated=generated,
             extractor=extractor.name,
-            generator=_generator(job, "precision and recall"),
+            generator=inputs.generator("precision and recall"),
         ),
     ]
 
 
 def _name(
-    job: Job, name: str, logits: Tensor, labels: Tensor | None, classes: int
+    inputs: Inputs, name: str, logits: Tensor, labels: Tensor | None, classes: int
 ) -> tuple[list[Measurement], list[tuple[str, str]]]:
     """Return what the (N, K) class logits of generated images tell, and what they cannot."""
     accuracy, score = (f"generation.{m}_{name}" for m in ("class_accuracy", "inception_score"))
@@ -173,7 +166,7 @@ def _name(
     inception_score = measure_inception_score(
         logits.double().softmax(1),
         classifier=name,
-        generator=_generator(job, "inception score"),
+        generator=inputs.generator("inception score"),
     )
     if known != classes:
         reason = f"the {known} classes of the extractor `{name}` are not the dataset's {classes}"
@@ -184,7 +177,3 @@ def _name(
         predicted=logits.argmax(1), conditioning=labels, classes=classes, classifier=name
     )
     return [class_accuracy, inception_score], []
-
-
-def _generator(job: Job, use: str) -> torch.Generator:
-    return torch.Generator().manual_seed(job.stream(use))

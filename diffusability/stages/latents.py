@@ -7,24 +7,19 @@ import torch
 from torch import Tensor
 
 from diffusability.artifacts.atomic import write_json
-from diffusability.artifacts.job import Job
-from diffusability.data.load import load_dataset
-from diffusability.errors import MeasurementError
-from diffusability.latents.channel_statistics import ChannelStatistics, channel_statistics
+from diffusability.latents.channel_statistics import channel_statistics
 from diffusability.latents.mapped import MappedLatents
-from diffusability.stages.open import ensure_latents
+from diffusability.stages.inputs import Inputs
 from diffusability.study.tokenizer import EncodingSpec
 
 BLOCK_BYTES = 256 * 2**20  # of latents in memory at a time
 
 
-def make(job: Job, folder: Path) -> None:
+def make(inputs: Inputs, spec: EncodingSpec, out: Path) -> None:
     """Write latents.json; the shards go to the cache beside the artifacts."""
-    spec = EncodingSpec.model_validate(job.spec)
-    data = load_dataset(job.input("dataset"))
-    latents = ensure_latents(job, spec, job.fingerprint, data)
+    data, latents = inputs.data, inputs.ensure_latents(spec, inputs.job.fingerprint)
     write_json(
-        folder / "latents.json",
+        out / "latents.json",
         {
             "images": len(latents),
             "shape": list(latents.mean.shape[1:]),
@@ -38,27 +33,23 @@ def make(job: Job, folder: Path) -> None:
 
 
 def describe(latents: MappedLatents, images: Tensor) -> dict[str, Any]:
-    """Return channel statistics and posterior variance of (n,) images, in one pass over them.
+    """Return channel statistics and posterior variance of (n,) images.
 
     Raises:
-        MeasurementError: a mean is not finite.
+        MeasurementError: there is no image, or a mean is not finite.
     """
-    total: ChannelStatistics | None = None
+    statistics = channel_statistics(latents.mean, images)
     variance, values = 0.0, 0
     for block in _blocks(latents, images):
-        part = channel_statistics(latents.mean[block])
-        total = part if total is None else total.merge(part)
         logvar = latents.logvar[block].double()
         variance += logvar.exp().sum().item()
         values += logvar.numel()
-    if total is None:
-        raise MeasurementError("The training split is empty: there is no latent to describe")
     variance /= values
     return {
-        "channel_statistics": total.to_json(),
+        "channel_statistics": statistics.to_json(),
         "posterior_variance": variance,
-        "posterior_variance_share": variance / (variance + total.std.square().mean().item()),
-        "constant_channels": total.constant_channels,
+        "posterior_variance_share": variance / (variance + statistics.std.square().mean().item()),
+        "constant_channels": statistics.constant_channels,
     }
 
 
@@ -69,5 +60,5 @@ def _finite(latents: MappedLatents, images: Tensor) -> bool:
 
 def _blocks(latents: MappedLatents, images: Tensor) -> tuple[Tensor, ...]:
     """Cut (n,) images into runs whose float32 latents need BLOCK_BYTES."""
-    bytes_an_image = 4 * latents.mean.shape[1:].numel()
-    return images.split(max(1, BLOCK_BYTES // bytes_an_image)) if len(images) else ()
+    bytes_per_image = 4 * latents.mean.shape[1:].numel()
+    return images.split(max(1, BLOCK_BYTES // bytes_per_image)) if len(images) else ()

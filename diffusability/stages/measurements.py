@@ -11,17 +11,17 @@ from diffusability.metrics.measurement import Measurement
 def write_measurements(
     folder: Path,
     measurements: Iterable[Measurement],
-    impossible: Iterable[tuple[str, str]] = (),
+    without: Iterable[tuple[str, str]] = (),
 ) -> None:
     """Write measurements.json into the folder of an artifact's outputs.
 
     Args:
         folder: where to write.
         measurements: the numbers.
-        impossible: metrics that cannot be measured here, each with the reason; they stand in the
-            table as declared empty cells.
+        without: metrics that are not applicable here, each with the reason; the table declares
+            them as empty cells.
     """
-    cells = [m.to_json() for m in measurements] + [_declare(*cell) for cell in impossible]
+    cells = [m.to_json() for m in measurements] + [_declare(*cell) for cell in without]
     write_json(folder / "measurements.json", cells)
 
 

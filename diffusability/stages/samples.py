@@ -1,6 +1,5 @@
 """Stage `samples`: generate images at one guidance scale and follow their trajectories."""
 
-import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,18 @@ from torch import Tensor
 
 from diffusability.artifacts.atomic import write_json
 from diffusability.artifacts.card import read_card
-from diffusability.artifacts.job import Job
-from diffusability.data.images import ImageSet, to_uint8
-from diffusability.data.load import load_dataset
+from diffusability.data.images import to_uint8
 from diffusability.diffusion.edm_sampler import Churn, integrate_denoiser, sigma_grid
 from diffusability.diffusion.guidance import guided_denoiser, guided_velocity
 from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
 from diffusability.diffusion.load import backbone_spec, load_diffusion
-from diffusability.diffusion.sampler import balanced_labels, draw_noise, integrate, steps_for
+from diffusability.diffusion.sampler import balanced_labels, draw_noise, integrate
 from diffusability.figures.image_grid import write_image_grid
 from diffusability.metrics.trajectory import TrajectoryRecorder
-from diffusability.stages.open import open_tokenizer
-from diffusability.study.backbone import EDMSampling
+from diffusability.stages.inputs import Inputs
+from diffusability.study.backbone import EDMSampling, Solver, solver_steps
 from diffusability.study.fingerprint import derive_seed
-from diffusability.tokenizers.interface import Tokenizer
+from diffusability.study.spec import Spec
 from diffusability.training.progress import Progress
 
 BATCH = 256
@@ -35,46 +32,65 @@ NO_TRAJECTORY = (
     "the statistics are of even steps in the time of the linear path; EDM's steps are even in "
     "sigma^(1/rho)"
 )
+SHIFTED = "the statistics are of even steps in time; sampling.shift makes them uneven"
 
 
-def make(job: Job, folder: Path) -> None:
+ALWAYS = (0.0, 1.0)  # guidance acts at every time
+
+
+class SampleOptions(Spec):
+    """How one set of images is generated."""
+
+    solver: Solver
+    evaluations: int
+    guidance: float
+    count: int
+    shift: float = 1.0
+    guidance_interval: tuple[float, float] = ALWAYS
+    edm: EDMSampling | None = None  # of models of process edm
+
+    @property
+    def steps(self) -> int:
+        """Steps of the solver."""
+        return solver_steps(self.solver, self.evaluations)
+
+
+def make(inputs: Inputs, spec: SampleOptions, out: Path) -> None:
     """Write uint8 image shards, samples.json (labels, trajectory) and samples.png."""
-    spec = job.spec
-    data = load_dataset(job.input("dataset"))
-    tokenizer = open_tokenizer(job, data)
-    model = _model(job, data, tokenizer)
+    model = _model(inputs)
     recorder = None
-    if isinstance(model, LatentDiffusion):
-        recorder = TrajectoryRecorder(steps_for(spec["solver"], spec["evaluations"]))
-    conditional = backbone_spec(read_card(job.input("diffusion"))["spec"]).conditional
-    count = spec["count"]
-    progress = Progress(job.name, -(-count // BATCH))
+    if isinstance(model, LatentDiffusion) and spec.shift == 1:
+        recorder = TrajectoryRecorder(spec.steps)
+    conditional = backbone_spec(read_card(inputs.folder("diffusion"))["spec"]).conditional
+    count = spec.count
+    progress = Progress(inputs.job.name, -(-count // BATCH))
     shards: list[str] = []
     for start in range(0, count, SHARD):
         stop = min(start + SHARD, count)
         images = []
         for first in range(start, stop, BATCH):
             indices = range(first, min(first + BATCH, stop))
-            latents = _latents(job, model, _labels(indices, model, conditional), recorder, indices)
-            images.append(to_uint8(tokenizer.decode(latents)).cpu())
+            labels = _labels(indices, model, conditional)
+            latents = _latents(inputs, spec, model, labels, recorder, indices)
+            images.append(to_uint8(inputs.tokenizer.decode(latents)).cpu())
             progress.advance({})
         name = f"shard-{len(shards):05d}.safetensors"
         labels = _labels(range(start, stop), model, conditional)
         # a decoder may leave channels innermost in memory, which a file cannot hold
         pictures = torch.cat(images).contiguous()  # (N, C, H, W)
-        save_file({"images": pictures, "labels": labels}, folder / name)
+        save_file({"images": pictures, "labels": labels}, out / name)
         shards.append(name)
     progress.close()
     notes = {
         "images": count,
         "labels": "balanced: index modulo classes" if conditional else None,
-        "classes": data.num_classes,
+        "classes": inputs.data.num_classes,
         "shards": shards,
     }
-    write_json(folder / "samples.json", notes | _trajectory(job, recorder))
-    pictured, columns = pictured_indices(min(count, SHARD), data.num_classes)
-    first_images = load_file(folder / shards[0])["images"]
-    write_image_grid(folder / "samples.png", first_images[pictured], columns)
+    write_json(out / "samples.json", notes | _trajectory(spec, recorder))
+    pictured, columns = pictured_indices(min(count, SHARD), inputs.data.num_classes)
+    first_images = load_file(out / shards[0])["images"]
+    write_image_grid(out / "samples.png", first_images[pictured], columns)
 
 
 def pictured_indices(count: int, classes: int) -> tuple[list[int], int]:
@@ -92,10 +108,12 @@ def pictured_indices(count: int, classes: int) -> tuple[list[int], int]:
     return [index for index in indices if index < count], columns
 
 
-def _model(job: Job, data: ImageSet, tokenizer: Tokenizer) -> LatentDiffusion | LatentDenoiser:
+def _model(inputs: Inputs) -> LatentDiffusion | LatentDenoiser:
+    data, tokenizer = inputs.data, inputs.tokenizer
     height, width = (side // tokenizer.factor for side in data.images.shape[-2:])
     shape = (tokenizer.latent_channels, height, width)
-    return load_diffusion(job.input("diffusion"), shape, data.num_classes, job.device)
+    folder = inputs.folder("diffusion")
+    return load_diffusion(folder, shape, data.num_classes, inputs.job.device)
 
 
 def _labels(indices: range, model: LatentDiffusion | LatentDenoiser, conditional: bool) -> Tensor:
@@ -107,7 +125,8 @@ def _labels(indices: range, model: LatentDiffusion | LatentDenoiser, conditional
 
 @torch.no_grad()
 def _latents(
-    job: Job,
+    inputs: Inputs,
+    spec: SampleOptions,
     model: LatentDiffusion | LatentDenoiser,
     labels: Tensor,
     recorder: TrajectoryRecorder | None,
@@ -117,35 +136,35 @@ def _latents(
 
     The noise depends on sampling seed and index alone: every cell of a study starts from the same.
     """
-    spec, network = job.spec, model.network
-    steps, guidance = steps_for(spec["solver"], spec["evaluations"]), spec["guidance"]
+    network, guidance = model.network, spec.guidance
     shape, null = (network.latent_channels, *network.grid), network.num_classes
 
     def draw(*use: str | int) -> Tensor:
-        return draw_noise(derive_seed(*use, job.seed), indices, shape).to(job.device)
+        seed = derive_seed(*use, inputs.job.seed)
+        return draw_noise(seed, indices, shape).to(inputs.device)
 
-    noise, labels = draw("sampling noise"), labels.to(job.device)  # (B, C, H, W), (B,)
+    noise, labels = draw("sampling noise"), labels.to(inputs.device)  # (B, C, H, W), (B,)
     if isinstance(model, LatentDiffusion):
-        velocity = guided_velocity(model, labels, null, guidance)
-        found = integrate(velocity, noise, steps, solver=spec["solver"], on_step=recorder)
+        velocity = guided_velocity(model, labels, null, guidance, spec.guidance_interval)
+        found = integrate(velocity, noise, spec.steps, spec.solver, spec.shift, on_step=recorder)
         return model.denormalise(found)
-    edm = EDMSampling.model_validate(spec["edm"])
-    churn = None
-    if edm.churn:
-        high = math.inf if edm.churn_max is None else edm.churn_max
-        fresh = partial(draw, "churn")
-        churn = Churn(fresh, edm.churn, edm.churn_min, high, edm.churn_noise)
+    edm = spec.edm
+    assert edm is not None  # the plan gives it to every model of that process
+    churn = Churn(partial(draw, "churn"), edm) if edm.churn else None
     denoise = guided_denoiser(model, labels, null, guidance)
-    sigmas = sigma_grid(steps, low=edm.sigma_min, high=edm.sigma_max, rho=edm.rho)
-    return model.denormalise(integrate_denoiser(denoise, noise, sigmas, spec["solver"], churn))
+    sigmas = sigma_grid(spec.steps, edm)
+    return model.denormalise(integrate_denoiser(denoise, noise, sigmas, spec.solver, churn))
 
 
-def _trajectory(job: Job, recorder: TrajectoryRecorder | None) -> dict[str, Any]:
+def _trajectory(spec: SampleOptions, recorder: TrajectoryRecorder | None) -> dict[str, Any]:
     """Return the notes on the trajectories, or why there are none."""
     if recorder is None:
-        return {"trajectory": None, "no_trajectory": NO_TRAJECTORY}
+        reason = SHIFTED if spec.shift != 1 else NO_TRAJECTORY
+        return {"trajectory": None, "no_trajectory": reason}
     ratios, errors = recorder.moments.length_ratio()
-    options = {key: job.spec[key] for key in ("solver", "evaluations", "guidance")}
+    options = spec.model_dump(include={"solver", "evaluations", "guidance"})
+    if spec.guidance_interval != ALWAYS:
+        options["guidance_interval"] = list(spec.guidance_interval)
     return {
         "trajectory": [m.to_json() for m in recorder.moments.measurements(options)],
         "length_ratio": ratios.tolist(),

@@ -2,26 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diffusability.artifacts.job import Job
-from diffusability.data.images import ImageSet, to_float
-from diffusability.data.load import load_dataset
+from diffusability.data.images import to_float
 from diffusability.encoders.interface import Encoder
-from diffusability.encoders.load import load_encoder
 from diffusability.stages.geometry_preserving import GeometryPreservingTraining
-from diffusability.stages.open import open_perceptual
+from diffusability.stages.inputs import Inputs, training_images
 from diffusability.study.network import ConvNetwork
 from diffusability.study.regularizer import Gpe
 from diffusability.study.tokenizer import TokenizerSpec
-from diffusability.tokenizers.build import build_objective, build_regularizer, build_tokenizer
+from diffusability.tokenizers.build import build_regularizer, build_tokenizer
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.hierarchical import HierarchicalAutoencoder, hierarchical_loss
 from diffusability.tokenizers.interface import Tokenizer
-from diffusability.tokenizers.load import tokenizer_source
+from diffusability.tokenizers.load import WEIGHTS, tokenizer_source
+from diffusability.tokenizers.objective import Objective
 from diffusability.tokenizers.training_step import TokenizerLosses
 from diffusability.tokenizers.vector import VectorAutoencoder
 from diffusability.training.images import TrainingImages
@@ -30,37 +29,49 @@ from diffusability.training.loop import Batch, Losses, Phase, Run, Training, tra
 HELD_BYTES = 2 * 2**30  # features of all images up to this size stay on the device
 
 
-def make(job: Job, folder: Path) -> None:
+def make(inputs: Inputs, spec: Mapping[str, Any], out: Path) -> None:
     """Write model.safetensors (averaged weights) and history.csv.
 
     A published autoencoder is copied with its config.json; the history of what is not trained has
     no rows.
     """
-    if "source" in job.spec:
-        tokenizer_source(job.options).make(job, folder)
-        (folder / "history.csv").write_text("step\n")
+    if "source" in spec:
+        tokenizer_source(spec).make(inputs.job, out)
+        (out / "history.csv").write_text("step\n")
         return
-    spec = typed_spec(job)
-    data = load_dataset(job.input("dataset"))
-    weights: Mapping[str, Tensor]
-    if spec.network.arch == "hierarchical":
-        training = _train_hierarchical(job, spec, data)
-        weights, history = training.averaged.state_dict(), training.history
-    elif isinstance(spec.regularizer, Gpe):
-        weights, history = _train_geometry_preserving(job, spec, spec.regularizer, data)
-    else:
-        training = _train_regularized(job, spec, data)
-        weights, history = training.averaged.state_dict(), training.history
-    whole = {name: value.contiguous() for name, value in weights.items()}
-    save_file(whole, folder / "model.safetensors")
-    write_history(history, folder / "history.csv")
+    weights, history = _train_by_method(inputs, _typed(inputs, spec))
+    save_file({name: value.contiguous() for name, value in weights.items()}, out / WEIGHTS)
+    write_history(history, out / "history.csv")
 
 
-def _train_regularized(job: Job, spec: TokenizerSpec, data: ImageSet) -> Training:
+def _typed(inputs: Inputs, spec: Mapping[str, Any]) -> TokenizerSpec:
+    """Return the typed entry; encoders entered it by their fingerprints, and are named by role."""
+    values = dict(spec)
+    for role, part, key in (
+        ("encoder", "regularizer", "encoder"),
+        ("perceptual", "objective", "perceptual_encoder"),
+    ):
+        if role in inputs:
+            values[part] = {**values[part], key: role}
+    return TokenizerSpec.model_validate(values)
+
+
+def _train_by_method(
+    inputs: Inputs, spec: TokenizerSpec
+) -> tuple[Mapping[str, Tensor], list[dict[str, float]]]:
+    """Train the network of an entry; return weights and history."""
+    if isinstance(spec.regularizer, Gpe):
+        return _train_geometry_preserving(inputs, spec, spec.regularizer)
+    hierarchical = spec.network.arch == "hierarchical"
+    training = (_train_hierarchical if hierarchical else _train_regularized)(inputs, spec)
+    return training.averaged.state_dict(), training.history
+
+
+def _train_regularized(inputs: Inputs, spec: TokenizerSpec) -> Training:
     """Train autoencoder, regularizer and discriminator in turn."""
-    encoder = _encoder(job, data)
-    losses = _losses(job, spec, data, encoder)
-    images = TrainingImages(data, data.split("train"), job.device, job.stream("crops"))
+    encoder = inputs.encoder("encoder") if "encoder" in inputs else None
+    losses = _losses(inputs, spec, encoder)
+    images = training_images(inputs)
     features = None if encoder is None else TargetFeatures(encoder, images)
 
     def autoencoder(batch: Batch) -> Losses:
@@ -77,36 +88,36 @@ def _train_regularized(job: Job, spec: TokenizerSpec, data: ImageSet) -> Trainin
         parameters = list(losses.discriminator.parameters())
         phases.append(Phase("discriminator", parameters, discriminator))
         modules["discriminator"] = losses.discriminator
-    return _train(job, spec, modules, phases, len(images))
+    return _train(inputs, spec, modules, phases, len(images))
 
 
-def _train_hierarchical(job: Job, spec: TokenizerSpec, data: ImageSet) -> Training:
+def _train_hierarchical(inputs: Inputs, spec: TokenizerSpec) -> Training:
     """Train the levels of a hierarchical VAE together."""
-    tokenizer = _first_weights(job, spec, data)
+    tokenizer = _first_weights(inputs, spec)
     assert isinstance(tokenizer, HierarchicalAutoencoder)
-    objective = build_objective(spec.objective)
-    images = TrainingImages(data, data.split("train"), job.device, job.stream("crops"))
+    objective = Objective(spec.objective)
+    images = training_images(inputs)
 
     def loss(batch: Batch) -> Losses:
         return hierarchical_loss(tokenizer, objective, images(batch), batch.step, batch.generator)
 
     phases = [Phase("autoencoder", list(tokenizer.parameters()), loss)]
-    return _train(job, spec, {"tokenizer": tokenizer}, phases, len(images))
+    return _train(inputs, spec, {"tokenizer": tokenizer}, phases, len(images))
 
 
 def _train_geometry_preserving(
-    job: Job, spec: TokenizerSpec, options: Gpe, data: ImageSet
+    inputs: Inputs, spec: TokenizerSpec, options: Gpe
 ) -> tuple[Mapping[str, Tensor], list[dict[str, float]]]:
     """Train encoder and decoder one after the other; return weights and history."""
-    tokenizer = _first_weights(job, spec, data)
+    tokenizer = _first_weights(inputs, spec)
     assert isinstance(tokenizer, VectorAutoencoder)
-    objective = build_objective(spec.objective)
-    history = GeometryPreservingTraining(job, spec, options, tokenizer, objective, data).run()
+    objective = Objective(spec.objective)
+    history = GeometryPreservingTraining(inputs, spec, options, tokenizer, objective).run()
     return tokenizer.state_dict(), history
 
 
 def _train(
-    job: Job,
+    inputs: Inputs,
     spec: TokenizerSpec,
     modules: Mapping[str, nn.Module],
     phases: Sequence[Phase],
@@ -115,73 +126,52 @@ def _train(
     """Run the phases; the tokenizer among the modules is averaged."""
     return train(
         Run(
-            name=job.name,
+            name=inputs.job.name,
             spec=spec.train,
             modules=modules,
             phases=phases,
             images=images,
-            seed=job.stream("steps"),
-            state=job.state,
+            seed=inputs.stream("steps"),
+            state=inputs.job.state,
             averaged="tokenizer",
-            device=torch.device(job.device),
-            minutes=job.minutes_left,
+            device=inputs.device,
+            minutes=inputs.job.minutes_left,
         )
     )
 
 
-def _first_weights(job: Job, spec: TokenizerSpec, data: ImageSet) -> Tokenizer:
+def _first_weights(inputs: Inputs, spec: TokenizerSpec) -> Tokenizer:
     """Return the network of an entry; equal seeds give equal weights."""
-    tokenizer = build_tokenizer(spec.network, data.images.shape[1], data.images.shape[-1])
-    return tokenizer.initialise(_generator(job, "weights")).to(job.device)
+    shape = inputs.data.images.shape
+    tokenizer = build_tokenizer(spec.network, shape[1], shape[-1])
+    return tokenizer.initialise(inputs.generator("weights")).to(inputs.device)
 
 
-def typed_spec(job: Job) -> TokenizerSpec:
-    """Return the typed entry of a job; encoders entered it by their fingerprints alone."""
-    values = {key: dict(value) for key, value in job.options.items()}
-    if "encoder" in job.upstream:
-        values["regularizer"]["encoder"] = "encoder"
-    if "perceptual" in job.upstream:
-        values["objective"]["perceptual_encoder"] = "perceptual"
-    return TokenizerSpec.model_validate(values)
-
-
-def _losses(
-    job: Job, spec: TokenizerSpec, data: ImageSet, encoder: Encoder | None
-) -> TokenizerLosses:
+def _losses(inputs: Inputs, spec: TokenizerSpec, encoder: Encoder | None) -> TokenizerLosses:
     """Build every network of the objective; equal seeds give equal autoencoders."""
     channels = None if encoder is None else encoder.grid_channels
-    tokenizer = build_tokenizer(spec.network, data.images.shape[1], data.images.shape[-1])
+    shape = inputs.data.images.shape  # (N, C, H, W)
+    tokenizer = build_tokenizer(spec.network, shape[1], shape[-1])
     regularizer = build_regularizer(spec, channels)
-    tokenizer.initialise(_generator(job, "weights"))
+    tokenizer.initialise(inputs.generator("weights"))
     if isinstance(spec.network, ConvNetwork) and spec.network.channels_last:
         # after the draw, which follows memory; torch declares this overload in no stub
         tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    regularizer.initialise(_generator(job, "regularizer"))
+    regularizer.initialise(inputs.generator("regularizer"))
     discriminator = None
     if spec.objective.gan:
         discriminator = PatchDiscriminator(
-            data.images.shape[1], spec.objective.gan_width, spec.objective.gan_layers
+            shape[1], spec.objective.gan_width, spec.objective.gan_layers
         )
-        discriminator.initialise(_generator(job, "discriminator"))
-        discriminator.to(job.device)
+        discriminator.initialise(inputs.generator("discriminator"))
+        discriminator.to(inputs.device)
     return TokenizerLosses(
-        tokenizer.to(job.device),
-        build_objective(spec.objective),
-        regularizer.to(job.device),
+        tokenizer.to(inputs.device),
+        Objective(spec.objective),
+        regularizer.to(inputs.device),
         discriminator,
-        open_perceptual(job, data),
+        inputs.perceptual,
     )
-
-
-def _encoder(job: Job, data: ImageSet) -> Encoder | None:
-    """Return the target of alignment, if the tokenizer has one."""
-    if "encoder" not in job.upstream:
-        return None
-    return load_encoder(job.input("encoder"), data, job.device)
-
-
-def _generator(job: Job, use: str) -> torch.Generator:
-    return torch.Generator().manual_seed(job.stream(use))
 
 
 class TargetFeatures:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
+from diffusability.study.registry import Registry
 from diffusability.study.spec import Probability, Spec, TrainSpec, is_none
 
 # width, depth, heads of the published sizes (DiT, Table 1; SiT and LightningDiT share them)
@@ -36,11 +37,19 @@ class EDMTraining(Spec):
 class Backbone(Spec):
     """What every diffusion model on latents has, whatever its network.
 
+    A backbone is declared with `BACKBONES.add`: a subclass with `arch: Literal["its name"]`, and
+    the `diffusion.network.LatentNetwork` that takes it as `module:class`.
+
     Two processes noise the latents. `flow` learns the velocity of the linear path; `edm` a
-    preconditioned denoiser. The options of `time` and of the directional loss belong to `flow` and
-    stand in no canonical form of the other.
+    preconditioned denoiser. The options `time` and `cosine` belong to `flow` and are in no
+    canonical form of the other.
     """
 
+    arch: str = Field(description="the network")
+    time: Literal["uniform", "logit-normal"] = Field(
+        "uniform", description="distribution of the time in training"
+    )
+    cosine: NonNegativeFloat = Field(0.0, description="weight of the directional loss")
     class_dropout: Probability = Field(
         0.1, description="share of labels replaced by null; 1: unconditional, also when sampling"
     )
@@ -102,6 +111,9 @@ class Backbone(Spec):
         yield from ()
 
 
+BACKBONES: Registry[Backbone] = Registry("backbone", tag="arch")
+
+
 class TransformerBackbone(Backbone):
     """A diffusion transformer on latents; `size` fills width, depth and heads."""
 
@@ -141,14 +153,14 @@ class TransformerBackbone(Backbone):
             yield "patch", f"{self.patch} does not divide the {grid} x {grid} latent grid"
 
 
+@BACKBONES.add("diffusability.diffusion.transformer:SiT")
 class SiTBackbone(TransformerBackbone):
     """SiT: uniform time, mean squared error."""
 
     arch: Literal["sit"]
-    time: Literal["uniform", "logit-normal"] = "uniform"
-    cosine: NonNegativeFloat = Field(0.0, description="weight of the directional loss")
 
 
+@BACKBONES.add("diffusability.diffusion.transformer:LightningDiT")
 class LightningDiTBackbone(TransformerBackbone):
     """LightningDiT: logit-normal time, mean squared error plus cosine."""
 
@@ -157,6 +169,7 @@ class LightningDiTBackbone(TransformerBackbone):
     cosine: NonNegativeFloat = Field(1.0, description="weight of the directional loss")
 
 
+@BACKBONES.add("diffusability.diffusion.unet:LatentUNet")
 class UNetBackbone(Backbone):
     """The residual U-Net of EDM; defaults are those of its FFHQ 64 x 64 model."""
 
@@ -167,14 +180,12 @@ class UNetBackbone(Backbone):
         min_length=1,
         description="channels at each resolution, in units of `width`; the grid halves between two",
     )
-    blocks: PositiveInt = Field(4, description="residual blocks a resolution, on the way down")
+    blocks: PositiveInt = Field(4, description="residual blocks per resolution, on the way down")
     attention: tuple[PositiveInt, ...] = Field(
         (16,),
         description="sides of the grids, in cells, with attention; the middle always has it",
     )
     heads: PositiveInt = Field(1, description="attention heads; divides the channels there")
-    time: Literal["uniform", "logit-normal"] = "uniform"
-    cosine: NonNegativeFloat = Field(0.0, description="weight of the directional loss")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "UNetBackbone":
@@ -206,8 +217,7 @@ class UNetBackbone(Backbone):
                 )
 
 
-AnyBackbone = SiTBackbone | LightningDiTBackbone | UNetBackbone
-BackboneSpec = Annotated[AnyBackbone, Field(discriminator="arch")]
+BackboneSpec = Annotated[Backbone, BACKBONES]
 
 
 class EDMSampling(Spec):
@@ -234,10 +244,18 @@ class EDMSampling(Spec):
         return self
 
 
+Solver = Literal["euler", "heun"]
+
+
+def solver_steps(solver: Solver, evaluations: int) -> int:
+    """Return the steps that spend so many function evaluations; Heun's last step is Euler's."""
+    return evaluations if solver == "euler" else (evaluations + 1) // 2
+
+
 class SamplingSpec(Spec):
     """How images are generated, the same for every cell of the study."""
 
-    solver: Literal["euler", "heun"] = "euler"
+    solver: Solver = "euler"
     evaluations: PositiveInt = Field(
         50, description="function evaluations of the ODE solver, exactly"
     )
@@ -246,6 +264,20 @@ class SamplingSpec(Spec):
     )
     count: PositiveInt = Field(50_000, description="images per guidance scale")
     seed: int = Field(0, ge=0, description="seed of noise; shared by all cells and scales")
+    shift: float = Field(
+        1.0,
+        gt=0,
+        exclude_if=lambda shift: shift == 1,
+        description="process flow: s of the times s t / (1 + (s - 1) t) that the solver steps "
+        "between; 1 is an even grid, below 1 spends more steps near the noise (LightningDiT's "
+        "published samples: 0.3)",
+    )
+    guidance_interval: tuple[Probability, Probability] = Field(
+        (0.0, 1.0),
+        exclude_if=lambda interval: tuple(interval) == (0.0, 1.0),
+        description="process flow: first and last time at which guidance acts; 0 is noise "
+        "(LightningDiT's published samples: [0.1, 1] or [0.125, 1])",
+    )
     edm: EDMSampling = Field(EDMSampling(), description="levels of models of process edm")
 
     @model_validator(mode="after")
@@ -255,15 +287,17 @@ class SamplingSpec(Spec):
                 f"heun spends 2 x steps - 1 evaluations, an odd number; got {self.evaluations}"
             )
         if len(set(self.guidance)) != len(self.guidance):
-            raise ValueError("a guidance scale stands twice")
+            raise ValueError(f"duplicate guidance scale in {list(self.guidance)}")
+        if self.guidance_interval[0] > self.guidance_interval[1]:
+            raise ValueError(f"guidance_interval {list(self.guidance_interval)} is not in order")
         return self
 
     @property
     def steps(self) -> int:
-        """Steps of the solver; Heun's last one is Euler's."""
-        return self.evaluations if self.solver == "euler" else (self.evaluations + 1) // 2
+        """Steps of the solver."""
+        return solver_steps(self.solver, self.evaluations)
 
     def of_process(self, process: Literal["flow", "edm"]) -> dict[str, Any]:
         """Return the canonical options that samples of a process depend on, seed and scales too."""
-        unused = () if process == "edm" else ("edm",)
+        unused = ("shift", "guidance_interval") if process == "edm" else ("edm",)
         return {key: value for key, value in self.canonical().items() if key not in unused}

@@ -6,8 +6,9 @@ Counted are the stages that a GPU is needed for; the statistics of latents run o
 
 from dataclasses import dataclass
 
-from diffusability.study.backbone import AnyBackbone
+from diffusability.study.backbone import Backbone
 from diffusability.study.encoder import EncoderEntry, TrainedEncoder
+from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.operations import (
     Autoencoder,
     Size,
@@ -92,9 +93,10 @@ class Costs:
                 return Work(count * self._features(metric.extractor).macs, "fp32", 0)
             case "fdr6_reference":
                 return Work(self._fdr6(self.images.of("all"), set()), "fp32", 0)
-            case "reconstruction" | "continuity" | "equivariance":
-                return Work(self._decoded(artifact.stage, self._entry(artifact)), "fp32", 0)
-        return Work(None, "fp32", 0)
+            case "dataset" | "pixel_fisher":  # on CPU cores: not counted
+                return Work(None, "fp32", 0)
+            case stage:
+                return Work(self._measured(stage, self._entry(artifact)), "fp32", 0)
 
     def _fdr6(self, count: int, done: set[str]) -> int:
         """Return the operations of FDr6's extractors, but those `done`, on so many images."""
@@ -152,7 +154,7 @@ class Costs:
         """Return channels and side of a latent."""
         return entry.channels, self.side // entry.factor
 
-    def _backbone(self, artifact: Artifact) -> tuple[AnyBackbone, Size]:
+    def _backbone(self, artifact: Artifact) -> tuple[Backbone, Size]:
         spec = self.study.backbones[artifact.labels["backbone"]]
         latent = self._latent(self._entry(artifact))
         return spec, backbone(spec, *latent, self.data.num_classes)
@@ -179,22 +181,21 @@ class Costs:
         _, size = self._backbone(artifact)
         return Work(CONDITIONS * products * TANGENT * size.macs, "fp32", 0)
 
-    def _decoded(self, stage: str, entry: TokenizerEntry) -> int | None:
-        """Return the operations of a perspective that decodes or encodes images again."""
+    def _measured(self, group: str, entry: TokenizerEntry) -> int | None:
+        """Return the operations of a metric group's forward passes; None where none are counted.
+
+        Raises:
+            StudyError: the stage is no metric group.
+        """
+        options = self.study.selected_metrics.get(METRIC_GROUPS[group].name)
+        passes = None if options is None else options.passes()
         network = self._network(entry)
-        if network is None:
+        if options is None or passes is None or network is None:
             return None
-        metrics = self.study.metrics
-        if stage == "reconstruction":
-            options = metrics.reconstruction
-            judged = network.decoder.macs + 2 * self._features(options.extractor).macs
-            return self.images.of(options.split) * judged
-        if stage == "continuity":
-            continuity = metrics.continuity
+        an_image = passes.encoder * network.encoder.macs + passes.decoder * network.decoder.macs
+        if passes.extractor:
+            an_image += passes.extractor * self._features(options.encoders["extractor"]).macs
+        if passes.pool is not None:  # all pairs
             channels, grid = self._latent(entry)
-            compared = self.images.of(continuity.pool) * channels * grid**2  # all pairs
-            judged = network.decoder.macs + 2 * self._features(continuity.extractor).macs
-            return self.images.of(continuity.split) * (judged + compared)
-        moved = metrics.equivariance
-        transformed = 1 + len(moved.rotations) + len(moved.scales) + moved.flip
-        return self.images.of(moved.split) * transformed * network.encoder.macs
+            an_image += self.images.of(passes.pool) * channels * grid**2
+        return self.images.of(options.split) * an_image

@@ -76,7 +76,7 @@ class TrainedEncoder(EncoderEntry):
         return trained_encoder(self, channels, side, classes)
 
 
-@ENCODERS.add("diffusability.encoders.classification:Classification")
+@ENCODERS.add("diffusability.encoders.pretext:Classification")
 class SupervisedEncoder(TrainedEncoder):
     """Trained to name the class."""
 

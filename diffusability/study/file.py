@@ -18,24 +18,25 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from diffusability.study.backbone import PUBLISHED_SIZES, TransformerBackbone
+from diffusability.study.backbone import BACKBONES, PUBLISHED_SIZES, TransformerBackbone
 from diffusability.study.dataset import DATASETS
 from diffusability.study.encoder import ENCODERS
-from diffusability.study.resolve import BACKBONES, NETWORKS, REGULARIZERS
+from diffusability.study.network import NETWORKS
+from diffusability.study.registry import Registry
+from diffusability.study.regularizer import REGULARIZERS
 from diffusability.study.spec import Spec, TrainSpec
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import TOKENIZER_SOURCES, LevelTokenizer, ObjectiveSpec
 
 SCHEMA, OPTIONS = "study.schema.json", "options.md"
-Tagged = Mapping[str, type[BaseModel]]
-Entries = tuple[str, str, str, Tagged]  # heading, key path, tag, models
+Entries = tuple[str, str, Registry[Any]]  # heading, key path, models
 ENTRIES: tuple[Entries, ...] = (
-    ("Datasets", "datasets.<name>", "kind", DATASETS),
-    ("Encoders", "encoders.<name>", "kind", ENCODERS),
-    ("Tokenizers that are trained: network", "tokenizers.<name>.network", "arch", NETWORKS),
-    ("Tokenizers that are trained: regularizer", "tokenizers.<name>", "method", REGULARIZERS),
-    ("Tokenizers that are not trained", "tokenizers.<name>", "source", TOKENIZER_SOURCES),
-    ("Backbones", "backbones.<name>", "arch", BACKBONES),
+    ("Datasets", "datasets.<name>", DATASETS),
+    ("Encoders", "encoders.<name>", ENCODERS),
+    ("Tokenizers that are trained: network", "tokenizers.<name>.network", NETWORKS),
+    ("Tokenizers that are trained: regularizer", "tokenizers.<name>", REGULARIZERS),
+    ("Tokenizers that are not trained", "tokenizers.<name>", TOKENIZER_SOURCES),
+    ("Backbones", "backbones.<name>", BACKBONES),
 )
 
 
@@ -107,16 +108,15 @@ def _optional(kind: Any, description: str) -> tuple[Any, Any]:
     return kind | None, Field(None, description=description)
 
 
-_unique_networks = list(dict.fromkeys(NETWORKS.values()))
 _PARTS: dict[str, Any] = {
     "base": _optional(str, "entry of `bases` that this one is laid over"),
-    "network": _optional(partial("NetworkOptions", _unique_networks), "network and its size"),
+    "network": _optional(partial("NetworkOptions", NETWORKS.models()), "network and its size"),
     "objective": _optional(partial("ObjectiveOptions", [ObjectiveSpec]), "terms of the loss"),
     "train": _optional(partial("TrainOptions", [TrainSpec]), "how it is optimised"),
 }
-_METHODS = list(dict.fromkeys(REGULARIZERS.values()))
-_SOURCES = list(dict.fromkeys(TOKENIZER_SOURCES.values()))
-TokenizerFile = partial("TokenizerFile", [*_METHODS, *_SOURCES], **_PARTS)
+TokenizerFile = partial(
+    "TokenizerFile", [*REGULARIZERS.models(), *TOKENIZER_SOURCES.models()], **_PARTS
+)
 
 
 def _study_file() -> type[BaseModel]:
@@ -180,11 +180,11 @@ def options_page() -> str:
             lines += _table(f"## {key}", model, key)
     scalars = {k: f for k, f in Study.model_fields.items() if k in ("name", "report")}
     lines += ["", "## Top level", "", *_rows(scalars)]
-    for heading, path, tag, models in ENTRIES:
+    for heading, path, models in ENTRIES:
         lines += ["", f"## {heading}", "", f"Under `{path}`."]
-        for model in dict.fromkeys(models.values()):
+        for model in models.models():
             names = ", ".join(name for name, found in models.items() if found is model)
-            lines += _table(f"### {tag}: {names}", model, path)
+            lines += _table(f"### {models.tag}: {names}", model, path)
     lines += _table("## Objective of a tokenizer", ObjectiveSpec, "tokenizers.<name>.objective")
     lines += _table("## Training", TrainSpec, "train")
     return "\n".join(lines) + "\n"

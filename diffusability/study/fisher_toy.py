@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,12 +11,11 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Validati
 from diffusability.errors import StudyError
 from diffusability.study.fingerprint import fingerprint
 from diffusability.study.load import read_yaml
-from diffusability.study.plan import Artifact
+from diffusability.study.plan import Artifact, Artifacts
 from diffusability.study.problems import nearest
 from diffusability.study.spec import Spec, TrainSpec
-from diffusability.study.stages import path_template
 
-FISHER_TOY_STUDY = "studies/fisher_toy.yaml"
+FISHER_TOY = "fisher_toy"  # name of the study
 STAGE = "fisher_toy"
 EXACT = "exact"  # stands where a learned curve names its network
 DIFFUSION_STEPS = 50  # of tiny-diffusion
@@ -104,7 +104,7 @@ class Cylinders(Spec):
 class FisherToy(Spec):
     """The toy study."""
 
-    name: str
+    name: Literal["fisher_toy"]
     seeds: tuple[NonNegativeInt, ...]
     steps: tuple[Annotated[int, Field(ge=0, lt=DIFFUSION_STEPS)], ...]
     variances: tuple[Variance, ...]
@@ -135,55 +135,44 @@ class Panel:
     networks: tuple[str, ...]
 
 
-class FisherToyPlan:
+class FisherToyPlan(Artifacts):
     """All curves of the toy study, and which panel each belongs to."""
 
     def __init__(self, study: FisherToy) -> None:
         """Lay out the artifacts; nothing is read from disk."""
+        super().__init__(study.name)
         self.study = study
         self.panels = list(_panels(study))
-        self._by_path: dict[str, Artifact] = {}
         for panel in self.panels:
             for space in (panel.pixel, panel.space):
-                self._add(space, EXACT, 0)
+                self.curve(space, EXACT, 0)
                 for network in panel.networks:
                     for seed in study.seeds:
-                        self._add(space, network, seed)
-
-    def __iter__(self) -> Iterator[Artifact]:
-        """Iterate over the curves."""
-        return iter(self._by_path.values())
+                        self.curve(space, network, seed)
 
     @property
     def fingerprint(self) -> str:
         """Name of the study's table."""
         return fingerprint("tables", 1, {}, 0, {a.path: a.fingerprint for a in self})
 
-    def find(self, labels: Mapping[str, str]) -> Artifact:
-        """Return the curve that a rule's wildcards name.
-
-        Raises:
-            StudyError: the study has no such curve.
-        """
-        keys = ("space", "network", "seed", "fingerprint")
-        path = path_template(STAGE).format(**{key: labels[key] for key in keys})
-        if path not in self._by_path:
-            raise StudyError(f"{path}: not in the toy study ({nearest(path, self._by_path)})")
-        return self._by_path[path]
-
     def curve(self, space: str, network: str, seed: int) -> Artifact:
         """Return the curve of a space and a network (or "exact", which has no seed)."""
         seed = 0 if network == EXACT else seed
         labels = {"space": space, "network": network, "seed": str(seed)}
-        spec = _curve(self.study, space, network)
-        return Artifact(STAGE, labels, spec.canonical(), seed, {})
-
-    def _add(self, space: str, network: str, seed: int) -> None:
-        artifact = self.curve(space, network, seed)
-        self._by_path.setdefault(artifact.path, artifact)
+        return self._add(STAGE, labels, _curve(self.study, space, network).canonical(), seed, {})
 
 
-def load_fisher_toy(path: str | Path = FISHER_TOY_STUDY) -> FisherToy:
+@cache
+def toy_plan(path: str) -> FisherToyPlan:
+    """Return the plan of a toy study; the file is read at the first call.
+
+    Raises:
+        StudyError: see ``load_fisher_toy``.
+    """
+    return FisherToyPlan(load_fisher_toy(path))
+
+
+def load_fisher_toy(path: str | Path) -> FisherToy:
     """Return the toy study of a file.
 
     Raises:

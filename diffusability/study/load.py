@@ -10,12 +10,11 @@ from diffusability.errors import StudyError
 from diffusability.study.merge import merge
 from diffusability.study.resolve import resolve_study
 from diffusability.study.study import Study
-
-DEFAULT_STUDY = "config.yaml"
+from diffusability.study.workflow_files import NO_FILE, default_study, shown, workflow_folder
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that stands twice in one mapping is an error, not the last one wins."""
+    """YAML in which a duplicate key is an error; plain YAML takes the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, int] = {}
@@ -25,7 +24,7 @@ class _StrictLoader(yaml.SafeLoader):
             if isinstance(key, list | dict):
                 raise StudyError(f"line {line}: a key must be a plain name")
             if key in seen:
-                raise StudyError(f"line {line}: `{key}` stands twice (first in line {seen[key]})")
+                raise StudyError(f"line {line}: duplicate key `{key}` (first on line {seen[key]})")
             seen[key] = line
         return super().construct_mapping(node, deep)
 
@@ -40,7 +39,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise StudyError(f"{path}: no such study file; the studies lie in studies/") from None
+        raise StudyError(
+            f"{path}: no such study file; studies that come with the workflow are in "
+            f"{shown(workflow_folder() / 'studies')}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: cannot be read as text ({error})") from None
     try:
@@ -55,21 +57,24 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def load_study(
-    files: str | Path | Iterable[str | Path] = DEFAULT_STUDY,
+    files: str | Path | Iterable[str | Path] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Study:
-    """Return the study of one or more files (later files lie on top) narrowed by `overrides`.
+    """Return the study of one or more files (later files override) narrowed by `overrides`.
 
     Args:
-        files: paths of YAML study files.
+        files: paths of YAML study files; by default that of the default study; `none` for a study
+            that is all in `overrides`.
         overrides: a mapping laid on top, for example `{"select": {"tokenizers": [...]}}`.
 
     Raises:
         StudyError: with every problem found, each by key path, reason and nearest valid name.
     """
-    paths = [files] if isinstance(files, str | Path) else list(files)
+    paths = [files] if isinstance(files, str | Path) else list(files or [default_study()])
     data: dict[str, Any] = {}
     for path in paths:
-        data = merge(data, read_yaml(path))
+        data = merge(data, {} if path == NO_FILE else read_yaml(path))
     data = merge(data, overrides or {})
-    return resolve_study(data, source=", ".join(str(p) for p in paths))
+    return resolve_study(
+        data, source=", ".join("config" if p == NO_FILE else str(p) for p in paths)
+    )

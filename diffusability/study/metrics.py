@@ -1,45 +1,88 @@
-"""Options of every perspective that a study measures; one model a perspective."""
+"""The metric groups that a study measures on latents: options and declaration, side by side.
+
+To add one, declare its options model here. `docs/extending.md` walks through it.
+"""
 
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, create_model, model_validator
 
-from diffusability.study.names import INCEPTION, EncoderName
-from diffusability.study.representations import FDR6_SPACES
-from diffusability.study.spec import Need, Spec, is_none, name_content
+from diffusability.study.generation import GenerationMetric
+from diffusability.study.metric_group import MetricGroups, MetricOptions, Passes, Split
+from diffusability.study.names import EncoderName
+from diffusability.study.spec import Spec, is_none
 
-Split = Literal["train", "val", "all"]
-LEAST_COMPARED = 40  # two images in each of the parts that the kernel distance is jackknifed by
+METRIC_GROUPS = MetricGroups()
 
 
-class VelocityMetric(Spec):
+@METRIC_GROUPS.add(
+    "velocity",
+    code="diffusability.metrics.velocity:measure_velocity",
+    about="Velocity irreducible variance (VIV): how much of the velocity no network can predict.",
+    reads=("mean", "labels"),
+    generator="halves",
+    title="velocity ambiguity",
+    shows={"VIV": "velocity.viv"},
+    rank="headline",
+)
+class VelocityMetric(MetricOptions):
     """Velocity irreducible variance (VIV)."""
 
-    split: Split = Field("val", description="images whose latents are measured")
 
-
-class SemanticsMetric(Spec):
+@METRIC_GROUPS.add(
+    "semantics",
+    code="diffusability.metrics.semantics:measure_semantics",
+    about="Latent neighbour consistency (LNC): do neighbours share their class?",
+    reads=("mean", "labels", "foreground"),
+    generator="folds",
+    title="semantic separability",
+    shows={"LNC": "semantics.lnc5"},
+    rank="headline",
+)
+class SemanticsMetric(MetricOptions):
     """Latent neighbour consistency (LNC)."""
 
-    split: Split = "val"
     neighbours: tuple[PositiveInt, ...] = Field((1, 5, 10, 20), min_length=1)
 
 
-class SpatialMetric(Spec):
+@METRIC_GROUPS.add(
+    "spatial",
+    code="diffusability.stages.latent_metrics:spatial",
+    about="Spatial structure (SRSS, LDS, CDS, RMSC): do nearby cells agree?",
+    title="spatial structure",
+    shows={"SRSS": "spatial.srss", "LDS": "spatial.lds", "CDS": "spatial.cds"},
+    rank="headline",
+)
+class SpatialMetric(MetricOptions):
     """Spatial structure: LDS, CDS, SRSS, RMSC."""
 
-    split: Split = "val"
 
-
-class SmoothnessMetric(Spec):
+@METRIC_GROUPS.add(
+    "smoothness",
+    code="diffusability.metrics.smoothness:measure_smoothness",
+    about="Spectral energy concentration (SEC): how much of the energy is high-frequency?",
+    reads=("mean",),
+    title="spectral smoothness",
+    shows={"SEC": "smoothness.sec25"},
+    rank="headline",
+)
+class SmoothnessMetric(MetricOptions):
     """Spectral energy concentration (SEC) and its relatives."""
 
-    split: Split = "val"
 
-
-class ContinuityMetric(Spec):
+@METRIC_GROUPS.add(
+    "continuity",
+    code="diffusability.stages.image_metrics:continuity",
+    about="iFID: are images decoded between neighbouring latents still real?",
+    title="manifold continuity",
+    shows={"iFD": "continuity.if*"},
+    rank="proxy",
+    outputs=("neighbours.safetensors",),
+    version=2,
+    gpu=True,
+)
+class ContinuityMetric(MetricOptions):
     """iFID: Fréchet distance of images decoded between neighbouring latents."""
 
     split: Split = Field("val", description="images whose latents are interpolated from")
@@ -52,40 +95,102 @@ class ContinuityMetric(Spec):
     interpolation: Literal["slerp", "linear"] = "slerp"
     alpha: float = Field(0.5, ge=0, le=1, description="0: the latent, 1: its neighbour")
 
+    @property
+    def encoders(self) -> dict[str, str]:
+        """The feature extractor of the distances."""
+        return {"extractor": self.extractor}
 
-class UniformityMetric(Spec):
+    def passes(self) -> Passes:
+        """Every latent is compared with the pool, one is decoded, two images are judged."""
+        return Passes(decoder=1, extractor=2, pool=self.pool)
+
+
+@METRIC_GROUPS.add(
+    "uniformity",
+    code="diffusability.stages.latent_metrics:uniformity",
+    about="How evenly do single-pixel latents spread?",
+    title="distribution uniformity",
+    shows={
+        "entropy": "uniformity.normalised_entropy",
+        "density CV": "uniformity.density_cv",
+        "Gini": "uniformity.gini",
+    },
+    rank="proxy",
+    version=2,
+)
+class UniformityMetric(MetricOptions):
     """Density of single-pixel latents in a t-SNE embedding (VA-VAE's protocol)."""
 
-    split: Split = "val"
     points: PositiveInt = Field(10_000, description="images a repeat, one pixel of each")
     repeats: int = Field(10, ge=2)
     perplexity: float = Field(30.0, gt=1)
     iterations: int = Field(1000, ge=250, description="of t-SNE")
 
 
-class EquivarianceMetric(Spec):
+@METRIC_GROUPS.add(
+    "equivariance",
+    code="diffusability.stages.image_metrics:equivariance",
+    about="Does encoding commute with rotation, scaling and flipping?",
+    title="affine equivariance",
+    shows={
+        "scale error": "equivariance.scale_error",
+        "rotate error": "equivariance.rotate_error",
+    },
+    gpu=True,
+)
+class EquivarianceMetric(MetricOptions):
     """Error of commuting encoding with transformations."""
 
-    split: Split = "val"
     rotations: tuple[Literal[90, 180, 270], ...] = (90, 180, 270)
     scales: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
     flip: bool = True
 
+    def passes(self) -> Passes:
+        """Each image is encoded as it is and transformed."""
+        return Passes(encoder=1 + len(self.rotations) + len(self.scales) + self.flip)
 
-class ReconstructionMetric(Spec):
+
+@METRIC_GROUPS.add(
+    "reconstruction",
+    code="diffusability.stages.image_metrics:reconstruction",
+    about="What the tokenizer itself loses: PSNR, SSIM, Fréchet distance.",
+    outputs=("reconstructions.png",),
+    upstream=("alignment",),
+    version=2,
+    gpu=True,
+)
+class ReconstructionMetric(MetricOptions):
     """PSNR, SSIM, LPIPS and Fréchet distance of reconstructions."""
 
-    split: Split = "val"
     extractor: EncoderName
     lpips: EncoderName | None = Field(
         None, exclude_if=is_none, description="encoder of kind lpips; none: not measured"
     )
 
+    @property
+    def encoders(self) -> dict[str, str]:
+        """The feature extractor of the distances, and LPIPS where it is measured."""
+        return {"extractor": self.extractor} | ({"lpips": self.lpips} if self.lpips else {})
 
-class GeometryMetric(Spec):
+    def fingerprinted(self) -> dict[str, Any]:
+        """Return the options without the name of LPIPS, which is in no metric's name."""
+        return {key: value for key, value in self.canonical().items() if key != "lpips"}
+
+    def passes(self) -> Passes:
+        """Each latent is decoded; features are extracted from the image and its reconstruction."""
+        return Passes(decoder=1, extractor=2)
+
+
+@METRIC_GROUPS.add(
+    "geometry",
+    code="diffusability.stages.latent_metrics:geometry",
+    about="Does encoding keep distances, and what spectra do latents have?",
+    outputs=("spectra.csv",),
+    optional=True,
+)
+class GeometryMetric(MetricOptions):
     """Stretching of distances (bi-Lipschitz constants) and power spectra of latents."""
 
-    split: Split = "val"
     images: int = Field(
         500, ge=20, description="at most that many, the first of the split in a random order"
     )
@@ -107,7 +212,27 @@ class LearnedFisherMetric(Spec):
     backbones: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all"
 
 
-class FisherMetric(Spec):
+class LearnedFisherOptions(LearnedFisherMetric):
+    """What is measured of one trained model."""
+
+    variances: tuple[Annotated[float, Field(gt=0)], ...]
+
+
+@METRIC_GROUPS.add(
+    "fisher",
+    code="diffusability.stages.latent_metrics:fisher",
+    about="Fisher information, its rate and the MMSE rate of fits; deviations from pixel space.",
+    title="Fisher geometry",
+    shows={
+        "FIR": "fisher.fir",
+        "MMSE rate": "fisher.mmse_rate",
+        "FIR deviation": "fisher.fir_deviation_per_dimension",
+        "learned FIR": "fisher.learned_fir",
+    },
+    rank="proxy",
+    upstream=("pixels",),
+)
+class FisherMetric(MetricOptions):
     """Fisher information, its rate and the MMSE rate, and their deviations from pixel space."""
 
     split: Split = Field("val", description="images whose latents, and pixels, are fitted")
@@ -139,7 +264,7 @@ class FisherMetric(Spec):
             raise ValueError("reference compares learned curves, and learned is not given")
         return self
 
-    def fits(self) -> dict[str, Any]:
+    def fingerprinted(self) -> dict[str, Any]:
         """Return what the fits without training depend on."""
         return self.model_dump(mode="json", exclude={"learned", "reference"})
 
@@ -154,125 +279,26 @@ class FisherMetric(Spec):
         return options | {"variances": list(self.variances)}
 
 
-class GenerationMetric(Spec):
-    """Fréchet distance and class accuracy of generated images."""
+class _Metrics(Spec):
+    """Metrics of latents, one key per declared group, and of generated images."""
 
-    extractor: EncoderName
-    reference: Split = Field("train", description="real images that samples are compared with")
-    compared: int | None = Field(
-        None,
-        ge=LEAST_COMPARED,
-        exclude_if=is_none,
-        description="real images, evenly chosen, that kernel distance, precision and recall look "
-        "at; the reference's features are then extracted once for all sets of samples. None: all, "
-        "extracted anew by every job, which only few images allow",
-    )
-    fdr6: (
-        Annotated[tuple[EncoderName, ...], Field(min_length=FDR6_SPACES, max_length=FDR6_SPACES)]
-        | None
-    ) = Field(
-        None,
-        exclude_if=is_none,
-        description="six encoders in whose features FDr6 compares samples with the train split, "
-        "in units of what the val split is away from it; none: not measured",
-    )
-    reference_statistics: Annotated[str | None, Field(exclude=True)] = Field(
-        None,
-        description="npz of the ADM evaluator, whose moments FID and sFID take instead of those "
-        "of the reference images; not part of the fingerprint",
-    )
-    reference_content: str | None = Field(
-        None,
-        exclude_if=is_none,
-        description="what that file holds; part of the fingerprint. By default its name",
-    )
-    reference_count: PositiveInt | None = Field(
-        None, exclude_if=is_none, description="images behind the file; none: 1,281,167 (ImageNet)"
-    )
-    reference_resolution: PositiveInt | None = Field(
-        None,
-        exclude_if=is_none,
-        description="side in pixels of those images, where the file holds none of them",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_content(cls, data: Any) -> Any:
-        return name_content(data, "reference_statistics", "reference_content")
-
-    @model_validator(mode="after")
-    def _of_a_file(self) -> "GenerationMetric":
-        if self.reference_content is None and (self.reference_count or self.reference_resolution):
-            raise ValueError(
-                "reference_count and reference_resolution describe reference_statistics, which "
-                "is not given"
-            )
-        return self
-
-    def needs(self) -> tuple[Need, ...]:
-        """The file of reference statistics, where one is named."""
-        if self.reference_statistics is None:
-            return ()
-        remedy = (
-            "download VIRTUAL_imagenet256_labeled.npz (the ADM evaluator's reference) and set "
-            "metrics.generation.reference_statistics to it, or leave the key out"
-        )
-        path = Path(self.reference_statistics)
-        return (Need(f"reference statistics `{self.reference_content}`", path, remedy),)
-
-
-class PublishedReference(Spec):
-    """Where published moments of the reference images lie; fields of `GenerationMetric`."""
-
-    reference_content: str | None = Field(None, exclude_if=is_none)
-    reference_count: PositiveInt | None = Field(None, exclude_if=is_none)
-    reference_resolution: PositiveInt | None = Field(None, exclude_if=is_none)
-    reference_statistics: Annotated[str | None, Field(exclude=True)] = None
-
-
-class GenerationReference(PublishedReference):
-    """What every set of samples is compared with; made once for a dataset and an extractor.
-
-    Its fields are those of `GenerationMetric`.
-    """
-
-    extractor: EncoderName
-    reference: Split
-    compared: int
-
-    @classmethod
-    def of(cls, metric: GenerationMetric) -> "GenerationReference":
-        """Return the reference of a study's generation metrics."""
-        return cls(**{name: getattr(metric, name) for name in cls.model_fields})
-
-
-class Fdr6Reference(PublishedReference):
-    """What FDr6 holds every sample set against; made once for a dataset and six encoders.
-
-    Its fields are those of `GenerationMetric`; the published statistics stand for Inception alone.
-    """
-
-    fdr6: tuple[EncoderName, ...]
-
-    @classmethod
-    def of(cls, metric: GenerationMetric) -> "Fdr6Reference":
-        """Return the reference of a study's FDr6."""
-        assert metric.fdr6 is not None
-        published = set(cls.model_fields) if INCEPTION in metric.fdr6 else {"fdr6"}
-        return cls(**{name: getattr(metric, name) for name in published})
-
-
-class MetricsSpec(Spec):
-    """The perspectives of the study."""
-
-    velocity: VelocityMetric = VelocityMetric()
-    semantics: SemanticsMetric = SemanticsMetric()
-    spatial: SpatialMetric = SpatialMetric()
-    smoothness: SmoothnessMetric = SmoothnessMetric()
-    continuity: ContinuityMetric
-    uniformity: UniformityMetric = UniformityMetric()
-    equivariance: EquivarianceMetric = EquivarianceMetric()
-    reconstruction: ReconstructionMetric
-    fisher: FisherMetric = FisherMetric()
     generation: GenerationMetric
-    geometry: GeometryMetric | None = Field(None, description="none: not measured")
+
+    @property
+    def groups(self) -> dict[str, MetricOptions]:
+        """Options of the groups that are measured, by name, in the order of declaration."""
+        found = {name: getattr(self, name) for name in METRIC_GROUPS}
+        return {name: options for name, options in found.items() if options is not None}
+
+
+if TYPE_CHECKING:
+
+    class MetricsSpec(_Metrics):
+        """The declared groups are its fields."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    MetricsSpec = create_model(
+        "MetricsSpec", __base__=_Metrics, __doc__=_Metrics.__doc__, **METRIC_GROUPS.fields()
+    )

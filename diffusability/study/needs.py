@@ -1,14 +1,13 @@
-"""What has to lie on this machine before the first job of a study may start."""
+"""What has to be on this machine before the first job of a study may start."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec
 
 from diffusability.errors import StudyError
+from diffusability.study.commands import install_command
 from diffusability.study.spec import Need, Spec
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import TokenizerSpec
-
-PAPER_EXTRA = "install the `paper` extra: pip install 'diffusability[paper]'"
 
 
 def study_needs(study: Study) -> tuple[Need, ...]:
@@ -44,7 +43,9 @@ def describe(need: Need) -> str:
 
 def describe_package(package: str) -> str:
     """Return one sentence of what is missing and how to get it."""
-    return f"package {package}: not installed; {PAPER_EXTRA}"
+    return (
+        f"package {package}: not installed; install the `paper` extra: {install_command('paper')}"
+    )
 
 
 def check_needs(study: Study) -> None:
@@ -63,4 +64,6 @@ def check_needs(study: Study) -> None:
             if lines
         )
         listing = "\n".join(f"  {line}" for line in [*packages, *absent])
-        raise StudyError(f"study `{study.name}`: {what} missing; nothing was started\n{listing}")
+        raise StudyError(
+            f"study `{study.name}`: {what} missing; aborted before any job started\n{listing}"
+        )

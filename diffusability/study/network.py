@@ -3,20 +3,47 @@
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, PositiveInt, model_validator
 
+from diffusability.study.registry import Registry
 from diffusability.study.spec import Spec
 
 
-class _Network(Spec):
+class ImageShape(NamedTuple):
+    """Shape of the square images of a dataset."""
+
+    channels: int
+    size: int  # pixels along one side
+
+
+class Network(Spec):
+    """What every network of a tokenizer has.
+
+    A network is declared with `NETWORKS.add`: a subclass with `arch: Literal["its name"]`, and the
+    `tokenizers.interface.Tokenizer` that takes it as `module:class`.
+    """
+
+    arch: str = Field(description="the network")
+    factor: PositiveInt = Field(description="image pixels per latent cell, along one side")
+    channels: PositiveInt = Field(description="channels of the latent")
+
+    @property
+    def family(self) -> str:
+        """Architecture and latent size, as the paper names its families."""
+        return f"{self.arch}-f{self.factor}d{self.channels}"
+
     def misfits(self, size: int) -> Iterator[tuple[str, str]]:
-        """Yield the key and the reason of what does not fit square images of `size` pixels."""
+        """Yield key and reason of every option that images of size x size pixels rule out."""
         yield from ()
 
 
-class ConvNetwork(_Network):
+NETWORKS: Registry[Network] = Registry("arch", tag="arch")
+
+
+@NETWORKS.add("diffusability.tokenizers.conv:ConvAutoencoder")
+class ConvNetwork(Network):
     """The convolutional autoencoder of LDM/VA-VAE at any size."""
 
     arch: Literal["conv"]
@@ -28,8 +55,8 @@ class ConvNetwork(_Network):
     multipliers: tuple[PositiveInt, ...] = Field(
         (1, 1, 2, 2, 4), description="channels at each resolution, in units of `width`"
     )
-    encoder_blocks: PositiveInt = Field(2, description="residual blocks a resolution, encoder")
-    decoder_blocks: PositiveInt = Field(3, description="residual blocks a resolution, decoder")
+    encoder_blocks: PositiveInt = Field(2, description="residual blocks per resolution, encoder")
+    decoder_blocks: PositiveInt = Field(3, description="residual blocks per resolution, decoder")
     attention: bool = Field(True, description="self-attention at the lowest resolution")
     channels_last: bool = Field(
         False,
@@ -43,18 +70,14 @@ class ConvNetwork(_Network):
         levels = int(math.log2(self.factor)) + 1
         if len(self.multipliers) != levels:
             raise ValueError(
-                f"factor {self.factor} needs {levels} multipliers (one a resolution), "
+                f"factor {self.factor} needs {levels} multipliers (one per resolution), "
                 f"got {len(self.multipliers)}: {list(self.multipliers)}"
             )
         return self
 
-    @property
-    def family(self) -> str:
-        """Architecture and latent size, as the paper names its families."""
-        return f"conv-f{self.factor}d{self.channels}"
 
-
-class VitNetwork(_Network):
+@NETWORKS.add("diffusability.tokenizers.vit:VitAutoencoder")
+class VitNetwork(Network):
     """A transformer autoencoder with one latent cell per image patch."""
 
     arch: Literal["vit"]
@@ -81,11 +104,12 @@ class VitNetwork(_Network):
         return f"trans-f{self.factor}d{self.channels}"
 
 
-class VectorNetwork(_Network):
+@NETWORKS.add("diffusability.tokenizers.vector:VectorAutoencoder")
+class VectorNetwork(Network):
     """Strided convolutions down to one vector of d entries and back, as GPE and a VAE share them.
 
     The vector is laid out as a latent of `channels` x (size / factor) x (size / factor) in
-    serpentine order, so d = channels x (size / factor)^2; `factor` shapes that grid alone.
+    serpentine order, so d = channels x (size / factor)^2; `factor` only shapes that grid.
     """
 
     arch: Literal["vector"]
@@ -100,26 +124,22 @@ class VectorNetwork(_Network):
     )
 
     @property
-    def family(self) -> str:
-        """Architecture and latent size, as the paper names its families."""
-        return f"vector-f{self.factor}d{self.channels}"
-
-    @property
     def reduction(self) -> int:
         """Image pixels per cell of the coarsest features, along one side."""
         return int(2 ** len(self.multipliers))
 
     def misfits(self, size: int) -> Iterator[tuple[str, str]]:
-        """Every halving must be whole."""
+        """Yield what the image size rules out: every convolution halves a whole grid."""
         if size % self.reduction:
             yield (
                 "multipliers",
-                f"{len(self.multipliers)} strided convolutions do not halve the image size {size} "
-                "evenly",
+                f"{len(self.multipliers)} strided convolutions do not halve the image size "
+                f"{size} evenly",
             )
 
 
-class HierarchicalNetwork(_Network):
+@NETWORKS.add("diffusability.tokenizers.hierarchical:HierarchicalAutoencoder")
+class HierarchicalNetwork(Network):
     """A top-down VAE with a latent at several resolutions; `factor` names the one it offers.
 
     Entries of `source: level` offer its other levels without training it again.
@@ -134,7 +154,7 @@ class HierarchicalNetwork(_Network):
     )
     channels: PositiveInt = Field(20, description="channels of the latent, at every level")
     width: PositiveInt = Field(64, description="channels of the features, at every resolution")
-    blocks: PositiveInt = Field(1, description="residual blocks a resolution, down and up")
+    blocks: PositiveInt = Field(1, description="residual blocks per resolution, down and up")
 
     @model_validator(mode="after")
     def _doubling(self) -> "HierarchicalNetwork":
@@ -147,16 +167,10 @@ class HierarchicalNetwork(_Network):
             raise ValueError(f"factor {self.factor} is none of the levels {list(self.levels)}")
         return self
 
-    @property
-    def family(self) -> str:
-        """Architecture and latent size, as the paper names its families."""
-        return f"hierarchical-f{self.factor}d{self.channels}"
-
     def misfits(self, size: int) -> Iterator[tuple[str, str]]:
-        """The coarsest level must be a whole grid."""
+        """Yield what the image size rules out: the coarsest level is a whole grid."""
         if size % self.levels[-1]:
             yield "levels", f"{self.levels[-1]} does not divide the image size {size}"
 
 
-Network = ConvNetwork | VitNetwork | VectorNetwork | HierarchicalNetwork
-NetworkSpec = Annotated[Network, Field(discriminator="arch")]
+NetworkSpec = Annotated[Network, NETWORKS]

@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, assert_never
 
 from diffusability.errors import StudyError
 from diffusability.study.fingerprint import canonical_json, fingerprint
-from diffusability.study.metrics import Fdr6Reference, GenerationMetric, GenerationReference
+from diffusability.study.generation import Fdr6Reference, GenerationMetric, GenerationReference
+from diffusability.study.metric_group import MetricOptions
+from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.names import fdr6_role
 from diffusability.study.problems import nearest
 from diffusability.study.spec import Spec
@@ -81,14 +83,13 @@ class Artifact:
         )
 
 
-class Plan:
-    """All artifacts of a study's selection, upstream before downstream."""
+class Artifacts:
+    """Artifacts by path, upstream before downstream."""
 
-    def __init__(self, study: Study) -> None:
-        """Lay out the artifacts; nothing is read from disk."""
-        self.study = study
+    def __init__(self, name: str) -> None:
+        """Start empty; `name` is that of the study, for messages."""
+        self._name = name
         self._by_path: dict[str, Artifact] = {}
-        self._lay_out()
 
     def __iter__(self) -> Iterator[Artifact]:
         """Iterate in an order in which everything follows what it is made from."""
@@ -112,8 +113,31 @@ class Plan:
         path = path_template(stage).format(**names)
         if path not in self._by_path:
             hint = nearest(path, [a.path for a in self.of_stage(stage)])
-            raise StudyError(f"{path}: not an artifact of study `{self.study.name}` ({hint})")
+            raise StudyError(f"{path}: not an artifact of study `{self._name}` ({hint})")
         return self._by_path[path]
+
+    def _add(
+        self,
+        stage: str,
+        labels: Mapping[str, str],
+        spec: Mapping[str, Any],
+        seed: int,
+        upstream: Mapping[str, Artifact],
+        local: Mapping[str, Any] | None = None,
+    ) -> Artifact:
+        """Add an artifact, or return the one that is there under its path."""
+        artifact = Artifact(stage, labels, spec, seed, upstream, local or {})
+        return self._by_path.setdefault(artifact.path, artifact)
+
+
+class Plan(Artifacts):
+    """All artifacts of a study's selection, upstream before downstream."""
+
+    def __init__(self, study: Study) -> None:
+        """Lay out the artifacts; nothing is read from disk."""
+        super().__init__(study.name)
+        self.study = study
+        self._lay_out()
 
     @property
     def measured(self) -> list[Artifact]:
@@ -128,18 +152,6 @@ class Plan:
         if self.study.metrics.fisher.reference is not None:
             spec["fisher_reference"] = self.study.metrics.fisher.reference
         return fingerprint("tables", 1, spec, 0, roles)
-
-    def _add(
-        self,
-        stage: str,
-        labels: Mapping[str, str],
-        spec: Mapping[str, Any],
-        seed: int,
-        upstream: Mapping[str, Artifact],
-        local: Mapping[str, Any] | None = None,
-    ) -> Artifact:
-        artifact = Artifact(stage, labels, spec, seed, upstream, local or {})
-        return self._by_path.setdefault(artifact.path, artifact)
 
     def _lay_out(self) -> None:
         select = self.study.select
@@ -164,8 +176,8 @@ class Plan:
         upstream = {"dataset": self._dataset, "tokenizer": tokenizer}
         latents = self._add("latents", labels, self.study.encoding.canonical(), 0, upstream)
         upstream = {**upstream, "latents": latents}
-        for perspective in self.study.selected_perspectives:
-            self._measure(perspective, labels, upstream)
+        for group, options in self.study.selected_metrics.items():
+            self._measure(group, options, labels, upstream)
         for backbone in self.study.selected_backbones:
             self._lay_out_diffusion(backbone, seed, labels, upstream)
 
@@ -187,33 +199,39 @@ class Plan:
         return self._add("tokenizer", labels, canonical, tokenizer_seed, made_from, spec.local())
 
     def _measure(
-        self, perspective: str, labels: Mapping[str, str], upstream: Mapping[str, Artifact]
+        self,
+        group: str,
+        options: MetricOptions,
+        labels: Mapping[str, str],
+        upstream: Mapping[str, Artifact],
     ) -> None:
-        if perspective == "fisher":
-            self._measure_fisher(labels, upstream)
-            return
-        options = getattr(self.study.metrics, perspective).canonical()
-        if "extractor" in options:
-            upstream = {**upstream, "extractor": self._encoder(options["extractor"])}
-        if "lpips" in options:
-            upstream = {**upstream, "lpips": self._encoder(options.pop("lpips"))}
-        if perspective == "reconstruction" and "encoder" in upstream["tokenizer"].upstream:
-            upstream = {**upstream, "alignment": upstream["tokenizer"].upstream["encoder"]}
-        self._add(perspective, labels, options, 0, upstream)
+        """Add the measurements of one metric group on one tokenizer's latents."""
+        made_from = dict(upstream)
+        made_from |= {role: self._encoder(name) for role, name in options.encoders.items()}
+        for role in METRIC_GROUPS[group].upstream:
+            match role:
+                case "alignment":  # what the tokenizer was trained to agree with, if anything
+                    if "encoder" in upstream["tokenizer"].upstream:
+                        made_from[role] = upstream["tokenizer"].upstream["encoder"]
+                case "pixels":
+                    made_from[role] = self._pixel_fisher()
+                case _:
+                    assert_never(role)
+        self._add(group, labels, options.fingerprinted(), 0, made_from)
 
-    def _measure_fisher(self, labels: Mapping[str, str], upstream: Mapping[str, Artifact]) -> None:
-        """Add the fits of one tokenizer's latents, and once those of the images themselves."""
-        metric = self.study.metrics.fisher
-        dataset = {"dataset": self._dataset}
-        pixels = self._add("pixel_fisher", self._dataset.labels, metric.pixels(), 0, dataset)
-        self._add("fisher", labels, metric.fits(), 0, {**upstream, "pixels": pixels})
+    def _pixel_fisher(self) -> Artifact:
+        """Return the fits of the images themselves, once for all tokenizers."""
+        options = self.study.metrics.fisher.pixels()
+        return self._add(
+            "pixel_fisher", self._dataset.labels, options, 0, {"dataset": self._dataset}
+        )
 
     def _measure_learned_fisher(
         self, diffusion: Artifact, upstream: Mapping[str, Artifact]
     ) -> None:
         """Add what one trained model says, where the study asks for it."""
         metric, labels = self.study.metrics.fisher, diffusion.labels
-        if metric.learned is None or "fisher" not in self.study.selected_perspectives:
+        if metric.learned is None or "fisher" not in self.study.selected_metrics:
             return
         if metric.learned.backbones != "all" and labels["backbone"] not in metric.learned.backbones:
             return

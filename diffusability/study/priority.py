@@ -1,19 +1,8 @@
 """Which of the jobs that can start goes first: tokenizers are finished one after another."""
 
 from diffusability.study.plan import Artifact, Plan
+from diffusability.study.stages import STAGES
 
-# Within a tokenizer, what frees disk goes before what fills it: latents are free once every
-# diffusion model is trained on them, samples once they are evaluated.
-STEPS = {
-    "dataset": 0,
-    "encoder": 0,
-    "tokenizer": 10,
-    "latents": 20,
-    "samples": 30,
-    "diffusion": 50,
-    "generation": 60,
-}
-PERSPECTIVE = 40  # of the latents
 CHAIN = 100  # between one tokenizer and the next
 
 
@@ -29,7 +18,7 @@ class Priorities:
         """Return the priority: of an earlier tokenizer higher, of what all need the highest."""
         shared = len(self._places) + 1
         place = self._places.get(_chain(artifact), shared)
-        return CHAIN * place + STEPS.get(artifact.stage, PERSPECTIVE)
+        return CHAIN * place + STAGES[artifact.stage].step
 
 
 def _chain(artifact: Artifact) -> tuple[str, str]:

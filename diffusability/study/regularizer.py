@@ -2,20 +2,38 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from diffusability.study.names import EncoderName
 from diffusability.study.python_object import PythonObject
+from diffusability.study.registry import Registry
 from diffusability.study.spec import Probability, Spec
 
 
-class Baseline(Spec):
+class Regularizer(Spec):
+    """What every entry has; an option called `encoder` names the encoder whose features it needs.
+
+    A regularizer is declared with `REGULARIZERS.add`: a subclass with
+    `method: Literal["its name"]`, and the `tokenizers.regularizers.interface.Regularizer` that
+    takes it as `module:class`.
+    """
+
+    method: str = Field(description="the regularizer")
+
+
+REGULARIZERS: Registry[Regularizer] = Registry("method", tag="method")
+CODE = "diffusability.tokenizers.regularizers"
+
+
+@REGULARIZERS.add(f"{CODE}.interface:Regularizer")
+class Baseline(Regularizer):
     """No regularizer."""
 
     method: Literal["baseline"]
 
 
-class Repa(Spec):
+@REGULARIZERS.add(f"{CODE}.alignment:RepresentationAlignment")
+class Repa(Regularizer):
     """Representation alignment through a small network."""
 
     method: Literal["repa"]
@@ -24,7 +42,8 @@ class Repa(Spec):
     hidden: PositiveInt = Field(2048, description="width of the projecting network")
 
 
-class Mcos(Spec):
+@REGULARIZERS.add(f"{CODE}.alignment:VisionAlignment")
+class Mcos(Regularizer):
     """VA-VAE's marginal cosine similarity alone."""
 
     method: Literal["mcos"]
@@ -33,7 +52,8 @@ class Mcos(Spec):
     cosine_margin: float = Field(0.5, ge=0, le=2)
 
 
-class Mdms(Spec):
+@REGULARIZERS.add(f"{CODE}.alignment:VisionAlignment")
+class Mdms(Regularizer):
     """VA-VAE's marginal distance-matrix similarity alone."""
 
     method: Literal["mdms"]
@@ -42,7 +62,8 @@ class Mdms(Spec):
     distance_margin: float = Field(0.25, ge=0, le=2)
 
 
-class McosMdms(Spec):
+@REGULARIZERS.add(f"{CODE}.alignment:VisionAlignment")
+class McosMdms(Regularizer):
     """VA-VAE's alignment: marginal cosine plus marginal distance-matrix similarity."""
 
     method: Literal["mcos+mdms"]
@@ -52,7 +73,8 @@ class McosMdms(Spec):
     distance_margin: float = Field(0.25, ge=0, le=2)
 
 
-class Eq(Spec):
+@REGULARIZERS.add(f"{CODE}.eq:Equivariance")
+class Eq(Regularizer):
     """EQ-VAE: the decoder must undo a transformation made on the latent."""
 
     method: Literal["eq"]
@@ -63,7 +85,8 @@ class Eq(Spec):
     )
 
 
-class Lcr(Spec):
+@REGULARIZERS.add(f"{CODE}.lcr:LocalCorrelation")
+class Lcr(Regularizer):
     """SSVAE's local correlation regularization."""
 
     method: Literal["lcr"]
@@ -72,7 +95,8 @@ class Lcr(Spec):
     factor: NonNegativeFloat = Field(0.1, description="inner factor of the authors' code")
 
 
-class Lmr(Spec):
+@REGULARIZERS.add(f"{CODE}.masking:LatentMasking")
+class Lmr(Regularizer):
     """SSVAE's latent masking: full images from latents with holes."""
 
     method: Literal["lmr"]
@@ -81,15 +105,23 @@ class Lmr(Spec):
     )
     shared: bool = Field(True, description="same positions for all images of a batch")
 
+    @model_validator(mode="after")
+    def _probabilities(self) -> "Lmr":
+        if sum(self.probabilities) > 1 + 1e-9:
+            raise ValueError(f"probabilities {list(self.probabilities)} sum to more than one")
+        return self
 
-class Mae(Spec):
+
+@REGULARIZERS.add(f"{CODE}.masking:ImageMasking")
+class Mae(Regularizer):
     """Masked patches at the encoder's input; for transformers only."""
 
     method: Literal["mae"]
     ratio: float = Field(0.7, gt=0, lt=1, description="maximum masking ratio (r of Table 1)")
 
 
-class Gpe(Spec):
+@REGULARIZERS.add("diffusability.tokenizers.geometry_preservation:geometry_preservation_loss")
+class Gpe(Regularizer):
     """Geometry-preserving encoder, then a decoder of it: two trainings of `train.steps` each.
 
     The objective's reconstruction terms are the decoder's; the encoder has its own loss.
@@ -109,7 +141,8 @@ class Gpe(Spec):
     )
 
 
-class PythonRegularizer(PythonObject):
+@REGULARIZERS.add("diffusability.tokenizers.python_object:build_python_regularizer")
+class PythonRegularizer(Regularizer, PythonObject):
     """A regularizer of the user's own package; see `tokenizers/python_object.py`."""
 
     method: Literal["python"] = Field(description="a regularizer of your own package")
@@ -118,7 +151,4 @@ class PythonRegularizer(PythonObject):
     )
 
 
-RegularizerSpec = Annotated[
-    Baseline | Repa | Mcos | Mdms | McosMdms | Eq | Lcr | Lmr | Mae | Gpe | PythonRegularizer,
-    Field(discriminator="method"),
-]
+RegularizerSpec = Annotated[Regularizer, REGULARIZERS]

@@ -6,31 +6,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from diffusability.study.backbone import LightningDiTBackbone, SiTBackbone, UNetBackbone
+from diffusability.study.backbone import BACKBONES
 from diffusability.study.dataset import DATASETS
 from diffusability.study.encoder import ENCODERS, InceptionEncoder, Use
 from diffusability.study.merge import merge
 from diffusability.study.names import ENCODER_NAME, INCEPTION, INCEPTION_SPATIAL, NAME
-from diffusability.study.network import (
-    ConvNetwork,
-    HierarchicalNetwork,
-    VectorNetwork,
-    VitNetwork,
-)
+from diffusability.study.network import NETWORKS, HierarchicalNetwork
 from diffusability.study.problems import Problems, nearest
-from diffusability.study.regularizer import (
-    Baseline,
-    Eq,
-    Gpe,
-    Lcr,
-    Lmr,
-    Mae,
-    Mcos,
-    McosMdms,
-    Mdms,
-    PythonRegularizer,
-    Repa,
-)
+from diffusability.study.registry import Registry
+from diffusability.study.regularizer import REGULARIZERS
 from diffusability.study.sizes import check_sizes
 from diffusability.study.spec import TrainSpec
 from diffusability.study.study import Study
@@ -43,34 +27,10 @@ from diffusability.study.tokenizer import (
 )
 
 LEVEL_KEYS = ("source", "of", "factor")
-NETWORKS: dict[str, type[BaseModel]] = {
-    "conv": ConvNetwork,
-    "vit": VitNetwork,
-    "vector": VectorNetwork,
-    "hierarchical": HierarchicalNetwork,
-}
-REGULARIZERS: dict[str, type[BaseModel]] = {
-    "baseline": Baseline,
-    "repa": Repa,
-    "mcos": Mcos,
-    "mdms": Mdms,
-    "mcos+mdms": McosMdms,
-    "eq": Eq,
-    "lcr": Lcr,
-    "lmr": Lmr,
-    "mae": Mae,
-    "gpe": Gpe,
-    "python": PythonRegularizer,
-}
-BACKBONES: dict[str, type[BaseModel]] = {
-    "sit": SiTBackbone,
-    "lightningdit": LightningDiTBackbone,
-    "unet": UNetBackbone,
-}
-TAGGED: dict[str, tuple[str, Mapping[str, type[BaseModel]]]] = {
-    "datasets": ("kind", DATASETS),
-    "encoders": ("kind", ENCODERS),
-    "backbones": ("arch", BACKBONES),
+TAGGED: dict[str, Registry[Any]] = {
+    "datasets": DATASETS,
+    "encoders": ENCODERS,
+    "backbones": BACKBONES,
 }
 SECTIONS = (*TAGGED, "tokenizers")
 TOKENIZER_PARTS = ("network", "objective", "train")
@@ -91,8 +51,8 @@ def resolve_study(data: Mapping[str, Any], source: str) -> Study:
     declared = {
         section: problems.mapping(section, resolved.get(section, {})) for section in SECTIONS
     }
-    for section, (tag, models) in TAGGED.items():
-        resolved[section] = _section(section, declared[section], tag, models, problems)
+    for section, models in TAGGED.items():
+        resolved[section] = _section(section, declared[section], models, problems)
     resolved["tokenizers"] = _tokenizers(declared["tokenizers"], bases, problems)
     study = _typed(resolved, declared, problems)
     valid = study.model_fields_set
@@ -140,14 +100,10 @@ def _named(section: str, entries: Mapping[str, Any], problems: Problems) -> dict
 
 
 def _section(
-    section: str,
-    entries: Mapping[str, Any],
-    tag: str,
-    models: Mapping[str, type[BaseModel]],
-    problems: Problems,
+    section: str, entries: Mapping[str, Any], models: Registry[Any], problems: Problems
 ) -> dict[str, BaseModel]:
     found = {
-        name: problems.validate_tagged(f"{section}.{name}", entry, tag, models)
+        name: problems.validate_tagged(f"{section}.{name}", entry, models.tag, models)
         for name, entry in entries.items()
     }
     return {name: spec for name, spec in found.items() if spec is not None}
@@ -289,18 +245,21 @@ def _check_metrics(
     study: Study, declared: Mapping[str, Mapping[str, Any]], problems: Problems
 ) -> None:
     """The encoders, tokenizers and backbones that metrics name must be declared, and fit."""
-    selected = study.select.metrics if "select" in study.model_fields_set else ()
-    if "geometry" in selected and study.metrics.geometry is None:
-        problems.add("select.metrics", "`geometry` is not declared; add `geometry: {}` to metrics")
-    for metric in ("continuity", "reconstruction", "generation"):
-        extractor = getattr(study.metrics, metric).extractor
-        _check_encoder(
-            f"metrics.{metric}.extractor", extractor, "features", study, declared, problems
-        )
+    groups = study.metrics.groups
+    selected = study.select.metrics if "select" in study.model_fields_set else "all"
+    for name in () if selected == "all" else selected:
+        if name not in groups:
+            problems.add(
+                "select.metrics", f"`{name}` is not declared; add `{name}: {{}}` to metrics"
+            )
+    uses: dict[str, Use] = {"extractor": "features", "lpips": "lpips"}
+    for metric, options in groups.items():
+        for role, encoder in options.encoders.items():
+            where = f"metrics.{metric}.{role}"
+            _check_encoder(where, encoder, uses[role], study, declared, problems)
+    extractor = study.metrics.generation.extractor
+    _check_encoder("metrics.generation.extractor", extractor, "features", study, declared, problems)
     _check_fdr6(study, declared, problems)
-    lpips = study.metrics.reconstruction.lpips
-    if lpips is not None:
-        _check_encoder("metrics.reconstruction.lpips", lpips, "lpips", study, declared, problems)
     _check_inception(study, problems)
     reference = study.metrics.fisher.reference
     if reference is not None and reference not in declared["tokenizers"]:

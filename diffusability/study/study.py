@@ -1,13 +1,14 @@
 """The study as a whole: everything that is declared, and the selection that is run."""
 
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from diffusability.study.backbone import BackboneSpec, SamplingSpec
 from diffusability.study.dataset import DATASETS, Dataset
 from diffusability.study.encoder import ENCODERS, EncoderEntry
-from diffusability.study.metrics import MetricsSpec
+from diffusability.study.metric_group import MetricOptions
+from diffusability.study.metrics import METRIC_GROUPS, MetricsSpec
 from diffusability.study.names import EncoderName, Name
 from diffusability.study.spec import Spec
 from diffusability.study.tokenizer import (
@@ -18,19 +19,10 @@ from diffusability.study.tokenizer import (
 )
 
 SeedList = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
-Perspective = Literal[
-    "velocity",
-    "semantics",
-    "spatial",
-    "smoothness",
-    "continuity",
-    "uniformity",
-    "equivariance",
-    "reconstruction",
-    "geometry",
-    "fisher",
-]
-PERSPECTIVES: tuple[Perspective, ...] = get_args(Perspective)
+if TYPE_CHECKING:
+    MetricName = str
+else:
+    MetricName = Literal[tuple(METRIC_GROUPS)]
 
 
 class Repeat(Spec):
@@ -50,8 +42,8 @@ class Selection(Spec):
     backbones: Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
         "all", description="entries of `backbones` that are run"
     )
-    metrics: Literal["all"] | Annotated[tuple[Perspective, ...], Field(min_length=1)] = Field(
-        "all", description="perspectives that are measured on the latents"
+    metrics: Literal["all"] | Annotated[tuple[MetricName, ...], Field(min_length=1)] = Field(
+        "all", description="metric groups that are measured on the latents"
     )
     tokenizer_seeds: SeedList = Field((0,), description="seeds of the tokenizers")
     seeds: SeedList = Field((0,), description="seeds of the diffusion models")
@@ -113,23 +105,20 @@ class Study(Spec):
     @property
     def used_encoders(self) -> tuple[str, ...]:
         """Names of the encoders that the selection needs, each once."""
-        metrics = self.metrics
-        chosen = self.selected_perspectives
+        chosen = self.selected_metrics.values()
         names = [n for t in self.selected_tokenizers for n in self.tokenizers[t].encoders.values()]
-        names += [metrics.continuity.extractor] if "continuity" in chosen else []
-        names += [metrics.reconstruction.extractor] if "reconstruction" in chosen else []
-        if "reconstruction" in chosen and metrics.reconstruction.lpips is not None:
-            names.append(metrics.reconstruction.lpips)
+        names += [name for options in chosen for name in options.encoders.values()]
         if self.selected_backbones:
-            names += [metrics.generation.extractor, *(metrics.generation.fdr6 or ())]
+            generation = self.metrics.generation
+            names += [generation.extractor, *(generation.fdr6 or ())]
         return tuple(dict.fromkeys(names))
 
     @property
-    def selected_perspectives(self) -> tuple[Perspective, ...]:
-        """Perspectives that are measured on the latents."""
+    def selected_metrics(self) -> dict[str, MetricOptions]:
+        """Options of the metric groups that are measured on the latents, by name."""
         chosen = self.select.metrics
-        declared = [p for p in PERSPECTIVES if getattr(self.metrics, p) is not None]
-        return tuple(p for p in declared if chosen == "all" or p in chosen)
+        groups = self.metrics.groups
+        return {n: options for n, options in groups.items() if chosen == "all" or n in chosen}
 
     @property
     def first_seeds(self) -> tuple[int, int]:

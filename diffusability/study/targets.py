@@ -1,57 +1,17 @@
-"""The files of a study as a whole: tables, figures, report, and how scripts are told of it."""
+"""The files of a study as a whole: tables, figures and report."""
 
-import json
-import shlex
-from collections.abc import Mapping, Sequence
-from typing import Any
+import hashlib
+from pathlib import Path
 
+from diffusability.study.figures import FIGURE_FORMATS, FIGURE_NAMES
 from diffusability.study.plan import Plan
 from diffusability.study.stages import RESULTS, STAGES
 from diffusability.study.study import Study
+from diffusability.study.tables import ANALYSIS_TABLES, CLAIMS_TABLE, COLLECTED_TABLES, TABLES
 
-FIGURE_NAMES = (
-    "perspectives",
-    "correlations",
-    "backbones",
-    "families",
-    "best_guidance",
-    "pairs",
-    "trajectories",
-    "length_ratio",
-    "guidance",
-    "neighbours_probe",
-    "reconstruction",
-    "noise_floor",
-    "perspectives_inception_score",
-    "perspectives_fdr6",
-    "fisher_curves",
-    "fisher_encoders",
-    "fisher_levels",
-    "spectra",
-)
-FIGURE_FORMATS = ("svg", "pdf", "png")
+__all__ = ["ANALYSIS_TABLES", "CLAIMS_TABLE", "COLLECTED_TABLES", "FIGURE_FORMATS", "FIGURE_NAMES"]
 
-# collected from artifacts, then made from those alone, then from all of these and the claims
-COLLECTED_TABLES = ("measurements", "profiles", "spectra")
-ANALYSIS_TABLES = (
-    "correlations",
-    "intercorrelations",
-    "comparisons",
-    "proxies",
-    "regressions",
-    "selection",
-    "noise_floor",
-    "comparability",
-    "guidance",
-    "profile_relations",
-    "latent_spaces",
-    "latent_findings",
-)
-CLAIMS_TABLE = "claims"
-CLAIMS = "claims.yaml"  # what the paper says, as data
-FISHER_CLAIMS = "claims_fisher.yaml"  # what the second paper says of its toys
-LATENT_CLAIMS = "claims_latents.yaml"  # and of the latent spaces of images
-TABLE_NAMES = (*COLLECTED_TABLES, *ANALYSIS_TABLES, CLAIMS_TABLE)
+TABLE_NAMES = tuple(TABLES)
 
 
 def table_folder(study: Study) -> str:
@@ -93,9 +53,10 @@ def report_file(study: Study) -> str:
     return f"{RESULTS}/{study.report or f'report-{study.name}.html'}"
 
 
-def study_arguments(files: Sequence[str], overrides: Mapping[str, Any]) -> str:
-    """Return the arguments with which a script resolves the same study, quoted for a shell."""
-    arguments = [part for file in files for part in ("--study", file)]
-    if overrides:
-        arguments += ["--config", json.dumps(dict(overrides), sort_keys=True)]
-    return shlex.join(arguments)
+def digest(*files: Path) -> str:
+    """Return a hash of the content of files, which tells whether to look at them again.
+
+    The rules compare it in the place of paths, which change when the workflow moves.
+    """
+    content = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
+    return hashlib.sha256(content).hexdigest()[:12]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
@@ -299,11 +299,10 @@ class PythonTokenizer(SourcedTokenizer, WeightedObject):
 LinearSource = Literal[
     "pixels", "permuted-pixels", "permuted-positions", "pca", "projection", "haar"
 ]
-LINEAR_SOURCES: tuple[LinearSource, ...] = get_args(LinearSource)
 WHOLE = ("pixels", "permuted-pixels", "permuted-positions")  # these keep every pixel
 
 
-@TOKENIZER_SOURCES.add("diffusability.tokenizers.linear_fit:Linear")
+@TOKENIZER_SOURCES.add("diffusability.tokenizers.linear:Linear")
 class LinearTokenizer(SourcedTokenizer):
     """A linear isometry of images, or one on a subspace of them, and its transpose as decoder.
 
@@ -339,8 +338,8 @@ class LinearTokenizer(SourcedTokenizer):
         elif self.channels > (entries := image_channels * self.factor**2):
             yield (
                 "channels",
-                f"{self.channels} channels a cell of {self.factor} x {self.factor} pixels are more "
-                f"than the {entries} entries of those pixels: an isometry cannot have more "
+                f"{self.channels} channels per cell of {self.factor} x {self.factor} pixels are "
+                f"more than the {entries} entries of those pixels: an isometry cannot have more "
                 "dimensions than the image",
             )
 

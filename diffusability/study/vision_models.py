@@ -9,7 +9,7 @@ standard deviation, channel by channel.
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 CELL = 16  # image pixels per cell of the feature grid, along one side, whatever the patch
 WEIGHT_FILE = "model.safetensors"  # in every repository of the hub
@@ -31,7 +31,6 @@ VisionModel = Literal[
     "spatialpe-l",
     "webssl-300m",
 ]
-VISION_MODELS: tuple[VisionModel, ...] = get_args(VisionModel)
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
 IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP: Normalisation = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))

@@ -9,24 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffusability.errors import StudyError
-from diffusability.tokenizers.attention import attend
-from diffusability.tokenizers.interface import Tokenizer
+from diffusability.nn.attention import attend
+from diffusability.nn.layers import group_norm
+from diffusability.study.network import ConvNetwork, ImageShape
+from diffusability.tokenizers.interface import NetworkTokenizer
 from diffusability.tokenizers.posterior import Posterior
-
-MAXIMUM_GROUPS = 32
-CHANNELS_PER_GROUP = 4  # of the first level at full width: 128 channels in 32 groups
-
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Return the group normalisation of the family, eps 1e-6.
-
-    Groups: the largest divisor of ``channels`` that is at most 32 and leaves at least four
-    channels in a group. That is 32 at every level of the full width; a narrow network gets fewer
-    groups rather than groups of one channel, which would erase each channel's image mean.
-    """
-    limit = max(1, min(MAXIMUM_GROUPS, channels // CHANNELS_PER_GROUP))
-    groups = next(count for count in range(limit, 0, -1) if channels % count == 0)
-    return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
@@ -140,58 +127,25 @@ def _decoder(
     return nn.Sequential(*layers, *_head(widths[0]))
 
 
-class ConvAutoencoder(Tokenizer):
+class ConvAutoencoder(NetworkTokenizer):
     """Residual convolutional autoencoder, one resolution level per multiplier.
 
     Full width (f16): width 128, multipliers (1, 1, 2, 2, 4), 2 and 3 blocks, attention:
     69.84 M parameters with 32 latent channels, 70.29 M with 64.
     """
 
-    def __init__(
-        self,
-        image_channels: int = 3,
-        latent_channels: int = 32,
-        width: int = 128,
-        multipliers: tuple[int, ...] = (1, 1, 2, 2, 4),
-        encoder_blocks: int = 2,
-        decoder_blocks: int = 3,
-        attention: bool = True,
-    ) -> None:
-        """Build the layers on the meta device; `initialise` or loaded weights fill them.
-
-        Args:
-            image_channels: channels of an image.
-            latent_channels: channels d of the latent.
-            width: channels at full resolution, in front of the multipliers.
-            multipliers: channels of each resolution in units of ``width``, from full resolution
-                to the latent's; the down-sampling factor is 2 ** (len(multipliers) - 1).
-            encoder_blocks: residual blocks at each resolution of the encoder.
-            decoder_blocks: residual blocks at each resolution of the decoder.
-            attention: self-attention after every block of the lowest resolution.
-
-        Raises:
-            StudyError: if there is no multiplier.
-        """
-        super().__init__()
-        if not multipliers:
-            raise StudyError("ConvAutoencoder: multipliers is empty; give one per resolution")
-        self.image_channels = image_channels
-        self.latent_channels = latent_channels
-        self._factor = 2 ** (len(multipliers) - 1)
-        widths = [width * multiplier for multiplier in multipliers]
-        moments = 2 * latent_channels
+    def __init__(self, spec: ConvNetwork, image: ImageShape) -> None:
+        """Build the layers on the meta device; `initialise` or loaded weights fill them."""
+        super().__init__(spec, image)
+        widths = [spec.width * multiplier for multiplier in spec.multipliers]
+        channels, attention = spec.channels, spec.attention
         with torch.device("meta"):
-            self.encoder = _encoder(image_channels, widths, encoder_blocks, attention)
-            self.encoder_out = nn.Conv2d(widths[-1], moments, 3, padding=1)
-            self.to_moments = nn.Conv2d(moments, moments, 1)
-            self.from_latent = nn.Conv2d(latent_channels, latent_channels, 1)
-            self.decoder = _decoder(latent_channels, widths, decoder_blocks, attention)
-            self.decoder_out = nn.Conv2d(widths[0], image_channels, 3, padding=1)
-
-    @property
-    def factor(self) -> int:
-        """Image pixels per latent cell, along one side."""
-        return self._factor
+            self.encoder = _encoder(image.channels, widths, spec.encoder_blocks, attention)
+            self.encoder_out = nn.Conv2d(widths[-1], 2 * channels, 3, padding=1)
+            self.to_moments = nn.Conv2d(2 * channels, 2 * channels, 1)
+            self.from_latent = nn.Conv2d(channels, channels, 1)
+            self.decoder = _decoder(channels, widths, spec.decoder_blocks, attention)
+            self.decoder_out = nn.Conv2d(widths[0], image.channels, 3, padding=1)
 
     @property
     def encoder_last_weight(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""The patch discriminator and the hinge losses of the adversarial term.
+"""The patch discriminator and the hinge losses of the GAN.
 
 Isola et al., Image-to-Image Translation with Conditional Adversarial Networks (arXiv 1611.07004),
 as used in VQGAN and latent diffusion; hinge losses of Lim & Ye, Geometric GAN (arXiv 1705.02894).
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffusability.errors import StudyError
-from diffusability.tokenizers.initialisation import SeededModule, normal_weights
+from diffusability.nn.initialisation import SeededModule, redraw_normal
 
 WEIGHT_STD = 0.02
 WIDEST = 8  # largest channel multiple of the first layer
@@ -19,13 +19,13 @@ SLOPE = 0.2
 
 
 class PatchDiscriminator(SeededModule):
-    """A small convolutional network that judges every overlapping patch of an image.
+    """A small convolutional network that scores every overlapping patch of an image.
 
     Batch statistics are always those of the batch at hand: the network is never used outside
     training, so running averages would only be state that the generator's pass alters.
     """
 
-    def __init__(self, image_channels: int = 3, width: int = 64, layers: int = 3) -> None:
+    def __init__(self, image_channels: int, width: int, layers: int) -> None:
         """Build the layers on the meta device; `initialise` fills them.
 
         Args:
@@ -33,13 +33,8 @@ class PatchDiscriminator(SeededModule):
             width: channels after the first layer; each further one doubles them, at most 8-fold.
             layers: layers of stride 2; images need 3 · 2**layers pixels along each side, so
                 16 pixels take at most 2 layers and 32 pixels take 3.
-
-        Raises:
-            StudyError: if there is no layer.
         """
         super().__init__()
-        if layers < 1:
-            raise StudyError(f"PatchDiscriminator: {layers} stride-2 layers; at least 1 is needed")
         self.smallest_side = 3 * 2**layers
         with torch.device("meta"):
             modules: list[nn.Module] = [
@@ -62,7 +57,7 @@ class PatchDiscriminator(SeededModule):
     def initialise(self, generator: torch.Generator) -> Self:
         """Draw convolutions from N(0, 0.02²) and norm scales from N(1, 0.02²)."""
         super().initialise(generator)
-        normal_weights(self, WEIGHT_STD, generator)
+        redraw_normal(self, WEIGHT_STD, generator)
         for layer in self.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 nn.init.normal_(layer.weight, 1.0, WEIGHT_STD, generator=generator)
@@ -75,7 +70,7 @@ class PatchDiscriminator(SeededModule):
             images: (B, C, H, W), in [-1, 1].
 
         Returns:
-            (B, 1, h', w'); higher means judged more real.
+            (B, 1, h', w'); higher means more real.
 
         Raises:
             StudyError: if the images are too small for the number of layers.

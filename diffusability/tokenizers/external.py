@@ -83,7 +83,7 @@ class ExternalAutoencoder(Tokenizer):
         self.deterministic = config["_class_name"] == "AutoencoderDC"
         self._factor = 2 ** (len(config[CLASSES[config["_class_name"]][1]]) - 1)
         shift, scale = latent_convention(config)
-        # not persistent: they follow from the configuration that lies beside the weights
+        # not persistent: they follow from the configuration beside the weights
         self.register_buffer("shift", shift.view(1, -1, 1, 1), persistent=False)  # (1, d, 1, 1)
         self.register_buffer("scale", scale.view(1, -1, 1, 1), persistent=False)  # (1, d, 1, 1)
 
@@ -132,7 +132,7 @@ def latent_convention(config: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
 
     Args:
         config: of diffusers: `scaling_factor`, and where it has them `shift_factor` or
-            `latents_mean` and `latents_std`, one value a channel.
+            `latents_mean` and `latents_std`, one value per channel.
 
     Raises:
         StudyError: if a scale is zero or not finite.

@@ -1,7 +1,7 @@
 """A small hierarchical VAE: Gaussian latents at several resolutions, drawn from coarse to fine.
 
 After NVAE (Vahdat & Kautz, arXiv 2007.03898): a deterministic encoder runs up to the coarsest
-features; a top-down path draws one latent a level, each from a prior that the coarser ones
+features; a top-down path draws one latent per level, each from a prior that the coarser ones
 predict, and the posterior is stated relative to that prior.
 """
 
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from diffusability.errors import StudyError
-from diffusability.tokenizers.conv import Downsample, ResidualBlock, Upsample, group_norm
-from diffusability.tokenizers.interface import Tokenizer
+from diffusability.nn.layers import group_norm
+from diffusability.study.network import HierarchicalNetwork, ImageShape
+from diffusability.tokenizers.conv import Downsample, ResidualBlock, Upsample
+from diffusability.tokenizers.interface import NetworkTokenizer
 from diffusability.tokenizers.objective import Objective
 from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior
 from diffusability.training.loop import Losses
@@ -60,7 +62,7 @@ def balanced_kl(divergences: Mapping[int, Tensor], sizes: Mapping[int, int]) -> 
     return (weights[:, None] * stacked).sum(0)
 
 
-class HierarchicalAutoencoder(Tokenizer):
+class HierarchicalAutoencoder(NetworkTokenizer):
     """The hierarchical VAE as a tokenizer of one of its levels.
 
     Its latent is z of the offered level. It is encoded with the coarser levels at their posterior
@@ -69,32 +71,15 @@ class HierarchicalAutoencoder(Tokenizer):
     reconstruction, which is the meaning of a level's latent by itself.
     """
 
-    def __init__(
-        self,
-        image_channels: int,
-        latent_channels: int,
-        levels: tuple[int, ...],
-        factor: int,
-        width: int,
-        blocks: int,
-    ) -> None:
-        """Build the layers on the meta device; `initialise` or loaded weights fill them.
-
-        Args:
-            image_channels: channels of an image.
-            latent_channels: channels of every level's latent.
-            levels: image pixels per cell of each level, doubling, finest first.
-            factor: the level that is offered.
-            width: channels of all features.
-            blocks: residual blocks at each resolution, up and down.
-        """
-        super().__init__()
-        self.image_channels, self.latent_channels = image_channels, latent_channels
-        self.levels, self._factor = levels, factor
-        halvings = levels[-1].bit_length() - 1
-        names = [str(level) for level in levels]
+    def __init__(self, spec: HierarchicalNetwork, image: ImageShape) -> None:
+        """Build the layers on the meta device; `initialise` or loaded weights fill them."""
+        super().__init__(spec, image)
+        self.levels: tuple[int, ...] = spec.levels
+        width, blocks, latent_channels = spec.width, spec.blocks, spec.channels
+        halvings = self.levels[-1].bit_length() - 1
+        names = [str(level) for level in self.levels]
         with torch.device("meta"):
-            self.stem = nn.Conv2d(image_channels, width, 3, padding=1)
+            self.stem = nn.Conv2d(image.channels, width, 3, padding=1)
             self.down = nn.ModuleList(
                 nn.Sequential(Downsample(width), *_blocks(width, blocks)) for _ in range(halvings)
             )
@@ -112,16 +97,11 @@ class HierarchicalAutoencoder(Tokenizer):
                 nn.Sequential(*_blocks(width, blocks)) for _ in range(halvings + 1)
             )
             self.up = nn.ModuleList(Upsample(width) for _ in range(halvings))
-            self.out = _head(width, image_channels)
+            self.out = _head(width, image.channels)
 
     def fill(self, _generator: torch.Generator) -> None:
         """Start the top-down path at zero."""
         self.start.zero_()
-
-    @property
-    def factor(self) -> int:
-        """Image pixels per cell of the offered level, along one side."""
-        return self._factor
 
     @property
     def encoder_last_weight(self) -> Tensor:
@@ -279,7 +259,7 @@ def hierarchical_loss(
     reference, terms = objective.reconstruction(images, decoded, None)
     total = torch.stack(list(divergences.values())).sum(0)  # (B,)
     divergence, parts = objective.divergence(total, images, step)
-    if objective.kl_balance and step < objective.kl_warmup:
+    if objective.options.kl_balance and step < objective.options.kl_warmup:
         cells = images.shape[-2] * images.shape[-1]
         sizes = {factor: cells // factor**2 for factor in divergences}
         divergence, _ = objective.divergence(balanced_kl(divergences, sizes), images, step)

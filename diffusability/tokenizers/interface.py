@@ -5,7 +5,8 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 
 from diffusability.errors import StudyError
-from diffusability.tokenizers.initialisation import SeededModule
+from diffusability.nn.initialisation import SeededModule
+from diffusability.study.network import ImageShape, Network
 from diffusability.tokenizers.posterior import Posterior
 
 
@@ -32,7 +33,7 @@ class Tokenizer(SeededModule, ABC):
     @property
     @abstractmethod
     def decoder_last_weight(self) -> Tensor:
-        """Weight of the layer that emits the pixels; the adversarial term balances there."""
+        """Weight of the layer that emits the pixels; the GAN loss balances there."""
 
     @abstractmethod
     def encode(self, images: Tensor, mask: Tensor | None = None) -> Posterior:
@@ -82,3 +83,26 @@ class Tokenizer(SeededModule, ABC):
                 f"down-sampling factor {self.factor}; choose another image size or factor"
             )
         return height // self.factor, width // self.factor
+
+
+class NetworkTokenizer(Tokenizer, ABC):
+    """A tokenizer that the study trains; every one is made from its options and the images' shape.
+
+    Subclasses build their layers on the meta device; `initialise` or saved weights fill them.
+    """
+
+    def __init__(self, spec: Network, image: ImageShape) -> None:
+        """Take the sizes.
+
+        Args:
+            spec: the entry's network.
+            image: shape of the dataset's images. Networks without a fixed size take others too.
+        """
+        super().__init__()
+        self.image_channels, self.latent_channels = image.channels, spec.channels
+        self._factor = spec.factor
+
+    @property
+    def factor(self) -> int:
+        """Image pixels per latent cell, along one side."""
+        return self._factor

@@ -5,18 +5,31 @@ between latents, and has no posterior variance.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import assert_never
 
+import numpy as np
+import scipy.linalg
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from diffusability.artifacts.job import Job
+from diffusability.data.images import ImageSet, in_batches, to_float
+from diffusability.data.load import load_dataset
 from diffusability.errors import StudyError
+from diffusability.study.tokenizer import LinearTokenizer
 from diffusability.tokenizers.interface import Tokenizer
+from diffusability.tokenizers.load import WEIGHTS, TokenizerSource
 from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior
 from diffusability.tokenizers.serpentine import to_grid, to_vector
 
+BATCH = 1024  # images of a fit in memory at a time
 
-class LinearTokenizer(Tokenizer, ABC):
+
+class Isometry(Tokenizer, ABC):
     """A deterministic map of images without a layer that could be trained."""
 
     def __init__(self, image_channels: int, latent_channels: int, factor: int) -> None:
@@ -53,7 +66,7 @@ class LinearTokenizer(Tokenizer, ABC):
         """Return the (B, d, h, w) latents of (B, C, H, W) images."""
 
 
-class PixelTokenizer(LinearTokenizer):
+class PixelTokenizer(Isometry):
     """The image itself, of any size."""
 
     def __init__(self, image_channels: int) -> None:
@@ -69,7 +82,7 @@ class PixelTokenizer(LinearTokenizer):
         return latents
 
 
-class PermutationTokenizer(LinearTokenizer):
+class PermutationTokenizer(Isometry):
     """The image's entries, or its pixels with all their channels, in a fixed random order."""
 
     order: Tensor  # (D,) int64 over entries or (H·W,) over positions
@@ -102,7 +115,7 @@ class PermutationTokenizer(LinearTokenizer):
         return latents.flatten(self._dims)[..., self.order.argsort()].view_as(latents)
 
 
-class ProjectionTokenizer(LinearTokenizer):
+class ProjectionTokenizer(Isometry):
     """Coordinates on orthonormal directions, in serpentine order; decoded by least squares."""
 
     mean: Tensor  # (D,)
@@ -143,7 +156,7 @@ class ProjectionTokenizer(LinearTokenizer):
         return images.view(-1, self.image_channels, self._size, self._size)
 
 
-class HaarTokenizer(LinearTokenizer):
+class HaarTokenizer(Isometry):
     """The low-pass band of an orthonormal Haar pyramid: factor times the mean of a cell."""
 
     def __init__(self, image_channels: int, factor: int) -> None:
@@ -166,3 +179,109 @@ def _of_size(images: Tensor, size: int, tokenizer: Tokenizer) -> None:
             f"{type(tokenizer).__name__}: images of {height}x{width} pixels, it was made for "
             f"{size}x{size} only"
         )
+
+
+class Linear(TokenizerSource[LinearTokenizer]):
+    """Linear maps of the image."""
+
+    def make(self, job: Job, folder: Path) -> None:
+        """Write a map: its order, or its directions about the training images' mean."""
+        data = load_dataset(job.input("dataset"))
+        tokenizer = build_linear(self.spec, data.images.shape[1], data.images.shape[-1])
+        generator = torch.Generator().manual_seed(job.stream("weights"))
+        if isinstance(tokenizer, PermutationTokenizer):
+            tokenizer.draw(generator)
+        if isinstance(tokenizer, ProjectionTokenizer):
+            count = len(tokenizer.rows)
+            mean, covariance = image_moments(
+                map(to_float, in_batches(data.images, data.split("train"), BATCH))
+            )
+            if self.spec.source == "pca":
+                rows = principal_directions(covariance, count)
+            else:
+                rows = random_directions(len(mean), count, generator)
+            tokenizer.set_directions(mean, rows)
+        save_file(tokenizer.state_dict(), folder / WEIGHTS)
+
+    def load(self, folder: Path, data: ImageSet) -> Isometry:
+        """Return the map of an artifact's folder."""
+        tokenizer = build_linear(self.spec, data.images.shape[1], data.images.shape[-1])
+        tokenizer.load_state_dict(load_file(folder / WEIGHTS), assign=True)
+        return tokenizer
+
+
+def build_linear(spec: LinearTokenizer, image_channels: int, size: int) -> Isometry:
+    """Return the linear map of an entry; permutations and projections are not yet drawn."""
+    match spec.source:
+        case "pixels":
+            return PixelTokenizer(image_channels)
+        case "haar":
+            return HaarTokenizer(image_channels, spec.factor)
+        case "permuted-pixels" | "permuted-positions":
+            positions = spec.source == "permuted-positions"
+            return PermutationTokenizer(image_channels, size, positions)
+        case "pca" | "projection":
+            return ProjectionTokenizer(image_channels, size, spec.channels, spec.factor)
+        case _:
+            assert_never(spec.source)
+
+
+def image_moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return mean and covariance of images in one pass, each batch centred on the last mean.
+
+    Args:
+        batches: (B, C, H, W) images; D = C·H·W entries cost 8 D^2 bytes.
+
+    Returns:
+        Mean (D,) and covariance (D, D) with the divisor N, float64.
+
+    Raises:
+        StudyError: there is no image.
+    """
+    count, mean, scatter = 0, torch.zeros(0), torch.zeros(0)
+    for images in batches:
+        x = images.to(torch.float64).flatten(1)  # (B, D)
+        if not count:
+            mean, scatter = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1], x.shape[1])
+        before, count = count, count + len(x)
+        centred = x - x.mean(0)
+        shift = x.mean(0) - mean
+        # Chan, Golub & LeVeque (1983): the scatters of two parts, and that between their means
+        scatter += centred.T @ centred + torch.outer(shift, shift) * (before * len(x) / count)
+        mean = mean + shift * (len(x) / count)
+    if not count:
+        raise StudyError("the training split is empty: there is nothing to fit directions to")
+    return mean, scatter / count
+
+
+def principal_directions(covariance: Tensor, count: int) -> Tensor:
+    """Return the directions of largest variance, in decreasing order.
+
+    Args:
+        covariance: (D, D), float64, symmetric.
+        count: how many.
+
+    Returns:
+        (count, D) orthonormal rows, float64; the largest entry of each is positive.
+    """
+    size = len(covariance)
+    _, columns = scipy.linalg.eigh(covariance.numpy(), subset_by_index=[size - count, size - 1])
+    rows = torch.from_numpy(np.ascontiguousarray(columns.T[::-1]))  # largest first
+    largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))  # (count, 1)
+    return rows * largest.sign()
+
+
+def random_directions(size: int, count: int, generator: torch.Generator) -> Tensor:
+    """Return an orthonormal basis of a uniformly random subspace.
+
+    Args:
+        size: D, dimensions of the space.
+        count: dimensions of the subspace.
+        generator: source of the draw.
+
+    Returns:
+        (count, D) orthonormal rows, float64.
+    """
+    normal = torch.randn(size, count, generator=generator, dtype=torch.float64)
+    orthonormal, upper = torch.linalg.qr(normal)
+    return (orthonormal * upper.diagonal().sign()).T.contiguous()

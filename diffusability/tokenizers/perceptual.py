@@ -1,4 +1,4 @@
-"""Perceptual distances: how far two images lie apart in the features of a frozen network."""
+"""Perceptual distances: the difference of two images in the features of a frozen network."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -102,7 +102,7 @@ class LpipsPerceptual:
         if not path.is_file():
             raise ArtifactError(
                 f"LPIPS: no VGG-16 weights at {path}; put torchvision's "
-                "vgg16-397923af.pth there, or name its place"
+                "vgg16-397923af.pth there, or set the encoder's `weights`"
             )
         network = _lpips_network()
         _load_trunk(network.net, path)

@@ -15,8 +15,9 @@ with d = `channels`, h = H / `factor` and w = W / `factor`:
             return images                   # or diffusers' output with `sample`
 
 A regularizer (`method: python`) is a subclass of `diffusability.tokenizers.regularizers.interface.
-Regularizer`. It is called with its `options`, and with `latent_channels` (d) and
-`feature_channels` (D of its encoder, 0 without one) where its signature has these names.
+Regularizer`. It is called with the entry's `options` as keyword arguments. Where its signature has
+them, it is also given what the base class takes: `options` (the entry itself), `latent_channels`
+(d) and `feature_channels` (D of its encoder, 0 without one).
 """
 
 import inspect
@@ -149,14 +150,18 @@ def moments(encoded: Any) -> tuple[Any, Any]:
 
 def build_python_regularizer(
     spec: PythonRegularizer, latent_channels: int, feature_channels: int
-) -> Regularizer[Any]:
+) -> Regularizer:
     """Return the regularizer of an entry.
 
     Raises:
         StudyError: the object is missing, or gives no Regularizer.
     """
     takes = inspect.signature(import_object(spec)).parameters
-    offered = {"latent_channels": latent_channels, "feature_channels": feature_channels}
+    offered = {
+        "options": spec,
+        "latent_channels": latent_channels,
+        "feature_channels": feature_channels,
+    }
     found = build_object(spec, {key: value for key, value in offered.items() if key in takes})
     if not isinstance(found, Regularizer):
         raise StudyError(

@@ -14,7 +14,7 @@ def serpentine(channels: int, height: int, width: int) -> Tensor:
     """Return the cell of a C x H x W grid, flattened, that each entry of a vector takes.
 
     Returns:
-        (C·H·W,) int64, a permutation: entry i lies at grid.flatten()[order[i]].
+        (C·H·W,) int64, a permutation: entry i is at grid.flatten()[order[i]].
     """
     rows = torch.arange(height * width).view(height, width)
     rows[1::2] = rows[1::2].flip(1)  # odd rows to the left

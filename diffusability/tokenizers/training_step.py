@@ -14,6 +14,7 @@ from diffusability.tokenizers.discriminator import (
 )
 from diffusability.tokenizers.interface import Tokenizer
 from diffusability.tokenizers.objective import (
+    GAN_MAXIMUM,
     Objective,
     PerceptualDistance,
     Terms,
@@ -27,7 +28,7 @@ class TokenizerLosses:
     """The two losses of a step, for a loop that descends them in turn.
 
     `autoencoder_loss` comes first and keeps its target and detached reconstruction; then
-    `discriminator_loss` judges that pair, so the autoencoder runs once a step. The pair is used
+    `discriminator_loss` judges that pair, so the autoencoder runs once per step. The pair is used
     once: no state outlives a step.
     """
 
@@ -44,17 +45,16 @@ class TokenizerLosses:
         Args:
             tokenizer: the autoencoder.
             objective: weights of Eq. 12.
-            regularizer: `Regularizer()` itself is the baseline.
-            discriminator: needed where ``objective.gan`` is not zero.
-            perceptual: distance of two image batches, needed where ``objective.perceptual`` is
-                not zero.
+            regularizer: an instance of `Regularizer` itself is the baseline.
+            discriminator: needed where the weight of the GAN is not zero.
+            perceptual: distance of two image batches, needed where its weight is not zero.
 
         Raises:
             StudyError: if a part that a weight asks for is missing.
         """
         for name, weight, part in (
-            ("gan", objective.gan, discriminator),
-            ("perceptual", objective.perceptual, perceptual),
+            ("gan", objective.options.gan, discriminator),
+            ("perceptual", objective.options.perceptual, perceptual),
         ):
             if weight and part is None:
                 raise StudyError(
@@ -104,7 +104,7 @@ class TokenizerLosses:
         total = reference + divergence
         terms |= divergence_terms
         if active:
-            total = total + self._adversarial(reference, reconstruction, terms)
+            total = total + self._gan(reference, reconstruction, terms)
             self._pair = (target, reconstruction.detach())
         for penalty in penalties:
             total = total + self._penalised(reference, penalty, terms)
@@ -118,7 +118,7 @@ class TokenizerLosses:
 
         Returns:
             Scalar total (lower is a better discriminator) and the mean scores of both sides;
-            None while the game has not started. No gradient reaches the autoencoder.
+            None while the GAN loss is not enabled. No gradient reaches the autoencoder.
 
         Raises:
             TrainingError: if `autoencoder_loss` was not called since the last call.
@@ -135,17 +135,15 @@ class TokenizerLosses:
         terms = {"real_score": real.detach().mean(), "fake_score": fake.detach().mean()}
         return Losses(discriminator_hinge(real, fake), terms)
 
-    def _adversarial(self, reference: Tensor, reconstruction: Tensor, terms: Terms) -> Tensor:
+    def _gan(self, reference: Tensor, reconstruction: Tensor, terms: Terms) -> Tensor:
         """Return gan · λ∇ · GAN with the discriminator's parameters cut out of the graph."""
         assert self.discriminator is not None  # checked on construction
         frozen = {name: tensor.detach() for name, tensor in self.discriminator.named_parameters()}
         scores = functional_call(self.discriminator, frozen, (reconstruction,))  # (B, 1, h', w')
         loss = generator_hinge(_widen(scores))
-        factor = adaptive_weight(
-            reference, loss, self.tokenizer.decoder_last_weight, self.objective.gan_maximum
-        )
+        factor = adaptive_weight(reference, loss, self.tokenizer.decoder_last_weight, GAN_MAXIMUM)
         terms |= {"gan": loss, "gan_factor": factor}
-        return self.objective.gan * factor * loss
+        return self.objective.options.gan * factor * loss
 
     def _penalised(self, reference: Tensor, penalty: Penalty, terms: Terms) -> Tensor:
         """Return weight · λ∇ · penalty, balanced at the encoder's last layer."""

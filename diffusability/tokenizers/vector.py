@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from diffusability.errors import StudyError
-from diffusability.tokenizers.conv import group_norm
-from diffusability.tokenizers.interface import Tokenizer
+from diffusability.nn.layers import group_norm
+from diffusability.study.network import ImageShape, VectorNetwork
+from diffusability.tokenizers.interface import NetworkTokenizer
 from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior
 from diffusability.tokenizers.serpentine import to_grid, to_vector
 
 SLOPE = 0.2  # of the leaky rectifier
 
 
-class VectorAutoencoder(Tokenizer):
-    """Encoder to one vector an image and decoder from it, in serpentine order on a latent grid.
+class VectorAutoencoder(NetworkTokenizer):
+    """Encoder to one vector per image and decoder from it, in serpentine order on a latent grid.
 
     The decoder's input is (z - shift) · scale; both are 0 and 1 unless `set_scale` is called.
     """
@@ -27,45 +28,20 @@ class VectorAutoencoder(Tokenizer):
     shift: Tensor  # (d,)
     scale: Tensor  # ()
 
-    def __init__(
-        self,
-        image_channels: int,
-        size: int,
-        latent_channels: int,
-        factor: int,
-        width: int,
-        multipliers: tuple[int, ...],
-    ) -> None:
-        """Build the layers on the meta device; `initialise` or loaded weights fill them.
-
-        Args:
-            image_channels: channels of an image.
-            size: its height and width in pixels.
-            latent_channels: channels of the latent grid.
-            factor: image pixels per cell of that grid, along one side.
-            width: channels in front of the multipliers.
-            multipliers: channels after each strided convolution in units of ``width``.
-
-        Raises:
-            StudyError: the strided convolutions do not halve the image evenly.
-        """
-        super().__init__()
-        if size % (reduction := 2 ** len(multipliers)):
-            raise StudyError(
-                f"VectorAutoencoder: {len(multipliers)} strided convolutions do not halve images "
-                f"of {size} pixels evenly; give fewer multipliers"
-            )
-        self.image_channels, self.latent_channels = image_channels, latent_channels
-        self._factor, self._size = factor, size
-        self._latent = (latent_channels, size // factor, size // factor)
-        entries = latent_channels * (size // factor) ** 2
-        widths = [width * multiplier for multiplier in multipliers]
-        coarsest = (widths[-1], size // reduction, size // reduction)
-        features = widths[-1] * (size // reduction) ** 2
+    def __init__(self, spec: VectorNetwork, image: ImageShape) -> None:
+        """Build the layers on the meta device; `initialise` or loaded weights fill them."""
+        super().__init__(spec, image)
+        size, cells = image.size, image.size // spec.factor
+        self._size = size
+        self._latent = (spec.channels, cells, cells)
+        entries = spec.channels * cells**2
+        widths = [spec.width * multiplier for multiplier in spec.multipliers]
+        side = size // spec.reduction
+        coarsest, features = (widths[-1], side, side), widths[-1] * side**2
         with torch.device("meta"):
             down: list[nn.Module] = []
             up: list[nn.Module] = [nn.Unflatten(1, coarsest)]
-            for before, after in zip([image_channels, *widths], widths, strict=False):
+            for before, after in zip([image.channels, *widths], widths, strict=False):
                 down += [nn.Conv2d(before, after, 5, 2, 2), group_norm(after), nn.LeakyReLU(SLOPE)]
             for before, after in zip(widths[::-1], [*widths[-2::-1], widths[0]], strict=True):
                 up += [nn.LeakyReLU(SLOPE), nn.Upsample(scale_factor=2.0)]
@@ -75,7 +51,7 @@ class VectorAutoencoder(Tokenizer):
             self.to_logvar = nn.Linear(features, entries)
             self.from_latent = nn.Linear(entries, features)
             self.decoder = nn.Sequential(*up, nn.LeakyReLU(SLOPE))
-            self.decoder_out = nn.Conv2d(widths[0], image_channels, 3, padding=1)
+            self.decoder_out = nn.Conv2d(widths[0], image.channels, 3, padding=1)
             self.register_buffer("shift", torch.empty(entries))
             self.register_buffer("scale", torch.empty(()))
 
@@ -83,11 +59,6 @@ class VectorAutoencoder(Tokenizer):
         """Start from a decoder whose input is the latent as it is."""
         self.shift.zero_()
         self.scale.fill_(1.0)
-
-    @property
-    def factor(self) -> int:
-        """Image pixels per latent cell, along one side."""
-        return self._factor
 
     @property
     def encoder_last_weight(self) -> Tensor:

@@ -185,7 +185,9 @@ class Training:
     def go(self) -> None:
         """Take all remaining steps."""
         run = self.run
-        progress = Progress(run.name, run.spec.steps, self.step) if run.processes.leads else None
+        leads = run.processes.leads
+        steps = run.spec.steps
+        progress = Progress(run.name, steps, self.step, run.state) if leads else None
         budget = math.inf if run.minutes is None else 60 * TIME_BUDGET * run.minutes
         deadline = time.monotonic() + budget
         saved = time.monotonic()

@@ -13,7 +13,6 @@ from typing import Any
 
 import yaml
 
-from diffusability.study.stages import STAGES
 from tests.cluster import stub_stage
 from tests.workflow.workspace import Workspace
 
@@ -25,7 +24,7 @@ WITHOUT_NEEDS = """include: "Snakefile"
 
 
 onstart:
-    lift_default_limit()
+    snakemake_adapter.lift_default_rate_limit(workflow)
 """
 KIB_IN_MIB = 1024
 # `python -m torch.distributed.run` looks here first: it starts the one process that would write
@@ -69,8 +68,7 @@ def create(folder: Path, study: Mapping[str, Any]) -> Workspace:
     """Copy the workflow, put stand-ins in the place of the stages' scripts, write the study."""
     workspace = Workspace.create(folder)
     stand_in = Path(stub_stage.__file__).read_text()
-    for stage in STAGES.values():
-        (folder / "scripts" / f"{stage.rule}.py").write_text(stand_in)
+    (folder / "scripts" / "make.py").write_text(stand_in)
     launcher = folder / "torch" / "distributed"
     launcher.mkdir(parents=True)
     (launcher / "run.py").write_text(TORCHRUN)

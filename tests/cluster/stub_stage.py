@@ -1,6 +1,6 @@
-"""Stands in for the script of any stage: the same command line, an artifact of a few bytes.
+"""Stands in for scripts/make.py: the same command line, an artifact of a few bytes.
 
-A copy of this file under the script's own name makes what that rule makes. Numbers follow from the
+Numbers follow from the
 tokenizer's name; a share SIMULATED_FAILURES of all attempts fails in the middle.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusability.artifacts.job import Job
-from diffusability.metrics.distance_names import distance_name
+from diffusability.metrics.frechet import distance_name
 from diffusability.study.stages import STAGES
 
 METRICS: dict[str, tuple[tuple[str, bool | None], ...]] = {
@@ -31,13 +31,16 @@ METRICS: dict[str, tuple[tuple[str, bool | None], ...]] = {
 
 
 def main() -> None:
-    """Make the artifact of the rule that this file is named after."""
-    stage = next(n for n, entry in STAGES.items() if entry.rule == Path(__file__).stem)
+    """Make the artifact of the job."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--job", required=True)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--minutes", type=float, required=stage in ("tokenizer", "diffusion"))
-    job = Job.from_json(parser.parse_args().job)
+    parser.add_argument("--minutes", type=float)
+    arguments = parser.parse_args()
+    stage, job = arguments.stage, Job.from_json(arguments.job)
+    assert job.stage == stage
+    assert (arguments.minutes is not None) == STAGES[stage].resumes
     with job.writing() as folder:
         for role in job.upstream:
             job.input(role)

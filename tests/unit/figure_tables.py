@@ -7,8 +7,9 @@ from itertools import combinations, count
 import numpy as np
 import pandas as pd
 
-from diffusability.analysis.schema import check_measurements
-from diffusability.analysis.tables import expected_sign, families, panels, predictors
+from diffusability.analysis.frames import table_frame
+from diffusability.analysis.measurements import check_measurements
+from diffusability.analysis.panels import expected_sign, families, panels, predictors
 from diffusability.figures.results import Results
 from diffusability.figures.style import CLUSTERS
 
@@ -37,7 +38,7 @@ METRICS = {
     "reconstruction.fd_judge": (0.02, 0.05, 0.5, False),
 }
 NOISE = (0.01, 0.1, 1.0)
-CELL = ["tokenizer", "family", "cluster", "backbone", "cfg"]
+CELL = ["tokenizer", "family", "cluster", "backbone", "guidance"]
 MADE = ("correlations", "regressions", "noise_floor", "guidance")
 MADE += ("intercorrelations", "comparability")
 FURTHER = ("trajectory.straightness", "trajectory.efficiency", "trajectory.angle")
@@ -78,7 +79,7 @@ def figure_table(
                 **{"study": "made", "dataset": "up", "tokenizer": f"tokenizer-{i + 1}"},
                 "family": families[i * len(families) // tokenizers],
                 "cluster": clusters[i % len(clusters)],
-                **{"tokenizer_seed": ts, "backbone": "", "seed": "", "cfg": "", "n": 100},
+                **{"tokenizer_seed": ts, "backbone": "", "seed": "", "guidance": "", "n": 100},
                 **{"unit": "1", "flags": "", "options": "{}", "fingerprint": f"{i}-{ts}"},
             }
             own = quality + 0.1 * rng.normal()
@@ -102,9 +103,9 @@ def figure_table(
                         level = {"options": json.dumps({"v": v})}
                         name = f"fisher.curve_learned_fir_v{v:g}"
                         add({**model, **level}, name, (b + 1) * v / (1 + v + 0.05 * own), False)
-                    for cfg in scales:
-                        run = {**base, "backbone": backbone, "seed": seed, "cfg": cfg}
-                        bend = 12 * (cfg - 1.7 - y / 10) ** 2
+                    for guidance in scales:
+                        run = {**base, "backbone": backbone, "seed": seed, "guidance": guidance}
+                        bend = 12 * (guidance - 1.7 - y / 10) ** 2
                         add(run, TARGET, 20 + 4 * y + 3 * b + bend, False)
                         add(run, FURTHER[0], 0.999 - 0.0005 * y, True)
                         add(run, FURTHER[1], 0.9 - 0.02 * y, True)
@@ -141,25 +142,32 @@ def made_tables(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
             where = {**panel.labels, "family": family}
             for metric in names:
                 sign = expected_sign(table, metric, panel.target) or np.nan
-                row = {**where, "metric": metric, "statistic": "pearson", "expected_sign": sign}
-                tables["correlations"].append({**row, **numbers()})
+                row = {**where, "metric": metric, "expected_sign": sign}
+                tables["correlations"].append({**row, **named("pearson", numbers())})
             for first, second in pairs:
-                row = {**where, "metric_1": first, "metric_2": second, **numbers()}
-                row |= {"r2": row["value"], "r2_low": row["low"], "r2_high": row["high"]}
-                tables["regressions"].append(row)
+                row = {**where, "metric_1": first, "metric_2": second}
+                tables["regressions"].append({**row, **named("r2", numbers())})
             row = {**where, "run_sd": 1.5, "reliability": 0.9, **numbers()}
             tables["noise_floor"].append(row)
             row = {**where, "statistic": "share_inside"}
             tables["guidance"].append({**row, **numbers()})
     for family in groups:
         for first, second in pairs:
-            row = {"target": second, "family": family, "metric": first, "statistic": "pearson"}
-            tables["intercorrelations"].append({**row, **numbers()})
+            sign = expected_sign(table, first, second) or np.nan
+            row = {"target": second, "family": family, "metric": first, "expected_sign": sign}
+            tables["intercorrelations"].append({**row, **named("pearson", numbers())})
         for metric in METRICS:
             if metric.startswith("reconstruction."):
                 tables["comparability"].append({"family": family, "metric": metric, **numbers()})
     tables["profiles"] = list(_profiles(table))
-    return {name: pd.DataFrame(rows) for name, rows in tables.items()}
+    return {name: table_frame(name, rows) for name, rows in tables.items()}
+
+
+def named(statistic: str, numbers: dict[str, object]) -> dict[str, object]:
+    """Return made-up numbers under the name of a statistic."""
+    row = {f"{statistic}_{end}": numbers.pop(end) for end in tuple(numbers) if "_" in end}
+    row |= {f"{statistic}_{end}": numbers.pop(end) for end in ("low", "high")}
+    return {statistic: numbers.pop("value"), **row, **numbers}
 
 
 def _profiles(table: pd.DataFrame) -> Iterator[dict[str, object]]:

@@ -2,15 +2,10 @@
 
 import torch
 
-from diffusability.fisher.arc import Arc
-from diffusability.fisher.circle import Circle
-from diffusability.fisher.empirical import EmpiricalMeasure
 from diffusability.fisher.gaussian import Gaussian
-from diffusability.fisher.mixture import GaussianMixture
-from diffusability.fisher.product import Product
-from diffusability.fisher.pushforward import Pushforward
-from diffusability.fisher.subspace import Subspace
-from diffusability.fisher.two_atoms import TwoAtoms
+from diffusability.fisher.oracle import Product, Subspace
+from diffusability.fisher.toy_oracles import Arc, Pushforward
+from tests.oracles.distributions import Circle, EmpiricalMeasure, GaussianMixture, TwoAtoms
 
 FLOAT = torch.float64
 

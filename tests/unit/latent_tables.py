@@ -6,7 +6,7 @@ from itertools import product
 
 import pandas as pd
 
-from diffusability.analysis.schema import check_measurements
+from diffusability.analysis.measurements import check_measurements
 
 LEVELS = (0.1, 1.0, 10.0)
 # tokenizer: family, cluster and eigenvalues of its latents
@@ -62,7 +62,7 @@ def latent_measurements(
             base: dict[str, object] = {
                 **{"study": "made", "dataset": "digits", "tokenizer": name, "family": family},
                 **{"cluster": cluster, "tokenizer_seed": encoder, "backbone": "", "seed": ""},
-                **{"cfg": "", "n": 100, "unit": "1", "higher_is_better": "", "flags": ""},
+                **{"guidance": "", "n": 100, "unit": "1", "higher_is_better": "", "flags": ""},
                 **{"options": "{}", "fingerprint": f"{name}-{encoder}"},
             }
             rows += [base | cell for cell in _curves(eigenvalues, "", error)]
@@ -95,7 +95,7 @@ def _models(
             first, more = DISTANCES[name]
             value = first + place * more + offset
             cell = {"metric": "generation.fd_judge", "value": value, "stderr": error}
-            yield run | cell | {"cfg": 1.0, "higher_is_better": False}
+            yield run | cell | {"guidance": 1.0, "higher_is_better": False}
 
 
 def _curves(

@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from diffusability.analysis.profiles import PROFILE_COLUMNS
-from diffusability.analysis.schema import check_measurements
+from diffusability.analysis.analyse import analyse
+from diffusability.analysis.frames import table_frame
+from diffusability.analysis.measurements import check_measurements
 
 METRICS = {
     "velocity.viv": (1.0, 0.2, False),
@@ -50,7 +51,14 @@ def measurement_table(
                 "family": families[i % len(families)],
                 "cluster": CLUSTERS[i % len(CLUSTERS)],
                 "tokenizer_seed": ts,
-                **{"backbone": "", "seed": "", "cfg": "", "stderr": 0.05, "n": 100, "unit": "1"},
+                **{
+                    "backbone": "",
+                    "seed": "",
+                    "guidance": "",
+                    "stderr": 0.05,
+                    "n": 100,
+                    "unit": "1",
+                },
                 **{"flags": "", "options": "{}", "fingerprint": f"{i}-{ts}"},
             }
             for metric, (slope, spread, up) in METRICS.items():
@@ -59,10 +67,15 @@ def measurement_table(
                 for s in range(seeds if ts == 0 else 1):
                     y = own + noise * rng.normal()
                     run = {**base, "backbone": backbone, "seed": s}
-                    for cfg in scales:
-                        bend = 5 * (cfg - 1.5 - own / 10) ** 2
-                        add({**run, "cfg": cfg}, "generation.fd_judge", 80 + 20 * y + bend, False)
-                        add({**run, "cfg": cfg}, "trajectory.straightness", -y, True)
+                    for guidance in scales:
+                        bend = 5 * (guidance - 1.5 - own / 10) ** 2
+                        add(
+                            {**run, "guidance": guidance},
+                            "generation.fd_judge",
+                            80 + 20 * y + bend,
+                            False,
+                        )
+                        add({**run, "guidance": guidance}, "trajectory.straightness", -y, True)
     frame = pd.DataFrame(rows)
     return check_measurements(frame if edit is None else edit(frame))
 
@@ -71,7 +84,7 @@ def profiles_of(table, steps=8):
     """Return profiles in which ratio - 1 is sin(2 pi time) times a tenth of the hidden quality."""
     runs = table[table["metric"] == "generation.fd_judge"]
     rows = []
-    keys = ["tokenizer", "family", "cluster", "backbone", "cfg"]
+    keys = ["tokenizer", "family", "cluster", "backbone", "guidance"]
     for key, part in runs.groupby(keys, sort=False):
         size = 0.1 * abs(part["value"].mean() - 40) / 20
         for segment in range(steps):
@@ -80,4 +93,14 @@ def profiles_of(table, steps=8):
             base = dict(zip(keys, key, strict=True))
             cell = {"segment": segment, "time": time, "value": ratio, "stderr": 0.01}
             rows.append({**base, **cell, "n": 100, "runs": len(part), "note": ""})
-    return pd.DataFrame(rows, columns=list(PROFILE_COLUMNS))
+    return table_frame("profiles", rows)
+
+
+def analysed(table, options, profiles=None):
+    """Return every table of the analysis of a made-up study without spectra."""
+    collected = {
+        "measurements": table,
+        "profiles": profiles_of(table) if profiles is None else profiles,
+        "spectra": table_frame("spectra", []),
+    }
+    return analyse(collected, options)

@@ -60,7 +60,9 @@ def small_run(
     options = {"steps": 9, "batch": 8, "lr": 0.01, "ema": 0.9, "clip": 1.0, "schedule": "cosine"}
     spec = backbone_spec(BACKBONES[network] | {"train": options | train})
     posteriors = Posteriors(small_latents(), torch.arange(1, IMAGES), CPU, held_bytes=0)
-    model = build_diffusion(spec, SHAPE, CLASSES).to(dtype)
+    model = build_diffusion(spec, SHAPE, CLASSES)
+    model.network.initialise(torch.Generator().manual_seed(0))
+    model = model.to(dtype)
     # time and noise level are drawn in float32
     model.register_forward_pre_hook(lambda _, given: (given[0], given[1].to(dtype), given[2]))
     loss = diffusion_loss(model, posteriors, spec)

@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from diffusability.artifacts.job import Job
+from diffusability.stages.make import make
 from diffusability.study.load import merge, read_yaml
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
-from diffusability.study.stages import stage_module
 from tests.conftest import REPOSITORY
 
 TINY = merge(
@@ -47,7 +46,7 @@ def run_plan(plan: Plan, *stages: str) -> dict[str, Path]:
             if not Path(artifact.card).exists():
                 job = Job.from_json(artifact.job())
                 with job.writing() as folder:
-                    import_module(stage_module(artifact.stage)).make(job, folder)
+                    make(job, folder)
             made[f"{artifact.stage}/{artifact.name}"] = Path(artifact.path)
     return made
 

@@ -48,7 +48,7 @@ USE = """
 from diffusability.artifacts.job import Job
 from diffusability.data.load import load_dataset
 from diffusability.errors import StudyError
-from diffusability.stages import dataset
+from diffusability.stages.make import make
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
 
@@ -57,7 +57,7 @@ plan = Plan(load_study(SMOKE, over))
 (artifact,) = plan.of_stage("dataset")
 job = Job.from_json(artifact.job())
 with job.writing() as folder:
-    dataset.make(job, folder)
+    make(job, folder)
 print(len(load_dataset(job.path).labels), plan.study.dataset.counts().val)
 try:
     load_study(SMOKE, {"datasets": {"mine": {"kind": "stripe"}}})

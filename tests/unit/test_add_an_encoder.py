@@ -47,7 +47,7 @@ from diffusability.artifacts.job import Job
 from diffusability.data.load import load_dataset
 from diffusability.encoders.load import load_encoder
 from diffusability.errors import StudyError
-from diffusability.stages import dataset, encoder
+from diffusability.stages.make import make
 from diffusability.study.cost import Costs
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
@@ -60,7 +60,7 @@ for artifact in plan.of_stage("dataset", "encoder"):
         continue
     job = Job.from_json(artifact.job())
     with job.writing() as folder:
-        {"dataset": dataset, "encoder": encoder}[artifact.stage].make(job, folder)
+        make(job, folder)
     folders[artifact.stage] = job.path
     print(artifact.stage, Costs(plan.study).work(artifact).macs is not None)
 data = load_dataset(folders["dataset"])

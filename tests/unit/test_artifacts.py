@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import socket
 import threading
 import time
@@ -17,7 +18,7 @@ from diffusability.artifacts.atomic import write_bytes, write_json
 from diffusability.artifacts.card import read_card, verified
 from diffusability.artifacts.inventory import damage
 from diffusability.artifacts.job import Job
-from diffusability.artifacts.lock import exclusive, holder
+from diffusability.artifacts.lock import empty, exclusive, holder
 from diffusability.errors import ArtifactBusyError, ArtifactError
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
@@ -165,6 +166,41 @@ def test_waiting_for_a_lock_gets_it(workplace: Path) -> None:
         assert json.loads(path.read_text())["pid"] == os.getpid()
     other.join()
     assert not path.exists()
+
+
+def test_a_lock_that_is_handed_over_is_never_held_by_two(workplace: Path) -> None:
+    path = workplace / "state" / "lock"
+    with exclusive(path, "first"):
+        shutil.rmtree(path.parent)  # as someone may who cleans up
+        second = exclusive(path, "second")
+        second.__enter__()
+    assert holder(path)  # the first took away its own file alone
+    with pytest.raises(ArtifactBusyError), exclusive(path, "third"):
+        pass
+    second.__exit__(None, None, None)
+    assert not path.parent.exists()
+
+
+def _count(path: Path, counter: Path, times: int) -> None:
+    for _ in range(times):
+        with exclusive(path, "it", wait=60):
+            value = int(counter.read_text())
+            time.sleep(0.001)
+            counter.write_text(str(value + 1))
+            empty(path)  # and its folder goes when the lock does
+
+
+def test_many_waiters_hold_it_one_after_another(workplace: Path) -> None:
+    counter, path = workplace / "counter", workplace / "state" / "lock"
+    counter.write_text("0")
+    context = multiprocessing.get_context("spawn")
+    others = [context.Process(target=_count, args=(path, counter, 20)) for _ in range(3)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join()
+    assert counter.read_text() == "60"
+    assert not path.parent.exists()
 
 
 def _publish_when_told(job: Job, held: object, release: object) -> None:

@@ -5,19 +5,17 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from diffusability.diffusion.flow import flow_matching_loss
-from diffusability.diffusion.layers import (
-    RotaryPosition,
-    forward_mode_attention,
-    timestep_sinusoid,
-)
-from diffusability.diffusion.lightningdit import LightningDiT
-from diffusability.diffusion.sit import SIZES, SiT
-from diffusability.diffusion.transformer import LatentTransformer
+from diffusability.diffusion.network import timestep_sinusoid
+from diffusability.diffusion.transformer import LatentTransformer, LightningDiT, SiT
 from diffusability.errors import StudyError
+from diffusability.nn.attention import forward_mode_attention
+from diffusability.nn.positions import RotaryPosition
 from tests.unit.awake_network import draw, woken
+from tests.unit.networks import diffusion
 
 NETWORKS = pytest.mark.parametrize("network", [SiT, LightningDiT])
 TINY = {"latent_channels": 3, "grid": (2, 4), "num_classes": 5, "width": 16, "depth": 2, "heads": 2}
@@ -25,7 +23,7 @@ TINY = {"latent_channels": 3, "grid": (2, 4), "num_classes": 5, "width": 16, "de
 
 def awake(network: type[LatentTransformer], **changes) -> LatentTransformer:
     """Return a float64 network none of whose weights is zero, as after training."""
-    return woken(network(**TINY | changes))
+    return woken(diffusion(network, **TINY | changes))
 
 
 def inputs(model: LatentTransformer, n: int = 3) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,8 +49,7 @@ def inputs(model: LatentTransformer, n: int = 3) -> tuple[Tensor, Tensor, Tensor
     ],
 )
 def test_published_sizes_have_the_published_parameter_counts(network, size, channels, millions):
-    with torch.device("meta"):
-        model = network(channels, (16, 16), 1000, **SIZES[size])
+    model = diffusion(network, channels, (16, 16), 1000, seed=None, size=size)
     weights = sum(p.numel() for p in model.parameters())
     # published counts include the frozen position embedding, which is a buffer here
     assert round((weights + model.position.numel()) / 1e6, 2) == millions
@@ -64,8 +61,8 @@ def test_published_sizes_have_the_published_parameter_counts(network, size, chan
     [({"width": 20}, "width"), ({"patch": 3}, "patch"), ({"heads": 8}, "heads")],
 )
 def test_sizes_that_do_not_divide_are_refused(changes, word):
-    with pytest.raises(StudyError, match=word):
-        SiT(**TINY | changes)
+    with pytest.raises((StudyError, ValidationError), match=word):
+        diffusion(SiT, **TINY | changes)
 
 
 # --- initial weights -------------------------------------------------------------------------
@@ -73,7 +70,7 @@ def test_sizes_that_do_not_divide_are_refused(changes, word):
 
 @NETWORKS
 def test_network_starts_as_zero_and_its_blocks_as_the_identity(network):
-    model = network(**TINY).double()
+    model = diffusion(network, **TINY).double()
     x, t, y = inputs(model)
     assert torch.count_nonzero(model(x, t, y)) == 0
     tokens, condition = draw((3, 8, 16), 2), draw((3, 16), 3)
@@ -85,20 +82,20 @@ def test_network_starts_as_zero_and_its_blocks_as_the_identity(network):
 @NETWORKS
 def test_weights_depend_on_the_generator_alone(network):
     before = torch.get_rng_state()
-    first = network(**TINY, generator=torch.Generator().manual_seed(7))
+    first = diffusion(network, **TINY, seed=7)
     torch.rand(5)
-    second = network(**TINY)
+    second = diffusion(network, **TINY, seed=None)
     torch.set_rng_state(before)
     second.initialise(torch.Generator().manual_seed(7))
     assert torch.equal(torch.get_rng_state(), before)
     for (name, a), b in zip(first.named_parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b), name
-    other = network(**TINY, generator=torch.Generator().manual_seed(8))
+    other = diffusion(network, **TINY, seed=8)
     assert not torch.equal(first.patch_embedding.weight, other.patch_embedding.weight)
 
 
 def test_initial_weights_follow_the_published_scheme():
-    model = LightningDiT(4, (4, 4), 10, 128, 1, 4)
+    model = diffusion(LightningDiT, 4, (4, 4), 10, width=128, depth=1, heads=4)
     weight = model.blocks[0].attention.qkv.weight  # (384, 128)
     limit = math.sqrt(6 / (384 + 128))
     assert weight.abs().max() <= limit
@@ -110,11 +107,11 @@ def test_initial_weights_follow_the_published_scheme():
 
 @NETWORKS
 def test_a_network_built_on_meta_is_complete_after_initialise(network):
-    with torch.device("meta"):
-        model = network(**TINY)
-    model = model.to_empty(device="cpu")
+    with torch.device("meta"):  # the tables of positions too
+        model = diffusion(network, **TINY, seed=None)
+    assert all(b.is_meta for b in model.buffers())
     model.initialise(torch.Generator().manual_seed(0))
-    expected = network(**TINY)
+    expected = diffusion(network, **TINY)
     tensors = [*expected.named_parameters(), *expected.named_buffers()]
     found = dict([*model.named_parameters(), *model.named_buffers()])
     for name, value in tensors:
@@ -159,7 +156,7 @@ def test_timestep_sinusoid_leaves_time_unscaled():
 
 
 def test_patches_are_cut_row_by_row_and_put_back():
-    model = SiT(2, (4, 6), 3, 16, 1, 2, patch=2)
+    model = diffusion(SiT, 2, (4, 6), 3, width=16, depth=1, heads=2, patch=2)
     x = torch.arange(2 * 2 * 4 * 6.0).view(2, 2, 4, 6)
     tokens = model._to_tokens(x)  # (2, 6, 8)
     assert torch.equal(tokens[1, 4], x[1, :, 2:4, 2:4].flatten())
@@ -375,5 +372,5 @@ def exact_rotary(rotary: RotaryPosition) -> nn.Module:
     exact.grid, exact.head_dim = rotary.grid, rotary.head_dim
     exact.register_buffer("cos", rotary.cos.double().clone())
     exact.register_buffer("sin", rotary.sin.double().clone())
-    exact.reset_buffers()
+    exact.fill()
     return exact

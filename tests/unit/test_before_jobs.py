@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from diffusability.artifacts import room
 from diffusability.artifacts.job import Job
 from diffusability.artifacts.lock import check_locks
-from diffusability.artifacts.room import check_results
-from diffusability.artifacts.slurm import (
+from diffusability.errors import ArtifactError, StudyError
+from diffusability.execution import disk_check
+from diffusability.execution.disk_check import check_results
+from diffusability.execution.slurm import (
     Request,
     check_cluster,
     check_run_times,
@@ -21,7 +22,6 @@ from diffusability.artifacts.slurm import (
     gpu_types,
     requests,
 )
-from diffusability.errors import ArtifactError, StudyError
 from diffusability.study.cost import Costs
 from tests.cluster import stub_slurm
 from tests.unit.study_run import plan_of
@@ -179,7 +179,7 @@ def test_a_disk_that_is_too_small(workplace: Path, monkeypatch: pytest.MonkeyPat
     assert len(latents) == 2
 
     def free(count: int) -> None:
-        monkeypatch.setattr(room.shutil, "disk_usage", lambda _: SimpleNamespace(free=count))
+        monkeypatch.setattr(disk_check.shutil, "disk_usage", lambda _: SimpleNamespace(free=count))
 
     free(whole)
     assert check_results(plan) is None
@@ -199,5 +199,5 @@ def test_what_is_there_needs_no_room(workplace: Path, monkeypatch: pytest.Monkey
         for name in ("model.safetensors", "history.csv"):
             (folder / name).touch()
     less = whole - Costs(plan.study).work(artifact).bytes
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: SimpleNamespace(free=less))
+    monkeypatch.setattr(disk_check.shutil, "disk_usage", lambda _: SimpleNamespace(free=less))
     assert check_results(plan) is None

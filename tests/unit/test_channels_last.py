@@ -11,9 +11,9 @@ from diffusability.study.load import merge, read_yaml
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.resolve import resolve_study
 from diffusability.study.spec import TrainSpec
-from diffusability.tokenizers.conv import ConvAutoencoder
 from diffusability.training.loop import Batch, Losses, Phase, Run, Training
 from tests.conftest import REPOSITORY
+from tests.unit.networks import conv
 
 SMOKE = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
 IMAGES = torch.rand((32, 1, 8, 8), generator=torch.Generator().manual_seed(1)).double() * 2 - 1
@@ -27,7 +27,7 @@ def tokenizer(over: dict) -> Artifact:
 
 def training(state: Path, channels_last: bool) -> Training:
     """Return a training of six steps that has not begun."""
-    network = ConvAutoencoder(1, 4, 8, (1, 2), 1, 1, False)
+    network = conv(1, 4, 8, (1, 2), 1, 1, False)
     network.initialise(torch.Generator().manual_seed(0)).double()
     if channels_last:
         network.to(memory_format=torch.channels_last)

@@ -1,28 +1,27 @@
 """The claims ledger: the shipped claims, the four verdicts, and the tables behind them."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from diffusability.analysis.analyse import HEADLINE, analyse, present
-from diffusability.analysis.claims import (
+from diffusability.analysis.catalogue import HEADLINE
+from diffusability.analysis.claims import load_claims
+from diffusability.analysis.intervals import AnalysisOptions
+from diffusability.analysis.noise_floor import comparability
+from diffusability.analysis.panels import matching, predictors
+from diffusability.analysis.sampling import guidance_optima
+from diffusability.analysis.verdicts import (
     CONTRADICTED,
     NOT_TESTABLE,
     REPRODUCED,
     UNDECIDED,
     check_claims,
-    load_claims,
 )
-from diffusability.analysis.comparability import comparability
-from diffusability.analysis.guidance import guidance_optima
-from diffusability.analysis.options import AnalysisOptions
 from diffusability.errors import StudyError
-from tests.unit.measurement_table import measurement_table, profiles_of
+from diffusability.study.workflow_files import CLAIMS
+from tests.unit.measurement_table import analysed, measurement_table, profiles_of
 
-CLAIMS = Path(__file__).parents[2] / "claims.yaml"
 QUICK = AnalysisOptions(resamples=199)
 TEXT = """
 - id: strong
@@ -50,11 +49,11 @@ def correlations(*rows):
     """Return a table of correlations: value, low, high and changes of each row."""
     base = {
         "target": "generation.fd_judge",
-        **{"backbone": "sit-b", "cfg": 1.0, "family": "conv-f2d4", "metric": "velocity.viv"},
-        **{"statistic": "pearson", "cluster_low": np.nan, "cluster_high": np.nan, "n": 20},
+        **{"backbone": "sit-b", "guidance": 1.0, "family": "conv-f2d4", "metric": "velocity.viv"},
+        **{"pearson_cluster_low": np.nan, "pearson_cluster_high": np.nan, "n": 20},
         **{"clusters": 6, "expected_sign": 1.0, "note": ""},
     }
-    names = ("value", "low", "high")
+    names = ("pearson", "pearson_low", "pearson_high")
     return pd.DataFrame([base | dict(zip(names, r, strict=False)) | dict(*r[3:]) for r in rows])
 
 
@@ -72,7 +71,7 @@ def test_verdicts_follow_the_interval_not_the_point(tmp_path):
     assert none["verdict"] == NOT_TESTABLE
     assert "no interval" in none["reason"]
     assert "3 tokenizers" in none["reason"]
-    wide = {"cluster_low": 0.3, "cluster_high": 0.98}
+    wide = {"pearson_cluster_low": 0.3, "pearson_cluster_high": 0.98}
     row = verdict(claims, (0.9, 0.6, 0.97, wide))
     assert (row["verdict"], row["low"], row["high"]) == (UNDECIDED, 0.3, 0.98)
 
@@ -138,7 +137,7 @@ def test_small_studies_cannot_test(tmp_path):
 def test_noise_cannot_contradict_strength_nor_show_weakness(tmp_path):
     strong = claims_of(tmp_path, smallest="{reliability: 0.8}")
     weak = claims_of(tmp_path, smallest="{reliability: 0.8}", expect="{between: [-0.3, 0.3]}")
-    floor = correlations((0, 0, 0))[["target", "backbone", "cfg", "family"]]
+    floor = correlations((0, 0, 0))[["target", "backbone", "guidance", "family"]]
     noisy, clean = floor.assign(reliability=0.5), floor.assign(reliability=0.9)
     low, high, turned = (0.1, 0.0, 0.2), (0.9, 0.6, 1.0), (-0.5, -0.7, -0.2)
     assert verdict(strong, low, noise_floor=clean)["verdict"] == CONTRADICTED
@@ -171,7 +170,7 @@ def test_malformed_claims_are_refused(tmp_path, changes, message):
 
 
 def test_malformed_files_are_refused(tmp_path):
-    with pytest.raises(StudyError, match="two claims have the id strong"):
+    with pytest.raises(StudyError, match="duplicate claim id strong"):
         claims_of(tmp_path, TEXT + TEXT)
     with pytest.raises(StudyError, match="list of claims"):
         claims_of(tmp_path, "a: 1")
@@ -186,7 +185,7 @@ def tables():
     """Every analysis table of a study with two guidance scales."""
     table = measurement_table(14, scales=(1.0, 1.5))
     table = table[~table["metric"].isin(["velocity.tau", "spatial.rmsc"])]
-    return analyse(table, profiles_of(table), QUICK)
+    return analysed(table, QUICK)
 
 
 def test_shipped_claims_fit_the_tables(tables):
@@ -218,7 +217,7 @@ def test_claims_of_a_frechet_distance_speak_of_fid_alike():
     ours = measurement_table(12, backbones=("sit-b",))
     theirs = ours.assign(metric=ours["metric"].replace("generation.fd_judge", "generation.fid"))
     ledgers = [
-        check_claims(load_claims(CLAIMS), analyse(table, profiles_of(ours), QUICK))
+        check_claims(load_claims(CLAIMS), analysed(table, QUICK, profiles_of(ours)))
         for table in (ours, theirs)
     ]
     tested = [set(ledger.loc[ledger["value"].notna(), "id"]) for ledger in ledgers]
@@ -228,14 +227,14 @@ def test_claims_of_a_frechet_distance_speak_of_fid_alike():
 
 def test_a_tiny_study_tests_nothing_and_breaks_nothing():
     table = measurement_table(2, seeds=1, backbones=("sit-b",))
-    ledger = check_claims(load_claims(CLAIMS), analyse(table, profiles_of(table), QUICK))
+    ledger = check_claims(load_claims(CLAIMS), analysed(table, QUICK))
     assert (ledger["verdict"] == NOT_TESTABLE).all()
 
 
 def test_headline_metrics_that_a_study_has():
     table = measurement_table(2)
-    assert present(table, HEADLINE) == list(HEADLINE[:4])
-    assert present(table, ("continuity.ifd_*", "velocity.t*")) == ["velocity.tau"]
+    assert matching(predictors(table), HEADLINE) == list(HEADLINE[:4])
+    assert matching(predictors(table), ("continuity.ifd_*", "velocity.t*")) == ["velocity.tau"]
 
 
 def test_comparability_by_hand():
@@ -253,14 +252,14 @@ def test_guidance_by_hand():
     scales = tuple(np.round(np.arange(1.0, 2.05, 0.1), 1))
     table = measurement_table(10, scales=scales, backbones=("sit-b",), noise=0.0, retrained=0)
     found = guidance_optima(table, QUICK, inside=(1.4, 1.6))
-    share, trend = found[found["family"] == "all"].to_dict("records")
+    share, trend = found[found["family"] == "conv-f2d4"].to_dict("records")
     base = table[(table["metric"] == "generation.fd_judge") & (table["seed"] == 0)]
-    best = base.loc[base.groupby("tokenizer")["value"].idxmin()].set_index("tokenizer")["cfg"]
+    best = base.loc[base.groupby("tokenizer")["value"].idxmin()].set_index("tokenizer")["guidance"]
     hits = int(best.between(1.4, 1.6).sum())
     assert 0 < hits < 10
     assert share["value"] == hits / 10
     assert share["low"] == pytest.approx(stats.beta.ppf(0.025, hits, 11 - hits))
-    first = base[base["cfg"] == 1.0].set_index("tokenizer")["value"]
+    first = base[base["guidance"] == 1.0].set_index("tokenizer")["value"]
     assert trend["value"] == pytest.approx(np.corrcoef(best[first.index], first)[0, 1])
     # the same target turned round, higher is better: the same optima, the same trend
     turned = table["metric"] == "generation.fd_judge"

@@ -5,9 +5,9 @@ import math
 import pytest
 from scipy import stats
 
-from diffusability.analysis.contrast import compare_specs, compare_studies, compare_tokenizers
-from diffusability.analysis.tables import Measured, cells
+from diffusability.analysis.panels import Measured, cells
 from diffusability.cli import main
+from diffusability.report.compare import compare_specs, compare_studies, compare_tokenizers
 from diffusability.study.load import load_study
 from diffusability.study.targets import table_file
 from tests.conftest import REPOSITORY

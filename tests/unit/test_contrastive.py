@@ -9,11 +9,11 @@ import torch
 from diffusability.data.digits import load_digits
 from diffusability.encoders.augmentation import CUT_OUT, may_flip, random_view
 from diffusability.encoders.contrastive import ContrastiveLoss, ContrastiveNetwork, nt_xent
-from diffusability.encoders.convnet import ConvEncoder
 from diffusability.study.dataset import DigitsDataset
 from diffusability.study.spec import TrainSpec
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Batch, Phase, Run, train
+from tests.unit import networks
 from tests.unit.feature_probe import nearest_mean_accuracy, probe_accuracy
 
 
@@ -24,7 +24,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def network(features: int = 32) -> ContrastiveNetwork:
     """A small network with seeded weights."""
-    model = ContrastiveNetwork(ConvEncoder(1, 16, features, 2, 0), projection=16)
+    model = ContrastiveNetwork(networks.encoder(1, 16, features, 2, 0), projection=16)
     model.initialise(seeded())
     return model
 

@@ -2,17 +2,17 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.nn import functional
 
 from diffusability.errors import StudyError
-from diffusability.tokenizers.conv import (
-    AttentionBlock,
-    ConvAutoencoder,
-    Downsample,
-    Upsample,
-    group_norm,
-)
-from diffusability.tokenizers.initialisation import initialise
+from diffusability.nn.initialisation import initialise
+from diffusability.nn.layers import group_norm
+from diffusability.study.network import ConvNetwork
+from diffusability.tokenizers.conv import AttentionBlock, ConvAutoencoder, Downsample, Upsample
+from tests.unit.networks import conv
+
+FULL = {"width": 128, "multipliers": (1, 1, 2, 2, 4), "encoder_blocks": 2, "decoder_blocks": 3}
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -24,21 +24,19 @@ def count(module: torch.nn.Module) -> int:
 
 
 def tiny(**changes) -> ConvAutoencoder:
-    options = {"image_channels": 1, "latent_channels": 4, "width": 8, "multipliers": (1, 2)}
-    network = ConvAutoencoder(**{**options, "encoder_blocks": 1, "decoder_blocks": 1, **changes})
-    return network.initialise(seeded())
+    return conv(**changes).initialise(seeded())
 
 
 @pytest.mark.parametrize(("channels", "millions"), [(16, 69.61), (32, 69.84), (64, 70.29)])
 def test_full_width_has_the_parameters_of_the_paper(channels, millions):
-    network = ConvAutoencoder(3, channels)
+    network = conv(3, channels, **FULL)
     assert next(network.parameters()).is_meta
     assert network.factor == 16
     assert count(network) / 1e6 == pytest.approx(millions, abs=0.005)
 
 
 def test_full_width_encoder_and_decoder_split():
-    network = ConvAutoencoder(3, 32)
+    network = conv(3, 32, **FULL)
     encoder = count(network.encoder) + count(network.encoder_out) + count(network.to_moments)
     assert encoder / 1e6 == pytest.approx(28.41, abs=0.01)
     assert (count(network) - encoder) / 1e6 == pytest.approx(41.42, abs=0.005)
@@ -63,8 +61,8 @@ def test_sizes_that_do_not_fit_are_refused():
         tiny().encode(torch.zeros(1, 3, 16, 16))
     with pytest.raises(StudyError, match="no tokens to mask"):
         tiny().encode(torch.zeros(1, 1, 16, 16), torch.zeros(1, 8, 8, dtype=torch.bool))
-    with pytest.raises(StudyError, match="multipliers"):
-        tiny(multipliers=())
+    with pytest.raises(ValidationError, match="factor 4 needs 3 multipliers"):
+        ConvNetwork(arch="conv", factor=4, multipliers=(1, 2))
 
 
 @pytest.mark.parametrize(
@@ -119,8 +117,8 @@ def test_attention_equals_a_loop_over_positions():
 
 def test_equal_seeds_give_equal_weights_and_no_global_state_is_used():
     state = torch.get_rng_state()
-    first, second = (ConvAutoencoder(1, 4, 8, (1, 2)).initialise(seeded(3)) for _ in range(2))
-    other = ConvAutoencoder(1, 4, 8, (1, 2)).initialise(seeded(4))
+    first, second = (conv(1, 4, 8, (1, 2), 2, 3).initialise(seeded(3)) for _ in range(2))
+    other = conv(1, 4, 8, (1, 2), 2, 3).initialise(seeded(4))
     assert torch.equal(state, torch.get_rng_state())
     for (name, left), right in zip(first.named_parameters(), second.parameters(), strict=True):
         assert torch.equal(left, right), name
@@ -128,7 +126,7 @@ def test_equal_seeds_give_equal_weights_and_no_global_state_is_used():
 
 
 def test_default_weights_are_uniform_within_the_fan_in_bound():
-    weight = ConvAutoencoder(1, 4, 32, (1, 2)).initialise(seeded()).encoder_out.weight
+    weight = conv(1, 4, 32, (1, 2)).initialise(seeded()).encoder_out.weight
     bound = (64 * 9) ** -0.5
     assert weight.abs().max() <= bound
     assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
@@ -136,7 +134,7 @@ def test_default_weights_are_uniform_within_the_fan_in_bound():
 
 def test_saved_weights_can_be_assigned_to_a_network_that_was_never_drawn():
     source = tiny()
-    copy = ConvAutoencoder(1, 4, 8, (1, 2), 1, 1)
+    copy = conv(1, 4, 8, (1, 2), 1, 1)
     copy.load_state_dict(source.state_dict(), assign=True)
     images = torch.randn(1, 1, 8, 8, generator=seeded())
     assert torch.equal(copy.encode(images).mean, source.encode(images).mean)

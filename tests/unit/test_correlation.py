@@ -1,7 +1,7 @@
 """The table of correlations, its tests, and the comparison of dependent correlations."""
 
 import math
-from itertools import permutations
+from itertools import combinations, permutations
 
 import numpy as np
 import pandas as pd
@@ -11,36 +11,38 @@ from statsmodels.stats.multitest import multipletests
 
 from diffusability.analysis.comparison import (
     compare_backbones,
-    compare_metrics,
-    steiger,
-    williams,
+    compare_pairs,
     zou_interval,
 )
-from diffusability.analysis.correlation import COLUMNS, correlate, intercorrelate
+from diffusability.analysis.correlation import correlate, intercorrelate
 from diffusability.analysis.estimators import pearson
-from diffusability.analysis.options import AnalysisOptions
-from diffusability.analysis.permutation import (
+from diffusability.analysis.intervals import AnalysisOptions
+from diffusability.analysis.measurements import check_measurements
+from diffusability.analysis.panels import cells, predictors
+from diffusability.analysis.significance import (
     pairing_p,
     partial_p,
     permute,
     permute_within,
+    williams,
     within_p,
 )
-from diffusability.analysis.tables import cells
+from diffusability.study.tables import BEST, TABLES
 from tests.unit.measurement_table import measurement_table
 
 QUICK = AnalysisOptions(resamples=199)
+SEC = "smoothness.sec25"
 STATISTICS = [
     *("pearson", "spearman", "kendall", "pearson_within", "pearson_between"),
     *("pearson_partial", "pearson_disattenuated"),
 ]
 
 
-def pick(table, metric="velocity.viv", family="all", backbone="sit-b", cfg=1.0):
-    """Return the rows of one metric by statistic."""
+def pick(table, metric="velocity.viv", family="conv-f2d4", backbone="sit-b", guidance=1.0):
+    """Return the row of one metric."""
     rows = table[(table["metric"] == metric) & (table["family"] == family)]
-    rows = rows[(rows["backbone"] == backbone) & (rows["cfg"] == cfg)]
-    return rows.set_index("statistic")
+    rows = rows[(rows["backbone"] == backbone) & (rows["guidance"] == guidance)]
+    return rows.iloc[0]
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +58,11 @@ def correlations(table):
 
 
 def test_every_combination_has_its_row(table, correlations):
-    assert list(correlations.columns) == list(COLUMNS)
-    sizes = correlations.groupby(["target", "backbone", "cfg", "family", "metric"]).size()
-    assert (sizes == len(STATISTICS)).all()
-    assert len(sizes) == 2 * 2 * 8  # backbones, families ("all" and the one), metrics
-    both = [correlations[correlations["family"] == f].drop(columns="family") for f in ("all",)]
-    one = correlations[correlations["family"] == "conv-f2d4"].drop(columns="family")
-    pd.testing.assert_frame_equal(both[0].reset_index(drop=True), one.reset_index(drop=True))
+    assert list(correlations.columns) == list(TABLES["correlations"].columns)
+    sizes = correlations.groupby(["target", "backbone", "guidance", "family", "metric"]).size()
+    assert (sizes == 1).all()
+    assert len(sizes) == 2 * 8  # backbones, metrics
+    assert correlations[[*STATISTICS, "pearson_low"]].notna().mean().min() > 0.8
 
 
 def test_values_are_scipys(table, correlations):
@@ -73,40 +73,39 @@ def test_values_are_scipys(table, correlations):
         ("spearman", stats.spearmanr),
         ("kendall", stats.kendalltau),
     ):
-        assert row.loc[name, "value"] == pytest.approx(theirs(x, y).statistic)
-        assert row.loc[name, "low"] < row.loc[name, "value"] < row.loc[name, "high"]
+        assert row[name] == pytest.approx(theirs(x, y).statistic)
+        assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
     means = rows.groupby("cluster")[["x", "y"]].mean()
-    between = row.loc["pearson_between"]
-    assert between["value"] == pytest.approx(np.corrcoef(means["x"], means["y"])[0, 1])
-    assert between["n"] == 6
+    between = np.corrcoef(means["x"], means["y"])[0, 1]
+    assert row["pearson_between"] == pytest.approx(between)
+    assert row["clusters"] == 6
     psnr = cells(table, "reconstruction.psnr", "generation.fd_judge", "sit-b", 1.0).rows["x"]
     r = np.corrcoef([x, y, psnr])
     by_hand = (r[0, 1] - r[0, 2] * r[1, 2]) / math.sqrt((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2))
-    partial = row.loc["pearson_partial"]
-    assert partial["value"] == pytest.approx(by_hand)
-    assert partial["p"] == pytest.approx(partial_p(by_hand, 24, 1))
-    assert "given reconstruction.psnr" in partial["note"]
-    assert row.loc["pearson", "expected_sign"] == 1
-    assert pick(correlations, "spatial.srss")["expected_sign"].eq(-1).all()
-    assert pick(correlations, "spatial.rmsc")["expected_sign"].isna().all()
+    assert row["pearson_partial"] == pytest.approx(by_hand)
+    assert row["pearson_partial_p"] == pytest.approx(partial_p(by_hand, 24, 1))
+    assert row["expected_sign"] == 1
+    assert pick(correlations, "spatial.srss")["expected_sign"] == -1
+    assert math.isnan(pick(correlations, "spatial.rmsc")["expected_sign"])
 
 
 def test_corrections_run_over_the_metrics_of_a_panel(correlations):
-    rows = correlations[(correlations["family"] == "all") & (correlations["backbone"] == "sit-b")]
-    rows = rows[(rows["statistic"] == "kendall") & rows["p"].notna()]
-    np.testing.assert_allclose(rows["p_holm"], multipletests(rows["p"], method="holm")[1])
-    np.testing.assert_allclose(rows["p_by"], multipletests(rows["p"], method="fdr_by")[1])
-    assert (rows["p_holm"] >= rows["p"]).all()
+    rows = correlations[correlations["backbone"] == "sit-b"]
+    p = rows["pearson_p"]
+    np.testing.assert_allclose(rows["pearson_p_holm"], multipletests(p, method="holm")[1])
+    np.testing.assert_allclose(rows["pearson_p_by"], multipletests(p, method="fdr_by")[1])
+    assert (rows["pearson_p_holm"] >= p).all()
 
 
 def test_same_table_same_numbers_whatever_else_is_measured(table, correlations):
     keep = ["velocity.viv", "reconstruction.psnr", "generation.fd_judge"]
     fewer = table[table["metric"].isin(keep) & table["backbone"].isin(["", "sit-b"])]
     pd.testing.assert_frame_equal(correlate(fewer, QUICK), correlate(fewer, QUICK))
-    again = pick(correlate(fewer, QUICK)).drop(columns=["p_holm", "p_by"])
-    pd.testing.assert_frame_equal(again, pick(correlations).drop(columns=["p_holm", "p_by"]))
+    corrected = ["pearson_p_holm", "pearson_p_by"]
+    again = pick(correlate(fewer, QUICK)).drop(corrected)
+    pd.testing.assert_series_equal(again, pick(correlations).drop(corrected), check_names=False)
     other = pick(correlate(fewer, AnalysisOptions(resamples=199, seed=1)))
-    assert other.loc["pearson", "low"] != again.loc["pearson", "low"]
+    assert other["pearson_low"] != again["pearson_low"]
 
 
 def test_simpson_is_seen():
@@ -121,10 +120,10 @@ def test_simpson_is_seen():
         return frame.assign(value=np.where(target, 50 + 10.0 * step - 2 * own, x))
 
     rows = pick(correlate(measurement_table(backbones=("sit-b",), edit=simpson), QUICK))
-    assert rows.loc["pearson", "value"] > 0.9
-    assert rows.loc["pearson_between", "value"] > 0.99
-    assert rows.loc["pearson_within", "value"] == pytest.approx(-1)
-    assert rows.loc["pearson_within", "p"] == pytest.approx(1 / 200)
+    assert rows["pearson"] > 0.9
+    assert rows["pearson_between"] > 0.99
+    assert rows["pearson_within"] == pytest.approx(-1)
+    assert rows["pearson_within_p"] == pytest.approx(1 / 200)
 
 
 def test_permutation_p_values_by_enumeration():
@@ -173,18 +172,26 @@ def test_degenerate_inputs_keep_their_rows():
     flat, lost, whole = (
         pick(found, m) for m in ("smoothness.sec25", "spatial.srss", "velocity.viv")
     )
-    assert flat["value"].isna().all()
-    assert flat["note"].str.contains("the metric is constant: no correlation").all()
-    assert lost["note"].str.contains("1 tokenizers have both numbers").all()
-    assert lost["note"].str.contains("8 of 9 tokenizers left out").all()
-    assert whole.loc["pearson_partial", "n"] == 8
-    assert "1 tokenizers lack it" in whole.loc["pearson_partial", "note"]
+    assert flat[STATISTICS].isna().all()
+    assert "the metric is constant: no correlation" in flat["note"]
+    assert lost[STATISTICS].isna().all()
+    assert "1 tokenizers have both numbers" in lost["note"]
+    assert "8 of 9 tokenizers left out" in lost["note"]
+    assert "1 tokenizers lack reconstruction.psnr" in whole["note"]
     few = pick(correlate(measurement_table(3, backbones=("sit-b",)), QUICK))
-    assert few.loc["pearson", "low":"high"].isna().all()
-    assert "fewer than 4: no interval" in few.loc["pearson", "note"]
-    assert not math.isnan(few.loc["pearson", "value"])
+    assert few[["pearson_low", "pearson_high"]].isna().all()
+    assert "fewer than 4: no interval" in few["note"]
+    assert not math.isnan(few["pearson"])
     run = pick(found, "trajectory.straightness")
-    assert "their noise is common" in run.loc["pearson_disattenuated", "note"]
+    assert "their noise is common" in run["note"]
+
+
+def test_a_metric_that_no_tokenizer_has_is_no_row():
+    def spoil(frame):
+        return frame.assign(value=frame["value"].mask(frame["metric"] == "spatial.srss"))
+
+    found = correlate(measurement_table(5, backbones=("sit-b",), edit=spoil), QUICK)
+    assert "spatial.srss" not in set(found["metric"])
 
 
 def test_families_and_best_guidance_are_panels():
@@ -193,16 +200,25 @@ def test_families_and_best_guidance_are_panels():
     )
     found = correlate(table[table["metric"].isin(["velocity.viv", "generation.fd_judge"])], QUICK)
     assert set(found["family"]) == {"all", "conv-f2d4", "vit-f2d4"}
-    pooled = found[found["family"] == "all"]
-    assert pooled["note"].str.contains("2 families pooled").all()
-    best = found[found["cfg"].isna()]
+    best = found[found["guidance"] == BEST]
     assert len(best) == len(found) // 3
-    assert best["note"].str.contains("own best guidance").all()
-    assert found.loc[found["statistic"] == "pearson_partial", "note"].str.contains("too few").all()
+    assert found["pearson_partial"].isna().all()
+    assert found["note"].str.contains("too few to hold reconstruction.psnr fixed").all()
+
+
+def test_targets_that_lead_are_related_to_every_metric_the_others_to_those_shown():
+    made = measurement_table(6, backbones=("sit-b",))
+    precision = made[made["metric"] == "generation.fd_judge"].assign(metric="generation.precision")
+    table = check_measurements(pd.concat([made, precision]))
+    found = correlate(table, QUICK)
+    every = set(found.loc[found["target"] == "generation.fd_judge", "metric"])
+    shown = set(found.loc[found["target"] == "generation.precision", "metric"])
+    assert every == set(predictors(table))
+    assert every - shown == {"velocity.tau", "spatial.rmsc"}
 
 
 def test_intercorrelations_name_each_pair_once(table):
-    found = intercorrelate(table, ["velocity.viv", "semantics.lnc5", "spatial.srss"], QUICK)
+    found = intercorrelate(table, QUICK, ["velocity.viv", "semantics.lnc5", "spatial.srss"])
     pairs = found[["metric", "target"]].drop_duplicates().to_numpy().tolist()
     assert pairs == [
         ["velocity.viv", "semantics.lnc5"],
@@ -210,11 +226,11 @@ def test_intercorrelations_name_each_pair_once(table):
         ["semantics.lnc5", "spatial.srss"],
     ]
     x = cells(table, "velocity.viv", "semantics.lnc5", "", None).rows
-    row = found[found["statistic"] == "pearson"].iloc[0]
-    assert row["value"] == pytest.approx(np.corrcoef(x["x"], x["y"])[0, 1])
+    row = found.iloc[0]
+    assert row["pearson"] == pytest.approx(np.corrcoef(x["x"], x["y"])[0, 1])
 
 
-def test_williams_and_steiger_by_hand():
+def test_williams_by_hand():
     # n = 103, r12 = .396, r13 = .179, r23 = .088: t of the formula, worked out step by step
     r1, r2, r12, n = 0.396, 0.179, 0.088, 103
     determinant = np.linalg.det([[1, r1, r2], [r1, 1, r12], [r2, r12, 1]])
@@ -222,18 +238,11 @@ def test_williams_and_steiger_by_hand():
     t = (r1 - r2) * math.sqrt((n - 1) * (1 + r12) / below)
     assert williams(r1, r2, r12, n) == pytest.approx((t, 2 * stats.t.sf(t, n - 3)))
     assert williams(r2, r1, r12, n)[0] == pytest.approx(-t)
-    # independent second variables: the Z of two correlations with covariance of r² terms only
-    z, p = steiger(0.6, 0.3, 0.0, 50)
-    square = 0.45**2
-    covariance = -square * (1 - 2 * square) / 2 / (1 - square) ** 2
-    expected = (math.atanh(0.6) - math.atanh(0.3)) * math.sqrt(47 / (2 - 2 * covariance))
-    assert z == pytest.approx(expected)
-    assert p == pytest.approx(2 * stats.norm.sf(expected))
-    assert all(math.isnan(v) for v in williams(1.0, 1.0, 1.0, 9) + steiger(1.0, 0.2, 0.2, 9))
+    assert all(math.isnan(v) for v in williams(1.0, 1.0, 1.0, 9))
 
 
 def test_tests_of_equal_correlations_keep_their_level():
-    rejected = np.zeros(3)
+    rejected = np.zeros(2)
     for seed in range(400):
         rng = np.random.default_rng(seed)
         y, a, b, common = rng.normal(size=(4, 15))
@@ -242,7 +251,6 @@ def test_tests_of_equal_correlations_keep_their_level():
         low, high = zou_interval(pearson(x1, y), pearson(x2, y), r12, 0.95)
         rejected += [
             williams(r1, r2, r12, 15)[1] < 0.05,
-            steiger(r1, r2, r12, 15)[1] < 0.05,
             not low <= 0 <= high,
         ]
     assert (rejected / 400 <= 0.085).all()
@@ -250,21 +258,23 @@ def test_tests_of_equal_correlations_keep_their_level():
 
 
 def test_comparisons_are_oriented_and_paired(table):
-    found = compare_metrics(table, ["velocity.viv", "spatial.srss", "smoothness.sec25"], QUICK)
-    row = found[(found["metric_b"] == "spatial.srss") & (found["family"] == "all")].iloc[0]
+    found = compare_pairs(
+        table, list(combinations(["velocity.viv", "spatial.srss", SEC], 2)), QUICK
+    )
+    row = found[(found["metric_b"] == "spatial.srss") & (found["family"] == "conv-f2d4")].iloc[0]
     x = cells(table, "velocity.viv", "generation.fd_judge", "sit-b", 1.0).rows
     s = cells(table, "spatial.srss", "generation.fd_judge", "sit-b", 1.0).rows
     first, second = np.corrcoef(x["x"], x["y"])[0, 1], -np.corrcoef(s["x"], s["y"])[0, 1]
     assert row["value"] == pytest.approx(first - second)
     assert row["low"] < row["value"] < row["high"]
     r12 = np.corrcoef(x["x"], -s["x"])[0, 1]
-    assert row["williams_t"] == pytest.approx(williams(first, second, r12, 24)[0])
-    assert len(found) == 3 * 2 * 2
+    assert row["williams_p"] == pytest.approx(williams(first, second, r12, 24)[1])
+    assert len(found) == 3 * 2
     backbones = compare_backbones(table, ["velocity.viv"], QUICK)
-    both = backbones[backbones["family"] == "all"].set_index("backbone_a")["value"]
+    both = backbones[backbones["family"] == "conv-f2d4"].set_index("backbone_a")["value"]
     assert both["sit-b"] == pytest.approx(-both["lightningdit-b"])
     assert (
-        compare_metrics(measurement_table(2), ["velocity.viv", "spatial.srss"])["value"]
+        compare_pairs(measurement_table(2), [("velocity.viv", "spatial.srss")])["value"]
         .isna()
         .all()
     )

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
 from diffusability.errors import ArtifactError, TrainingError
 from diffusability.stages import command
+from diffusability.stages.make import make as make_files
 from diffusability.study.load import merge, read_yaml
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.resolve import resolve_study
-from diffusability.study.stages import stage_module
 from tests.conftest import REPOSITORY
 
 TINY = merge(
@@ -51,7 +50,7 @@ def make(artifact: Artifact) -> Path:
     job = job_of(artifact)
     if not (job.path / "provenance.json").exists():
         with job.writing() as folder:
-            import_module(stage_module(job.stage)).make(job, folder)
+            make_files(job, folder)
     return job.path
 
 
@@ -119,7 +118,7 @@ def test_latents_of_another_tokenizer_are_refused(workspace: Path) -> None:
     expected = chain()["latents"].fingerprint
     message = f"holds latents {other['latents'].fingerprint}, expected latents {expected}"
     with pytest.raises(ArtifactError) as caught, swapped.writing() as folder:
-        import_module(stage_module("diffusion")).make(swapped, folder)
+        make_files(swapped, folder)
     assert message in str(caught.value)
     assert not job.path.exists()
 
@@ -129,7 +128,7 @@ def test_two_processes_write_one_artifact(workspace: Path) -> None:
         yaml.safe_dump(merge(TINY, {"backbones": {"sit-a": {"gpus": 2}}}))
     )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    script = [str(REPOSITORY / "scripts" / "train_diffusion.py"), "--study", "study.yaml"]
+    script = [str(REPOSITORY / "scripts" / "make.py"), "diffusion", "--study", "study.yaml"]
     result = subprocess.run(
         [*torchrun, "--nproc-per-node", "2", *script, "--name", NAME, "--threads", "2"],
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
@@ -154,5 +153,5 @@ def test_a_stage_that_cannot_be_shared_refuses_torchrun(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert command.run("tokenizer", "", ["--job", chain()["tokenizer"].job()]) != 0
+    assert command.run("", ["tokenizer", "--job", chain()["tokenizer"].job()]) != 0
     assert "2 processes, but stage tokenizer runs in one" in capsys.readouterr().err

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from diffusability.errors import StudyError
+from diffusability.study.tokenizer import ObjectiveSpec
 from diffusability.tokenizers.discriminator import (
     PatchDiscriminator,
     discriminator_hinge,
@@ -16,7 +18,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def test_the_default_has_the_parameters_of_the_reference():
-    network = PatchDiscriminator()
+    network = PatchDiscriminator(3, 64, 3)
     # 4x4 kernels: 3-64 with bias, then 64-128-256-512 without, two numbers a norm, 512-1 with bias
     by_hand = 16 * (3 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512) + 64 + 2 * 896 + 1
     count = sum(parameter.numel() for parameter in network.parameters())
@@ -37,8 +39,8 @@ def test_images_that_are_too_small_are_refused_at_the_exact_size():
     network = PatchDiscriminator(1, 4, 3).initialise(seeded())
     with pytest.raises(StudyError, match="smaller than 24"):
         network(torch.zeros(2, 1, 23, 64))
-    with pytest.raises(StudyError, match="at least 1"):
-        PatchDiscriminator(1, 4, 0)
+    with pytest.raises(ValidationError, match="gan_layers"):
+        ObjectiveSpec(gan_layers=0)
 
 
 def test_hinge_losses_by_hand():
@@ -51,7 +53,7 @@ def test_hinge_losses_by_hand():
 
 def test_weights_come_from_the_generator_with_the_published_spread():
     state = torch.get_rng_state()
-    first, second = (PatchDiscriminator().initialise(seeded(1)) for _ in range(2))
+    first, second = (PatchDiscriminator(3, 64, 3).initialise(seeded(1)) for _ in range(2))
     assert torch.equal(state, torch.get_rng_state())
     for left, right in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(left, right)

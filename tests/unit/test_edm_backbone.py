@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diffusability.analysis.profiles import collect_profiles
+from diffusability.analysis.sampling import collect_profiles
 from diffusability.artifacts.job import Job
 from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
 from diffusability.diffusion.load import backbone_spec, build_diffusion, load_diffusion
@@ -236,7 +236,9 @@ def test_fisher_information_of_an_exact_network(flow: bool) -> None:
 
 @pytest.mark.parametrize("entry", [UNET, SIT | {"process": "edm"}, SIT])
 def test_fisher_asks_a_trained_model_with_labels(entry: Any) -> None:
-    model = build_diffusion(backbone_spec(entry), (2, 4, 4), 3).double()
+    model = build_diffusion(backbone_spec(entry), (2, 4, 4), 3)
+    model.network.initialise(torch.Generator().manual_seed(0))
+    model = model.double()
     with torch.no_grad():
         for k, weight in enumerate(model.parameters()):
             generator = torch.Generator().manual_seed(k)

@@ -5,12 +5,14 @@ from itertools import pairwise
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from diffusability.diffusion.edm_sampler import Churn, integrate_denoiser, sigma_grid
 from diffusability.diffusion.guidance import guided_denoiser, guided_velocity
-from diffusability.diffusion.sampler import draw_noise, function_evaluations, steps_for
+from diffusability.diffusion.sampler import draw_noise, function_evaluations
 from diffusability.errors import StudyError
+from diffusability.study.backbone import EDMSampling, SamplingSpec
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -24,17 +26,18 @@ def exact_denoiser(spread: Tensor):
 
 @pytest.mark.parametrize("steps", [2, 18, 40])
 def test_sampler_grid(steps: int) -> None:
-    grid = sigma_grid(steps)
+    grid = sigma_grid(steps, EDMSampling())
     assert len(grid) == steps + 1
     assert (float(grid[0]), float(grid[-2]), float(grid[-1])) == (80.0, 0.002, 0.0)
     roots = grid[:-1] ** (1 / 7)
     torch.testing.assert_close(roots.diff(), roots.diff()[:1].expand(steps - 1), rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("options", [{"steps": 1}, {"steps": 5, "low": 90.0}])
-def test_levels_that_cannot_be(options: dict) -> None:
+def test_levels_that_cannot_be() -> None:
     with pytest.raises(StudyError, match="EDM's levels need at least two steps"):
-        sigma_grid(**options)
+        sigma_grid(1, EDMSampling())
+    with pytest.raises(ValidationError, match="sigma_min 90.0 is not below sigma_max"):
+        EDMSampling(sigma_min=90.0)
 
 
 @pytest.mark.parametrize(("solver", "order"), [("heun", 2), ("euler", 1)])
@@ -45,7 +48,9 @@ def test_solvers_converge_to_the_flow_of_a_gaussian(solver: str, order: int) -> 
     exact = 80 * noise * (spread / (spread + 80**2)).sqrt()
     errors = []
     for steps in (40, 80, 160):
-        found = integrate_denoiser(exact_denoiser(spread), noise, sigma_grid(steps), solver)
+        found = integrate_denoiser(
+            exact_denoiser(spread), noise, sigma_grid(steps, EDMSampling()), solver
+        )
         errors.append(float((found - exact).abs().max()))
     for coarse, fine in pairwise(errors):
         assert math.log2(coarse / fine) == pytest.approx(order, abs=0.2)
@@ -60,12 +65,12 @@ def test_cost_is_stated_exactly(solver: str, churn: float) -> None:
         seen.append(sigma)
         return y / (1 + sigma**2)
 
-    fresh = Churn(lambda i: normal(3, 2, seed=i), churn)
+    fresh = Churn(lambda i: normal(3, 2, seed=i), EDMSampling(churn=churn))
     for steps in (2, 5, 18):
         seen.clear()
-        integrate_denoiser(counted, normal(3, 2), sigma_grid(steps), solver, fresh)
+        integrate_denoiser(counted, normal(3, 2), sigma_grid(steps, EDMSampling()), solver, fresh)
         assert len(seen) == function_evaluations(solver, steps)
-        assert steps_for(solver, len(seen)) == steps
+        assert SamplingSpec(solver=solver, evaluations=len(seen)).steps == steps
         assert min(seen) >= 0.002  # never at level 0, which no network knows
     assert function_evaluations("heun", 18) == 35
     assert function_evaluations("heun", 40) == 79
@@ -73,13 +78,13 @@ def test_cost_is_stated_exactly(solver: str, churn: float) -> None:
 
 def test_unknown_solver_is_refused() -> None:
     with pytest.raises(StudyError, match="'rk4' is unknown"):
-        integrate_denoiser(lambda y, _: y, normal(1, 2), sigma_grid(3), "rk4")  # type: ignore[arg-type]
+        integrate_denoiser(lambda y, _: y, normal(1, 2), sigma_grid(3, EDMSampling()), "rk4")  # type: ignore[arg-type]
 
 
 def test_fresh_noise_keeps_the_distribution() -> None:
     spread = torch.tensor([1.0, 0.25], dtype=torch.float64)
-    churn = Churn(lambda i: normal(20_000, 2, seed=10 + i), 20.0)
-    start, grid = normal(20_000, 2), sigma_grid(160)
+    churn = Churn(lambda i: normal(20_000, 2, seed=10 + i), EDMSampling(churn=20.0))
+    start, grid = normal(20_000, 2), sigma_grid(160, EDMSampling())
     drawn = integrate_denoiser(exact_denoiser(spread), start, grid, churn=churn)
     torch.testing.assert_close(drawn.var(0), spread, rtol=0.03, atol=0)
     plain = integrate_denoiser(exact_denoiser(spread), start, grid)
@@ -87,7 +92,7 @@ def test_fresh_noise_keeps_the_distribution() -> None:
 
 
 def test_fresh_noise_stays_in_its_range() -> None:
-    churn = Churn(lambda i: torch.zeros(1), amount=40, low=0.05, high=50)
+    churn = Churn(lambda i: torch.zeros(1), EDMSampling(churn=40, churn_min=0.05, churn_max=50))
     assert churn.raised(60, 40) == 60
     assert churn.raised(0.04, 40) == 0.04
     assert churn.raised(1.0, 40) == pytest.approx(math.sqrt(2))  # at most
@@ -99,9 +104,9 @@ def test_a_sample_depends_on_seed_and_index_alone() -> None:
         def draw(seed: int) -> Tensor:
             return draw_noise(seed, indices, (2, 3)).double()
 
-        churn = Churn(lambda i: draw(100 + i), 5.0)
+        churn = Churn(lambda i: draw(100 + i), EDMSampling(churn=5.0))
         denoise = exact_denoiser(torch.tensor(0.3, dtype=torch.float64))
-        return integrate_denoiser(denoise, draw(7), sigma_grid(6), churn=churn)
+        return integrate_denoiser(denoise, draw(7), sigma_grid(6, EDMSampling()), churn=churn)
 
     whole = sample([0, 1, 2, 3, 4])
     assert torch.equal(torch.cat((sample([0, 1]), sample([2, 3, 4]))), whole)

@@ -1,16 +1,15 @@
 """Geometry of encoders: the distance-preserving loss, bi-Lipschitz constants, power spectra."""
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
 
 from diffusability.errors import MeasurementError
-from diffusability.fisher.bilipschitz import bilipschitz, local_singular_values
-from diffusability.fisher.mixture import GaussianMixture
 from diffusability.fisher.spectrum import image_spectrum, spectral_slope, vector_spectrum
+from diffusability.metrics.geometry import distance_quotients
 from diffusability.tokenizers.geometry_preservation import geometry_preservation_loss
+from tests.oracles.distributions import GaussianMixture, score_jacobian
 from tests.unit.fisher_examples import FLOAT, isometry, mixture, normal
 
 
@@ -49,41 +48,34 @@ class TestGeometryPreservation:
             geometry_preservation_loss(normal(1, 3), normal(1, 3))
 
 
-class TestBiLipschitz:
+class TestDistanceQuotients:
     def test_a_linear_map_of_the_plane(self) -> None:
         x = normal(500, 2)
         matrix = isometry(2, 2) * torch.tensor([0.5, 1.5], dtype=FLOAT) @ isometry(2, 2, seed=1)
-        at = bilipschitz(x, x @ matrix.T)
-        assert at.lower == pytest.approx(0.5, abs=1e-2)
-        assert at.upper == pytest.approx(1.5, abs=1e-2)
-        assert at.ratio == pytest.approx(3, rel=0.03)
-        assert at.pairs == 500 * 499 // 2
+        quotients = distance_quotients(x, x @ matrix.T)
+        assert len(quotients) == 500 * 499 // 2
+        assert float(quotients.min()) == pytest.approx(0.5, abs=1e-2)
+        assert float(quotients.max()) == pytest.approx(1.5, abs=1e-2)
 
     @pytest.mark.parametrize("seed", range(5))
     def test_never_outside_the_singular_values(self, seed: int) -> None:
         matrix = normal(7, 5, seed=seed)
         values = torch.linalg.svdvals(matrix)
         x = normal(60, 5, seed=seed + 10)
-        at = bilipschitz(x, x @ matrix.T)
-        ordered = (float(values.min()), at.lower, *at.quantiles, at.upper, float(values.max()))
-        assert all(a <= b + 1e-9 for a, b in pairwise(ordered))
-        local = local_singular_values(lambda p: p @ matrix.T, x[:3])
-        torch.testing.assert_close(local, values.expand(3, -1))
+        quotients = distance_quotients(x, x @ matrix.T)
+        assert float(quotients.min()) >= float(values.min()) - 1e-9
+        assert float(quotients.max()) <= float(values.max()) + 1e-9
 
-    def test_local_values_of_a_curved_map(self) -> None:
-        x = normal(4, 2)
-        local = local_singular_values(torch.tanh, x)
-        slopes = (1 - x.tanh().square()).sort(dim=1, descending=True).values
-        torch.testing.assert_close(local, slopes)
-
-    def test_equal_data(self) -> None:
+    def test_equal_data_have_no_quotient(self) -> None:
         x = torch.tensor([[0.0], [0.0], [1.0]], dtype=FLOAT)
-        at = bilipschitz(x, torch.tensor([[0.0], [3.0], [0.0]], dtype=FLOAT))
-        assert at.pairs == 2
-        assert at.lower == 0
-        assert at.ratio == math.inf
-        with pytest.raises(MeasurementError, match="equal data"):
-            bilipschitz(x[:2], x[:2])
+        quotients = distance_quotients(x, torch.tensor([[0.0], [3.0], [0.0]], dtype=FLOAT))
+        torch.testing.assert_close(
+            quotients, torch.tensor([torch.nan, 0, 3], dtype=FLOAT), equal_nan=True
+        )
+
+    def test_other_numbers_of_latents_are_refused(self) -> None:
+        with pytest.raises(MeasurementError, match="do not belong together"):
+            distance_quotients(normal(3, 2), normal(4, 2))
 
 
 class TestSpectrum:
@@ -113,7 +105,7 @@ class TestSpectrum:
         shuffled = GaussianMixture(gmm.weights, gmm.means[:, order], spread[:, order][:, :, order])
         x = gmm.sample(200, torch.Generator().manual_seed(0))
         y = x + math.sqrt(0.2) * normal(200, 4)
-        rows, mixed = gmm.score_jacobian(y, 0.2), shuffled.score_jacobian(y[:, order], 0.2)
+        rows, mixed = score_jacobian(gmm, y, 0.2), score_jacobian(shuffled, y[:, order], 0.2)
         for one, other in zip(rows, mixed, strict=True):
             assert float(one.square().sum() - other.square().sum()) == pytest.approx(0, abs=1e-9)
         first, second = gmm.score(y, 0.2), shuffled.score(y[:, order], 0.2)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ import torch
 from diffusability.artifacts.job import Job
 from diffusability.data.load import load_dataset
 from diffusability.encoders.load import load_encoder
+from diffusability.stages.make import make
 from diffusability.study.load import read_yaml
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
-from diffusability.study.stages import stage_module
 from tests.conftest import REPOSITORY
 
 STAGES = ("dataset", "encoder", "tokenizer", "latents", "reconstruction", "continuity")
@@ -45,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             if artifact.stage in STAGES:
                 job = Job.from_json(artifact.job())
                 with job.writing() as folder:
-                    import_module(stage_module(artifact.stage)).make(job, folder)
+                    make(job, folder)
                 name = artifact.labels.get("encoder")
                 folders[artifact.stage if name is None else name] = workplace / artifact.path
     return folders

@@ -7,19 +7,22 @@ from torch import nn
 
 from diffusability.data.digits import load_digits
 from diffusability.data.images import to_float
-from diffusability.encoders.classification import ClassificationLoss
 from diffusability.encoders.contrastive import ContrastiveNetwork
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.encoders.masked import MaskedAutoencoder
+from diffusability.encoders.pretext import ClassificationLoss
 from diffusability.study.dataset import DigitsDataset
 from diffusability.study.spec import TrainSpec
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Phase, Run, train
+from tests.unit import networks
 
 
 def encoder(factor: int = 2, features: int = 6) -> ConvEncoder:
     """A small encoder with seeded weights."""
-    model = ConvEncoder(image_channels=1, width=8, features=features, factor=factor, num_classes=10)
+    model = networks.encoder(
+        image_channels=1, width=8, features=features, factor=factor, num_classes=10
+    )
     model.initialise(torch.Generator().manual_seed(0))
     return model
 
@@ -81,7 +84,7 @@ def test_one_seed_draws_layer_by_layer_and_the_same_trunk_with_and_without_class
         drawn = torch.empty_like(layer.weight).normal_(0, (2 / fan_in) ** 0.5, generator=generator)
         torch.testing.assert_close(layer.weight, drawn)
         assert not layer.bias.any()
-    classless = ConvEncoder(image_channels=1, width=8, features=6, factor=2, num_classes=0)
+    classless = networks.encoder(image_channels=1, width=8, features=6, factor=2, num_classes=0)
     for network in (
         classless,
         ContrastiveNetwork(classless, 4),
@@ -94,7 +97,7 @@ def test_one_seed_draws_layer_by_layer_and_the_same_trunk_with_and_without_class
 
 
 def test_without_classes_the_logits_are_empty() -> None:
-    model = ConvEncoder(image_channels=1, width=8, features=6, factor=2, num_classes=0)
+    model = networks.encoder(image_channels=1, width=8, features=6, factor=2, num_classes=0)
     model.initialise(torch.Generator().manual_seed(0))
     assert model.classes == 0
     assert model(torch.randn(3, 1, 8, 8)).shape == (3, 0)

@@ -4,9 +4,11 @@ from fractions import Fraction
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from diffusability.errors import StudyError
-from diffusability.tokenizers.regularizers.eq import Equivariance, Transformation, whole_scales
+from diffusability.tokenizers.regularizers.eq import Transformation, whole_scales
+from tests.unit.networks import regularizer
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -30,13 +32,13 @@ def test_scales_of_the_paper_grid_and_of_any_other():
 
 @pytest.mark.parametrize("operators", [("scale",), ("flip",), ("rotation",), ("scale", "rotation")])
 def test_image_and_latent_stay_in_the_ratio_of_the_factor(operators):
-    regularizer, generator = Equivariance(operators, 1.0), seeded()
+    made, generator = regularizer("eq", operators=operators, probability=1.0), seeded()
     latents, images = normal(2, 3, 8, 12), normal(2, 1, 32, 48)
     seen = set()
     for _ in range(60):
-        choice = regularizer.draw((8, 12), 2, generator)
-        assert regularizer.prepare_images(images, choice) is images
-        moved, target = regularizer.transform(latents, images, choice)
+        choice = made.draw((8, 12), 2, generator)
+        assert made.prepare_images(images, choice) is images
+        moved, target = made.transform(latents, images, choice)
         assert [4 * side for side in moved.shape[2:]] == list(target.shape[2:])
         seen.add((choice.scale, choice.flip, choice.turns))
         assert (choice.scale != 1) == ("scale" in operators)
@@ -59,18 +61,22 @@ def test_transformations_by_hand():
 
 
 def test_branches_have_their_probabilities():
-    regularizer, generator, steps = Equivariance(("scale", "flip"), 0.5, 0.25), seeded(), 4000
+    made, generator, steps = (
+        regularizer("eq", operators=("scale", "flip"), probability=0.5, prior_probability=0.25),
+        seeded(),
+        4000,
+    )
     images, latents = normal(1, 1, 16, 16), normal(1, 3, 8, 8)
     counts = {"equivariance": 0, "prior": 0, "plain": 0}
     for _ in range(steps):
-        choice = regularizer.draw((8, 8), 1, generator)
+        choice = made.draw((8, 8), 1, generator)
         if choice is None:
             counts["plain"] += 1
         elif choice.before_encoding:
             counts["prior"] += 1
-            small = regularizer.prepare_images(images, choice)
+            small = made.prepare_images(images, choice)
             assert small.shape[-1] == 16 * choice.scale < 16
-            assert regularizer.transform(latents, small, choice) == (latents, small)
+            assert made.transform(latents, small, choice) == (latents, small)
             assert (choice.flip, choice.turns) == ((), 0)
         else:
             counts["equivariance"] += 1
@@ -80,13 +86,16 @@ def test_branches_have_their_probabilities():
 
 
 def test_flips_alone_have_no_downscaled_images():
-    regularizer, generator = Equivariance(("flip",), 0.0, 1.0), seeded()
-    assert all(regularizer.draw((8, 8), 1, generator) is None for _ in range(20))
+    made, generator = (
+        regularizer("eq", operators=("flip",), probability=0.0, prior_probability=1.0),
+        seeded(),
+    )
+    assert all(made.draw((8, 8), 1, generator) is None for _ in range(20))
 
 
 def test_eq_refuses_what_cannot_work():
     with pytest.raises(StudyError, match="no scale keeps a latent grid of 7x5"):
-        Equivariance(("scale",)).draw((7, 5), 1, seeded())
+        regularizer("eq", operators=("scale",)).draw((7, 5), 1, seeded())
     for wrong in [(), ("shear",)]:
-        with pytest.raises(StudyError, match="scale, flip, rotation"):
-            Equivariance(wrong)
+        with pytest.raises(ValidationError, match="operators"):
+            regularizer("eq", operators=wrong)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diffusability.artifacts.card import read_card
-from diffusability.artifacts.garbage import find_evictable, remove
+from diffusability.artifacts.gc import find_evictable, remove
 from diffusability.artifacts.inventory import is_done
 from diffusability.artifacts.job import Job
 from diffusability.stages import generation

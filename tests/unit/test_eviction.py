@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diffusability.artifacts.card import evicted, read_card
-from diffusability.artifacts.garbage import find_evictable, remove
+from diffusability.artifacts.gc import find_evictable, remove
 from diffusability.artifacts.inventory import damage
 from diffusability.artifacts.job import Job
 from diffusability.artifacts.lock import exclusive, holder

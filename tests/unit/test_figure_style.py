@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from diffusability.figures.numbering import number_ends, number_points
+from diffusability.figures.labels import number_ends, number_points
 from diffusability.figures.style import CLUSTERS, cluster_styles
 
 # Viénot, Brettel and Mollon (1999): linear RGB as seen without red or without green cones

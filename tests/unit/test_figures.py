@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,29 +11,36 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from diffusability.analysis.analyse import HEADLINE
-from diffusability.analysis.correlation import correlate
-from diffusability.analysis.noise_floor import noise_floor
-from diffusability.analysis.regression import regress
-from diffusability.analysis.tables import best_guidance, cells
-from diffusability.analysis.tidy import read_table
-from diffusability.errors import StudyError
-from diffusability.figures.catalogue import (
+from diffusability.analysis.catalogue import (
+    HEADLINE,
     PERSPECTIVES,
     REPRESENTATIVES,
     SHOWN,
     TRAJECTORY,
     name_metric,
 )
-from diffusability.figures.length_ratio import length_ratios, representatives
+from diffusability.analysis.correlation import correlate
+from diffusability.analysis.frames import read_table, table_frame, write_table
+from diffusability.analysis.noise_floor import noise_floor
+from diffusability.analysis.panels import best_guidance, cells
+from diffusability.analysis.regression import regress
+from diffusability.errors import StudyError
 from diffusability.figures.pairs import bubble_diameters
-from diffusability.figures.registry import DRAW, figure_named
-from diffusability.figures.results import Results, read_results
-from diffusability.figures.scope import Scope, backbone_scopes, reference_scope
+from diffusability.figures.results import (
+    Results,
+    Scope,
+    backbone_scopes,
+    read_results,
+    reference_scope,
+)
 from diffusability.figures.style import write_figure
+from diffusability.figures.trajectories import length_ratios, representatives
+from diffusability.study.figures import FIGURES, figure_named
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
+from diffusability.study.tables import BEST, TABLES, table_named
 from diffusability.study.targets import FIGURE_NAMES, table_files
+from diffusability.study.workflow_files import CAPTIONS
 from scripts import draw
 from tests.conftest import REPOSITORY
 from tests.unit.figure_tables import TARGET, figure_table, made_tables, results_of
@@ -52,7 +60,14 @@ def study() -> Results:
 @pytest.fixture(scope="module")
 def drawn(study: Results) -> dict[str, Figure]:
     """Return every figure of that study."""
-    return {name: function(study) for name, function in DRAW.items()}
+    return {name: draw_figure(name, study) for name in FIGURES}
+
+
+def draw_figure(name: str, study: Results) -> Figure:
+    """Draw a figure from the tables that its declaration names, and no other."""
+    figure = FIGURES[name]
+    tables = {name: study.tables[name] for name in figure.reads if name in study.tables}
+    return figure.function()(replace(study, tables=tables))
 
 
 def points(axis) -> np.ndarray:
@@ -62,7 +77,7 @@ def points(axis) -> np.ndarray:
 
 def expected(study: Results, metric: str, scope: Scope) -> np.ndarray:
     """Return the points that a panel should show, sorted."""
-    found = cells(study.measurements, metric, scope.target, scope.backbone, scope.cfg)
+    found = cells(study.measurements, metric, scope.target, scope.backbone, scope.guidance)
     return np.array(sorted(found.of_family(scope.family).rows[["x", "y"]].to_numpy().tolist()))
 
 
@@ -87,16 +102,31 @@ def check_relations(study: Results, axes, scopes, metrics) -> None:
     for axis, (scope, pattern) in zip(axes, wanted, strict=False):
         name = study.measured(pattern)
         np.testing.assert_allclose(points(axis), expected(study, name, scope), rtol=1e-12)
-        where = {"backbone": scope.backbone, "cfg": scope.cfg, "family": scope.family}
-        row = study.row("correlations", target=scope.target, metric=name, **where)
+        where = {"backbone": scope.backbone, "guidance": scope.guidance, "family": scope.family}
+        where |= {"target": scope.target, "metric": name}
+        row = study.statistic("correlations", "pearson", **where)
         low, high = shown(row["low"]), shown(row["high"])
         assert f"r = {shown(row['value'])} [{low}, {high}]" in axis.get_title()
 
 
 def test_every_figure_is_listed_and_has_a_caption() -> None:
-    assert set(DRAW) == set(FIGURE_NAMES)
-    captions = {p.stem for p in (REPOSITORY / "report" / "figures").glob("*.rst")}
-    assert set(FIGURE_NAMES) <= captions
+    captions = {p.stem for p in (CAPTIONS / "figures").glob("*.rst")}
+    assert set(FIGURE_NAMES) == captions
+    for name, figure in FIGURES.items():
+        assert callable(figure.function()), name
+        assert set(figure.reads) <= set(TABLES), name
+
+
+def test_every_table_is_made_by_code_that_exists_and_has_a_caption() -> None:
+    captions = {p.stem for p in (CAPTIONS / "tables").glob("*.rst")}
+    assert set(TABLES) == captions
+    made: set[str] = set()
+    for name, table in TABLES.items():
+        assert callable(table.function()), name
+        assert set(table.made_from) <= made, name  # declared after what it is made from
+        made.add(name)
+    with pytest.raises(StudyError, match="did you mean `claims`"):
+        table_named("claim")
 
 
 def test_representatives_are_the_headline_of_the_analysis() -> None:
@@ -153,7 +183,7 @@ def test_backbones_families_and_trajectories_show_them_row_by_row(study, drawn) 
 
 
 def test_best_guidance_marks_the_best_scale_of_each(study, drawn) -> None:
-    scopes = [scope.at(cfg=None) for scope in backbone_scopes(study, TARGET)]
+    scopes = [scope.at(guidance=BEST) for scope in backbone_scopes(study, TARGET)]
     axes = drawn["best_guidance"].axes
     check_relations(study, axes, scopes, REPRESENTATIVES.values())
     for axis in axes[:: len(REPRESENTATIVES)]:
@@ -168,7 +198,7 @@ def test_best_guidance_marks_the_best_scale_of_each(study, drawn) -> None:
 def test_pairs_have_bubbles_that_grow_with_the_distance(study, drawn) -> None:
     scope = reference_scope(study, TARGET)
     axis = drawn["pairs"].axes[0]
-    where = (TARGET, scope.backbone, scope.cfg)
+    where = (TARGET, scope.backbone, scope.guidance)
     names = ("velocity.viv", "semantics.lnc5")
     parts = [cells(study.measurements, name, *where).of_family(scope.family) for name in names]
     first, second = (part.rows for part in parts)
@@ -178,9 +208,19 @@ def test_pairs_have_bubbles_that_grow_with_the_distance(study, drawn) -> None:
     there = np.concatenate([c.get_offsets() for c in axis.collections])
     want = np.column_stack([first["x"], second["x"]])
     np.testing.assert_allclose(there[np.argsort(there[:, 0])], want[np.argsort(want[:, 0])])
-    where = {"target": TARGET, "backbone": "sit-b", "cfg": 1.0, "family": FAMILIES[0]}
+    where = {"target": TARGET, "backbone": "sit-b", "guidance": 1.0, "family": FAMILIES[0]}
     row = study.row("regressions", **where, metric_1=names[0], metric_2=names[1])
     assert f"R² = {shown(row['r2'])} [{shown(row['r2_low'])}" in axis.get_title()
+
+
+def test_intercorrelations_are_oriented_and_name_each_pair_once(study, drawn) -> None:
+    axis = drawn["intercorrelations"].axes[0]
+    cells_ = [text.get_text() for text in axis.texts]
+    names = [study.measured(pattern) for pattern in REPRESENTATIVES.values()]
+    assert len(cells_) == len(names) * (len(names) - 1) / 2
+    first = {"metric": names[0], "target": names[1], "family": FAMILIES[0]}
+    row = study.row("intercorrelations", **first)
+    assert cells_[0] == f"{-row['pearson']:.2f}"  # lower VIV and higher LNC are better
 
 
 def test_guidance_curves_are_the_means_with_the_best_marked(study, drawn) -> None:
@@ -188,11 +228,13 @@ def test_guidance_curves_are_the_means_with_the_best_marked(study, drawn) -> Non
     lines = {line.get_label(): line for line in axis.lines}
     best, _ = best_guidance(table, TARGET, "sit-b")
     marked = {tuple(line.get_xydata()[0]) for line in axis.lines if len(line.get_xydata()) == 1}
-    for place, cfg in enumerate((1.0, 1.5, 2.0)):
-        rows = cells(table, TARGET, TARGET, "sit-b", cfg).of_family(FAMILIES[0]).rows
+    for index, guidance in enumerate((1.0, 1.5, 2.0)):
+        rows = cells(table, TARGET, TARGET, "sit-b", guidance).of_family(FAMILIES[0]).rows
         for row in rows.to_dict("records"):
-            assert lines[row["tokenizer"]].get_xydata()[place] == pytest.approx((cfg, row["y"]))
-            assert ((cfg, row["y"]) in marked) == (best[row["tokenizer"]] == cfg)
+            assert lines[row["tokenizer"]].get_xydata()[index] == pytest.approx(
+                (guidance, row["y"])
+            )
+            assert ((guidance, row["y"]) in marked) == (best[row["tokenizer"]] == guidance)
     assert len(drawn["guidance"].axes) == len(FAMILIES) * len(BACKBONES)
 
 
@@ -220,11 +262,16 @@ def test_correlations_are_turned_to_the_declared_direction(study, drawn) -> None
     axis = drawn["correlations"].axes[0]
     marks = {line.get_label(): line for line in axis.lines}
     for short, pattern in SHOWN.items():
-        for cfg, words in ((1.0, "smallest"), (None, "best")):
-            where = {"target": TARGET, "backbone": "sit-b", "cfg": cfg, "family": FAMILIES[0]}
+        for guidance, words in ((1.0, "smallest"), (BEST, "best")):
+            where = {
+                "target": TARGET,
+                "backbone": "sit-b",
+                "guidance": guidance,
+                "family": FAMILIES[0],
+            }
             row = study.row("correlations", **where, metric=study.measured(pattern))
             x = marks[f"{short}, {words} guidance"].get_xdata()
-            assert x == pytest.approx(row["value"] * row["expected_sign"])
+            assert x == pytest.approx(row["pearson"] * row["expected_sign"])
     assert len(drawn["correlations"].axes) == 4  # two backbones by two families
 
 
@@ -232,7 +279,7 @@ def test_where_every_panel_does_not_fit_other_families_keep_to_one_backbone(
     study, monkeypatch
 ) -> None:
     monkeypatch.setattr("diffusability.figures.correlations.WIDEST", 3)
-    titles = [axis.get_title() for axis in DRAW["correlations"](study).axes]
+    titles = [axis.get_title() for axis in draw_figure("correlations", study).axes]
     assert [title.partition("\n")[0] for title in titles] == ["sit-b", "lightningdit-b", "sit-b"]
 
 
@@ -261,6 +308,7 @@ SENTENCES = {
     "perspectives": "VIV (velocity.viv) was not measured in this study",
     "pairs": "VIV not measured in this study",
     "correlations": "no correlation can be computed here",
+    "intercorrelations": "two metrics of different perspectives were not measured together",
     "length_ratio": "the tables hold no length ratio of sit-b, guidance 1, conv-f16d32",
     "neighbours_probe": "the linear probe (semantics.probe) was not measured in this study",
     "reconstruction": "LPIPS (reconstruction.lpips*) was not measured in this study",
@@ -278,26 +326,30 @@ SENTENCES = {
 def test_what_a_small_study_lacks_is_said() -> None:
     gone = ("velocity.viv", "semantics.probe", "trajectory.straightness")
     small = results_of(figure_table(3, without=gone), {})
-    assert set(SENTENCES) == set(DRAW)
+    assert set(SENTENCES) == set(FIGURES)
     for name, sentence in SENTENCES.items():
-        assert sentence in texts(DRAW[name](small)), name
+        assert sentence in texts(draw_figure(name, small)), name
 
 
 def test_a_study_without_generated_images_is_said() -> None:
     table = figure_table(4)
     bare = results_of(table[table["backbone"] == ""].reset_index(drop=True), {})
-    for name, function in DRAW.items():
-        assert re.search("(was|were) not measured|linear probe", texts(function(bare))), name
+    for name in FIGURES:
+        assert re.search("(was|were) not measured|linear probe", texts(draw_figure(name, bare))), (
+            name
+        )
 
 
 def test_a_backbone_with_one_scale_is_said_beside_one_with_several() -> None:
     table = figure_table(4, backbones=BACKBONES, scales=(1.0, 2.0))
-    once = (table["backbone"] == "sit-b") & (table["cfg"] == 2.0)
+    once = (table["backbone"] == "sit-b") & (table["guidance"] == 2.0)
     results = results_of(table[~once].reset_index(drop=True))
     assert "sampled at 1 guidance scale only: there is no best" in texts(
-        DRAW["best_guidance"](results)
+        draw_figure("best_guidance", results)
     )
-    assert "sampled at 1 guidance scale (1): there is no curve" in texts(DRAW["guidance"](results))
+    assert "sampled at 1 guidance scale (1): there is no curve" in texts(
+        draw_figure("guidance", results)
+    )
 
 
 def test_the_reasons_of_the_analysis_stand_in_the_panels() -> None:
@@ -312,19 +364,19 @@ def test_the_reasons_of_the_analysis_stand_in_the_panels() -> None:
     pairs = ["velocity.viv", "semantics.lnc5"]
     tables = {
         "correlations": correlate(table, options),
-        "regressions": regress(table, pairs, options),
+        "regressions": regress(table, options, pairs),
     }
     results = results_of(table, tables | {"noise_floor": noise_floor(table)})
-    said = texts(DRAW["perspectives"](results))
+    said = texts(draw_figure("perspectives", results))
     assert "no r: the metric is constant" in said
     assert "no r: 2 tokenizers have both numbers" in said
     assert "no interval: 3 tokenizers, fewer than 4" in said
     assert "SRSS (spatial.srss) was not measured" in said
-    marks = texts(DRAW["correlations"](results))
+    marks = texts(draw_figure("correlations", results))
     assert "not measured" in marks
     assert "no r" in marks
-    assert "no repeated seeds" in texts(DRAW["noise_floor"](results))
-    assert "too few for 2 predictors" in texts(DRAW["pairs"](results))
+    assert "no repeated seeds" in texts(draw_figure("noise_floor", results))
+    assert "too few for 2 predictors" in texts(draw_figure("pairs", results))
 
 
 def test_drawing_twice_gives_the_same_bytes(study, tmp_path: Path) -> None:
@@ -332,7 +384,7 @@ def test_drawing_twice_gives_the_same_bytes(study, tmp_path: Path) -> None:
         digests = set()
         for turn in range(2):
             path = tmp_path / f"{turn}.{kind}"
-            write_figure(DRAW["neighbours_probe"](study), [path])
+            write_figure(draw_figure("neighbours_probe", study), [path])
             digests.add(hashlib.sha256(path.read_bytes()).hexdigest())
         assert len(digests) == 1, kind
 
@@ -348,8 +400,7 @@ def write_tables(folder: Path, plan: Plan) -> Results:
     made = {"measurements": table, **made_tables(table)}
     for path in map(Path, table_files(plan.study)):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        other = pd.DataFrame(columns=["note"])  # what no figure reads
-        made.get(path.stem, other).to_csv(folder / path, index=False)
+        write_table(folder / path, made.get(path.stem, table_frame(path.stem, [])))
     return results_of(table)
 
 
@@ -375,11 +426,12 @@ def test_the_script_needs_nothing_but_the_tables(tmp_path, monkeypatch, capsys) 
 def test_tables_read_back_keep_empty_cells_apart(tmp_path: Path) -> None:
     path = tmp_path / "correlations.csv"
     made = made_tables(figure_table(4, scales=(1.0, 2.0)))["correlations"]
-    made.to_csv(path, index=False)
+    write_table(path, made)
     again = read_table(path)
-    pd.testing.assert_frame_equal(again, made, check_dtype=False)
+    pd.testing.assert_frame_equal(again, made, rtol=1e-5)
     assert set(again["note"]) == {""}
-    assert again["cfg"].isna().any()
+    assert set(again["guidance"]) == {1.0, 2.0, BEST}
+    assert again["spearman"].isna().all()
 
 
 @pytest.mark.parametrize(

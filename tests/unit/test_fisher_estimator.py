@@ -7,18 +7,14 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from diffusability.diffusion.lightningdit import LightningDiT
-from diffusability.diffusion.sit import SiT
+from diffusability.diffusion.transformer import LightningDiT, SiT
 from diffusability.errors import MeasurementError
 from diffusability.fisher.checks import curve_mismatch, flags_of, integrated_rate
 from diffusability.fisher.denoiser import (
     Denoiser,
     from_edm,
     from_noise_prediction,
-    from_oracle,
-    from_score,
     from_velocity,
-    undo_normalisation,
 )
 from diffusability.fisher.estimator import FisherSamples, probe_directions, sample_fisher
 from diffusability.fisher.gaussian import Gaussian, standard_normal
@@ -26,13 +22,12 @@ from diffusability.fisher.information import (
     FisherInformation,
     alpha_bar_of_variance,
     flow_time_of_variance,
-    variance_exploding,
-    variance_of_alpha_bar,
-    variance_of_flow_time,
+    rescaled,
 )
-from diffusability.fisher.oracle import Oracle
-from diffusability.fisher.subspace import Subspace
+from diffusability.fisher.oracle import Oracle, Subspace
+from tests.oracles.distributions import from_oracle, from_score, score_jacobian
 from tests.unit.fisher_examples import FLOAT, ORACLES, covariance, isometry, mixture, normal
+from tests.unit.networks import diffusion
 
 FORMS = ("score", "divergence", "held_out")
 
@@ -61,18 +56,6 @@ class TestUnbiased:
         oracle = ORACLES[name]
         assert_within(sample(oracle, 0.3, 10_000, probes=probes), oracle.information(0.3))
 
-    @pytest.mark.parametrize("antithetic", [True, False])
-    def test_with_and_without_mirrored_noise(self, antithetic: bool) -> None:
-        oracle = ORACLES["mixture"]
-        assert_within(sample(oracle, 0.1, antithetic=antithetic), oracle.information(0.1))
-
-    def test_mirrored_noise_pays_where_the_density_is_smooth(self) -> None:
-        # form C is then -2 z s / sqrt(v) and little else, which is odd in z
-        oracle, count = standard_normal(3), 2000
-        mirrored = sample(oracle, 1e-3, count, antithetic=True)
-        plain = sample(oracle, 1e-3, count, draws=2)
-        assert mirrored.estimate("held_out").stderr < 0.2 * plain.estimate("held_out").stderr
-
     def test_three_forms_of_a_mixture_agree_and_keep_the_bounds(self) -> None:
         gmm, v = mixture(), 0.3
         at = sample(gmm, v, 20_000, probes="exact")
@@ -88,13 +71,11 @@ class TestUnbiased:
     def test_standard_error_is_that_of_repeats(self) -> None:
         gmm, v, count, probes = mixture(), 0.3, 100, 2
         x = draw(gmm, 400 * count)
-        seen = sample_fisher(
-            from_oracle(gmm), x, v, seed=1, probes=probes, antithetic=False
-        ).fir.view(400, count)
+        seen = sample_fisher(from_oracle(gmm), x, v, seed=1, probes=probes).fir.view(400, count)
         repeats = float(seen.mean(1).std())
         # second level: variance of one probe given the Jacobian, 2 (|M|^2 - sum M_ii^2), M = J^T J
         y = x + math.sqrt(v) * normal(len(x), 3, seed=77)
-        J = gmm.score_jacobian(y, v)
+        J = score_jacobian(gmm, y, v)
         M = J.mT @ J
         probe = 2 * (M.square().sum((1, 2)) - M.diagonal(dim1=1, dim2=2).square().sum(1))
         formula = math.sqrt(
@@ -141,20 +122,6 @@ class TestProbes:
         assert at.divergence.tolist() == pytest.approx(
             [(16 - float(A.trace())) / v] * 3, rel=tolerance
         )
-
-    def test_antisymmetric_part(self) -> None:
-        A, v = self.MATRIX, 0.5
-        x = normal(2000, 16)
-        twisted = sample_fisher(
-            lambda y, v, labels=None: y @ A.T, x, v, seed=0, probes="exact", conservativity=True
-        )
-        J = (A - torch.eye(16, dtype=FLOAT)) / v
-        share = float((J - J.T).square().sum()) / 4 / float(J.square().sum())
-        assert twisted.non_conservativity() == pytest.approx(share, rel=1e-12)
-        straight = sample(ORACLES["circle"], 0.2, 50, conservativity=True)
-        assert straight.non_conservativity() < 1e-25
-        with pytest.raises(MeasurementError, match="conservativity=True"):
-            sample(ORACLES["circle"], 0.2, 50).non_conservativity()
 
 
 class TestConversions:
@@ -210,7 +177,7 @@ class TestConversions:
         preserving = Subspace(self.oracle, torch.eye(3, dtype=FLOAT), math.sqrt(a)).information(
             1 - a
         )
-        exploding = variance_exploding(preserving, a)
+        exploding = rescaled(preserving, a**-0.5)
         exact = self.oracle.information(v)
         assert exploding.v == pytest.approx(v, rel=1e-12)
         assert exact.fi == pytest.approx(a * preserving.fi, rel=1e-12)
@@ -219,17 +186,9 @@ class TestConversions:
 
     def test_levels(self) -> None:
         for v in (1e-3, 0.7, 50.0):
-            assert variance_of_flow_time(flow_time_of_variance(v)) == pytest.approx(v, rel=1e-12)
-            assert variance_of_alpha_bar(alpha_bar_of_variance(v)) == pytest.approx(v, rel=1e-12)
-
-    def test_normalisation_is_undone(self) -> None:
-        shift = normal(3, seed=6)
-        normalised = Subspace(self.oracle, torch.eye(3, dtype=FLOAT), 2.5, -2.5 * shift)
-        # z = (x - shift) / 0.4
-        raw = undo_normalisation(from_oracle(normalised), 0.4, shift)
-        torch.testing.assert_close(
-            raw(self.y, 0.3), self.oracle.denoise(self.y, 0.3), rtol=1e-12, atol=1e-13
-        )
+            t, a = flow_time_of_variance(v), alpha_bar_of_variance(v)
+            assert ((1 - t) / t) ** 2 == pytest.approx(v, rel=1e-12)  # of x_t / t
+            assert (1 - a) / a == pytest.approx(v, rel=1e-12)  # of x_t / sqrt(abar)
 
 
 class TestForwardMode:
@@ -256,7 +215,7 @@ class TestForwardMode:
             return scaled_dot_product_attention(tokens, tokens, tokens).flatten(1)
 
         x = normal(3, 16)
-        at = sample_fisher(attend, x, 0.5, seed=0, probes="exact", antithetic=False)
+        at = sample_fisher(attend, x, 0.5, seed=0, probes="exact")
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=FLOAT)
         for k, point in enumerate(x + math.sqrt(0.5) * noise):
             G = torch.autograd.functional.jacobian(lambda p: attend(p[None], 0.5)[0], point)
@@ -264,10 +223,7 @@ class TestForwardMode:
 
     @pytest.mark.parametrize("architecture", [SiT, LightningDiT])
     def test_the_studys_backbones(self, architecture: type) -> None:
-        network = architecture(
-            latent_channels=2, grid=(2, 2), num_classes=3, width=16, depth=1, heads=2
-        )
-        network.initialise(torch.Generator().manual_seed(0))
+        network = diffusion(architecture, 2, (2, 2), 3, width=16, depth=1, heads=2)
         with torch.no_grad():
             for weight in network.parameters():
                 weight += 0.1 * normal(*weight.shape, seed=weight.numel()).float()
@@ -280,10 +236,8 @@ class TestForwardMode:
             seed=0,
             probes="exact",
             labels=labels,
-            conservativity=True,
         )
         assert at.dim == 8
-        assert 0 < at.non_conservativity() < 1
         torch.testing.assert_close(  # Stein's identity does not hold datum by datum
             at.fir, (8 - 2 * (8 - 0.5 * at.divergence) + at.mmse_rate) / 0.25
         )

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
-from diffusability.figures.fisher_activation import draw_activations
-from diffusability.figures.fisher_deviation import (
+from diffusability.figures.fisher_toy import (
     READINGS,
+    draw_activations,
     draw_deviation_by_noise,
     draw_deviation_by_parameter,
 )

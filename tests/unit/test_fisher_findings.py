@@ -1,15 +1,15 @@
 """Claims of the Fisher paper: judged on exact values that were calculated by other means."""
 
 import math
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from diffusability.analysis.claims import CONTRADICTED, NOT_TESTABLE, REPRODUCED, load_claims
+from diffusability.analysis.claims import load_claims
 from diffusability.analysis.fisher_findings import check_fisher_claims, fisher_findings
+from diffusability.analysis.verdicts import CONTRADICTED, NOT_TESTABLE, REPRODUCED
+from diffusability.study.workflow_files import FISHER_CLAIMS as CLAIMS
 
-CLAIMS = Path(__file__).parents[2] / "claims_fisher.yaml"
 LEVELS = (0.001, 0.01, 0.1, 1.0)
 # FI and FIR of N(0, I_2) behind each function, by independent quadrature
 PIXEL = ((1.998, 1.980, 1.818, 1.000), (1.996, 1.961, 1.653, 0.500))

@@ -11,13 +11,12 @@ from diffusability.data.shapes import load_shapes
 from diffusability.errors import MeasurementError
 from diffusability.fisher.deviation import DEVIATIONS, Rate, fir_deviation
 from diffusability.fisher.gaussian import Gaussian, gaussian_curve, gaussian_information
-from diffusability.fisher.mixture import GaussianMixture
+from diffusability.fisher.information import log_weights
 from diffusability.metrics.cosine_transform import cosine_transform
 from diffusability.metrics.fisher import measure_fisher
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.mixture_fisher import overlap_samples
 from diffusability.metrics.mixture_velocity import KroneckerMixture
-from diffusability.metrics.noise_grid import log_weights
 from diffusability.metrics.stationary_fisher import (
     StationaryCurves,
     curve_deviations,
@@ -25,6 +24,7 @@ from diffusability.metrics.stationary_fisher import (
     stationary_curves,
 )
 from diffusability.study.dataset import ShapesDataset
+from tests.oracles.distributions import GaussianMixture
 from tests.unit.fisher_examples import covariance, normal
 
 V = (0.1, 0.5, 2.0)

@@ -6,20 +6,21 @@ import pytest
 import torch
 
 from diffusability.diffusion.flow import sample_time
-from diffusability.diffusion.gaussian_flow import GaussianFlow
 from diffusability.diffusion.latent_diffusion import LatentDiffusion
 from diffusability.diffusion.load import backbone_spec
-from diffusability.diffusion.sit import SiT
+from diffusability.diffusion.transformer import SiT
 from diffusability.errors import MeasurementError
 from diffusability.fisher.backbone_denoiser import backbone_denoiser
-from diffusability.fisher.denoiser import from_oracle, from_velocity
+from diffusability.fisher.denoiser import from_velocity
 from diffusability.fisher.deviation import Rate, fir_deviation
 from diffusability.fisher.gaussian import Gaussian, gaussian_curve, standard_normal
-from diffusability.fisher.information import FisherInformation, embedded
+from diffusability.fisher.information import FisherInformation, embedded, log_weights
 from diffusability.metrics.learned_fisher import measure_learned_fisher
 from diffusability.metrics.measurement import Measurement
-from diffusability.metrics.noise_grid import log_weights
+from tests.oracles.distributions import from_oracle
+from tests.oracles.gaussian_flow import GaussianFlow
 from tests.unit.fisher_examples import mixture, normal
+from tests.unit.networks import diffusion
 
 ENTRY = backbone_spec({"arch": "sit", "width": 16, "depth": 1, "heads": 2, "train": {"steps": 1}})
 
@@ -96,8 +97,7 @@ class TestDenoiser:
             assert any("FI below the Gaussian bound" in flag for flag in flags) == violated
 
     def test_a_backbone_of_the_study(self) -> None:
-        network = SiT(latent_channels=2, grid=(2, 2), num_classes=3, width=16, depth=1, heads=2)
-        network.initialise(torch.Generator().manual_seed(0))
+        network = diffusion(SiT, 2, (2, 2), 3, width=16, depth=1, heads=2)
         x, labels = normal(30, 2, 2, 2).float(), torch.arange(30) % 3
         trained = backbone_denoiser(LatentDiffusion(network.eval()), ENTRY)
         v = (0.5, 1.0)
@@ -110,8 +110,8 @@ class TestDenoiser:
         assert rate.value == pytest.approx(t**2, rel=1e-5)
 
     def test_without_labels_a_backbone_is_asked_for_its_null_class(self) -> None:
-        network = SiT(latent_channels=2, grid=(2, 2), num_classes=3, width=16, depth=1, heads=2)
-        network.eval().initialise(torch.Generator().manual_seed(0))
+        network = diffusion(SiT, 2, (2, 2), 3, width=16, depth=1, heads=2)
+        network.eval()
         with torch.no_grad():
             for weight in network.parameters():
                 weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator()))
@@ -122,9 +122,7 @@ class TestDenoiser:
         assert not torch.allclose(denoise(y, 0.3, torch.zeros(5, dtype=torch.int64)), null)
 
     def test_the_trained_range_is_that_of_the_times(self) -> None:
-        model = LatentDiffusion(
-            SiT(latent_channels=2, grid=(2, 2), num_classes=3, width=16, depth=1, heads=2)
-        )
+        model = LatentDiffusion(diffusion(SiT, 2, (2, 2), 3, width=16, depth=1, heads=2))
         for time in ("uniform", "logit-normal"):
             t = sample_time(2_000_000, time, torch.Generator().manual_seed(0))
             ends = ((1 - t) / t).quantile(torch.tensor([0.025, 0.975]))

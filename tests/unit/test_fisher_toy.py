@@ -13,7 +13,6 @@ from diffusability.fisher.toy_networks import ToyLoss, toy_network
 from diffusability.fisher.toy_oracles import activation_oracle, cylinder_oracle, toy_oracle
 from diffusability.study.fisher_toy import (
     EXACT,
-    FISHER_TOY_STUDY,
     FisherToyPlan,
     ToyDistribution,
     load_fisher_toy,
@@ -21,7 +20,7 @@ from diffusability.study.fisher_toy import (
 )
 from diffusability.training.loop import Phase, Run, train
 
-REPOSITORY = Path(__file__).parents[2]
+STUDY = Path(__file__).parents[2] / "studies" / "fisher_toy.yaml"
 VARIANCES = (0.001, 0.01, 0.1, 1.0)
 # FI and FIR of the plane at those variances, to the digits that were stated before this code
 TABLE = {
@@ -40,7 +39,7 @@ RATES = {"relu": 0.971, "gelu": 0.931, "tanh": 1.19, "sigmoid": 0.186}  # at v =
 
 @pytest.fixture(scope="module")
 def plan() -> FisherToyPlan:
-    return FisherToyPlan(load_fisher_toy(REPOSITORY / FISHER_TOY_STUDY))
+    return FisherToyPlan(load_fisher_toy(STUDY))
 
 
 class TestActivations:
@@ -211,12 +210,12 @@ class TestPlan:
     def test_curves_are_found_by_their_wildcards(self, plan: FisherToyPlan) -> None:
         for artifact in plan:
             labels = {**artifact.labels, "fingerprint": artifact.fingerprint}
-            assert plan.find(labels) is artifact
-        with pytest.raises(StudyError, match="not in the toy study"):
-            plan.find({**labels, "fingerprint": "0" * 12})
+            assert plan.find("fisher_toy", labels) is artifact
+        with pytest.raises(StudyError, match="not an artifact of study"):
+            plan.find("fisher_toy", {**labels, "fingerprint": "0" * 12})
 
     def test_wrong_studies_are_refused(self, tmp_path: Path) -> None:
-        text = (REPOSITORY / FISHER_TOY_STUDY).read_text()
+        text = STUDY.read_text()
         path = tmp_path / "toy.yaml"
         path.write_text(text.replace("networks: [tiny, edm]", "networks: [tiny, edn]"))
         with pytest.raises(StudyError, match="activation.networks: no network `edn`.*edm"):

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +13,17 @@ from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
 from diffusability.data.load import load_dataset
 from diffusability.errors import DataError
+from diffusability.stages.make import make as make_files
 from diffusability.study.dataset import FolderDataset
 from diffusability.study.load import merge, read_yaml
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
-from diffusability.study.stages import STAGES, stage_module
+from diffusability.study.stages import STAGES
 from tests.conftest import REPOSITORY
 from tests.unit.image_files import write_image, write_images, write_mask
 
 STAGES_RUN = ("dataset", "encoder", "tokenizer", "latents", "spatial", "semantics")
-README = REPOSITORY / "README.md"
+PAGE = REPOSITORY / "docs/images.md"
 FEW = {"steps": 4, "batch": 8}
 
 
@@ -53,7 +53,7 @@ def make(planned: Plan, *stages: str) -> None:
         if artifact.stage in stages:
             job = Job.from_json(artifact.job())
             with job.writing() as folder:
-                import_module(stage_module(job.stage)).make(job, folder)
+                make_files(job, folder)
 
 
 def dataset(planned: Plan) -> Path:
@@ -128,8 +128,8 @@ def test_other_images_do_not_take_the_name_of_those_that_were_indexed(workplace:
     make(plan(study("toy", content="toy-2")), "dataset")
 
 
-def test_example_of_the_readme() -> None:
-    (block,) = re.findall(r"```yaml\n(datasets:.*?)```", README.read_text(), re.DOTALL)
+def test_example_of_the_documentation() -> None:
+    (block,) = re.findall(r"```yaml\n(datasets:.*?)```", PAGE.read_text(), re.DOTALL)
     (values,) = yaml.safe_load(block)["datasets"].values()
     assert FolderDataset.model_validate(values).masked
 

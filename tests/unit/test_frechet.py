@@ -11,19 +11,18 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from diffusability.errors import MeasurementError
-from diffusability.metrics.adm_reference import read_adm_reference
-from diffusability.metrics.block_jackknife import delete_block_stderr
 from diffusability.metrics.feature_moments import (
     FeatureMoments,
     merge_moments,
     moments_of_batches,
+    read_adm_reference,
 )
 from diffusability.metrics.frechet import (
     FrechetReference,
     frechet_distance,
     measure_frechet,
-    measure_frechet_infinity,
 )
+from diffusability.statistics import delete_block_stderr
 
 COUNT = 10_000
 
@@ -317,63 +316,6 @@ class TestMeasurement:
             read_adm_reference(path, count=50, resolution=256, extractor="inception-spatial")
         with pytest.raises(MeasurementError, match="do not exist"):
             read_adm_reference(tmp_path / "no.npz", count=50, resolution=256)
-
-
-class TestInfinity:
-    def test_removes_the_bias_of_few_samples(self) -> None:
-        dim, truth = 16, 0.0
-        reference = gaussian(torch.zeros(dim), torch.eye(dim), count=10**6)
-        plain, extrapolated = [], []
-        for seed in range(20):
-            parts = shards(normal(400, dim, seed=seed), 12)
-            plain.append(measure_frechet(reference=reference, generated=parts).value)
-            extrapolated.append(
-                measure_frechet_infinity(reference=reference, generated=parts).value
-            )
-        assert np.mean(plain) > 0.1
-        assert abs(np.mean(extrapolated) - truth) < 0.1 * np.mean(plain)
-
-    def test_is_the_intercept_of_the_line(self) -> None:
-        reference = moments(normal(300, 3, seed=1))
-        x = normal(120, 3, seed=2) * 1.3
-        parts = x.tensor_split(6)
-        result = measure_frechet_infinity(
-            reference=reference, generated=[moments(p) for p in parts], splits=3
-        )
-        xs, ys = [], []
-        for groups in (1, 2, 3):
-            sets = [torch.cat(parts[g::groups]) for g in range(groups)]
-            xs.append(np.mean([1 / len(s) for s in sets]))
-            ys.append(np.mean([frechet_distance(reference, moments(s)) for s in sets]))
-        assert result.value == pytest.approx(np.polyfit(xs, ys, 1)[1], rel=1e-8)
-        assert result.metric == "generation.fd_infinity_probe"
-
-    def test_standard_error_is_the_jackknife_of_the_intercept(self) -> None:
-        reference = moments(normal(300, 2, seed=1))
-        parts = shards(normal(80, 2, seed=2) * 1.3, 4)
-        result = measure_frechet_infinity(reference=reference, generated=parts, splits=2)
-        rest = []
-        for j in range(4):
-            keep = [k for k in range(4) if k != j]
-            xs, ys = [], []
-            for groups in (1, 2):
-                sets = [
-                    merge_moments([parts[k] for k in keep if k % groups == g])
-                    for g in range(groups)
-                ]
-                xs.append(np.mean([1 / s.count for s in sets]))
-                ys.append(np.mean([frechet_distance(reference, s) for s in sets]))
-            rest.append(np.polyfit(xs, ys, 1)[1])
-        expected = math.sqrt(3 / 4 * np.square(np.array(rest) - np.mean(rest)).sum())
-        assert result.stderr == pytest.approx(expected, rel=1e-6)
-
-    def test_small_groups_are_flagged_and_few_shards_refused(self) -> None:
-        reference, x = moments(normal(100, 8, seed=1)), normal(24, 8, seed=2)
-        with pytest.warns(UserWarning, match="smallest group"):
-            result = measure_frechet_infinity(reference=reference, generated=shards(x, 6), splits=3)
-        assert result.flags == ("rank-deficient",)
-        with pytest.raises(MeasurementError, match="at least 6 shards"):
-            measure_frechet_infinity(reference=reference, generated=shards(x, 5), splits=3)
 
 
 class TestJackknife:

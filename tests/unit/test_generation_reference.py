@@ -11,7 +11,8 @@ from diffusability.artifacts.job import Job
 from diffusability.data.load import data_source, load_dataset
 from diffusability.metrics.precision_recall import measure_precision_recall
 from diffusability.stages.features import Extractor
-from diffusability.stages.generation_reference import load_reference
+from diffusability.stages.inputs import Inputs
+from diffusability.stages.references import load_reference
 from diffusability.study.cost import Costs
 from diffusability.study.plan import Plan
 from tests.unit.study_run import measurements, plan_of, run_plan
@@ -70,12 +71,12 @@ def test_some_are_compared_and_the_distance_is_of_all(workplace: Path) -> None:
     data = load_dataset(job.input("dataset"))
     split = data.split("train")
     chosen = split[[k * len(split) // 50 for k in range(50)]]
-    vectors = Extractor(job, "judge", data).of_dataset(data, chosen).vectors
+    vectors = Extractor(Inputs(job), "judge").of_dataset(data, chosen).vectors
     assert torch.equal(load_reference(Path(artifact.path)).vectors, vectors)
     samples = load_file(made[CELL.replace("generation", "samples")] / "shard-00000.safetensors")
     found = measure_precision_recall(
         real=vectors,
-        generated=Extractor(job, "judge", data)(samples["images"]).vectors,
+        generated=Extractor(Inputs(job), "judge")(samples["images"]).vectors,
         extractor="judge",
         generator=torch.Generator().manual_seed(0),
     )

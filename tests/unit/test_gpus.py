@@ -9,14 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from diffusability.artifacts.gpus import SCHEDULERS, machine_gpus, take_gpus
+from diffusability.artifacts.inventory import state_of
+from diffusability.artifacts.progress import read_progress
 from diffusability.errors import ArtifactError
+from diffusability.execution.gpus import SCHEDULERS, machine_gpus, take_gpus
 from diffusability.stages import command
+from diffusability.study.load import load_study
+from diffusability.study.plan import Plan
 from tests.conftest import REPOSITORY
 
 TAKE = """
 import sys, time
-from diffusability.artifacts.gpus import take_gpus
+from diffusability.execution.gpus import take_gpus
 print(",".join(take_gpus(int(sys.argv[1]))), flush=True)
 sys.stdin.readline()
 """
@@ -62,6 +66,24 @@ def test_jobs_take_one_each_and_a_third_waits_for_the_first_to_die(machine: Envi
     end(first, second, third)
 
 
+def test_a_waiting_launcher_says_so_in_the_state_of_its_job(
+    machine: Environment, workplace: Path
+) -> None:
+    artifact = Plan(load_study(REPOSITORY / "studies" / "smoke.yaml")).of_stage("diffusion")[0]
+    first = job(machine, 2)
+    assert taken(first) == "a,b"
+    words = [sys.executable, "-m", "diffusability.execution.gpus", "2", "true"]
+    second = subprocess.Popen([*words, "--job", artifact.job()], env=machine)
+    until = time.monotonic() + 60
+    while read_progress(state_of(artifact)) is None and time.monotonic() < until:
+        time.sleep(0.1)
+    noted = read_progress(state_of(artifact))
+    assert noted is not None
+    assert (noted.state, noted.waits_for) == ("waiting", "2 of 2 GPUs")
+    end(first)
+    assert second.wait(60) == 0
+
+
 def test_two_at_once_or_none(machine: Environment) -> None:
     first = job(machine)
     assert taken(first) == "a"
@@ -88,7 +110,7 @@ def test_a_gpu_that_jobs_share(machine: Environment) -> None:
 
 def test_a_program_that_replaces_the_process_keeps_them(machine: Environment) -> None:
     show = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); input()"
-    launcher = [sys.executable, "-m", "diffusability.artifacts.gpus", "2"]
+    launcher = [sys.executable, "-m", "diffusability.execution.gpus", "2"]
     pipe = subprocess.PIPE
     torchrun = subprocess.Popen(
         [*launcher, sys.executable, "-c", show], env=machine, stdin=pipe, stdout=pipe, text=True
@@ -104,7 +126,7 @@ def test_a_program_that_replaces_the_process_keeps_them(machine: Environment) ->
 
 def test_more_than_there_are_is_refused(machine: Environment) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "diffusability.artifacts.gpus", "3", "true"],
+        [sys.executable, "-m", "diffusability.execution.gpus", "3", "true"],
         env=machine,
         capture_output=True,
         text=True,
@@ -148,7 +170,7 @@ def test_which_jobs_take_one(
     expected: list[int],
 ) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(command, "take_gpus", asked.append)
+    monkeypatch.setattr(command, "take_gpus", lambda count, state: asked.append(count))
     monkeypatch.setattr(command, "_device", lambda name: "cpu")
     monkeypatch.setattr(command, "_make", lambda job: None)
     if rank is not None:

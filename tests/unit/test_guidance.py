@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from diffusability.diffusion.guidance import guided_velocity
-from diffusability.diffusion.sit import SiT
 from diffusability.diffusion.training_loss import FlowMatchingLoss
+from diffusability.diffusion.transformer import SiT
 from diffusability.errors import StudyError
+from tests.unit.networks import diffusion
 
 NULL = 10
 
@@ -42,7 +43,7 @@ def test_guidance_extrapolates_every_channel(scale):
 
 
 def test_scale_one_costs_one_evaluation_and_is_bit_equal():
-    model = SiT(4, (2, 2), NULL, 16, 1, 2)
+    model = diffusion(SiT, 4, (2, 2), NULL, width=16, depth=1, heads=2)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))

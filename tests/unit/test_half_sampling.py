@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from diffusability.metrics.class_velocity import (
+    channel_sensitivity,
     class_spectra,
     dct_diagonal_variance,
+    dct_shares,
     velocity_values,
 )
-from diffusability.metrics.half_sampling import Halving, corrected_mean, draw_halves, error_of_mean
 from diffusability.metrics.kronecker import flip_flop
-from diffusability.metrics.velocity_sensitivity import channel_sensitivity, dct_shares
+from diffusability.statistics import Halving, corrected_mean, draw_halves, error_of_mean
 from tests.unit.test_velocity import (
     C,
     H,

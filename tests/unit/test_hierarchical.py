@@ -11,16 +11,17 @@ from diffusability.tokenizers.hierarchical import (
     gaussian_kl,
     hierarchical_loss,
 )
-from diffusability.tokenizers.objective import Objective
 from diffusability.tokenizers.posterior import Posterior
 from tests.unit.fisher_examples import normal
+from tests.unit.networks import hierarchical
+from tests.unit.networks import objective as weighted
 
 LEVELS = (1, 2, 4)
 
 
 def network(factor: int = 1) -> HierarchicalAutoencoder:
     """Small levels of 8-pixel images, in double precision, away from the prior."""
-    built = HierarchicalAutoencoder(1, 2, LEVELS, factor, width=8, blocks=1)
+    built = hierarchical(LEVELS, factor)
     return built.initialise(torch.Generator().manual_seed(0)).double().eval()
 
 
@@ -66,7 +67,7 @@ def test_levels_are_views_of_one_network() -> None:
     whole = network()
     image = normal(2, 1, 8, 8).tanh()
     for factor in LEVELS:
-        level = HierarchicalAutoencoder(1, 2, LEVELS, factor, width=8, blocks=1)
+        level = hierarchical(LEVELS, factor)
         level.load_state_dict(whole.state_dict(), assign=True)
         posterior = level.encode(image)
         side = 8 // factor
@@ -99,7 +100,7 @@ def test_loss_is_the_evidence_bound_and_its_warm_up() -> None:
     tokenizer, image = network(), normal(3, 1, 8, 8).tanh()
 
     def loss(step: int) -> tuple[float, dict[str, float]]:
-        objective = Objective(l1=0, mse=1, perceptual=0, gan=0, kl=0.5, kl_warmup=4)
+        objective = weighted(l1=0, mse=1, perceptual=0, gan=0, kl=0.5, kl_warmup=4)
         generator = torch.Generator().manual_seed(1)
         losses = hierarchical_loss(tokenizer, objective, image, step, generator)
         return losses.total.item(), {name: term.item() for name, term in losses.terms.items()}
@@ -140,7 +141,7 @@ def test_balance_ends_with_the_warm_up() -> None:
     tokenizer, image = network(), normal(3, 1, 8, 8).tanh()
 
     def total(step: int, balance: bool) -> float:
-        objective = Objective(
+        objective = weighted(
             l1=0, mse=1, perceptual=0, gan=0, kl=0.5, kl_warmup=4, kl_balance=balance
         )
         generator = torch.Generator().manual_seed(1)

@@ -13,8 +13,7 @@ from diffusability.data.crops import centre_crop, random_crop
 from diffusability.data.folder import FolderImages, open_folder
 from diffusability.data.folder_index import FolderIndex, build_index
 from diffusability.data.images import ImageSet, in_batches
-from diffusability.encoders.classification import ClassificationLoss
-from diffusability.encoders.convnet import ConvEncoder
+from diffusability.encoders.pretext import ClassificationLoss
 from diffusability.errors import DataError
 from diffusability.study.dataset import FolderDataset
 from diffusability.study.fingerprint import derive_seed
@@ -22,6 +21,7 @@ from diffusability.study.spec import TrainSpec
 from diffusability.training.batches import step_generator
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Batch, Phase, Run, Training
+from tests.unit import networks
 from tests.unit.image_files import SIZE, entry, write_image, write_images, write_mask
 
 ARTIFACT = Path("results/dataset/toy/abc")
@@ -300,7 +300,7 @@ def test_training_that_is_stopped_and_resumed_ends_in_the_same_bits(
 ) -> None:
     def training(state: str) -> Training:
         data = opened(entry(root, train_crop="random"))
-        model = ConvEncoder(image_channels=3, width=4, features=4, factor=4, num_classes=3)
+        model = networks.encoder(image_channels=3, width=4, features=4, factor=4, num_classes=3)
         model.initialise(torch.Generator().manual_seed(0))
         chosen = data.split("train")
         images = TrainingImages(data, chosen, "cpu", seed=1)

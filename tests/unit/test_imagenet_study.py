@@ -10,7 +10,7 @@ from diffusability.study.plan import Plan
 from diffusability.study.representations import REPRESENTATIONS
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import TokenizerSpec
-from diffusability.study.vision_models import VISION_MODELS
+from diffusability.study.vision_models import FACTS
 from tests.conftest import REPOSITORY
 
 TABLE = Path(__file__).parents[1] / "data" / "table1_tokenizers.csv"
@@ -107,7 +107,7 @@ def test_86_chains_are_planned_without_data(study: Study) -> None:
     assert counts == {"tokenizer": 86, "latents": 86, "diffusion": 86 * 4}
     assert len(plan.of_stage("samples")) == 86 * 4 * len(study.sampling.guidance)
     encoders = {artifact.labels["encoder"] for artifact in plan.of_stage("encoder")}
-    assert encoders == {*VISION_MODELS, "inception", "lpips", *REPRESENTATIONS}
+    assert encoders == {*FACTS, "inception", "lpips", *REPRESENTATIONS}
 
 
 def test_real_images_are_seen_once_and_not_by_every_job(study: Study) -> None:

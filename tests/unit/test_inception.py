@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from diffusability.data.images import to_float
 from diffusability.encoders.inception import InceptionV3, import_inception, load_inception
 from diffusability.errors import ArtifactError, MeasurementError, StudyError
-from diffusability.metrics.adm_reference import reference_image_side
-from diffusability.metrics.distance_names import distance_name
+from diffusability.metrics.feature_moments import reference_image_side
+from diffusability.metrics.frechet import distance_name
 from diffusability.study.needs import missing, study_needs
 from tests.torchvision_stand_in import ensure_torchvision
 from tests.unit.study_run import measurements, plan_of, run_plan
@@ -200,8 +200,7 @@ def test_references_of_another_kind_are_refused(
     from diffusability.metrics.feature_moments import FeatureMoments
     from diffusability.stages.features import Features
     from diffusability.stages.generation import _distances
-    from diffusability.stages.generation_reference import Reference
-    from diffusability.stages.reference_statistics import read_reference
+    from diffusability.stages.references import Reference, read_reference
     from diffusability.study.metrics import GenerationMetric
 
     write_reference(workplace / "reference.npz", side, dim)

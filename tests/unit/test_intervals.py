@@ -141,11 +141,12 @@ def test_no_interval_has_a_reason():
 
 
 def test_degenerate_resamples_are_drawn_again():
+    """A draw of 4 of 4 has fewer than 3 different points with chance 88/256."""
+    weights = independent(4, rng()).take(3, 0, 999)
+    assert len(weights) == 999
+    assert ((weights > 0).sum(axis=1) >= 3).all()
     x, y = sample(4, 0.5, rng(1))
-    found = bootstrap_interval(pearson(x, y), rng=rng(), resamples=999)
-    again = int(found.note.split()[0])
-    # a draw of 4 of 4 has fewer than 3 different with chance 88/256; each is drawn until it has
-    assert again == pytest.approx(999 * (88 / 256) / (168 / 256), rel=0.15)
+    assert bootstrap_interval(pearson(x, y), rng=rng(), resamples=999).low is not None
 
 
 def test_cluster_weights_keep_clusters_together():
@@ -233,15 +234,13 @@ def test_many_pairs_at_once_are_each_alone(ours):
     for one, other in zip(together, alone, strict=True):
         assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=1e-12)
         assert (one.method, one.note) == (other.method, other.note)
-    assert int(together[2].note.split()[0]) > int(together[0].note.split()[0])
 
 
 def test_draws_are_given_out_in_one_order():
     first, second = independent(5, rng(3)), independent(5, rng(3))
-    whole, fallen = first.take(3, 0, 60)
+    whole = first.take(3, 0, 60)
     halves = [second.take(3, 0, 30), second.take(3, 30, 60)]
     assert ((whole > 0).sum(axis=1) >= 3).all()
     assert whole.sum(axis=1).tolist() == [5] * 60
-    np.testing.assert_array_equal(whole[:30], halves[0][0])
-    assert len(np.concatenate([rows for rows, _ in halves])) == 60
-    assert fallen >= halves[0][1]
+    np.testing.assert_array_equal(whole[:30], halves[0])
+    assert len(np.concatenate(halves)) == 60

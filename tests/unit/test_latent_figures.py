@@ -6,7 +6,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
-from diffusability.analysis.fisher_totals import fisher_totals
+from diffusability.analysis.latent_spaces import fisher_totals
 from diffusability.figures.fisher_latents import (
     draw_fisher_encoders,
     draw_fisher_levels,
@@ -115,8 +115,8 @@ def test_spectra_stand_beside_their_permutation() -> None:
         own, permuted = (c[0].get_ydata().tolist() for c in drawn[name].containers)
         assert own == powers
         assert permuted == [1.0, 1.0, 1.0]
-    assert drawn["gpe"].get_xlabel() == "cycles an entry"
-    assert drawn["pixels"].get_xlabel() == "cycles a cell (radial)"
+    assert drawn["gpe"].get_xlabel() == "cycles per entry"
+    assert drawn["pixels"].get_xlabel() == "cycles per cell (radial)"
 
 
 def test_a_grid_too_small_for_a_spectrum_is_said() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from diffusability.analysis.learned_deviation import learned_deviations
-from diffusability.analysis.tidy import tabulate
+from diffusability.analysis.measurements import tabulate
 from diffusability.errors import StudyError
 from diffusability.fisher.deviation import DEVIATIONS, Rate, fir_deviation
 from tests.unit.study_run import measurements, plan_of, run_plan

@@ -7,12 +7,10 @@ from sklearn.decomposition import PCA
 from diffusability.errors import StudyError
 from diffusability.tokenizers.linear import (
     HaarTokenizer,
-    LinearTokenizer,
+    Isometry,
     PermutationTokenizer,
     PixelTokenizer,
     ProjectionTokenizer,
-)
-from diffusability.tokenizers.linear_fit import (
     image_moments,
     principal_directions,
     random_directions,
@@ -67,7 +65,7 @@ class TestSerpentine:
 @pytest.mark.parametrize(
     "tokenizer", [PixelTokenizer(3), permutation(False), permutation(True)], ids=str
 )
-def test_orders_of_pixels_are_undone_to_the_bit(tokenizer: LinearTokenizer) -> None:
+def test_orders_of_pixels_are_undone_to_the_bit(tokenizer: Isometry) -> None:
     x = images()
     posterior = tokenizer.encode(x)
     assert posterior.mean.shape == x.shape

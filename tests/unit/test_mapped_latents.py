@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusability.data.images import ImageSet, to_float
+from diffusability.latents import channel_statistics as channel_statistics_module
 from diffusability.latents.channel_statistics import channel_statistics
 from diffusability.latents.mapped import MappedLatents, MappedTensor
 from diffusability.latents.posteriors import Posteriors
@@ -202,7 +203,9 @@ def test_one_pass_describes_the_training_split(
     assert whole["channel_statistics"] == expected.to_json()
     variance = chosen.logvar.double().exp().mean().item()
     assert whole["posterior_variance"] == pytest.approx(variance, rel=1e-14)
-    monkeypatch.setattr(stage, "BLOCK_BYTES", 3 * 4 * latents.mean.shape[1:].numel())
+    three_images = 3 * 4 * latents.mean.shape[1:].numel()
+    monkeypatch.setattr(stage, "BLOCK_BYTES", three_images)
+    monkeypatch.setattr(channel_statistics_module, "_READ_BYTES", three_images)
     blocks = stage.describe(latents, train)
     for name in ("mean", "squared_deviation"):
         parts, once = (d["channel_statistics"][name] for d in (blocks, whole))

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from diffusability.data.digits import load_digits
-from diffusability.encoders.convnet import ConvEncoder
 from diffusability.encoders.masked import (
     MaskedAutoencoder,
     MaskedLoss,
@@ -18,6 +17,7 @@ from diffusability.study.dataset import DigitsDataset
 from diffusability.study.spec import TrainSpec
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Batch, Phase, Run, train
+from tests.unit import networks
 from tests.unit.feature_probe import nearest_mean_accuracy
 
 
@@ -28,7 +28,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def network(channels: int = 1, factor: int = 2) -> MaskedAutoencoder:
     """A small network with seeded weights."""
-    encoder = ConvEncoder(channels, 16, 32, factor, 0)
+    encoder = networks.encoder(channels, 16, 32, factor, 0)
     model = MaskedAutoencoder(encoder, channels, factor)
     model.initialise(seeded())
     return model

@@ -3,7 +3,7 @@
 import torch
 from sklearn.neighbors import NearestCentroid
 
-from diffusability.encoders.nearest_centroid import name_by_nearest_centroid
+from diffusability.encoders.held_out import name_by_nearest_centroid
 
 
 def test_by_hand_with_labels_that_leave_gaps() -> None:

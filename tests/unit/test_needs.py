@@ -1,16 +1,17 @@
 """What has to be there before the first job: files and packages, each named with its remedy."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from diffusability.errors import StudyError
-from diffusability.study import needs
+from diffusability.study import commands, needs
 from diffusability.study.encoder import VisionEncoder
 from diffusability.study.load import load_study
 from diffusability.study.needs import check_needs, missing, missing_packages, study_needs
 from diffusability.study.study import Study
-from diffusability.study.vision_models import FACTS, VISION_MODELS, hub_cache
+from diffusability.study.vision_models import FACTS, VisionModel, hub_cache
 from tests.conftest import REPOSITORY
 
 
@@ -22,8 +23,8 @@ def vision_study(**encoder: object) -> Study:
 
 
 def test_every_model_has_its_facts() -> None:
-    assert tuple(FACTS) == VISION_MODELS
-    assert len(VISION_MODELS) == 15
+    assert tuple(FACTS) == get_args(VisionModel)
+    assert len(FACTS) == 15
 
 
 def test_the_cache_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +57,7 @@ def test_packages_and_files_are_reported_together(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(StudyError) as raised:
         check_needs(vision_study(model="webssl-300m"))
     first, *rest = str(raised.value).splitlines()
-    assert first.endswith("1 file and 1 package missing; nothing was started")
+    assert first.endswith("1 file and 1 package missing; aborted before any job started")
     assert (
         rest[0].strip().startswith("package transformers: not installed; install the `paper` extra")
     )
@@ -67,3 +68,15 @@ def test_nothing_is_missing_where_nothing_is_published() -> None:
     study = load_study(str(REPOSITORY / "studies/smoke.yaml"))
     check_needs(study)
     assert missing_packages(study) == []
+
+
+def test_remedies_install_from_the_checkout_or_by_the_names_of_packages(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert commands.install_command("paper") == f'pip install -e "{REPOSITORY}[paper]"'
+    monkeypatch.chdir(REPOSITORY)
+    assert commands.install_command("paper") == 'pip install -e ".[paper]"'
+    monkeypatch.setattr(commands, "PACKAGE", workplace / "diffusability")
+    named = ["numpy>=2", "timm>=1.0.31; extra == 'paper'", "mypy; extra == 'dev'"]
+    monkeypatch.setattr(commands, "requires", lambda package: named)
+    assert commands.install_command("paper") == "pip install 'timm>=1.0.31'"

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusability.latents import normalised
+from diffusability.latents import channel_statistics as module
 from diffusability.latents.channel_statistics import channel_statistics, normalise
-from diffusability.latents.mapped import MappedTensor
-from diffusability.latents.normalised import NormalisedLatents, mapped_statistics
+from diffusability.latents.mapped import MappedTensor, NormalisedLatents
 from diffusability.metrics.nearest_neighbours import nearest_neighbours
 
 SHAPE = (3, 2, 2)
@@ -37,12 +36,12 @@ def test_statistics_by_chunks_are_those_of_all(
     values, mapped = latents
     images = torch.randperm(230)[:190]
     whole = channel_statistics(values[images])
-    at_once = mapped_statistics(mapped, images)
+    at_once = channel_statistics(mapped, images)
     assert (at_once.count, at_once.mean.tolist()) == (whole.count, whole.mean.tolist())
-    assert torch.equal(at_once.squared_deviation, whole.squared_deviation)
-    monkeypatch.setattr(normalised, "CHUNK", 40)
+    assert torch.equal(at_once.scatter, whole.scatter)
+    monkeypatch.setattr(module, "_READ_BYTES", 40 * 12 * 4)
     mapped.most = 0
-    chunked = mapped_statistics(mapped, images)
+    chunked = channel_statistics(mapped, images)
     assert (mapped.most, chunked.count) == (40, whole.count)
     torch.testing.assert_close(chunked.mean, whole.mean)
     torch.testing.assert_close(chunked.std, whole.std)

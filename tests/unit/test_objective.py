@@ -5,16 +5,17 @@ import types
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional
 
 from diffusability.errors import ArtifactError, StudyError
 from diffusability.tokenizers.conv import ConvAutoencoder
-from diffusability.tokenizers.objective import Objective, adaptive_weight
+from diffusability.tokenizers.objective import adaptive_weight
 from diffusability.tokenizers.perceptual import FeaturePerceptual, LpipsPerceptual
 from diffusability.tokenizers.posterior import Posterior
-from diffusability.tokenizers.regularizers.interface import Regularizer
 from diffusability.tokenizers.training_step import TokenizerLosses
+from tests.unit.networks import conv, objective, regularizer
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -26,7 +27,7 @@ def uniform(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def tiny() -> ConvAutoencoder:
-    return ConvAutoencoder(1, 3, 8, (1, 2), 1, 1).initialise(seeded()).double()
+    return conv(1, 3, 8, (1, 2), 1, 1).initialise(seeded()).double()
 
 
 def gradients(module: nn.Module) -> list[torch.Tensor]:
@@ -62,13 +63,13 @@ def test_reductions_by_hand():
     target, found = uniform(2, 3, 4, 5), uniform(2, 3, 4, 5, seed=1)
     distances = torch.tensor([0.25, 0.75], dtype=torch.float64)
     absolute = sum((target[b] - found[b]).abs().sum() for b in range(2)) / 2  # per image
-    total, terms = Objective(l1=2.0, perceptual=3.0).reconstruction(
+    total, terms = objective(l1=2.0, perceptual=3.0).reconstruction(
         target, found, lambda a, b: distances
     )
     assert terms["l1"].item() == pytest.approx(absolute.item())
     assert terms["perceptual"].item() == pytest.approx(0.5 * 60)
     assert total.item() == pytest.approx(2 * absolute.item() + 3 * 30)
-    mean, _ = Objective(l1=2.0, perceptual=3.0, reduction="mean").reconstruction(
+    mean, _ = objective(l1=2.0, perceptual=3.0, reduction="mean").reconstruction(
         target, found, lambda a, b: distances
     )
     assert mean.item() == pytest.approx(total.item() / 60)
@@ -77,27 +78,27 @@ def test_reductions_by_hand():
 def test_kl_is_summed_over_the_latent_and_averaged_over_the_batch():
     posterior = Posterior(torch.ones(2, 3, 4, 4).double(), torch.zeros(2, 3, 4, 4).double())
     target = uniform(2, 1, 8, 8)
-    total, terms = Objective(kl=1e-2).divergence(posterior.kl(), target, 0)
+    total, terms = objective(kl=1e-2).divergence(posterior.kl(), target, 0)
     assert terms["kl"].item() == 24.0
     assert total.item() == pytest.approx(0.24)
-    total, _ = Objective(kl=1e-2, reduction="mean").divergence(posterior.kl(), target, 0)
+    total, _ = objective(kl=1e-2, reduction="mean").divergence(posterior.kl(), target, 0)
     assert total.item() == pytest.approx(0.24 / 64)
 
 
 def test_squared_error_is_summed_over_the_image():
     target, found = uniform(2, 3, 4, 5), uniform(2, 3, 4, 5, seed=1)
     squares = (target - found).square().sum().item() / 2  # per image
-    total, terms = Objective(l1=0, mse=2.0, perceptual=0).reconstruction(target, found, None)
+    total, terms = objective(l1=0, mse=2.0, perceptual=0).reconstruction(target, found, None)
     assert list(terms) == ["mse"]
     assert terms["mse"].item() == pytest.approx(squares)
     assert total.item() == pytest.approx(2 * squares)
 
 
 def test_kl_weight_grows_over_its_warm_up():
-    annealed = Objective(kl=0.5, kl_warmup=4)
+    annealed = objective(kl=0.5, kl_warmup=4)
     weights = [annealed.kl_weight(step) for step in (0, 1, 3, 4, 99)]
     assert weights == [0.125, 0.25, 0.5, 0.5, 0.5]
-    assert Objective(kl=0.5).kl_weight(0) == 0.5
+    assert objective(kl=0.5).kl_weight(0) == 0.5
     target = uniform(2, 1, 8, 8)
     total, terms = annealed.divergence(torch.full((2,), 8.0).double(), target, 0)
     assert (terms["kl"].item(), total.item()) == (8.0, 1.0)
@@ -108,23 +109,23 @@ def test_terms_of_weight_zero_are_not_computed():
         raise AssertionError("computed")
 
     target = uniform(2, 1, 8, 8)
-    _, terms = Objective(perceptual=0).reconstruction(target, -target, never)
+    _, terms = objective(perceptual=0).reconstruction(target, -target, never)
     assert list(terms) == ["l1"]
     posterior = Posterior(target, target)
-    assert Objective(kl=0).divergence(posterior.kl(), target, 0)[1] == {}
+    assert objective(kl=0).divergence(posterior.kl(), target, 0)[1] == {}
     distance = lambda a, b: (a - b).square().mean((1, 2, 3))  # noqa: E731
-    assert list(Objective(l1=0).reconstruction(target, -target, distance)[1]) == ["perceptual"]
+    assert list(objective(l1=0).reconstruction(target, -target, distance)[1]) == ["perceptual"]
 
 
 def test_objectives_that_cannot_work_are_refused():
-    with pytest.raises(StudyError, match="nothing is reconstructed"):
-        Objective(l1=0, perceptual=0)
-    with pytest.raises(StudyError, match="at least zero"):
-        Objective(kl=-1.0)
+    with pytest.raises(ValidationError, match="nothing is reconstructed"):
+        objective(l1=0, perceptual=0)
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        objective(kl=-1.0)
     with pytest.raises(StudyError, match="gan has weight"):
-        TokenizerLosses(tiny(), Objective(perceptual=0), Regularizer())
+        TokenizerLosses(tiny(), objective(perceptual=0), regularizer())
     with pytest.raises(StudyError, match="perceptual has weight"):
-        TokenizerLosses(tiny(), Objective(gan=0), Regularizer())
+        TokenizerLosses(tiny(), objective(gan=0), regularizer())
 
 
 # perceptual distances

@@ -1,18 +1,23 @@
 """Counted parameters and operations against the real networks and the published figures."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusability.diffusion.lightningdit import LightningDiT
 from diffusability.diffusion.load import build_diffusion
-from diffusability.diffusion.sit import SiT
+from diffusability.diffusion.transformer import LightningDiT, SiT
 from diffusability.diffusion.unet import LatentUNet
 from diffusability.encoders.convnet import ConvEncoder
+from diffusability.study import operations
 from diffusability.study.backbone import (
-    AnyBackbone,
+    Backbone,
     LightningDiTBackbone,
     SiTBackbone,
     UNetBackbone,
@@ -106,7 +111,7 @@ def test_published_autoencoder() -> None:
         UNetBackbone(**UNET, width=8, multipliers=(2,), blocks=1, attention=(), process="edm"),
     ],
 )
-def test_backbones(spec: AnyBackbone) -> None:
+def test_backbones(spec: Backbone) -> None:
     network = build_diffusion(spec, (4, 8, 8), 10).network
     assert isinstance(network, SiT | LightningDiT | LatentUNet)
     counted = backbone(spec, 4, 8, 10)
@@ -140,15 +145,14 @@ def test_size_of_the_ffhq_unet() -> None:
     # EDM's 61.8 M and 5.1 M more, as the noise scales besides shifting (see `test_unet`)
     counted = backbone(UNetBackbone.model_validate(UNET), 3, 64, 0)
     assert counted.parameters == pytest.approx(66.93e6, abs=0.005e6)
-    with torch.device("meta"):
-        network = LatentUNet(3, (64, 64), 0, 128)
+    network = LatentUNet(UNetBackbone.model_validate(UNET), (3, 64, 64), 0).to("meta")
     label = torch.zeros(1, dtype=torch.long)
     assert counted.macs == macs(network, torch.empty(1, 3, 64, 64), torch.empty(1), label)
 
 
 def test_encoders() -> None:
     spec = SupervisedEncoder(kind="supervised", width=8, features=12, factor=4, train=TRAIN)
-    module = ConvEncoder(image_channels=3, width=8, features=12, factor=4, num_classes=10)
+    module = ConvEncoder(spec, 3, 10)
     counted = trained_encoder(spec, 3, 32, 10)
     assert counted.parameters == parameters(module)
     assert counted.macs == macs(module, torch.empty(1, 3, 32, 32))
@@ -167,3 +171,39 @@ def test_published_networks() -> None:
     assert vision_model("dinov2-b", 256).parameters == pytest.approx(86.6e6, rel=0.02)
     assert vision_model("mae-l", 256).parameters == pytest.approx(303.3e6, rel=0.02)
     assert vision_model("clip-l", 256).macs == pytest.approx(81e9, rel=0.02)
+
+
+def test_counts_are_made_once_and_read_without_torch(workplace: Path) -> None:
+    Path("results").mkdir(exist_ok=True)
+    program = (
+        "import sys; from diffusability.study.network import ConvNetwork; "
+        "from diffusability.study.operations import autoencoder; "
+        "network = ConvNetwork(arch='conv', factor=4, width=8, multipliers=(1, 2, 4)); "
+        "print(autoencoder(network, 3, 32).whole.macs, 'torch' in sys.modules)"
+    )
+
+    def run() -> list[str]:
+        return subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout.split()
+
+    first, again = run(), run()
+    assert (first[1], again[1]) == ("True", "False")
+    assert first[0] == again[0]
+    (kept,) = json.loads(operations.cache_file().read_text()).values()
+    assert sum(macs for _, macs in kept) == int(first[0])
+    operations.cache_file().write_text("{")  # a damaged file is made anew
+    assert run() == first
+
+
+def test_counts_of_other_code_are_not_used(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("results").mkdir(exist_ok=True)
+    spec = SiTBackbone(**SIT, width=24, depth=1, heads=2)
+    for digest in ("one", "two"):
+        monkeypatch.setattr(operations, "code_digest", lambda digest=digest: digest)
+        backbone.cache_clear()
+        backbone(spec, 4, 8, 10)
+    backbone.cache_clear()
+    assert len(json.loads(operations.cache_file().read_text())) == 2

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffusability.analysis.options import AnalysisOptions
-from diffusability.analysis.profiles import collect_profiles, relate_profiles
-from diffusability.analysis.schema import check_measurements
-from diffusability.analysis.tables import cells
+from diffusability.analysis.intervals import AnalysisOptions
+from diffusability.analysis.measurements import check_measurements
+from diffusability.analysis.panels import cells
+from diffusability.analysis.sampling import collect_profiles, relate_profiles
 from diffusability.artifacts.job import Job
 from diffusability.errors import ArtifactError
 from diffusability.study.load import load_study

@@ -13,7 +13,7 @@ from diffusability.artifacts.job import Job
 from diffusability.data.load import load_dataset
 from diffusability.encoders.load import load_encoder
 from diffusability.errors import DiffusabilityError, StudyError
-from diffusability.stages import dataset, encoder, latents, tokenizer
+from diffusability.stages.make import make as make_artifact
 from diffusability.study.content import content_digest
 from diffusability.study.load import load_study
 from diffusability.study.needs import check_needs
@@ -21,7 +21,6 @@ from diffusability.study.plan import Plan
 from diffusability.study.study import Study
 from diffusability.tokenizers.load import load_tokenizer
 
-MAKERS = {"dataset": dataset, "encoder": encoder, "tokenizer": tokenizer, "latents": latents}
 SMOKE = Path(__file__).parents[2] / "studies" / "smoke.yaml"
 PACKAGE = """
 import torch
@@ -107,8 +106,8 @@ class MyEncoder(nn.Module):
 
 
 class MyPenalty(Regularizer):
-    def __init__(self, latent_channels, feature_channels, weight=0.1):
-        super().__init__()
+    def __init__(self, options, latent_channels, feature_channels, weight=0.1):
+        super().__init__(options, latent_channels, feature_channels)
         self.seen, self.weight = (latent_channels, feature_channels), weight
 
     def penalties(self, posterior, latents, features):
@@ -158,7 +157,7 @@ def make(plan: Plan, *stages: str) -> dict[str, Path]:
     for artifact in plan.of_stage(*stages):
         job = Job.from_json(artifact.job())
         with job.writing() as folder:
-            MAKERS[artifact.stage].make(job, folder)
+            make_artifact(job, folder)
         made[artifact.stage] = job.path
     return made
 
@@ -311,7 +310,7 @@ def test_an_encoder_is_checked(package: Path, tmp_path: Path) -> None:
     (wrong,) = [a for a in plan.of_stage("encoder") if a.labels["encoder"] == "mine"]
     job = Job.from_json(wrong.job())
     with pytest.raises(StudyError, match=r"the feature map of shape \(4, 6, 4, 4\)"):
-        encoder.make(job, tmp_path)
+        make_artifact(job, tmp_path)
 
 
 def test_content_is_remembered_until_a_file_changes(

@@ -4,24 +4,26 @@ import math
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 import statsmodels.api as sm
 import statsmodels.formula.api as smf
 from scipy import stats
 
-from diffusability.analysis.intervals import independent
-from diffusability.analysis.options import AnalysisOptions
-from diffusability.analysis.ordering import order_pairs, top1_regret
-from diffusability.analysis.regression import (
-    COLUMNS,
+from diffusability.analysis.intervals import AnalysisOptions, independent
+from diffusability.analysis.panels import cells
+from diffusability.analysis.regression import r2_estimator, regress
+from diffusability.analysis.selection import (
+    choose_metrics,
     leave_cluster_out,
+    nested_predictions,
+    order_pairs,
     q2_score,
-    r2_estimator,
-    regress,
+    strongest,
+    top1_regret,
 )
-from diffusability.analysis.selection import choose_metrics, nested_predictions, strongest
-from diffusability.analysis.tables import cells
-from diffusability.analysis.wild_bootstrap import wild_cluster_p
+from diffusability.analysis.significance import wild_cluster_p
+from diffusability.study.tables import TABLES
 from tests.unit.measurement_table import measurement_table
 
 QUICK = AnalysisOptions(resamples=199)
@@ -44,12 +46,18 @@ def table():
 @pytest.fixture(scope="module")
 def fits(table):
     """Its regressions, pooled family."""
-    found = regress(table, PAIR, QUICK)
-    return found[found["family"] == "all"].set_index("predictors")
+    found = regress(table, QUICK, PAIR)
+    return by_model(found)
+
+
+def by_model(found):
+    """Return regressions by the names of their predictors."""
+    second = (" + " + found["metric_2"]).where(found["metric_2"] != "", "")
+    return found.set_index(found["metric_1"] + second)
 
 
 def test_rows_are_statsmodels(table, fits):
-    assert [c for c in COLUMNS if c != "predictors"] == list(fits.columns)
+    assert list(TABLES["regressions"].columns) == list(fits.columns)
     rows = cells(table, PAIR[0], "generation.fd_judge", "sit-b", 1.0).rows
     rows = rows.assign(z=cells(table, PAIR[1], "generation.fd_judge", "sit-b", 1.0).rows["x"])
     scaled = rows[["x", "z", "y"]].apply(stats.zscore).assign(cluster=rows["cluster"])
@@ -60,14 +68,13 @@ def test_rows_are_statsmodels(table, fits):
     assert row["r2_adj"] == pytest.approx(fit.rsquared_adj)
     for term, name in ((1, "x"), (2, "z")):
         assert row[f"beta_{term}"] == pytest.approx(fit.params[name])
-        assert row[f"beta_stderr_{term}"] == pytest.approx(fit.bse[name])
-        assert row[f"beta_p_{term}"] == pytest.approx(fit.pvalues[name])
-        assert row[f"beta_high_{term}"] == pytest.approx(fit.conf_int().loc[name, 1])
+        assert row[f"beta_{term}_low"] == pytest.approx(fit.conf_int().loc[name, 0])
+        assert row[f"beta_{term}_high"] == pytest.approx(fit.conf_int().loc[name, 1])
     r = np.corrcoef(scaled["x"], scaled["z"])[0, 1]
     assert row["vif"] == pytest.approx(1 / (1 - r * r))
     assert math.isnan(fits.loc["velocity.viv", "vif"])
     assert row["r2_low"] < row["r2"] < row["r2_high"]
-    assert "6 clusters: robust errors are too small" in row["note"]
+    assert "6 clusters: intervals of beta are too short" in row["note"]
 
 
 def test_r2_under_weights_is_that_of_repeated_points():
@@ -167,9 +174,16 @@ def test_single_metrics_order_by_their_declared_direction(table, fits):
     assert row["regret"] == pytest.approx(rows["y"][best] - rows["y"].min())
     assert row["ordering"] > 0.6
     assert row["ordering_low"] <= row["ordering"] <= row["ordering_high"]
-    assert fits.loc["spatial.rmsc", "ordering_by"] == "none"
+    assert np.isnan(fits.loc["spatial.rmsc", "ordering"])
     assert "has no direction" in fits.loc["spatial.rmsc", "note"]
-    assert fits.loc["semantics.lnc5 + spatial.srss", "ordering_by"].startswith("predictions")
+    # two metrics order by what is predicted for clusters that are left out
+    parts = [cells(table, name, "generation.fd_judge", "sit-b", 1.0).rows for name in PAIR]
+    x = stats.zscore(np.column_stack([part["x"] for part in parts]))
+    y, error = rows["y"].to_numpy(), rows["y_stderr"].to_numpy()
+    codes = pd.factorize(rows["cluster"])[0]
+    predicted = leave_cluster_out(x, stats.zscore(y), codes)
+    both = fits.loc["semantics.lnc5 + spatial.srss"]
+    assert both["ordering"] == pytest.approx(order_pairs(predicted, y, error).accuracy.item())
 
 
 def test_impossible_fits_keep_their_rows():
@@ -180,11 +194,11 @@ def test_impossible_fits_keep_their_rows():
         return type(frame)(np.vstack([frame, twin]), columns=frame.columns)
 
     table = measurement_table(8, backbones=("sit-b",), edit=spoil)
-    found = regress(table, ["semantics.lnc5", "semantics.twin"], QUICK)
-    found = found[found["family"] == "all"].set_index("predictors")
+    found = regress(table, QUICK, ["semantics.lnc5", "semantics.twin"])
+    found = by_model(found)
     assert "constant" in found.loc["smoothness.sec25", "note"]
     assert "collinear" in found.loc["semantics.lnc5 + semantics.twin", "note"]
-    few = regress(measurement_table(3, backbones=("sit-b",)), PAIR, QUICK)
+    few = regress(measurement_table(3, backbones=("sit-b",)), QUICK, PAIR)
     assert few["note"].str.contains("3 tokenizers are too few").all()
 
 
@@ -216,7 +230,7 @@ def test_the_naive_choice_flatters_noise():
 
 def test_choice_table(table):
     found = choose_metrics(table)
-    row = found[(found["perspective"] == "velocity") & (found["family"] == "all")].iloc[0]
+    row = found[(found["perspective"] == "velocity") & (found["family"] == "conv-f2d4")].iloc[0]
     assert (row["naive_metric"], row["candidates"]) == ("velocity.viv", 2)
     assert row["optimism"] == pytest.approx(row["naive_r2"] - row["nested_q2"])
     assert row["agreement"] == 1.0

@@ -9,20 +9,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from diffusability.tokenizers.conv import ConvAutoencoder
 from diffusability.tokenizers.interface import Tokenizer
-from diffusability.tokenizers.objective import Objective
-from diffusability.tokenizers.regularizers.eq import Equivariance, Transformation
+from diffusability.tokenizers.regularizers.alignment import VisionAlignment, marginal_distance
+from diffusability.tokenizers.regularizers.eq import Transformation
 from diffusability.tokenizers.regularizers.interface import Penalty, Regularizer
-from diffusability.tokenizers.regularizers.lcr import LocalCorrelation, local_correlation
-from diffusability.tokenizers.regularizers.lmr import LatentMasking, random_positions
-from diffusability.tokenizers.regularizers.mae import ImageMasking
-from diffusability.tokenizers.regularizers.mcos import MarginalCosine
-from diffusability.tokenizers.regularizers.mdms import MarginalDistance
-from diffusability.tokenizers.regularizers.repa import RepresentationAlignment
-from diffusability.tokenizers.regularizers.vision_alignment import VisionAlignment
+from diffusability.tokenizers.regularizers.lcr import local_correlation
+from diffusability.tokenizers.regularizers.masking import LatentMasking, random_positions
 from diffusability.tokenizers.training_step import TokenizerLosses
-from diffusability.tokenizers.vit import VitAutoencoder
+from tests.unit import networks
+from tests.unit.networks import objective, regularizer
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -45,11 +40,11 @@ def digits() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def conv() -> Tokenizer:
-    return ConvAutoencoder(1, 4, 8, (1, 2), 1, 1, attention=False).initialise(seeded())
+    return networks.conv(1, 4, 8, (1, 2), 1, 1, attention=False).initialise(seeded())
 
 
 def vit() -> Tokenizer:
-    return VitAutoencoder(1, 4, 2, 8, 32, 2, 2).initialise(seeded())
+    return networks.vit(1, 4, 2, 8, 32, 2, 2).initialise(seeded())
 
 
 def blurred_neighbourhoods(images: torch.Tensor) -> torch.Tensor:
@@ -61,7 +56,7 @@ def blurred_neighbourhoods(images: torch.Tensor) -> torch.Tensor:
 def trained(
     network: Tokenizer, regularizer: Regularizer, images: torch.Tensor, steps: int = STEPS
 ) -> Tokenizer:
-    losses = TokenizerLosses(network, Objective(perceptual=0, gan=0), regularizer)
+    losses = TokenizerLosses(network, objective(perceptual=0, gan=0), regularizer)
     optimizer = torch.optim.Adam(list(losses.autoencoder_parameters()), 3e-3)
     order = seeded(5)
     for step in range(steps):
@@ -75,7 +70,7 @@ def trained(
 
 @pytest.fixture(scope="module")
 def conv_baseline(digits) -> Tokenizer:
-    return trained(conv(), Regularizer(), digits[0])
+    return trained(conv(), regularizer(), digits[0])
 
 
 def best_cosine(network: Tokenizer, images: torch.Tensor) -> float:
@@ -89,13 +84,9 @@ def best_cosine(network: Tokenizer, images: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("method", ["repa", "mcos", "mcos+mdms"])
 def test_alignment_raises_the_cosine_of_latents_and_features(method, digits, conv_baseline):
-    losses = {"mcos": (MarginalCosine(0.0),), "mcos+mdms": (MarginalCosine(), MarginalDistance())}
-    regularizer = (
-        RepresentationAlignment(4, 9, hidden=32, weight=1.0)
-        if method == "repa"
-        else VisionAlignment(4, 9, losses[method], weight=1.0)
-    ).initialise(seeded(1))
-    network = trained(conv(), regularizer, digits[0])
+    options = {"repa": {"hidden": 32}, "mcos": {"cosine_margin": 0.0}, "mcos+mdms": {}}[method]
+    aligned = regularizer(method, 4, 9, weight=1.0, **options).initialise(seeded(1))
+    network = trained(conv(), aligned, digits[0])
     assert best_cosine(network, digits[1]) > best_cosine(conv_baseline, digits[1]) + 0.02
 
 
@@ -109,22 +100,23 @@ class Probe(VisionAlignment):
 
 @pytest.mark.parametrize("method", ["mdms", "mcos+mdms"])
 def test_mdms_brings_the_cosine_matrices_together(method, digits):
-    def distance(regularizer: VisionAlignment) -> float:
-        network = trained(conv(), regularizer.initialise(seeded(1)), digits[0], STEPS // 2)
+    def distance(aligned: VisionAlignment) -> float:
+        network = trained(conv(), aligned.initialise(seeded(1)), digits[0], STEPS // 2)
         with torch.no_grad():
-            projected = regularizer.projection(network.encode(digits[1]).mean)
-            return MarginalDistance(0.0)(projected, blurred_neighbourhoods(digits[1])).item()
+            projected = aligned.projection(network.encode(digits[1]).mean)
+            return marginal_distance(projected, blurred_neighbourhoods(digits[1]), 0.0).item()
 
     # the probe's latents are the baseline's; only the projection learns
-    losses = (MarginalDistance(0.0),)
+    margins = {"distance_margin": 0.0}
     if method == "mcos+mdms":
-        losses = (MarginalCosine(0.0), *losses)
-    found, plain = distance(VisionAlignment(4, 9, losses, 1.0)), distance(Probe(4, 9, losses))
+        margins["cosine_margin"] = 0.0
+    aligned = regularizer(method, 4, 9, weight=1.0, **margins)
+    found, plain = distance(aligned), distance(Probe(aligned.options, 4, 9))
     assert found < 0.8 * plain
 
 
 def test_lcr_raises_the_local_correlation(digits, conv_baseline):
-    network = trained(conv(), LocalCorrelation(1.0, 0.95, factor=1.0), digits[0])
+    network = trained(conv(), regularizer("lcr", weight=1.0, threshold=0.95, factor=1.0), digits[0])
     with torch.no_grad():
         found, plain = (
             local_correlation(net.encode(digits[1]).mean) for net in (network, conv_baseline)
@@ -148,15 +140,15 @@ def error_under(network: Tokenizer, transformation: Transformation, images: torc
     ],
 )
 def test_eq_lowers_the_equivariance_error(operator, transformation, steps, digits, conv_baseline):
-    network = trained(conv(), Equivariance((operator,)), digits[0], steps)
-    plain = conv_baseline if steps == STEPS else trained(conv(), Regularizer(), digits[0], steps)
+    network = trained(conv(), regularizer("eq", operators=(operator,)), digits[0], steps)
+    plain = conv_baseline if steps == STEPS else trained(conv(), regularizer(), digits[0], steps)
     found = error_under(network, transformation, digits[1])
     assert found < 0.9 * error_under(plain, transformation, digits[1])
 
 
 def test_lmr_reconstructs_better_from_masked_latents(digits, conv_baseline):
-    regularizer = LatentMasking(4, (0.3, 0.3, 0.0)).initialise(seeded(1))
-    network = trained(conv(), regularizer, digits[0])
+    masking = regularizer("lmr", 4, probabilities=(0.3, 0.3, 0.0)).initialise(seeded(1))
+    network = trained(conv(), masking, digits[0])
     mask = random_positions((8, 8), 1, 0.5, seeded(7))
 
     def error(net: Tokenizer, fill: LatentMasking) -> float:
@@ -164,7 +156,7 @@ def test_lmr_reconstructs_better_from_masked_latents(digits, conv_baseline):
             latents, target = fill.transform(net.encode(digits[1]).mean, digits[1], mask)
             return (net.decode(latents) - target).abs().mean().item()
 
-    assert error(network, regularizer) < 0.9 * error(conv_baseline, regularizer)
+    assert error(network, masking) < 0.9 * error(conv_baseline, masking)
 
 
 def test_mae_reconstructs_better_from_masked_images(digits):
@@ -175,6 +167,6 @@ def test_mae_reconstructs_better_from_masked_images(digits):
             found = network.decode(network.encode(digits[1], mask).mean)
             return (found - digits[1]).abs().mean().item()
 
-    plain = trained(vit(), Regularizer(), digits[0])
-    masked = trained(vit(), ImageMasking(0.7), digits[0])
+    plain = trained(vit(), regularizer(), digits[0])
+    masked = trained(vit(), regularizer("mae", ratio=0.7), digits[0])
     assert error(masked) < 0.9 * error(plain)

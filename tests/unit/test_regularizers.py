@@ -2,23 +2,28 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.nn import functional
 
 from diffusability.errors import StudyError, TrainingError
-from diffusability.tokenizers.objective import Objective
+from diffusability.study.regularizer import REGULARIZERS
+from diffusability.study.tokenizer import TokenizerSpec
+from diffusability.tokenizers.build import build_regularizer
 from diffusability.tokenizers.posterior import Posterior
-from diffusability.tokenizers.regularizers.alignment import cosine_matrix, latent_features
-from diffusability.tokenizers.regularizers.eq import Equivariance
+from diffusability.tokenizers.regularizers.alignment import (
+    cosine_matrix,
+    latent_features,
+    marginal_cosine,
+    marginal_distance,
+)
 from diffusability.tokenizers.regularizers.interface import Penalty, Regularizer
-from diffusability.tokenizers.regularizers.lcr import LocalCorrelation, local_correlation
-from diffusability.tokenizers.regularizers.lmr import LatentMasking, random_positions
-from diffusability.tokenizers.regularizers.mae import ImageMasking
-from diffusability.tokenizers.regularizers.mcos import MarginalCosine
-from diffusability.tokenizers.regularizers.mdms import MarginalDistance
-from diffusability.tokenizers.regularizers.repa import RepresentationAlignment
-from diffusability.tokenizers.regularizers.vision_alignment import VisionAlignment
+from diffusability.tokenizers.regularizers.lcr import local_correlation
+from diffusability.tokenizers.regularizers.masking import random_positions
 from diffusability.tokenizers.training_step import TokenizerLosses
-from diffusability.tokenizers.vit import VitAutoencoder
+from tests.unit.networks import objective, regularizer, vit
+
+PLAIN = {"baseline", "gpe"}  # methods without a regularizer in the training step
+NAMED = {"python"}  # its code is the user's: test_python_object.py
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -29,9 +34,9 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
 
 
-def single(regularizer: Regularizer, latents: torch.Tensor, features=None) -> Penalty:
+def single(made: Regularizer, latents: torch.Tensor, features=None) -> Penalty:
     posterior = Posterior(latents, torch.zeros_like(latents))
-    (penalty,) = regularizer.penalties(posterior, latents, features)
+    (penalty,) = made.penalties(posterior, latents, features)
     return penalty
 
 
@@ -39,7 +44,7 @@ def single(regularizer: Regularizer, latents: torch.Tensor, features=None) -> Pe
 
 
 def test_the_baseline_does_nothing():
-    baseline = Regularizer().initialise(seeded())
+    baseline = regularizer().initialise(seeded())
     images, latents = normal(2, 1, 8, 8), normal(2, 3, 4, 4)
     choice = baseline.draw((4, 4), 2, seeded())
     assert baseline.prepare_images(images, choice) is images
@@ -56,17 +61,17 @@ def test_mcos_by_hand():
     # cosines 1, 0, -1 and 0.6: margins leave 0, 0.5, 1.5 and 0
     projected = torch.tensor([[2.0, 0], [0, 3], [-1, 0], [3, 4]]).T.reshape(1, 2, 2, 2)
     features = torch.tensor([[1.0, 0], [5, 0], [4, 0], [1, 0]]).T.reshape(1, 2, 2, 2)
-    assert MarginalCosine(0.5)(projected, features).item() == pytest.approx(2.0 / 4)
-    assert MarginalCosine(0.0)(projected, features).item() == pytest.approx((1 + 2 + 0.4) / 4)
+    assert marginal_cosine(projected, features, 0.5).item() == pytest.approx(2.0 / 4)
+    assert marginal_cosine(projected, features, 0.0).item() == pytest.approx((1 + 2 + 0.4) / 4)
 
 
 def test_mdms_by_hand():
     projected = torch.tensor([[1.0, 0], [0, 2]]).T.reshape(1, 2, 1, 2)  # cosine 0
     features = torch.tensor([[1.0, 0], [3, 4]]).T.reshape(1, 2, 1, 2)  # cosine 0.6
     # four pairs: the diagonal agrees, both others differ by 0.6
-    assert MarginalDistance(0.25)(projected, features).item() == pytest.approx(2 * 0.35 / 4)
-    assert MarginalDistance(0.0)(projected, features).item() == pytest.approx(2 * 0.6 / 4)
-    assert MarginalDistance(0.0)(features, projected).item() == pytest.approx(2 * 0.6 / 4)
+    assert marginal_distance(projected, features, 0.25).item() == pytest.approx(2 * 0.35 / 4)
+    assert marginal_distance(projected, features, 0.0).item() == pytest.approx(2 * 0.6 / 4)
+    assert marginal_distance(features, projected, 0.0).item() == pytest.approx(2 * 0.6 / 4)
 
 
 def test_cosine_matrices_stay_inside_an_image():
@@ -79,29 +84,31 @@ def test_cosine_matrices_stay_inside_an_image():
 
 def test_vision_alignment_adds_its_losses_under_one_projection():
     latents, features = normal(2, 3, 2, 2), normal(2, 5, 2, 2, seed=1)
-    losses = (MarginalCosine(0.1), MarginalDistance(0.2))
-    regularizer = VisionAlignment(3, 5, losses).initialise(seeded()).double()
-    assert [tuple(p.shape) for p in regularizer.parameters()] == [(5, 3, 1, 1)]  # no bias
-    penalty = single(regularizer, latents, features)
-    projected = torch.einsum("dc,bchw->bdhw", regularizer.projection.weight[..., 0, 0], latents)
-    expected = losses[0](projected, features) + losses[1](projected, features)
+    made = regularizer("mcos+mdms", 3, 5, cosine_margin=0.1, distance_margin=0.2)
+    made.initialise(seeded()).double()
+    assert [tuple(p.shape) for p in made.parameters()] == [(5, 3, 1, 1)]  # no bias
+    penalty = single(made, latents, features)
+    projected = torch.einsum("dc,bchw->bdhw", made.projection.weight[..., 0, 0], latents)
+    expected = marginal_cosine(projected, features, 0.1)
+    expected = expected + marginal_distance(projected, features, 0.2)
     torch.testing.assert_close(penalty.loss, expected)
     assert (penalty.name, penalty.weight, penalty.adaptive) == ("mcos+mdms", 0.1, True)
     assert penalty.maximum == 1e8
 
 
-@pytest.mark.parametrize("loss", [MarginalCosine(), MarginalDistance()])
-def test_each_alignment_loss_stands_alone(loss):
-    regularizer = VisionAlignment(3, 5, (loss,)).initialise(seeded()).double()
-    penalty = single(regularizer, normal(2, 3, 2, 2), normal(2, 5, 2, 2, seed=1))
-    assert penalty.name == loss.name
-    torch.testing.assert_close(penalty.loss, penalty.parts[loss.name])
+@pytest.mark.parametrize("name", ["mcos", "mdms"])
+def test_each_alignment_loss_stands_alone(name):
+    made = regularizer(name, 3, 5).initialise(seeded()).double()
+    penalty = single(made, normal(2, 3, 2, 2), normal(2, 5, 2, 2, seed=1))
+    assert penalty.name == name
+    assert list(penalty.parts) == [name]
+    torch.testing.assert_close(penalty.loss, penalty.parts[name])
 
 
 def test_repa_equals_a_loop():
-    regularizer = RepresentationAlignment(3, 5, hidden=7).initialise(seeded()).double()
+    made = regularizer("repa", 3, 5, hidden=7).initialise(seeded()).double()
     latents, features = normal(2, 3, 2, 2), normal(2, 5, 2, 2, seed=1)
-    layers = [layer for layer in regularizer.projection if hasattr(layer, "weight")]
+    layers = [layer for layer in made.projection if hasattr(layer, "weight")]
     assert [tuple(layer.weight.shape) for layer in layers] == [(7, 3), (7, 7), (5, 7)]
     cosines = []
     for image in range(2):
@@ -114,7 +121,7 @@ def test_repa_equals_a_loop():
                 x = layers[-1].weight @ x + layers[-1].bias
                 f = features[image, :, row, column]
                 cosines.append(x @ f / x.norm() / f.norm())
-    penalty = single(regularizer, latents, features)
+    penalty = single(made, latents, features)
     torch.testing.assert_close(penalty.loss, 1 - torch.stack(cosines).mean())
     assert (penalty.name, penalty.weight, penalty.adaptive) == ("repa", 0.1, True)
 
@@ -169,28 +176,28 @@ def test_local_correlation_of_constant_windows_is_one_and_of_opposites_negative(
 def test_lcr_penalty_and_its_hidden_factor():
     mean = normal(2, 4, 4, 4)
     correlation = local_correlation(mean)
-    penalty = single(LocalCorrelation(weight=0.05, threshold=0.9), mean)
+    penalty = single(regularizer("lcr", weight=0.05, threshold=0.9), mean)
     torch.testing.assert_close(penalty.loss, 0.9 - correlation)
     torch.testing.assert_close(penalty.parts["local_correlation"], correlation)
     assert penalty.weight == pytest.approx(0.005)
-    assert single(LocalCorrelation(weight=0.05, factor=1.0), mean).weight == pytest.approx(0.05)
+    assert single(regularizer("lcr", weight=0.05, factor=1.0), mean).weight == pytest.approx(0.05)
 
 
 def test_lcr_gradient_vanishes_above_the_threshold():
     mean = normal(2, 4, 4, 4).requires_grad_()
     above = local_correlation(mean).item() - 0.01
-    single(LocalCorrelation(threshold=above), mean).loss.backward()
+    single(regularizer("lcr", threshold=above), mean).loss.backward()
     assert mean.grad.abs().max() == 0
     mean.grad = None
-    single(LocalCorrelation(threshold=above + 0.02), mean).loss.backward()
+    single(regularizer("lcr", threshold=above + 0.02), mean).loss.backward()
     assert mean.grad.abs().max() > 0
 
 
 def test_lcr_uses_the_mean_and_constant_statistics():
     mean = normal(2, 4, 4, 4)
-    regularizer = LocalCorrelation()
+    made = regularizer("lcr")
     posterior = Posterior(mean, torch.zeros_like(mean))
-    (penalty,) = regularizer.penalties(posterior, mean + 100 * normal(2, 4, 4, 4, seed=1), None)
+    (penalty,) = made.penalties(posterior, mean + 100 * normal(2, 4, 4, 4, seed=1), None)
     torch.testing.assert_close(penalty.loss, 0.75 - local_correlation(mean))
     varied = mean.clone().requires_grad_()
     expected = mean.clone().requires_grad_()
@@ -209,15 +216,15 @@ def test_lcr_refuses_latents_without_neighbours():
 
 
 def test_masked_latents_are_the_token_at_the_same_positions_of_all_images():
-    regularizer = LatentMasking(3, (0, 1, 0)).initialise(seeded()).double()
+    made = regularizer("lmr", 3, probabilities=(0, 1, 0)).initialise(seeded()).double()
     latents, images = normal(4, 3, 4, 4), normal(4, 1, 8, 8)
-    choice = regularizer.draw((4, 4), 4, seeded())
+    choice = made.draw((4, 4), 4, seeded())
     assert choice.shape == (1, 4, 4)
-    found, target = regularizer.transform(latents, images, choice)
+    found, target = made.transform(latents, images, choice)
     assert target is images
     masked = choice[0]
     assert masked.sum() == 8
-    token = regularizer.mask_token
+    token = made.mask_token
     assert torch.equal(found[:, :, masked], token[None, :, None].expand(4, 3, 8))
     assert torch.equal(found[:, :, ~masked], latents[:, :, ~masked])
     found.sum().backward()
@@ -225,18 +232,18 @@ def test_masked_latents_are_the_token_at_the_same_positions_of_all_images():
 
 
 def test_own_positions_for_each_image_by_choice():
-    regularizer = LatentMasking(3, (1, 0, 0), shared=False).initialise(seeded())
-    choice = regularizer.draw((8, 8), 5, seeded())
+    made = regularizer("lmr", 3, probabilities=(1, 0, 0), shared=False).initialise(seeded())
+    choice = made.draw((8, 8), 5, seeded())
     assert choice.flatten(1).sum(1).tolist() == [16] * 5
     assert not torch.equal(choice[0], choice[1])
 
 
 def test_ratios_are_drawn_with_their_probabilities():
-    regularizer = LatentMasking(3, (0.1, 0.2, 0.3))
+    made = regularizer("lmr", 3, probabilities=(0.1, 0.2, 0.3))
     generator, steps = seeded(), 4000
     counts = dict.fromkeys((0, 4, 8, 12), 0)
     for _ in range(steps):
-        choice = regularizer.draw((4, 4), 2, generator)
+        choice = made.draw((4, 4), 2, generator)
         counts[0 if choice is None else int(choice.sum())] += 1
     for number, probability in zip((0, 4, 8, 12), (0.4, 0.1, 0.2, 0.3), strict=True):
         error = (probability * (1 - probability) / steps) ** 0.5
@@ -252,12 +259,12 @@ def test_a_share_that_is_not_whole_is_rounded_down():
 
 def test_lmr_refuses_probabilities_above_one():
     for wrong in [(0.5, 0.5, 0.1), (-0.1, 0.2, 0.2)]:
-        with pytest.raises(StudyError, match="probabilities"):
-            LatentMasking(3, wrong)
+        with pytest.raises(ValidationError, match="probabilities"):
+            regularizer("lmr", 3, probabilities=wrong)
 
 
 def test_the_mask_token_starts_as_a_unit_normal():
-    token = LatentMasking(4000).initialise(seeded()).mask_token
+    token = regularizer("lmr", 4000).initialise(seeded()).mask_token
     assert token.mean().item() == pytest.approx(0, abs=4 / 4000**0.5)
     assert token.std().item() == pytest.approx(1, abs=4 / 8000**0.5)
 
@@ -266,12 +273,12 @@ def test_the_mask_token_starts_as_a_unit_normal():
 
 
 def test_mae_ratio_is_uniform_and_clamped_at_zero():
-    regularizer, generator, steps = ImageMasking(0.7), seeded(), 4000
+    made, generator, steps = regularizer("mae", ratio=0.7), seeded(), 4000
     images = normal(2, 1, 32, 32)
     shares = []
     for _ in range(steps):
-        choice = regularizer.draw((16, 16), 2, generator)
-        mask = regularizer.encoder_mask(images, choice)
+        choice = made.draw((16, 16), 2, generator)
+        mask = made.encoder_mask(images, choice)
         if mask is None:
             shares.append(0.0)
             continue
@@ -290,13 +297,15 @@ def test_mae_ratio_is_uniform_and_clamped_at_zero():
 
 def test_mae_masks_differ_between_images():
     choice = next(
-        c for s in range(9) if (c := ImageMasking(0.7).draw((8, 8), 2, seeded(s))) is not None
+        c
+        for s in range(9)
+        if (c := regularizer("mae", ratio=0.7).draw((8, 8), 2, seeded(s))) is not None
     )
     assert choice.shape == (2, 8, 8)
     assert not torch.equal(choice[0], choice[1])
     for wrong in (0.0, 1.0):
-        with pytest.raises(StudyError, match="maximum ratio"):
-            ImageMasking(wrong)
+        with pytest.raises(ValidationError, match="ratio"):
+            regularizer("mae", ratio=wrong)
 
 
 # seeding, and whole steps
@@ -304,13 +313,13 @@ def test_mae_masks_differ_between_images():
 
 def everything() -> list[Regularizer]:
     return [
-        Regularizer(),
-        RepresentationAlignment(4, 6, hidden=8),
-        VisionAlignment(4, 6, (MarginalCosine(), MarginalDistance())),
-        Equivariance(("scale", "flip", "rotation")),
-        LocalCorrelation(),
-        LatentMasking(4, (0.3, 0.3, 0.3)),
-        ImageMasking(0.7),
+        regularizer(),
+        regularizer("repa", 4, 6, hidden=8),
+        regularizer("mcos+mdms", 4, 6),
+        regularizer("eq", operators=("scale", "flip", "rotation")),
+        regularizer("lcr"),
+        regularizer("lmr", 4, probabilities=(0.3, 0.3, 0.3)),
+        regularizer("mae", ratio=0.7),
     ]
 
 
@@ -321,9 +330,9 @@ def test_one_seed_gives_one_result_without_global_state(index):
     totals = []
     state = torch.get_rng_state()
     for seed in (0, 0, 1):
-        regularizer = everything()[index].initialise(seeded())
-        network = VitAutoencoder(1, 4, 2, 8, 16, 1, 2).initialise(seeded())
-        losses = TokenizerLosses(network, Objective(perceptual=0, gan=0), regularizer)
+        made = everything()[index].initialise(seeded())
+        network = vit(1, 4, 2, 8, 16, 1, 2).initialise(seeded())
+        losses = TokenizerLosses(network, objective(perceptual=0, gan=0), made)
         total = sum(
             losses.autoencoder_loss(images, features, step, seeded(10 * seed + step)).total
             for step in range(4)
@@ -332,3 +341,21 @@ def test_one_seed_gives_one_result_without_global_state(index):
         totals.append(total.item())
     assert totals[0] == totals[1] != totals[2]
     assert torch.equal(state, torch.get_rng_state())
+
+
+# the registry
+
+
+def test_every_declared_regularizer_has_code_of_the_one_convention():
+    for method in {*REGULARIZERS} - {"gpe"} - NAMED:
+        assert isinstance(regularizer(method, 4, 6), Regularizer), method
+    assert type(regularizer()) is Regularizer
+    own = {*REGULARIZERS} - PLAIN - NAMED
+    assert all(type(regularizer(method, 4, 6)) is not Regularizer for method in own)
+
+
+def test_a_method_with_a_training_of_its_own_is_no_baseline():
+    network = {"arch": "vector", "factor": 2, "channels": 1}
+    entry = {"network": network, "regularizer": {"method": "gpe"}, "train": {"steps": 1}}
+    with pytest.raises(TypeError, match="gpe is trained by a stage of its own"):
+        build_regularizer(TokenizerSpec.model_validate(entry), None)

@@ -5,17 +5,18 @@ from itertools import pairwise
 
 import pytest
 import torch
+from pydantic import ValidationError
 
-from diffusability.diffusion.gaussian_flow import GaussianFlow
 from diffusability.diffusion.sampler import (
     balanced_labels,
     draw_noise,
     function_evaluations,
     integrate,
-    steps_for,
     time_grid,
 )
 from diffusability.errors import MeasurementError, StudyError
+from diffusability.study.backbone import SamplingSpec
+from tests.oracles.gaussian_flow import GaussianFlow
 
 
 def gaussian() -> GaussianFlow:
@@ -83,7 +84,7 @@ def test_evaluations_are_exactly_those_stated(solver, steps, spent):
 
     integrate(counted, noise(2), steps, solver)
     assert len(times) == spent == function_evaluations(solver, steps)
-    assert steps_for(solver, spent) == steps
+    assert SamplingSpec(solver=solver, evaluations=spent).steps == steps
     assert times[0] == 0
     assert max(times) == pytest.approx(1 - 1 / steps)
 
@@ -122,8 +123,8 @@ def test_solvers_and_counts_that_do_not_exist_are_refused():
         integrate(flow.velocity, noise(), 5, "dopri5")
     with pytest.raises(StudyError, match="0 steps"):
         integrate(flow.velocity, noise(), 0)
-    with pytest.raises(StudyError, match="odd"):
-        steps_for("heun", 50)
+    with pytest.raises(ValidationError, match="odd"):
+        SamplingSpec(solver="heun", evaluations=50)
     with pytest.raises(StudyError, match="shift"):
         time_grid(5, 0.0)
 

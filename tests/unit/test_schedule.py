@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from diffusability.study.priority import CHAIN, Priorities
 from diffusability.study.schedule import Task, critical_path, schedule
 from diffusability.study.stages import STAGES
 from tests.conftest import REPOSITORY
+from tests.workflow.workspace import Workspace
 
 SECONDS = {"tokenizer": 10.0, "latents": 1.0, "diffusion": 5.0, "samples": 2.0, "generation": 1.0}
 BYTES = {"tokenizer": 3, "latents": 100, "diffusion": 7, "samples": 40}
@@ -128,13 +130,21 @@ def test_priorities_finish_a_tokenizer_before_the_next() -> None:
     assert min(shared) > max(by_chain[0])
 
 
-def test_rules_ask_for_these_priorities_and_for_gpus_where_stages_have_them() -> None:
-    text = "\n".join(path.read_text() for path in sorted((REPOSITORY / "rules").glob("*.smk")))
-    rules = dict(re.findall(r"^rule (\w+):\n(.*?)(?=^\w|\Z)", text, re.MULTILINE | re.DOTALL))
-    for stage, entry in STAGES.items():
-        assert ("gpu=" in rules[entry.rule]) == entry.gpu, stage
-        if stage not in ("dataset", "fisher_toy"):  # the one is needed first, the other by none
-            assert f'priority: priority("{stage}")' in rules[entry.rule]
+def test_rules_ask_for_these_priorities_and_for_gpus_where_stages_have_them(tmp_path: Path) -> None:
+    plan = Plan(load_study(REPOSITORY / "studies" / "smoke.yaml"))
+    priorities = Priorities(plan)
+    snakemake = ("snakemake", "-n", "--configfile", "studies/smoke.yaml")
+    output = Workspace.create(tmp_path).run(*snakemake).stdout
+    asked = {
+        card: (number, "gpu=" in block)
+        for block in output.split("\nrule ")
+        for card in re.findall(r"output: (\S+/provenance.json)", block)
+        for number in re.findall(r"priority: (\d+)", block) or ["0"]
+    }
+    assert len(asked) == len(plan)
+    for artifact in plan:
+        wanted = (str(priorities.of(artifact)), STAGES[artifact.stage].gpu)
+        assert asked[artifact.card] == wanted, artifact.path
 
 
 @pytest.mark.usefixtures("workplace")

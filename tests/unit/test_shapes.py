@@ -11,21 +11,23 @@ import torch
 from torch.nn import functional as F
 
 from diffusability.data.images import to_float
-from diffusability.data.outlines import (
+from diffusability.data.shapes import (
+    BLOCK,
     EXTENT,
     OUTLINES,
     SIDE,
     STEPS,
     distance_tables,
+    draw_shapes,
+    load_shapes,
     signed_distance,
 )
-from diffusability.data.shapes import BLOCK, draw_shapes, load_shapes
-from diffusability.encoders.convnet import ConvEncoder
 from diffusability.study.dataset import ShapesDataset
 from diffusability.study.fingerprint import derive_seed
 from diffusability.study.load import load_study
 from diffusability.study.tokenizer import TokenizerSpec
 from tests.conftest import REPOSITORY
+from tests.unit import networks
 
 
 def shapes(**options: int) -> ShapesDataset:
@@ -160,7 +162,7 @@ def test_the_study_of_shapes_is_table_1_in_small() -> None:
 def test_a_small_classifier_learns_the_classes() -> None:
     spec = shapes()
     images, labels, _ = draw_shapes(spec, "train", range(12_000))
-    model = ConvEncoder(3, width=16, features=64, factor=4, num_classes=12)
+    model = networks.encoder(3, width=16, features=64, factor=4, num_classes=12)
     model.initialise(torch.Generator().manual_seed(0))
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     steps = 3000

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.fft import dctn
 from torch import Tensor
 
+from benchmarks import latent_loops as loops
 from diffusability.errors import MeasurementError
 from diffusability.latents import channel_statistics as blocks
 from diffusability.metrics.cosine_transform import cosine_transform, dct_matrix
@@ -17,9 +18,8 @@ from diffusability.metrics.smoothness import (
     measure_smoothness,
     radial_bins,
     radial_slope,
-    spectral_energy_concentration,
 )
-from tests.unit import latent_loops as loops
+from tests.oracles.closed_forms import spectral_energy_concentration
 
 
 def _generator(seed: int = 0) -> torch.Generator:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmarks import latent_loops as loops
 from diffusability.errors import MeasurementError
 from diffusability.latents import channel_statistics as blocks
 from diffusability.metrics.spatial import (
@@ -21,7 +22,6 @@ from diffusability.metrics.spatial import (
     semantic_region_self_similarity,
     token_cosines,
 )
-from tests.unit import latent_loops as loops
 
 
 def _generator(seed: int = 0) -> torch.Generator:

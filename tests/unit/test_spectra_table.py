@@ -5,9 +5,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from diffusability.analysis.spectra import COLUMNS, collect_spectra, no_spectra
-from diffusability.analysis.tidy import read_table, write_table
+from diffusability.analysis.frames import read_table, write_table
+from diffusability.analysis.latent_spaces import collect_spectra
 from diffusability.errors import ArtifactError
+from diffusability.study.tables import TABLES
 from tests.unit.study_run import plan_of, run_plan
 
 
@@ -16,7 +17,7 @@ def test_every_spectrum_stands_under_its_tokenizer(workplace) -> None:
     plan = plan_of(over)
     folders = [path for name, path in run_plan(plan, "geometry").items() if "geometry" in name]
     table = collect_spectra(plan)
-    assert list(table.columns) == list(COLUMNS)
+    assert list(table.columns) == list(TABLES["spectra"].columns)
     for (name, rows), folder in zip(table.groupby("tokenizer", sort=False), folders, strict=True):
         spec = plan.study.tokenizers[str(name)]
         assert set(zip(rows["family"], rows["cluster"], strict=True)) == {
@@ -36,4 +37,4 @@ def test_a_study_without_geometry_has_an_empty_table(workplace) -> None:
     table = collect_spectra(plan_of({"select": {"metrics": ["velocity"]}}))
     assert table.empty
     write_table(Path("spectra.csv"), table)
-    assert list(read_table(Path("spectra.csv")).columns) == list(no_spectra().columns)
+    assert list(read_table(Path("spectra.csv")).columns) == list(table.columns)

@@ -1,9 +1,16 @@
 """A change to the code of a stage is either a new version or a stated cosmetic one."""
 
-import ast
 import json
+from inspect import signature
+from pathlib import Path
 
-from diffusability.study.stages import STAGES
+import pytest
+import yaml
+
+from diffusability.errors import ArtifactError
+from diffusability.stages.make import load_code
+from diffusability.study.metrics import METRIC_GROUPS
+from diffusability.study.stages import ON_LATENTS, STAGES, stage_code
 from tests.stage_digests import FILE, code_of, stage_digests
 
 
@@ -27,9 +34,32 @@ def test_the_code_of_a_stage_is_followed_through_its_imports() -> None:
     assert "diffusability.diffusion.sit" not in code
 
 
-def test_every_stage_has_code_and_a_script(repository) -> None:
-    for entry in STAGES.values():
-        script = repository / "scripts" / f"{entry.rule}.py"
-        assert script.exists()
-        assert len(script.read_text().splitlines()) <= 40
-        ast.parse(script.read_text())
+def test_every_stage_has_code() -> None:
+    for stage, entry in STAGES.items():
+        code = load_code(entry.code)
+        assert list(signature(code).parameters) == ["inputs", "spec", "out"], stage
+    for group in METRIC_GROUPS.values():
+        assert callable(load_code(group.code))
+
+
+def test_code_that_is_not_there_is_named() -> None:
+    for code in ("diffusability.metrics.nowhere:measure", "diffusability.metrics.velocity:nothing"):
+        with pytest.raises(ArtifactError, match=f"{code}: declared as the code of a stage"):
+            load_code(code)
+
+
+def test_the_code_of_a_plain_metric_is_that_of_its_function_too() -> None:
+    code = code_of(*stage_code("velocity"))
+    assert {"diffusability.metrics.velocity", "diffusability.stages.make"} <= set(code)
+    assert "diffusability.metrics.semantics" not in code
+
+
+def test_the_slurm_profile_groups_rules_as_stages_say(repository: Path) -> None:
+    profile = yaml.safe_load((repository / "slurm" / "config.yaml").read_text())
+    grouped = {entry.rule: entry.group for entry in STAGES.values() if entry.group}
+    assert profile["groups"] == grouped
+    assert set(profile["group-components"]) == set(grouped.values())
+    on_gpu = {entry.rule for entry in STAGES.values() if entry.gpu}
+    assert set(profile["set-resources"]) == on_gpu
+    members = list(grouped.values()).count(ON_LATENTS)
+    assert profile["group-components"][ON_LATENTS] >= members

@@ -11,15 +11,18 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from diffusability.artifacts.explanation import explain
 from diffusability.artifacts.inventory import state_of
+from diffusability.artifacts.job import Job
 from diffusability.artifacts.lock import exclusive
+from diffusability.artifacts.progress import Progress, read_progress, write_progress
 from diffusability.artifacts.status import activities, duration, status_text
+from diffusability.artifacts.why import explain
 from diffusability.cli import main
-from diffusability.errors import StudyError
+from diffusability.errors import StudyError, TrainingError, TrainingInterrupted
 from diffusability.study.load import load_study
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.stages import STAGES
+from diffusability.training import progress as training_progress
 from diffusability.training.checkpoint import Checkpoint, save_checkpoint
 from tests.conftest import REPOSITORY
 from tests.unit.test_cost import chain, publish
@@ -62,31 +65,28 @@ def test_nothing_was_begun(plan: Plan) -> None:
 
 def test_a_training_that_runs(plan: Plan) -> None:
     tokenizer = first(plan, "tokenizer")
-    log = write_log(
-        tokenizer,
-        "12:00:00 tokenizer: 5/30 loss 0.9 kl 3 (0.1/s, 900 s left)\n"
-        "12:00:10 tokenizer: 12/30 loss 0.412 kl 2 (0.1/s, 600 s left)\n",
-    )
-    os.utime(log, (time.time() - 60,) * 2)
+    minute_ago = time.time() - 60
+    progress = Progress("running", 12, 30, "loss 0.412", left=600, written=minute_ago)
+    write_progress(state_of(tokenizer), progress)
     with exclusive(state_of(tokenizer) / "lock", "it"):
         (activity,) = activities(plan)
         text = status_text(plan)
     assert activity.kind == "running"
     assert activity.step is not None
     assert (activity.step.step, activity.step.steps) == (12, 30)
-    assert activity.step.left == pytest.approx(540, abs=10)  # the line is a minute old
+    assert activity.step.left == pytest.approx(540, abs=10)  # it was written a minute ago
     assert "0 of 42 artifacts are there, 1 running" in text
     assert "  tokenizer conv-base/s0\n    step 12 of 30 (40%), loss 0.412, " in text
     assert f"process {os.getpid()} on" in text
 
 
-def test_a_checkpoint_tells_where_the_log_does_not(plan: Plan) -> None:
+def test_a_checkpoint_tells_where_the_job_does_not(plan: Plan) -> None:
     diffusion = first(plan, "diffusion")
     write_checkpoint(diffusion, 20)
     (activity,) = activities(plan)
     assert activity.kind == "interrupted"
     assert str(activity.step) == "step 20 of 30 (67%), loss 0.25"
-    write_log(diffusion, "x: 25/30 loss 0.2 (1.0/s, 5 s left)\n")  # killed there
+    write_progress(state_of(diffusion), Progress("running", 25, 30, "loss 0.2"))  # killed there
     (activity,) = activities(plan)
     assert activity.kind == "interrupted"
     assert str(activity.step) == "step 25 of 30 (83%), loss 0.2"
@@ -100,10 +100,10 @@ def test_how_jobs_ended(plan: Plan) -> None:
         first(plan, s) for s in ("tokenizer", "diffusion", "velocity")
     )
     write_checkpoint(tokenizer, 20)
-    write_log(
-        tokenizer, "error: x: time is up; saved step 20. The same command goes on from there\n"
-    )
-    write_log(diffusion, "12:00:00 root: waiting for 1 of 2 GPUs to be free\n")
+    write_log(tokenizer, "any words\n")
+    write_progress(state_of(tokenizer), Progress("interrupted", 20, 30))
+    write_log(diffusion, "any words\n")
+    write_progress(state_of(diffusion), Progress("waiting", waits_for="1 of 2 GPUs"))
     log = write_log(
         velocity, "\n".join(f"line {k}" for k in range(9)) + f"\nerror: {'bad ' * 40}\n"
     )
@@ -113,6 +113,31 @@ def test_how_jobs_ended(plan: Plan) -> None:
     assert "line 4" not in text
     assert "| error: bad bad" in text
     assert all(len(line) <= 80 for line in text.splitlines() if str(log) not in line)
+
+
+def test_a_failed_job_is_not_taken_for_an_interrupted_one(plan: Plan) -> None:
+    tokenizer = first(plan, "tokenizer")
+    write_checkpoint(tokenizer, 20)
+    job = Job.from_json(tokenizer.job())
+    with pytest.raises(TrainingError), job.writing():
+        raise TrainingError("the loss is not finite")
+    assert [activity.kind for activity in activities(plan)] == ["failed"]
+    with pytest.raises(TrainingInterrupted), job.writing():
+        raise TrainingInterrupted("time is up")
+    (activity,) = activities(plan)
+    assert (activity.kind, activity.step and activity.step.step) == ("interrupted", 20)
+
+
+def test_a_training_writes_how_far_it_is(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_progress, "LINE_EVERY_SECONDS", 0.0)
+    state = state_of(first(plan, "tokenizer"))
+    progress = training_progress.Progress("x", 30, 10, state)
+    progress.advance({"loss": 0.25, "kl": 3.0})
+    written = read_progress(state)
+    assert written is not None
+    assert (written.state, written.step, written.steps) == ("running", 11, 30)
+    assert written.loss == "loss 0.25"
+    assert written.left is not None
 
 
 @pytest.mark.parametrize(

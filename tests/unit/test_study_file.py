@@ -60,7 +60,7 @@ def test_it_has_every_key_of_a_study_and_the_bases() -> None:
 
 def models() -> list[type[Spec]]:
     """Return every model that a part of a study file is validated by."""
-    found = [m for _, _, _, tagged in ENTRIES for m in tagged.values()]
+    found = [m for _, _, registry in ENTRIES for m in registry.models()]
     found += [TrainSpec, Study]
     for model in found:
         for field in model.model_fields.values():

@@ -6,20 +6,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffusability.analysis.schema import COLUMNS, check_measurements
-from diffusability.analysis.tables import (
+from diffusability.analysis.frames import read_table, table_frame, write_table
+from diffusability.analysis.measurements import check_measurements, read_measurements
+from diffusability.analysis.panels import (
     best_guidance,
     cells,
     expected_sign,
     families,
     panels,
     predictors,
-    read_measurements,
 )
 from diffusability.errors import MeasurementError
+from diffusability.study.tables import BEST, TABLES
 
 
-def row(tokenizer, metric, value, *, ts=0, backbone="", seed="", cfg="", up=True, **more):
+def row(tokenizer, metric, value, *, ts=0, backbone="", seed="", guidance="", up=True, **more):
     """Return one row of a tidy table."""
     return {
         "study": "s",
@@ -30,7 +31,7 @@ def row(tokenizer, metric, value, *, ts=0, backbone="", seed="", cfg="", up=True
         "tokenizer_seed": ts,
         "backbone": backbone,
         "seed": seed,
-        "cfg": cfg,
+        "guidance": guidance,
         "metric": metric,
         "value": value,
         "stderr": 0.5,
@@ -45,7 +46,7 @@ def row(tokenizer, metric, value, *, ts=0, backbone="", seed="", cfg="", up=True
 
 def run(tokenizer, value, **more):
     """Return a generation row of backbone b at guidance 1."""
-    more = {"backbone": "b", "seed": 0, "cfg": 1.0, "up": False} | more
+    more = {"backbone": "b", "seed": 0, "guidance": 1.0, "up": False} | more
     return row(tokenizer, "generation.fd_judge", value, **more)
 
 
@@ -72,7 +73,7 @@ def test_csv_and_frame_agree(tmp_path):
     assert read["value"].dtype == np.float64
     assert str(read["higher_is_better"].dtype) == "boolean"
     assert read.loc[0, "backbone"] == ""
-    assert pd.isna(read.loc[0, "cfg"])
+    assert pd.isna(read.loc[0, "guidance"])
 
 
 def test_a_tokenizer_may_be_called_nan(tmp_path):
@@ -110,10 +111,10 @@ def test_a_declared_empty_cell_knows_neither_unit_nor_direction():
 
 def test_missing_columns_and_empty_tables_are_refused(tmp_path):
     frame = pd.DataFrame(small())
-    with pytest.raises(MeasurementError, match="columns cfg, stderr are missing"):
-        check_measurements(frame.drop(columns=["stderr", "cfg"]))
+    with pytest.raises(MeasurementError, match="columns guidance, stderr are missing"):
+        check_measurements(frame.drop(columns=["stderr", "guidance"]))
     with pytest.raises(MeasurementError, match="no measurement"):
-        check_measurements(pd.DataFrame(columns=list(COLUMNS)))
+        check_measurements(pd.DataFrame(columns=list(TABLES["measurements"].columns)))
     with pytest.raises(MeasurementError, match="cannot be read"):
         read_measurements(tmp_path / "nowhere.csv")
 
@@ -166,10 +167,10 @@ def test_what_is_missing_is_said():
 
 
 def test_metrics_of_diffusion_runs_are_matched_run_by_run():
-    kind = {"backbone": "b", "cfg": 1.0}
+    kind = {"backbone": "b", "guidance": 1.0}
     rows = [run("a", 1.0), run("a", 3.0, seed=1), run("a", 9.0, backbone="c")]
     rows += [row("a", "trajectory.straightness", 0.5, seed=1, **kind)]
-    rows += [row("a", "trajectory.straightness", 0.9, seed=1, backbone="c", cfg=1.0)]
+    rows += [row("a", "trajectory.straightness", 0.9, seed=1, backbone="c", guidance=1.0)]
     table = check_measurements(pd.DataFrame(rows))
     found = cells(table, "trajectory.straightness", "generation.fd_judge", "b", 1.0)
     assert found.rows.loc[0, ["x", "y", "runs"]].tolist() == [0.5, 3.0, 1]
@@ -177,12 +178,16 @@ def test_metrics_of_diffusion_runs_are_matched_run_by_run():
 
 
 def test_metrics_of_a_trained_model_hold_at_every_guidance_scale():
-    rows = [run("a", 5.0, cfg=1.0), run("a", 3.0, cfg=1.5), run("a", 4.0, cfg=1.0, seed=1)]
-    rows += [run("b", 1.0, cfg=1.0), run("b", 2.0, cfg=1.5)]
+    rows = [
+        run("a", 5.0, guidance=1.0),
+        run("a", 3.0, guidance=1.5),
+        run("a", 4.0, guidance=1.0, seed=1),
+    ]
+    rows += [run("b", 1.0, guidance=1.0), run("b", 2.0, guidance=1.5)]
     rows += [row(t, "fisher.learned_fir", x, backbone="b", seed=0) for t, x in (("a", 7), ("b", 8))]
     rows += [row("c", "fisher.learned_fir", 9.0, backbone="b", seed=0)]
     table = check_measurements(pd.DataFrame(rows))
-    for scale, y in ((1.0, [5.0, 1.0]), (1.5, [3.0, 2.0]), (None, [3.0, 1.0])):
+    for scale, y in ((1.0, [5.0, 1.0]), (1.5, [3.0, 2.0]), (BEST, [3.0, 1.0])):
         found = cells(table, "fisher.learned_fir", "generation.fd_judge", "b", scale)
         assert found.rows["x"].tolist() == [7.0, 8.0]
         assert found.rows["y"].tolist() == y  # seed 1 was not measured: not in the mean
@@ -191,21 +196,21 @@ def test_metrics_of_a_trained_model_hold_at_every_guidance_scale():
 
 
 def test_best_guidance_follows_the_direction_of_the_target():
-    rows = [run("a", v, cfg=c) for c, v in ((1.0, 5.0), (1.5, 3.0), (2.0, 3.0))]
-    rows += [run("b", v, cfg=c) for c, v in ((1.0, 1.0), (1.5, 2.0))]
+    rows = [run("a", v, guidance=c) for c, v in ((1.0, 5.0), (1.5, 3.0), (2.0, 3.0))]
+    rows += [run("b", v, guidance=c) for c, v in ((1.0, 1.0), (1.5, 2.0))]
     rows += [row(t, "velocity.viv", 1.0) for t in "ab"]
     table = check_measurements(pd.DataFrame(rows))
     assert best_guidance(table, "generation.fd_judge", "b")[0] == {"a": 1.5, "b": 1.0}
-    found = cells(table, "velocity.viv", "generation.fd_judge", "b", None)
+    found = cells(table, "velocity.viv", "generation.fd_judge", "b", BEST)
     assert found.rows["y"].tolist() == [3.0, 1.0]
-    assert found.rows["cfg"].tolist() == [1.5, 1.0]
-    same = cells(table, "generation.fd_judge", "generation.fd_judge", "b", None)
+    assert found.rows["guidance"].tolist() == [1.5, 1.0]
+    same = cells(table, "generation.fd_judge", "generation.fd_judge", "b", BEST)
     assert same.missing.empty
-    assert [p.cfg for p in panels(table)] == [1.0, 1.5, 2.0, None]
+    assert [p.guidance for p in panels(table)] == [1.0, 1.5, 2.0, BEST]
     higher = check_measurements(table.assign(higher_is_better=True))
     assert best_guidance(higher, "generation.fd_judge", "b")[0] == {"a": 1.0, "b": 1.5}
     undirected = check_measurements(table.assign(higher_is_better=None))
-    found = cells(undirected, "velocity.viv", "generation.fd_judge", "b", None)
+    found = cells(undirected, "velocity.viv", "generation.fd_judge", "b", BEST)
     assert "has no direction" in found.missing["reason"].iloc[0]
 
 
@@ -213,7 +218,32 @@ def test_roles_of_metrics():
     rows = [*small(), row("a", "velocity.curve_t05", 1.0), row("a", "spatial.rmsc", 1.0, up="")]
     table = check_measurements(pd.DataFrame(rows))
     assert predictors(table) == ["velocity.viv", "spatial.rmsc"]
-    assert families(table) == ["all", "conv-f2d4"]
+    assert families(table) == ["conv-f2d4"]
+    two = table.assign(family=table["tokenizer"])
+    assert families(two) == ["all", "a", "b"]
     assert expected_sign(table, "velocity.viv", "generation.fd_judge") == 1
     assert expected_sign(table, "velocity.curve_t05", "generation.fd_judge") == -1
     assert expected_sign(table, "spatial.rmsc", "generation.fd_judge") is None
+
+
+def test_readers_use_the_declared_types(tmp_path):
+    """Text is text even where it looks like a number, and a wrong cell is refused by name."""
+    path = tmp_path / "guidance.csv"
+    row = {"target": "1", "backbone": "nan", "value": 0.123456789, "n": 3}
+    write_table(path, table_frame("guidance", [row]))
+    (read,) = read_table(path).to_dict("records")
+    assert (read["target"], read["backbone"], read["note"], read["n"]) == ("1", "nan", "", 3.0)
+    assert read["value"] == 0.123457  # analysed numbers keep six digits
+    assert np.isnan(read["low"])
+    path.write_text(path.read_text().replace("0.123457", "much"))
+    with pytest.raises(MeasurementError, match="column value, row 0: 'much' is not a number"):
+        read_table(path)
+    path.write_text("target,value\n")
+    with pytest.raises(MeasurementError, match="columns backbone, family, .* are missing"):
+        read_table(path)
+
+
+def test_measurements_keep_every_digit(tmp_path):
+    rows = [row("a", "velocity.viv", 0.1234567890123)]
+    write_table(tmp_path / "measurements.csv", check_measurements(pd.DataFrame(rows)))
+    assert read_measurements(tmp_path / "measurements.csv")["value"].item() == 0.1234567890123

@@ -6,15 +6,14 @@ from torch import nn
 from torch.nn import functional
 
 from diffusability.errors import TrainingError
+from diffusability.study.regularizer import Baseline
 from diffusability.tokenizers.conv import ConvAutoencoder
 from diffusability.tokenizers.discriminator import PatchDiscriminator
-from diffusability.tokenizers.objective import Objective
 from diffusability.tokenizers.perceptual import FeaturePerceptual
+from diffusability.tokenizers.regularizers.alignment import VisionAlignment
 from diffusability.tokenizers.regularizers.interface import Penalty, Regularizer
-from diffusability.tokenizers.regularizers.mcos import MarginalCosine
-from diffusability.tokenizers.regularizers.mdms import MarginalDistance
-from diffusability.tokenizers.regularizers.vision_alignment import VisionAlignment
 from diffusability.tokenizers.training_step import TokenizerLosses
+from tests.unit.networks import conv, objective, regularizer
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -26,7 +25,7 @@ def uniform(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def tiny() -> ConvAutoencoder:
-    return ConvAutoencoder(1, 3, 8, (1, 2), 1, 1).initialise(seeded()).double()
+    return conv(1, 3, 8, (1, 2), 1, 1).initialise(seeded()).double()
 
 
 def judge(layers: int = 1) -> PatchDiscriminator:
@@ -48,8 +47,8 @@ def perceptual() -> FeaturePerceptual:
 
 
 def aligned(weight: float = 0.1) -> VisionAlignment:
-    losses = (MarginalCosine(0.5), MarginalDistance(0.25))
-    return VisionAlignment(3, 6, losses, weight).initialise(seeded(2)).double()
+    made = regularizer("mcos+mdms", 3, 6, weight=weight)
+    return made.initialise(seeded(2)).double()
 
 
 def restated_step(network, discriminator, projection, images, features):
@@ -93,29 +92,29 @@ def restated_step(network, discriminator, projection, images, features):
 
 def test_one_full_step_equals_its_restatement():
     images, features = uniform(2, 1, 8, 8), uniform(2, 6, 4, 4, seed=3)
-    network, discriminator, regularizer = tiny(), judge(), aligned()
+    network, discriminator, alignment = tiny(), judge(), aligned()
     losses = TokenizerLosses(
-        network, Objective(gan_start=0), regularizer, discriminator, perceptual()
+        network, objective(gan_start=0), alignment, discriminator, perceptual()
     )
     found = losses.autoencoder_loss(images, features, 0, seeded(9))
     found.total.backward()
-    own = gradients(network) + gradients(regularizer)
-    for module in (network, regularizer):
+    own = gradients(network) + gradients(alignment)
+    for module in (network, alignment):
         module.zero_grad()
-    projection = regularizer.projection.weight[:, :, 0, 0]
+    projection = alignment.projection.weight[:, :, 0, 0]
     total, gan_factor, factor = restated_step(network, discriminator, projection, images, features)
     total.backward()
     torch.testing.assert_close(found.total, total, rtol=1e-10, atol=0)
     torch.testing.assert_close(found.terms["gan_factor"], gan_factor, rtol=1e-9, atol=0)
     torch.testing.assert_close(found.terms["mcos+mdms_factor"], factor, rtol=1e-9, atol=0)
-    restated = gradients(network) + gradients(regularizer)
+    restated = gradients(network) + gradients(alignment)
     assert len(own) == len(restated)
     for mine, theirs in zip(own, restated, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-9)
 
 
 def test_terms_are_named_detached_scalars():
-    losses = TokenizerLosses(tiny(), Objective(gan_start=0), aligned(), judge(), perceptual())
+    losses = TokenizerLosses(tiny(), objective(gan_start=0), aligned(), judge(), perceptual())
     terms = losses.autoencoder_loss(
         uniform(2, 1, 8, 8), uniform(2, 6, 4, 4, seed=3), 0, seeded()
     ).terms
@@ -129,8 +128,8 @@ def test_terms_are_named_detached_scalars():
 
 
 def adversarial(start: int = 0) -> TokenizerLosses:
-    objective = Objective(perceptual=0, gan_start=start)
-    return TokenizerLosses(tiny(), objective, Regularizer(), judge())
+    chosen = objective(perceptual=0, gan_start=start)
+    return TokenizerLosses(tiny(), chosen, regularizer(), judge())
 
 
 def test_no_gradient_crosses_between_the_phases():
@@ -205,14 +204,14 @@ def test_both_networks_change_in_a_step_of_both_phases():
 
 
 def test_a_fixed_weight_is_not_balanced():
-    class Fixed(Regularizer[None]):
+    class Fixed(Regularizer[Baseline, None]):
         def penalties(self, posterior, latents, features):
             return [Penalty("pull", posterior.mean.square().mean(), 0.5, adaptive=False)]
 
-    objective = Objective(perceptual=0, gan=0)
+    chosen = objective(perceptual=0, gan=0)
     images = uniform(2, 1, 8, 8)
-    plain = TokenizerLosses(tiny(), objective, Regularizer())
-    with_pull = TokenizerLosses(tiny(), objective, Fixed())
+    plain = TokenizerLosses(tiny(), chosen, regularizer())
+    with_pull = TokenizerLosses(tiny(), chosen, Fixed(Baseline(method="baseline"), 3))
     one = plain.autoencoder_loss(images, None, 0, seeded())
     two = with_pull.autoencoder_loss(images, None, 0, seeded())
     assert set(two.terms) == {"l1", "kl", "pull"}
@@ -220,10 +219,10 @@ def test_a_fixed_weight_is_not_balanced():
 
 
 def test_a_regularizer_of_weight_zero_is_the_baseline():
-    objective = Objective(perceptual=0, gan=0)
+    chosen = objective(perceptual=0, gan=0)
     images = uniform(2, 1, 8, 8)
-    one = TokenizerLosses(tiny(), objective, Regularizer())
-    two = TokenizerLosses(tiny(), objective, aligned(0.0))
+    one = TokenizerLosses(tiny(), chosen, regularizer())
+    two = TokenizerLosses(tiny(), chosen, aligned(0.0))
     a = one.autoencoder_loss(images, None, 0, seeded())
     b = two.autoencoder_loss(images, None, 0, seeded())
     assert torch.equal(a.total, b.total)
@@ -231,12 +230,12 @@ def test_a_regularizer_of_weight_zero_is_the_baseline():
 
 
 def test_autocast_keeps_losses_in_single_precision():
-    network = ConvAutoencoder(1, 3, 8, (1, 2), 1, 1).initialise(seeded())
+    network = conv(1, 3, 8, (1, 2), 1, 1).initialise(seeded())
     discriminator = PatchDiscriminator(1, 4, 1).initialise(seeded())
     losses = TokenizerLosses(
         network,
-        Objective(perceptual=0, gan_start=0),
-        VisionAlignment(3, 6, (MarginalCosine(), MarginalDistance())).initialise(seeded()),
+        objective(perceptual=0, gan_start=0),
+        regularizer("mcos+mdms", 3, 6).initialise(seeded()),
         discriminator,
     )
     images, features = uniform(2, 1, 8, 8).float(), uniform(2, 6, 4, 4).float()

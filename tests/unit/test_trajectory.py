@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusability.diffusion.gaussian_flow import GaussianFlow
 from diffusability.diffusion.sampler import draw_noise, integrate, time_grid
 from diffusability.errors import MeasurementError
 from diffusability.metrics.trajectory import TrajectoryMoments, TrajectoryRecorder
+from tests.oracles.gaussian_flow import GaussianFlow
 
 M = 50
 
@@ -105,7 +105,7 @@ def test_euler_samples_of_the_gaussian_flow_come_close_to_the_exact_ones():
         integrate(flow.velocity, start, M, on_step=recorder)
     straightness, efficiency, ratios = flow.trajectory_limit(time_grid(M))
     got = values(recorder.moments)
-    assert recorder.moments.n == 128
+    assert recorder.moments.count == 128
     assert got["trajectory.straightness"] == pytest.approx(straightness, abs=1e-4)
     assert got["trajectory.efficiency"] == pytest.approx(efficiency, abs=5e-3)
     # Euler's steps lag by half a step
@@ -155,7 +155,7 @@ def test_batches_order_and_merging_do_not_matter():
         record(paths.flip(0), 3),
         record(paths[:2]).merge(record(paths[2:])),
     ):
-        assert other.n == 11
+        assert other.count == 11
         assert torch.allclose(other.mean, whole.mean, rtol=1e-13)
         assert torch.allclose(other.scatter, whole.scatter, rtol=1e-10)
 

@@ -9,10 +9,11 @@ from torch.nn import functional
 
 from diffusability.diffusion.edm import denoising_loss
 from diffusability.diffusion.latent_diffusion import LatentDenoiser
-from diffusability.diffusion.layers import forward_mode_attention
 from diffusability.diffusion.unet import LatentUNet, UNetBlock
 from diffusability.errors import StudyError
+from diffusability.nn.attention import forward_mode_attention
 from tests.unit.awake_network import draw, woken
+from tests.unit.networks import diffusion
 
 TINY = {
     **{"latent_channels": 3, "grid": (4, 4), "num_classes": 5, "width": 8, "multipliers": (1, 2)},
@@ -22,7 +23,7 @@ TINY = {
 
 def awake(**changes) -> LatentUNet:
     """Return a float64 network none of whose weights is zero, as after training."""
-    return woken(LatentUNet(**TINY | changes))
+    return woken(diffusion(LatentUNet, **TINY | changes))
 
 
 def inputs(model: LatentUNet, n: int = 3) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,8 +39,8 @@ def inputs(model: LatentUNet, n: int = 3) -> tuple[Tensor, Tensor, Tensor]:
     ("multipliers", "side", "published"), [((1, 2, 2, 2), 64, 61.8e6), ((2, 2, 2), 32, 55.7e6)]
 )
 def test_size_is_the_published_one_but_for_what_differs(multipliers, side, published):
-    with torch.device("meta"):
-        model = LatentUNet(3, (side, side), 0, 128, multipliers)
+    options = {"width": 128, "multipliers": multipliers}
+    model = diffusion(LatentUNet, 3, (side, side), 0, seed=None, **options)
     ours = sum(p.numel() for p in model.parameters())
     # EDM adds the noise embedding (one number a channel) where this network scales and shifts
     # (two); it has no label table, and takes nine numbers on augmentation
@@ -74,21 +75,21 @@ def test_any_grid_that_halves(grid, multipliers, attention):
     [
         (
             {"grid": (6, 4), "multipliers": (1, 1, 1)},
-            "2 halvings, too many for the latent grid 6 x 4",
+            "need 2 halvings, too many for the 6 x 6 latent grid",
         ),
-        ({"attention": (3,)}, "attention at 3 cells, but the resolutions have 4, 2"),
+        ({"attention": (3,)}, "3 is the side of no resolution \\(4, 2\\)"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(StudyError, match=message):
-        LatentUNet(**TINY | changes)
+        diffusion(LatentUNet, **TINY | changes)
 
 
 # --- initial weights -------------------------------------------------------------------------
 
 
 def test_it_starts_at_zero_so_that_the_denoiser_starts_as_that_of_a_normal():
-    network = LatentUNet(**TINY).double()
+    network = diffusion(LatentUNet, **TINY).double()
     x, t, y = inputs(network)
     assert torch.count_nonzero(network(x, t, y)) == 0
     model = LatentDenoiser(network, sigma_data=0.7)
@@ -100,19 +101,21 @@ def test_it_starts_at_zero_so_that_the_denoiser_starts_as_that_of_a_normal():
 
 def test_weights_depend_on_the_generator_alone():
     before = torch.get_rng_state()
-    first = LatentUNet(**TINY, generator=torch.Generator().manual_seed(7))
+    first = diffusion(LatentUNet, **TINY, seed=7)
     torch.rand(5)
-    second = LatentUNet(**TINY)
+    second = diffusion(LatentUNet, **TINY, seed=None)
     torch.set_rng_state(before)
     second.initialise(torch.Generator().manual_seed(7))
     assert torch.equal(torch.get_rng_state(), before)
     for (name, a), b in zip(first.named_parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b), name
-    assert not torch.equal(first.start.weight, LatentUNet(**TINY).start.weight)
+    assert not torch.equal(first.start.weight, diffusion(LatentUNet, **TINY).start.weight)
 
 
 def test_kernels_are_drawn_for_unit_gain():
-    weight = LatentUNet(3, (4, 4), 5, 64, (1,), 1, ()).down[0].conv1.weight  # (64, 64, 3, 3)
+    options = {"width": 64, "multipliers": (1,), "blocks": 1, "attention": ()}
+    model = diffusion(LatentUNet, 3, (4, 4), 5, **options)
+    weight = model.down[0].conv1.weight  # (64, 64, 3, 3)
     limit = math.sqrt(6 / (9 * 128))
     assert weight.abs().max() <= limit
     assert weight.std().item() == pytest.approx(limit / math.sqrt(3), rel=0.01)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from torch import Tensor
 
+from benchmarks import latent_loops as loops
 from diffusability.errors import MeasurementError
 from diffusability.metrics import velocity_fits
 from diffusability.metrics.class_velocity import (
@@ -17,7 +18,6 @@ from diffusability.metrics.class_velocity import (
     ClassSpectra,
     class_spectra,
     dct_diagonal_variance,
-    irreducible_variance,
     irreducible_variance_at,
     kronecker_eigenvalues,
     velocity_values,
@@ -28,7 +28,7 @@ from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.smoothness import measure_smoothness
 from diffusability.metrics.spatial import measure_spatial
 from diffusability.metrics.velocity import measure_velocity
-from tests.unit import latent_loops as loops
+from tests.oracles.closed_forms import irreducible_variance
 
 C, H, W = 3, 2, 4
 S = H * W

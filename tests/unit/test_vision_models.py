@@ -6,7 +6,6 @@ The networks have random weights and one block: what is tested is what surrounds
 import csv
 import socket
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,15 +24,15 @@ from diffusability.encoders.vision import (
     read_weights,
 )
 from diffusability.errors import ArtifactError, StudyError
-from diffusability.stages import encoder as stage
+from diffusability.stages.make import make
 from diffusability.study.dataset import DigitsDataset
 from diffusability.study.encoder import VisionEncoder
 from diffusability.study.fingerprint import fingerprint
 from diffusability.study.load import read_yaml
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
-from diffusability.study.stages import STAGES, stage_module
-from diffusability.study.vision_models import FACTS, VISION_MODELS, VisionModel, cached_weights
+from diffusability.study.stages import STAGES
+from diffusability.study.vision_models import FACTS, VisionModel, cached_weights
 from tests.conftest import REPOSITORY
 from tests.torchvision_stand_in import ensure_torchvision
 
@@ -69,7 +68,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-@pytest.fixture(scope="module", params=VISION_MODELS)
+@pytest.fixture(scope="module", params=FACTS)
 def encoder(request: pytest.FixtureRequest) -> VisionModelEncoder:
     """Every model with one block, for images of 64 pixels."""
     torch.manual_seed(0)
@@ -178,7 +177,7 @@ def test_facts_agree_with_the_library(encoder: VisionModelEncoder) -> None:
         assert cast(Any, encoder.network).patch_embed.patch_size == (facts.patch, facts.patch)
 
 
-@pytest.mark.parametrize("model", VISION_MODELS)
+@pytest.mark.parametrize("model", FACTS)
 def test_sizes_agree_with_the_library(model: VisionModel) -> None:
     facts = FACTS[model]
     with torch.device("meta"):
@@ -188,7 +187,7 @@ def test_sizes_agree_with_the_library(model: VisionModel) -> None:
 
 
 @pytest.mark.usefixtures("workplace")
-@pytest.mark.parametrize("model", [m for m in VISION_MODELS if FACTS[m].library == "timm"])
+@pytest.mark.parametrize("model", [m for m in FACTS if FACTS[m].library == "timm"])
 def test_weights_of_the_published_size_fit(model: VisionModel) -> None:
     import timm
 
@@ -274,7 +273,7 @@ def test_the_stage_copies_and_the_reader_rebuilds(workplace: Path) -> None:
     save_file(network.state_dict() | {"head.weight": torch.zeros(1)}, "weights.safetensors")
     job = vision_job({"weights": "weights.safetensors"})
     with job.writing() as folder:
-        stage.make(job, folder)
+        make(job, folder)
     assert (job.path / "history.csv").read_text() == "step\n"
     kept = load_file(job.path / "model.safetensors")
     assert kept.keys() == network.state_dict().keys()  # the head is of no use here
@@ -302,7 +301,7 @@ def test_a_tokenizer_is_aligned_with_it() -> None:
     for artifact in (*tokenizer.upstream.values(), tokenizer):
         job = Job.from_json(artifact.job())
         with job.writing() as folder:
-            import_module(stage_module(artifact.stage)).make(job, folder)
+            make(job, folder)
     with Path(tokenizer.path, "history.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert all(0 < float(row["mcos"]) <= 1.5 for row in rows)  # 1 - margin - cosine
@@ -325,8 +324,8 @@ def test_the_stage_finds_the_hub_cache(workplace: Path, monkeypatch: pytest.Monk
     assert cached_weights(FACTS["dinov3-b"].hub) == file
     job = vision_job({"weights": None})
     with pytest.raises(ArtifactError, match="weights of dinov3-b: not at .*0123abcd"):
-        stage.make(job, workplace)
+        make(job, workplace)
     file.parent.mkdir(parents=True)
     save_file(build_network(FACTS["dinov3-b"], 256, depth=1).state_dict(), file)
-    stage.make(job, workplace)
+    make(job, workplace)
     assert (workplace / "model.safetensors").exists()

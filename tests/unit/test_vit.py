@@ -2,11 +2,18 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from diffusability.errors import StudyError
-from diffusability.tokenizers.attention import attend
-from diffusability.tokenizers.initialisation import initialise
-from diffusability.tokenizers.vit import Attention, SwiGLU, VitAutoencoder, rotary_angles, rotate
+from diffusability.nn.attention import Attention, attend
+from diffusability.nn.initialisation import initialise
+from diffusability.nn.layers import SwiGLU
+from diffusability.nn.positions import rotary_tables, rotate
+from diffusability.study.network import VitNetwork
+from diffusability.tokenizers.vit import VitAutoencoder
+from tests.unit.networks import vit
+
+BASE = {"image_channels": 3, "latent_channels": 32, "patch": 16, "grid": 16}
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -18,25 +25,24 @@ def count(network: torch.nn.Module) -> int:
 
 
 def tiny(**changes) -> VitAutoencoder:
-    options = {"image_channels": 1, "latent_channels": 3, "patch": 2, "grid": 4}
-    network = VitAutoencoder(**{**options, "width": 16, "depth": 2, "heads": 2, **changes})
-    return network.initialise(seeded())
+    return vit(**changes).initialise(seeded())
 
 
 def test_the_base_pair_has_the_parameters_of_the_reference():
-    assert count(VitAutoencoder()) / 1e6 == pytest.approx(171.7, abs=0.05)
-    assert VitAutoencoder().factor == 16
+    base = vit(**BASE, width=768, depth=12, heads=12)
+    assert count(base) / 1e6 == pytest.approx(171.7, abs=0.05)
+    assert base.factor == 16
 
 
 def test_the_large_pair_has_the_parameters_of_the_reference():
-    large = VitAutoencoder(width=1024, depth=24, heads=16)
+    large = vit(**BASE, width=1024, depth=24, heads=16)
     assert count(large) / 1e6 == pytest.approx(606.7, abs=0.05)
 
 
 @pytest.mark.parametrize("cells", [(4, 4), (3, 5), (8, 1)])
 def test_any_size_that_the_patch_divides(cells):
-    network = tiny(image_channels=3, patch=3)
-    images = torch.randn(2, 3, 3 * cells[0], 3 * cells[1], generator=seeded())
+    network = tiny(image_channels=3, patch=4)
+    images = torch.randn(2, 3, 4 * cells[0], 4 * cells[1], generator=seeded())
     posterior = network.encode(images)
     assert posterior.mean.shape == posterior.logvar.shape == (2, 3, *cells)
     assert network.decode(posterior.mean).shape == images.shape
@@ -45,24 +51,32 @@ def test_any_size_that_the_patch_divides(cells):
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(StudyError, match="7x8 pixels"):
         tiny().encode(torch.zeros(1, 1, 7, 8))
-    with pytest.raises(StudyError, match="multiple of 4"):
-        VitAutoencoder(width=18, heads=3)
+    with pytest.raises(ValidationError, match="multiple of 4"):
+        VitNetwork(arch="vit", width=18, heads=3)
     with pytest.raises(StudyError, match="mask"):
         tiny().encode(torch.zeros(1, 1, 8, 8), torch.zeros(1, 2, 8, dtype=torch.bool))
 
 
-def test_rotary_angles_by_hand():
-    angles = rotary_angles((2, 3), 8)  # two pairs an axis: frequencies 1 and 0.01
+def test_rotary_tables_by_hand():
+    cosine, sine = rotary_tables((2, 3), 8, columns_first=False)  # frequencies 1 and 0.01
     rows = [[0.0, 0.0, column, 0.01 * column] for column in range(3)]
     rows += [[1.0, 0.01, column, 0.01 * column] for column in range(3)]
-    torch.testing.assert_close(angles, torch.tensor(rows, dtype=torch.float64))
+    angles = torch.tensor(rows, dtype=torch.float64)  # two pairs an axis, (6, 4)
+    torch.testing.assert_close(cosine[:, 0], angles.cos().repeat(1, 2))
+    torch.testing.assert_close(sine[:, 0], torch.cat([-angles.sin(), angles.sin()], 1))
+
+
+def test_columns_come_first_where_asked_for():
+    cosine, _ = rotary_tables((2, 3), 8, columns_first=True)
+    assert cosine[1, 0, 0].item() == pytest.approx(torch.tensor(1.0).cos().item())  # column 1
+    assert cosine[3, 0, 0].item() == 1.0  # row 1, column 0
 
 
 def test_a_rotated_product_depends_on_the_distance_alone():
-    angles = rotary_angles((5, 5), 8)
+    tables = rotary_tables((5, 5), 8, columns_first=False)
     query, key = torch.randn(2, 1, 1, 1, 8, generator=seeded(), dtype=torch.float64)
     everywhere = [
-        rotate(vector.expand(1, 1, 25, 8), angles.cos(), angles.sin())[0, 0].view(5, 5, 8)
+        rotate(vector.expand(1, 25, 1, 8), *tables)[0, :, 0].view(5, 5, 8)
         for vector in (query, key)
     ]
     products = torch.einsum("abc,dec->abde", *everywhere)
@@ -75,8 +89,9 @@ def test_attention_equals_a_loop_over_heads():
     layer = Attention(8, 2).double()
     initialise(layer, seeded(1))
     x = torch.randn(2, 3, 8, generator=seeded(), dtype=torch.float64)
-    angles = rotary_angles((1, 3), 4)
-    found = layer(x, angles.cos(), angles.sin())
+    tables = rotary_tables((1, 3), 4, columns_first=False)
+    found = layer(x, lambda heads: rotate(heads, *tables))
+    angles = torch.tensor([[0.0, column] for column in range(3)], dtype=torch.float64)
     qkv = x @ layer.qkv.weight.T + layer.qkv.bias
     heads = []
     for head in range(2):
@@ -99,11 +114,13 @@ def turned(vector: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
 def test_the_hidden_width_of_the_feed_forward_layer():
     layer = SwiGLU(768)
     assert layer.out.in_features == 2048
-    assert layer.gate_and_value.out_features == 4096
+    assert layer.hidden.out_features == 4096
 
 
 def test_latent_cells_and_image_patches_are_in_the_same_order():
-    network = tiny(depth=0)  # no mixing: a patch decides its own cell and nothing else
+    network = tiny()
+    for half in (network.encoder, network.decoder):
+        half.blocks = torch.nn.ModuleList()  # no mixing: a patch decides its own cell alone
     images = torch.randn(1, 1, 8, 6, generator=seeded())
     changed = images.clone()
     changed[:, :, 4:6, 0:2] += 1.0  # cell (2, 0)
@@ -156,6 +173,17 @@ def test_equal_seeds_give_equal_weights_and_no_global_state_is_used():
     assert torch.equal(state, torch.get_rng_state())
     for (name, left), right in zip(first.named_parameters(), second.parameters(), strict=True):
         assert torch.equal(left, right), name
+
+
+def test_weights_under_the_former_name_of_a_layer_are_read():
+    source, copy = tiny(), vit()
+    former = {
+        name.replace("mlp.hidden", "mlp.gate_and_value"): value
+        for name, value in source.state_dict().items()
+    }
+    copy.load_state_dict(former, assign=True)
+    images = torch.randn(1, 1, 8, 8, generator=seeded())
+    assert torch.equal(copy.encode(images).mean, source.encode(images).mean)
 
 
 @pytest.mark.parametrize("trained", [True, False])

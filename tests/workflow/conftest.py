@@ -1,5 +1,6 @@
 """The smoke study, run once for all tests that look at finished results."""
 
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,22 @@ from tests.workflow.workspace import Workspace
 
 
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace in which the smoke study, as study.yaml, is finished. Do not change it: copy."""
-    workspace = Workspace.create(tmp_path_factory.mktemp("smoke") / "work")
-    workspace.write_study(read_yaml(REPOSITORY / "studies" / "smoke.yaml"))
-    workspace.run("snakemake", "-c2", "--configfile", "study.yaml", "--show-failed-logs")
-    return workspace
+def smoke(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Workspace:
+    """A workspace in which the smoke study, as study.yaml, is finished. Do not change it: copy.
+
+    Test processes that run side by side share it: the first makes it, the others wait.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "smoke"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "finished").exists():
+            workspace = Workspace.create(folder / "work")
+            workspace.write_study(read_yaml(REPOSITORY / "studies" / "smoke.yaml"))
+            workspace.run("snakemake", "-c2", "--configfile", "study.yaml", "--show-failed-logs")
+            (folder / "finished").touch()
+    return Workspace(folder / "work")
 
 
 @pytest.fixture

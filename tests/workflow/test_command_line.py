@@ -46,7 +46,7 @@ def test_the_papers_study_does_not_start_without_data(clean: Workspace) -> None:
     study = "studies/imagenet256.yaml"
     result = clean.run("snakemake", "-c1", "--configfile", study, "--config", part, check=False)
     assert result.returncode != 0
-    assert "nothing was started" in result.stdout
+    assert "aborted before any job started" in result.stdout
     for line in ("images of `imagenet`: not at data/imagenet;", "weights of clip-l: not at /"):
         assert line in result.stdout
     assert not list(clean.path.glob("results/**/provenance.json"))

@@ -4,6 +4,7 @@ import copy
 import os
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,19 +89,9 @@ def reorder_keys(workspace: Workspace) -> None:
 
 def add_comments(workspace: Workspace) -> None:
     """Add a comment to the study, to a script and to a library-like rule file."""
-    for name in ("study.yaml", "scripts/train_tokenizer.py", "rules/tokenizers.smk"):
+    for name in ("study.yaml", "scripts/make.py", "rules/stages.smk"):
         file = workspace.path / name
         file.write_text(file.read_text() + "\n# a comment\n")
-
-
-def append(name: str, text: str) -> Callable[[Workspace], None]:
-    """Return an edit that adds text to a file."""
-
-    def edit(workspace: Workspace) -> None:
-        file = workspace.path / name
-        file.write_text(file.read_text() + text)
-
-    return edit
 
 
 def lose_records(workspace: Workspace) -> None:
@@ -143,11 +134,6 @@ CASES: list[tuple[str, Callable[[Workspace], None], Jobs]] = [
     ("write a default out", change("sampling.solver", "euler"), {}),
     ("share a training among GPUs", change("backbones.sit-a.gpus", 2), {}),
     ("accumulate and compile", accumulate_and_compile, {}),
-    (
-        "change the claims",
-        append("claims.yaml", CLAIM),
-        {rule: jobs for rule, jobs in TABLES.items() if rule not in ("tabulate", "regress")},
-    ),
     ("report elsewhere", rename_report, {"report": [""]}),
     ("add a tokenizer", change("tokenizers.new", ALIGNED), chain("new") | TABLES),
     (
@@ -256,3 +242,23 @@ def test_a_lost_card_is_noticed_and_made_again_alone(finished: Workspace) -> Non
 def test_narrowing_on_the_command_line(finished: Workspace) -> None:
     select = "select={tokenizers: [conv-base], backbones: [sit-a]}"
     assert finished.planned("--config", select) == TABLES
+
+
+def test_changed_claims_are_judged_again(
+    finished: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claims are in the package: a copy of it, first on the path, is the one that is used."""
+    shutil.copytree(REPOSITORY / "diffusability", finished.path / "diffusability")
+    monkeypatch.setenv("PYTHONPATH", str(finished.path))
+    assert finished.planned() == {}
+    claims = finished.path / "diffusability" / "claims" / "study.yaml"
+    claims.write_text(claims.read_text() + CLAIM)
+    rest = {rule: jobs for rule, jobs in TABLES.items() if rule not in ("tabulate", "regress")}
+    assert finished.planned() == rest
+
+
+def test_a_moved_workflow_and_a_moved_study_file(finished: Workspace, tmp_path: Path) -> None:
+    moved = Workspace.create(tmp_path / "moved")
+    (tmp_path / "study.yaml").write_bytes((finished.path / "study.yaml").read_bytes())
+    snakefile = str(moved.path / "Snakefile")
+    assert finished.planned("-s", snakefile, study=str(tmp_path / "study.yaml")) == {}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from diffusability.analysis.claims import NOT_TESTABLE
+from diffusability.analysis.verdicts import NOT_TESTABLE
 from diffusability.study.load import read_yaml
 from diffusability.study.targets import FIGURE_NAMES, TABLE_NAMES
 from tests.workflow.browser import find_browser, look
@@ -43,7 +43,7 @@ def test_nothing_half_written_or_locked_is_left(finished: Workspace) -> None:
 
 def test_table_is_tidy_and_complete(finished: Workspace) -> None:
     table = pd.read_csv(finished.path / "results/tables/smoke/measurements.csv")
-    cell = ["tokenizer", "tokenizer_seed", "backbone", "seed", "cfg", "metric"]
+    cell = ["tokenizer", "tokenizer_seed", "backbone", "seed", "guidance", "metric"]
     assert not table.duplicated(cell).any()
     assert table[["value", "n", "unit", "fingerprint"]].notna().all(axis=None)
     assert set(table["tokenizer"]) == {"conv-base", "conv-vf-glyph"}
@@ -130,14 +130,14 @@ def test_report_in_a_browser(finished: Workspace, width: int, tmp_path: Path) ->
 def test_snakemakes_own_report_has_the_captions(finished: Workspace) -> None:
     finished.run("snakemake", "--report", "workflow.html", *STUDY)
     html = (finished.path / "workflow.html").read_text()
-    assert "A point is a tokenizer" in html
+    assert "Each point is a tokenizer" in html
 
 
 def test_headline_names_the_report(finished: Workspace) -> None:
     output = finished.run("diffusability", "show", "--study", "study.yaml").stdout
     header = output.splitlines()[0].split()
     assert header[:5] == ["tokenizer", "VIV", "LNC", "SRSS", "SEC"]
-    assert "Noise floor of fd_judge, sit-a, cfg 1: unknown (no repeated seeds" in output
+    assert "Noise floor of fd_judge, sit-a, guidance 1: unknown (no repeated seeds" in output
     assert "Report: results/report-smoke.html" in output
 
 
@@ -242,7 +242,7 @@ def test_plan_counts_what_is_done(finished: Workspace) -> None:
 
 
 def test_scripts_run_by_hand(finished: Workspace) -> None:
-    by_hand = ("python", "scripts/measure_smoothness.py", "--study", "study.yaml")
+    by_hand = ("python", "scripts/make.py", "smoothness", "--study", "study.yaml")
     result = finished.run(*by_hand, "--name", "conv-base")
     assert "wrote results/smoothness/conv-base/s0" in result.stdout
     dry = finished.run(*by_hand, "--name", "conv-base", "--dry-run")
@@ -257,7 +257,7 @@ def test_time_budget_ends_with_75_and_goes_on_to_the_same_bits(finished: Workspa
     (model,) = finished.path.glob("results/tokenizer/conv-base/s0/*/model.safetensors")
     whole = model.read_bytes()
     shutil.rmtree(model.parent)
-    train = ("python", "scripts/train_tokenizer.py", "--study", "study.yaml", "--threads", "1")
+    train = ("python", "scripts/make.py", "tokenizer", "--study", "study.yaml", "--threads", "1")
     command = (*train, "--name", "conv-base")
     stopped = finished.run(*command, "--minutes", "0", check=False)
     assert stopped.returncode == 75

@@ -14,8 +14,7 @@ import yaml
 
 from tests.conftest import REPOSITORY
 
-PARTS = ("Snakefile", "rules", "scripts", "envs", "report", "slurm", "studies", "config.yaml")
-PARTS += ("claims.yaml", "claims_fisher.yaml", "claims_latents.yaml")
+PARTS = ("Snakefile", "rules", "scripts", "envs", "profiles", "slurm", "studies", "config.yaml")
 PARTS += ("Makefile", "pyproject.toml", "requirements.lock", "README.md")
 RULE = re.compile(r"^(?:local)?rule (\w+):$", re.MULTILINE)
 TARGETS = ("all", "figures", "tables", "fisher_toy")  # rules that only name what is wanted

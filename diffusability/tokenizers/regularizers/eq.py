@@ -1,19 +1,17 @@
 """eq: equivariance of the decoder under scaling, flips and quarter turns of the latent."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from diffusability.errors import StudyError
+from diffusability.study.regularizer import Eq
 from diffusability.tokenizers.regularizers.interface import Regularizer
 
-Operator = Literal["scale", "flip", "rotation"]
 SMALLEST_SCALE = Fraction(1, 4)
 FLIPS = ((2,), (3,), (2, 3))  # vertical, horizontal, both
 
@@ -72,42 +70,15 @@ def whole_scales(grid: tuple[int, int]) -> list[Fraction]:
     ]
 
 
-class Equivariance(Regularizer[Transformation]):
+class Equivariance(Regularizer[Eq, Transformation]):
     """Full objective between Dec(τ z) and τ x, for random τ.
 
     Kouzelis et al., EQ-VAE: Equivariance Regularized Latent Space (arXiv 2502.09509), in
-    its implicit form. With ``probability`` a step decodes a transformed latent: every operator
-    named takes part and none of them is the identity. Otherwise, with ``prior_probability``, a
+    its implicit form. With `probability` a step decodes a transformed latent: every operator
+    named takes part and none of them is the identity. Otherwise, with `prior_probability`, a
     downscaled image is autoencoded plainly, so that the decoder also sees small images that were
     encoded as such; without the scale operator there is no such step. One draw for a whole batch.
     """
-
-    def __init__(
-        self,
-        operators: Sequence[Operator] = ("scale",),
-        probability: float = 0.5,
-        prior_probability: float = 0.25,
-    ) -> None:
-        """Choose the transformations.
-
-        Args:
-            operators: of "scale", "flip" and "rotation" (quarter turns).
-            probability: of a step with a transformed latent.
-            prior_probability: of a downscaled image, among the other steps.
-
-        Raises:
-            StudyError: if there is no operator or an unknown one.
-        """
-        super().__init__()
-        unknown = set(operators) - set(get_args(Operator))
-        if unknown or not operators:
-            raise StudyError(
-                f"eq: operators {list(operators)} are not one or more of "
-                f"{', '.join(get_args(Operator))}"
-            )
-        self.operators = tuple(operators)
-        self.probability = probability
-        self.prior_probability = prior_probability
 
     def draw(
         self, grid: tuple[int, int], batch: int, generator: torch.Generator
@@ -122,9 +93,9 @@ class Equivariance(Regularizer[Transformation]):
             5, generator=generator, device=generator.device, dtype=torch.float64
         ).tolist()
         drawn = self._transformation(grid, *picks)
-        if branch < self.probability:
+        if branch < self.options.probability:
             return drawn
-        if "scale" in self.operators and prior < self.prior_probability:
+        if "scale" in self.options.operators and prior < self.options.prior_probability:
             return replace(drawn, flip=(), turns=0, before_encoding=True)
         return None
 
@@ -133,7 +104,7 @@ class Equivariance(Regularizer[Transformation]):
     ) -> Transformation:
         """Turn uniform numbers in [0, 1) into a transformation by the chosen operators."""
         result = Transformation()
-        if "scale" in self.operators:
+        if "scale" in self.options.operators:
             scales = whole_scales(grid)
             if not scales:
                 raise StudyError(
@@ -142,9 +113,9 @@ class Equivariance(Regularizer[Transformation]):
                     "operator"
                 )
             result = replace(result, scale=scales[int(scale * len(scales))])
-        if "flip" in self.operators:
+        if "flip" in self.options.operators:
             result = replace(result, flip=FLIPS[int(flip * len(FLIPS))])
-        if "rotation" in self.operators:
+        if "rotation" in self.options.operators:
             result = replace(result, turns=1 + int(turns * 3))
         return result
 

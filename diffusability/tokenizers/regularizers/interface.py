@@ -1,7 +1,7 @@
-"""The hooks by which a regularizer enters a training step; all of them do nothing by default.
+"""The hooks by which a regularizer enters a training step; by default they do nothing.
 
-The order of a step: `draw`, `prepare_images`, `encoder_mask`, encode, sample, `transform`, decode,
-`penalties`. All randomness lies in `draw`, so that one decision can steer several hooks.
+Their order in a step: `draw`, `prepare_images`, `encoder_mask`, encode, sample, `transform`,
+decode, `penalties`. Only `draw` is random, so that one choice can steer several hooks.
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,12 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from diffusability.tokenizers.initialisation import SeededModule
+from diffusability.nn.initialisation import SeededModule
+from diffusability.study import regularizer as study
 from diffusability.tokenizers.posterior import Posterior
 
 PENALTY_MAXIMUM = 1e8
+Options = TypeVar("Options", bound=study.Regularizer)
 Choice = TypeVar("Choice")
 
 
@@ -40,12 +42,23 @@ class Penalty:
     parts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class Regularizer(SeededModule, Generic[Choice]):
+class Regularizer(SeededModule, Generic[Options, Choice]):
     """What a step does beyond Eq. 12; this class itself is the baseline.
 
-    Trainable parts (a projection, a mask token) are parameters of the module and are descended
-    with the autoencoder; `initialise` fills them.
+    Trainable parts (a projection, a mask token) are parameters of the module, built on the meta
+    device and filled by `initialise`; the autoencoder's optimizer trains them.
     """
+
+    def __init__(self, options: Options, latent_channels: int, feature_channels: int = 0) -> None:
+        """Take the options; every regularizer is made from these three arguments.
+
+        Args:
+            options: the entry's regularizer.
+            latent_channels: channels d of the tokenizer's latent.
+            feature_channels: channels D of the features that the entry names an encoder for, or 0.
+        """
+        super().__init__()
+        self.options = options
 
     def draw(self, grid: tuple[int, int], batch: int, generator: torch.Generator) -> Choice | None:
         """Return the random choices of one step, or None for a plain step.

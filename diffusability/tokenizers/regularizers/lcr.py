@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from diffusability.errors import StudyError
+from diffusability.study.regularizer import Lcr
 from diffusability.tokenizers.posterior import Posterior
 from diffusability.tokenizers.regularizers.interface import Penalty, Regularizer
 
@@ -51,31 +52,20 @@ def local_correlation(mean: Tensor) -> Tensor:
     return (total / 12).mean()
 
 
-class LocalCorrelation(Regularizer[None]):
+class LocalCorrelation(Regularizer[Lcr, None]):
     """factor · w · λ∇ · relu(th - ρ), with ρ the `local_correlation` of the posterior mean.
 
     Liu et al., Delving into Latent Spectral Biasing of Video VAEs (SSVAE, arXiv 2512.05394). Once
     ρ exceeds the threshold the loss and its gradient are zero.
     """
 
-    def __init__(self, weight: float = 0.02, threshold: float = 0.75, factor: float = 0.1) -> None:
-        """Choose the strength.
-
-        Args:
-            weight: w of Table 1.
-            threshold: th of Table 1, the correlation that is enough.
-            factor: inner factor of the authors' code, not named in the paper.
-        """
-        super().__init__()
-        self.weight = factor * weight
-        self.threshold = threshold
-
     def penalties(
         self, posterior: Posterior, latents: Tensor, features: Tensor | None
     ) -> list[Penalty]:
         """Return the loss on the posterior mean; see `Regularizer.penalties`."""
-        if not self.weight:
+        weight = self.options.factor * self.options.weight
+        if not weight:
             return []
         correlation = local_correlation(posterior.mean)
-        loss = functional.relu(self.threshold - correlation)
-        return [Penalty("lcr", loss, self.weight, parts={"local_correlation": correlation})]
+        loss = functional.relu(self.options.threshold - correlation)
+        return [Penalty("lcr", loss, weight, parts={"local_correlation": correlation})]

@@ -1,0 +1,136 @@
+"""Tables as data frames and as CSV files, with the types that `study/tables.py` declares."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from diffusability.artifacts.atomic import write_bytes
+from diffusability.errors import MeasurementError
+from diffusability.study.commands import snakemake_command
+from diffusability.study.tables import BEST, table_named
+
+DIGITS = 6  # significant digits of what is analysed: more than resampling leaves
+_TRUTH = {"true": True, "false": False, "": None}
+
+
+def join_notes(*notes: object) -> str:
+    """Return the different, non-empty notes as one."""
+    return "; ".join(dict.fromkeys(str(note) for note in notes if note))
+
+
+def table_frame(name: str, rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
+    """Return rows as the table of that name; what a row lacks is an empty cell."""
+    columns = list(table_named(name).columns)
+    return typed(pd.DataFrame(list(rows), columns=columns), name)
+
+
+def typed(frame: pd.DataFrame, name: str, source: str = "table") -> pd.DataFrame:
+    """Return a copy of a frame with the declared types of a table's columns.
+
+    Args:
+        frame: has every column of the table, in any order; further ones are kept.
+        name: of the table. source: what to call the frame in messages.
+
+    Returns:
+        Texts as str, numbers as float64, integers as Int64, truths as boolean; a guidance is a
+        float, `BEST`, or NaN. Empty cells are "" in texts and missing in all others.
+
+    Raises:
+        MeasurementError: a column is missing, or a cell is not of its type.
+    """
+    kinds = table_named(name).columns
+    absent = [column for column in kinds if column not in frame.columns]
+    if absent:
+        raise MeasurementError(
+            f"{source}: columns {', '.join(absent)} are missing; "
+            f"make it again with: {snakemake_command('-c2', '-f', str(source))}"
+        )
+    table = frame.reset_index(drop=True).copy()
+    for column, kind in kinds.items():
+        cells = table[column]
+        match kind:
+            case "text":
+                table[column] = cells.astype(object).where(cells.notna(), "").astype(str)
+            case "number":
+                table[column] = _numbers(cells, source)
+            case "integer":
+                table[column] = _integers(cells, source)
+            case "truth":
+                table[column] = _truths(cells, source)
+            case "guidance":
+                table[column] = _guidance(cells, source)
+    return table
+
+
+def read_table(path: str | PathLike[str], name: str = "") -> pd.DataFrame:
+    """Read a table from CSV.
+
+    Args:
+        path: of the file. name: of the table, by default that of the file.
+
+    Raises:
+        MeasurementError: the file cannot be read, or is not such a table.
+    """
+    try:
+        # all as text first: only an empty cell is missing, and a tokenizer may be called "nan"
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise MeasurementError(f"{path}: cannot be read as a table: {error}") from error
+    return typed(frame, name or Path(path).stem, str(path))
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV, atomically.
+
+    Measurements keep every digit; tables made from others keep ``DIGITS`` significant ones.
+    """
+    exact = not table_named(path.stem).made_from
+    text = table.to_csv(index=False, float_format=None if exact else f"%.{DIGITS}g")
+    write_bytes(path, text.encode())
+
+
+def write_tables(paths: Sequence[Path], tables: Mapping[str, pd.DataFrame]) -> None:
+    """Write the tables that the files are named after."""
+    for path in paths:
+        write_table(path, tables[path.stem])
+
+
+def _numbers(cells: pd.Series, source: str) -> pd.Series:
+    if cells.dtype == np.float64:
+        return cells
+    filled = cells.astype(object).where(cells.notna(), "")
+    text = filled.map(lambda cell: "" if isinstance(cell, str) and not cell.strip() else cell)
+    numbers = pd.to_numeric(text.replace("", np.nan), errors="coerce").astype(float)
+    bad = numbers.isna() & (text.astype(str) != "")
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise MeasurementError(
+            f"{source}: column {cells.name}, row {row}: {text.iloc[row]!r} is not a number"
+        )
+    return numbers
+
+
+def _integers(cells: pd.Series, source: str) -> pd.Series:
+    numbers = _numbers(cells, source)
+    if (numbers.dropna() % 1 != 0).any():
+        raise MeasurementError(f"{source}: column {cells.name} holds a number that is not whole")
+    return numbers.astype("Int64")
+
+
+def _truths(cells: pd.Series, source: str) -> pd.Series:
+    text = cells.astype(object).where(cells.notna(), "").map(lambda cell: str(cell).lower())
+    unknown = sorted(set(text) - set(_TRUTH))
+    if unknown:
+        raise MeasurementError(
+            f"{source}: {cells.name} holds {unknown[0]!r}; write True, False or nothing"
+        )
+    return pd.Series([_TRUTH[cell] for cell in text], index=cells.index, dtype="boolean")
+
+
+def _guidance(cells: pd.Series, source: str) -> pd.Series:
+    best = cells.map(lambda cell: isinstance(cell, str) and cell == BEST).astype(bool)
+    scales = _numbers(cells.astype(object).where(~best, np.nan), source)
+    return scales.astype(object).where(~best, BEST) if best.any() else scales

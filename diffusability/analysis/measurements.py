@@ -1,0 +1,176 @@
+"""The measurements of a study as one table: collected from its artifacts, read, checked."""
+
+import json
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from diffusability.analysis.frames import read_table, table_frame, typed
+from diffusability.analysis.learned_deviation import learned_deviations
+from diffusability.artifacts.card import verified
+from diffusability.errors import ArtifactError, MeasurementError
+from diffusability.study.commands import snakemake_command
+from diffusability.study.plan import Artifact, Plan
+from diffusability.study.study import Study
+from diffusability.study.tables import COLLECTED_TABLES
+from diffusability.study.targets import TABLE_NAMES, table_file
+
+# what tells one measurement from every other
+KEY = ("tokenizer", "tokenizer_seed", "backbone", "seed", "guidance", "metric")
+
+
+def tabulate(plan: Plan) -> pd.DataFrame:
+    """Return the measurements of all artifacts of a plan, in planning order.
+
+    Where the study names a tokenizer that is pixel space, the deviations of learned Fisher curves
+    from those of its models follow.
+
+    Raises:
+        ArtifactError: a measurement is missing, altered, or not of this plan.
+    """
+    rows = [row for artifact in plan.measured for row in _rows(plan, artifact)]
+    reference = plan.study.metrics.fisher.reference
+    if reference is not None:
+        rows += learned_deviations(rows, reference)
+    return table_frame("measurements", rows)
+
+
+def _rows(plan: Plan, artifact: Artifact) -> list[dict[str, object]]:
+    path = Path(artifact.path)
+    verified(path, artifact.stage, artifact.fingerprint)
+    tokenizer = plan.study.tokenizers[artifact.labels["tokenizer"]]
+    labels = ("tokenizer", "tokenizer_seed", "backbone", "seed", "guidance")
+    identity: dict[str, object] = {
+        **{"study": plan.study.name, "dataset": plan.study.select.dataset},
+        **{label: artifact.labels.get(label, "") for label in labels},
+        **{"family": tokenizer.family, "cluster": tokenizer.cluster},
+        "fingerprint": artifact.fingerprint,
+    }
+    return [
+        {
+            **identity,
+            **measurement,
+            "flags": "; ".join(measurement["flags"]),
+            "options": json.dumps(measurement["options"], sort_keys=True),
+        }
+        for measurement in json.loads((path / "measurements.json").read_text())
+    ]
+
+
+def read_tables(plan: Plan, names: Sequence[str] = TABLE_NAMES) -> dict[str, pd.DataFrame]:
+    """Return tables of a study by name, as they were written; measurements are always among them.
+
+    Raises:
+        ArtifactError: a table is missing, or holds the measurements of another state of the study.
+        MeasurementError: a file is not the table that it is named after.
+    """
+    paths = {name: Path(table_file(plan.study, name)) for name in ("measurements", *names)}
+    for path in paths.values():
+        if not path.exists():
+            raise ArtifactError(
+                f"{path}: not there yet. Make it with: {snakemake_command('-c2', 'tables')}"
+            )
+    measurements = read_measurements(paths["measurements"])
+    if set(measurements["fingerprint"]) != {artifact.fingerprint for artifact in plan.measured}:
+        path = paths["measurements"]
+        raise ArtifactError(
+            f"{path}: its measurements are not those of the study as it is now. "
+            f"Make it again with: {snakemake_command('-c2', '-f', str(path))}"
+        )
+    others = {name: read_table(path) for name, path in paths.items() if name != "measurements"}
+    return {"measurements": measurements, **others}
+
+
+def read_collected(study: Study) -> dict[str, pd.DataFrame]:
+    """Return the tables that were collected from a study's artifacts, by name.
+
+    Raises:
+        MeasurementError: a file is absent, or not the table that it is named after.
+    """
+    paths = {name: table_file(study, name) for name in COLLECTED_TABLES}
+    return {
+        name: (read_measurements if name == "measurements" else read_table)(path)
+        for name, path in paths.items()
+    }
+
+
+def read_measurements(path: str | PathLike[str]) -> pd.DataFrame:
+    """Read the measurements of one study from CSV and check them (``check_measurements``).
+
+    Raises:
+        MeasurementError: the file is absent or is not the table of one study.
+    """
+    return check_measurements(read_table(path, "measurements"), str(path))
+
+
+def check_measurements(frame: pd.DataFrame, source: str = "table") -> pd.DataFrame:
+    """Return the measurements of one study with their types, or refuse them.
+
+    Args:
+        frame: one row per number, with the columns of the table; further columns are kept. Empty
+            text or NaN in ``seed``, ``guidance``, ``stderr`` and ``higher_is_better`` means "does
+            not apply", in ``value`` a missing cell.
+        source: what to call the table in messages.
+
+    Returns:
+        A typed copy (``frames.typed``). Idempotent.
+
+    Raises:
+        MeasurementError: missing columns, no rows, a cell of the wrong type, several studies or
+            datasets, a cell given twice (with one fingerprint or with two), a tokenizer in two
+            families or clusters, a metric measured in two units or with two directions.
+    """
+    table = typed(frame, "measurements", source)
+    if table.empty:
+        raise MeasurementError(f"{source}: the table holds no measurement; run the study first")
+    if table["tokenizer_seed"].isna().any():
+        raise MeasurementError(f"{source}: a row has no tokenizer_seed; every tokenizer has one")
+    if np.isinf(table["value"]).any():
+        raise MeasurementError(f"{source}: a value is infinite; remove or repeat the measurement")
+    _check_one_study(table, source)
+    _check_cells(table, source)
+    return table
+
+
+def _check_one_study(table: pd.DataFrame, source: str) -> None:
+    """Refuse what makes the rows of a table incomparable."""
+    for column in ("study", "dataset"):
+        names = sorted(table[column].unique())
+        if len(names) > 1:
+            raise MeasurementError(
+                f"{source}: {len(names)} different values of {column} ({', '.join(names)}); "
+                "analyse one at a time, or compare two with `diffusability compare`"
+            )
+    measured = table[table["value"].notna()]  # a declared empty cell knows neither unit nor sign
+    for key, columns, rows in (
+        ("tokenizer", ("family", "cluster"), table),
+        ("metric", ("unit", "higher_is_better"), measured),
+    ):
+        for column in columns:
+            kinds = rows.groupby(key, sort=False)[column].nunique(dropna=False)
+            if (kinds > 1).any():
+                name = kinds.index[kinds > 1][0]
+                raise MeasurementError(
+                    f"{source}: {key} {name} has {kinds[name]} different values of {column}"
+                )
+
+
+def _check_cells(table: pd.DataFrame, source: str) -> None:
+    """Refuse a number that is given twice."""
+    repeated = table.duplicated(list(KEY), keep=False)
+    if not repeated.any():
+        return
+    first = table[repeated].iloc[0]
+    same = (table[list(KEY)].fillna(-1) == first[list(KEY)].fillna(-1)).all(axis=1)
+    prints = sorted(table.loc[same, "fingerprint"].unique())
+    known = [column for column in KEY if pd.notna(first[column]) and first[column] != ""]
+    name = ", ".join(f"{column} {first[column]}" for column in known)
+    if len(prints) > 1:
+        raise MeasurementError(
+            f"{source}: two artifacts give one cell ({name}): fingerprints {', '.join(prints)}; "
+            "keep the rows of one state of the study"
+        )
+    raise MeasurementError(f"{source}: one cell is given {int(same.sum())} times ({name})")

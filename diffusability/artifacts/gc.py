@@ -1,0 +1,137 @@
+"""What can be removed: artifacts that no study names, evictable bulk, abandoned state."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusability.artifacts.inventory import finished, is_done, size, state_of
+from diffusability.artifacts.lock import empty, exclusive, holder
+from diffusability.errors import ArtifactBusyError
+from diffusability.study.plan import Artifact, Plan
+from diffusability.study.stages import CARD, RESULTS, STAGES
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """A folder that can go, why, and how large it is in bytes.
+
+    Attributes:
+        path: the folder.
+        reason: why it can go.
+        bytes: what that frees.
+        pattern: of the files in it that go; all of them, and the folder, where it is empty.
+        readers: lock files; while one of them is held the folder stays.
+    """
+
+    path: Path
+    reason: str
+    bytes: int
+    pattern: str = ""
+    readers: tuple[Path, ...] = ()
+
+
+def find_garbage(used: Collection[str]) -> list[Garbage]:
+    """Return what can be removed without losing anything that a study names.
+
+    Args:
+        used: fingerprints of every artifact of every study that is to be kept.
+    """
+    found = [
+        Garbage(path, "no study names it", size(path))
+        for path in finished()
+        if path.name not in used
+    ]
+    found += [
+        Garbage(path, "latents of a tokenizer that no study names", size(path))
+        for path in _folders(Path(RESULTS, "cache", "latents"))
+        if path.name not in used
+    ]
+    found += [
+        Garbage(path, "state of a run that no study names", size(path))
+        for path in _states()
+        if path.name not in used
+    ]
+    return found
+
+
+def find_evictable(
+    plans: Sequence[Plan], stages: Collection[str], keep: int | None
+) -> list[Garbage]:
+    """Return bulk of the plans that can be evicted: a job that needs it makes it again.
+
+    Args:
+        plans: of the studies.
+        stages: of `latents` and `samples`, whose bulk may go.
+        keep: evict until the bulk has no more than that many bytes, first what nothing left to
+            make needs, then what is needed last; None evicts all of the former, and no other.
+    """
+    artifacts = {a.fingerprint: a for plan in plans for a in plan if a.stage in stages}
+    readers: dict[str, dict[str, Artifact]] = {name: {} for name in artifacts}
+    for reader in (a for plan in plans for a in plan):
+        for upstream in reader.upstream.values():
+            if upstream.fingerprint in readers:
+                readers[upstream.fingerprint][reader.path] = reader
+    free: list[Garbage] = []
+    needed: list[Garbage] = []
+    for name, artifact in artifacts.items():
+        folder, pattern = _bulk(artifact)
+        count = sum(file.stat().st_size for file in folder.glob(pattern or "*"))
+        if not count:
+            continue
+        waiting = [reader for reader in readers[name].values() if not is_done(reader)]
+        locks = tuple(state_of(reader) / "lock" for reader in waiting)
+        reason = f"{artifact.stage}: {_why(waiting)}, made again on demand"
+        (needed if waiting else free).append(Garbage(folder, reason, count, pattern, locks))
+    if keep is None:
+        return free
+    left = sum(item.bytes for item in free + needed)
+    chosen = []
+    for item in free + needed[::-1]:
+        if left <= keep:
+            break
+        chosen.append(item)
+        left -= item.bytes
+    return chosen
+
+
+def remove(garbage: Garbage) -> bool:
+    """Remove the folder, or its bulk, unless a process uses it; return whether it is gone."""
+    if any(holder(lock) for lock in garbage.readers):
+        return False
+    if garbage.pattern:
+        for file in garbage.path.glob(garbage.pattern):
+            file.unlink()
+        return True
+    state = garbage.path / "lock"
+    try:
+        with exclusive(state, str(garbage.path)):
+            # the card goes first: an artifact that is half removed must not look finished
+            (garbage.path / CARD).unlink(missing_ok=True)
+            empty(state)
+    except ArtifactBusyError:
+        return False
+    return True
+
+
+def _bulk(artifact: Artifact) -> tuple[Path, str]:
+    """Return the folder of an artifact's bulk, and a pattern where other files lie beside it."""
+    pattern = STAGES[artifact.stage].bulk
+    if pattern:
+        return Path(artifact.path), pattern
+    return Path(RESULTS, "cache", artifact.stage, artifact.fingerprint), ""
+
+
+def _why(waiting: Sequence[Artifact]) -> str:
+    if not waiting:
+        return "all that needs them is there"
+    more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
+    return f"needed by {waiting[0].stage} {waiting[0].name}{more}"
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from sorted(child for child in path.iterdir() if child.is_dir())
+
+
+def _states() -> Iterator[Path]:
+    yield from sorted(counter.parent for counter in Path(RESULTS, "state").rglob("attempts"))

@@ -1,0 +1,104 @@
+"""Why an artifact is there, or would be made: by which job, from what, and what differs."""
+
+import re
+from datetime import datetime
+from pathlib import Path
+
+from diffusability.artifacts.card import evicted, read_card
+from diffusability.artifacts.inventory import is_done, reasons
+from diffusability.artifacts.status import duration, wrapped
+from diffusability.errors import StudyError
+from diffusability.study.commands import snakemake_command
+from diffusability.study.plan import Artifact, Plan
+from diffusability.study.problems import nearest
+from diffusability.study.stages import CARD, STAGES
+from diffusability.study.targets import figure_files, report_file, table_files
+
+FINGERPRINT = re.compile(r"(?<![0-9a-f])[0-9a-f]{12}(?![0-9a-f])")
+INDENT = " " * 8
+LISTED = 5  # artifacts of which a table waits
+
+
+def explain(plan: Plan, name: str) -> str:
+    """Return why what `name` names is there or not.
+
+    Args:
+        plan: of the study.
+        name: path of an artifact, of a file of it, of its log or of a table or figure; or how the
+            names of artifacts begin; empty for all.
+
+    Raises:
+        StudyError: the study has nothing of that name.
+    """
+    study = plan.study
+    if name in (*table_files(study), *figure_files(study), report_file(study)):
+        return "\n".join(_explain_result(plan, name))
+    chosen = _chosen(plan, name)
+    if chosen:
+        return "\n".join(line for artifact in chosen for line in _explain(artifact))
+    for folder in (Path(name), Path(name).parent):
+        if (folder / CARD).exists():
+            return "\n".join(_explain_stranger(plan, folder))
+    hint = nearest(name, {artifact.name for artifact in plan})
+    raise StudyError(f"{name}: no artifact of this study ({hint})")
+
+
+def _chosen(plan: Plan, name: str) -> list[Artifact]:
+    fingerprints = set(FINGERPRINT.findall(name))
+    if fingerprints:
+        return [artifact for artifact in plan if artifact.fingerprint in fingerprints]
+    path = str(Path(name)) if name else ""
+    return [
+        artifact
+        for artifact in plan
+        if artifact.name.startswith(name) or f"{artifact.path}/".startswith(f"{path}/")
+    ]
+
+
+def _explain(artifact: Artifact) -> list[str]:
+    there = is_done(artifact)
+    lines = [f"{'done   ' if there else 'to make'} {artifact.path}"]
+    if there:
+        return lines + _made(Path(artifact.path))
+    origin = ", ".join(
+        f"{role} {upstream.name} ({'there' if is_done(upstream) else 'to make'})"
+        for role, upstream in artifact.upstream.items()
+    )
+    rule = STAGES[artifact.stage].rule
+    lines += wrapped(f"by {rule}" + (f" from {origin}" if origin else ""), INDENT)
+    return lines + [line for reason in reasons(artifact) for line in wrapped(reason, INDENT)]
+
+
+def _made(folder: Path) -> list[str]:
+    """Return when, where and by what a finished artifact was made."""
+    card = read_card(folder)
+    when = datetime.fromtimestamp(card["started"]).strftime("%Y-%m-%d %H:%M")
+    tries = f" at attempt {card['attempts']}" if card["attempts"] > 1 else ""
+    text = (
+        f"made {when} by {STAGES[card['stage']].rule} in {duration(card['seconds'])}{tries} on "
+        f"{card['machine']['device']}"
+    )
+    gone = evicted(folder, card)
+    text += f"; {len(gone)} files were evicted, and are made again on demand" if gone else ""
+    return wrapped(text, INDENT)
+
+
+def _explain_stranger(plan: Plan, folder: Path) -> list[str]:
+    """Explain an artifact that the study does not name, by the one that it names instead."""
+    lines = [f"unused  {folder}", *_made(folder)]
+    instead = [artifact for artifact in plan if Path(artifact.path).parent == folder.parent]
+    lines += wrapped("the study does not name it" + ("; instead:" if instead else ""), INDENT)
+    return lines + [line for artifact in instead for line in _explain(artifact)]
+
+
+def _explain_result(plan: Plan, name: str) -> list[str]:
+    """Explain a table, a figure or the report: they follow from all measurements."""
+    waits = [artifact for artifact in plan.measured if not is_done(artifact)]
+    lines = [f"{'there  ' if Path(name).exists() else 'to make'} {name}"]
+    text = f"from {len(plan.measured)} measurements"
+    if not waits:
+        text += f", all there; `{snakemake_command('-n')}` says what is new"
+        return [*lines, *wrapped(text, INDENT)]
+    lines += wrapped(f"{text}, of which {len(waits)} are to be made:", INDENT)
+    lines += [f"{INDENT}{artifact.stage} {artifact.name}" for artifact in waits[:LISTED]]
+    return lines + [f"{INDENT}..."] * (len(waits) > LISTED)

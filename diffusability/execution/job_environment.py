@@ -1,0 +1,76 @@
+"""What jobs find in their environment: interpreter, package, the workflow's folder, the run."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffusability.errors import StudyError
+from diffusability.execution import snakemake_adapter
+from diffusability.study import commands, workflow_files
+from diffusability.study.workflow_files import PACKAGE, default_study, is_workflow
+
+
+def prepare_jobs(workflow: Any, files: Sequence[str], overrides: Mapping[str, Any]) -> None:
+    """Set the variables with which every job of this workflow starts; jobs elsewhere set them too.
+
+    Args:
+        workflow: Snakemake's. files: of the study, relative to the working directory.
+        overrides: laid on top of them.
+
+    Raises:
+        StudyError: the jobs' environments would not hold this package.
+    """
+    _put_interpreter_on_path()
+    _put_package_on_path(snakemake_adapter.uses_conda(workflow))
+    os.environ[workflow_files.VARIABLE] = str(snakemake_adapter.workflow_folder(workflow))
+    # a job on another machine names the command of the run that it belongs to, not its own
+    if snakemake_adapter.starts_run(workflow) or commands.VARIABLE not in os.environ:
+        commands.set_run(_run(workflow, files, overrides))
+
+
+def _run(workflow: Any, files: Sequence[str], overrides: Mapping[str, Any]) -> commands.Run:
+    """Return what has to be named to start this run again."""
+    directory = snakemake_adapter.given_directory(workflow)
+    snakefile = snakemake_adapter.snakefile(workflow)
+    found = not directory and snakefile == Path("Snakefile").absolute()
+    if snakemake_adapter.is_module(workflow):  # the study is in the Snakefile that uses this one
+        files, overrides = (), {}
+    if list(files) == [default_study()]:
+        files = ()
+    if directory:  # Snakemake looks for study files where it is started
+        files = [str(Path(file).absolute()) for file in files]
+    return commands.Run(files, overrides, "" if found else str(snakefile), directory)
+
+
+def _put_interpreter_on_path() -> None:
+    """Let jobs find the interpreter that runs Snakemake, activated or not, by the name `python`.
+
+    The rules say `python` and not a full path: a path in a shell command would make every job run
+    again when the environment moves.
+    """
+    folder = os.path.dirname(sys.executable)
+    _prepend("PATH", folder, os.defpath)
+
+
+def _put_package_on_path(conda: bool) -> None:
+    """Let jobs in an environment of conda import the package of this checkout.
+
+    An installed package is found by the interpreter that it is installed for, and by no other: its
+    folder holds all other packages of that interpreter too.
+    """
+    if is_workflow(PACKAGE.parent):
+        _prepend("PYTHONPATH", str(PACKAGE.parent), "")
+    elif conda:
+        raise StudyError(
+            "--sdm conda: its environments do not hold the package `diffusability`, which is "
+            f"installed in {PACKAGE.parent}; run without --sdm conda, or from a checkout"
+        )
+
+
+def _prepend(variable: str, folder: str, default: str) -> None:
+    """Put a folder first in a list of folders, once."""
+    rest = os.environ.get(variable, default).split(os.pathsep)
+    kept = [entry for entry in rest if entry and entry != folder]
+    os.environ[variable] = os.pathsep.join([folder, *kept])

@@ -1,0 +1,173 @@
+"""What a Slurm cluster says about a study's jobs before the first of them is submitted."""
+
+import getpass
+import os
+import re
+import shlex
+import subprocess
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diffusability.errors import StudyError
+from diffusability.execution import snakemake_adapter
+from diffusability.execution.stale_jobs import check_no_stale_jobs
+from diffusability.study.run_time import shortest_minutes
+
+PROFILE = "slurm/config.yaml"
+# a resource, and how sbatch is asked for it
+OPTIONS = {
+    "slurm_account": "--account",
+    "slurm_partition": "--partition",
+    "runtime": "--time",
+    "mem_mb": "--mem",
+    "gres": "--gres",
+    "constraint": "--constraint",
+    "qos": "--qos",
+}
+SUMMED = ("mem_mb", "gpu")  # over the jobs of a group; of everything else the largest counts
+
+
+@dataclass(frozen=True)
+class Request:
+    """The most that one job of a rule asks for.
+
+    Attributes:
+        rule: its name.
+        threads: CPUs.
+        resources: by Snakemake's names: `slurm_account`, `runtime` (minutes), `mem_mb`, `gpu`...
+    """
+
+    rule: str
+    threads: int
+    resources: Mapping[str, Any]
+
+    def sbatch(self) -> list[str]:
+        """Return the command that asks Slurm whether it would take such a job."""
+        given = {option: self.resources.get(name) for name, option in OPTIONS.items()}
+        gpus, model = self.resources.get("gpu"), self.resources.get("gpu_model")
+        given["--gpus"] = f"{model}:{gpus}" if gpus and model else gpus
+        words = [f"{option}={value}" for option, value in given.items() if value]
+        extra = shlex.split(str(self.resources.get("slurm_extra", "")))
+        cpus = f"--cpus-per-task={self.threads}"
+        return ["sbatch", "--test-only", *words, cpus, *extra, "--wrap=true"]
+
+
+def check_submission(workflow: Any, trainings: set[str]) -> None:
+    """Validate run times before any job is submitted; on Slurm, ask it about each kind of job.
+
+    Args:
+        workflow: Snakemake's.
+        trainings: rules whose jobs go on from checkpoints.
+
+    Raises:
+        StudyError: see ``check_run_times``, ``check_no_stale_jobs`` and ``check_cluster``.
+    """
+    jobs = snakemake_adapter.jobs_to_run(workflow)
+    asked = requests(jobs, snakemake_adapter.jobs_per_group(workflow))
+    check_run_times(asked, trainings)
+    if snakemake_adapter.executor(workflow) == "slurm":
+        check_no_stale_jobs(os.getcwd())
+        check_cluster(asked)
+
+
+def requests(jobs: Iterable[Any], together: Mapping[str, int]) -> list[Request]:
+    """Return one request per rule: the largest value of every resource over its jobs.
+
+    Args:
+        jobs: of Snakemake. together: most jobs of a rule that its group submits as one, by rule.
+    """
+    jobs = list(jobs)
+    sizes = Counter(job.group for job in jobs)
+    largest: dict[str, dict[str, Any]] = {}
+    for job in jobs:
+        asked = largest.setdefault(job.rule.name, {"threads": 1})
+        times = min(together.get(job.rule.name, 1), sizes[job.group])
+        values = {key: value for key, value in job.resources.items() if key[0] != "_"}
+        for key, value in (values | {"threads": job.threads}).items():
+            if isinstance(value, int):
+                value = times * value if key in (*SUMMED, "threads") else value
+                asked[key] = max(value, asked.get(key, 0))
+            else:
+                asked[key] = value
+    return [Request(rule, asked.pop("threads"), asked) for rule, asked in largest.items()]
+
+
+def check_run_times(asked: Iterable[Request], trainings: set[str]) -> None:
+    """Refuse trainings that would be ended before they have kept anything.
+
+    Raises:
+        StudyError: a rule of `trainings` has fewer minutes than between two checkpoints.
+    """
+    least = shortest_minutes()
+    for request in asked:
+        minutes = request.resources.get("runtime")
+        if request.rule in trainings and isinstance(minutes, int) and minutes < least:
+            raise StudyError(
+                f"{request.rule}: a `runtime` of {minutes} min ends before the first checkpoint, "
+                f"so no attempt would get further than the last; give it {least} min or more in "
+                "the profile (set-resources)"
+            )
+
+
+def check_cluster(asked: Iterable[Request]) -> None:
+    """Ask Slurm whether it would take each kind of job; nothing is submitted.
+
+    Raises:
+        StudyError: it refuses one: no account where one is needed, a partition or a type of GPU
+            that is not there, more time, memory or CPUs than it has.
+    """
+    asked = list(asked)
+    known = gpu_types(_answer(["sinfo", "--noheader", "--format=%P %G"])[1])
+    for request in asked:
+        model = request.resources.get("gpu_model") or _typed(request.resources.get("gres"))
+        if model and known and model not in known:
+            raise StudyError(
+                f"{PROFILE}: {request.rule} asks for GPUs of type `{model}`, which this cluster "
+                f"does not have; it has {', '.join(sorted(known))}"
+            )
+    for request in asked:
+        taken, said = _answer(request.sbatch())
+        if not taken:
+            account = request.resources.get("slurm_account")
+            named = f"account {account}" if account else "no account"
+            raise StudyError(
+                f"{PROFILE}: Slurm refuses a job of {request.rule} ({named}; yours: "
+                f"{_accounts()}): {said}; change the profile until this is accepted: "
+                f"{shlex.join(request.sbatch())}"
+            )
+
+
+def gpu_types(listing: str) -> set[str]:
+    """Return the types of GPU in lines of sinfo's `%P %G`; empty if it names none."""
+    return set(re.findall(r"\bgpu:([A-Za-z_][\w.-]*)", listing))
+
+
+def _typed(gres: Any) -> str | None:
+    """Return the type in a request such as gpu:h100:1."""
+    found = re.fullmatch(r"gpu:([A-Za-z_][\w.-]*)(:\d+)?", str(gres or ""))
+    return found[1] if found else None
+
+
+def _answer(command: list[str]) -> tuple[bool, str]:
+    """Return whether a command succeeded and what it wrote; of a failure, the last line."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise StudyError(
+            f"{command[0]}: cannot be run here ({error}); start Snakemake on a login node of the "
+            "cluster"
+        ) from None
+    if done.returncode == 0:
+        return True, done.stdout
+    said = ((done.stderr or done.stdout).strip().splitlines() or ["no reason given"])[-1]
+    return False, re.sub(r"^(sbatch: error|allocation failure): ", "", said)
+
+
+def _accounts() -> str:
+    """Return the accounts of whoever runs this, as far as Slurm says."""
+    user = f"user={getpass.getuser()}"
+    listing = ["sacctmgr", "--noheader", "--parsable2", "list", "associations", user]
+    known, text = _answer([*listing, "format=account"])
+    return ", ".join(sorted(set(text.split()))) if known else "unknown"

@@ -1,0 +1,176 @@
+"""FI and FIR of activation functions against noise variance, exact beside learned (Fig. 2)."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from diffusability.figures.style import INK, MARKERS, PALETTE, PANEL, use_style
+
+QUANTITIES = (("fi", "FI"), ("fir", "FIR"), ("mmse_rate", "MMSE rate"))
+
+
+def draw_activations(table: pd.DataFrame) -> Figure:
+    """Return panels of FI, FIR and MMSE rate: functions above, leaky slopes below.
+
+    Lines are exact, markers learned with their standard errors; black is the data itself.
+
+    Args:
+        table: of `fisher.toy_table`.
+    """
+    use_style()
+    rows = table[table["experiment"] == "activation"]
+    leaky = rows["parameter"].notna()
+    figure = Figure(figsize=(PANEL * len(QUANTITIES) + 1.2, 2 * PANEL))
+    axes = figure.subplots(2, len(QUANTITIES), squeeze=False)
+    for line, part in zip(axes, (rows[~leaky], rows[leaky]), strict=True):
+        for axis, (name, title) in zip(line, QUANTITIES, strict=True):
+            _draw_panel(axis, part, name)
+            axis.set_ylabel(title)
+            axis.set_xlabel("noise variance v")
+        line[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7, frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def _draw_panel(axis: Axes, rows: pd.DataFrame, name: str) -> None:
+    """Draw one quantity of every space, and that of the data."""
+    exact = rows["network"] == "exact"
+    networks = list(dict.fromkeys(rows.loc[~exact, "network"]))
+    spaces = list(dict.fromkeys(rows["space"]))
+    own = [("data", f"pixel_{name}", rows[rows["space"] == spaces[0]], INK)]
+    for k, space in enumerate(spaces):
+        own.append((space, name, rows[rows["space"] == space], PALETTE[k]))
+    for label, column, part, colour in own:
+        line = part[part["network"] == "exact"].sort_values("v")
+        axis.plot(line["v"], line[column], color=colour, linewidth=1.2, label=label)
+        for network in networks:
+            points = part[part["network"] == network]
+            axis.errorbar(
+                points["v"],
+                points[column],
+                yerr=points[f"{column}_stderr"],
+                fmt=MARKERS[networks.index(network)],
+                color=colour,
+                markersize=3,
+                linewidth=0.8,
+                alpha=0.8,
+            )
+    for network in networks:
+        marker = MARKERS[networks.index(network)]
+        axis.plot([], [], marker, color="0.4", markersize=3, label=f"learned: {network}")
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+
+
+READINGS = ("relative", "scaled", "per_dimension", "intrinsic")
+EXPERIMENTS = (("scale", "eps"), ("dimension", "latent dimension d"), ("cylinder", "1 / R"))
+CURVES = 4  # noise levels, or parameters, drawn in one panel
+NOTHING = 1e-9  # smaller deviations are rounding: zero, or absent from a logarithmic axis
+
+
+def draw_deviation_by_parameter(table: pd.DataFrame) -> Figure:
+    """Return a panel for each reading of the deviation (rows) and experiment (columns).
+
+    One colour a noise level; lines are exact, markers learned with their standard errors.
+
+    Args:
+        table: of `fisher.toy_table`.
+    """
+    chosen = _spread([v for v in sorted(table["v"].unique()) if v < 1])
+    return _draw(table, "parameter", "v", chosen, "v = {:.2g}", logarithmic=False)
+
+
+def draw_deviation_by_noise(table: pd.DataFrame) -> Figure:
+    """Return the same against noise variance, one colour a parameter.
+
+    Args:
+        table: of `fisher.toy_table`.
+    """
+    return _draw(table, "v", "parameter", None, "{:g}", logarithmic=True)
+
+
+def _draw(
+    table: pd.DataFrame,
+    x: str,
+    colour: str,
+    chosen: Sequence[float] | None,
+    label: str,
+    logarithmic: bool,
+) -> Figure:
+    use_style()
+    networks = [n for n in dict.fromkeys(table["network"]) if n != "exact"]
+    markers = dict(zip(networks, MARKERS, strict=False))
+    figure = Figure(figsize=(PANEL * len(EXPERIMENTS), 0.8 * PANEL * len(READINGS)))
+    axes = figure.subplots(len(READINGS), len(EXPERIMENTS), squeeze=False)
+    for column, (experiment, title) in enumerate(EXPERIMENTS):
+        rows = table[table["experiment"] == experiment]
+        values = chosen
+        if values is None:
+            learned = rows.loc[rows["network"] != "exact", colour].unique()
+            values = _spread(sorted(learned if len(learned) else rows[colour].unique()))
+        for row, reading in enumerate(READINGS):
+            axis = axes[row][column]
+            for k, value in enumerate(values):
+                part = rows[rows[colour] == value].sort_values(x)
+                if logarithmic:
+                    part = part[part[reading] > NOTHING]
+                _draw_curve(axis, part, x, reading, PALETTE[k], label.format(value), markers)
+            if logarithmic:
+                axis.set_xscale("log")
+                _use_log_ordinates(axis, bool((rows[reading] > NOTHING).any()))
+            axis.set_ylabel(reading.replace("_", " ") if column == 0 else "")
+        axes[0][column].set_title(experiment)
+        axes[-1][column].set_xlabel("noise variance v" if x == "v" else title)
+        axes[0][column].legend(fontsize=6, frameon=False)
+    for network, marker in markers.items():
+        axes[0][-1].plot([], [], marker, color="0.4", markersize=3, label=f"learned: {network}")
+    axes[0][-1].legend(fontsize=6, frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def _draw_curve(
+    axis: Axes,
+    rows: pd.DataFrame,
+    x: str,
+    reading: str,
+    colour: str,
+    label: str,
+    markers: Mapping[str, str],
+) -> None:
+    """Draw one exact line and the learned points of every network beside it."""
+    exact = rows["network"] == "exact"
+    line = rows[exact]
+    axis.plot(line[x], line[reading].mask(line[reading] < NOTHING, 0), color=colour, label=label)
+    for network, marker in markers.items():
+        points = rows[rows["network"] == network]
+        if points.empty:
+            continue
+        axis.errorbar(
+            points[x],
+            points[reading],
+            yerr=points[f"{reading}_stderr"],
+            fmt=marker,
+            color=colour,
+            markersize=3,
+            linewidth=0.8,
+        )
+
+
+def _use_log_ordinates(axis: Axes, something: bool) -> None:
+    """Make the ordinates logarithmic, or say that there is nothing to draw."""
+    if something:
+        axis.set_yscale("log")
+        return
+    axis.set_yticks([])
+    axis.text(0.5, 0.5, "zero to rounding", ha="center", transform=axis.transAxes, fontsize=7)
+
+
+def _spread(values: Sequence[float]) -> list[float]:
+    """Return at most four of the values, evenly spread over their order."""
+    if len(values) <= CURVES:
+        return list(values)
+    last = len(values) - 1
+    return [values[round(k * last / (CURVES - 1))] for k in range(CURVES)]

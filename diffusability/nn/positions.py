@@ -1,0 +1,105 @@
+"""Positions of tokens on a grid: sine-cosine embeddings and rotary positions, in two dimensions."""
+
+import torch
+from torch import Tensor, nn
+
+PERIOD = 10_000.0  # longest wavelength of every sinusoid, in units of 2 pi
+
+
+def axis_frequencies(count: int) -> Tensor:
+    """Return `count` frequencies 10000^(-i/count), float64, radians per grid cell."""
+    return PERIOD ** (-torch.arange(count, dtype=torch.float64) / count)
+
+
+def grid_angles(grid: tuple[int, int], frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each token's phase along both axes of the grid.
+
+    Args:
+        grid: (rows, columns) of tokens; tokens are numbered row by row.
+        frequencies: (F,) radians per grid cell.
+
+    Returns:
+        Two (rows * columns, F) tensors: row x frequency, and column x frequency.
+    """
+    rows, columns = (torch.arange(n, dtype=frequencies.dtype) for n in grid)
+    row = rows.repeat_interleave(grid[1])  # (N,) 0 0 0 ... 1 1 1 ...
+    column = columns.repeat(grid[0])  # (N,) 0 1 2 ... 0 1 2 ...
+    return row[:, None] * frequencies, column[:, None] * frequencies
+
+
+def position_embedding(grid: tuple[int, int], width: int) -> Tensor:
+    """Return the fixed two-dimensional sine-cosine position embedding.
+
+    Args:
+        grid: (rows, columns) of tokens.
+        width: channels of a token, a multiple of 4.
+
+    Returns:
+        (rows * columns, width): sine and cosine of the column, then of the row.
+    """
+    row, column = grid_angles(grid, axis_frequencies(width // 4))  # (N, width/4) each
+    waves = (column.sin(), column.cos(), row.sin(), row.cos())
+    return torch.cat(waves, dim=1).to(torch.get_default_dtype())
+
+
+def rotary_tables(
+    grid: tuple[int, int], head_dim: int, columns_first: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the factors of `rotate` for every token of a grid.
+
+    Half of a head's channel pairs turn with the row, half with the column, pair i of an axis by
+    position * 10000^(-i / pairs) (Su et al., arXiv 2104.09864, for each axis).
+
+    Args:
+        grid: (rows, columns) of tokens.
+        head_dim: channels of an attention head, a multiple of 4.
+        columns_first: whether the first pairs are those of the column.
+
+    Returns:
+        Cosines, and sines with the sign of their half, each (N, 1, head_dim) float64.
+    """
+    row, column = grid_angles(grid, axis_frequencies(head_dim // 4))  # (N, head_dim/4) each
+    angle = torch.cat((column, row) if columns_first else (row, column), dim=1)
+    # the first half has its minus sign here, so that `rotate` only swaps halves
+    signed = torch.cat((-angle.sin(), angle.sin()), dim=1)
+    return angle.cos().repeat(1, 2)[:, None], signed[:, None]
+
+
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Turn channel pair (i, i + head_dim/2) of every token by its angle.
+
+    A dot product of two turned vectors depends on the difference of their positions only.
+
+    Args:
+        x: (B, N, heads, head_dim).
+        cosine, sine: `rotary_tables`, (N, 1, head_dim) each.
+
+    Returns:
+        The shape of x; norms are unchanged.
+    """
+    return torch.addcmul(x * cosine, x.roll(x.shape[-1] // 2, -1), sine)
+
+
+class RotaryPosition(nn.Module):
+    """Rotary positions on a fixed grid, the first half of a head turning with the column."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, grid: tuple[int, int], head_dim: int) -> None:
+        super().__init__()
+        self.grid, self.head_dim = grid, head_dim
+        for name in ("cos", "sin"):
+            empty = torch.empty(grid[0] * grid[1], 1, head_dim)
+            self.register_buffer(name, empty, persistent=False)
+        self.fill()
+
+    def fill(self, _generator: torch.Generator | None = None) -> None:
+        """Recompute the tables, which are functions of the grid and never saved."""
+        cosine, sine = rotary_tables(self.grid, self.head_dim, columns_first=True)
+        self.cos.copy_(cosine)
+        self.sin.copy_(sine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn x (B, N, heads, head_dim) by the positions of its tokens; same shape."""
+        return rotate(x, self.cos, self.sin)

@@ -1,0 +1,200 @@
+"""Stages of the metric groups that run the tokenizer again, on the images of a split."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffusability.artifacts.tensors import write_tensors
+from diffusability.data.images import in_batches, to_float, to_uint8
+from diffusability.figures.image_grid import write_image_grid
+from diffusability.latents.channel_statistics import channel_statistics, denormalise, normalise
+from diffusability.latents.mapped import Latents, NormalisedLatents
+from diffusability.metrics.alignment import fit_alignment, measure_alignment
+from diffusability.metrics.continuity import measure_interpolation_frechet
+from diffusability.metrics.equivariance import Transform, measure_equivariance
+from diffusability.metrics.frechet import measure_frechet
+from diffusability.metrics.measurement import Measurement
+from diffusability.metrics.nearest_neighbours import nearest_neighbours
+from diffusability.metrics.reconstruction import (
+    measure_lpips,
+    measure_posterior,
+    measure_reconstruction,
+)
+from diffusability.stages.features import BATCH, Extractor
+from diffusability.stages.inputs import Inputs
+from diffusability.stages.measurements import write_measurements
+from diffusability.study.metrics import ContinuityMetric, EquivarianceMetric, ReconstructionMetric
+from diffusability.tokenizers.perceptual import LpipsPerceptual
+from diffusability.tokenizers.posterior import LOGVAR_RANGE
+from diffusability.tokenizers.regularizers.alignment import latent_features
+
+PICTURED = 16
+FITTED = 10_000  # training images that the map of the alignment cosine is fitted on, at most
+LPIPS_BATCH = 32  # VGG-16 at full resolution needs about 0.2 GB an image pair
+KL = "reconstruction.kl"
+
+
+def reconstruction(inputs: Inputs, spec: ReconstructionMetric, out: Path) -> None:
+    """Write measurements.json and reconstructions.png (originals above reconstructions)."""
+    chosen = inputs.data.split(spec.split)
+    latents = inputs.latents[chosen]
+    extractor = Extractor(inputs, spec.extractor)
+    distance = inputs.lpips("lpips") if "lpips" in inputs else None
+    real, decoded = [], []  # (B, D) feature vectors
+    distances: list[Tensor] = []  # (B,) LPIPS
+    pictured: list[Tensor] = []  # originals and reconstructions of the first images
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+        """Decode every image once, for all that is measured of it."""
+        for pair in _reconstruct(inputs, chosen, latents):
+            features = [extractor(images).vectors for images in pair]
+            real.append(features[0])
+            decoded.append(features[1])
+            if distance is not None:
+                distances.append(_distances(distance, *pair, inputs.device))
+            if not pictured:
+                pictured.extend(images[:PICTURED] for images in pair)
+            yield pair
+
+    fidelity = measure_reconstruction(pairs())
+    frechet = measure_frechet(
+        reference=extractor.moments(torch.cat(real)),
+        generated=extractor.shard_moments(torch.cat(decoded)),
+        stage="reconstruction",
+    )
+    posterior, without = _posterior(latents)
+    found = [*fidelity, *posterior, frechet]
+    if distances:
+        found.append(measure_lpips(torch.cat(distances)))
+    if "alignment" in inputs:
+        found.append(_alignment(inputs, spec))
+    write_measurements(out, found, without)
+    write_image_grid(out / "reconstructions.png", torch.cat(pictured), columns=PICTURED)
+
+
+def _posterior(latents: Latents) -> tuple[list[Measurement], list[tuple[str, str]]]:
+    """Return what the posterior says, and what a deterministic encoder's cannot."""
+    moments = zip(latents.mean.split(BATCH), latents.logvar.split(BATCH), strict=True)
+    found = measure_posterior(moments)
+    if bool((latents.logvar > LOGVAR_RANGE[0]).any()):
+        return found, []
+    reason = "the encoder is deterministic, its divergence is infinite"
+    return [m for m in found if m.metric != KL], [(KL, reason)]
+
+
+@torch.no_grad()
+def _distances(
+    lpips: LpipsPerceptual, originals: Tensor, reconstructions: Tensor, device: torch.device
+) -> Tensor:
+    """Return the (B,) LPIPS of uint8 images (B, C, H, W), a few at a time."""
+    parts = zip(originals.split(LPIPS_BATCH), reconstructions.split(LPIPS_BATCH), strict=True)
+    return torch.cat(
+        [lpips(to_float(a.to(device)), to_float(b.to(device))).cpu() for a, b in parts]
+    )
+
+
+def _alignment(inputs: Inputs, spec: ReconstructionMetric) -> Measurement:
+    """Return the alignment with the encoder that the tokenizer was trained to agree with."""
+    data, latents = inputs.data, inputs.latents
+    encoder = inputs.encoder("alignment")
+    train = data.split("train")
+    order = torch.randperm(len(train), generator=inputs.generator("alignment"))
+    fitted = train[order[:FITTED]]
+    statistics = channel_statistics(latents.mean[fitted])
+
+    @torch.no_grad()
+    def pairs(indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = in_batches(data.images, indices, BATCH)
+        for part, images in zip(indices.split(BATCH), batches, strict=True):
+            z = normalise(latents.mean[part], statistics)  # (B, d, h, w)
+            features = encoder.grid(to_float(images.to(inputs.device))).cpu()
+            yield z, latent_features(features, z, "alignment cosine")
+
+    flags = () if spec.split == "val" else ("in-sample",)
+    return measure_alignment(pairs(data.split(spec.split)), fit_alignment(pairs(fitted)), flags)
+
+
+@torch.no_grad()
+def _reconstruct(
+    inputs: Inputs, chosen: Tensor, latents: Latents
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images and their reconstructions from posterior means, both (B, C, H, W) uint8.
+
+    Args:
+        inputs: dataset and tokenizer.
+        chosen: (n,) int64 images of the dataset.
+        latents: of the chosen images, in their order.
+    """
+    images = in_batches(inputs.data.images, chosen, BATCH)
+    for originals, z in zip(images, latents.mean.split(BATCH), strict=True):
+        yield originals, to_uint8(inputs.tokenizer.decode(z.to(inputs.device))).cpu()
+
+
+def continuity(inputs: Inputs, spec: ContinuityMetric, out: Path) -> None:
+    """Write measurements.json and the neighbours that were found."""
+    data, latents = inputs.data, inputs.latents
+    asked, offered = data.split(spec.split), data.split(spec.pool)
+    statistics = channel_statistics(latents.mean, offered)
+    queries = normalise(latents.mean[asked], statistics)  # (n, C, h, w)
+    # ImageNet's training latents, the usual pool, are 42 GB: they stay on disk
+    pool = NormalisedLatents(latents.mean, offered, statistics)  # (m, C, h, w)
+    table = nearest_neighbours(
+        queries.to(inputs.device),
+        pool,
+        neighbours=spec.neighbours,
+        distance=spec.distance,
+        exclude_self=spec.split == spec.pool,
+        query_labels=latents.labels[asked] if spec.same_class else None,
+        pool_labels=latents.labels[offered] if spec.same_class else None,
+    ).cpu()
+    extractor = Extractor(inputs, spec.extractor)
+    originals = extractor.of_dataset(data, asked).vectors
+
+    @torch.no_grad()
+    def decode(interpolated: Tensor) -> Tensor:
+        images = inputs.tokenizer.decode(denormalise(interpolated, statistics).to(inputs.device))
+        return to_uint8(images).cpu()
+
+    measurement = measure_interpolation_frechet(
+        queries,
+        pool,
+        table,
+        decode=decode,
+        extract=lambda images: extractor(images).vectors,
+        reference=extractor.moments(originals),
+        originals=originals,
+        generator=inputs.generator("neighbours"),
+        alpha=spec.alpha,
+        interpolation=spec.interpolation,
+        choice=spec.choice,
+        batch_size=BATCH,
+    )
+    write_tensors(out / "neighbours.safetensors", table.to_tensors(), table.to_metadata())
+    options = measurement.options | {"normalise": True}
+    write_measurements(out, [replace(measurement, options=options)])
+
+
+def equivariance(inputs: Inputs, spec: EquivarianceMetric, out: Path) -> None:
+    """Write measurements.json; metrics that a tokenizer cannot have are declared in it."""
+    chosen = inputs.data.split(spec.split)
+    statistics = channel_statistics(inputs.latents.mean[chosen])
+
+    @torch.no_grad()
+    def encode(images: Tensor) -> Tensor:
+        mean = inputs.tokenizer.encode(images.to(inputs.device)).mean  # (B, C, h, w)
+        return normalise(mean.float().cpu(), statistics)
+
+    transforms = [Transform("rotate", angle) for angle in spec.rotations]
+    transforms += [Transform("scale", scale) for scale in spec.scales]
+    transforms += [Transform("flip", 0)] if spec.flip else []
+    batches = map(to_float, in_batches(inputs.data.images, chosen, BATCH))
+    measurements, without = measure_equivariance(encode, batches, transforms=transforms)
+    cells = [
+        (f"equivariance.{cell}_{kind}", reason)
+        for cell, reason in without
+        for kind in ("error", "cosine")
+    ]
+    write_measurements(out, measurements, cells)

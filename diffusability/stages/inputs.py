@@ -1,0 +1,142 @@
+"""What a stage is given: inputs that are opened when it first asks for them, device, and seeds."""
+
+import json
+import logging
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusability.artifacts.card import read_card
+from diffusability.artifacts.job import Job
+from diffusability.data.images import ImageSet
+from diffusability.data.load import load_dataset
+from diffusability.encoders.interface import Encoder
+from diffusability.encoders.load import load_encoder
+from diffusability.latents.mapped import MappedLatents
+from diffusability.latents.shards import Encode, LatentShards
+from diffusability.study.tokenizer import EncodingSpec
+from diffusability.tokenizers.interface import Tokenizer
+from diffusability.tokenizers.load import load_tokenizer
+from diffusability.tokenizers.perceptual import FeaturePerceptual, LpipsPerceptual
+from diffusability.training.images import TrainingImages
+
+logger = logging.getLogger(__name__)
+
+
+class Inputs:
+    """The inputs of one job, verified, each opened once; its device and its random streams.
+
+    Attributes:
+        job: what is made: its name, state folder and time.
+        device: on which it is made.
+    """
+
+    def __init__(self, job: Job) -> None:
+        """Open nothing yet."""
+        self.job, self.device = job, torch.device(job.device)
+
+    def __contains__(self, role: str) -> bool:
+        """Return whether the artifact is made from something in this role."""
+        return role in self.job.upstream
+
+    def folder(self, role: str) -> Path:
+        """Return the folder of what is upstream in a role.
+
+        Raises:
+            ArtifactError: it is missing, altered, or not what the job was planned for.
+        """
+        return self.job.input(role)
+
+    def json(self, role: str, name: str) -> Any:
+        """Return the content of a JSON file of what is upstream in a role."""
+        return json.loads((self.folder(role) / name).read_text())
+
+    def stream(self, use: str) -> int:
+        """Return the seed of one use of randomness."""
+        return self.job.stream(use)
+
+    def generator(self, use: str) -> torch.Generator:
+        """Return a generator on the CPU, seeded for one use of randomness."""
+        return torch.Generator().manual_seed(self.stream(use))
+
+    @cached_property
+    def data(self) -> ImageSet:
+        """The dataset."""
+        return load_dataset(self.folder("dataset"))
+
+    @cached_property
+    def latents(self) -> MappedLatents:
+        """The latents, on disk until they are indexed; evicted shards are encoded again."""
+        return self.ensure_latents(self._encoding(), self._latents)
+
+    @property
+    def checked_latents(self) -> MappedLatents:
+        """The latents, whose shards another process of the job has verified."""
+        return _shards(self._latents, self.data, self._encoding()).read()
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, frozen, on the job's device."""
+        return load_tokenizer(self.folder("tokenizer"), self.data, self.job.device)
+
+    def encoder(self, role: str) -> Encoder:
+        """Return the encoder in a role, frozen, on the job's device."""
+        return load_encoder(self.folder(role), self.data, self.job.device)
+
+    @property
+    def perceptual(self) -> LpipsPerceptual | FeaturePerceptual | None:
+        """The perceptual distance of a training: LPIPS, in-study features, or none."""
+        if "perceptual" not in self:
+            return None
+        folder = self.folder("perceptual")
+        name = folder.parent.name
+        if read_card(folder)["spec"]["kind"] == "lpips":
+            logger.info("%s: the perceptual distance is LPIPS, `%s`", self.job.name, name)
+            return self.lpips("perceptual")
+        logger.info("%s: the perceptual distance compares features of `%s`", self.job.name, name)
+        return FeaturePerceptual(self.encoder("perceptual").feature_maps)
+
+    def lpips(self, role: str) -> LpipsPerceptual:
+        """Return the LPIPS distance in a role, on the job's device."""
+        return LpipsPerceptual.load(self.folder(role) / "model.safetensors").to(self.device)
+
+    def ensure_latents(self, spec: EncodingSpec, fingerprint: str) -> MappedLatents:
+        """Return the latents of all images, encoding with the job's tokenizer what is missing."""
+        shards = _shards(fingerprint, self.data, spec)
+        dtype = getattr(torch, spec.dtype)
+
+        def encode() -> Encode:  # with a tokenizer that is freed once all is encoded
+            tokenizer = load_tokenizer(self.folder("tokenizer"), self.data, self.job.device)
+            return _encode_with(tokenizer, self.device)
+
+        shards.ensure(self.data, encode, spec.batch, dtype)
+        return shards.read()
+
+    def _encoding(self) -> EncodingSpec:
+        return EncodingSpec.model_validate(read_card(self.folder("latents"))["spec"])
+
+    @property
+    def _latents(self) -> str:
+        return self.job.upstream["latents"]["fingerprint"]
+
+
+def training_images(inputs: Inputs) -> TrainingImages:
+    """Return the images of the train split, cropped at random where the dataset says so."""
+    data = inputs.data
+    return TrainingImages(data, data.split("train"), inputs.job.device, inputs.stream("crops"))
+
+
+def _shards(fingerprint: str, data: ImageSet, spec: EncodingSpec) -> LatentShards:
+    return LatentShards(fingerprint, len(data.labels), spec.shard, spec.flip)
+
+
+def _encode_with(tokenizer: Tokenizer, device: torch.device) -> Encode:
+    @torch.no_grad()
+    def encode(images: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = tokenizer.encode(images.to(device))  # of (B, C, h, w)
+        return posterior.mean.float().cpu(), posterior.logvar.float().cpu()
+
+    return encode

@@ -1,0 +1,72 @@
+"""Make one artifact: find its code, give it typed inputs and options."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, assert_never, get_type_hints
+
+from pydantic import TypeAdapter
+
+from diffusability.artifacts.job import Job
+from diffusability.errors import ArtifactError
+from diffusability.stages.inputs import Inputs
+from diffusability.stages.measurements import write_measurements
+from diffusability.study.metric_group import MetricOptions, Tensor
+from diffusability.study.metrics import METRIC_GROUPS
+from diffusability.study.stages import STAGES
+
+
+def make(job: Job, out: Path) -> None:
+    """Write the files of the job's artifact into the folder `out`.
+
+    A stage is a function `make(inputs, spec, out)`. The annotation of `spec` says what the job's
+    options are validated as; for a metric group it is the model that the group was declared with.
+    """
+    code = load_code(STAGES[job.stage].code)
+    group = METRIC_GROUPS.get(job.stage) if job.stage in METRIC_GROUPS else None
+    options = get_type_hints(code, include_extras=True)["spec"] if group is None else group.options
+    code(Inputs(job), TypeAdapter(options).validate_python(job.options), out)
+
+
+def plain_metric(inputs: Inputs, spec: MetricOptions, out: Path) -> None:
+    """Write measurements.json of any metric group whose declaration says what tensors it `reads`.
+
+    Its function takes them in that order, then `generator` where one is declared, and all options
+    but the split by their names. It returns the measurements, or them and (metric, reason) pairs of
+    what is not applicable.
+    """
+    group = METRIC_GROUPS[inputs.job.stage]
+    chosen, latents = inputs.data.split(spec.split), inputs.latents
+
+    def tensor(name: Tensor) -> Any:
+        match name:
+            case "mean" | "logvar":
+                return getattr(latents, name)[chosen]  # (N, C, h, w)
+            case "labels":
+                return latents.labels[chosen]  # (N,)
+            case "foreground":
+                return latents.foreground[chosen] if inputs.data.masked else None  # (N, h, w)
+            case _:
+                assert_never(name)
+
+    options = {name: getattr(spec, name) for name in type(spec).model_fields if name != "split"}
+    if group.generator:
+        options["generator"] = inputs.generator(group.generator)
+    found = load_code(group.code)(*map(tensor, group.reads), **options)
+    write_measurements(out, *(found if isinstance(found, tuple) else (found,)))
+
+
+def load_code(code: str) -> Callable[..., Any]:
+    """Import and return the function that `module:function` names.
+
+    Raises:
+        ArtifactError: there is no such module or function.
+    """
+    module, _, name = code.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(import_module(module), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name != module:
+            raise  # a package that the module imports is not installed
+        raise ArtifactError(f"{code}: declared as the code of a stage, but not found") from error
+    return found

@@ -1,0 +1,47 @@
+"""`make study` for real, and the README's commands that need its results or make something."""
+
+import sys
+
+import pandas as pd
+import pytest
+
+from tests.workflow.readme import long_commands
+from tests.workflow.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A copy of the workflow in which `make study` has run, in the environment of the tests."""
+    workspace = Workspace.create(tmp_path_factory.mktemp("newcomer") / "work")
+    output = workspace.run("make", "study", f"VENV={sys.prefix}").stdout
+    assert "Report: results/report.html" in output
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def table(newcomer: Workspace) -> pd.DataFrame:
+    """The tidy table of the default study."""
+    return pd.read_csv(newcomer.path / "results/tables/digits/measurements.csv")
+
+
+def test_second_call_says_that_nothing_is_to_be_done(newcomer: Workspace) -> None:
+    output = newcomer.run("make", "study", f"VENV={sys.prefix}").stdout
+    assert "Nothing to be done" in output
+    assert "Report: results/report.html" in output
+
+
+def test_tokenizers_reconstruct(table: pd.DataFrame) -> None:
+    psnr = table[table["metric"] == "reconstruction.psnr"].set_index("tokenizer")["value"]
+    assert len(psnr) >= 4
+    assert psnr.min() > 22, psnr.to_dict()  # dB; a blurred mean digit has about 11
+
+
+def test_samples_look_like_digits(table: pd.DataFrame) -> None:
+    accuracy = table[table["metric"] == "generation.class_accuracy_judge"].set_index("tokenizer")
+    assert accuracy["value"].min() > 0.6, accuracy["value"].to_dict()  # chance is 0.1
+
+
+@pytest.mark.parametrize("command", long_commands())
+def test_command_of_the_readme(newcomer: Workspace, command: str) -> None:
+    result = newcomer.run("bash", "-c", command, check=False)
+    assert result.returncode == 0, result.stdout

@@ -1,0 +1,155 @@
+"""What the documentation says exists: links, files, keys, metrics and studies."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from diffusability.study.merge import merge
+from diffusability.study.resolve import resolve_study
+from diffusability.study.study import Study
+from tests.conftest import REPOSITORY
+
+DOCS = REPOSITORY / "docs"
+PAGES = [REPOSITORY / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")]
+PAGES += sorted(DOCS.rglob("*.md"))
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+CODE = re.compile(r"^```sh\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
+FOLDERS = ("docs/", "studies/", "diffusability/", "tests/", "rules/", "scripts/", "slurm/")
+FOLDERS += ("benchmarks/", "envs/", "profiles/")
+BLOCK = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
+KEY = re.compile(r"`((?:metrics|select|analysis|sampling|encoding)\.[\w.]+)")
+METRIC = re.compile(r"`(\w+\.[^`]+)`")
+# named by the pages, and added by changes that are merged after them
+TO_COME = ("profiles/default", "diffusability/nn/", "docs/study.schema.json", "/captions/")
+TO_COME += ("study/tables.py", "study/figures.py", "diffusability/claims/")
+TO_COME_IN_STUDIES = "source: python"
+DIRECTIONS = {"higher": True, "lower": False, "–": None}
+
+
+def name(page: Path) -> str:
+    """Return the path of a page in the repository."""
+    return str(page.relative_to(REPOSITORY))
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head).strip().lower().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(page.read_text()):
+        if link.startswith(("http:", "https:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), f"{link}: no such file"
+        assert not anchor or anchor in anchors(target), f"{link}: no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_files_exist(page: Path) -> None:
+    """Names with <...> or * in them stand for many files."""
+    words = [w for code in CODE.findall(page.read_text()) for w in "".join(code).split()]
+    for word in words:
+        if not word.startswith(FOLDERS) or re.search(r"[<{*…]", word):
+            continue
+        if not any(part in word for part in TO_COME):
+            roots = (REPOSITORY, REPOSITORY / "diffusability")
+            assert any((root / word).exists() for root in roots), f"{word}: no such file"
+
+
+STUDIES = [
+    pytest.param(text, id=f"{name(page)}-{number}")
+    for page in PAGES
+    for number, text in enumerate(BLOCK.findall(page.read_text()))
+    if "executor:" not in text and TO_COME_IN_STUDIES not in text  # the first: Snakemake profiles
+]
+
+
+@pytest.mark.parametrize("text", STUDIES)
+def test_studies_resolve(text: str, repository: Path) -> None:
+    """A whole study resolves by itself, a part of one on top of the default study."""
+    data = yaml.safe_load(text)
+    if "select" not in data:
+        data = merge(yaml.safe_load((repository / "config.yaml").read_text()), data)
+    resolve_study(data, "documentation")
+
+
+def models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the models in an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from models(part)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_keys_exist(page: Path) -> None:
+    for key in KEY.findall(page.read_text()):
+        found: list[type[BaseModel]] = [Study]
+        for part in key.rstrip(".").split("."):
+            fields = [m.model_fields[part] for m in found if part in m.model_fields]
+            assert fields, f"{key}: no model of the study has {part}"
+            found = [m for field in fields for m in models(field.annotation)]
+
+
+def metric_rows() -> list[tuple[list[str], str, str]]:
+    """Return name patterns, unit and direction of every row of the metric tables."""
+    rows = []
+    for line in (DOCS / "metrics.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if line.startswith("| `") and len(cells) == 4:
+            patterns = [re.sub(r"<\w+>", "*", m) for m in METRIC.findall(cells[0])]
+            rows.append((patterns, cells[2].strip(), cells[3].strip(" |")))
+    return rows
+
+
+def test_every_metric_of_a_table_is_documented() -> None:
+    """With its unit and direction: an exact name wins over a pattern."""
+    table = pd.read_csv(DOCS / "gallery/shapes-small/tables/measurements.csv.gz")
+    table = table[table["value"].notna()].drop_duplicates("metric")
+    rows = metric_rows()
+    for metric, unit, better in table[["metric", "unit", "higher_is_better"]].itertuples(False):
+        fitting = [row for row in rows if any(fnmatchcase(metric, p) for p in row[0])]
+        exact = [row for row in fitting if metric in row[0]]
+        assert fitting, f"{metric} is on no row of docs/metrics.md"
+        stated = {(u, d) for _, u, d in exact or fitting}
+        direction = None if pd.isna(better) else bool(better)
+        assert any(
+            u in (unit, "as above") and (d == "as above" or DIRECTIONS[d] is direction)
+            for u, d in stated
+        ), f"{metric}: {unit}, higher is better: {direction}; the page says {stated}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    configuration = (REPOSITORY / "mkdocs.yml").read_text()
+    for page in DOCS.rglob("*.md"):
+        assert f" {page.relative_to(DOCS)}\n" in configuration, f"{page}: not in mkdocs.yml"
+
+
+def test_readme_is_short_and_names_the_papers() -> None:
+    text = (REPOSITORY / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors", "license"} <= set(citation)
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    for paper in citation["references"]:
+        number = paper["identifiers"][0]["value"].removeprefix("arXiv:")
+        assert number in text, f"README.md does not name {number}"
+
+
+def test_python_example_is_the_same_everywhere() -> None:
+    """The README's is run by its own test."""
+    for page in (REPOSITORY / "README.md", DOCS / "metrics.md"):
+        assert "measure_velocity(latents, labels, generator=" in page.read_text()

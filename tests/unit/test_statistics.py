@@ -1,0 +1,50 @@
+"""Moments that merge and part again, whatever the scatter holds."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffusability.errors import MeasurementError
+from diffusability.statistics import Moments, mean_and_stderr
+
+
+def moments(x: Tensor, pairs: bool) -> Moments:
+    centred = x - x.mean(dim=0)
+    scatter = centred.T @ centred if pairs else centred.square().sum(dim=0)
+    return Moments(len(x), x.mean(dim=0), scatter)
+
+
+@pytest.fixture
+def vectors() -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(60, 3, generator=generator, dtype=torch.float64) + 5
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_parts_merge_to_the_whole_and_leave_it_again(vectors: Tensor, pairs: bool) -> None:
+    whole = moments(vectors, pairs)
+    first, second = moments(vectors[:7], pairs), moments(vectors[7:], pairs)
+    for merged in (first.merge(second), second.merge(first)):
+        assert merged.count == 60
+        torch.testing.assert_close(merged.mean, whole.mean, rtol=1e-14, atol=0)
+        torch.testing.assert_close(merged.scatter, whole.scatter, rtol=1e-13, atol=1e-13)
+    rest = whole.without(first)
+    assert rest.count == 53
+    torch.testing.assert_close(rest.mean, second.mean, rtol=1e-14, atol=0)
+    torch.testing.assert_close(rest.scatter, second.scatter, rtol=1e-12, atol=1e-12)
+
+
+def test_what_does_not_belong_together_is_refused(vectors: Tensor) -> None:
+    whole, narrow = moments(vectors, True), moments(vectors[:, :2], True)
+    with pytest.raises(MeasurementError, match="3 and of 2 dimensions"):
+        whole.merge(narrow)
+    with pytest.raises(MeasurementError, match="cannot take 60 vectors out of 60"):
+        whole.without(whole)
+
+
+def test_one_value_has_no_error(vectors: Tensor) -> None:
+    with pytest.raises(MeasurementError, match="x: 1 usable images carry no standard error"):
+        mean_and_stderr(vectors[:1, 0], "x")
+    mean, stderr = mean_and_stderr(vectors[:, 0], "x")
+    assert mean == pytest.approx(float(vectors[:, 0].mean()))
+    assert stderr == pytest.approx(float(vectors[:, 0].var() / 60) ** 0.5)
