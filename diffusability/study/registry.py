@@ -121,6 +121,10 @@ class Registry(Mapping[str, type[Base]], Generic[Base]):
         """Let pydantic validate a field that is annotated with the registry."""
         return handler.generate_schema(self.field())
 
+    def modules(self) -> list[str]:
+        """Return the modules that hold the code of the entries, each once."""
+        return list(dict.fromkeys(code.partition(":")[0] for code in self._code.values()))
+
     def field(self) -> Any:
         """Return the type of a pydantic field that holds any of the models, told apart by tag."""
         models = self.models()

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from diffusability.analysis.profiles import collect_profiles
 
+from diffusability.analysis.sampling import collect_profiles
 from diffusability.diffusion import guidance, sampler
 from diffusability.errors import StudyError
 from diffusability.stages import samples
