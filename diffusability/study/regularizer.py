@@ -49,7 +49,9 @@ class Mcos(Regularizer):
     method: Literal["mcos"]
     encoder: EncoderName
     weight: NonNegativeFloat = Field(0.1, description="before the adaptive factor")
-    cosine_margin: float = Field(0.5, ge=0, le=2)
+    cosine_margin: float = Field(
+        0.5, ge=0, le=2, description="m1; cosines above 1 - m1 have no loss"
+    )
 
 
 @REGULARIZERS.add(f"{CODE}.alignment:VisionAlignment")
@@ -59,7 +61,9 @@ class Mdms(Regularizer):
     method: Literal["mdms"]
     encoder: EncoderName
     weight: NonNegativeFloat = Field(0.1, description="before the adaptive factor")
-    distance_margin: float = Field(0.25, ge=0, le=2)
+    distance_margin: float = Field(
+        0.25, ge=0, le=2, description="m2; similarities that differ by less have no loss"
+    )
 
 
 @REGULARIZERS.add(f"{CODE}.alignment:VisionAlignment")
@@ -69,8 +73,12 @@ class McosMdms(Regularizer):
     method: Literal["mcos+mdms"]
     encoder: EncoderName
     weight: NonNegativeFloat = Field(0.1, description="before the adaptive factor")
-    cosine_margin: float = Field(0.5, ge=0, le=2)
-    distance_margin: float = Field(0.25, ge=0, le=2)
+    cosine_margin: float = Field(
+        0.5, ge=0, le=2, description="m1; cosines above 1 - m1 have no loss"
+    )
+    distance_margin: float = Field(
+        0.25, ge=0, le=2, description="m2; similarities that differ by less have no loss"
+    )
 
 
 @REGULARIZERS.add(f"{CODE}.eq:Equivariance")
@@ -78,7 +86,9 @@ class Eq(Regularizer):
     """EQ-VAE: the decoder must undo a transformation made on the latent."""
 
     method: Literal["eq"]
-    operators: tuple[Literal["scale", "flip", "rotation"], ...] = Field(("scale",), min_length=1)
+    operators: tuple[Literal["scale", "flip", "rotation"], ...] = Field(
+        ("scale",), min_length=1, description="transformations of the latent, combined"
+    )
     probability: Probability = Field(0.5, description="of a step with a transformed latent")
     prior_probability: Probability = Field(
         0.25, description="of a plainly autoencoded downscaled image, among the other steps"
