@@ -1,10 +1,11 @@
 """Frozen networks: targets of alignment, perceptual terms, extractors of Fréchet distances."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from diffusability.study.content import content_digest
 from diffusability.study.operations import INCEPTION, Size, trained_encoder, vgg16, vision_model
@@ -127,12 +128,18 @@ class PublishedEncoder(EncoderEntry):
         description="SHA-256 of the weight file, where it is there when the study is planned",
     )
 
-    @model_validator(mode="after")
-    def _hash_weights(self) -> "PublishedEncoder":
-        if "weights_content" in self.model_fields_set:
-            return self
-        object.__setattr__(self, "weights_content", content_digest(self.weight_file))
-        return self
+    @cached_property
+    def content(self) -> str | None:
+        """SHA-256 of the weights: as planned, else of the file, which is read when this is asked.
+
+        A study may declare encoders of gigabytes that its selection does not use.
+        """
+        return self.weights_content or content_digest(self.weight_file)
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the resolved values with the content of the weights, where they are there."""
+        named = {} if self.content is None else {"weights_content": self.content}
+        return super().canonical() | named
 
     @property
     def factor(self) -> int:

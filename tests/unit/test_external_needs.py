@@ -101,3 +101,17 @@ def test_the_content_of_an_encoders_weights_is_part_of_its_identity(
     a, b, c = (LpipsEncoder(kind="lpips", weights=str(tmp_path / n)).canonical() for n in "abc")
     assert a == b != c
     assert a != absent.canonical()
+
+
+def test_weights_that_the_selection_does_not_use_are_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(
+        "diffusability.study.encoder.content_digest", lambda file: read.append(str(file))
+    )
+    published(backbones="all")
+    assert set(read) == {"/nowhere/inception.pth", "/nowhere/vgg16.pth"}
+    read.clear()
+    plan_of({"encoders": {"unused": {"kind": "lpips", "weights": "/nowhere/big.pth"}}})
+    assert read == []
