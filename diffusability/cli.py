@@ -16,6 +16,7 @@ from diffusability.artifacts.status import status_text
 from diffusability.artifacts.why import explain
 from diffusability.errors import DiffusabilityError
 from diffusability.study.commands import Run, set_run
+from diffusability.study.file import schema
 from diffusability.study.fisher_toy import FISHER_TOY, toy_plan
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
@@ -42,6 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    print(schema(), end="")
+    return 0
 
 
 def run_snakemake(words: Sequence[str]) -> int:
@@ -71,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--config", type=json.loads, default={}, help="overrides, as JSON")
         return sub
 
+    add("schema", _schema, "print the JSON schema of a study file, for editors")
     add("ls", _ls, "list the artifacts of a study and whether they are there").add_argument(
         "--missing", action="store_true", help="only those that are not there"
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from diffusability.cli import main
 from diffusability.study.file import (
     ENTRIES,
     OPTIONS,
@@ -38,6 +39,11 @@ def test_every_study_fits_the_schema(file: Path) -> None:
     validator = jsonschema.Draft202012Validator(json.loads(schema()))
     written_study = json.loads(json.dumps(read_yaml(file)))
     assert [error.message for error in validator.iter_errors(written_study)] == []
+
+
+def test_the_command_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    assert capsys.readouterr().out == schema()
 
 
 def test_the_schema_refuses_an_unknown_key() -> None:
