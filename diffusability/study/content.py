@@ -1,20 +1,17 @@
 """Identity of files that come from outside: a hash of their bytes, which costs a stat afterwards.
 
-Digests are remembered in the user's cache (`$XDG_CACHE_HOME/diffusability/content`, by default
-under `~/.cache`) by path, size, time of modification and inode. A file that changes in any of
-these is read again.
+Digests are remembered in the user's cache by path, size, time of modification and inode. A file
+that changes in any of these is read again.
 """
 
-import contextlib
 import hashlib
-import json
 import os
-import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from diffusability.study.fingerprint import canonical_json
+from diffusability.study.user_cache import cached, recall, remember
 
 CHUNK = 2**20  # bytes read at a time
 SETTLED = 2_000_000_000  # nanoseconds after which a further change gets another time for sure
@@ -53,7 +50,7 @@ def _below(folder: Path) -> Iterable[Path]:
 def _digests(root: Path, files: list[Path]) -> dict[str, str]:
     """Return the digest of every file by its name relative to `root`, reading what is new."""
     memory = _memory(root)
-    known = _read(memory)
+    known = recall(memory)
     digests, remembered = {}, {}
     for file in files:
         name = file.name if file == root else file.relative_to(root).as_posix()
@@ -68,7 +65,7 @@ def _digests(root: Path, files: list[Path]) -> dict[str, str]:
         if time.time_ns() - found.st_mtime_ns > SETTLED:
             remembered[name] = [*stat, digest]
     if any(known.get(name) != row for name, row in remembered.items()):
-        _write(memory, known | remembered)
+        remember(memory, known | remembered)
     return digests
 
 
@@ -82,24 +79,4 @@ def _sha256(file: Path) -> str:
 
 def _memory(root: Path) -> Path:
     """Return the file that remembers the digests below one path."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    name = hashlib.sha256(str(root).encode()).hexdigest()[:32]
-    return cache / "diffusability" / "content" / f"{name}.json"
-
-
-def _read(memory: Path) -> dict[str, object]:
-    try:
-        known = json.loads(memory.read_text())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _write(memory: Path, rows: dict[str, object]) -> None:
-    """Replace the memory at once; where it cannot be written, files are read again next time."""
-    with contextlib.suppress(OSError):
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=memory.parent, prefix=memory.stem)
-        with os.fdopen(handle, "w") as out:
-            json.dump(rows, out)
-        os.replace(name, memory)
+    return cached("content", f"{hashlib.sha256(str(root).encode()).hexdigest()[:32]}.json")
