@@ -110,14 +110,13 @@ def restored(stage):
     It asks only for what is to be made and only in the process that a person started. So the
     inputs of a finished job never change, and a job on another machine never restores anything.
     """
-    maker = STAGES[stage].rule
+    made = STAGES[stage]
 
     def restore(wildcards):
         artifact = PLAN.find(stage, dict(wildcards))
-        if not RESTORE or (
-            os.path.exists(artifact.card)
-            and not snakemake_adapter.is_forced(workflow, maker, artifact.card)
-        ):
+        files = [f"{artifact.path}/{name}" for name in (CARD, *made.outputs)]
+        forced = snakemake_adapter.is_forced(workflow, made.rule, files)
+        if not RESTORE or (os.path.exists(artifact.card) and not forced):
             return []
         for upstream in evicted_inputs(artifact):
             if upstream.path not in ASKED:

@@ -125,11 +125,11 @@ def make_checkpoint(rule: Any, checkpoints: Any) -> Any:
     return Checkpoint(rule, checkpoints)
 
 
-def is_forced(workflow: Any, rule: str, file: str) -> bool:
-    """Whether a rule is to make a file again although it is there (-f or -R)."""
+def is_forced(workflow: Any, rule: str, files: Iterable[str]) -> bool:
+    """Whether a rule is to make one of the files again although it is there (-f or -R)."""
     settings = workflow.dag_settings
     forced = {*settings.forcerun, *(settings.targets if settings.forcetargets else ())}
-    return not {rule, file}.isdisjoint(os.path.relpath(name) for name in forced)
+    return not {rule, *files}.isdisjoint(os.path.relpath(name) for name in forced)
 
 
 def lift_default_rate_limit(workflow: Any) -> None:
