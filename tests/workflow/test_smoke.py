@@ -190,31 +190,32 @@ def test_a_missing_reader_has_what_it_reads_restored_and_nothing_else(finished: 
     for metric in ("smoothness", "velocity"):
         (card,) = finished.path.glob(f"results/{metric}/conv-base/s0/*/provenance.json")
         shutil.rmtree(card.parent)
+    shutil.rmtree(finished.path / "results" / "tables")
     own = ["tokenizer=conv-base,tokenizer_seed=0"]
     expected = {"restore_latents": own, "measure_smoothness": own, "measure_velocity": own}
-    planned = finished.planned()
+    planned = finished.planned("tables")
     assert {rule: jobs for rule, jobs in planned.items() if jobs != [""]} == expected
     (model,) = finished.path.glob("results/tokenizer/conv-base/s0/*/model.safetensors")
     good = model.read_bytes()
     model.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    failed = finished.run("snakemake", "-c2", *STUDY, "-k", check=False)
+    failed = finished.run("snakemake", "tables", "-c2", *STUDY, "-k", check=False)
     assert failed.returncode != 0
     assert "model.safetensors was altered" in failed.stdout
     assert not list(finished.path.glob("results/**/restored.json"))
     model.write_bytes(good)
-    assert finished.planned() == planned
+    assert finished.planned("tables") == planned
     shutil.rmtree(finished.path / ".snakemake")
-    assert finished.planned() == planned
-    run = finished.run("snakemake", "-c2", *STUDY).stdout
+    assert finished.planned("tables") == planned
+    run = finished.run("snakemake", "tables", "-c2", *STUDY).stdout
     assert len(re.findall(r"^(?:local)?checkpoint restore_latents:$", run, re.MULTILINE)) == 1
     encoded = [p for p in shards if p.exists()]
     assert len(encoded) == len(shards) / 2
     assert all(p.read_bytes() == before[p] for p in encoded)
     assert not list(finished.path.glob("results/samples/**/shard-*"))
-    assert finished.planned() == {}
+    assert finished.planned("tables") == {}
     # evicted once more, nothing that is finished notices
     finished.run(*gc)
-    assert finished.planned() == {}
+    assert finished.planned("tables") == {}
 
 
 def test_evicted_samples_are_generated_again(finished: Workspace) -> None:
@@ -240,14 +241,13 @@ def test_evicted_samples_are_generated_again(finished: Workspace) -> None:
         "results/generation/conv-base/s0/sit-a/s0/cfg1/*/measurements.json"
     )
     values = json.loads(measured.read_text())
-    tables = digests(finished.path / "results/tables/smoke")
     shutil.rmtree(measured.parent)
+    target = str(measured.relative_to(finished.path))
     cell = "tokenizer=conv-base,tokenizer_seed=0,backbone=sit-a,seed=0,guidance=1"
-    planned = finished.planned("tables")
-    assert planned["restore_samples"] == planned["evaluate_generation"] == [cell]
-    finished.run("snakemake", "tables", "-c1", *STUDY)
+    planned = finished.planned(target)
+    assert planned == {"restore_samples": [cell], "evaluate_generation": [cell]}
+    finished.run("snakemake", "-c1", target, *STUDY)
     assert json.loads(measured.read_text()) == values
-    assert digests(finished.path / "results/tables/smoke") == tables
     assert not list(finished.path.glob("results/cache/latents/*"))
     (again,) = [p for p in shards if p.exists()]
     assert again.read_bytes() == before[again]
