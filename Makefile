@@ -1,11 +1,16 @@
-# `make study` installs and runs the default study; `make test` installs and runs the checks.
+# `make study` installs and runs the default study; `make test` installs more and runs the checks;
+# `make install` only installs what a study needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
+# marks of what is installed: all that a study needs, and what the checks need besides
 READY := $(VENV)/.installed
+CHECKS := $(VENV)/.installed-dev
 
-.PHONY: study test test-all test-slurm test-slow lint docs bench simulate clean
+.PHONY: install study test test-all test-slurm test-slow lint docs bench simulate clean
+
+install: $(READY)
 
 study: $(READY)
 	@$(BIN)/snakemake --cores $(CORES) --scheduler greedy --quiet rules
@@ -15,20 +20,21 @@ study: $(READY)
 test: lint
 	$(BIN)/pytest tests/unit tests/workflow --numprocesses auto --dist worksteal
 
-# what else a release must pass: the default study, every command of the README, clusters
-test-all: $(READY)
+# what else a release must pass: the default study, every README command, the documentation, clusters
+test-all: $(CHECKS)
 	$(BIN)/pytest tests/full --ignore tests/full/slurm
+	@$(MAKE) --no-print-directory docs
 	@$(MAKE) --no-print-directory test-slurm
 
 # a cluster of one node, started in a scratch folder and stopped again, where it can be installed
-test-slurm: $(READY)
+test-slurm: $(CHECKS)
 	@tests/full/slurm/packages.sh
 	$(BIN)/pytest tests/full/slurm -rs
 
-test-slow: $(READY)
+test-slow: $(CHECKS)
 	$(BIN)/pytest -m slow
 
-lint: $(READY)
+lint: $(CHECKS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -36,16 +42,16 @@ lint: $(READY)
 	$(BIN)/snakemake --lint
 
 # the documentation site in site/, built without a network; a broken link or name is an error
-docs: $(READY)
+docs: $(CHECKS)
 	$(BIN)/mkdocs build --strict --quiet
 
-bench: $(READY)
+bench: $(CHECKS)
 	$(BIN)/python -m benchmarks.study
 	$(BIN)/python -m benchmarks.image_folder
 	$(BIN)/python -m benchmarks.shapes
 
 # every job of the paper's study with stand-ins for its scripts, 2 % of which fail
-simulate: $(READY)
+simulate: $(CHECKS)
 	$(BIN)/python -m benchmarks.simulation
 
 $(READY): requirements.lock pyproject.toml
@@ -54,6 +60,10 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(CHECKS): $(READY) requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --requirement requirements-dev.lock
 	@touch $@
 
 clean:

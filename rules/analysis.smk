@@ -25,7 +25,7 @@ rule tabulate:
         study=study_options,
         fingerprint=PLAN.fingerprint,
     shell:
-        'python "$DIFFUSABILITY_WORKFLOW/scripts/tabulate_measurements.py" {params.study}'
+        "python -m diffusability.script tabulate_measurements.py {params.study}"
         " --fingerprint {params.fingerprint} --output {output} &> {log}"
 
 
@@ -50,7 +50,7 @@ rule regress:
         study=study_options,
         analysis=STUDY.analysis.canonical_json(),
     shell:
-        'python "$DIFFUSABILITY_WORKFLOW/scripts/regress.py" {params.study}'
+        "python -m diffusability.script regress.py {params.study}"
         " --output {output} &> {log}"
 
 
@@ -76,7 +76,7 @@ rule check_claims:
         study=study_options,
         claims=digest(CLAIMS, LATENT_CLAIMS),
     shell:
-        'python "$DIFFUSABILITY_WORKFLOW/scripts/check_claims.py" {params.study}'
+        "python -m diffusability.script check_claims.py {params.study}"
         " --output {output} &> {log}"
 
 
@@ -99,5 +99,5 @@ rule report:
     params:
         study=study_options,
     shell:
-        'python "$DIFFUSABILITY_WORKFLOW/scripts/report.py" {params.study}'
+        "python -m diffusability.script report.py {params.study}"
         " --output {output} &> {log}"

@@ -9,6 +9,7 @@ from diffusability.artifacts.inventory import evicted_inputs
 from diffusability.errors import DiffusabilityError
 from diffusability.execution import snakemake_adapter
 from diffusability.execution.disk_check import check_results
+from diffusability.execution.fork_server import share_imports
 from diffusability.execution.job_environment import prepare_jobs
 from diffusability.execution.slurm import check_submission
 from diffusability.study.commands import study_arguments
@@ -75,6 +76,8 @@ onstart:
             logger.warning(warning)
         if snakemake_adapter.submits_jobs(workflow):
             check_submission(workflow, TRAININGS)
+        else:
+            share_imports()
     except DiffusabilityError as error:
         raise WorkflowError(str(error))
 
@@ -217,16 +220,15 @@ def command(stage, options=""):
     A job whose training resumes is told its time. As with `job`, asking for `resources` tells
     Snakemake not to compare the command with that of the last run.
     """
-    script = f'"$DIFFUSABILITY_WORKFLOW/scripts/make.py" {stage}{options}'
 
     def line(wildcards, resources):
         limit = f" --minutes {resources.runtime}" if STAGES[stage].resumes else ""
         if resources.get("gpu", 1) <= 1:
-            return f"python {script}{limit}"
+            return f"python -m diffusability.script make.py {stage}{options}{limit}"
         return (
             f"python -m diffusability.execution.gpus {resources.gpu}"
             f" python -m torch.distributed.run --standalone --nproc-per-node {resources.gpu}"
-            f" {script}{limit}"
+            f' "$DIFFUSABILITY_WORKFLOW/scripts/make.py" {stage}{options}{limit}'
         )
 
     return line

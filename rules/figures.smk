@@ -26,5 +26,5 @@ for figure in FIGURE_NAMES:
         params:
             study=study_options,
         shell:
-            'python "$DIFFUSABILITY_WORKFLOW/scripts/draw.py" {params.study}'
+            "python -m diffusability.script draw.py {params.study}"
             " --output {output} &> {log}"

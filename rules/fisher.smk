@@ -40,7 +40,7 @@ rule measure_fisher_toy:
         .find("fisher_toy", dict(wildcards))
         .job(),
     shell:
-        'python "$DIFFUSABILITY_WORKFLOW/scripts/make.py" fisher_toy --job {params.job:q}'
+        "python -m diffusability.script make.py fisher_toy --job {params.job:q}"
         " --threads {threads} --minutes {resources.runtime} &> {log}"
 
 
@@ -62,7 +62,7 @@ rule tabulate_fisher_toy:
         study=lambda wildcards, threads: TOY_STUDY,  # not compared, as by study_options
         fingerprint=lambda wildcards: toy_plan(TOY_STUDY).fingerprint,
     shell:
-        'python "$DIFFUSABILITY_WORKFLOW/scripts/tabulate_fisher_toy.py" --study {params.study:q}'
+        "python -m diffusability.script tabulate_fisher_toy.py --study {params.study:q}"
         " --fingerprint {params.fingerprint} --output {output} &> {log}"
 
 
@@ -81,7 +81,7 @@ rule draw_fisher_toy:
         mem_mb=memory(4000),
         runtime=fixed_minutes(30),
     shell:
-        'python "$DIFFUSABILITY_WORKFLOW/scripts/draw_fisher_toy.py" --table {input}'
+        "python -m diffusability.script draw_fisher_toy.py --table {input}"
         " --output {output} &> {log}"
 
 
@@ -102,5 +102,5 @@ rule check_fisher_claims:
     params:
         claims=digest(FISHER_CLAIMS),
     shell:
-        'python "$DIFFUSABILITY_WORKFLOW/scripts/check_fisher_claims.py" --table {input}'
+        "python -m diffusability.script check_fisher_claims.py --table {input}"
         " --output {output} &> {log}"

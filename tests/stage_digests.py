@@ -5,11 +5,13 @@
 
 import ast
 import hashlib
+import importlib
 import importlib.util
 import json
 import sys
 from pathlib import Path
 
+from diffusability.study.registry import Registry
 from diffusability.study.stages import STAGES, stage_code
 
 FILE = Path(__file__).with_name("stage_digests.json")
@@ -73,8 +75,19 @@ def _imports(name: str) -> list[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.append(node.module)
             names += [f"{node.module}.{alias.name}" for alias in node.names]
+    names += _registered(name)
     own = [n for n in names if n == PACKAGE or n.startswith(f"{PACKAGE}.")]
     return [n for n in own if _is_module(n)]
+
+
+def _registered(name: str) -> list[str]:
+    """Return the modules of the code that a module asks a registry for, of every entry."""
+    module, found = importlib.import_module(name), []
+    for node in ast.walk(ast.parse(_source(name))):
+        if isinstance(node, ast.Attribute) and node.attr == "code":
+            registry = getattr(module, getattr(node.value, "id", ""), None)
+            found += registry.modules() if isinstance(registry, Registry) else []
+    return found
 
 
 def _is_module(name: str) -> bool:

@@ -5,11 +5,12 @@ import json
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from diffusability.artifacts.atomic import write_json
 
 FILE = "progress.json"
-STATES = ("running", "waiting", "interrupted", "failed")
+State = Literal["running", "waiting", "interrupted", "failed"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Progress:
     """How far a job is, as it last wrote.
 
     Attributes:
-        state: one of STATES; a job that was killed left what it was when it was killed.
+        state: a job that was killed left what it was when it was killed.
         step: reached. steps: in all; None where the job has none.
         loss: name and value of the last one, or nothing.
         left: seconds until the end, at the time of writing.
@@ -25,7 +26,7 @@ class Progress:
         written: seconds since 1970.
     """
 
-    state: str
+    state: State
     step: int = 0
     steps: int | None = None
     loss: str = ""
@@ -46,7 +47,7 @@ def read_progress(state: Path) -> Progress | None:
     return None
 
 
-def end_progress(state: Path, how: str) -> None:
+def end_progress(state: Path, how: State) -> None:
     """Note that a job ended without a result, keeping how far it was.
 
     Args:

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from threadpoolctl import threadpool_limits
+
 from diffusability.artifacts.bulk import evicted
 from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
@@ -131,8 +133,7 @@ def _job(stage: str, arguments: argparse.Namespace) -> Job:
     threads = arguments.threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     if arguments.threads:  # torchrun has divided what the environment says
         threads = max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    # before torch is imported: the libraries under it read these once
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    _limit_threads(threads)
     job = Job.from_json(text, minutes=arguments.minutes)
     if job.stage != stage:
         raise ArtifactError(f"--job: is of stage {job.stage}, not {stage}")
@@ -142,6 +143,15 @@ def _job(stage: str, arguments: argparse.Namespace) -> Job:
     if STAGES[stage].gpu and arguments.device in ("auto", "cuda") and "RANK" not in os.environ:
         take_gpus(1, state=job.state)  # before torch looks at them
     return replace(job, device=_device(arguments.device))
+
+
+def _limit_threads(count: int) -> None:
+    """Let numerical libraries use so many threads, whether they are imported already or not."""
+    # what is imported later reads these once
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(count)
+    if torch := sys.modules.get("torch"):  # in a fork of the server
+        torch.set_num_threads(count)
+        threadpool_limits(count)
 
 
 def _check_processes(stage: str) -> None:

@@ -103,6 +103,10 @@ class Registry(Mapping[str, type[Base]], Generic[Base]):
         module, _, name = self._code[type(spec)].partition(":")
         return getattr(import_module(module), name)
 
+    def modules(self) -> list[str]:
+        """Return the modules that hold the code of the entries, each once."""
+        return list(dict.fromkeys(code.partition(":")[0] for code in self._code.values()))
+
     def field(self) -> Any:
         """Return the type of a pydantic field that holds any of the models, told apart by tag."""
         models = list(dict.fromkeys(self._models.values()))

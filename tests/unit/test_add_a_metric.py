@@ -54,8 +54,7 @@ import json
 import torch
 from pathlib import Path
 from types import SimpleNamespace
-from diffusability.analysis.analyse import FURTHER
-from diffusability.figures.catalogue import PERSPECTIVES, SHOWN
+from diffusability.analysis.catalogue import COMPARED, PERSPECTIVES, SHOWN
 from diffusability.stages import make
 from diffusability.study.load import load_study
 from diffusability.study.metrics import METRIC_GROUPS
@@ -79,7 +78,7 @@ print(json.dumps({
     "spec": dict(artifact.spec),
     "in": sorted(artifact.upstream),
     "title": PERSPECTIVES["roughness"],
-    "further": "roughness.step" in FURTHER,
+    "further": "roughness.step" in COMPARED,
     "counted": Costs(study).work(artifact).macs,
 }))
 """

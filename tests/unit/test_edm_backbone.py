@@ -18,6 +18,7 @@ from diffusability.diffusion.load import backbone_spec, build_diffusion, load_di
 from diffusability.fisher.denoiser import from_trained
 from diffusability.fisher.estimator import sample_fisher
 from diffusability.stages import samples
+from diffusability.stages.inputs import Inputs
 from diffusability.study.plan import Plan
 from diffusability.training.loop import Batch, Training
 from tests.unit.small_diffusion import CLASSES, SHAPE, small_run
@@ -176,11 +177,12 @@ def test_latents_depend_on_seed_and_index_and_not_on_the_batch(
     plan, made = chain
     model = trained(made)
     artifact = next(a for a in plan.of_stage("samples") if a.labels["guidance"] == "1.5")
-    job = Job.from_json(artifact.job())
+    inputs = Inputs(Job.from_json(artifact.job()))
+    spec = samples.SampleOptions.model_validate(artifact.spec)
 
     def latents(indices: range) -> Tensor:
         labels = samples._labels(indices, model, conditional=True)
-        return samples._latents(job, model, labels, None, indices)
+        return samples._latents(inputs, spec, model, labels, None, indices)
 
     whole = latents(range(6))
     parts = torch.cat((latents(range(2)), latents(range(2, 6))))

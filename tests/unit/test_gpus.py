@@ -177,5 +177,5 @@ def test_which_jobs_take_one(
         monkeypatch.setenv("RANK", rank)
     study = str(REPOSITORY / "studies" / "smoke.yaml")
     name = "conv-base/s0/sit-a" if stage == "diffusion" else "conv-base"
-    assert command.run(stage, "", ["--study", study, "--name", name, "--device", device]) == 0
+    assert command.run("", [stage, "--study", study, "--name", name, "--device", device]) == 0
     assert asked == expected

@@ -14,7 +14,7 @@ from diffusability.artifacts.job import Job
 from diffusability.data.images import to_float
 from diffusability.data.load import load_dataset
 from diffusability.errors import StudyError, TrainingInterrupted
-from diffusability.stages import tokenizer as tokenizer_stage
+from diffusability.stages.make import make
 from diffusability.study.load import merge, read_yaml
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.resolve import resolve_study
@@ -151,7 +151,7 @@ def test_resumed_trainings_end_in_the_same_bits(
         while not Path(artifact.card).exists():
             try:
                 with job.writing() as folder:
-                    tokenizer_stage.make(job, folder)
+                    make(job, folder)
             except TrainingInterrupted:
                 interruptions += 1
         folder = Path(artifact.path)

@@ -7,7 +7,7 @@ import pytest
 
 # each layer may import itself and what stands after it
 LAYERS = (
-    ("cli",),
+    ("cli", "script"),
     ("stages",),
     ("report",),
     ("figures",),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diffusability.errors import ArtifactError, MeasurementError, StudyError
 from diffusability.metrics.reconstruction import measure_lpips
-from diffusability.stages import reconstruction
+from diffusability.stages import inputs
 from diffusability.study.load import merge
 from diffusability.tokenizers.interface import Tokenizer
 from diffusability.tokenizers.perceptual import LpipsPerceptual
@@ -95,15 +95,15 @@ def test_every_image_is_decoded_once(
     plan = plan_of(study(perceptual=1.0, perceptual_encoder="vgg"))
     run_plan(plan, "latents", "encoder")
     decoded = []
-    original = reconstruction.open_tokenizer
+    original = inputs.load_tokenizer
 
-    def counting(*arguments: object) -> Tokenizer:
+    def counting(*arguments: Any) -> Tokenizer:
         tokenizer = original(*arguments)
         decode = tokenizer.decode
         tokenizer.decode = lambda z: decoded.append(len(z)) or decode(z)
         return tokenizer
 
-    monkeypatch.setattr(reconstruction, "open_tokenizer", counting)
+    monkeypatch.setattr(inputs, "load_tokenizer", counting)
     made = run_plan(plan, "reconstruction")
     cell = measurements(made["reconstruction/conv-base/s0"])["reconstruction.lpips"]
     assert sum(decoded) == cell["n"]

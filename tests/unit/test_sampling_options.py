@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from diffusability.analysis.profiles import collect_profiles
+from diffusability.analysis.sampling import collect_profiles
 from diffusability.diffusion import guidance, sampler
 from diffusability.errors import StudyError
 from diffusability.stages import samples

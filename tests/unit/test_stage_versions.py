@@ -31,7 +31,7 @@ def test_the_code_of_a_stage_is_followed_through_its_imports() -> None:
     assert "diffusability.training.loop" in code
     assert "diffusability.study.fingerprint" in code
     assert "diffusability.artifacts.job" not in code
-    assert "diffusability.diffusion.sit" not in code
+    assert "diffusability.diffusion.transformer" not in code
 
 
 def test_every_stage_has_code() -> None:

@@ -219,8 +219,8 @@ def test_bases_may_not_form_a_circle(tmp_path: Path) -> None:
         ("a: [1, 2", "this is not YAML"),
         ("- just\n- a list\n", "a study is a mapping"),
         ("", "a study is a mapping"),
-        ("name: a\nname: b\n", "line 2: `name` stands twice (first in line 1)"),
-        ("tokenizers:\n  x: {}\n  x: {}\n", "line 3: `x` stands twice (first in line 2)"),
+        ("name: a\nname: b\n", "line 2: duplicate key `name` (first on line 1)"),
+        ("tokenizers:\n  x: {}\n  x: {}\n", "line 3: duplicate key `x` (first on line 2)"),
         ("? [a, b]\n: 1\n", "a key must be a plain name"),
     ],
 )

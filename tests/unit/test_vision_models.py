@@ -24,7 +24,6 @@ from diffusability.encoders.vision import (
     read_weights,
 )
 from diffusability.errors import ArtifactError, StudyError
-from diffusability.stages import encoder as stage
 from diffusability.stages.make import make
 from diffusability.study.dataset import DigitsDataset
 from diffusability.study.encoder import VisionEncoder
@@ -274,7 +273,7 @@ def test_the_stage_copies_and_the_reader_rebuilds(workplace: Path) -> None:
     save_file(network.state_dict() | {"head.weight": torch.zeros(1)}, "weights.safetensors")
     job = vision_job({"weights": "weights.safetensors"})
     with job.writing() as folder:
-        stage.make(job, folder)
+        make(job, folder)
     assert (job.path / "history.csv").read_text() == "step\n"
     kept = load_file(job.path / "model.safetensors")
     assert kept.keys() == network.state_dict().keys()  # the head is of no use here
@@ -325,8 +324,8 @@ def test_the_stage_finds_the_hub_cache(workplace: Path, monkeypatch: pytest.Monk
     assert cached_weights(FACTS["dinov3-b"].hub) == file
     job = vision_job({"weights": None})
     with pytest.raises(ArtifactError, match="weights of dinov3-b: not at .*0123abcd"):
-        stage.make(job, workplace)
+        make(job, workplace)
     file.parent.mkdir(parents=True)
     save_file(build_network(FACTS["dinov3-b"], 256, depth=1).state_dict(), file)
-    stage.make(job, workplace)
+    make(job, workplace)
     assert (workplace / "model.safetensors").exists()

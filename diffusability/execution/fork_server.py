@@ -1,0 +1,227 @@
+"""One process that has imported what jobs need, and forks for each: a start in milliseconds.
+
+A job of a small study spends a third of its time on starting Python and importing torch. Beside a
+local Snakemake runs one process that has done so; each script asks it for a fork of itself
+(`fork_client`). A fork has the script's arguments, folder, environment, streams, exit status and
+signals. The server starts no thread and touches no GPU before it forks; it ends with Snakemake,
+however that ends, and forks that are at work then go on. Clusters start processes as ever.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusability.execution.fork_client import ADDRESS, STREAMS
+from diffusability.study.figures import FIGURES
+from diffusability.study.stages import STAGES, stage_code
+from diffusability.study.tables import TABLES
+
+# imported before the first fork, beside the code of all stages, tables and figures; a module that
+# is missing is left to the job that needs it
+LIBRARIES = (
+    "torch",
+    "numpy",
+    "pandas",
+    "scipy.linalg",
+    "scipy.optimize",
+    "scipy.special",
+    "scipy.stats",
+    "sklearn.linear_model",
+    "sklearn.manifold",
+    "sklearn.neighbors",
+    "statsmodels.api",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_pdf",
+    "matplotlib.backends.backend_svg",
+    "seaborn",
+    "safetensors.torch",
+)
+
+
+def shared_modules() -> list[str]:
+    """Return the modules that jobs import: libraries, and the code of stages, tables, figures."""
+    stages = [module for stage in STAGES for module in stage_code(stage)]
+    codes = [*(table.code for table in TABLES.values()), *(f.code for f in FIGURES.values())]
+    drawn = [code.partition(":")[0] for code in codes]
+    return list(dict.fromkeys([*LIBRARIES, "diffusability.stages.command", *stages, *drawn]))
+
+
+def share_imports() -> None:
+    """Start a server for the jobs of this process, which end it when this process ends."""
+    os.environ.update(start(shared_modules()).environment)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a script was started with."""
+
+    argv: list[str]
+    cwd: str
+    environment: dict[str, str]
+
+
+class Server:
+    """A running server, as its owner sees it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], address: str) -> None:
+        """Keep the process, and the pipe whose end tells it that its owner is gone."""
+        self.process = process
+        self.environment = {ADDRESS: f"{process.pid}:{address}"}  # leads scripts to the server
+
+    def stop(self) -> None:
+        """End the server once its forks have ended."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def start(shared: Sequence[str]) -> Server:
+    """Start a server that lives as long as this process; it imports while this returns."""
+    folder = tempfile.mkdtemp(prefix="diffusability-")  # short: a socket's path has 107 bytes
+    address = f"{folder}/socket"
+    one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "diffusability.execution.fork_server", address, *shared],
+        stdin=subprocess.PIPE,  # held by this process alone: it closes when this process ends
+        env={**os.environ, **one_thread},
+        start_new_session=True,  # Ctrl-C reaches the scripts, which pass it on
+    )
+    return Server(process, address)
+
+
+class _Loop:
+    """The server's own loop: fork for every call, report every end."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.listener = listener
+        self.working: set[int] = set()  # forks, by process number
+        self.calls: dict[int, socket.socket] = {}  # to the clients that wait for them
+        self.woken, wake = os.pipe()
+        os.set_blocking(self.woken, False)
+        os.set_blocking(wake, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake)
+
+    def run(self) -> Call | None:
+        """Return the call in a fork that was made for it; None when owner and forks are gone."""
+        owner: list[int] = [sys.stdin.fileno()]
+        while owner or self.working:
+            sources: list[int | socket.socket] = [*owner, self.woken, *self.calls.values()]
+            ready, _, _ = select.select([*sources, self.listener] if owner else sources, [], [])
+            if self.woken in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self.woken, 4096)
+                self._reap()
+            if owner and owner[0] in ready and not os.read(owner[0], 1):
+                owner = []
+                self.listener.close()
+            for pid, connection in list(self.calls.items()):
+                if connection in ready:  # a client sends nothing more: it was killed
+                    self._kill(pid)
+            if owner and self.listener in ready:
+                call = self._accept()
+                if call is not None:
+                    return call
+        return None
+
+    def _accept(self) -> Call | None:
+        """Fork for a new call; return it in the fork, None in the server."""
+        connection, _ = self.listener.accept()
+        line = b""
+        _, streams, _, _ = socket.recv_fds(connection, 1, len(STREAMS))
+        connection.settimeout(10)  # of a client that stops in the middle
+        with connection.makefile("rb") as reader, contextlib.suppress(TimeoutError):
+            line = reader.readline()
+        connection.settimeout(None)
+        if not line.endswith(b"\n"):
+            for descriptor in (*streams, connection.detach()):
+                os.close(descriptor)
+            return None
+        pid = os.fork()
+        if pid:
+            for stream in streams:
+                os.close(stream)
+            self.working.add(pid)
+            self.calls[pid] = connection
+            with contextlib.suppress(OSError):
+                connection.sendall(b"%d\n" % pid)
+            return None
+        self._become_a_job(streams, connection)
+        return Call(**json.loads(line))
+
+    def _become_a_job(self, streams: list[int], connection: socket.socket) -> None:
+        """Leave what is the server's, and take the client's streams."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for other in (self.listener, connection, *self.calls.values()):
+            other.close()
+        for stream, own in zip(streams, STREAMS, strict=True):
+            os.dup2(stream, own)
+            os.close(stream)
+
+    def _reap(self) -> None:
+        """Tell the clients of forks that have ended how they ended."""
+        while self.working:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            self.working.remove(pid)
+            if connection := self.calls.pop(pid, None):  # else it was killed
+                with connection, contextlib.suppress(OSError):
+                    connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+
+    def _kill(self, pid: int) -> None:
+        """Kill the fork of a client that was killed."""
+        self.calls.pop(pid).close()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _serve(address: str, shared: list[str]) -> Call | None:
+    """Import, listen, and fork until the owner is gone; return the call in each fork."""
+    for module in shared:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+    gc.freeze()  # collections in the forks leave shared memory alone
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{address}.new")
+        listener.listen(128)
+        os.rename(f"{address}.new", address)  # whoever sees it can connect
+        server = os.getpid()
+        try:
+            return _Loop(listener).run()
+        finally:
+            if os.getpid() == server:
+                shutil.rmtree(Path(address).parent, ignore_errors=True)
+
+
+def _run(call: Call) -> None:
+    """Run the script of a call as `python SCRIPT ARGUMENTS` does."""
+    os.chdir(call.cwd)
+    os.environ.clear()
+    os.environ.update(call.environment)
+    del os.environ[ADDRESS]  # this is the fork
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.argv = call.argv
+    sys.path[0] = str(Path(call.argv[0]).resolve().parent)
+    runpy.run_path(call.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    sys.stdin = os.fdopen(os.dup(0))  # the owner's pipe; 0 becomes the stream of each fork
+    if call := _serve(sys.argv[1], sys.argv[2:]):
+        _run(call)
