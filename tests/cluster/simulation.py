@@ -32,6 +32,15 @@ TORCHRUN = """import os, sys
 script = next(k for k, word in enumerate(sys.argv) if word.endswith(".py") and k)
 os.execvp("python", ["python", *sys.argv[script:]])
 """
+# Snakemake counts operations with the real torch, and finds this one first as well
+TORCH = """import os, sys
+if sys.argv[0] != "-m":
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    found, sys.path = sys.path, [p for p in sys.path if os.path.abspath(p) != here]
+    del sys.modules["torch"]
+    import torch
+    sys.path = found
+"""
 
 
 @dataclass(frozen=True)
@@ -72,8 +81,8 @@ def create(folder: Path, study: Mapping[str, Any]) -> Workspace:
     launcher = folder / "torch" / "distributed"
     launcher.mkdir(parents=True)
     (launcher / "run.py").write_text(TORCHRUN)
-    for package in (launcher, launcher.parent):
-        (package / "__init__.py").touch()
+    (launcher / "__init__.py").touch()
+    (launcher.parent / "__init__.py").write_text(TORCH)
     (folder / NO_NEEDS[1]).write_text(WITHOUT_NEEDS)
     (folder / "study.yaml").write_text(yaml.safe_dump(dict(study), sort_keys=False))
     return workspace
