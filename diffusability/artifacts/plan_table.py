@@ -117,7 +117,7 @@ def _notes(plan: Plan, stages: list[StageCost]) -> list[str]:
             f"Evicted (`{diffusability_command('gc', '--evict', '--yes')}` while it runs) are "
             "latents and samples that nothing left to make needs; `--keep SIZE` holds a size "
             "whatever the order, and "
-            "what is needed again is made again"
+            "what is needed again is made again by jobs of its own"
         )
     if isinstance(plan.study.dataset, FolderDataset):
         notes.append(

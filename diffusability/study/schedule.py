@@ -14,7 +14,7 @@ from itertools import count
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.priority import Priorities
 
-BULK = ("latents", "samples")  # stages whose files can be evicted, and are made again on demand
+BULK = ("latents", "samples")  # stages whose files can be evicted, and restored
 
 
 @dataclass(frozen=True)
