@@ -1,4 +1,4 @@
-"""`diffusability`: run studies, and look at them and at their results."""
+"""`diffusability`: run and inspect studies and their results."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ from diffusability.study.workflow_files import default_study, toy_study, workflo
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["run"]:  # everything that follows is for Snakemake, --help too
+    if words[:1] == ["run"]:  # all following arguments are for Snakemake, also --help
         return run_snakemake(words[1:])
     arguments = _parser().parse_args(words)
     snakefile = workflow_folder() / "Snakefile"
@@ -51,7 +51,7 @@ def _schema(arguments: argparse.Namespace) -> int:
 
 
 def run_snakemake(words: Sequence[str]) -> int:
-    """Become Snakemake with the workflow's Snakefile and these arguments."""
+    """Replace this process by Snakemake with the workflow's Snakefile and these arguments."""
     snakefile = str(workflow_folder() / "Snakefile")
     command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, *words]
     os.execv(sys.executable, command)
@@ -82,13 +82,21 @@ def _parser() -> argparse.ArgumentParser:
         "--missing", action="store_true", help="only those that are not there"
     )
     add(
-        "plan", _plan, "jobs, time and disk that a study will cost, and what it lacks"
+        "plan", _plan, "estimated jobs, time and disk of a study, and its missing inputs"
     ).add_argument(
         "--gpus", type=_count, nargs="+", default=[8, 64], help="GPUs to share the work (8 64)"
     )
-    add("status", _status, "what runs and how far it is, and what failed with its last words")
-    add("why", _why, "say why an artifact is there, or would be made").add_argument(
-        "name", nargs="?", default="", metavar="PATH", help="an artifact's, or how its name begins"
+    add(
+        "status",
+        _status,
+        "running jobs with their progress, and failed jobs with the end of their logs",
+    )
+    add("why", _why, "say why an artifact exists, or would be made").add_argument(
+        "name",
+        nargs="?",
+        default="",
+        metavar="PATH",
+        help="path of an artifact, or a prefix of its name",
     )
     add("verify", _verify, "hash every file and compare it with its card").add_argument(
         "paths", nargs="*", type=Path, help="folders of artifacts (all)"
@@ -99,20 +107,22 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         choices=BULK,
         metavar="STAGE",
-        help="also latents, samples (both) that nothing left to make needs",
+        help="also evict latents, samples (both) that no remaining job needs",
     )
     gc.add_argument(
         "--keep",
         type=_size,
         metavar="SIZE",
-        help="evict until no more than SIZE is left (500GiB, 0), needed or not",
+        help="evict until at most SIZE is left (500GiB, 0), even if needed",
     )
     gc.add_argument("--yes", action="store_true", help="remove instead of listing")
     add("show", _show, "print the headline table of a finished study")
-    compare = add("compare", _compare, "say what differs between two studies or two tokenizers")
+    compare = add("compare", _compare, "compare two studies or two tokenizers")
     compare.add_argument("a", metavar="A", help="a study file, or a tokenizer of the study")
-    compare.add_argument("b", metavar="B", help="another of the same kind")
-    compare.add_argument("--all", action="store_true", help="every metric, not the headline ones")
+    compare.add_argument("b", metavar="B", help="a second one of the same kind")
+    compare.add_argument(
+        "--all", action="store_true", help="every metric instead of the headline ones"
+    )
     return parser
 
 
@@ -194,7 +204,7 @@ def _gc(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    # imported late: pandas is not needed to look at a plan
+    # imported here: pandas is not needed to list a plan
     from diffusability.analysis.headline import headline
 
     print(headline(_load(arguments)))

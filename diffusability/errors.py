@@ -1,11 +1,11 @@
-"""The errors a person is meant to read: one message that says what, where, and what to do."""
+"""Errors for users: one message that says what, where, and what to do."""
 
 
 class DiffusabilityError(Exception):
-    """Base of every error whose message is written for the person at the terminal.
+    """Base class of errors whose message is written for the user.
 
-    Scripts and the command line print such a message without a traceback; anything else that is
-    raised is a defect of ours and keeps its traceback.
+    Scripts and the command line print it without a traceback; any other exception is a bug and
+    keeps its traceback.
     """
 
     exit_code = 1
@@ -18,7 +18,7 @@ class StudyError(DiffusabilityError):
 
 
 class ArtifactError(DiffusabilityError):
-    """An artifact on disk is missing, incomplete, altered, or not the one that was asked for."""
+    """An artifact on disk is missing, incomplete, altered, or not the requested one."""
 
 
 class DataError(DiffusabilityError):
@@ -26,17 +26,17 @@ class DataError(DiffusabilityError):
 
 
 class ArtifactBusyError(ArtifactError):
-    """Another process is writing the artifact; trying again later is right (EX_TEMPFAIL)."""
+    """Another process is writing the artifact; try again later (EX_TEMPFAIL)."""
 
     exit_code = 75
 
 
 class MeasurementError(DiffusabilityError):
-    """The data given to a metric cannot carry that metric (too few samples, one class, NaN...)."""
+    """The data do not allow the metric (too few samples, one class, NaN...)."""
 
 
 class TrainingError(DiffusabilityError):
-    """A training run cannot go on: a loss that is not finite, a checkpoint of another run."""
+    """A training run cannot continue: a non-finite loss, a checkpoint of another run."""
 
 
 class TrainingInterrupted(DiffusabilityError):  # noqa: N818 - an interruption is not an error

@@ -1,7 +1,7 @@
 """Parameters and multiplications of networks, counted by torch's own counter on the meta device.
 
-Nothing is computed and no weight takes memory. Norms, activations and resizing are not counted:
-they add a few per cent. `diffusability.study.operations` asks, and remembers the answers.
+Nothing is computed and weights take no memory. Norms, activations and resizing are not counted:
+they add a few per cent. `diffusability.study.operations` calls this module and caches the results.
 """
 
 from collections.abc import Callable
@@ -27,14 +27,14 @@ def count(what: str, options: dict[str, Any]) -> list[Count]:
 
     Args:
         what: "autoencoder" (encoder and decoder), "backbone", "encoder" or "discriminator".
-        options: arguments of the function of that name below, as plain values.
+        options: arguments of the function with that name below, as plain values.
     """
     with torch.device("meta"):
         return PARTS[what](**options)
 
 
 def autoencoder(network: dict[str, Any], channels: int, side: int) -> list[Count]:
-    """Return encoder and decoder of a tokenizer; all its parameters stand with the encoder."""
+    """Return encoder and decoder of a tokenizer; all parameters are counted with the encoder."""
     spec = tokenizer_network(network)
     tokenizer = build_tokenizer(spec, channels, side).to("meta").eval().requires_grad_(False)
     image = torch.empty(1, channels, side, side)
@@ -54,7 +54,7 @@ def backbone(spec: dict[str, Any], latent: tuple[int, int, int], num_classes: in
 
 
 def encoder(spec: dict[str, Any], channels: int, side: int, num_classes: int) -> list[Count]:
-    """Return an encoder that the study trains itself, without what only its training needs."""
+    """Return an encoder that the study trains itself, without parts used only in training."""
     image = torch.empty(1, channels, side, side)
     none = torch.empty(1)
     kind = encoder_kind(spec)
@@ -80,7 +80,7 @@ PARTS: dict[str, Callable[..., list[Count]]] = {
 
 
 def parameters(module: nn.Module) -> int:
-    """Return the trained numbers of a module."""
+    """Return the number of trainable parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

@@ -20,14 +20,14 @@ from diffusability.errors import MeasurementError
 class Moments:
     """Count, mean and scatter of D-dimensional vectors, in float64.
 
-    Subclasses add what names their vectors, and refuse in ``require_comparable`` to mix what does
-    not belong together.
+    Subclasses add fields that identify their vectors; ``require_comparable`` refuses to merge
+    moments of different kinds.
 
     Attributes:
         count: number n of vectors.
         mean: (D,) arithmetic mean.
-        scatter: sums of products of deviations from the mean: (D,) of each coordinate with
-            itself, or (D, D) of every pair.
+        scatter: sums of products of deviations from the mean: (D,), of each coordinate with
+            itself, or (D, D), of every pair.
     """
 
     count: int
@@ -35,7 +35,7 @@ class Moments:
     scatter: Tensor
 
     def require_comparable(self, other: Self) -> None:
-        """Refuse moments of other vectors.
+        """Refuse moments of another kind of vectors.
 
         Raises:
             MeasurementError: the two are not of the same vectors.
@@ -61,7 +61,7 @@ class Moments:
         return replace(self, count=count, mean=mean, scatter=scatter)
 
     def without(self, part: Self) -> Self:
-        """Return the moments of the vectors that are left when ``part`` is taken out.
+        """Return the moments without the vectors of ``part``.
 
         Raises:
             MeasurementError: nothing would be left, or the two do not belong together.
@@ -69,7 +69,7 @@ class Moments:
         self.require_comparable(part)
         count = self.count - part.count
         if count < 1:
-            raise MeasurementError(f"cannot take {part.count} vectors out of {self.count}")
+            raise MeasurementError(f"cannot remove {part.count} vectors from {self.count}")
         mean = self.mean + (self.mean - part.mean) * (part.count / count)
         between = self._products(part.mean - mean) * (count * part.count / self.count)
         scatter = self.scatter - part.scatter - between
@@ -83,12 +83,12 @@ class Moments:
 def mean_and_stderr(values: Tensor, what: str, units: str = "usable images") -> tuple[float, float]:
     """Return the mean over independent units and its standard error.
 
-    The standard error, std / sqrt(n) with ddof = 1, is the limit of the bootstrap over units as
-    the number of resamples grows, so none is drawn.
+    The standard error, std / sqrt(n) with ddof = 1, is the limit of the bootstrap over units for
+    many resamples, so no resampling is needed.
 
     Args:
         values: (n,) float64, one value per independent unit.
-        what, units: names of the quantity and of what it is averaged over, for the message.
+        what, units: names of the quantity and of the units it is averaged over, for the message.
 
     Returns:
         Mean and standard error, both in the unit of ``values``.
@@ -98,7 +98,7 @@ def mean_and_stderr(values: Tensor, what: str, units: str = "usable images") -> 
     """
     if values.numel() < 2:
         raise MeasurementError(
-            f"{what}: {values.numel()} {units} carry no standard error; give at least two"
+            f"{what}: {values.numel()} {units} give no standard error; give at least two"
         )
     return float(values.mean()), float(values.std(correction=1)) / values.numel() ** 0.5
 
@@ -141,7 +141,7 @@ def delete_block_stderr(full: float, left_out: Tensor, sizes: Tensor) -> float:
     blocks = len(left_out)
     if blocks < 2:
         raise MeasurementError(
-            f"a jackknife error needs at least two blocks of samples, there is {blocks}; "
+            f"a jackknife error needs at least two blocks of samples, got {blocks}; "
             "give the samples as several shards"
         )
     left_out, sizes = left_out.to(torch.float64), sizes.to(torch.float64)
@@ -167,7 +167,7 @@ def ratio_influences(numerators: Tensor, denominators: Tensor, what: str) -> tup
         MeasurementError: if there are fewer than two images, or the denominators vanish.
     """
     if len(numerators) < 2:
-        raise MeasurementError(f"{what}: {len(numerators)} image(s) carry no standard error")
+        raise MeasurementError(f"{what}: {len(numerators)} image(s) give no standard error")
     scale = float(denominators.mean())
     if not scale > 0:
         raise MeasurementError(f"{what}: the latents do not vary, a relative value is undefined")
@@ -208,13 +208,13 @@ class Halves:
 
 @dataclass(frozen=True)
 class Halving:
-    """Halves with what the statistic takes on them.
+    """Halves with the values of the statistic on them.
 
     Attributes:
         halves: the halves.
         values: (P, 2, columns) values.
-        linear: (P, 2, columns) values plus, to first order, what else the images of a half move
-            in the mean over classes; ``values`` again where they move nothing else.
+        linear: (P, 2, columns) values plus the first-order effect of the half's images on other
+            terms of the mean over classes; equal to ``values`` if there is none.
     """
 
     halves: Halves
@@ -223,7 +223,7 @@ class Halving:
 
 
 def draw_halves(groups: list[Tensor], least: int, generator: torch.Generator) -> Halves:
-    """Cut classes at random into halves, at least ``least`` times in all.
+    """Split classes at random into halves, at least ``least`` times in total.
 
     Args:
         groups: K index tensors, the images of each class.
@@ -274,8 +274,8 @@ def error_of_mean(halving: Halving, column: int, classes: int) -> float:
 def corrected_mean(values: Tensor, halving: Halving, column: int) -> tuple[float, float]:
     """Return the mean over classes extrapolated to infinite samples, and its standard error.
 
-    A value behaves as V + c/n; its halves give c, and c/n is taken off. The error adds that of
-    the correction, seen from its spread over classes.
+    A value is modelled as V + c/n; its halves give c, and c/n is subtracted. The error includes
+    that of the correction, estimated from its spread over classes.
 
     Args:
         values: (K,) values on whole classes.

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic file writes."""
 
 import contextlib
 import errno
@@ -16,10 +16,10 @@ from diffusability.study.commands import diffusability_command
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission into one sentence about `path`.
+    """Turn operating-system errors (full disk, no permission) into one message about `path`.
 
     Raises:
-        ArtifactError: in place of the operating system's error.
+        ArtifactError: instead of the operating system's error.
     """
     try:
         yield
@@ -27,7 +27,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(path.parent if path.parent.exists() else ".").free
             raise ArtifactError(
-                f"{path}: the disk is full ({free / 2**20:.0f} MiB free). Nothing half-written was "
+                f"{path}: the disk is full ({free / 2**20:.0f} MiB free). No partial file was "
                 f"kept; free some space (`{diffusability_command('gc')}` lists what can be "
                 "removed) and run again"
             ) from error
@@ -37,7 +37,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a crash leaves the old file or the new one."""
+    """Write `data` to `path` atomically: a crash leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):

@@ -1,4 +1,4 @@
-"""Provenance cards: what an artifact is, what made it, and whether its files are still those."""
+"""Provenance cards: what an artifact is, how it was made, and the hashes of its files."""
 
 import json
 from collections.abc import Collection
@@ -13,7 +13,7 @@ from diffusability.study.stages import CARD, STAGES
 
 
 def rebuild_command(path: Path) -> str:
-    """Return the command that makes the artifact at `path` again."""
+    """Return the command that rebuilds the artifact at `path`."""
     return snakemake_command("-c1", "-f", str(path / CARD))
 
 
@@ -21,7 +21,7 @@ def read_card(path: Path) -> dict[str, Any]:
     """Return the card of the artifact in the folder `path`.
 
     Raises:
-        ArtifactError: there is none, or it is not whole.
+        ArtifactError: the card is missing or damaged.
     """
     try:
         card = json.loads((path / CARD).read_text())
@@ -32,14 +32,14 @@ def read_card(path: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise ArtifactError(
-            f"{path / CARD}: not a whole provenance card ({error}). "
+            f"{path / CARD}: damaged provenance card ({error}). "
             f"Make the artifact again with: {rebuild_command(path)}"
         ) from None
     return dict(card)
 
 
 def problems(path: Path, card: dict[str, Any], only: Collection[str] = ()) -> list[str]:
-    """Return what is wrong with files of an artifact: missing and not evicted, truncated, altered.
+    """Return the problems of an artifact's files: missing (not evicted), truncated or altered.
 
     Args:
         path: directory of the artifact. card: its card. only: files to look at; empty means all.
@@ -55,21 +55,21 @@ def problems(path: Path, card: dict[str, Any], only: Collection[str] = ()) -> li
         elif file.stat().st_size != entry["bytes"]:
             found.append(f"{name} has {file.stat().st_size} bytes instead of {entry['bytes']}")
         elif sha256(file) != entry["sha256"]:
-            found.append(f"{name} was altered (its SHA-256 is another)")
+            found.append(f"{name} was altered (its SHA-256 differs)")
     return found
 
 
 def verified(
     path: Path, stage: str, fingerprint: str, only: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return the card of an artifact after checking that it is the one asked for, and whole.
+    """Return the card of an artifact after verifying stage, fingerprint and files.
 
     Args:
         path: directory of the artifact. stage: its stage. fingerprint: its fingerprint.
-        only: files that the caller reads, where hashing the others would take long; empty: all.
+        only: files to hash, if the caller reads only these; empty means all.
 
     Raises:
-        ArtifactError: another stage, another fingerprint, or files that are not those it lists.
+        ArtifactError: another stage or fingerprint, or files that differ from the card.
     """
     card = read_card(path)
     if (card.get("stage"), card.get("fingerprint")) != (stage, fingerprint):

@@ -1,4 +1,4 @@
-"""What a plan will cost: measured on finished artifacts of its kind, else counted."""
+"""Estimated cost of a plan: measured on similar finished artifacts, else counted in FLOPs."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -17,26 +17,26 @@ from diffusability.study.plan import Artifact, Plan
 from diffusability.study.schedule import Task
 from diffusability.study.stages import STAGES
 
-# what two artifacts of one kind may differ in: it changes what comes out far more than the cost
+# options that may differ within one kind, because they hardly change the cost
 FREE = {"tokenizer": "regularizer"}
-FREE_ROLE = "encoder"  # that a tokenizer is aligned with
+FREE_ROLE = "encoder"  # encoder that a tokenizer is aligned with
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one stage of a plan will cost.
+    """Estimated cost of one stage of a plan.
 
     Attributes:
         stage: name of the stage.
         jobs: artifacts of the plan.
-        done: those that are there.
-        measured_seconds: of the rest, those whose kind was timed.
-        counted_seconds: of the rest, those whose operations are counted.
-        counted: how many these are.
-        unknown: of the rest, how many are neither.
-        bytes: of the rest, as counted from shapes.
-        timed: finished artifacts that the measured time rests on.
-        devices: on which they ran.
+        done: finished ones.
+        measured_seconds: total for unfinished jobs of a kind that was timed.
+        counted_seconds: total for unfinished jobs whose FLOPs are counted.
+        counted: number of the latter.
+        unknown: number of unfinished jobs of unknown cost.
+        bytes: size of unfinished artifacts, computed from shapes.
+        timed: number of finished artifacts behind the measured time.
+        devices: devices of these.
     """
 
     stage: str
@@ -52,12 +52,12 @@ class StageCost:
 
     @property
     def to_do(self) -> int:
-        """Artifacts that are not there."""
+        """Number of unfinished artifacts."""
         return self.jobs - self.done
 
     @property
     def seconds(self) -> float | None:
-        """Of one job to do, on average over those known."""
+        """Mean seconds of an unfinished job, over those of known cost."""
         known = self.to_do - self.unknown
         return (self.measured_seconds + self.counted_seconds) / known if known else None
 
@@ -70,20 +70,20 @@ class StageCost:
 
 
 class Estimates:
-    """Costs of a plan, read off results/ where something of the same kind is finished."""
+    """Cost estimates of a plan, from timings of similar artifacts in results/ if there are any."""
 
     def __init__(self, plan: Plan) -> None:
-        """Take a plan; results/ is read when the first stage is asked for."""
+        """Store the plan; results/ is read on first use."""
         self.plan, self.costs = plan, Costs(plan.study)
         self._kinds: dict[Path, str | None] = {}
 
     def stages(self) -> list[StageCost]:
-        """Return the cost of every stage that the plan has, in the order of the workflow."""
+        """Return the cost of every stage of the plan, in workflow order."""
         used = [stage for stage in STAGES if self.plan.of_stage(stage)]
         return [self._stage(stage) for stage in used]
 
     def tasks(self) -> dict[Artifact, Task]:
-        """Return what is to be made and what each needs; unknown work is taken to need no time."""
+        """Return the unfinished tasks with their needs; unknown work counts as 0 s."""
         found = {}
         for artifact in self.plan:
             if is_done(artifact):
@@ -135,7 +135,7 @@ class Estimates:
 
     @cached_property
     def _timed(self) -> dict[str, list[tuple[float, str]]]:
-        """GPU-seconds and device of finished artifacts by kind; resumed ones are left out."""
+        """GPU-seconds and device of finished artifacts by kind, without resumed ones."""
         found = defaultdict(list)
         for path in finished():
             kind = self._kind_of_card(path)
@@ -146,7 +146,7 @@ class Estimates:
         return dict(found)
 
     def _kind_of_card(self, path: Path) -> str | None:
-        """Return the kind of a finished artifact; None if what it was made from is gone."""
+        """Return the kind of a finished artifact; None if one of its inputs is gone."""
         if path not in self._kinds:
             try:
                 card = read_card(path)
@@ -163,10 +163,10 @@ class Estimates:
 
 
 def kind_of(artifact: Artifact) -> str:
-    """Return what an artifact has in common with all that cost about as much.
+    """Return the key of artifacts with about the same cost.
 
-    The same options all the way up, but for seeds, for a tokenizer's regularizer, and for what it
-    is aligned with.
+    They have the same options, including those of their inputs, except for seeds, regularizers and
+    the encoder that a tokenizer is aligned with.
     """
     made_from = {role: kind_of(upstream) for role, upstream in artifact.upstream.items()}
     return _kind(artifact.stage, artifact.spec, made_from)

@@ -1,4 +1,4 @@
-"""What lies in results/: finished artifacts, what a plan still lacks, and why."""
+"""Contents of results/: finished artifacts, and which artifacts of a plan are missing, and why."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from diffusability.study.stages import CARD, RESULTS, STAGES
 
 
 def is_done(artifact: Artifact) -> bool:
-    """Whether the artifact has a card of its own fingerprint; its files are not hashed here."""
+    """Whether the artifact has a card with its fingerprint; files are not hashed."""
     try:
         return bool(read_card(Path(artifact.path))["fingerprint"] == artifact.fingerprint)
     except (ArtifactError, KeyError):
@@ -44,7 +44,7 @@ def size(path: Path) -> int:
 
 
 def damage(path: Path) -> list[str]:
-    """Return what is wrong with an artifact on disk, each with the command that mends it."""
+    """Return the problems of an artifact on disk, each with the command that fixes it."""
     try:
         card = read_card(path)
         wrong = problems(path, card)
@@ -56,15 +56,15 @@ def damage(path: Path) -> list[str]:
 
 
 def reasons(artifact: Artifact) -> list[str]:
-    """Return why an artifact is not there: how it differs from its nearest finished relative.
+    """Return why an artifact is missing: how it differs from the most similar finished one.
 
-    The relative is the finished artifact of the same stage and name that differs least.
+    Only finished artifacts of the same stage and name are compared.
     """
     own = Path(artifact.path)
     beside = sorted(card.parent for card in own.parent.glob(f"*/{CARD}"))
     relatives = [read_card(path) for path in beside if path != own]
     if not relatives:
-        return ["nothing of this name was made yet"]
+        return ["no artifact of this name exists yet"]
     wanted = json.loads(artifact.job())
     differences = [(_differences(card, wanted), card["fingerprint"]) for card in relatives]
     fewest, fingerprint = min(differences, key=lambda pair: len(pair[0]))

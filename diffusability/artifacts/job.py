@@ -1,4 +1,4 @@
-"""One artifact to be made: its inputs, verified, and its outputs, published whole."""
+"""The job that makes one artifact: verified inputs, and outputs published atomically."""
 
 import contextlib
 import json
@@ -32,12 +32,12 @@ from diffusability.study.spec import TIME_BUDGET
 from diffusability.study.stages import CARD, RESULTS, STAGES
 
 logger = logging.getLogger(__name__)
-GLANCE = 1.0  # seconds; who looks whether a lock is held takes it for an instant
+GLANCE = 1.0  # seconds; checking whether a lock is held takes it briefly
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a script needs to make one artifact.
+    """All information needed to make one artifact.
 
     Attributes:
         stage: kind of the artifact, a key of STAGES.
@@ -45,10 +45,10 @@ class Job:
         name: readable name, for messages.
         spec: resolved options of the stage, plain JSON values.
         seed: seed of the stage's randomness.
-        upstream: role to `{"stage", "fingerprint", "path"}` of what it is made from.
+        upstream: role to `{"stage", "fingerprint", "path"}` of each input artifact.
         path: directory of the artifact.
-        local: places and ways of execution on this machine; part of no fingerprint.
-        device: torch device on which it is made; part of no fingerprint.
+        local: paths and runtime options of this machine; not part of the fingerprint.
+        device: torch device; not part of the fingerprint.
         minutes: time after which training saves its state and stops; None for no limit.
     """
 
@@ -69,7 +69,7 @@ class Job:
         """Return the job that Artifact.job() wrote.
 
         Raises:
-            ArtifactError: the text is no job, or was planned for another version of the stage.
+            ArtifactError: the text is not a job, or was planned for another version of the stage.
         """
         try:
             plain = json.loads(text)
@@ -82,31 +82,31 @@ class Job:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Recomputed from the content, so that a job edited by hand cannot take another's name."""
+        """Recomputed from the content, so a job edited by hand cannot use another fingerprint."""
         roles = {role: entry["fingerprint"] for role, entry in self.upstream.items()}
         return fingerprint(self.stage, self.version, self.spec, self.seed, roles)
 
     @property
     def options(self) -> dict[str, Any]:
-        """The whole entry: the spec with what belongs to this machine."""
+        """The complete options: the spec with the local options of this machine."""
         return merge(self.spec, self.local)
 
     @property
     def minutes_left(self) -> float | None:
-        """Minutes that are left of its time; reading, waiting and encoding have taken the rest."""
+        """Remaining minutes of the job's time limit."""
         if self.minutes is None:
             return None
         return self.minutes - (time.time() - self.started) / 60
 
     @property
     def state(self) -> Path:
-        """Directory of lock, checkpoints and unpublished files; gone when the job is done."""
+        """Directory of lock, checkpoints and unpublished files; removed when the job is done."""
         return Path(RESULTS, "state", self.stage, self.name, self.fingerprint)
 
     def stream(self, use: str) -> int:
         """Return the seed of one use of randomness, the same for every artifact of one seed.
 
-        The name is left out on purpose: tokenizers that differ in their regularizer alone then
+        The name is deliberately not part of it: tokenizers that differ only in their regularizer
         start from the same weights and see the same batches.
         """
         return derive_seed(self.stage, self.seed, use)
@@ -123,13 +123,13 @@ class Job:
         return path
 
     def made_by_another(self) -> bool:
-        """Wait while another process makes this artifact; return whether it is there then.
+        """Wait while another process makes this artifact; return whether it then exists.
 
-        A driver that was restarted, or a node that came back, starts work that still goes on
-        elsewhere. Without another process the answer is no at once, whatever is there.
+        This happens after a restart of the driver or a node, while a job still runs elsewhere.
+        Without another process it returns False immediately.
 
         Raises:
-            ArtifactBusyError: the job's own time ended first.
+            ArtifactBusyError: the job's own time limit was reached first.
         """
         lock = self.state / "lock"
         at_work = holder(lock)
@@ -139,7 +139,7 @@ class Job:
         left = self.minutes_left
         with exclusive(lock, str(self.path), math.inf if left is None else 60 * TIME_BUDGET * left):
             pass
-        with contextlib.suppress(OSError):  # not empty: the other left its state
+        with contextlib.suppress(OSError):  # not empty: the other process left its state
             if not lock.exists() and {file.name for file in self.state.iterdir()} <= {FILE}:
                 (self.state / FILE).unlink(missing_ok=True)
             self.state.rmdir()
@@ -154,12 +154,12 @@ class Job:
     def writing(self) -> Iterator[Path]:
         """Yield a folder for the outputs; publish them with their card if the block succeeds.
 
-        The card is moved last, so an artifact with a card is whole. If the block raises, what it
-        wrote is removed and the artifact's own folder is untouched; checkpoints stay.
+        The card is moved last, so an artifact with a card is complete. If the block raises, its
+        files are removed and the artifact's folder is unchanged; checkpoints are kept.
 
         Raises:
             ArtifactBusyError: another process is making this artifact.
-            ArtifactError: the block did not write every file that the stage promises.
+            ArtifactError: the block did not write every declared output of the stage.
         """
         with self._attempt() as (staging, attempts):
             yield staging
@@ -186,12 +186,12 @@ class Job:
         """Hold the lock and yield a folder to write into and the number of the attempt."""
         if self.path.name != self.fingerprint:
             raise ArtifactError(
-                f"{self.path}: the fingerprint of this job is {self.fingerprint}; it would "
-                "publish under a name that is not its own"
+                f"{self.path}: fingerprint mismatch (this job has {self.fingerprint}); "
+                "refusing to write"
             )
         with exclusive(self.state / "lock", str(self.path), wait=GLANCE):
             staging = self.state / "staging"
-            shutil.rmtree(staging, ignore_errors=True)  # of an attempt that was killed
+            shutil.rmtree(staging, ignore_errors=True)  # left by an attempt that was killed
             staging.mkdir(parents=True)
             attempts = self._count_attempt()
             write_progress(self.state, self._begun())
@@ -207,13 +207,13 @@ class Job:
         _remove_empty_parents(self.state)
 
     def note_end(self, error: BaseException) -> None:
-        """Note in the job's state that an error ended it, for `diffusability status`."""
+        """Record in the job's state that it failed, for `diffusability status`."""
         interrupted = isinstance(error, TrainingInterrupted)
-        with contextlib.suppress(OSError, ArtifactError):  # the error itself is what to report
+        with contextlib.suppress(OSError, ArtifactError):  # report the original error instead
             end_progress(self.state, "interrupted" if interrupted else "failed")
 
     def _begun(self) -> Progress:
-        """Return the progress of an attempt that begins: as far as the last one was."""
+        """Return the initial progress of an attempt: that of the last attempt."""
         last = read_progress(self.state) or Progress("running")
         return Progress("running", last.step, last.steps, last.loss)
 
@@ -284,7 +284,7 @@ class Job:
 
 
 def _remove_empty_parents(path: Path) -> None:
-    """Remove the folders above `path`, up to the results, as far as they are empty."""
+    """Remove empty folders above `path`, up to the results folder."""
     for parent in path.parents:
         if parent.name in (RESULTS, "state", ""):
             return

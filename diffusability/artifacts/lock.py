@@ -1,4 +1,4 @@
-"""One writer per artifact: a lock that the operating system releases when its holder dies."""
+"""One writer per artifact: a file lock that the operating system releases when its holder ends."""
 
 import contextlib
 import fcntl
@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from diffusability.errors import ArtifactBusyError, ArtifactError
 
-LONGEST_PAUSE = 1.0  # seconds between two looks at a lock that is held for hours
+LONGEST_PAUSE = 1.0  # longest interval in seconds between attempts to take a lock
 
 
 @contextlib.contextmanager
@@ -24,7 +24,7 @@ def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
 
     Args:
         path: lock file; its folder is created.
-        what: what is being protected, for the message.
+        what: the protected object, for the message.
         wait: seconds to wait for another holder before giving up; may be infinite.
 
     Raises:
@@ -45,12 +45,12 @@ def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
     except Timeout:
         raise ArtifactBusyError(
             f"{what}: {_noted(path)} is writing it. Wait for it, or stop it; "
-            "the lock goes when its holder ends"
+            "the lock is released when its holder ends"
         ) from None
     try:
         yield
     finally:
-        # what is at `path` may be another's by now: the block may have removed our own file
+        # `path` may belong to another process by now: the block may have removed our file
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(held[-1], path.stat()):
                 path.unlink()
@@ -60,7 +60,7 @@ def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
 
 
 def _acquire(lock: FileLock, path: Path, wait: float) -> None:
-    """Take the lock, making its folder again where the last holder removed it meanwhile."""
+    """Take the lock; recreate its folder if the last holder removed it."""
     deadline = time.monotonic() + wait
     while True:
         left = deadline - time.monotonic()
@@ -88,7 +88,7 @@ def holder(path: Path) -> str | None:
 
 
 def empty(lock: Path) -> None:
-    """Remove everything beside a lock that is held, but not the lock: it keeps others out."""
+    """Remove everything in the lock's folder except the lock, which is held."""
     for entry in lock.parent.iterdir():
         if entry == lock:
             continue
@@ -108,14 +108,14 @@ def _noted(path: Path) -> str:
 
 
 def check_locks(folder: Path) -> None:
-    """Make sure that a lock in the folder keeps a second writer out, by trying.
+    """Test that a lock in the folder excludes a second writer.
 
     Raises:
-        ArtifactError: the file system has no locks, or grants one twice.
+        ArtifactError: the file system does not support locks, or grants one twice.
     """
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / f".lock-test-{socket.gethostname()}-{os.getpid()}"
-    trouble = "it gave one lock to two holders"
+    trouble = "it granted one lock twice"
     try:
         with scratch.open("w") as first, scratch.open("w") as second:
             fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -130,5 +130,5 @@ def check_locks(folder: Path) -> None:
     raise ArtifactError(
         f"{folder}: its file system cannot lock files ({trouble}), so two jobs could write one "
         f"artifact; mount it with locks (Lustre: -o flock), or make {folder} a link to a folder "
-        "on one that has them"
+        "on a file system that supports them"
     )

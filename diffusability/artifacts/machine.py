@@ -1,4 +1,4 @@
-"""What a card says about where an artifact was made; none of it enters a fingerprint."""
+"""Description of the machine for provenance cards; not part of any fingerprint."""
 
 import importlib.metadata
 import os
@@ -26,7 +26,7 @@ def describe_machine(device: str) -> dict[str, Any]:
 
 
 def peak_memory(device: str) -> int:
-    """Return the largest memory held so far, in bytes: of the device if it has its own."""
+    """Return the peak memory in bytes, of the device if it has its own memory."""
     torch = sys.modules.get("torch")
     if torch is not None and device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated())

@@ -1,4 +1,4 @@
-"""A plan as text: jobs, time and disk of every stage, how long it takes, and what is missing."""
+"""A plan as text: jobs, time and disk of every stage, total time, and missing inputs."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -17,11 +17,11 @@ WIDTHS = (-21, 6, 6, 7, 11, 11, 11)
 
 
 def plan_table(plan: Plan, gpus: Sequence[int] = (8, 64)) -> str:
-    """Return what a plan will cost and what it lacks, one line a stage, then totals and notes.
+    """Return the cost of a plan, one line per stage, then totals, notes and missing inputs.
 
     Args:
         plan: of the study.
-        gpus: numbers of GPUs for each of which to say how long it takes and what lies on disk.
+        gpus: numbers of GPUs for which to estimate time and disk use.
     """
     estimates = Estimates(plan)
     stages = estimates.stages()

@@ -1,4 +1,4 @@
-"""What a job says of itself while it is not done: a small file in its state folder."""
+"""Progress of an unfinished job, in a small file in its state folder."""
 
 import contextlib
 import json
@@ -15,15 +15,15 @@ State = Literal["running", "waiting", "interrupted", "failed"]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is, as it last wrote.
+    """Progress of a job, as last written.
 
     Attributes:
-        state: a job that was killed left what it was when it was killed.
-        step: reached. steps: in all; None where the job has none.
-        loss: name and value of the last one, or nothing.
-        left: seconds until the end, at the time of writing.
+        state: of the job; for a killed job, its state when it was killed.
+        step: steps done. steps: total; None for jobs without steps.
+        loss: name and value of the last loss, or empty.
+        left: estimated remaining seconds at the time of writing.
         waits_for: what it waits for, in words.
-        written: seconds since 1970.
+        written: time of writing, in seconds since 1970.
     """
 
     state: State
@@ -36,19 +36,19 @@ class Progress:
 
 
 def write_progress(state: Path, progress: Progress) -> None:
-    """Write the file in a job's state folder, whole or not at all."""
+    """Write the file in a job's state folder, atomically."""
     write_json(state / FILE, asdict(progress))
 
 
 def read_progress(state: Path) -> Progress | None:
-    """Return what the job of a state folder last wrote, or None."""
+    """Return the last progress in a state folder, or None."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         return Progress(**json.loads((state / FILE).read_text()))
     return None
 
 
 def end_progress(state: Path, how: State) -> None:
-    """Note that a job ended without a result, keeping how far it was.
+    """Record that a job ended without a result, keeping its step.
 
     Args:
         state: its state folder. how: `interrupted` or `failed`.

@@ -1,4 +1,4 @@
-"""What a study is doing: which jobs run and how far they are, and which ended without a result."""
+"""Status of a study: running jobs with their progress, and jobs that ended without a result."""
 
 import json
 import textwrap
@@ -16,27 +16,27 @@ from diffusability.study.stages import RESULTS, STAGES
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG_TAIL = 65_536  # bytes
-SHOWN_LINES = 5  # of the log of a job that failed
+SHOWN_LINES = 5  # lines of the log of a failed job
 WIDTH = 80
 ENDINGS = ("waiting", "interrupted", "failed")
 NOT_A_LOSS = ("step", "learning_rate")
 HEADINGS = {
     "running": "running",
     "waiting": "waiting for a GPU",
-    "interrupted": "interrupted; the next run goes on from there",
+    "interrupted": "interrupted; the next run resumes",
     "failed": "failed",
 }
 
 
 @dataclass(frozen=True)
 class Step:
-    """How far a job is.
+    """Progress of a job.
 
     Attributes:
-        step: reached.
-        steps: in all; None where it is not known.
-        loss: name and value of the last one, or nothing.
-        left: seconds until the end as the job last wrote; None where it wrote nothing.
+        step: steps done.
+        steps: total; None if unknown.
+        loss: name and value of the last loss, or empty.
+        left: remaining seconds as last written by the job; None if it wrote nothing.
     """
 
     step: int
@@ -45,7 +45,7 @@ class Step:
     left: float | None = None
 
     def __str__(self) -> str:
-        """Return it as a person reads it."""
+        """Return the progress as text."""
         whole = f" of {self.steps} ({self.step / self.steps:.0%})" if self.steps else ""
         parts = [f"step {self.step}{whole}", self.loss]
         parts += [f"{duration(self.left)} left"] if self.left is not None else []
@@ -54,14 +54,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Activity:
-    """A job that is not done but was begun.
+    """A job that was started and is not done.
 
     Attributes:
-        artifact: that it makes.
+        artifact: the artifact it makes.
         kind: a key of HEADINGS.
-        step: how far it is, where it says so.
-        who: runs it.
-        log: its log file, where there is one.
+        step: its progress, if known.
+        who: the process or job that runs it.
+        log: its log file, if there is one.
         lines: last lines of the log.
     """
 
@@ -74,12 +74,12 @@ class Activity:
 
 
 def status_text(plan: Plan) -> str:
-    """Return what runs and how far it is, and what failed with the last lines of its log."""
+    """Return running jobs with their progress, and failed jobs with the end of their logs."""
     found = list(activities(plan))
     done = sum(Path(artifact.card).exists() for artifact in plan)
     counts = {kind: sum(a.kind == kind for a in found) for kind in HEADINGS}
     said = "".join(f", {count} {kind}" for kind, count in counts.items() if count)
-    lines = [f"{done} of {len(plan)} artifacts are there{said or '; nothing runs'}"]
+    lines = [f"{done} of {len(plan)} artifacts are done{said or '; nothing runs'}"]
     for kind, heading in HEADINGS.items():
         chosen = [activity for activity in found if activity.kind == kind]
         lines += ["", heading] if chosen else []
@@ -106,7 +106,7 @@ def activities(plan: Plan) -> Iterator[Activity]:
         lines = _tail(log)
         progress = read_progress(state)
         if not (running or lines or progress or (state / CHECKPOINT).exists()):
-            continue  # it is only just starting
+            continue  # it has just started
         kind = "running" if running else _ending(progress, state)
         step = _step(artifact, state, progress, running)
         yield Activity(artifact, kind, step, who or "", log, tuple(lines[-SHOWN_LINES:]))
@@ -144,7 +144,7 @@ def _describe(activity: Activity) -> list[str]:
 
 
 def _logs() -> dict[str, Path]:
-    """Return the log of every artifact's job by the artifact's fingerprint."""
+    """Return the log file of every artifact's job, by fingerprint."""
     rules = {entry.rule for entry in STAGES.values()}
     files = (file for rule in rules for file in Path(RESULTS, "logs", rule).glob("*.log"))
     return {file.name.split(".")[-2]: file for file in files}
@@ -165,15 +165,15 @@ def _tail(log: Path | None) -> list[str]:
 
 
 def _ending(progress: Progress | None, state: Path) -> str:
-    """Return how a job ended that nobody runs."""
+    """Return how a job that no longer runs has ended."""
     said = progress.state if progress else "running"
-    # killed in the middle of its steps, its checkpoint is as good as that of one that was asked
+    # killed between checkpoints: it resumes like an interrupted job
     killed = said == "running" and (state / CHECKPOINT).exists()
     return "interrupted" if killed else said if said in ENDINGS else "failed"
 
 
 def _step(artifact: Artifact, state: Path, progress: Progress | None, running: bool) -> Step | None:
-    """Return the furthest step that the job or its checkpoint tell of."""
+    """Return the later step of the job's progress file and its checkpoint."""
     found = _checkpoint_step(artifact, state / CHECKPOINT)
     if progress is None or not progress.step or (found and found.step > progress.step):
         return found
@@ -184,7 +184,7 @@ def _step(artifact: Artifact, state: Path, progress: Progress | None, running: b
 
 
 def _checkpoint_step(artifact: Artifact, path: Path) -> Step | None:
-    """Read step and last loss from the head of a checkpoint, whose weights are not read."""
+    """Read step and last loss from the header of a checkpoint, without its weights."""
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
@@ -192,7 +192,7 @@ def _checkpoint_step(artifact: Artifact, path: Path) -> Step | None:
         history = json.loads(metadata["values"])["history"]
         step = int(metadata["step"])
     except (OSError, ValueError, KeyError, TypeError, MemoryError):
-        return None  # none yet, or not whole; the job itself takes the one before it
+        return None  # none yet, or damaged; the job itself uses the previous one
     row = history[-1] if history else {}
     losses = [f"{name} {value:.4g}" for name, value in row.items() if name not in NOT_A_LOSS]
     return Step(step, artifact.spec.get("train", {}).get("steps"), losses[0] if losses else "")

@@ -1,4 +1,4 @@
-"""Safetensors files that are the same to the last bit whenever their content is."""
+"""Safetensors files that are bitwise equal for equal contents."""
 
 import json
 from collections.abc import Mapping
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from diffusability.artifacts.atomic import write_bytes
 
-LENGTH = 8  # bytes that say how long the header is
-ALIGNMENT = 8  # of the tensors behind the header, in bytes
+LENGTH = 8  # bytes of the header's length
+ALIGNMENT = 8  # alignment in bytes of the tensors after the header
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and words about them, whole or not at all.
+    """Write tensors and metadata, atomically.
 
-    The library writes the words in another order in every process; here they are sorted.
+    The library orders metadata differently in every process; here the keys are sorted.
     """
     content = save(tensors, dict(metadata))
     end = LENGTH + int.from_bytes(content[:LENGTH], "little")

@@ -1,4 +1,4 @@
-"""Why an artifact is there, or would be made: by which job, from what, and what differs."""
+"""Why an artifact exists or would be made: its job, its inputs, and what differs."""
 
 import re
 from datetime import datetime
@@ -17,19 +17,19 @@ from diffusability.study.targets import figure_files, report_file, table_files
 
 FINGERPRINT = re.compile(r"(?<![0-9a-f])[0-9a-f]{12}(?![0-9a-f])")
 INDENT = " " * 8
-LISTED = 5  # artifacts of which a table waits
+LISTED = 5  # listed artifacts that a table waits for
 
 
 def explain(plan: Plan, name: str) -> str:
-    """Return why what `name` names is there or not.
+    """Return why the artifacts that match `name` exist or not.
 
     Args:
         plan: of the study.
-        name: path of an artifact, of a file of it, of its log or of a table or figure; or how the
-            names of artifacts begin; empty for all.
+        name: path of an artifact, one of its files or its log, or of a table or figure; or a
+            prefix of artifact names; empty for all.
 
     Raises:
-        StudyError: the study has nothing of that name.
+        StudyError: nothing in the study has that name.
     """
     study = plan.study
     if name in (*table_files(study), *figure_files(study), report_file(study)):
@@ -71,7 +71,7 @@ def _explain(artifact: Artifact) -> list[str]:
 
 
 def _made(folder: Path) -> list[str]:
-    """Return when, where and by what a finished artifact was made."""
+    """Return when, where and by which rule a finished artifact was made."""
     card = read_card(folder)
     when = datetime.fromtimestamp(card["started"]).strftime("%Y-%m-%d %H:%M")
     tries = f" at attempt {card['attempts']}" if card["attempts"] > 1 else ""
@@ -85,7 +85,7 @@ def _made(folder: Path) -> list[str]:
 
 
 def _explain_stranger(plan: Plan, folder: Path) -> list[str]:
-    """Explain an artifact that the study does not name, by the one that it names instead."""
+    """Explain an artifact outside the study by the most similar one in the study."""
     lines = [f"unused  {folder}", *_made(folder)]
     instead = [artifact for artifact in plan if Path(artifact.path).parent == folder.parent]
     lines += wrapped("the study does not name it" + ("; instead:" if instead else ""), INDENT)
@@ -93,13 +93,13 @@ def _explain_stranger(plan: Plan, folder: Path) -> list[str]:
 
 
 def _explain_result(plan: Plan, name: str) -> list[str]:
-    """Explain a table, a figure or the report: they follow from all measurements."""
+    """Explain a table, a figure or the report, which depend on all measurements."""
     waits = [artifact for artifact in plan.measured if not is_done(artifact)]
     lines = [f"{'there  ' if Path(name).exists() else 'to make'} {name}"]
     text = f"from {len(plan.measured)} measurements"
     if not waits:
-        text += f", all there; `{snakemake_command('-n')}` says what is new"
+        text += f", all done; `{snakemake_command('-n')}` says what is new"
         return [*lines, *wrapped(text, INDENT)]
-    lines += wrapped(f"{text}, of which {len(waits)} are to be made:", INDENT)
+    lines += wrapped(f"{text}, {len(waits)} still to be made:", INDENT)
     lines += [f"{INDENT}{artifact.stage} {artifact.name}" for artifact in waits[:LISTED]]
     return lines + [f"{INDENT}..."] * (len(waits) > LISTED)

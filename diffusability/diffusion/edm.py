@@ -16,8 +16,8 @@ def precondition(
 ) -> Tensor:
     """Return D(y; sigma) = c_skip y + c_out F(c_in y, ln(sigma) / 4) of a network F.
 
-    F sees unit variance and aims at unit variance at every level. With F = 0 it is the exact
-    denoiser of N(0, sigma_data^2 I).
+    Inputs and targets of F have unit variance at every level. With F = 0, D is the exact denoiser
+    of N(0, sigma_data^2 I).
 
     Args:
         network: F, maps (B, ...), (B,) noise conditions and labels to (B, ...).
@@ -33,7 +33,7 @@ def precondition(
 
 
 class PreconditionedDenoiser(nn.Module):
-    """A network F behind EDM's preconditioning.
+    """A network F with EDM's preconditioning.
 
     Args:
         network: F, see `precondition`.
@@ -70,7 +70,7 @@ def denoising_loss(
         x: (B, ...) data.
         sigma: (B,) noise standard deviations.
         noise: (B, ...) standard normal.
-        sigma_data: standard deviation of the data, that of the preconditioning.
+        sigma_data: standard deviation of the data, as in the preconditioning.
         labels: (B,) labels given to D, or None.
 
     Returns:

@@ -11,7 +11,7 @@ from diffusability.diffusion.sampler import Solver, function_evaluations
 from diffusability.errors import StudyError
 from diffusability.study.backbone import EDMSampling
 
-# D at one noise level for all: noisy data (B, ...) and sigma -> (B, ...)
+# D at one noise level for the whole batch: noisy data (B, ...) and sigma -> (B, ...)
 DenoiserField = Callable[[Tensor, float], Tensor]
 
 
@@ -34,25 +34,25 @@ def sigma_grid(steps: int, options: EDMSampling) -> Tensor:
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     start, end = high ** (1 / rho), low ** (1 / rho)
     levels = (start + ramp * (end - start)) ** rho
-    levels[0], levels[-1] = high, low  # exactly, not to rounding
+    levels[0], levels[-1] = high, low  # exactly, without rounding error
     return torch.cat((levels, levels.new_zeros(1)))
 
 
 @dataclass(frozen=True)
 class Churn:
-    """Fresh noise in front of the steps (S_churn, S_min, S_max and S_noise of EDM).
+    """Noise added before each step (S_churn, S_min, S_max and S_noise of EDM).
 
     Attributes:
-        fresh: standard normal noise (B, ...) of step i.
-        options: churn, its total over the steps (a step raises its level by at most a factor
-            sqrt(2)), the levels between which noise is added, both included, and its scale.
+        fresh: returns standard normal noise (B, ...) for step i.
+        options: S_churn over all steps (a step raises the level by at most a factor sqrt(2)), the
+            levels between which noise is added, inclusive, and the noise scale.
     """
 
     fresh: Callable[[int], Tensor]
     options: EDMSampling
 
     def raised(self, sigma: float, steps: int) -> float:
-        """Return the level to which a step that starts at sigma is raised."""
+        """Return the noise level after churn, for a step that starts at sigma."""
         high = math.inf if self.options.churn_max is None else self.options.churn_max
         if not self.options.churn_min <= sigma <= high:
             return sigma
@@ -67,17 +67,17 @@ def integrate_denoiser(
     solver: Solver = "heun",
     churn: Churn | None = None,
 ) -> Tensor:
-    """Follow dy/dsigma = (y - D(y; sigma)) / sigma from noise to data.
+    """Solve dy/dsigma = (y - D(y; sigma)) / sigma from noise to data.
 
     N steps evaluate D N times with Euler and 2 N - 1 times with Heun, whose last step, to level 0,
-    is Euler's: `sampler.function_evaluations`.
+    is an Euler step (see `sampler.function_evaluations`).
 
     Args:
         denoise: D (see `guidance.guided_denoiser`).
         noise: (B, ...) standard normal.
         sigmas: (N + 1,) decreasing levels that end in 0, see `sigma_grid`.
         solver: "euler" (order 1) or "heun" (order 2).
-        churn: fresh noise; None follows the deterministic equation.
+        churn: noise added before steps; None solves the deterministic ODE.
 
     Returns:
         (B, ...) samples in the dtype of the noise.
@@ -86,7 +86,7 @@ def integrate_denoiser(
         StudyError: the solver is unknown.
     """
     steps, levels = len(sigmas) - 1, sigmas.tolist()
-    function_evaluations(solver, steps)  # refuses a solver that does not exist
+    function_evaluations(solver, steps)  # raises for an unknown solver
     y = noise * levels[0]
     for i in range(steps):
         level, following = levels[i], levels[i + 1]

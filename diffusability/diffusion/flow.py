@@ -49,7 +49,7 @@ def sample_time(
         (n,) float32 times in [0, 1].
 
     Raises:
-        StudyError: the distribution is neither.
+        StudyError: the distribution is unknown.
     """
     if distribution == "uniform":
         return torch.rand(n, generator=generator, device=generator.device)
@@ -100,7 +100,7 @@ def flow_matching_loss(
         true velocity along the channels; "total", mse + weight * cosine.
     """
     target = velocity_target(x0, x1)  # (B, C, H, W)
-    # autocast may answer in a lower precision; the loss is taken in that of the data
+    # autocast may return a lower precision; compute the loss in that of the data
     prediction = model(interpolate(x0, x1, t), t, labels).to(target.dtype)
     terms = {"mse": F.mse_loss(prediction, target)}
     terms["total"] = terms["mse"]

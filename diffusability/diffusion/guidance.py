@@ -13,12 +13,12 @@ VelocityField = Callable[[Tensor, float], Tensor]
 
 
 def require_classes(labels: Tensor, num_classes: int, what: str) -> None:
-    """Refuse labels that are no class; `num_classes` itself would pass as the null class.
+    """Refuse labels outside the classes; `num_classes` would silently mean the null class.
 
     Args:
         labels: (B,) int64 labels.
         num_classes: number of classes.
-        what: who asks, for the message.
+        what: context, for the message.
 
     Raises:
         StudyError: a label is outside 0 ... num_classes - 1.
@@ -43,8 +43,8 @@ def guided_velocity(
     """Bind labels and a guidance scale to a velocity network.
 
     The guided velocity is v(null) + scale (v(label) - v(null)) on every channel. At scale 1, and
-    at times outside the interval, the network is called once with the labels and nothing else is
-    computed; elsewhere once, with the batch doubled.
+    at times outside the interval, the network is called once with the labels only; otherwise once
+    with a doubled batch.
 
     Args:
         model: velocity network (x, t, y) -> v.
@@ -58,7 +58,7 @@ def guided_velocity(
 
     Raises:
         StudyError: a negative scale, an interval that is not ordered within [0, 1], or a label
-            that is no class.
+            outside the classes.
     """
     low, high = interval
     _check(labels, null, scale)
@@ -81,8 +81,8 @@ def guided_denoiser(
     """Bind labels and a guidance scale to a denoiser D.
 
     D(null) + scale (D(label) - D(null)) on every channel. At equal y and sigma a velocity and a
-    score are affine in D, so this is the same as to guide those. As with `guided_velocity`, scale
-    1 calls the network once with the labels, and any other once with the batch doubled.
+    score are affine in D, so this equals guidance of those. As with `guided_velocity`, scale 1
+    calls the network once with the labels, any other scale once with a doubled batch.
 
     Args:
         model: denoiser (y, sigma, labels) -> D.
@@ -94,7 +94,7 @@ def guided_denoiser(
         A function of noisy latents (B, C, H, W) and sigma that returns D.
 
     Raises:
-        StudyError: a negative scale, or a label that is no class.
+        StudyError: a negative scale, or a label outside the classes.
     """
     _check(labels, null, scale)
     nulls = torch.full_like(labels, null)

@@ -8,10 +8,9 @@ from diffusability.diffusion.network import LatentNetwork
 
 
 class NormalisedNetwork(nn.Module):
-    """A network on per-channel z-scored latents; the z-score travels with the weights.
+    """A network on per-channel z-scored latents, saved together with the z-score's statistics.
 
-    Applying another normalisation than the one of training is a classic, silent mistake; here
-    there is no other.
+    This excludes a common silent mistake: sampling with another normalisation than in training.
     """
 
     mean: Tensor
@@ -39,7 +38,7 @@ class NormalisedNetwork(nn.Module):
         return latents * self.std + self.mean
 
     def null_labels(self, count: int) -> Tensor:
-        """Return (count,) int64 labels of the null class, which means no label."""
+        """Return (count,) int64 labels of the null class (unconditional)."""
         null = self.network.num_classes
         return torch.full((count,), null, dtype=torch.int64, device=self.mean.device)
 
@@ -59,10 +58,10 @@ class LatentDiffusion(NormalisedNetwork):
 
 
 class LatentDenoiser(NormalisedNetwork):
-    """The posterior mean D(y; sigma) of EDM, its network preconditioned.
+    """EDM's posterior mean D(y; sigma), with a preconditioned network.
 
     Args:
-        network: F; as it starts at zero, D starts as the denoiser of N(0, sigma_data^2 I).
+        network: F; it starts at zero, so D starts as the denoiser of N(0, sigma_data^2 I).
         sigma_data: standard deviation of the latents in the network's units.
     """
 

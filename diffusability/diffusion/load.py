@@ -11,7 +11,7 @@ from diffusability.study.backbone import BACKBONES, Backbone, BackboneSpec
 
 
 def backbone_spec(values: object) -> Backbone:
-    """Return the typed entry of a backbone from its plain values."""
+    """Return the options model of a backbone from plain values."""
     spec: Backbone = TypeAdapter(BackboneSpec).validate_python(values)
     return spec
 
@@ -19,9 +19,9 @@ def backbone_spec(values: object) -> Backbone:
 def build_diffusion(
     spec: Backbone, latent_shape: tuple[int, int, int], num_classes: int
 ) -> LatentDiffusion | LatentDenoiser:
-    """Return the model of a backbone entry for latents (C, H, W), of the entry's process.
+    """Return the model of a backbone entry for latents (C, H, W), for the entry's process.
 
-    Its weights are not yet drawn: `network.initialise(generator)` does it, or load them.
+    Its weights are not initialised: call `network.initialise(generator)`, or load them.
 
     Raises:
         StudyError: the options do not fit the latent grid.

@@ -1,4 +1,4 @@
-"""What diffusion networks on latents share: their signature, the embedding of time, modulation."""
+"""Base class of diffusion networks on latents, time embedding, and modulation."""
 
 import math
 from abc import abstractmethod
@@ -19,14 +19,14 @@ Options = TypeVar("Options", bound=Backbone)
 class LatentNetwork(SeededModule, Generic[Options]):
     """A network on latents, conditioned on time (or EDM's noise level) and class.
 
-    What the arguments and the answer of `forward` mean is flow matching's; EDM gives it
-    c_in y and ln(sigma) / 4 instead (`edm.precondition`).
+    Arguments and output of `forward` are named as in flow matching; EDM passes c_in y and
+    ln(sigma) / 4 instead (`edm.precondition`).
 
     A subclass builds its layers on the meta device; `initialise` or saved weights fill them.
     """
 
     def __init__(self, spec: Options, latent_shape: tuple[int, int, int], num_classes: int) -> None:
-        """Take the sizes.
+        """Check and store the sizes.
 
         Args:
             spec: the backbone's options.
@@ -49,7 +49,7 @@ class LatentNetwork(SeededModule, Generic[Options]):
 
         Args:
             x: (B, C, H, W) latents on the path.
-            t: (B,) time in [0, 1], 0 noise and 1 data; ln(sigma) / 4 of EDM.
+            t: (B,) time in [0, 1], 0 noise and 1 data; ln(sigma) / 4 for EDM.
             y: (B,) int64 labels in [0, num_classes]; num_classes is the null class.
 
         Returns:
@@ -74,7 +74,7 @@ def timestep_sinusoid(t: Tensor, dim: int) -> Tensor:
 
 
 class TimestepEmbedding(nn.Module):
-    """Time as a vector: sinusoid, then a two-layer SiLU network."""
+    """Embedding of time: sinusoids, then a two-layer SiLU network."""
 
     def __init__(self, width: int, frequencies: int = 256) -> None:
         super().__init__()

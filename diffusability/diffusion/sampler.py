@@ -15,7 +15,7 @@ StepCallback = Callable[[int, Tensor, Tensor], None]
 
 
 def function_evaluations(solver: Solver, steps: int) -> int:
-    """Return how often `integrate` evaluates the velocity.
+    """Return the number of velocity evaluations of `integrate`.
 
     Args:
         solver: "euler" or "heun".
@@ -39,8 +39,8 @@ def time_grid(steps: int, shift: float = 1.0) -> list[float]:
 
     Args:
         steps: number of steps, at least 1.
-        shift: s of t -> s t / (1 + (s - 1) t); 1 is an even grid, below 1 spends more steps near
-            the noise (LightningDiT's published samples use 0.3).
+        shift: s of t -> s t / (1 + (s - 1) t); 1 is uniform, below 1 uses more steps near the
+            noise (LightningDiT's published samples use 0.3).
 
     Returns:
         steps + 1 times, the first 0 and the last 1.
@@ -63,15 +63,15 @@ def integrate(
     shift: float = 1.0,
     on_step: StepCallback | None = None,
 ) -> Tensor:
-    """Follow dx/dt = velocity(x, t) from noise at t = 0 to data at t = 1.
+    """Solve dx/dt = velocity(x, t) from noise at t = 0 to data at t = 1.
 
     The velocity is never evaluated at t = 1, which training draws with probability zero: Heun
-    ends on an Euler step, which keeps its order, since one step errs by O(1 / steps^2).
+    ends with an Euler step. This keeps the order, because the error of one step is O(1 / steps^2).
 
     Args:
         velocity: function of latents and time (see `guidance.guided_velocity`).
         noise: (B, C, H, W) standard normal noise.
-        steps: number of steps; `function_evaluations` states what they cost.
+        steps: number of steps; `function_evaluations` gives their cost.
         solver: "euler" (order 1) or "heun" (order 2).
         shift: timestep shift, see `time_grid`.
         on_step: called as on_step(i, x_i, x_next) after step i of 0 ... steps - 1.
@@ -82,7 +82,7 @@ def integrate(
     Raises:
         StudyError: the solver is unknown, or steps or shift are out of range.
     """
-    function_evaluations(solver, steps)  # refuses a solver that does not exist
+    function_evaluations(solver, steps)  # raises for an unknown solver
     times = time_grid(steps, shift)
     x = noise
     for i in range(steps):
@@ -99,10 +99,10 @@ def integrate(
 
 
 def draw_noise(seed: int, indices: Sequence[int], shape: tuple[int, ...]) -> Tensor:
-    """Draw standard normal noise whose row depends on its seed and index only.
+    """Draw standard normal noise; each row depends only on seed and index.
 
-    Each row has its own counter-based generator (Philox) with (seed, index) as the key: batch
-    size, order, number of processes and device play no part, and no two keys share a stream.
+    Each row has its own counter-based generator (Philox) with (seed, index) as the key: the
+    noise is independent of batch size, order, processes and device, and streams never overlap.
 
     Args:
         seed: at least 0.

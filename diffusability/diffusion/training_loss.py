@@ -13,7 +13,7 @@ from diffusability.training.loop import Batch, Losses
 
 
 class _Draws:
-    """What every process draws anew for every image and step."""
+    """Random draws per image and step that both diffusion processes share."""
 
     def __init__(
         self,
@@ -21,10 +21,10 @@ class _Draws:
         posteriors: Posteriors,
         spec: Backbone,
     ) -> None:
-        """Join the parts; model and posteriors are on one device.
+        """Store the parts; model and posteriors must be on one device.
 
         Raises:
-            StudyError: a label of the latents is no class of the network.
+            StudyError: a label of the latents is not a class of the network.
         """
         require_classes(posteriors.labels, model.network.num_classes, "training on latents")
         self._model, self._posteriors, self._spec = model, posteriors, spec
@@ -47,7 +47,7 @@ class _Draws:
 
 
 class FlowMatchingLoss(_Draws):
-    """Draws a fresh posterior sample, noise, time and dropped labels for every image and step."""
+    """Flow-matching loss; posterior sample, noise, time and label dropout are drawn per step."""
 
     def __call__(self, batch: Batch) -> Losses:
         """Return the loss of a part of b images of a batch of B."""
@@ -62,12 +62,12 @@ class FlowMatchingLoss(_Draws):
 
 
 class EDMLoss(_Draws):
-    """Draws a fresh posterior sample, noise, its level and dropped labels likewise."""
+    """EDM's loss; posterior sample, noise, noise level and label dropout are drawn per step."""
 
     def __call__(self, batch: Batch) -> Losses:
         """Return the loss of a part of b images of a batch of B."""
         edm, generator, part = self._spec.edm, batch.generator, batch.part
-        assert edm is not None  # of process edm
+        assert edm is not None  # set for process edm
         data = self._data(batch)  # (b, C, H, W)
         noise = self._noise(batch)[part]  # (b, C, H, W)
         sigma = training_sigma(len(batch.indices), generator, edm)[part]  # (b,)
@@ -78,6 +78,6 @@ class EDMLoss(_Draws):
 def diffusion_loss(
     model: LatentDiffusion | LatentDenoiser, posteriors: Posteriors, spec: Backbone
 ) -> FlowMatchingLoss | EDMLoss:
-    """Return the loss of the entry's process; model and posteriors are on one device."""
+    """Return the loss of the entry's process; model and posteriors must be on one device."""
     kind = EDMLoss if isinstance(model, LatentDenoiser) else FlowMatchingLoss
     return kind(model, posteriors, spec)

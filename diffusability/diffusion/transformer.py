@@ -74,7 +74,7 @@ class FinalLayer(nn.Module):
 
 
 class LatentTransformer(LatentNetwork[TransformerBackbone]):
-    """The skeleton that SiT and LightningDiT share; a fixed position embedding is added."""
+    """Base class of SiT and LightningDiT, with a fixed position embedding."""
 
     position: Tensor
 
@@ -92,14 +92,14 @@ class LatentTransformer(LatentNetwork[TransformerBackbone]):
             self.label_embedding = nn.Embedding(num_classes + 1, width)
             self.blocks = nn.ModuleList(self._block(width, spec.heads) for _ in range(spec.depth))
             self.final = FinalLayer(width, self._norm(width), cell)
-        # tables are functions of the grid: they are there from the start and never saved
+        # tables depend only on the grid: they exist from the start and are not saved
         self.register_buffer("position", position_embedding(self.tokens, width), persistent=False)
         self.rotary = self._rotary(width // spec.heads)
 
     @staticmethod
     @abstractmethod
     def _norm(width: int) -> nn.Module:
-        """Return the norm in front of every branch and of the final layer."""
+        """Return the norm before every branch and before the final layer."""
 
     @abstractmethod
     def _block(self, width: int, heads: int) -> Block:
@@ -118,13 +118,13 @@ class LatentTransformer(LatentNetwork[TransformerBackbone]):
         return self._to_latent(self.final(tokens, condition))
 
     def _to_tokens(self, x: Tensor) -> Tensor:
-        """Cut (B, C, H, W) into (B, N, C * patch * patch), row by row."""
+        """Patchify (B, C, H, W) to (B, N, C * patch * patch), row by row."""
         p, (rows, columns) = self.patch, self.tokens
         x = x.unflatten(3, (columns, p)).unflatten(2, (rows, p))  # (B, C, rows, p, columns, p)
         return x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
     def _to_latent(self, tokens: Tensor) -> Tensor:
-        """Put (B, N, C * patch * patch) back to (B, C, H, W)."""
+        """Unpatchify (B, N, C * patch * patch) to (B, C, H, W)."""
         p, (rows, columns) = self.patch, self.tokens
         x = tokens.unflatten(2, (-1, p, p)).unflatten(1, (rows, columns))
         return x.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
@@ -134,7 +134,7 @@ class LatentTransformer(LatentNetwork[TransformerBackbone]):
         self.position.copy_(position_embedding(self.tokens, self.position.shape[1]))
 
     def draw_layer(self, name: str, layer: nn.Module, generator: torch.Generator) -> None:
-        """Draw a layer's weights as DiT's.
+        """Draw a layer's weights as in DiT.
 
         Xavier-uniform matrices and zero biases; N(0, 0.02²) for the label embedding and the time
         network; zero for every modulation and for the final map, so that each block starts as
@@ -151,9 +151,9 @@ class LatentTransformer(LatentNetwork[TransformerBackbone]):
 class SiT(LatentTransformer):
     """DiT blocks: LayerNorm without weights, tanh-GELU, fixed position embedding.
 
-    Queries and keys are normalised by a LayerNorm over the head, which the published SiT lacks
-    and the study of latent diffusability adds (arXiv 2606.03578, Setups). The output is the
-    velocity alone: no second half for a variance that nothing would read.
+    Queries and keys have a LayerNorm per head, which the published SiT lacks and the study of
+    latent diffusability adds (arXiv 2606.03578, Setups). The output is only the velocity, without
+    channels for a variance.
     """
 
     @staticmethod
@@ -165,7 +165,7 @@ class SiT(LatentTransformer):
 
 
 class LightningDiT(LatentTransformer):
-    """RMSNorm, SwiGLU and rotary position, besides the fixed position embedding."""
+    """RMSNorm, SwiGLU and rotary positions, in addition to the fixed position embedding."""
 
     @staticmethod
     def _norm(width: int) -> nn.Module:

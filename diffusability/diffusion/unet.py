@@ -1,8 +1,8 @@
 """The residual U-Net of EDM on latents (DDPM++ in arXiv 2206.00364), at any size.
 
-Two things differ from EDM's FFHQ 64 x 64 network: the noise embedding scales and shifts after the
-second norm, as in its ImageNet network, rather than being added before it; and what ends a branch
-starts at zero rather than near it.
+Two differences from EDM's FFHQ 64 x 64 network: the noise embedding scales and shifts after the
+second norm, as in its ImageNet network, instead of being added before it; and the last layer of a
+branch starts at zero instead of near zero.
 """
 
 import math
@@ -19,19 +19,19 @@ from diffusability.nn.layers import group_norm
 from diffusability.study.backbone import UNetBackbone
 
 CONDITION = 4  # channels of the condition, in units of the width
-SKIP_SCALE = math.sqrt(0.5)  # keeps the variance of a sum of two
+SKIP_SCALE = math.sqrt(0.5)  # keeps the variance of a sum of two terms
 ZERO = ("modulation", "conv2", "attention.out")  # layers that start at zero, and `out`
 EMBEDDING_STD = 0.02
 Resample = Literal["down", "up"]
 
 
 def conv2d(before: int, after: int, kernel: int) -> nn.Conv2d:
-    """Return a convolution that keeps the grid."""
+    """Return a convolution that keeps the grid size."""
     return nn.Conv2d(before, after, kernel, padding=kernel // 2)
 
 
 def resampled(x: Tensor, resample: Resample | None) -> Tensor:
-    """Return x (B, C, H, W) on the coarser grid (means of 2 x 2), on the finer one, or as it is."""
+    """Return x (B, C, H, W) downsampled (means of 2 x 2), upsampled, or unchanged."""
     if resample == "down":
         return F.avg_pool2d(x, 2)
     if resample == "up":
@@ -40,7 +40,7 @@ def resampled(x: Tensor, resample: Resample | None) -> Tensor:
 
 
 class GridAttention(nn.Module):
-    """Self-attention over all cells, and a skip."""
+    """Self-attention over all cells, with a skip connection."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -55,13 +55,13 @@ class GridAttention(nn.Module):
 
 
 class UNetBlock(nn.Module):
-    """Two convolutions modulated by the condition, a skip, and optional attention.
+    """Two convolutions modulated by the condition, a skip connection, and optional attention.
 
     Args:
         before, after: channels.
         condition: channels of the condition.
-        heads: of self-attention; None for none.
-        resample: halve or double the grid in front of the first convolution and of the skip.
+        heads: of self-attention; None for no attention.
+        resample: halve or double the grid before the first convolution and in the skip.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class UNetBlock(nn.Module):
 class LatentUNet(LatentNetwork[UNetBackbone]):
     """A U-Net on latents, conditioned on noise level (or time) and class.
 
-    On the way down every resolution has `blocks` blocks, on the way up one more; each of these
-    takes what one block of the way down, or its start or its halving, has left. In the middle a
-    block with attention and one without. Where a resolution has attention, all its blocks of the
-    way down have it and the last one of the way up.
+    The downward path has `blocks` blocks per resolution, the upward path one more. Each upward
+    block concatenates the output of one downward block, downsampling block or the first layer. In
+    the middle are a block with attention and one without. At a resolution with attention, all its
+    downward blocks have it, and its last upward block.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class LatentUNet(LatentNetwork[UNetBackbone]):
             self.out = conv2d(width, self.latent_channels, 3)
 
     def _way_down(self, spec: UNetBackbone, condition: int) -> tuple[nn.ModuleList, list[int]]:
-        """Return the blocks down, and the channels of what the way up takes, the last one last."""
+        """Return the downward blocks, and the channels of their outputs, in order."""
         down, here, left = nn.ModuleList(), spec.width, [spec.width]
         for level, multiplier in enumerate(spec.multipliers):
             if level:
@@ -136,7 +136,7 @@ class LatentUNet(LatentNetwork[UNetBackbone]):
         return down, left
 
     def _way_up(self, spec: UNetBackbone, condition: int, left: list[int]) -> nn.ModuleList:
-        """Return the blocks up; every one that joins takes the last of `left`."""
+        """Return the upward blocks; each one with a skip takes the last entry of `left`."""
         up, here = nn.ModuleList(), left[-1]
         for level, multiplier in reversed(list(enumerate(spec.multipliers))):
             if level < len(spec.multipliers) - 1:
@@ -149,11 +149,11 @@ class LatentUNet(LatentNetwork[UNetBackbone]):
         return up
 
     def _heads(self, spec: UNetBackbone, level: int) -> int | None:
-        """Return the attention heads of a resolution, or None where it has no attention."""
+        """Return the attention heads of a resolution, or None if it has no attention."""
         return spec.heads if self.grid[0] >> level in spec.attention else None
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """Return the network's answer at the noisy latents x; see `LatentNetwork.forward`."""
+        """Return the network's output at the noisy latents x; see `LatentNetwork.forward`."""
         condition = F.silu(self.time_embedding(t) + self.label_embedding(y))  # (B, D)
         x = self.start(x)
         left = [x]
@@ -171,8 +171,8 @@ class LatentUNet(LatentNetwork[UNetBackbone]):
         """Draw a layer's weights.
 
         Xavier-uniform weights and zero biases; N(0, 0.02²) for the label embedding; zero for the
-        modulations, for the last convolution of a block, for the projection behind attention and
-        for the last convolution of all, so that the answer starts as zero.
+        modulations, for the last convolution of a block, for the projection after attention and
+        for the output convolution, so that the output starts at zero.
         """
         if name == "out" or name.endswith(ZERO):
             set_zero(layer)

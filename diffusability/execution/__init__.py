@@ -1,1 +1,1 @@
-"""How a study is run on a machine or a cluster; nothing here changes what comes out."""
+"""Running a study on a machine or a cluster; nothing here changes results."""

@@ -1,4 +1,4 @@
-"""Whether results/ can take a study: locks that hold, and room on the disk."""
+"""Checks of results/ before a study: working file locks, and enough disk space."""
 
 import shutil
 from pathlib import Path
@@ -13,20 +13,20 @@ from diffusability.study.stages import RESULTS
 
 
 def check_results(plan: Plan) -> str | None:
-    """Refuse a study that results/ cannot take.
+    """Check file locks and free disk space for a study.
 
     Returns:
-        A warning if the study fits only while latents are evicted, else None.
+        A warning if the study fits only with eviction of latents, else None.
 
     Raises:
-        ArtifactError: results/ cannot be locked, or is too small even then.
+        ArtifactError: results/ does not support locks, or is too small even with eviction.
     """
     check_locks(Path(RESULTS))
     return _check_disk(plan, shutil.disk_usage(RESULTS).free)
 
 
 def _check_disk(plan: Plan, free: int) -> str | None:
-    """Compare what is to be written, counted from shapes, with the `free` bytes."""
+    """Compare the bytes to be written, computed from shapes, with the `free` bytes."""
     costs = Costs(plan.study)
     sizes = [(a.stage, costs.work(a).bytes) for a in plan if not is_done(a)]
     latents = [size for stage, size in sizes if stage == "latents"]
@@ -34,15 +34,15 @@ def _check_disk(plan: Plan, free: int) -> str | None:
     least = whole - sum(latents) + max(latents, default=0)
     if least > free:
         raise ArtifactError(
-            f"{RESULTS}: study `{plan.study.name}` writes {_gib(least)} even if the latents of one "
-            f"tokenizer are kept at a time, and {_gib(free)} are free; free more, make {RESULTS} a "
+            f"{RESULTS}: study `{plan.study.name}` writes {_gib(least)} even if only the latents "
+            f"of one tokenizer are kept, but {_gib(free)} are free; free more, make {RESULTS} a "
             "link to a larger disk, or run a part: --config 'select={tokenizers: [...]}'"
         )
     if whole <= free:
         return None
     return (
         f"{RESULTS}: study `{plan.study.name}` writes {_gib(whole)}, {_gib(sum(latents))} of it "
-        f"latents, and {_gib(free)} are free; evict latents while it runs: "
+        f"latents, but {_gib(free)} are free; evict latents while it runs: "
         + diffusability_command("gc", "--evict", "latents", "--yes")
     )
 

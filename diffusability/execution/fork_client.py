@@ -1,6 +1,6 @@
-"""A script's way into the fork server: hand over this process's work, or go on without it.
+"""Client of the fork server: run this script in a fork of the server, or without it.
 
-Only small modules of the standard library are imported here: what the server saves is imports.
+Only small modules of the standard library are imported here, because the server saves import time.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ def hand_over() -> None:
     """Let a fork of the server run this script, and exit with its status.
 
     The fork has this process's arguments, working directory, environment and streams; signals sent
-    to this process reach it. Returns, without having done anything, where no server is running.
+    to this process are forwarded to it. Without a running server this function does nothing.
     """
     server, _, address = os.environ.get(ADDRESS, "").partition(":")
     if not address or not (connection := _connect(int(server), address)):
@@ -52,7 +52,7 @@ def _connect(server: int, address: str) -> socket.socket | None:
                 connection.close()
                 return None
             return connection
-        time.sleep(0.02)  # it is importing
+        time.sleep(0.02)  # the server is still importing
     return None
 
 
@@ -65,7 +65,7 @@ def _alive(pid: int) -> bool:
 
 
 def _send(pid: int, number: int) -> None:
-    """Pass a signal on; the fork may have ended meanwhile."""
+    """Forward a signal; the fork may have ended already."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
@@ -73,7 +73,7 @@ def _send(pid: int, number: int) -> None:
 def _outlive(pid: int) -> int:
     """Wait for a fork whose server was killed; its status is lost with the server.
 
-    The caller is told of a failure, and finds the finished artifact when it tries again.
+    The caller gets a failure, and finds the finished artifact when it tries again.
     """
     while _alive(pid):
         time.sleep(0.1)
@@ -81,7 +81,7 @@ def _outlive(pid: int) -> int:
 
 
 def _exit_as(status: int) -> None:
-    """End as the fork did: with its exit status, or by the signal that ended it (negative)."""
+    """Exit like the fork: with its status, or by the signal that ended it (negative)."""
     if status < 0:
         if -status != signal.SIGKILL:
             signal.signal(-status, signal.SIG_DFL)

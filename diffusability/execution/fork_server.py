@@ -1,10 +1,10 @@
-"""One process that has imported what jobs need, and forks for each: a start in milliseconds.
+"""A process that has imported the jobs' modules and forks for each job, in milliseconds.
 
-A job of a small study spends a third of its time on starting Python and importing torch. Beside a
-local Snakemake runs one process that has done so; each script asks it for a fork of itself
+A job of a small study spends a third of its time on starting Python and importing torch. A local
+Snakemake therefore starts one process that has done both; each script asks it for a fork
 (`fork_client`). A fork has the script's arguments, folder, environment, streams, exit status and
-signals. The server starts no thread and touches no GPU before it forks; it ends with Snakemake,
-however that ends, and forks that are at work then go on. Clusters start processes as ever.
+signals. The server starts no threads and uses no GPU before it forks. It ends with Snakemake,
+however that ends, while running forks continue. Clusters start ordinary processes.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ from diffusability.study.figures import FIGURES
 from diffusability.study.stages import STAGES, stage_code
 from diffusability.study.tables import TABLES
 
-# imported before the first fork, beside the code of all stages, tables and figures; a module that
-# is missing is left to the job that needs it
+# imported before the first fork, with the code of all stages, tables and figures; a missing module
+# is an error only in the job that needs it
 LIBRARIES = (
     "torch",
     "numpy",
@@ -61,13 +61,13 @@ def shared_modules() -> list[str]:
 
 
 def share_imports() -> None:
-    """Start a server for the jobs of this process, which end it when this process ends."""
+    """Start a server for the jobs of this process; it ends with this process."""
     os.environ.update(start(shared_modules()).environment)
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a script was started with."""
+    """Arguments and environment of a script."""
 
     argv: list[str]
     cwd: str
@@ -75,41 +75,45 @@ class Call:
 
 
 class Server:
-    """A running server, as its owner sees it."""
+    """Handle of a running server."""
 
     def __init__(self, process: subprocess.Popen[bytes], address: str) -> None:
-        """Keep the process, and the pipe whose end tells it that its owner is gone."""
+        """Keep the process, and the pipe whose closing tells it that its owner is gone."""
         self.process = process
-        self.environment = {ADDRESS: f"{process.pid}:{address}"}  # leads scripts to the server
+        self.environment = {
+            ADDRESS: f"{process.pid}:{address}"
+        }  # tells scripts where the server is
 
     def stop(self) -> None:
-        """End the server once its forks have ended."""
+        """End the server after its forks have ended."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
 
 
 def start(shared: Sequence[str]) -> Server:
-    """Start a server that lives as long as this process; it imports while this returns."""
-    folder = tempfile.mkdtemp(prefix="diffusability-")  # short: a socket's path has 107 bytes
+    """Start a server that lives as long as this process; returns before its imports finish."""
+    folder = tempfile.mkdtemp(
+        prefix="diffusability-"
+    )  # short, because a socket's path is limited to 107 bytes
     address = f"{folder}/socket"
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "diffusability.execution.fork_server", address, *shared],
-        stdin=subprocess.PIPE,  # held by this process alone: it closes when this process ends
+        stdin=subprocess.PIPE,  # open only in this process: it closes when this process ends
         env={**os.environ, **one_thread},
-        start_new_session=True,  # Ctrl-C reaches the scripts, which pass it on
+        start_new_session=True,  # Ctrl-C reaches the scripts, which forward it
     )
     return Server(process, address)
 
 
 class _Loop:
-    """The server's own loop: fork for every call, report every end."""
+    """The server's loop: fork for every call, report every exit."""
 
     def __init__(self, listener: socket.socket) -> None:
         self.listener = listener
         self.working: set[int] = set()  # forks, by process number
-        self.calls: dict[int, socket.socket] = {}  # to the clients that wait for them
+        self.calls: dict[int, socket.socket] = {}  # connections to the waiting clients
         self.woken, wake = os.pipe()
         os.set_blocking(self.woken, False)
         os.set_blocking(wake, False)
@@ -143,7 +147,7 @@ class _Loop:
         connection, _ = self.listener.accept()
         line = b""
         _, streams, _, _ = socket.recv_fds(connection, 1, len(STREAMS))
-        connection.settimeout(10)  # of a client that stops in the middle
+        connection.settimeout(10)  # from a client that stopped in the middle
         with connection.makefile("rb") as reader, contextlib.suppress(TimeoutError):
             line = reader.readline()
         connection.settimeout(None)
@@ -164,7 +168,7 @@ class _Loop:
         return Call(**json.loads(line))
 
     def _become_a_job(self, streams: list[int], connection: socket.socket) -> None:
-        """Leave what is the server's, and take the client's streams."""
+        """Close the server's files and take the client's streams."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for other in (self.listener, connection, *self.calls.values()):
@@ -174,7 +178,7 @@ class _Loop:
             os.close(stream)
 
     def _reap(self) -> None:
-        """Tell the clients of forks that have ended how they ended."""
+        """Send exit statuses to the clients of forks that have ended."""
         while self.working:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
@@ -200,7 +204,7 @@ def _serve(address: str, shared: list[str]) -> Call | None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{address}.new")
         listener.listen(128)
-        os.rename(f"{address}.new", address)  # whoever sees it can connect
+        os.rename(f"{address}.new", address)  # published last, when clients can connect
         server = os.getpid()
         try:
             return _Loop(listener).run()

@@ -1,10 +1,11 @@
-"""Which GPU a job takes where no scheduler says so: a free one, held by a lock until it ends.
+"""GPU selection without a scheduler: a job takes a free GPU and locks it until it ends.
 
-Snakemake counts GPUs (`--resources gpu=4`) and does not say which. So every job on a workstation
-takes devices by locks in the folder of temporary files, one folder a machine and user; the
-operating system releases them when the process ends, however it ends.
+Snakemake counts GPUs (`--resources gpu=4`) but does not assign them. So every job on a workstation
+locks its devices in the folder of temporary files, in one folder per machine and user; the
+operating system releases the locks when the process ends, however it ends.
 
-    python -m diffusability.execution.gpus 8 COMMAND ...    COMMAND in place of this, on 8 GPUs
+    python -m diffusability.execution.gpus 8 COMMAND ...    replaces this process by COMMAND, on 8
+    GPUs
 """
 
 import fcntl
@@ -23,26 +24,28 @@ from diffusability.errors import ArtifactError, DiffusabilityError
 
 logger = logging.getLogger(__name__)
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-JOBS_PER_GPU = "DIFFUSABILITY_JOBS_PER_GPU"  # small networks leave a large GPU idle: share it
-# a job of Slurm, PBS, LSF, Grid Engine or Kubernetes sees the devices that it was given
+JOBS_PER_GPU = (
+    "DIFFUSABILITY_JOBS_PER_GPU"  # jobs per GPU, because small networks do not fill a large GPU
+)
+# a job of Slurm, PBS, LSF, Grid Engine or Kubernetes sees only its own devices
 SCHEDULERS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID", "KUBERNETES_SERVICE_HOST")
-LOOK_EVERY = 0.5  # seconds between looks for a free device
+LOOK_EVERY = 0.5  # seconds between attempts to find a free device
 _held: list[int] = []  # descriptors of locks; the system closes them with the process
 
 
 def take_gpus(count: int, inherit: bool = False, state: Path | None = None) -> list[str]:
-    """Take free GPUs for the rest of this process, and let CUDA see no others.
+    """Take free GPUs for the rest of this process, and hide all others from CUDA.
 
     Call it before CUDA is initialised. It waits while too few are free. Under a scheduler, and on
-    a machine without GPUs, nothing is done.
+    a machine without GPUs, it does nothing.
 
     Args:
-        count: of GPUs, all of which are taken or none.
+        count: number of GPUs; all of them are taken at once, or none.
         inherit: whether a program that replaces this process keeps them.
-        state: state folder of the job that waits for them, where that is noted.
+        state: state folder of the job, where waiting is recorded.
 
     Returns:
-        The devices, as CUDA_VISIBLE_DEVICES now names them; empty where nothing was done.
+        The devices as now in CUDA_VISIBLE_DEVICES; empty if nothing was done.
 
     Raises:
         ArtifactError: the machine has fewer.
@@ -52,7 +55,7 @@ def take_gpus(count: int, inherit: bool = False, state: Path | None = None) -> l
         return []
     if count > len(devices):
         raise ArtifactError(
-            f"this job wants {count} GPUs, and {len(devices)} can be used here "
+            f"this job needs {count} GPUs, but {len(devices)} can be used here "
             f"({', '.join(devices)}); give its entry of the study fewer `gpus`"
         )
     folder = lock_folder()
@@ -70,7 +73,7 @@ def take_gpus(count: int, inherit: bool = False, state: Path | None = None) -> l
 
 
 def scheduled(environment: Mapping[str, str]) -> bool:
-    """Whether a scheduler has chosen this process's devices."""
+    """Whether a scheduler has assigned this process's devices."""
     return any(name in environment for name in SCHEDULERS)
 
 
@@ -81,7 +84,7 @@ def machine_gpus(environment: Mapping[str, str]) -> list[str]:
         return [name for name in names if name and name != "-1"]
     if not any(Path("/dev").glob("nvidia[0-9]*")):
         return []
-    try:  # by identity: CUDA may count them in another order than the driver
+    try:  # by UUID, because CUDA and the driver may number them differently
         output = subprocess.run(
             ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],
             capture_output=True,
@@ -95,7 +98,7 @@ def machine_gpus(environment: Mapping[str, str]) -> list[str]:
 
 
 def lock_folder() -> Path:
-    """Return the folder of this machine's locks, created if need be."""
+    """Return the folder of this machine's locks; create it if needed."""
     folder = Path(tempfile.gettempdir(), f"diffusability-gpus-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
@@ -129,21 +132,21 @@ def _take(devices: Sequence[str], count: int, folder: Path, inherit: bool) -> li
 
 
 def _slots(devices: Sequence[str], folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield every device with the file of its lock: once, or as often as jobs may share it."""
+    """Yield every device with its lock file, once per job that may share it."""
     for k in range(int(os.environ.get(JOBS_PER_GPU, "1"))):
         for device in devices:
             yield device, folder / f"{device.replace('/', '_')}.{k}.lock"
 
 
 def _state(command: Sequence[str]) -> Path | None:
-    """Return the state folder of the job that a command is given as JSON, if it is given one."""
+    """Return the state folder of the job in a command's JSON argument, if there is one."""
     if "--job" not in command[:-1]:
         return None
     return Job.from_json(command[command.index("--job") + 1]).state
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Replace this process by a command that sees as many free GPUs as the first argument says."""
+    """Replace this process by a command with as many free GPUs as the first argument says."""
     count, *command = sys.argv[1:] if argv is None else argv
     try:
         take_gpus(int(count), inherit=True, state=_state(command))

@@ -1,4 +1,4 @@
-"""What jobs find in their environment: interpreter, package, the workflow's folder, the run."""
+"""Environment of jobs: interpreter, package, workflow folder and run."""
 
 import os
 import sys
@@ -13,11 +13,11 @@ from diffusability.study.workflow_files import PACKAGE, default_study, is_workfl
 
 
 def prepare_jobs(workflow: Any, files: Sequence[str], overrides: Mapping[str, Any]) -> None:
-    """Set the variables with which every job of this workflow starts; jobs elsewhere set them too.
+    """Set the environment variables of all jobs of this workflow, also of jobs on other machines.
 
     Args:
         workflow: Snakemake's. files: of the study, relative to the working directory.
-        overrides: laid on top of them.
+        overrides: override them.
 
     Raises:
         StudyError: the jobs' environments would not hold this package.
@@ -25,27 +25,29 @@ def prepare_jobs(workflow: Any, files: Sequence[str], overrides: Mapping[str, An
     _put_interpreter_on_path()
     _put_package_on_path(snakemake_adapter.uses_conda(workflow))
     os.environ[workflow_files.VARIABLE] = str(snakemake_adapter.workflow_folder(workflow))
-    # a job on another machine names the command of the run that it belongs to, not its own
+    # a job on another machine prints the command of its run, not its own
     if snakemake_adapter.starts_run(workflow) or commands.VARIABLE not in os.environ:
         commands.set_run(_run(workflow, files, overrides))
 
 
 def _run(workflow: Any, files: Sequence[str], overrides: Mapping[str, Any]) -> commands.Run:
-    """Return what has to be named to start this run again."""
+    """Return the arguments that start this run again."""
     directory = snakemake_adapter.given_directory(workflow)
     snakefile = snakemake_adapter.snakefile(workflow)
     found = not directory and snakefile == Path("Snakefile").absolute()
-    if snakemake_adapter.is_module(workflow):  # the study is in the Snakefile that uses this one
+    if snakemake_adapter.is_module(
+        workflow
+    ):  # the study is in the Snakefile that uses this one as a module
         files, overrides = (), {}
     if list(files) == [default_study()]:
         files = ()
-    if directory:  # Snakemake looks for study files where it is started
+    if directory:  # Snakemake resolves study files in the folder where it is started
         files = [str(Path(file).absolute()) for file in files]
     return commands.Run(files, overrides, "" if found else str(snakefile), directory)
 
 
 def _put_interpreter_on_path() -> None:
-    """Let jobs find the interpreter that runs Snakemake, activated or not, by the name `python`.
+    """Let jobs find Snakemake's interpreter as `python`, with or without activation.
 
     The rules say `python` and not a full path: a path in a shell command would make every job run
     again when the environment moves.
@@ -57,14 +59,14 @@ def _put_interpreter_on_path() -> None:
 def _put_package_on_path(conda: bool) -> None:
     """Let jobs in an environment of conda import the package of this checkout.
 
-    An installed package is found by the interpreter that it is installed for, and by no other: its
-    folder holds all other packages of that interpreter too.
+    An installed package is not made available to other interpreters, because its folder also holds
+    all other packages of its own interpreter.
     """
     if is_workflow(PACKAGE.parent):
         _prepend("PYTHONPATH", str(PACKAGE.parent), "")
     elif conda:
         raise StudyError(
-            "--sdm conda: its environments do not hold the package `diffusability`, which is "
+            "--sdm conda: its environments do not contain the package `diffusability`, which is "
             f"installed in {PACKAGE.parent}; run without --sdm conda, or from a checkout"
         )
 

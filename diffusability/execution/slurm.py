@@ -1,4 +1,4 @@
-"""What a Slurm cluster says about a study's jobs before the first of them is submitted."""
+"""Validation of a study's jobs by Slurm before the first one is submitted."""
 
 import getpass
 import os
@@ -16,7 +16,7 @@ from diffusability.execution.stale_jobs import check_no_stale_jobs
 from diffusability.study.run_time import shortest_minutes
 
 PROFILE = "slurm/config.yaml"
-# a resource, and how sbatch is asked for it
+# a resource, and its option of sbatch
 OPTIONS = {
     "slurm_account": "--account",
     "slurm_partition": "--partition",
@@ -26,12 +26,12 @@ OPTIONS = {
     "constraint": "--constraint",
     "qos": "--qos",
 }
-SUMMED = ("mem_mb", "gpu")  # over the jobs of a group; of everything else the largest counts
+SUMMED = ("mem_mb", "gpu")  # summed over the jobs of a group; for all others the maximum counts
 
 
 @dataclass(frozen=True)
 class Request:
-    """The most that one job of a rule asks for.
+    """The largest request of a job of one rule.
 
     Attributes:
         rule: its name.
@@ -44,7 +44,7 @@ class Request:
     resources: Mapping[str, Any]
 
     def sbatch(self) -> list[str]:
-        """Return the command that asks Slurm whether it would take such a job."""
+        """Return the command that asks Slurm whether it accepts such a job."""
         given = {option: self.resources.get(name) for name, option in OPTIONS.items()}
         gpus, model = self.resources.get("gpu"), self.resources.get("gpu_model")
         given["--gpus"] = f"{model}:{gpus}" if gpus and model else gpus
@@ -59,7 +59,7 @@ def check_submission(workflow: Any, trainings: set[str]) -> None:
 
     Args:
         workflow: Snakemake's.
-        trainings: rules whose jobs go on from checkpoints.
+        trainings: rules whose jobs resume from checkpoints.
 
     Raises:
         StudyError: see ``check_run_times``, ``check_no_stale_jobs`` and ``check_cluster``.
@@ -76,7 +76,7 @@ def requests(jobs: Iterable[Any], together: Mapping[str, int]) -> list[Request]:
     """Return one request per rule: the largest value of every resource over its jobs.
 
     Args:
-        jobs: of Snakemake. together: most jobs of a rule that its group submits as one, by rule.
+        jobs: of Snakemake. together: by rule, most jobs that its group submits as one.
     """
     jobs = list(jobs)
     sizes = Counter(job.group for job in jobs)
@@ -95,7 +95,7 @@ def requests(jobs: Iterable[Any], together: Mapping[str, int]) -> list[Request]:
 
 
 def check_run_times(asked: Iterable[Request], trainings: set[str]) -> None:
-    """Refuse trainings that would be ended before they have kept anything.
+    """Refuse run times that end before a training's first checkpoint.
 
     Raises:
         StudyError: a rule of `trainings` has fewer minutes than between two checkpoints.
@@ -106,17 +106,17 @@ def check_run_times(asked: Iterable[Request], trainings: set[str]) -> None:
         if request.rule in trainings and isinstance(minutes, int) and minutes < least:
             raise StudyError(
                 f"{request.rule}: a `runtime` of {minutes} min ends before the first checkpoint, "
-                f"so no attempt would get further than the last; give it {least} min or more in "
+                f"so no attempt would make progress; give it {least} min or more in "
                 "the profile (set-resources)"
             )
 
 
 def check_cluster(asked: Iterable[Request]) -> None:
-    """Ask Slurm whether it would take each kind of job; nothing is submitted.
+    """Ask Slurm whether it accepts each kind of job; nothing is submitted.
 
     Raises:
-        StudyError: it refuses one: no account where one is needed, a partition or a type of GPU
-            that is not there, more time, memory or CPUs than it has.
+        StudyError: it refuses one: a missing account, an unknown partition or GPU type, or too
+            much time, memory or CPUs.
     """
     asked = list(asked)
     known = gpu_types(_answer(["sinfo", "--noheader", "--format=%P %G"])[1])
@@ -151,7 +151,7 @@ def _typed(gres: Any) -> str | None:
 
 
 def _answer(command: list[str]) -> tuple[bool, str]:
-    """Return whether a command succeeded and what it wrote; of a failure, the last line."""
+    """Return whether a command succeeded and its output (on failure, the last line)."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -166,7 +166,7 @@ def _answer(command: list[str]) -> tuple[bool, str]:
 
 
 def _accounts() -> str:
-    """Return the accounts of whoever runs this, as far as Slurm says."""
+    """Return the user's Slurm accounts, if Slurm reports them."""
     user = f"user={getpass.getuser()}"
     listing = ["sacctmgr", "--noheader", "--parsable2", "list", "associations", user]
     known, text = _answer([*listing, "format=account"])

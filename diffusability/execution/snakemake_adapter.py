@@ -1,7 +1,7 @@
-"""All that is read of Snakemake's workflow object, most of which is no public interface.
+"""All access to Snakemake's workflow object, most of which is private API.
 
-`workflow` is what a Snakefile sees under that name. Snakemake is therefore needed in versions
-that were tried: at least `LEAST`, below `BELOW` (as in pyproject.toml).
+`workflow` is the object of that name in a Snakefile. Only tested versions of Snakemake are
+accepted: at least `LEAST`, below `BELOW` (as in pyproject.toml).
 """
 
 import os
@@ -19,7 +19,7 @@ LEAST, BELOW = (9, 20), (10,)
 
 
 def check_version(found: str | None = None) -> None:
-    """Refuse versions of Snakemake that this module was not tried with.
+    """Refuse versions of Snakemake that this module was not tested with.
 
     Raises:
         StudyError: naming the version that is installed and those that work.
@@ -34,9 +34,9 @@ def check_version(found: str | None = None) -> None:
 
 
 def workflow_folder(workflow: Any) -> Path:
-    """Return the folder of the Snakefile whose rules/ are being read, also as a module of another.
+    """Return the folder of the Snakefile whose rules/ are being read, also if used as a module.
 
-    Of a Snakefile that is not on this machine, the package's own files are used.
+    For a remote Snakefile, the files of the package are used.
     """
     rules = Path(workflow.current_basedir.get_path_or_uri(secret_free=True))
     if rules.is_dir():
@@ -66,33 +66,33 @@ def given_study(workflow: Any, config: Mapping[str, Any]) -> tuple[list[str], di
 
 
 def is_module(workflow: Any) -> bool:
-    """Whether another Snakefile uses the one that is being read as a module."""
+    """Whether the Snakefile being read is used as a module of another."""
     return not workflow.modifier.is_main_snakefile()
 
 
 def starts_run(workflow: Any) -> bool:
-    """Whether this process is the one that a person started, and not a job of it."""
+    """Whether this is the main process, and not one of its jobs."""
     return bool(workflow.is_main_process)
 
 
 def snakefile(workflow: Any) -> Path:
-    """Return the Snakefile that was started."""
+    """Return the main Snakefile."""
     return Path(workflow.main_snakefile).absolute()
 
 
 def given_directory(workflow: Any) -> str:
-    """Return the absolute path of what was given as --directory; empty if nothing was."""
+    """Return the absolute path given as --directory; empty if none was given."""
     return str(Path.cwd()) if workflow.overwrite_workdir else ""  # Snakemake is there already
 
 
 def uses_conda(workflow: Any) -> bool:
-    """Whether jobs run in environments that Snakemake makes (--sdm conda)."""
+    """Whether jobs run in environments created by Snakemake (--sdm conda)."""
     methods = workflow.deployment_settings.deployment_method
     return any(method.name == "CONDA" for method in methods)
 
 
 def submits_jobs(workflow: Any) -> bool:
-    """Whether jobs run elsewhere than in this process's own children."""
+    """Whether jobs run elsewhere than in child processes."""
     return not workflow.local_exec
 
 
@@ -107,7 +107,7 @@ def jobs_to_run(workflow: Any) -> Iterable[Any]:
 
 
 def jobs_per_group(workflow: Any) -> dict[str, int]:
-    """Return, by rule, how many jobs of its group are submitted as one at most."""
+    """Return, by rule, the maximum number of its jobs that a group submits as one."""
     grouped = workflow.group_settings
     return {
         rule: grouped.group_components.get(group, 1)
@@ -133,13 +133,13 @@ def is_forced(workflow: Any, rule: str, files: Iterable[str]) -> bool:
 
 
 def lift_default_rate_limit(workflow: Any) -> None:
-    """Let only `jobs` and `cores` bound what is started, unless another limit was given.
+    """Limit job starts only by `jobs` and `cores`, unless another limit was given.
 
-    Snakemake's default of 100 jobs per second looks for ready jobs again a second after every
-    look, for good, and every job that ends is one look more: after a thousand jobs, a thousand
-    looks per second. A longer timespan (`--max-jobs-per-timespan 1000/10s`) divides that by ten,
-    and keeps a thread waiting for each of these looks, and Snakemake from ending, for as long.
-    No option says "no limit".
+    With Snakemake's default of 100 jobs per second, every check for ready jobs schedules another
+    one a second later, without end, and every finished job adds a check: after a thousand jobs, a
+    thousand checks per second. A longer timespan (`--max-jobs-per-timespan 1000/10s`) divides this
+    by ten, but each check keeps a thread, and Snakemake, waiting for that long. There is no option
+    for "no limit".
     """
     limit = workflow.scheduling_settings.max_jobs_per_timespan
     if limit is not None and (limit.max_jobs, limit.timespan) == (100, 1):

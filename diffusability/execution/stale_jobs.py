@@ -1,20 +1,20 @@
-"""Jobs of an earlier run of the same folder that a cluster still holds."""
+"""Jobs of an earlier run in the same folder that are still in the cluster's queue."""
 
 import os
 import subprocess
 
 from diffusability.errors import StudyError
 
-# Snakemake says in the comment of a job what it makes
+# Snakemake writes the outputs into the comment of a job
 MADE_BY_SNAKEMAKE = ("rule_", "group_")
-NAMED = 5  # jobs that the message describes
+NAMED = 5  # jobs listed in the message
 
 
 def check_no_stale_jobs(folder: str) -> None:
-    """Refuse to submit work that jobs of an earlier run, whose driver died, are still to do.
+    """Refuse to submit work that jobs of an earlier run, whose driver died, will still do.
 
-    Snakemake's own lock of the folder says that no other driver is alive, so whatever Slurm holds
-    of this folder has nobody left to wait for it.
+    Snakemake's own lock of the folder excludes another running driver, so nothing waits for the
+    jobs of this folder in Slurm's queue.
 
     Args:
         folder: absolute path of the folder in which the workflow runs.
@@ -27,7 +27,7 @@ def check_no_stale_jobs(folder: str) -> None:
         command = ["squeue", "--me", "--noheader", f"--format={fields}"]
         lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
     except FileNotFoundError:
-        return  # no Slurm: the executor says so itself
+        return  # no Slurm: the executor reports that itself
     jobs = [line.split("|", 3) for line in lines if line.count("|") >= 3]
     earlier = [
         (number, state, comment)
@@ -40,9 +40,9 @@ def check_no_stale_jobs(folder: str) -> None:
     more = [f"  ... and {len(earlier) - NAMED} more"] if len(earlier) > NAMED else []
     numbers = " ".join(number for number, _, _ in earlier)
     raise StudyError(
-        f"Slurm still holds {len(earlier)} jobs of an earlier run of this folder, whose work would "
-        "be done twice; nothing was submitted\n"
+        f"Slurm still has {len(earlier)} jobs of an earlier run of this folder, whose work would "
+        "be done twice; aborted before any job was submitted\n"
         + "\n".join(described[:NAMED] + more)
-        + f"\nWait until they have ended, or end them: scancel {numbers}\n"
-        "A training that is cancelled saves its state, and the next run goes on from there."
+        + f"\nWait until they have ended, or cancel them: scancel {numbers}\n"
+        "A training that is cancelled saves its state, and the next run resumes from it."
     )

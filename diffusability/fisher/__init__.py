@@ -1,7 +1,7 @@
 """Fisher information along a diffusion: exact oracles, estimators and toy experiments.
 
-The public names below can be imported from here; a module is imported when one of its names is
-first asked for.
+The public names below can be imported from here; modules are imported lazily, when one of their
+names is first used.
 """
 
 from importlib import import_module
@@ -29,7 +29,7 @@ __all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:
-    """Return a public name, or a module of Fisher geometry, importing it now."""
+    """Import and return a public name or a module of this package."""
     if name in _HOME:
         return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     if name in _PUBLIC:

@@ -1,4 +1,4 @@
-"""The denoiser of a trained diffusion model of the study, and the noise that it was trained on."""
+"""The denoiser of a trained diffusion model, and the noise levels it was trained on."""
 
 import math
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ _NORMAL = 1.959964  # quantile: 95 % of a standard normal lie within
 
 @dataclass(frozen=True)
 class BackboneDenoiser:
-    """A trained model as the estimators see it.
+    """A trained model as input to the estimators.
 
     Attributes:
-        denoise: D(y; v) of normalised latents; without labels, of the null class.
+        denoise: D(y; v) of normalised latents; without labels, for the null class.
         sigma_range: noise standard deviations of the middle 95 % of the training steps.
     """
 
@@ -24,11 +24,11 @@ class BackboneDenoiser:
 
 
 def backbone_denoiser(model: LatentDiffusion | LatentDenoiser, spec: Backbone) -> BackboneDenoiser:
-    """Return the denoiser of a model in evaluation mode, whatever its process.
+    """Return the denoiser of a model in evaluation mode, for any process.
 
     Args:
         model: a velocity network on x_t = t x + (1 - t) z, sigma = (1 - t) / t, or EDM's denoiser.
-        spec: its entry, which says how its times or noise levels were drawn.
+        spec: its entry, which gives the distribution of its times or noise levels.
     """
     return BackboneDenoiser(from_trained(model), _sigma_range(spec))
 

@@ -1,4 +1,4 @@
-"""Is an estimate of Fisher information to be trusted: model errors that need no ground truth."""
+"""Checks of Fisher information estimates that need no ground truth."""
 
 import math
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from diffusability.fisher.estimator import (
 )
 from diffusability.fisher.gaussian import gaussian_information
 
-SIGNIFICANT = 3.0  # standard errors from which a difference is one
-OVERFIT = 0.1  # (A - C) / B above which the learned score is not that of the data
-RELATIVE = 0.02  # relative difference under which even a significant one is of no account
+SIGNIFICANT = 3.0  # standard errors from which a difference is significant
+OVERFIT = 0.1  # (A - C) / B above which the learned score is wrong
+RELATIVE = 0.02  # relative difference below which even a significant one is ignored
 
 
 def flags_of(
@@ -25,11 +25,11 @@ def flags_of(
     eigenvalues: Tensor | None = None,
     sigma_range: tuple[float, float] | None = None,
 ) -> tuple[str, ...]:
-    """Return short statements on why an estimate is not to be trusted; none if nothing was found.
+    """Return flags that say why an estimate is not reliable; an empty list if all checks pass.
 
     Args:
         samples: the estimate, on held-out data.
-        eigenvalues: (n,) of the data's covariance, for the bounds that a Gaussian sets:
+        eigenvalues: (n,) of the data's covariance, for the Gaussian bounds
             FI >= sum 1/(lam+v), FIR >= sum 1/(lam+v)^2.
         sigma_range: noise standard deviations that the network was trained on.
     """
@@ -46,15 +46,15 @@ def flags_of(
     if abs(stein.value) > max(2 * SIGNIFICANT * stein.stderr, 1e-9 * abs(b.value)):
         found.append("defect: (A + C) / 2 is not B")
     if _below(Estimate(n / v, 0.0), a) or _below(Estimate(n / v, 0.0), b):
-        found.append("impossible: FI > n / v")
+        found.append("impossible value: FI > n / v")
     if _below(fir, Estimate(b.value**2 / n, 2 * abs(b.value) * b.stderr / n)):
-        found.append("impossible: FIR < FI^2 / n")
+        found.append("impossible value: FIR < FI^2 / n")
     if eigenvalues is not None:
         least = gaussian_information(eigenvalues, v)
         if _below(b, Estimate(least.fi, 0.0)):
-            found.append("impossible: FI below the Gaussian bound")
+            found.append("impossible value: FI below the Gaussian bound")
         if _below(fir, Estimate(least.fir, 0.0)):
-            found.append("impossible: FIR below the Gaussian bound")
+            found.append("impossible value: FIR below the Gaussian bound")
     if sigma_range is not None and not sigma_range[0] <= math.sqrt(v) <= sigma_range[1]:
         found.append("extrapolation: sigma outside the trained range")
     if _below(c, Estimate(0.0, 0.0)):
@@ -63,7 +63,7 @@ def flags_of(
 
 
 def _below(small: Estimate, large: Estimate) -> bool:
-    """Return whether small < large by more than chance and by more than rounding."""
+    """Return whether small < large significantly and by more than rounding."""
     margin = SIGNIFICANT * math.hypot(small.stderr, large.stderr)
     return large.value - small.value > margin + 1e-6 * abs(large.value)
 
@@ -71,8 +71,8 @@ def _below(small: Estimate, large: Estimate) -> bool:
 def integrated_rate(v: Sequence[float], fir: Tensor) -> Tensor:
     """Return the integral of FIR dv over each interval of a grid.
 
-    FIR is taken as a power of v between two grid points, which is exact for v^-2 and close for
-    every smooth curve on a logarithmic grid.
+    FIR is interpolated by a power of v between grid points: exact for v^-2 and accurate for
+    smooth curves on a logarithmic grid.
 
     Args:
         v: (K,) increasing noise variances.
@@ -93,9 +93,9 @@ def integrated_rate(v: Sequence[float], fir: Tensor) -> Tensor:
 def curve_mismatch(samples: Sequence[FisherSamples]) -> list[Estimate]:
     """Return, for each interval of a curve, J(v1) - J(v2) minus the integral of FIR, over J(v1).
 
-    Zero for an exact score up to the interpolation of ``integrated_rate``; a learned score whose
-    levels do not fit together shows here. The standard error holds the rates' part too, as if
-    independent of J's.
+    Zero for an exact score, up to the interpolation error of ``integrated_rate``; not zero for a
+    learned score that is inconsistent between noise levels. The standard error includes that of
+    the rates, treated as independent of J.
 
     Args:
         samples: estimates at increasing v, made with the same data and seed.

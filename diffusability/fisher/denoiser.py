@@ -1,7 +1,7 @@
 """Denoisers D(y; v) = E[x | x + sqrt(v) z] from networks of every parameterisation.
 
-The estimators of this package ask a network one question only, so that a velocity network and an
-EDM denoiser of the same distribution have the same Fisher information. Every conversion is exact.
+The estimators of this package call only D, so a velocity network and an EDM denoiser of the same
+distribution have the same Fisher information. All conversions are exact.
 """
 
 import math
@@ -74,12 +74,12 @@ def from_velocity(network: Network) -> Denoiser:
 
 
 def from_trained(model: LatentDiffusion | LatentDenoiser) -> Denoiser:
-    """Return the denoiser of a trained backbone, whatever its process.
+    """Return the denoiser of a trained backbone, for any process.
 
-    It lives in the units of the network, latents z-scored per channel: give it data through
-    `model.normalise`. Without labels it answers for the null class.
+    It takes the network's units, latents z-scored per channel: pass data through
+    `model.normalise`. Without labels it uses the null class.
 
     Args:
-        model: of `diffusability.diffusion.load.load_diffusion`.
+        model: from `diffusability.diffusion.load.load_diffusion`.
     """
     return from_edm(model) if isinstance(model, LatentDenoiser) else from_velocity(model)

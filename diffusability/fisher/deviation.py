@@ -1,6 +1,6 @@
-"""FIR deviation of a latent space from pixel space: four readings of Definition 3.2.
+"""FIR deviation of a latent space from pixel space: four interpretations of Definition 3.2.
 
-The paper's formula is not recoverable from its text (arXiv 2604.02751), so every reading is
+The paper's text (arXiv 2604.02751) does not determine the formula, so every interpretation is
 reported under its own name.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rate:
-    """A FIR with what is needed to compare it with another.
+    """A FIR with its dimension and standard error.
 
     Attributes:
         fir: per data unit to the fourth.
@@ -25,7 +25,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Reading:
-    """One reading of the deviation, a pure number, and its standard error to first order."""
+    """One form of the deviation, a pure number, with its first-order standard error."""
 
     value: float
     stderr: float
@@ -33,15 +33,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class FirDeviation:
-    """Four readings; each is 0 where the latent space changes nothing.
+    """Four forms of the deviation; each is 0 if the latent space changes nothing.
 
     Attributes:
         relative: |F_D - F_d| / F_D.
         scaled: v^2 |F_D - F_d| / D.
         per_dimension: |F_D / D - F_d / d| / (F_D / D).
-        intrinsic: |F_D - F_d| / F_D after taking (D - m) / v^2 and (d - m) / v^2 off, what the
-            normal directions of an m-dimensional support add (Lemma B.1). NaN where nothing
-            positive is left of F_D, which happens to learned scores only.
+        intrinsic: |F_D - F_d| / F_D after subtracting (D - m) / v^2 and (d - m) / v^2, the
+            contribution of the normal directions of an m-dimensional support (Lemma B.1). NaN if
+            F_D is then not positive, which happens only for learned scores.
     """
 
     relative: Reading
@@ -50,8 +50,8 @@ class FirDeviation:
     intrinsic: Reading
 
 
-# of FI, of FIR in three readings, and of the MMSE rate, which is that of FIR where the dimension
-# of the data's support is not known: normal directions add nothing to it
+# of FI, of FIR in three forms, and of the MMSE rate, to which normal directions add nothing: the
+# substitute for FIR if the dimension of the data's support is not known
 DEVIATIONS = (
     "fi_deviation",
     "fir_deviation_relative",
@@ -62,7 +62,7 @@ DEVIATIONS = (
 
 
 def fir_deviation(pixel: Rate, latent: Rate, v: float, intrinsic_dim: int) -> FirDeviation:
-    """Return the four readings at one noise variance.
+    """Return the four forms at one noise variance.
 
     Args:
         pixel: FIR of the data, in D dimensions.
@@ -89,11 +89,11 @@ def fir_deviation(pixel: Rate, latent: Rate, v: float, intrinsic_dim: int) -> Fi
 
 
 def distance_from_one(value: float, error: float, base: float, base_error: float) -> Reading:
-    """Return |1 - value / base|, the two taken as independent; NaN where base is not positive.
+    """Return |1 - value / base|, treated as independent; NaN if base is not positive.
 
     Args:
         value: a quantity of the latent space. error: its standard error.
-        base: that of pixel space. base_error: its standard error.
+        base: the same quantity of pixel space. base_error: its standard error.
     """
     if base <= 0:
         return Reading(math.nan, math.nan)

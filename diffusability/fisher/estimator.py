@@ -1,4 +1,4 @@
-"""FI in its three forms, FIR and the MMSE rate of a denoiser, from one JVP a probe.
+"""FI in three forms, FIR and the MMSE rate of a denoiser, from one JVP per probe.
 
 With G the Jacobian of D and r a probe of independent signs, |r|^2 = n and
 E[r G r] = tr G, E|G r|^2 = |G|_F^2, symmetric or not; grad s = -(I - G) / v. So one Jacobian-vector
@@ -17,7 +17,9 @@ from diffusability.fisher.denoiser import Denoiser
 from diffusability.nn.attention import forward_mode_attention
 from diffusability.statistics import mean_and_stderr
 
-EXACT_DIM = 64  # up to here n basis vectors are a fair price for no probe noise
+EXACT_DIM = (
+    64  # up to this dimension the n basis vectors are affordable, and there is no probe noise
+)
 Quantity = Literal["score", "divergence", "held_out", "fir", "mmse_rate", "mmse"]
 
 
@@ -40,17 +42,17 @@ class Estimate:
 
 @dataclass(frozen=True)
 class FisherSamples:
-    """What one denoiser says at one noise variance, datum by datum.
+    """Per-datum estimates of one denoiser at one noise variance.
 
     All three forms of FI have the same mean for an exact denoiser. For a learned one with
     held-out data ``held_out`` is a lower bound of the true J, J - E|s_learned - s|^2, and
-    (score + held_out) / 2 = divergence in the mean for any smooth denoiser (Stein).
+    (score + held_out) / 2 = divergence in expectation for any smooth denoiser (Stein).
 
     Attributes:
         v: noise variance.
         dim: dimensions n of a datum.
         probes: directions behind each datum and noise; n where ``exact``.
-        exact: whether the directions are a basis, so that there is no probe noise.
+        exact: whether the directions are a basis (no probe noise).
         score: (N,) float64, form A, |s|^2.
         divergence: (N,) form B, -div s.
         held_out: (N,) form C, (|y - x|^2 - |x - D(y)|^2) / v^2.
@@ -81,12 +83,12 @@ def paired_difference(a: Tensor, b: Tensor) -> Estimate:
 
 
 def probe_directions(x: Tensor, index: int, exact: bool, generator: torch.Generator) -> Tensor:
-    """Return one direction r with |r|^2 = n a datum: random signs, or sqrt(n) e_index.
+    """Return one direction r with |r|^2 = n per datum: random signs, or sqrt(n) e_index.
 
     Args:
         x: (N, ...) data whose shape and dtype the directions take.
         index: which basis vector, below n.
-        exact: basis vector rather than signs.
+        exact: a basis vector instead of signs.
         generator: CPU generator of the signs.
     """
     if not exact:
@@ -110,18 +112,18 @@ def sample_fisher(
 ) -> FisherSamples:
     """Evaluate a denoiser and its Jacobian at noisy data.
 
-    The same seed gives the same noise and probes at every v, to every denoiser, so differences
-    along a curve and between models of equal dimension are free of most of the noise. The
-    estimate is made in the precision of x: pass float64 data to a float64 network for small v.
+    The same seed gives the same noise and probes at every v and for every denoiser, which cancels
+    most of the noise in differences along a curve and between models of equal dimension. The
+    estimate is computed in the precision of x: pass float64 data to a float64 network for small v.
 
     Args:
         denoiser: D(y; v); networks in evaluation mode, deterministic.
         x: (N, ...) data, for ``held_out`` and ``mmse`` data that the denoiser was not trained on.
         v: noise variance, positive.
         seed: of noise and probes.
-        probes: random directions a noisy datum, or "exact": the full Jacobian, by n directions.
+        probes: random directions per noisy datum, or "exact": the full Jacobian, by n directions.
         labels: (N,) labels given to the denoiser.
-        draws: noises a datum; averaged, so that data stay the independent unit.
+        draws: noise draws per datum; averaged, so data stay the independent units.
         batch_size: data at once; the result does not depend on it.
 
     Returns:
@@ -138,8 +140,8 @@ def sample_fisher(
         raise MeasurementError(f"v = {v}, {probes} probes and {draws} draws must all be positive")
     if exact and dim > EXACT_DIM:
         raise MeasurementError(
-            f"the exact Jacobian of {dim} dimensions needs {dim} products a datum; use probes, or "
-            f"at most {EXACT_DIM} dimensions"
+            f"the exact Jacobian of {dim} dimensions needs {dim} products per datum; use probes, "
+            f"or at most {EXACT_DIM} dimensions"
         )
     noise_generator = torch.Generator().manual_seed(seed)
     probe_generator = torch.Generator().manual_seed(seed + 1)

@@ -1,4 +1,4 @@
-"""The Gaussian oracle, and its linear images."""
+"""The Gaussian oracle, and its linear transformations."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def gaussian_information(eigenvalues: Tensor, v: float) -> FisherInformation:
     For any distribution with this covariance, FI and FIR are lower and mmse is an upper bound.
 
     Args:
-        eigenvalues: (n,) not negative.
+        eigenvalues: (n,) non-negative.
         v: noise variance, positive.
     """
     lam = eigenvalues.to(torch.float64)

@@ -1,4 +1,4 @@
-"""Fisher information, its rate and the denoising error at one noise level: one record, its laws.
+"""Fisher information, its rate and the denoising error at one noise level.
 
 Notation of this package, after "Understanding Latent Diffusability via Fisher Geometry"
 (arXiv 2604.02751): data x in R^n, noise variance v = sigma^2, y = x + sqrt(v) z, smoothed density
@@ -34,7 +34,7 @@ class FisherInformation:
     mmse_rate: float
 
     def __add__(self, other: "FisherInformation") -> "FisherInformation":
-        """Return the information of independent coordinates: all four numbers add."""
+        """Return the information of the joint distribution of independent coordinates (the sum)."""
         if self.v != other.v:
             raise ValueError(f"noise variances {self.v} and {other.v} differ")
         return FisherInformation(
@@ -53,7 +53,7 @@ def embedded(information: FisherInformation, dim: int) -> FisherInformation:
     Every normal direction adds 1/v to FI, 1/v^2 to FIR and nothing to the denoising error.
 
     Args:
-        information: that of the distribution in its own dimension m.
+        information: of the distribution in its own dimension m.
         dim: ambient dimension n >= m.
     """
     extra = dim - information.dim
@@ -67,11 +67,11 @@ def embedded(information: FisherInformation, dim: int) -> FisherInformation:
 def rescaled(information: FisherInformation, scale: float) -> FisherInformation:
     """Return the information of C x at noise variance C^2 v, from that of x at v.
 
-    J_x(v) = C^2 J_Cx(C^2 v) and FIR_x(v) = C^4 FIR_Cx(C^2 v): what undoes a normalisation of
-    latents, which would otherwise hide or invent a change of scale.
+    J_x(v) = C^2 J_Cx(C^2 v) and FIR_x(v) = C^4 FIR_Cx(C^2 v). This undoes a normalisation of
+    latents, which changes their scale.
 
     Args:
-        information: that of x at v.
+        information: of x at v.
         scale: C, not zero.
     """
     square = scale**2

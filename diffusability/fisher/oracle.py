@@ -18,8 +18,8 @@ from diffusability.fisher.information import FisherInformation, embedded, rescal
 class Oracle(ABC):
     """A distribution on R^n with an exact (or quadrature) posterior at every noise level.
 
-    All tensors are float64 on the CPU. ``posterior`` is all that a distribution must state
-    pointwise: score and Hessian of log p_v follow from it (Tweedie).
+    All tensors are float64 on the CPU. A subclass defines ``posterior``; score and Hessian of
+    log p_v follow from it (Tweedie).
 
     Attributes:
         dim: n.
@@ -75,7 +75,7 @@ def posterior_information(covariance: Tensor, weights: Tensor, v: float) -> Fish
     )
 
 
-ORDER = 16  # nodes a panel: a panel of two standard deviations is exact to rounding
+ORDER = 16  # nodes per panel: exact to rounding on a panel of two standard deviations
 REACH = 9.0  # standard deviations; the normal mass beyond is 2e-19
 
 
@@ -83,7 +83,7 @@ def panel_rule(edges: list[float], width: float) -> tuple[Tensor, Tensor]:
     """Return nodes and weights of composite Gauss-Legendre quadrature.
 
     Args:
-        edges: increasing ends of the pieces; an integrand may have kinks or jumps there.
+        edges: increasing ends of the intervals; an integrand may have kinks or jumps there.
         width: largest panel.
 
     Returns:
@@ -115,10 +115,10 @@ def normal_rule(breaks: tuple[float, ...], width: float) -> tuple[Tensor, Tensor
 
 
 class Product(Oracle):
-    """Independent blocks of coordinates, one oracle a block.
+    """Independent blocks of coordinates, one oracle per block.
 
     Args:
-        factors: at least one; the same object may stand several times, and is integrated once.
+        factors: at least one; an object that occurs several times is integrated once.
     """
 
     def __init__(self, factors: Sequence[Oracle]) -> None:
@@ -136,8 +136,8 @@ class Product(Oracle):
         covariance = y.new_zeros(len(y), self.dim, self.dim)
         start = 0
         for _, block in found:
-            place = slice(start, start + block.shape[-1])
-            covariance[:, place, place] = block
+            index = slice(start, start + block.shape[-1])
+            covariance[:, index, index] = block
             start += block.shape[-1]
         return torch.cat([mean for mean, _ in found], dim=1), covariance
 
@@ -176,7 +176,7 @@ class Subspace(Oracle):
         if m != oracle.dim or float(error.abs().max()) > _ORTHONORMAL:
             raise MeasurementError(
                 f"a {self.dim}x{m} matrix whose columns miss orthonormality by "
-                f"{float(error.abs().max()):.1e} is no isometry of {oracle.dim} dimensions"
+                f"{float(error.abs().max()):.1e} is not an isometry of {oracle.dim} dimensions"
             )
         self.offset = torch.zeros(self.dim, dtype=torch.float64) if offset is None else offset
 
@@ -192,6 +192,6 @@ class Subspace(Oracle):
         return self.offset + self.scale * mean @ self.isometry.T, self.scale**2 * outer
 
     def information(self, v: float) -> FisherInformation:
-        """Return Lemma B.1 on the rescaled information of a."""
+        """Return the information by Lemma B.1 from the rescaled information of a."""
         inner = self.oracle.information(v / self.scale**2)
         return embedded(rescaled(inner, self.scale), self.dim)

@@ -13,14 +13,14 @@ from diffusability.errors import MeasurementError
 def image_spectrum(images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the radial power spectrum of images, averaged over channels and images.
 
-    Every image is brought to zero mean and unit variance first, so white noise has power 1.
+    Every image is first normalised to zero mean and unit variance, so white noise has power 1.
 
     Args:
         images: (N, C, H, W), not constant.
 
     Returns:
-        Frequencies (K,) in cycles a pixel, without zero and up to the axes' Nyquist frequency, and
-        powers (K,), float64.
+        Frequencies (K,) in cycles per pixel, without zero and up to the axes' Nyquist frequency,
+        and powers (K,), float64.
     """
     x = _normalised(images)
     height, width = x.shape[-2:]
@@ -42,10 +42,10 @@ def vector_spectrum(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Return the power spectrum of vectors over their index, averaged over vectors.
 
     Args:
-        vectors: (N, n), not constant; each is brought to zero mean and unit variance.
+        vectors: (N, n), not constant; each is normalised to zero mean and unit variance.
 
     Returns:
-        Frequencies (n // 2,) in cycles an entry, without zero, and powers (n // 2,), float64.
+        Frequencies (n // 2,) in cycles per entry, without zero, and powers (n // 2,), float64.
     """
     x = _normalised(vectors)
     n = x.shape[1]

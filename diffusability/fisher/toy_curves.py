@@ -10,14 +10,14 @@ from diffusability.fisher.denoiser import Denoiser
 from diffusability.fisher.estimator import Quantity, sample_fisher
 from diffusability.fisher.oracle import Oracle
 
-# columns of a curve: v, dim, the numbers with their standard errors, and what is wrong with them
+# columns of a curve: v, dim, the quantities with their standard errors, and flags
 NUMBERS = ("fi", "fi_score", "fi_held_out", "fir", "mmse_rate")
-# what the estimator calls them; a curve's FI is form B
+# their names in the estimator; a curve's FI is form B
 FORMS: tuple[Quantity, ...] = ("divergence", "score", "held_out", "fir", "mmse_rate")
 
 
 def exact_curve(oracle: Oracle, variances: Sequence[float]) -> pd.DataFrame:
-    """Return one row a noise variance; all forms of FI are equal and nothing has an error."""
+    """Return one row per noise variance; all forms of FI are equal and all errors are 0."""
     rows = []
     for v in variances:
         at = oracle.information(v)
@@ -31,14 +31,14 @@ def exact_curve(oracle: Oracle, variances: Sequence[float]) -> pd.DataFrame:
 def learned_curve(
     denoiser: Denoiser, oracle: Oracle, variances: Sequence[float], *, samples: int, seed: int
 ) -> pd.DataFrame:
-    """Return one row a noise variance, estimated at fresh draws with the exact Jacobian.
+    """Return one row per noise variance, estimated at fresh draws with the exact Jacobian.
 
     Args:
         denoiser: float64.
-        oracle: where the data are drawn from.
+        oracle: distribution of the data.
         variances: increasing.
         samples: draws.
-        seed: of draws and noise, both common to all variances.
+        seed: of draws and noise, both shared by all variances.
     """
     x = oracle.sample(samples, torch.Generator().manual_seed(seed))
     eigenvalues = torch.linalg.eigvalsh(torch.cov(x.T)).clamp(min=0)

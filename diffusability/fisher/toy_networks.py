@@ -1,7 +1,7 @@
-"""The small networks of the toy study: tiny-diffusion's residual MLP, and the same behind EDM.
+"""Networks of the toy study: tiny-diffusion's residual MLP, also with EDM preconditioning.
 
 Architecture after github.com/tanelp/tiny-diffusion: sinusoidal time, coordinates as sinusoids or
-as they are, three residual layers of 128 units.
+unchanged, three residual layers of 128 units.
 """
 
 import math
@@ -86,15 +86,15 @@ class TinyDiffusion(nn.Module):
         return F.mse_loss(self.network(point, step.to(x.dtype)), noise)
 
     def denoiser(self) -> Denoiser:
-        """Return D(y; v) at the schedule's own noise variances; others are refused."""
+        """Return D(y; v) at the noise variances of the schedule; others raise an error."""
 
         def predict(x: Tensor, alpha_bar: Tensor, labels: Tensor | None) -> Tensor:
             gap = (self.alpha_bars - alpha_bar[0]).abs()
             step = int(gap.argmin())
             if float(gap[step]) > 1e-9:
                 raise MeasurementError(
-                    f"abar = {float(alpha_bar[0]):.6g} is none of the {DIFFUSION_STEPS} steps that "
-                    "this network was trained on"
+                    f"abar = {float(alpha_bar[0]):.6g} is not one of the {DIFFUSION_STEPS}steps "
+                    "that this network was trained on"
                 )
             return self.network(x, torch.full_like(alpha_bar, step), labels)
 
@@ -102,7 +102,7 @@ class TinyDiffusion(nn.Module):
 
 
 class EDMNetwork(nn.Module):
-    """The residual MLP behind EDM's preconditioning.
+    """The residual MLP with EDM's preconditioning.
 
     Args:
         dim: coordinates.
@@ -112,14 +112,14 @@ class EDMNetwork(nn.Module):
 
     def __init__(self, dim: int, spec: ToyNetwork, sigma_data: float) -> None:
         super().__init__()
-        # under one name only: weights under two names cannot be checkpointed
+        # registered under one name only: shared weights cannot be checkpointed
         self.preconditioned = PreconditionedDenoiser(
             ResidualMLP(dim, spec, NOISE_SCALE), sigma_data
         )
 
     @property
     def network(self) -> ResidualMLP:
-        """The network behind the preconditioning."""
+        """The preconditioned network."""
         return cast(ResidualMLP, self.preconditioned.network)
 
     def loss(self, x: Tensor, generator: torch.Generator) -> Tensor:

@@ -20,8 +20,8 @@ from diffusability.fisher.oracle import (
 )
 from diffusability.study.fisher_toy import INTRINSIC_DIM, ToyDistribution
 
-_EXPONENT = 80.0  # e^-80 is nothing, even where the normal density gains e^20 on the way
-_BATCH_BYTES = 2**22  # what fits a processor's cache
+_EXPONENT = 80.0  # e^-80 is negligible, even where the normal density grows by e^20
+_BATCH_BYTES = 2**22  # fits a processor's cache
 
 
 class Arc(Oracle):
@@ -77,7 +77,7 @@ class Arc(Oracle):
         return mass, mean, covariance
 
     def _within_reach(self, nodes: Tensor, r: Tensor, angle: Tensor, v: float) -> Tensor:
-        """Return (Q,) bool: nodes whose kernel is not zero to rounding at some of the points."""
+        """Return (Q,) bool: whether a node's kernel is non-negligible at any of the points."""
         share = _EXPONENT * v / (2 * self.radius * float(r.min()))  # sin^2 of half the angle
         if share >= 0.5:  # more than a quarter turn on either side
             return torch.ones(len(nodes), dtype=torch.bool)
@@ -107,7 +107,9 @@ class Arc(Oracle):
         weights = torch.outer(angular, radial * r).flatten()  # (Q,)
         mass, _, covariance = self._local(points[:, 1], points[:, 0], v)
         weights = weights * mass
-        keep = weights > 1e-18 * weights.sum()  # where the density underflows there is no posterior
+        keep = (
+            weights > 1e-18 * weights.sum()
+        )  # the posterior is undefined where the density underflows
         return posterior_information(covariance[keep], weights[keep] / weights[keep].sum(), v)
 
 

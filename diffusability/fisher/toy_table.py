@@ -1,4 +1,4 @@
-"""The table of the toy study: every curve beside that of the data, and four FIR deviations."""
+"""The table of the toy study: every curve next to that of the data, and four FIR deviations."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +24,7 @@ def toy_table(plan: FisherToyPlan) -> pd.DataFrame:
     """Return one row for every panel, network (or "exact"), seed and noise variance.
 
     Columns: experiment, space, pixel, parameter, network, seed, v, dim; the latent's numbers and
-    their standard errors (`fi` is form B); the data's own as `pixel_*`; four readings of the FIR
+    their standard errors (`fi` is form B); the data's own as `pixel_*`; four forms of the FIR
     deviation with their standard errors; `flags` of the latent's and the data's estimate.
     """
     parts = []
@@ -40,7 +40,7 @@ def toy_table(plan: FisherToyPlan) -> pd.DataFrame:
 def _compare(
     panel: Panel, network: str, seed: int, latent: pd.DataFrame, pixel: pd.DataFrame
 ) -> pd.DataFrame:
-    """Return the rows of one latent curve beside the data's."""
+    """Return the rows of one latent curve with those of the data."""
     both = latent.merge(pixel.add_prefix("pixel_"), left_on="v", right_on="pixel_v")
     readings = []
     for row in both.to_dict("records"):

@@ -16,10 +16,10 @@ from diffusability.data.images import Rows
 from diffusability.errors import MeasurementError
 from diffusability.statistics import Moments
 
-_BLOCK_BYTES = 16 * 2**20  # larger temporaries leave the cache and are mapped anew each time
+_BLOCK_BYTES = 16 * 2**20  # larger temporaries exceed the cache and are allocated anew each time
 _READ_BYTES = 256 * 2**20  # of float32 latents read from disk at a time
 _FLOAT64_BYTES = 8
-_CONSTANT_RELATIVE_STD = 1e-12  # below the rounding of a float64 mean: nothing varies
+_CONSTANT_RELATIVE_STD = 1e-12  # below float64 rounding: a constant channel
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ def channel_statistics(latents: Rows, images: Tensor | None = None) -> ChannelSt
         images = torch.arange(len(latents))
     if images is not None:
         if not len(images):
-            raise MeasurementError("No image is given: there is no latent to measure")
+            raise MeasurementError("No image is given: no latent to measure")
         rows = max(1, _READ_BYTES // (4 * latents.shape[1:].numel()))
         parts = (channel_statistics(latents[part]) for part in images.split(rows))
         return reduce(ChannelStatistics.merge, parts)
@@ -123,7 +123,7 @@ def normalise(latents: Tensor, statistics: ChannelStatistics) -> Tensor:
     if constant := statistics.constant_channels:
         raise MeasurementError(
             f"Channels {constant} of {statistics.mean.numel()} are constant over the whole set: "
-            "they have no scale to divide by. The tokenizer left them unused; train it again "
+            "their standard deviation is 0. The tokenizer does not use them; train it again "
             "with fewer channels, or leave them out"
         )
     mean, std = _broadcastable(statistics, latents)  # (C, 1, 1) each
@@ -149,7 +149,7 @@ def denormalise(latents: Tensor, statistics: ChannelStatistics) -> Tensor:
 
 
 def latent_blocks(latents: Tensor, bytes_per_image: int | None = None) -> Iterator[slice]:
-    """Cut the images into slices whose float64 copies stay near 16 MiB.
+    """Split the images into slices whose float64 copies take about 16 MiB.
 
     Args:
         latents: (N, C, H, W).
@@ -165,7 +165,7 @@ def latent_blocks(latents: Tensor, bytes_per_image: int | None = None) -> Iterat
 
 
 def check_latent_shape(latents: Tensor) -> None:
-    """Refuse what is not a non-empty floating (N, C, H, W) tensor.
+    """Refuse anything but a non-empty floating (N, C, H, W) tensor.
 
     Raises:
         MeasurementError: with the shape and dtype that were given.

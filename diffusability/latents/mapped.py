@@ -1,4 +1,4 @@
-"""Tensors that lie in shard files and are read where they are indexed."""
+"""Tensors in shard files, read only where they are indexed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from diffusability.latents.channel_statistics import ChannelStatistics, normalis
 
 
 class MappedTensor:
-    """Rows of memory-mapped shards, as one (N, ...) tensor that only indices can be taken of.
+    """Memory-mapped shards as one (N, ...) tensor that supports indexing only.
 
-    Nothing is read before it is asked for, and what was read lies in the system's page cache,
-    which gives way to other needs: the set may be larger than the memory.
+    Rows are read when they are indexed. The page cache keeps what was read only while memory is
+    free, so the set may be larger than the memory.
     """
 
     def __init__(self, parts: Sequence[Tensor], dtype: torch.dtype) -> None:
-        """Join mapped shards (n, ...); all but the last have the same n. Rows come in `dtype`."""
+        """Join mapped shards (n, ...), of equal n but for the last; rows have `dtype`."""
         self._parts, self._per_shard, self.dtype = list(parts), len(parts[0]), dtype
         rows = sum(len(part) for part in parts)
         self.shape = torch.Size((rows, *parts[0].shape[1:]))
@@ -33,9 +33,9 @@ class MappedTensor:
         chosen = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
         shards = rows.div(self._per_shard, rounding_mode="floor")  # (n,)
         for shard in shards.unique().tolist():
-            places = (shards == shard).nonzero().squeeze(1)
-            part = self._parts[shard][rows[places] - shard * self._per_shard]
-            chosen[places] = part.to(self.dtype)
+            found = (shards == shard).nonzero().squeeze(1)
+            part = self._parts[shard][rows[found] - shard * self._per_shard]
+            chosen[found] = part.to(self.dtype)
         return chosen
 
 
@@ -45,7 +45,7 @@ class NormalisedLatents:
     def __init__(
         self, latents: MappedTensor, images: Tensor, statistics: ChannelStatistics
     ) -> None:
-        """Name the (n,) images and what their latents are normalised by; nothing is read."""
+        """Store the (n,) image indices and the channel statistics; nothing is read."""
         self._latents, self._images, self._statistics = latents, images, statistics
         self.shape = torch.Size((len(images), *latents.shape[1:]))
 
@@ -90,7 +90,7 @@ class MappedLatents:
         logvar: (N, C, h, w) float32 posterior log-variances.
         labels: (N,) int64, in memory.
         foreground: (N, h, w) float32, share of foreground pixels in each cell, 0 ... 1.
-        mirrored: mean and log-variance of the mirrored images, where they were encoded.
+        mirrored: mean and log-variance of the mirrored images, or None if not encoded.
     """
 
     mean: MappedTensor

@@ -1,4 +1,4 @@
-"""The posteriors that a training draws from: on the device where they fit, else read ahead."""
+"""Posteriors that training samples from: on the device if they fit, else read ahead."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 from diffusability.latents.mapped import MappedLatents, MappedTensor
 
-HELD_BYTES = 4 * 2**30  # sets up to this size are held on the device
-READERS = 8  # threads that read one batch; a page fault waits for the disk
+HELD_BYTES = 4 * 2**30  # sets up to this size are kept on the device
+READERS = 8  # threads per batch, because page faults wait for the disk
 Moments = tuple[Tensor, Tensor]
 
 
 class Posteriors:
     """Mean and standard deviation of the posteriors of chosen images, batch by batch.
 
-    Index v * n + i is version v (0 as it is, 1 mirrored) of the i-th of the n chosen images.
+    Index v * n + i is version v (0 original, 1 mirrored) of the i-th of the n chosen images.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class Posteriors:
         device: torch.device,
         held_bytes: int = HELD_BYTES,
     ) -> None:
-        """Choose `images`, (n,) int64; their moments are held if they need <= `held_bytes`."""
+        """Choose `images`, (n,) int64; moments of up to `held_bytes` are kept on the device."""
         self._images, self._device = images, device
         self._moments: list[tuple[MappedTensor, MappedTensor]] = [(latents.mean, latents.logvar)]
         if latents.mirrored is not None:
@@ -76,7 +76,7 @@ class Posteriors:
         return mean.to(to, non_blocking=True), std.to(to, non_blocking=True)
 
     def _begin(self, indices: Tensor) -> list[Future[Moments]]:
-        assert self._pool is not None  # only what is not held is read ahead
+        assert self._pool is not None  # read ahead only what is not on the device
         return [self._pool.submit(self._read, part) for part in indices.chunk(READERS)]
 
     def _read(self, indices: Tensor) -> Moments:

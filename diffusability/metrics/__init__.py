@@ -1,7 +1,7 @@
 """Metrics of latent spaces and of generated images: pure functions on tensors.
 
-Every `measure_*` function can be imported from here, and so can the modules that they are defined
-in; a module is imported when one of its names is first asked for.
+Every `measure_*` function can be imported from here, and so can the modules that define them.
+Modules are imported lazily, when one of their names is first used.
 """
 
 from importlib import import_module
@@ -36,7 +36,7 @@ __all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:
-    """Return a public name, or a module of metrics, importing it now."""
+    """Import and return a public name or a module of this package."""
     if name in _HOME:
         return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     if name in _PUBLIC:

@@ -1,8 +1,8 @@
-"""Alignment cosine: how far the latent of a position tells what a vision encoder sees there.
+"""Alignment cosine: how well a latent predicts vision-encoder features at the same position.
 
-The tokenizers' own projections are trained with their losses, differ between methods and are not
-kept. Here one linear map from latents to features of unit length is fitted by least squares for
-every tokenizer alike, and its cosine with the features is taken on other images.
+The projections of alignment losses differ between methods and are not saved. Here a linear map from
+latents to features of unit length is fitted by least squares for every tokenizer, and the cosine
+between its predictions and the features is measured on other images.
 """
 
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ def fit_alignment(batches: Iterable[tuple[Tensor, Tensor]]) -> AlignmentFit:
         batches: pairs (latents (B, d, h, w), normalised per channel; features (B, D, h, w)).
 
     Returns:
-        The least-squares map; of several, as for a constant channel, the smallest.
+        The least-squares map; the one of least norm if it is not unique (a constant channel).
 
     Raises:
         MeasurementError: if there is no image, or a pair does not fit together.
@@ -51,7 +51,7 @@ def fit_alignment(batches: Iterable[tuple[Tensor, Tensor]]) -> AlignmentFit:
         cross = cross + torch.einsum("bni,bnj->ij", x, y)
         images, positions = images + len(x), positions + x.shape[0] * x.shape[1]
     if not images:
-        raise MeasurementError("alignment: there is no image to fit the features on")
+        raise MeasurementError("alignment: no image to fit the features on")
     # (d + 1, d + 1) @ (d + 1, D)
     weight = torch.linalg.pinv(gram, hermitian=True) @ cross
     return AlignmentFit(weight, cross[-1] / positions, images)
@@ -63,14 +63,14 @@ def measure_alignment(
     """Measure the cosine between features and their prediction from latents.
 
     Args:
-        batches: pairs as of ``fit_alignment``, of images that the map was not fitted on.
+        batches: pairs as for ``fit_alignment``, of images that the map was not fitted on.
         fit: the map.
-        flags: what a reader of the value must know.
+        flags: flags of the measurement.
 
     Returns:
         ``reconstruction.alignment_cosine`` in [-1, 1], the mean over positions and images; HIGHER
-        is better aligned. The option ``constant_cosine`` is what a guess without any latent would
-        reach. The standard error is over images.
+        is better aligned. The option ``constant_cosine`` is the cosine of a constant prediction,
+        the features' mean. The standard error is over images.
 
     Raises:
         MeasurementError: if there are fewer than two images, or a pair does not fit together.

@@ -1,4 +1,4 @@
-"""Share of generated images that a classifier recognises as the class they were asked for."""
+"""Share of generated images that a classifier assigns to the class they were conditioned on."""
 
 import torch
 from torch import Tensor
@@ -14,9 +14,10 @@ def measure_class_accuracy(
     """Measure how often the classifier's prediction is the conditioning label.
 
     Args:
-        predicted: (N,) integer labels that the classifier gives to the generated images.
+        predicted: (N,) integer labels predicted by the classifier.
         conditioning: (N,) integer labels that the images were generated for.
-        classes: number of classes K; labels lie in [0, K). The null label of guidance is outside.
+        classes: number of classes K; labels lie in [0, K). The null label of guidance is not
+            allowed.
         classifier: name of the classifier.
 
     Returns:

@@ -53,7 +53,7 @@ SCALARS = (
 
 @dataclass(frozen=True)
 class ClassSpectra:
-    """Eigenvalues of K classes, and what follows from them.
+    """Eigenvalues of the Kronecker factors of K classes, and quantities derived from them.
 
     Attributes:
         rows: (K, C) eigenvalues a of the channel factor, which carries the scale.
@@ -162,7 +162,7 @@ def dct_diagonal_variance(centred: Tensor, counts: Tensor, grid: tuple[int, int]
 
 
 def channel_spectra(centred: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return the DCT of (K, n, C, H*W) samples as (K, H*W, n, C), one matrix a frequency."""
+    """Return the DCT of (K, n, C, H*W) samples as (K, H*W, n, C), one matrix per frequency."""
     classes, n, channels, _ = centred.shape
     spectra = cosine_transform(centred.view(classes, n, channels, *grid)).flatten(3)  # (K,n,C,S)
     return spectra.permute(0, 3, 1, 2)

@@ -23,7 +23,7 @@ from diffusability.metrics.nearest_neighbours import NeighbourTable
 Choice = Literal["weighted", "nearest"]
 Interpolation = Literal["slerp", "linear"]
 
-_PARALLEL = 1e-6  # sine of the angle under which slerp is a straight line to rounding
+_PARALLEL = 1e-6  # sine of the angle below which slerp equals the straight line up to rounding
 
 
 def choose_neighbours(
@@ -34,7 +34,7 @@ def choose_neighbours(
     Args:
         table: the K nearest neighbours.
         choice: "nearest", or "weighted": drawn with probability softmax(-mean squared difference)
-            over the K, which is close to uniform where latents differ little a dimension.
+            over the K; close to uniform where the differences per dimension are small.
         generator: CPU generator of the draw.
 
     Returns:
@@ -109,7 +109,7 @@ def interpolated_latents(
         alpha: position on the way to the neighbour.
         mode: "slerp" or "linear".
         rows: (R,) queries to take, in this order.
-        batch_size: latents a batch.
+        batch_size: latents per batch.
 
     Yields:
         (<= batch_size, ...) latents, on the queries' device.
@@ -139,15 +139,15 @@ def measure_interpolation_frechet(
     """Measure the Fréchet distance of decoded interpolations from real images.
 
     Args:
-        queries: (N, C, H, W) latents that ``decode`` takes, as they are.
-        pool: (M, C, H, W) latents that the table's indices point into; they may lie on disk.
+        queries: (N, C, H, W) latents, passed to ``decode`` as they are.
+        pool: (M, C, H, W) latents that the table's indices point into; may be on disk.
         table: neighbours of the queries in the pool.
         decode: maps (B, C, H, W) latents to images.
         extract: maps images to (B, D) features.
         reference: moments of the real images' features.
         generator: CPU generator of neighbour draws and of the random shards.
-        originals: (N, D) features of the queries' own images where the reference holds them; None
-            if it is of other images.
+        originals: (N, D) features of the queries' images if the reference contains them; None if
+            the reference is of other images.
         alpha: position between the latent (0) and its neighbour (1).
         interpolation: "slerp" (default of the source's code) or "linear".
         choice: "weighted" (default of the source's code) or "nearest".
@@ -156,22 +156,22 @@ def measure_interpolation_frechet(
 
     Returns:
         ``continuity.ifd_<extractor>`` in feature units squared; LOWER is better. It is the iFID of
-        the source only where the extractor is its Inception network. The standard error is that
-        of other queries, whose images leave the reference with them, given the pool. Intervals
-        from it hold too little where the distance is below three standard errors, for none is
-        below zero. Where queries are their own pool each is in the interpolations of others too,
-        which the error leaves out: flag ``queries-are-the-pool`` (a fifth too small in simulations
-        with a given reference).
+        the source only if the extractor is Inception. The jackknife standard error resamples
+        queries given the pool; a query's image is left out of the reference with it. Intervals
+        cover too little where the distance, which is never negative, is below three standard
+        errors. If the queries are the pool, each query also appears in the interpolations of
+        others; the error ignores this (a fifth too small in simulations with a given reference)
+        and the flag ``queries-are-the-pool`` is set.
 
     Raises:
         MeasurementError: if the table does not belong to queries and pool, there are fewer than
-            two images a shard, or features and reference do not belong together.
+            two images per shard, or features and reference do not belong together.
     """
     _check_table(table, queries, pool)
     if originals is not None and len(originals) != len(queries):
         raise MeasurementError(
             f"{len(originals)} features are not those of the images of {len(queries)} latents; "
-            "give one vector a query"
+            "give one vector per query"
         )
     if shards < 2 or len(queries) < 2 * shards:
         raise MeasurementError(
@@ -215,5 +215,5 @@ def _check_table(table: NeighbourTable, queries: Tensor, pool: Rows) -> None:
     if len(table.indices) != len(queries) or int(table.indices.max()) >= len(pool):
         raise MeasurementError(
             f"the neighbour table of {len(table.indices)} queries does not belong to "
-            f"{len(queries)} queries and {len(pool)} pool latents; find the neighbours anew"
+            f"{len(queries)} queries and {len(pool)} pool latents; recompute the neighbours"
         )

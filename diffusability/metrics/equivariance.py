@@ -1,4 +1,4 @@
-"""Affine equivariance: is the latent of a transformed image the transformed latent.
+"""Affine equivariance: does encoding commute with rotation, flipping and scaling?
 
 "Diffusing in the Right Space" (arXiv 2606.03578) compares Enc(T x) with T Enc(x) for rotation and
 scale and prints no formula; the transforms are those of EQ-VAE (Kouzelis et al., arXiv 2502.09509),
@@ -37,7 +37,7 @@ class Transform:
     amount: float
 
     def __post_init__(self) -> None:
-        """Refuse what is not one of the transforms."""
+        """Refuse unknown transforms."""
         known = {
             "rotate": self.amount in (90, 180, 270),
             "flip": self.amount == 0,
@@ -89,14 +89,14 @@ DEFAULT_TRANSFORMS = (
 
 @dataclass
 class _Cell:
-    """What is gathered a transform: per image, in the order of the batches."""
+    """Per-image statistics of one transform, in the order of the batches."""
 
     transform: Transform
-    error: list[Tensor] = field(default_factory=list)  # (B,) |T z - Enc(T x)|^2 a value
+    error: list[Tensor] = field(default_factory=list)  # (B,) |T z - Enc(T x)|^2 per value
     mean: list[Tensor] = field(default_factory=list)  # (B, C) means of Enc(T x)
     square: list[Tensor] = field(default_factory=list)  # (B,) mean of Enc(T x)^2
     cosine: list[Tensor] = field(default_factory=list)  # (B,) 1 - mean token cosine
-    impossible: str = ""
+    not_applicable: str = ""
 
     def add(self, expected: Tensor, actual: Tensor) -> None:
         """Add a batch of T Enc(x) and Enc(T x), each (B, C, h, w)."""
@@ -132,17 +132,17 @@ def measure_equivariance(
       unrelated.
 
     Args:
-        encode: maps (B, 3, H, W) images to (B, C, h, w) posterior means; normalise per channel in
-            it, or channels of large scale dominate. Images may come in sizes scaled and rotated.
+        encode: maps (B, 3, H, W) images to (B, C, h, w) posterior means; it must normalise per
+            channel, or channels of large scale dominate. Images come in scaled and rotated sizes.
         batches: (B, 3, H, W) images, all of one size, in the range that ``encode`` takes.
         transforms: the transforms; a family's value is the mean of its members.
 
     Returns:
         ``equivariance.<cell>_error`` and ``equivariance.<cell>_cosine``, pure numbers, LOWER is
-        better, for every transform and, under the family's name, for every family of more than
-        one, with standard errors over images; and (cell, reason) for every cell that cannot be
-        measured: a size that is not whole, or that the encoder does not take. A family with such a
-        member is declared too, because its mean would be of other transforms.
+        better, for every transform and for every family of several transforms (under the family's
+        name), with standard errors over images; and (cell, reason) for every cell that does
+        not apply: a fractional size, or one that the encoder does not accept. A family with such a
+        member does not apply either, because its mean would be over other transforms.
 
     Raises:
         MeasurementError: if there are fewer than two images, latents are not finite or do not
@@ -159,39 +159,41 @@ def measure_equivariance(
             )
         count += len(images)
         for cell in cells:
-            if not cell.impossible:
+            if not cell.not_applicable:
                 _visit(cell, encode, images, latents)
     if count < 2:
         raise MeasurementError("equivariance: a standard error needs at least two images")
     measurements: list[Measurement] = []
-    impossible: list[tuple[str, str]] = []
+    not_applicable: list[tuple[str, str]] = []
     for name, members in _rows(cells).items():
-        reasons = [f"{c.transform.name}: {c.impossible}" for c in members if c.impossible]
+        reasons = [f"{c.transform.name}: {c.not_applicable}" for c in members if c.not_applicable]
         if reasons:
-            impossible.append((name, "; ".join(reasons)))
+            not_applicable.append((name, "; ".join(reasons)))
         else:
             measurements += _measure_row(name, members, count)
-    return measurements, impossible
+    return measurements, not_applicable
 
 
 def _visit(cell: _Cell, encode: Encode, images: Tensor, latents: Tensor) -> None:
-    """Add a batch to a cell, or note why it cannot be measured."""
+    """Add a batch to a cell, or note why the cell does not apply."""
     try:
         expected = cell.transform.apply(latents)
         moved = cell.transform.apply(images)
     except MeasurementError as error:
-        cell.impossible = str(error)
+        cell.not_applicable = str(error)
         return
     try:
         actual = encode(moved)
     except (MeasurementError, StudyError, ValueError, RuntimeError) as error:
-        # An encoder of fixed size is a property of the tokenizer; anything else is a failure.
+        # A fixed input size is a property of the tokenizer; any other error is a failure.
         if moved.shape == images.shape or isinstance(error, torch.OutOfMemoryError):
             raise
-        cell.impossible = f"the encoder does not take {tuple(moved.shape[2:])} images ({error})"
+        cell.not_applicable = (
+            f"the encoder does not accept {tuple(moved.shape[2:])} images ({error})"
+        )
         return
     if actual.shape != expected.shape:
-        cell.impossible = (
+        cell.not_applicable = (
             f"the encoder gives a {tuple(actual.shape[2:])} grid for {tuple(moved.shape[2:])} "
             f"images, the transformed latent has {tuple(expected.shape[2:])}"
         )
@@ -202,7 +204,7 @@ def _visit(cell: _Cell, encode: Encode, images: Tensor, latents: Tensor) -> None
 
 
 def _rows(cells: list[_Cell]) -> dict[str, list[_Cell]]:
-    """Return the cells behind every row: each alone, and families of more than one."""
+    """Return the cells that each metric averages: every cell alone, and families of several."""
     rows = {cell.transform.name: [cell] for cell in cells}
     for family in dict.fromkeys(cell.transform.family for cell in cells):
         members = [cell for cell in cells if cell.transform.family == family]

@@ -4,8 +4,8 @@ FDr-X = FD_X(generated, train reference) / FD_X(real validation images, train re
 is the arithmetic mean of the six, so real images score 1. Source: "Representation Fréchet Loss for
 Visual Generation" (arXiv 2604.28190). The published denominators are rounded to two decimals, which
 moves the MAE term by up to 12.5 %; here they are recomputed at full precision and stored with a
-hash of the statistics that they belong to. The paper's six spaces are those of
-`study/representations.py` and Inception's; any six give the same kind of number for other images.
+hash of the statistics that they were computed from. The paper's six spaces are those of
+`study/representations.py` and Inception's; any six spaces can be used for other images.
 """
 
 import hashlib
@@ -78,7 +78,7 @@ def save_normalisers(path: Path, normalisers: Sequence[FrechetNormaliser]) -> No
 
     Args:
         path: file to write.
-        normalisers: one an extractor.
+        normalisers: one per extractor.
     """
     content = [asdict(n) for n in sorted(normalisers, key=lambda n: n.extractor)]
     path.write_text(
@@ -113,7 +113,7 @@ def save_references(path: Path, references: Sequence[FeatureMoments]) -> None:
 
     Args:
         path: file to write.
-        references: one an extractor, all of images of one size.
+        references: one per extractor, all of images of one size.
     """
     tensors = {
         f"{moments.extractor}/{key}": tensor
@@ -131,7 +131,7 @@ def load_references(path: Path) -> dict[str, FeatureMoments]:
         path: file that ``save_references`` wrote.
 
     Raises:
-        MeasurementError: if a part of one extractor's moments is missing.
+        MeasurementError: if the moments of an extractor are incomplete.
     """
     with safe_open(path, "pt") as file:
         metadata = {name: json.loads(text) for name, text in file.metadata().items()}
@@ -217,14 +217,14 @@ def _ratios(
 
 
 def _checked(normaliser: FrechetNormaliser, reference: FeatureMoments) -> FrechetNormaliser:
-    """Return the normaliser if it was made with this reference, else refuse it."""
+    """Return the normaliser; refuse one that was computed with another reference."""
     if (normaliser.extractor, normaliser.reference_digest) != (
         reference.extractor,
         reference.digest(),
     ):
         raise MeasurementError(
-            f"normaliser of {normaliser.extractor} was computed with another reference than the "
-            f"one given for {reference.extractor}; compute it anew"
+            f"normaliser of {normaliser.extractor} was computed with another reference than "
+            f"the one given for {reference.extractor}; recompute it"
         )
     if not normaliser.value > 0:
         raise MeasurementError(
@@ -246,7 +246,7 @@ def _rank_flags(
     generated: Mapping[str, Sequence[FeatureMoments]],
     normalisers: Mapping[str, FrechetNormaliser],
 ) -> tuple[str, ...]:
-    """Warn of, and name, spaces in which a set has no more images than features."""
+    """Return flags, and warn, if a set has no more images than features in some space."""
     low = [
         f"{name} ({references[name].dim})"
         for name, shards in generated.items()
@@ -255,8 +255,8 @@ def _rank_flags(
     if not low:
         return ()
     warnings.warn(
-        f"FDr6: no more images than features in {', '.join(low)}; a covariance lacks rank and the "
-        "ratio is strongly biased. Use more images or smaller extractors",
+        f"FDr6: no more images than features in {', '.join(low)}; a covariance is "
+        "rank-deficient and the ratio is strongly biased. Use more images or smaller extractors",
         stacklevel=3,
     )
     return ("rank-deficient",)

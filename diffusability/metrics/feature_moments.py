@@ -1,6 +1,6 @@
 """Mergeable first and second moments of feature vectors, in float64.
 
-A Fréchet distance needs the mean and the covariance of N feature vectors and nothing else.
+A Fréchet distance needs only the count, mean and covariance of the feature vectors.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 def require_extractor_name(name: str) -> str:
-    """Return ``name`` if it can stand in the name of a metric, else refuse it.
+    """Return ``name`` if it can be part of a metric's name, else refuse it.
 
     Args:
         name: name of a feature extractor or classifier.
@@ -35,14 +35,14 @@ def require_extractor_name(name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise MeasurementError(
-            f"extractor {name!r} cannot stand in a metric's name; "
+            f"extractor {name!r} cannot be part of a metric's name; "
             "use lower-case letters, digits, '_' and '-'"
         )
     return name
 
 
 def require_features(features: Tensor, what: str) -> Tensor:
-    """Return ``features`` as a float64 matrix, or refuse what no statistic can be taken of.
+    """Return ``features`` as a finite float64 matrix.
 
     Args:
         features: (N, D) real or integer tensor.
@@ -80,7 +80,7 @@ class FeatureMoments(Moments):
     resolution: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse moments whose parts do not fit together."""
+        """Refuse moments of inconsistent shapes or dtypes."""
         require_extractor_name(self.extractor)
         dim = self.mean.shape[0] if self.mean.ndim == 1 else -1
         if tuple(self.scatter.shape) != (dim, dim) or self.count < 1:
@@ -91,7 +91,7 @@ class FeatureMoments(Moments):
         if self.mean.dtype != torch.float64 or self.scatter.dtype != torch.float64:
             raise MeasurementError(f"moments of {self.extractor}: float64 is required")
         if not bool(torch.isfinite(self.mean).all() and torch.isfinite(self.scatter).all()):
-            raise MeasurementError(f"moments of {self.extractor} are not finite; compute them anew")
+            raise MeasurementError(f"moments of {self.extractor} are not finite; recompute them")
 
     @property
     def dim(self) -> int:
@@ -100,7 +100,7 @@ class FeatureMoments(Moments):
 
     @property
     def rank_deficient(self) -> bool:
-        """Whether the sample covariance cannot have full rank (``count <= dim``)."""
+        """Whether the sample covariance is rank-deficient (``count <= dim``)."""
         return self.count <= self.dim
 
     @classmethod
@@ -181,7 +181,7 @@ class FeatureMoments(Moments):
         """
         if self.count < 2:
             raise MeasurementError(
-                f"moments of {self.extractor}: a covariance needs two samples, there is one"
+                f"moments of {self.extractor}: a covariance needs two samples, got one"
             )
         return self.count - 1
 
@@ -206,7 +206,7 @@ class FeatureMoments(Moments):
         return replace(self, mean=self.mean.to(device), scatter=self.scatter.to(device))
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Return the numbers as tensors that safetensors can store."""
+        """Return the arrays as tensors for a safetensors file."""
         return {
             "count": torch.tensor(self.count, dtype=torch.int64),
             "mean": self.mean.contiguous(),
@@ -214,7 +214,7 @@ class FeatureMoments(Moments):
         }
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the names as strings for the metadata of a safetensors file."""
+        """Return the other fields as metadata for a safetensors file."""
         resolution = "" if self.resolution is None else str(self.resolution)
         return {"extractor": self.extractor, "resolution": resolution}
 
@@ -240,7 +240,7 @@ class FeatureMoments(Moments):
         )
 
     def digest(self) -> str:
-        """Return the SHA-256 of names and numbers, to recognise a reference set by."""
+        """Return the SHA-256 of all fields, which identifies a reference set."""
         sha = hashlib.sha256(repr(sorted(self.to_metadata().items())).encode())
         for name, tensor in sorted(self.to_tensors().items()):
             sha.update(name.encode())
@@ -249,7 +249,7 @@ class FeatureMoments(Moments):
 
 
 def merge_moments(parts: Iterable[FeatureMoments]) -> FeatureMoments:
-    """Return the moments of all parts together.
+    """Return the merged moments of all parts.
 
     Args:
         parts: moments of disjoint sets of vectors, at least one; two are in memory at a time.
@@ -299,7 +299,7 @@ def read_adm_reference(
         path: file with ``mu`` (2048,), ``sigma`` (2048, 2048) and, for sFID, ``mu_s`` (2023,),
             ``sigma_s``; covariances have ddof = 1.
         count: number of images behind the statistics (1,281,167 for the ImageNet train set); the
-            file does not say, and the images inside it are another, smaller set.
+            file does not store it, and the images in the file are another, smaller set.
         resolution: side in pixels of those images.
         extractor: "inception" (pool features, FID) or "inception-spatial" (sFID).
 
@@ -328,10 +328,10 @@ def reference_image_side(path: Path) -> int | None:
         path: the file; its images are not read, only their shape.
 
     Returns:
-        The side, or None where the file holds moments alone.
+        The side, or None if the file holds only moments.
 
     Raises:
-        MeasurementError: if the file is missing, or no npz.
+        MeasurementError: if the file is missing, or not an npz.
     """
     if not path.is_file():
         raise MeasurementError(f"reference statistics {path} do not exist; download them first")

@@ -1,12 +1,12 @@
 """Fisher geometry of latents without training: FI, FIR and MMSE rate of Gaussian and mixture fits.
 
 Source: "Understanding Latent Diffusability via Fisher Geometry" (arXiv 2604.02751). The fits are
-those of VIV: a Kronecker covariance a class, and the mixture of the classes, of posterior means as
-in all metrics of a latent space here; the draws that a diffusion model is trained on
-(`learned_fisher`) are smoother where posteriors are wide. Deviations from pixel space compare one
-estimator that both spaces admit, the stationary one. Latents are z-scored a channel, as a diffusion
-model sees them, and every number is a dimension and times v, v^2 or 1, so that it lies in [0, 1]
-and the dimension does not count: k empty directions add k/v to a raw FI.
+those of VIV: one Kronecker covariance per class, and the mixture of the classes, fitted to
+posterior means like all latent metrics here. (`learned_fisher` uses posterior samples, as diffusion
+training does; they are smoother where posteriors are wide.) Deviations from pixel space use the
+stationary fit, which exists for pixels and latents alike. Latents are z-scored per channel, as a
+diffusion model sees them. Every number is per dimension and multiplied by v, v^2 or 1, so it is in
+[0, 1] and independent of the dimension (k empty directions add k/v to a raw FI).
 """
 
 from collections.abc import Sequence
@@ -34,15 +34,15 @@ from diffusability.metrics.stationary_fisher import (
 from diffusability.metrics.velocity_fits import GroupFits, fit_groups
 from diffusability.statistics import delete_block_stderr
 
-# power of v in the pure number, and direction; FI alone claims none: it falls with compact
-# classes, and it falls with noise-like latents
+# power of v in the pure number, and direction; FI claims none, because it falls both with
+# compact classes and with noise-like latents
 QUANTITIES: dict[str, tuple[int, bool | None]] = {
     "fi": (1, None),
     "fir": (2, False),
     "mmse_rate": (0, False),
 }
 CONDITIONS = ("", "_unconditional")
-_SIGNIFICANT = 3.0  # standard errors below a bound from which it is violated
+_SIGNIFICANT = 3.0  # standard errors below a bound at which the bound counts as violated
 
 
 def measure_fisher(
@@ -55,33 +55,33 @@ def measure_fisher(
     blocks: int = 10,
     samples: int = 128,
 ) -> tuple[list[Measurement], list[tuple[str, str]]]:
-    """Measure FI, FIR and MMSE rate of fits to latents, and how far they are from pixel space.
+    """Measure FI, FIR and MMSE rate of fits to latents, and their deviation from pixel space.
 
-    Standard errors leave out one block of images at a time, the same images of pixels and
-    latents; of a mixture they add those of its Monte Carlo.
+    Standard errors are jackknives over blocks of images, the same blocks for pixels and latents;
+    for a mixture the Monte-Carlo error is added.
 
     Args:
         latents: (N, C, H, W), any floating dtype, in latent units.
         labels: (N,) integer class numbers.
-        pixels: of ``stationary_curves`` on the images of these latents, at the same v and blocks.
+        pixels: ``stationary_curves`` of the images of these latents, at the same v and blocks.
         v: increasing noise variances, in units of the z-scored latents' variance.
         generator: draws the Monte-Carlo points of the mixture.
         blocks: blocks of images of the jackknife.
         samples: Monte-Carlo points of the mixture.
 
     Returns:
-        Measurements, and the metrics that cannot be measured here with the reason. Class
-        conditional, and with ``_unconditional`` of the mixture: ``fisher.fi`` (no direction),
+        Measurements, and (metric, reason) for metrics that do not apply. Class-conditional, and
+        with the suffix ``_unconditional`` for the mixture: ``fisher.fi`` (no direction),
         ``fisher.fir`` and ``fisher.mmse_rate`` (LOWER is better), the means over log v of
-        v FI / n, v^2 FIR / n and rate / n. The same of stationary fits, class-conditional and of
-        one Gaussian, end in ``_dct``, and those deviate from pixel space:
+        v FI / n, v^2 FIR / n and rate / n. The same for stationary fits, class-conditional
+        and of one Gaussian, end in ``_dct``; their deviations from pixel space are
         ``fisher.fi_deviation``, ``fisher.fir_deviation_relative``, ``_scaled`` and
         ``_per_dimension``, ``fisher.mmse_rate_deviation`` (LOWER is better; see
-        ``curve_deviations``). Each again at every v as ``fisher.curve_<name>_v<v>``. Flags say
-        where a value is not to be trusted.
+        ``curve_deviations``). Each is also given at every v as
+        ``fisher.curve_<name>_v<v>``. Flags mark values that are not reliable.
 
     Raises:
-        MeasurementError: bad input, or the curves of the pixels are of other images or v.
+        MeasurementError: bad input, or pixel curves of other images or v.
     """
     check_variances(v)
     data = LatentSet(latents)
@@ -132,10 +132,10 @@ class _Fit:
     """Curves of one fit.
 
     Attributes:
-        values: (1 + B, V, Q) of all images and without each block, or (1, V, Q).
+        values: (1 + B, V, Q), of all images and then without each block; or (1, V, Q).
         estimator: what was fitted.
-        flags: what a reader must know.
-        more: (M, V, Q) independent draws whose mean is added; None for nothing.
+        flags: flags of its measurements.
+        more: (M, V, Q) independent draws whose mean is added to the values; or None.
     """
 
     values: Tensor
@@ -156,11 +156,13 @@ def _mean(values: Tensor, weights: Tensor) -> Tensor:
 def _kronecker(
     latents: Tensor, labels: Tensor, v: Sequence[float], blocks: int
 ) -> tuple[KroneckerMixture, _Fit] | str:
-    """Return the mixture of the classes with their mean curve, or why there can be none."""
+    """Return the mixture of the classes with their mean curve, or the reason why it has no fit."""
     least = minimum_samples(latents.shape[1], latents.shape[2] * latents.shape[3])
     smallest = int(labels.unique(return_counts=True)[1].min())
     if smallest < least:
-        return f"a class of {smallest} images has no Kronecker fit; it needs {least} images a class"
+        return (
+            f"a class of {smallest} images has no Kronecker fit; it needs {least} images per class"
+        )
     fits, mixture, whole = _fit_classes(latents, labels, v)
     flags = []
     if fits.unconverged:
@@ -208,7 +210,7 @@ class _Writer:
 
         Args:
             fit: of the latents.
-            bound: (V, 3) of that Gaussian; no distribution has less FI or FIR.
+            bound: (V, 3) of that Gaussian; a lower bound of FI and FIR for any distribution.
         """
         below = set()
         for i, _ in enumerate(self.v):
@@ -219,7 +221,7 @@ class _Writer:
         return _Fit(fit.values, fit.estimator, (*fit.flags, *sorted(below)), fit.more)
 
     def curves(self, names: Sequence[str], ending: str, fit: _Fit) -> list[Measurement]:
-        """Return every number at every v; of FI, FIR and the rate with their totals as options."""
+        """Return every metric at every v, with the totals of FI, FIR and the rate as options."""
         found = []
         for i, level in enumerate(self.v):
             for j, name in enumerate(names):
@@ -233,7 +235,7 @@ class _Writer:
         return found
 
     def means(self, names: Sequence[str], ending: str, fit: _Fit) -> list[Measurement]:
-        """Return the mean of every number over log v."""
+        """Return the mean of every metric over log v."""
         mean = fit.weighted(torch.tensor(log_weights(self.v), dtype=torch.float64))
         options: dict[str, object] = {
             "v": list(self.v),

@@ -3,9 +3,9 @@
 The distance is the 2-Wasserstein distance squared between Gaussians of the same first and second
 moments (Heusel et al., arXiv 1706.08500, Eq. 6):
 |mu_a - mu_b|^2 + tr(S_a) + tr(S_b) - 2 tr((S_a S_b)^(1/2)).
-The last trace never needs a square root of a general matrix: with S_a = R R^T, S_a S_b has the
-eigenvalues of the symmetric R^T S_b R, and zeros. R is a Cholesky factor; where a set has fewer
-vectors than features it is a thin one, and the eigenvalues are as few as the vectors.
+The last trace does not need the square root of a general matrix: with S_a = R R^T, the non-zero
+eigenvalues of S_a S_b are those of the symmetric R^T S_b R. R is a Cholesky factor. If a set has
+fewer vectors than features, R is thin, with one column per vector.
 """
 
 import math
@@ -43,9 +43,11 @@ def distance_name(distance: str, extractor: str) -> str:
     return f"{distance}_{extractor}"
 
 
-_PANEL = 256  # columns that one matrix product treats at once
-_CHOLESKY_PANEL = 128  # and columns that one step of the factorisation does
-_EIGEN_ERROR = 16 * torch.finfo(torch.float64).eps  # of a symmetric solver, relative to the norm
+_PANEL = 256  # columns per matrix product
+_CHOLESKY_PANEL = 128  # columns per step of the factorisation
+_EIGEN_ERROR = (
+    16 * torch.finfo(torch.float64).eps
+)  # error of a symmetric eigensolver, relative to the norm
 _TRACE_TOLERANCE = 1e-8  # accepted error of the trace of the root, relative to tr S_a + tr S_b
 
 
@@ -90,10 +92,10 @@ class FrechetReference:
     def trace_of_root(self, other: FeatureMoments) -> float:
         """Return tr((S_a S_b)^(1/2)), S_a being the covariance of this set and S_b of the other.
 
-        The fast way takes the eigenvalues of R^T S_b R with S_a = R R^T, or with the two exchanged
-        where the other set has fewer vectors than this one and than features: the matrix is then
-        as small as it can be and, in general, regular. A square root turns the rounding error e of
-        an eigenvalue near 0 into sqrt(e), so where such eigenvalues remain the trace is instead
+        The fast path takes the eigenvalues of R^T S_b R with S_a = R R^T. The two sets are
+        exchanged if the other one has fewer vectors than this one and than features: the matrix is
+        then as small as possible and, in general, regular. A square root turns the rounding error e
+        of an eigenvalue near 0 into sqrt(e), so where such eigenvalues remain the trace is instead
         the sum of the singular values of R_a^T R_b, which carry no such loss.
 
         Args:
@@ -102,7 +104,7 @@ class FrechetReference:
         Returns:
             The trace, >= 0, in feature units squared.
         """
-        # covariances are scatters over these: two (D, D) divisions less
+        # covariance = scatter / this; dividing at the end saves two (D, D) divisions
         scale = math.sqrt(self.moments.degrees_of_freedom() * other.degrees_of_freedom())
         thin = other.count < min(self.moments.count, other.dim + 1)
         if thin:
@@ -133,8 +135,8 @@ class FrechetReference:
 def _cholesky(matrix: Tensor) -> Tensor | None:
     """Return the lower triangular L (D, D) with L L^T = matrix, or None if it is not regular.
 
-    On a CPU each panel of columns takes all earlier ones off in one product: the library's own
-    factorisation runs at half that speed at 2,048 dimensions.
+    On a CPU, each panel of columns subtracts all earlier ones in one product; this is twice as
+    fast as the library's factorisation at 2,048 dimensions.
     """
     if matrix.is_cuda:
         lower, failed = torch.linalg.cholesky_ex(matrix)
@@ -157,10 +159,10 @@ def _cholesky(matrix: Tensor) -> Tensor | None:
 
 
 def _congruence(root: Tensor, matrix: Tensor, triangular: bool) -> Tensor:
-    """Return the lower triangle (r, r) of root^T matrix root; what is above it is not defined.
+    """Return the lower triangle (r, r) of root^T matrix root; entries above it are undefined.
 
-    The second product computes only what an eigen-solver reads. If ``root`` (D, r) is lower
-    triangular, both skip its zeros and do a third of the work of two full products.
+    The second product computes only what an eigensolver reads. If ``root`` (D, r) is lower
+    triangular, both products skip its zeros and do a third of the work of two full ones.
     """
     rank = root.shape[1]
     product = torch.empty_like(root)  # (D, r) matrix @ root
@@ -178,11 +180,11 @@ def _congruence(root: Tensor, matrix: Tensor, triangular: bool) -> Tensor:
 
 
 def _thin_root(moments: FeatureMoments) -> Tensor:
-    """Return R (D, r) with R R^T = the scatter, without the directions that rounding made up.
+    """Return R (D, r) with R R^T = the scatter, without directions that are only rounding.
 
-    A Cholesky factor with pivots: it ends where the largest variance that is left is rounding, at
-    the latest with as many columns as centred vectors span. LAPACK's has no version for a GPU; it
-    is computed on the CPU whatever the device.
+    A pivoted Cholesky factor. It stops when the largest remaining variance is rounding error, or
+    at the rank of the centred vectors. LAPACK's routine has no GPU version, so this runs on the CPU
+    for any device.
     """
     matrix = moments.scatter
     factor, pivots, found, _ = dpstrf(matrix.cpu().numpy(), lower=1)
@@ -202,15 +204,15 @@ def measure_frechet(
     """Measure the Fréchet distance of shards of images from a reference set.
 
     The standard error is a delete-one-shard jackknife over the generated shards, given the
-    reference; where both are made from the same images, over shards of these. A block bootstrap is
-    not used: copies of a shard lower the rank of the resampled covariance, and where samples are
-    not many times the dimension it overstates the error (2.4 times at 500 samples of 64 features,
+    reference; if both come from the same images, a shard is left out of both. A block bootstrap is
+    not used: copies of a shard lower the rank of the resampled covariance, so it overstates the
+    error unless samples far outnumber dimensions (2.4 times at 500 samples of 64 features,
     20 shards).
 
     Args:
         reference: moments of the reference images.
-        generated: moments of disjoint shards of the images to judge, at least two, each a random
-            or class-balanced part of the whole (not one class each).
+        generated: moments of at least two disjoint shards of the generated images, each a random or
+            class-balanced part of the whole (not one class per shard).
         stage: first part of the metric's name: what made the images.
 
     Returns:
@@ -223,7 +225,7 @@ def measure_frechet(
     total = merge_moments(generated)
     if len(generated) < 2:
         raise MeasurementError(
-            f"features of {total.extractor}: a standard error needs at least two shards, there is "
+            f"features of {total.extractor}: a standard error needs at least two shards, got "
             "one; split the images into random shards"
         )
     prepared = FrechetReference(reference)
@@ -262,7 +264,7 @@ def _options(
 
 
 def _rank_flags(reference: FeatureMoments, generated: FeatureMoments) -> tuple[str, ...]:
-    """Warn of, and name, covariances that have fewer samples than their rank needs."""
+    """Return flags, and warn, if a covariance has too few samples for full rank."""
     low = [m for m in (reference, generated) if m.rank_deficient]
     if not low:
         return ()
@@ -273,7 +275,8 @@ def _rank_flags(reference: FeatureMoments, generated: FeatureMoments) -> tuple[s
 
 def _warn_rank(what: str, dim: int) -> None:
     warnings.warn(
-        f"Fréchet distance over {dim} features: {what}; at or below {dim} a covariance lacks rank "
-        "and the distance is strongly biased. Use more images or a smaller extractor",
+        f"Fréchet distance over {dim} features: {what}; at or below {dim} a covariance is "
+        "rank-deficient and the distance is strongly biased. Use more images or a smaller "
+        "extractor",
         stacklevel=4,
     )

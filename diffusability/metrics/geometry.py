@@ -2,8 +2,8 @@
 
 Bi-Lipschitz constants (Table 1) and spectra (Fig. 13) of "Understanding Latent Diffusability via
 Fisher Geometry" (arXiv 2604.02751). The extremes of a sample underestimate the range, so quantiles
-stand beside them; a spectrum depends on the order of a latent's entries, which diffusion does not
-see, so that of latents in a random order stands beside it.
+are reported too. A spectrum depends on the order of a latent's entries, to which diffusion is
+blind, so the spectrum of latents in a random order is reported for comparison.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,8 @@ from diffusability.metrics.measurement import Measurement
 from diffusability.statistics import delete_block_stderr
 
 LEVELS = {"q01": 0.01, "q05": 0.05, "q50": 0.5, "q95": 0.95, "q99": 0.99}
-BLOCKS = 20  # of images, of which the jackknife leaves one out at a time
-FREQUENCIES = 3  # fewest that a slope is fitted to
+BLOCKS = 20  # of images; the jackknife leaves out one at a time
+FREQUENCIES = 3  # fewest frequencies for fitting a slope
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Spectrum:
     Attributes:
         order: "grid" (radial, of the latent grid) or "line" (along the latent's vector).
         permuted: whether the entries were put in a random order first.
-        frequency: (K,) cycles a cell, without zero.
+        frequency: (K,) cycles per cell, without zero.
         power: (K,); white noise has 1.
         stderr: (K,) over images.
     """
@@ -55,7 +55,7 @@ def measure_stretch(
         ``geometry.stretch_min`` (a of Table 1), ``_max`` (b), ``_ratio`` (b / a, LOWER is nearer
         to a similarity), the quantiles ``_q01`` ... ``_q99``, and ``_q99_q01``, their ratio. The
         quantiles have jackknife standard errors over images, the extremes have none. And the
-        ratios that a lower end of zero makes impossible, with the reason.
+        ratios that do not apply because their denominator is zero, with the reason.
 
     Raises:
         MeasurementError: there are fewer than two blocks of images, or all are equal.
@@ -85,19 +85,21 @@ def measure_stretch(
     low, high = quotients[kept].min(), quotients[kept].max()
     found = [row("min", low, None, None), row("max", high, None, None)]
     found += [row(name, whole[at], left_out[:, at], None) for at, name in enumerate(LEVELS)]
-    impossible = []
+    not_applicable = []
     names = list(LEVELS)
     bottom, top = names.index("q01"), names.index("q99")
     if float(low) > 0:
         found.append(row("ratio", high / low, None, False))
     else:
-        impossible.append(("geometry.stretch_ratio", "different images share a latent"))
+        not_applicable.append(("geometry.stretch_ratio", "different images share a latent"))
     if float(left_out[:, bottom].min()) > 0:
         spread = left_out[:, top] / left_out[:, bottom]
         found.append(row("q99_q01", whole[top] / whole[bottom], spread, False))
     else:
-        impossible.append(("geometry.stretch_q99_q01", "a percentile of the pairs share a latent"))
-    return found, impossible
+        not_applicable.append(
+            ("geometry.stretch_q99_q01", "a percentile of the pairs share a latent")
+        )
+    return found, not_applicable
 
 
 def distance_quotients(x: Tensor, z: Tensor) -> Tensor:
@@ -134,7 +136,8 @@ def measure_spectra(
         ``geometry.grid_slope`` and ``geometry.line_slope``, the slopes of log power against log
         frequency (0: white), ``..._falling``, the share of neighbouring frequencies between which
         the power falls (1: monotone decay), and both for permuted entries; what too few
-        frequencies make impossible; and the spectra themselves. Constant latents are left out.
+        frequencies rule out, with the reason; and the spectra themselves. Constant latents are left
+        out.
 
     Raises:
         MeasurementError: fewer than two latents vary.
@@ -152,7 +155,7 @@ def measure_spectra(
         ("line", True, vectors[:, shuffle], vector_spectrum),
     ]
     found: list[Measurement] = []
-    impossible: list[tuple[str, str]] = []
+    not_applicable: list[tuple[str, str]] = []
     spectra: list[Spectrum] = []
     block = _blocks(len(latents))
     sizes = block.bincount().double()
@@ -163,7 +166,7 @@ def measure_spectra(
         if len(frequency) < FREQUENCIES:
             shape = "x".join(map(str, values.shape[1:]))
             reason = f"a latent of {shape} has {len(frequency)} frequencies besides zero"
-            impossible += [(f"{name}_slope", reason), (f"{name}_falling", reason)]
+            not_applicable += [(f"{name}_slope", reason), (f"{name}_falling", reason)]
             continue
         total = (sizes[:, None] * power).sum(0)  # (K,)
         mean = total / sizes.sum()
@@ -177,7 +180,7 @@ def measure_spectra(
         found.append(Measurement(f"{name}_falling", falling, None, len(latents), options=options))
         spread = power.std(0, correction=1) / len(sizes) ** 0.5
         spectra.append(Spectrum(order, permuted, frequency, mean, spread))
-    return found, impossible, spectra
+    return found, not_applicable, spectra
 
 
 def _blocks(count: int) -> Tensor:

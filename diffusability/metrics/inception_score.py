@@ -17,8 +17,8 @@ def measure_inception_score(
 ) -> Measurement:
     """Measure exp(E KL(p(y|x) || p(y))), the mean over splits.
 
-    Source: Salimans et al., arXiv 1606.03498, section 4. The samples are dealt at random into
-    splits, because samples that come sorted by class would give each split a p(y) of few classes.
+    Source: Salimans et al., arXiv 1606.03498, section 4. Samples are assigned to splits at random,
+    because splits of samples sorted by class would see few classes each.
 
     Args:
         probabilities: (N, K) class probabilities p(y|x) of generated images; rows sum to 1.
@@ -30,18 +30,19 @@ def measure_inception_score(
     Returns:
         ``generation.inception_score_<classifier>`` in [1, K], a pure number; HIGHER is better. Its
         standard error is the splits' standard deviation over sqrt(splits). Flagged
-        ``few-images-per-class`` where a split has fewer than 10 images a class: the score is then
+        ``few-images-per-class`` where a split has fewer than 10 images per class: the score is then
         biased towards 1 (p(y) fits the split).
 
     Raises:
-        MeasurementError: if rows are not distributions, or a split would have no two samples.
+        MeasurementError: if rows are not distributions, or a split would have fewer than two
+            samples.
     """
     require_extractor_name(classifier)
     probabilities = _require_distributions(probabilities)
     count, classes = probabilities.shape
     if splits < 2 or count < 2 * splits:
         raise MeasurementError(
-            f"{splits} splits need splits >= 2 and at least {2 * splits} images, there are {count}"
+            f"{splits} splits need splits >= 2 and at least {2 * splits} images, got {count}"
         )
     order = torch.randperm(count, generator=generator).to(probabilities.device)
     scores = torch.stack(

@@ -22,14 +22,14 @@ def measure_kernel_distance(
 
     Kernel k(x, y) = (x.y / D + 1)^3; the estimator is the full U-statistic over all pairs
     (Binkowski et al., arXiv 1801.01401, Eq. 4), summed block by block. Means over small subsets
-    (the usual way) have the same expectation and a larger variance. Both sets are dealt at random
+    (the usual way) have the same expectation and a larger variance. Both sets are split at random
     into ``blocks`` parts; the standard error is the jackknife that leaves out one part of each set
     and costs no further kernel evaluation. Where the two distributions are equal it is too large
     by about 1.4, as for every degenerate U-statistic.
 
     Args:
         reference: (N, D) features of the reference images.
-        generated: (M, D) features of the images to judge.
+        generated: (M, D) features of the generated images.
         extractor: name of the network that made both.
         generator: CPU generator that deals the samples into blocks (the value does not depend
             on it, the standard error does).
@@ -42,7 +42,7 @@ def measure_kernel_distance(
 
     Raises:
         MeasurementError: if dimensions differ, values are not finite, or a set has fewer than two
-            samples a block.
+            samples per block.
     """
     require_extractor_name(extractor)
     x = require_features(reference, f"reference features of {extractor}")
@@ -53,7 +53,7 @@ def measure_kernel_distance(
         )
     if blocks < 3 or min(len(x), len(y)) < 2 * blocks:
         raise MeasurementError(
-            f"{blocks} blocks need blocks >= 3 and at least {2 * blocks} samples a set, there are "
+            f"{blocks} blocks need blocks >= 3 and at least {2 * blocks} samples per set, got "
             f"{len(x)} and {len(y)}"
         )
     x_parts, y_parts = (_deal(z, blocks, generator) for z in (x, y))
@@ -82,7 +82,7 @@ def _deal(samples: Tensor, blocks: int, generator: torch.Generator) -> list[Tens
 
 
 class _KernelSums:
-    """Sums of the kernel over every pair of blocks, without the pairs of a sample with itself."""
+    """Sums of the kernel over every pair of blocks, without pairing a sample with itself."""
 
     def __init__(self, x_parts: list[Tensor], y_parts: list[Tensor]) -> None:
         self.x_sizes, self.y_sizes = (

@@ -17,14 +17,14 @@ from diffusability.errors import MeasurementError
 TOLERANCE = 1e-6
 MAX_ITERATIONS = 100
 _SAFETY = 2  # samples beyond the least number for which the maximum exists and is unique
-_JITTER = 1e-10  # of the mean eigenvalue; only where a factor is singular
+_JITTER = 1e-10  # ridge relative to the mean eigenvalue, added only to a singular factor
 
 
 def minimum_samples(rows: int, columns: int) -> int:
     """Return the least number of samples for which the fit is trusted.
 
-    With an estimated mean, n > p/q + q/p + 1 guarantees a unique maximum; at that edge it is
-    still wild, so two more are asked for: 12 at 32 x 256, 8 at 64 x 256, 6 at p = q.
+    With an estimated mean, n > p/q + q/p + 1 guarantees a unique maximum. Near that limit the fit
+    is unstable, so two more are required: 12 at 32 x 256, 8 at 64 x 256, 6 at p = q.
 
     Args:
         rows, columns: p and q, the sizes of the two factors.
@@ -54,7 +54,7 @@ def require_samples(counts: Tensor, names: Tensor, rows: int, columns: int) -> N
             f"{len(listed)} of {counts.numel()} classes have fewer than {least} samples, below "
             f"which the covariance of {rows} channels x {columns} positions has no reliable "
             f"maximum-likelihood fit (n > p/q + q/p + 1, plus a margin): class "
-            f"{', '.join(listed[:5])}. Measure on more images a class, or on fewer classes"
+            f"{', '.join(listed[:5])}. Measure on more images per class, or on fewer classes"
         )
 
 
@@ -93,7 +93,7 @@ def flip_flop(
             samples are padded with zeros.
         counts: (K,) samples of each class.
         tolerance: relative change that ends the iteration.
-        max_iterations: iterations after which a class is given up as it is.
+        max_iterations: iterations after which a class is returned unconverged.
 
     Returns:
         The fit; it does not depend on which classes share a batch.

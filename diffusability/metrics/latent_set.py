@@ -1,4 +1,4 @@
-"""What every latent metric does first: check the set, put it on one scale, read it in blocks."""
+"""Input of every latent metric: validate, z-score and read latents in blocks."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ from diffusability.latents.channel_statistics import (
 
 
 class LatentSet:
-    """A checked set of latents, read as float64 z-scores or as it is.
+    """A validated set of latents, read as float64, z-scored on request.
 
     Args:
         latents: (N, C, H, W), any floating dtype, may be memory-mapped; in latent units.
@@ -27,7 +27,7 @@ class LatentSet:
     def __init__(self, latents: Tensor) -> None:
         self.statistics: ChannelStatistics = channel_statistics(latents)
         if latents.shape[0] < 2:
-            raise MeasurementError("One image carries no statistic; give at least two")
+            raise MeasurementError("One image is not enough; give at least two")
         self.latents = latents
         self.count, self.channels, self.height, self.width = latents.shape
 
@@ -64,7 +64,7 @@ def check_labels(labels: Tensor, count: int) -> Tensor:
     """
     if labels.shape != (count,) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise MeasurementError(
-            f"Labels must be ({count},) integers, one an image; got shape {tuple(labels.shape)} "
+            f"Labels must be ({count},) integers, one per image; got shape {tuple(labels.shape)} "
             f"of {labels.dtype}"
         )
     if bool((labels < 0).any()):
@@ -74,7 +74,7 @@ def check_labels(labels: Tensor, count: int) -> Tensor:
 
 
 def check_masks(masks: Tensor, latents: LatentSet) -> Tensor:
-    """Refuse foreground masks of another grid, outside [0, 1], or without any foreground.
+    """Refuse foreground masks of another grid, outside [0, 1], or all without foreground.
 
     Args:
         masks: (N, H, W) fraction of each token's pixels that are foreground, in [0, 1].
@@ -89,7 +89,7 @@ def check_masks(masks: Tensor, latents: LatentSet) -> Tensor:
     expected = (latents.count, latents.height, latents.width)
     if tuple(masks.shape) != expected:
         raise MeasurementError(
-            f"Masks have shape {tuple(masks.shape)}, the latent grid asks for {expected}: pool "
+            f"Masks have shape {tuple(masks.shape)}, the latent grid needs {expected}: pool "
             "them to the grid of this tokenizer"
         )
     checked = masks.to(latents.device, torch.float64)  # (N, H, W)

@@ -1,7 +1,7 @@
-"""Fisher information, its rate and the MMSE rate that a trained diffusion model has learned.
+"""Fisher information, its rate and the MMSE rate of a trained diffusion model.
 
 Source: "Understanding Latent Diffusability via Fisher Geometry" (arXiv 2604.02751). One
-Jacobian-vector product a probe gives all of them (``fisher.estimator``).
+Jacobian-vector product per probe gives all of them (``fisher.estimator``).
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ from diffusability.fisher.information import check_variances, log_weights
 from diffusability.metrics.cosine_transform import cosine_transform
 from diffusability.metrics.measurement import Measurement
 
-_BOUND_IMAGES = 200  # from which the variances of a sample may serve as a bound
-# name of the quantity, its attribute, power of v that makes it a pure number, direction
+_BOUND_IMAGES = 200  # samples needed to use their variances as a bound
+# name, attribute, power of v that makes it a pure number, direction
 _QUANTITIES: tuple[tuple[str, Quantity, int, bool | None], ...] = (
     ("fi", "divergence", 1, None),
     ("fi_score", "score", 1, None),
@@ -32,7 +32,7 @@ _QUANTITIES: tuple[tuple[str, Quantity, int, bool | None], ...] = (
     ("fir", "fir", 2, False),
     ("mmse_rate", "mmse_rate", 0, False),
 )
-HEADLINE = ("fi", "fir", "mmse_rate")  # of which the mean over log v is a metric too
+HEADLINE = ("fi", "fir", "mmse_rate")  # also reported as means over log v
 
 
 def measure_learned_fisher(
@@ -55,19 +55,19 @@ def measure_learned_fisher(
         denoiser: D(y; v), see ``fisher.denoiser`` for networks of every parameterisation.
         v: increasing noise variances sigma^2.
         seed: of noise and probes, common to all v, and to both conditions.
-        probes: random directions a datum, or "exact" for at most 64 dimensions.
-        labels: (N,) classes given to the denoiser; None asks it without a class.
-        draws: noises a datum.
+        probes: random directions per datum, or "exact" for at most 64 dimensions.
+        labels: (N,) classes given to the denoiser; None evaluates it unconditionally.
+        draws: noise draws per datum.
         sigma_range: noise standard deviations the denoiser was trained on, for a flag.
         batch_size: data at once; no result depends on it.
 
     Returns:
-        For every v ``fisher.curve_learned_<name>_v<v>``, pure numbers a dimension: of v FI / n
-        ``fi`` (form B, the divergence), ``fi_score`` (A) and ``fi_held_out`` (C, a lower bound),
-        no direction claimed; of v^2 FIR / n ``fir`` and of rate / n ``mmse_rate``, LOWER is
-        better. The total and its error are options. Of fi, fir and mmse_rate also the means over
-        log v, ``fisher.learned_<name>``. Without labels names end in ``_unconditional``. Standard
-        errors are over data. Flags say where a value is not to be trusted.
+        For every v ``fisher.curve_learned_<name>_v<v>``, pure numbers per dimension: v FI / n
+        as ``fi`` (form B, the divergence), ``fi_score`` (A) and ``fi_held_out`` (C, a lower bound),
+        no direction claimed; v^2 FIR / n as ``fir`` and rate / n as ``mmse_rate``, LOWER is
+        better. The total and its error are options. The means of fi, fir and mmse_rate over
+        log v are ``fisher.learned_<name>``. Without labels names end in ``_unconditional``.
+        Standard errors are over data. Flags mark values that are not reliable.
 
     Raises:
         MeasurementError: fewer than two data, v not positive and increasing, or see
@@ -125,7 +125,7 @@ def _at_level(
 def _means(
     curve: Sequence[FisherSamples], ending: str, flags: tuple[str, ...], options: dict[str, Any]
 ) -> list[Measurement]:
-    """Return the means over log v, whose errors know that all v share data and noise."""
+    """Return the means over log v; their errors account for data and noise shared by all v."""
     v = [samples.v for samples in curve]
     weights, found = torch.tensor(log_weights(v), dtype=torch.float64), []
     for name, attribute, power, better in _QUANTITIES:
@@ -157,11 +157,11 @@ def _flags_of_curve(v: Sequence[float], flags: Sequence[tuple[str, ...]]) -> tup
 
 
 def _variances_for_bounds(x: Tensor) -> Tensor | None:
-    """Return variances whose Gaussian has no more FI and FIR than the data; None for few data.
+    """Return variances of a Gaussian that bounds FI and FIR from below; None for few data.
 
-    Those along the axes of the cosine basis, which the eigenvalues of the covariance majorise,
-    raised by three standard errors of a variance: eigenvalues of a sample are too unequal, and
-    would put the bound too high.
+    These are the variances along the cosine basis, which the covariance eigenvalues majorise,
+    raised by three standard errors. Sample eigenvalues are too spread out and would put the
+    bound too high.
     """
     count, data = len(x), x.to(torch.float64)
     if count < _BOUND_IMAGES:

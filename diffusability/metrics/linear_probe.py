@@ -66,9 +66,9 @@ def _hits(
 ) -> tuple[np.ndarray, bool]:
     """Fit on one part; return which images of the other are right, and whether it converged."""
     if np.unique(y[learn]).size < 2:
-        raise MeasurementError("A linear probe needs two classes to learn from; got one")
+        raise MeasurementError("A linear probe needs two classes in its training part; got one")
     centre, spread = x[learn].mean(axis=0), x[learn].std(axis=0, ddof=1)  # (F,) each
-    spread[spread == 0] = 1.0  # a feature without spread carries nothing, at any scale
+    spread[spread == 0] = 1.0  # a constant feature carries no information at any scale
     scaled = (x - centre) / spread  # (N, F)
     model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=_ITERATIONS)
     model.fit(scaled[learn], y[learn])
@@ -85,7 +85,7 @@ def _stratified_folds(labels: np.ndarray, generator: torch.Generator) -> tuple[S
     if sizes.size < 2 or folds < 2:
         raise MeasurementError(
             f"A linear probe needs two classes with two images each; got {sizes.size} classes, "
-            f"the smallest of {int(sizes.min())}. Leave lonely classes out or name the training set"
+            f"the smallest of {int(sizes.min())}. Leave out classes of one image, or pass `train`"
         )
     seed = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
@@ -93,7 +93,7 @@ def _stratified_folds(labels: np.ndarray, generator: torch.Generator) -> tuple[S
 
 
 def _given_split(train: Tensor, count: int) -> tuple[Splits, str]:
-    """Return the split that the caller names."""
+    """Return the split given by ``train``."""
     if train.shape != (count,) or train.dtype != torch.bool:
         raise MeasurementError(
             f"train must be ({count},) bool; got shape {tuple(train.shape)} of {train.dtype}"

@@ -13,7 +13,7 @@ class Measurement:
 
     Attributes:
         metric: name of the quantity, dotted and lower case, for example ``velocity.viv``.
-        value: the number; NaN is refused, an impossible cell is not a measurement.
+        value: the number; NaN is refused; a metric that does not apply has no measurement.
         stderr: standard error of ``value`` in its own unit, or None where none is defined.
         n: number of independent units (images, classes, repeats) behind ``value``.
         unit: physical or statistical unit, ``1`` for a pure number.
@@ -33,7 +33,7 @@ class Measurement:
     flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse numbers that would silently spoil a table."""
+        """Refuse NaN, infinite values and invalid standard errors."""
         if not math.isfinite(self.value):
             raise MeasurementError(f"{self.metric}: the value is {self.value}, not a number")
         if self.stderr is not None and not (math.isfinite(self.stderr) and self.stderr >= 0):

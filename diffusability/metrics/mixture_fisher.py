@@ -1,12 +1,12 @@
-"""Fisher information of a Gaussian mixture: that of its classes, and what their overlap takes.
+"""Fisher information of a Gaussian mixture: the class mean, corrected for class overlap.
 
 At y = x + sqrt(v) z of a mixture, D = sum_k r_k D_k and G = sum_k r_k G_k + Cov_k(D_k) / v with
 responsibilities r_k(y), G_k = S_k (S_k + v)^-1. The expectation of tr sum_k r_k G_k is exactly the
 mean of tr G_k over classes, so n - v FI differs from its class-conditional value by the trace of
 the covariance between classes alone, never negative: not knowing the class lowers FI. The MMSE
 rate differs by |G r|^2 - |G_k r|^2 with k the class of y and r random signs, where the part c I of
-G, of known trace, is taken out of the probe. Both are zero where classes do not overlap, so that
-Monte Carlo has nothing to add there.
+G, of known trace, is taken out of the probe. Both are zero where classes do not overlap, and the
+Monte-Carlo error vanishes there.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _NEGLIGIBLE = 1e-12  # responsibilities below it change nothing beyond rounding
 def overlap_samples(
     mixture: KroneckerMixture, v: Sequence[float], *, samples: int, generator: torch.Generator
 ) -> Tensor:
-    """Draw estimates of what the overlap of classes adds to the mean of their curves.
+    """Draw unbiased estimates of the overlap correction to the mean of the class curves.
 
     Args:
         mixture: the classes, equally likely.
@@ -39,7 +39,7 @@ def overlap_samples(
         MeasurementError: fewer than two samples.
     """
     if samples < 2:
-        raise MeasurementError("two samples are the least that give a standard error")
+        raise MeasurementError("a standard error needs at least two samples")
     classes, p, q = mixture.means.shape
     device = mixture.means.device
     own = torch.randint(classes, (samples,), generator=generator).to(device)  # (M,)

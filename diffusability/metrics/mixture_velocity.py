@@ -1,11 +1,11 @@
-"""Marginal VIV of a Gaussian mixture: the class-conditional one plus what classes add.
+"""Marginal VIV of a Gaussian mixture: class-conditional VIV plus between-class spread.
 
 For x_t of a mixture sum_k pi_k N(mu_k, S_k) the trace of Var(v | x_t) is
 sum_k r_k W_k + sum_k r_k |m_k|^2 - |sum_k r_k m_k|^2 with responsibilities r_k(x), conditional mean
 velocities m_k(x) = mu_k + (t S_k - (1-t) I) C_k^-1 (x - t mu_k), C_k = (1-t)^2 I + t^2 S_k, and
 W_k = tr(S_k C_k^-1). The expectation of the first sum is exactly sum_k pi_k W_k, the conditional
-VIV of Eq. 4 of "Diffusing in the Right Space" (arXiv 2606.03578), which has a closed form; only
-the spread of m_k between classes, never negative, is left to Monte Carlo.
+VIV of Eq. 4 of "Diffusing in the Right Space" (arXiv 2606.03578), which has a closed form. Only
+the spread of m_k between classes, never negative, needs Monte Carlo.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class KroneckerMixture:
 
     @classmethod
     def empty(cls, K: int, p: int, q: int, device: torch.device) -> "KroneckerMixture":
-        """Return room for K float64 components; K q^2 numbers of it are the eigenvectors of B."""
+        """Return uninitialised storage for K float64 components, the largest part K q^2."""
         shapes = ((K, p, q), (K, p), (K, p, p), (K, q), (K, q, q))
         return cls(*(torch.empty(shape, dtype=torch.float64, device=device) for shape in shapes))
 
@@ -81,7 +81,7 @@ def _spread(mixture: KroneckerMixture, points: Tensor, times: Tensor) -> Tensor:
     weight, spread = torch.zeros_like(times), torch.zeros_like(times)  # (M,) each
     centre = torch.zeros_like(points)  # (M, p, q), running mean velocity
     for k in range(shares.shape[1]):
-        # where classes do not mix the spread is zero and a velocity need not be computed
+        # where classes do not overlap the spread is zero; skip the velocity
         near = torch.nonzero((shares[:, k] > _NEGLIGIBLE) & (shares[:, k] < 1)).flatten()  # (J,)
         if near.numel() == 0:
             continue
@@ -117,10 +117,10 @@ def between_class_variance(
         Monte-Carlo standard error; both 0 for one class.
 
     Raises:
-        MeasurementError: fewer than two samples a stratum.
+        MeasurementError: fewer than two samples per stratum.
     """
     if samples < 2:
-        raise MeasurementError("Two samples a stratum are the least that give a standard error")
+        raise MeasurementError("A standard error needs at least two samples per stratum")
     if mixture.means.shape[0] == 1:
         return 0.0, 0.0
     edges = torch.linspace(0, 1, strata + 1, dtype=torch.float64) ** _TIME_POWER  # (S + 1,)
@@ -144,7 +144,9 @@ def _draw(
     noise = torch.randn(count, p, q, dtype=torch.float64, **where).to(mixture.means)
     times = low.to(uniform) + width.to(uniform) * uniform  # (M,)
     points = torch.empty_like(noise)
-    for one, (t, own) in enumerate(zip(times, k, strict=True)):  # no (M, q, q) of vectors at once
+    for one, (t, own) in enumerate(
+        zip(times, k, strict=True)
+    ):  # loop over classes to avoid an (M, q, q) array
         spread = ((1 - t).square() + t.square() * mixture.eigenvalues(own)).sqrt()  # (p, q)
         rotated = mixture.rotate_back(noise[one] * spread, own)  # (p, q)
         points[one] = t * mixture.means[own] + rotated

@@ -12,19 +12,19 @@ from diffusability.errors import MeasurementError
 
 Distance = Literal["cosine", "l2"]
 
-_SPARE = 8  # candidates kept beyond K, so that rounding does not push out a true neighbour
+_SPARE = 8  # candidates kept beyond K, so that rounding does not drop a true neighbour
 _REFINE_BYTES = 256 * 2**20
-_QUERY_BLOCKS = 4  # blocks of queries that one reading of the pool serves
+_QUERY_BLOCKS = 4  # blocks of queries per pass over the pool
 
 
 @dataclass(frozen=True, eq=False)
 class NeighbourTable:
-    """The K nearest pool latents of every query, nearest first; worth caching once a tokenizer.
+    """The K nearest pool latents of every query, nearest first; cache one per tokenizer.
 
     Attributes:
         indices: (N, K) int64 positions in the pool.
         distances: (N, K) float64, 1 - cosine or Euclidean distance, ascending.
-        mean_squared_differences: (N, K) float64, squared difference a latent dimension.
+        mean_squared_differences: (N, K) float64, squared difference per latent dimension.
         distance: "cosine" or "l2".
         same_class: whether neighbours were restricted to the query's class.
     """
@@ -45,7 +45,7 @@ class NeighbourTable:
         )
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Return the numbers as tensors that safetensors can store."""
+        """Return the arrays as tensors for a safetensors file."""
         return {
             "indices": self.indices.contiguous(),
             "distances": self.distances.contiguous(),
@@ -53,7 +53,7 @@ class NeighbourTable:
         }
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the choices as strings for the metadata of a safetensors file."""
+        """Return the other fields as metadata for a safetensors file."""
         return {"distance": self.distance, "same_class": str(self.same_class).lower()}
 
     @classmethod
@@ -85,8 +85,8 @@ def nearest_neighbours(
     """Find the exact K nearest pool latents of every query.
 
     Blocks of matrix products in the queries' precision (float32 at least) find K + 8 candidates;
-    their distances are then computed directly in float64, so that near-ties are ordered as if all
-    distances had been.
+    their distances are then computed directly in float64, so that near-ties are ordered as in a
+    full float64 search.
 
     Args:
         queries: (N, ...) latents, flattened to vectors; the search runs on their device.
@@ -132,7 +132,7 @@ class _Search:
 
     def __post_init__(self) -> None:
         self.precision = torch.promote_types(self.queries.dtype, torch.float32)
-        # An offset that all latents share would cost the products their digits.
+        # A common offset of all latents would cost the products precision.
         self.centre = self.queries[:1024].to(self.precision).mean(dim=0)
 
     def run(
@@ -142,9 +142,9 @@ class _Search:
         available = len(pool_rows) - int(self.exclude_self)
         if available < self.neighbours:
             raise MeasurementError(
-                f"{self.neighbours} neighbours were asked for and only {available} pool latents "
-                f"are there for query {int(query_rows[0])}; lower the number, enlarge the pool or "
-                "lift the same-class restriction"
+                f"{self.neighbours} neighbours were requested, but only {available} pool latents "
+                f"are available for query {int(query_rows[0])}; lower the number, "
+                "enlarge the pool or lift the same-class restriction"
             )
         results = [
             self._refine(rows, self._candidates(rows, pool_rows, block_size))

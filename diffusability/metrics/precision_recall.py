@@ -25,12 +25,12 @@ def measure_precision_recall(
 ) -> list[Measurement]:
     """Measure precision, recall, density and coverage.
 
-    Every sample carries a ball whose radius is the Euclidean distance to its k-th nearest other
-    sample of the same set. Precision: share of generated samples in some real ball. Recall: share
+    Every sample has a ball whose radius is the Euclidean distance to its k-th nearest neighbour
+    in the same set. Precision: share of generated samples in some real ball. Recall: share
     of real samples in some generated ball (Kynkäänniemi et al., arXiv 1904.06991, Eq. 1-2).
     Density: mean number of real balls that hold a generated sample, over k. Coverage: share of real
     balls that hold a generated sample (Naeem et al., arXiv 2002.09797, Eq. 3-4).
-    The arguments go by keyword only: swapped sets would swap precision and recall unnoticed.
+    The arguments are keyword-only, because swapped sets would silently swap precision and recall.
 
     Args:
         real: (N, D) features of real images.

@@ -20,7 +20,7 @@ def measure_reconstruction(batches: Iterable[tuple[Tensor, Tensor]]) -> list[Mea
 
     Args:
         batches: pairs (original, reconstruction), each (B, C, H, W), both uint8 in [0, 255] or
-            both float in [-1, 1] (not clipped here; clip as the decoder's user would).
+            both float in [-1, 1] (not clipped here; clip as for display).
 
     Returns:
         ``reconstruction.psnr`` in dB and ``reconstruction.ssim`` in [-1, 1]; HIGHER is better for
@@ -53,7 +53,7 @@ def psnr_per_image(original: Tensor, reconstruction: Tensor) -> Tensor:
     """Return the peak signal-to-noise ratio of each image.
 
     10 log10(range^2 / MSE), the MSE over all channels and pixels of the image. An exact image,
-    whose ratio is infinite, counts as one that is wrong by one 8-bit level in a single value.
+    whose ratio is infinite, counts as one with an error of one 8-bit level in a single value.
 
     Args:
         original: (N, C, H, W) uint8 in [0, 255] or float in [-1, 1]; the range is 255 or 2.
@@ -104,7 +104,7 @@ def ssim_per_image(original: Tensor, reconstruction: Tensor) -> Tensor:
     ``structural_similarity(gaussian_weights=True, use_sample_covariance=False, sigma=...)``.
 
     Args:
-        original: (N, C, H, W) uint8 in [0, 255] or float in [-1, 1], at least 3 pixels a side.
+        original: (N, C, H, W) uint8 in [0, 255] or float in [-1, 1], at least 3 pixels per side.
         reconstruction: same shape and kind.
 
     Returns:
@@ -116,7 +116,9 @@ def ssim_per_image(original: Tensor, reconstruction: Tensor) -> Tensor:
     a, b, scale = _as_pair(original, reconstruction)
     window = ssim_window(a.shape)
     if window < 3:
-        raise MeasurementError(f"SSIM needs images of 3 pixels a side, got {tuple(a.shape)}")
+        raise MeasurementError(
+            f"SSIM needs images of at least 3 pixels per side, got {tuple(a.shape)}"
+        )
     moments = torch.stack([a, b, a * a, b * b, a * b])  # (5, N, C, H, W)
     mean_a, mean_b, aa, bb, ab = _gaussian_means(moments, window)  # each (N, C, H', W')
     c1, c2 = (_K1 * scale) ** 2, (_K2 * scale) ** 2
@@ -156,7 +158,7 @@ def measure_posterior(batches: Iterable[tuple[Tensor, Tensor]]) -> list[Measurem
     Returns:
         ``reconstruction.posterior_variance_share``, mean(sigma^2) / var(mu) with var(mu) around
         each channel's mean and averaged over channels (a pure number, no direction claimed), and
-        ``reconstruction.kl``, the mean of (mu^2 + sigma^2 - 1 - log sigma^2) / 2 in nats a latent
+        ``reconstruction.kl``, the mean of (mu^2 + sigma^2 - 1 - log sigma^2) / 2 in nats per latent
         dimension (no direction claimed). Standard errors over images.
 
     Raises:
@@ -235,7 +237,7 @@ def _as_pair(original: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor, 
         if not bool(torch.isfinite(a).all() and torch.isfinite(b).all()):
             raise MeasurementError("images are not finite; the decoder has diverged")
         if float(a.abs().max()) > 1.0 + 1e-3:
-            raise MeasurementError("float originals must lie in [-1, 1]; rescale them first")
+            raise MeasurementError("float originals must be in [-1, 1]; rescale them first")
     return a, b, _data_range(original)
 
 

@@ -1,4 +1,4 @@
-"""Semantic separability: do latents of one class lie together?
+"""Semantic separability: are latents of one class close to each other?
 
 Latent neighbour consistency (LNC) and linear probing, "Diffusing in the Right Space"
 (arXiv 2606.03578), section on semantic separability and Fig. 2.
@@ -61,12 +61,13 @@ def consistency_stderr(
 ) -> list[float]:
     """Return the standard error of LNC over images at every K, by half-sampling.
 
-    The images of every class are cut at random into two halves, LNC is measured inside each, and
-    the squared difference, over four, estimates the variance; halvings are averaged. Inside a half
-    ceil(3 K / 4) neighbours are used: K would reach twice as far, which hides variance once K
-    nears the class size, and K / 2 would average over too few. On Gaussian classes of 14 to 200
-    images the result is 0.84 to 1.10 of the true spread at K = 1 to 20, where std / sqrt(N)
-    reaches 0.75 and the delete-one jackknife 1.5 (neighbours are no smooth function of the sample).
+    The images of every class are split at random into two halves, LNC is measured in each, and a
+    quarter of the squared difference estimates the variance; halvings are averaged. A half uses
+    ceil(3 K / 4) neighbours: with K the neighbourhood would reach twice as far, which hides
+    variance once K nears the class size, and K / 2 would average over too few. On Gaussian classes
+    of 14 to 200 images the result is 0.84 to 1.10 of the true spread at K = 1 to 20, where std /
+    sqrt(N) reaches 0.75 and the delete-one jackknife 1.5 (neighbours are no smooth function of the
+    sample).
 
     Args:
         labels: (N,) integers.
@@ -96,10 +97,10 @@ def consistency_stderr(
 
 @dataclass(frozen=True)
 class ConsistencyRange:
-    """What LNC is by chance and at best.
+    """LNC at chance level and at best.
 
     Attributes:
-        chance: expected LNC of shuffled labels, the mean over images of (n_c - 1) / (N - 1).
+        chance: expected LNC with shuffled labels, the mean over images of (n_c - 1) / (N - 1).
         ceiling: LNC of perfectly separated classes, the mean of min(1, (n_c - 1) / k).
     """
 
@@ -218,7 +219,7 @@ def _scale(features: Tensor, data: LatentSet, normalised: bool) -> Tensor:
 
 
 def _flags(labels: Tensor, without_foreground: int) -> tuple[str, ...]:
-    """Say what a reader of LNC must know of this set."""
+    """Return the flags of LNC for this set."""
     sizes = labels.unique(return_counts=True)[1]
     flags = []
     if without_foreground:

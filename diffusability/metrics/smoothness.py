@@ -1,4 +1,4 @@
-"""Smoothness: how much of a latent's energy lies in fine detail.
+"""Smoothness: how much of a latent's energy is at high spatial frequencies.
 
 SEC is Eq. 7-9 of "Diffusing in the Right Space" (arXiv 2606.03578); the radial slope follows
 Spectrum Matching (arXiv 2603.14645), the local correlation and the few-mode view of channels
@@ -116,7 +116,7 @@ def effective_rank(covariance: Tensor) -> float:
         covariance: (C, C) symmetric.
 
     Returns:
-        Number in [1, C]; C if all modes carry the same; no direction is claimed.
+        Number in [1, C]; C if all eigenvalues are equal; no direction is claimed.
     """
     return float(covariance.trace().square() / covariance.square().sum())
 
@@ -164,7 +164,7 @@ def measure_smoothness(latents: Tensor) -> list[Measurement]:
 
 @dataclass(frozen=True)
 class _ImageSums:
-    """What one pass leaves: sufficient statistics of each image.
+    """Sufficient statistics of each image, from one pass over the latents.
 
     Attributes:
         high: (ratios, N, C) energy above each threshold of SEC.
@@ -182,7 +182,7 @@ class _ImageSums:
 
 
 def _image_sums(data: LatentSet) -> _ImageSums:
-    """Read the z-scores once and keep what the statistics and their errors need."""
+    """Gather the sufficient statistics in one pass over the z-scores."""
     grid = (data.height, data.width)
     above = torch.stack([high_frequencies(*grid, ratio).flatten() for ratio in _SEC_RATIOS])
     selector = above.to(data.device, torch.float64).mT  # (H*W, ratios)
@@ -215,7 +215,7 @@ def _sec_measurement(
     """SEC with its exact delete-one jackknife, the normalisation redone in every replicate.
 
     Z-scored channels carry equal total energy, so SEC is the mean over channels of each
-    channel's own share; in that form leaving an image out re-normalises for free.
+    channel's own share; in that form leaving an image out also redoes the normalisation.
     """
     count = total.shape[0]
     value = float(high.sum() / total.sum())

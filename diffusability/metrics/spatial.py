@@ -1,4 +1,4 @@
-"""Spatial structure: how the similarity of two latent tokens depends on where they stand.
+"""Spatial structure: how the similarity of two latent tokens depends on their positions.
 
 LDS, CDS, SRSS and RMSC of iREPA (arXiv 2512.10794), as "Diffusing in the Right Space"
 (arXiv 2606.03578) applies them to latents. Tokens are L2-normalised, similarity is the cosine,
@@ -29,7 +29,7 @@ class GridScales:
 
     Attributes:
         near: distance of neighbours.
-        far: least distance of a far pair.
+        far: smallest distance of a far pair.
         decay: largest distance of the line that CDS fits, from 1.
     """
 
@@ -45,8 +45,8 @@ def grid_scales(height: int, width: int) -> GridScales:
         height, width: grid size in tokens.
 
     Returns:
-        near 1, far round(6/16 side) and decay round(side/2), both at least 2, where side is the
-        shorter side and halves round up.
+        near = 1, far = round(6/16 side) and decay = round(side/2), both at least 2, where side is
+        the shorter side and halves round up.
 
     Raises:
         MeasurementError: the grid has no pair of tokens that far apart.

@@ -1,7 +1,7 @@
-"""Fisher curves of stationary Gaussian fits: a channel covariance a frequency of the cosine basis.
+"""Fisher curves of stationary Gaussian fits: one channel covariance per DCT frequency.
 
-The fit needs no more images than channels, so that it exists for pixels and latents of every
-size, and pixel space can be compared with a latent space by one estimator. Covariances between
+The fit needs only about as many images as channels, so it exists for pixels and latents of every
+size, and pixel space can be compared with a latent space by the same estimator. Covariances between
 frequencies are left out, so FI and FIR of the fit are lower bounds: eigenvalues majorise the
 diagonal blocks, and 1/(lam+v), 1/(lam+v)^2 are convex.
 """
@@ -25,19 +25,19 @@ from diffusability.latents.channel_statistics import (
 from diffusability.metrics.cosine_transform import cosine_transform
 
 _CHUNK_BYTES = 64 * 2**20
-_LEAST = 3  # images of a class: two are left without one of them
+_LEAST = 3  # images per class: two remain when one is left out
 
 
 @dataclass(frozen=True)
 class StationaryCurves:
-    """v FI / n, v^2 FIR / n and MMSE rate / n of z-scored images, with what blocks of them do.
+    """v FI / n, v^2 FIR / n and MMSE rate / n of z-scored images, with jackknife replicates.
 
     Attributes:
         dim: dimensions n of an image.
         conditional: (1 + B, V, 3) mean over classes: of all images, then without each block.
         unconditional: (1 + B, V, 3) of one Gaussian for all classes.
         sizes: (B,) images of each block.
-        flags: what a reader must know of the fits.
+        flags: flags of the fits.
     """
 
     dim: int
@@ -65,9 +65,9 @@ class StationaryCurves:
 
 
 def interleaved_blocks(labels: Tensor, blocks: int) -> Tensor:
-    """Return the (N,) block of each image: those of every class are dealt out in turn.
+    """Return the (N,) block of each image, assigned round-robin within each class.
 
-    There are as many blocks as the largest class has images, where that is fewer.
+    There are at most as many blocks as the largest class has images.
     """
     block = torch.empty_like(labels)
     for name in labels.unique():
@@ -81,8 +81,8 @@ def stationary_curves(
 ) -> StationaryCurves:
     """Fit every class, and all classes together, and leave out one block of images at a time.
 
-    Images are read twice, in chunks, wherever they are, and the sums over them kept on the CPU;
-    each channel is z-scored over the images that are fitted.
+    Images are read twice, in chunks, and the sums are kept on the CPU; each channel is z-scored
+    over the fitted images.
 
     Args:
         images: rows (C, H, W) of any dtype.
@@ -97,8 +97,8 @@ def stationary_curves(
     counts = labels.unique(return_counts=True)[1]  # (K,)
     if int(counts.min()) < _LEAST:
         raise MeasurementError(
-            f"a class of {int(counts.min())} images has no covariance without a part of them; "
-            f"give at least {_LEAST} a class"
+            f"a class of {int(counts.min())} images is too small to leave a part of it out; "
+            f"give at least {_LEAST} images per class"
         )
     block = interleaved_blocks(labels, blocks)
     blocks = int(block.max()) + 1
@@ -186,7 +186,7 @@ def _statistics(images: Rows, chosen: Tensor) -> ChannelStatistics:
 
 
 def _scales(statistics: list[ChannelStatistics]) -> tuple[ChannelStatistics, Tensor]:
-    """Return the z-score of all blocks, and (1 + B, C) what it is to be multiplied by without each.
+    """Return the z-score of all blocks, and (1 + B, C) its correction without each block.
 
     The mean of a channel drops out of every covariance.
     """

@@ -1,4 +1,4 @@
-"""Independent pieces of a metric computed in as many threads as torch was given."""
+"""Run independent pieces of a metric in parallel, in as many threads as torch may use."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,17 +15,16 @@ def thread_map(
 ) -> list[Result]:
     """Apply a function to every item, one thread each, and return the results in order.
 
-    The factorisations of a batch of small matrices run one after another within torch; here whole
-    pieces run side by side, each in one thread, so the results are the same to the bit whatever
-    the number of threads (``torch.get_num_threads``).
+    Torch factorises a batch of small matrices sequentially. Here whole pieces run in parallel, one
+    thread each, so the results are bitwise equal for any ``torch.get_num_threads``.
 
     Args:
-        function: computes with torch, which releases the interpreter's lock, on one piece.
+        function: processes one piece with torch, which releases the GIL.
         items: the pieces.
         device: where the tensors are; on a GPU the pieces run one after another.
 
     Raises:
-        Whatever ``function`` raises first, in the order of the items; the rest is not begun.
+        The first exception of ``function``, in the order of the items; later items do not start.
     """
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
@@ -35,4 +34,4 @@ def thread_map(
         return list(pool.map(function, items))
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # what a worker sets holds for threads that start later
+        torch.set_num_threads(threads)  # a worker's setting applies to threads that start later

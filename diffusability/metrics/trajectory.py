@@ -12,7 +12,7 @@ from diffusability.errors import MeasurementError
 from diffusability.metrics.measurement import Measurement
 from diffusability.statistics import Moments
 
-# name, unit, whether larger helps; the order of the first columns of `TrajectoryMoments`
+# name, unit, higher is better; in the order of the first columns of `TrajectoryMoments`
 SCALARS = (
     ("trajectory.straightness", "1", True),
     ("trajectory.efficiency", "1", True),
@@ -128,14 +128,14 @@ class TrajectoryRecorder:
             x_next: (B, ...) latents after it.
 
         Raises:
-            MeasurementError: a step out of order, or one that does not move or is not finite.
+            MeasurementError: a step out of order, of zero length, or not finite.
         """
         if i == 0:
             self._start = x.flatten(1).double()
             self._lengths, self._cosines, self._angles = [], [], []
         if i != len(self._lengths) or i >= self.steps:
             raise MeasurementError(
-                f"trajectory: step {i} of {self.steps} came where step {len(self._lengths)} was due"
+                f"trajectory: step {i} of {self.steps} came instead of step {len(self._lengths)}"
             )
         step = x_next.flatten(1).double() - x.flatten(1).double()  # (B, d)
         length = _positive_norm(step, f"step {i}")
@@ -152,7 +152,7 @@ class TrajectoryRecorder:
             self._finish(x_next.flatten(1).double())
 
     def _finish(self, end: Tensor) -> None:
-        """Fold the finished batch, whose last points are `end` (B, d), into the moments."""
+        """Merge the finished batch, whose last points are `end` (B, d), into the moments."""
         distance = _positive_norm(end - self._start, "the whole trajectory")  # (B,)
         lengths = torch.stack(self._lengths, dim=1)  # (B, M)
         scalars = (

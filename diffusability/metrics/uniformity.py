@@ -74,13 +74,13 @@ def point_densities(points: NDArray[np.float64]) -> NDArray[np.float64]:
         (n,) densities, in one over the unit of area.
 
     Raises:
-        MeasurementError: if the points lie on a line or in one place.
+        MeasurementError: if the points are collinear or all equal.
     """
     try:
         return gaussian_kde(points.T)(points.T)
     except np.linalg.LinAlgError as error:
         raise MeasurementError(
-            "uniformity: the embedded points lie on a line or in one place, they have no density "
+            "uniformity: the embedded points are collinear or all equal, so they have no density "
             "in the plane; the latents have collapsed"
         ) from error
 
@@ -97,19 +97,19 @@ def measure_uniformity(
 ) -> list[Measurement]:
     """Measure density CV, Gini coefficient and normalised entropy, and their spread over repeats.
 
-    Each repeat draws its own images (without replacement), pixels and t-SNE seed. Repeats share no
-    image while there are images enough; then all are dealt anew.
+    Each repeat draws its own images (without replacement), pixels and t-SNE seed. Repeats are
+    disjoint until the images run out; then all images are shuffled and dealt again.
 
     Args:
         latents: (N, C, H, W) latents in raw units; z-scored per channel here. For the protocol's
             flips, give latents of images that were flipped at random.
         seed: seed of all draws.
-        points: images a repeat; with fewer images all are taken, and the values, which depend on
+        points: images per repeat; with fewer images all are taken, and the values, which depend on
             the number of points, carry the flag ``points-limited-to-images``.
         repeats: number of repeats, at least 2.
         perplexity: of t-SNE, below the number of points.
         iterations: of t-SNE's gradient descent, at least 250.
-        n_jobs: repeats that run at the same time, each a process of one thread; the values do not
+        n_jobs: repeats run in parallel, each in a process of one thread; the values do not
             depend on it.
 
     Returns:
@@ -117,9 +117,9 @@ def measure_uniformity(
         ``uniformity.normalised_entropy`` (HIGHER is better), pure numbers: means over repeats, with
         the standard error of that mean; and ``uniformity.<name>_spread``, the standard deviation of
         a single repeat, no direction claimed. Errors are those of other images from the same
-        source. Where repeats must share images they are upper bounds, reached where a repeat says
-        nothing that is not in its images. Where a repeat takes more than half of the images no two
-        are disjoint, and both errors leave the choice of the images out: flag ``repeats-overlap``.
+        source. Where repeats must share images, errors are upper bounds, attained if a repeat is
+        determined by its images. If a repeat takes more than half of the images, no two are
+        disjoint and both errors ignore the choice of images: flag ``repeats-overlap``.
 
     Raises:
         MeasurementError: if latents are not finite or constant, have one channel, or are too few.
@@ -135,7 +135,7 @@ def measure_uniformity(
     statistics = channel_statistics(latents)
     if latents.shape[1] < 2:
         raise MeasurementError(
-            "uniformity: latents of one channel have no plane to be laid out in; it is not defined"
+            "uniformity: not defined for latents of one channel, which do not span a plane"
         )
     dealing, *sequences = np.random.SeedSequence(seed).spawn(repeats + 1)
     rounds = _disjoint_rounds(count, used, repeats, np.random.default_rng(dealing))
@@ -169,7 +169,7 @@ def measure_uniformity(
 def _disjoint_rounds(
     count: int, points: int, repeats: int, random: np.random.Generator
 ) -> list[NDArray[np.int64]]:
-    """Deal images to repeats: (r, points) images a round, in which none stands twice."""
+    """Assign images to repeats: (r, points) image indices per round, without duplicates."""
     together = max(1, min(repeats, count // points))
     rounds = []
     for first in range(0, repeats, together):
@@ -183,8 +183,8 @@ def _single_pixels(
 ) -> Tensor:
     """Return (points, C, 1, 1): one random pixel of each of the given images."""
     points, (height, width) = len(images), latents.shape[2:]
-    places = (images, random.integers(height, size=points), random.integers(width, size=points))
-    chosen, rows, columns = (torch.from_numpy(place).to(latents.device) for place in places)
+    indices = (images, random.integers(height, size=points), random.integers(width, size=points))
+    chosen, rows, columns = (torch.from_numpy(index).to(latents.device) for index in indices)
     return latents[chosen, :, rows, columns][:, :, None, None]
 
 
@@ -198,8 +198,8 @@ class _Plane:
 
     def statistics(self, vectors: NDArray[np.float64]) -> dict[str, float]:
         """Return the three statistics of (n, C) vectors."""
-        # one thread a repeat: threads wait for each other in every iteration where repeats already
-        # fill the cores, and may add up in another order, which t-SNE amplifies
+        # one thread per repeat: repeats already fill the cores, and several threads may sum in
+        # another order, which t-SNE amplifies
         with threadpool_limits(1):
             embedding = TSNE(
                 n_components=2,
@@ -220,17 +220,17 @@ def _errors(
 ) -> tuple[float, float, float]:
     """Return the spread of a single repeat, its standard error, and that of the mean.
 
-    Disjoint repeats are independent, so their variance inside rounds is that of a repeat. Two
-    repeats of different rounds correlate by at most the share of the images that each takes: by
-    just that if a repeat is a sum over its images, by less with interactions or with randomness of
-    its own (Hoeffding's decomposition).
+    Disjoint repeats are independent, so the variance within rounds is that of a repeat. The
+    correlation of repeats from different rounds is at most the share of images that each takes:
+    equal to it if a repeat is a sum over its images, smaller with interactions or with randomness
+    of its own (Hoeffding's decomposition).
 
     Args:
         values: (R,) repeats, round by round. sizes: repeats in each round.
         share: of the images that a repeat takes.
     """
     repeats = len(values)
-    if max(sizes) == 1:  # no two are disjoint: what is left is the scatter given the images
+    if max(sizes) == 1:  # no two are disjoint: only the scatter given the images remains
         sizes, share = [repeats], 0.0
     rounds = np.split(values, np.cumsum(sizes)[:-1])
     freedom = repeats - len(sizes)

@@ -1,8 +1,8 @@
-"""Velocity: how ambiguous the velocity of a latent flow is at the same point and time.
+"""Velocity: conditional variance of the flow-matching velocity given x_t and t.
 
 Velocity irreducible variance (VIV), Eq. 2-6 of "Diffusing in the Right Space" (arXiv 2606.03578):
-one Gaussian a class, its covariance a Kronecker product of channels and positions, fitted by
-flip-flop; the value of the space is the plain mean over classes.
+one Gaussian per class, its covariance a Kronecker product over channels and positions, fitted by
+flip-flop; the reported value is the unweighted mean over classes.
 """
 
 from typing import Any
@@ -58,19 +58,21 @@ def measure_velocity(
 ) -> list[Measurement]:
     """Measure class-conditional and marginal VIV, their parts, and the checks on the model.
 
-    Standard errors are over images: a class is cut into random halves, the squared difference of
-    their values estimates the variance of the class's value, and the variance of the mean over K
-    independent classes is the mean of those divided by K; what an image moves in the z-score
-    counts (``GroupFits.linearised``). The same halves extrapolate the values linearly in 1/n
-    (``_corrected``). Where a half is too small to be fitted, the error is the spread between
-    classes over sqrt(K), too large rather than too small, nothing is corrected, and a flag says so.
+    Standard errors are over images. A class is split into random halves, and the squared
+    difference of their values estimates the variance of the class's value; the variance of the
+    mean over K independent classes is the mean of these divided by K. The effect of an image on
+    the z-score is included (``GroupFits.linearised``). The same halves extrapolate the values
+    linearly in 1/n (``_corrected``). If a half is too small to fit, the error is the standard
+    deviation over classes / sqrt(K), which is conservative, no correction is made, and a flag says
+    so.
 
     Args:
         latents: (N, C, H, W), any floating dtype, in latent units.
         labels: (N,) integer class numbers, in any order.
         generator: draws the halves and the Monte-Carlo points.
         normalise: z-score each channel over the set, as VIV is defined; VIV is linear in scale.
-        halvings: least number of class halvings, spread evenly over all or as many random classes.
+        halvings: minimum number of class halvings, spread evenly over all or as many random
+            classes.
         strata, samples: strata of t, and points in each, of the marginal VIV.
 
     Returns:
@@ -102,7 +104,7 @@ def measure_velocity(
 
 
 def _fit_halves(data: LatentSet, fits: GroupFits, halves: Halves, normalised: bool) -> Halving:
-    """Fit every half, and count its pull on the z-score of the set with it."""
+    """Fit every half, including its effect on the z-score of the whole set."""
     sizes = halves.class_sizes  # (K,)
     weights = (sizes / sizes.mean())[halves.owners].repeat_interleave(2)  # (2 P,)
     half_fits = fit_groups(data, halves.groups, normalised)
@@ -202,7 +204,7 @@ class _Summary:
         extra: dict[str, Any],
         flags: tuple[str, ...],
     ) -> Measurement:
-        """Attach what every measurement of this perspective shares."""
+        """Return a measurement with the common options and flags."""
         options = self.options | extra
         return Measurement(
             f"velocity.{name}", value, stderr, self.images, "1", direction, options, flags

@@ -46,9 +46,9 @@ class GroupFits:
     deficient: int
 
     def linearised(self, groups: "GroupFits", weights: Tensor) -> Tensor:
-        """Return the values of some groups, each with its pull on the common z-score.
+        """Return the values of some groups, including their effect on the common z-score.
 
-        A group with mean square e of a channel pulls the variance of that channel over the set in
+        A group with mean square e in a channel changes the variance of that channel over the set in
         proportion to its images, and a larger variance shrinks the z-scores of every class.
 
         Args:
@@ -75,8 +75,8 @@ def fit_groups(
         data: the latents.
         groups: indices of the images of each group.
         normalised: whether to z-score the latents.
-        components: where the groups are whole classes, room for as many components; they are
-            written in the order of the list, and the sensitivity is computed.
+        components: where the groups are whole classes, storage for as many components. They
+            are written in the order of the list, and the sensitivity is computed.
 
     Raises:
         MeasurementError: the latents of a group are all identical.
@@ -167,7 +167,7 @@ def _read(data: LatentSet, groups: list[Tensor], normalised: bool) -> _Batch:
         if bool((block == block[0]).all()):
             raise MeasurementError(
                 f"All latents of the class of image {int(group[0])} are identical: it has no "
-                "covariance. Look for duplicated images or a collapsed tokenizer"
+                "covariance. Check for duplicate images or a collapsed tokenizer"
             )
     return _Batch(centred, means, torch.tensor(sizes, device=data.device), energy)
 

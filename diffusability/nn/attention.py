@@ -1,4 +1,4 @@
-"""Self-attention over tokens, by the kernel that is fast where it runs."""
+"""Self-attention over tokens, with the fastest kernel for the device."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffusability.nn.layers import linear_parts
 
-Rotary = Callable[[Tensor], Tensor]  # turns (B, N, heads, head_dim) by the tokens' positions
+Rotary = Callable[[Tensor], Tensor]  # rotates (B, N, heads, head_dim) by the tokens' positions
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -19,23 +19,23 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Args:
         query: (B, heads, N, c).
         key: (B, heads, N, c).
-        value: (B, heads, N, c); queries and keys of a wider dtype are rounded to its.
+        value: (B, heads, N, c); queries and keys are cast to its dtype.
 
     Returns:
         (B, heads, N, c), in the dtype of value.
     """
-    # under autocast norms and rotary answer in float32; the fused kernels want one dtype
+    # under autocast, norms and rotary return float32; the fused kernels need one dtype
     query, key = query.to(value.dtype), key.to(value.dtype)
     half = value.dtype in (torch.bfloat16, torch.float16)
     if half and value.requires_grad and value.device.type == "cpu":
-        # the fused backward pass in bfloat16 is several times slower there than plain products
+        # there, the fused bfloat16 backward pass is several times slower than plain products
         scores = query @ key.transpose(2, 3) * query.shape[3] ** -0.5  # (B, heads, N, N)
         return torch.softmax(scores, dim=3).to(value.dtype) @ value
     return F.scaled_dot_product_attention(query, key, value)
 
 
 def forward_mode_attention() -> AbstractContextManager[None]:
-    """Switch attention to the kernel that has forward-mode derivatives.
+    """Switch attention to the kernel with forward-mode derivatives.
 
     The fused kernels of `scaled_dot_product_attention` implement the backward pass only, so
     `torch.func.jvp` and double backward need the plain matrix form, which holds the N x N scores::
@@ -44,7 +44,7 @@ def forward_mode_attention() -> AbstractContextManager[None]:
             value, tangent = torch.func.jvp(network, (x,), (direction,))
 
     Returns:
-        A context manager; outside it the fastest kernel is chosen again.
+        A context manager; outside it the fastest kernel is used.
     """
     return sdpa_kernel(SDPBackend.MATH)
 
@@ -55,12 +55,12 @@ class Attention(nn.Module):
     def __init__(
         self, width: int, heads: int, qk_norm: Callable[[int], nn.Module] = nn.Identity
     ) -> None:
-        """Lay out the projections.
+        """Create the projections.
 
         Args:
             width: channels of a token.
             heads: divides width.
-            qk_norm: makes the norm of queries and that of keys from the channels of a head.
+            qk_norm: builds a norm from the channels of a head; called for queries and for keys.
         """
         super().__init__()
         self.heads = heads
@@ -74,7 +74,7 @@ class Attention(nn.Module):
 
         Args:
             x: (B, N, D) tokens.
-            rotary: turns queries and keys after their norm; None for no rotary position.
+            rotary: rotates queries and keys after their norm; None for no rotary position.
 
         Returns:
             (B, N, D).

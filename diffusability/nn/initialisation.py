@@ -1,9 +1,9 @@
-"""Initial weights from an explicit generator: one seed, one network, and no global random state.
+"""Initial weights from an explicit generator, independent of the global random state.
 
 Networks build their layers on PyTorch's ``meta`` device, where a parameter has a shape but no
-memory. That costs nothing, draws no random numbers, and lets parameters and operations of
-full-width networks be counted. `SeededModule.initialise` gives them memory and values;
-``load_state_dict(state, assign=True)`` puts saved weights in their place.
+memory. That costs nothing, draws no random numbers, and allows parameters and FLOPs of
+full-width networks to be counted. `SeededModule.initialise` allocates and draws the weights;
+``load_state_dict(state, assign=True)`` replaces them by saved ones.
 """
 
 import math
@@ -24,22 +24,22 @@ class Fillable(Protocol):
     """A layer that sets parameters or buffers of its own."""
 
     def fill(self, generator: torch.Generator) -> None:
-        """Set the layer's own tensors; its children are filled by themselves."""
+        """Set the layer's own tensors, but not those of its children."""
 
 
 class SeededModule(nn.Module):
-    """A network that is built on the meta device and filled by `initialise`.
+    """A network built on the meta device, whose weights `initialise` draws.
 
     Subclasses build their layers inside ``with torch.device("meta")``. A layer with parameters of
     its own (a mask token, a position embedding) defines ``fill(generator)``. A network whose
-    standard layers do not take PyTorch's default overrides `draw_layer`.
+    standard layers do not use PyTorch's default overrides `draw_layer`.
     """
 
     def initialise(self, generator: torch.Generator) -> Self:
         """Allocate the parameters on the generator's device and draw their values.
 
         Args:
-            generator: source of every random number; equal states give equal weights.
+            generator: source of all random numbers; equal states give equal weights.
         """
         initialise(self, generator, self.draw_layer)
         return self
@@ -62,10 +62,10 @@ def initialise(module: nn.Module, generator: torch.Generator, draw: Draw = _draw
     Args:
         module: any module; meta tensors are allocated on the generator's device first.
         generator: source of every random number.
-        draw: rule of all other layers.
+        draw: initialises all other layers.
 
     Raises:
-        TypeError: a layer has parameters that no rule covers.
+        TypeError: a layer has parameters that nothing initialises.
     """
     device = generator.device
     module._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t)
@@ -99,7 +99,7 @@ def draw_normal(layer: nn.Module, std: float, generator: torch.Generator) -> Non
 
 @torch.no_grad()
 def draw_kaiming(layer: nn.Module, generator: torch.Generator) -> None:
-    """Draw weights from N(0, 2 / fan_in), for layers in front of a ReLU; biases are zero."""
+    """Draw weights from N(0, 2 / fan_in), for layers before a ReLU; biases are zero."""
     weight, bias = weight_and_bias(layer)
     nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
     if bias is not None:
@@ -126,7 +126,7 @@ def weight_and_bias(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Return weight and bias of a linear layer, a convolution or a lookup table.
 
     Raises:
-        TypeError: the layer is of another type; it has to define `fill`.
+        TypeError: the layer is of another type; it must define `fill`.
     """
     if isinstance(layer, nn.Embedding):
         return layer.weight, None

@@ -22,7 +22,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 class RMSNorm(nn.RMSNorm):
     """Root-mean-square norm, eps 1e-6, with its weight in the precision of the input.
 
-    Under bfloat16 autocast a float32 weight would keep the fused kernel from being chosen.
+    Under bfloat16 autocast a float32 weight would prevent the use of the fused kernel.
     """
 
     def __init__(self, width: int) -> None:
@@ -36,9 +36,9 @@ class RMSNorm(nn.RMSNorm):
 def linear_parts(layer: nn.Linear, x: Tensor, parts: int) -> list[Tensor]:
     """Apply a linear layer as `parts` products, each with its own contiguous output.
 
-    Equal to splitting the output of `layer`, and faster in training: what follows reads whole
-    memory, and backward adds gradients of the narrow input instead of concatenating those of
-    the wide output.
+    Equal to splitting the output of `layer`, and faster in training: the outputs are contiguous,
+    and the backward pass adds gradients of the narrow input instead of concatenating those of the
+    wide output.
 
     Args:
         layer: linear map from D to parts * E.
@@ -56,15 +56,15 @@ def linear_parts(layer: nn.Linear, x: Tensor, parts: int) -> list[Tensor]:
 class SwiGLU(nn.Module):
     """W₃(silu(W₁x) ∘ W₂x) (Shazeer, arXiv 2002.05202).
 
-    The hidden width is 2/3 of an MLP's, so that the three matrices hold as many weights as its two.
+    The hidden width is 2/3 of an MLP's, so three matrices have as many weights as its two.
     """
 
     def __init__(self, width: int, ratio: float = 4.0) -> None:
-        """Lay out the layer.
+        """Create the layers.
 
         Args:
             width: channels of a token.
-            ratio: hidden width of the MLP of as many weights, in units of width.
+            ratio: hidden width of the MLP with equally many weights, in units of width.
         """
         super().__init__()
         hidden = int(2 / 3 * ratio * width)

@@ -47,28 +47,28 @@ def rotary_tables(
 ) -> tuple[Tensor, Tensor]:
     """Return the factors of `rotate` for every token of a grid.
 
-    Half of a head's channel pairs turn with the row, half with the column, pair i of an axis by
+    Half of a head's channel pairs rotate with the row, half with the column; pair i of an axis by
     position * 10000^(-i / pairs) (Su et al., arXiv 2104.09864, for each axis).
 
     Args:
         grid: (rows, columns) of tokens.
         head_dim: channels of an attention head, a multiple of 4.
-        columns_first: whether the first pairs are those of the column.
+        columns_first: whether the first pairs rotate with the column.
 
     Returns:
-        Cosines, and sines with the sign of their half, each (N, 1, head_dim) float64.
+        Cosines, and sines negated in the first half, each (N, 1, head_dim) float64.
     """
     row, column = grid_angles(grid, axis_frequencies(head_dim // 4))  # (N, head_dim/4) each
     angle = torch.cat((column, row) if columns_first else (row, column), dim=1)
-    # the first half has its minus sign here, so that `rotate` only swaps halves
+    # the minus sign of the first half is stored here, so `rotate` only swaps halves
     signed = torch.cat((-angle.sin(), angle.sin()), dim=1)
     return angle.cos().repeat(1, 2)[:, None], signed[:, None]
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn channel pair (i, i + head_dim/2) of every token by its angle.
+    """Rotate channel pair (i, i + head_dim/2) of every token by its angle.
 
-    A dot product of two turned vectors depends on the difference of their positions only.
+    The dot product of two rotated vectors depends only on the difference of their positions.
 
     Args:
         x: (B, N, heads, head_dim).
@@ -81,7 +81,7 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 class RotaryPosition(nn.Module):
-    """Rotary positions on a fixed grid, the first half of a head turning with the column."""
+    """Rotary positions on a fixed grid, where the first half of a head rotates with the column."""
 
     cos: Tensor
     sin: Tensor
@@ -95,11 +95,11 @@ class RotaryPosition(nn.Module):
         self.fill()
 
     def fill(self, _generator: torch.Generator | None = None) -> None:
-        """Recompute the tables, which are functions of the grid and never saved."""
+        """Recompute the tables, which depend only on the grid and are not saved."""
         cosine, sine = rotary_tables(self.grid, self.head_dim, columns_first=True)
         self.cos.copy_(cosine)
         self.sin.copy_(sine)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Turn x (B, N, heads, head_dim) by the positions of its tokens; same shape."""
+        """Rotate x (B, N, heads, head_dim) by the positions of its tokens; same shape."""
         return rotate(x, self.cos, self.sin)

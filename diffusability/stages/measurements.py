@@ -34,5 +34,5 @@ def _declare(metric: str, reason: str) -> dict[str, Any]:
         "unit": "1",
         "higher_is_better": None,
         "options": {},
-        "flags": [f"impossible: {reason}"],
+        "flags": [f"not applicable: {reason}"],
     }

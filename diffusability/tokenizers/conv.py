@@ -158,7 +158,7 @@ class ConvAutoencoder(NetworkTokenizer):
         return self.decoder_out.weight
 
     def encode(self, images: Tensor, mask: Tensor | None = None) -> Posterior:
-        """Return the posterior of the latents; see `Tokenizer.encode`. No mask is possible."""
+        """Return the posterior of the latents; see `Tokenizer.encode`. Masks are not supported."""
         if mask is not None:
             raise StudyError(
                 "ConvAutoencoder: a convolutional encoder has no tokens to mask; "
@@ -169,6 +169,6 @@ class ConvAutoencoder(NetworkTokenizer):
         return Posterior.from_moments(self.to_moments(self.encoder_out(hidden)))  # (B, 2d, h, w)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return the images that latents stand for; see `Tokenizer.decode`."""
+        """Return the decoded images; see `Tokenizer.decode`."""
         hidden = self.decoder(self.from_latent(latents))  # (B, widths[0], factor·h, factor·w)
         return self.decoder_out(hidden)  # (B, C, factor·h, factor·w)

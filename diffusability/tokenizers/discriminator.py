@@ -14,15 +14,15 @@ from diffusability.errors import StudyError
 from diffusability.nn.initialisation import SeededModule, redraw_normal
 
 WEIGHT_STD = 0.02
-WIDEST = 8  # largest channel multiple of the first layer
+WIDEST = 8  # largest multiple of the first layer's channels
 SLOPE = 0.2
 
 
 class PatchDiscriminator(SeededModule):
     """A small convolutional network that scores every overlapping patch of an image.
 
-    Batch statistics are always those of the batch at hand: the network is never used outside
-    training, so running averages would only be state that the generator's pass alters.
+    Batch norms always use the statistics of the current batch: the network is used only in
+    training, and running averages would be changed by the autoencoder's pass.
     """
 
     def __init__(self, image_channels: int, width: int, layers: int) -> None:
@@ -30,7 +30,7 @@ class PatchDiscriminator(SeededModule):
 
         Args:
             image_channels: channels of an image.
-            width: channels after the first layer; each further one doubles them, at most 8-fold.
+            width: channels after the first layer; each further one doubles them, up to 8 times.
             layers: layers of stride 2; images need 3 · 2**layers pixels along each side, so
                 16 pixels take at most 2 layers and 32 pixels take 3.
         """
@@ -92,7 +92,7 @@ def discriminator_hinge(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
         fake_scores: D(x̂), any shape.
 
     Returns:
-        Scalar, at least zero; lower is a better discriminator, 1 is one that says 0 everywhere.
+        Scalar, at least zero; lower is a better discriminator; 1 if all scores are 0.
     """
     real = functional.relu(1.0 - real_scores).mean()
     fake = functional.relu(1.0 + fake_scores).mean()

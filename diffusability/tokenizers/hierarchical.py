@@ -19,8 +19,8 @@ from diffusability.tokenizers.objective import Objective
 from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior
 from diffusability.training.loop import Losses
 
-LOGVAR_BOUND = 5.0  # of a prior's log-variance, and of the posterior's relative to it
-KL_FLOOR = 0.01  # nats, so that a level that says nothing still has a weight
+LOGVAR_BOUND = 5.0  # bound of the prior's log-variance, and of the posterior's relative to it
+KL_FLOOR = 0.01  # nats, so that a level without information still has a weight
 
 
 def gaussian_kl(posterior: Posterior, prior: Posterior) -> Tensor:
@@ -42,14 +42,14 @@ def _head(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 def balanced_kl(divergences: Mapping[int, Tensor], sizes: Mapping[int, int]) -> Tensor:
-    """Return the sum of the levels' divergences, each in proportion to what an entry of it holds.
+    """Return the sum of the levels' divergences, weighted by information per latent entry.
 
     Level l has the weight γ_l ∝ (E KL_l + 0.01) / n_l, of mean one over the levels and without
-    gradient, as in NVAE's published training: a level that says little pays little, and does not
-    collapse before the decoder has learned to use it.
+    gradient, as in NVAE's published training: a level with little information has a small penalty,
+    so it does not collapse before the decoder has learned to use it.
 
     Args:
-        divergences: (B,) of each level by its factor, nats.
+        divergences: (B,) of each level by its factor, in nats.
         sizes: cells n_l of its latent; all levels have as many channels.
 
     Returns:
@@ -65,10 +65,9 @@ def balanced_kl(divergences: Mapping[int, Tensor], sizes: Mapping[int, int]) -> 
 class HierarchicalAutoencoder(NetworkTokenizer):
     """The hierarchical VAE as a tokenizer of one of its levels.
 
-    Its latent is z of the offered level. It is encoded with the coarser levels at their posterior
-    means. It is decoded alone: the coarser levels are at their prior's means, and so are the finer
-    ones, whose prior it shapes. What other levels hold of an image is missing in that
-    reconstruction, which is the meaning of a level's latent by itself.
+    Its latent is z of the chosen level. Encoding sets the coarser levels to their posterior means.
+    Decoding sets all other levels to their prior means; the prior of finer levels depends on this
+    level. The reconstruction therefore contains only the information of this level.
     """
 
     def __init__(self, spec: HierarchicalNetwork, image: ImageShape) -> None:
@@ -100,22 +99,22 @@ class HierarchicalAutoencoder(NetworkTokenizer):
             self.out = _head(width, image.channels)
 
     def fill(self, _generator: torch.Generator) -> None:
-        """Start the top-down path at zero."""
+        """Set the initial state of the top-down path to zero."""
         self.start.zero_()
 
     @property
     def encoder_last_weight(self) -> Tensor:
-        """Weight of the layer that emits the offered level's posterior."""
+        """Weight of the layer that outputs the chosen level's posterior."""
         layer = self.to_posterior[str(self._factor)].get_submodule("2")
         return layer.get_parameter("weight")
 
     @property
     def decoder_last_weight(self) -> Tensor:
-        """Weight of the layer that emits the pixels."""
+        """Weight of the layer that outputs the pixels."""
         return self.out.get_submodule("2").get_parameter("weight")
 
     def encode(self, images: Tensor, mask: Tensor | None = None) -> Posterior:
-        """Return the offered level's posterior; see `Tokenizer.encode`. No mask is possible."""
+        """Return the chosen level's posterior; see `Tokenizer.encode`. Masks are not supported."""
         if mask is not None:
             raise StudyError("HierarchicalAutoencoder: images cannot be masked, it has no tokens")
         features = self._features(images)
@@ -130,7 +129,7 @@ class HierarchicalAutoencoder(NetworkTokenizer):
         return self._posterior(state, features, self._prior(state, factor), factor)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return the images that latents stand for, the other levels at their priors' means."""
+        """Return the decoded images, with the other levels at their prior means."""
         ratio = self.levels[-1] // self._factor
         batch, _, height, width = latents.shape
         if height % ratio or width % ratio:
@@ -151,7 +150,7 @@ class HierarchicalAutoencoder(NetworkTokenizer):
     def reconstruct(
         self, images: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """Draw every level's latent from its posterior, coarse to fine, and decode them all.
+        """Sample every level's latent from its posterior, coarse to fine, and decode them.
 
         Args:
             images: (B, C, H, W), in [-1, 1].
@@ -209,7 +208,7 @@ class HierarchicalAutoencoder(NetworkTokenizer):
         return Posterior(mean, logvar.clamp(*LOGVAR_RANGE))
 
     def _absorb(self, state: Tensor, z: Tensor, factor: int) -> Tensor:
-        """Return the state once it knows a level's latent."""
+        """Return the state after adding a level's latent."""
         added: Tensor = state + self.from_latent[str(factor)](z)
         return added
 
@@ -246,10 +245,10 @@ def hierarchical_loss(
 
     Args:
         tokenizer: the network.
-        objective: weights of L1, squared error and KL; the other terms are not used.
+        objective: weights of L1, squared error and KL; other terms are not used.
         images: (B, C, H, W), in [-1, 1].
         step: counted from zero, in batches; the KL's weight grows with it.
-        generator: source of the latents' noise.
+        generator: source of the posterior noise.
 
     Returns:
         Scalar total (lower is better) and its unweighted terms, with the divergence of each level.

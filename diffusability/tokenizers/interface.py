@@ -1,4 +1,4 @@
-"""What every tokenizer offers, whatever its network."""
+"""The interface of every tokenizer."""
 
 from abc import ABC, abstractmethod
 
@@ -28,12 +28,12 @@ class Tokenizer(SeededModule, ABC):
     @property
     @abstractmethod
     def encoder_last_weight(self) -> Tensor:
-        """Weight of the layer that emits the moments; penalties on the latent balance there."""
+        """Weight of the layer that outputs the moments; latent penalties are balanced there."""
 
     @property
     @abstractmethod
     def decoder_last_weight(self) -> Tensor:
-        """Weight of the layer that emits the pixels; the GAN loss balances there."""
+        """Weight of the layer that outputs the pixels; the GAN loss is balanced there."""
 
     @abstractmethod
     def encode(self, images: Tensor, mask: Tensor | None = None) -> Posterior:
@@ -41,7 +41,7 @@ class Tokenizer(SeededModule, ABC):
 
         Args:
             images: (B, C, H, W), in [-1, 1].
-            mask: (B, h, w), bool, True where the encoder must not see the image; only for
+            mask: (B, h, w), bool, True where the image is hidden from the encoder; only for
                 networks with image tokens.
 
         Returns:
@@ -53,7 +53,7 @@ class Tokenizer(SeededModule, ABC):
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """Return the images that latents stand for.
+        """Return the decoded images.
 
         Args:
             latents: (B, d, h, w), a sample or the mean of a posterior.
@@ -79,20 +79,20 @@ class Tokenizer(SeededModule, ABC):
             )
         if height % self.factor or width % self.factor:
             raise StudyError(
-                f"{type(self).__name__}: images of {height}x{width} pixels do not divide by the "
-                f"down-sampling factor {self.factor}; choose another image size or factor"
+                f"{type(self).__name__}: images of {height}x{width} pixels are not divisible by "
+                f"the downsampling factor {self.factor}; choose another image size or factor"
             )
         return height // self.factor, width // self.factor
 
 
 class NetworkTokenizer(Tokenizer, ABC):
-    """A tokenizer that the study trains; every one is made from its options and the images' shape.
+    """A tokenizer trained by the study, built from its options and the images' shape.
 
     Subclasses build their layers on the meta device; `initialise` or saved weights fill them.
     """
 
     def __init__(self, spec: Network, image: ImageShape) -> None:
-        """Take the sizes.
+        """Check and store the sizes.
 
         Args:
             spec: the entry's network.

@@ -21,15 +21,15 @@ GAN_MAXIMUM = 1e4  # of the GAN's adaptive factor
 def adaptive_weight(
     reference_loss: Tensor, loss: Tensor, weight_tensor: Tensor, maximum: float
 ) -> Tensor:
-    """Return the factor that makes a loss pull as hard on a layer as the reference does.
+    """Return the factor that gives a loss the gradient norm of the reference at one layer.
 
     λ∇ = ‖∂reference/∂W‖ / (‖∂loss/∂W‖ + 1e-4), at most ``maximum`` (Eq. 7, arXiv 2012.09841).
 
     Args:
         reference_loss: scalar, the reconstruction loss.
         loss: scalar, the loss to be balanced; both depend on ``weight_tensor``.
-        weight_tensor: W, weight of the layer where the two gradients are compared.
-        maximum: upper bound of the factor; a vanishing loss would make it explode.
+        weight_tensor: W, weight of the layer where the gradients are compared.
+        maximum: upper bound of the factor, which diverges for a vanishing loss.
 
     Returns:
         Detached scalar in [0, maximum]. The graph of both losses is kept for their backward pass.
@@ -43,10 +43,10 @@ def adaptive_weight(
 class Objective:
     """The terms of Eq. 12 for an entry's options; a weight of zero skips its term.
 
-    Reductions: "sum" adds L1 over all image elements, counts the perceptual distance once for each
-    of them, and adds the KL over the latent, as VA-VAE does. "mean" divides these three by the
-    number of image elements, which keeps their balance and matters to terms without adaptive
-    factor alone. The batch is always averaged.
+    Reductions: "sum" sums L1 over image elements, multiplies the perceptual distance by their
+    number, and sums the KL over the latent, as VA-VAE does. "mean" divides all three by the number
+    of image elements, which keeps their balance and only affects terms without an adaptive factor.
+    The batch is always averaged.
     """
 
     def __init__(self, options: ObjectiveSpec) -> None:
@@ -59,7 +59,7 @@ class Objective:
     def reconstruction(
         self, target: Tensor, reconstruction: Tensor, distance: PerceptualDistance | None
     ) -> tuple[Tensor, Terms]:
-        """Return the weighted L1, squared and perceptual loss, reference of all adaptive weights.
+        """Return the weighted L1, squared and perceptual loss, the reference of adaptive factors.
 
         Args:
             target: (B, C, H, W), in [-1, 1].
@@ -85,7 +85,7 @@ class Objective:
         if self.options.perceptual:
             if distance is None:
                 raise StudyError(
-                    f"objective: perceptual has weight {self.options.perceptual} and no distance "
+                    f"objective: perceptual has weight {self.options.perceptual} but no distance "
                     "is given; name a perceptual network or set the weight to zero"
                 )
             terms["perceptual"] = elements * distance(target, reconstruction).mean()

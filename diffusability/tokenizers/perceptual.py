@@ -1,4 +1,4 @@
-"""Perceptual distances: the difference of two images in the features of a frozen network."""
+"""Perceptual distances: differences of two images in the features of a frozen network."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ from diffusability.study.encoder import LpipsEncoder
 
 Features = Callable[[Tensor], list[Tensor]]
 NORM_EPSILON = 1e-10
-LISTED = "lins."  # the package's network names its linear layers a second time in this list
+LISTED = "lins."  # the package's network lists its linear layers a second time under this name
 
 
 class Lpips(PublishedWeights[LpipsEncoder]):
@@ -34,10 +34,10 @@ class Lpips(PublishedWeights[LpipsEncoder]):
 
 
 class FeaturePerceptual:
-    """Distance of unit-normalised features, for a network that was trained in the study.
+    """Distance of unit-normalised features, for a network trained in the study.
 
     d(x, y) = mean over layers and positions of ‖f(x)/‖f(x)‖ - f(y)/‖f(y)‖‖²: LPIPS (Zhang et al.,
-    arXiv 1801.03924, Eq. 1) with equal channel weights and the mean over layers in place of the
+    arXiv 1801.03924, Eq. 1) with equal channel weights and the mean over layers instead of the
     sum.
     """
 
@@ -110,10 +110,10 @@ class LpipsPerceptual:
 
     @classmethod
     def load(cls, path: Path) -> "LpipsPerceptual":
-        """Return the distance that `save` wrote.
+        """Load the distance that `save` wrote.
 
         Raises:
-            ArtifactError: if the file does not hold it.
+            ArtifactError: if the file has other contents.
             StudyError: if the package is not installed.
         """
         network = _lpips_network()
@@ -147,15 +147,17 @@ class LpipsPerceptual:
             (B,), at least zero; lower is closer.
         """
         pair = (images.expand(-1, 3, -1, -1) for images in (target, reconstruction))
-        # the package normalises features in the type it is given, too coarse for half precision
+        # the package normalises features in the input dtype; half precision is too coarse
         with torch.autocast(target.device.type, enabled=False):
             return self.network(*pair).flatten()  # (B, 1, 1, 1) -> (B,)
 
 
 def _lpips_network() -> Any:
-    """Return the package's network with its linear layers; its trunk is not yet loaded."""
+    """Return the package's network with its linear layers, before loading the trunk."""
     lpips = import_extra("lpips", "LPIPS")
-    with torch.random.fork_rng(devices=[]):  # the package draws weights that are then overwritten
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # the package draws random weights, which are overwritten
         return lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
 
 

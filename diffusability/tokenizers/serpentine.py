@@ -1,7 +1,7 @@
 """Vectors as latent grids, in serpentine (boustrophedon) order.
 
-Consecutive entries of the vector are neighbours in the grid: rows are walked to the right and to
-the left in turn, and every other channel is walked backwards.
+Consecutive entries of the vector are neighbours in the grid: rows are traversed to the right and to
+the left alternately, and every other channel in reverse.
 """
 
 import torch
@@ -11,7 +11,7 @@ from diffusability.errors import StudyError
 
 
 def serpentine(channels: int, height: int, width: int) -> Tensor:
-    """Return the cell of a C x H x W grid, flattened, that each entry of a vector takes.
+    """Return the index in a flattened C x H x W grid of each entry of a vector.
 
     Returns:
         (C·H·W,) int64, a permutation: entry i is at grid.flatten()[order[i]].
@@ -20,7 +20,7 @@ def serpentine(channels: int, height: int, width: int) -> Tensor:
     rows[1::2] = rows[1::2].flip(1)  # odd rows to the left
     plane = rows.flatten()
     walks = [
-        c * height * width + (plane.flip(0) if c % 2 else plane)  # backwards on every other one
+        c * height * width + (plane.flip(0) if c % 2 else plane)  # every other channel in reverse
         for c in range(channels)
     ]
     return torch.cat(walks)
@@ -37,7 +37,7 @@ def to_grid(vectors: Tensor, shape: tuple[int, int, int]) -> Tensor:
         (B, C, H, W).
 
     Raises:
-        StudyError: the entries do not fill the grid.
+        StudyError: the number of entries is not C·H·W.
     """
     order = serpentine(*shape).to(vectors.device)
     if len(order) != vectors.shape[1]:

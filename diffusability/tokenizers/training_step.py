@@ -1,4 +1,4 @@
-"""One training step of a tokenizer: what the autoencoder and the discriminator descend."""
+"""One training step of a tokenizer: the losses of autoencoder and discriminator."""
 
 from collections.abc import Iterator
 
@@ -25,11 +25,11 @@ from diffusability.training.loop import Losses
 
 
 class TokenizerLosses:
-    """The two losses of a step, for a loop that descends them in turn.
+    """The two losses of a step, for a loop that minimises them in turn.
 
     `autoencoder_loss` comes first and keeps its target and detached reconstruction; then
-    `discriminator_loss` judges that pair, so the autoencoder runs once per step. The pair is used
-    once: no state outlives a step.
+    `discriminator_loss` uses that pair, so the autoencoder runs once per step. The pair is used
+    once: no state is kept between steps.
     """
 
     def __init__(
@@ -40,17 +40,17 @@ class TokenizerLosses:
         discriminator: PatchDiscriminator | None = None,
         perceptual: PerceptualDistance | None = None,
     ) -> None:
-        """Join the parts; none is copied.
+        """Store the parts, without copying.
 
         Args:
             tokenizer: the autoencoder.
             objective: weights of Eq. 12.
-            regularizer: an instance of `Regularizer` itself is the baseline.
-            discriminator: needed where the weight of the GAN is not zero.
-            perceptual: distance of two image batches, needed where its weight is not zero.
+            regularizer: for the baseline, an instance of `Regularizer` itself.
+            discriminator: required if the weight of the GAN is not zero.
+            perceptual: distance of two image batches, required if its weight is not zero.
 
         Raises:
-            StudyError: if a part that a weight asks for is missing.
+            StudyError: if a part with a non-zero weight is missing.
         """
         for name, weight, part in (
             ("gan", objective.options.gan, discriminator),
@@ -58,7 +58,7 @@ class TokenizerLosses:
         ):
             if weight and part is None:
                 raise StudyError(
-                    f"objective: {name} has weight {weight} and its network is missing; "
+                    f"objective: {name} has weight {weight} but its network is missing; "
                     "give the network or set the weight to zero"
                 )
         self.tokenizer = tokenizer
@@ -69,21 +69,21 @@ class TokenizerLosses:
         self._pair: tuple[Tensor, Tensor] | None = None
 
     def autoencoder_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield what the autoencoder's optimizer owns: tokenizer, projections, mask tokens."""
+        """Yield the parameters of tokenizer and regularizer (projections, mask tokens)."""
         yield from self.tokenizer.parameters()
         yield from self.regularizer.parameters()
 
     def autoencoder_loss(
         self, images: Tensor, features: Tensor | None, step: int, generator: torch.Generator
     ) -> Losses:
-        """Return Eq. 12 plus the regularizer's penalties, to be descended by the autoencoder.
+        """Return the autoencoder's loss: Eq. 12 plus the regularizer's penalties.
 
         Args:
             images: (B, C, H, W), in [-1, 1].
             features: (B, D, h', w') of a frozen encoder, for regularizers that align to one.
             step: counted from zero, in batches.
-            generator: source of the regularizer's choices and the posterior's noise, in this
-                order.
+            generator: source of the regularizer's choices and then of the posterior's
+                noise.
 
         Returns:
             Scalar total (lower is better) and its unweighted terms with their adaptive factors,
@@ -127,7 +127,7 @@ class TokenizerLosses:
             return None
         if self._pair is None:
             raise TrainingError(
-                f"discriminator_loss at step {step}: there is no reconstruction of this step; "
+                f"discriminator_loss at step {step}: no reconstruction of this step; "
                 "call autoencoder_loss first"
             )
         (target, reconstruction), self._pair = self._pair, None
@@ -136,7 +136,7 @@ class TokenizerLosses:
         return Losses(discriminator_hinge(real, fake), terms)
 
     def _gan(self, reference: Tensor, reconstruction: Tensor, terms: Terms) -> Tensor:
-        """Return gan · λ∇ · GAN with the discriminator's parameters cut out of the graph."""
+        """Return gan · λ∇ · GAN with the discriminator's parameters detached."""
         assert self.discriminator is not None  # checked on construction
         frozen = {name: tensor.detach() for name, tensor in self.discriminator.named_parameters()}
         scores = functional_call(self.discriminator, frozen, (reconstruction,))  # (B, 1, h', w')

@@ -1,9 +1,8 @@
-"""The convolutional autoencoder of one vector, which GPE and the VAE beside it share.
+"""The convolutional autoencoder with one vector per image, shared by GPE and its VAE baseline.
 
 Strided 5 x 5 convolutions down to a linear layer, and back by nearest-neighbour upsampling: the
-shape of the networks for 64-pixel faces of "A Geometry Preserving Encoder/Decoder" (arXiv
-2501.09876) at any size. Groups of channels are normalised within an image, where that one has batch
-statistics: a latent does not depend on the batch that its image is encoded in.
+architecture for 64-pixel faces of "A Geometry Preserving Encoder/Decoder" (arXiv 2501.09876), at
+any size. It uses group norm instead of batch norm, so a latent does not depend on its batch.
 """
 
 import torch
@@ -16,7 +15,7 @@ from diffusability.tokenizers.interface import NetworkTokenizer
 from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior
 from diffusability.tokenizers.serpentine import to_grid, to_vector
 
-SLOPE = 0.2  # of the leaky rectifier
+SLOPE = 0.2  # negative slope of the leaky ReLU
 
 
 class VectorAutoencoder(NetworkTokenizer):
@@ -56,42 +55,42 @@ class VectorAutoencoder(NetworkTokenizer):
             self.register_buffer("scale", torch.empty(()))
 
     def fill(self, _generator: torch.Generator) -> None:
-        """Start from a decoder whose input is the latent as it is."""
+        """Set shift 0 and scale 1."""
         self.shift.zero_()
         self.scale.fill_(1.0)
 
     @property
     def encoder_last_weight(self) -> Tensor:
-        """Weight of the layer that emits the means."""
+        """Weight of the layer that outputs the means."""
         return self.to_mean.weight
 
     @property
     def decoder_last_weight(self) -> Tensor:
-        """Weight of the layer that emits the pixels."""
+        """Weight of the layer that outputs the pixels."""
         return self.decoder_out.weight
 
     @property
     def encoder_layers(self) -> nn.ModuleDict:
-        """The layers between image and mean."""
+        """The layers from image to mean."""
         return nn.ModuleDict({"encoder": self.encoder, "to_mean": self.to_mean})
 
     @property
     def decoder_layers(self) -> nn.ModuleDict:
-        """The layers between latent and image."""
+        """The layers from latent to image."""
         layers = {"from_latent": self.from_latent, "decoder": self.decoder}
         return nn.ModuleDict({**layers, "decoder_out": self.decoder_out})
 
     @torch.no_grad()
     def make_deterministic(self) -> None:
-        """Set every log-variance to the smallest that a posterior may have."""
+        """Set every log-variance to the minimum of a posterior."""
         self.to_logvar.weight.zero_()
         self.to_logvar.bias.fill_(LOGVAR_RANGE[0])
 
     @torch.no_grad()
     def set_scale(self, vectors: Tensor) -> None:
-        """Centre the decoder's input and bring it to mean square 1, with one scale for all entries.
+        """Normalise the decoder's input to mean 0 and mean square 1, by one common scale.
 
-        The latent itself stays as the encoder gives it, with the distances that it preserves.
+        The latent itself is unchanged, so the distances that it preserves are kept.
 
         Args:
             vectors: (N, d) latents to take the statistics from.
@@ -107,14 +106,14 @@ class VectorAutoencoder(NetworkTokenizer):
         self.scale.copy_(square.rsqrt())
 
     def encode(self, images: Tensor, mask: Tensor | None = None) -> Posterior:
-        """Return the posterior of the latents; see `Tokenizer.encode`. No mask is possible."""
+        """Return the posterior of the latents; see `Tokenizer.encode`. Masks are not supported."""
         if mask is not None:
             raise StudyError("VectorAutoencoder: images cannot be masked, it has no image tokens")
         self.grid(images)
         if images.shape[-2:] != (self._size, self._size):
             raise StudyError(
-                f"VectorAutoencoder: images of {images.shape[-2]}x{images.shape[-1]} pixels, it "
-                f"was built for {self._size}x{self._size} only"
+                f"VectorAutoencoder: images of {images.shape[-2]}x{images.shape[-1]} pixels, but "
+                f"it was built for {self._size}x{self._size} only"
             )
         features = self.encoder(images)  # (B, F)
         wide = torch.promote_types(features.dtype, torch.float32)
@@ -124,7 +123,7 @@ class VectorAutoencoder(NetworkTokenizer):
         )
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return the images that latents stand for; see `Tokenizer.decode`."""
+        """Return the decoded images; see `Tokenizer.decode`."""
         return self.decode_vectors((to_vector(latents) - self.shift) * self.scale)
 
     def decode_vectors(self, vectors: Tensor) -> Tensor:

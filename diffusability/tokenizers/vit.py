@@ -58,7 +58,7 @@ class PositionEmbedding(nn.Module):
 
 
 class MaskToken(nn.Module):
-    """One learned vector in place of every hidden token."""
+    """One learned vector that replaces every hidden token."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -124,10 +124,10 @@ class VitAutoencoder(NetworkTokenizer):
         self.register_load_state_dict_pre_hook(_rename)
 
     def initialise(self, generator: torch.Generator) -> Self:
-        """Draw weights: N(0, 0.02²) for linear and patch layers, as ViTs are; see `SeededModule`.
+        """Draw weights: N(0, 0.02²) for linear and patch layers, as in ViT; see `SeededModule`.
 
-        The last 3×3 convolution keeps the convolutional default: a weight of 0.02 there would
-        scale the first images to almost nothing.
+        The last 3×3 convolution keeps the convolutional default: a standard deviation of 0.02
+        there would make the first images almost zero.
         """
         super().initialise(generator)
         layers = (
@@ -140,7 +140,7 @@ class VitAutoencoder(NetworkTokenizer):
 
     @property
     def encoder_last_weight(self) -> Tensor:
-        """Weight of the linear head that emits the moments."""
+        """Weight of the linear head that outputs the moments."""
         return self.to_moments.weight
 
     @property
@@ -159,7 +159,7 @@ class VitAutoencoder(NetworkTokenizer):
         if mask is not None:
             if mask.shape != (len(images), *grid):
                 raise StudyError(
-                    f"VitAutoencoder: the mask is {tuple(mask.shape)}, the images have a token "
+                    f"VitAutoencoder: the mask is {tuple(mask.shape)}, but the images have a token "
                     f"grid of {(len(images), *grid)}; build the mask for this grid"
                 )
             tokens = self.mask_token(tokens, mask.flatten(1))
@@ -167,7 +167,7 @@ class VitAutoencoder(NetworkTokenizer):
         return Posterior.from_moments(moments.transpose(1, 2).unflatten(2, grid))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return the images that latents stand for; see `Tokenizer.decode`."""
+        """Return the decoded images; see `Tokenizer.decode`."""
         grid = (latents.shape[2], latents.shape[3])
         tokens = self.from_latent(latents.flatten(2).transpose(1, 2))  # (B, h·w, width)
         pixels = self.to_patches(self.decoder(tokens, grid))  # (B, h·w, C·patch²)
@@ -176,6 +176,6 @@ class VitAutoencoder(NetworkTokenizer):
 
 
 def _rename(_module: nn.Module, state: dict[str, Tensor], *_: object) -> None:
-    """Read weights that were saved when the feed-forward layers had another name."""
+    """Load weights saved under the former names of the feed-forward layers."""
     for name in [name for name in state if ".mlp.gate_and_value." in name]:
         state[name.replace("gate_and_value", "hidden")] = state.pop(name)

@@ -1,4 +1,4 @@
-"""Which images make the batch of a step: a function of seed and step alone."""
+"""Image indices of each training batch, a function of seed and step only."""
 
 import torch
 from torch import Tensor
@@ -9,9 +9,9 @@ from diffusability.study.fingerprint import derive_seed
 class BatchOrder:
     """An endless stream of shuffled epochs, cut into batches, with random access by step.
 
-    Random access is what makes resuming exact: there is no position to restore. Where images come
-    in several versions (mirrored or not), each item of a batch is one of them with equal
-    probability: version v of image i has the index v * size + i.
+    Random access makes resuming exact: there is no position to restore. If images come in several
+    versions (mirrored or not), each item of a batch is one of them with equal probability:
+    version v of image i has index v * size + i.
     """
 
     def __init__(self, size: int, batch: int, seed: int, versions: int = 1) -> None:
@@ -43,5 +43,5 @@ class BatchOrder:
 
 
 def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
-    """Return the generator of all randomness inside one step; it depends on nothing else."""
+    """Return the generator of all randomness in one step, a function of seed and step only."""
     return torch.Generator(device).manual_seed(derive_seed("step", seed, step))

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on, in one safetensors file, written atomically."""
+"""Checkpoints: all state needed to resume, in one safetensors file, written atomically."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ DAMAGED = "checkpoint.damaged.safetensors"
 
 @dataclass
 class Checkpoint:
-    """Tensors by name, and plain JSON values, of a run after `step` steps."""
+    """State of a run after `step` steps: tensors by name, and plain JSON values."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -31,7 +31,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write the checkpoint; the one before it is kept in case this one is lost on disk."""
+    """Write the checkpoint; the previous one is kept as a backup."""
     metadata = {"step": str(checkpoint.step), "values": json.dumps(checkpoint.values)}
     tensors = {name: tensor.detach().contiguous() for name, tensor in checkpoint.tensors.items()}
     data = save(tensors, metadata)
@@ -42,9 +42,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the newest whole checkpoint of the folder on the CPU, or None if there is none.
+    """Return the newest intact checkpoint of the folder on the CPU, or None if there is none.
 
-    A damaged one in front of it is put aside, lest the next save keeps that as the one before.
+    A damaged newer checkpoint is moved aside, so that the next save does not keep it as backup.
 
     Raises:
         TrainingError: there are checkpoints, but none can be read.
@@ -59,11 +59,11 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             found = Checkpoint(int(metadata["step"]), tensors, json.loads(metadata["values"]))
         except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
-            logger.warning("%s cannot be read (%s); trying the one before it", path, error)
+            logger.warning("%s cannot be read (%s); trying the previous one", path, error)
             unreadable.append(path)
             continue
         for damaged in unreadable:
-            with contextlib.suppress(FileNotFoundError):  # another process has done it
+            with contextlib.suppress(FileNotFoundError):  # another process did it
                 damaged.replace(folder / DAMAGED)
         return found
     if unreadable:

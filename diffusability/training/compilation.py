@@ -1,4 +1,4 @@
-"""Compilation of a network's forward pass, with one clear error where it is not possible."""
+"""Compilation of a network's forward pass, with a clear error if it fails."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,18 +9,18 @@ from diffusability.errors import TrainingError
 
 
 def compile_forward(module: nn.Module) -> None:
-    """Compile the module in place, at its first call; names of weights stay what they are."""
+    """Compile the module in place, at its first call; parameter names do not change."""
     module.compile(dynamic=False)
 
 
 @contextlib.contextmanager
 def compiler_errors(name: str) -> Iterator[None]:
-    """Say what is missing where the first calls of a compiled module fail.
+    """Raise a clear error if the first calls of a compiled module fail.
 
     Raises:
-        TrainingError: the compiler raised; `name` says in which run.
+        TrainingError: the compiler failed; the message names the run `name`.
     """
-    from torch._dynamo.exc import TorchDynamoException  # late: it takes seconds to import
+    from torch._dynamo.exc import TorchDynamoException  # imported here because it takes seconds
 
     try:
         yield

@@ -1,4 +1,4 @@
-"""Data-parallel training: processes that torchrun started, each with its share of every batch."""
+"""Data-parallel training: processes started by torchrun, each with a part of every batch."""
 
 import contextlib
 import os
@@ -19,14 +19,14 @@ PATIENCE = timedelta(hours=24)
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that train one network together; alone, every method does nothing.
+    """The processes that train one network together; with one process, methods do nothing.
 
     Attributes:
         rank: number of this process, 0 ... count - 1.
         count: number of processes.
 
     Raises:
-        TrainingError: from every method that waits for others, when one of them has ended.
+        TrainingError: in every method that waits for others, if one of them has ended.
     """
 
     rank: int = 0
@@ -61,7 +61,7 @@ class Processes:
         return bool(number.item())
 
     def wait(self) -> None:
-        """Return when every process has come here."""
+        """Wait until every process has reached this point."""
         if self.count == 1:
             return
         with _lost_processes():
@@ -79,7 +79,7 @@ class Processes:
 
 @contextlib.contextmanager
 def _lost_processes() -> Iterator[None]:
-    """Say what a broken connection between processes means."""
+    """Turn a broken connection between processes into a TrainingError."""
     try:
         yield
     except RuntimeError as error:
@@ -88,10 +88,10 @@ def _lost_processes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[Processes]:
-    """Join the processes that torchrun announces in the environment, or yield a lone one.
+    """Join the process group that torchrun set in the environment, or yield a single process.
 
     Args:
-        device: torch device of this process; a GPU speaks NCCL, a CPU gloo.
+        device: torch device of this process; GPUs use NCCL, CPUs gloo.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -108,7 +108,7 @@ def joined(device: str) -> Iterator[Processes]:
 
 
 def processes() -> Processes:
-    """Return the processes that were joined, or a lone one."""
+    """Return the joined processes, or a single process."""
     if not dist.is_initialized():
         return Processes()
     return Processes(dist.get_rank(), dist.get_world_size())

@@ -1,4 +1,4 @@
-"""Exponential moving average of weights, usable after short runs too."""
+"""Exponential moving average of weights, also usable after short runs."""
 
 import copy
 
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 
 class ExponentialMovingAverage:
-    """A shadow copy of a module whose weights trail the trained ones.
+    """A copy of a module whose weights are a moving average of the trained ones.
 
     The decay of update k (1, 2, ...) is min(decay, (1 + k) / (10 + k)): early updates forget the
     random initialisation, which a decay of 0.9999 would carry through 10^5 steps.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        """Start from the module's present weights."""
+        """Start from the module's current weights."""
         self.decay = decay
         self.updates = 0
         self.module = copy.deepcopy(module).eval().requires_grad_(False)

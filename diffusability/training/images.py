@@ -1,4 +1,4 @@
-"""The images of each training step: held on the device, or decoded while the last step runs."""
+"""Images of each training step: held on the device, or decoded during the previous step."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -15,18 +15,18 @@ class TrainingImages:
     """The images of a split, batch by batch, as floats on the device.
 
     Attributes:
-        held: (n, C, H, W) uint8 on the device, of a set that lies in memory; None of an image
+        held: (n, C, H, W) uint8 on the device, for a data set in memory; None for an image
             folder.
     """
 
     def __init__(
         self, data: ImageSet, chosen: Tensor, device: str | torch.device, seed: int
     ) -> None:
-        """Choose images, (n,) int64 of the dataset; `seed` is that of random crops."""
+        """Choose images, (n,) int64 of the dataset; `seed` is for random crops."""
         self.held: Tensor | None = None
         self._rows, self._chosen = data.images, chosen
         self._device, self._seed = torch.device(device), seed
-        self._reader = ThreadPoolExecutor(1)  # its thread starts with the first batch to read ahead
+        self._reader = ThreadPoolExecutor(1)  # the thread starts with the first batch to read ahead
         self._ahead: tuple[int, Tensor, Future[Tensor]] | None = None
         if isinstance(data.images, Tensor):
             self.held = data.images[chosen].to(self._device)
@@ -36,12 +36,12 @@ class TrainingImages:
         return len(self._chosen)
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Return the (b, C, H, W) images that a batch picks, and begin to decode the next ones."""
+        """Return the (b, C, H, W) images of a batch, and start decoding the next ones."""
         if self.held is not None:
             return to_float(self.held[batch.picked.to(self._device)])
         images = self._decoded(batch.step, batch.picked)  # (b, C, H, W) uint8
         if batch.upcoming is not None:
-            # a batch may come in parts: then the next one can be of the same step
+            # with accumulation the next part can belong to the same step
             same = len(batch.picked) < len(batch.indices)
             same = same and bool(torch.isin(batch.upcoming, batch.indices).all())
             step = batch.step if same else batch.step + 1
@@ -52,14 +52,14 @@ class TrainingImages:
         return to_float(images.to(self._device, non_blocking=True))
 
     def _decoded(self, step: int, picked: Tensor) -> Tensor:
-        """Return a batch that was read ahead, or decode it now if it is another one."""
+        """Return the batch read ahead, or decode the batch now if it is a different one."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead[0] == step and torch.equal(ahead[1], picked):
             return ahead[2].result()
         return self._decode(step, picked)
 
     def _decode(self, step: int, picked: Tensor) -> Tensor:
-        """Return the (b, C, H, W) uint8 images of a step: the same whenever it is decoded."""
+        """Return the (b, C, H, W) uint8 images of a step, whenever it is decoded."""
         images = self._chosen[picked]
         if not isinstance(self._rows, FolderImages) or not self._rows.random:
             return self._rows[images]

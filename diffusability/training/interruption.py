@@ -1,4 +1,4 @@
-"""Requests to stop: SIGTERM (schedulers, Snakemake) and SIGINT (Ctrl-C) end a run tidily."""
+"""Requests to stop: SIGTERM (schedulers, Snakemake) and SIGINT (Ctrl-C) end a run cleanly."""
 
 import os
 import signal
@@ -7,22 +7,22 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-# a scheduler signals every process of a job, and torchrun passes its own copy on: within that time
-# another signal is the same request
+# a scheduler signals every process of a job, and torchrun forwards its own copy: a second signal
+# within this time is the same request
 SAME_REQUEST_SECONDS = 2.0
 
 
 class Interruption:
-    """While entered, remembers a stop signal instead of dying of it; a second request kills."""
+    """Context that records a stop signal instead of exiting; a second request kills."""
 
     def __init__(self) -> None:
-        """Nothing was asked yet."""
+        """Start without a request."""
         self.reason: str | None = None
         self._asked = 0.0
         self._former: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        """Take over the signals, where that is possible (the main thread)."""
+        """Install the handlers, where possible (in the main thread)."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._former[number] = signal.signal(number, self._note)
@@ -34,7 +34,7 @@ class Interruption:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Give the signals back."""
+        """Restore the previous handlers."""
         for number, handler in self._former.items():
             signal.signal(number, handler)
 

@@ -1,13 +1,13 @@
 """The one training loop: every network of the study is optimised by it.
 
 A run is a list of phases (one optimizer and one loss each; a GAN has two) that are stepped in
-turn. All randomness of a step is a function of seed and step, so a run that is stopped anywhere
-and resumed from a checkpoint ends in the same bits as one that was not (on the CPU).
+turn. All randomness of a step is a function of seed and step, so a run that is stopped and resumed
+from a checkpoint gives bitwise the same result as an uninterrupted one (on the CPU).
 
 A batch can be cut into equal parts, over processes and one after the other (`train.accumulation`).
-Every part draws its randomness for the whole batch and keeps its slice, so the result is that of
-the whole batch but for the order of the gradient's sum; and a cut in two over two processes equals
-a cut in two within one to the bit.
+Every part draws the random numbers of the whole batch and keeps its slice, so the result differs
+from that of the whole batch only in the summation order of the gradient. Two parts over two
+processes and two parts in one process give bitwise equal results.
 """
 
 import contextlib
@@ -40,13 +40,13 @@ from diffusability.training.progress import Progress
 from diffusability.training.schedule import learning_rate
 
 logger = logging.getLogger(__name__)
-HISTORY_ROWS = 100  # at most that many rows of a loss curve
-NAMED_INDICES = 8  # images of a bad batch that are named in the message
+HISTORY_ROWS = 100  # maximum rows of a loss curve
+NAMED_INDICES = 8  # images of a bad batch named in the message
 
 
 @dataclass(frozen=True)
 class Losses:
-    """What one phase computes: a scalar to descend, and named detached scalars to log."""
+    """Result of one phase: a scalar to minimise, and named detached scalars to log."""
 
     total: Tensor
     terms: Mapping[str, Tensor] = field(default_factory=dict)
@@ -54,15 +54,15 @@ class Losses:
 
 @dataclass(frozen=True)
 class Batch:
-    """The images of one step, and the part of them that a loss is asked for.
+    """The images of one step, and the part that a loss is computed on.
 
     Attributes:
         step: counted from zero.
         indices: (B,) int64 on the CPU, of the whole batch.
         generator: of all randomness, at the same state for every part: draw for the whole batch
             and keep the slice `part`.
-        part: the images of the batch that this loss is the mean of.
-        upcoming: (b,) the `picked` of the next call, for reading ahead; None at the run's end.
+        part: slice of the batch that this loss averages over.
+        upcoming: (b,) `picked` of the next call, for reading ahead; None at the end of the run.
     """
 
     step: int
@@ -79,10 +79,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Phase:
-    """One optimizer and the loss that it descends; a loss of None skips the phase's step.
+    """One optimizer and the loss that it minimises; a loss of None skips the phase's step.
 
-    `divisible` states that the loss is a mean over the images of a batch, whose randomness is
-    drawn for the whole batch: only then may the batch be cut into parts.
+    `divisible` says that the loss is a mean over images with random numbers drawn for the whole
+    batch: only then may the batch be cut into parts.
     """
 
     name: str
@@ -101,13 +101,13 @@ class Run:
         modules: everything with weights, by name; all of it is checkpointed.
         phases: stepped in order at every step.
         images: number of training images.
-        versions: of every image, one of which is drawn each time.
+        versions: number of versions of every image; one is drawn each time.
         seed: of data order and of each step's generator.
         state: folder of the checkpoints.
         averaged: name of the module that gets a moving average, if `spec.ema` is set.
         minutes: time after which the state is saved and the run interrupted.
         checkpoint_seconds: time between checkpoints.
-        processes: that share every batch.
+        processes: processes that share every batch.
     """
 
     name: str
@@ -126,11 +126,11 @@ class Run:
 
 
 def train(run: Run) -> "Training":
-    """Optimise to the last step, resuming from the run's state folder if it holds a checkpoint.
+    """Train to the last step, resuming from the run's state folder if it holds a checkpoint.
 
     Raises:
         TrainingInterrupted: time is up or a signal came; the state is saved.
-        TrainingError: a loss is not finite; says step, learning rate and batch.
+        TrainingError: a loss is not finite; the message names step, learning rate and batch.
     """
     training = Training(run)
     training.resume()
@@ -145,7 +145,7 @@ class Training:
         """Build optimizers and the average for freshly initialised modules.
 
         Raises:
-            TrainingError: the batch cannot be cut as the run asks for.
+            TrainingError: the batch cannot be cut into the requested parts.
         """
         _check_division(run)
         self.run = run
@@ -164,7 +164,7 @@ class Training:
             if averaged
             else None
         )
-        if run.spec.compile:  # after the average's copy, which stays as it is
+        if run.spec.compile:  # after the copy for the average, which is not compiled
             compile_forward(run.modules[self._kept])
         self._order = BatchOrder(run.images, run.spec.batch, run.seed, run.versions)
         self._parts = run.processes.share(run.spec.batch, run.spec.accumulation)
@@ -173,7 +173,7 @@ class Training:
 
     @property
     def averaged(self) -> nn.Module:
-        """The module to keep: the average where there is one, else the trained module."""
+        """The module to save: the average if there is one, else the trained module."""
         if self._average is not None:
             return self._average.module
         return self.run.modules[self._kept]
@@ -212,10 +212,10 @@ class Training:
     def _save_and_stop(self, reason: str) -> None:
         run = self.run
         self.save()
-        run.processes.wait()  # torchrun ends all processes once one has ended
+        run.processes.wait()  # torchrun ends all processes as soon as one ends
         raise TrainingInterrupted(
             f"{run.name}: {reason}; saved step {self.step} of {run.spec.steps} in {run.state}. "
-            "The same command goes on from there"
+            "The same command resumes from there"
         )
 
     def _take_step(self) -> dict[str, float]:
@@ -265,7 +265,7 @@ class Training:
         return row
 
     def _backward(self, phase: Phase, batch: Batch) -> dict[str, Tensor]:
-        """Add a part's share of the gradient; return its loss and terms as float32 scalars."""
+        """Add the gradient of one part; return its loss and terms as float32 scalars."""
         run = self.run
         half = run.spec.precision == "bf16"
         errors = compiler_errors(run.name) if run.spec.compile else contextlib.nullcontext()
@@ -349,7 +349,7 @@ class Training:
 
 
 def write_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Write rows of loss curves as CSV; what a row does not have is an empty cell."""
+    """Write rows of loss curves as CSV; missing values are empty cells."""
     columns = dict.fromkeys(name for row in history for name in row)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(columns))
@@ -358,7 +358,7 @@ def write_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 def _check_division(run: Run) -> None:
-    """Refuse to cut a batch whose loss is no mean over images, or that has no equal parts."""
+    """Refuse to cut a batch whose loss is not a mean over images, or into unequal parts."""
     parts = run.spec.accumulation * run.processes.count
     whole = [phase.name for phase in run.phases if not phase.divisible]
     if parts > 1 and whole:

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line every so often in a log."""
+"""Progress of long work: a bar on a terminal, occasional lines in a log."""
 
 import logging
 import sys
@@ -14,10 +14,10 @@ LINE_EVERY_SECONDS = 10.0
 
 
 class Progress:
-    """Counts steps of `total`; shows the latest values and the time left."""
+    """Counts steps of `total`; shows the latest values and the remaining time."""
 
     def __init__(self, what: str, total: int, done: int = 0, state: Path | None = None) -> None:
-        """Begin at step `done`; what a log is told is written to a file in `state`, too."""
+        """Start at step `done`; progress is also written to a file in `state`."""
         self._state = state
         self._logger = logging.getLogger(what)
         self._total, self._begun, self._done = total, done, done

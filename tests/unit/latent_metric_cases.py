@@ -91,10 +91,10 @@ def _continuity(latents: Tensor, labels: Tensor, masks: Tensor) -> list[Measurem
 
 def _equivariance(latents: Tensor, labels: Tensor, masks: Tensor) -> list[Measurement]:
     ramp = torch.arange(1.0, CHANNELS + 1, device=latents.device)[:, None, None]
-    measurements, impossible = measure_equivariance(
+    measurements, not_applicable = measure_equivariance(
         lambda images: ramp * images.cumsum(dim=3), latents.split(40)
     )
-    assert [cell for cell, _ in impossible] == ["scale0.75", "scale"]
+    assert [cell for cell, _ in not_applicable] == ["scale0.75", "scale"]
     return measurements
 
 
@@ -103,10 +103,10 @@ def _fisher(latents: Tensor, labels: Tensor, masks: Tensor) -> list[Measurement]
     classes = torch.arange(IMAGES) % 2
     pixels = stationary_curves(images, torch.arange(IMAGES), classes, v=v, blocks=3)
     generator = _generator()
-    measured, impossible = measure_fisher(
+    measured, not_applicable = measure_fisher(
         latents, labels, pixels, v, generator=generator, blocks=3, samples=8
     )
-    assert not impossible
+    assert not not_applicable
     return measured
 
 

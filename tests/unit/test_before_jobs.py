@@ -154,7 +154,7 @@ def no_locks(descriptor: Any, operation: int) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "message"),
-    [(no_locks, "No locks available"), (lambda *_: None, "gave one lock to two holders")],
+    [(no_locks, "No locks available"), (lambda *_: None, "granted one lock twice")],
 )
 def test_a_file_system_without_locks(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, answer: Any, message: str

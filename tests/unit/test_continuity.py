@@ -304,7 +304,7 @@ class TestInterpolationFrechet:
         assert apart.flags == ()
 
     def test_a_stale_table_is_refused(self) -> None:
-        with pytest.raises(MeasurementError, match="find the neighbours anew"):
+        with pytest.raises(MeasurementError, match="recompute the neighbours"):
             measure_interpolation_frechet(
                 self.latents[:50],
                 self.latents,

@@ -153,7 +153,9 @@ def test_samples_declare_that_they_have_no_trajectory(
         assert cells["generation.class_accuracy_judge"]["value"] >= 0
         for metric in PATH:
             assert cells[metric]["value"] is None
-            assert cells[metric]["flags"][0].startswith("impossible: the statistics are of even")
+            assert cells[metric]["flags"][0].startswith(
+                "not applicable: the statistics are of even"
+            )
 
 
 def test_no_profile_is_collected(
@@ -200,7 +202,7 @@ def test_an_unconditional_model_is_sampled_without_labels(workplace: Path) -> No
     cells = measurements(made["generation/conv-base/s0/free/s0/cfg1"])
     accuracy = cells["generation.class_accuracy_judge"]
     assert accuracy["value"] is None
-    assert accuracy["flags"] == ["impossible: the diffusion model is unconditional"]
+    assert accuracy["flags"] == ["not applicable: the diffusion model is unconditional"]
     assert cells["generation.inception_score_judge"]["value"] >= 1
 
 

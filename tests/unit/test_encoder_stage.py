@@ -82,7 +82,7 @@ def test_a_judge_without_classes_declares_what_it_cannot_tell(made: dict[str, Pa
     found = {cell["metric"]: cell for cell in cells}
     for metric in ("generation.class_accuracy_judge", "generation.inception_score_judge"):
         assert found[metric]["value"] is None
-        assert found[metric]["flags"] == ["impossible: the extractor `judge` names no classes"]
+        assert found[metric]["flags"] == ["not applicable: the extractor `judge` names no classes"]
     assert found["generation.fd_judge"]["value"] > 0
 
 

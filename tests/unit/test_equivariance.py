@@ -28,11 +28,11 @@ def pooled(images: torch.Tensor) -> torch.Tensor:
 
 
 def cells(encode, images: torch.Tensor, transforms, batch_size: int = 100):
-    measurements, impossible = measure_equivariance(
+    measurements, not_applicable = measure_equivariance(
         encode, images.split(batch_size), transforms=transforms
     )
     found = {m.metric.removeprefix("equivariance."): m for m in measurements}
-    return found, dict(impossible)
+    return found, dict(not_applicable)
 
 
 def test_transforms_by_hand() -> None:
@@ -52,8 +52,8 @@ def test_transforms_by_hand() -> None:
 
 
 def test_identity_encoder_is_exact() -> None:
-    found, impossible = cells(identity, normal(5, 3, 8, 8, seed=1), (*ROTATIONS, FLIP, HALF))
-    assert not impossible
+    found, not_applicable = cells(identity, normal(5, 3, 8, 8, seed=1), (*ROTATIONS, FLIP, HALF))
+    assert not not_applicable
     assert set(found) == {
         f"{cell}_{kind}"
         for cell in ("rotate90", "rotate180", "rotate270", "rotate", "flip", "scale0.5")
@@ -130,38 +130,38 @@ def test_the_value_of_a_family_is_the_mean() -> None:
 
 
 def test_sizes_that_are_not_whole_are_declared() -> None:
-    found, impossible = cells(
+    found, not_applicable = cells(
         pooled, normal(4, 3, 12, 12, seed=1), (HALF, Transform("scale", 0.75), FLIP)
     )
-    assert set(impossible) == {"scale0.5", "scale0.75", "scale"}
-    assert "not whole" in impossible["scale0.5"]
-    assert "scale0.5" in impossible["scale"]
+    assert set(not_applicable) == {"scale0.5", "scale0.75", "scale"}
+    assert "not whole" in not_applicable["scale0.5"]
+    assert "scale0.5" in not_applicable["scale"]
     assert set(found) == {"flip_error", "flip_cosine"}
 
 
 def test_a_family_with_one_impossible_member_is_declared_and_the_others_measured() -> None:
-    found, impossible = cells(
+    found, not_applicable = cells(
         identity, normal(4, 3, 6, 6, seed=1), (HALF, Transform("scale", 0.75))
     )
-    assert set(impossible) == {"scale0.75", "scale"}
+    assert set(not_applicable) == {"scale0.75", "scale"}
     assert set(found) == {"scale0.5_error", "scale0.5_cosine"}
 
 
 def test_an_encoder_of_fixed_size_declares_scales_only() -> None:
     positions = normal(1, 3, 8, 8, seed=3)
-    found, impossible = cells(
+    found, not_applicable = cells(
         lambda x: x + positions, normal(4, 3, 8, 8, seed=1), (*ROTATIONS, HALF)
     )
-    assert set(impossible) == {"scale0.5"}
-    assert "does not take (4, 4) images" in impossible["scale0.5"]
+    assert set(not_applicable) == {"scale0.5"}
+    assert "does not accept (4, 4) images" in not_applicable["scale0.5"]
     assert found["rotate_error"].value > 0
 
 
 def test_a_grid_that_does_not_follow_the_image_is_declared() -> None:
-    _, impossible = cells(
+    _, not_applicable = cells(
         lambda x: F.adaptive_avg_pool2d(x, 4), normal(4, 3, 8, 8, seed=1), (HALF,)
     )
-    assert "gives a (4, 4) grid" in impossible["scale0.5"]
+    assert "gives a (4, 4) grid" in not_applicable["scale0.5"]
 
 
 def test_a_failing_encoder_is_not_an_impossible_cell() -> None:

@@ -168,7 +168,7 @@ def test_a_normaliser_of_too_few_images_is_flagged() -> None:
         reference=REFERENCES["clip"],
         validation=moments("clip", features("clip", seed=2, count=7, shift=0.1)),
     )
-    with pytest.warns(UserWarning, match=r"features in clip \(7\); a covariance lacks rank"):
+    with pytest.warns(UserWarning, match=r"features in clip \(7\); a covariance is rank-deficient"):
         found = measure(normalisers=NORMALISERS | {"clip": small})
     assert found["generation.fdr6"].flags == ("rank-deficient",)
 

@@ -295,12 +295,12 @@ class TestChecks:
     def test_a_model_of_too_wide_data_breaks_the_bounds(self) -> None:
         wide = Gaussian(self.oracle.mean, 9 * self.oracle.covariance)
         found = self.flags(from_oracle(wide))
-        assert "impossible: FI below the Gaussian bound" in found
-        assert "impossible: FIR below the Gaussian bound" in found
+        assert "impossible value: FI below the Gaussian bound" in found
+        assert "impossible value: FIR below the Gaussian bound" in found
 
     def test_a_model_that_pushes_away(self) -> None:
         found = self.flags(lambda y, v, labels=None: -0.5 * y)
-        assert "impossible: FI > n / v" in found
+        assert "impossible value: FI > n / v" in found
         assert "model-error: denoising is worse than doing nothing" in found
 
     def test_levels_that_were_not_trained(self) -> None:

@@ -43,10 +43,10 @@ def measured(
 ) -> dict[str, Measurement]:
     of_pixels = curves(x if pixels is None else pixels, labels, blocks)
     generator = torch.Generator().manual_seed(0)
-    found, impossible = measure_fisher(
+    found, not_applicable = measure_fisher(
         x, labels, of_pixels, V, generator=generator, blocks=blocks, samples=64
     )
-    assert not impossible
+    assert not not_applicable
     return {m.metric: m for m in found}
 
 
@@ -220,7 +220,7 @@ class TestDeviation:
         chosen = data.split("all")
         labels, images = data.labels[chosen] % 3, data.images[chosen]
         pixels = stationary_curves(data.images, chosen, labels, v=V, blocks=3)
-        found, impossible = measure_fisher(
+        found, not_applicable = measure_fisher(
             images.float() / 127.5 - 1,
             labels,
             pixels,
@@ -231,12 +231,12 @@ class TestDeviation:
         seen = {m.metric: m.value for m in found}
         assert max(seen[f"fisher.{name}"] for name in DEVIATIONS) < 1e-6
         # 256 positions and 3 channels: the Kronecker fit is declared, not attempted
-        assert {name for name, _ in impossible} == {
+        assert {name for name, _ in not_applicable} == {
             f"fisher.{name}{condition}"
             for name in ("fi", "fir", "mmse_rate")
             for condition in ("", "_unconditional")
         }
-        assert "needs 89 images a class" in impossible[0][1]
+        assert "needs 89 images per class" in not_applicable[0][1]
 
     def test_errors_are_those_of_repeats(self) -> None:
         root = normal(4, 4, seed=3)

@@ -311,5 +311,5 @@ class TestLaws:
             embedded(Circle(1.0).information(0.1), 1)
 
     def test_a_map_that_is_no_isometry_is_refused(self) -> None:
-        with pytest.raises(MeasurementError, match="no isometry"):
+        with pytest.raises(MeasurementError, match="not an isometry"):
             Subspace(Circle(1.0), 1.1 * isometry(4, 2))

@@ -176,7 +176,7 @@ class TestLearned:
         assert schedule[-1] == pytest.approx(0.6585, abs=5e-5)
         for v in schedule:
             assert bool(model.denoiser()(y, v).isfinite().all())
-        with pytest.raises(MeasurementError, match="none of the 50 steps"):
+        with pytest.raises(MeasurementError, match="not one of the 50 steps"):
             model.denoiser()(y, 0.5)
 
     def test_weights_are_those_of_the_seed(self, plan: FisherToyPlan) -> None:

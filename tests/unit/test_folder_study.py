@@ -98,7 +98,7 @@ def test_without_masks_what_needs_them_is_declared(workplace: Path) -> None:
     make(planned, *STAGES_RUN)
     spatial = measured(planned, "spatial")
     assert spatial["spatial.srss"]["value"] is None
-    assert spatial["spatial.srss"]["flags"] == ["impossible: the dataset has no masks"]
+    assert spatial["spatial.srss"]["flags"] == ["not applicable: the dataset has no masks"]
     assert spatial["spatial.lds"]["n"] == 30
     assert measured(planned, "semantics")["semantics.lnc1"]["options"]["pooling"] == "mean"
 

@@ -292,7 +292,7 @@ class TestMeasurement:
     def test_too_few_images_are_warned_of_and_flagged(self) -> None:
         few, many = normal(8, 8, seed=1), normal(400, 8, seed=2)
         for reference, generated in ((many, few), (few, many)):
-            with pytest.warns(UserWarning, match="lacks rank"):
+            with pytest.warns(UserWarning, match="rank-deficient"):
                 result = measure_frechet(
                     reference=moments(reference), generated=shards(generated, 2)
                 )

@@ -11,14 +11,14 @@ from tests.unit.fisher_examples import isometry, normal
 
 
 def stretch(x: torch.Tensor, z: torch.Tensor) -> dict[str, Measurement]:
-    cells, impossible = measure_stretch(x, z)
-    assert impossible == []
+    cells, not_applicable = measure_stretch(x, z)
+    assert not_applicable == []
     return {cell.metric.removeprefix("geometry.stretch_"): cell for cell in cells}
 
 
 def spectra(z: torch.Tensor, seed: int = 0) -> dict[str, Measurement]:
-    cells, impossible, _ = measure_spectra(z, to_vector(z), torch.Generator().manual_seed(seed))
-    assert impossible == []
+    cells, not_applicable, _ = measure_spectra(z, to_vector(z), torch.Generator().manual_seed(seed))
+    assert not_applicable == []
     return {cell.metric.removeprefix("geometry."): cell for cell in cells}
 
 
@@ -58,12 +58,12 @@ class TestStretch:
         x[1] = x[0]
         z = x.clone()
         z[3] = z[2]
-        cells, impossible = measure_stretch(x, z)
-        assert [name for name, _ in impossible] == ["geometry.stretch_ratio"]
+        cells, not_applicable = measure_stretch(x, z)
+        assert [name for name, _ in not_applicable] == ["geometry.stretch_ratio"]
         assert cells[0].value == 0
         assert cells[0].options["pairs"] == 40 * 39 // 2 - 1
-        _, impossible = measure_stretch(x, torch.zeros_like(z))
-        assert len(impossible) == 2
+        _, not_applicable = measure_stretch(x, torch.zeros_like(z))
+        assert len(not_applicable) == 2
         with pytest.raises(MeasurementError, match="equal images"):
             measure_stretch(torch.ones(30, 1, 2, 2), z[:30])
 
@@ -90,8 +90,8 @@ class TestSpectra:
     def test_small_grids_have_no_slope(self) -> None:
         z = normal(40, 2, 2, 2)
         order = torch.Generator().manual_seed(0)
-        cells, impossible, kept = measure_spectra(z, to_vector(z), order)
-        assert {name for name, _ in impossible} == {
+        cells, not_applicable, kept = measure_spectra(z, to_vector(z), order)
+        assert {name for name, _ in not_applicable} == {
             f"geometry.{name}_{kind}"
             for name in ("grid", "grid_permuted")
             for kind in ("slope", "falling")

@@ -132,7 +132,7 @@ def test_more_than_there_are_is_refused(machine: Environment) -> None:
         text=True,
     )
     assert result.returncode == ArtifactError.exit_code
-    assert "wants 3 GPUs, and 2 can be used here (a, b)" in result.stderr
+    assert "needs 3 GPUs, but 2 can be used here (a, b)" in result.stderr
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)

@@ -96,7 +96,7 @@ def test_bad_input_is_refused() -> None:
     x = normal(20, 3, seed=1)
     with pytest.raises(MeasurementError, match="not one extractor"):
         measure(x, x[:, :2])
-    with pytest.raises(MeasurementError, match="samples a set"):
+    with pytest.raises(MeasurementError, match="samples per set"):
         measure(x, x[:9])
     with pytest.raises(MeasurementError, match="not finite"):
         measure(x, x / 0)

@@ -30,9 +30,9 @@ def test_labels_out_of_range_or_of_other_images_are_refused(perspective: str):
     latents, labels, masks = latent_set("cpu")
     with pytest.raises(MeasurementError, match=r"out of range: negative at images \[0, 2"):
         CASES[perspective](latents, labels - 1, masks)
-    with pytest.raises(MeasurementError, match="one an image"):
+    with pytest.raises(MeasurementError, match="one per image"):
         CASES[perspective](latents, labels[1:], masks)
-    with pytest.raises(MeasurementError, match="one an image"):
+    with pytest.raises(MeasurementError, match="one per image"):
         CASES[perspective](latents, labels.float(), masks)
 
 

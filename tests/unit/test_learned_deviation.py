@@ -168,7 +168,7 @@ def test_a_model_without_classes_is_asked_without_them_alone(workplace) -> None:
     for name in ("fi", "fir", "mmse_rate"):
         cell = found[f"fisher.learned_{name}"]
         assert cell["value"] is None
-        assert cell["flags"] == ["impossible: the backbone was trained without classes"]
+        assert cell["flags"] == ["not applicable: the backbone was trained without classes"]
 
 
 class _Only:

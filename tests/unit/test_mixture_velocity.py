@@ -157,7 +157,7 @@ def test_equal_classes_and_one_class_add_nothing():
     assert between_class_variance(same, generator=_generator())[0] == pytest.approx(0, abs=1e-20)
     one = KroneckerMixture(*(getattr(mixture, field)[:1] for field in fields))
     assert between_class_variance(one, generator=_generator()) == (0.0, 0.0)
-    with pytest.raises(MeasurementError, match="Two samples"):
+    with pytest.raises(MeasurementError, match="two samples"):
         between_class_variance(mixture, generator=_generator(), samples=1)
 
 

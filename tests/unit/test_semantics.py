@@ -196,13 +196,13 @@ def test_impossible_sets_are_refused():
         _found(latents, labels * 0)
     with pytest.raises(MeasurementError, match="class of two images"):
         _found(latents, torch.arange(len(labels)))
-    with pytest.raises(MeasurementError, match="neighbours were asked for"):
+    with pytest.raises(MeasurementError, match="neighbours were requested"):
         _found(latents, labels, neighbours=(48,))
     with pytest.raises(MeasurementError, match="out of range"):
         _found(latents, labels - 1)
-    with pytest.raises(MeasurementError, match="one an image"):
+    with pytest.raises(MeasurementError, match="one per image"):
         _found(latents, labels[:-1])
-    with pytest.raises(MeasurementError, match="one an image"):
+    with pytest.raises(MeasurementError, match="one per image"):
         _found(latents, labels.float())
     with pytest.raises(MeasurementError, match="any foreground"):
         _found(latents, labels, torch.zeros(48, 4, 5))
@@ -221,7 +221,7 @@ def test_lonely_classes_are_flagged():
     train = torch.arange(len(labels)) % 2 == 0
     flags = _found(latents, labels, train=train)["lnc5"].flags
     assert flags == ("1 classes of one image, which always count as 0",)
-    with pytest.raises(MeasurementError, match="Leave lonely classes out"):
+    with pytest.raises(MeasurementError, match="Leave out classes of one image"):
         _found(latents, labels)
 
 

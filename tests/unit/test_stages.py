@@ -35,7 +35,7 @@ def test_impossible_cells_are_declared(tmp_path: Path) -> None:
     assert first["value"] == 1.0
     assert first["flags"] == ["noted"]
     assert second["value"] is None
-    assert second["flags"] == ["impossible: the grid is not whole"]
+    assert second["flags"] == ["not applicable: the grid is not whole"]
     assert first.keys() == second.keys()
 
 

@@ -29,7 +29,7 @@ def test_jobs_of_this_folder_are_named(squeue: Path, tmp_path: Path) -> None:
     with pytest.raises(StudyError) as caught:
         check_no_stale_jobs(str(tmp_path))
     message = str(caught.value)
-    assert "Slurm still holds 7 jobs of an earlier run" in message
+    assert "Slurm still has 7 jobs of an earlier run" in message
     assert f"  10 running: {COMMENT}" in message
     assert message.count(COMMENT) == 5
     assert "... and 2 more" in message

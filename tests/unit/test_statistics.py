@@ -38,12 +38,12 @@ def test_what_does_not_belong_together_is_refused(vectors: Tensor) -> None:
     whole, narrow = moments(vectors, True), moments(vectors[:, :2], True)
     with pytest.raises(MeasurementError, match="3 and of 2 dimensions"):
         whole.merge(narrow)
-    with pytest.raises(MeasurementError, match="cannot take 60 vectors out of 60"):
+    with pytest.raises(MeasurementError, match="cannot remove 60 vectors from 60"):
         whole.without(whole)
 
 
 def test_one_value_has_no_error(vectors: Tensor) -> None:
-    with pytest.raises(MeasurementError, match="x: 1 usable images carry no standard error"):
+    with pytest.raises(MeasurementError, match="x: 1 usable images give no standard error"):
         mean_and_stderr(vectors[:1, 0], "x")
     mean, stderr = mean_and_stderr(vectors[:, 0], "x")
     assert mean == pytest.approx(float(vectors[:, 0].mean()))

@@ -56,11 +56,11 @@ def write_checkpoint(artifact: Artifact, step: int) -> None:
 
 
 def test_nothing_was_begun(plan: Plan) -> None:
-    assert status_text(plan) == "0 of 42 artifacts are there; nothing runs"
+    assert status_text(plan) == "0 of 42 artifacts are done; nothing runs"
     publish(first(plan, "dataset"), 1.0)
     write_log(first(plan, "dataset"), "12:00:00 dataset: wrote it\n")
     write_log(first(plan, "encoder"), "")  # just starting
-    assert status_text(plan) == "1 of 42 artifacts are there; nothing runs"
+    assert status_text(plan) == "1 of 42 artifacts are done; nothing runs"
 
 
 def test_a_training_that_runs(plan: Plan) -> None:
@@ -75,7 +75,7 @@ def test_a_training_that_runs(plan: Plan) -> None:
     assert activity.step is not None
     assert (activity.step.step, activity.step.steps) == (12, 30)
     assert activity.step.left == pytest.approx(540, abs=10)  # it was written a minute ago
-    assert "0 of 42 artifacts are there, 1 running" in text
+    assert "0 of 42 artifacts are done, 1 running" in text
     assert "  tokenizer conv-base/s0\n    step 12 of 30 (40%), loss 0.412, " in text
     assert f"process {os.getpid()} on" in text
 
@@ -164,7 +164,7 @@ def test_why_of_what_is_missing(plan: Plan) -> None:
     text = " ".join(explain(plan, diffusion.path).split())
     assert text.startswith(f"to make {diffusion.path} by train_diffusion from ")
     assert "latents conv-base/s0 (there)" in text
-    assert text.endswith("nothing of this name was made yet")
+    assert text.endswith("no artifact of this name exists yet")
     publish(diffusion, 5.0)
     other = Plan(load_study(STUDY, {"backbones": {"sit-a": {"depth": 3}}}))
     changed = explain(other, first(other, "diffusion").path)
@@ -195,10 +195,10 @@ def test_why_of_what_is_there(plan: Plan) -> None:
 def test_why_of_tables(plan: Plan) -> None:
     text = explain(plan, "results/tables/smoke/measurements.csv")
     assert "to make results/tables/smoke/measurements.csv" in text
-    assert "from 26 measurements, of which 26 are to be made:" in text
+    assert "from 26 measurements, 26 still to be made:" in text
     for artifact in plan.measured:
         publish(artifact, 1.0)
-    assert "from 26 measurements, all there" in explain(
+    assert "from 26 measurements, all done" in explain(
         plan, "results/tables/smoke/measurements.csv"
     )
 

@@ -105,7 +105,7 @@ def test_bad_tables_are_refused(rows, message):
 
 def test_a_declared_empty_cell_knows_neither_unit_nor_direction():
     """A tokenizer that cannot have a number has an empty cell, whatever the metric's unit."""
-    empty = run("b", "", unit="nat/dim", up="", stderr="", flags="impossible: deterministic")
+    empty = run("b", "", unit="nat/dim", up="", stderr="", flags="not applicable: deterministic")
     assert len(check_measurements(pd.DataFrame([run("a", 1.0), empty]))) == 2
 
 

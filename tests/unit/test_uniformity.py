@@ -95,7 +95,7 @@ class TestDensities:
         assert normalised_entropy(f) == pytest.approx(expected, abs=0.003)
 
     def test_points_on_a_line_are_refused(self) -> None:
-        with pytest.raises(MeasurementError, match="on a line"):
+        with pytest.raises(MeasurementError, match="collinear"):
             point_densities(np.linspace(0, 1, 20)[:, None] * np.ones((1, 2)))
 
 

@@ -350,7 +350,7 @@ def test_bad_input_is_refused():
     latents, labels = _set()
     with pytest.raises(MeasurementError, match="out of range: negative at images"):
         _found(latents, labels - 1)
-    with pytest.raises(MeasurementError, match="one an image"):
+    with pytest.raises(MeasurementError, match="one per image"):
         _found(latents, labels[:-1])
     with pytest.raises(MeasurementError, match="fewer than"):
         _found(latents, torch.arange(len(labels)))

@@ -129,8 +129,8 @@ class RepresentationAlignment(Regularizer[Repa, None]):
     """1 - mean_i cos(h(z_i), f_i), with h a three-layer SiLU network.
 
     Yu et al., Representation Alignment for Generation (REPA, arXiv 2410.06940), applied to
-    the latents of a tokenizer. The study's paper names the method only; the adaptive factor and
-    weight are those of VA-VAE, since a fixed weight is lost beside a summed reconstruction.
+    the latents of a tokenizer. The study's paper only names the method. The adaptive factor and
+    weight are those of VA-VAE, since a fixed weight is negligible next to a summed reconstruction.
     """
 
     def __init__(self, options: Repa, latent_channels: int, feature_channels: int) -> None:

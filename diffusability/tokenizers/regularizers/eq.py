@@ -24,8 +24,8 @@ class Transformation:
         scale: factor of both sides, applied first.
         flip: dimensions that are reversed.
         turns: quarter turns, counter-clockwise.
-        before_encoding: whether the images are transformed and then autoencoded plainly, in
-            place of a transformed latent.
+        before_encoding: whether the images are transformed and then autoencoded normally, instead
+            of transforming the latent.
     """
 
     scale: Fraction = Fraction(1)
@@ -37,10 +37,11 @@ class Transformation:
         """Return the transformed images or latents.
 
         Args:
-            grid: (B, C, H, W), with sides that the scale maps to whole numbers.
+            grid: (B, C, H, W), with sides that the scale maps to integers.
 
         Returns:
-            (B, C, scale·H, scale·W), sides exchanged by odd turns. Bilinear, no antialias.
+            (B, C, scale·H, scale·W), the sides swapped by odd quarter turns. Bilinear, no
+            antialias.
         """
         if self.scale != 1:
             size = [int(side * self.scale) for side in grid.shape[2:]]
@@ -51,7 +52,7 @@ class Transformation:
 
 
 def whole_scales(grid: tuple[int, int]) -> list[Fraction]:
-    """Return the scales in [1/4, 1) that leave whole latent sides.
+    """Return the scales in [1/4, 1) that keep the latent sides integers.
 
     k/g with g the greatest common divisor of both sides: {4 … 15}/16 on the 16x16 grid of the
     paper. (The authors draw {8 … 31}/32, whose odd values do not fit that grid.)
@@ -60,7 +61,7 @@ def whole_scales(grid: tuple[int, int]) -> list[Fraction]:
         grid: height and width of the latents.
 
     Returns:
-        Ascending; empty where the sides share no divisor.
+        Ascending; empty if the sides have no common divisor above 1.
     """
     common = math.gcd(*grid)
     return [
@@ -74,10 +75,10 @@ class Equivariance(Regularizer[Eq, Transformation]):
     """Full objective between Dec(τ z) and τ x, for random τ.
 
     Kouzelis et al., EQ-VAE: Equivariance Regularized Latent Space (arXiv 2502.09509), in
-    its implicit form. With `probability` a step decodes a transformed latent: every operator
-    named takes part and none of them is the identity. Otherwise, with `prior_probability`, a
-    downscaled image is autoencoded plainly, so that the decoder also sees small images that were
-    encoded as such; without the scale operator there is no such step. One draw for a whole batch.
+    its implicit form. With `probability` a step decodes a latent transformed by all named
+    operators, none of them the identity. Otherwise, with `prior_probability`, a downscaled image is
+    autoencoded normally, so the decoder also sees latents of small images; without the scale
+    operator there is no such step. One draw per batch.
     """
 
     def draw(
@@ -88,7 +89,7 @@ class Equivariance(Regularizer[Eq, Transformation]):
         Raises:
             StudyError: if the latent grid admits no scale.
         """
-        # all five numbers are drawn at every step, so no choice shifts the stream of the others
+        # always draw all five numbers, so no choice shifts the random stream of the others
         branch, prior, *picks = torch.rand(
             5, generator=generator, device=generator.device, dtype=torch.float64
         ).tolist()

@@ -1,4 +1,4 @@
-"""The hooks by which a regularizer enters a training step; by default they do nothing.
+"""The hooks of a regularizer in a training step; by default they do nothing.
 
 Their order in a step: `draw`, `prepare_images`, `encoder_mask`, encode, sample, `transform`,
 decode, `penalties`. Only `draw` is random, so that one choice can steer several hooks.
@@ -27,11 +27,11 @@ class Penalty:
     Attributes:
         name: of the term in the loss curves.
         loss: scalar, lower is better.
-        weight: in front of the adaptive factor.
+        weight: multiplies the adaptive factor.
         adaptive: whether the loss is balanced against the reconstruction at the encoder's last
             layer.
         maximum: upper bound of the adaptive factor.
-        parts: named scalars that are logged beside the loss.
+        parts: named scalars that are logged with the loss.
     """
 
     name: str
@@ -43,19 +43,19 @@ class Penalty:
 
 
 class Regularizer(SeededModule, Generic[Options, Choice]):
-    """What a step does beyond Eq. 12; this class itself is the baseline.
+    """What a training step adds to Eq. 12; this class itself is the baseline.
 
     Trainable parts (a projection, a mask token) are parameters of the module, built on the meta
     device and filled by `initialise`; the autoencoder's optimizer trains them.
     """
 
     def __init__(self, options: Options, latent_channels: int, feature_channels: int = 0) -> None:
-        """Take the options; every regularizer is made from these three arguments.
+        """Store the options; every regularizer is built from these three arguments.
 
         Args:
             options: the entry's regularizer.
             latent_channels: channels d of the tokenizer's latent.
-            feature_channels: channels D of the features that the entry names an encoder for, or 0.
+            feature_channels: channels D of the encoder's features, or 0 without an encoder.
         """
         super().__init__()
         self.options = options
@@ -71,7 +71,7 @@ class Regularizer(SeededModule, Generic[Options, Choice]):
         return None
 
     def prepare_images(self, images: Tensor, choice: Choice | None) -> Tensor:
-        """Return the images (B, C, H', W') to be autoencoded in place of images (B, C, H, W)."""
+        """Return the images (B, C, H', W') to be autoencoded instead of images (B, C, H, W)."""
         return images
 
     def encoder_mask(self, images: Tensor, choice: Choice | None) -> Tensor | None:
@@ -81,7 +81,7 @@ class Regularizer(SeededModule, Generic[Options, Choice]):
     def transform(
         self, latents: Tensor, target: Tensor, choice: Choice | None
     ) -> tuple[Tensor, Tensor]:
-        """Return what is decoded and what the result is compared with.
+        """Return the latents to decode and the target of their reconstruction.
 
         Args:
             latents: (B, d, h, w), posterior samples.
@@ -93,7 +93,7 @@ class Regularizer(SeededModule, Generic[Options, Choice]):
     def penalties(
         self, posterior: Posterior, latents: Tensor, features: Tensor | None
     ) -> list[Penalty]:
-        """Return the terms added to the objective; those of weight zero are left out.
+        """Return the terms added to the objective; terms of weight zero are omitted.
 
         Args:
             posterior: of the prepared images.

@@ -7,7 +7,7 @@ from diffusability.study.regularizer import Lmr, Mae
 from diffusability.tokenizers.regularizers.interface import Regularizer
 
 RATIOS = (0.25, 0.5, 0.75)  # of masked latents
-LOWEST = -0.1  # of the uniform draw of a masking ratio: a share of the steps masks nothing
+LOWEST = -0.1  # lower end of the uniform masking ratio: at negative draws nothing is masked
 
 
 class LatentMasking(Regularizer[Lmr, Tensor]):

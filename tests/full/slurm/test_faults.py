@@ -133,7 +133,7 @@ def test_half_a_checkpoint_falls_back_to_the_one_before(
     cluster: Cluster, struck: Workspace
 ) -> None:
     assert_undisturbed(struck, "half-checkpoint", attempts=2)
-    assert "trying the one before it" in resumed(struck, "half-checkpoint")
+    assert "trying the previous one" in resumed(struck, "half-checkpoint")
     assert redone(struck, "half-checkpoint") == STRIKE % INTERVAL + INTERVAL
 
 
@@ -200,7 +200,7 @@ def test_a_driver_that_is_killed_and_started_again(
     workspace.run("snakemake", "--unlock", "--configfile", "study.yaml")
     refused = workspace.run(*command(target), check=False)
     assert refused.returncode != 0
-    assert "Slurm still holds 1 jobs of an earlier run" in refused.stdout
+    assert "Slurm still has 1 jobs of an earlier run" in refused.stdout
     assert f"scancel {orphan}" in refused.stdout
     assert list(cluster.jobs()) == [orphan]
     # whoever starts the same work all the same waits for it, and does none of it
