@@ -11,17 +11,16 @@ from pathlib import Path
 
 from diffusability.artifacts.gc import find_evictable, find_garbage, remove
 from diffusability.artifacts.inventory import damage, finished, is_done
-from diffusability.artifacts.plan_table import plan_table
 from diffusability.artifacts.status import status_text
 from diffusability.artifacts.why import explain
 from diffusability.errors import DiffusabilityError
+from diffusability.execution.plan_table import plan_table
 from diffusability.study.commands import Run, set_run
 from diffusability.study.file import schema
 from diffusability.study.fisher_toy import FISHER_TOY, toy_plan
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
-from diffusability.study.schedule import BULK
-from diffusability.study.stages import RESULTS
+from diffusability.study.stages import BULK, RESULTS
 from diffusability.study.workflow_files import default_study, toy_study, workflow_folder
 
 

@@ -17,8 +17,8 @@ from diffusability.study.cost import Costs
 from diffusability.study.load import load_study
 from diffusability.study.needs import check_needs
 from diffusability.study.plan import Plan
-from diffusability.study.priority import Priorities
-from diffusability.study.run_time import (
+from diffusability.execution.priority import Priorities
+from diffusability.execution.run_time import (
     is_resumed,
     more_memory,
     more_minutes,

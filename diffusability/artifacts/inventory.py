@@ -9,8 +9,7 @@ from diffusability.artifacts.bulk import evicted
 from diffusability.artifacts.card import problems, read_card, rebuild_command
 from diffusability.errors import ArtifactError
 from diffusability.study.plan import Artifact
-from diffusability.study.schedule import BULK
-from diffusability.study.stages import CARD, RESULTS, STAGES
+from diffusability.study.stages import BULK, CARD, RESULTS, STAGES
 
 
 def is_done(artifact: Artifact) -> bool:

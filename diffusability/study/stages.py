@@ -15,6 +15,7 @@ from diffusability.study.metric_group import MetricGroup
 from diffusability.study.metrics import METRIC_GROUPS
 
 RESULTS = "results"
+BULK = ("latents", "samples")  # stages whose files can be evicted, and restored
 CARD = "provenance.json"
 RESTORED = "restored.json"  # beside the card, once evicted files were made again
 # jobs of one group run side by side in one Slurm job, on one GPU if they need any
@@ -266,6 +267,6 @@ def _folders(stage: str) -> list[str]:
     folders = {
         "tokenizer_seed": "s{tokenizer_seed}",
         "seed": "s{seed}",
-        "guidance": "cfg{guidance}",
+        "guidance": "guidance{guidance}",
     }
     return [folders.get(label, f"{{{label}}}") for label in STAGES[stage].labels]

@@ -15,8 +15,7 @@ from diffusability.artifacts.bulk import cache_folder, evicted, shard_name
 from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
 from diffusability.metrics.frechet import distance_name
-from diffusability.study.schedule import BULK
-from diffusability.study.stages import STAGES
+from diffusability.study.stages import BULK, STAGES
 
 METRICS: dict[str, tuple[tuple[str, bool | None], ...]] = {
     "velocity": (("viv", False), ("tau", False)),

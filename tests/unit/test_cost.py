@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from diffusability.artifacts.estimates import Estimates, StageCost, kind_of
-from diffusability.artifacts.plan_table import plan_table
+from diffusability.execution.estimates import Estimates, StageCost, kind_of
+from diffusability.execution.plan_table import plan_table
 from diffusability.study.cost import SUSTAINED, Costs
 from diffusability.study.dataset import DigitsDataset, FolderDataset, ShapesDataset
 from diffusability.study.load import load_study

@@ -16,8 +16,7 @@ from diffusability.stages import command
 from diffusability.stages.make import make
 from diffusability.study import commands
 from diffusability.study.plan import Artifact, Plan
-from diffusability.study.schedule import BULK
-from diffusability.study.stages import RESTORED
+from diffusability.study.stages import BULK, RESTORED
 from tests.unit.study_run import plan_of, run_plan
 
 ONE = {"select": {"backbones": ["sit-a"], "tokenizers": ["conv-base"], "metrics": ["smoothness"]}}
@@ -87,7 +86,7 @@ def test_it_is_restored_to_the_bit_by_its_own_job(
 def test_a_further_scale_needs_neither_latents_nor_the_evicted_samples(plan: Plan) -> None:
     evict(plan)
     run_plan(plan_of({**ONE, "sampling": {"guidance": [1.0, 2.0], "evaluations": 2, "count": 40}}))
-    assert {path.parts[-3] for path in bulk()} == {"cfg2"}
+    assert {path.parts[-3] for path in bulk()} == {"guidance2"}
 
 
 def test_an_altered_shard_of_latents_is_encoded_again(plan: Plan) -> None:

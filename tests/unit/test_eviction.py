@@ -14,8 +14,7 @@ from diffusability.cli import main
 from diffusability.errors import ArtifactError
 from diffusability.study.load import load_study
 from diffusability.study.plan import Artifact, Plan
-from diffusability.study.schedule import BULK
-from diffusability.study.stages import STAGES
+from diffusability.study.stages import BULK, STAGES
 from tests.conftest import REPOSITORY
 
 STUDY = str(REPOSITORY / "studies" / "smoke.yaml")

@@ -253,4 +253,7 @@ def test_a_study_of_a_published_autoencoder(diffusers: Any, make: Any, workplace
     else:
         assert cells["reconstruction.kl"]["value"] > 0
         assert cells["reconstruction.posterior_variance_share"]["value"] > 1e-10
-    assert measurements(made["generation/own/s0/sit-a/s0/cfg1"])["generation.fd_judge"]["value"] > 0
+    assert (
+        measurements(made["generation/own/s0/sit-a/s0/guidance1"])["generation.fd_judge"]["value"]
+        > 0
+    )

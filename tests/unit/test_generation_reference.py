@@ -17,7 +17,7 @@ from diffusability.study.cost import Costs
 from diffusability.study.plan import Plan
 from tests.unit.study_run import measurements, plan_of, run_plan
 
-CELL = "generation/conv-base/s0/sit-a/s0/cfg1"
+CELL = "generation/conv-base/s0/sit-a/s0/guidance1"
 
 
 def study(count: int = 40, **generation: Any) -> Plan:

@@ -104,7 +104,7 @@ def test_generation_and_equivariance_of_a_vector_and_of_a_level(workplace: Path)
     made = run_plan(plan, "samples", "equivariance", "reconstruction")
     assert "tokenizer/level-8x8/s0" in made  # trained though not selected
     for name in ("pca", "level-2x2"):
-        assert (made[f"samples/{name}/s0/dit-xs/s0/cfg1"] / "samples.png").exists()
+        assert (made[f"samples/{name}/s0/dit-xs/s0/guidance1"] / "samples.png").exists()
     cells = measurements(made["equivariance/pca/s0"])
     assert "was made for 8x8 only" in cells["equivariance.scale_error"]["flags"][0]
     assert cells["equivariance.flip_error"]["value"] is not None

@@ -234,11 +234,11 @@ def test_evicted_samples_are_generated_again(finished: Workspace) -> None:
     )
     finished.run("snakemake", "tables", "-c2", "--show-failed-logs", *STUDY)
     new = set(finished.path.glob("results/samples/**/shard-*.safetensors"))
-    assert {p.parent.parent.name for p in new} == {"cfg2"}
+    assert {p.parent.parent.name for p in new} == {"guidance2"}
     assert not list(finished.path.glob("results/cache/latents/*"))
     # the evaluation needs the images: the same ones again
     (measured,) = finished.path.glob(
-        "results/generation/conv-base/s0/sit-a/s0/cfg1/*/measurements.json"
+        "results/generation/conv-base/s0/sit-a/s0/guidance1/*/measurements.json"
     )
     values = json.loads(measured.read_text())
     shutil.rmtree(measured.parent)
