@@ -1,4 +1,4 @@
-"""Draw the figure that the output is named after: .../pairs.svg is `pairs`, as SVG."""
+"""Draw the figure named by the output: .../pairs.svg is `pairs`, as SVG."""
 
 import sys
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from diffusability.study.plan import Plan
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:
-    """Write the figure in every format asked for."""
+    """Write the figure in every requested format."""
     figure = figure_named(outputs[0].stem)
     write_figure(figure.function()(read_results(plan, figure.reads)), outputs)
 

@@ -7,7 +7,7 @@ from diffusability.stages.command import run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit status: 0 done, 75 run again to go on, else an error."""
+    """Return the exit status: 0 done, 75 run again to resume, else an error."""
     return run(__doc__, argv)
 
 

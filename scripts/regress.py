@@ -1,4 +1,4 @@
-"""Make every table of the analysis from the collected tables alone."""
+"""Make all tables of the analysis from the collected tables."""
 
 import sys
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from diffusability.study.plan import Plan
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:
-    """Write the tables that the outputs are named after."""
+    """Write the tables named by the outputs."""
     write_tables(outputs, analyse(read_collected(plan.study), plan.study.analysis))
 
 

@@ -1,4 +1,4 @@
-"""Put every curve of the toy study beside that of its data, in one table."""
+"""Collect every curve of the toy study, with that of its data, in one table."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", required=True, help="file of the toy study")
-    parser.add_argument("--fingerprint", help="refuse to run if the study's is another")
+    parser.add_argument("--fingerprint", help="refuse to run if the study's differs")
     parser.add_argument("--output", type=Path, required=True, help="table to write")
     arguments = parser.parse_args(argv)
     try:

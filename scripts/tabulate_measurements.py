@@ -11,7 +11,7 @@ from diffusability.study.plan import Plan
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:
-    """Write the tables that the outputs are named after."""
+    """Write the tables named by the outputs."""
     write_tables(outputs, collect(plan))
 
 

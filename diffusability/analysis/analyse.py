@@ -1,4 +1,4 @@
-"""Every table of a study: collected from its artifacts, then made from those tables alone."""
+"""All tables of a study: those collected from artifacts, and those derived from them."""
 
 from collections.abc import Mapping
 from inspect import signature
@@ -12,7 +12,7 @@ from diffusability.analysis.panels import Measured
 from diffusability.study.plan import Plan
 from diffusability.study.tables import ANALYSIS_TABLES, COLLECTED_TABLES, TABLES
 
-# resampling takes most of the time: these are made beside all the rest
+# resampling takes most of the time: these run in parallel to the others
 _FIRST = ("correlations", "proxies")
 
 
@@ -28,10 +28,10 @@ def collect(plan: Plan) -> dict[str, pd.DataFrame]:
 def analyse(
     collected: Mapping[str, pd.DataFrame], analysis: Analysis | None = None
 ) -> dict[str, pd.DataFrame]:
-    """Return every table that is made from others, by name, in the order of their declaration.
+    """Return the derived tables by name, in the order of their declaration.
 
     Args:
-        collected: tables by name, as of ``collect``; measurements are checked
+        collected: tables by name, from ``collect``; measurements are checked
             (``check_measurements``).
         analysis: resamples, confidence and seed.
     """
@@ -47,8 +47,8 @@ def analyse(
 def _make(
     names: list[str], collected: Mapping[str, pd.DataFrame], analysis: Analysis
 ) -> dict[str, pd.DataFrame]:
-    """Return the named tables, of which each may be made from those before it."""
-    # pairings of a metric with a target are kept from one table to the next
+    """Return the named tables; each may use those before it."""
+    # keeps pairings of metrics and targets between tables
     known: dict[str, Any] = {**collected, "measurements": Measured(collected["measurements"])}
     for name in names:
         function = TABLES[name].function()

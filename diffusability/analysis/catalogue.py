@@ -1,14 +1,14 @@
-"""The metrics that tables and figures lead with, by perspective, and their names in figures."""
+"""The headline metrics of tables and figures, by metric group, and their names in figures."""
 
 from diffusability.fisher.deviation import DEVIATIONS
 from diffusability.study.metrics import METRIC_GROUPS
 
-# title of a metric group: short name and metric (a shell pattern); the first represents its group
+# title of a metric group: short name and metric (a shell pattern); the first represents the group
 PERSPECTIVES = {group.title: dict(group.shows) for group in METRIC_GROUPS.values() if group.shows}
 SHOWN = {short: name for metrics in PERSPECTIVES.values() for short, name in metrics.items()}
-# a group of rank `further` is shown beside the others, but represented by none of its metrics
+# a group of rank `further` is shown with the others, but no metric represents it
 REPRESENTATIVES = METRIC_GROUPS.representatives("headline", "proxy")
-# generation metrics that every predictor is related to; the others with the shown metrics only
+# generation metrics paired with every predictor; the others only with the shown metrics
 HEADLINE_TARGETS = (
     "generation.fd_*",
     "generation.fid",
@@ -17,11 +17,11 @@ HEADLINE_TARGETS = (
 )
 # the metric of each perspective that headline tables show, by short name
 HEADLINE_METRICS = METRIC_GROUPS.representatives("headline")
-# one metric per perspective, as the papers highlight them; what a study lacks is left out
+# one metric per group, as the papers highlight them; missing ones are omitted
 HEADLINE_FISHER = REPRESENTATIVES["FIR"]
 LATENT_PROXIES = tuple(name for name in REPRESENTATIVES.values() if name != HEADLINE_FISHER)
 HEADLINE = (*LATENT_PROXIES, HEADLINE_FISHER)
-# what the claims compare as well, and the linear probe that LNC approximates
+# also compared by claims, and the linear probe that LNC approximates
 COMPARED = (*HEADLINE, *METRIC_GROUPS.shown("further"))
 PROBE = "semantics.probe"
 RECONSTRUCTION = "reconstruction.psnr"  # held fixed in partial correlations
@@ -30,9 +30,9 @@ TRAJECTORY = {
     "efficiency": "trajectory.efficiency",
     "angle between steps": "trajectory.angle",
 }
-# what is related to every generation metric
+# correlated with every generation metric
 SHOWN_METRICS = (*SHOWN.values(), *TRAJECTORY.values(), PROBE, "reconstruction.*")
-# of fits and as trained models learned them, class-conditional and without classes
+# of fits and of trained models, class-conditional and unconditional
 FISHER_PROXIES = tuple(
     f"fisher.{source}{name}{condition}"
     for source in ("", "learned_")
@@ -56,7 +56,7 @@ _WORDS = (
 
 
 def name_metric(metric: str) -> str:
-    """Return what a figure calls a metric; the extractor behind a distance stays in the name."""
+    """Return the name of a metric in figures; distances keep the name of their extractor."""
     for prefix, words in _WORDS:
         if metric.startswith(prefix):
             extractor = metric.removeprefix(prefix).strip("_*")

@@ -1,4 +1,4 @@
-"""What the papers claim, as data: a claim is a region that a statistic must lie in."""
+"""The papers' claims as data: a claim is a region for the value of a statistic."""
 
 import math
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from diffusability.errors import StudyError
 from diffusability.study.tables import CLAIMS_TABLE, table_named
 
 _TABLES = (*table_named(CLAIMS_TABLE).made_from, "fisher_findings")
-# counts that a claim may need: the column whose different values are counted
+# counts that a claim may need: the column whose distinct values are counted
 COUNTS = {"backbones": "backbone", "families": "family", "guidance_scales": "guidance"}
 _SMALLEST = ("tokenizers", "clusters", "reliability", *COUNTS)
 
 
 @dataclass(frozen=True)
 class Region:
-    """The values that a claim allows, ``low`` to ``high``, and how to say so."""
+    """The values that agree with a claim, ``low`` to ``high``, and their description."""
 
     low: float
     high: float
@@ -27,7 +27,7 @@ class Region:
 
     @property
     def holds_zero(self) -> bool:
-        """Whether no relation at all would agree with the claim."""
+        """Whether a correlation of zero would agree with the claim."""
         return self.low < 0 < self.high
 
 
@@ -36,14 +36,14 @@ class Claim:
     """One claim of the paper.
 
     Attributes:
-        id: short name. section: where the paper says it. statement: in our words.
-        table: the analysis table that holds the number. statistic: its name there.
-        selectors: rows of that table; a row is taken if it fits any of them.
-        region: values that agree with the claim; correlations are oriented first: positive
-            means "as the metric's declared direction says".
-        refuted_by: what would refute it. smallest: least numbers that can test it.
-        every: whether all selected rows must agree, or any one.
-        exact: what exact calculation says of the claim, empty where none was made.
+        id: short name. section: of the paper. statement: in our words.
+        table: the analysis table with the statistic. statistic: its name there.
+        selectors: rows of that table; a row is selected if it matches any of them.
+        region: values that agree with the claim; correlations are sign-oriented first: positive
+            means that they agree with the metric's declared direction.
+        refuted_by: what would refute it. smallest: minimum counts for testing it.
+        every: whether all selected rows must agree, or any one of them.
+        exact: the result of an exact calculation, or empty.
     """
 
     id: str
@@ -68,7 +68,7 @@ def load_claims(path: str | PathLike[str]) -> list[Claim]:
             ``best``; or a list of such mappings), expect (one of at_least, at_most,
             between: [a, b], equals with margin), refuted_by, and optionally smallest
             (tokenizers, clusters, backbones, families, guidance_scales, reliability),
-            rows (all, any), exact (what exact calculation says).
+            rows (all, any), exact (the result of an exact calculation).
 
     Returns:
         The claims in the order of the file.
@@ -103,12 +103,12 @@ def _claim(entry: Any, where: str) -> Claim:
         kind = "is missing" if wrong[0] in required else "is not a key of a claim"
         raise StudyError(f"{where}: {wrong[0]} {kind}")
     if entry["table"] not in _TABLES:
-        raise StudyError(f"{where}: table {entry['table']} is none of {', '.join(_TABLES)}")
+        raise StudyError(f"{where}: table {entry['table']} is not one of {', '.join(_TABLES)}")
     selector = entry["selector"]
     smallest = entry.get("smallest") or {}
     unknown = sorted(set(smallest) - set(_SMALLEST))
     if unknown:
-        raise StudyError(f"{where}: smallest.{unknown[0]} is none of {', '.join(_SMALLEST)}")
+        raise StudyError(f"{where}: smallest.{unknown[0]} is not one of {', '.join(_SMALLEST)}")
     if entry.get("rows", "all") not in ("all", "any"):
         raise StudyError(f"{where}: rows must be all or any")
     return Claim(

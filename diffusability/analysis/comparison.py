@@ -1,4 +1,4 @@
-"""Comparison of dependent correlations: two metrics of one target, or two backbones of one metric.
+"""Comparison of dependent correlations: two metrics for one target, or one metric on two backbones.
 
 Correlations are sign-oriented: positive means that the metric predicts in its declared direction.
 """
@@ -48,7 +48,7 @@ def zou_interval(
     """Return the interval of r1 - r2 from the two intervals of Fisher's z (Zou 2007, Eq. 13).
 
     Args:
-        first: r1 of one or more pairs. second: r2. r12: of the variables that are not shared.
+        first: r1 of one or more pairs. second: r2. r12: of the two variables not shared.
         confidence: nominal coverage. index: of the pair.
     """
     r1, r2 = (float(estimator.values[index]) for estimator in (first, second))
@@ -69,13 +69,13 @@ def zou_interval(
 
 
 def compare(table: Table, analysis: Analysis | None = None) -> pd.DataFrame:
-    """Compare the metrics that lead with each other, and each with itself on other backbones.
+    """Compare the headline metrics with each other, and each between backbones.
 
     Args:
         table: a checked tidy table. analysis: resamples, confidence and seed.
 
     Returns:
-        Rows of kind ``metrics`` and ``backbones``, as of ``compare_pairs``, ``compare_backbones``.
+        Rows of kind ``metrics`` and ``backbones``, see ``compare_pairs``, ``compare_backbones``.
     """
     table = Measured.of(table)
     names = predictors(table)
@@ -99,7 +99,7 @@ def compare_pairs(
     Returns:
         One row per pair, panel and family: ``value`` = r_a - r_b of oriented correlations over the
         tokenizers that have both metrics (positive: a is the better predictor), intervals from
-        paired resamples, p of Williams' test. NaN with a ``note`` where there is none.
+        paired resamples, p of Williams' test. NaN with a ``note`` if undefined.
     """
     table, analysis = Measured.of(table), analysis or AnalysisOptions()
     rows = [
@@ -119,8 +119,8 @@ def compare_backbones(
         table: a checked tidy table. metrics: names. analysis: resamples, confidence and seed.
 
     Returns:
-        Rows as of ``compare_pairs``, for every ordered pair of backbones at one guidance scale,
-        so that a selection may name either first.
+        Rows as in ``compare_pairs``, for every ordered pair of backbones at one guidance scale,
+        so that a claim may select either order.
     """
     table, analysis = Measured.of(table), analysis or AnalysisOptions()
     there = list(panels(table, headline_targets(table)))
@@ -139,8 +139,8 @@ class _Pair:
     """Two metrics, or one on two backbones, over the tokenizers that have both.
 
     Attributes:
-        x: (n, 2) metrics. y: (n, 2) their targets. signs: declared directions, None unknown.
-        tokenizers: (n,) names. clusters: (n,) codes. note: what was left out.
+        x: (n, 2) metrics. y: (n, 2) their targets. signs: of the declared directions, or None.
+        tokenizers: (n,) names. clusters: (n,) codes. note: what was omitted.
     """
 
     x: Array
@@ -190,7 +190,7 @@ def _pair(
         for part in parts
     )
     shared = [name for name in first if name in second]
-    # the same tokenizers may be averaged over fewer runs where one metric is missing
+    # tokenizers may be averaged over fewer runs where one metric is missing
     lost = len(first.keys() ^ second.keys())
     values = np.array([(*first[name], *second[name]) for name in shared]).reshape(-1, 4)
     a, b = (expected_sign(table, metric, panels_[0].target) for metric in metrics)
@@ -201,12 +201,12 @@ def _pair(
         signs=(a, b),
         tokenizers=tuple(shared),
         clusters=pd.factorize(rows["cluster"])[0],
-        note=f"{lost} tokenizers have one of the two only" if lost else "",
+        note=f"{lost} tokenizers have only one of the two" if lost else "",
     )
 
 
 def _comparisons(pairs: Sequence[_Pair], kind: str, analysis: Analysis) -> list[dict[str, object]]:
-    """Return the rows of pairs; those over the same tokenizers are compared at once."""
+    """Return the rows of pairs; pairs over the same tokenizers are vectorised."""
     found: dict[int, dict[str, object]] = {}
     alike: dict[tuple[str, ...], list[int]] = {}
     for index, pair in enumerate(pairs):
@@ -232,7 +232,7 @@ def _compared(pairs: Sequence[_Pair], kind: str, analysis: Analysis) -> list[dic
     ]
     x = x * np.array(signs)
     first, second = (pearson(x[:, :, k], y[:, :, k]) for k in (0, 1))
-    # the two variables that are not shared: the metrics, or the target on either backbone
+    # the two variables not shared: the metrics, or the targets on the two backbones
     sides = x if kind == "metrics" else y
     between = pearson(sides[:, :, 0], sides[:, :, 1]).values
     plain, cluster = _intervals(first, second, between, pairs[0].clusters, analysis)
@@ -262,7 +262,7 @@ def _intervals(
     clusters: NDArray[np.int64],
     analysis: Analysis,
 ) -> tuple[list[Interval], list[Interval]]:
-    """Return the paired bootstrap intervals; few tokenizers widen them by Zou's."""
+    """Return the paired bootstrap intervals, widened by Zou's for few tokenizers."""
     gap, seed = difference(first, second), analysis.seed
     options = (analysis.confidence, analysis.resamples)
     plain = bootstrap_intervals(gap, tokenizer_draws(seed, gap.points), *options)
@@ -307,17 +307,16 @@ def compare_proxies(
     2604.02751), has FI, FIR and the MMSE rate along the noise, and their deviations from pixels.
 
     Args:
-        table: a checked tidy table. correlations: of ``correlate`` on the same table.
-        analysis: resamples, confidence and seed. papers: patterns of the proxies of either.
+        table: a checked tidy table. correlations: ``correlate`` of the same table.
+        analysis: resamples, confidence and seed. papers: patterns of each paper's proxies.
 
     Returns:
         One row per pair, panel and family. ``r_a`` and ``r_b``: Pearson's r over the tokenizers
-        that have both, oriented, positive where the proxy points the way that it declares;
-        ``low_a`` to ``high_b``: their intervals over the tokenizers that have that one. ``value`` =
+        that have both, positive if it agrees with the proxy's declared direction; ``low_a`` to
+        ``high_b``: their intervals over the tokenizers that have the respective proxy. ``value`` =
         r_a - r_b with intervals from paired resamples, as of ``compare_pairs``. ``better``: the
-        proxy that is the stronger wherever the difference may be in either interval; else
-        ``undecided``, and empty where there is no interval. Without proxies of both papers there
-        is no row.
+        proxy that is stronger for all values in both intervals; else ``undecided``, or empty
+        without an interval. There are no rows without proxies of both papers.
     """
     table = Measured.of(table)
     first, second = (matching(predictors(table), patterns) for patterns in papers)
@@ -341,7 +340,7 @@ def compare_proxies(
 
 
 def difference_interval(row: Mapping[Hashable, Any]) -> tuple[float, float]:
-    """Return the hull of the intervals of a difference that there are, NaN where there is none."""
+    """Return the hull of the existing intervals of a difference, NaN if there are none."""
     lows, highs = (
         [float(row[c]) for c in (end, f"cluster_{end}") if pd.notna(row[c])]
         for end in ("low", "high")
@@ -350,7 +349,7 @@ def difference_interval(row: Mapping[Hashable, Any]) -> tuple[float, float]:
 
 
 def better_proxy(row: Mapping[Hashable, Any]) -> str:
-    """Return the metric that is surely the stronger of a pair, ``undecided``, or "" if unknown."""
+    """Return the significantly stronger metric of a pair, ``undecided``, or "" if unknown."""
     low, high = difference_interval(row)
     if math.isnan(low):
         return ""
@@ -360,7 +359,7 @@ def better_proxy(row: Mapping[Hashable, Any]) -> str:
 
 
 def _oriented(row: Mapping[Hashable, Any]) -> tuple[float, float]:
-    """Return the interval of a correlation in the direction in which comparisons take it."""
+    """Return the sign-oriented interval of a correlation."""
     sign = row["expected_sign"] if pd.notna(row["expected_sign"]) else row["pearson"]
     low, high = row["pearson_low"], row["pearson_high"]
     return (-high, -low) if sign < 0 else (low, high)

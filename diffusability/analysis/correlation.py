@@ -67,11 +67,11 @@ def correlate(
 ) -> pd.DataFrame:
     """Return the table of correlations: one row per panel, family and metric.
 
-    Every predictor is related to the headline targets, the metrics that figures show to all.
-    Statistics: ``pearson``, ``spearman``, ``kendall``; ``pearson_within`` (cluster means taken
-    off) and ``pearson_between`` (of cluster means), which part when a trend across clusters is
-    not one inside them (Simpson); ``pearson_partial`` given the covariates;
-    ``pearson_disattenuated`` (noise of diffusion seeds taken off).
+    Every predictor is paired with the headline targets, the metrics shown in figures with all
+    targets. Statistics: ``pearson``, ``spearman``, ``kendall``; ``pearson_within`` (cluster means
+    subtracted) and ``pearson_between`` (of cluster means), which differ if a trend across clusters
+    does not hold within them (Simpson); ``pearson_partial`` given the covariates;
+    ``pearson_disattenuated`` (corrected for the noise of diffusion seeds).
 
     Args:
         table: a checked tidy table (``check_measurements``).
@@ -79,13 +79,13 @@ def correlate(
         covariates: metrics held fixed in ``pearson_partial``.
 
     Returns:
-        Values in [-1, 1] of the raw numbers: ``expected_sign`` is the sign that they have if the
-        metric's declared direction is right. ``_low``, ``_high``: interval with tokenizers as
-        independent; ``_cluster_low``, ``_cluster_high``: with clusters as independent. ``_p``: by
-        permutation (of tokenizers, clusters, or inside clusters), of a partial correlation by
-        Student's t; ``_p_holm`` and ``_p_by`` correct it over the metrics of a panel and family.
-        What does not exist is NaN, and ``note`` says why. No row where no tokenizer has both
-        numbers. Deterministic given table and options.
+        Values in [-1, 1], not sign-oriented: ``expected_sign`` is their sign if the metric's
+        declared direction is right. ``_low``, ``_high``: interval for
+        independent tokenizers; ``_cluster_low``, ``_cluster_high``: for independent clusters.
+        ``_p``: by permutation (of tokenizers, clusters, or inside clusters), of a partial
+        correlation by Student's t; ``_p_holm`` and ``_p_by`` correct it over the metrics of a panel
+        and family. Undefined values are NaN, with the reason in ``note``. There is no row if no
+        tokenizer has both values. Deterministic given table and options.
     """
     table, analysis = Measured.of(table), analysis or AnalysisOptions()
     every, main = predictors(table), headline_targets(table)
@@ -105,10 +105,10 @@ def intercorrelate(
 
     Args:
         table: a checked tidy table. analysis: resamples, confidence and seed.
-        metrics: every pair of them is taken once; by default those that lead, and the probe.
+        metrics: every pair is used once; by default the headline metrics and the probe.
 
     Returns:
-        Rows as of ``correlate``, without panel and covariates.
+        Rows as in ``correlate``, without panel and covariates.
     """
     table, analysis = Measured.of(table), analysis or AnalysisOptions()
     names = matching(predictors(table), (*HEADLINE, PROBE)) if metrics is None else metrics
@@ -167,7 +167,7 @@ def _corrected(frame: pd.DataFrame, panel: list[str]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Sample:
-    """A metric and a target over the tokenizers of one family, ready to be related.
+    """A metric and a target over the tokenizers of one family.
 
     Attributes:
         x: (n,) metric. y: (n,) target. clusters: (n,) codes 0 ... G-1.
@@ -189,15 +189,15 @@ class _Sample:
 
     @property
     def design(self) -> tuple[object, ...]:
-        """What samples must share to be related at once: tokenizers, target and its runs."""
+        """Key of samples that are computed together: tokenizers, target and its runs."""
         runs = self.part.runs["y"].to_numpy(float)
         return (*self.part.rows["tokenizer"], self.y.tobytes(), runs.tobytes())
 
     @property
     def problem(self) -> str:
-        """Why nothing at all can be computed, empty where it can."""
+        """The reason why nothing can be computed, or empty."""
         if self.n < 3:
-            return f"{self.n} tokenizers have both numbers: no correlation"
+            return f"{self.n} tokenizers have both values: no correlation"
         sides = (("metric", self.x), ("target", self.y))
         flat = [name for name, values in sides if not standardise(values).any()]
         return f"the {' and the '.join(flat)} is constant: no correlation" if flat else ""
@@ -218,7 +218,7 @@ def _sample(part: Cells, given: Mapping[str, pd.Series]) -> _Sample:
 
 
 def _statistics(samples: Mapping[str, _Sample], analysis: Analysis) -> dict[str, Row]:
-    """Return the row of each metric of a panel: samples of one design are related at once."""
+    """Return the row of each metric of a panel; samples of one design are vectorised."""
     found: dict[str, Row] = {}
     alike: dict[tuple[object, ...], dict[str, _Sample]] = {}
     for metric, sample in samples.items():
@@ -237,7 +237,7 @@ def _statistics(samples: Mapping[str, _Sample], analysis: Analysis) -> dict[str,
 
 
 def _related(samples: list[_Sample], analysis: Analysis) -> list[list[Row]]:
-    """Return the statistics of P samples of one design: of each, a part of a row per sample."""
+    """Return the statistics of P samples of one design, as part of a row per sample."""
     first, seed, resamples = samples[0], analysis.seed, analysis.resamples
     x, y = np.column_stack([sample.x for sample in samples]), first.y
     clusters = first.clusters
@@ -285,7 +285,7 @@ def _parts(
 
 
 def _between(x: Array, y: Array, clusters: np.ndarray, analysis: Analysis) -> list[Row]:
-    """Return r between cluster means, whose points are clusters: one interval is all there is."""
+    """Return r between cluster means; its points are clusters, so it has one interval."""
     sizes = np.bincount(clusters)
     count = len(sizes)
     if count < 3:
@@ -304,7 +304,7 @@ def _between(x: Array, y: Array, clusters: np.ndarray, analysis: Analysis) -> li
 
 
 def _partials(samples: list[_Sample], analysis: Analysis) -> list[Row]:
-    """Return r given the covariates; samples with the same ones are related at once."""
+    """Return r given the covariates; samples with the same covariates are vectorised."""
     found: dict[int, Row] = {}
     alike: dict[tuple[object, ...], list[int]] = {}
     for index, sample in enumerate(samples):
@@ -341,7 +341,7 @@ def _given(samples: list[_Sample], analysis: Analysis) -> list[Row]:
 
 
 def _disattenuated(samples: list[_Sample], plain: list[Row], analysis: Analysis) -> list[Row]:
-    """Return r with the noise of diffusion seeds taken off."""
+    """Return r corrected for the noise of diffusion seeds."""
     first, name = samples[0], "pearson_disattenuated"
     ends = [
         Interval(r["pearson_low"], r["pearson_high"], analysis.confidence, "")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Correlation with the noise of the diffusion seeds taken off (Spearman 1904)."""
+"""Correlation corrected for the noise of the diffusion seeds (Spearman 1904)."""
 
 import math
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ class Disattenuated:
 
     Attributes:
         value: r / sqrt(reliability), clipped to [-1, 1]; NaN where it does not exist.
-        reliability: share of the variance of the means that is no diffusion noise; NaN unknown.
+        reliability: share of the variance of the means that is not diffusion noise; NaN if unknown.
         interval: its interval, clipped to [-1, 1].
-        note: why there is no value, or what to know of it.
+        note: why there is no value, or a caveat.
     """
 
     value: float
@@ -43,21 +43,21 @@ def disattenuate(
 ) -> list[Disattenuated]:
     """Return the correlations that infinitely many diffusion seeds would give.
 
-    Only the noise of diffusion seeds is taken off: metric and target are measured on the same
-    trained tokenizer, so what a retrained tokenizer would change moves both and is no noise of
-    their relation. The metric itself is taken as exact.
+    Only the noise of diffusion seeds is corrected: metric and target are measured on the same
+    trained tokenizer, so retraining the tokenizer changes both and is not noise of their relation.
+    The metric is treated as exact.
 
     Args:
         x: (n, P) metrics by tokenizer. y: (n,) target, means over seeds, in the order of ``runs``.
         runs: ``Cells.runs`` of the target: tokenizer, tokenizer_seed, y.
-        plain: P intervals of Pearson's r, of which the result's are never shorter.
+        plain: P intervals of Pearson's r; the resulting intervals are never shorter.
         common: whether each metric is measured on the target's diffusion runs (``varies_by_run``).
         draws: resamples of n tokenizers. resamples: bootstrap draws.
 
     Returns:
-        P values with intervals from resampled tokenizers, with r and reliability computed anew in
-        each; no value where no diffusion seed was repeated, where the metric comes from the same
-        diffusion runs as the target, or where noise explains the whole spread.
+        P values with intervals from resampled tokenizers, with r and reliability recomputed in each
+        resample; no value if no diffusion seed was repeated, if the metric comes from the same
+        diffusion runs as the target, or if noise explains the whole spread.
     """
     if len(x) < 3:
         return [_nothing(plain[0], f"{len(x)} tokenizers")] * len(plain)
@@ -71,7 +71,7 @@ def disattenuate(
     found = []
     for value, interval, outer, shared in zip(r, intervals, plain, common, strict=True):
         if shared:
-            note = "metric and target come from the same runs: their noise is common"
+            note = "metric and target come from the same runs: they share their noise"
             found.append(_nothing(outer, note))
         elif not groups.seed_df.sum():
             note = "no diffusion seed was repeated: reliability unknown"
@@ -129,7 +129,7 @@ def _corrected(correlation: Estimator, shares: Weighted) -> Weighted:
     def weighted(weights: Array) -> Array:
         r, share = correlation.weighted(weights), shares(weights)[:, None]
         safe = np.where(share > 0, share, 1.0)
-        # a resample whose noise exceeds its spread allows any strength
+        # a resample whose noise exceeds its spread is consistent with any correlation
         bound = np.where(share > 0, r / np.sqrt(safe), np.sign(r))
         return np.where(np.isnan(share), np.nan, np.clip(bound, -1.0, 1.0))
 

@@ -1,9 +1,8 @@
 """Statistics of association as functions of resampling weights.
 
-A bootstrap resample, a jackknife sample and the sample itself are all counts of how often each
-tokenizer appears, so every statistic here maps weights (B, n) to values (B, P): P pairs of columns
-over the same n tokenizers are related at once, under the same weights. A resample in which a
-statistic does not exist gives NaN.
+Bootstrap resamples, jackknife samples and the sample itself are counts of how often each tokenizer
+occurs. So every statistic here maps weights (B, n) to values (B, P), for P pairs of columns over
+the same n tokenizers at once. Resamples in which a statistic is undefined give NaN.
 """
 
 from collections.abc import Callable
@@ -14,20 +13,20 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Weighted = Callable[[Array], Array]
-_NEGLIGIBLE = 1e-12  # of the variance: what rounding leaves of a constant
+_NEGLIGIBLE = 1e-12  # of the variance: rounding error of a constant
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """A statistic of n tokenizers, of one pair of columns or of P, and its normal theory.
+    """A statistic of n tokenizers, for one or P pairs of columns, with its normal theory.
 
     Attributes:
         weighted: maps integer weights (B, n) to values (B, P); NaN where undefined.
         points: number n of tokenizers.
         distinct: resamples with fewer different tokenizers are degenerate by construction.
-        z_variance: variance of ``atanh(value)`` under normality, one or (P,), infinite where n is
-            too small; None for a statistic that is no correlation.
-        step: half the distance from ±1 to the nearest other value that ranks can give, one or (P,).
+        z_variance: variance of ``atanh(value)`` under normality, one or (P,), infinite if n is
+            too small; None if the statistic is not a correlation.
+        step: half the distance from ±1 to the nearest other value of a rank statistic, one or (P,).
     """
 
     weighted: Weighted
@@ -43,7 +42,7 @@ class Estimator:
 
     @property
     def value(self) -> float:
-        """The statistic of the sample itself where there is one pair."""
+        """The statistic of the sample itself, for one pair."""
         (value,) = self.values
         return float(value)
 
@@ -55,7 +54,7 @@ def columns(values: Array) -> Array:
 
 
 def standardise(values: Array) -> Array:
-    """Return values (n,) or (n, P) with mean 0 and variance 1; zeros where they are constant."""
+    """Return values (n,) or (n, P) with mean 0 and variance 1; zeros if constant."""
     values = np.asarray(values, dtype=np.float64)
     if not len(values):
         return values
@@ -88,9 +87,9 @@ def pearson(x: Array, y: Array) -> Estimator:
 
 
 def spearman(x: Array, y: Array) -> Estimator:
-    """Return Spearman's rho, in [-1, 1], with mid-ranks taken anew in every resample.
+    """Return Spearman's rho, in [-1, 1], with mid-ranks recomputed in every resample.
 
-    Its z has variance (1 + rho²/2)/(n - 3) (Bonett and Wright 2000). Arguments as of ``pearson``.
+    Its z has variance (1 + rho²/2)/(n - 3) (Bonett and Wright 2000). Arguments as in ``pearson``.
     """
     n = len(x)
     below_x, below_y = ([_below(c) for c in columns(v).T] for v in (x, y))
@@ -122,7 +121,7 @@ def spearman(x: Array, y: Array) -> Estimator:
 def kendall(x: Array, y: Array) -> Estimator:
     """Return Kendall's tau-b, in [-1, 1]; its z has variance 0.437/(n - 4) (Fieller 1957).
 
-    Arguments as of ``pearson``.
+    Arguments as in ``pearson``.
     """
     n = len(x)
     sign_x, sign_y = (pair_signs(columns(v)) for v in (x, y))
@@ -136,9 +135,9 @@ def kendall(x: Array, y: Array) -> Estimator:
 
 
 def within(x: Array, y: Array, clusters: NDArray[np.int64]) -> Estimator:
-    """Return Pearson's r after the mean of its cluster is taken from every point.
+    """Return Pearson's r after subtracting cluster means.
 
-    Arguments as of ``pearson``; clusters: (n,) codes 0 ... G-1.
+    Arguments as in ``pearson``; clusters: (n,) codes 0 ... G-1.
     """
     n = len(x)
     x, y = standardise(columns(x)), standardise(columns(y))
@@ -163,14 +162,14 @@ def within(x: Array, y: Array, clusters: NDArray[np.int64]) -> Estimator:
 
 
 def partial(x: Array, y: Array, given: Array) -> Estimator:
-    """Return Pearson's r of what is left of x and y after regression on ``given``.
+    """Return Pearson's r of the residuals of x and y after regression on ``given``.
 
     Args:
         x: (n,) or (n, P) values. y: (n,), (n, 1) or (n, P) values. given: (n, k) covariates.
 
     Returns:
         The partial correlation, in [-1, 1]; z has variance 1/(n - k - 3). Covariates that are
-        constant or redundant in a resample are left out of it by the pseudo-inverse.
+        constant or redundant in a resample are dropped by the pseudo-inverse.
     """
     n, k = given.shape
     x, y, z = (standardise(columns(v)) for v in (x, y, given))
@@ -213,13 +212,13 @@ def pair_signs(values: Array) -> Array:
 
 
 def pair_sums(weights: Array, of_pairs: Array) -> Array:
-    """Return sums over pairs of points of w_i w_j times what belongs to the pair.
+    """Return sums over pairs of points of w_i w_j times the value of the pair.
 
     Args:
         weights: (B, n). of_pairs: (n(n-1)/2, P), pairs in the order of ``pair_signs``.
 
     Returns:
-        (B, P) sums; copies of one point are no pair.
+        (B, P) sums; copies of one point do not form pairs.
     """
     n, start = weights.shape[1], 0
     sums = np.zeros((len(weights), of_pairs.shape[1]))

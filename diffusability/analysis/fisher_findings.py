@@ -1,9 +1,9 @@
-"""Statistics of the toy curves on which the claims of the Fisher paper can be judged.
+"""Statistics of the toy curves for testing the claims of the Fisher paper.
 
-Every statistic has a row of its own with its interval, for the exact curves and for those of
-each network. An exact value has no interval but itself. A learned one is given three standard
-errors to either side, because a claim about all noise levels looks at many; both curves of a ratio
-are taken as independent, which is too wide where they share their noise.
+Every statistic has its own row with its interval, for the exact curves and for each network. The
+interval of an exact value is the value itself. A learned value has an interval of plus or minus
+three standard errors, because a claim about all noise levels tests many values. Both curves of a
+ratio are treated as independent, which is conservative if they share their noise.
 """
 
 import math
@@ -16,9 +16,9 @@ import pandas as pd
 from diffusability.analysis.claims import Claim
 from diffusability.analysis.verdicts import check_by_network
 
-WIDTH = 3.0  # standard errors to either side
+WIDTH = 3.0  # half-width of an interval in standard errors
 COLUMNS = ("statistic", "network", "metric", "space", "v", "value", "low", "high", "note")
-REFERENCE = "relu"  # the activation that the paper holds to be the worst
+REFERENCE = "relu"  # the worst activation according to the paper
 _READINGS = ("relative", "scaled", "per_dimension")
 
 
@@ -36,32 +36,32 @@ class _Value:
         return _Value(self.value - other.value, math.hypot(self.stderr, other.stderr))
 
     def log(self) -> "_Value":
-        """Return the natural logarithm; NaN where there is none."""
+        """Return the natural logarithm; NaN if undefined."""
         if not self.value > 0:
             return _Value(math.nan, math.nan)
         return _Value(math.log(self.value), self.stderr / self.value)
 
 
 def fisher_findings(curves: pd.DataFrame) -> pd.DataFrame:
-    """Return the statistics that claims on Fisher information speak of.
+    """Return the statistics used by claims on Fisher information.
 
     Args:
-        curves: of `fisher.toy_table`. Rows with flags, estimates that contradict themselves, are
-            left out; a network without any row left has no findings.
+        curves: from `fisher.toy_table`. Rows with flags (inconsistent estimates) are left out; a
+            network without remaining rows has no findings.
 
     Returns:
         One row per statistic, network, space and noise variance, columns ``COLUMNS``; "metric"
-        space and v for a reader. Statistics, natural logarithms throughout:
+        contains space and v as text. Statistics, natural logarithms throughout:
 
         fi_excess, fir_excess: log of the latent's FI (FIR) over the data's; 0 is no change.
         fi_over_bound: log of FI over the upper end that Proposition 3.1 gives for a leaky slope a,
             J / a^2 below one and J above; at most 0 if the bound holds.
-        fi_beyond_relu, fir_beyond_relu: |excess| of an activation less that of ReLU.
-        fi_toward_one, fir_toward_one: |excess| of a leaky slope less that of its neighbour farther
-            from one; at most 0 if curves move to the data's as the slope does.
+        fi_beyond_relu, fir_beyond_relu: |excess| of an activation minus that of ReLU.
+        fi_toward_one, fir_toward_one: |excess| of a leaky slope minus that of its neighbour farther
+            from one; at most 0 if curves approach the data's as the slope approaches one.
         eps_linearity: deviation per eps at the largest eps over that at the smallest; 1 on a line.
         line_departure_<reading>: largest distance of the deviations over d from the straight line
-            through their ends, as a share of its fall; 0 on a line.
+            through their ends, relative to its fall; 0 on a line.
         radius_exponent: slope of log deviation over log 1/R between neighbours; 1 on a line
             through the origin.
     """
@@ -182,12 +182,12 @@ def check_fisher_claims(claims: Sequence[Claim], curves: pd.DataFrame) -> pd.Dat
     """Return the verdict on every claim, by the exact curves and by those of each network.
 
     Args:
-        claims: of the Fisher paper, as of ``load_claims``.
-        curves: of `fisher.toy_table`.
+        claims: of the Fisher paper, from ``load_claims``.
+        curves: from `fisher.toy_table`.
 
     Returns:
-        The rows of `check_by_network`: of each claim "exact" first, then networks in the order of
-        the table. An exact value stands for itself and needs no interval to be judged.
+        The rows of `check_by_network`: for each claim "exact" first, then networks in the order
+        of the table. An exact value needs no interval.
     """
     networks = list(dict.fromkeys(curves["network"]))
     return check_by_network(claims, {"fisher_findings": fisher_findings(curves)}, networks)

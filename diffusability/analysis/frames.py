@@ -12,17 +12,17 @@ from diffusability.errors import MeasurementError
 from diffusability.study.commands import snakemake_command
 from diffusability.study.tables import BEST, table_named
 
-DIGITS = 6  # significant digits of what is analysed: more than resampling leaves
+DIGITS = 6  # significant digits of results, more than resampling error allows
 _TRUTH = {"true": True, "false": False, "": None}
 
 
 def join_notes(*notes: object) -> str:
-    """Return the different, non-empty notes as one."""
+    """Return the distinct, non-empty notes joined."""
     return "; ".join(dict.fromkeys(str(note) for note in notes if note))
 
 
 def table_frame(name: str, rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
-    """Return rows as the table of that name; what a row lacks is an empty cell."""
+    """Return rows as the named table; missing values become empty cells."""
     columns = list(table_named(name).columns)
     return typed(pd.DataFrame(list(rows), columns=columns), name)
 
@@ -31,11 +31,11 @@ def typed(frame: pd.DataFrame, name: str, source: str = "table") -> pd.DataFrame
     """Return a copy of a frame with the declared types of a table's columns.
 
     Args:
-        frame: has every column of the table, in any order; further ones are kept.
-        name: of the table. source: what to call the frame in messages.
+        frame: has every column of the table, in any order; additional columns are kept.
+        name: of the table. source: name of the frame in messages.
 
     Returns:
-        Texts as str, numbers as float64, integers as Int64, truths as boolean; a guidance is a
+        Texts as str, numbers as float64, integers as Int64, booleans as boolean; a guidance is a
         float, `BEST`, or NaN. Empty cells are "" in texts and missing in all others.
 
     Raises:
@@ -46,7 +46,7 @@ def typed(frame: pd.DataFrame, name: str, source: str = "table") -> pd.DataFrame
     if absent:
         raise MeasurementError(
             f"{source}: columns {', '.join(absent)} are missing; "
-            f"make it again with: {snakemake_command('-c2', '-f', str(source))}"
+            f"make it again with:  {snakemake_command('-c2', '-f', str(source))}"
         )
     table = frame.reset_index(drop=True).copy()
     for column, kind in kinds.items():
@@ -75,7 +75,7 @@ def read_table(path: str | PathLike[str], name: str = "") -> pd.DataFrame:
         MeasurementError: the file cannot be read, or is not such a table.
     """
     try:
-        # all as text first: only an empty cell is missing, and a tokenizer may be called "nan"
+        # read as text first: only empty cells are missing, and a tokenizer may be called "nan"
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise MeasurementError(f"{path}: cannot be read as a table: {error}") from error
@@ -85,7 +85,7 @@ def read_table(path: str | PathLike[str], name: str = "") -> pd.DataFrame:
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table as CSV, atomically.
 
-    Measurements keep every digit; tables made from others keep ``DIGITS`` significant ones.
+    Measurements keep all digits; derived tables keep ``DIGITS`` significant digits.
     """
     exact = not table_named(path.stem).made_from
     text = table.to_csv(index=False, float_format=None if exact else f"%.{DIGITS}g")
@@ -93,7 +93,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_tables(paths: Sequence[Path], tables: Mapping[str, pd.DataFrame]) -> None:
-    """Write the tables that the files are named after."""
+    """Write each file as the table with its name."""
     for path in paths:
         write_table(path, tables[path.stem])
 
@@ -116,7 +116,9 @@ def _numbers(cells: pd.Series, source: str) -> pd.Series:
 def _integers(cells: pd.Series, source: str) -> pd.Series:
     numbers = _numbers(cells, source)
     if (numbers.dropna() % 1 != 0).any():
-        raise MeasurementError(f"{source}: column {cells.name} holds a number that is not whole")
+        raise MeasurementError(
+            f"{source}: column {cells.name} holds a number that is not an integer"
+        )
     return numbers.astype("Int64")
 
 

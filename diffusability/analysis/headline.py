@@ -1,4 +1,4 @@
-"""The headline of a study: a row per tokenizer, and how metrics correlate with quality."""
+"""Headline of a study: one row per tokenizer, and correlations of metrics with quality."""
 
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -15,13 +15,11 @@ from diffusability.study.study import Study
 from diffusability.study.tables import BEST
 from diffusability.study.targets import report_file
 
-NO_CORRELATIONS = (
-    "No metric that represents a perspective was measured together with generated images"
-)
+NO_CORRELATIONS = "No headline metric was measured together with generated images"
 
 
 def target_metric(study: Study) -> str:
-    """Return the name of the Fréchet distance of generated images; it names its extractor."""
+    """Return the name of the generated images' Fréchet distance, which names its extractor."""
     return f"generation.{distance_name('fd', study.metrics.generation.extractor)}"
 
 
@@ -29,7 +27,7 @@ def headline(plan: Plan) -> str:
     """Return the headline tables of a finished study as text.
 
     Raises:
-        ArtifactError: the study has no tables yet, or they are of another state of it.
+        ArtifactError: the study has no tables yet, or outdated ones.
     """
     tables = read_tables(plan)
     target = target_metric(plan.study)
@@ -58,9 +56,8 @@ def headline(plan: Plan) -> str:
 def headline_values(measurements: pd.DataFrame, target: str) -> pd.DataFrame:
     """Return one row per tokenizer: headline metrics and the target by backbone and guidance.
 
-    A metric that no tokenizer has is no column. Values are means over seeds; the target is given
-    with its standard error over seeds where there are several, else with that of its one
-    measurement.
+    Metrics that no tokenizer has are omitted. Values are means over seeds; the target has its
+    standard error over seeds if there are several, else that of its single measurement.
     """
     names = {metric: short for short, metric in HEADLINE_METRICS.items()}
     means = measurements.pivot_table(
@@ -78,13 +75,13 @@ def headline_values(measurements: pd.DataFrame, target: str) -> pd.DataFrame:
 
 
 def headline_family(measurements: pd.DataFrame) -> str:
-    """Return the family of most tokenizers: families differ in more than their latent space."""
+    """Return the largest family; tokenizers of different families are not comparable."""
     members = measurements.drop_duplicates("tokenizer")["family"].value_counts(sort=False)
     return str(members.idxmax())
 
 
 def headline_correlations(correlations: pd.DataFrame, target: str, family: str) -> pd.DataFrame:
-    """Return r, r given reconstruction quality, and ρ of each headline metric with the target.
+    """Return r, partial r given PSNR, and ρ of each headline metric with the target.
 
     With intervals; at the smallest guidance scale of every backbone, over the tokenizers of one
     family.
@@ -128,7 +125,7 @@ def _interval(row: Mapping[Hashable, Any], statistic: str) -> str:
 
 
 def noise_sentences(floor: pd.DataFrame, target: str, family: str) -> list[str]:
-    """Return one sentence per backbone and guidance scale: the noise in a target.
+    """Return one sentence per backbone and guidance scale on the noise of a target.
 
     Args:
         floor: the table of noise floors. target: name of a generation metric. family: of the
@@ -174,21 +171,21 @@ def guidance_words(guidance: Guidance) -> str:
 
 
 def proxy_sentences(proxies: pd.DataFrame, target: str, family: str) -> list[str]:
-    """Return one sentence per backbone and guidance scale: which paper's proxy predicts better.
+    """Return one sentence per backbone and guidance scale on which paper's proxy predicts better.
 
     Args:
         proxies: the table of proxies. target: name of a generation metric. family: of the
             tokenizers.
 
     Returns:
-        Sentences on the two metrics that represent their papers, VIV and FIR of the fits, with
-        the number of other pairs that are decided; or one that says why there are none.
+        Sentences on the two representative metrics, VIV and FIR of the fits, with the number of
+        other decided pairs; or one sentence that says why there are none.
     """
     chosen = proxies[(proxies["target"] == target) & (proxies["family"] == family)]
     if chosen.empty:
         return [
-            "Which paper's proxy predicts generation better is not asked here: no Fisher quantity "
-            "was measured beside a metric of the first paper"
+            "The two papers' proxies are not compared: no Fisher quantity was measured together "
+            "with a metric of the first paper"
         ]
     panels = chosen.groupby(["backbone", "guidance"], sort=False, dropna=False)
     return [_proxy_sentence(panel) for _, panel in panels]
@@ -211,7 +208,7 @@ def _proxy_sentence(panel: pd.DataFrame) -> str:
         return f"{where}: unknown ({row['note']})"
     low, high = difference_interval(row)
     answer = (
-        "undecided, the interval of the difference holds zero"
+        "undecided, the interval of the difference contains zero"
         if row["better"] == UNDECIDED
         else f"{row['better']}, the {'first' if row['better'] == first else 'second'} paper's"
     )

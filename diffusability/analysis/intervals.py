@@ -1,19 +1,19 @@
-"""Bootstrap intervals that stay honest for a handful of tokenizers.
+"""Bootstrap intervals with correct coverage for few tokenizers.
 
 Method, chosen by simulation of the coverage (tests/unit/test_intervals.py):
-- 20 tokenizers or more: BCa through scipy. Resamples in which the statistic does not exist, or is
-  ±1 by construction because too few different tokenizers are in them, are drawn again.
-- 4 to 19: the hull of that interval and the one of Fisher's z. Alone, BCa covers about 65 % at
+- 20 tokenizers or more: BCa. Resamples in which the statistic is undefined, or ±1 by construction
+  because they have too few distinct tokenizers, are drawn again.
+- 4 to 19: the hull of that interval and Fisher's z interval. Alone, BCa covers about 65 % at
   n = 4 instead of 95 %, and Fisher's z 75-85 % where tails are heavy; their hull covers 90-98 %.
 - fewer than 4: none.
-Nominal 95 % cover 92-95 % of normal samples of 24 or 43, but 83-92 % of samples with Student's t
-tails of 3 degrees of freedom: look at the scatter before trusting a number with outliers.
-Where points come in clusters both are too short (an i.i.d. interval covers 50-80 % instead of
+Nominal 95 % intervals cover 92-95 % for 24 or 43 normal samples, but 83-92 % for Student's t tails
+with 3 degrees of freedom: check the scatter plot for outliers.
+For clustered points both are too short (an i.i.d. interval covers 50-80 % instead of
 95 %): ``cluster_interval`` draws clusters, then points in each (91-98 %).
 
-Resampling weights are drawn once for every number of tokenizers (``tokenizer_draws``) or set of
-clusters (``cluster_draws``) and shared by all statistics over them: each number of a table has the
-distribution that draws of its own would give it, and differences between metrics are paired.
+Resampling weights are drawn once per number of tokenizers (``tokenizer_draws``) or set of clusters
+(``cluster_draws``) and shared by all statistics over them. The distribution of each number is the
+same as with separate draws, and differences between metrics are paired.
 """
 
 import math
@@ -37,7 +37,7 @@ _HULL = "hull of {} and Fisher z (fewer than 20 tokenizers)"
 
 
 class Analysis(Protocol):
-    """What an analysis may be told; ``AnalysisSpec`` of a study has these attributes."""
+    """Options of an analysis; ``AnalysisSpec`` of a study has these attributes."""
 
     @property
     def resamples(self) -> int: ...
@@ -58,7 +58,7 @@ class AnalysisOptions:
 
 @dataclass(frozen=True)
 class Interval:
-    """An interval of a statistic, in its unit; None where there is none, and then a note why."""
+    """An interval of a statistic, in its unit; None with a note if there is none."""
 
     low: float | None
     high: float | None
@@ -73,12 +73,12 @@ class Interval:
 
 
 def keyed_generator(seed: int, *labels: object) -> np.random.Generator:
-    """Return a generator that depends on a seed and labels only."""
+    """Return a generator that depends only on a seed and labels."""
     return np.random.default_rng([seed, zlib.crc32("\x1f".join(map(str, labels)).encode())])
 
 
 class Draws:
-    """Resampling weights in the order in which they are drawn, kept for the next statistic.
+    """Cached resampling weights in the order in which they were drawn.
 
     Args:
         draw: maps a number B to weights (B, n), each row the counts of one resample.
@@ -93,11 +93,11 @@ class Draws:
         """Return accepted resamples ``start`` ... ``stop`` - 1.
 
         Args:
-            distinct: resamples with fewer different tokenizers fall out.
+                distinct: resamples with fewer distinct tokenizers are rejected.
             start: first accepted resample. stop: one after the last.
 
         Returns:
-            Weights (stop - start, n), fewer where hardly any draw is accepted.
+            Weights (stop - start, n), fewer if hardly any draw is accepted.
         """
         key = (distinct, start, stop)
         if key not in self._taken:
@@ -109,7 +109,7 @@ class Draws:
             chosen = kept[start:stop]
             first = kept[start - 1] + 1 if start and len(kept) >= start else 0
             last = chosen[-1] + 1 if len(chosen) else first
-            # a slice where nothing fell out: no copy of what may be large
+            # a slice if none was rejected, to avoid a large copy
             whole = len(chosen) == last - first
             rows = self._drawn(stop)[slice(first, last) if whole else chosen]
             self._taken[key] = rows
@@ -126,7 +126,7 @@ class Draws:
 
 
 def independent(n: int, rng: np.random.Generator) -> Draws:
-    """Return draws of n tokenizers with replacement, each as likely as any other."""
+    """Return uniform draws of n tokenizers with replacement."""
 
     def draw(size: int) -> Array:
         index = rng.integers(0, n, (size, n))
@@ -137,18 +137,18 @@ def independent(n: int, rng: np.random.Generator) -> Draws:
 
 
 def clustered(clusters: NDArray[np.int64], rng: np.random.Generator) -> Draws:
-    """Return draws of clusters (codes (n,)), then of as many points in each as it has."""
+    """Return draws of clusters (codes (n,)), then of points in each, of unchanged number."""
     return Draws(lambda size: cluster_weights(clusters, size, rng))
 
 
 @lru_cache(maxsize=16)
 def tokenizer_draws(seed: int, n: int) -> Draws:
-    """Return the draws that all statistics of n independent tokenizers share."""
+    """Return the draws shared by all statistics of n independent tokenizers."""
     return independent(n, keyed_generator(seed, "tokenizers", n))
 
 
 def cluster_draws(seed: int, clusters: NDArray[np.int64]) -> Draws:
-    """Return the draws that all statistics over the same clusters, codes (n,), share."""
+    """Return the draws shared by all statistics over the same clusters, codes (n,)."""
     return _cluster_draws(seed, tuple(clusters.tolist()))
 
 
@@ -169,9 +169,9 @@ def bootstrap_intervals(
         resamples: bootstrap draws.
 
     Returns:
-        P intervals: BCa (Efron 1987), or its hull with Fisher's z below 20 tokenizers, or Fisher's
-        z alone where every resample is equal; percentiles where BCa is undefined, as without a
-        jackknife. ``method`` says which.
+        P intervals: BCa (Efron 1987); its hull with Fisher's z below 20 tokenizers; Fisher's z
+        alone if all resamples are equal; percentiles if BCa is undefined, for example without a
+        jackknife. ``method`` names the method.
     """
     points = estimator.values
     reasons = [_no_interval(estimator, value) for value in points]
@@ -210,7 +210,7 @@ def cluster_intervals(
         resamples: bootstrap draws.
 
     Returns:
-        P intervals, or none with the reason where there are fewer than 4 clusters.
+        P intervals, or none, with the reason, for fewer than 4 clusters.
     """
     points = estimator.values
     reasons = [_no_interval(estimator, value) for value in points]
@@ -277,8 +277,8 @@ def fisher_interval(
 ) -> tuple[float, float]:
     """Return the normal-theory interval of a correlation, the one at ``index``, by Fisher's z.
 
-    A rank correlation of ±1 is moved half a step inwards first, since the next sample could
-    differ by one pair; an exact linear relation keeps its interval [r, r].
+    A rank correlation of ±1 is first moved half a step inwards, since another sample could differ
+    by one pair; an exact linear relation keeps its interval [r, r].
     """
     return _fisher(estimator, index, float(estimator.values[index]), confidence)
 
@@ -300,7 +300,7 @@ def _fisher(
 
 
 def _at(number: float | Array, index: int) -> float:
-    """Return what belongs to one pair: its own, or what all pairs share."""
+    """Return the value of one pair: its own, or the shared one."""
     return float(number if np.ndim(number) == 0 else np.asarray(number)[index])
 
 
@@ -320,7 +320,7 @@ def _guarded(
     confidence: float,
     method: str,
 ) -> Interval:
-    """Widen a bootstrap interval by that of Fisher's z where it cannot be trusted alone."""
+    """Widen a bootstrap interval by Fisher's z for few tokenizers."""
     empty = math.isnan(ends[0]) or math.isnan(ends[1])
     if estimator.z_variance is None:
         if empty:
@@ -341,11 +341,11 @@ def _tails(confidence: float) -> Array:
 
 
 def _bca_tails(values: Array, points: Array, jackknife: Array, confidence: float) -> Array:
-    """Return BCa's levels (2, P): for bias and for an error that changes with the value.
+    """Return BCa's levels (2, P), corrected for bias and acceleration.
 
     Args:
         values: (B, P) of resamples. points: (P,) of the sample.
-        jackknife: (n, P) without one tokenizer each. confidence: nominal coverage.
+        jackknife: (n, P), each without one tokenizer. confidence: nominal coverage.
     """
     below = ((values < points).mean(axis=0) + (values <= points).mean(axis=0)) / 2
     bias = ndtri(below)
@@ -370,10 +370,10 @@ def _resample(estimator: Estimator, draws: Draws, wanted: int, there: list[int])
 
     Args:
         estimator: of P pairs. draws: resamples. wanted: number of values of each pair.
-        there: pairs that have a value at all; the others are not drawn again.
+        there: pairs with a defined value; the others are not drawn again.
 
     Returns:
-        (wanted, P) values, NaN where even many draws gave none.
+        (wanted, P) values, NaN if many draws gave none.
     """
     weights = draws.take(estimator.distinct, 0, wanted)
     values = np.full((wanted, len(estimator.values)), np.nan)

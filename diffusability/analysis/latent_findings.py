@@ -1,9 +1,9 @@
-"""Statistics on which the claims of the Fisher paper's image experiments can be judged.
+"""Statistics for testing the claims of the Fisher paper's image experiments.
 
-Every statistic has a row of its own with its interval: of every backbone's learned curves,
-of the curves of fitted mixtures, and (no network) of the encoders themselves. The tokenizers are
-found by their roles. Curves with flags, estimates that contradict themselves, are left out. Both
-sides of a ratio are taken as independent, which is too wide where they share their images.
+Every statistic has its own row with its interval: for every backbone's learned curves, for the
+curves of fitted mixtures, and (without network) for the encoders. Tokenizers are identified by
+their roles. Curves with flags (inconsistent estimates) are left out. Both sides of a ratio are
+treated as independent, which is conservative if they share their images.
 """
 
 import math
@@ -35,41 +35,41 @@ from diffusability.analysis.panels import Measured, Table
 from diffusability.analysis.run_estimates import LOOKS, Ranged, estimates
 
 UNKNOWN = "nothing was trained twice, or the measurement has no error"
-ONCE = 1.96  # standard errors where one number is looked at, not a curve
+ONCE = 1.96  # half-width in standard errors for a single number instead of a curve
 _READINGS = ("raw", "per_dimension")
 
 
 def latent_findings(measurements: Table, spectra: pd.DataFrame) -> pd.DataFrame:
-    """Return the statistics that claims on latent spaces of images speak of.
+    """Return the statistics used by claims on latent spaces of images.
 
     Args:
-        measurements: the tidy table. spectra: as of ``collect_spectra``; may be empty.
+        measurements: the tidy table. spectra: from ``collect_spectra``; may be empty.
 
     Returns:
-        One row per statistic, network, space and noise variance; "metric" names
-        space and v for a reader. D and F_D are dimension and FI (or FIR) of pixel space, d and F_d
-        those of a latent space; a reading is "raw", of F, or "per_dimension", of F / n.
+        One row per statistic, network, space and noise variance; "metric" contains space and v as
+        text. D and F_D are dimension and FI (or FIR) of pixel space, d and F_d
+        those of a latent space; <reading> is "raw" for F, or "per_dimension" for F / n.
 
-        fi_gap_<reading>, fir_gap_<reading>: |F_d / F_D - 1| of the GPE less that of the VAE; below
-            0 the GPE is nearer to pixels.
-        fir_gap_fall: how much further the VAE is from pixels than the GPE at the smallest v, in
-            v^2 |F_D - F_d| / D, less the same at a larger v.
+        fi_gap_<reading>, fir_gap_<reading>: |F_d / F_D - 1| of the GPE minus that of the VAE; below
+            0 the GPE is closer to pixels.
+        fir_gap_fall: v^2 |F_D - F_d| / D of the VAE minus that of the GPE at the smallest v, minus
+            the same difference at a larger v.
         fi_level_<reading>, fir_level_<reading>, mmse_rate_level_<reading>: |log F_d / F_D| of a
-            level less that of the next coarser one; below 0 finer is nearer to pixels.
+            level minus that of the next coarser one; below 0 finer is closer to pixels.
         fi_level_noise_<reading>, fir_level_noise_<reading>: |log F_d / F_D| of a level at the
-            largest v less that at a smaller one; below 0 curves come together with noise.
+            largest v minus that at a smaller one; below 0 curves converge with noise.
         fi_permuted, fir_permuted: log F of permuted pixels over that of pixels; 0 is no change.
-        stretch_gap: log of the ratio of the 99th to the 1st percentile of how the GPE stretches
-            distances, less that of the VAE; below 0 the GPE is nearer to a similarity.
+        stretch_gap: log of the ratio of the 99th to the 1st percentile of the GPE's distance
+            quotients, minus that of the VAE; below 0 the GPE is closer to a similarity.
         stretch_min, stretch_max, stretch_ratio, mse, distance: as measured (Tables 1 to 3).
         mse_gap: log of the reconstruction error of the GPE over that of the VAE.
-        distance_gap: Frechet distance in the GPE's latents less that in the VAE's.
-        distance_to_pixels: Frechet distance in a space less that in pixel space.
+        distance_gap: Frechet distance in the GPE's latents minus that in the VAE's.
+        distance_to_pixels: Frechet distance in a space minus that in pixel space.
         spectrum_slope: of log power against log frequency; 0 is white.
         spectrum_rise: largest rise of log power between neighbouring frequencies; above 0 the
             spectrum does not fall everywhere.
-        spectrum_slope_gap: slope of a level less that of pixels.
-        spectrum_permuted: slope of permuted pixels less that of pixels; 0 is no change.
+        spectrum_slope_gap: slope of a level minus that of pixels.
+        spectrum_permuted: slope of permuted pixels minus that of pixels; 0 is no change.
     """
     measured = Measured.of(measurements).table
     totals = fisher_totals(measured)
@@ -114,7 +114,7 @@ class _Curves:
         roles = {r: of_role(own, [r]) for r in (PIXELS, PERMUTED, *TRAINED)}
         roles[LEVEL].sort(key=lambda name: dims[name])
         kept = own[(own["flags"] == "") & (own["total"] > 0)]
-        # the fit of an encoder that nothing trains has no training to be spread by
+        # the fit of an untrained encoder has no spread between trainings
         trained = kept["role"].isin(TRAINED) | (network != FITS)
         logs: dict[tuple[str, str, float], Ranged] = {}
         for is_trained, part in kept.groupby(trained):
@@ -124,23 +124,23 @@ class _Curves:
         return cls(logs, dims, roles)
 
     def pairs(self, *roles: str) -> Iterator[tuple[str, ...]]:
-        """Yield every choice of one tokenizer for each role."""
+        """Yield every combination of one tokenizer per role."""
         yield from product(*(self.roles[role] for role in roles))
 
     def levels(self, quantity: str, *spaces: str) -> list[float]:
-        """Return the noise variances at which all spaces have an estimate."""
+        """Return the noise variances with estimates for all spaces."""
         there = [{v for q, s, v in self.logs if q == quantity and s == name} for name in spaces]
         return sorted(set.intersection(*there)) if there else []
 
     def ratio(self, quantity: str, space: str, pixels: str, v: float, reading: str) -> Ranged:
-        """Return log F_d / F_D, or of both a dimension."""
+        """Return log F_d / F_D, or the same per dimension."""
         gap = self.logs[quantity, space, v] - self.logs[quantity, pixels, v]
         count = math.log(self.dims[space] / self.dims[pixels])
         return Ranged(gap.value - (count if reading == "per_dimension" else 0.0), gap.reach)
 
 
 def _log_runs(rows: pd.DataFrame) -> dict[Hashable, list[tuple[float, float]]]:
-    """Return log total and its error of every run, by tokenizer."""
+    """Return the log total and its error of every run, by tokenizer."""
     return {
         name: [
             (math.log(total), error / total)
@@ -168,7 +168,7 @@ def _encoder_gaps(curves: _Curves) -> Iterator[dict[str, object]]:
         for v in curves.levels("fir", gpe, vae, pixels):
             own = _distance(curves.ratio("fir", gpe, pixels, v, "raw"))
             other = _distance(curves.ratio("fir", vae, pixels, v, "raw"))
-            unit = curves.logs["fir", pixels, v].exp().value  # F_D, whose error both hold
+            unit = curves.logs["fir", pixels, v].exp().value  # F_D, whose error enters both
             gaps[v] = (other - own).times(unit * per_dimension("fir", v, curves.dims[pixels]))
         for v in list(gaps)[1:]:
             yield _row("fir_gap_fall", space, v, gaps[min(gaps)] - gaps[v])
@@ -203,7 +203,7 @@ def _permutation(curves: _Curves) -> Iterator[dict[str, object]]:
 def _means(
     table: pd.DataFrame, *, logarithm: bool = False, trained: bool = True
 ) -> dict[str, Ranged]:
-    """Return the mean over runs of one metric by tokenizer; of none, nothing."""
+    """Return the mean over runs of one metric by tokenizer; empty without runs."""
     known = table[table["value"].notna()]
     runs: dict[Hashable, list[tuple[float, float]]] = {}
     for name, part in known.groupby("tokenizer", sort=False):
@@ -236,7 +236,7 @@ def _errors(table: pd.DataFrame) -> Iterator[dict[str, object]]:
 
 
 def _log_gaps(table: pd.DataFrame, metric: str, statistic: str) -> Iterator[dict[str, object]]:
-    """Yield log of a metric of every GPE over that of every VAE."""
+    """Yield the log ratio of a metric of every GPE to that of every VAE."""
     logs = _means(_metric(table, metric), logarithm=True)
     for gpe, vae in product(of_role(table, [GPE]), of_role(table, [VAE])):
         if gpe in logs and vae in logs:
@@ -282,7 +282,7 @@ def _spectra(table: pd.DataFrame, spectra: pd.DataFrame) -> Iterator[dict[str, o
 
 
 def _rises(spectra: pd.DataFrame) -> Iterator[dict[str, object]]:
-    """Yield the largest rise of each spectrum in its own order, of the first seed."""
+    """Yield the largest rise of each spectrum in its own order, for the first seed."""
     for space, rows in spectra.groupby("tokenizer", sort=False):
         order = spectrum_order(rows["role"].iloc[0])
         own = rows[(rows["order"] == order) & (rows["permuted"] == 0)]

@@ -28,7 +28,7 @@ DISTANCE = r"generation\.(fid|fd_(?!infinity_).*)"  # the Frechet distance, by i
 
 
 def latent_spaces(measurements: Table) -> pd.DataFrame:
-    """Return how each encoder treats distances and images, and the quality of what is generated.
+    """Return distance quotients, reconstruction and generation quality of each tokenizer.
 
     Args:
         measurements: the tidy table.
@@ -38,8 +38,8 @@ def latent_spaces(measurements: Table) -> pd.DataFrame:
         a (``stretch_min``), b (``stretch_max``), b / a (``stretch_ratio``; LOWER is nearer to a
         similarity) and quantiles of |E(x) - E(x')| / |x - x'|; the reconstruction's mean squared
         error of values in [-1, 1] (LOWER is better) and PSNR in dB (HIGHER is better); the Frechet
-        distance of generated images (LOWER is better). Standard errors are over seeds where there
-        are several, else of the measurement; NaN where there is none.
+        distance of generated images (LOWER is better). Standard errors are over seeds if there are
+        several, else of the measurement; NaN if there is none.
     """
     table = with_roles(Measured.of(measurements).table)
     target = table["metric"].str.fullmatch(DISTANCE)
@@ -81,7 +81,7 @@ def _mean(rows: pd.DataFrame) -> tuple[float, float, int]:
 
 PIXELS, PERMUTED = "pixels", "permuted pixels"
 GPE, VAE, LEVEL = "gpe", "vae", "level"
-CONTROL = ""  # a tokenizer that the paper's experiments have no part for
+CONTROL = ""  # a tokenizer without a role in the paper's experiments
 TRAINED = (GPE, VAE, LEVEL)
 
 
@@ -89,7 +89,7 @@ def role_of(family: str, cluster: str) -> str:
     """Return the role of a tokenizer, from two columns of the tidy table.
 
     Args:
-        family: architecture and latent size. cluster: its method, or the linear map that it is.
+        family: architecture and latent size. cluster: its method, or its linear map.
 
     Returns:
         ``PIXELS``, ``PERMUTED``; of `arch: vector` ``GPE`` or, trained as a plain autoencoder,
@@ -107,19 +107,23 @@ def role_of(family: str, cluster: str) -> str:
 
 
 def with_roles(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table that has columns family and cluster with the column ``role``."""
+    """Add the column ``role`` to a table with columns family and cluster."""
     pairs = zip(table["family"], table["cluster"], strict=True)
     return table.assign(role=[role_of(family, cluster) for family, cluster in pairs])
 
 
 def of_role(table: pd.DataFrame, roles: Iterable[str]) -> list[str]:
-    """Return the tokenizers of some roles in the order of a table of ``with_roles``."""
+    """Return the tokenizers with some roles, in the order of a table from ``with_roles``."""
     chosen = table[table["role"].isin(list(roles))]
     return list(dict.fromkeys(chosen["tokenizer"]))
 
 
-FITS = "mixture fit"  # no network: the exact curves of the mixture that is fitted to the latents
-POWERS = {"fi": 1, "fir": 2, "mmse_rate": 0}  # of v, which makes a total per dimension pure
+FITS = "mixture fit"  # no network: the exact curves of the mixture fitted to the latents
+POWERS = {
+    "fi": 1,
+    "fir": 2,
+    "mmse_rate": 0,
+}  # power of v that makes a total per dimension a pure number
 TOTALS = ["tokenizer", "role", "network", "tokenizer_seed", "seed", "dim", "v", "quantity"]
 TOTALS += ["total", "stderr", "flags"]
 _DOUBTS = ("misfit", "not converged")
@@ -136,8 +140,8 @@ def fisher_totals(measurements: pd.DataFrame) -> pd.DataFrame:
         tokenizer, role, network, tokenizer_seed, seed, dim, v, quantity, total, stderr, flags.
         ``network`` is the backbone, or ``FITS``; ``total`` is FI, FIR or the
         MMSE rate of all ``dim`` dimensions of z-scored latents at noise variance v, with its
-        standard error over data (NaN: unknown); ``flags`` say why it is not to be trusted. Those
-        of fits that say no such thing are left out: with noise, a singular covariance is regular.
+        standard error over data (NaN: unknown); ``flags`` say why it is not reliable. Flags of
+        fits on singular covariances are left out, because added noise makes them regular.
     """
     names = measurements["metric"].drop_duplicates()
     parts = {name: match.groups() for name in names if (match := _CURVE.fullmatch(name))}
@@ -161,7 +165,7 @@ def fisher_totals(measurements: pd.DataFrame) -> pd.DataFrame:
 
 
 def _doubts(flags: str) -> str:
-    """Return the flags of a fit that are reasons not to trust it."""
+    """Return the flags of a fit that make it unreliable."""
     return "; ".join(flag for flag in flags.split("; ") if any(word in flag for word in _DOUBTS))
 
 
@@ -172,7 +176,7 @@ def networks(totals: pd.DataFrame) -> list[str]:
 
 
 def per_dimension(quantity: str, v: float, dim: int) -> float:
-    """Return what a total is multiplied by to be a pure number per dimension."""
+    """Return the factor that makes a total a pure number per dimension."""
     return float(v ** POWERS[quantity]) / dim
 
 
@@ -180,17 +184,17 @@ FILE = "spectra.csv"
 
 
 def spectrum_order(role: str) -> str:
-    """Return in which order the paper transforms a latent: a vector as a line, else as a grid."""
+    """Return the order of a latent's spectrum in the paper: "line" for vectors, else "grid"."""
     return "line" if role in (GPE, VAE) else "grid"
 
 
 def collect_spectra(plan: Plan) -> pd.DataFrame:
-    """Return every power spectrum that the study measured, in planning order; often none.
+    """Return all measured power spectra in planning order; may be empty.
 
     Returns:
         One row per tokenizer, seed, order ("grid": radial, of the latent grid; "line": along the
         latent's vector), permutation (1: entries in a random order first) and frequency in cycles
-        per cell. ``power`` is a mean over images, each brought to mean 0 and variance 1, so that
+        per cell. ``power`` is a mean over images, each normalised to mean 0 and variance 1, so
         white noise has 1; ``stderr`` is over images.
 
     Raises:

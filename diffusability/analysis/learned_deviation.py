@@ -27,10 +27,10 @@ class _Curve:
     """Totals of one run, or their means over runs.
 
     Attributes:
-        row: a row of the table, whose labels the deviations share.
+        row: a row of the table, whose labels are copied to the deviations.
         dim: dimensions.
         totals: value and standard error of fi, fir and mmse_rate by noise variance.
-        flags: of its rows, each once.
+        flags: of its rows, without duplicates.
     """
 
     row: Row
@@ -44,14 +44,15 @@ def learned_deviations(rows: Sequence[Row], reference: str) -> list[Row]:
 
     Args:
         rows: of ``tabulate``, ``options`` as JSON.
-        reference: tokenizer that is the identity on pixels; the mean over its runs of a backbone
-            is what all runs of that backbone deviate from.
+        reference: tokenizer that is the identity on pixels. The deviations of a backbone's runs
+            are from the mean over its runs with this backbone.
 
     Returns:
         ``fisher.learned_<deviation>`` of ``fisher.deviation.DEVIATIONS``, means over log v, and
         ``fisher.curve_learned_<deviation>_v<v>``, one per run, class-conditional and
-        ``_unconditional``; LOWER is better. Both models are taken as independent; the error of a
-        mean over v takes its terms as dependent. A run whose backbone has no reference is declared.
+        ``_unconditional``; LOWER is better. Both models are treated as independent; the
+        error of a mean over v treats its terms as dependent. Runs whose backbone has no reference
+        are listed as not applicable.
     """
     runs = _curves(rows)
     found: list[Row] = []
@@ -86,7 +87,7 @@ def _curves(rows: Sequence[Row]) -> dict[tuple[tuple[str, ...], str], _Curve]:
 
 
 def _mean(curves: Sequence[_Curve]) -> _Curve | None:
-    """Return the mean over independent runs, None of none."""
+    """Return the mean over independent runs, or None without runs."""
     if not curves:
         return None
     totals = {
@@ -152,7 +153,7 @@ def _readings(v: float, curve: _Curve, pixel: _Curve) -> Mapping[str, Reading]:
 
 
 def _cell(metric: str, reading: Reading, options: Row, flags: str) -> Row:
-    """Return what differs from row to row; a reading that is not a number is a declared cell."""
+    """Return the columns that differ between rows; NaN becomes a cell that is not applicable."""
     known = math.isfinite(reading.value)
     return {
         "metric": metric,

@@ -18,15 +18,15 @@ from diffusability.study.study import Study
 from diffusability.study.tables import COLLECTED_TABLES
 from diffusability.study.targets import TABLE_NAMES, table_file
 
-# what tells one measurement from every other
+# columns that identify a measurement
 KEY = ("tokenizer", "tokenizer_seed", "backbone", "seed", "guidance", "metric")
 
 
 def tabulate(plan: Plan) -> pd.DataFrame:
     """Return the measurements of all artifacts of a plan, in planning order.
 
-    Where the study names a tokenizer that is pixel space, the deviations of learned Fisher curves
-    from those of its models follow.
+    If the study has a pixel-space tokenizer, the deviations of learned Fisher curves from its
+    curves are appended.
 
     Raises:
         ArtifactError: a measurement is missing, altered, or not of this plan.
@@ -61,17 +61,17 @@ def _rows(plan: Plan, artifact: Artifact) -> list[dict[str, object]]:
 
 
 def read_tables(plan: Plan, names: Sequence[str] = TABLE_NAMES) -> dict[str, pd.DataFrame]:
-    """Return tables of a study by name, as they were written; measurements are always among them.
+    """Return tables of a study by name, as written; measurements are always included.
 
     Raises:
-        ArtifactError: a table is missing, or holds the measurements of another state of the study.
-        MeasurementError: a file is not the table that it is named after.
+        ArtifactError: a table is missing, or contains measurements of another state of the study.
+        MeasurementError: a file is not the table with its name.
     """
     paths = {name: Path(table_file(plan.study, name)) for name in ("measurements", *names)}
     for path in paths.values():
         if not path.exists():
             raise ArtifactError(
-                f"{path}: not there yet. Make it with: {snakemake_command('-c2', 'tables')}"
+                f"{path}: does not exist yet. Make it with: {snakemake_command('-c2', 'tables')}"
             )
     measurements = read_measurements(paths["measurements"])
     if set(measurements["fingerprint"]) != {artifact.fingerprint for artifact in plan.measured}:
@@ -88,7 +88,7 @@ def read_collected(study: Study) -> dict[str, pd.DataFrame]:
     """Return the tables that were collected from a study's artifacts, by name.
 
     Raises:
-        MeasurementError: a file is absent, or not the table that it is named after.
+        MeasurementError: a file is missing, or not the table with its name.
     """
     paths = {name: table_file(study, name) for name in COLLECTED_TABLES}
     return {
@@ -101,19 +101,19 @@ def read_measurements(path: str | PathLike[str]) -> pd.DataFrame:
     """Read the measurements of one study from CSV and check them (``check_measurements``).
 
     Raises:
-        MeasurementError: the file is absent or is not the table of one study.
+        MeasurementError: the file is missing or not the table of one study.
     """
     return check_measurements(read_table(path, "measurements"), str(path))
 
 
 def check_measurements(frame: pd.DataFrame, source: str = "table") -> pd.DataFrame:
-    """Return the measurements of one study with their types, or refuse them.
+    """Return the typed measurements of one study, after checks.
 
     Args:
-        frame: one row per number, with the columns of the table; further columns are kept. Empty
+        frame: one row per number, with the columns of the table; additional columns are kept. Empty
             text or NaN in ``seed``, ``guidance``, ``stderr`` and ``higher_is_better`` means "does
             not apply", in ``value`` a missing cell.
-        source: what to call the table in messages.
+        source: name of the table in messages.
 
     Returns:
         A typed copy (``frames.typed``). Idempotent.
@@ -136,7 +136,7 @@ def check_measurements(frame: pd.DataFrame, source: str = "table") -> pd.DataFra
 
 
 def _check_one_study(table: pd.DataFrame, source: str) -> None:
-    """Refuse what makes the rows of a table incomparable."""
+    """Refuse tables with incomparable rows."""
     for column in ("study", "dataset"):
         names = sorted(table[column].unique())
         if len(names) > 1:
@@ -144,7 +144,9 @@ def _check_one_study(table: pd.DataFrame, source: str) -> None:
                 f"{source}: {len(names)} different values of {column} ({', '.join(names)}); "
                 "analyse one at a time, or compare two with `diffusability compare`"
             )
-    measured = table[table["value"].notna()]  # a declared empty cell knows neither unit nor sign
+    measured = table[
+        table["value"].notna()
+    ]  # a cell that is not applicable has neither unit nor direction
     for key, columns, rows in (
         ("tokenizer", ("family", "cluster"), table),
         ("metric", ("unit", "higher_is_better"), measured),
@@ -159,7 +161,7 @@ def _check_one_study(table: pd.DataFrame, source: str) -> None:
 
 
 def _check_cells(table: pd.DataFrame, source: str) -> None:
-    """Refuse a number that is given twice."""
+    """Refuse duplicate cells."""
     repeated = table.duplicated(list(KEY), keep=False)
     if not repeated.any():
         return

@@ -21,12 +21,12 @@ _NO_REPEATS = "no repeated seeds: noise and reliability are unknown; repeat some
 
 @dataclass(frozen=True)
 class RunGroups:
-    """The runs of a panel, reduced to what variance components need.
+    """The sufficient statistics of a panel's runs for variance components.
 
     Attributes:
         means: (n,) nested mean of each tokenizer, in the unit of the target.
         seed_squares: (n,) sum of squares of diffusion runs around their trained tokenizer.
-        seed_df: (n,) degrees of freedom of the former.
+        seed_df: (n,) degrees of freedom of ``seed_squares``.
         trained_squares: (n,) sum of squares of trained tokenizers around their mean.
         trained: (n,) number of tokenizer seeds.
         inverse_runs: (n,) sum over tokenizer seeds of 1/(diffusion runs).
@@ -47,10 +47,10 @@ class RunGroups:
 
 @dataclass(frozen=True)
 class Components:
-    """Variance components of a target, in its squared unit; NaN where nothing was repeated.
+    """Variance components of a target, in its squared unit; NaN without repeated runs.
 
     Attributes:
-        tokenizers: between tokenizers, noise taken off; negative where noise explains it all.
+        tokenizers: between tokenizers, corrected for noise; negative if noise explains all of it.
         tokenizer_seeds: between retrainings of a tokenizer, not below 0.
         diffusion_seeds: between diffusion runs on one trained tokenizer.
         noise: mean noise variance of the means.
@@ -67,7 +67,7 @@ class Components:
 
     @property
     def run_noise(self) -> float:
-        """Variance of one run around its tokenizer, as far as it is known."""
+        """Variance of one run around its tokenizer, from the known components."""
         return float(np.nansum([self.tokenizer_seeds, self.diffusion_seeds]))
 
 
@@ -104,8 +104,8 @@ def variance_components(groups: RunGroups) -> Components:
         groups: at least two tokenizers.
 
     Returns:
-        Moment estimates. Without repeated diffusion seeds the noise of a run is read from
-        retrained tokenizers, whose spread then holds both; without any repeat all are NaN.
+        Moment estimates. Without repeated diffusion seeds the noise of a run is estimated from
+        retrained tokenizers, whose spread then includes both; without repeats all are NaN.
     """
     spread = float(groups.means.var(ddof=1)) if len(groups.means) > 1 else math.nan
     seed_df, trained_df = groups.seed_df.sum(), (groups.trained - 1).sum()
@@ -116,7 +116,7 @@ def variance_components(groups: RunGroups) -> Components:
     if trained_df:
         square = groups.trained_squares.sum() / trained_df
         inside = (groups.trained - 1) * groups.inverse_runs / groups.trained
-        share = float(inside.sum() / trained_df)  # of a run's variance in that mean square
+        share = float(inside.sum() / trained_df)  # weight of a run's variance in that mean square
         trained = square - (share * seeds if seed_df else 0.0)
         if trained > 0:
             parts = [(per_mean * square, trained_df)]
@@ -139,9 +139,9 @@ def reliability(
         confidence: nominal coverage.
 
     Returns:
-        1 - noise/spread, the share of the variance of the means that is tokenizers, in [0, 1]
-        (1: no noise); its ends from the F distribution of spread/noise, exact for a balanced
-        one-way design (ICC(k)). NaN where nothing was repeated.
+        1 - noise/spread, the share of the variance of the means due to tokenizers, in [0, 1]
+        (1: no noise); its interval from the F distribution of spread/noise, exact for a balanced
+        one-way design (ICC(k)). NaN without repeated runs.
     """
     if not components.spread > 0 or math.isnan(components.noise):
         return math.nan, math.nan, math.nan
@@ -171,15 +171,15 @@ def noise_floor(table: Table, analysis: Analysis | None = None) -> pd.DataFrame:
 
     Returns:
         One row per panel and family. ``run_reliability`` is the share of the variance of single
-        runs that lies between tokenizers rather than seeds, ``reliability`` that of the means
+        runs that is between tokenizers instead of seeds, ``reliability`` that of the means
         that correlations use (both in [0, 1], higher is better); ``run_sd`` and ``run_cv`` are
         the noise of one run in the target's unit and as a share of its mean; ``resolvable_gap``
-        is twice the standard error of a difference of two tokenizers' means. Where nothing was
-        repeated they are NaN and ``note`` says so.
+        is twice the standard error of the difference of two tokenizers' means. Without
+        repeated runs they are NaN and ``note`` says so.
     """
     table, analysis, rows = Measured.of(table), analysis or AnalysisOptions(), []
     for panel in panels(table):
-        # a target paired with itself: every run of it, none lost to another metric
+        # a target paired with itself keeps all of its runs
         paired = cells(table, panel.target, panel.target, panel.backbone, panel.guidance)
         for family in families(table):
             part = paired.of_family(family)
@@ -232,7 +232,7 @@ def _notes(found: Components, groups: RunGroups) -> list[str]:
     if math.isnan(found.tokenizer_seeds):
         notes.append("no tokenizer was retrained: its noise is missing, reliability is too high")
     if math.isnan(found.diffusion_seeds):
-        notes.append("no diffusion run was repeated: noise is read from retrained tokenizers")
+        notes.append("no diffusion run was repeated: noise is estimated from retrained tokenizers")
     if found.tokenizer_seeds == 0:
         notes.append("retrained tokenizers differ no more than diffusion runs")
     if found.tokenizers <= 0:
@@ -248,7 +248,7 @@ RECONSTRUCTION = "reconstruction."
 
 
 def comparability(table: Table, analysis: Analysis | None = None) -> pd.DataFrame:
-    """Return how far the tokenizers of each family spread in reconstruction quality.
+    """Return the spread of reconstruction quality over the tokenizers of each family.
 
     Args:
         table: a checked tidy table (``check_measurements``).

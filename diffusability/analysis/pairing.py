@@ -1,4 +1,4 @@
-"""A metric's runs beside a target's: matched seed by seed, then averaged by tokenizer."""
+"""Pairing of a metric's runs with a target's: matched by seed, then averaged by tokenizer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -14,11 +14,11 @@ _MISSING = [*IDENTITY, "excluded", "reason"]
 
 @dataclass(frozen=True)
 class Runs:
-    """The values of one metric, one entry per run, without missing ones.
+    """The values of one metric, one entry per run, without missing values.
 
     Attributes:
         tokenizer: (N,) index of the tokenizer in the table. tokenizer_seed: (N,) its seed.
-        seed: (N,) diffusion seed, -1 where none applies. guidance: (N,) guidance scale or NaN.
+        seed: (N,) diffusion seed, -1 if not applicable. guidance: (N,) guidance scale or NaN.
         value: (N,) in the metric's unit. stderr: (N,) its standard error or NaN.
     """
 
@@ -31,7 +31,7 @@ class Runs:
 
     @classmethod
     def of(cls, rows: pd.DataFrame, index: Mapping[str, int]) -> "Runs":
-        """Return the runs of rows of a tidy table; ``index`` numbers its tokenizers."""
+        """Return the runs in rows of a tidy table; ``index`` numbers its tokenizers."""
         rows = rows[rows["value"].notna()]
         return cls(
             np.asarray(rows["tokenizer"].map(index), np.int64),
@@ -42,7 +42,7 @@ class Runs:
 
     @classmethod
     def empty(cls) -> "Runs":
-        """Return no runs."""
+        """Return an empty set of runs."""
         whole, real = np.empty(0, np.int64), np.empty(0, np.float64)
         return cls(whole, whole, whole, real, real, real)
 
@@ -51,10 +51,10 @@ class Runs:
         return Runs(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def at_scales_of(self, other: "Runs") -> "Runs":
-        """Return the runs at the guidance scales that the other metric has for their tokenizer.
+        """Return the runs at the guidance scales of the other metric for their tokenizer.
 
         Metrics of a trained model have no scale (``fisher.learned_*``): they are paired with the
-        one scale at which the other metric looks at its tokenizer.
+        single scale of the other metric for the tokenizer.
         """
         if np.isnan(self.guidance).all():
             scales = dict(zip(other.tokenizer.tolist(), other.guidance.tolist(), strict=True))
@@ -66,11 +66,11 @@ class Runs:
 
     @property
     def scale(self) -> NDArray[np.float64]:
-        """(N,) guidance scale as a key: -1 where none applies, since NaN equals nothing."""
+        """(N,) guidance scale as a key: -1 if not applicable, since NaN never equals NaN."""
         return np.nan_to_num(self.guidance, nan=-1.0)
 
     def keys(self, by_run: bool) -> list[tuple[float, ...]]:
-        """Return what a run is matched by: tokenizer and its seed, and the diffusion run."""
+        """Return the key for matching runs: tokenizer and its seed, and the diffusion run."""
         columns = [self.tokenizer, self.tokenizer_seed]
         if by_run:
             columns += [self.seed, self.scale]  # type: ignore[list-item]
@@ -89,8 +89,8 @@ def pair(
     Args:
         tokenizers: tokenizer, family, cluster of every tokenizer of the table.
         metric: name and runs. target: name and runs.
-        by_run: whether the metric belongs to the diffusion run rather than to the tokenizer.
-        problem: why the target can have no runs at all, if so.
+        by_run: whether the metric belongs to the diffusion run instead of the tokenizer.
+        problem: reason why the target cannot have runs, or empty.
 
     Returns:
         ``rows``, ``runs`` and ``missing`` of ``tables.Cells``.
@@ -128,7 +128,7 @@ def _averages(
     x_stderr: np.ndarray,
     y_stderr: np.ndarray,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows and runs of matched runs, which are ordered by tokenizer and its seed."""
+    """Return the rows and runs of matched runs, ordered by tokenizer and its seed."""
     names = tokenizers["tokenizer"].to_numpy()
     runs = pd.DataFrame(
         {
@@ -158,7 +158,7 @@ def _averages(
 def _nested(
     values: np.ndarray, stderr: np.ndarray, tokenizer: np.ndarray, tokenizer_seed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean of the means of trained tokenizers, its standard error, and its source."""
+    """Return the mean over trained tokenizers, its standard error, and the error's source."""
     if not len(values):
         return values, stderr, np.empty(0, dtype=object)
     inner, outer = group_starts(tokenizer, tokenizer_seed), group_starts(tokenizer)
@@ -183,7 +183,7 @@ def _nested(
 
 
 def group_starts(*columns: np.ndarray) -> NDArray[np.int64]:
-    """Return where a new combination of values begins in columns that are grouped already."""
+    """Return the indices where a new combination of values starts in grouped columns."""
     if not len(columns[0]):
         return np.empty(0, np.int64)
     changes = np.any([column[1:] != column[:-1] for column in columns], axis=0)
@@ -191,14 +191,14 @@ def group_starts(*columns: np.ndarray) -> NDArray[np.int64]:
 
 
 def group_sizes(starts: np.ndarray, total: int) -> NDArray[np.int64]:
-    """Return how long each group is, given where groups start."""
+    """Return the length of each group from the start indices."""
     return np.diff(starts, append=total)
 
 
 def _lost(
     tokenizers: pd.DataFrame, there: set[int], sides: dict[str, Runs], problem: str
 ) -> list[tuple[object, ...]]:
-    """Return a row for every tokenizer that has no pair at all."""
+    """Return a row for every tokenizer without any pair."""
     if len(there) == len(tokenizers):
         return []
     known = {name: set(runs.tokenizer.tolist()) for name, runs in sides.items()}
@@ -207,7 +207,7 @@ def _lost(
         if index in there:
             continue
         absent = [name for name, has in known.items() if index not in has]
-        reason = f"no value of {' and '.join(absent)}" if absent else "no seed has both numbers"
+        reason = f"no value of {' and '.join(absent)}" if absent else "no seed has both values"
         lost.append((*identity, True, problem or reason))
     return lost
 
@@ -215,7 +215,7 @@ def _lost(
 def _unpaired(
     tokenizers: pd.DataFrame, there: set[int], single: list[tuple[tuple[float, ...], str]]
 ) -> list[tuple[object, ...]]:
-    """Return a row for every run left out of the means of a tokenizer that has a pair."""
+    """Return a row for every run left out of the means of a paired tokenizer."""
     return [
         (
             *(tokenizers[name].iloc[int(key[0])] for name in IDENTITY),

@@ -24,8 +24,8 @@ class Panel:
 
     Attributes:
         target: generation metric.
-        backbone: diffusion network; empty where the target is measured on the tokenizer itself.
-        guidance: guidance scale; `BEST`: that of each tokenizer; None where none applies.
+        backbone: diffusion network; empty if the target is measured on the tokenizer itself.
+        guidance: guidance scale; `BEST`: the best one of each tokenizer; None if not applicable.
     """
 
     target: str
@@ -40,7 +40,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Cells:
-    """A metric beside a target, one row per tokenizer, and everything that could not be paired.
+    """A metric paired with a target, one row per tokenizer, and all that could not be paired.
 
     Attributes:
         rows: tokenizer, family, cluster, guidance, x, y, x_stderr, y_stderr, stderr_of (what
@@ -70,7 +70,7 @@ class Cells:
         return Cells(rows, runs, missing)
 
     def missing_note(self) -> str:
-        """Return one sentence on the tokenizers and runs left out, empty when none is."""
+        """Return one sentence on the tokenizers and runs left out, or empty."""
         if self.missing.empty:
             return ""
         out = list(dict.fromkeys(self.missing.loc[self.missing["excluded"], "tokenizer"]))
@@ -87,14 +87,14 @@ class Cells:
 
 
 class Measured:
-    """A checked table of measurements, with its metrics and pairings indexed.
+    """A checked table of measurements with an index of metrics and cached pairings.
 
-    Every function of the analysis takes a table or a ``Measured``; passing one ``Measured`` to
-    several saves pairing the same metric and target anew. The table must not be changed.
+    Every function of the analysis accepts a table or a ``Measured``; sharing one ``Measured``
+    avoids pairing the same metric and target again. The table must not be changed.
     """
 
     def __init__(self, table: pd.DataFrame) -> None:
-        """Index a table as of ``check_measurements``."""
+        """Index a table from ``check_measurements``."""
         self.table = table
         self.tokenizers = table[IDENTITY].drop_duplicates("tokenizer").reset_index(drop=True)
         self.metrics = list(dict.fromkeys(table["metric"]))
@@ -106,7 +106,7 @@ class Measured:
 
     @classmethod
     def of(cls, table: "Table") -> "Measured":
-        """Return the table itself if it is indexed already."""
+        """Return the table, indexed if it is not yet."""
         return table if isinstance(table, cls) else cls(table)  # type: ignore[arg-type]
 
     @cached_property
@@ -152,7 +152,7 @@ def targets(table: Table) -> list[str]:
 
 
 def headline_targets(table: Table) -> list[str]:
-    """Return the generation metrics that every predictor is related to (``HEADLINE_TARGETS``)."""
+    """Return the generation metrics paired with every predictor (``HEADLINE_TARGETS``)."""
     return matching(targets(table), HEADLINE_TARGETS)
 
 
@@ -163,7 +163,7 @@ def matching(names: Sequence[str], patterns: Iterable[str]) -> list[str]:
 
 
 def predictors(table: Table) -> list[str]:
-    """Return the metrics that may predict generation: all others that are not curves."""
+    """Return the predictors: all metrics except generation metrics and curves."""
     names = Measured.of(table).metrics
     return [m for m in names if not m.startswith(GENERATION) and CURVE not in m]
 
@@ -176,7 +176,7 @@ def families(table: Table) -> list[str]:
 def panels(table: Table, of: Sequence[str] | None = None) -> Iterator[Panel]:
     """Yield every target, backbone and guidance scale, then each tokenizer's best scale.
 
-    The best scale is a panel of its own only where there are several scales to choose from.
+    The best scale is a separate panel only if there are several scales.
 
     Args:
         table: a checked tidy table. of: targets, by default every generation metric.
@@ -192,7 +192,7 @@ def panels(table: Table, of: Sequence[str] | None = None) -> Iterator[Panel]:
 
 
 def higher_is_better(table: Table, metric: str) -> bool | None:
-    """Return the declared direction of a metric, None where it has none or is not there."""
+    """Return the declared direction of a metric, None if it has none or is missing."""
     return Measured.of(table).directions.get(metric)
 
 
@@ -211,7 +211,7 @@ def cells(table: Table, metric: str, target: str, backbone: str, guidance: Guida
     Runs are matched before they are averaged: only tokenizer seeds that have both numbers count,
     and a metric of the diffusion model itself (``trajectory.*``, ``fisher.learned_*``) is matched
     run by run. Means are taken over the diffusion seeds of a trained tokenizer, then over its
-    tokenizer seeds, so that a tokenizer seed with many runs does not outweigh the others.
+    tokenizer seeds, so a tokenizer seed with many runs does not outweigh the others.
 
     Args:
         table: a checked tidy table (``check_measurements``).
@@ -219,11 +219,11 @@ def cells(table: Table, metric: str, target: str, backbone: str, guidance: Guida
         target: the number on the y axis, usually ``generation.*``.
         backbone: diffusion network of the target; empty if the target is a tokenizer's metric.
         guidance: guidance scale; `BEST` takes each tokenizer at the scale with its best mean
-            target; None where none applies.
+            target; None if not applicable.
 
     Returns:
         Paired rows, the runs behind them, and what could not be paired with the reason. Standard
-        errors come from repeated seeds where there are any, else from the measurement.
+        errors come from repeated seeds if there are any, else from the measurement.
     """
     return Measured.of(table).cells(metric, target, backbone, guidance)
 
@@ -241,7 +241,7 @@ def best_guidance(table: Table, target: str, backbone: str) -> tuple[dict[str, f
     """Return the guidance scale with the best mean target of every tokenizer.
 
     Returns:
-        Scale by tokenizer (ties go to the smaller scale), and the reason why there is none.
+        Scale by tokenizer (ties go to the smaller scale), and the reason if there is none.
     """
     return Measured.of(table).best_guidance(target, backbone)
 
@@ -262,7 +262,7 @@ def _best_guidance(table: Measured, target: str, backbone: str) -> tuple[dict[st
 def _target_runs(
     table: Measured, target: str, backbone: str, guidance: Guidance
 ) -> tuple[Runs, str]:
-    """Return the target's runs, and why there can be none (empty where there can)."""
+    """Return the target's runs, and the reason if there cannot be any (else empty)."""
     runs = table.runs(target).get(backbone, Runs.empty())
     if not backbone:
         return runs, ""

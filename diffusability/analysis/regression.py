@@ -1,4 +1,4 @@
-"""Predicting generation quality from one or two metrics, and how well that holds elsewhere."""
+"""Regression of generation quality on one or two metrics, with cross-validation."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ from diffusability.analysis.significance import wild_cluster_p
 def regress(
     table: Table, analysis: Analysis | None = None, pairs_of: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Fit every headline target on every metric, and on every pair of those that lead.
+    """Fit every headline target on every metric, and on every pair of headline metrics.
 
     Args:
         table: a checked tidy table (``check_measurements``).
@@ -58,8 +58,8 @@ def regress(
         ``r2`` in sample, its interval by bootstrap; ``q2`` = 1 - PRESS/SST with whole clusters
         left out (1: perfect, 0: the mean), ``q2_rank`` the rank correlation of
         those predictions; ``vif`` 1: no collinearity; ``ordering``: share of pairs of tokenizers
-        ordered correctly, over pairs further apart than twice their noise (0.5: chance);
-        ``regret``: target of the tokenizer chosen first minus the best, in its unit (0: best).
+        ordered correctly, among pairs that differ by more than twice their noise (0.5: chance);
+        ``regret``: target of the top-ranked tokenizer minus the best, in its unit (0: best).
         One metric orders by its declared direction, two by predictions for left-out clusters.
     """
     table, analysis = Measured.of(table), analysis or AnalysisOptions()
@@ -91,7 +91,7 @@ class _Fit:
 
     @property
     def problem(self) -> str:
-        """Why there is no fit, empty where there is one."""
+        """The reason why there is no fit, or empty."""
         n, k = self.x.shape
         if n < k + 3:
             return f"{n} tokenizers are too few for {k} predictors and a constant"
@@ -131,7 +131,7 @@ def _fit(table: Measured, panel: Panel, model: tuple[str, ...], family: str) -> 
     first = parts[0].rows
     others = [dict(zip(p.rows["tokenizer"], p.rows["x"], strict=True)) for p in parts[1:]]
     everywhere = [all(name in other for other in others) for name in first["tokenizer"]]
-    rows = first[np.array(everywhere, dtype=bool)]  # an empty list would choose no columns
+    rows = first[np.array(everywhere, dtype=bool)]  # an empty list would select no columns
     columns = [rows["x"], *(rows["tokenizer"].map(other) for other in others)]
     return _Fit(
         model=model,
@@ -147,7 +147,7 @@ def _fit(table: Measured, panel: Panel, model: tuple[str, ...], family: str) -> 
 def _fit_rows(
     table: Measured, panel: Panel, family: str, fits: Sequence[_Fit], analysis: Analysis
 ) -> list[dict[str, object]]:
-    """Return the rows of the fits; those of one design are resampled at once."""
+    """Return the rows of the fits; fits of one design are resampled together."""
     found: dict[int, dict[str, object]] = {}
     alike: dict[tuple[object, ...], list[int]] = {}
     for index, fit in enumerate(fits):
@@ -199,7 +199,7 @@ def r2_estimator(X: Array, y: Array) -> Estimator:
             for j in range(i, k + 1)
         }
         whole, left = cov[k, k], dict(cov)
-        # take the predictors off one after the other, as Gram and Schmidt do
+        # Gram-Schmidt: project out the predictors one after the other
         for j in range(k):
             there = left[j, j] > np.maximum(1e-10 * cov[j, j], 1e-12)
             scale = np.where(there, left[j, j], np.inf)
@@ -242,7 +242,7 @@ def _r2_rows(fits: Sequence[_Fit], analysis: Analysis) -> list[dict[str, object]
 def _terms(
     fit: _Fit, analysis: Analysis, rng: np.random.Generator
 ) -> tuple[dict[str, object], str]:
-    """Return standardised coefficients with cluster-robust errors, and what to know of them."""
+    """Return standardised coefficients with cluster-robust errors, and a note."""
     y, clusters = standardise(fit.y), fit.clusters
     design = sm.add_constant(standardise(fit.x))
     count, k = len(set(clusters)), len(fit.model)
@@ -251,7 +251,7 @@ def _terms(
     if count > k + 1:
         found = model.fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
     else:
-        found, note = model.fit(), f"{count} clusters: errors as of independent tokenizers"
+        found, note = model.fit(), f"{count} clusters: errors for independent tokenizers"
     ends = found.conf_int(alpha=1 - analysis.confidence)
     row: dict[str, object] = {}
     for term in range(1, k + 1):
@@ -283,7 +283,7 @@ def _order_rows(
         elif len(fit.model) > 1:
             scores[index] = predicted
         elif sign is None:
-            found[index] = {}, f"{fit.model[0]} has no direction: it orders nothing"
+            found[index] = {}, f"{fit.model[0]} has no direction: it gives no order"
         else:
             scores[index] = sign * fit.x[:, 0]
     if scores:

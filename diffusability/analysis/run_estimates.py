@@ -1,7 +1,7 @@
-"""Means over a few runs of one thing, with a reach that knows how far training moves them.
+"""Means over a few runs, with intervals that include the variation between trainings.
 
-Three runs say little about their own spread, so the spread is pooled over everything that was run
-more than once, which is also what a single run is given.
+Three runs determine their own spread poorly, so the spread is pooled over everything that was run
+more than once. The pooled spread also applies to single runs.
 """
 
 import math
@@ -33,7 +33,7 @@ class Ranged:
         return Ranged(math.exp(self.value), math.exp(self.value) * self.reach)
 
     def times(self, factor: float) -> "Ranged":
-        """Return a multiple."""
+        """Return a multiple of the estimate."""
         return Ranged(factor * self.value, abs(factor) * self.reach)
 
 
@@ -43,18 +43,18 @@ def estimates(
     *,
     trained: bool = True,
 ) -> dict[Hashable, Ranged]:
-    """Return the mean of each group of runs with its reach.
+    """Return the mean of each group of runs with the half-width of its interval.
 
     Args:
         runs: by group, value and standard error over data of every run (NaN: none is known).
-        looks: standard errors over data on either side.
-        trained: whether what was run was trained; then a second run would differ.
+        looks: half-width in standard errors over data.
+        trained: whether the runs are trainings, which differ when repeated.
 
     Returns:
-        Means. The reach joins the mean error over data, of which runs share theirs, with Student's
+        Means. The half-width combines the mean error over data, which runs share, with Student's
         quantile times the pooled standard deviation of runs over the root of their number. It is
-        NaN where nothing trained was run twice, because the spread of training is then unknown,
-        and where no error is known at all.
+        NaN if no training was repeated, because its spread is then unknown, or if no error is
+        known.
     """
     values = {key: np.array([value for value, _ in group]) for key, group in runs.items()}
     freedom = sum(len(group) - 1 for group in values.values())

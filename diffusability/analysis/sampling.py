@@ -1,4 +1,4 @@
-"""Sampling: length of the steps of trajectories (Fig. 10) and best guidance scale (Fig. 25)."""
+"""Sampling: step lengths along trajectories (Fig. 10) and best guidance scale (Fig. 25)."""
 
 import json
 import math
@@ -48,9 +48,9 @@ def collect_profiles(plan: Plan) -> pd.DataFrame:
     Returns:
         One row per tokenizer, backbone, guidance scale and segment i of M: ``time`` is the middle
         of the segment, 0 noise and 1 data; ``value`` M ||step i|| / ||x_M - x_0||, 1 for a
-        straight line at constant speed; ``stderr`` over runs where there are several, else over
-        trajectories; ``n`` images of each of ``runs`` runs. Backbones of process edm have
-        none: their steps are not even in this time.
+        straight line at constant speed; ``stderr`` over runs if there are several, else over
+        trajectories; ``n`` images of each of ``runs`` runs. Backbones of process edm
+        are omitted: their steps are not uniform in this time.
 
     Raises:
         ArtifactError: samples are missing, altered, or not of this plan.
@@ -59,7 +59,7 @@ def collect_profiles(plan: Plan) -> pd.DataFrame:
     for artifact in plan.of_stage("samples"):
         labels = artifact.labels
         edm = plan.study.backbones[labels["backbone"]].process == "edm"
-        if edm or plan.study.sampling.shift != 1:  # their steps are not even in time
+        if edm or plan.study.sampling.shift != 1:  # their steps are not uniform in time
             continue
         key = (labels["tokenizer"], labels["backbone"], labels["guidance"])
         by_cell.setdefault(key, []).append(artifact)
@@ -100,10 +100,10 @@ def _read(artifact: Artifact) -> dict[str, list[float]]:
 def relate_profiles(
     table: Table, profiles: pd.DataFrame, analysis: Analysis | None = None
 ) -> pd.DataFrame:
-    """Return what the length ratios of sampling steps are correlated with.
+    """Return correlations of the length ratios of sampling steps.
 
     Args:
-        table: a checked tidy table. profiles: as of ``collect_profiles``.
+        table: a checked tidy table. profiles: from ``collect_profiles``.
         analysis: resamples, confidence and seed.
 
     Returns:
@@ -112,8 +112,8 @@ def relate_profiles(
         tokenizers between mean |ratio - 1| and the target, oriented so that a positive sign means
         that better tokenizers deviate less. ``ratio_vs_variance`` (empty target): Pearson's r
         along the trajectory between the ratio and the irreducible variance I(t)
-        (``velocity.curve_*``, interpolated), averaged over tokenizers. NaN with a ``note`` where
-        there is none.
+        (``velocity.curve_*``, interpolated), averaged over tokenizers. NaN with a ``note`` if
+        undefined.
     """
     table, analysis = Measured.of(table), analysis or AnalysisOptions()
     rows = []
@@ -158,7 +158,7 @@ def _deviation(
     clusters = pd.factorize(part["cluster"])[0]
     problem = ""
     if len(x) < 3:
-        problem = f"{len(x)} tokenizers have both numbers: no correlation"
+        problem = f"{len(x)} tokenizers have both values: no correlation"
     elif not (standardise(x).any() and standardise(y).any()):
         problem = "the deviation or the target is constant: no correlation"
     elif math.isnan(sign):
@@ -184,7 +184,7 @@ def _variance_curves(table: Measured) -> dict[str, tuple[Array, Array]]:
 
 
 def _along(profile: pd.DataFrame, curves: Mapping[str, tuple[Array, Array]]) -> float:
-    """Return r along one trajectory, NaN where the variance is unknown or nothing varies."""
+    """Return r along one trajectory, NaN if the variance is unknown or constant."""
     known = curves.get(str(profile["tokenizer"].iloc[0]))
     if known is None or len(profile) < 3 or not np.isfinite(known[1]).all():
         return math.nan
@@ -231,7 +231,7 @@ def guidance_optima(
     analysis: Analysis | None = None,
     inside: tuple[float, float] = (1.5, 2.0),
 ) -> pd.DataFrame:
-    """Return what is known of the best guidance scale of each tokenizer.
+    """Return statistics of the best guidance scale of each tokenizer.
 
     Args:
         table: a checked tidy table (``check_measurements``).
@@ -240,10 +240,10 @@ def guidance_optima(
 
     Returns:
         Two rows per target, backbone and family: ``share_inside``, the share of tokenizers whose
-        best scale lies in the range (Clopper-Pearson interval), and ``optimum_vs_quality``,
+        best scale is in the range (Clopper-Pearson interval), and ``optimum_vs_quality``,
         Pearson's r between best scale and the target at the smallest scale, oriented so that a
-        positive sign means that better tokenizers want less guidance. NaN with a ``note``
-        where fewer than two scales were sampled or the target has no direction.
+        positive sign means that better tokenizers need less guidance. NaN with a ``note``
+        if fewer than two scales were sampled or the target has no direction.
     """
     analysis = analysis or AnalysisOptions()
     rows = []
@@ -255,7 +255,7 @@ def guidance_optima(
     for (target, backbone), scales in scanned.items():
         best, problem = best_guidance(table, target, backbone)
         if not scales:
-            problem = f"{target} was sampled at no guidance scale"
+            problem = f"{target} was not sampled at any guidance scale"
         base = cells(table, target, target, backbone, scales[0] if scales else None).rows
         base = base.assign(best=base["tokenizer"].map(best).astype(float))
         labels = {"target": target, "backbone": backbone, "guidance_scales": len(scales)}
@@ -304,7 +304,7 @@ def _family_rows(
     trend["note"] = note
     x, y = part["best"].to_numpy(float), sign * part["y"].to_numpy(float)
     if n < 3 or not (standardise(x).any() and standardise(y).any()):
-        trend["note"] = "fewer than 3 tokenizers, or all want the same scale: no trend"
+        trend["note"] = "fewer than 3 tokenizers, or all have the same best scale: no trend"
         return [share, trend]
     codes = pd.factorize(part["cluster"])[0]
     options = {"confidence": analysis.confidence, "resamples": analysis.resamples}

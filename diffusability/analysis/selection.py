@@ -1,4 +1,4 @@
-"""Choice of the metric of a perspective by cross-validation, and its ranking accuracy."""
+"""Selection of a metric per perspective by nested cross-validation, and ranking accuracy."""
 
 import math
 from collections import Counter
@@ -30,10 +30,10 @@ from diffusability.analysis.panels import (
 
 
 def choose_metrics(table: Table) -> pd.DataFrame:
-    """Choose the metric of each perspective twice: on all tokenizers, and inside the folds.
+    """Choose the metric of each perspective twice: on all tokenizers, and within the folds.
 
-    Choosing the best of several metrics and judging it on the same tokenizers flatters it. Here
-    each cluster is left out in turn, the metric with the largest |r| on the rest is chosen and
+    Choosing the best of several metrics and evaluating it on the same tokenizers is optimistic.
+    Here each cluster is left out in turn, the metric with the largest |r| on the rest is chosen and
     fitted there, and the left-out cluster is predicted.
 
     Args:
@@ -44,7 +44,7 @@ def choose_metrics(table: Table) -> pd.DataFrame:
         the naive choice with r, R² in sample and Q² of that fixed metric; ``nested_q2`` of the
         whole procedure; ``optimism`` = naive_r2 - nested_q2, the over-optimism of the naive
         number; ``chosen`` metrics with their number of folds; ``agreement``: share of folds that
-        choose the naive metric. NaN with a ``note`` where impossible.
+        choose the naive metric. NaN with a ``note`` if undefined.
     """
     table = Measured.of(table)
     groups: dict[str, list[str]] = {}
@@ -88,7 +88,7 @@ def nested_predictions(X: Array, y: Array, clusters: NDArray[np.int64]) -> tuple
 def leave_cluster_out(X: Array, y: Array, clusters: NDArray[np.int64]) -> Array:
     """Return predictions (n,) of y (n,) from fits on X (n, k) without the point's cluster.
 
-    NaN where the other clusters hold too few points to fit.
+    NaN if the other clusters have too few points for a fit.
     """
     predicted = np.full(len(y), np.nan)
     design = np.column_stack([np.ones(len(y)), X])
@@ -102,7 +102,7 @@ def leave_cluster_out(X: Array, y: Array, clusters: NDArray[np.int64]) -> Array:
 
 
 def q2_score(predicted: Array, y: Array) -> float:
-    """Return Q² = 1 - PRESS/SST: 1 perfect, 0 as good as the mean; NaN if a prediction lacks."""
+    """Return Q² = 1 - PRESS/SST: 1 perfect, 0 as good as the mean; NaN if one is missing."""
     if np.isnan(predicted).any():
         return math.nan
     return float(1 - ((y - predicted) ** 2).sum() / ((y - y.mean()) ** 2).sum())
@@ -119,9 +119,9 @@ def strongest(X: Array, y: Array) -> int | None:
 
 
 def _choice(parts: dict[str, pd.DataFrame]) -> dict[str, object]:
-    """Return both choices of one perspective from the paired rows of its metrics."""
+    """Return both choices for one perspective from the paired rows of its metrics."""
     most = max(len(part) for part in parts.values())
-    # a metric that some tokenizers lack cannot be compared with those that all have
+    # metrics missing for some tokenizers are not comparable with the others
     whole = [name for name in parts if len(parts[name]) == most]
     short = [name for name in parts if len(parts[name]) < most]
     note = f"not measured for all tokenizers: {', '.join(short)}" if short else ""
@@ -135,7 +135,7 @@ def _choice(parts: dict[str, pd.DataFrame]) -> dict[str, object]:
     row = {"candidates": len(whole), "n": len(y), "clusters": len(set(clusters))}
     best = strongest(X, y) if len(y) >= 4 and np.isfinite(X).all() else None
     if best is None:
-        reason = "fewer than 4 tokenizers, or nothing varies: no choice"
+        reason = "fewer than 4 tokenizers, or all metrics are constant: no choice"
         return row | {"note": join_notes(reason, note)}
     r = float(standardise(X[:, best]) @ standardise(y) / len(y))
     predicted, folds = nested_predictions(X, y, clusters)
@@ -162,10 +162,10 @@ class Ordering:
 
     Attributes:
         accuracy: (P,) share of the pairs that a score orders correctly, ties counting half, in
-            [0, 1]; 0.5 is chance, higher is better. NaN where no pair can be told apart.
-        pairs: number of pairs further apart than twice their noise.
+            [0, 1]; 0.5 is chance, higher is better. NaN if no pair can be distinguished.
+        pairs: number of pairs that differ by more than twice their noise.
         estimator: 2 accuracy - 1, a rank correlation like Kendall's tau, under resampling.
-        note: what to know of the threshold.
+        note: caveat on the threshold.
     """
 
     accuracy: Array
@@ -176,7 +176,7 @@ class Ordering:
     def intervals(
         self, draws: Draws, confidence: float = 0.95, resamples: int = 9999
     ) -> list[tuple[float | None, float | None]]:
-        """Return the interval of each accuracy, None where there is none (see ``intervals``)."""
+        """Return the interval of each accuracy, or None (see ``intervals``)."""
         found = bootstrap_intervals(self.estimator, draws, confidence, resamples)
         return [
             (None, None)
@@ -187,7 +187,7 @@ class Ordering:
 
 
 def order_pairs(score: Array, y: Array, y_stderr: Array) -> Ordering:
-    """Return the share of tokenizer pairs whose order in y a score predicts.
+    """Return the share of tokenizer pairs whose order in y a score predicts correctly.
 
     Only pairs with |y_i - y_j| > 2 sqrt(se_i² + se_j²) count: the others have no known order.
 
@@ -213,17 +213,17 @@ def order_pairs(score: Array, y: Array, y_stderr: Array) -> Ordering:
         return np.where(total > 0, excess / np.where(total > 0, total, 1.0), np.nan)
 
     pairs, n = int(counted.sum()), len(y)
-    # normal theory of tau, the closest there is: it keeps a perfect order of few from being sure
+    # normal theory of tau as an approximation: a perfect order of few points stays uncertain
     variance = 0.437 / (n - 4) if n > 4 else float("inf")
     estimator = Estimator(weighted, n, z_variance=variance, step=1 / max(pairs, 2))
     note = f"{unknown} tokenizers without standard error: taken as 0" if unknown else ""
     if not pairs:
-        note = "no two tokenizers are further apart than twice their noise"
+        note = "no two tokenizers differ by more than twice their noise"
     return Ordering((1 + estimator.values) / 2, pairs, estimator, note)
 
 
 def top1_regret(score: Array, y: Array, better_high: bool) -> float:
-    """Return what is lost by taking the tokenizer that a score puts first.
+    """Return the loss from choosing the tokenizer that a score ranks first.
 
     Args:
         score: (n,) predicted target, larger for a larger target. y: (n,) target.
@@ -231,7 +231,7 @@ def top1_regret(score: Array, y: Array, better_high: bool) -> float:
 
     Returns:
         Distance of the chosen target from the best, in its unit, at least 0 (lower is better).
-        Of several tokenizers with the same first score, their mean counts.
+        Ties for the first rank are averaged.
     """
     direction = 1.0 if better_high else -1.0
     best = direction * score

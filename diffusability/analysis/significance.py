@@ -1,4 +1,4 @@
-"""P-values: by permutation, of partial and dependent correlations, of clustered coefficients."""
+"""P-values: permutation tests, partial and dependent correlations, clustered coefficients."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from scipy import stats
 from diffusability.analysis.estimators import Array, columns, standardise
 from diffusability.analysis.intervals import keyed_generator
 
-_TIE = 1e-12  # of the largest statistic that there can be: rounding, not a difference
+_TIE = 1e-12  # relative to the largest possible statistic: below it, differences are rounding
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Permutations:
     """Orders of n points.
 
     Attributes:
-        index: (R, n) positions. exact: whether they are all that there are.
+        index: (R, n) permutations. exact: whether these are all permutations.
     """
 
     index: NDArray[np.int64]
@@ -28,7 +28,7 @@ class Permutations:
 
 
 def permute(n: int, rng: np.random.Generator, resamples: int = 9999) -> Permutations:
-    """Return all orders of n points where there are no more than ``resamples``, else that many."""
+    """Return all orders of n points if at most ``resamples``, else that many random ones."""
     if n < 13 and math.factorial(n) <= resamples:
         return Permutations(np.array(list(permutations(range(n)))), exact=True)
     return Permutations(rng.permuted(np.tile(np.arange(n), (resamples, 1)), axis=1), exact=False)
@@ -37,7 +37,7 @@ def permute(n: int, rng: np.random.Generator, resamples: int = 9999) -> Permutat
 def permute_within(
     clusters: NDArray[np.int64], rng: np.random.Generator, resamples: int = 9999
 ) -> Permutations:
-    """Return orders that permute points within their cluster (codes (n,)) only."""
+    """Return orders that permute points only within their cluster (codes (n,))."""
     index = np.tile(np.arange(len(clusters)), (resamples, 1))
     for code in np.unique(clusters):
         members = np.flatnonzero(clusters == code)
@@ -47,12 +47,12 @@ def permute_within(
 
 @lru_cache(maxsize=8)
 def shared_permutations(seed: int, n: int, resamples: int) -> Permutations:
-    """Return the permutations that all statistics of n tokenizers share."""
+    """Return the permutations shared by all statistics of n tokenizers."""
     return permute(n, keyed_generator(seed, "pairing", n), resamples)
 
 
 def shared_within(seed: int, clusters: NDArray[np.int64], resamples: int) -> Permutations:
-    """Return the permutations that all statistics over the same clusters share."""
+    """Return the permutations shared by all statistics over the same clusters."""
     return _shared_within(seed, tuple(clusters.tolist()), resamples)
 
 
@@ -63,7 +63,7 @@ def _shared_within(seed: int, clusters: tuple[int, ...], resamples: int) -> Perm
 
 
 def pairing_p(x: Array, y: Array, orders: Permutations) -> Array:
-    """Return the two-sided p of Pearson's r when any metric may go with any target.
+    """Return the two-sided p of Pearson's r under permutation of all tokenizers.
 
     Args:
         x: (n,) or (n, P) values (ranks give the p of Spearman's rho).
@@ -71,8 +71,8 @@ def pairing_p(x: Array, y: Array, orders: Permutations) -> Array:
         orders: of n points.
 
     Returns:
-        (P,) p in (0, 1], twice the smaller tail, which counts the sample itself where not all
-        orders are tried; NaN where r does not exist.
+        (P,) p in (0, 1], twice the smaller tail, which includes the sample itself if not all orders
+        are used; NaN if r is undefined.
     """
     x, y = standardise(columns(x)), standardise(columns(y))
     n, count = len(x), len(orders.index)
@@ -89,15 +89,15 @@ def pairing_p(x: Array, y: Array, orders: Permutations) -> Array:
 def within_p(
     x: Array, y: Array, clusters: NDArray[np.int64], orders: Permutations
 ) -> tuple[Array, float]:
-    """Return the two-sided p of the within-cluster r when tokenizers swap inside clusters only.
+    """Return the two-sided p of the within-cluster r under permutation within clusters.
 
     Args:
         x: (n,) or (n, P) values. y: (n,), (n, 1) or (n, P) values.
         clusters: (n,) codes 0 ... G-1. orders: of points inside those clusters.
 
     Returns:
-        (P,) p in (0, 1] of |r|, counting the sample itself, and the smallest p that the cluster
-        sizes allow; NaN where no cluster varies in both.
+        (P,) p in (0, 1] of |r|, including the sample itself, and the smallest p that the cluster
+        sizes allow; NaN if no cluster varies in both.
     """
     sizes = np.bincount(clusters)
     smallest = math.exp(-sum(math.lgamma(size + 1) for size in sizes))
@@ -130,7 +130,7 @@ def partial_p(r: float, n: int, covariates: int) -> float:
         r: partial correlation in [-1, 1]. n: tokenizers. covariates: number k held fixed.
 
     Returns:
-        p in [0, 1]; NaN where there is no degree of freedom.
+        p in [0, 1]; NaN without degrees of freedom.
     """
     degrees = n - 2 - covariates
     if degrees < 1 or math.isnan(r):
@@ -145,11 +145,11 @@ def williams(r1: float, r2: float, r12: float, n: int) -> tuple[float, float]:
     """Return Williams' t of two correlations that share a variable, and its two-sided p.
 
     Args:
-        r1: r of the shared variable with the first. r2: with the second. r12: of those two.
+        r1: r of the shared variable with the first. r2: with the second. r12: between those two.
         n: points; the test has n - 3 degrees of freedom (Steiger 1980, Eq. 7).
 
     Returns:
-        t (positive: the first is larger) and p; NaN where the test does not exist.
+        t (positive: the first is larger) and p; NaN if the test is undefined.
     """
     determinant = 1 - r1**2 - r2**2 - r12**2 + 2 * r1 * r2 * r12
     if n < 4 or math.isnan(determinant):
@@ -179,11 +179,11 @@ def wild_cluster_p(
     Args:
         design: (n, k) columns, constant included. y: (n,) target.
         clusters: (n,) codes 0 ... G-1. column: of the coefficient that is tested.
-        rng: source of the signs; unused where all 2^G are tried.
-        resamples: sign patterns; all of them where there are no more.
+        rng: source of the signs; unused if all 2^G are used.
+        resamples: number of sign patterns, at most 2^G.
 
     Returns:
-        p in [2^(1-G), 1]; NaN where the design has no full rank or there is one cluster.
+        p in [2^(1-G), 1]; NaN if the design lacks full rank or there is only one cluster.
     """
     count = int(clusters.max()) + 1
     if count < 2 or np.linalg.matrix_rank(design) < design.shape[1]:
@@ -206,7 +206,7 @@ def wild_cluster_p(
 def _robust_t(design: Array, targets: Array, clusters: NDArray[np.int64], column: int) -> Array:
     """Return the cluster-robust t of one coefficient for each row of targets (B, n), up to scale.
 
-    The factor of small samples is the same for all and drops out of their comparison.
+    The small-sample factor is common to all rows and cancels in their comparison.
     """
     solver = np.linalg.pinv(design)  # (k, n)
     coefficients = targets @ solver.T  # (B, k)

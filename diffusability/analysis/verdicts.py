@@ -1,7 +1,7 @@
-"""What a study's tables say of the papers' claims.
+"""Verdicts on the papers' claims from the tables of a study.
 
-The verdict looks at the interval alone: inside the region: reproduced; outside: contradicted;
-across its border: undecided. A study that is too small for the claim, or that lacks the numbers,
+The verdict depends only on the interval: inside the region it is reproduced, outside contradicted,
+and across the border undecided. A study that is too small for the claim, or lacks its statistics,
 cannot test it.
 """
 
@@ -24,13 +24,13 @@ CONTRADICTED = "contradicted"
 UNDECIDED = "undecided"
 NOT_TESTABLE = "not testable at this scale"
 _ORIENTED = ("correlations", "intercorrelations")
-_NAMED = 4  # reasons that a verdict names, of as many as there are rows
+_NAMED = 4  # maximum reasons named in a verdict
 _PANEL = ["target", "backbone", "family"]
 
 
 @dataclass(frozen=True)
 class _Finding:
-    """What one row says of a claim."""
+    """Result of one row for a claim."""
 
     verdict: str
     value: float
@@ -43,15 +43,16 @@ def check_claims(claims: Sequence[Claim], tables: Mapping[str, pd.DataFrame]) ->
     """Return the verdict on every claim.
 
     Args:
-        claims: as of ``load_claims``.
-        tables: analysis tables by name, as of ``analyse``; absent ones make claims untestable.
+        claims: from ``load_claims``.
+        tables: analysis tables by name, from ``analyse``; claims on missing tables are not
+            testable.
 
     Returns:
         One row per claim: ``verdict`` with its ``reason``; ``value``, ``low`` and ``high`` of the
-        row that decides (the one least in favour where all must agree). The interval is the hull
-        of the one over tokenizers and the one over clusters. A claim without interval is never
-        reproduced. Seeds pull correlations towards 0: where ``smallest.reliability`` is not
-        reached (``noise_floor``), a verdict that such noise could cause becomes undecided.
+        decisive row (the least favourable one if all must agree). The interval is the hull of
+        those over tokenizers and over clusters. A claim without interval is never reproduced.
+        Noise of seeds attenuates correlations: below ``smallest.reliability``
+        (``noise_floor``), a verdict that such noise could cause becomes undecided.
     """
     rows = []
     for claim in claims:
@@ -82,13 +83,13 @@ def _untestable(reason: str) -> _Finding:
 
 
 def _check(claim: Claim, tables: Mapping[str, pd.DataFrame]) -> tuple[_Finding, int]:
-    """Return the finding on one claim and how many rows it rests on."""
+    """Return the finding on one claim and the number of rows behind it."""
     table = tables.get(claim.table)
     if table is None or table.empty:
         return _untestable(f"this study has no table of {claim.table}"), 0
     chosen = table[selected_rows(table, claim)]
     if chosen.empty:
-        return _untestable("this study measures nothing that the claim speaks of"), 0
+        return _untestable("this study measures none of the claim's metrics"), 0
     for name, column in COUNTS.items():
         least = claim.smallest.get(name, 0)
         there = chosen[column].nunique(dropna=False) if column in chosen else 0
@@ -108,7 +109,7 @@ def _together(findings: list[_Finding], total: int, every: bool) -> _Finding:
     """Return the finding over several rows: the decisive row, with the count of each verdict."""
     ranks = [CONTRADICTED, UNDECIDED, REPRODUCED]
     order = ranks if every else ranks[::-1]
-    # a region has no preferred end in general; among equal verdicts the first row stands
+    # in general a region has no preferred end; among equal verdicts the first row decides
     decisive = min(findings, key=lambda finding: order.index(finding.verdict))
     if total == 1:
         return decisive
@@ -122,7 +123,7 @@ def _together(findings: list[_Finding], total: int, every: bool) -> _Finding:
 
 
 def selected_rows(table: pd.DataFrame, claim: Claim) -> pd.Series:
-    """Return which rows of a table a claim speaks of."""
+    """Return the rows of a table that a claim selects."""
     rows = pd.Series(False, index=table.index)
     for selector in claim.selectors:
         fits = pd.Series(True, index=table.index)
@@ -140,7 +141,7 @@ def selected_rows(table: pd.DataFrame, claim: Claim) -> pd.Series:
 
 
 def _fits(cell: object, wanted: object) -> bool:
-    """Return whether a cell fits a pattern, a list of patterns, or a number."""
+    """Return whether a cell matches a pattern, a list of patterns, or a number."""
     if isinstance(wanted, int | float):
         return isinstance(cell, int | float) and float(cell) == float(wanted)
     patterns = [wanted] if isinstance(wanted, str) else list(wanted)  # type: ignore[call-overload]
@@ -153,7 +154,7 @@ def _fits(cell: object, wanted: object) -> bool:
 
 
 def _finding(claim: Claim, row: Mapping[Any, Any], floor: pd.DataFrame | None) -> _Finding:
-    """Return what one row of a table says of a claim."""
+    """Return the finding of one row of a table on a claim."""
     where = ", ".join(str(row[c]) for c in (*_PANEL, "metric") if row.get(c) not in (None, ""))
     for name, column in (("tokenizers", "n"), ("clusters", "clusters")):
         least, there = claim.smallest.get(name, 0), row.get(column, row.get(name, math.inf))
@@ -173,7 +174,10 @@ def _finding(claim: Claim, row: Mapping[Any, Any], floor: pd.DataFrame | None) -
     elif high < region.low or low > region.high:
         verdict, reason = CONTRADICTED, "the whole interval disagrees"
     else:
-        verdict, reason = UNDECIDED, "the interval holds values that agree and that do not"
+        verdict, reason = (
+            UNDECIDED,
+            "the interval contains values that agree and values that do not",
+        )
     doubt = _doubt(claim, row, floor, verdict, high)
     if doubt:
         verdict, reason = UNDECIDED, f"{reason}, but {doubt}"
@@ -182,7 +186,7 @@ def _finding(claim: Claim, row: Mapping[Any, Any], floor: pd.DataFrame | None) -
 
 def _numbers(claim: Claim, row: Mapping[Any, Any]) -> tuple[float, float, float]:
     """Return value and interval: the hull of that over tokenizers and that over clusters."""
-    # several statistics to a row, each with its ends; or one to a row, as `value`
+    # a row has several statistics, each with its interval; or one, as `value`
     name, prefix = (claim.statistic, f"{claim.statistic}_") if claim.statistic in row else ("", "")
     if f"{prefix}low" not in row:
         prefix = ""
@@ -201,10 +205,10 @@ def _is_number(cell: object) -> bool:
 def _doubt(
     claim: Claim, row: Mapping[Any, Any], floor: pd.DataFrame | None, verdict: str, high: float
 ) -> str:
-    """Return why noise of seeds could explain a verdict on a correlation, empty if it cannot."""
+    """Return the reason why noise of seeds could explain a verdict, or empty."""
     least = claim.smallest.get("reliability")
     weak = claim.region.holds_zero
-    # noise shrinks correlations: it can feign weakness, never strength or a turned sign
+    # noise attenuates correlations: it can explain weak ones, never strong ones or another sign
     feigned = verdict == REPRODUCED if weak else verdict == CONTRADICTED and high >= 0
     if least is None or claim.table != "correlations" or not feigned:
         return ""
@@ -224,17 +228,17 @@ def check_by_network(
     tables: Mapping[str, pd.DataFrame],
     networks: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Return the verdict on every claim, by each network whose numbers it is to be judged on.
+    """Return the verdict on every claim, for each network that it is tested on.
 
     Args:
-        claims: as of ``load_claims``.
-        tables: as of ``check_claims``; those of claims that networks decide have a column
+        claims: from ``load_claims``.
+        tables: as for ``check_claims``; tables of claims tested per network have a column
             ``network``.
-        networks: that judge every claim; by default those that have rows which a claim selects.
+        networks: networks that every claim is tested on; by default those with selected rows.
 
     Returns:
-        The rows of ``check_claims``, claim by claim; ``network`` is empty where a claim is judged
-        on no network's numbers.
+        The rows of ``check_claims``, claim by claim; ``network`` is empty for claims without
+        networks.
     """
     parts = [check_claims([], tables)]
     for claim in claims:

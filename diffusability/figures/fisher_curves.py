@@ -1,4 +1,4 @@
-"""FI, FIR and MMSE rate along the noise: of every tokenizer's fits, and as models learned them."""
+"""FI, FIR and MMSE rate against noise, for every tokenizer: from fits and trained models."""
 
 import json
 
@@ -13,14 +13,14 @@ from diffusability.figures.results import Results, reference_scope
 from diffusability.figures.style import cluster_styles
 
 PREFIX = f"fisher{CURVE}"
-# quantity: what its axis says
+# quantity: axis label
 QUANTITIES = {
     "fi": "v FI / n",
     "fir": "v² FIR / n",
     "mmse_rate": "MMSE rate / n",
     "fir_deviation_per_dimension": "FIR deviation",
 }
-# part of a metric's name before and after the quantity: what its row says
+# part of a metric's name before and after the quantity: row label
 ROWS = {
     ("", ""): "fits per class",
     ("", "_unconditional"): "fits, unconditional",
@@ -32,8 +32,8 @@ ROWS = {
 def draw_fisher_curves(results: Results) -> Figure:
     """Return a row per source and condition, a panel per quantity, over the noise variance.
 
-    One line per tokenizer, the mean over its seeds, in the colour of its cluster; the reference
-    family, and of learned curves the reference backbone.
+    One line per tokenizer, the mean over its seeds, in the colour of its cluster; only the
+    reference family and, for learned curves, the reference backbone.
     """
     scope = reference_scope(results, results.target)
     family = results.families[0] if scope is None else scope.family

@@ -1,7 +1,7 @@
-"""Fisher curves of latent spaces beside those of pixels: Fig. 3d, 4, 6, 11, 12 of the second paper.
+"""Fisher curves of latent spaces and pixels: Fig. 3d, 4, 6, 11, 12 of the second paper.
 
-One row per backbone, and one of the fits to the latents. Totals as in the paper, then values per
-dimension, because totals of spaces of different sizes differ mainly by their sizes.
+One row per backbone, and one for the fits to the latents. Totals as in the paper, then values per
+dimension, because totals of spaces of different dimensions differ mainly by their dimensions.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ from diffusability.figures.panels import (
 from diffusability.figures.results import Results
 from diffusability.figures.style import PALETTE, QUIET
 
-# column: what its title says; a total has a logarithmic axis
+# column: its title; totals have a logarithmic axis
 TOTALS = {"fi": "FI", "fir": "FIR"}
 SHARES = {quantity: QUANTITIES[quantity] for quantity in POWERS}
 DEVIATION = "v² |FIR\N{MINUS SIGN}FIR of pixels| / D"
@@ -83,12 +83,12 @@ def mean_curves(totals: pd.DataFrame) -> pd.DataFrame:
     """Return the means over runs of curves, one row per network, tokenizer, quantity and v.
 
     Args:
-        totals: as of ``fisher_totals``.
+        totals: from ``fisher_totals``.
 
     Returns:
-        tokenizer, role, network, dim, quantity, v, total, spread (standard error over runs where
-        there are several, else of the one), share (per dimension, dimensionless), share_spread, and
-        trusted: whether no run has a flag there.
+        tokenizer, role, network, dim, quantity, v, total, spread (standard error over runs if
+        there are several, else of the single run), share (per dimension, dimensionless),
+        share_spread, and trusted: whether no run has a flag there.
     """
     keys = ["network", "tokenizer", "role", "dim", "quantity", "v"]
     grouped = totals.assign(flagged=totals["flags"] != "").groupby(keys, sort=False)
@@ -110,10 +110,10 @@ def scaled_deviations(means: pd.DataFrame) -> pd.DataFrame:
     """Return v^2 |F_D - F_d| / D of the FIR of every space but pixels (Fig. 3d).
 
     Args:
-        means: of ``mean_curves``, of one network.
+        means: from ``mean_curves``, for one network.
 
     Returns:
-        Its FIR rows with ``deviation`` and ``deviation_spread``; a level is trusted where both
+        Its FIR rows with ``deviation`` and ``deviation_spread``; a level is trusted if both
         curves are.
     """
     fir = means[means["quantity"] == "fir"]

@@ -1,4 +1,4 @@
-"""FI and FIR of activation functions against noise variance, exact beside learned (Fig. 2)."""
+"""FI and FIR of activation functions against noise variance, exact and learned (Fig. 2)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -35,7 +35,7 @@ def draw_activations(table: pd.DataFrame) -> Figure:
 
 
 def _draw_panel(axis: Axes, rows: pd.DataFrame, name: str) -> None:
-    """Draw one quantity of every space, and that of the data."""
+    """Draw one quantity for every space and for the data."""
     exact = rows["network"] == "exact"
     networks = list(dict.fromkeys(rows.loc[~exact, "network"]))
     spaces = list(dict.fromkeys(rows["space"]))
@@ -67,13 +67,15 @@ def _draw_panel(axis: Axes, rows: pd.DataFrame, name: str) -> None:
 READINGS = ("relative", "scaled", "per_dimension", "intrinsic")
 EXPERIMENTS = (("scale", "eps"), ("dimension", "latent dimension d"), ("cylinder", "1 / R"))
 CURVES = 4  # noise levels, or parameters, drawn in one panel
-NOTHING = 1e-9  # smaller deviations are rounding: zero, or absent from a logarithmic axis
+NOTHING = (
+    1e-9  # smaller deviations are rounding errors: drawn as zero, or omitted on a logarithmic axis
+)
 
 
 def draw_deviation_by_parameter(table: pd.DataFrame) -> Figure:
-    """Return a panel for each reading of the deviation (rows) and experiment (columns).
+    """Return a panel for each form of the deviation (rows) and experiment (columns).
 
-    One colour a noise level; lines are exact, markers learned with their standard errors.
+    One colour per noise level; lines are exact, markers learned with their standard errors.
 
     Args:
         table: of `fisher.toy_table`.
@@ -83,7 +85,7 @@ def draw_deviation_by_parameter(table: pd.DataFrame) -> Figure:
 
 
 def draw_deviation_by_noise(table: pd.DataFrame) -> Figure:
-    """Return the same against noise variance, one colour a parameter.
+    """Return the same against noise variance, one colour per parameter.
 
     Args:
         table: of `fisher.toy_table`.
@@ -140,7 +142,7 @@ def _draw_curve(
     label: str,
     markers: Mapping[str, str],
 ) -> None:
-    """Draw one exact line and the learned points of every network beside it."""
+    """Draw one exact line and the learned points of every network."""
     exact = rows["network"] == "exact"
     line = rows[exact]
     axis.plot(line[x], line[reading].mask(line[reading] < NOTHING, 0), color=colour, label=label)
@@ -160,7 +162,7 @@ def _draw_curve(
 
 
 def _use_log_ordinates(axis: Axes, something: bool) -> None:
-    """Make the ordinates logarithmic, or say that there is nothing to draw."""
+    """Make the y axis logarithmic, or write that there is nothing to draw."""
     if something:
         axis.set_yscale("log")
         return

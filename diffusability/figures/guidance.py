@@ -87,7 +87,7 @@ def _draw_panel(axis: Axes, results: Results, backbone: str, family: str) -> Non
 
 
 def _title(axis: Axes, results: Results, backbone: str, family: str, total: int) -> str:
-    """Return the share of tokenizers whose best scale lies where the paper saw them all."""
+    """Return the share of tokenizers whose best scale is in the paper's range."""
     wanted = {"target": results.target, "backbone": backbone, "family": family}
     found = results.row("guidance", **wanted, statistic="share_inside")
     return statistic_title(axis, "best in 1.5\N{EN DASH}2", found, total)
@@ -96,7 +96,7 @@ def _title(axis: Axes, results: Results, backbone: str, family: str, total: int)
 def draw_best_guidance(results: Results) -> Figure:
     """Return a row of panels per backbone: each tokenizer at several scales, its best one marked.
 
-    Scales from the smallest to the largest that is best for any tokenizer are shown.
+    Scales up to the largest one that is best for any tokenizer are shown.
     """
     scopes = [scope.at(guidance=BEST) for scope in backbone_scopes(results, results.target)]
     if not scopes:

@@ -1,4 +1,4 @@
-"""The numbers of points, placed where they cover nothing."""
+"""Labels of points, placed without overlap."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def number_points(
     radius: ArrayLike = RADIUS,
     beside: ArrayLike = (),
 ) -> None:
-    """Write a short name beside each point of a panel whose size and limits are final.
+    """Write a short name next to each point of a panel whose size and limits are final.
 
     Each name takes the first of eight positions around its point that is inside the panel and
     touches neither a point nor a name; if there is none, the name is omitted.
@@ -31,7 +31,7 @@ def number_points(
     Args:
         axis: the panel. x, y: (N,) coordinates. names: (N,) texts.
         radius: of the markers in points, one or (N,).
-        beside: (M, 2) coordinates of further markers to keep clear of.
+        beside: (M, 2) coordinates of further markers to avoid.
     """
     if not names:
         return
@@ -68,8 +68,8 @@ def number_points(
 def number_ends(axis: Axes, y: ArrayLike, names: Sequence[str]) -> None:
     """Write a short name right of a panel for each curve that ends on its right edge at y.
 
-    Names keep the order of the ends and are spread until none touch, in as many columns as they
-    need; a thin line ties each to its end.
+    Names keep the order of the ends and are spread until none overlap, in as many columns as
+    needed; a thin line connects each to its curve.
     """
     axis.autoscale_view()
     width, height = 72 * panel_size(axis)
@@ -102,7 +102,7 @@ def number_ends(axis: Axes, y: ArrayLike, names: Sequence[str]) -> None:
 
 
 def _spread(wanted: np.ndarray, step: float) -> np.ndarray:
-    """Move ascending positions apart until they differ by a step, none above 1 if they fit."""
+    """Move ascending positions apart to at least one step, below 1 if they fit."""
     positions = wanted.copy()
     for k in range(1, len(positions)):
         positions[k] = max(positions[k], positions[k - 1] + step)

@@ -1,4 +1,4 @@
-"""Variance between seeds and between tokenizers: of generation, and of reconstruction (Fig. 3)."""
+"""Variance between seeds and tokenizers, of generation and reconstruction (Fig. 3)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -91,9 +91,9 @@ def _draw_panel(axis: Axes, results: Results, scope: Scope) -> None:
 
 
 def _title(axis: Axes, row: Mapping[str, Any] | None) -> str:
-    """Return the share of variance that is tokenizers, with its interval, and the seeds' spread."""
+    """Return the reliability with its interval, and the standard deviation of a run."""
     if row is None:
-        return wrapped(axis, "the tables hold no noise floor for this panel")
+        return wrapped(axis, "the tables have no noise floor for this panel")
     if pd.isna(row["run_sd"]):
         return wrapped(axis, str(row["note"]).partition(";")[0])
     low, high = row["low"], row["high"]
@@ -106,9 +106,9 @@ SHOWN = (
     "reconstruction.psnr",
     "reconstruction.ssim",
     "reconstruction.lpips*",
-    "reconstruction.f[di]*",  # FID where the extractor is Inception
+    "reconstruction.f[di]*",  # FID if the extractor is Inception
 )
-HALF_WIDTH = 0.32  # of a family's column, in columns
+HALF_WIDTH = 0.32  # width of a family's column, in columns
 
 
 def draw_reconstruction(results: Results) -> Figure:
@@ -148,7 +148,7 @@ def _draw_metric(axis: Axes, results: Results, pattern: str) -> None:
 
 
 def _spread(results: Results, family: str, metric: str) -> str:
-    """Return the standard deviation over tokenizers with its interval, or why there is none."""
+    """Return the standard deviation over tokenizers with its interval, or the reason for none."""
     row = results.row("comparability", family=family, metric=metric)
     if row is None or pd.isna(row["value"]):
         return "no spread"

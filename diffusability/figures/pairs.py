@@ -198,7 +198,7 @@ def _draw_family(axis: Axes, results: Results, family: str) -> None:
     paired = cells(results.measurements, NEIGHBOURS, PROBE, "", None).of_family(family)
     rows = paired.rows
     if rows.empty:
-        annotate_empty(axis, f"no tokenizer of {family} has both numbers")
+        annotate_empty(axis, f"no tokenizer of {family} has both values")
         return
     draw_points(axis, rows, results)
     draw_fit(axis, rows)

@@ -1,4 +1,4 @@
-"""Panels: their grid, points, titles and legends, and the note in an empty one."""
+"""Panels: grid, points, titles, legends, and notes in empty panels."""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,12 +16,12 @@ from diffusability.analysis.panels import higher_is_better
 from diffusability.figures.results import Results
 from diffusability.figures.style import QUIET, TEXT, cluster_styles, use_style
 
-NARROWEST = 4.2  # inches, of a figure: its title and legend need room
+NARROWEST = 4.2  # inches, smallest width of a figure with title and legend
 LEFT = 0.8  # inches, room for a label of three lines
 STRIP = 0.4  # inches, height of a sentence across a figure
 MARKER = 4.5  # points
-SHAPE = {"*": 1.5, "X": 1.15, "P": 1.15}  # of shapes that look smaller than they are
-NAMED = 12  # more tokenizers than these are not named under a figure
+SHAPE = {"*": 1.5, "X": 1.15, "P": 1.15}  # scale of markers that look small
+NAMED = 12  # maximum tokenizers named under a figure
 DIRECTION = {True: "higher is better", False: "lower is better", None: "no declared direction"}
 _CHARACTER = 0.56 * TEXT / 72  # inches, mean width of a character
 
@@ -35,16 +35,16 @@ def panel_grid(
     left: float = 0.6,
     foot: float = 0.0,
 ) -> tuple[Figure, np.ndarray]:
-    """Return a figure and its (rows, columns) panels, every size in inches and final.
+    """Return a figure and its (rows, columns) panels, with fixed sizes in inches.
 
-    Title and legend lie outside of this rectangle; writing the figure makes room for them.
+    Title and legend are outside this rectangle; saving the figure makes room for them.
 
     Args:
         rows: of panels. columns: of panels.
         panel: width and height of one.
         gap: between two panels, horizontally and vertically, for titles and labels.
         left: room for the labels of the first column.
-        foot: room under the last row.
+        foot: room below the last row.
     """
     use_style()
     widened = (NARROWEST - left - (columns - 1) * gap[0]) / columns
@@ -57,19 +57,19 @@ def panel_grid(
         for column in range(columns):
             x = left + column * (panel[0] + gap[0])
             y = foot + 0.55 * gap[1] + (rows - 1 - row) * (panel[1] + gap[1])
-            place = (x / width, y / height, panel[0] / width, panel[1] / height)
-            axes[row, column] = figure.add_axes(place)
+            bounds = (x / width, y / height, panel[0] / width, panel[1] / height)
+            axes[row, column] = figure.add_axes(bounds)
             axes[row, column].locator_params("x", nbins=max(3, int(panel[0] / 0.38)))
             axes[row, column].locator_params("y", nbins=5)
     return figure, axes
 
 
 def comparison_grid(rows: int, columns: int, alone: str) -> tuple[Figure, np.ndarray]:
-    """Return small panels, one row per thing compared, and a note below if there is only one.
+    """Return small panels, one row per compared item, and a note below if there is only one.
 
     Args:
-        rows: things compared, at least 1. columns: panels of each.
-        alone: why there is nothing to compare, empty where there is.
+        rows: number of compared items, at least 1. columns: panels of each.
+        alone: why there is nothing to compare, or empty.
     """
     foot = STRIP + 0.1 if alone else 0.0
     figure, axes = panel_grid(rows, columns, panel=(1.42, 1.3), left=LEFT, foot=foot)
@@ -119,13 +119,13 @@ def statistic_title(axis: Axes, symbol: str, row: Mapping[str, Any] | None, tota
     """Return a statistic with its interval and n as the two lines of a title.
 
     Args:
-        axis: whose width the lines keep to.
+        axis: panel whose width limits the lines.
         symbol: of the statistic.
-        row: value, low, high, n and note of a table's row; None where the table has none.
-        total: tokenizers that could have been in it.
+        row: value, low, high, n and note of a table's row; None if the table has none.
+        total: number of tokenizers in the panel's family.
     """
     if row is None:
-        return wrapped(axis, f"no {symbol}: the tables hold none for this panel")
+        return wrapped(axis, f"no {symbol}: the tables have none for this panel")
     n = f"n = {row['n']:.0f}" + (f" of {total}" if total != row["n"] else "")
     reason = str(row["note"]).partition(";")[0]
     if pd.isna(row["value"]):
@@ -148,7 +148,7 @@ def draw_points(axis: Axes, rows: pd.DataFrame, results: Results) -> None:
     Args:
         axis: the panel.
         rows: cluster, x, y, x_stderr, y_stderr (``Cells.rows``).
-        results: of the study, whose clusters set the styles.
+        results: of the study; its clusters set the styles.
     """
     for cluster, (colour, marker) in cluster_styles(results.measurements["cluster"]).items():
         part = rows[rows["cluster"] == cluster]
@@ -176,7 +176,7 @@ def draw_points(axis: Axes, rows: pd.DataFrame, results: Results) -> None:
 
 
 def _limits(values: pd.Series, errors: pd.Series) -> tuple[float, float]:
-    """Return limits that hold all points, and error bars as long as these do not dwarf them."""
+    """Return limits that include all points, and error bars unless these are much longer."""
     lowest, highest = values.min(), values.max()
     reach = (highest - lowest) or abs(highest) or 1.0
     bars = errors.fillna(0)
@@ -189,12 +189,15 @@ def draw_fit(axis: Axes, rows: pd.DataFrame) -> None:
     """Draw the least-squares line of y on x through three points or more, unless x is constant."""
     if len(rows) > 2 and rows["x"].nunique() > 1:
         line = {"color": "0.7", "linewidth": 1, "zorder": 1}
-        x, y = rows["x"].to_numpy(), rows["y"].to_numpy()  # unnamed: the axes keep their labels
+        x, y = (
+            rows["x"].to_numpy(),
+            rows["y"].to_numpy(),
+        )  # without name, so the axes keep their labels
         sns.regplot(x=x, y=y, scatter=False, ci=None, line_kws=line, ax=axis)
 
 
 def share_limits(axes: Sequence[Axes], drawn: Sequence[bool]) -> None:
-    """Give the panels of a row that hold data one vertical scale, labelled on the first only."""
+    """Give all panels of a row with data the same y axis, labelled on the first only."""
     filled = [axis for axis, has in zip(axes, drawn, strict=True) if has]
     if not filled:
         return
@@ -206,7 +209,7 @@ def share_limits(axes: Sequence[Axes], drawn: Sequence[bool]) -> None:
 
 
 def point_labels(results: Results, tokenizers: Iterable[str]) -> list[str]:
-    """Return the order numbers of tokenizers as text."""
+    """Return the numbers of tokenizers as text."""
     return [str(results.numbers[name]) for name in tokenizers]
 
 
@@ -253,7 +256,7 @@ def legend_below(
 def add_legend(
     figure: Figure, results: Results, extra: Mapping[str, Line2D] | None = None, *, key: bool = True
 ) -> None:
-    """Put the clusters, and the names of a few numbered tokenizers, under a figure.
+    """Put a legend of clusters and numbered tokenizers below a figure.
 
     Args:
         figure: whose panels are drawn.
@@ -265,7 +268,7 @@ def add_legend(
         cluster: Line2D([], [], color=colour, marker=marker, markersize=5.5, linestyle="none")
         for cluster, (colour, marker) in cluster_styles(results.measurements["cluster"]).items()
     } | dict(extra or {})
-    fitting = max(2, int(1.2 * figure.get_size_inches()[0]))  # entries beside each other
+    fitting = max(2, int(1.2 * figure.get_size_inches()[0]))  # entries per row
     legend_below(figure, handles, min(len(handles), fitting), handletextpad=0.3, columnspacing=1.2)
     if key:
         height = figure.get_size_inches()[1]

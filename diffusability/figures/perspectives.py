@@ -121,7 +121,7 @@ def draw_relations(
 def draw_relation(
     axis: Axes, results: Results, metric: tuple[str, str], scope: Scope
 ) -> pd.DataFrame:
-    """Draw one panel and return its points (rows of ``Cells``, empty where there are none)."""
+    """Draw one panel and return its points (rows of ``Cells``, may be empty)."""
     short, pattern = metric
     name = results.measured(pattern)
     axis.set_xlabel(label_metric(results, short, name))
@@ -142,7 +142,7 @@ def draw_relation(
 
 
 def finish_row(axes: Sequence[Axes], points: Sequence[pd.DataFrame], results: Results) -> None:
-    """Give the panels of a row one vertical scale, then number their points."""
+    """Give the panels of a row the same y axis, then number their points."""
     share_limits(axes, [not rows.empty for rows in points])
     for axis, rows in zip(axes, points, strict=True):
         if not rows.empty:
@@ -150,7 +150,7 @@ def finish_row(axes: Sequence[Axes], points: Sequence[pd.DataFrame], results: Re
 
 
 def _title(axis: Axes, results: Results, metric: str, scope: Scope, total: int) -> str:
-    """Return r with its interval, and over how many tokenizers; or why there is none."""
+    """Return r with its interval and the number of tokenizers, or the reason for none."""
     row = results.statistic(
         "correlations",
         "pearson",

@@ -1,4 +1,4 @@
-"""What figures are drawn from: the tables of one study, and what one panel shows of them."""
+"""Data of figures: the tables of one study, and the selection shown in one panel."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +17,12 @@ from diffusability.study.targets import TABLE_NAMES
 
 @dataclass(frozen=True)
 class Results:
-    """The tables of a study, and how figures name what is in them.
+    """The tables of a study, with the numbers of its tokenizers.
 
     Attributes:
-        tables: by name; ``measurements`` is checked (``check_measurements``), the others are those
-            of ``analyse``. What a study lacks is absent.
-        numbers: order number of each tokenizer in the study file, from 1 (the ID of Table 1).
+        tables: by name; ``measurements`` is checked (``check_measurements``), the others are from
+            ``analyse``. Tables that a study lacks are absent.
+        numbers: position of each tokenizer in the study file, from 1 (the ID of Table 1).
         target: the Fréchet distance of generated images, lower is better.
     """
 
@@ -41,26 +41,29 @@ class Results:
         return list(dict.fromkeys(self.measurements["family"]))
 
     def measured(self, pattern: str) -> str | None:
-        """Return the first metric that fits a shell pattern, None where there is none."""
+        """Return the first metric that matches a shell pattern, or None."""
         names = dict.fromkeys(self.measurements["metric"])
         return next((name for name in names if fnmatchcase(name, pattern)), None)
 
     def row(self, table: str, **wanted: object) -> dict[str, Any] | None:
-        """Return the first row of a table whose columns equal what is wanted, None if none does.
+        """Return the first row of a table with the given column values, or None.
 
-        A wanted None is a missing cell.
+        None matches a missing cell.
         """
         frame = self.tables.get(table)
         if frame is None:
             return None
-        for column, value in wanted.items():  # one after the other: tables can be long
+        for (
+            column,
+            value,
+        ) in wanted.items():  # filter by one column after the other, because tables can be long
             if frame.empty:
                 return None
             frame = frame[frame[column].isna() if value is None else frame[column] == value]
         return None if frame.empty else {str(k): v for k, v in frame.iloc[0].items()}
 
     def statistic(self, table: str, name: str, **wanted: object) -> dict[str, Any] | None:
-        """Return a row as of ``row`` with a statistic of it as ``value``, and its intervals."""
+        """Return a row like ``row``, with one statistic as ``value`` and its intervals."""
         found = self.row(table, **wanted)
         if found is not None:
             found |= {"value": found[name]}
@@ -70,14 +73,14 @@ class Results:
 
 
 def read_results(plan: Plan, names: Sequence[str] = TABLE_NAMES) -> Results:
-    """Return the tables of a study as they were written.
+    """Return the written tables of a study.
 
     Args:
         plan: of the study. names: of the tables, by default all.
 
     Raises:
-        ArtifactError: a table is missing, or holds the measurements of another state of the study.
-        MeasurementError: a file is not the table that it is named after.
+        ArtifactError: a table is missing, or contains measurements of another state of the study.
+        MeasurementError: a file is not the table with its name.
     """
     numbers = {name: number for number, name in enumerate(plan.study.tokenizers, start=1)}
     return Results(read_tables(plan, names), numbers, target_metric(plan.study))
@@ -118,9 +121,9 @@ def guidance_scales(results: Results, target: str, backbone: str) -> list[float]
 
 
 def reference_scope(results: Results, target: str) -> Scope | None:
-    """Return what figures show where they vary nothing, None where the target is not measured.
+    """Return the default scope of figures, or None if the target was not measured.
 
-    The first backbone, at its smallest guidance scale, and the family of most tokenizers.
+    The first backbone, at its smallest guidance scale, and the largest family.
     """
     there = backbones(results, target)
     if not there:

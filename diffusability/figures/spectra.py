@@ -24,18 +24,18 @@ from diffusability.figures.panels import (
 from diffusability.figures.results import Results
 from diffusability.figures.style import PALETTE, QUIET
 
-COLUMNS = 4  # panels beside each other
-FEWEST = 2  # frequencies that make a curve
-LEAST = 0.3  # power down to which every panel reaches, and up to its inverse
-# in order, and the control: permuted or not, what the legend says, colour, line style
+COLUMNS = 4  # panels per row
+FEWEST = 2  # fewest frequencies of a curve
+LEAST = 0.3  # lower end of every panel's power axis; the upper end is at least its inverse
+# original and permuted: flag, legend label, colour, line style
 CURVES = ((0, "original", PALETTE[0], "-"), (1, "entries permuted", QUIET, "--"))
 
 
 def draw_spectra(results: Results) -> Figure:
-    """Return a panel per tokenizer of the paper's experiments, of its first seed.
+    """Return a panel per tokenizer of the paper's experiments, for its first seed.
 
-    Images, levels and permuted pixels over radial frequency, vectors over their index; beside each
-    the same with all entries in one random order, which FI and FIR do not see. White noise is 1.
+    Images, levels and permuted pixels over radial frequency, vectors over their index; each also
+    with all entries in one random order, to which FI and FIR are invariant. White noise is 1.
     """
     spectra = results.tables.get("spectra")
     names = [] if spectra is None else of_role(with_roles(spectra), (*TRAINED, PIXELS, PERMUTED))
@@ -56,7 +56,7 @@ def draw_spectra(results: Results) -> Figure:
         axis.set_axis_off()
     low, high = shown["power"].min(), shown["power"].max()
     for axis in filter(Axes.has_data, axes.flat):
-        # one scale for all, of a decade at least, about the 1 of white noise
+        # the same axis for all panels, at least a decade, around the 1 of white noise
         axis.set_ylim(min(low / 1.3, LEAST), max(high * 1.3, 1 / LEAST))
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda power, _: f"{power:g}"))
@@ -74,10 +74,10 @@ def draw_spectra(results: Results) -> Figure:
 
 
 def shown_spectra(spectra: pd.DataFrame) -> pd.DataFrame:
-    """Return the spectra of the paper's experiments, each in its own order and of its first seed.
+    """Return the spectra of the paper's experiments, in their own order, for the first seed.
 
     Args:
-        spectra: as of ``collect_spectra``.
+        spectra: from ``collect_spectra``.
     """
     table = with_roles(spectra)
     order = table["role"].map(spectrum_order)

@@ -1,4 +1,4 @@
-"""One look for every figure, and files that are the same bytes whenever they are drawn."""
+"""The common style of all figures, and reproducible files."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from diffusability.artifacts.atomic import write_bytes
 
 # colour and marker of the nine clusters of Table 1, the same in every study: Okabe and Ito's
-# colours with two of Tol's, and a shape each, which is what grey print leaves
+# colours with two of Tol's; the markers distinguish them in grey print
 CLUSTERS = {
     "baseline": ("#000000", "X"),
     "repa": ("#0072B2", "o"),
@@ -24,13 +24,13 @@ CLUSTERS = {
     "mae": ("#8C8C00", "<"),
 }
 OTHERS = (("#666666", "p"), ("#332288", ">"), ("#117733", "h"))
-# of series that are no clusters: seaborn's palette for colour-blind readers, markers beside it
+# for series that are not clusters: seaborn's colour-blind palette, and markers
 PALETTE = tuple(sns.color_palette("colorblind", 8).as_hex())
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 PANEL = 2.9  # inches, width and height of a panel of such series
 INK = "0.15"  # grey of text and axes
-QUIET = "0.45"  # grey of what is beside the data: bars, lines, sentences
-TEXT = 7.0  # points; nothing but the numbers of points is smaller by more than a point
+QUIET = "0.45"  # grey of secondary elements: bars, lines, sentences
+TEXT = 7.0  # points; only the numbers of points are smaller by more than a point
 NO_DATE = {
     "svg": {"Date": None},
     "pdf": {"CreationDate": None, "ModDate": None},
@@ -39,9 +39,9 @@ NO_DATE = {
 
 
 def use_style() -> None:
-    """Set fonts, lines and the salt that makes SVG identifiers repeatable.
+    """Set fonts, lines and the salt that makes SVG identifiers reproducible.
 
-    Starts from matplotlib's own defaults, so that no style file of a user changes a byte.
+    Starts from matplotlib's defaults, so user style files have no effect.
     """
     mpl.rcdefaults()
     mpl.use("agg")
@@ -86,7 +86,7 @@ def cluster_styles(clusters: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 def write_figure(figure: Figure, paths: Sequence[Path]) -> None:
-    """Write a figure to every path, in the format of its ending, without dates."""
+    """Write a figure to every path, in the format of its suffix, without dates."""
     for path in paths:
         kind = path.suffix.removeprefix(".")
         buffer = io.BytesIO()

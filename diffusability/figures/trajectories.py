@@ -23,13 +23,13 @@ from diffusability.figures.style import cluster_styles
 
 
 def draw_trajectories(results: Results) -> Figure:
-    """Return a row of panels a backbone, at its smallest guidance scale, in one family."""
+    """Return a row of panels per backbone, at its smallest guidance scale, in one family."""
     scopes = list(backbone_scopes(results, results.target))
     if not scopes:
         return sentence_figure(f"{results.target} was not measured in this study")
     figure, axes = panel_grid(len(scopes), len(TRAJECTORY), panel=(2.5, 1.6))
     draw_relations(axes, results, scopes, TRAJECTORY)
-    set_title(figure, f"{name_metric(results.target)} and the paths that sampling takes")
+    set_title(figure, f"{name_metric(results.target)} and sampling trajectories")
     add_legend(figure, results)
     return figure
 
@@ -41,8 +41,8 @@ PLACES = {"worst": "-", "median": "--", "best": ":"}
 def draw_length_ratio(results: Results) -> Figure:
     """Return two panels per backbone, over time from noise (0) to latent (1).
 
-    Above the irreducible variance, below the length ratio; every tokenizer in grey, the worst,
-    the median and the best by the Fréchet distance of their images in colour.
+    Top: the irreducible variance; bottom: the length ratio. Every tokenizer is grey; the worst,
+    the median and the best by Fréchet distance are coloured.
     """
     scopes = list(backbone_scopes(results, results.target))
     if not scopes:
@@ -54,7 +54,7 @@ def draw_length_ratio(results: Results) -> Figure:
         absent = "the irreducible variance over time (velocity.curve_…) was not measured"
         _draw_curves(above, results, variance, chosen, absent)
         ratio = length_ratios(results, scope)
-        absent = f"the tables hold no length ratio of {scope.where}"
+        absent = f"the tables have no length ratio for {scope.where}"
         _draw_curves(below, results, ratio, chosen, absent)
         if not ratio.empty:
             below.axhline(1, color="0.6", linewidth=0.8, zorder=0)
@@ -71,7 +71,7 @@ def draw_length_ratio(results: Results) -> Figure:
 
 
 def representatives(results: Results, scope: Scope) -> dict[str, str]:
-    """Return the worst, median and best tokenizer of a scope; fewer than three are all shown."""
+    """Return the worst, median and best tokenizer of a scope; all if fewer than three."""
     found = cells(results.measurements, scope.target, scope.target, scope.backbone, scope.guidance)
     rows = found.of_family(scope.family).rows.sort_values(["y", "tokenizer"])
     names = list(rows["tokenizer"])
@@ -84,7 +84,7 @@ def representatives(results: Results, scope: Scope) -> dict[str, str]:
 
 
 def length_ratios(results: Results, scope: Scope) -> pd.DataFrame:
-    """Return the rows of the table of profiles in a scope; empty where there are none."""
+    """Return the rows of the table of profiles in a scope; may be empty."""
     table = results.tables.get("profiles")
     if table is None or table.empty:
         return pd.DataFrame()
@@ -131,7 +131,7 @@ def _draw_curves(
 
 
 def _name(axis: Axes, results: Results, chosen: dict[str, str]) -> None:
-    """Name the coloured tokenizers under a panel, with their numbers."""
+    """Name the coloured tokenizers below a panel, with their numbers."""
     lines, labels = axis.get_legend_handles_labels()
     handles = dict(zip(labels, lines, strict=True))
     ranks = {rank: name for rank, name in chosen.items() if name in handles}

@@ -93,7 +93,7 @@ class TinyDiffusion(nn.Module):
             step = int(gap.argmin())
             if float(gap[step]) > 1e-9:
                 raise MeasurementError(
-                    f"abar = {float(alpha_bar[0]):.6g} is not one of the {DIFFUSION_STEPS}steps "
+                    f"abar = {float(alpha_bar[0]):.6g} is not one of the {DIFFUSION_STEPS} steps "
                     "that this network was trained on"
                 )
             return self.network(x, torch.full_like(alpha_bar, step), labels)

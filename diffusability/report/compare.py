@@ -1,4 +1,4 @@
-"""What differs between two studies, or two tokenizers of one: specification, metrics, rank."""
+"""Comparison of two studies or two tokenizers: specification, metrics and rank."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,22 +57,25 @@ def _spec_rows(
 
 
 def read_measured(study: Study) -> tuple[Measured | None, str]:
-    """Return the tidy table of a study, or None, and what to know or do about it.
+    """Return the tidy table of a study, or None, and a message on its state.
 
     Raises:
-        MeasurementError: the file is there and is no tidy table.
+        MeasurementError: the file exists but is not a tidy table.
     """
     path = Path(table_file(study, "measurements"))
     if not path.exists():
-        return None, f"{path}: not there yet. Make it with: {snakemake_command('-c2', 'tables')}"
+        return (
+            None,
+            f"{path}: does not exist yet. Make it with: {snakemake_command('-c2', 'tables')}",
+        )
     table = read_measurements(path)
     if set(table["fingerprint"]) != {artifact.fingerprint for artifact in Plan(study).measured}:
-        return Measured(table), f"{path}: holds the measurements of another state of the study"
+        return Measured(table), f"{path}: contains measurements of another state of the study"
     return Measured(table), ""
 
 
 def headline_patterns(*studies: Study) -> list[str]:
-    """Return the metrics that a comparison shows unless all are asked for."""
+    """Return the metrics that a comparison shows by default."""
     reconstruction = [RECONSTRUCTION]
     return list(
         dict.fromkeys([*HEADLINE_METRICS.values(), *reconstruction, *map(target_metric, studies)])
@@ -91,8 +94,8 @@ def compare_tokenizers(
     Returns:
         One row per metric, backbone and guidance scale: means over seeds with standard errors,
         ``difference`` b - a with its normal interval and z, ranks among the tokenizers of the
-        study (1 is best by the declared direction). Both were measured on the same images, whose
-        common part is not taken off: the standard error of the difference is rather too large.
+        study (1 is best by the declared direction). The standard error of the difference is
+        conservative, because it ignores that both were measured on the same images.
     """
     rows = []
     for metric, backbone, guidance in _keys(table, patterns):
@@ -107,12 +110,12 @@ def compare_tokenizers(
 def compare_studies(
     a: Measured, b: Measured, patterns: Sequence[str] = ("*",), confidence: float = 0.95
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Compare two studies over the tokenizers, metrics, backbones and scales that either has.
+    """Compare two studies over all tokenizers, metrics, backbones and scales of either.
 
     Returns:
-        Rows as of ``compare_tokenizers``, one per tokenizer and metric; and the agreement of the
+        Rows as in ``compare_tokenizers``, one per tokenizer and metric; and the agreement of the
         two orders of the tokenizers that both have: Kendall's tau (1: same order, -1: reversed)
-        with its p, by metric. What one study lacks is a row with a ``note``.
+        with its p, by metric. Values missing in one study give a row with a ``note``.
     """
     keys = list(dict.fromkeys([*_keys(a, patterns), *_keys(b, patterns)]))
     names = list(dict.fromkeys([*a.tokenizers["tokenizer"], *b.tokenizers["tokenizer"]]))
@@ -132,7 +135,7 @@ def compare_studies(
 
 
 def _keys(table: Measured, patterns: Sequence[str]) -> Iterator[tuple[str, str, float | None]]:
-    """Yield metric, backbone and scale (None: none applies) of what the patterns choose."""
+    """Yield metric, backbone and scale (or None) of the metrics that match the patterns."""
     for metric in table.metrics:
         if any(fnmatchcase(metric, pattern) for pattern in patterns):
             keys = table.rows[metric][["backbone", "guidance"]].drop_duplicates()
@@ -207,12 +210,12 @@ SHOWN = [
 
 
 def comparison_text(study_files: Sequence[str], a: str, b: str, every: bool = False) -> str:
-    """Return what differs between A and B in specification, metrics and rank.
+    """Return the differences of A and B in specification, metrics and rank.
 
     Args:
         study_files: the study whose tokenizers A and B may name.
-        a: a tokenizer of that study, or the path of a study file. b: another of the same kind.
-        every: whether all metrics are compared, not only those that represent a perspective.
+        a: a tokenizer of that study, or the path of a study file. b: a second one of the same kind.
+        every: whether all metrics are compared, not only the headline metrics.
 
     Raises:
         StudyError: A and B are neither two tokenizers of the study nor two study files.
@@ -248,7 +251,7 @@ def _two_studies(files: tuple[str, str], every: bool) -> str:
     a, b = map(load_study, files)
     found = []
     for file, study in zip(files, (a, b), strict=True):
-        set_run(replace(current_run(), files=[file], overrides={}))  # that a message speaks of
+        set_run(replace(current_run(), files=[file], overrides={}))  # named in a message
         found.append(read_measured(study))
     tables, problems = zip(*found, strict=True)
     parts = [f"A = {a.name}, B = {b.name}", _specs(a.canonical(), b.canonical())]
@@ -272,7 +275,7 @@ def _specs(a: dict[str, Any], b: dict[str, Any]) -> str:
 
 
 def _measured(rows: pd.DataFrame, every: bool) -> str:
-    """Return the rows as text: numbers with the digits that their errors leave."""
+    """Return the rows as text, with the significant digits of each number."""
     if rows.empty:
         return "Measured: neither has any of these metrics"
     shown = rows.assign(

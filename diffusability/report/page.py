@@ -1,4 +1,4 @@
-"""Write the report of a study: everything inline, nothing fetched."""
+"""Write the report of a study as one self-contained page."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -37,7 +37,7 @@ from diffusability.study.workflow_files import CAPTIONS
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 PICTURE_CAPTIONS = ("reconstructions", "samples")
 TABLE_CAPTIONS = ("measurements", "claims", "regressions", "selection", "proxies", "latent_spaces")
-# columns of the measurements that the page leaves out: the same in every row, or long
+# columns of the measurements that the page omits: constant, or long
 _HIDDEN = ("study", "dataset", "family", "cluster", "higher_is_better", "options")
 
 
@@ -83,7 +83,7 @@ def write_page(plan: Plan, path: Path) -> None:
 
 
 def _rows(table: pd.DataFrame) -> dict[str, Any]:
-    """Return header and rows of a table as strings; an empty cell stays empty."""
+    """Return header and rows of a table as strings; empty cells stay empty."""
     return {
         "header": list(table.columns),
         "rows": [[_text(value) for value in row] for row in table.itertuples(index=False)],
@@ -118,7 +118,7 @@ def _times(plan: Plan) -> dict[str, Any]:
         {
             "jobs": grouped.size(),
             "seconds each (median)": grouped["seconds"].median().round(1),
-            "seconds in all": grouped["seconds"].sum().round(1),
+            "seconds in total": grouped["seconds"].sum().round(1),
             "peak memory (MiB)": (grouped["peak"].max() / 2**20).round().astype(int),
         }
     ).reset_index()
@@ -130,7 +130,7 @@ def _cost(card: dict[str, Any]) -> dict[str, float]:
 
 
 def _machines(plan: Plan) -> list[str]:
-    """Return one line for every combination of system, device and versions that took part."""
+    """Return one line for every combination of system, device and versions used."""
     return sorted(set(_machine_lines(read_card(Path(a.path)) for a in plan)))
 
 

@@ -1,4 +1,4 @@
-"""The pictures in a report: a choice of them, small enough to be carried along."""
+"""Pictures in a report: a selection, small enough to be embedded."""
 
 import base64
 import io
@@ -11,18 +11,18 @@ from PIL import Image
 
 from diffusability.study.plan import Artifact, Plan
 
-# pixels: the widest grid of small images just fits; larger ones are shrunk, and lie whole beside
-# their numbers
+# pixels: the widest grid of small images fits; larger ones are shrunk, and the originals are in
+# the artifacts
 LONGEST_SIDE = 820
-QUALITY = 70  # of a shrunk picture, of 100
+QUALITY = 70  # JPEG quality of a shrunk picture, out of 100
 
 
 def tokenizer_pictures(plan: Plan, tokenizer: str, target: str) -> dict[str, Any]:
-    """Return name, cluster, reconstructions and samples of one tokenizer, quality beside them.
+    """Return name, cluster, reconstructions and samples of one tokenizer, with their quality.
 
-    Every training of the tokenizer shows reconstructions. Samples are of its first training and
-    of the first seed of each diffusion model, at the smallest guidance scale and at the one that
-    is best in `target`: the paper's study has thousands of grids.
+    Reconstructions are shown for every training of the tokenizer. Samples are shown only for its
+    first training and the first seed of each diffusion model, at the smallest guidance scale and at
+    the best one for `target`, because the paper's study has thousands of grids.
     """
     own = [artifact for artifact in plan if artifact.labels.get("tokenizer") == tokenizer]
     return {
@@ -50,7 +50,7 @@ def tokenizer_pictures(plan: Plan, tokenizer: str, target: str) -> dict[str, Any
 
 
 def shown_samples(generations: Sequence[Artifact], target: str) -> list[Artifact]:
-    """Return those of one tokenizer's generations whose samples are shown, in their order."""
+    """Return the generations of one tokenizer whose samples are shown, in order."""
     first: dict[str, list[Artifact]] = {}  # of each backbone
     for artifact in generations:
         of_one = first.setdefault(artifact.labels["backbone"], [artifact])
@@ -65,7 +65,7 @@ def shown_samples(generations: Sequence[Artifact], target: str) -> list[Artifact
 
 
 def inline_picture(path: Path) -> str:
-    """Return a picture as a data URI: exact where it is small, else shrunk and compressed."""
+    """Return a picture as a data URI: lossless if small, else shrunk and compressed."""
     with Image.open(path) as picture:
         small = max(picture.size) <= LONGEST_SIDE
         picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))

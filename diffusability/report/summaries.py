@@ -1,4 +1,4 @@
-"""Rows of the analysis tables that the report shows: claims, selection, fits, encoders."""
+"""Rows of the analysis tables shown in the report: claims, selection, fits, encoders."""
 
 import math
 from collections.abc import Hashable, Mapping
@@ -12,7 +12,7 @@ from diffusability.analysis.verdicts import CONTRADICTED, NOT_TESTABLE, REPRODUC
 from diffusability.study.tables import BEST
 
 VERDICTS = (REPRODUCED, CONTRADICTED, UNDECIDED, NOT_TESTABLE)
-# column of latent_spaces: what the report calls it
+# column of latent_spaces: its name in the report
 ENCODER_COLUMNS = {
     "stretch_min": "a",
     "stretch_max": "b",
@@ -26,12 +26,12 @@ ENCODER_COLUMNS = {
 
 
 def verdict_counts(ledger: pd.DataFrame) -> dict[str, int]:
-    """Return the number of claims of each verdict, none left out."""
+    """Return the number of claims for each verdict, including zeros."""
     return {verdict: int((ledger["verdict"] == verdict).sum()) for verdict in VERDICTS}
 
 
 def ledger_rows(ledger: pd.DataFrame) -> list[dict[str, str]]:
-    """Return the claims, decided ones first, with the measured value and its interval as text."""
+    """Return the claims, decided ones first, with value and interval as text."""
     order = {verdict: rank for rank, verdict in enumerate(VERDICTS)}
     ranked = ledger.sort_values("verdict", key=lambda v: v.map(order), kind="stable")
     return [
@@ -53,9 +53,9 @@ def selection_rows(selection: pd.DataFrame, target: str) -> pd.DataFrame:
 
 
 def regression_rows(regressions: pd.DataFrame, target: str, best: int = 10) -> pd.DataFrame:
-    """Return the fits with the largest skill on left-out clusters, at most ``best`` per panel.
+    """Return the fits with the highest Q² on left-out clusters, at most ``best`` per panel.
 
-    Where no cluster can be left out, those with the largest R² are shown.
+    If no cluster can be left out, those with the highest R² are shown.
     """
     chosen = _of_target(regressions, target)
     fitted = chosen[chosen["r2"].notna()].sort_values(["q2", "r2"], ascending=False)
@@ -95,11 +95,11 @@ def latent_space_rows(spaces: pd.DataFrame) -> pd.DataFrame:
     """Return Tables 1 to 3 of the Fisher paper as text, one row per tokenizer, with their errors.
 
     Args:
-        spaces: as of ``analysis.latent_spaces``.
+        spaces: from ``analysis.latent_spaces``.
 
     Returns:
-        One column per backbone and guidance scale holds the Frechet distance. Empty where the
-        study measures no stretching of distances: the headline holds the rest.
+        One column per backbone and guidance scale with the Frechet distance. Empty if the study
+        does not measure `geometry`; the headline then has the rest.
     """
     if not spaces["stretch_q99_q01"].notna().any():
         return pd.DataFrame()
@@ -125,7 +125,7 @@ def _plus(row: Mapping[Hashable, Any] | pd.Series, column: str) -> str:
 
 
 def with_interval(value: float, low: float, high: float) -> str:
-    """Return "value [low, high]", or what of it there is."""
+    """Return "value [low, high]", or the known part of it."""
     if pd.isna(value):
         return "none"
     if pd.isna(low) or pd.isna(high):

@@ -89,7 +89,7 @@ def test_command_on_tokenizers(tmp_path, monkeypatch, capsys):
     assert main(["compare", "--configfile", SMOKE, "conv-base", "conv-vf-glyph"]) == 0
     output = capsys.readouterr().out
     assert "regularizer.method baseline mcos+mdms" in output
-    assert "measurements.csv: not there yet. Make it with: snakemake" in output
+    assert "measurements.csv: does not exist yet. Make it with: snakemake" in output
     made_table(tmp_path / table_file(load_study(SMOKE), "measurements"))
     assert main(["compare", "--configfile", SMOKE, "conv-base", "conv-vf-glyph"]) == 0
     output = capsys.readouterr().out
@@ -113,9 +113,7 @@ def test_command_on_studies(tmp_path, monkeypatch, capsys):
     made_table(tmp_path / table_file(load_study("other.yaml"), "measurements"), scale=2.0)
     assert main(["compare", SMOKE, "other.yaml"]) == 0
     output = capsys.readouterr().out
-    assert (
-        "Note: results/tables/smoke/measurements.csv: holds the measurements of another" in output
-    )
+    assert "Note: results/tables/smoke/measurements.csv: contains measurements of another" in output
     assert "Kendall's tau" in output
     assert "2 tokenizers in both: no agreement of orders" in output
 

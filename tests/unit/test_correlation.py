@@ -183,7 +183,7 @@ def test_degenerate_inputs_keep_their_rows():
     assert "fewer than 4: no interval" in few["note"]
     assert not math.isnan(few["pearson"])
     run = pick(found, "trajectory.straightness")
-    assert "their noise is common" in run["note"]
+    assert "they share their noise" in run["note"]
 
 
 def test_a_metric_that_no_tokenizer_has_is_no_row():

@@ -171,7 +171,7 @@ def test_missing_numbers_are_named(noisy: pd.DataFrame) -> None:
     lost = (noisy["metric"] == FIR) & (noisy["tokenizer"].isin(["t00", "t01"]))
     found = compared(noisy[~lost])
     assert (found["n"] == 14).all()
-    assert found["note"].str.contains("2 tokenizers have one of the two only").all()
+    assert found["note"].str.contains("2 tokenizers have only one of the two").all()
     assert found["note"].str.contains("interval of velocity.viv is over 16 tokenizers").all()
     few = compared(with_fisher(measurement_table(3, backbones=("sit-b",), retrained=0)))
     (sentence, *_) = proxy_sentences(few, TARGET, "conv-f2d4")

@@ -94,7 +94,7 @@ def test_a_tokenizer_may_be_called_nan(tmp_path):
         ([run("a", "high")], "column value, row 0: 'high' is not a number"),
         ([run("a", float("inf"))], "infinite"),
         ([run("a", 1.0, ts="")], "no tokenizer_seed"),
-        ([run("a", 1.0, seed=0.5)], "seed holds a number that is not whole"),
+        ([run("a", 1.0, seed=0.5)], "seed holds a number that is not an integer"),
         ([run("a", 1.0, up="yes")], "higher_is_better holds 'yes'"),
     ],
 )
