@@ -13,6 +13,7 @@ min_version("9.20")
 
 include: "rules/common.smk"
 include: "rules/stages.smk"
+include: "rules/restore.smk"
 include: "rules/analysis.smk"
 include: "rules/figures.smk"
 include: "rules/fisher.smk"

@@ -11,16 +11,16 @@ from pathlib import Path
 
 from diffusability.artifacts.gc import find_evictable, find_garbage, remove
 from diffusability.artifacts.inventory import damage, finished, is_done
-from diffusability.artifacts.plan_table import plan_table
 from diffusability.artifacts.status import status_text
 from diffusability.artifacts.why import explain
 from diffusability.errors import DiffusabilityError
+from diffusability.execution.plan_table import plan_table
 from diffusability.study.commands import Run, set_run
+from diffusability.study.file import schema
 from diffusability.study.fisher_toy import FISHER_TOY, toy_plan
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
-from diffusability.study.schedule import BULK
-from diffusability.study.stages import RESULTS
+from diffusability.study.stages import BULK, RESULTS
 from diffusability.study.workflow_files import default_study, toy_study, workflow_folder
 
 
@@ -42,6 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    print(schema(), end="")
+    return 0
 
 
 def run_snakemake(words: Sequence[str]) -> int:
@@ -71,8 +76,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--config", type=json.loads, default={}, help="overrides, as JSON")
         return sub
 
-    add("ls", _ls, "list the artifacts of a study and whether they exist").add_argument(
-        "--missing", action="store_true", help="only missing artifacts"
+    add("schema", _schema, "print the JSON schema of a study file, for editors")
+    add("ls", _ls, "list the artifacts of a study and whether they are there").add_argument(
+        "--missing", action="store_true", help="only those that are not there"
     )
     add(
         "plan", _plan, "estimated jobs, time and disk of a study, and its missing inputs"

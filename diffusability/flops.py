@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffusability.data.images import ImageSet
 from diffusability.diffusion.load import backbone_spec, build_diffusion
-from diffusability.encoders.load import build_encoder, trained_spec
+from diffusability.encoders.load import encoder_kind
+from diffusability.encoders.pretext import Pretext
 from diffusability.tokenizers.build import build_tokenizer, tokenizer_network
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 
@@ -56,7 +57,9 @@ def encoder(spec: dict[str, Any], channels: int, side: int, num_classes: int) ->
     """Return an encoder that the study trains itself, without parts used only in training."""
     image = torch.empty(1, channels, side, side)
     none = torch.empty(1)
-    network = build_encoder(trained_spec(spec), ImageSet(image, none, none, none, num_classes))
+    kind = encoder_kind(spec)
+    assert isinstance(kind, Pretext)
+    network = kind.build(ImageSet(image, none, none, none, num_classes))
     network = network.to("meta").eval().requires_grad_(False)
     return [(parameters(network), products(lambda: network(image)))]
 

@@ -1,6 +1,11 @@
 # The study behind the rules, and the few look-ups that turn wildcards into inputs and options.
+import os
+from pathlib import Path
+
 from snakemake.exceptions import WorkflowError
 
+from diffusability.artifacts.bulk import marker
+from diffusability.artifacts.inventory import evicted_inputs
 from diffusability.errors import DiffusabilityError
 from diffusability.execution import snakemake_adapter
 from diffusability.execution.disk_check import check_results
@@ -12,8 +17,8 @@ from diffusability.study.cost import Costs
 from diffusability.study.load import load_study
 from diffusability.study.needs import check_needs
 from diffusability.study.plan import Plan
-from diffusability.study.priority import Priorities
-from diffusability.study.run_time import (
+from diffusability.execution.priority import Priorities
+from diffusability.execution.run_time import (
     is_resumed,
     more_memory,
     more_minutes,
@@ -57,6 +62,8 @@ REPORT = report_file(STUDY)
 STUDY_ARGUMENTS = study_arguments(STUDY_FILES, OVERRIDES)
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
+RESTORE = {}  # checkpoint of every stage whose files can be evicted; see restore.smk
+ASKED = set()  # paths of artifacts that this process has had restored
 
 
 onstart:
@@ -98,6 +105,32 @@ def made_from(stage):
         return {role: ancient(artifact.card) for role, artifact in upstream.items()}
 
     return cards
+
+
+def restored(stage):
+    """Return an input function: no file, but evicted files that a job reads are restored first.
+
+    It asks only for what is to be made and only in the process that a person started. So the
+    inputs of a finished job never change, and a job on another machine never restores anything.
+    """
+    made = STAGES[stage]
+
+    def restore(wildcards):
+        artifact = PLAN.find(stage, dict(wildcards))
+        files = [f"{artifact.path}/{name}" for name in (CARD, *made.outputs)]
+        forced = snakemake_adapter.is_forced(workflow, made.rule, files)
+        if not RESTORE or (os.path.exists(artifact.card) and not forced):
+            return []
+        for upstream in evicted_inputs(artifact):
+            if upstream.path not in ASKED:
+                # left by an earlier restore, whose files were removed by hand
+                marker(Path(upstream.path)).unlink(missing_ok=True)
+                ASKED.add(upstream.path)
+            labels = {**upstream.labels, "fingerprint": upstream.fingerprint}
+            RESTORE[upstream.stage].get(**labels)
+        return []
+
+    return restore
 
 
 def job(stage):
@@ -181,7 +214,7 @@ def minutes(stage, least):
     return at_attempt
 
 
-def command(stage):
+def command(stage, options=""):
     """Return a params function: what makes an artifact of `stage`, one process per GPU.
 
     A job whose training resumes is told its time. As with `job`, asking for `resources` tells
@@ -191,11 +224,11 @@ def command(stage):
     def line(wildcards, resources):
         limit = f" --minutes {resources.runtime}" if STAGES[stage].resumes else ""
         if resources.get("gpu", 1) <= 1:
-            return f"python -m diffusability.script make.py {stage}{limit}"
+            return f"python -m diffusability.script make.py {stage}{options}{limit}"
         return (
             f"python -m diffusability.execution.gpus {resources.gpu}"
             f" python -m torch.distributed.run --standalone --nproc-per-node {resources.gpu}"
-            f' "$DIFFUSABILITY_WORKFLOW/scripts/make.py" {stage}{limit}'
+            f' "$DIFFUSABILITY_WORKFLOW/scripts/make.py" {stage}{options}{limit}'
         )
 
     return line

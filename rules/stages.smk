@@ -12,6 +12,7 @@ for stage, declared in STAGES.items():
             declared.rule
         input:
             unpack(made_from(stage)),
+            restored=restored(stage),
         output:
             *files(stage),
         log:

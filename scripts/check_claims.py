@@ -7,8 +7,8 @@ from pathlib import Path
 from diffusability.analysis.claims import load_claims
 from diffusability.analysis.frames import read_table, write_tables
 from diffusability.analysis.verdicts import check_by_network
+from diffusability.execution.script import run
 from diffusability.study.plan import Plan
-from diffusability.study.script import run
 from diffusability.study.tables import CLAIMS_TABLE, TABLES
 from diffusability.study.targets import table_file
 from diffusability.study.workflow_files import CLAIMS, LATENT_CLAIMS

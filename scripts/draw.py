@@ -4,11 +4,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffusability.execution.script import run
 from diffusability.figures.results import read_results
 from diffusability.figures.style import write_figure
 from diffusability.study.figures import figure_named
 from diffusability.study.plan import Plan
-from diffusability.study.script import run
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from diffusability.analysis.analyse import analyse
 from diffusability.analysis.frames import write_tables
 from diffusability.analysis.measurements import read_collected
+from diffusability.execution.script import run
 from diffusability.study.plan import Plan
-from diffusability.study.script import run
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:

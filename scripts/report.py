@@ -4,9 +4,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffusability.execution.script import run
 from diffusability.report.page import write_page
 from diffusability.study.plan import Plan
-from diffusability.study.script import run
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:

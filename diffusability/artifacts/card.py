@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Collection
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from diffusability.artifacts.atomic import sha256
+from diffusability.artifacts.bulk import evicted
 from diffusability.errors import ArtifactError
 from diffusability.study.commands import snakemake_command
 from diffusability.study.stages import CARD, STAGES
@@ -38,12 +38,6 @@ def read_card(path: Path) -> dict[str, Any]:
     return dict(card)
 
 
-def evicted(path: Path, card: dict[str, Any]) -> list[str]:
-    """Return the evicted files of an artifact; they are made again when a job needs them."""
-    bulk = [name for name in card["outputs"] if fnmatch(name, STAGES[card["stage"]].bulk)]
-    return [name for name in bulk if not (path / name).exists()]
-
-
 def problems(path: Path, card: dict[str, Any], only: Collection[str] = ()) -> list[str]:
     """Return the problems of an artifact's files: missing (not evicted), truncated or altered.
 
@@ -51,7 +45,7 @@ def problems(path: Path, card: dict[str, Any], only: Collection[str] = ()) -> li
         path: directory of the artifact. card: its card. only: files to look at; empty means all.
     """
     found = []
-    gone = evicted(path, card)
+    gone = evicted(path, card) if STAGES[card["stage"]].bulk else []
     for name, entry in card["outputs"].items():
         if name in gone or (only and name not in only):
             continue

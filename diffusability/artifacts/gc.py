@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusability.artifacts.bulk import cache_folder, marker
 from diffusability.artifacts.inventory import finished, is_done, size, state_of
 from diffusability.artifacts.lock import empty, exclusive, holder
 from diffusability.errors import ArtifactBusyError
@@ -20,14 +21,16 @@ class Garbage:
         reason: why it can go.
         bytes: what that frees.
         pattern: of the files in it that go; all of them, and the folder, where it is empty.
-        readers: lock files; while one of them is held the folder stays.
+        users: lock files; while one of them is held the folder stays.
+        marker: file that says that the bulk was restored, which goes with it.
     """
 
     path: Path
     reason: str
     bytes: int
     pattern: str = ""
-    readers: tuple[Path, ...] = ()
+    users: tuple[Path, ...] = ()
+    marker: Path | None = None
 
 
 def find_garbage(used: Collection[str]) -> list[Garbage]:
@@ -57,7 +60,7 @@ def find_garbage(used: Collection[str]) -> list[Garbage]:
 def find_evictable(
     plans: Sequence[Plan], stages: Collection[str], keep: int | None
 ) -> list[Garbage]:
-    """Return bulk of the plans that can be evicted: a job that needs it makes it again.
+    """Return bulk of the plans that can be evicted: the workflow restores what a job needs.
 
     Args:
         plans: of the studies.
@@ -79,9 +82,11 @@ def find_evictable(
         if not count:
             continue
         waiting = [reader for reader in readers[name].values() if not is_done(reader)]
-        locks = tuple(state_of(reader) / "lock" for reader in waiting)
+        locks = tuple(state_of(user) / "lock" for user in (artifact, *waiting))
         reason = f"{artifact.stage}: {_why(waiting)}, made again on demand"
-        (needed if waiting else free).append(Garbage(folder, reason, count, pattern, locks))
+        restored = marker(Path(artifact.path))
+        item = Garbage(folder, reason, count, pattern, locks, restored)
+        (needed if waiting else free).append(item)
     if keep is None:
         return free
     left = sum(item.bytes for item in free + needed)
@@ -96,8 +101,10 @@ def find_evictable(
 
 def remove(garbage: Garbage) -> bool:
     """Remove the folder, or its bulk, unless a process uses it; return whether it is gone."""
-    if any(holder(lock) for lock in garbage.readers):
+    if any(holder(lock) for lock in garbage.users):
         return False
+    if garbage.marker is not None:
+        garbage.marker.unlink(missing_ok=True)
     if garbage.pattern:
         for file in garbage.path.glob(garbage.pattern):
             file.unlink()
@@ -118,7 +125,7 @@ def _bulk(artifact: Artifact) -> tuple[Path, str]:
     pattern = STAGES[artifact.stage].bulk
     if pattern:
         return Path(artifact.path), pattern
-    return Path(RESULTS, "cache", artifact.stage, artifact.fingerprint), ""
+    return cache_folder(artifact.stage, artifact.fingerprint), ""
 
 
 def _why(waiting: Sequence[Artifact]) -> str:

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from diffusability.artifacts.bulk import evicted
 from diffusability.artifacts.card import problems, read_card, rebuild_command
 from diffusability.errors import ArtifactError
 from diffusability.study.plan import Artifact
-from diffusability.study.stages import CARD, RESULTS, STAGES
+from diffusability.study.stages import BULK, CARD, RESULTS, STAGES
 
 
 def is_done(artifact: Artifact) -> bool:
@@ -17,6 +18,12 @@ def is_done(artifact: Artifact) -> bool:
         return bool(read_card(Path(artifact.path))["fingerprint"] == artifact.fingerprint)
     except (ArtifactError, KeyError):
         return False
+
+
+def evicted_inputs(artifact: Artifact) -> list[Artifact]:
+    """Return the artifacts upstream that lack bulk files: every job reads that of its inputs."""
+    bulky = [upstream for upstream in artifact.upstream.values() if upstream.stage in BULK]
+    return [u for u in bulky if is_done(u) and evicted(Path(u.path), read_card(Path(u.path)))]
 
 
 def state_of(artifact: Artifact) -> Path:

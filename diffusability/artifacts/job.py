@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from diffusability.artifacts.atomic import disk_errors, sha256, write_json
-from diffusability.artifacts.card import read_card, verified
+from diffusability.artifacts.bulk import evicted, marker
+from diffusability.artifacts.card import verified
 from diffusability.artifacts.lock import empty, exclusive, holder
 from diffusability.artifacts.machine import describe_machine, peak_memory
 from diffusability.artifacts.progress import (
@@ -78,18 +79,6 @@ class Job:
         if job.stage not in STAGES or job.version != STAGES[job.stage].version:
             raise ArtifactError(f"--job: planned for another version of stage {job.stage}")
         return job
-
-    @classmethod
-    def from_card(cls, path: Path, **run: Any) -> "Job":
-        """Return the job that made the artifact in the folder `path`, to rebuild it.
-
-        Raises:
-            ArtifactError: its card is missing or damaged, or of another version of the stage.
-        """
-        card = read_card(path)
-        keys = ("stage", "version", "name", "spec", "seed", "upstream", "local")
-        plain = {key: card.get(key) for key in keys}
-        return cls.from_json(json.dumps({**plain, "path": str(path)}), **run)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -172,6 +161,29 @@ class Job:
             ArtifactBusyError: another process is making this artifact.
             ArtifactError: the block did not write every declared output of the stage.
         """
+        with self._attempt() as (staging, attempts):
+            yield staging
+            self._publish(staging, attempts)
+
+    @contextlib.contextmanager
+    def restoring(self) -> Iterator[Path]:
+        """Yield a folder for the outputs; put back what was evicted if the block succeeds.
+
+        Everything else of the artifact stays as it is, and its card too unless the bits of an
+        evicted file are others than before.
+
+        Raises:
+            ArtifactBusyError: another process is making this artifact.
+            ArtifactError: the artifact was never finished, or is still not whole.
+        """
+        with self._attempt() as (staging, _):
+            before = verified(self.path, self.stage, self.fingerprint)
+            yield staging
+            self._put_back(staging, before)
+
+    @contextlib.contextmanager
+    def _attempt(self) -> Iterator[tuple[Path, int]]:
+        """Hold the lock and yield a folder to write into and the number of the attempt."""
         if self.path.name != self.fingerprint:
             raise ArtifactError(
                 f"{self.path}: fingerprint mismatch (this job has {self.fingerprint}); "
@@ -185,8 +197,7 @@ class Job:
             write_progress(self.state, self._begun())
             try:
                 with disk_errors(self.path):
-                    yield staging
-                    self._publish(staging, attempts)
+                    yield staging, attempts
             except BaseException as error:
                 self.note_end(error)
                 raise
@@ -246,6 +257,30 @@ class Job:
                 os.fsync(handle.fileno())
             os.replace(file, self.path / name)
         write_json(self.path / CARD, card)
+
+    def _put_back(self, staging: Path, card: dict[str, Any]) -> None:
+        names = [name for name in card["outputs"] if (staging / name).is_file()]
+        found = {
+            name: {"sha256": sha256(staging / name), "bytes": (staging / name).stat().st_size}
+            for name in names
+        }
+        others = [name for name in names if found[name] != card["outputs"][name]]
+        if others:
+            logger.warning(
+                "%s: %s: other bits than before, as GPUs give", self.path, ", ".join(others)
+            )
+        gone = [name for name in evicted(self.path, card) if name in found]
+        if set(others) & set(gone):  # before the files: one that is there must be that of the card
+            outputs = card["outputs"] | {name: found[name] for name in gone}
+            write_json(self.path / CARD, card | {"outputs": outputs})
+        for name in gone:
+            with (staging / name).open("rb") as handle:
+                os.fsync(handle.fileno())
+            os.replace(staging / name, self.path / name)
+        still = evicted(self.path, card)
+        if still:
+            raise ArtifactError(f"{self.path}: {', '.join(still)} was not made again")
+        write_json(marker(self.path), {"restored": gone})
 
 
 def _remove_empty_parents(path: Path) -> None:

@@ -89,15 +89,20 @@ def status_text(plan: Plan) -> str:
 
 
 def activities(plan: Plan) -> Iterator[Activity]:
-    """Yield the jobs of the plan that were started and are not done, in the plan's order."""
+    """Yield the jobs of the plan that were begun and are not done, in the plan's order.
+
+    Those that restore evicted files are among them while they run.
+    """
     logs = _logs()
     for artifact in plan:
         state = state_of(artifact)
         log = logs.get(artifact.fingerprint)
-        if Path(artifact.card).exists() or not (log or state.exists()):
+        if not (log or state.exists()):
             continue
         who = holder(state / "lock")
         running = who is not None
+        if Path(artifact.card).exists() and not running:
+            continue
         lines = _tail(log)
         progress = read_progress(state)
         if not (running or lines or progress or (state / CHECKPOINT).exists()):

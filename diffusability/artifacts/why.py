@@ -4,7 +4,8 @@ import re
 from datetime import datetime
 from pathlib import Path
 
-from diffusability.artifacts.card import evicted, read_card
+from diffusability.artifacts.bulk import evicted
+from diffusability.artifacts.card import read_card
 from diffusability.artifacts.inventory import is_done, reasons
 from diffusability.artifacts.status import duration, wrapped
 from diffusability.errors import StudyError
@@ -79,7 +80,7 @@ def _made(folder: Path) -> list[str]:
         f"{card['machine']['device']}"
     )
     gone = evicted(folder, card)
-    text += f"; {len(gone)} files were evicted; they are made again on demand" if gone else ""
+    text += f"; {len(gone)} files were evicted, and are made again when needed" if gone else ""
     return wrapped(text, INDENT)
 
 

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from diffusability.data.bundled import bundled_file
 from diffusability.data.images import ImageSet, stratified_validation
+from diffusability.data.load import DataSource
 from diffusability.study.dataset import DigitsDataset
 from diffusability.study.fingerprint import derive_seed
 
@@ -14,6 +15,14 @@ DIGITS = "data/digits.csv.gz"  # 64 pixels and the label of one scan per line
 SCAN = 8
 GREY_LEVELS = 16  # the scans count inked pixels in 4 x 4 blocks: 0 ... 16
 INK = 0.25  # a pixel is foreground from a quarter of the full ink
+
+
+class Digits(DataSource[DigitsDataset]):
+    """The digits, as scikit-learn ships them."""
+
+    def load(self) -> ImageSet:
+        """Return all 1,797."""
+        return load_digits(self.spec)
 
 
 def load_digits(spec: DigitsDataset) -> ImageSet:

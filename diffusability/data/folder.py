@@ -1,24 +1,87 @@
 """The images of an indexed folder and their masks, decoded where they are indexed."""
 
+import hashlib
+import json
+import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.card import rebuild_command
 from diffusability.data.crops import Crop, centre_crop, random_crop
-from diffusability.data.folder_index import IGNORED, FolderIndex, read_file
+from diffusability.data.folder_index import IGNORED, FolderIndex, build_index, read_file
 from diffusability.data.image_file import DamagedImage, decode_foreground, decode_rgb, upright
 from diffusability.data.images import ImageSet
-from diffusability.errors import DataError
+from diffusability.data.load import DataSource
+from diffusability.errors import ArtifactError, DataError
 from diffusability.study.dataset import FolderDataset
+
+INDEX = "index.json"  # beside the manifest of an image folder
+
+
+class Folder(DataSource[FolderDataset]):
+    """Image files: indexed once, then decoded when they are needed and compared with the index."""
+
+    def prepare(self, folder: Path, published: Path) -> tuple[ImageSet, dict[str, Any]]:
+        """Write index.json; return the images and what the manifest says of a folder alone.
+
+        Raises:
+            DataError: files are damaged, or other images were indexed under this name.
+        """
+        given = {"path": self.spec.path, "masks": self.spec.masks}
+        places = {key: os.path.abspath(place) for key, place in given.items() if place}
+        spec = self.spec.model_copy(update=places)
+        indexed = build_index(spec, torch.get_num_threads())
+        digest = indexed.index.digest()
+        _refuse_other_images(published, spec, digest)
+        write_bytes(folder / INDEX, indexed.index.to_json().encode())
+        notes = {
+            "sha256": digest,
+            "foreground_share": indexed.foreground_share,
+            "masks": len(indexed.index.masks),
+            "damaged": dict(indexed.damaged),
+            "places": places,
+        }
+        return open_folder(published, indexed.index, spec), notes
+
+    def open(self, folder: Path, manifest: Mapping[str, Any]) -> ImageSet:
+        """Return the images that the index names.
+
+        Raises:
+            ArtifactError: the index is not that of the manifest.
+            DataError: the image folder is no longer where it was.
+        """
+        text = (folder / INDEX).read_text()
+        if hashlib.sha256(text.encode()).hexdigest() != manifest["sha256"]:
+            raise ArtifactError(
+                f"{folder}: {INDEX} is not that of the manifest. Make both again with: "
+                f"{rebuild_command(folder)}"
+            )
+        return open_folder(folder, FolderIndex.from_json(text), self.spec)
+
+
+def _refuse_other_images(published: Path, spec: FolderDataset, digest: str) -> None:
+    """Refuse to put other images under the name of those that results were made from."""
+    try:
+        before = json.loads((published / "manifest.json").read_text())["sha256"]
+    except (OSError, ValueError, KeyError):
+        return
+    if before != digest:
+        raise DataError(
+            f"{spec.path}: holds other images than those that were indexed as `{spec.content}` in "
+            f"{published}, and results may have been made from them. Name these ones with another "
+            "`content`, or remove that folder"
+        )
 
 
 @dataclass(frozen=True)

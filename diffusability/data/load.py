@@ -1,56 +1,80 @@
-"""The images behind a dataset entry of a study."""
+"""The images behind a dataset entry of a study, whatever its kind."""
 
-import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from diffusability.artifacts.card import rebuild_command
-from diffusability.data.digits import load_digits
-from diffusability.data.folder import open_folder
-from diffusability.data.folder_index import FolderIndex
 from diffusability.data.images import ImageSet
-from diffusability.data.shapes import load_shapes
 from diffusability.errors import ArtifactError
-from diffusability.study.dataset import DigitsDataset, FolderDataset, ShapesDataset
+from diffusability.study.dataset import DATASETS, Dataset
 
-INDEX = "index.json"  # beside the manifest of an image folder
+Entry = TypeVar("Entry", bound=Dataset)
 
 
-def load_spec(spec: dict[str, object]) -> ImageSet:
-    """Return the images of a resolved dataset entry that needs no file."""
-    if spec["kind"] == "shapes":
-        return load_shapes(ShapesDataset.model_validate(spec))
-    return load_digits(DigitsDataset.model_validate(spec))
+class DataSource(Generic[Entry]):
+    """How the images of one kind of dataset are prepared once, and opened by every job.
+
+    A kind whose entry says all that the images depend on defines `load` alone.
+    """
+
+    def __init__(self, spec: Entry) -> None:
+        """Take the entry of the study."""
+        self.spec = spec
+
+    def load(self) -> ImageSet:
+        """Return the images that the entry alone stands for."""
+        raise NotImplementedError(f"{type(self).__name__}: define load, or prepare and open")
+
+    def prepare(self, folder: Path, published: Path) -> tuple[ImageSet, dict[str, Any]]:
+        """Look at every image once; return the images and what the manifest says of them.
+
+        Args:
+            folder: takes further files of the artifact.
+            published: folder that the artifact will have.
+
+        Returns:
+            The images, and a mapping with at least `sha256` (of all that they are) and
+            `foreground_share`, in [0, 1].
+        """
+        data = self.load()
+        share = data.masks[slice(None)].float().mean().item()
+        return data, {"sha256": data.digest(), "foreground_share": share}
+
+    def open(self, folder: Path, manifest: Mapping[str, Any]) -> ImageSet:
+        """Return the images of a prepared dataset after comparing them with its manifest.
+
+        Raises:
+            ArtifactError: the images are not those that were prepared.
+        """
+        images = self.load()
+        if images.digest() != manifest["sha256"]:
+            raise ArtifactError(
+                f"{folder}: the images are not those of the manifest; the library that ships them "
+                "has changed. Install the versions of requirements.lock, or prepare the dataset "
+                "again"
+            )
+        return images
+
+
+def data_source(entry: Mapping[str, Any]) -> DataSource[Any]:
+    """Return the source of a dataset entry, given as plain values.
+
+    Raises:
+        StudyError: no such kind is declared.
+    """
+    spec = DATASETS[str(entry["kind"])].model_validate(entry)
+    source: DataSource[Any] = DATASETS.code(spec)(spec)
+    return source
 
 
 def load_dataset(folder: Path) -> ImageSet:
-    """Return the images of a prepared dataset after comparing them with its manifest.
-
-    Those of an image folder are decoded where they are indexed, and compared with its index then.
+    """Return the images of a prepared dataset; its kind decides when they are read and compared.
 
     Raises:
-        ArtifactError: the images are not those that were prepared (another library version).
+        ArtifactError: the images are not those that were prepared.
         DataError: the image folder is no longer where it was.
     """
     manifest = json.loads((folder / "manifest.json").read_text())
-    if manifest["spec"]["kind"] == "folder":
-        return _load_folder(folder, manifest)
-    images = load_spec(manifest["spec"])
-    if images.digest() != manifest["sha256"]:
-        raise ArtifactError(
-            f"{folder}: the images are not those of the manifest; the library that ships them has "
-            "changed. Install the versions of requirements.lock, or prepare the dataset again"
-        )
-    return images
-
-
-def _load_folder(folder: Path, manifest: dict[str, Any]) -> ImageSet:
-    text = (folder / INDEX).read_text()
-    if hashlib.sha256(text.encode()).hexdigest() != manifest["sha256"]:
-        raise ArtifactError(
-            f"{folder}: {INDEX} is not that of the manifest. Make both again with: "
-            f"{rebuild_command(folder)}"
-        )
-    spec = FolderDataset.model_validate({**manifest["spec"], **manifest["places"]})
-    return open_folder(folder, FolderIndex.from_json(text), spec)
+    source = data_source({**manifest["spec"], **manifest.get("places", {})})
+    return source.open(folder, manifest)

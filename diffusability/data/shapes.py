@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from diffusability.data.bundled import bundled_file
 from diffusability.data.images import ImageSet
+from diffusability.data.load import DataSource
 from diffusability.study.dataset import ShapesDataset
 from diffusability.study.fingerprint import derive_seed
 
@@ -126,6 +127,14 @@ BRIGHTNESS = np.array([0.299, 0.587, 0.114])  # of red, green, blue (ITU-R BT.60
 TINT = 0.15  # largest shift of a background's colour
 PHOTOGRAPHS = ("images/china.jpg", "images/flower.jpg")  # those of `load_sample_images`
 ZOOMS = (1, 2, 4)  # photograph pixels averaged into one pixel, along one side
+
+
+class Shapes(DataSource[ShapesDataset]):
+    """The shapes, drawn anew by every job."""
+
+    def load(self) -> ImageSet:
+        """Return training and validation images."""
+        return load_shapes(self.spec)
 
 
 def load_shapes(spec: ShapesDataset) -> ImageSet:

@@ -8,8 +8,27 @@ from torch.nn import functional as F
 
 from diffusability.encoders.augmentation import random_view
 from diffusability.encoders.convnet import ConvEncoder
+from diffusability.encoders.pretext import Network, Pretext
 from diffusability.nn.initialisation import SeededModule, draw_kaiming
+from diffusability.study.encoder import ContrastiveEncoder
 from diffusability.training.loop import Batch, Losses
+
+
+class Contrastive(Pretext[ContrastiveEncoder]):
+    """Encoders of kind contrastive."""
+
+    loss_name = "nt_xent"
+    divisible = False  # it compares all views of a batch
+
+    def network(self, encoder: ConvEncoder, image_channels: int) -> Network:
+        """Return the encoder under its projection head."""
+        return ContrastiveNetwork(encoder, self.spec.projection)
+
+    def loss(
+        self, network: Network, images: Callable[[Batch], Tensor], labels: Tensor
+    ) -> Callable[[Batch], Losses]:
+        """Return the cross-entropy of views."""
+        return ContrastiveLoss(network, images, self.spec.temperature)
 
 
 class ContrastiveNetwork(SeededModule):

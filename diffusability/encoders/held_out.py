@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from diffusability.data.images import ImageSet, in_batches, to_float
-from diffusability.encoders.pretext import LOSS_NAMES, Network, Spec, build_loss, encoder_of
-from diffusability.training.images import TrainingImages
-from diffusability.training.loop import Batch
+from diffusability.encoders.convnet import ConvEncoder
+from diffusability.training.loop import Batch, Losses
 
 BATCH = 256
 JUDGED = 5_000  # images of a split, at most, evenly spread over it
@@ -16,14 +15,21 @@ JUDGED = 5_000  # images of a split, at most, evenly spread over it
 
 @torch.no_grad()
 def held_out_numbers(
-    spec: Spec, network: Network, data: ImageSet, generator: torch.Generator
+    encoder: ConvEncoder,
+    data: ImageSet,
+    loss_on: Callable[[Tensor], Callable[[Batch], Losses]],
+    loss_name: str,
+    batch: int,
+    generator: torch.Generator,
 ) -> dict[str, float]:
     """Return named numbers of the validation images, for the log and the history.
 
     Args:
-        spec: the encoder's entry.
-        network: trained, in evaluation mode, on the generator's device.
+        encoder: trained, in evaluation mode, on the generator's device.
         data: the study's images.
+        loss_on: gives the loss of its training on the images of (n,) indices.
+        loss_name: of that loss in the curves.
+        batch: images per batch of the training.
         generator: of the views and masks that a loss draws.
 
     Returns:
@@ -31,7 +37,7 @@ def held_out_numbers(
         the class head where there is one, else of the nearest class mean of training features.
         Without a class head also the training's own loss and terms, means over whole batches.
     """
-    encoder, device = encoder_of(network), generator.device
+    device = generator.device
     asked, known = (_spread(data.split(name)) for name in ("val", "train"))
     features = _of_images(encoder.features, data, asked, device)  # (M, D)
     if encoder.classes:
@@ -39,13 +45,12 @@ def held_out_numbers(
     named = name_by_nearest_centroid(
         _of_images(encoder.features, data, known, device), data.labels[known], features
     )
-    images = TrainingImages(data, asked, device, 0)
-    loss = build_loss(spec, network, images, data.labels[asked].to(device))
-    size = min(spec.train.batch, len(asked))  # the loss of a contrastive encoder depends on it
+    loss = loss_on(asked)
+    size = min(batch, len(asked))  # the loss of a contrastive encoder depends on it
     rows = []
     for k in range(len(asked) // size):
         losses = loss(Batch(k, torch.arange(k * size, (k + 1) * size), generator))
-        rows.append({LOSS_NAMES[spec.kind]: losses.total, **losses.terms})
+        rows.append({loss_name: losses.total, **losses.terms})
     terms = {
         f"validation_{name}": torch.stack([row[name] for row in rows]).mean().item()
         for name in rows[0]

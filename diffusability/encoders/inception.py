@@ -9,11 +9,26 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from diffusability.data.images import ImageSet
 from diffusability.encoders.interface import Encoder
+from diffusability.encoders.load import WEIGHTS, PublishedWeights
 from diffusability.encoders.packages import import_extra
 from diffusability.errors import ArtifactError
+from diffusability.study.encoder import InceptionEncoder
 
 FEATURES, CLASSES, SPATIAL_CHANNELS = 2048, 1008, 7
+
+
+class Inception(PublishedWeights[InceptionEncoder]):
+    """Encoders of kind inception."""
+
+    def copy(self, source: Path, target: Path) -> None:
+        """Copy torch-fidelity's weights."""
+        import_inception(source, target)
+
+    def load(self, folder: Path, data: ImageSet) -> Encoder:
+        """Return the extractor."""
+        return load_inception(folder / WEIGHTS)
 
 
 class InceptionV3(Encoder):

@@ -1,55 +1,92 @@
-"""Encoders from their study entries and from their artifacts."""
+"""Encoders from their study entries and from their artifacts, whatever their kind."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field, TypeAdapter
-from safetensors.torch import load_file
+from typing import Any, Generic, TypeVar
 
 from diffusability.artifacts.card import read_card
+from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet
-from diffusability.encoders.convnet import ConvEncoder
-from diffusability.encoders.inception import load_inception
 from diffusability.encoders.interface import Encoder
-from diffusability.encoders.pretext import Spec
-from diffusability.encoders.representation import load_representation
-from diffusability.encoders.vision import load_vision_encoder
-from diffusability.study.encoder import (
-    RepresentationEncoder,
-    SupervisedEncoder,
-    VisionEncoder,
-)
+from diffusability.errors import ArtifactError
+from diffusability.study.content import content_digest
+from diffusability.study.encoder import ENCODERS, EncoderEntry, PublishedEncoder
+from diffusability.study.merge import merge
 
-_TRAINED: TypeAdapter[Spec] = TypeAdapter(Annotated[Spec, Field(discriminator="kind")])
+logger = logging.getLogger(__name__)
+WEIGHTS = "model.safetensors"
+HISTORY = "history.csv"
 
-
-def trained_spec(values: Mapping[str, Any]) -> Spec:
-    """Return the typed entry of an encoder that the study trains itself."""
-    return _TRAINED.validate_python(dict(values))
+Entry = TypeVar("Entry", bound=EncoderEntry)
+Published = TypeVar("Published", bound=PublishedEncoder)
 
 
-def build_encoder(spec: Spec, data: ImageSet) -> ConvEncoder:
-    """Return the network of an encoder entry; `data` gives image channels and classes.
+class EncoderKind(Generic[Entry]):
+    """How the encoders of one kind are made once, and opened by every job that needs them."""
 
-    Only one that was trained to name classes has class logits.
+    def __init__(self, spec: Entry) -> None:
+        """Take the entry of the study."""
+        self.spec = spec
+
+    def make(self, job: Job, folder: Path) -> None:
+        """Write model.safetensors and history.csv into `folder`."""
+        raise NotImplementedError(f"{type(self).__name__}: define make")
+
+    def load(self, folder: Path, data: ImageSet) -> Encoder:
+        """Return the encoder of an artifact's folder, on the CPU."""
+        raise NotImplementedError(f"{type(self).__name__}: define load")
+
+
+class PublishedWeights(EncoderKind[Published]):
+    """A kind whose weights come in a file: they are checked and copied, nothing is trained."""
+
+    def copy(self, source: Path, target: Path) -> None:
+        """Copy what features depend on into a safetensors file, once it fits the network."""
+        raise NotImplementedError(f"{type(self).__name__}: define copy")
+
+    def make(self, job: Job, folder: Path) -> None:
+        """Write the weights, and a history without rows.
+
+        Raises:
+            ArtifactError: the weight file is missing, damaged, of another network, or not the one
+                that the job was planned for.
+            StudyError: the package that holds the network is missing.
+        """
+        weights = self.spec.weight_file
+        require_content(weights, job.spec.get("weights_content"))
+        self.copy(weights, folder / WEIGHTS)
+        logger.info("%s: copied %s", job.name, weights)
+        (folder / HISTORY).write_text("step\n")
+
+
+def require_content(file: Path, planned: str | None) -> None:
+    """Refuse a file whose content is not what the job was planned for; None: it was not known.
+
+    Raises:
+        ArtifactError: the content has changed since.
     """
-    classes = data.num_classes if isinstance(spec, SupervisedEncoder) else 0
-    return ConvEncoder(spec, data.images.shape[1], classes)
+    found = content_digest(file)
+    if planned is not None and found is not None and found != planned:
+        raise ArtifactError(
+            f"{file}: its content has changed since the study was planned. Start the workflow "
+            "again; what is made from this file gets a new name then"
+        )
+
+
+def encoder_kind(entry: Mapping[str, Any]) -> EncoderKind[Any]:
+    """Return the kind of an encoder entry, given as plain values.
+
+    Raises:
+        StudyError: no such kind is declared.
+    """
+    spec = ENCODERS[str(entry["kind"])].model_validate(entry)
+    kind: EncoderKind[Any] = ENCODERS.code(spec)(spec)
+    return kind
 
 
 def load_encoder(folder: Path, data: ImageSet, device: str) -> Encoder:
     """Return the encoder of a verified artifact, frozen, in evaluation mode."""
-    entry, weights = read_card(folder)["spec"], folder / "model.safetensors"
-    if entry["kind"] == "inception":
-        return load_inception(weights).to(device)
-    state = load_file(weights)
-    if entry["kind"] == "vision":
-        vision = VisionEncoder.model_validate(entry)
-        return load_vision_encoder(vision.model, state, data.images.shape[-1]).to(device)
-    if entry["kind"] == "representation":
-        space = RepresentationEncoder.model_validate(entry).model
-        return load_representation(space, state).to(device)
-    model = build_encoder(trained_spec(entry), data)
-    model.load_state_dict(state, assign=True)
-    return model.to(device).eval().requires_grad_(False)
+    card = read_card(folder)
+    kind = encoder_kind(merge(card["spec"], card["local"]))
+    return kind.load(folder, data).to(device).eval().requires_grad_(False)

@@ -6,9 +6,27 @@ import torch
 from torch import Tensor, nn
 
 from diffusability.encoders.convnet import ConvEncoder
+from diffusability.encoders.pretext import Network, Pretext
 from diffusability.errors import StudyError
 from diffusability.nn.initialisation import SeededModule, draw_kaiming
+from diffusability.study.encoder import MaskedEncoder
 from diffusability.training.loop import Batch, Losses
+
+
+class Masked(Pretext[MaskedEncoder]):
+    """Encoders of kind masked."""
+
+    loss_name = "hidden_error"
+
+    def network(self, encoder: ConvEncoder, image_channels: int) -> Network:
+        """Return the encoder under its decoder of hidden cells."""
+        return MaskedAutoencoder(encoder, image_channels, self.spec.factor)
+
+    def loss(
+        self, network: Network, images: Callable[[Batch], Tensor], labels: Tensor
+    ) -> Callable[[Batch], Losses]:
+        """Return the error on hidden cells."""
+        return MaskedLoss(network, images, self.spec.ratio)
 
 
 class MaskedAutoencoder(SeededModule):

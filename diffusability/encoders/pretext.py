@@ -1,54 +1,139 @@
-"""What each kind of encoder is trained for: its network under training, and its loss."""
+"""Encoders that the study trains itself: what their kinds share, and the supervised kind."""
 
+import logging
 from collections.abc import Callable
-from typing import assert_never
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusability.encoders.contrastive import ContrastiveLoss, ContrastiveNetwork
+from diffusability.artifacts.job import Job
+from diffusability.data.images import ImageSet
+from diffusability.data.load import load_dataset
 from diffusability.encoders.convnet import ConvEncoder
-from diffusability.encoders.masked import MaskedAutoencoder, MaskedLoss
-from diffusability.study.encoder import ContrastiveEncoder, MaskedEncoder, SupervisedEncoder
-from diffusability.training.loop import Batch, Losses
+from diffusability.encoders.held_out import held_out_numbers
+from diffusability.encoders.load import HISTORY, WEIGHTS, EncoderKind
+from diffusability.study.encoder import SupervisedEncoder, TrainedEncoder
+from diffusability.training.images import TrainingImages
+from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train
 
-Network = ConvEncoder | ContrastiveNetwork | MaskedAutoencoder
-Spec = SupervisedEncoder | ContrastiveEncoder | MaskedEncoder
+logger = logging.getLogger(__name__)
 SHIFT = 1  # largest random shift of a supervised batch, in pixels, along both axes
-LOSS_NAMES = {"supervised": "cross_entropy", "contrastive": "nt_xent", "masked": "hidden_error"}
+
+Entry = TypeVar("Entry", bound=TrainedEncoder)
+Network = Any  # a ConvEncoder, or a module with one as `encoder` and with `initialise`
 
 
-def build_network(spec: Spec, encoder: ConvEncoder, image_channels: int) -> Network:
-    """Return the encoder with what only its training needs on top."""
-    match spec:
-        case ContrastiveEncoder():
-            return ContrastiveNetwork(encoder, spec.projection)
-        case MaskedEncoder():
-            return MaskedAutoencoder(encoder, image_channels, spec.factor)
-        case SupervisedEncoder():
-            return encoder
-        case _:
-            assert_never(spec)
+class Pretext(EncoderKind[Entry]):
+    """What the convolutional encoder is trained for; a kind defines `loss` and its name.
+
+    Attributes:
+        loss_name: of the loss in the curves.
+        divisible: whether the loss of a batch is a sum over its images.
+    """
+
+    loss_name: ClassVar[str]
+    divisible: ClassVar[bool] = True
+
+    def loss(
+        self, network: Network, images: Callable[[Batch], Tensor], labels: Tensor
+    ) -> Callable[[Batch], Losses]:
+        """Return the loss of a network on a batch; labels, (N,) on the device, may go unused."""
+        raise NotImplementedError(f"{type(self).__name__}: define loss")
+
+    def network(self, encoder: ConvEncoder, image_channels: int) -> Network:
+        """Return the encoder with what only its training needs on top."""
+        return encoder
+
+    def classes(self, data: ImageSet) -> int:
+        """Return the number of class logits; only who was trained to name classes has any."""
+        return 0
+
+    def build(self, data: ImageSet) -> ConvEncoder:
+        """Return the encoder itself, without weights; `data` gives image channels and classes."""
+        return ConvEncoder(self.spec, data.images.shape[1], self.classes(data))
+
+    def make(self, job: Job, folder: Path) -> None:
+        """Train; write model.safetensors and history.csv, whose last row has held-out numbers."""
+        data = load_dataset(job.input("dataset"))
+        training = self._train(job, data)
+        network = training.averaged.eval()
+        encoder = encoder_of(network)
+        generator = torch.Generator(job.device).manual_seed(job.stream("held out"))
+
+        def loss_on(asked: Tensor) -> Callable[[Batch], Losses]:
+            images = TrainingImages(data, asked, generator.device, 0)
+            return self.loss(network, images, data.labels[asked].to(generator.device))
+
+        numbers = held_out_numbers(
+            encoder, data, loss_on, self.loss_name, self.spec.train.batch, generator
+        )
+        logger.info("%s: %s", job.name, ", ".join(f"{name} {x:.4f}" for name, x in numbers.items()))
+        training.history[-1].update(numbers)
+        save_file(encoder.state_dict(), folder / WEIGHTS)
+        training.write_history(folder / HISTORY)
+
+    def load(self, folder: Path, data: ImageSet) -> ConvEncoder:
+        """Return the encoder of an artifact's folder."""
+        model = self.build(data)
+        model.load_state_dict(load_file(folder / WEIGHTS), assign=True)
+        return model
+
+    def _train(self, job: Job, data: ImageSet) -> Training:
+        """Train the encoder, with what its kind puts on top, on the training images."""
+        network = self.network(self.build(data), data.images.shape[1])
+        network.initialise(torch.Generator().manual_seed(job.stream("weights")))
+        network.to(job.device)
+        chosen = data.split("train")
+        images = TrainingImages(data, chosen, job.device, job.stream("crops"))
+        loss = self.loss(network, images, data.labels[chosen].to(job.device))
+        return train(
+            Run(
+                name=job.name,
+                spec=self.spec.train,
+                modules={"encoder": network},
+                phases=[
+                    Phase(
+                        self.loss_name,
+                        list(network.parameters()),
+                        loss,
+                        divisible=self.divisible,
+                    )
+                ],
+                images=len(chosen),
+                seed=job.stream("steps"),
+                state=job.state,
+                averaged="encoder",
+                device=torch.device(job.device),
+                minutes=job.minutes_left,
+            )
+        )
 
 
 def encoder_of(network: Network) -> ConvEncoder:
-    """Return the encoder inside a network that `build_network` made."""
-    return network if isinstance(network, ConvEncoder) else network.encoder
+    """Return the encoder inside a network under training."""
+    encoder = network if isinstance(network, ConvEncoder) else network.encoder
+    assert isinstance(encoder, ConvEncoder)
+    return encoder
 
 
-def build_loss(
-    spec: Spec, network: Network, images: Callable[[Batch], Tensor], labels: Tensor
-) -> Callable[[Batch], Losses]:
-    """Return the loss of a network on a batch; labels, (N,) on the device, may go unused."""
-    match spec, network:
-        case ContrastiveEncoder(), ContrastiveNetwork():
-            return ContrastiveLoss(network, images, spec.temperature)
-        case MaskedEncoder(), MaskedAutoencoder():
-            return MaskedLoss(network, images, spec.ratio)
-        case SupervisedEncoder(), ConvEncoder():
-            return ClassificationLoss(network, images, labels)
-    raise TypeError(f"{type(network).__name__} is no network of a {spec.kind} encoder")
+class Classification(Pretext[SupervisedEncoder]):
+    """Encoders of kind supervised."""
+
+    loss_name = "cross_entropy"
+
+    def classes(self, data: ImageSet) -> int:
+        """One logit per class of the dataset."""
+        return data.num_classes
+
+    def loss(
+        self, network: Network, images: Callable[[Batch], Tensor], labels: Tensor
+    ) -> Callable[[Batch], Losses]:
+        """Return the cross-entropy."""
+        return ClassificationLoss(network, images, labels)
 
 
 class ClassificationLoss:

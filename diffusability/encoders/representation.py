@@ -1,14 +1,16 @@
-"""The published networks of FDr6 as extractors: preprocessing, one vector an image, weights."""
+"""The published networks of FDr6 as extractors: preprocessing, one vector per image, weights."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from diffusability.data.images import ImageSet
 from diffusability.encoders.interface import Encoder
+from diffusability.encoders.load import WEIGHTS, PublishedWeights
 from diffusability.encoders.packages import import_extra
 from diffusability.encoders.weights import (
     State,
@@ -18,6 +20,7 @@ from diffusability.encoders.weights import (
     without,
 )
 from diffusability.errors import StudyError
+from diffusability.study.encoder import RepresentationEncoder
 from diffusability.study.representations import (
     REPRESENTATIONS,
     Representation,
@@ -25,6 +28,18 @@ from diffusability.study.representations import (
 )
 
 UNUSED = ("head.", "fc_norm.", "mask_token")  # no feature depends on them
+
+
+class RepresentationSpace(PublishedWeights[RepresentationEncoder]):
+    """Encoders of kind representation."""
+
+    def copy(self, source: Path, target: Path) -> None:
+        """Copy the weights that the feature depends on."""
+        import_representation(self.spec.model, source, target)
+
+    def load(self, folder: Path, data: ImageSet) -> Encoder:
+        """Return the extractor."""
+        return load_representation(self.spec.model, load_file(folder / WEIGHTS))
 
 
 class RepresentationModel(Encoder):

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffusability.data.images import ImageSet
 from diffusability.encoders.interface import Encoder
+from diffusability.encoders.load import WEIGHTS, PublishedWeights
 from diffusability.encoders.packages import import_extra
 from diffusability.encoders.weights import (
     State,
@@ -22,6 +24,7 @@ from diffusability.encoders.weights import (
     without,
 )
 from diffusability.errors import StudyError
+from diffusability.study.encoder import VisionEncoder
 from diffusability.study.vision_models import FACTS, VisionFacts, VisionModel
 
 # heads, poolings and the token that hides patches in pre-training: no patch feature depends on them
@@ -33,6 +36,19 @@ MOCO_MISNAMED = {
     "blocks.14.norm14.": "blocks.14.norm2.",
     "blocks.14.mlp.fc14.": "blocks.14.mlp.fc2.",
 }
+
+
+class Vision(PublishedWeights[VisionEncoder]):
+    """Encoders of kind vision."""
+
+    def copy(self, source: Path, target: Path) -> None:
+        """Copy the weights that patch features depend on."""
+        import_vision(self.spec.model, source, target)
+
+    def load(self, folder: Path, data: ImageSet) -> Encoder:
+        """Return the encoder for images of the dataset's size."""
+        state = load_file(folder / WEIGHTS)
+        return load_vision_encoder(self.spec.model, state, data.images.shape[-1])
 
 
 class VisionModelEncoder(Encoder):

@@ -12,8 +12,8 @@ from typing import Any
 
 from diffusability.errors import StudyError
 from diffusability.execution import snakemake_adapter
+from diffusability.execution.run_time import shortest_minutes
 from diffusability.execution.stale_jobs import check_no_stale_jobs
-from diffusability.study.run_time import shortest_minutes
 
 PROFILE = "slurm/config.yaml"
 # a resource, and its option of sbatch

@@ -4,10 +4,13 @@
 accepted: at least `LEAST`, below `BELOW` (as in pyproject.toml).
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from snakemake.checkpoints import Checkpoint  # type: ignore[import-untyped]
 
 from diffusability.errors import StudyError
 from diffusability.study.workflow_files import DEFAULT_STUDY, NO_FILE, PACKAGE, shown
@@ -110,6 +113,23 @@ def jobs_per_group(workflow: Any) -> dict[str, int]:
         rule: grouped.group_components.get(group, 1)
         for rule, group in grouped.overwrite_groups.items()
     }
+
+
+def make_checkpoint(rule: Any, checkpoints: Any) -> Any:
+    """Turn a rule into a checkpoint and return it; `get(**wildcards)` has it run first.
+
+    The keyword `checkpoint` would do so in the processes of jobs too. There Snakemake would then
+    look at everything that a job is made from, instead of at the job alone.
+    """
+    rule.is_checkpoint = True
+    return Checkpoint(rule, checkpoints)
+
+
+def is_forced(workflow: Any, rule: str, files: Iterable[str]) -> bool:
+    """Whether a rule is to make one of the files again although it is there (-f or -R)."""
+    settings = workflow.dag_settings
+    forced = {*settings.forcerun, *(settings.targets if settings.forcetargets else ())}
+    return not {rule, *files}.isdisjoint(os.path.relpath(name) for name in forced)
 
 
 def lift_default_rate_limit(workflow: Any) -> None:

@@ -1,8 +1,8 @@
-"""Bulk latents: shard files that can be evicted, and are encoded again when they are needed.
+"""Bulk latents: shard files that can be evicted; the rule restore_latents encodes them again.
 
-The artifact of the stage is the small `latents.json`. The shards lie beside all artifacts in
-results/cache/, each with a note of its hash, and are no output of any rule: a missing shard
-rebuilds itself, and nothing that was made from it.
+The artifact of the stage is the small `latents.json`. The shards are in results/cache/, each with a
+note of its hash, and are no output of any rule: a missing shard makes nothing run again that is
+finished.
 """
 
 import json
@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusability.artifacts.atomic import sha256, write_bytes, write_json
+from diffusability.artifacts.bulk import cache_folder, shard_name
 from diffusability.artifacts.lock import exclusive
 from diffusability.data.images import ImageSet, in_batches, to_float
 from diffusability.latents.mapped import MappedLatents, MappedTensor
-from diffusability.study.stages import RESULTS
 
 logger = logging.getLogger(__name__)
-WAIT_FOR_ENCODER = 24 * 3600.0  # seconds; another job may be encoding the same shards
+GLANCE = 1.0  # seconds; who looks whether a lock is held takes it for an instant
 Moments = tuple[Tensor, Tensor]
 Encode = Callable[[Tensor], Moments]
 
@@ -36,7 +36,7 @@ class LatentShards:
         With `flip` they hold the latents of the mirrored images too.
         """
         self._flip = flip
-        self.folder = Path(RESULTS, "cache", "latents", fingerprint)
+        self.folder = cache_folder("latents", fingerprint)
         self._bounds = [
             (start, min(start + per_shard, images)) for start in range(0, images, per_shard)
         ]
@@ -44,7 +44,7 @@ class LatentShards:
     def ensure(
         self, data: ImageSet, encode: Callable[[], Encode], batch: int, dtype: torch.dtype
     ) -> None:
-        """Encode every shard that is missing or damaged; others wait while one process does.
+        """Encode every shard that is missing or damaged.
 
         Args:
             data: the images, in the order of the shards.
@@ -52,21 +52,31 @@ class LatentShards:
                 and log-variance; called only if something is to be encoded.
             batch: images encoded at a time.
             dtype: of the stored mean and log-variance.
+
+        Raises:
+            ArtifactBusyError: another process writes or removes them.
         """
-        if all(self._intact(k) for k in range(len(self._bounds))):
+        missing = self.missing()
+        if not missing:
             return
-        with exclusive(self.folder / "lock", str(self.folder), wait=WAIT_FOR_ENCODER):
-            missing = [k for k in range(len(self._bounds)) if not self._intact(k)]
-            encoder = encode() if missing else None
+        with exclusive(self.folder / "lock", str(self.folder), wait=GLANCE):
+            encoder = encode()
             for k in missing:
-                assert encoder is not None
                 self._write(k, data, encoder, batch, dtype)
-                logger.info("encoded shard %d of %d", k + 1, len(self._bounds))
+                logger.info("encoded shard %d of %d", k + 1, len(self))
+
+    def __len__(self) -> int:
+        """Return the number of shards."""
+        return len(self._bounds)
+
+    def missing(self) -> list[int]:
+        """Return the indices of shards that are not there or not as they were written."""
+        return [k for k in range(len(self)) if not self._intact(k)]
 
     def read(self) -> MappedLatents:
-        """Return the latents on disk, to be read where they are indexed; call ensure first."""
+        """Return the latents on disk, to be read where they are indexed; none may be missing."""
         # on the CPU safetensors maps a file instead of reading it
-        parts = [load_file(self._path(k)) for k in range(len(self._bounds))]
+        parts = [load_file(self._path(k)) for k in range(len(self))]
 
         def mapped(name: str) -> MappedTensor:
             return MappedTensor([part[name] for part in parts], torch.float32)
@@ -80,7 +90,7 @@ class LatentShards:
         )
 
     def _path(self, k: int) -> Path:
-        return self.folder / f"shard-{k:05d}.safetensors"
+        return self.folder / shard_name(k)
 
     def _note(self, k: int) -> Path:
         return self._path(k).with_suffix(".json")
@@ -95,7 +105,7 @@ class LatentShards:
         except (OSError, ValueError, KeyError):
             return False
         if not same:
-            logger.warning("%s was altered or moved; it is encoded again", path)
+            logger.warning("%s was altered or moved", path)
         return same
 
     def _write(

@@ -11,6 +11,8 @@ from tempfile import TemporaryDirectory
 
 from threadpoolctl import threadpool_limits
 
+from diffusability.artifacts.bulk import evicted
+from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
 from diffusability.errors import ArtifactError, DiffusabilityError
 from diffusability.execution.gpus import take_gpus
@@ -46,11 +48,12 @@ def run(description: str | None, argv: Sequence[str] | None = None) -> int:
         if arguments.dry_run:
             print(f"{job.path}\n{dict(job.spec)}")
             return 0
-        made = _make(job)
+        made = _restore(job) if arguments.restore else _make(job)
     except DiffusabilityError as error:
         print(f"error{f' in process {rank}' if rank else ''}: {error}", file=sys.stderr)
         return error.exit_code
-    logging.info("%s %s", "wrote" if made else "another process has made", job.path)
+    did = "restored" if arguments.restore else "wrote"
+    logging.info("%s %s", did if made else "another process has made", job.path)
     return 0
 
 
@@ -84,6 +87,18 @@ def _make(job: Job) -> bool:
     return True
 
 
+def _restore(job: Job) -> bool:
+    """Make evicted files again; return False if another process did while this one waited."""
+    from diffusability.stages.make import make
+
+    waited = job.made_by_another()
+    there = waited and not evicted(job.path, read_card(job.path))
+    with job.restoring() as folder:
+        if not there:
+            make(job, folder)
+    return not there
+
+
 def _parser(description: str | None) -> argparse.ArgumentParser:
     listing = "\n".join(f"  {name:22}{entry.about}" for name, entry in STAGES.items())
     parser = argparse.ArgumentParser(
@@ -102,6 +117,9 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", type=int, help="CPU threads of torch (all cores)")
     parser.add_argument("--minutes", type=float, help="save the state and stop after this time")
+    parser.add_argument(
+        "--restore", action="store_true", help="make evicted files of a finished artifact again"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved job and stop")
     return parser
 

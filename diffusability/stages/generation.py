@@ -1,7 +1,6 @@
 """Stage `generation`: compare generated images with real ones."""
 
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from diffusability.artifacts.card import evicted, read_card
-from diffusability.artifacts.job import Job
+from diffusability.artifacts.bulk import check_bulk, evicted
+from diffusability.artifacts.card import read_card
 from diffusability.metrics.class_accuracy import measure_class_accuracy
 from diffusability.metrics.fdr6 import load_normalisers, load_references, measure_fdr6
 from diffusability.metrics.frechet import measure_frechet
@@ -22,13 +21,10 @@ from diffusability.metrics.precision_recall import measure_precision_recall
 from diffusability.metrics.trajectory import SCALARS
 from diffusability.stages.features import BATCH, Extractor, Features
 from diffusability.stages.inputs import Inputs
-from diffusability.stages.make import make as make_artifact
 from diffusability.stages.measurements import write_measurements
 from diffusability.stages.references import Reference, extract_reference, load_reference
 from diffusability.study.generation import GenerationMetric
 from diffusability.study.names import fdr6_role
-
-logger = logging.getLogger(__name__)
 
 
 def make(inputs: Inputs, spec: GenerationMetric, out: Path) -> None:
@@ -62,16 +58,14 @@ def _trajectory(notes: dict[str, Any]) -> tuple[list[Measurement], list[tuple[st
 
 
 def _samples(inputs: Inputs) -> Path:
-    """Return the folder of the samples; evicted images are generated again, by their own job."""
-    folder, name = inputs.folder("samples"), inputs.job.name
-    before = read_card(folder)
-    if evicted(folder, before):
-        logger.info("%s: its samples were evicted and are generated again", name)
-        again = Job.from_card(folder, device=inputs.job.device)
-        with again.writing() as staging:
-            make_artifact(again, staging)
-        if read_card(inputs.folder("samples"))["outputs"] != before["outputs"]:
-            logger.warning("%s: other bits than before, as GPUs give", folder)
+    """Return the folder of the samples.
+
+    Raises:
+        ArtifactError: images were evicted; the message has the command that restores them.
+    """
+    folder = inputs.folder("samples")
+    shards = inputs.json("samples", "samples.json")["shards"]
+    check_bulk(folder, len(evicted(folder, read_card(folder))), len(shards))
     return folder
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusability.artifacts.bulk import check_bulk
 from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet
@@ -18,8 +19,8 @@ from diffusability.encoders.load import load_encoder
 from diffusability.latents.mapped import MappedLatents
 from diffusability.latents.shards import Encode, LatentShards
 from diffusability.study.tokenizer import EncodingSpec
-from diffusability.tokenizers.build import load_tokenizer
 from diffusability.tokenizers.interface import Tokenizer
+from diffusability.tokenizers.load import load_tokenizer
 from diffusability.tokenizers.perceptual import FeaturePerceptual, LpipsPerceptual
 from diffusability.training.images import TrainingImages
 
@@ -69,8 +70,14 @@ class Inputs:
 
     @cached_property
     def latents(self) -> MappedLatents:
-        """The latents, on disk until they are indexed; evicted shards are encoded again."""
-        return self.ensure_latents(self._encoding(), self._latents)
+        """The latents, on disk until they are indexed.
+
+        Raises:
+            ArtifactError: shards were evicted or altered; the message has the remedy.
+        """
+        shards = _shards(self._latents, self.data, self._encoding())
+        check_bulk(self.folder("latents"), len(shards.missing()), len(shards))
+        return shards.read()
 
     @property
     def checked_latents(self) -> MappedLatents:
@@ -104,7 +111,7 @@ class Inputs:
         return LpipsPerceptual.load(self.folder(role) / "model.safetensors").to(self.device)
 
     def ensure_latents(self, spec: EncodingSpec, fingerprint: str) -> MappedLatents:
-        """Return the latents of all images, encoding with the job's tokenizer what is missing."""
+        """Return the latents that the job makes, encoding with its tokenizer what is missing."""
         shards = _shards(fingerprint, self.data, spec)
         dtype = getattr(torch, spec.dtype)
 

@@ -1,49 +1,31 @@
 """Stage `tokenizer`: train one tokenizer with its objective, or make one without training."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diffusability.data.images import in_batches, to_float
+from diffusability.data.images import to_float
 from diffusability.encoders.interface import Encoder
 from diffusability.stages.geometry_preserving import GeometryPreservingTraining
 from diffusability.stages.inputs import Inputs, training_images
-from diffusability.study.linear_tokenizer import LinearTokenizer as LinearSpec
 from diffusability.study.network import ConvNetwork
 from diffusability.study.regularizer import Gpe
-from diffusability.study.tokenizer import (
-    ExternalTokenizer,
-    LevelTokenizer,
-    TokenizerEntry,
-    TokenizerSpec,
-)
+from diffusability.study.tokenizer import TokenizerSpec
 from diffusability.tokenizers.build import build_regularizer, build_tokenizer
 from diffusability.tokenizers.discriminator import PatchDiscriminator
-from diffusability.tokenizers.external import import_autoencoder
 from diffusability.tokenizers.hierarchical import HierarchicalAutoencoder, hierarchical_loss
 from diffusability.tokenizers.interface import Tokenizer
-from diffusability.tokenizers.linear import (
-    PermutationTokenizer,
-    ProjectionTokenizer,
-    build_linear,
-    image_moments,
-    principal_directions,
-    random_directions,
-)
+from diffusability.tokenizers.load import WEIGHTS, tokenizer_source
 from diffusability.tokenizers.objective import Objective
 from diffusability.tokenizers.training_step import TokenizerLosses
 from diffusability.tokenizers.vector import VectorAutoencoder
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train, write_history
 
-WEIGHTS = "model.safetensors"
-BATCH = 1024  # images of a linear fit in memory at a time
 HELD_BYTES = 2 * 2**30  # features of all images up to this size stay on the device
 
 
@@ -53,26 +35,16 @@ def make(inputs: Inputs, spec: Mapping[str, Any], out: Path) -> None:
     A published autoencoder is copied with its config.json; the history of what is not trained has
     no rows.
     """
-    entry = _typed(inputs, spec)
-    if isinstance(entry, TokenizerSpec):
-        weights, history = _train_by_method(inputs, entry)
-        whole = {name: value.contiguous() for name, value in weights.items()}
-        save_file(whole, out / WEIGHTS)
-        write_history(history, out / "history.csv")
+    if "source" in spec:
+        tokenizer_source(spec).make(inputs.job, out)
+        (out / "history.csv").write_text("step\n")
         return
-    match entry:
-        case LinearSpec():
-            save_file(dict(_linear_weights(inputs, entry)), out / WEIGHTS)
-        case LevelTokenizer():
-            shutil.copyfile(inputs.folder("trained") / WEIGHTS, out / WEIGHTS)
-        case ExternalTokenizer():
-            import_autoencoder(entry, out)
-        case _:
-            assert_never(entry)
-    (out / "history.csv").write_text("step\n")
+    weights, history = _train_by_method(inputs, _typed(inputs, spec))
+    save_file({name: value.contiguous() for name, value in weights.items()}, out / WEIGHTS)
+    write_history(history, out / "history.csv")
 
 
-def _typed(inputs: Inputs, spec: Mapping[str, Any]) -> TokenizerEntry:
+def _typed(inputs: Inputs, spec: Mapping[str, Any]) -> TokenizerSpec:
     """Return the typed entry; encoders entered it by their fingerprints, and are named by role."""
     values = dict(spec)
     for role, part, key in (
@@ -81,8 +53,7 @@ def _typed(inputs: Inputs, spec: Mapping[str, Any]) -> TokenizerEntry:
     ):
         if role in inputs:
             values[part] = {**values[part], key: role}
-    entry: TokenizerEntry = TypeAdapter(TokenizerEntry).validate_python(values)
-    return entry
+    return TokenizerSpec.model_validate(values)
 
 
 def _train_by_method(
@@ -201,26 +172,6 @@ def _losses(inputs: Inputs, spec: TokenizerSpec, encoder: Encoder | None) -> Tok
         discriminator,
         inputs.perceptual,
     )
-
-
-def _linear_weights(inputs: Inputs, spec: LinearSpec) -> Mapping[str, Tensor]:
-    """Return a linear map: its order, or its directions about the training images' mean."""
-    data = inputs.data
-    tokenizer = build_linear(spec, data.images.shape[1], data.images.shape[-1])
-    generator = inputs.generator("weights")
-    if isinstance(tokenizer, PermutationTokenizer):
-        tokenizer.draw(generator)
-    if isinstance(tokenizer, ProjectionTokenizer):
-        count = len(tokenizer.rows)
-        mean, covariance = image_moments(
-            map(to_float, in_batches(data.images, data.split("train"), BATCH))
-        )
-        if spec.source == "pca":
-            rows = principal_directions(covariance, count)
-        else:
-            rows = random_directions(len(mean), count, generator)
-        tokenizer.set_directions(mean, rows)
-    return tokenizer.state_dict()
 
 
 class TargetFeatures:

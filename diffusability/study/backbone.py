@@ -1,7 +1,7 @@
 """Diffusion backbones and the sampling that follows their training."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
@@ -165,7 +165,9 @@ class LightningDiTBackbone(TransformerBackbone):
     """LightningDiT: logit-normal time, mean squared error plus cosine."""
 
     arch: Literal["lightningdit"]
-    time: Literal["uniform", "logit-normal"] = "logit-normal"
+    time: Literal["uniform", "logit-normal"] = Field(
+        "logit-normal", description="distribution of the time in training"
+    )
     cosine: NonNegativeFloat = Field(1.0, description="weight of the directional loss")
 
 
@@ -217,10 +219,7 @@ class UNetBackbone(Backbone):
                 )
 
 
-if TYPE_CHECKING:
-    BackboneSpec = Backbone
-else:
-    BackboneSpec = BACKBONES.field()
+BackboneSpec = Annotated[Backbone, BACKBONES]
 
 
 class EDMSampling(Spec):
@@ -258,7 +257,7 @@ def solver_steps(solver: Solver, evaluations: int) -> int:
 class SamplingSpec(Spec):
     """How images are generated, the same for every cell of the study."""
 
-    solver: Solver = "euler"
+    solver: Solver = Field("euler", description="ODE solver; heun is of second order")
     evaluations: PositiveInt = Field(
         50, description="function evaluations of the ODE solver, exactly"
     )

@@ -5,36 +5,21 @@ Counted are the stages that a GPU is needed for; the statistics of latents run o
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from diffusability.study.backbone import Backbone
-from diffusability.study.dataset import DIGITS_IMAGES, DatasetSpec, DigitsDataset, ShapesDataset
-from diffusability.study.encoder import (
-    EncoderSpec,
-    RepresentationEncoder,
-    TrainedEncoder,
-    VisionEncoder,
-)
-from diffusability.study.linear_tokenizer import LinearTokenizer
+from diffusability.study.encoder import EncoderEntry, TrainedEncoder
 from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.operations import (
-    INCEPTION,
     Autoencoder,
     Size,
-    autoencoder,
     backbone,
     discriminator,
-    linear_map,
-    trained_encoder,
-    vgg16,
-    vision_model,
 )
 from diffusability.study.plan import Artifact
 from diffusability.study.regularizer import Gpe
-from diffusability.study.representations import REPRESENTATIONS
 from diffusability.study.spec import Precision
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import LevelTokenizer, TokenizerEntry, TokenizerSpec
+from diffusability.study.tokenizer import TokenizerEntry, TokenizerSpec
 
 BYTES = {"float32": 4, "bfloat16": 2}
 TRAINING = 3  # passes of a step, in forward passes
@@ -42,8 +27,6 @@ TANGENT = 2  # a Jacobian-vector product: the pass and its derivative
 CONDITIONS = 2  # with the label and without
 PERCEPTUAL = 3  # both images forward, and back to the pixels of one
 ADVERSARIAL = 8  # the generator's step: forward and back to pixels; its own: three a real and fake
-# ImageNet-1k has 1,281,167 training and 50,000 validation images in 1,000 classes
-FOLDER_TRAIN, FOLDER_VAL = 1281.167, 50.0
 # bf16: LightningDiT-B trains on at least 1,190 images/s of an H100 (hustvl/LightningDiT#74), which
 # is 164 TFLOP/s; fp32: half of it, as the chip's peak in TF32 is half of that in bf16
 SUSTAINED: dict[Precision, float] = {"bf16": 160e12, "fp32": 80e12}
@@ -70,35 +53,13 @@ class Work:
         return None if self.macs is None else 2 * self.macs / SUSTAINED[self.precision]
 
 
-@dataclass(frozen=True)
-class Images:
-    """How many images a dataset holds, as far as its entry says."""
-
-    train: int
-    val: int
-
-    def of(self, split: Literal["train", "val", "all"]) -> int:
-        """Return the number in a split."""
-        return {"train": self.train, "val": self.val, "all": self.train + self.val}[split]
-
-
-def images(data: DatasetSpec) -> Images:
-    """Return the images of a dataset; a folder is taken to be as full as ImageNet's."""
-    if isinstance(data, DigitsDataset):
-        val = round(data.val_fraction * DIGITS_IMAGES)
-        return Images(DIGITS_IMAGES - val, val)
-    if isinstance(data, ShapesDataset):
-        return Images(data.train, data.val)
-    return Images(round(data.num_classes * FOLDER_TRAIN), round(data.num_classes * FOLDER_VAL))
-
-
 class Costs:
     """The counted costs of a study's artifacts."""
 
     def __init__(self, study: Study) -> None:
         """Take the sizes that everything depends on."""
         self.study, self.data = study, study.dataset
-        self.images = images(study.dataset)
+        self.images = study.dataset.counts()
         self.channels, self.side = self.data.image_channels, self.data.size
 
     def work(self, artifact: Artifact) -> Work:
@@ -147,27 +108,14 @@ class Costs:
 
     def _network(self, entry: TokenizerEntry) -> Autoencoder | None:
         """Return the size of a tokenizer; an external one is not known before it is read."""
-        if isinstance(entry, LinearTokenizer):
-            return linear_map(entry, self.channels, self.side)
-        if isinstance(entry, TokenizerSpec | LevelTokenizer):
-            return autoencoder(entry.network, self.channels, self.side)
-        return None
+        return entry.cost(self.channels, self.side)
 
     def _features(self, name: str) -> Size:
-        return self._encoder_size(self.study.encoders[name])
+        entry = self.study.encoders[name]
+        return entry.cost(self.channels, self.side, self.data.num_classes)
 
-    def _encoder_size(self, entry: EncoderSpec) -> Size:
-        if isinstance(entry, TrainedEncoder):
-            return trained_encoder(entry, self.channels, self.side, self.data.num_classes)
-        if isinstance(entry, VisionEncoder):
-            return vision_model(entry.model, self.side)
-        if isinstance(entry, RepresentationEncoder):
-            facts = REPRESENTATIONS[entry.model]
-            return Size(round(facts.parameters), round(facts.macs))
-        return INCEPTION if entry.kind == "inception" else vgg16(self.side)
-
-    def _encoder(self, entry: EncoderSpec) -> Work:
-        size = self._encoder_size(entry)
+    def _encoder(self, entry: EncoderEntry) -> Work:
+        size = entry.cost(self.channels, self.side, self.data.num_classes)
         if isinstance(entry, TrainedEncoder):
             seen = entry.train.steps * entry.train.batch
             return Work(TRAINING * seen * size.macs, entry.train.precision, 4 * size.parameters)
@@ -204,8 +152,7 @@ class Costs:
 
     def _latent(self, entry: TokenizerEntry) -> tuple[int, int]:
         """Return channels and side of a latent."""
-        channels = entry.network.channels if isinstance(entry, TokenizerSpec) else entry.channels
-        return channels, self.side // entry.factor
+        return entry.channels, self.side // entry.factor
 
     def _backbone(self, artifact: Artifact) -> tuple[Backbone, Size]:
         spec = self.study.backbones[artifact.labels["backbone"]]

@@ -1,29 +1,68 @@
 """Frozen networks: targets of alignment, perceptual terms, extractors of Fréchet distances."""
 
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from diffusability.study.content import content_digest
+from diffusability.study.operations import INCEPTION, Size, trained_encoder, vgg16, vision_model
+from diffusability.study.python_object import COMPUTED, WeightedObject
+from diffusability.study.registry import Registry
 from diffusability.study.representations import (
     REPRESENTATIONS,
     Representation,
     representation_file,
 )
-from diffusability.study.spec import Need, Place, Spec, TrainSpec
+from diffusability.study.spec import Need, Place, Spec, TrainSpec, is_none
 from diffusability.study.vision_models import FACTS, VisionModel, weight_file
 
 Use = Literal["alignment", "perceptual", "features", "lpips"]
 
 
-class TrainedEncoder(Spec):
+class EncoderEntry(Spec):
+    """What every kind of encoder states; a kind is declared with its `EncoderKind`.
+
+    Attributes:
+        uses: what an encoder of the kind can serve for.
+        needs_images: whether it is trained on, or checked with, the study's images.
+    """
+
+    uses: ClassVar[frozenset[Use]]
+    needs_images: ClassVar[bool] = False
+
+    kind: str
+    if TYPE_CHECKING:  # a kind fixes it, or makes it an option
+
+        @property
+        def factor(self) -> int:
+            """Image pixels per cell of the feature map, along one side."""
+            ...
+
+    def misfits(self, size: int) -> Iterator[tuple[str, str]]:
+        """Yield the key and the reason of what does not fit images of `size` pixels a side."""
+        if size % self.factor:
+            yield "factor", f"{self.factor} does not divide the image size {size}"
+
+    def cost(self, channels: int, side: int, classes: int) -> Size:
+        """Return the size of the network for square images, for estimates of cost."""
+        raise NotImplementedError(f"encoder of kind {self.kind}: state its cost")
+
+
+ENCODERS: Registry[EncoderEntry] = Registry("encoder", "kind")
+
+
+class TrainedEncoder(EncoderEntry):
     """A small convolutional network that the study trains itself on its own images.
 
     Its last feature map is the target of alignment; its pooled features, and where it has them
     its class probabilities, judge generated images when it serves as the extractor.
     """
 
-    uses: ClassVar[frozenset[Use]] = frozenset({"alignment", "perceptual", "features"})
+    uses = frozenset({"alignment", "perceptual", "features"})
+    needs_images = True
 
     width: PositiveInt = Field(32, description="channels after the first convolution")
     features: PositiveInt = Field(64, description="channels of the last feature map")
@@ -31,45 +70,89 @@ class TrainedEncoder(Spec):
         2, description="image pixels per cell of the feature map, along one side"
     )
     seed: NonNegativeInt = Field(0, description="seed of initialisation and data order")
-    train: TrainSpec
+    train: TrainSpec = Field(description="how it is optimised")
+
+    def cost(self, channels: int, side: int, classes: int) -> Size:
+        """Counted from the options, class logits included."""
+        return trained_encoder(self, channels, side, classes)
 
 
+@ENCODERS.add("diffusability.encoders.pretext:Classification")
 class SupervisedEncoder(TrainedEncoder):
     """Trained to name the class."""
 
-    kind: Literal["supervised"]
+    kind: Literal["supervised"] = Field(description="trained to name the class")
 
 
+@ENCODERS.add("diffusability.encoders.contrastive:Contrastive")
 class ContrastiveEncoder(TrainedEncoder):
     """Trained to tell two views of one image from views of others (SimCLR)."""
 
-    kind: Literal["contrastive"]
+    kind: Literal["contrastive"] = Field(description="trained to tell views of images apart")
     projection: PositiveInt = Field(64, description="channels that the views are compared in")
     temperature: float = Field(0.2, gt=0, description="of the softmax over the batch")
 
 
+@ENCODERS.add("diffusability.encoders.masked:Masked")
 class MaskedEncoder(TrainedEncoder):
     """Trained to fill in hidden cells of an image (a masked autoencoder)."""
 
-    kind: Literal["masked"]
+    kind: Literal["masked"] = Field(description="trained to fill in hidden cells of an image")
     ratio: float = Field(0.6, gt=0, lt=1, description="share of the cells that are hidden")
 
+    def misfits(self, size: int) -> Iterator[tuple[str, str]]:
+        """Some cells must be hidden and some seen."""
+        yield from super().misfits(size)
+        if size % self.factor:
+            return
+        cells = (size // self.factor) ** 2
+        hidden = round(self.ratio * cells)
+        if not 0 < hidden < cells:
+            yield (
+                "ratio",
+                f"{self.ratio} hides {hidden} of {cells} cells of {self.factor} x {self.factor} "
+                "pixels; some must be hidden and some seen",
+            )
 
-class PublishedEncoder(Spec):
+
+class PublishedEncoder(EncoderEntry):
     """A network with published weights: nothing is trained, the weights are copied and hashed."""
 
-    uses: ClassVar[frozenset[Use]]
-
     weights: Annotated[str | None, Field(exclude=True)] = Field(
-        None, description="weight file; not part of the fingerprint"
+        None, description="weight file; its content is part of the fingerprint, its path is not"
     )
+    weights_content: str | None = Field(
+        None,
+        exclude_if=is_none,
+        json_schema_extra=COMPUTED,
+        description="SHA-256 of the weight file, where it is there when the study is planned",
+    )
+
+    @cached_property
+    def content(self) -> str | None:
+        """SHA-256 of the weights: as planned, else of the file, which is read when this is asked.
+
+        A study may declare encoders of gigabytes that its selection does not use.
+        """
+        return self.weights_content or content_digest(self.weight_file)
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the resolved values with the content of the weights, where they are there."""
+        named = {} if self.content is None else {"weights_content": self.content}
+        return super().canonical() | named
 
     @property
     def factor(self) -> int:
         """A published network resizes what it is given: any image size will do."""
         return 1
 
+    @property
+    def weight_file(self) -> Path:
+        """Where the weights are looked for."""
+        raise NotImplementedError(f"encoder of kind {self.kind}: state its weight file")
 
+
+@ENCODERS.add("diffusability.encoders.vision:Vision")
 class VisionEncoder(PublishedEncoder):
     """One of the fifteen vision models that Table 1 of the paper aligns tokenizers with.
 
@@ -78,8 +161,17 @@ class VisionEncoder(PublishedEncoder):
 
     uses = frozenset({"alignment", "features"})
 
-    kind: Literal["vision"]
-    model: VisionModel
+    kind: Literal["vision"] = Field(description="a vision model of Table 1")
+    model: VisionModel = Field(description="name of the model")
+
+    @property
+    def weight_file(self) -> Path:
+        """The file given, or that of the hub's cache."""
+        return weight_file(self.model, self.weights)
+
+    def cost(self, channels: int, side: int, classes: int) -> Size:
+        """Approximate: within two per cent."""
+        return vision_model(self.model, side)
 
     def needs(self) -> tuple[Need, ...]:
         """The weight file: the one given, or that of the hub's cache."""
@@ -87,13 +179,14 @@ class VisionEncoder(PublishedEncoder):
             f"download model.safetensors of {FACTS[self.model].hub} into the model hub's cache "
             "(HF_HUB_CACHE, or HF_HOME/hub), or set the encoder's `weights` to a file"
         )
-        return (Need(f"weights of {self.model}", weight_file(self.model, self.weights), remedy),)
+        return (Need(f"weights of {self.model}", self.weight_file, remedy),)
 
     def packages(self) -> tuple[str, ...]:
         """The library that holds the architecture."""
         return (FACTS[self.model].library,)
 
 
+@ENCODERS.add("diffusability.encoders.representation:RepresentationSpace")
 class RepresentationEncoder(PublishedEncoder):
     """One of the five networks that FDr6 judges images with, beside Inception.
 
@@ -102,8 +195,18 @@ class RepresentationEncoder(PublishedEncoder):
 
     uses = frozenset({"features"})
 
-    kind: Literal["representation"]
-    model: Representation
+    kind: Literal["representation"] = Field(description="a network of FDr6, Inception apart")
+    model: Representation = Field(description="name of the network")
+
+    @property
+    def weight_file(self) -> Path:
+        """The file given, or that of the hub's cache."""
+        return representation_file(self.model, self.weights)
+
+    def cost(self, channels: int, side: int, classes: int) -> Size:
+        """Approximate published figures."""
+        facts = REPRESENTATIONS[self.model]
+        return Size(round(facts.parameters), round(facts.macs))
 
     def needs(self) -> tuple[Need, ...]:
         """The weight file: the one given, or that of the hub's cache."""
@@ -112,20 +215,30 @@ class RepresentationEncoder(PublishedEncoder):
             "hub's cache (HF_HUB_CACHE, or HF_HOME/hub), or set the encoder's `weights` to a file"
         )
         what = f"weights of the representation {self.model}"
-        return (Need(what, representation_file(self.model, self.weights), remedy),)
+        return (Need(what, self.weight_file, remedy),)
 
     def packages(self) -> tuple[str, ...]:
         """The library that holds the architecture."""
         return ("timm",)
 
 
+@ENCODERS.add("diffusability.encoders.inception:Inception")
 class InceptionEncoder(PublishedEncoder):
     """Inception-v3 as the original FID uses it: 2,048 features and 1,008 logits."""
 
     uses = frozenset({"features"})
 
-    kind: Literal["inception"]
+    kind: Literal["inception"] = Field(description="Inception-v3 of the original FID")
     weights: Place = Field(description="weight file of torch-fidelity's Inception")
+
+    @property
+    def weight_file(self) -> Path:
+        """The file given."""
+        return Path(self.weights)
+
+    def cost(self, channels: int, side: int, classes: int) -> Size:
+        """Published figures, at 299 x 299."""
+        return INCEPTION
 
     def needs(self) -> tuple[Need, ...]:
         """The weight file."""
@@ -133,13 +246,14 @@ class InceptionEncoder(PublishedEncoder):
             "download weights-inception-2015-12-05-6726825d.pth (torch-fidelity's release) and "
             "set the encoder's `weights` to it"
         )
-        return (Need("weights of Inception-v3", Path(self.weights), remedy),)
+        return (Need("weights of Inception-v3", self.weight_file, remedy),)
 
     def packages(self) -> tuple[str, ...]:
         """The library that holds the architecture."""
         return ("torch_fidelity",)
 
 
+@ENCODERS.add("diffusability.tokenizers.perceptual:Lpips")
 class LpipsEncoder(PublishedEncoder):
     """VGG-16 under the linear layers of LPIPS: the perceptual term of Eq. 12."""
 
@@ -147,26 +261,46 @@ class LpipsEncoder(PublishedEncoder):
 
     smallest: ClassVar[int] = 16  # side in pixels that survives four halvings
 
-    kind: Literal["lpips"]
+    kind: Literal["lpips"] = Field(description="VGG-16 under LPIPS")
     weights: Place = Field(description="weight file of torchvision's VGG-16")
+
+    @property
+    def weight_file(self) -> Path:
+        """The file given."""
+        return Path(self.weights)
+
+    def misfits(self, size: int) -> Iterator[tuple[str, str]]:
+        """Four halvings leave nothing of a smaller image."""
+        if size < self.smallest:
+            yield "", f"LPIPS needs images of {self.smallest} pixels a side, these have {size}"
+
+    def cost(self, channels: int, side: int, classes: int) -> Size:
+        """The convolutions of VGG-16."""
+        return vgg16(side)
 
     def needs(self) -> tuple[Need, ...]:
         """The weight file."""
         remedy = "download vgg16-397923af.pth (torchvision) and set the encoder's `weights` to it"
-        return (Need("VGG-16 weights of LPIPS", Path(self.weights), remedy),)
+        return (Need("VGG-16 weights of LPIPS", self.weight_file, remedy),)
 
     def packages(self) -> tuple[str, ...]:
         """The library that holds the linear layers."""
         return ("lpips",)
 
 
-EncoderSpec = Annotated[
-    SupervisedEncoder
-    | ContrastiveEncoder
-    | MaskedEncoder
-    | VisionEncoder
-    | RepresentationEncoder
-    | InceptionEncoder
-    | LpipsEncoder,
-    Field(discriminator="kind"),
-]
+@ENCODERS.add("diffusability.encoders.python_object:PythonFeatures")
+class PythonEncoder(EncoderEntry, WeightedObject):
+    """A frozen network of the user's own package; see `encoders/python_object.py`."""
+
+    uses = frozenset({"alignment", "perceptual", "features"})
+    needs_images = True
+
+    kind: Literal["python"] = Field(description="a network of your own package")
+    factor: PositiveInt = Field(
+        1, description="image pixels per cell of the feature map, along one side"
+    )
+    features: PositiveInt = Field(description="channels D of the feature map")
+
+    def cost(self, channels: int, side: int, classes: int) -> Size:
+        """Unknown before it is imported."""
+        return Size()

@@ -43,7 +43,9 @@ class VelocityMetric(MetricOptions):
 class SemanticsMetric(MetricOptions):
     """Latent neighbour consistency (LNC)."""
 
-    neighbours: tuple[PositiveInt, ...] = Field((1, 5, 10, 20), min_length=1)
+    neighbours: tuple[PositiveInt, ...] = Field(
+        (1, 5, 10, 20), min_length=1, description="numbers K of nearest neighbours"
+    )
 
 
 @METRIC_GROUPS.add(
@@ -89,10 +91,14 @@ class ContinuityMetric(MetricOptions):
     pool: Split = Field("train", description="images whose latents are neighbours")
     extractor: EncoderName
     neighbours: PositiveInt = Field(10, description="K nearest from which one is drawn")
-    distance: Literal["cosine", "l2"] = "cosine"
+    distance: Literal["cosine", "l2"] = Field("cosine", description="between latents")
     same_class: bool = Field(False, description="neighbours of the same class only")
-    choice: Literal["weighted", "nearest"] = "weighted"
-    interpolation: Literal["slerp", "linear"] = "slerp"
+    choice: Literal["weighted", "nearest"] = Field(
+        "weighted", description="draw a neighbour, closer ones more often; or take the nearest"
+    )
+    interpolation: Literal["slerp", "linear"] = Field(
+        "slerp", description="path between the latents: spherical or straight"
+    )
     alpha: float = Field(0.5, ge=0, le=1, description="0: the latent, 1: its neighbour")
 
     @property
@@ -121,9 +127,9 @@ class ContinuityMetric(MetricOptions):
 class UniformityMetric(MetricOptions):
     """Density of single-pixel latents in a t-SNE embedding (VA-VAE's protocol)."""
 
-    points: PositiveInt = Field(10_000, description="images a repeat, one pixel of each")
-    repeats: int = Field(10, ge=2)
-    perplexity: float = Field(30.0, gt=1)
+    points: PositiveInt = Field(10_000, description="images per repeat, one pixel of each")
+    repeats: int = Field(10, ge=2, description="embeddings that the result is averaged over")
+    perplexity: float = Field(30.0, gt=1, description="of t-SNE")
     iterations: int = Field(1000, ge=250, description="of t-SNE")
 
 
@@ -141,9 +147,13 @@ class UniformityMetric(MetricOptions):
 class EquivarianceMetric(MetricOptions):
     """Error of commuting encoding with transformations."""
 
-    rotations: tuple[Literal[90, 180, 270], ...] = (90, 180, 270)
-    scales: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
-    flip: bool = True
+    rotations: tuple[Literal[90, 180, 270], ...] = Field(
+        (90, 180, 270), description="degrees counter-clockwise"
+    )
+    scales: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.5, 0.75), description="factors that images and latents are shrunk by"
+    )
+    flip: bool = Field(True, description="flip horizontally too")
 
     def passes(self) -> Passes:
         """Each image is encoded as it is and transformed."""
@@ -204,12 +214,14 @@ class LearnedFisherMetric(Spec):
         description="images whose latents (a draw of each posterior) are diffused; best held out",
     )
     latents: int = Field(512, ge=20, description="at most so many, evenly over the split")
-    probes: PositiveInt = Field(1, description="random directions a noisy latent")
-    draws: PositiveInt = Field(1, description="noises a latent")
+    probes: PositiveInt = Field(1, description="random directions per noisy latent")
+    draws: PositiveInt = Field(1, description="noises per latent")
     seeds: Literal["first", "all"] = Field(
         "all", description="models of the first pair of seeds of a tokenizer, or of all"
     )
-    backbones: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all"
+    backbones: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        "all", description="backbones whose models are measured"
+    )
 
 
 class LearnedFisherOptions(LearnedFisherMetric):
@@ -242,7 +254,7 @@ class FisherMetric(MetricOptions):
         description="noise variances sigma^2, increasing; latents have variance 1 a channel",
     )
     blocks: int = Field(10, ge=2, description="blocks of images of the jackknife errors")
-    samples: int = Field(128, ge=2, description="Monte-Carlo points of a mixture a variance")
+    samples: int = Field(128, ge=2, description="Monte-Carlo points of a mixture per variance")
     learned: LearnedFisherMetric | None = Field(
         None, description="how trained models are measured; none: they are not"
     )

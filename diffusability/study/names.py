@@ -4,11 +4,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")]
+NAME = r"^[a-z0-9][a-z0-9.+-]*$"
+ENCODER_NAME = r"^[a-z0-9][a-z0-9_-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
 # an encoder's name becomes part of metric names (`generation.fd_judge`), where dots part levels
-EncoderName = Annotated[
-    str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="an entry of `encoders`")
-]
+EncoderName = Annotated[str, Field(pattern=ENCODER_NAME, description="an entry of `encoders`")]
 
 # encoders of these names make distances that are called FID and sFID, so only Inception has them
 INCEPTION = "inception"  # its pooled features

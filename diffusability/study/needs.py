@@ -7,6 +7,7 @@ from diffusability.errors import StudyError
 from diffusability.study.commands import install_command
 from diffusability.study.spec import Need, Spec
 from diffusability.study.study import Study
+from diffusability.study.tokenizer import TokenizerSpec
 
 
 def study_needs(study: Study) -> tuple[Need, ...]:
@@ -25,17 +26,19 @@ def _used(study: Study) -> list[Spec]:
     used: list[Spec] = [study.dataset]
     used += [study.encoders[name] for name in study.used_encoders]
     used += [study.metrics.generation] if study.selected_backbones else []
-    return used + [study.tokenizers[name] for name in study.selected_tokenizers]
+    tokenizers = [study.tokenizers[name] for name in study.selected_tokenizers]
+    used += tokenizers
+    return used + [t.regularizer for t in tokenizers if isinstance(t, TokenizerSpec)]
 
 
 def missing(needs: Iterable[Need]) -> list[Need]:
     """Return those that are not there."""
-    return [need for need in needs if not need.path.exists()]
+    return [need for need in needs if not need.there]
 
 
 def describe(need: Need) -> str:
     """Return one sentence of what is missing, where it was looked for and how to get it."""
-    return f"{need.what}: not at {need.path}; {need.remedy}"
+    return str(need)
 
 
 def describe_package(package: str) -> str:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -173,7 +173,4 @@ class HierarchicalNetwork(Network):
             yield "levels", f"{self.levels[-1]} does not divide the image size {size}"
 
 
-if TYPE_CHECKING:
-    NetworkSpec = Network
-else:
-    NetworkSpec = NETWORKS.field()
+NetworkSpec = Annotated[Network, NETWORKS]

@@ -1,32 +1,32 @@
 """Parameters and multiplications of every network of a study, counted once and remembered.
 
 torch counts the networks themselves (`diffusability.flops`). Its import takes seconds, and a study
-is read in every process of a workflow, so the counts are kept in a file beside the artifacts, under
-the options that they belong to and the code that they were counted with.
+is read in every process of a workflow, so the counts are kept in the user's cache, under the
+options that they belong to and the code that they were counted with.
 One multiply-accumulate (MAC) is two floating-point operations.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffusability.study.backbone import Backbone
-from diffusability.study.encoder import TrainedEncoder
-from diffusability.study.linear_tokenizer import LinearTokenizer
 from diffusability.study.network import Network
-from diffusability.study.stages import RESULTS
-from diffusability.study.tokenizer import ObjectiveSpec
+from diffusability.study.user_cache import cached, recall, remember
 from diffusability.study.vision_models import FACTS, VisionModel
+
+if TYPE_CHECKING:  # these state their own cost with what is counted here
+    from diffusability.study.encoder import TrainedEncoder
+    from diffusability.study.tokenizer import LinearTokenizer, ObjectiveSpec
 
 UNTRAINED = {"train": {"steps": 1}}  # how it is trained changes no count
 PACKAGE = Path(__file__).parents[1]
 COUNTER = "diffusability.flops"
+FILE = "operations.json"  # in the user's cache
 # whose code decides the counts
 COUNTED = ("flops.py", "nn/**/*.py", "tokenizers/**/*.py", "diffusion/*.py", "encoders/*.py")
 
@@ -82,7 +82,7 @@ def backbone(spec: Backbone, channels: int, grid: int, classes: int) -> Size:
 
 
 @lru_cache
-def trained_encoder(spec: TrainedEncoder, channels: int, side: int, classes: int) -> Size:
+def trained_encoder(spec: "TrainedEncoder", channels: int, side: int, classes: int) -> Size:
     """Return the size of a convolutional encoder of the study's own."""
     entry = spec.canonical() | UNTRAINED
     options = {"spec": entry, "channels": channels, "side": side, "num_classes": classes}
@@ -90,13 +90,13 @@ def trained_encoder(spec: TrainedEncoder, channels: int, side: int, classes: int
 
 
 @lru_cache
-def discriminator(objective: ObjectiveSpec, channels: int, side: int) -> Size:
+def discriminator(objective: "ObjectiveSpec", channels: int, side: int) -> Size:
     """Return the size of the patch discriminator of an objective."""
     options = {"width": objective.gan_width, "layers": objective.gan_layers}
     return _counted("discriminator", options | {"channels": channels, "side": side})[0]
 
 
-def linear_map(entry: LinearTokenizer, channels: int, side: int) -> Autoencoder:
+def linear_map(entry: "LinearTokenizer", channels: int, side: int) -> Autoencoder:
     """Return the size of a linear map: that of its matrix, where it has one."""
     pixels = channels * side**2
     if entry.source not in ("pca", "projection"):
@@ -135,11 +135,12 @@ def _counted(what: str, options: dict[str, Any]) -> list[Size]:
 
 @cache
 def _remembered(key: str, what: str, text: str) -> list[list[int]]:
-    known = _read()
+    known = recall(cached(FILE))
     if key not in known:
         known[key] = import_module(COUNTER).count(what, json.loads(text)[1])
-        _write(known)
-    return known[key]
+        remember(cached(FILE), known)
+    counts: list[list[int]] = known[key]
+    return counts
 
 
 @cache
@@ -150,28 +151,3 @@ def code_digest() -> str:
         for path in sorted(PACKAGE.glob(pattern)):
             sha.update(path.read_bytes())
     return sha.hexdigest()
-
-
-def cache_file() -> Path:
-    """Return the file that counts are kept in."""
-    return Path(RESULTS, "cache", "operations.json")
-
-
-def _read() -> dict[str, list[list[int]]]:
-    try:
-        known = json.loads(cache_file().read_text())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _write(known: dict[str, list[list[int]]]) -> None:
-    """Keep the counts, where there are results at all; what another process adds may be lost."""
-    if not Path(RESULTS).is_dir():
-        return
-    path = cache_file()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with contextlib.suppress(OSError):  # a count that is not kept is made again
-        path.parent.mkdir(exist_ok=True)
-        temporary.write_text(json.dumps(known, sort_keys=True))
-        os.replace(temporary, path)

@@ -6,10 +6,8 @@ from functools import cached_property
 from typing import Any, assert_never
 
 from diffusability.errors import StudyError
-from diffusability.study.encoder import TrainedEncoder
 from diffusability.study.fingerprint import canonical_json, fingerprint
 from diffusability.study.generation import Fdr6Reference, GenerationMetric, GenerationReference
-from diffusability.study.linear_tokenizer import LinearTokenizer
 from diffusability.study.metric_group import MetricOptions
 from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.names import fdr6_role
@@ -17,7 +15,7 @@ from diffusability.study.problems import nearest
 from diffusability.study.spec import Spec
 from diffusability.study.stages import CARD, RESULTS, STAGES, path_template
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import LevelTokenizer, TokenizerSpec
+from diffusability.study.tokenizer import TokenizerSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +166,7 @@ class Plan(Artifacts):
         encoder = self.study.encoders[name]
         spec = encoder.canonical()
         seed = spec.pop("seed", 0)
-        upstream = {"dataset": self._dataset} if isinstance(encoder, TrainedEncoder) else {}
+        upstream = {"dataset": self._dataset} if encoder.needs_images else {}
         return self._add("encoder", {"encoder": name}, spec, seed, upstream, encoder.local())
 
     def _lay_out_chain(self, name: str, tokenizer_seed: int, seed: int) -> None:
@@ -192,13 +190,12 @@ class Plan(Artifacts):
         if isinstance(spec, TokenizerSpec):
             # encoders enter by their fingerprints; what the study calls them changes nothing
             made_from = {role: self._encoder(name) for role, name in spec.encoders.items()}
-            made_from["dataset"] = self._dataset
             canonical["regularizer"].pop("encoder", None)
             canonical["objective"].pop("perceptual_encoder")
-        if isinstance(spec, LinearTokenizer):
+        if spec.needs_images:
             made_from["dataset"] = self._dataset
-        if isinstance(spec, LevelTokenizer):
-            made_from["trained"] = self._tokenizer(spec.of, tokenizer_seed)
+        if spec.trained is not None:
+            made_from["trained"] = self._tokenizer(spec.trained, tokenizer_seed)
         return self._add("tokenizer", labels, canonical, tokenizer_seed, made_from, spec.local())
 
     def _measure(

@@ -2,9 +2,9 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from diffusability.errors import StudyError
 
@@ -52,6 +52,20 @@ class Problems:
                 self.add(path.strip("."), _reason(item, model))
             return None
 
+    def validate_field(
+        self, key: str, data: object, model: type[BaseModel], into: dict[str, Any]
+    ) -> None:
+        """Put the value of one field of a model under its key, or record why it is none."""
+        field = model.model_fields[key]
+        kind: Any = Annotated[field.annotation, field]
+        try:
+            into[key] = TypeAdapter(kind).validate_python(data)
+        except ValidationError as error:
+            for item in error.errors(include_url=False):
+                path = ".".join([key, *(str(part) for part in item["loc"])])
+                inner = {**item, "loc": (key, *item["loc"])}
+                self.add(path, _reason(inner, model))
+
     def validate_tagged(
         self, where: str, data: object, tag: str, models: Mapping[str, type[Model]]
     ) -> Model | None:
@@ -72,7 +86,7 @@ class Problems:
         if self.lines:
             count = "1 problem" if len(self.lines) == 1 else f"{len(self.lines)} problems"
             listing = "\n".join(f"  {line}" for line in self.lines)
-            raise StudyError(f"{source}: {count}; nothing was started\n{listing}")
+            raise StudyError(f"{source}: {count}; aborted before any job started\n{listing}")
 
 
 def _reason(item: Any, model: type[BaseModel]) -> str:

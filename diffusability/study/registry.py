@@ -6,7 +6,7 @@ from importlib import import_module
 from operator import or_
 from typing import Annotated, Any, Generic, TypeVar, get_args
 
-from pydantic import Field
+from pydantic import Field, GetCoreSchemaHandler
 
 from diffusability.errors import StudyError
 from diffusability.study.problems import nearest
@@ -19,12 +19,14 @@ Model = TypeVar("Model", bound=Spec)
 class Registry(Mapping[str, type[Base]], Generic[Base]):
     """The options models of one kind of entry, by the value of their tag.
 
-    An entry is declared where its options are, with the place of its code. The code is imported
+    An entry is declared where its options are, with the path of its code. The code is imported
     when it is first needed, so that a study can be read without torch:
 
         @REGULARIZERS.add("diffusability.tokenizers.regularizers.repa:RepaLoss")
         class Repa(Regularizer):
             method: Literal["repa"]
+
+    As the annotation of a field it takes any of the models: `Annotated[Regularizer, REGULARIZERS]`.
     """
 
     def __init__(self, what: str, tag: str) -> None:
@@ -90,6 +92,14 @@ class Registry(Mapping[str, type[Base]], Generic[Base]):
         """Return the number of names."""
         return len(self._models)
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether it is this registry; two are never equal."""
+        return self is other
+
+    def __hash__(self) -> int:
+        """Hash by identity: annotations of types are hashed."""
+        return id(self)
+
     def code(self, spec: Spec) -> Any:
         """Import and return the object that the options of `spec` are for.
 
@@ -103,13 +113,21 @@ class Registry(Mapping[str, type[Base]], Generic[Base]):
         module, _, name = self._code[type(spec)].partition(":")
         return getattr(import_module(module), name)
 
+    def models(self) -> list[type[Base]]:
+        """Return the models, each once, in the order of their declaration."""
+        return list(dict.fromkeys(self._models.values()))
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        """Let pydantic validate a field that is annotated with the registry."""
+        return handler.generate_schema(self.field())
+
     def modules(self) -> list[str]:
         """Return the modules that hold the code of the entries, each once."""
         return list(dict.fromkeys(code.partition(":")[0] for code in self._code.values()))
 
     def field(self) -> Any:
         """Return the type of a pydantic field that holds any of the models, told apart by tag."""
-        models = list(dict.fromkeys(self._models.values()))
+        models = self.models()
         if len(models) == 1:
             return models[0]
         return Annotated[reduce(or_, models), Field(discriminator=self.tag)]

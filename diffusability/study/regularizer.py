@@ -1,10 +1,11 @@
 """Regularizers that set tokenizers apart: the nine clusters of Table 1, by `method`, and GPE."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from diffusability.study.names import EncoderName
+from diffusability.study.python_object import PythonObject
 from diffusability.study.registry import Registry
 from diffusability.study.spec import Probability, Spec
 
@@ -48,7 +49,9 @@ class Mcos(Regularizer):
     method: Literal["mcos"]
     encoder: EncoderName
     weight: NonNegativeFloat = Field(0.1, description="before the adaptive factor")
-    cosine_margin: float = Field(0.5, ge=0, le=2)
+    cosine_margin: float = Field(
+        0.5, ge=0, le=2, description="m1; cosines above 1 - m1 have no loss"
+    )
 
 
 @REGULARIZERS.add(f"{CODE}.alignment:VisionAlignment")
@@ -58,7 +61,9 @@ class Mdms(Regularizer):
     method: Literal["mdms"]
     encoder: EncoderName
     weight: NonNegativeFloat = Field(0.1, description="before the adaptive factor")
-    distance_margin: float = Field(0.25, ge=0, le=2)
+    distance_margin: float = Field(
+        0.25, ge=0, le=2, description="m2; similarities that differ by less have no loss"
+    )
 
 
 @REGULARIZERS.add(f"{CODE}.alignment:VisionAlignment")
@@ -68,8 +73,12 @@ class McosMdms(Regularizer):
     method: Literal["mcos+mdms"]
     encoder: EncoderName
     weight: NonNegativeFloat = Field(0.1, description="before the adaptive factor")
-    cosine_margin: float = Field(0.5, ge=0, le=2)
-    distance_margin: float = Field(0.25, ge=0, le=2)
+    cosine_margin: float = Field(
+        0.5, ge=0, le=2, description="m1; cosines above 1 - m1 have no loss"
+    )
+    distance_margin: float = Field(
+        0.25, ge=0, le=2, description="m2; similarities that differ by less have no loss"
+    )
 
 
 @REGULARIZERS.add(f"{CODE}.eq:Equivariance")
@@ -77,7 +86,9 @@ class Eq(Regularizer):
     """EQ-VAE: the decoder must undo a transformation made on the latent."""
 
     method: Literal["eq"]
-    operators: tuple[Literal["scale", "flip", "rotation"], ...] = Field(("scale",), min_length=1)
+    operators: tuple[Literal["scale", "flip", "rotation"], ...] = Field(
+        ("scale",), min_length=1, description="transformations of the latent, combined"
+    )
     probability: Probability = Field(0.5, description="of a step with a transformed latent")
     prior_probability: Probability = Field(
         0.25, description="of a plainly autoencoded downscaled image, among the other steps"
@@ -140,7 +151,14 @@ class Gpe(Regularizer):
     )
 
 
-if TYPE_CHECKING:
-    RegularizerSpec = Regularizer
-else:
-    RegularizerSpec = REGULARIZERS.field()
+@REGULARIZERS.add("diffusability.tokenizers.python_object:build_python_regularizer")
+class PythonRegularizer(Regularizer, PythonObject):
+    """A regularizer of the user's own package; see `tokenizers/python_object.py`."""
+
+    method: Literal["python"] = Field(description="a regularizer of your own package")
+    encoder: EncoderName | None = Field(
+        None, description="encoder whose feature map the regularizer is given"
+    )
+
+
+RegularizerSpec = Annotated[Regularizer, REGULARIZERS]

@@ -1,99 +1,117 @@
 """From the mapping of a study file to typed data: bases under entries, names checked."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
 from diffusability.study.backbone import BACKBONES
-from diffusability.study.dataset import DigitsDataset, FolderDataset, ShapesDataset
-from diffusability.study.encoder import (
-    ContrastiveEncoder,
-    InceptionEncoder,
-    LpipsEncoder,
-    MaskedEncoder,
-    RepresentationEncoder,
-    SupervisedEncoder,
-    Use,
-    VisionEncoder,
-)
-from diffusability.study.linear_tokenizer import LINEAR_SOURCES, LinearTokenizer
+from diffusability.study.dataset import DATASETS
+from diffusability.study.encoder import ENCODERS, InceptionEncoder, Use
 from diffusability.study.merge import merge
-from diffusability.study.names import INCEPTION, INCEPTION_SPATIAL
+from diffusability.study.names import ENCODER_NAME, INCEPTION, INCEPTION_SPATIAL, NAME
 from diffusability.study.network import NETWORKS, HierarchicalNetwork
-from diffusability.study.problems import Problems
+from diffusability.study.problems import Problems, nearest
+from diffusability.study.registry import Registry
 from diffusability.study.regularizer import REGULARIZERS
 from diffusability.study.sizes import check_sizes
+from diffusability.study.spec import TrainSpec
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import ExternalTokenizer, LevelTokenizer, TokenizerSpec
+from diffusability.study.tokenizer import (
+    TOKENIZER_SOURCES,
+    LevelTokenizer,
+    ObjectiveSpec,
+    TokenizerEntry,
+    TokenizerSpec,
+)
 
-DATASETS: dict[str, type[BaseModel]] = {
-    "digits": DigitsDataset,
-    "shapes": ShapesDataset,
-    "folder": FolderDataset,
-}
-ENCODERS: dict[str, type[BaseModel]] = {
-    "supervised": SupervisedEncoder,
-    "contrastive": ContrastiveEncoder,
-    "masked": MaskedEncoder,
-    "vision": VisionEncoder,
-    "representation": RepresentationEncoder,
-    "inception": InceptionEncoder,
-    "lpips": LpipsEncoder,
-}
-UNTRAINED: dict[str, type[BaseModel]] = {
-    "diffusers": ExternalTokenizer,
-    **dict.fromkeys(LINEAR_SOURCES, LinearTokenizer),
-    "level": LevelTokenizer,
-}
 LEVEL_KEYS = ("source", "of", "factor")
+TAGGED: dict[str, Registry[Any]] = {
+    "datasets": DATASETS,
+    "encoders": ENCODERS,
+    "backbones": BACKBONES,
+}
+SECTIONS = (*TAGGED, "tokenizers")
 TOKENIZER_PARTS = ("network", "objective", "train")
 
 
 def resolve_study(data: Mapping[str, Any], source: str) -> Study:
     """Return the typed study of a merged mapping.
 
+    What one part of the file has wrong does not hide what is wrong with the others: names and sizes
+    are checked among those parts that are valid.
+
     Raises:
         StudyError: listing every problem; `source` says where the mapping came from.
     """
     problems = Problems()
-    resolved = dict(data)
+    resolved = {str(key): value for key, value in data.items()}
     bases = problems.mapping("bases", resolved.pop("bases", {}))
-    resolved["datasets"] = _section("datasets", resolved, "kind", DATASETS, problems)
-    resolved["encoders"] = _section("encoders", resolved, "kind", ENCODERS, problems)
-    resolved["backbones"] = _section("backbones", resolved, "arch", BACKBONES, problems)
-    resolved["tokenizers"] = _tokenizers(resolved, bases, problems)
-    problems.raise_any(source)
-    study = problems.validate("", resolved, Study)
-    problems.raise_any(source)
-    assert study is not None
-    _check_names(study, problems)
-    problems.raise_any(source)
-    check_sizes(study, problems)
-    _check_sampling(study, problems)
+    declared = {
+        section: problems.mapping(section, resolved.get(section, {})) for section in SECTIONS
+    }
+    for section, models in TAGGED.items():
+        resolved[section] = _section(section, declared[section], models, problems)
+    resolved["tokenizers"] = _tokenizers(declared["tokenizers"], bases, problems)
+    study = _typed(resolved, declared, problems)
+    valid = study.model_fields_set
+    if "select" in valid:
+        _check_select(study, declared, problems)
+    _check_tokenizers(study, declared, problems)
+    if "metrics" in valid:
+        _check_metrics(study, declared, problems)
+    if {"select", "metrics"} <= valid:
+        if study.select.dataset in study.datasets:
+            check_sizes(study, problems)
+        if "sampling" in valid or "sampling" not in data:
+            _check_sampling(study, problems)
     problems.raise_any(source)
     return study
 
 
+def _typed(
+    resolved: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]], problems: Problems
+) -> Study:
+    """Return the study, or a part of one that holds what is valid; problems are recorded."""
+    known = Study.model_fields
+    valid: dict[str, Any] = {}
+    for key in resolved:
+        if key not in known:
+            problems.add(key, f"unknown key ({nearest(key, [*known, 'bases'])})")
+    for key, field in known.items():
+        if declared.get(key):
+            valid[key] = _named(key, resolved[key], problems)
+        elif key in resolved:
+            problems.validate_field(key, resolved[key], Study, valid)
+        elif field.is_required():
+            problems.add(key, "this key is required")
+    empty: dict[str, Any] = {section: {} for section in SECTIONS}
+    return Study.model_construct(**(empty | valid))
+
+
+def _named(section: str, entries: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
+    """Return the typed entries of a section, once their names are valid."""
+    pattern = ENCODER_NAME if section == "encoders" else NAME
+    for name in entries:
+        if not re.fullmatch(pattern, name):
+            problems.add(f"{section}.{name}", f"the name does not match the pattern {pattern}")
+    return dict(entries)
+
+
 def _section(
-    section: str,
-    data: Mapping[str, Any],
-    tag: str,
-    models: Mapping[str, type[BaseModel]],
-    problems: Problems,
+    section: str, entries: Mapping[str, Any], models: Registry[Any], problems: Problems
 ) -> dict[str, BaseModel]:
-    entries = problems.mapping(section, data.get(section, {}))
     found = {
-        name: problems.validate_tagged(f"{section}.{name}", entry, tag, models)
+        name: problems.validate_tagged(f"{section}.{name}", entry, models.tag, models)
         for name, entry in entries.items()
     }
     return {name: spec for name, spec in found.items() if spec is not None}
 
 
 def _tokenizers(
-    data: Mapping[str, Any], bases: Mapping[str, Any], problems: Problems
+    entries: Mapping[str, Any], bases: Mapping[str, Any], problems: Problems
 ) -> dict[str, BaseModel]:
-    entries = problems.mapping("tokenizers", data.get("tokenizers", {}))
     found: dict[str, BaseModel] = {}
     levels: dict[str, dict[str, Any]] = {}
     for name, entry in entries.items():
@@ -105,7 +123,9 @@ def _tokenizers(
             levels[name] = flat
             continue
         if "source" in flat:
-            spec = problems.validate_tagged(where, flat, "source", UNTRAINED)
+            spec: TokenizerEntry | None = problems.validate_tagged(
+                where, flat, "source", TOKENIZER_SOURCES
+            )
         else:
             spec = _tokenizer(where, flat, problems)
         if spec is not None:
@@ -175,33 +195,42 @@ def _inherit(
 
 def _tokenizer(where: str, flat: Mapping[str, Any], problems: Problems) -> TokenizerSpec | None:
     """Split a flat entry into its parts: what is no part is an option of its method."""
-    before = len(problems.lines)
     network = problems.validate_tagged(
         f"{where}.network", flat.get("network", {"arch": None}), "arch", NETWORKS
     )
     options = {k: v for k, v in flat.items() if k not in TOKENIZER_PARTS}
-    regularizer = problems.validate_tagged(where, options, "method", REGULARIZERS)
-    if len(problems.lines) > before:
-        return None
-    parts = {k: flat[k] for k in ("objective", "train") if k in flat}
-    return problems.validate(
-        where, {"network": network, "regularizer": regularizer, **parts}, TokenizerSpec
+    regularizer = problems.validate_tagged(
+        where, options or {"method": None}, "method", REGULARIZERS
     )
+    objective = problems.validate(f"{where}.objective", flat.get("objective", {}), ObjectiveSpec)
+    train = None
+    if "train" in flat:
+        train = problems.validate(f"{where}.train", flat["train"], TrainSpec)
+    else:
+        problems.add(f"{where}.train", "this key is required")
+    parts = {"network": network, "regularizer": regularizer, "objective": objective, "train": train}
+    if any(part is None for part in parts.values()):
+        return None
+    return problems.validate(where, parts, TokenizerSpec)
 
 
-def _check_names(study: Study, problems: Problems) -> None:
-    """Every name that one part of the study uses must be declared in another."""
+def _check_select(
+    study: Study, declared: Mapping[str, Mapping[str, Any]], problems: Problems
+) -> None:
+    """What is selected must be declared."""
     select = study.select
-    if select.dataset not in study.datasets:
-        problems.unknown("select.dataset", select.dataset, "dataset", study.datasets)
-    _check_list("select.tokenizers", select.tokenizers, "tokenizer", study.tokenizers, problems)
-    _check_list("select.backbones", select.backbones, "backbone", study.backbones, problems)
-    for name in () if select.metrics == "all" else select.metrics:
-        if name not in study.metrics.groups:
-            problems.add(
-                "select.metrics", f"`{name}` is not declared; add `{name}: {{}}` to metrics"
-            )
-    _check_list("select.repeats", select.repeats, "tokenizer", study.tokenizers, problems)
+    tokenizers, backbones = declared["tokenizers"], declared["backbones"]
+    if select.dataset not in declared["datasets"]:
+        problems.unknown("select.dataset", select.dataset, "dataset", declared["datasets"])
+    _check_list("select.tokenizers", select.tokenizers, "tokenizer", tokenizers, problems)
+    _check_list("select.backbones", select.backbones, "backbone", backbones, problems)
+    _check_list("select.repeats", select.repeats, "tokenizer", tokenizers, problems)
+
+
+def _check_tokenizers(
+    study: Study, declared: Mapping[str, Mapping[str, Any]], problems: Problems
+) -> None:
+    """The encoders that tokenizers are trained with must be declared, and fit."""
     keys: dict[str, tuple[str, Use]] = {
         "encoder": ("encoder", "alignment"),
         "perceptual": ("objective.perceptual_encoder", "perceptual"),
@@ -209,37 +238,61 @@ def _check_names(study: Study, problems: Problems) -> None:
     for name, spec in study.tokenizers.items():
         for role, encoder in spec.encoders.items():
             key, use = keys[role]
-            _check_encoder(f"tokenizers.{name}.{key}", encoder, use, study, problems)
+            _check_encoder(f"tokenizers.{name}.{key}", encoder, use, study, declared, problems)
+
+
+def _check_metrics(
+    study: Study, declared: Mapping[str, Mapping[str, Any]], problems: Problems
+) -> None:
+    """The encoders, tokenizers and backbones that metrics name must be declared, and fit."""
+    groups = study.metrics.groups
+    selected = study.select.metrics if "select" in study.model_fields_set else "all"
+    for name in () if selected == "all" else selected:
+        if name not in groups:
+            problems.add(
+                "select.metrics", f"`{name}` is not declared; add `{name}: {{}}` to metrics"
+            )
     uses: dict[str, Use] = {"extractor": "features", "lpips": "lpips"}
-    for metric, options in study.metrics.groups.items():
+    for metric, options in groups.items():
         for role, encoder in options.encoders.items():
-            _check_encoder(f"metrics.{metric}.{role}", encoder, uses[role], study, problems)
+            where = f"metrics.{metric}.{role}"
+            _check_encoder(where, encoder, uses[role], study, declared, problems)
     extractor = study.metrics.generation.extractor
-    _check_encoder("metrics.generation.extractor", extractor, "features", study, problems)
-    _check_fdr6(study, problems)
+    _check_encoder("metrics.generation.extractor", extractor, "features", study, declared, problems)
+    _check_fdr6(study, declared, problems)
     _check_inception(study, problems)
     reference = study.metrics.fisher.reference
-    if reference is not None and reference not in study.tokenizers:
-        problems.unknown("metrics.fisher.reference", reference, "tokenizer", study.tokenizers)
+    if reference is not None and reference not in declared["tokenizers"]:
+        where, known = "metrics.fisher.reference", declared["tokenizers"]
+        problems.unknown(where, reference, "tokenizer", known)
     if study.metrics.fisher.learned is not None:
         where, chosen = "metrics.fisher.learned.backbones", study.metrics.fisher.learned.backbones
-        _check_list(where, chosen, "backbone", study.backbones, problems)
+        _check_list(where, chosen, "backbone", declared["backbones"], problems)
 
 
-def _check_fdr6(study: Study, problems: Problems) -> None:
+def _check_fdr6(
+    study: Study, declared: Mapping[str, Mapping[str, Any]], problems: Problems
+) -> None:
     """FDr6 averages over six different spaces."""
     where, names = "metrics.generation.fdr6", study.metrics.generation.fdr6 or ()
     for name in dict.fromkeys(names):
-        _check_encoder(where, name, "features", study, problems)
+        _check_encoder(where, name, "features", study, declared, problems)
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
-        problems.add(where, f"`{name}` stands {names.count(name)} times; six spaces must differ")
+        problems.add(where, f"`{name}` is named {names.count(name)} times; six spaces must differ")
 
 
-def _check_encoder(where: str, name: str, use: Use, study: Study, problems: Problems) -> None:
+def _check_encoder(
+    where: str,
+    name: str,
+    use: Use,
+    study: Study,
+    declared: Mapping[str, Mapping[str, Any]],
+    problems: Problems,
+) -> None:
     """An encoder must be declared, and of a kind that can serve in its role."""
-    if name not in study.encoders:
-        problems.unknown(where, name, "encoder", study.encoders)
-    elif use not in study.encoders[name].uses:
+    if name not in declared["encoders"]:
+        problems.unknown(where, name, "encoder", declared["encoders"])
+    elif name in study.encoders and use not in study.encoders[name].uses:
         fit = sorted(n for n, spec in study.encoders.items() if use in spec.uses)
         problems.add(
             where,
@@ -281,7 +334,7 @@ def _check_list(
         if name not in declared:
             problems.unknown(where, name, kind, declared)
         if name in seen:
-            problems.add(where, f"`{name}` stands twice")
+            problems.add(where, f"`{name}` is named twice")
         seen.add(name)
 
 

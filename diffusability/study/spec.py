@@ -20,7 +20,7 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Precision = Literal["fp32", "bf16"]
 CHECKPOINT_SECONDS = 300.0  # between two checkpoints of a training
 TIME_BUDGET = 0.9  # of a job's minutes, after which a training saves its state and ends
-# where something lies on this machine: never part of a fingerprint, so it may differ between two
+# path of something on this machine: never part of a fingerprint, so it may differ between two
 # machines that share results
 Place = Annotated[str, Field(min_length=1, exclude=True)]
 
@@ -33,11 +33,22 @@ class Need:
         what: what it is, for messages, e.g. `weights of dinov2-b`.
         path: where it is looked for.
         remedy: how to get it, as a sentence.
+        lacking: what is wrong with the file where it exists and does not serve.
     """
 
     what: str
     path: Path
     remedy: str
+    lacking: str | None = None
+
+    @property
+    def there(self) -> bool:
+        """Whether it exists and serves."""
+        return self.lacking is None and self.path.exists()
+
+    def __str__(self) -> str:
+        """Return one sentence of what is missing, where it was looked for and how to get it."""
+        return f"{self.what}: {self.lacking or f'not at {self.path}'}; {self.remedy}"
 
 
 def is_none(value: object) -> bool:
@@ -45,13 +56,13 @@ def is_none(value: object) -> bool:
     return value is None
 
 
-def name_content(entry: Any, place: str, content: str) -> Any:
-    """Return an entry that names what lies at a place of it, by the last part of the path.
+def name_content(entry: Any, path: str, content: str) -> Any:
+    """Return an entry with `content`, by default the last part of the path under its key `path`.
 
-    The place belongs to a machine, the name is what is hashed; an entry may give another name.
+    The path belongs to a machine, the name is what is hashed; an entry may give another name.
     """
-    if isinstance(entry, dict) and isinstance(entry.get(place), str):
-        return {content: PurePath(entry[place]).name} | entry
+    if isinstance(entry, dict) and isinstance(entry.get(path), str):
+        return {content: PurePath(entry[path]).name} | entry
     return entry
 
 
@@ -64,7 +75,7 @@ class Spec(BaseModel):
     """A frozen piece of a study: unknown keys are errors, defaults live in the fields.
 
     What is hashed is `canonical()`. Two kinds of fields stay out of it:
-    - what belongs to a machine (`exclude=True`) is a place on it, or an option of execution, which
+    - what belongs to a machine (`exclude=True`) is a path on it, or an option of execution, which
       says how the work is done and not what comes out in exact arithmetic; a job carries it
       beside its spec (`local()`);
     - a field that joined its spec when artifacts of it existed (`exclude_if`) stays out while it

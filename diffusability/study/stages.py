@@ -15,7 +15,9 @@ from diffusability.study.metric_group import MetricGroup
 from diffusability.study.metrics import METRIC_GROUPS
 
 RESULTS = "results"
+BULK = ("latents", "samples")  # stages whose files can be evicted, and restored
 CARD = "provenance.json"
+RESTORED = "restored.json"  # beside the card, once evicted files were made again
 # jobs of one group run side by side in one Slurm job, on one GPU if they need any
 ON_LATENTS = "latents.{tokenizer}.{tokenizer_seed}"
 ON_IMAGES = "images.{tokenizer}.{tokenizer_seed}"
@@ -36,7 +38,7 @@ class Stage:
         step: order within one tokenizer; of the jobs that can start, later steps go first.
         memory: megabytes. minutes: least time of a job; more where more is counted.
         threads: CPU cores of a job.
-        bulk: pattern of files that may be evicted; a job that needs them makes them again.
+        bulk: pattern of outputs that may be evicted; the rule restore_<stage> makes them again.
         gpu: whether its rule asks for a GPU, and its jobs therefore hold one.
         distributed: whether several processes (torchrun) can make one artifact together.
         resumes: whether a job that runs out of time saves its state, and the next goes on.
@@ -265,6 +267,6 @@ def _folders(stage: str) -> list[str]:
     folders = {
         "tokenizer_seed": "s{tokenizer_seed}",
         "seed": "s{seed}",
-        "guidance": "cfg{guidance}",
+        "guidance": "guidance{guidance}",
     }
     return [folders.get(label, f"{{{label}}}") for label in STAGES[stage].labels]

@@ -5,13 +5,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from diffusability.study.backbone import BackboneSpec, SamplingSpec
-from diffusability.study.dataset import DatasetSpec
-from diffusability.study.encoder import EncoderSpec
+from diffusability.study.dataset import DATASETS, Dataset
+from diffusability.study.encoder import ENCODERS, EncoderEntry
 from diffusability.study.metric_group import MetricOptions
 from diffusability.study.metrics import METRIC_GROUPS, MetricsSpec
 from diffusability.study.names import EncoderName, Name
 from diffusability.study.spec import Spec
-from diffusability.study.tokenizer import EncodingSpec, TokenizerEntry
+from diffusability.study.tokenizer import (
+    TOKENIZER_SOURCES,
+    EncodingSpec,
+    SourcedTokenizer,
+    TokenizerSpec,
+)
 
 SeedList = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
 if TYPE_CHECKING:
@@ -30,11 +35,17 @@ class Repeat(Spec):
 class Selection(Spec):
     """What of the declared study is run; it narrows, it never changes a fingerprint."""
 
-    dataset: Name
-    tokenizers: Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1)] = "all"
-    backbones: Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1)] = "all"
-    metrics: Literal["all"] | Annotated[tuple[MetricName, ...], Field(min_length=1)] = "all"
-    tokenizer_seeds: SeedList = (0,)
+    dataset: Name = Field(description="the entry of `datasets` that is used")
+    tokenizers: Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
+        "all", description="entries of `tokenizers` that are run"
+    )
+    backbones: Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
+        "all", description="entries of `backbones` that are run"
+    )
+    metrics: Literal["all"] | Annotated[tuple[MetricName, ...], Field(min_length=1)] = Field(
+        "all", description="metric groups that are measured on the latents"
+    )
+    tokenizer_seeds: SeedList = Field((0,), description="seeds of the tokenizers")
     seeds: SeedList = Field((0,), description="seeds of the diffusion models")
     repeats: dict[Name, Repeat] = Field({}, description="further seeds, by tokenizer")
 
@@ -43,8 +54,8 @@ class AnalysisSpec(Spec):
     """How the tables are made from the measurements."""
 
     resamples: PositiveInt = Field(9999, ge=99, description="bootstrap draws of an interval")
-    confidence: float = Field(0.95, gt=0.5, lt=1)
-    seed: NonNegativeInt = 0
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals")
+    seed: NonNegativeInt = Field(0, description="of the bootstrap")
 
 
 class Study(Spec):
@@ -56,18 +67,26 @@ class Study(Spec):
         pattern=r"^[A-Za-z0-9_.-]+\.html$",
         description="file under results/; by default reports-<name>.html",
     )
-    datasets: dict[Name, DatasetSpec] = Field(min_length=1)
-    encoders: dict[EncoderName, EncoderSpec] = Field({})
-    tokenizers: dict[Name, TokenizerEntry] = Field(min_length=1)
+    datasets: dict[Name, Annotated[Dataset, DATASETS]] = Field(
+        min_length=1, description="images that a study can use, by name"
+    )
+    encoders: dict[EncoderName, Annotated[EncoderEntry, ENCODERS]] = Field(
+        {}, description="frozen networks, by name"
+    )
+    tokenizers: dict[Name, TokenizerSpec | Annotated[SourcedTokenizer, TOKENIZER_SOURCES]] = Field(
+        min_length=1, description="image tokenizers, by name, each laid over its `base`"
+    )
     encoding: EncodingSpec = EncodingSpec()
-    backbones: dict[Name, BackboneSpec] = Field(min_length=1)
+    backbones: dict[Name, BackboneSpec] = Field(
+        min_length=1, description="diffusion models, by name"
+    )
     sampling: SamplingSpec = SamplingSpec()
     metrics: MetricsSpec
     analysis: AnalysisSpec = AnalysisSpec()
     select: Selection
 
     @property
-    def dataset(self) -> DatasetSpec:
+    def dataset(self) -> Dataset:
         """The selected dataset."""
         return self.datasets[self.select.dataset]
 

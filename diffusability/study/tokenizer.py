@@ -1,21 +1,25 @@
 """Image tokenizers: network, objective (Eq. 12) and the regularizer that sets them apart."""
 
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from diffusability.study.linear_tokenizer import LinearTokenizer
+from diffusability.study.content import content_digest
 from diffusability.study.names import EncoderName, Name
 from diffusability.study.network import HierarchicalNetwork, NetworkSpec
+from diffusability.study.operations import Autoencoder, autoencoder, linear_map
+from diffusability.study.python_object import WeightedObject
+from diffusability.study.registry import Registry
 from diffusability.study.regularizer import RegularizerSpec
-from diffusability.study.spec import Need, Place, Spec, TrainSpec, is_zero, name_content
+from diffusability.study.spec import Need, Place, Spec, TrainSpec, is_zero
 
 
 class ObjectiveSpec(Spec):
     """Eq. 12: L1 + perceptual + adaptive GAN + KL; a weight of zero switches a term off.
 
-    The perceptual and the adversarial term are off unless a study asks for them: the first needs
+    The perceptual and the GAN loss are off unless a study asks for them: the first needs
     a network, and the second is unstable in short runs.
     """
 
@@ -28,7 +32,7 @@ class ObjectiveSpec(Spec):
         None, description="encoder whose features the perceptual distance compares"
     )
     gan: NonNegativeFloat = Field(0.0, description="weight of the GAN, before its adaptive factor")
-    gan_start: NonNegativeInt = Field(2500, description="first step of the adversarial game")
+    gan_start: NonNegativeInt = Field(2500, description="first step of the GAN loss")
     gan_width: PositiveInt = Field(64, description="channels of the discriminator's first layer")
     gan_layers: PositiveInt = Field(3, description="stride-2 layers of the discriminator")
     kl: NonNegativeFloat = Field(1e-6, description="weight of KL(posterior, N(0, I))")
@@ -39,7 +43,7 @@ class ObjectiveSpec(Spec):
         False,
         exclude_if=is_zero,
         description="arch hierarchical: while that weight grows, levels that hold much of the KL "
-        "bear more of it, as NVAE's, lest the coarse ones collapse",
+        "bear more of it, as in NVAE, so that the coarse ones do not collapse",
     )
     reduction: Literal["sum", "mean"] = Field(
         "sum", description="over the pixels of an image; the batch is always averaged"
@@ -54,8 +58,65 @@ class ObjectiveSpec(Spec):
         return self
 
 
-class TokenizerSpec(Spec):
+class TokenizerEntry(Spec):
+    """What every tokenizer states, trained or not.
+
+    Attributes:
+        needs_images: whether it is trained on, fitted to, or checked with the study's images.
+    """
+
+    needs_images: ClassVar[bool] = False
+
+    if TYPE_CHECKING:  # options of some, of others their network's
+
+        @property
+        def factor(self) -> int:
+            """Image pixels per latent cell, along one side."""
+            ...
+
+        @property
+        def channels(self) -> int:
+            """Channels of the latent."""
+            ...
+
+    @property
+    def cluster(self) -> str:
+        """The regularizer family, as in Table 1 of the paper, or what stands for it."""
+        raise NotImplementedError
+
+    @property
+    def family(self) -> str:
+        """Architecture and latent size, as the paper names its families."""
+        raise NotImplementedError
+
+    @property
+    def encoders(self) -> dict[str, str]:
+        """Names of the encoders that its training looks at, by role."""
+        return {}
+
+    @property
+    def trained(self) -> str | None:
+        """Name of the tokenizer whose weights it takes."""
+        return None
+
+    def misfits(self, size: int, image_channels: int) -> Iterator[tuple[str, str]]:
+        """Yield the key and the reason of what does not fit square images of `size` pixels."""
+        if size % self.factor:
+            yield (
+                "factor",
+                f"{self.factor} does not divide the image size {size}; the latent would not be a "
+                "whole grid",
+            )
+
+    def cost(self, image_channels: int, side: int) -> Autoencoder | None:
+        """Return the size of both halves for square images, or None where it is not known."""
+        return None
+
+
+class TokenizerSpec(TokenizerEntry):
     """One tokenizer, resolved: base, entry and defaults merged."""
+
+    needs_images = True
 
     network: NetworkSpec
     objective: ObjectiveSpec = ObjectiveSpec()
@@ -123,6 +184,20 @@ class TokenizerSpec(Spec):
         return self.network.factor
 
     @property
+    def channels(self) -> int:
+        """Channels of the latent."""
+        return self.network.channels
+
+    def misfits(self, size: int, image_channels: int) -> Iterator[tuple[str, str]]:
+        """Every halving of its network must be whole."""
+        wrong = [(f"network.{key}", why) for key, why in super().misfits(size, image_channels)]
+        yield from wrong or ((f"network.{key}", why) for key, why in self.network.misfits(size))
+
+    def cost(self, image_channels: int, side: int) -> Autoencoder:
+        """Counted from the network's options."""
+        return autoencoder(self.network, image_channels, side)
+
+    @property
     def encoders(self) -> dict[str, str]:
         """Names of the encoders that its training looks at, by role."""
         named = {
@@ -132,11 +207,35 @@ class TokenizerSpec(Spec):
         return {role: name for role, name in named.items() if name is not None}
 
 
-class ExternalTokenizer(Spec):
+class SourcedTokenizer(TokenizerEntry):
+    """A tokenizer that is not trained: its `source` says where it comes from.
+
+    A source is declared with its `TokenizerSource`.
+    """
+
+    source: str
+
+    @property
+    def cluster(self) -> str:
+        """The source; it is none of the paper's clusters."""
+        return self.source
+
+    @property
+    def family(self) -> str:
+        """Source and latent size."""
+        return f"{self.source}-f{self.factor}d{self.channels}"
+
+
+TOKENIZER_SOURCES: Registry[SourcedTokenizer] = Registry("source", "source")
+
+
+@TOKENIZER_SOURCES.add("diffusability.tokenizers.external:Diffusers")
+class ExternalTokenizer(SourcedTokenizer):
     """A published autoencoder in a local folder: nothing is trained, the weights are copied.
 
     `factor` and `channels` are stated so that a study can be planned without the folder; they are
-    compared with it when it is read.
+    compared with it when it is read. The content of the folder is part of the fingerprint where it
+    is there when the study is planned; where it is not, the name `content` stands for it.
     """
 
     source: Literal["diffusers"] = Field(
@@ -144,7 +243,9 @@ class ExternalTokenizer(Spec):
     )
     path: Place = Field(description="the folder; not part of the fingerprint")
     content: str = Field(
-        description="what the folder holds; part of the fingerprint. By default its last name"
+        json_schema_extra={"filled": True},
+        description="name of what the folder holds; part of the fingerprint. By default the "
+        "SHA-256 of its files, or the folder's last name while it is not there",
     )
     factor: PositiveInt = Field(description="image pixels per latent cell, along one side")
     channels: PositiveInt = Field(description="channels of the latent")
@@ -152,37 +253,106 @@ class ExternalTokenizer(Spec):
     @model_validator(mode="before")
     @classmethod
     def _name_content(cls, data: Any) -> Any:
-        return name_content(data, "path", "content")
+        if not isinstance(data, dict) or not isinstance(data.get("path"), str):
+            return data
+        if "content" in data:
+            return data
+        found = content_digest(data["path"], (".json", ".safetensors"))
+        return data | {"content": found or PurePath(data["path"]).name}
 
     @property
     def cluster(self) -> str:
         """Not one of the paper's clusters."""
         return "external"
 
-    @property
-    def family(self) -> str:
-        """Source and latent size."""
-        return f"{self.source}-f{self.factor}d{self.channels}"
-
-    @property
-    def encoders(self) -> dict[str, str]:
-        """None: nothing is trained."""
-        return {}
-
     def needs(self) -> tuple[Need, ...]:
         """The folder."""
         remedy = "set the tokenizer's `path` to a folder with config.json and *.safetensors"
-        return (Need(f"autoencoder `{self.content}`", Path(self.path), remedy),)
+        return (Need(f"autoencoder `{self.path}`", Path(self.path), remedy),)
 
     def packages(self) -> tuple[str, ...]:
         """The library that holds the architecture."""
         return (self.source,)
 
 
-class LevelTokenizer(Spec):
+@TOKENIZER_SOURCES.add("diffusability.tokenizers.python_object:PythonSource")
+class PythonTokenizer(SourcedTokenizer, WeightedObject):
+    """A tokenizer of the user's own package; see `tokenizers/python_object.py`.
+
+    What it returns is compared with `factor` and `channels` on images of the study.
+    """
+
+    needs_images = True
+
+    source: Literal["python"] = Field(
+        description="a module with encode and decode, of your own package"
+    )
+    factor: PositiveInt = Field(description="image pixels per latent cell, along one side")
+    channels: PositiveInt = Field(description="channels of the latent")
+
+    @property
+    def cluster(self) -> str:
+        """Not one of the paper's clusters."""
+        return "external"
+
+
+LinearSource = Literal[
+    "pixels", "permuted-pixels", "permuted-positions", "pca", "projection", "haar"
+]
+WHOLE = ("pixels", "permuted-pixels", "permuted-positions")  # these keep every pixel
+
+
+@TOKENIZER_SOURCES.add("diffusability.tokenizers.linear:Linear")
+class LinearTokenizer(SourcedTokenizer):
+    """A linear isometry of images, or one on a subspace of them, and its transpose as decoder.
+
+    - pixels: the image itself; permuted-pixels: its entries in a fixed random order, and
+      permuted-positions: its pixels, each with all its channels;
+    - pca and projection: the coordinates on d = channels x (size / factor)^2 orthonormal
+      directions, the principal or random ones, in serpentine order;
+    - haar: the low-pass band of an orthonormal Haar pyramid, factor times the mean of a cell.
+    """
+
+    needs_images = True
+
+    source: LinearSource = Field(description="which linear map")
+    factor: PositiveInt = Field(1, description="image pixels per latent cell, along one side")
+    channels: PositiveInt = Field(description="channels of the latent")
+
+    @model_validator(mode="after")
+    def _factor(self) -> "LinearTokenizer":
+        if self.source in WHOLE and self.factor != 1:
+            raise ValueError(f"source {self.source} keeps every pixel, so its factor is 1")
+        if self.source == "haar" and self.factor & (self.factor - 1):
+            raise ValueError(f"source haar halves the image, {self.factor} is no power of two")
+        return self
+
+    def misfits(self, size: int, image_channels: int) -> Iterator[tuple[str, str]]:
+        """A linear isometry cannot have more dimensions than the image."""
+        wrong = list(super().misfits(size, image_channels))
+        yield from wrong
+        if wrong:
+            return
+        if self.source in (*WHOLE, "haar") and self.channels != image_channels:
+            yield "channels", f"source {self.source} has the image's channels, {image_channels}"
+        elif self.channels > (entries := image_channels * self.factor**2):
+            yield (
+                "channels",
+                f"{self.channels} channels per cell of {self.factor} x {self.factor} pixels are "
+                f"more than the {entries} entries of those pixels: an isometry cannot have more "
+                "dimensions than the image",
+            )
+
+    def cost(self, image_channels: int, side: int) -> Autoencoder:
+        """That of its matrix, where it has one."""
+        return linear_map(self, image_channels, side)
+
+
+@TOKENIZER_SOURCES.add("diffusability.tokenizers.load:Level")
+class LevelTokenizer(SourcedTokenizer):
     """Another level of a trained hierarchical tokenizer: its weights are copied, not trained."""
 
-    source: Literal["level"]
+    source: Literal["level"] = Field(description="another level of a trained tokenizer")
     of: Name = Field(
         exclude=True, description="tokenizer of arch hierarchical; it enters by its fingerprint"
     )
@@ -209,12 +379,18 @@ class LevelTokenizer(Spec):
         return self.network.family
 
     @property
-    def encoders(self) -> dict[str, str]:
-        """None: hierarchical tokenizers look at none."""
-        return {}
+    def trained(self) -> str:
+        """The tokenizer whose weights it takes."""
+        return self.of
 
+    def misfits(self, size: int, image_channels: int) -> Iterator[tuple[str, str]]:
+        """As for the tokenizer which it is a level of."""
+        wrong = list(super().misfits(size, image_channels))
+        yield from wrong or ((f"network.{key}", why) for key, why in self.network.misfits(size))
 
-TokenizerEntry = TokenizerSpec | ExternalTokenizer | LinearTokenizer | LevelTokenizer
+    def cost(self, image_channels: int, side: int) -> Autoencoder:
+        """Counted from the network's options."""
+        return autoencoder(self.network, image_channels, side)
 
 
 class EncodingSpec(Spec):

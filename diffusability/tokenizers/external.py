@@ -15,10 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from diffusability.artifacts.job import Job
+from diffusability.data.images import ImageSet
 from diffusability.encoders.packages import import_extra
 from diffusability.errors import ArtifactError, StudyError
 from diffusability.study.tokenizer import ExternalTokenizer
 from diffusability.tokenizers.interface import Tokenizer
+from diffusability.tokenizers.load import WEIGHTS, TokenizerSource
 from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior
 
 logger = logging.getLogger(__name__)
@@ -28,8 +31,20 @@ CLASSES = {
     "AutoencoderKL": ("autoencoder_kl", "block_out_channels"),
     "AutoencoderDC": ("autoencoder_dc", "encoder_block_out_channels"),
 }
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+CONFIG = "config.json"
 KEPT_PRIVATE = ("_class_name", "_diffusers_version")  # of the keys that diffusers adds
+
+
+class Diffusers(TokenizerSource[ExternalTokenizer]):
+    """Autoencoders of diffusers."""
+
+    def make(self, job: Job, folder: Path) -> None:
+        """Copy weights and configuration."""
+        import_autoencoder(self.spec, folder)
+
+    def load(self, folder: Path, data: ImageSet) -> "ExternalAutoencoder":
+        """Return the autoencoder of an artifact's folder."""
+        return load_autoencoder(folder, data.images.shape[1])
 
 
 class ExternalAutoencoder(Tokenizer):
@@ -147,8 +162,8 @@ def import_autoencoder(spec: ExternalTokenizer, folder: Path) -> None:
         StudyError: if it is not what the entry says, or diffusers is missing.
     """
     source = Path(spec.path)
-    config = _read_config(source / CONFIG, spec.content)
-    network = _published(source, config, spec.content)
+    config = _read_config(source / CONFIG, spec.path)
+    network = _published(source, config, spec.path)
     resolved = {
         key: value
         for key, value in network.config.items()
@@ -163,7 +178,7 @@ def import_autoencoder(spec: ExternalTokenizer, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(resolved, indent=2, sort_keys=True) + "\n")
     logger.info(
         "%s: %s, latents are shifted by %s and scaled by %s",
-        spec.content,
+        spec.path,
         config["_class_name"],
         *(sorted(set(values.flatten().tolist())) for values in (-tokenizer.shift, tokenizer.scale)),
     )
@@ -250,8 +265,8 @@ def _compare(spec: ExternalTokenizer, tokenizer: ExternalAutoencoder) -> None:
     found = {"factor": tokenizer.factor, "channels": tokenizer.latent_channels}
     if stated != found:
         raise StudyError(
-            f"autoencoder `{spec.content}`: the study's entry says {_words(stated)}, the folder "
-            f"{spec.path} holds one of {_words(found)}; correct the entry or its `path`"
+            f"autoencoder `{spec.path}`: the study's entry says {_words(stated)}, the folder "
+            f"holds one of {_words(found)}; correct the entry or its `path`"
         )
 
 

@@ -6,19 +6,27 @@ between latents, and has no posterior variance.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from pathlib import Path
 from typing import assert_never
 
 import numpy as np
 import scipy.linalg
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from diffusability.artifacts.job import Job
+from diffusability.data.images import ImageSet, in_batches, to_float
+from diffusability.data.load import load_dataset
 from diffusability.errors import StudyError
-from diffusability.study.linear_tokenizer import LinearTokenizer
+from diffusability.study.tokenizer import LinearTokenizer
 from diffusability.tokenizers.interface import Tokenizer
+from diffusability.tokenizers.load import WEIGHTS, TokenizerSource
 from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior
 from diffusability.tokenizers.serpentine import to_grid, to_vector
+
+BATCH = 1024  # images of a fit in memory at a time
 
 
 class Isometry(Tokenizer, ABC):
@@ -171,6 +179,35 @@ def _of_size(images: Tensor, size: int, tokenizer: Tokenizer) -> None:
             f"{type(tokenizer).__name__}: images of {height}x{width} pixels, it was made for "
             f"{size}x{size} only"
         )
+
+
+class Linear(TokenizerSource[LinearTokenizer]):
+    """Linear maps of the image."""
+
+    def make(self, job: Job, folder: Path) -> None:
+        """Write a map: its order, or its directions about the training images' mean."""
+        data = load_dataset(job.input("dataset"))
+        tokenizer = build_linear(self.spec, data.images.shape[1], data.images.shape[-1])
+        generator = torch.Generator().manual_seed(job.stream("weights"))
+        if isinstance(tokenizer, PermutationTokenizer):
+            tokenizer.draw(generator)
+        if isinstance(tokenizer, ProjectionTokenizer):
+            count = len(tokenizer.rows)
+            mean, covariance = image_moments(
+                map(to_float, in_batches(data.images, data.split("train"), BATCH))
+            )
+            if self.spec.source == "pca":
+                rows = principal_directions(covariance, count)
+            else:
+                rows = random_directions(len(mean), count, generator)
+            tokenizer.set_directions(mean, rows)
+        save_file(tokenizer.state_dict(), folder / WEIGHTS)
+
+    def load(self, folder: Path, data: ImageSet) -> Isometry:
+        """Return the map of an artifact's folder."""
+        tokenizer = build_linear(self.spec, data.images.shape[1], data.images.shape[-1])
+        tokenizer.load_state_dict(load_file(folder / WEIGHTS), assign=True)
+        return tokenizer
 
 
 def build_linear(spec: LinearTokenizer, image_channels: int, size: int) -> Isometry:

@@ -9,12 +9,28 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffusability.data.images import ImageSet
+from diffusability.encoders.interface import Encoder
+from diffusability.encoders.load import PublishedWeights
 from diffusability.encoders.packages import import_extra
 from diffusability.errors import ArtifactError
+from diffusability.study.encoder import LpipsEncoder
 
 Features = Callable[[Tensor], list[Tensor]]
 NORM_EPSILON = 1e-10
 LISTED = "lins."  # the package's network lists its linear layers a second time under this name
+
+
+class Lpips(PublishedWeights[LpipsEncoder]):
+    """Encoders of kind lpips: a distance, which offers no features of its own."""
+
+    def copy(self, source: Path, target: Path) -> None:
+        """Copy the trunk, with the linear layers of the package."""
+        LpipsPerceptual.from_vgg(source).save(target)
+
+    def load(self, folder: Path, data: ImageSet) -> Encoder:
+        """Refuse: a study declares no such use."""
+        raise ArtifactError(f"{folder}: LPIPS is a distance, it serves as no feature extractor")
 
 
 class FeaturePerceptual:

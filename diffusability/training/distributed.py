@@ -12,8 +12,8 @@ from torch import Tensor
 
 from diffusability.errors import TrainingError
 
-# others wait at a barrier while the first process encodes evicted latents; a process that dies
-# is noticed by torchrun at once and needs no timeout
+# others wait while the first process verifies latents, or waits for another job that makes the same
+# model; a process that dies is noticed by torchrun at once and needs no timeout
 PATIENCE = timedelta(hours=24)
 
 

@@ -27,7 +27,7 @@ onstart:
     snakemake_adapter.lift_default_rate_limit(workflow)
 """
 KIB_IN_MIB = 1024
-# `python -m torch.distributed.run` looks here first: it starts the one process that would write
+# in the place of torch.distributed.run: it starts the one process that would write
 TORCHRUN = """import os, sys
 script = next(k for k, word in enumerate(sys.argv) if word.endswith(".py") and k)
 os.execvp("python", ["python", *sys.argv[script:]])
@@ -69,11 +69,9 @@ def create(folder: Path, study: Mapping[str, Any]) -> Workspace:
     workspace = Workspace.create(folder)
     stand_in = Path(stub_stage.__file__).read_text()
     (folder / "scripts" / "make.py").write_text(stand_in)
-    launcher = folder / "torch" / "distributed"
-    launcher.mkdir(parents=True)
-    (launcher / "run.py").write_text(TORCHRUN)
-    for package in (launcher, launcher.parent):
-        (package / "__init__.py").touch()
+    (folder / "simulated_torchrun.py").write_text(TORCHRUN)
+    rules = folder / "rules" / "common.smk"
+    rules.write_text(rules.read_text().replace("torch.distributed.run", "simulated_torchrun"))
     (folder / NO_NEEDS[1]).write_text(WITHOUT_NEEDS)
     (folder / "study.yaml").write_text(yaml.safe_dump(dict(study), sort_keys=False))
     return workspace

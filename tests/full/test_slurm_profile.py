@@ -1,5 +1,6 @@
 """`snakemake --profile slurm` through a stub of Slurm: what it asks for, what is refused."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,27 @@ def test_all_that_was_asked_for_is_there(run: Run) -> None:
     assert len(measured) == 9 + 1 + 2
     # twelve measurements were three jobs of Slurm, one of them twice; the judge was trained before
     assert len(run.jobs) == 4 + 2 + len(run.of("train_encoder"))
+
+
+def test_evicted_latents_are_restored_by_a_job_of_their_own(run: Run, tmp_path: Path) -> None:
+    workspace = run.workspace.copy(tmp_path / "work")
+    shutil.rmtree(workspace.path / "results/cache/latents")
+    wanted = PLAN.of_stage("velocity", "semantics", "reconstruction")
+    for artifact in wanted:
+        shutil.rmtree(workspace.path / artifact.path)
+    with warm_snakemake.serving(tmp_path) as snakemake:
+        commands = [stub_slurm.install(tmp_path / "slurm", snakemake=snakemake)]
+        cards = [artifact.card for artifact in wanted]
+        outcome = simulate(workspace, *ON_SLURM, *cards, commands=commands)
+    assert outcome.status == 0, outcome.output
+    first, *others = stub_slurm.submitted(tmp_path / "slurm")
+    assert first["comment"].startswith("rule_restore_latents_wildcards_conv-base_0")
+    assert (first["partition"], first["gpus"], first["cpus_per_task"]) == ("gpu", "1", "8")
+    assert (first["mem"], first["time"]) == ("32000", "240")
+    # the readers share jobs as ever
+    names = sorted(job["comment"].partition("_")[2].partition(".")[0] for job in others)
+    assert names == ["images", "latents"]
+    assert all((workspace.path / card).exists() for card in cards)
 
 
 @pytest.mark.parametrize(

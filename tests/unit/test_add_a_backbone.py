@@ -77,7 +77,7 @@ print(json.dumps({
 
 def test_two_files_make_a_backbone(tmp_path: Path) -> None:
     package = ExtendedPackage(tmp_path)
-    package.insert("study/backbone.py", OPTIONS.strip("\n"), before="if TYPE_CHECKING:")
+    package.insert("study/backbone.py", OPTIONS.strip("\n"), before="BackboneSpec = ")
     package.add("diffusion/convnet.py", CODE.lstrip("\n"))
     assert len(package.changed()) == 2
     found = json.loads(package.run(PROGRAM).splitlines()[-1])

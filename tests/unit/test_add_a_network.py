@@ -77,7 +77,7 @@ print(json.dumps({
 
 def test_two_files_make_a_network(tmp_path: Path) -> None:
     package = ExtendedPackage(tmp_path)
-    package.insert("study/network.py", OPTIONS.strip("\n"), before="if TYPE_CHECKING:")
+    package.insert("study/network.py", OPTIONS.strip("\n"), before="NetworkSpec = ")
     package.add("tokenizers/patchwise.py", CODE.lstrip("\n"))
     assert len(package.changed()) == 2
     found = json.loads(package.run(PROGRAM).splitlines()[-1])

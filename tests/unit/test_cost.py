@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from diffusability.artifacts.estimates import Estimates, StageCost, kind_of
-from diffusability.artifacts.plan_table import plan_table
-from diffusability.study.cost import SUSTAINED, Costs, images
+from diffusability.execution.estimates import Estimates, StageCost, kind_of
+from diffusability.execution.plan_table import plan_table
+from diffusability.study.cost import SUSTAINED, Costs
 from diffusability.study.dataset import DigitsDataset, FolderDataset, ShapesDataset
 from diffusability.study.load import load_study
 from diffusability.study.plan import Artifact, Plan
@@ -51,10 +51,10 @@ def chain(artifact: Artifact, seconds: float) -> None:
 
 
 def test_images_of_a_dataset() -> None:
-    digits = images(DigitsDataset(kind="digits"))
+    digits = DigitsDataset(kind="digits").counts()
     assert (digits.train, digits.val, digits.of("all")) == (1438, 359, 1797)
-    assert images(ShapesDataset(kind="shapes", train=7, val=3)).of("all") == 10
-    folder = images(FolderDataset(kind="folder", path="x"))
+    assert ShapesDataset(kind="shapes", train=7, val=3).counts().of("all") == 10
+    folder = FolderDataset(kind="folder", path="x").counts()
     assert (folder.train, folder.val) == (1_281_167, 50_000)
 
 
@@ -183,4 +183,4 @@ def test_the_table_names_what_is_missing(workplace: Path, monkeypatch: pytest.Mo
         sum(line.startswith("missing: weights of ") for line in lines) == 15 + 1 + 5
     )  # vision models, Inception, the others of FDr6
     assert any(line.startswith("missing: images of `imagenet`: not at data/") for line in lines)
-    assert any("a class" in line and line.startswith("images:") for line in lines)
+    assert any("per class" in line and line.startswith("images:") for line in lines)

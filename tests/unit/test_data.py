@@ -85,10 +85,10 @@ def test_files_of_scikit_learn_are_read_without_importing_it() -> None:
     """The import took a second of every job."""
     program = """if True:
         import sys
-        from diffusability.data.load import load_spec
+        from diffusability.data.load import data_source
 
-        load_spec({"kind": "digits", "size": 8})
-        load_spec({"kind": "shapes", "size": 16, "train": 128, "val": 128})
+        data_source({"kind": "digits", "size": 8}).load()
+        data_source({"kind": "shapes", "size": 16, "train": 128, "val": 128}).load()
         print("sklearn" in sys.modules)
     """
     run = subprocess.run(

@@ -81,8 +81,13 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def test_evicted_latents_are_encoded_again(made: Path, workspace: Path) -> None:
+def test_evicted_latents_are_restored_before_a_training(made: Path, workspace: Path) -> None:
     shutil.rmtree("results/cache")
+    with pytest.raises(ArtifactError, match="4 of its 4 bulk files were evicted or altered"):
+        make(chain()["diffusion"])
+    job = job_of(chain()["latents"])
+    with job.restoring() as folder:
+        make_files(job, folder)
     path = make(chain()["diffusion"])
     again, first = weights(path), weights(made / path)
     assert all(torch.equal(again[name], first[name]) for name in first)

@@ -144,7 +144,7 @@ def test_samples_declare_that_they_have_no_trajectory(
 ) -> None:
     _, made = chain
     for scale in ("1", "1.5"):
-        name = f"conv-base/s0/unet/s0/cfg{scale}"
+        name = f"conv-base/s0/unet/s0/guidance{scale}"
         notes = json.loads((made[f"samples/{name}"] / "samples.json").read_text())
         assert notes["trajectory"] is None
         assert "length_ratio" not in notes
@@ -162,7 +162,7 @@ def test_no_profile_is_collected(
     chain: tuple[Plan, dict[str, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, made = chain
-    monkeypatch.chdir(made["generation/conv-base/s0/unet/s0/cfg1"].parents[7])
+    monkeypatch.chdir(made["generation/conv-base/s0/unet/s0/guidance1"].parents[7])
     assert plan.of_stage("samples")
     assert collect_profiles(plan).empty
 
@@ -196,10 +196,10 @@ def test_an_unconditional_model_is_sampled_without_labels(workplace: Path) -> No
     entry = SIT | {"process": "edm", "class_dropout": 1}
     plan = study({"free": entry}, sampling={"evaluations": 2, "count": 40})
     made = run_plan(plan, "generation")
-    folder = made["samples/conv-base/s0/free/s0/cfg1"]
+    folder = made["samples/conv-base/s0/free/s0/guidance1"]
     assert json.loads((folder / "samples.json").read_text())["labels"] is None
     assert load_file(folder / "shard-00000.safetensors")["labels"].unique().tolist() == [10]
-    cells = measurements(made["generation/conv-base/s0/free/s0/cfg1"])
+    cells = measurements(made["generation/conv-base/s0/free/s0/guidance1"])
     accuracy = cells["generation.class_accuracy_judge"]
     assert accuracy["value"] is None
     assert accuracy["flags"] == ["not applicable: the diffusion model is unconditional"]

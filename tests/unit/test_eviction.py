@@ -1,21 +1,20 @@
 """Which bulk goes: what nothing left to make needs, then as much as a stated size asks for."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from diffusability.artifacts.card import evicted, read_card
+from diffusability.artifacts.bulk import evicted, marker
+from diffusability.artifacts.card import read_card
 from diffusability.artifacts.gc import find_evictable, remove
-from diffusability.artifacts.inventory import damage
+from diffusability.artifacts.inventory import damage, evicted_inputs
 from diffusability.artifacts.job import Job
 from diffusability.artifacts.lock import exclusive, holder
 from diffusability.cli import main
 from diffusability.errors import ArtifactError
 from diffusability.study.load import load_study
 from diffusability.study.plan import Artifact, Plan
-from diffusability.study.schedule import BULK
-from diffusability.study.stages import STAGES
+from diffusability.study.stages import BULK, STAGES
 from tests.conftest import REPOSITORY
 
 STUDY = str(REPOSITORY / "studies" / "smoke.yaml")
@@ -36,7 +35,7 @@ def publish(artifact: Artifact) -> None:
     job = Job.from_json(artifact.job())
     with job.writing() as folder:
         for name in STAGES[artifact.stage].outputs:
-            (folder / name).write_text("{}")
+            (folder / name).write_text('{"images": 3, "images_per_shard": 3}')
         if artifact.stage == "samples":
             (folder / "shard-00000.safetensors").write_bytes(bytes(SIZES["samples"]))
     if artifact.stage == "latents":
@@ -104,29 +103,85 @@ def test_what_a_running_job_reads_stays(plan: Plan) -> None:
     assert not latents.path.exists()
 
 
-def test_evicted_samples_are_no_damage_and_know_their_job(plan: Plan) -> None:
+def test_what_a_job_restores_stays(plan: Plan) -> None:
+    for stage in BULK:
+        artifact = plan.of_stage(stage)[0]
+        items = find_evictable([plan], (stage,), 0)
+        (item,) = [i for i in items if i.path.name == artifact.fingerprint]
+        with exclusive(Job.from_json(artifact.job()).state / "lock", "it"):
+            assert not remove(item)
+        assert evicted(Path(artifact.path), read_card(Path(artifact.path))) == []
+        assert remove(item)
+        assert evicted(Path(artifact.path), read_card(Path(artifact.path)))
+
+
+def test_evicted_samples_are_no_damage_and_come_back_alone(plan: Plan) -> None:
     samples = plan.of_stage("samples")[0]
     folder = Path(samples.path)
     (item,) = [i for i in find_evictable([plan], BULK, None) if i.path == folder]
+    marker(folder).write_text("{}")
     assert remove(item)
     assert sorted(p.name for p in folder.iterdir()) == sorted(
         ["provenance.json", "samples.json", "samples.png"]
     )
     assert damage(folder) == []
     assert evicted(folder, read_card(folder)) == ["shard-00000.safetensors"]
-    again = Job.from_card(folder, device="cpu")
-    assert json.loads(samples.job()).items() <= {**vars(again), "path": samples.path}.items()
-    assert again.fingerprint == samples.fingerprint
-    publish(samples)
+    held = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+    with Job.from_json(samples.job()).restoring() as again:
+        for name in STAGES["samples"].outputs:
+            (again / name).write_text("another")
+        (again / "shard-00000.safetensors").write_bytes(bytes(SIZES["samples"]))
     assert evicted(folder, read_card(folder)) == []
+    assert damage(folder) == []
+    assert marker(folder).exists()
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in held} == held
+    assert not Job.from_json(samples.job()).state.exists()
 
 
-def test_a_card_of_another_version_is_no_job(plan: Plan) -> None:
-    folder = Path(plan.of_stage("samples")[0].path)
-    card = json.loads((folder / "provenance.json").read_text())
-    (folder / "provenance.json").write_text(json.dumps(card | {"version": 0}))
-    with pytest.raises(ArtifactError, match="another version of stage samples"):
-        Job.from_card(folder)
+def test_samples_of_other_bits_get_their_hash_on_the_card(
+    plan: Plan, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = plan.of_stage("samples")[0]
+    folder, shard = Path(samples.path), Path(samples.path, "shard-00000.safetensors")
+    before = read_card(folder)
+    shard.unlink()
+    with Job.from_json(samples.job()).restoring() as again:
+        (again / shard.name).write_bytes(b"noise")
+    assert "shard-00000.safetensors: other bits than before" in caplog.text
+    assert damage(folder) == []
+    after = read_card(folder)
+    assert after["outputs"][shard.name]["bytes"] == 5
+    assert {k: v for k, v in after.items() if k != "outputs"} == {
+        k: v for k, v in before.items() if k != "outputs"
+    }
+
+
+def test_a_failed_restore_changes_nothing(plan: Plan) -> None:
+    samples = plan.of_stage("samples")[0]
+    folder = Path(samples.path)
+    (folder / "shard-00000.safetensors").unlink()
+    held = sorted(folder.iterdir())
+    job = Job.from_json(samples.job())
+    missing = r"shard-00000\.safetensors was not made again"
+    with pytest.raises(ArtifactError, match=missing), job.restoring():
+        pass
+    with pytest.raises(RuntimeError), job.restoring():
+        raise RuntimeError
+    assert sorted(folder.iterdir()) == held
+    Path(samples.card).unlink()
+    with pytest.raises(ArtifactError, match="no such artifact"), job.restoring():
+        pass
+
+
+def test_what_a_job_reads_is_what_its_inputs_lack(plan: Plan) -> None:
+    for item in find_evictable([plan], BULK, None):
+        assert remove(item)
+    for artifact in plan:
+        wanted = [a for a in artifact.upstream.values() if a.stage in BULK]
+        assert evicted_inputs(artifact) == wanted
+    reader = plan.of_stage("velocity")[0]
+    Path(reader.upstream["latents"].card).unlink()  # made anew, with its files
+    assert evicted_inputs(reader) == []
 
 
 def test_the_command(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,13 +16,13 @@ from diffusability.data.digits import load_digits
 from diffusability.errors import ArtifactError, StudyError
 from diffusability.study.dataset import DigitsDataset
 from diffusability.study.tokenizer import ExternalTokenizer
-from diffusability.tokenizers.build import load_tokenizer
 from diffusability.tokenizers.external import (
     ExternalAutoencoder,
     import_autoencoder,
     latent_convention,
     load_autoencoder,
 )
+from diffusability.tokenizers.load import load_tokenizer
 from diffusability.tokenizers.posterior import LOGVAR_RANGE
 from tests.torchvision_stand_in import ensure_torchvision
 from tests.unit.study_run import measurements, plan_of, run_plan
@@ -253,4 +253,7 @@ def test_a_study_of_a_published_autoencoder(diffusers: Any, make: Any, workplace
     else:
         assert cells["reconstruction.kl"]["value"] > 0
         assert cells["reconstruction.posterior_variance_share"]["value"] > 1e-10
-    assert measurements(made["generation/own/s0/sit-a/s0/cfg1"])["generation.fd_judge"]["value"] > 0
+    assert (
+        measurements(made["generation/own/s0/sit-a/s0/guidance1"])["generation.fd_judge"]["value"]
+        > 0
+    )

@@ -6,8 +6,10 @@ import pytest
 
 from diffusability.errors import StudyError
 from diffusability.study import needs
+from diffusability.study.encoder import LpipsEncoder
 from diffusability.study.needs import check_needs, missing_packages, study_needs
 from diffusability.study.study import Study
+from diffusability.study.tokenizer import ExternalTokenizer
 from tests.unit.study_run import plan_of
 
 
@@ -66,3 +68,50 @@ def test_places_are_in_no_fingerprint_and_contents_are() -> None:
 
     assert name("/here/vae") == name("/there/vae") != name("/here/other")
     assert name("/here/vae") == name("/here/other", content="vae")
+
+
+def test_folders_of_one_name_are_told_apart_by_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folders = {name: tmp_path / name / "vae" for name in ("sd", "sdxl", "moved")}
+    for name, folder in folders.items():
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(b"1" if name == "sdxl" else b"0")
+    content = {
+        name: ExternalTokenizer(
+            source="diffusers", path=str(folder), factor=8, channels=4
+        ).canonical()
+        for name, folder in folders.items()
+    }
+    assert content["sd"] == content["moved"] != content["sdxl"]
+    absent = ExternalTokenizer(source="diffusers", path="models/x/vae", factor=8, channels=4)
+    assert absent.content == "vae"  # the name stands in until the folder is there
+
+
+def test_the_content_of_an_encoders_weights_is_part_of_its_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    absent = LpipsEncoder(kind="lpips", weights=str(tmp_path / "vgg.pth"))
+    assert absent.canonical() == {"kind": "lpips"}
+    for name, text in (("a", b"0"), ("b", b"0"), ("c", b"1")):
+        (tmp_path / name).write_bytes(text)
+    a, b, c = (LpipsEncoder(kind="lpips", weights=str(tmp_path / n)).canonical() for n in "abc")
+    assert a == b != c
+    assert a != absent.canonical()
+
+
+def test_weights_that_the_selection_does_not_use_are_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(
+        "diffusability.study.encoder.content_digest", lambda file: read.append(str(file))
+    )
+    published(backbones="all")
+    assert set(read) == {"/nowhere/inception.pth", "/nowhere/vgg16.pth"}
+    read.clear()
+    plan_of({"encoders": {"unused": {"kind": "lpips", "weights": "/nowhere/big.pth"}}})
+    assert read == []

@@ -19,7 +19,7 @@ from diffusability.study.plan import Plan
 from tests.unit.study_run import measurements, plan_of, run_plan
 
 SPACES = ("judge", "a", "b", "c", "d", "e")
-GUIDANCE = ("cfg1", "cfg1.5")
+GUIDANCE = ("guidance1", "guidance1.5")
 CELL = "generation/conv-base/s0/sit-a/s0/"
 
 
@@ -114,4 +114,4 @@ def test_too_few_samples_are_warned_of_and_flagged(workplace: Path) -> None:
     wide["encoders"]["judge"] = {"features": 64}
     with pytest.warns(UserWarning, match=r"FDr6: no more images than features in judge \(64\)"):
         made = run_plan(plan_of(wide), "generation")
-    assert measurements(made[CELL + "cfg1"])["generation.fdr6"]["flags"] == ["rank-deficient"]
+    assert measurements(made[CELL + "guidance1"])["generation.fdr6"]["flags"] == ["rank-deficient"]

@@ -5,12 +5,11 @@ import math
 import pytest
 
 from diffusability.study.backbone import SiTBackbone, UNetBackbone
-from diffusability.study.linear_tokenizer import LinearTokenizer
 from diffusability.study.load import load_study
 from diffusability.study.network import VectorNetwork
 from diffusability.study.plan import Plan
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import LevelTokenizer, TokenizerSpec
+from diffusability.study.tokenizer import LevelTokenizer, LinearTokenizer, TokenizerSpec
 from tests.conftest import REPOSITORY
 
 HALF = 0.5  # EDM's standard deviation of data; latents have 1, so its noise levels are doubled

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffusability.artifacts.job import Job
-from diffusability.data.load import load_dataset, load_spec
+from diffusability.data.load import data_source, load_dataset
 from diffusability.metrics.precision_recall import measure_precision_recall
 from diffusability.stages.features import Extractor
 from diffusability.stages.inputs import Inputs
@@ -17,7 +17,7 @@ from diffusability.study.cost import Costs
 from diffusability.study.plan import Plan
 from tests.unit.study_run import measurements, plan_of, run_plan
 
-CELL = "generation/conv-base/s0/sit-a/s0/cfg1"
+CELL = "generation/conv-base/s0/sit-a/s0/guidance1"
 
 
 def study(count: int = 40, **generation: Any) -> Plan:
@@ -94,6 +94,6 @@ def test_only_the_reference_pays_for_the_real_images() -> None:
     dear, cheap = seconds(study(), "generation"), seconds(study(compared=50), "generation")
     once = seconds(study(compared=50), "generation_reference")
     (dataset,) = study().of_stage("dataset")
-    train = len(load_spec(dict(dataset.spec)).split("train"))
+    train = len(data_source(dataset.spec).load().split("train"))
     assert dear / cheap == pytest.approx((40 + train) / 40)
     assert once / cheap == pytest.approx((50 + train) / 40)

@@ -146,7 +146,7 @@ def test_metrics_are_named_fid(stub: None, workplace: Path) -> None:
     made = run_plan(plan_of(study()), *stages)
     assert "reconstruction.fid" in measurements(made["reconstruction/conv-base/s0"])
     assert "continuity.ifid" in measurements(made["continuity/conv-base/s0"])
-    own = measurements(made["generation/conv-base/s0/sit-a/s0/cfg1"])
+    own = measurements(made["generation/conv-base/s0/sit-a/s0/guidance1"])
     assert own["generation.fid"]["options"]["dim"] == 6
     assert own["generation.sfid"]["options"]["dim"] == 28  # 7 channels, 2 x 2 positions
     assert own["generation.inception_score_inception"]["value"] > 1
@@ -162,7 +162,7 @@ def test_metrics_are_named_fid(stub: None, workplace: Path) -> None:
     ]
     assert not missing(study_needs(plan.study))
     made = run_plan(plan, "generation")
-    published = measurements(made["generation/conv-base/s0/sit-a/s0/cfg1"])
+    published = measurements(made["generation/conv-base/s0/sit-a/s0/guidance1"])
     for name in ("generation.fid", "generation.sfid"):
         assert published[name]["options"]["reference_count"] == 100
         assert published[name]["value"] != own[name]["value"]
@@ -175,7 +175,7 @@ def test_metrics_are_named_fid(stub: None, workplace: Path) -> None:
         ({"reference_statistics": "reference.npz", "reference_count": 100}, published),
     ):
         made = run_plan(plan_of(study(compared=60, **options)), "generation")
-        shared = measurements(made["generation/conv-base/s0/sit-a/s0/cfg1"])
+        shared = measurements(made["generation/conv-base/s0/sit-a/s0/guidance1"])
         for name in ("generation.fid", "generation.sfid"):
             assert shared[name]["value"] == pytest.approx(expected[name]["value"], rel=1e-6)
 

@@ -18,8 +18,8 @@ from diffusability.stages.make import make
 from diffusability.study.load import merge, read_yaml
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.resolve import resolve_study
-from diffusability.tokenizers.build import load_tokenizer
 from diffusability.tokenizers.geometry_preservation import geometry_preservation_loss
+from diffusability.tokenizers.load import load_tokenizer
 from diffusability.tokenizers.posterior import LOGVAR_RANGE
 from diffusability.tokenizers.serpentine import to_vector
 from diffusability.tokenizers.vector import VectorAutoencoder
@@ -104,7 +104,7 @@ def test_generation_and_equivariance_of_a_vector_and_of_a_level(workplace: Path)
     made = run_plan(plan, "samples", "equivariance", "reconstruction")
     assert "tokenizer/level-8x8/s0" in made  # trained though not selected
     for name in ("pca", "level-2x2"):
-        assert (made[f"samples/{name}/s0/dit-xs/s0/cfg1"] / "samples.png").exists()
+        assert (made[f"samples/{name}/s0/dit-xs/s0/guidance1"] / "samples.png").exists()
     cells = measurements(made["equivariance/pca/s0"])
     assert "was made for 8x8 only" in cells["equivariance.scale_error"]["flags"][0]
     assert cells["equivariance.flip_error"]["value"] is not None

@@ -173,8 +173,11 @@ def test_published_networks() -> None:
     assert vision_model("clip-l", 256).macs == pytest.approx(81e9, rel=0.02)
 
 
-def test_counts_are_made_once_and_read_without_torch(workplace: Path) -> None:
-    Path("results").mkdir(exist_ok=True)
+def test_counts_are_made_once_and_read_without_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    file = tmp_path / "diffusability" / operations.FILE
     program = (
         "import sys; from diffusability.study.network import ConvNetwork; "
         "from diffusability.study.operations import autoencoder; "
@@ -190,20 +193,18 @@ def test_counts_are_made_once_and_read_without_torch(workplace: Path) -> None:
     first, again = run(), run()
     assert (first[1], again[1]) == ("True", "False")
     assert first[0] == again[0]
-    (kept,) = json.loads(operations.cache_file().read_text()).values()
+    (kept,) = json.loads(file.read_text()).values()
     assert sum(macs for _, macs in kept) == int(first[0])
-    operations.cache_file().write_text("{")  # a damaged file is made anew
+    file.write_text("{")  # a damaged file is made anew
     assert run() == first
 
 
-def test_counts_of_other_code_are_not_used(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Path("results").mkdir(exist_ok=True)
+def test_counts_of_other_code_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     spec = SiTBackbone(**SIT, width=24, depth=1, heads=2)
     for digest in ("one", "two"):
         monkeypatch.setattr(operations, "code_digest", lambda digest=digest: digest)
         backbone.cache_clear()
         backbone(spec, 4, 8, 10)
     backbone.cache_clear()
-    assert len(json.loads(operations.cache_file().read_text())) == 2
+    assert len(json.loads((tmp_path / "diffusability" / operations.FILE).read_text())) == 2

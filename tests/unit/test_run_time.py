@@ -2,13 +2,13 @@
 
 import pytest
 
-from diffusability.study.plan import Artifact
-from diffusability.study.run_time import (
+from diffusability.execution.run_time import (
     more_memory,
     more_minutes,
     run_minutes,
     shortest_minutes,
 )
+from diffusability.study.plan import Artifact
 
 TRAINING = Artifact("diffusion", {}, {"train": {}}, 0, {})
 SHARED = Artifact("diffusion", {}, {"train": {}}, 0, {}, {"gpus": 8})

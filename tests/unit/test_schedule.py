@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from diffusability.artifacts.estimates import Estimates
-from diffusability.artifacts.plan_table import plan_table
+from diffusability.execution.estimates import Estimates
+from diffusability.execution.plan_table import plan_table
+from diffusability.execution.priority import CHAIN, Priorities
+from diffusability.execution.schedule import Task, critical_path, schedule
 from diffusability.study.load import load_study
 from diffusability.study.plan import Artifact, Plan
-from diffusability.study.priority import CHAIN, Priorities
-from diffusability.study.schedule import Task, critical_path, schedule
 from diffusability.study.stages import STAGES
 from tests.conftest import REPOSITORY
 from tests.workflow.workspace import Workspace

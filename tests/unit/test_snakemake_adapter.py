@@ -56,7 +56,33 @@ onstart:
         ],
         "groups": adapter.jobs_per_group(workflow),
         "limited": workflow.scheduler.job_rate_limiter is not None,
+        "forced": adapter.is_forced(workflow, "make", ["a"]),
     })
+"""
+
+CHECKPOINT = """
+import os
+
+def needs(wildcards):
+    if not os.path.exists("consumer") and not os.path.exists("first"):
+        FIRST.get()
+    return []
+
+rule first:
+    output:
+        "first",
+    shell:
+        "printf 'made first' > first"
+
+FIRST = adapter.make_checkpoint(rules.first.rule, checkpoints)
+
+rule consumer:
+    input:
+        needs,
+    output:
+        "consumer",
+    shell:
+        "cp first consumer"
 """
 
 
@@ -96,6 +122,7 @@ def test_what_a_plain_run_says(probe: Probe) -> None:
     assert (said["submits"], said["executor"], said["groups"]) == (False, "local", {})
     assert sorted(job[0] for job in said["jobs"]) == ["all", "make"]
     assert ["make", None, 2, 5] in said["jobs"]
+    assert not said["forced"]
     assert not said["limited"]  # else every job that ends is another look per second, without end
 
 
@@ -122,6 +149,22 @@ def test_a_module_gets_its_study_from_the_snakefile_that_uses_it(probe: Probe) -
     assert said["used_as_module"]
     assert said["main"] == str(outer)
     assert said["folder"] == str(inner.parent.parent)
+
+
+@pytest.mark.parametrize("forced", [("-f", "./a"), ("-R", "make"), ("-R", "a")])
+def test_what_is_forced(probe: Probe, forced: tuple[str, str]) -> None:
+    assert probe.run("-c1", *forced)["forced"]
+
+
+def test_a_rule_becomes_a_checkpoint(probe: Probe) -> None:
+    """What a consumer asks for runs first; then its input function is asked again."""
+    text = probe.snakefile.read_text() + CHECKPOINT
+    probe.snakefile.write_text(text)
+    probe.run("-c1", "consumer")
+    assert (probe.folder / "consumer").read_text() == "made first"
+    (probe.folder / "first").unlink()
+    probe.run("-c1", "consumer")  # nothing asks for it
+    assert not (probe.folder / "first").exists()
 
 
 def test_conda_is_noticed(probe: Probe) -> None:

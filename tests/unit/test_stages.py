@@ -70,7 +70,7 @@ def test_too_few_samples_for_the_covariance_are_flagged(workplace: Path) -> None
     plan = plan_of(wide)
     with pytest.warns(UserWarning, match="40 generated images; at or below 64"):
         made = run_plan(plan, "generation")
-    cell = measurements(made["generation/conv-base/s0/sit-a/s0/cfg1"])["generation.fd_judge"]
+    cell = measurements(made["generation/conv-base/s0/sit-a/s0/guidance1"])["generation.fd_judge"]
     assert cell["flags"] == ["rank-deficient"]
 
 

@@ -80,6 +80,16 @@ def test_a_training_that_runs(plan: Plan) -> None:
     assert f"process {os.getpid()} on" in text
 
 
+def test_a_restore_that_runs(plan: Plan) -> None:
+    samples = first(plan, "samples")
+    publish(samples, 1.0)
+    assert list(activities(plan)) == []
+    write_progress(state_of(samples), Progress("running", 1, 2))
+    with exclusive(state_of(samples) / "lock", "it"):
+        assert [(a.artifact, a.kind) for a in activities(plan)] == [(samples, "running")]
+    assert list(activities(plan)) == []
+
+
 def test_a_checkpoint_tells_where_the_job_does_not(plan: Plan) -> None:
     diffusion = first(plan, "diffusion")
     write_checkpoint(diffusion, 20)

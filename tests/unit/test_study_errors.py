@@ -88,8 +88,8 @@ CASES: list[tuple[str, Any, list[str]]] = [
         ["glyph", "judge", "gliph", "vgg", "glyph", "judge"],
         [
             "metrics.generation.fdr6: unknown encoder `gliph`",
-            "metrics.generation.fdr6: `glyph` stands 2 times; six spaces must differ",
-            "metrics.generation.fdr6: `judge` stands 2 times",
+            "metrics.generation.fdr6: `glyph` is named 2 times; six spaces must differ",
+            "metrics.generation.fdr6: `judge` is named 2 times",
         ],
     ),
     ("encoders.eye", {"kind": "representation", "model": "dino"}, ["encoders.eye", "`dinov2`"]),
@@ -137,7 +137,7 @@ CASES: list[tuple[str, Any, list[str]]] = [
     ("tokenizers", ["conv-base"], ["tokenizers: expected a mapping"]),
     ("tokenizers.conv-base", "baseline", ["tokenizers.conv-base: expected a mapping"]),
     (f"{BASE}.base", "conv-f2d4", ["refers to itself: conv-f2d4 -> conv-f2d4"]),
-    ("select.tokenizers", ["conv-base", "conv-base"], ["`conv-base` stands twice"]),
+    ("select.tokenizers", ["conv-base", "conv-base"], ["`conv-base` is named twice"]),
     ("backbones.sit-a.patch", 3, ["backbones.sit-a.patch: 3 does not divide the 4 x 4"]),
     ("backbones.sit-a.process", "vp", ["sit-a.process: unknown value `vp` (valid: edm, flow)"]),
     ("backbones.sit-a.edm", {}, ["backbones.sit-a: `edm` holds options of process edm"]),
@@ -190,7 +190,7 @@ def test_problem_is_named(tmp_path: Path, path: str, value: Any, expected: list[
         load_study(file)
     message = str(caught.value)
     assert message.startswith(f"{file}: ")
-    assert "nothing was started" in message
+    assert "aborted before any job started" in message
     for part in expected:
         assert part in message, message
 
@@ -252,3 +252,45 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     assert "3 problems" in message  # two tokenizers share the base, one backbone
     assert "tokenizers.conv-base.train.steps" in message
     assert "backbones.sit-a.arch" in message
+
+
+def test_one_problem_does_not_hide_another(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        """
+name: Bad Name
+nonsense: 3
+datasets: {digits: {kind: digits, size: 9}, d2: {kind: digitz}}
+encoders: {judge: {kind: supervised, widht: 8, train: {steps: 3}}}
+bases:
+  b: {network: {arch: conv, chanels: 4, multipliers: [1, 1]}, train: {stepz: 3}}
+tokenizers:
+  t: {base: b, method: rapa, objective: {gann: 1}}
+  u: {base: c, method: baseline}
+backbones: {s: {arch: sitt}}
+metrics: {velocity: {splt: all}, generation: {extractor: judge}}
+select: {dataset: digit, tokenizers: [v], backbones: [s]}
+"""
+    )
+    with pytest.raises(StudyError) as caught:
+        load_study(file)
+    paths = [line.strip().split(": ")[0] for line in str(caught.value).splitlines()[1:]]
+    assert set(paths) == {
+        "name",
+        "nonsense",
+        "datasets.digits.size",
+        "datasets.d2.kind",
+        "encoders.judge.widht",
+        "tokenizers.t.network.chanels",
+        "tokenizers.t.method",
+        "tokenizers.t.objective.gann",
+        "tokenizers.t.train.steps",
+        "tokenizers.t.train.stepz",
+        "tokenizers.u.base",
+        "backbones.s.arch",
+        "metrics.velocity.splt",
+        "metrics.continuity",
+        "metrics.reconstruction",
+        "select.dataset",
+        "select.tokenizers",
+    }

@@ -63,7 +63,7 @@ def test_a_wrong_study_stops_before_any_job(clean: Workspace) -> None:
     result = clean.run("snakemake", "-c2", "--configfile", "wrong.yaml", check=False)
     assert result.returncode != 0
     assert "tokenisers: unknown key (did you mean `tokenizers`?)" in result.stdout
-    assert "nothing was started" in result.stdout
+    assert "aborted before any job started" in result.stdout
     assert "Traceback" not in result.stdout
     assert not (clean.path / "results").exists()
 

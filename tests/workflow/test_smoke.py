@@ -153,7 +153,19 @@ def test_evicted_latents_are_encoded_again(finished: Workspace) -> None:
     assert finished.planned() == {}
     (measured,) = finished.path.glob("results/smoothness/conv-base/s0/*/measurements.json")
     values = [m["value"] for m in json.loads(measured.read_text())]
-    finished.run("snakemake", "-c1", *STUDY, "-f", str(measured.relative_to(finished.path)))
+    forced = ("-f", str(measured.relative_to(finished.path)))
+    own = ["tokenizer=conv-base,tokenizer_seed=0"]
+    assert finished.planned(*forced) == {"measure_smoothness": own, "restore_latents": own}
+    # by hand, without the workflow, it says what to do and does not do it by itself
+    by_hand = ("python", "scripts/make.py", "smoothness", "--study", "study.yaml")
+    refused = finished.run(*by_hand, "--name", "conv-base", check=False)
+    assert refused.returncode == 1
+    assert re.search(
+        r"results/latents/conv-base/s0/\w+: 2 of its 2 bulk files were evicted or altered; restore "
+        r"them with: snakemake -c1 -f results/latents/conv-base/s0/\w+/restored\.json",
+        refused.stdout,
+    )
+    finished.run("snakemake", "-c1", *STUDY, *forced)
     # the last bits of a sum depend on where memory happens to be aligned
     again = [m["value"] for m in json.loads(measured.read_text())]
     assert again == pytest.approx(values, rel=1e-12)
@@ -162,6 +174,48 @@ def test_evicted_latents_are_encoded_again(finished: Workspace) -> None:
     assert len(encoded) == len(shards) / 2
     assert all(p.read_bytes() == before[p] for p in encoded)
     assert card.exists()
+    assert finished.planned() == {}
+    # files that go by hand leave the note of that restore behind, which says nothing then
+    shutil.rmtree(encoded[0].parent)
+    finished.run("snakemake", "-c1", *STUDY, *forced)
+    assert all(p.read_bytes() == before[p] for p in encoded)
+
+
+def test_a_missing_reader_has_what_it_reads_restored_and_nothing_else(finished: Workspace) -> None:
+    """A failed restore leaves nothing behind: the same command goes on, also without records."""
+    shards = sorted(finished.path.glob("results/cache/latents/*/*.safetensors"))
+    before = {p: p.read_bytes() for p in shards}
+    gc = ("diffusability", "gc", "--configfile", "study.yaml", "--keep", "0", "--yes")
+    finished.run(*gc)
+    for metric in ("smoothness", "velocity"):
+        (card,) = finished.path.glob(f"results/{metric}/conv-base/s0/*/provenance.json")
+        shutil.rmtree(card.parent)
+    shutil.rmtree(finished.path / "results" / "tables")
+    own = ["tokenizer=conv-base,tokenizer_seed=0"]
+    expected = {"restore_latents": own, "measure_smoothness": own, "measure_velocity": own}
+    planned = finished.planned("tables")
+    assert {rule: jobs for rule, jobs in planned.items() if jobs != [""]} == expected
+    (model,) = finished.path.glob("results/tokenizer/conv-base/s0/*/model.safetensors")
+    good = model.read_bytes()
+    model.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    failed = finished.run("snakemake", "tables", "-c2", *STUDY, "-k", check=False)
+    assert failed.returncode != 0
+    assert "model.safetensors was altered" in failed.stdout
+    assert not list(finished.path.glob("results/**/restored.json"))
+    model.write_bytes(good)
+    assert finished.planned("tables") == planned
+    shutil.rmtree(finished.path / ".snakemake")
+    assert finished.planned("tables") == planned
+    run = finished.run("snakemake", "tables", "-c2", *STUDY).stdout
+    assert len(re.findall(r"^(?:local)?checkpoint restore_latents:$", run, re.MULTILINE)) == 1
+    encoded = [p for p in shards if p.exists()]
+    assert len(encoded) == len(shards) / 2
+    assert all(p.read_bytes() == before[p] for p in encoded)
+    assert not list(finished.path.glob("results/samples/**/shard-*"))
+    assert finished.planned("tables") == {}
+    # evicted once more, nothing that is finished notices
+    finished.run(*gc)
+    assert finished.planned("tables") == {}
 
 
 def test_evicted_samples_are_generated_again(finished: Workspace) -> None:
@@ -180,15 +234,21 @@ def test_evicted_samples_are_generated_again(finished: Workspace) -> None:
     )
     finished.run("snakemake", "tables", "-c2", "--show-failed-logs", *STUDY)
     new = set(finished.path.glob("results/samples/**/shard-*.safetensors"))
-    assert {p.parent.parent.name for p in new} == {"cfg2"}
+    assert {p.parent.parent.name for p in new} == {"guidance2"}
     assert not list(finished.path.glob("results/cache/latents/*"))
     # the evaluation needs the images: the same ones again
     (measured,) = finished.path.glob(
-        "results/generation/conv-base/s0/sit-a/s0/cfg1/*/measurements.json"
+        "results/generation/conv-base/s0/sit-a/s0/guidance1/*/measurements.json"
     )
     values = json.loads(measured.read_text())
-    finished.run("snakemake", "-c1", *STUDY, "-f", str(measured.relative_to(finished.path)))
+    shutil.rmtree(measured.parent)
+    target = str(measured.relative_to(finished.path))
+    cell = "tokenizer=conv-base,tokenizer_seed=0,backbone=sit-a,seed=0,guidance=1"
+    planned = finished.planned(target)
+    assert planned == {"restore_samples": [cell], "evaluate_generation": [cell]}
+    finished.run("snakemake", "-c1", target, *STUDY)
     assert json.loads(measured.read_text()) == values
+    assert not list(finished.path.glob("results/cache/latents/*"))
     (again,) = [p for p in shards if p.exists()]
     assert again.read_bytes() == before[again]
 

@@ -16,7 +16,7 @@ from tests.conftest import REPOSITORY
 
 PARTS = ("Snakefile", "rules", "scripts", "envs", "profiles", "slurm", "studies", "config.yaml")
 PARTS += ("Makefile", "pyproject.toml", "requirements.lock", "README.md")
-RULE = re.compile(r"^(?:local)?rule (\w+):$", re.MULTILINE)
+RULE = re.compile(r"^(?:local)?(?:rule|checkpoint) (\w+):$", re.MULTILINE)
 TARGETS = ("all", "figures", "tables", "fisher_toy")  # rules that only name what is wanted
 Jobs = dict[str, list[str]]  # rule to sorted "wildcard=value,..." of its jobs
 

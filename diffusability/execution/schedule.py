@@ -11,10 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
 
+from diffusability.execution.priority import Priorities
 from diffusability.study.plan import Artifact, Plan
-from diffusability.study.priority import Priorities
-
-BULK = ("latents", "samples")  # stages whose files can be evicted, and are made again on demand
+from diffusability.study.stages import BULK
 
 
 @dataclass(frozen=True)

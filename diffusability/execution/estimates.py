@@ -11,10 +11,10 @@ from typing import Any
 from diffusability.artifacts.card import read_card
 from diffusability.artifacts.inventory import finished, is_done
 from diffusability.errors import ArtifactError
+from diffusability.execution.schedule import Task
 from diffusability.study.cost import Costs
 from diffusability.study.fingerprint import fingerprint
 from diffusability.study.plan import Artifact, Plan
-from diffusability.study.schedule import Task
 from diffusability.study.stages import STAGES
 
 # options that may differ within one kind, because they hardly change the cost

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from diffusability.artifacts.estimates import Estimates, StageCost
+from diffusability.execution.estimates import Estimates, StageCost
+from diffusability.execution.schedule import critical_path, schedule
 from diffusability.study.commands import diffusability_command
-from diffusability.study.cost import FOLDER_TRAIN, FOLDER_VAL, MACHINE, SUSTAINED
-from diffusability.study.dataset import FolderDataset
+from diffusability.study.cost import MACHINE, SUSTAINED
+from diffusability.study.dataset import FOLDER_TRAIN, FOLDER_VAL, FolderDataset
 from diffusability.study.needs import describe, describe_package, missing, missing_packages
 from diffusability.study.needs import study_needs as needs_of
 from diffusability.study.plan import Plan
-from diffusability.study.schedule import critical_path, schedule
 
 COLUMNS = ("stage", "jobs", "done", "to do", "time each", "time", "disk", "time from")
 WIDTHS = (-21, 6, 6, 7, 11, 11, 11)
@@ -117,7 +117,7 @@ def _notes(plan: Plan, stages: list[StageCost]) -> list[str]:
             f"Evicted (`{diffusability_command('gc', '--evict', '--yes')}` while it runs) are "
             "latents and samples that nothing left to make needs; `--keep SIZE` holds a size "
             "whatever the order, and "
-            "what is needed again is made again"
+            "what is needed again is made again by jobs of its own"
         )
     if isinstance(plan.study.dataset, FolderDataset):
         notes.append(

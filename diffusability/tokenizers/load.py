@@ -1,0 +1,78 @@
+"""Tokenizers from their artifacts, whatever they were made from."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from safetensors.torch import load_file
+
+from diffusability.artifacts.card import read_card
+from diffusability.artifacts.job import Job
+from diffusability.data.images import ImageSet
+from diffusability.study.merge import merge
+from diffusability.study.tokenizer import TOKENIZER_SOURCES, LevelTokenizer, SourcedTokenizer
+from diffusability.tokenizers.build import build_tokenizer, tokenizer_network
+from diffusability.tokenizers.interface import Tokenizer
+
+WEIGHTS = "model.safetensors"
+
+Entry = TypeVar("Entry", bound=SourcedTokenizer)
+
+
+class TokenizerSource(Generic[Entry]):
+    """How untrained tokenizers of one source are made once, and opened by every job."""
+
+    def __init__(self, spec: Entry) -> None:
+        """Take the entry of the study."""
+        self.spec = spec
+
+    def make(self, job: Job, folder: Path) -> None:
+        """Write model.safetensors into `folder`, and what else `load` needs."""
+        raise NotImplementedError(f"{type(self).__name__}: define make")
+
+    def load(self, folder: Path, data: ImageSet) -> Tokenizer:
+        """Return the tokenizer of an artifact's folder, on the CPU."""
+        raise NotImplementedError(f"{type(self).__name__}: define load")
+
+
+class Level(TokenizerSource[LevelTokenizer]):
+    """Other levels of trained hierarchical tokenizers."""
+
+    def make(self, job: Job, folder: Path) -> None:
+        """Copy the weights of the tokenizer that this is a level of."""
+        shutil.copyfile(job.input("trained") / WEIGHTS, folder / WEIGHTS)
+
+    def load(self, folder: Path, data: ImageSet) -> Tokenizer:
+        """Return that tokenizer's network, which offers this level."""
+        return load_network(self.spec.network.canonical(), folder, data)
+
+
+def tokenizer_source(entry: Mapping[str, Any]) -> TokenizerSource[Any]:
+    """Return the source of a tokenizer entry, given as plain values.
+
+    Raises:
+        StudyError: no such source is declared.
+    """
+    spec = TOKENIZER_SOURCES[str(entry["source"])].model_validate(entry)
+    source: TokenizerSource[Any] = TOKENIZER_SOURCES.code(spec)(spec)
+    return source
+
+
+def load_tokenizer(folder: Path, data: ImageSet, device: str) -> Tokenizer:
+    """Return the tokenizer of a verified artifact, frozen, in evaluation mode."""
+    card = read_card(folder)
+    if "source" in card["spec"]:
+        source = tokenizer_source(merge(card["spec"], card["local"]))
+        tokenizer = source.load(folder, data)
+    else:
+        tokenizer = load_network(card["spec"]["network"], folder, data)
+    return tokenizer.to(device).eval().requires_grad_(False)
+
+
+def load_network(network: dict[str, object], folder: Path, data: ImageSet) -> Tokenizer:
+    """Return a network of the project, given by its plain options, with its trained weights."""
+    channels, side = data.images.shape[1], data.images.shape[-1]
+    tokenizer = build_tokenizer(tokenizer_network(network), channels, side)
+    tokenizer.load_state_dict(load_file(folder / WEIGHTS), assign=True)
+    return tokenizer
