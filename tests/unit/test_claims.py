@@ -129,9 +129,9 @@ def test_small_studies_cannot_test(tmp_path):
     assert empty.iloc[0]["verdict"] == NOT_TESTABLE
     assert "no table of correlations" in empty.iloc[0]["reason"]
     foreign = verdict(small, (*good, {"metric": "spatial.lds"}), (*good, {"family": "all"}))
-    assert "measures nothing" in foreign["reason"]
+    assert "measures none of" in foreign["reason"]
     infinity = verdict(small, (*good, {"target": "generation.fd_infinity_judge"}))
-    assert "measures nothing" in infinity["reason"]
+    assert "measures none of" in infinity["reason"]
 
 
 def test_noise_cannot_contradict_strength_nor_show_weakness(tmp_path):
@@ -157,10 +157,10 @@ def test_noise_cannot_contradict_strength_nor_show_weakness(tmp_path):
     [
         ({"statement": None}, "strong.*statement is missing"),
         ({"colour": "red"}, "colour is not a key of a claim"),
-        ({"table": "horoscopes"}, "table horoscopes is none of correlations"),
+        ({"table": "horoscopes"}, "table horoscopes is not one of correlations"),
         ({"expect": "{about: 3}"}, "expect must be at_least"),
         ({"expect": "{between: [1, 0]}"}, "expect must be at_least"),
-        ({"smallest": "{moons: 3}"}, "smallest.moons is none of"),
+        ({"smallest": "{moons: 3}"}, "smallest.moons is not one of"),
         ({"rows": "some"}, "rows must be all or any"),
     ],
 )

@@ -109,7 +109,7 @@ def test_command_on_studies(tmp_path, monkeypatch, capsys):
     assert main(["compare", SMOKE, "other.yaml"]) == 0
     output = capsys.readouterr().out
     assert "backbones.sit-a.depth" in output
-    assert "results/tables/other/measurements.csv: not there yet" in output
+    assert "results/tables/other/measurements.csv: does not exist yet" in output
     made_table(tmp_path / table_file(load_study("other.yaml"), "measurements"), scale=2.0)
     assert main(["compare", SMOKE, "other.yaml"]) == 0
     output = capsys.readouterr().out

@@ -175,7 +175,7 @@ def test_degenerate_inputs_keep_their_rows():
     assert flat[STATISTICS].isna().all()
     assert "the metric is constant: no correlation" in flat["note"]
     assert lost[STATISTICS].isna().all()
-    assert "1 tokenizers have both numbers" in lost["note"]
+    assert "1 tokenizers have both values" in lost["note"]
     assert "8 of 9 tokenizers left out" in lost["note"]
     assert "1 tokenizers lack reconstruction.psnr" in whole["note"]
     few = pick(correlate(measurement_table(3, backbones=("sit-b",)), QUICK))

@@ -369,7 +369,7 @@ def test_the_reasons_of_the_analysis_stand_in_the_panels() -> None:
     results = results_of(table, tables | {"noise_floor": noise_floor(table)})
     said = texts(draw_figure("perspectives", results))
     assert "no r: the metric is constant" in said
-    assert "no r: 2 tokenizers have both numbers" in said
+    assert "no r: 2 tokenizers have both values" in said
     assert "no interval: 3 tokenizers, fewer than 4" in said
     assert "SRSS (spatial.srss) was not measured" in said
     marks = texts(draw_figure("correlations", results))

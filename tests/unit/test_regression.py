@@ -155,7 +155,7 @@ def test_ordering_by_a_slow_loop():
     assert 0.6 < low < 0.99  # nine in perfect order are not certain
     blurred = order_pairs(score, y, np.full(9, 10.0))
     assert math.isnan(blurred.accuracy.item())
-    assert "further apart" in blurred.note
+    assert "differ by more than" in blurred.note
     assert "without standard error" in order_pairs(score, y, np.full(9, np.nan)).note
 
 
