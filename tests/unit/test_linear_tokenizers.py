@@ -155,5 +155,5 @@ def test_what_they_refuse() -> None:
         PixelTokenizer(3).encode(images(), torch.zeros(5, 8, 8, dtype=torch.bool))
     with pytest.raises(StudyError, match="no layer of it is trained"):
         _ = PixelTokenizer(3).encoder_last_weight
-    with pytest.raises(StudyError, match="do not divide"):
+    with pytest.raises(StudyError, match="not divisible by the downsampling factor"):
         HaarTokenizer(3, 4).encode(images(size=6))

@@ -10,7 +10,7 @@ import yaml
 from diffusability.errors import ArtifactError
 from diffusability.stages.make import load_code
 from diffusability.study.metrics import METRIC_GROUPS
-from diffusability.study.stages import ON_LATENTS, STAGES, stage_code
+from diffusability.study.stages import BULK, ON_LATENTS, STAGES, stage_code
 from tests.stage_digests import FILE, code_of, stage_digests
 
 
@@ -60,6 +60,7 @@ def test_the_slurm_profile_groups_rules_as_stages_say(repository: Path) -> None:
     assert profile["groups"] == grouped
     assert set(profile["group-components"]) == set(grouped.values())
     on_gpu = {entry.rule for entry in STAGES.values() if entry.gpu}
+    on_gpu |= {f"restore_{stage}" for stage in BULK if STAGES[stage].gpu}
     assert set(profile["set-resources"]) == on_gpu
     members = list(grouped.values()).count(ON_LATENTS)
     assert profile["group-components"][ON_LATENTS] >= members
