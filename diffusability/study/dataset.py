@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from diffusability.study.image_files import IDX_PARTS, files_digest, idx_files
+from diffusability.study.python_object import COMPUTED
 from diffusability.study.registry import Registry
 from diffusability.study.spec import Need, Place, Spec, name_content
 
 DIGITS_IMAGES = 1797
 # ImageNet-1k has 1,281,167 training and 50,000 validation images in 1,000 classes
 FOLDER_TRAIN, FOLDER_VAL = 1281.167, 50.0
+FASHION_MNIST = "/usr/share/datasets/fashion-mnist"  # of Debian's package dataset-fashion-mnist
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,88 @@ class ShapesDataset(Dataset):
     def counts(self) -> ImageCounts:
         """As the entry says."""
         return ImageCounts(self.train, self.val)
+
+
+class PixelDataset(Dataset):
+    """Small images of one size, stored as plain pixels with their division into two splits."""
+
+    path: Place
+    content: str | None = Field(
+        None,
+        json_schema_extra=COMPUTED,
+        description="SHA-256 of the files; part of the fingerprint, while `path` is not",
+    )
+    size: PositiveInt = Field(32, description="side of the square images in pixels")
+    fit: Literal["pad", "resize"] = Field(
+        "pad",
+        description="how images get this size: black pixels around them, or resized as the images "
+        "of a folder are",
+    )
+    train: PositiveInt | None = Field(
+        None,
+        description="training images, the first ones of every class in equal numbers; none: all",
+    )
+    val: PositiveInt | None = Field(None, description="validation images, as `train`")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _identify(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "content" in data:
+            return data
+        path = data.get("path", cls.model_fields["path"].default)
+        return data | {"content": cls.identify(path) if isinstance(path, str) else None}
+
+    @classmethod
+    def identify(cls, path: str) -> str | None:
+        """Return the SHA-256 of the files in a folder; None where one of them is missing."""
+        raise NotImplementedError(f"{cls.__name__}: state what identifies its files")
+
+
+@DATASETS.add("diffusability.data.idx:Idx")
+class IdxDataset(PixelDataset):
+    """Grey images in the format of MNIST: Fashion-MNIST, MNIST, KMNIST, a set of EMNIST.
+
+    `path` holds four IDX files, gzipped or not: images and labels of a training and of a test
+    split, which is the validation split here. By default it is the folder of Debian's package
+    `dataset-fashion-mnist`.
+    """
+
+    kind: Literal["idx"] = Field(description="IDX files, the format of MNIST")
+    path: Place = Field(FASHION_MNIST, description="folder of the files")
+    num_classes: PositiveInt = Field(10, description="classes that are expected")
+    foreground: PositiveInt | None = Field(
+        1,
+        le=255,
+        description="least grey level, out of 255, of a foreground pixel; the background is "
+        "black. none: no masks",
+    )
+
+    @property
+    def image_channels(self) -> int:
+        """Grey images."""
+        return 1
+
+    @classmethod
+    def identify(cls, path: str) -> str | None:
+        """Return the SHA-256 of the four files."""
+        files = idx_files(path)
+        return files_digest(files.values()) if len(files) == len(IDX_PARTS) else None
+
+    def counts(self) -> ImageCounts:
+        """Without `train` and `val` as many as in MNIST."""
+        return ImageCounts(self.train or 60_000, self.val or 10_000)
+
+    def needs(self) -> tuple[Need, ...]:
+        """The four files."""
+        remedy = (
+            "install Fashion-MNIST with `apt-get install dataset-fashion-mnist`, or set the "
+            "dataset's `path` to a folder of IDX files"
+        )
+        files = idx_files(self.path)
+        lacking = f"not at {self.path}" if not files else None
+        if files and (missing := [part for part in IDX_PARTS if part not in files]):
+            lacking = f"{self.path} has no file of {', '.join(missing)}"
+        return (Need("IDX images", Path(self.path), remedy, lacking),)
 
 
 @DATASETS.add("diffusability.data.folder:Folder")

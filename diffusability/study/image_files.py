@@ -1,0 +1,48 @@
+"""Files that hold many images each: which they are, and their identity."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from diffusability.study.content import content_digest
+from diffusability.study.fingerprint import canonical_json
+
+# parts of an IDX data set, by what their names contain
+IDX_PARTS = {
+    "training images": ("train-images",),
+    "training labels": ("train-labels",),
+    "test images": ("t10k-images", "test-images"),
+    "test labels": ("t10k-labels", "test-labels"),
+}
+
+
+def idx_files(folder: str) -> dict[str, Path]:
+    """Return the IDX files of a folder by part; of a file and its gzipped copy, the file.
+
+    Raises:
+        ValueError: the folder holds several data sets.
+    """
+    names = sorted(path.name for path in Path(folder).glob("*ubyte*"))
+    found = {}
+    for part, spellings in IDX_PARTS.items():
+        fitting = [name for name in names if any(text in name for text in spellings)]
+        if len({name.removesuffix(".gz") for name in fitting}) > 1:
+            raise ValueError(
+                f"{folder}: several files of {part} ({', '.join(fitting)}); put every data set "
+                "into a folder of its own"
+            )
+        if fitting:
+            found[part] = Path(folder, fitting[0])  # a name sorts before the same name with .gz
+    return found
+
+
+def files_digest(files: Iterable[Path]) -> str | None:
+    """Return the SHA-256 of the content of files in their order, whatever their names are.
+
+    Returns:
+        64 hexadecimal digits; None without files, or where one of them does not exist.
+    """
+    digests = [content_digest(file) for file in files]
+    if not digests or None in digests:
+        return None
+    return hashlib.sha256(canonical_json(digests).encode()).hexdigest()
