@@ -27,7 +27,7 @@ Bytes = NDArray[np.uint8]
 
 
 class Split(NamedTuple):
-    """Images (n, C, H, W) uint8 and labels (n,) uint8 of one split, and their file for messages."""
+    """Images (n, C, H, W) uint8 and labels (n,) uint8 of one split, and their place for messages."""
 
     images: Bytes
     labels: Bytes
@@ -77,8 +77,7 @@ class PixelFiles(DataSource[Entry]):
         Raises:
             DataError: the files are no longer those that the study was planned with.
         """
-        now = self.spec.identify(self.spec.path)
-        if now != self.spec.content:
+        if self.spec.identity() != self.spec.content:
             raise DataError(
                 f"{self.spec.path}: the files changed after the study was planned; start it again"
             )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from diffusability.study.image_files import IDX_PARTS, files_digest, idx_files
+from diffusability.study.image_files import CIFAR_FILES, IDX_PARTS, files_digest, idx_files
 from diffusability.study.python_object import COMPUTED
 from diffusability.study.registry import Registry
 from diffusability.study.spec import Need, Place, Spec, name_content
@@ -127,18 +127,19 @@ class PixelDataset(Dataset):
     )
     val: PositiveInt | None = Field(None, description="validation images, as `train`")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _identify(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or "content" in data:
-            return data
-        path = data.get("path", cls.model_fields["path"].default)
-        return data | {"content": cls.identify(path) if isinstance(path, str) else None}
+    @model_validator(mode="after")
+    def _identify(self) -> "PixelDataset":
+        if "content" not in self.model_fields_set:
+            object.__setattr__(self, "content", self.identity())
+        return self
 
-    @classmethod
-    def identify(cls, path: str) -> str | None:
-        """Return the SHA-256 of the files in a folder; None where one of them is missing."""
-        raise NotImplementedError(f"{cls.__name__}: state what identifies its files")
+    def files(self) -> list[Path]:
+        """Return the files of images and labels, in a fixed order."""
+        raise NotImplementedError(f"dataset of kind {self.kind}: state its files")
+
+    def identity(self) -> str | None:
+        """Return the SHA-256 of the files as they are now; None where one is missing."""
+        return files_digest(self.files())
 
 
 @DATASETS.add("diffusability.data.idx:Idx")
@@ -154,7 +155,7 @@ class IdxDataset(PixelDataset):
     path: Place = Field(FASHION_MNIST, description="folder of the files")
     num_classes: PositiveInt = Field(10, description="classes that are expected")
     foreground: PositiveInt | None = Field(
-        1,
+        10,
         le=255,
         description="least grey level, out of 255, of a foreground pixel; the background is "
         "black. none: no masks",
@@ -165,11 +166,9 @@ class IdxDataset(PixelDataset):
         """Grey images."""
         return 1
 
-    @classmethod
-    def identify(cls, path: str) -> str | None:
-        """Return the SHA-256 of the four files."""
-        files = idx_files(path)
-        return files_digest(files.values()) if len(files) == len(IDX_PARTS) else None
+    def files(self) -> list[Path]:
+        """Return the four files, or those of them that exist."""
+        return list(idx_files(self.path).values())
 
     def counts(self) -> ImageCounts:
         """Without `train` and `val` as many as in MNIST."""
@@ -186,6 +185,35 @@ class IdxDataset(PixelDataset):
         if files and (missing := [part for part in IDX_PARTS if part not in files]):
             lacking = f"{self.path} has no file of {', '.join(missing)}"
         return (Need("IDX images", Path(self.path), remedy, lacking),)
+
+
+@DATASETS.add("diffusability.data.cifar:Cifar")
+class CifarDataset(PixelDataset):
+    """CIFAR-10 or CIFAR-100 in their binary version, colour images of 32 x 32 pixels.
+
+    `path` holds `data_batch_1.bin` ... and `test_batch.bin`, or `train.bin` and `test.bin`; the
+    test split is the validation split here. There are no masks.
+    """
+
+    kind: Literal["cifar"] = Field(description="CIFAR's binary files")
+    path: Place = Field(description="folder of the files")
+    num_classes: Literal[10, 20, 100] = Field(
+        10, description="10: CIFAR-10; 100: CIFAR-100; 20: superclasses of CIFAR-100"
+    )
+
+    def files(self) -> list[Path]:
+        """Return the files of training, then of testing."""
+        return [Path(self.path, name) for split in CIFAR_FILES[self.num_classes] for name in split]
+
+    def counts(self) -> ImageCounts:
+        """Without `train` and `val` all of them."""
+        return ImageCounts(self.train or 50_000, self.val or 10_000)
+
+    def needs(self) -> tuple[Need, ...]:
+        """Every file."""
+        name = "cifar-10-binary" if self.num_classes == 10 else "cifar-100-binary"
+        remedy = f"set the dataset's `path` to the folder of the files in {name}.tar.gz"
+        return tuple(Need("CIFAR images", file, remedy) for file in self.files())
 
 
 @DATASETS.add("diffusability.data.folder:Folder")

@@ -15,6 +15,11 @@ IDX_PARTS = {
     "test labels": ("t10k-labels", "test-labels"),
 }
 
+# CIFAR's binary files by number of classes: of training, of testing. CIFAR-100 has 20 superclasses
+_CIFAR_10 = tuple(f"data_batch_{number}.bin" for number in range(1, 6)), ("test_batch.bin",)
+_CIFAR_100 = ("train.bin",), ("test.bin",)
+CIFAR_FILES = {10: _CIFAR_10, 20: _CIFAR_100, 100: _CIFAR_100}
+
 
 def idx_files(folder: str) -> dict[str, Path]:
     """Return the IDX files of a folder by part; of a file and its gzipped copy, the file.
