@@ -24,7 +24,7 @@ from diffusability.data.image_file import DamagedImage, decode_foreground, decod
 from diffusability.data.images import ImageSet
 from diffusability.data.load import DataSource
 from diffusability.errors import ArtifactError, DataError
-from diffusability.study.dataset import FolderDataset
+from diffusability.study.dataset import DecodedDataset, FolderDataset
 
 INDEX = "index.json"  # beside the manifest of an image folder
 
@@ -96,6 +96,19 @@ class IndexedFile:
     root: Path
     artifact: Path
 
+    def place(self, name: str) -> str:
+        """Return where the file is, for messages."""
+        return str(self.root / name)
+
+    def read(self, name: str) -> bytes:
+        """Return the file's content.
+
+        Raises:
+            DataError: it cannot be read.
+            DamagedImage: it is there, but damaged.
+        """
+        return read_file(self.root / name)
+
     def decode(self, name: str, size: int, decoder: Callable[[bytes], Image.Image]) -> Image.Image:
         """Return the picture in the file `name`, which had `size` bytes when it was indexed.
 
@@ -104,23 +117,28 @@ class IndexedFile:
         """
         remedy = f"Put it back, or index the folder again: {rebuild_command(self.artifact)}"
         try:
-            content = read_file(self.root / name)
+            content = self.read(name)
         except DataError as error:
             raise DataError(f"{error}, but is in the index of {self.artifact}. {remedy}") from (
                 error.__cause__
             )
+        except DamagedImage as damage:
+            raise self._damaged(name, damage, remedy) from None
         if len(content) != size:
             raise DataError(
-                f"{self.root / name}: has {len(content)} bytes, had {size} when it was indexed in "
+                f"{self.place(name)}: has {len(content)} bytes, had {size} when it was indexed in "
                 f"{self.artifact}. {remedy}"
             )
         try:
             return decoder(content)
         except DamagedImage as damage:
-            raise DataError(
-                f"{self.root / name}: was intact when it was indexed in {self.artifact} but does "
-                f"not decode now ({damage}). {remedy}"
-            ) from None
+            raise self._damaged(name, damage, remedy) from None
+
+    def _damaged(self, name: str, damage: DamagedImage, remedy: str) -> DataError:
+        return DataError(
+            f"{self.place(name)}: was intact when it was indexed in {self.artifact} but does not "
+            f"decode now ({damage}). {remedy}"
+        )
 
 
 class FolderImages:
@@ -132,7 +150,7 @@ class FolderImages:
     """
 
     def __init__(
-        self, index: FolderIndex, files: IndexedFile, spec: FolderDataset, threads: int | None
+        self, index: FolderIndex, files: IndexedFile, spec: DecodedDataset, threads: int | None
     ) -> None:
         """Store the options; `threads` decode in parallel, by default as many as torch uses."""
         self.shape = torch.Size((len(index.files), 3, spec.size, spec.size))
@@ -232,15 +250,27 @@ def open_folder(
                 f"were moved, update the dataset's `{key}` and run {rebuild_command(artifact)}; "
                 "only the index is rebuilt"
             )
-    images = FolderImages(index, IndexedFile(Path(spec.path), artifact), spec, threads)
     masks = IndexedFile(Path(spec.masks or spec.path), artifact)
+    return indexed_images(
+        index,
+        FolderImages(index, IndexedFile(Path(spec.path), artifact), spec, threads),
+        FolderMasks(index, masks, spec.size, threads),
+        masked=spec.masked,
+        num_classes=spec.num_classes,
+    )
+
+
+def indexed_images(
+    index: FolderIndex, images: FolderImages, masks: FolderMasks, masked: bool, num_classes: int
+) -> ImageSet:
+    """Return images and masks with the labels and the split of their index."""
     return ImageSet(
         images=images,
         labels=torch.tensor(index.labels, dtype=torch.int64),
-        masks=FolderMasks(index, masks, spec.size, threads),
+        masks=masks,
         validation=torch.tensor(index.validation, dtype=torch.bool),
-        num_classes=spec.num_classes,
-        masked=spec.masked,
+        num_classes=num_classes,
+        masked=masked,
     )
 
 

@@ -29,7 +29,7 @@ from diffusability.data.image_file import (
     upright,
 )
 from diffusability.errors import DataError
-from diffusability.study.dataset import FolderDataset
+from diffusability.study.dataset import DecodedDataset, FolderDataset
 from diffusability.study.fingerprint import canonical_json
 
 logger = logging.getLogger(__name__)
@@ -139,8 +139,34 @@ def build_index(spec: FolderDataset, threads: int) -> IndexedFolder:
     def inspect(number: int) -> Inspection:
         mask = masks.get(number)
         mask_path = None if mask is None or masks_root is None else (masks_root, mask)
-        return inspect_file(root, listing.files[number], mask_path, spec.size)
+        content = read_file(root / listing.files[number])
+        return inspect_file(content, listing.files[number], mask_path, spec.size)
 
+    indexed = index_images(spec, str(root), listing, inspect, threads)
+    if spec.masked and not indexed.foreground_share:
+        raise DataError(f"{masks_root}: no mask has any foreground in the crop of its image")
+    return indexed
+
+
+def index_images(
+    spec: DecodedDataset,
+    place: str,
+    listing: Listing,
+    inspect: Callable[[int], Inspection],
+    threads: int,
+) -> IndexedFolder:
+    """Inspect every image of a listing once.
+
+    Args:
+        spec: says what to do with damaged images.
+        place: where the images are, for messages.
+        listing: names, classes and split.
+        inspect: returns the inspection of an image, given its position in the listing.
+        threads: inspecting at a time.
+
+    Raises:
+        DataError: images are damaged and the study does not skip them, or all of a class are.
+    """
     inspections = list(_inspect_all(inspect, len(listing.files), threads))
     damaged = {name: why for found in inspections for name, why in found.damaged.items()}
     for name, why in damaged.items():
@@ -148,19 +174,16 @@ def build_index(spec: FolderDataset, threads: int) -> IndexedFolder:
     if damaged and spec.damaged == "refuse":
         reasons = [f"{name} ({why})" for name, why in damaged.items()]
         raise DataError(
-            f"{root}: {len(damaged)} damaged files among {len(listing.files)} images and their "
+            f"{place}: {len(damaged)} damaged files among {len(listing.files)} images and their "
             f"masks: {named(reasons)}. Repair them, or set `damaged: skip` to leave them out"
         )
     shares = [found.foreground for found in inspections if found.mask is not None]
-    if spec.masked and not any(shares):
-        raise DataError(f"{masks_root}: no mask has any foreground in the crop of its image")
-    index = _join(root, listing, inspections)
+    index = _join(place, listing, inspections)
     return IndexedFolder(index, damaged, float(np.mean(shares)) if shares else 0.0)
 
 
-def inspect_file(root: Path, file: str, mask: tuple[Path, str] | None, size: int) -> Inspection:
-    """Inspect one image, and its mask given as (folder, name), by decoding them."""
-    content = read_file(root / file)
+def inspect_file(content: bytes, file: str, mask: tuple[Path, str] | None, size: int) -> Inspection:
+    """Inspect the content of one image, and its mask given as (folder, name), by decoding them."""
     try:
         image = decode_rgb(content)
     except DamagedImage as damage:
@@ -260,13 +283,13 @@ def _inspect_all(
                 reported = now
 
 
-def _join(root: Path, listing: Listing, inspections: Sequence[Inspection]) -> FolderIndex:
+def _join(place: str, listing: Listing, inspections: Sequence[Inspection]) -> FolderIndex:
     """Return the index of the intact files."""
     kept = [number for number, found in enumerate(inspections) if found.whole]
     labels = [listing.labels[number] for number in kept]
     if gone := sorted(set(listing.labels) - set(labels)):
         classes = [listing.classes[label] or "the only class" for label in gone]
-        raise DataError(f"{root}: every file is damaged in {named(classes)}")
+        raise DataError(f"{place}: every file is damaged in {named(classes)}")
     masks = [inspections[number].mask for number in kept]
     return FolderIndex(
         classes=listing.classes,

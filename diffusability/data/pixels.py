@@ -27,7 +27,7 @@ Bytes = NDArray[np.uint8]
 
 
 class Split(NamedTuple):
-    """Images (n, C, H, W) uint8 and labels (n,) uint8 of one split, and their place for messages."""
+    """Images (n, C, H, W) uint8 and labels (n,) uint8 of one split; their file, for messages."""
 
     images: Bytes
     labels: Bytes

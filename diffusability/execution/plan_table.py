@@ -7,7 +7,7 @@ from diffusability.execution.estimates import Estimates, StageCost
 from diffusability.execution.schedule import critical_path, schedule
 from diffusability.study.commands import diffusability_command
 from diffusability.study.cost import MACHINE, SUSTAINED
-from diffusability.study.dataset import FOLDER_TRAIN, FOLDER_VAL, FolderDataset
+from diffusability.study.dataset import FOLDER_TRAIN, FOLDER_VAL, DecodedDataset
 from diffusability.study.needs import describe, describe_package, missing, missing_packages
 from diffusability.study.needs import study_needs as needs_of
 from diffusability.study.plan import Plan
@@ -119,7 +119,7 @@ def _notes(plan: Plan, stages: list[StageCost]) -> list[str]:
             "whatever the order, and "
             "what is needed again is made again by jobs of its own"
         )
-    if isinstance(plan.study.dataset, FolderDataset):
+    if isinstance(plan.study.dataset, DecodedDataset):
         notes.append(
             f"images: taken to be ImageNet's {FOLDER_TRAIN:.0f} training and {FOLDER_VAL:.0f} "
             "validation images per class"

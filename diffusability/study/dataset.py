@@ -1,12 +1,19 @@
 """Datasets that a study can name."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from diffusability.study.image_files import CIFAR_FILES, IDX_PARTS, files_digest, idx_files
+from diffusability.study.image_files import (
+    CIFAR_FILES,
+    IDX_PARTS,
+    archive_files,
+    files_digest,
+    idx_files,
+)
 from diffusability.study.python_object import COMPUTED
 from diffusability.study.registry import Registry
 from diffusability.study.spec import Need, Place, Spec, name_content
@@ -216,8 +223,36 @@ class CifarDataset(PixelDataset):
         return tuple(Need("CIFAR images", file, remedy) for file in self.files())
 
 
+class DecodedDataset(Dataset):
+    """Image files of any size, decoded when they are needed."""
+
+    size: PositiveInt = Field(256, description="side of the square images in pixels")
+    num_classes: PositiveInt = Field(1000, description="classes that are expected")
+    train_crop: Literal["center", "random"] = Field(
+        "center", description="ADM's centre crop, or its random crop anew at every step"
+    )
+    smallest_crop: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="least share of the shorter side in a random crop; 1: only its position is "
+        "drawn",
+    )
+    val_fraction: float = Field(
+        0.05, gt=0, lt=1, description="held out of every class without a validation split"
+    )
+    damaged: Literal["refuse", "skip"] = Field(
+        "refuse", description="images that do not decode: stop, or leave out, named and counted"
+    )
+
+    def counts(self) -> ImageCounts:
+        """There are taken to be as many as in ImageNet."""
+        train, val = self.num_classes * FOLDER_TRAIN, self.num_classes * FOLDER_VAL
+        return ImageCounts(round(train), round(val))
+
+
 @DATASETS.add("diffusability.data.folder:Folder")
-class FolderDataset(Dataset):
+class FolderDataset(DecodedDataset):
     """Image files in folders, decoded when they are needed.
 
     `path` holds `train/` and `val/`, or `train/` alone, or directly what `train/` would hold;
@@ -232,21 +267,6 @@ class FolderDataset(Dataset):
         json_schema_extra={"filled": True},
         description="what the folder holds; part of the fingerprint. By default its last name",
     )
-    size: PositiveInt = Field(256, description="side of the square images in pixels")
-    num_classes: PositiveInt = Field(1000, description="class folders that are expected")
-    train_crop: Literal["center", "random"] = Field(
-        "center", description="ADM's centre crop, or its random crop anew at every step"
-    )
-    smallest_crop: float = Field(
-        0.8,
-        gt=0,
-        le=1,
-        description="least share of the shorter side in a random crop; 1: only its position is "
-        "drawn",
-    )
-    val_fraction: float = Field(
-        0.05, gt=0, lt=1, description="held out of every class where there is no val/"
-    )
     masks: Annotated[str | None, Field(exclude=True)] = Field(
         None,
         description="folder of PNG files named as the images, whose pixels hold class numbers as "
@@ -257,9 +277,6 @@ class FolderDataset(Dataset):
         json_schema_extra={"computed": True},
         description="whether there are masks; follows from `masks`",
     )
-    damaged: Literal["refuse", "skip"] = Field(
-        "refuse", description="files that do not decode: stop, or leave out, named and counted"
-    )
 
     @model_validator(mode="before")
     @classmethod
@@ -268,11 +285,6 @@ class FolderDataset(Dataset):
             return data
         masked = bool(data.get("masks")) or data.get("masked", False)
         return name_content(data, "path", "content") | {"masked": masked}
-
-    def counts(self) -> ImageCounts:
-        """The folder is taken to be as full as ImageNet's."""
-        train, val = self.num_classes * FOLDER_TRAIN, self.num_classes * FOLDER_VAL
-        return ImageCounts(round(train), round(val))
 
     def needs(self) -> tuple[Need, ...]:
         """The images, and their masks where the study names any."""
@@ -286,3 +298,84 @@ class FolderDataset(Dataset):
             return (images,)
         remedy = "set the dataset's `masks` to the folder of ImageNet-S masks, or leave it out"
         return images, Need(f"masks of `{self.content}`", Path(self.masks), remedy)
+
+
+class ArchiveDataset(DecodedDataset):
+    """Image files with their labels in archives, read where they are; there are no masks."""
+
+    suffix: ClassVar[str]
+
+    path: Place = Field(
+        description="an archive, a folder of archives, or a pattern such as `data/train-*`; not "
+        "part of the fingerprint"
+    )
+    val: Annotated[str | None, Field(exclude=True)] = Field(
+        None,
+        description="archives of the validation split, given as `path`; none: a `val_fraction` is "
+        "held out",
+    )
+    content: str | None = Field(
+        None,
+        json_schema_extra=COMPUTED,
+        description="SHA-256 of the archives; part of the fingerprint, while their paths are not",
+    )
+
+    @model_validator(mode="after")
+    def _identify(self) -> "ArchiveDataset":
+        if "content" not in self.model_fields_set:
+            object.__setattr__(self, "content", self.identity())
+        return self
+
+    def files(self) -> tuple[list[Path], list[Path]]:
+        """Return the archives of training and those of validation, each by name."""
+        val = [] if self.val is None else archive_files(self.val, self.suffix)
+        return archive_files(self.path, self.suffix), val
+
+    def identity(self) -> str | None:
+        """Return the SHA-256 of the archives as they are now; None where there are none."""
+        train, val = (files_digest(files) for files in self.files())
+        if train is None or (val is None and self.val is not None):
+            return None
+        return train if val is None else hashlib.sha256(f"{train} {val}".encode()).hexdigest()
+
+    def needs(self) -> tuple[Need, ...]:
+        """The archives of both splits."""
+        needs = []
+        places = (("path", self.path), ("val", self.val))
+        for (key, path), files in zip(places, self.files(), strict=True):
+            if path is not None:
+                remedy = f"set the dataset's `{key}` to a {self.suffix} file, or a folder of them"
+                lacking = None if files else f"no {self.suffix} file at {path}"
+                needs.append(Need(f"images of kind {self.kind}", Path(path), remedy, lacking))
+        return tuple(needs)
+
+
+@DATASETS.add("diffusability.data.zip_archive:ZipImages")
+class ZipDataset(ArchiveDataset):
+    """A zip as EDM's dataset tool writes it: image files, and their labels in dataset.json."""
+
+    suffix = ".zip"
+    kind: Literal["zip"] = Field(description="a zip of images with dataset.json")
+
+
+@DATASETS.add("diffusability.data.parquet:ParquetImages")
+class ParquetDataset(ArchiveDataset):
+    """Parquet files as the Hugging Face hub stores image data sets."""
+
+    suffix = ".parquet"
+    kind: Literal["parquet"] = Field(description="Parquet files with columns of images and labels")
+    image: str = Field("image", description="column of the images: bytes, or a struct with `bytes`")
+    label: str = Field("label", description="column of the class numbers")
+
+    def packages(self) -> tuple[str, ...]:
+        """The library that reads Parquet."""
+        return ("pyarrow",)
+
+
+@DATASETS.add("diffusability.data.tar_shards:TarImages")
+class TarDataset(ArchiveDataset):
+    """Tar shards as webdataset writes them: `key.jpg` with `key.cls` or `key.json`."""
+
+    suffix = ".tar"
+    kind: Literal["tar"] = Field(description="tar shards of images and labels")
+    label: str = Field("label", description="key of the class number in `key.json`")

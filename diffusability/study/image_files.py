@@ -1,5 +1,6 @@
 """Files that hold many images each: which they are, and their identity."""
 
+import glob
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,6 +40,24 @@ def idx_files(folder: str) -> dict[str, Path]:
         if fitting:
             found[part] = Path(folder, fitting[0])  # a name sorts before the same name with .gz
     return found
+
+
+def archive_files(path: str, suffix: str) -> list[Path]:
+    """Return the archives that a path stands for, by name: a file, a folder's files, or a pattern.
+
+    Raises:
+        ValueError: a folder holds archives of a training and of another split.
+    """
+    if not Path(path).is_dir():
+        return [Path(name) for name in sorted(glob.glob(path))]
+    files = sorted(file for file in Path(path).glob(f"*{suffix}") if file.name[0] != ".")
+    splits = {split for split in ("train", "val", "test") for f in files if split in f.name}
+    if len(splits) > 1:
+        raise ValueError(
+            f"{path}: holds files of several splits ({', '.join(sorted(splits))}); name the files "
+            f"by patterns, as `path: {path}/train*{suffix}` and `val: {path}/val*{suffix}`"
+        )
+    return files
 
 
 def files_digest(files: Iterable[Path]) -> str | None:

@@ -9,6 +9,8 @@ from diffusability.study.spec import Need, Spec
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import TokenizerSpec
 
+EXTRAS = {"pyarrow": "parquet"}  # package to its extra, where that is not `paper`
+
 
 def study_needs(study: Study) -> tuple[Need, ...]:
     """Return the files that the study's selection reads and no rule makes, each once."""
@@ -43,8 +45,9 @@ def describe(need: Need) -> str:
 
 def describe_package(package: str) -> str:
     """Return one sentence of what is missing and how to get it."""
+    extra = EXTRAS.get(package, "paper")
     return (
-        f"package {package}: not installed; install the `paper` extra: {install_command('paper')}"
+        f"package {package}: not installed; install the `{extra}` extra: {install_command(extra)}"
     )
 
 
