@@ -22,6 +22,7 @@ from diffusability.data.images import ImageSet
 from diffusability.data.load import data_source, load_dataset
 from diffusability.errors import DataError
 from diffusability.study.dataset import DATASETS, ArchiveDataset
+from diffusability.study.needs import describe_package
 from tests.unit.archive_files import Labelled, labelled, write_parquet, write_tar, write_zip
 from tests.unit.image_files import SIZE, entry, write_images
 
@@ -266,6 +267,11 @@ def test_threads_and_forked_processes_read_the_same(
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(agrees, orders * 3))
+
+
+def test_a_missing_reader_is_named_with_its_extra() -> None:
+    assert spec_of("parquet", Path("x")).packages() == ("pyarrow",)
+    assert "install the `parquet` extra: pip install -e " in describe_package("pyarrow")
 
 
 def test_kinds_are_found_by_their_entry() -> None:

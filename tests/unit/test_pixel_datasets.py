@@ -209,9 +209,9 @@ def test_cifar(tmp_path: Path, classes: int, train: int) -> None:
     if classes == 100:
         coarse = loaded(tmp_path / "cifar", "cifar", num_classes=20)
         assert coarse.labels.tolist() == (written["labels"] // 5).tolist()
-    first = next(
-        iter(CifarDataset(kind="cifar", path=str(tmp_path / "cifar"), num_classes=classes).files())
-    )
+    entry = {"kind": "cifar", "path": str(tmp_path / "cifar"), "num_classes": classes}
+    spec = CifarDataset.model_validate(entry)
+    first = spec.files()[0]
     first.write_bytes(first.read_bytes()[:-1])
     message = refusal(tmp_path / "cifar", kind="cifar", num_classes=classes)
     assert f"{first}: " in message
