@@ -48,6 +48,7 @@ docs: $(CHECKS)
 bench: $(CHECKS)
 	$(BIN)/python -m benchmarks.study
 	$(BIN)/python -m benchmarks.image_folder
+	$(BIN)/python -m benchmarks.archives
 	$(BIN)/python -m benchmarks.shapes
 
 # every job of the paper's study with stubs for its scripts, of which 2 % fail

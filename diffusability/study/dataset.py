@@ -135,10 +135,16 @@ class PixelDataset(Dataset):
     val: PositiveInt | None = Field(None, description="validation images, as `train`")
 
     @model_validator(mode="after")
-    def _identify(self) -> "PixelDataset":
-        if "content" not in self.model_fields_set:
-            object.__setattr__(self, "content", self.identity())
+    def _one_data_set(self) -> "PixelDataset":
+        self.files()  # raises ValueError where a folder holds several
         return self
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the resolved values with the content of the files.
+
+        They are read when this is asked first: a study may declare data sets that it does not use.
+        """
+        return super().canonical() | {"content": self.content or self.identity()}
 
     def files(self) -> list[Path]:
         """Return the files of images and labels, in a fixed order."""
@@ -321,10 +327,16 @@ class ArchiveDataset(DecodedDataset):
     )
 
     @model_validator(mode="after")
-    def _identify(self) -> "ArchiveDataset":
-        if "content" not in self.model_fields_set:
-            object.__setattr__(self, "content", self.identity())
+    def _one_data_set(self) -> "ArchiveDataset":
+        self.files()  # raises ValueError where a folder holds several
         return self
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the resolved values with the content of the files.
+
+        They are read when this is asked first: a study may declare data sets that it does not use.
+        """
+        return super().canonical() | {"content": self.content or self.identity()}
 
     def files(self) -> tuple[list[Path], list[Path]]:
         """Return the archives of training and those of validation, each by name."""

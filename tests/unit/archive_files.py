@@ -41,12 +41,14 @@ def write_zip(path: Path, images: Sequence[Labelled], labels: object = "own") ->
             archive.writestr("dataset.json", json.dumps({"labels": labels}))
 
 
-def write_parquet(path: Path, images: Sequence[Labelled], plain: bool = False) -> None:
-    """Write Parquet as the hub does, with row groups of three; `plain`: images as bare bytes."""
+def write_parquet(
+    path: Path, images: Sequence[Labelled], plain: bool = False, group: int = 3
+) -> None:
+    """Write Parquet as the hub does, with small row groups; `plain`: images as bare bytes."""
     structs = [{"bytes": image.content, "path": image.name} for image in images]
     column = [image.content for image in images] if plain else structs
     table = pa.table({"image": column, "label": [image.label for image in images]})
-    pq.write_table(table, path, row_group_size=3)
+    pq.write_table(table, path, row_group_size=group)
 
 
 def write_tar(path: Path, images: Sequence[Labelled], extension: str = "cls") -> None:

@@ -98,13 +98,14 @@ def test_a_subset_is_the_first_of_every_class(folder: Path) -> None:
 
 def test_identity_is_the_content_of_the_files(folder: Path, tmp_path: Path) -> None:
     spec = IdxDataset(kind="idx", path=str(folder))
-    assert spec.content is not None
+    planned = spec.canonical()
+    assert planned["content"] is not None
     moved = shutil.copytree(folder, tmp_path / "elsewhere")
-    assert IdxDataset(kind="idx", path=str(moved)).canonical() == spec.canonical()
+    assert IdxDataset(kind="idx", path=str(moved)).canonical() == planned
     values = LABELS["train"][::-1]
     (moved / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(values)))
-    assert IdxDataset(kind="idx", path=str(moved)).content != spec.content
-    source = DATASETS.code(spec)(spec.model_copy(update={"path": str(moved)}))
+    assert IdxDataset(kind="idx", path=str(moved)).canonical() != planned
+    source = DATASETS.code(spec)(IdxDataset.model_validate({**planned, "path": str(moved)}))
     with pytest.raises(DataError, match="changed after the study was planned"):
         source.prepare(tmp_path, tmp_path)
 
