@@ -106,7 +106,7 @@ class Archives(DataSource[Entry]):
                 study was planned with.
         """
         spec = self.spec
-        if spec.content not in (None, spec.identity()):
+        if spec.content not in (None, spec.content_now()):
             raise DataError(
                 f"{spec.path}: the archives changed after the study was planned; start it again"
             )

@@ -77,7 +77,7 @@ class PixelFiles(DataSource[Entry]):
         Raises:
             DataError: the files are no longer those that the study was planned with.
         """
-        if self.spec.content not in (None, self.spec.identity()):
+        if self.spec.content not in (None, self.spec.content_now()):
             raise DataError(
                 f"{self.spec.path}: the files changed after the study was planned; start it again"
             )

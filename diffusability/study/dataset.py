@@ -144,13 +144,13 @@ class PixelDataset(Dataset):
 
         They are read when this is asked first: a study may declare data sets that it does not use.
         """
-        return super().canonical() | {"content": self.content or self.identity()}
+        return super().canonical() | {"content": self.content or self.content_now()}
 
     def files(self) -> list[Path]:
         """Return the files of images and labels, in a fixed order."""
         raise NotImplementedError(f"dataset of kind {self.kind}: state its files")
 
-    def identity(self) -> str | None:
+    def content_now(self) -> str | None:
         """Return the SHA-256 of the files as they are now; None where one is missing."""
         return files_digest(self.files())
 
@@ -336,14 +336,14 @@ class ArchiveDataset(DecodedDataset):
 
         They are read when this is asked first: a study may declare data sets that it does not use.
         """
-        return super().canonical() | {"content": self.content or self.identity()}
+        return super().canonical() | {"content": self.content or self.content_now()}
 
     def files(self) -> tuple[list[Path], list[Path]]:
         """Return the archives of training and those of validation, each by name."""
         val = [] if self.val is None else archive_files(self.val, self.suffix)
         return archive_files(self.path, self.suffix), val
 
-    def identity(self) -> str | None:
+    def content_now(self) -> str | None:
         """Return the SHA-256 of the archives as they are now; None where there are none."""
         train, val = (files_digest(files) for files in self.files())
         if train is None or (val is None and self.val is not None):
