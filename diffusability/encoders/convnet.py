@@ -4,12 +4,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusability.encoders.interface import Encoder
-from diffusability.nn.initialisation import SeededModule, draw_kaiming
+from diffusability.encoders.interface import StudyEncoder
+from diffusability.nn.initialisation import draw_kaiming
 from diffusability.study.encoder import TrainedEncoder
 
 
-class ConvEncoder(SeededModule, Encoder):
+class ConvEncoder(StudyEncoder):
     """Images to a grid of features, to one feature vector, to class logits.
 
     The grid is `factor` times coarser than the image. Images are floats in -1 ... 1. Without
@@ -57,10 +57,6 @@ class ConvEncoder(SeededModule, Encoder):
     def logits(self, features: Tensor) -> Tensor:
         """Return the (B, num_classes) logits of (B, features) means of the feature map."""
         return super().logits(features) if self.head is None else self.head(features)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return (B, num_classes) logits."""
-        return self.logits(self.features(images))
 
 
 class _Block(nn.Module):

@@ -3,19 +3,24 @@
 from collections.abc import Callable
 
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from diffusability.data.images import ImageSet, in_batches, to_float
-from diffusability.encoders.convnet import ConvEncoder
+from diffusability.encoders.interface import StudyEncoder
 from diffusability.training.loop import Batch, Losses
 
 BATCH = 256
+PROBED = 2_000  # images that the probes learn from, and that they name, at most
+TOKENS = 4  # of each, that the probe of tokens learns from
+INVERSE_PENALTY = 0.1  # of the probe, on features of variance one
+ITERATIONS = 200
 JUDGED = 5_000  # images of a split, at most, evenly spread over it
 
 
 @torch.no_grad()
 def held_out_numbers(
-    encoder: ConvEncoder,
+    encoder: StudyEncoder,
     data: ImageSet,
     loss_on: Callable[[Tensor], Callable[[Batch], Losses]],
     loss_name: str,
@@ -58,6 +63,89 @@ def held_out_numbers(
     return {**_accuracy(named, data.labels[asked]), **terms}
 
 
+@torch.no_grad()
+def token_numbers(
+    encoder: StudyEncoder, data: ImageSet, generator: torch.Generator
+) -> dict[str, float]:
+    """Return how well single positions of the feature map know the class of their image.
+
+    Two linear probes (logistic regression on features of variance one) learn from training images:
+    one from random tokens, one from the means over tokens. Both name validation images.
+
+    Args:
+        encoder: trained, in evaluation mode, on the generator's device.
+        data: the study's images.
+        generator: draws the tokens that the probe learns from.
+
+    Returns:
+        `probe_token`, the accuracy over all tokens, and `probe_mean`, that of the mean token, in
+        [0, 1], higher is better, each with its standard error over images; and `token_rank`, the
+        effective rank of the tokens' covariance, between 1 and their channels: near 1 the features
+        have collapsed.
+    """
+    known, asked = (_spread(data.split(name), PROBED) for name in ("train", "val"))
+
+    def tokens_of(images: Tensor) -> Tensor:
+        return encoder.grid(images).flatten(2).transpose(1, 2)  # (B, N, D)
+
+    def drawn(images: Tensor) -> Tensor:
+        """Return (B, k + 1, D): k random tokens of every image, and their mean."""
+        tokens = tokens_of(images)  # (B, N, D)
+        scores = torch.rand(tokens.shape[:2], generator=generator, device=generator.device)
+        chosen = scores.topk(min(TOKENS, tokens.shape[1]), dim=1).indices  # (B, k)
+        picked = tokens.gather(1, chosen[..., None].expand(-1, -1, tokens.shape[2]))
+        return torch.cat([picked, tokens.mean(1, keepdim=True)], dim=1)
+
+    learnt = _of_images(drawn, data, known, generator.device)  # (n, k + 1, D)
+    tokens, means = learnt[:, :-1], learnt[:, -1:]
+    labels = data.labels[known][:, None]
+    of_token, of_mean = LinearProbe(tokens, labels), LinearProbe(means, labels)
+
+    def right(images: Tensor) -> Tensor:
+        """Return (B, N + 1) class names by every token, and by their mean."""
+        tokens = tokens_of(images).cpu()  # (B, N, D)
+        return torch.cat([of_token.name(tokens), of_mean.name(tokens.mean(1, keepdim=True))], 1)
+
+    named = _of_images(right, data, asked, generator.device)  # (M, N + 1)
+    hits = (named == data.labels[asked][:, None]).double()
+    shares = {"probe_token": hits[:, :-1].mean(1), "probe_mean": hits[:, -1]}  # (M,) each
+    numbers: dict[str, float] = {}
+    for name, share in shares.items():
+        numbers[name] = share.mean().item()
+        numbers[f"{name}_stderr"] = (share.std() / len(share) ** 0.5).item()
+    return numbers | {"token_rank": effective_rank(tokens.flatten(0, 1))}
+
+
+class LinearProbe:
+    """Logistic regression on features that are scaled to variance one over what it learns from."""
+
+    def __init__(self, features: Tensor, labels: Tensor) -> None:
+        """Learn from (n, k, D) features of images with (n, 1) labels."""
+        flat = features.flatten(0, 1).double()  # (n·k, D)
+        self.mean, self.std = flat.mean(0), flat.std(0).clamp_min(1e-6)
+        self.model = LogisticRegression(C=INVERSE_PENALTY, max_iter=ITERATIONS)
+        names = labels.expand(features.shape[:2]).flatten()
+        self.model.fit(((flat - self.mean) / self.std).numpy(), names.numpy())
+
+    def name(self, features: Tensor) -> Tensor:
+        """Return the (B, N) int64 classes of (B, N, D) features."""
+        scaled = (features.flatten(0, 1).double() - self.mean) / self.std  # (B·N, D)
+        return torch.from_numpy(self.model.predict(scaled.numpy())).view(features.shape[:2])
+
+
+def effective_rank(features: Tensor) -> float:
+    """Return exp(-Σ p log p) of the covariance's eigenvalues p, scaled to sum one.
+
+    Roy and Vetterli, The effective rank (EUSIPCO 2007), of a covariance.
+
+    Args:
+        features: (n, D).
+    """
+    eigenvalues = torch.linalg.eigvalsh(features.double().T.cov()).clamp_min(0)  # (D,)
+    p = eigenvalues / eigenvalues.sum().clamp_min(1e-300)
+    return torch.special.entr(p).sum().exp().item()
+
+
 def name_by_nearest_centroid(features: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
     """Name images by the nearest mean of a class.
 
@@ -80,9 +168,9 @@ def name_by_nearest_centroid(features: Tensor, labels: Tensor, queries: Tensor) 
     return classes[torch.cdist(asked, centroids).argmin(1)]
 
 
-def _spread(indices: Tensor) -> Tensor:
-    """Return at most JUDGED of the indices, from all along the split."""
-    return indices[:: -(-len(indices) // JUDGED)]
+def _spread(indices: Tensor, most: int = JUDGED) -> Tensor:
+    """Return at most `most` of the indices, from all along the split."""
+    return indices[:: -(-len(indices) // most)]
 
 
 def _of_images(

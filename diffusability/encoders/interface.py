@@ -4,6 +4,8 @@ from abc import abstractmethod
 
 from torch import Tensor, nn
 
+from diffusability.nn.initialisation import SeededModule
+
 
 class Encoder(nn.Module):
     """Images to features; images are (B, C, H, W) floats in -1 ... 1 of the study's dataset.
@@ -39,3 +41,11 @@ class Encoder(nn.Module):
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Return feature maps (B, D, h, w) from fine to coarse, for a perceptual distance."""
         return [self.grid(images)]
+
+
+class StudyEncoder(SeededModule, Encoder):
+    """An encoder that the study trains itself: features, and class logits as its output."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (B, K) logits; (B, 0) without classes."""
+        return self.logits(self.features(images))

@@ -4,13 +4,18 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from diffusability.encoders.convnet import ConvEncoder
+from diffusability.encoders.interface import StudyEncoder
 from diffusability.encoders.pretext import Network, Pretext
+from diffusability.encoders.vit import VitEncoder
 from diffusability.errors import StudyError
-from diffusability.nn.initialisation import SeededModule, draw_kaiming
+from diffusability.nn.initialisation import SeededModule, draw_kaiming, draw_xavier
+from diffusability.nn.transformer import MaskToken, Transformer
 from diffusability.study.encoder import MaskedEncoder
 from diffusability.training.loop import Batch, Losses
+
+ROUNDING = (2 / 255) ** 2 / 12  # variance of rounding to 8 bits, where images span -1 ... 1
 
 
 class Masked(Pretext[MaskedEncoder]):
@@ -18,15 +23,17 @@ class Masked(Pretext[MaskedEncoder]):
 
     loss_name = "hidden_error"
 
-    def network(self, encoder: ConvEncoder, image_channels: int) -> Network:
+    def network(self, encoder: StudyEncoder, image_channels: int) -> Network:
         """Return the encoder under its decoder of hidden cells."""
-        return MaskedAutoencoder(encoder, image_channels, self.spec.factor)
+        if isinstance(encoder, VitEncoder):
+            return MaskedVit(self.spec, encoder, image_channels)
+        return MaskedAutoencoder(self.spec, encoder, image_channels)
 
     def loss(
         self, network: Network, images: Callable[[Batch], Tensor], labels: Tensor
     ) -> Callable[[Batch], Losses]:
         """Return the error on hidden cells."""
-        return MaskedLoss(network, images, self.spec.ratio)
+        return MaskedLoss(self.spec, network, images)
 
 
 class MaskedAutoencoder(SeededModule):
@@ -39,17 +46,13 @@ class MaskedAutoencoder(SeededModule):
     what the encoder gives when nothing is hidden.
     """
 
-    def __init__(self, encoder: ConvEncoder, image_channels: int, factor: int) -> None:
-        """Put a decoder of three convolutions on the encoder's feature map.
+    normalised = False
 
-        Args:
-            encoder: what is kept.
-            image_channels: C of the images.
-            factor: image pixels per cell, along one side.
-        """
+    def __init__(self, spec: MaskedEncoder, encoder: StudyEncoder, image_channels: int) -> None:
+        """Put a decoder of three convolutions on the encoder's feature map."""
         super().__init__()
-        features = encoder.grid_channels
-        self.encoder, self.factor = encoder, factor
+        features, factor = encoder.grid_channels, int(spec.factor)
+        self.encoder = encoder
         with torch.device("meta"):
             self.hidden_pixel = nn.Parameter(torch.empty(image_channels))
             self.decoder = nn.Sequential(
@@ -80,13 +83,73 @@ class MaskedAutoencoder(SeededModule):
             (B, C, H, W) predictions, of visible pixels too.
         """
         pixel = self.hidden_pixel.to(images.dtype)[:, None, None]  # (C, 1, 1)
-        seen = torch.where(self.pixels(cells)[:, None], pixel, images)
+        seen = torch.where(pixels_of(cells, images)[:, None], pixel, images)
         features = self.encoder.grid(seen)  # (B, D, h, w)
         return self.decoder(features.masked_fill(cells[:, None], 0.0))
 
-    def pixels(self, cells: Tensor) -> Tensor:
-        """Return the (B, H, W) pixels of (B, h, w) cells."""
-        return cells.repeat_interleave(self.factor, 1).repeat_interleave(self.factor, 2)
+
+class MaskedVit(SeededModule):
+    """A transformer encoder of the visible patches alone, under a decoder of one block.
+
+    A masked autoencoder as of MAE (He et al., arXiv 2111.06377, section 3): hidden patches do not
+    enter the encoder; the decoder takes its tokens, and one learned token for every hidden patch.
+    """
+
+    normalised = True
+
+    def __init__(self, spec: MaskedEncoder, encoder: VitEncoder, image_channels: int) -> None:
+        """Put the decoder on the encoder's tokens; it is as wide as they are inside the encoder."""
+        super().__init__()
+        factor = int(spec.factor)
+        side = encoder.transformer.positions.table.shape[-1]
+        self.encoder = encoder
+        with torch.device("meta"):
+            self.decoder_in = nn.Linear(spec.features, spec.width)
+            self.mask_token = MaskToken(spec.width)
+            self.decoder = Transformer(spec.width, 1, spec.vit_heads, side)
+            self.decoder_out = nn.Linear(spec.width, image_channels * factor**2)
+            self.to_pixels = nn.PixelShuffle(factor)
+
+    def draw_layer(self, name: str, layer: nn.Module, generator: torch.Generator) -> None:
+        """Draw a layer's weights as `VitEncoder` does: those of the encoder first."""
+        draw_xavier(layer, generator)
+
+    def forward(self, images: Tensor, cells: Tensor) -> Tensor:
+        """Return images predicted from what is not hidden; see `MaskedAutoencoder.forward`.
+
+        The same number of cells must be hidden in every image.
+        """
+        hidden = cells.flatten(1)  # (B, N)
+        kept = (~hidden).nonzero()[:, 1].unflatten(0, (len(cells), -1))  # (B, n), ascending
+        seen = self.decoder_in(self.encoder.tokens(images, kept))  # (B, n, width)
+        everywhere = seen.new_zeros(*hidden.shape, seen.shape[2])  # (B, N, width)
+        everywhere = everywhere.scatter(1, kept[..., None].expand_as(seen), seen)
+        grid = (cells.shape[1], cells.shape[2])
+        decoded = self.decoder(self.mask_token(everywhere, hidden), grid)  # (B, N, width)
+        return self.to_pixels(self.decoder_out(decoded).transpose(1, 2).unflatten(2, grid))
+
+
+def pixels_of(cells: Tensor, images: Tensor) -> Tensor:
+    """Return the (B, H, W) pixels of (B, h, w) cells of (B, C, H, W) images."""
+    rows, columns = images.shape[2] // cells.shape[1], images.shape[3] // cells.shape[2]
+    return cells.repeat_interleave(rows, 1).repeat_interleave(columns, 2)
+
+
+def normalised_cells(images: Tensor, factor: int) -> Tensor:
+    """Return images whose every cell has mean zero and variance one over its pixels and channels.
+
+    The targets of MAE (He et al., arXiv 2111.06377, section 4.1): (x - mean) / sqrt(var + ε) with
+    the unbiased variance. Here ε is the variance of rounding to 8 bits, so that the rounding
+    noise of an empty cell is not enlarged.
+
+    Args:
+        images: (B, C, H, W) floats in -1 ... 1.
+        factor: side of a cell in pixels; at least two values per cell.
+    """
+    cells = F.pixel_unshuffle(images.float(), factor)  # (B, C·f², h, w)
+    centred = cells - cells.mean(1, keepdim=True)
+    scaled = centred / (cells.var(1, keepdim=True) + ROUNDING).sqrt()
+    return F.pixel_shuffle(scaled, factor)
 
 
 def hidden_cells(
@@ -132,22 +195,25 @@ def hidden_error(predicted: Tensor, images: Tensor, hidden: Tensor) -> Tensor:
 
 
 class MaskedLoss:
-    """Squared error of the predicted pixels of hidden cells."""
+    """Squared error of the predicted pixels of hidden cells; a `vit` predicts normalised cells."""
 
     def __init__(
-        self, network: MaskedAutoencoder, images: Callable[[Batch], Tensor], ratio: float
+        self,
+        spec: MaskedEncoder,
+        network: MaskedAutoencoder | MaskedVit,
+        images: Callable[[Batch], Tensor],
     ) -> None:
-        """Hold the network, the images, and the share of hidden cells."""
-        self.network, self.images, self.ratio = network, images, ratio
+        """Hold the options, the network and the images."""
+        self.spec, self.network, self.images = spec, network, images
 
     def __call__(self, batch: Batch) -> Losses:
         """Return the loss of one batch; the share of the pixels' variance it explains is logged."""
-        images = self.images(batch)  # (B, C, H, W)
-        factor = self.network.factor
+        images, factor = self.images(batch), int(self.spec.factor)  # (B, C, H, W)
         grid = (images.shape[2] // factor, images.shape[3] // factor)
-        everywhere = hidden_cells(len(batch.indices), grid, self.ratio, batch.generator)
+        everywhere = hidden_cells(len(batch.indices), grid, self.spec.ratio, batch.generator)
         cells = everywhere[batch.part]  # (B, h, w)
-        hidden = self.network.pixels(cells)  # (B, H, W)
-        error = hidden_error(self.network(images, cells), images, hidden)
-        mean = images.mean((0, 2, 3), keepdim=True).expand_as(images)  # of every channel
-        return Losses(error, {"explained": 1 - error.detach() / hidden_error(mean, images, hidden)})
+        hidden = pixels_of(cells, images)  # (B, H, W)
+        wanted = normalised_cells(images, factor) if self.network.normalised else images
+        error = hidden_error(self.network(images, cells), wanted, hidden)
+        mean = wanted.mean((0, 2, 3), keepdim=True).expand_as(wanted)  # of every channel
+        return Losses(error, {"explained": 1 - error.detach() / hidden_error(mean, wanted, hidden)})

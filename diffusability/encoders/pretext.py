@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, assert_never
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,8 +14,10 @@ from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet
 from diffusability.data.load import load_dataset
 from diffusability.encoders.convnet import ConvEncoder
-from diffusability.encoders.held_out import held_out_numbers
+from diffusability.encoders.held_out import held_out_numbers, token_numbers
+from diffusability.encoders.interface import StudyEncoder
 from diffusability.encoders.load import HISTORY, WEIGHTS, EncoderKind
+from diffusability.encoders.vit import VitEncoder
 from diffusability.study.encoder import SupervisedEncoder, TrainedEncoder
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train
@@ -24,11 +26,11 @@ logger = logging.getLogger(__name__)
 SHIFT = 1  # largest random shift of a supervised batch, in pixels, along both axes
 
 Entry = TypeVar("Entry", bound=TrainedEncoder)
-Network = Any  # a ConvEncoder, or a module with one as `encoder` and with `initialise`
+Network = Any  # a StudyEncoder, or a module with one as `encoder` and with `initialise`
 
 
 class Pretext(EncoderKind[Entry]):
-    """What the convolutional encoder is trained for; a kind defines `loss` and its name.
+    """What an encoder is trained for; a kind defines `loss` and its name.
 
     Attributes:
         loss_name: of the loss in the curves.
@@ -44,7 +46,7 @@ class Pretext(EncoderKind[Entry]):
         """Return the loss of a network on a batch; labels, (N,) on the device, may go unused."""
         raise NotImplementedError(f"{type(self).__name__}: define loss")
 
-    def network(self, encoder: ConvEncoder, image_channels: int) -> Network:
+    def network(self, encoder: StudyEncoder, image_channels: int) -> Network:
         """Return the encoder with what only its training needs on top."""
         return encoder
 
@@ -52,9 +54,16 @@ class Pretext(EncoderKind[Entry]):
         """Return the number of class logits; only who was trained to name classes has any."""
         return 0
 
-    def build(self, data: ImageSet) -> ConvEncoder:
-        """Return the encoder itself, without weights; `data` gives image channels and classes."""
-        return ConvEncoder(self.spec, data.images.shape[1], self.classes(data))
+    def build(self, data: ImageSet) -> StudyEncoder:
+        """Return the encoder itself, without weights; `data` gives image shape and classes."""
+        channels, size = data.images.shape[1:3]
+        match self.spec.arch:
+            case "convnet":
+                return ConvEncoder(self.spec, channels, self.classes(data))
+            case "vit":
+                return VitEncoder(self.spec, channels, size, self.classes(data))
+            case arch:
+                assert_never(arch)
 
     def make(self, job: Job, folder: Path) -> None:
         """Train; write model.safetensors and history.csv, whose last row has held-out numbers."""
@@ -70,13 +79,13 @@ class Pretext(EncoderKind[Entry]):
 
         numbers = held_out_numbers(
             encoder, data, loss_on, self.loss_name, self.spec.train.batch, generator
-        )
+        ) | token_numbers(encoder, data, generator)
         logger.info("%s: %s", job.name, ", ".join(f"{name} {x:.4f}" for name, x in numbers.items()))
         training.history[-1].update(numbers)
         save_file(encoder.state_dict(), folder / WEIGHTS)
         training.write_history(folder / HISTORY)
 
-    def load(self, folder: Path, data: ImageSet) -> ConvEncoder:
+    def load(self, folder: Path, data: ImageSet) -> StudyEncoder:
         """Return the encoder of an artifact's folder."""
         model = self.build(data)
         model.load_state_dict(load_file(folder / WEIGHTS), assign=True)
@@ -113,10 +122,10 @@ class Pretext(EncoderKind[Entry]):
         )
 
 
-def encoder_of(network: Network) -> ConvEncoder:
+def encoder_of(network: Network) -> StudyEncoder:
     """Return the encoder inside a network under training."""
-    encoder = network if isinstance(network, ConvEncoder) else network.encoder
-    assert isinstance(encoder, ConvEncoder)
+    encoder = network if isinstance(network, StudyEncoder) else network.encoder
+    assert isinstance(encoder, StudyEncoder)
     return encoder
 
 

@@ -23,6 +23,7 @@ from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.card import read_card
 from diffusability.report.pictures import inline, tokenizer_pictures
 from diffusability.report.summaries import (
+    encoder_rows,
     latent_space_rows,
     ledger_rows,
     proxy_rows,
@@ -75,6 +76,7 @@ def write_page(plan: Plan, path: Path) -> None:
         ],
         captions={name: _caption(name) for name in PICTURE_CAPTIONS}
         | {name: _caption(f"tables/{name}") for name in TABLE_CAPTIONS},
+        own_encoders=_rows(encoder_rows(plan)),
         times=_times(plan),
         table=_rows(measurements.drop(columns=list(_HIDDEN))),
         machines=_machines(plan),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Hashable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pandas as pd
 from diffusability.analysis.comparison import difference_interval
 from diffusability.analysis.panels import ALL_FAMILIES
 from diffusability.analysis.verdicts import CONTRADICTED, NOT_TESTABLE, REPRODUCED, UNDECIDED
+from diffusability.study.plan import Plan
 from diffusability.study.tables import BEST
 
 VERDICTS = (REPRODUCED, CONTRADICTED, UNDECIDED, NOT_TESTABLE)
@@ -115,6 +117,30 @@ def latent_space_rows(spaces: pd.DataFrame) -> pd.DataFrame:
             )
         rows.append(row)
     return pd.DataFrame(rows).fillna("")
+
+
+def encoder_rows(plan: Plan) -> pd.DataFrame:
+    """Return what each encoder that the study trained knows of held-out images, one row each.
+
+    Accuracies are of linear probes, on single tokens and on their mean. Empty without encoders.
+    """
+    rows = []
+    for artifact in plan.of_stage("encoder"):
+        history = pd.read_csv(Path(artifact.path) / "history.csv")
+        if "probe_token" not in history:
+            continue  # published weights: nothing was trained
+        last, spec = history.iloc[-1], artifact.spec
+        rows.append(
+            {
+                "encoder": artifact.labels["encoder"],
+                "kind": str(spec["kind"]),
+                "network": str(spec.get("arch", "convnet")),
+                "accuracy of a single token": _plus(last, "probe_token"),
+                "accuracy of the mean token": _plus(last, "probe_mean"),
+                "effective rank of tokens": f"{last['token_rank']:.3g}",
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def _plus(row: Mapping[Hashable, Any] | pd.Series, column: str) -> str:

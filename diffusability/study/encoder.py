@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from diffusability.study.content import content_digest
 from diffusability.study.operations import INCEPTION, Size, trained_encoder, vgg16, vision_model
@@ -16,10 +16,12 @@ from diffusability.study.representations import (
     Representation,
     representation_file,
 )
-from diffusability.study.spec import Need, Place, Spec, TrainSpec, is_none
+from diffusability.study.spec import Need, Place, Probability, Spec, TrainSpec, is_none
 from diffusability.study.vision_models import FACTS, VisionModel, weight_file
 
 Use = Literal["alignment", "perceptual", "features", "lpips"]
+VIT_DEPTH, VIT_HEADS = 3, 4  # of an encoder of `arch: vit` that states neither
+DENSE = 0.5  # weight of the contrast of tokens, likewise
 
 
 class EncoderEntry(Spec):
@@ -54,23 +56,71 @@ class EncoderEntry(Spec):
 ENCODERS: Registry[EncoderEntry] = Registry("encoder", "kind")
 
 
+Arch = Literal["convnet", "vit"]
+
+
+def is_convnet(arch: object) -> bool:
+    """Return whether the network is the one that encoders had before `arch` (see `Spec`)."""
+    return arch == "convnet"
+
+
 class TrainedEncoder(EncoderEntry):
-    """A small convolutional network that the study trains itself on its own images.
+    """A small network that the study trains itself on its own images.
 
     Its last feature map is the target of alignment; its pooled features, and where it has them
-    its class probabilities, judge generated images when it serves as the extractor.
+    its class probabilities, judge generated images when it serves as the extractor. A position of
+    a `convnet` sees a few pixels around it, every token of a `vit` sees the whole image.
     """
 
     uses = frozenset({"alignment", "perceptual", "features"})
     needs_images = True
 
-    width: PositiveInt = Field(32, description="channels after the first convolution")
+    arch: Arch = Field(
+        "convnet",
+        exclude_if=is_convnet,
+        description="the network: convolutions, or a transformer whose tokens see the whole image",
+    )
+    width: PositiveInt = Field(
+        32, description="channels after the first convolution, or of a transformer's token"
+    )
+    depth: PositiveInt | None = Field(
+        None, exclude_if=is_none, description="transformer blocks, 3 by default; of `vit` only"
+    )
+    heads: PositiveInt | None = Field(
+        None,
+        exclude_if=is_none,
+        description="attention heads, 4 by default; 4 x heads divides width; of `vit` only",
+    )
     features: PositiveInt = Field(64, description="channels of the last feature map")
     factor: Literal[1, 2, 4, 8, 16] = Field(
-        2, description="image pixels per cell of the feature map, along one side"
+        2,
+        description="image pixels per cell of the feature map, along one side; the patch of `vit`",
     )
     seed: NonNegativeInt = Field(0, description="seed of initialisation and data order")
     train: TrainSpec = Field(description="how it is optimised")
+
+    @model_validator(mode="after")
+    def _transformer(self) -> "TrainedEncoder":
+        if self.arch == "convnet":
+            given = [name for name in ("depth", "heads") if getattr(self, name) is not None]
+            if given:
+                raise ValueError(f"`{given[0]}` is an option of `arch: vit`; this is a convnet")
+        elif self.width % (4 * self.vit_heads):
+            raise ValueError(
+                f"width {self.width} must be a multiple of 4 x heads ({4 * self.vit_heads}): "
+                "a head carries a two-dimensional position"
+            )
+        return self
+
+    @property
+    def vit_depth(self) -> int:
+        """Transformer blocks."""
+        return VIT_DEPTH if self.depth is None else self.depth
+
+    @property
+    def vit_heads(self) -> int:
+        """Attention heads of a block."""
+        return VIT_HEADS if self.heads is None else self.heads
 
     def cost(self, channels: int, side: int, classes: int) -> Size:
         """Counted from the options, class logits included."""
@@ -86,11 +136,24 @@ class SupervisedEncoder(TrainedEncoder):
 
 @ENCODERS.add("diffusability.encoders.contrastive:Contrastive")
 class ContrastiveEncoder(TrainedEncoder):
-    """Trained to tell two views of one image from views of others (SimCLR)."""
+    """Trained to tell two views of one image from views of others (SimCLR, DenseCL)."""
 
     kind: Literal["contrastive"] = Field(description="trained to tell views of images apart")
     projection: PositiveInt = Field(64, description="channels that the views are compared in")
     temperature: float = Field(0.2, gt=0, description="of the softmax over the batch")
+    dense: Probability | None = Field(
+        None,
+        exclude_if=is_none,
+        description="share of the contrast of single tokens in the loss (DenseCL); by default 0.5 "
+        "for `vit` and 0 for `convnet`",
+    )
+
+    @property
+    def dense_share(self) -> float:
+        """Share of the contrast of single tokens in the loss."""
+        if self.dense is not None:
+            return self.dense
+        return DENSE if self.arch == "vit" else 0.0
 
 
 @ENCODERS.add("diffusability.encoders.masked:Masked")
@@ -99,6 +162,15 @@ class MaskedEncoder(TrainedEncoder):
 
     kind: Literal["masked"] = Field(description="trained to fill in hidden cells of an image")
     ratio: float = Field(0.6, gt=0, lt=1, description="share of the cells that are hidden")
+
+    @model_validator(mode="after")
+    def _cells_of_several_pixels(self) -> "MaskedEncoder":
+        if self.arch == "vit" and self.factor == 1:
+            raise ValueError(
+                "a masked `vit` predicts patches scaled to variance one, and a patch of one pixel "
+                "has none; use a factor of 2 or more"
+            )
+        return self
 
     def misfits(self, size: int) -> Iterator[tuple[str, str]]:
         """Some cells must be hidden and some seen."""

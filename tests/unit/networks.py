@@ -1,6 +1,7 @@
 """Small networks, regularizers and objectives for tests, from plain numbers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -8,7 +9,7 @@ from diffusability.diffusion.transformer import LatentTransformer, LightningDiT,
 from diffusability.diffusion.unet import LatentUNet
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.study.backbone import BACKBONES, Backbone
-from diffusability.study.encoder import SupervisedEncoder
+from diffusability.study.encoder import ENCODERS
 from diffusability.study.network import (
     ConvNetwork,
     HierarchicalNetwork,
@@ -90,10 +91,13 @@ def encoder(
     image_channels: int, width: int, features: int, factor: int, num_classes: int
 ) -> ConvEncoder:
     """A convolutional encoder whose weights are not yet drawn."""
-    spec = SupervisedEncoder(
-        kind="supervised", width=width, features=features, factor=factor, train=TRAIN
-    )
+    spec = encoder_spec("supervised", width=width, features=features, factor=factor)
     return ConvEncoder(spec, image_channels, num_classes)
+
+
+def encoder_spec(kind: str, **options: object) -> Any:
+    """The options of an encoder that the study trains itself."""
+    return ENCODERS[kind].model_validate({"kind": kind, "train": TRAIN, **options})
 
 
 def backbone(arch: str, **options: object) -> Backbone:

@@ -16,6 +16,8 @@ from diffusability.training.loop import Batch, Phase, Run, train
 from tests.unit import networks
 from tests.unit.feature_probe import nearest_mean_accuracy, probe_accuracy
 
+SPEC = networks.encoder_spec("contrastive", projection=16, temperature=0.2)
+
 
 def seeded(seed: int = 0) -> torch.Generator:
     """A generator of its own for every use."""
@@ -24,7 +26,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def network(features: int = 32) -> ContrastiveNetwork:
     """A small network with seeded weights."""
-    model = ContrastiveNetwork(networks.encoder(1, 16, features, 2, 0), projection=16)
+    model = ContrastiveNetwork(SPEC, networks.encoder(1, 16, features, 2, 0))
     model.initialise(seeded())
     return model
 
@@ -91,7 +93,7 @@ def test_only_colour_images_are_mirrored() -> None:
 def test_gradients_reach_the_trunk_and_the_step_decides_the_views() -> None:
     data = load_digits(DigitsDataset(kind="digits", size=8))
     model = network()
-    loss = ContrastiveLoss(model, TrainingImages(data, data.split("all"), "cpu", 0), 0.2)
+    loss = ContrastiveLoss(SPEC, model, TrainingImages(data, data.split("all"), "cpu", 0))
     first, again, other = (loss(Batch(0, torch.arange(16), seeded(k))) for k in (1, 1, 2))
     assert torch.equal(first.total, again.total)
     assert not torch.equal(first.total, other.total)
@@ -108,7 +110,7 @@ def test_training_makes_features_that_tell_digits_apart(tmp_path: Path) -> None:
     probe, means = (
         judge(model.encoder.features, data) for judge in (probe_accuracy, nearest_mean_accuracy)
     )
-    loss = ContrastiveLoss(model, TrainingImages(data, chosen, "cpu", 0), 0.2)
+    loss = ContrastiveLoss(SPEC, model, TrainingImages(data, chosen, "cpu", 0))
     spec = TrainSpec(steps=150, batch=64, lr=3e-3, schedule="cosine", ema=0.99)
     phase = Phase("nt_xent", list(model.parameters()), loss)
     run = Run("toy", spec, {"all": model}, [phase], len(chosen), 0, tmp_path, averaged="all")

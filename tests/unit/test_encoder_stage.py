@@ -11,6 +11,7 @@ import torch
 from diffusability.artifacts.job import Job
 from diffusability.data.load import load_dataset
 from diffusability.encoders.load import load_encoder
+from diffusability.report.summaries import encoder_rows
 from diffusability.stages.make import make
 from diffusability.study.load import read_yaml
 from diffusability.study.plan import Plan
@@ -95,3 +96,16 @@ def test_a_judge_without_classes_measures_distances(
 ) -> None:
     cells = json.loads((made[stage] / "measurements.json").read_text())
     assert {cell["metric"]: cell for cell in cells}[metric]["value"] > 0
+
+
+def test_the_report_shows_what_single_tokens_know(made: dict[str, Path]) -> None:
+    plan = Plan(resolve_study(small_study(), source="test"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(made["dataset"].parents[3])
+        rows = encoder_rows(plan).set_index("encoder")
+    assert set(rows.index) == {"glyph", "judge"}
+    with (made["glyph"] / "history.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]
+    shown = rows.loc["glyph", "accuracy of a single token"]
+    assert shown.startswith(f"{float(last['probe_token']):.3g} ± ")
+    assert 0.1 < float(last["probe_token"]) < float(last["probe_mean"]) < 1

@@ -87,8 +87,8 @@ def test_one_seed_draws_layer_by_layer_and_the_same_trunk_with_and_without_class
     classless = networks.encoder(image_channels=1, width=8, features=6, factor=2, num_classes=0)
     for network in (
         classless,
-        ContrastiveNetwork(classless, 4),
-        MaskedAutoencoder(classless, 1, 2),
+        ContrastiveNetwork(networks.encoder_spec("contrastive"), classless),
+        MaskedAutoencoder(networks.encoder_spec("masked"), classless, 1),
     ):
         network.initialise(torch.Generator().manual_seed(0))
         for name, weight in classless.state_dict().items():

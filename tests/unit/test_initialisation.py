@@ -31,8 +31,12 @@ BUILDERS: dict[str, Callable[[], SeededModule]] = {
         LatentUNet, 2, (4, 4), 3, None, width=8, multipliers=(1, 2), blocks=1, attention=(4,)
     ),
     "encoder": lambda: networks.encoder(1, 8, 8, 2, 3),
-    "contrastive": lambda: ContrastiveNetwork(networks.encoder(1, 8, 8, 2, 0), 4),
-    "masked": lambda: MaskedAutoencoder(networks.encoder(1, 8, 8, 2, 0), 1, 2),
+    "contrastive": lambda: ContrastiveNetwork(
+        networks.encoder_spec("contrastive"), networks.encoder(1, 8, 8, 2, 0)
+    ),
+    "masked": lambda: MaskedAutoencoder(
+        networks.encoder_spec("masked"), networks.encoder(1, 8, 8, 2, 0), 1
+    ),
     "discriminator": lambda: PatchDiscriminator(1, 8, 2),
     "toy": lambda: ResidualMLP(2, ToyNetwork.model_validate(TOY), 1.0),
     "repa": lambda: networks.regularizer("repa", 3, 4, hidden=8),

@@ -11,6 +11,7 @@ from diffusability.encoders.masked import (
     MaskedLoss,
     hidden_cells,
     hidden_error,
+    pixels_of,
 )
 from diffusability.errors import StudyError
 from diffusability.study.dataset import DigitsDataset
@@ -19,6 +20,8 @@ from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Batch, Phase, Run, train
 from tests.unit import networks
 from tests.unit.feature_probe import nearest_mean_accuracy
+
+SPEC = networks.encoder_spec("masked", ratio=0.6)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -29,7 +32,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 def network(channels: int = 1, factor: int = 2) -> MaskedAutoencoder:
     """A small network with seeded weights."""
     encoder = networks.encoder(channels, 16, 32, factor, 0)
-    model = MaskedAutoencoder(encoder, channels, factor)
+    model = MaskedAutoencoder(SPEC.model_copy(update={"factor": factor}), encoder, channels)
     model.initialise(seeded())
     return model
 
@@ -67,15 +70,16 @@ def test_a_cell_is_its_square_of_pixels() -> None:
     cells[0, 1, 2] = True
     expected = torch.zeros(1, 8, 16, dtype=torch.bool)
     expected[0, 4:8, 8:12] = True
-    assert torch.equal(model.pixels(cells), expected)
-    assert model(torch.randn(1, 3, 8, 16), cells).shape == (1, 3, 8, 16)
+    images = torch.randn(1, 3, 8, 16)
+    assert torch.equal(pixels_of(cells, images), expected)
+    assert model(images, cells).shape == (1, 3, 8, 16)
 
 
 def test_what_is_hidden_is_not_seen() -> None:
     model = network()
     images = torch.rand(4, 1, 8, 8, generator=seeded()) * 2 - 1
     cells = hidden_cells(4, (4, 4), 0.5, seeded(1))
-    others = torch.where(model.pixels(cells)[:, None], -images, images)
+    others = torch.where(pixels_of(cells, images)[:, None], -images, images)
     assert torch.equal(model(images, cells), model(others, cells))
     assert not torch.equal(model(images, ~cells), model(others, ~cells))
 
@@ -83,7 +87,7 @@ def test_what_is_hidden_is_not_seen() -> None:
 def test_gradients_reach_the_trunk_and_the_step_decides_the_mask() -> None:
     data = load_digits(DigitsDataset(kind="digits", size=8))
     model = network()
-    loss = MaskedLoss(model, TrainingImages(data, data.split("all"), "cpu", 0), 0.6)
+    loss = MaskedLoss(SPEC, model, TrainingImages(data, data.split("all"), "cpu", 0))
     first, again, other = (loss(Batch(0, torch.arange(16), seeded(k))) for k in (1, 1, 2))
     assert torch.equal(first.total, again.total)
     assert not torch.equal(first.total, other.total)
@@ -99,11 +103,11 @@ def test_training_the_trunk_fills_in_more_and_tells_digits_apart(tmp_path: Path)
         model = network()
         learning = model.decoder if frozen else model
         images = TrainingImages(data, chosen, "cpu", 0)
-        phase = Phase("hidden_error", list(learning.parameters()), MaskedLoss(model, images, 0.6))
+        phase = Phase("hidden_error", list(learning.parameters()), MaskedLoss(SPEC, model, images))
         spec = TrainSpec(steps=200, batch=64, lr=3e-3, schedule="cosine")
         run = Run("toy", spec, {"all": model}, [phase], len(chosen), 0, tmp_path / str(frozen))
         train(run)
-        held_out = MaskedLoss(model, TrainingImages(data, asked, "cpu", 0), 0.6)
+        held_out = MaskedLoss(SPEC, model, TrainingImages(data, asked, "cpu", 0))
         with torch.no_grad():
             terms = held_out(Batch(0, torch.arange(len(asked)), seeded(1))).terms
         explained.append(terms["explained"].item())
