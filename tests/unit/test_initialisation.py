@@ -15,7 +15,6 @@ from diffusability.nn.initialisation import SeededModule, initialise
 from diffusability.study.backbone import BACKBONES
 from diffusability.study.fisher_toy import ToyNetwork
 from diffusability.study.network import NETWORKS
-from diffusability.tokenizers.discriminator import PatchDiscriminator
 from tests.unit import networks
 
 SMALL = {"width": 16, "depth": 1, "heads": 2}
@@ -33,7 +32,7 @@ BUILDERS: dict[str, Callable[[], SeededModule]] = {
     "encoder": lambda: networks.encoder(1, 8, 8, 2, 3),
     "contrastive": lambda: ContrastiveNetwork(networks.encoder(1, 8, 8, 2, 0), 4),
     "masked": lambda: MaskedAutoencoder(networks.encoder(1, 8, 8, 2, 0), 1, 2),
-    "discriminator": lambda: PatchDiscriminator(1, 8, 2),
+    "discriminator": lambda: networks.discriminator(1, 8, 2),
     "toy": lambda: ResidualMLP(2, ToyNetwork.model_validate(TOY), 1.0),
     "repa": lambda: networks.regularizer("repa", 3, 4, hidden=8),
     "mcos": lambda: networks.regularizer("mcos", 3, 4),
