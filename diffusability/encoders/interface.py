@@ -1,4 +1,4 @@
-"""What every frozen encoder offers: a grid of features, one vector an image, class logits."""
+"""What every frozen encoder offers: a grid of features, one vector per image, class logits."""
 
 from abc import abstractmethod
 

@@ -111,9 +111,9 @@ class GenerationMetric(Spec):
         None,
         ge=LEAST_COMPARED,
         exclude_if=is_none,
-        description="real images, evenly chosen, that kernel distance, precision and recall look "
-        "at; the reference's features are then extracted once for all sets of samples. None: all, "
-        "extracted anew by every job, which only few images allow",
+        description="real images, evenly chosen, that kernel distance, precision and recall use; "
+        "their features are then extracted once for all sets of samples. None: all, extracted "
+        "again by every job, which is feasible for few images only",
     )
     fdr6: (
         Annotated[tuple[EncoderName, ...], Field(min_length=FDR6_SPACES, max_length=FDR6_SPACES)]
@@ -122,7 +122,7 @@ class GenerationMetric(Spec):
         None,
         exclude_if=is_none,
         description="six encoders in whose features FDr6 compares samples with the train split, "
-        "in units of what the val split is away from it; none: not measured",
+        "relative to the distance of the val split; none: not measured",
     )
     reference_statistics: Annotated[str | None, Field(exclude=True)] = Field(
         None,
@@ -140,7 +140,7 @@ class GenerationMetric(Spec):
     reference_resolution: PositiveInt | None = Field(
         None,
         exclude_if=is_none,
-        description="side in pixels of those images, where the file holds none of them",
+        description="side in pixels of those images, if the file does not contain them",
     )
 
     @model_validator(mode="before")

@@ -137,19 +137,17 @@ class GeometryMetric(MetricOptions):
     Fisher paper, Table 1 and Fig. 13.
     """
 
-    images: int = Field(
-        500, ge=20, description="at most that many, the first of the split in a random order"
-    )
+    images: int = Field(500, ge=20, description="maximum number, drawn at random from the split")
 
 
 class LearnedFisherMetric(Spec):
-    """The same quantities from the trained diffusion models, by one JVP a probe."""
+    """The same quantities from the trained diffusion models, with one JVP per probe."""
 
     split: Split = Field(
         "val",
         description="images whose latents (a draw of each posterior) are diffused; best held out",
     )
-    latents: int = Field(512, ge=20, description="at most so many, evenly over the split")
+    latents: int = Field(512, ge=20, description="maximum number, spread evenly over the split")
     probes: PositiveInt = Field(1, description="random directions per noisy latent")
     draws: PositiveInt = Field(1, description="noises per latent")
     seeds: Literal["first", "all"] = Field(
@@ -250,7 +248,7 @@ class FisherMetric(MetricOptions):
     variances: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
         min_length=2,
-        description="noise variances sigma^2, increasing; latents have variance 1 a channel",
+        description="noise variances sigma^2, increasing; latents have variance 1 per channel",
     )
     blocks: int = Field(10, ge=2, description="blocks of images of the jackknife errors")
     samples: int = Field(128, ge=2, description="Monte-Carlo points of a mixture per variance")

@@ -370,7 +370,7 @@ class UniformityMetric(MetricOptions):
     ),
 )
 class EquivarianceMetric(MetricOptions):
-    r"""Error of commuting encoding with transformations.
+    r"""Difference between encoding a transformed image and transforming its latent.
 
     Is the latent of a transformed image the transformed latent?
 

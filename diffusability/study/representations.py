@@ -1,4 +1,4 @@
-"""The published networks of FDr6, Inception apart: what goes in, which feature comes out.
+"""The published networks of FDr6, other than Inception: what goes in, which feature comes out.
 
 Source: the evaluation of "Representation Fréchet Loss for Visual Generation" (arXiv 2604.28190).
 Network names are those of timm 1.0, whose repositories on the model hub carry the same names. An
