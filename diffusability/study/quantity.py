@@ -1,14 +1,11 @@
 """What the page of metrics says about each: definition, unit, direction, equations, source."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from inspect import cleandoc
 from typing import Literal
 
 Direction = Literal["higher", "lower", "none", "as above"]
-ABOVE = "as above"
 
 
 @dataclass(frozen=True)
@@ -34,23 +31,6 @@ class Quantity:
         better = "–" if self.better == "none" else self.better
         mark = ". **Headline**" if headline and headline in self.names.split() else ""
         return f"| {names} | {self.definition}{mark} | {self.unit} | {better} |"
-
-    def patterns(self) -> list[str]:
-        """Return the names as shell patterns."""
-        return re.sub(r"<\w+>", "*", self.names).split()
-
-    def states(self, unit: str, higher_is_better: bool | None) -> bool:
-        """Whether unit and direction of a measurement are those of the row."""
-        directions = {"higher": True, "lower": False, "none": None}
-        same = self.better == ABOVE or directions[self.better] is higher_is_better
-        return same and self.unit in (unit, ABOVE)
-
-
-def documenting(quantities: Sequence[Quantity], metric: str) -> list[Quantity]:
-    """Return the rows for a measurement: those with its exact name, else those that fit it."""
-    exact = [q for q in quantities if metric in q.names.split()]
-    fitting = [q for q in quantities if any(fnmatchcase(metric, p) for p in q.patterns())]
-    return exact or fitting
 
 
 def section(
