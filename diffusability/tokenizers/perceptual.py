@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffusability.artifacts.card import rebuild_command
 from diffusability.data.images import ImageSet
 from diffusability.encoders.interface import Encoder
 from diffusability.encoders.load import PublishedWeights
 from diffusability.encoders.packages import import_extra
-from diffusability.artifacts.card import rebuild_command
 from diffusability.errors import ArtifactError
 from diffusability.study.encoder import LpipsEncoder
 
