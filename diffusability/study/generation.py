@@ -170,7 +170,7 @@ class GenerationMetric(Spec):
 
 
 class PublishedReference(Spec):
-    """Where published moments of the reference images lie; fields of `GenerationMetric`."""
+    """Where published moments of the reference images are; fields of `GenerationMetric`."""
 
     reference_content: str | None = Field(None, exclude_if=is_none)
     reference_count: PositiveInt | None = Field(None, exclude_if=is_none)
@@ -195,9 +195,9 @@ class GenerationReference(PublishedReference):
 
 
 class Fdr6Reference(PublishedReference):
-    """What FDr6 holds every sample set against; made once for a dataset and six encoders.
+    """What FDr6 compares every sample set with; made once for a dataset and six encoders.
 
-    Its fields are those of `GenerationMetric`; the published statistics stand for Inception alone.
+    Its fields are those of `GenerationMetric`; the published statistics replace those of Inception alone.
     """
 
     fdr6: tuple[EncoderName, ...]

@@ -177,7 +177,7 @@ def _inherit(
     problems: Problems,
     chain: tuple[str, ...],
 ) -> dict[str, Any]:
-    """Return the entry laid over its base, and that over its own; empty after a problem."""
+    """Return the entry merged into its base, and that into its own; empty after a problem."""
     own = {k: v for k, v in entry.items() if k != "base"}
     base = entry.get("base")
     if base is None:
