@@ -51,7 +51,7 @@ class Artifact:
 
     @property
     def card(self) -> str:
-        """Path of the provenance card; it is written last, so an artifact with a card is complete."""
+        """Path of the provenance card, written last: an artifact with a card is complete."""
         return f"{self.path}/{CARD}"
 
     @property
