@@ -197,7 +197,7 @@ class GenerationReference(PublishedReference):
 class Fdr6Reference(PublishedReference):
     """What FDr6 compares every sample set with; made once for a dataset and six encoders.
 
-    Its fields are those of `GenerationMetric`. The published statistics are used for Inception only.
+    Its fields are those of `GenerationMetric`. Published statistics are used for Inception only.
     """
 
     fdr6: tuple[EncoderName, ...]
