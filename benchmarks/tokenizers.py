@@ -116,12 +116,10 @@ def descend(loss: Tensor, rule: torch.optim.Optimizer) -> None:
 
 def judge_of(options: argparse.Namespace, channels: int) -> PatchDiscriminator | None:
     """Return the discriminator for images of the chosen size, if one is asked for."""
-    layers = 3 if options.size >= 32 else 2
-    return (
-        PatchDiscriminator(channels, 64, layers).initialise(torch.Generator().manual_seed(1))
-        if options.gan
-        else None
-    )
+    if not options.gan:
+        return None
+    spec = ObjectiveSpec(gan_layers=3 if options.size >= 32 else 2)
+    return PatchDiscriminator(spec, channels).initialise(torch.Generator().manual_seed(1))
 
 
 def encoding(encode: Callable[[Tensor], object], variant: Variant, device: torch.device) -> Step:

@@ -16,6 +16,7 @@ from diffusability.data.images import ImageSet
 from diffusability.diffusion.load import backbone_spec, build_diffusion
 from diffusability.encoders.load import encoder_kind
 from diffusability.encoders.pretext import Pretext
+from diffusability.study.tokenizer import ObjectiveSpec
 from diffusability.tokenizers.build import build_tokenizer, tokenizer_network
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 
@@ -66,7 +67,8 @@ def encoder(spec: dict[str, Any], channels: int, side: int, num_classes: int) ->
 
 def discriminator(channels: int, side: int, width: int, layers: int) -> list[Count]:
     """Return the patch discriminator of a GAN loss."""
-    network = PatchDiscriminator(channels, width, layers).to("meta").eval().requires_grad_(False)
+    objective = ObjectiveSpec(gan_width=width, gan_layers=layers)
+    network = PatchDiscriminator(objective, channels).to("meta").eval().requires_grad_(False)
     image = torch.empty(1, channels, side, side)
     return [(parameters(network), products(lambda: network(image)))]
 

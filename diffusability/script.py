@@ -10,13 +10,12 @@ import runpy
 import sys
 
 from diffusability.execution.fork_client import hand_over
-
-WORKFLOW = "DIFFUSABILITY_WORKFLOW"  # environment variable: folder that holds scripts/
+from diffusability.study.workflow_files import VARIABLE
 
 
 def main() -> None:
     """Run the script that is named first, with the other arguments as its own."""
-    script = os.path.join(os.environ[WORKFLOW], "scripts", sys.argv[1])
+    script = os.path.join(os.environ[VARIABLE], "scripts", sys.argv[1])
     sys.argv = [script, *sys.argv[2:]]
     hand_over()
     sys.path[0] = os.path.dirname(script)

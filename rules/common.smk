@@ -11,19 +11,17 @@ from diffusability.execution import snakemake_adapter
 from diffusability.execution.disk_check import check_results
 from diffusability.execution.fork_server import share_imports
 from diffusability.execution.job_environment import prepare_jobs
+from diffusability.execution.rule_functions import (
+    StageFunctions,
+    fixed_minutes,
+    memory,
+)
+from diffusability.execution.run_time import is_resumed
 from diffusability.execution.slurm import check_submission
 from diffusability.study.commands import study_arguments
-from diffusability.study.cost import Costs
 from diffusability.study.load import load_study
 from diffusability.study.needs import check_needs
 from diffusability.study.plan import Plan
-from diffusability.execution.priority import Priorities
-from diffusability.execution.run_time import (
-    is_resumed,
-    more_memory,
-    more_minutes,
-    run_minutes,
-)
 from diffusability.study.stages import CARD, RESULTS, STAGES, path_template
 from diffusability.study.targets import (
     ANALYSIS_TABLES,
@@ -51,8 +49,8 @@ try:
 except DiffusabilityError as error:
     raise WorkflowError(str(error))
 PLAN = Plan(STUDY)
-PRIORITIES = Priorities(PLAN)
-COSTS = Costs(STUDY)
+TOY_STUDY = toy_study()
+STAGE_FUNCTIONS = StageFunctions(PLAN, TOY_STUDY)
 TRAININGS = {STAGES[artifact.stage].rule for artifact in PLAN if is_resumed(artifact)}
 
 TABLES = table_files(STUDY)
@@ -89,22 +87,10 @@ wildcard_constraints:
     tokenizer="[^/]+",
     tokenizer_seed="[0-9]+",
     backbone="[^/]+",
+    space="[^/]+",
+    network="[^/]+",
     seed="[0-9]+",
     guidance="[0-9.]+",
-
-
-def made_from(stage):
-    """Return an input function: the cards of what an artifact of `stage` is made from.
-
-    Their paths hold fingerprints, so what they stand for cannot change under the same name: their
-    age says nothing (`ancient`), and a copy, a checkout or a touch retrains nothing.
-    """
-
-    def cards(wildcards):
-        upstream = PLAN.find(stage, dict(wildcards)).upstream
-        return {role: ancient(artifact.card) for role, artifact in upstream.items()}
-
-    return cards
 
 
 def restored(stage):
@@ -116,7 +102,7 @@ def restored(stage):
     made = STAGES[stage]
 
     def restore(wildcards):
-        artifact = PLAN.find(stage, dict(wildcards))
+        artifact = STAGE_FUNCTIONS.find(stage, wildcards)
         files = [f"{artifact.path}/{name}" for name in (CARD, *made.outputs)]
         forced = snakemake_adapter.is_forced(workflow, made.rule, files)
         if not RESTORE or (os.path.exists(artifact.card) and not forced):
@@ -133,35 +119,13 @@ def restored(stage):
     return restore
 
 
-def job(stage):
-    """Return a params function: the job of an artifact as canonical JSON.
-
-    Asking for `threads` tells Snakemake not to compare it with the job of the last run: what the
-    job makes is in the path, and how it is made (`train.compile`) is no reason to make it again.
-    """
-
-    def as_json(wildcards, threads):
-        return PLAN.find(stage, dict(wildcards)).job()
-
-    return as_json
-
-
 def study_options(wildcards, threads):
-    """Return the arguments that tell a script of the study, as a param.
+    """Return the arguments that name the study to a script, as a param.
 
     Asking for `threads` tells Snakemake not to compare them with those of the last run: a study
     file that was moved or renamed is no reason to make anything again.
     """
     return STUDY_ARGUMENTS
-
-
-def priority(stage):
-    """Return a priority function: tokenizers are finished in the order of the study."""
-
-    def of(wildcards):
-        return PRIORITIES.of(PLAN.find(stage, dict(wildcards)))
-
-    return of
 
 
 def files(stage):
@@ -175,60 +139,3 @@ def files(stage):
                 path, caption=f"{CAPTIONS}/{kind}.rst", category=kind.capitalize()
             )
         yield path
-
-
-def gpus(stage):
-    """Return the resource `gpu`, where a stage needs one: GPUs that share one artifact."""
-
-    def count(wildcards):
-        return PLAN.find(stage, dict(wildcards)).local.get("gpus", 1)
-
-    return {"gpu": count} if STAGES[stage].gpu else {}
-
-
-def memory(megabytes):
-    """Return a resources function: memory that grows with the attempt."""
-
-    def at_attempt(wildcards, attempt):
-        return more_memory(megabytes, attempt)
-
-    return at_attempt
-
-
-def fixed_minutes(least):
-    """Return a resources function: a time that does not depend on the study, but on the attempt."""
-
-    def at_attempt(wildcards, attempt):
-        return more_minutes(least, attempt)
-
-    return at_attempt
-
-
-def minutes(stage, least):
-    """Return a resources function: how long a job of `stage` may run, by what it has to compute."""
-
-    def at_attempt(wildcards, attempt):
-        artifact = PLAN.find(stage, dict(wildcards))
-        return run_minutes(artifact, COSTS.work(artifact).seconds, least, attempt)
-
-    return at_attempt
-
-
-def command(stage, options=""):
-    """Return a params function: what makes an artifact of `stage`, one process per GPU.
-
-    A job whose training resumes is told its time. As with `job`, asking for `resources` tells
-    Snakemake not to compare the command with that of the last run.
-    """
-
-    def line(wildcards, resources):
-        limit = f" --minutes {resources.runtime}" if STAGES[stage].resumes else ""
-        if resources.get("gpu", 1) <= 1:
-            return f"python -m diffusability.script make.py {stage}{options}{limit}"
-        return (
-            f"python -m diffusability.execution.gpus {resources.gpu}"
-            f" python -m torch.distributed.run --standalone --nproc-per-node {resources.gpu}"
-            f' "$DIFFUSABILITY_WORKFLOW/scripts/make.py" {stage}{options}{limit}'
-        )
-
-    return line

@@ -1,11 +1,9 @@
-# Fisher information on toy data: exact curves, learned ones, one table, three figures. It is a study
-# of its own, studies/fisher_toy.yaml, independent of the study of the other rules; its file is read
-# only if one of these rules is needed.
+# Fisher information on toy data: from exact and learned curves to one table and three figures. It is a
+# study of its own, studies/fisher_toy.yaml, independent of the study of the other rules; its file is
+# read only if one of these rules is needed. Its curves are made by a rule of stages.smk.
 from diffusability.study.fisher_toy import FISHER_TOY, toy_plan
 from diffusability.study.targets import FIGURE_FORMATS
 
-TOY_STUDY = toy_study()
-TOY_CURVE = path_template("fisher_toy")
 TOY_TABLE = f"{RESULTS}/tables/{FISHER_TOY}/curves.csv"
 TOY_CLAIMS_TABLE = f"{RESULTS}/tables/{FISHER_TOY}/claims.csv"
 TOY_FIGURES = [
@@ -13,35 +11,6 @@ TOY_FIGURES = [
     for name in ("activations", "deviation_by_parameter", "deviation_by_noise")
     for kind in FIGURE_FORMATS
 ]
-
-
-wildcard_constraints:
-    space="[^/]+",
-    network="[^/]+",
-
-
-rule measure_fisher_toy:
-    """Compute one curve of FI, FIR and MMSE rate: by quadrature, or from a network trained here."""
-    output:
-        card=f"{TOY_CURVE}/provenance.json",
-        curve=f"{TOY_CURVE}/curve.csv",
-    log:
-        f"{LOGS}/measure_fisher_toy/{{space}}.{{network}}.s{{seed}}.{{fingerprint}}.log",
-    benchmark:
-        f"{BENCHMARKS}/measure_fisher_toy/{{space}}.{{network}}.s{{seed}}.{{fingerprint}}.tsv"
-    conda:
-        "../envs/study.yaml"
-    threads: 1
-    resources:
-        mem_mb=memory(4000),
-        runtime=fixed_minutes(60),
-    params:
-        job=lambda wildcards: toy_plan(TOY_STUDY)
-        .find("fisher_toy", dict(wildcards))
-        .job(),
-    shell:
-        "python -m diffusability.script make.py fisher_toy --job {params.job:q}"
-        " --threads {threads} --minutes {resources.runtime} &> {log}"
 
 
 rule tabulate_fisher_toy:

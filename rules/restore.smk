@@ -10,24 +10,24 @@ for stage in BULK:
         name:
             restoring
         input:
-            unpack(made_from(stage)),
+            unpack(STAGE_FUNCTIONS.made_from(stage)),
             restored=restored(stage),
             card=ancient(f"{path_template(stage)}/{CARD}"),
         output:
             f"{path_template(stage)}/{RESTORED}",
         log:
             f"{LOGS}/{restoring}/{name_template(stage)}.log",
-        priority: priority(stage)
+        priority: STAGE_FUNCTIONS.priority(stage)
         conda:
             "../envs/study.yaml"
         threads: declared.threads
         resources:
-            **gpus(stage),
+            **STAGE_FUNCTIONS.gpus(stage),
             mem_mb=memory(declared.memory),
-            runtime=minutes(stage, declared.minutes),
+            runtime=STAGE_FUNCTIONS.minutes(stage),
         params:
-            job=job(stage),
-            make=command(stage, " --restore"),
+            job=STAGE_FUNCTIONS.job(stage),
+            make=STAGE_FUNCTIONS.command(stage, " --restore"),
         shell:
             "{params.make} --job {params.job:q} --threads {threads} &> {log}"
 

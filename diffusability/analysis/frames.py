@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 import pandas as pd
@@ -62,6 +63,8 @@ def typed(frame: pd.DataFrame, name: str, source: str = "table") -> pd.DataFrame
                 table[column] = _truths(cells, source)
             case "guidance":
                 table[column] = _guidance(cells, source)
+            case _:
+                assert_never(kind)
     return table
 
 

@@ -142,7 +142,7 @@ def _check_one_study(table: pd.DataFrame, source: str) -> None:
         if len(names) > 1:
             raise MeasurementError(
                 f"{source}: {len(names)} different values of {column} ({', '.join(names)}); "
-                "analyse one at a time, or compare two with `diffusability compare`"
+                "analyse one at a time, or compare two: diffusability compare A.yaml B.yaml"
             )
     measured = table[
         table["value"].notna()

@@ -1,4 +1,4 @@
-"""What every frozen encoder offers: a grid of features, one vector an image, class logits."""
+"""What every frozen encoder offers: a grid of features, one vector per image, class logits."""
 
 from abc import abstractmethod
 
@@ -26,11 +26,11 @@ class Encoder(nn.Module):
         """Return the (B, D, h, w) feature map, the target of alignment."""
 
     def features(self, images: Tensor) -> Tensor:
-        """Return one (B, F) vector an image; by default the mean of the feature map."""
+        """Return one (B, F) vector per image; by default the mean of the feature map."""
         return self.grid(images).mean(dim=(2, 3))  # (B, D, h, w) -> (B, D)
 
     def features_and_spatial(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `features`, and with them (B, S) values that keep the place; S = 0 without."""
+        """Return `features`, and with them (B, S) values that keep the position; S = 0 without."""
         features = self.features(images)
         return features, features[:, :0]
 

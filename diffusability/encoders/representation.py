@@ -43,7 +43,7 @@ class RepresentationSpace(PublishedWeights[RepresentationEncoder]):
 
 
 class RepresentationModel(Encoder):
-    """One vector an image in a feature space of FDr6; it has no grid and names no classes."""
+    """One vector per image in a feature space of FDr6; it has no grid and names no classes."""
 
     mean: Tensor
     std: Tensor

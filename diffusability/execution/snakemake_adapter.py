@@ -137,9 +137,11 @@ def lift_default_rate_limit(workflow: Any) -> None:
 
     With Snakemake's default of 100 jobs per second, every check for ready jobs schedules another
     one a second later, without end, and every finished job adds a check: after a thousand jobs, a
-    thousand checks per second. A longer timespan (`--max-jobs-per-timespan 1000/10s`) divides this
-    by ten, but each check keeps a thread, and Snakemake, waiting for that long. There is no option
-    for "no limit".
+    thousand checks per second.
+
+    Why not an option: `max-jobs-per-timespan` has no value for "no limit", on the command line or
+    in a profile (null gives the default). A longer timespan (1000/10s) divides the checks by ten,
+    but each keeps a thread waiting for that long, and Snakemake does not end before them.
     """
     limit = workflow.scheduling_settings.max_jobs_per_timespan
     if limit is not None and (limit.max_jobs, limit.timespan) == (100, 1):

@@ -4,8 +4,9 @@ The public names below can be imported from here; modules are imported lazily, w
 names is first used.
 """
 
-from importlib import import_module
 from typing import Any
+
+from diffusability.lazy import lazy_import, public_names
 
 _PUBLIC = {
     "checks": ("curve_mismatch", "flags_of"),
@@ -24,16 +25,9 @@ _PUBLIC = {
     "spectrum": ("image_spectrum", "spectral_slope", "vector_spectrum"),
     "toy_oracles": ("Arc", "Pushforward", "toy_oracle"),
 }
-_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
-__all__ = [*_HOME]
+__all__ = public_names(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
     """Import and return a public name or a module of this package."""
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    if name in _PUBLIC:
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(
-        f"module {__name__!r} has no attribute {name!r}; it has {', '.join(_HOME)}"
-    )
+    return lazy_import(__name__, _PUBLIC, name)

@@ -26,7 +26,8 @@ from diffusability.metrics.reconstruction import (
 from diffusability.stages.features import BATCH, Extractor
 from diffusability.stages.inputs import Inputs
 from diffusability.stages.measurements import write_measurements
-from diffusability.study.metrics import ContinuityMetric, EquivarianceMetric, ReconstructionMetric
+from diffusability.study.metrics import ReconstructionMetric
+from diffusability.study.perspectives import ContinuityMetric, EquivarianceMetric
 from diffusability.tokenizers.perceptual import LpipsPerceptual
 from diffusability.tokenizers.posterior import LOGVAR_RANGE
 from diffusability.tokenizers.regularizers.alignment import latent_features

@@ -16,12 +16,8 @@ from diffusability.metrics.stationary_fisher import StationaryCurves, stationary
 from diffusability.metrics.uniformity import measure_uniformity
 from diffusability.stages.inputs import Inputs
 from diffusability.stages.measurements import write_measurements
-from diffusability.study.metrics import (
-    FisherMetric,
-    GeometryMetric,
-    SpatialMetric,
-    UniformityMetric,
-)
+from diffusability.study.metrics import FisherMetric, GeometryMetric
+from diffusability.study.perspectives import SpatialMetric, UniformityMetric
 from diffusability.tokenizers.serpentine import to_vector
 
 

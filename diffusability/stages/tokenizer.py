@@ -160,9 +160,7 @@ def _losses(inputs: Inputs, spec: TokenizerSpec, encoder: Encoder | None) -> Tok
     regularizer.initialise(inputs.generator("regularizer"))
     discriminator = None
     if spec.objective.gan:
-        discriminator = PatchDiscriminator(
-            shape[1], spec.objective.gan_width, spec.objective.gan_layers
-        )
+        discriminator = PatchDiscriminator(spec.objective, shape[1])
         discriminator.initialise(inputs.generator("discriminator"))
         discriminator.to(inputs.device)
     return TokenizerLosses(

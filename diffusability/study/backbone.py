@@ -231,7 +231,7 @@ class EDMSampling(Spec):
 
     sigma_min: float = Field(0.002, gt=0, description="smallest level above 0")
     sigma_max: float = Field(80.0, gt=0, description="level of the first noise")
-    rho: float = Field(7.0, gt=0, description="the larger, the more of the levels are small")
+    rho: float = Field(7.0, gt=0, description="exponent; a larger one makes more levels small")
     churn: NonNegativeFloat = Field(0.0, description="S_churn; 0 follows the deterministic flow")
     churn_min: NonNegativeFloat = Field(0.0, description="S_min, smallest level with fresh noise")
     churn_max: float | None = Field(None, gt=0, description="S_max, largest; none: no limit")

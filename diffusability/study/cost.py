@@ -93,7 +93,7 @@ class Costs:
                 return Work(count * self._features(metric.extractor).macs, "fp32", 0)
             case "fdr6_reference":
                 return Work(self._fdr6(self.images.of("all"), set()), "fp32", 0)
-            case "dataset" | "pixel_fisher":  # on CPU cores: not counted
+            case "dataset" | "pixel_fisher" | "fisher_toy":  # on CPU cores: not counted
                 return Work(None, "fp32", 0)
             case stage:
                 return Work(self._measured(stage, self._entry(artifact)), "fp32", 0)

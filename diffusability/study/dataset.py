@@ -101,7 +101,7 @@ class ShapesDataset(Dataset):
     size: Literal[16, 32, 64] = Field(32, description="side of the square images in pixels")
     train: PositiveInt = Field(20_000, description="training images")
     val: PositiveInt = Field(5_000, description="validation images")
-    seed: NonNegativeInt = Field(0, description="of every image; another seed, other images")
+    seed: NonNegativeInt = Field(0, description="another seed gives other images")
 
     @property
     def num_classes(self) -> int:
@@ -235,7 +235,7 @@ class DecodedDataset(Dataset):
     size: PositiveInt = Field(256, description="side of the square images in pixels")
     num_classes: PositiveInt = Field(1000, description="classes that are expected")
     train_crop: Literal["center", "random"] = Field(
-        "center", description="ADM's centre crop, or its random crop anew at every step"
+        "center", description="ADM's centre crop, or its random crop, drawn again at every step"
     )
     smallest_crop: float = Field(
         0.8,
@@ -245,7 +245,7 @@ class DecodedDataset(Dataset):
         "drawn",
     )
     val_fraction: float = Field(
-        0.05, gt=0, lt=1, description="held out of every class without a validation split"
+        0.05, gt=0, lt=1, description="share of every class held out without a validation split"
     )
     damaged: Literal["refuse", "skip"] = Field(
         "refuse", description="images that do not decode: stop, or leave out, named and counted"

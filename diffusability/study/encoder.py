@@ -267,7 +267,7 @@ class RepresentationEncoder(PublishedEncoder):
 
     uses = frozenset({"features"})
 
-    kind: Literal["representation"] = Field(description="a network of FDr6, Inception apart")
+    kind: Literal["representation"] = Field(description="a network of FDr6 other than Inception")
     model: Representation = Field(description="name of the network")
 
     @property

@@ -3,18 +3,107 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, PositiveInt, model_validator
 
-from diffusability.study.metric_group import Split
+from diffusability.study.metric_group import Split, first_paragraph
 from diffusability.study.names import INCEPTION, EncoderName
+from diffusability.study.quantity import Quantity
 from diffusability.study.representations import FDR6_SPACES
 from diffusability.study.spec import Need, Spec, is_none, name_content
 
 LEAST_COMPARED = 40  # two images in each of the parts that the kernel distance is jackknifed by
 
 
+ABOUT_GENERATION = "How good are the images that a diffusion model generates?"
+GENERATION = (
+    Quantity(
+        "generation.fd_*",
+        "Fréchet distance between generated and real images; the name ends with the extractor",
+        "lower",
+        unit="feature^2",
+    ),
+    Quantity(
+        "generation.fid generation.sfid",
+        "the same in Inception's pooled and spatial features: FID and sFID",
+        "lower",
+        unit="feature^2",
+    ),
+    Quantity(
+        "generation.kernel_distance_*",
+        "squared maximum mean discrepancy with a cubic kernel (KID)",
+        "lower",
+    ),
+    Quantity(
+        "generation.fdr6 generation.fdr_*",
+        "mean of six Fréchet distances in units of what held-out real images have; its terms",
+        "lower",
+    ),
+    Quantity(
+        "generation.inception_score_*", "confidence and diversity of class predictions", "higher"
+    ),
+    Quantity(
+        "generation.class_accuracy_*",
+        "share of samples that a classifier assigns to the requested class",
+        "higher",
+    ),
+    Quantity(
+        "generation.precision_* generation.recall_*",
+        "share of samples near real images, and the reverse",
+        "higher",
+    ),
+    Quantity(
+        "generation.density_* generation.coverage_*",
+        "number of real neighbourhoods around a sample; share of real neighbourhoods with a sample",
+        "higher",
+    ),
+)
+ABOUT_TRAJECTORY = "How straight are the paths from noise to latent?"
+TRAJECTORY = (
+    Quantity(
+        "trajectory.straightness", "mean cosine of the angle between consecutive steps", "higher"
+    ),
+    Quantity(
+        "trajectory.efficiency", "distance between end points over length of the path", "higher"
+    ),
+    Quantity("trajectory.angle", "mean angle between consecutive steps", "lower", unit="deg"),
+)
+TRAJECTORY_PROSE = r"""With steps $D_i = x_{i+1} - x_i$, $i = 0 \dots M-1$ (Eq. 10 and 11 of the
+systematic study):
+
+$$ \text{straightness} = \frac{1}{M-1} \sum_{i=0}^{M-2} \cos(D_i, D_{i+1}), \qquad
+   \text{efficiency} = \frac{\lVert x_M - x_0 \rVert}{\sum_i \lVert D_i \rVert}. $$
+
+The length of each step relative to a straight path at constant speed,
+$M \lVert D_i \rVert / \lVert x_M - x_0 \rVert$, is in `profiles.csv`."""
+
+
 class GenerationMetric(Spec):
-    """Fréchet distance and class accuracy of generated images."""
+    r"""Fréchet distance and class accuracy of generated images.
+
+    $$ \mathrm{FD} = \lVert \mu_a - \mu_b \rVert^2 + \mathrm{tr}\,\big(S_a + S_b
+       - 2 (S_a S_b)^{1/2}\big)
+       \quad \text{(arXiv 1706.08500)}, $$
+
+    $$ \mathrm{FDr6} = \frac16 \sum_{X} \frac{\mathrm{FD}_X(\text{generated}, \text{train})}
+       {\mathrm{FD}_X(\text{validation}, \text{train})} \quad \text{(arXiv 2604.28190)}, $$
+
+    $$ \mathrm{KID} = \mathrm{MMD}^2 \text{ with } k(x, y) = \big(x^\top y / D + 1\big)^3 \quad
+       \text{(arXiv 1801.01401)}, \qquad
+       \mathrm{IS} = \exp \mathbb{E}\,\mathrm{KL}\big(p(y \mid x) \,\Vert\, p(y)\big) \quad
+       \text{(arXiv 1606.03498)}. $$
+
+    A Fréchet distance is biased upwards by a term in $1/n$: compare only sets of the same size.
+    **Only a distance in Inception features is called FID.** Others carry the name of their
+    extractor: `fd_judge` is the Fréchet distance in the features of the encoder `judge`. Precision
+    and recall: arXiv 1904.06991; density and coverage: arXiv 2002.09797.
+
+    FDr6 needs six encoders under `metrics.generation.fdr6`. Its denominators are computed once for
+    a dataset, at full precision, and stored with their hash. A study with many sets of samples sets
+    `metrics.generation.compared: 10000`: features of real images are then extracted once, and so
+    many of them serve kernel distance, precision and recall.
+    """
+
+    model_config = ConfigDict(json_schema_extra=first_paragraph)
 
     extractor: EncoderName
     reference: Split = Field("train", description="real images that samples are compared with")
@@ -22,9 +111,9 @@ class GenerationMetric(Spec):
         None,
         ge=LEAST_COMPARED,
         exclude_if=is_none,
-        description="real images, evenly chosen, that kernel distance, precision and recall look "
-        "at; the reference's features are then extracted once for all sets of samples. None: all, "
-        "extracted anew by every job, which only few images allow",
+        description="real images, evenly chosen, that kernel distance, precision and recall use; "
+        "their features are then extracted once for all sets of samples. None: all, extracted "
+        "again by every job, which is feasible for few images only",
     )
     fdr6: (
         Annotated[tuple[EncoderName, ...], Field(min_length=FDR6_SPACES, max_length=FDR6_SPACES)]
@@ -33,7 +122,7 @@ class GenerationMetric(Spec):
         None,
         exclude_if=is_none,
         description="six encoders in whose features FDr6 compares samples with the train split, "
-        "in units of what the val split is away from it; none: not measured",
+        "relative to the distance of the val split; none: not measured",
     )
     reference_statistics: Annotated[str | None, Field(exclude=True)] = Field(
         None,
@@ -51,7 +140,7 @@ class GenerationMetric(Spec):
     reference_resolution: PositiveInt | None = Field(
         None,
         exclude_if=is_none,
-        description="side in pixels of those images, where the file holds none of them",
+        description="side in pixels of those images, if the file does not contain them",
     )
 
     @model_validator(mode="before")
@@ -81,7 +170,7 @@ class GenerationMetric(Spec):
 
 
 class PublishedReference(Spec):
-    """Where published moments of the reference images lie; fields of `GenerationMetric`."""
+    """Where published moments of the reference images are; fields of `GenerationMetric`."""
 
     reference_content: str | None = Field(None, exclude_if=is_none)
     reference_count: PositiveInt | None = Field(None, exclude_if=is_none)
@@ -106,9 +195,9 @@ class GenerationReference(PublishedReference):
 
 
 class Fdr6Reference(PublishedReference):
-    """What FDr6 holds every sample set against; made once for a dataset and six encoders.
+    """What FDr6 compares every sample set with; made once for a dataset and six encoders.
 
-    Its fields are those of `GenerationMetric`; the published statistics stand for Inception alone.
+    Its fields are those of `GenerationMetric`. Published statistics are used for Inception only.
     """
 
     fdr6: tuple[EncoderName, ...]

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from diffusability.errors import StudyError
 from diffusability.study.problems import nearest
+from diffusability.study.quantity import Quantity
 from diffusability.study.spec import Spec
 
 Split = Literal["train", "val", "all"]
@@ -32,8 +33,15 @@ class Passes:
     pool: Split | None = None
 
 
+def first_paragraph(schema: dict[str, Any]) -> None:
+    """Shorten a model's description for editors; the rest of it is for the page of metrics."""
+    schema["description"] = schema.get("description", "").partition("\n\n")[0]
+
+
 class MetricOptions(Spec):
     """Options of one metric group, the base of all of them."""
+
+    model_config = ConfigDict(json_schema_extra=first_paragraph)
 
     split: Split = Field("val", description="images whose latents are measured")
 
@@ -61,6 +69,8 @@ class MetricGroup:
         code: `module:function` that measures. With `reads`, a function of tensors that returns
             measurements; without, a stage's `make(inputs, spec, out)`.
         about: what is measured, in one sentence.
+        quantities: what it measures, as the page of metrics says it. Equations and source follow
+            the first paragraph of the options' docstring.
         reads: tensors that the function takes, in this order: latent means and log-variances
             (N, C, h, w), labels (N,), foreground (N, h, w) or None for a dataset without masks.
         generator: name of the seeded stream that the function takes as `generator`, if any.
@@ -81,6 +91,7 @@ class MetricGroup:
     options: type[MetricOptions]
     code: str
     about: str
+    quantities: tuple[Quantity, ...]
     reads: tuple[Tensor, ...] = ()
     generator: str = ""
     title: str = ""
@@ -104,6 +115,8 @@ class MetricGroup:
         problems += [f"upstream {r!r}" for r in self.upstream if r not in get_args(Further)]
         if not all(self.code.partition(":")):
             problems.append(f"code {self.code!r} is not `module:function`")
+        if not self.quantities:
+            problems.append("quantities: states no definition, unit and direction")
         if self.shows and not self.title:
             problems.append("shows metrics in figures, but has no title")
         if self.generator and not self.reads:

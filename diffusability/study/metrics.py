@@ -1,6 +1,7 @@
 """The metric groups that a study measures on latents: options and declaration, side by side.
 
-To add one, declare its options model here. `docs/extending.md` walks through it.
+To add one, declare its options model here. `docs/extending.md` walks through it. The seven
+perspectives of the systematic study are declared first, in `perspectives.py`.
 """
 
 from itertools import pairwise
@@ -9,155 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, PositiveInt, create_model, model_validator
 
 from diffusability.study.generation import GenerationMetric
-from diffusability.study.metric_group import MetricGroups, MetricOptions, Passes, Split
+from diffusability.study.metric_group import MetricOptions, Passes, Split
 from diffusability.study.names import EncoderName
+from diffusability.study.perspectives import METRIC_GROUPS
+from diffusability.study.quantity import Quantity
 from diffusability.study.spec import Spec, is_none
 
-METRIC_GROUPS = MetricGroups()
-
-
-@METRIC_GROUPS.add(
-    "velocity",
-    code="diffusability.metrics.velocity:measure_velocity",
-    about="Velocity irreducible variance (VIV): how much of the velocity no network can predict.",
-    reads=("mean", "labels"),
-    generator="halves",
-    title="velocity ambiguity",
-    shows={"VIV": "velocity.viv"},
-    rank="headline",
-)
-class VelocityMetric(MetricOptions):
-    """Velocity irreducible variance (VIV)."""
-
-
-@METRIC_GROUPS.add(
-    "semantics",
-    code="diffusability.metrics.semantics:measure_semantics",
-    about="Latent neighbour consistency (LNC): do neighbours share their class?",
-    reads=("mean", "labels", "foreground"),
-    generator="folds",
-    title="semantic separability",
-    shows={"LNC": "semantics.lnc5"},
-    rank="headline",
-)
-class SemanticsMetric(MetricOptions):
-    """Latent neighbour consistency (LNC)."""
-
-    neighbours: tuple[PositiveInt, ...] = Field(
-        (1, 5, 10, 20), min_length=1, description="numbers K of nearest neighbours"
-    )
-
-
-@METRIC_GROUPS.add(
-    "spatial",
-    code="diffusability.stages.latent_metrics:spatial",
-    about="Spatial structure (SRSS, LDS, CDS, RMSC): do nearby cells agree?",
-    title="spatial structure",
-    shows={"SRSS": "spatial.srss", "LDS": "spatial.lds", "CDS": "spatial.cds"},
-    rank="headline",
-)
-class SpatialMetric(MetricOptions):
-    """Spatial structure: LDS, CDS, SRSS, RMSC."""
-
-
-@METRIC_GROUPS.add(
-    "smoothness",
-    code="diffusability.metrics.smoothness:measure_smoothness",
-    about="Spectral energy concentration (SEC): how much of the energy is high-frequency?",
-    reads=("mean",),
-    title="spectral smoothness",
-    shows={"SEC": "smoothness.sec25"},
-    rank="headline",
-)
-class SmoothnessMetric(MetricOptions):
-    """Spectral energy concentration (SEC) and its relatives."""
-
-
-@METRIC_GROUPS.add(
-    "continuity",
-    code="diffusability.stages.image_metrics:continuity",
-    about="iFID: are images decoded between neighbouring latents still real?",
-    title="manifold continuity",
-    shows={"iFD": "continuity.if*"},
-    rank="proxy",
-    outputs=("neighbours.safetensors",),
-    version=2,
-    gpu=True,
-)
-class ContinuityMetric(MetricOptions):
-    """iFID: Fréchet distance of images decoded between neighbouring latents."""
-
-    split: Split = Field("val", description="images whose latents are interpolated from")
-    pool: Split = Field("train", description="images whose latents are neighbours")
-    extractor: EncoderName
-    neighbours: PositiveInt = Field(10, description="K nearest from which one is drawn")
-    distance: Literal["cosine", "l2"] = Field("cosine", description="between latents")
-    same_class: bool = Field(False, description="neighbours of the same class only")
-    choice: Literal["weighted", "nearest"] = Field(
-        "weighted", description="draw a neighbour, closer ones more often; or take the nearest"
-    )
-    interpolation: Literal["slerp", "linear"] = Field(
-        "slerp", description="path between the latents: spherical or straight"
-    )
-    alpha: float = Field(0.5, ge=0, le=1, description="0: the latent, 1: its neighbour")
-
-    @property
-    def encoders(self) -> dict[str, str]:
-        """The feature extractor of the distances."""
-        return {"extractor": self.extractor}
-
-    def passes(self) -> Passes:
-        """Every latent is compared with the pool, one is decoded, two images are judged."""
-        return Passes(decoder=1, extractor=2, pool=self.pool)
-
-
-@METRIC_GROUPS.add(
-    "uniformity",
-    code="diffusability.stages.latent_metrics:uniformity",
-    about="How evenly do single-pixel latents spread?",
-    title="distribution uniformity",
-    shows={
-        "entropy": "uniformity.normalised_entropy",
-        "density CV": "uniformity.density_cv",
-        "Gini": "uniformity.gini",
-    },
-    rank="proxy",
-    version=2,
-)
-class UniformityMetric(MetricOptions):
-    """Density of single-pixel latents in a t-SNE embedding (VA-VAE's protocol)."""
-
-    points: PositiveInt = Field(10_000, description="images per repeat, one pixel of each")
-    repeats: int = Field(10, ge=2, description="embeddings that the result is averaged over")
-    perplexity: float = Field(30.0, gt=1, description="of t-SNE")
-    iterations: int = Field(1000, ge=250, description="of t-SNE")
-
-
-@METRIC_GROUPS.add(
-    "equivariance",
-    code="diffusability.stages.image_metrics:equivariance",
-    about="Does encoding commute with rotation, scaling and flipping?",
-    title="affine equivariance",
-    shows={
-        "scale error": "equivariance.scale_error",
-        "rotate error": "equivariance.rotate_error",
-    },
-    gpu=True,
-)
-class EquivarianceMetric(MetricOptions):
-    """Error of commuting encoding with transformations."""
-
-    rotations: tuple[Literal[90, 180, 270], ...] = Field(
-        (90, 180, 270), description="degrees counter-clockwise"
-    )
-    scales: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
-        (0.5, 0.75), description="factors that images and latents are shrunk by"
-    )
-    flip: bool = Field(True, description="flip horizontally too")
-
-    def passes(self) -> Passes:
-        """Each image is encoded as it is and transformed."""
-        return Passes(encoder=1 + len(self.rotations) + len(self.scales) + self.flip)
+__all__ = ["METRIC_GROUPS", "MetricsSpec"]
 
 
 @METRIC_GROUPS.add(
@@ -168,9 +27,51 @@ class EquivarianceMetric(MetricOptions):
     upstream=("alignment",),
     version=2,
     gpu=True,
+    quantities=(
+        Quantity(
+            "reconstruction.psnr",
+            "peak signal-to-noise ratio, mean over images",
+            "higher",
+            unit="dB",
+        ),
+        Quantity("reconstruction.ssim", "structural similarity", "higher"),
+        Quantity("reconstruction.mse", "mean squared error of pixel values in [-1, 1]", "lower"),
+        Quantity(
+            "reconstruction.lpips",
+            "perceptual distance, where `metrics.reconstruction.lpips` names an encoder",
+            "lower",
+        ),
+        Quantity(
+            "reconstruction.fid reconstruction.fd_*",
+            "Fréchet distance between reconstructions and images",
+            "lower",
+            unit="feature^2",
+        ),
+        Quantity(
+            "reconstruction.alignment_cosine",
+            "cosine between a vision encoder's features and their linear prediction from "
+            "the latent",
+            "higher",
+        ),
+        Quantity(
+            "reconstruction.posterior_variance_share",
+            "variance of the posterior over variance of its mean",
+            "none",
+        ),
+        Quantity(
+            "reconstruction.kl",
+            "divergence of the posterior from the standard normal",
+            "none",
+            unit="nat/dim",
+        ),
+    ),
 )
 class ReconstructionMetric(MetricOptions):
-    """PSNR, SSIM, LPIPS and Fréchet distance of reconstructions."""
+    r"""PSNR, SSIM, LPIPS and Fréchet distance of reconstructions.
+
+    $$ \mathrm{PSNR} = 10 \log_{10} \frac{4}{\mathrm{mean}\,(x - \hat x)^2}, \qquad
+       \mathrm{KL} = \tfrac12\,\mathrm{mean}\big(\mu^2 + \sigma^2 - 1 - \log \sigma^2\big). $$
+    """
 
     extractor: EncoderName
     lpips: EncoderName | None = Field(
@@ -197,23 +98,56 @@ class ReconstructionMetric(MetricOptions):
     about="Does encoding keep distances, and what spectra do latents have?",
     outputs=("spectra.csv",),
     optional=True,
+    quantities=(
+        Quantity(
+            "geometry.stretch_min geometry.stretch_max",
+            "smallest and largest quotient of latent distance and image distance over all pairs",
+            "none",
+        ),
+        Quantity("geometry.stretch_q*", "its quantiles: 1, 5, 50, 95, 99 %", "none"),
+        Quantity(
+            "geometry.stretch_ratio geometry.stretch_q99_q01",
+            "largest over smallest; 99 % over 1 % quantile; 1 keeps all distances up to scale",
+            "lower",
+        ),
+        Quantity(
+            "geometry.grid_slope geometry.line_slope",
+            "slope of log power against log frequency, on the grid and along the vector; "
+            "0 is white",
+            "none",
+        ),
+        Quantity(
+            "geometry.grid_falling geometry.line_falling",
+            "share of neighbouring frequencies between which power falls",
+            "none",
+        ),
+        Quantity(
+            "geometry.*_permuted_*",
+            "the same after all entries were put in one random order",
+            "none",
+        ),
+    ),
 )
 class GeometryMetric(MetricOptions):
-    """Stretching of distances (bi-Lipschitz constants) and power spectra of latents."""
+    r"""Stretching of distances (bi-Lipschitz constants) and power spectra of latents.
 
-    images: int = Field(
-        500, ge=20, description="at most that many, the first of the split in a random order"
-    )
+    How does an encoder stretch distances? Measured only where a study declares `metrics.geometry`.
+
+    The quotient of two images is $\lVert E(x) - E(x') \rVert / \lVert x - x' \rVert$. Source:
+    Fisher paper, Table 1 and Fig. 13.
+    """
+
+    images: int = Field(500, ge=20, description="maximum number, drawn at random from the split")
 
 
 class LearnedFisherMetric(Spec):
-    """The same quantities from the trained diffusion models, by one JVP a probe."""
+    """The same quantities from the trained diffusion models, with one JVP per probe."""
 
     split: Split = Field(
         "val",
         description="images whose latents (a draw of each posterior) are diffused; best held out",
     )
-    latents: int = Field(512, ge=20, description="at most so many, evenly over the split")
+    latents: int = Field(512, ge=20, description="maximum number, spread evenly over the split")
     probes: PositiveInt = Field(1, description="random directions per noisy latent")
     draws: PositiveInt = Field(1, description="noises per latent")
     seeds: Literal["first", "all"] = Field(
@@ -243,15 +177,78 @@ class LearnedFisherOptions(LearnedFisherMetric):
     },
     rank="proxy",
     upstream=("pixels",),
+    quantities=(
+        Quantity("fisher.fi", "Fisher information FI, mean over noise levels", "none"),
+        Quantity("fisher.fir", "Fisher information rate FIR", "lower"),
+        Quantity("fisher.mmse_rate", "rate of the minimum mean squared error", "lower"),
+        Quantity(
+            "fisher.fi_deviation fisher.fir_deviation_relative "
+            "fisher.fir_deviation_scaled fisher.fir_deviation_per_dimension "
+            "fisher.mmse_rate_deviation",
+            "distance from the curves of pixel space",
+            "lower",
+        ),
+        Quantity(
+            "fisher.learned_fi fisher.learned_fir fisher.learned_mmse_rate",
+            "the same of a trained diffusion model, where `metrics.fisher.learned` asks for it",
+            "as above",
+        ),
+        Quantity("fisher.*_unconditional", "without knowing the class", "as above"),
+        Quantity(
+            "fisher.*_dct",
+            "of stationary fits, which exist for pixels and latents alike; deviations "
+            "compare these",
+            "as above",
+        ),
+        Quantity(
+            "fisher.curve_*_v*",
+            "the value at one noise variance v; of trained models also `fi_score` and "
+            "`fi_held_out`, two further estimates of FI",
+            "as above",
+        ),
+    ),
 )
 class FisherMetric(MetricOptions):
-    """Fisher information, its rate and the MMSE rate, and their deviations from pixel space."""
+    r"""Fisher information, its rate and the MMSE rate, and their deviations from pixel space.
+
+    How much do noisy latents reveal about the clean ones, and how fast does that change with the
+    noise?
+
+    With $p_v$ the density of latents plus Gaussian noise of variance $v$ and score
+    $s_v = \nabla \log p_v$ (Eq. 3 to 6 of the Fisher paper):
+
+    $$ \mathrm{FI}(v) = \mathbb{E}\,\lVert s_v \rVert^2, \qquad
+       \mathrm{FIR}(v) = -\frac{d\,\mathrm{FI}}{dv}
+       = \mathbb{E}\,\lVert \nabla^2 \log p_v \rVert_F^2, $$
+
+    $$ \mathrm{mmse}(v) = n v - v^2\,\mathrm{FI}(v), \qquad
+       \frac{d\,\mathrm{mmse}}{dv} = n - 2 v\,\mathrm{FI}(v) + v^2\,\mathrm{FIR}(v) \ge 0. $$
+
+    Reported numbers are means over $\log v$ of $v\,\mathrm{FI}/n$, $v^2\,\mathrm{FIR}/n$ and
+    $\tfrac{1}{n}\,d\,\mathrm{mmse}/dv$, so each lies in [0, 1] and does not grow with the number of
+    dimensions $n$. For a Gaussian with covariance eigenvalues $\lambda_i$:
+
+    $$ \mathrm{FI} = \sum_i \frac{1}{\lambda_i + v}, \qquad
+       \mathrm{FIR} = \sum_i \frac{1}{(\lambda_i + v)^2}, \qquad
+       \frac{d\,\mathrm{mmse}}{dv} = \sum_i \frac{\lambda_i^2}{(\lambda_i + v)^2}. $$
+
+    The fits are those of VIV: a Gaussian per class, and their mixture. The text of Definition 3.2
+    does not determine the deviation of FIR between a pixel space of dimension $D$ and a latent
+    space of dimension $d$, so three readings are reported:
+
+    $$ \text{relative: } \frac{\lvert F_D - F_d \rvert}{F_D}, \qquad
+       \text{scaled: } \frac{v^2 \lvert F_D - F_d \rvert}{D}, \qquad
+       \text{per dimension: } \frac{\lvert F_D/D - F_d/d \rvert}{F_D/D}. $$
+
+    Of a trained model, one Jacobian-vector product per random direction estimates all three curves.
+    A learned FI has three estimates; where they disagree, the value carries a flag.
+    """
 
     split: Split = Field("val", description="images whose latents, and pixels, are fitted")
     variances: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
         min_length=2,
-        description="noise variances sigma^2, increasing; latents have variance 1 a channel",
+        description="noise variances sigma^2, increasing; latents have variance 1 per channel",
     )
     blocks: int = Field(10, ge=2, description="blocks of images of the jackknife errors")
     samples: int = Field(128, ge=2, description="Monte-Carlo points of a mixture per variance")

@@ -15,6 +15,6 @@ INCEPTION = "inception"  # its pooled features
 INCEPTION_SPATIAL = "inception-spatial"  # a part of its early feature map
 
 
-def fdr6_role(place: int) -> str:
-    """Return the role, among what an artifact is made from, of the FDr6 extractor at a place."""
-    return f"fdr6_extractor_{place}"
+def fdr6_role(index: int) -> str:
+    """Return the role, among what an artifact is made from, of an FDr6 extractor by its index."""
+    return f"fdr6_extractor_{index}"

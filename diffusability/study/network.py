@@ -61,8 +61,8 @@ class ConvNetwork(Network):
     channels_last: bool = Field(
         False,
         exclude=True,
-        description="train with channels innermost in memory, which large networks are faster "
-        "with; execution, in no fingerprint",
+        description="train in the channels-last memory format, which is faster for large "
+        "networks; execution, in no fingerprint",
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The artifacts of a study: which there are, what each is made from, and where it lies."""
+"""The artifacts of a study: what each is, what it is made from, and its path."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class Artifact:
         spec: resolved options of the stage, as plain JSON values.
         seed: seed of the stage's randomness.
         upstream: the artifacts it is made from, by role.
-        local: places and ways of execution on this machine; part of no fingerprint.
+        local: paths and execution options of this machine; not part of the fingerprint.
     """
 
     stage: str
@@ -51,7 +51,7 @@ class Artifact:
 
     @property
     def card(self) -> str:
-        """Path of the provenance card; it is written last, so it stands for the whole."""
+        """Path of the provenance card, written last: an artifact with a card is complete."""
         return f"{self.path}/{CARD}"
 
     @property
@@ -296,10 +296,10 @@ class Plan(Artifacts):
         )
 
     def _fdr6_judges(self, metric: GenerationMetric) -> dict[str, Artifact]:
-        """Return the six extractors of FDr6 by role, and what samples are held against."""
+        """Return the six extractors of FDr6 by role, and what samples are compared with."""
         assert metric.fdr6 is not None
         extractors = {
-            fdr6_role(place): self._encoder(name) for place, name in enumerate(metric.fdr6)
+            fdr6_role(index): self._encoder(name) for index, name in enumerate(metric.fdr6)
         }
         spec = Fdr6Reference.of(metric)
         reference = self._add(
@@ -314,5 +314,5 @@ class Plan(Artifacts):
 
 
 def _stated(spec: Spec) -> dict[str, Any]:
-    """Return what an entry leaves to the machine, without what it leaves unsaid."""
+    """Return the execution options of an entry that are set."""
     return {key: value for key, value in spec.local().items() if value is not None}

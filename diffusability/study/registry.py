@@ -108,7 +108,7 @@ class Registry(Mapping[str, type[Base]], Generic[Base]):
         """
         if type(spec) not in self._code:
             raise TypeError(
-                f"{type(spec).__name__} is no declared {self.what}; declared: {', '.join(self)}"
+                f"{type(spec).__name__} is not a declared {self.what}; declared: {', '.join(self)}"
             )
         module, _, name = self._code[type(spec)].partition(":")
         return getattr(import_module(module), name)

@@ -89,9 +89,9 @@ class Eq(Regularizer):
     operators: tuple[Literal["scale", "flip", "rotation"], ...] = Field(
         ("scale",), min_length=1, description="transformations of the latent, combined"
     )
-    probability: Probability = Field(0.5, description="of a step with a transformed latent")
+    probability: Probability = Field(0.5, description="of transforming the latent in a step")
     prior_probability: Probability = Field(
-        0.25, description="of a plainly autoencoded downscaled image, among the other steps"
+        0.25, description="of downscaling the image in a step whose latent is not transformed"
     )
 
 
@@ -147,7 +147,7 @@ class Gpe(Regularizer):
         "in units of the latent's root mean square",
     )
     scale_images: PositiveInt = Field(
-        5000, description="training images that centre and scale of the decoder's input rest on"
+        5000, description="training images that give centre and scale of the decoder's input"
     )
 
 

@@ -1,4 +1,4 @@
-"""The published networks of FDr6, Inception apart: what goes in, which feature comes out.
+"""The published networks of FDr6, other than Inception: what goes in, which feature comes out.
 
 Source: the evaluation of "Representation Fréchet Loss for Visual Generation" (arXiv 2604.28190).
 Network names are those of timm 1.0, whose repositories on the model hub carry the same names. An
@@ -30,7 +30,7 @@ class RepresentationFacts:
         network: name of the architecture and its weights in timm.
         input_side: side in pixels that images are resized to; a transformer pads it to whole
             patches and interpolates its positions.
-        feature: what is taken of the network: the mean over places, the class token after the
+        feature: what is taken of the network: the mean over positions, the class token after the
             last norm, or what its attention pools.
         channels: values of that feature.
         norm: mean and standard deviation of an image in 0 ... 1, by channel.

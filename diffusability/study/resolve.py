@@ -159,7 +159,7 @@ def _level(
         problems.unknown(f"{where}.of", of, "tokenizer", entries)
     elif not isinstance(trained, TokenizerSpec) or not isinstance(network, HierarchicalNetwork):
         if trained is not None:  # else its own problem is listed
-            problems.add(f"{where}.of", f"`{of}` is no trained tokenizer of arch hierarchical")
+            problems.add(f"{where}.of", f"`{of}` is not a trained tokenizer of arch hierarchical")
     elif flat["factor"] not in network.levels:
         problems.add(
             f"{where}.factor", f"{flat['factor']} is none of the levels {list(network.levels)}"
@@ -177,7 +177,7 @@ def _inherit(
     problems: Problems,
     chain: tuple[str, ...],
 ) -> dict[str, Any]:
-    """Return the entry laid over its base, and that over its own; empty after a problem."""
+    """Return the entry merged into its base, and that into its own; empty after a problem."""
     own = {k: v for k, v in entry.items() if k != "base"}
     base = entry.get("base")
     if base is None:

@@ -74,7 +74,7 @@ class Study(Spec):
         {}, description="frozen networks, by name"
     )
     tokenizers: dict[Name, TokenizerSpec | Annotated[SourcedTokenizer, TOKENIZER_SOURCES]] = Field(
-        min_length=1, description="image tokenizers, by name, each laid over its `base`"
+        min_length=1, description="image tokenizers, by name, each merged into its `base`"
     )
     encoding: EncodingSpec = EncodingSpec()
     backbones: dict[Name, BackboneSpec] = Field(

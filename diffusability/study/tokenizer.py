@@ -42,8 +42,8 @@ class ObjectiveSpec(Spec):
     kl_balance: bool = Field(
         False,
         exclude_if=is_zero,
-        description="arch hierarchical: while that weight grows, levels that hold much of the KL "
-        "bear more of it, as in NVAE, so that the coarse ones do not collapse",
+        description="arch hierarchical: while that weight grows, levels with much of the KL get a "
+        "larger weight, as in NVAE, so that the coarse ones do not collapse",
     )
     reduction: Literal["sum", "mean"] = Field(
         "sum", description="over the pixels of an image; the batch is always averaged"
@@ -159,7 +159,7 @@ class TokenizerSpec(TokenizerEntry):
         if self.train.accumulation > 1:
             raise ValueError(
                 "train.accumulation must be 1: the adaptive weights of Eq. 12 are ratios of "
-                "gradients of the whole batch, so a tokenizer's loss is no sum over its images"
+                "gradients of the whole batch, so a tokenizer's loss is not a sum over images"
             )
         if self.train.compile:
             raise ValueError(
@@ -324,7 +324,7 @@ class LinearTokenizer(SourcedTokenizer):
         if self.source in WHOLE and self.factor != 1:
             raise ValueError(f"source {self.source} keeps every pixel, so its factor is 1")
         if self.source == "haar" and self.factor & (self.factor - 1):
-            raise ValueError(f"source haar halves the image, {self.factor} is no power of two")
+            raise ValueError(f"source haar halves the image, {self.factor} is not a power of two")
         return self
 
     def misfits(self, size: int, image_channels: int) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ CLAIMS = PACKAGE / "claims" / "study.yaml"  # what the paper says, as data
 LATENT_CLAIMS = PACKAGE / "claims" / "fisher_latents.yaml"  # the second paper, of images
 FISHER_CLAIMS = PACKAGE / "claims" / "fisher_toy.yaml"  # and of its toy data
 DEFAULT_STUDY = "config.yaml"  # beside the Snakefile; run where no other is given
-NO_FILE = "none"  # in the place of a study file: all of the study is given by other means
+NO_FILE = "none"  # instead of a study file: the whole study is given by other means
 
 
 def workflow_folder() -> Path:

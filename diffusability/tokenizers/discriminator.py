@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from diffusability.errors import StudyError
 from diffusability.nn.initialisation import SeededModule, redraw_normal
+from diffusability.study.tokenizer import ObjectiveSpec
 
 WEIGHT_STD = 0.02
 WIDEST = 8  # largest multiple of the first layer's channels
@@ -25,16 +26,17 @@ class PatchDiscriminator(SeededModule):
     training, and running averages would be changed by the autoencoder's pass.
     """
 
-    def __init__(self, image_channels: int, width: int, layers: int) -> None:
+    def __init__(self, spec: ObjectiveSpec, image_channels: int) -> None:
         """Build the layers on the meta device; `initialise` fills them.
 
         Args:
+            spec: `gan_width` channels after the first layer, doubled by each further one up to
+                8 times; `gan_layers` layers of stride 2. Images need 3 · 2**gan_layers pixels
+                along each side, so 16 pixels take at most 2 layers and 32 pixels take 3.
             image_channels: channels of an image.
-            width: channels after the first layer; each further one doubles them, up to 8 times.
-            layers: layers of stride 2; images need 3 · 2**layers pixels along each side, so
-                16 pixels take at most 2 layers and 32 pixels take 3.
         """
         super().__init__()
+        width, layers = spec.gan_width, spec.gan_layers
         self.smallest_side = 3 * 2**layers
         with torch.device("meta"):
             modules: list[nn.Module] = [
@@ -79,7 +81,7 @@ class PatchDiscriminator(SeededModule):
             raise StudyError(
                 f"PatchDiscriminator: images of {images.shape[2]}x{images.shape[3]} pixels are "
                 f"smaller than {self.smallest_side}, which its stride-2 layers need; "
-                "use fewer layers"
+                "set a smaller `objective.gan_layers`"
             )
         return self.layers(images)
 

@@ -32,11 +32,11 @@ BATCH = 1024  # images of a fit in memory at a time
 class Isometry(Tokenizer, ABC):
     """A deterministic map of images without a layer that could be trained."""
 
-    def __init__(self, image_channels: int, latent_channels: int, factor: int) -> None:
+    def __init__(self, spec: LinearTokenizer, image_channels: int) -> None:
         """Set the sizes that every tokenizer states."""
         super().__init__()
-        self.image_channels, self.latent_channels = image_channels, latent_channels
-        self._factor = factor
+        self.image_channels, self.latent_channels = image_channels, spec.channels
+        self._factor = spec.factor
 
     @property
     def factor(self) -> int:
@@ -69,10 +69,6 @@ class Isometry(Tokenizer, ABC):
 class PixelTokenizer(Isometry):
     """The image itself, of any size."""
 
-    def __init__(self, image_channels: int) -> None:
-        """Take the image's channels as the latent's."""
-        super().__init__(image_channels, image_channels, 1)
-
     def map(self, images: Tensor) -> Tensor:
         """Return the images."""
         return images
@@ -87,16 +83,18 @@ class PermutationTokenizer(Isometry):
 
     order: Tensor  # (D,) int64 over entries or (H·W,) over positions
 
-    def __init__(self, image_channels: int, size: int, positions: bool) -> None:
+    def __init__(self, spec: LinearTokenizer, image_channels: int, size: int) -> None:
         """Leave the order as it is; `draw` or loaded weights set it.
 
         Args:
+            spec: source permuted-positions moves pixels with all their channels, source
+                permuted-pixels every entry separately.
             image_channels: channels of an image.
             size: its height and width in pixels.
-            positions: move pixels with all their channels, else every entry for itself.
         """
-        super().__init__(image_channels, image_channels, 1)
+        super().__init__(spec, image_channels)
         self._size = size
+        positions = spec.source == "permuted-positions"
         self._dims = 2 if positions else 1  # from where the image is flattened
         entries = size**2 * (1 if positions else image_channels)
         self.register_buffer("order", torch.arange(entries))
@@ -121,17 +119,17 @@ class ProjectionTokenizer(Isometry):
     mean: Tensor  # (D,)
     rows: Tensor  # (d, D), orthonormal
 
-    def __init__(self, image_channels: int, size: int, latent_channels: int, factor: int) -> None:
+    def __init__(self, spec: LinearTokenizer, image_channels: int, size: int) -> None:
         """Leave mean and directions at zero; `set_directions` or loaded weights set them.
 
         Raises:
             StudyError: there are more directions than the image has dimensions.
         """
-        super().__init__(image_channels, latent_channels, factor)
+        super().__init__(spec, image_channels)
         self._size = size
-        side = size // factor
-        self._shape = (latent_channels, side, side)
-        entries, pixels = latent_channels * side**2, image_channels * size**2
+        side = size // spec.factor
+        self._shape = (spec.channels, side, side)
+        entries, pixels = spec.channels * side**2, image_channels * size**2
         if entries > pixels:
             raise StudyError(
                 f"{entries} orthonormal directions do not exist among images of {pixels} entries; "
@@ -158,10 +156,6 @@ class ProjectionTokenizer(Isometry):
 
 class HaarTokenizer(Isometry):
     """The low-pass band of an orthonormal Haar pyramid: factor times the mean of a cell."""
-
-    def __init__(self, image_channels: int, factor: int) -> None:
-        """Take the image's channels as the latent's."""
-        super().__init__(image_channels, image_channels, factor)
 
     def map(self, images: Tensor) -> Tensor:
         """Return the band; its squared norm is at most the image's."""
@@ -214,14 +208,13 @@ def build_linear(spec: LinearTokenizer, image_channels: int, size: int) -> Isome
     """Return the linear map of an entry; permutations and projections are not yet drawn."""
     match spec.source:
         case "pixels":
-            return PixelTokenizer(image_channels)
+            return PixelTokenizer(spec, image_channels)
         case "haar":
-            return HaarTokenizer(image_channels, spec.factor)
+            return HaarTokenizer(spec, image_channels)
         case "permuted-pixels" | "permuted-positions":
-            positions = spec.source == "permuted-positions"
-            return PermutationTokenizer(image_channels, size, positions)
+            return PermutationTokenizer(spec, image_channels, size)
         case "pca" | "projection":
-            return ProjectionTokenizer(image_channels, size, spec.channels, spec.factor)
+            return ProjectionTokenizer(spec, image_channels, size)
         case _:
             assert_never(spec.source)
 

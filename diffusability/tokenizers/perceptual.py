@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffusability.artifacts.card import rebuild_command
 from diffusability.data.images import ImageSet
 from diffusability.encoders.interface import Encoder
 from diffusability.encoders.load import PublishedWeights
@@ -122,7 +123,7 @@ class LpipsPerceptual:
         if wrong:
             raise ArtifactError(
                 f"LPIPS: {path} was written for another version of the `lpips` package "
-                f"({', '.join(wrong[:3])}); make the encoder's artifact again"
+                f"({', '.join(wrong[:3])}). Make it again with: {rebuild_command(path.parent)}"
             )
         return cls(network)
 

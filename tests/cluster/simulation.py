@@ -27,6 +27,10 @@ onstart:
     snakemake_adapter.lift_default_rate_limit(workflow)
 """
 KIB_IN_MIB = 1024
+LAUNCHER = """from diffusability.execution import rule_functions
+
+rule_functions.LAUNCHER = "simulated_torchrun"
+"""
 # in the place of torch.distributed.run: it starts the one process that would write
 TORCHRUN = """import os, sys
 script = next(k for k, word in enumerate(sys.argv) if word.endswith(".py") and k)
@@ -71,7 +75,7 @@ def create(folder: Path, study: Mapping[str, Any]) -> Workspace:
     (folder / "scripts" / "make.py").write_text(stand_in)
     (folder / "simulated_torchrun.py").write_text(TORCHRUN)
     rules = folder / "rules" / "common.smk"
-    rules.write_text(rules.read_text().replace("torch.distributed.run", "simulated_torchrun"))
+    rules.write_text(LAUNCHER + rules.read_text())
     (folder / NO_NEEDS[1]).write_text(WITHOUT_NEEDS)
     (folder / "study.yaml").write_text(yaml.safe_dump(dict(study), sort_keys=False))
     return workspace

@@ -20,6 +20,7 @@ from diffusability.study.network import (
 from diffusability.study.regularizer import REGULARIZERS
 from diffusability.study.tokenizer import ObjectiveSpec
 from diffusability.tokenizers.conv import ConvAutoencoder
+from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.hierarchical import HierarchicalAutoencoder
 from diffusability.tokenizers.objective import Objective
 from diffusability.tokenizers.regularizers.interface import Regularizer
@@ -51,6 +52,11 @@ def conv(
         attention=attention,
     )
     return ConvAutoencoder(spec, ImageShape(image_channels, SIZE))
+
+
+def discriminator(channels: int, width: int, layers: int) -> PatchDiscriminator:
+    """A patch discriminator whose weights are not yet drawn."""
+    return PatchDiscriminator(ObjectiveSpec(gan_width=width, gan_layers=layers), channels)
 
 
 def vit(

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from diffusability.study.metric_group import MetricGroup, MetricGroups, MetricOptions
+from diffusability.study.quantity import Quantity
 from tests.conftest import REPOSITORY
 from tests.workflow.workspace import Workspace
 
@@ -16,6 +17,7 @@ DECLARATION = '''@METRIC_GROUPS.add(
     "roughness",
     code="diffusability.metrics.roughness:measure_roughness",
     about="Roughness: how much do neighbouring cells differ?",
+    quantities=(Quantity("roughness.step", "mean difference", "lower"),),
     reads=("mean",),
     title="roughness",
     shows={"step": "roughness.step"},
@@ -82,6 +84,7 @@ print(json.dumps({
     "counted": Costs(study).work(artifact).macs,
 }))
 """
+STEP = Quantity("x.step", "mean difference", "lower")
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +148,7 @@ def test_the_script_knows_the_new_stage(extended: Workspace) -> None:
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
+        ({"quantities": ()}, "metric group `x`: quantities: states no definition"),
         ({"reads": ("means",)}, "metric group `x`: reads 'means'"),
         ({"upstream": ("images",)}, "upstream 'images'"),
         ({"code": "diffusability.metrics.x"}, "is not `module:function`"),
@@ -153,13 +157,13 @@ def test_the_script_knows_the_new_stage(extended: Workspace) -> None:
     ],
 )
 def test_a_declaration_that_nothing_acts_on_is_an_error(declared: dict, message: str) -> None:
-    values = {"code": "a:b", "about": "What.", **declared}
+    values = {"code": "a:b", "about": "What.", "quantities": (STEP,), **declared}
     with pytest.raises(TypeError, match=message):
         MetricGroup(name="x", options=MetricOptions, **values)
 
 
 def test_a_name_is_declared_once() -> None:
     groups = MetricGroups()
-    groups.add("x", code="a:b", about="What.")(MetricOptions)
+    groups.add("x", code="a:b", about="What.", quantities=(STEP,))(MetricOptions)
     with pytest.raises(TypeError, match="`x` is declared already"):
-        groups.add("x", code="a:b", about="What.")(MetricOptions)
+        groups.add("x", code="a:b", about="What.", quantities=(STEP,))(MetricOptions)

@@ -11,6 +11,7 @@ from diffusability.tokenizers.discriminator import (
     discriminator_hinge,
     generator_hinge,
 )
+from tests.unit.networks import discriminator
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -18,7 +19,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def test_the_default_has_the_parameters_of_the_reference():
-    network = PatchDiscriminator(3, 64, 3)
+    network = PatchDiscriminator(ObjectiveSpec(), 3)
     # 4x4 kernels: 3-64 with bias, then 64-128-256-512 without, two numbers a norm, 512-1 with bias
     by_hand = 16 * (3 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512) + 64 + 2 * 896 + 1
     count = sum(parameter.numel() for parameter in network.parameters())
@@ -30,13 +31,13 @@ def test_the_default_has_the_parameters_of_the_reference():
     ("side", "layers", "patches"), [(256, 3, 30), (32, 3, 2), (24, 3, 1), (16, 2, 2), (16, 1, 6)]
 )
 def test_number_of_patches(side, layers, patches):
-    network = PatchDiscriminator(1, 4, layers).initialise(seeded())
+    network = discriminator(1, 4, layers).initialise(seeded())
     images = torch.randn(2, 1, side, side, generator=seeded())
     assert network(images).shape == (2, 1, patches, patches)
 
 
 def test_images_that_are_too_small_are_refused_at_the_exact_size():
-    network = PatchDiscriminator(1, 4, 3).initialise(seeded())
+    network = discriminator(1, 4, 3).initialise(seeded())
     with pytest.raises(StudyError, match="smaller than 24"):
         network(torch.zeros(2, 1, 23, 64))
     with pytest.raises(ValidationError, match="gan_layers"):
@@ -53,7 +54,7 @@ def test_hinge_losses_by_hand():
 
 def test_weights_come_from_the_generator_with_the_published_spread():
     state = torch.get_rng_state()
-    first, second = (PatchDiscriminator(3, 64, 3).initialise(seeded(1)) for _ in range(2))
+    first, second = (PatchDiscriminator(ObjectiveSpec(), 3).initialise(seeded(1)) for _ in range(2))
     assert torch.equal(state, torch.get_rng_state())
     for left, right in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(left, right)
@@ -64,13 +65,13 @@ def test_weights_come_from_the_generator_with_the_published_spread():
 
 
 def test_no_running_state_is_left_behind():
-    network = PatchDiscriminator(1, 4, 1).initialise(seeded())
+    network = discriminator(1, 4, 1).initialise(seeded())
     assert not list(network.buffers())
 
 
 def test_it_learns_to_tell_two_textures_apart():
     generator = seeded()
-    network = PatchDiscriminator(1, 8, 2).initialise(generator)
+    network = discriminator(1, 8, 2).initialise(generator)
     optimizer = torch.optim.Adam(network.parameters(), 3e-3, (0.5, 0.9))
     losses = []
     for _ in range(40):

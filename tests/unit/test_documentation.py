@@ -3,7 +3,6 @@
 import re
 import tomllib
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +15,7 @@ from diffusability.study.merge import merge
 from diffusability.study.resolve import resolve_study
 from diffusability.study.study import Study
 from tests.conftest import REPOSITORY
+from tests.documented import undocumented
 
 DOCS = REPOSITORY / "docs"
 PAGES = [REPOSITORY / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")]
@@ -26,9 +26,7 @@ FOLDERS = ("docs/", "studies/", "diffusability/", "tests/", "rules/", "scripts/"
 FOLDERS += ("benchmarks/", "envs/", "profiles/")
 BLOCK = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 KEY = re.compile(r"`((?:metrics|select|analysis|sampling|encoding)\.[\w.]+)")
-METRIC = re.compile(r"`(\w+\.[^`]+)`")
 WRITTEN_BY_READERS = "/extremes.rst"  # captions of the examples in docs/extending.md
-DIRECTIONS = {"higher": True, "lower": False, "–": None}
 
 
 def name(page: Path) -> str:
@@ -101,32 +99,10 @@ def test_keys_exist(page: Path) -> None:
             found = [m for field in fields for m in models(field.annotation)]
 
 
-def metric_rows() -> list[tuple[list[str], str, str]]:
-    """Return name patterns, unit and direction of every row of the metric tables."""
-    rows = []
-    for line in (DOCS / "metrics.md").read_text().splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
-        if line.startswith("| `") and len(cells) == 4:
-            patterns = [re.sub(r"<\w+>", "*", m) for m in METRIC.findall(cells[0])]
-            rows.append((patterns, cells[2].strip(), cells[3].strip(" |")))
-    return rows
-
-
 def test_every_metric_of_a_table_is_documented() -> None:
-    """With its unit and direction: an exact name wins over a pattern."""
+    """With its unit and direction."""
     table = pd.read_csv(DOCS / "gallery/shapes-small/tables/measurements.csv.gz")
-    table = table[table["value"].notna()].drop_duplicates("metric")
-    rows = metric_rows()
-    for metric, unit, better in table[["metric", "unit", "higher_is_better"]].itertuples(False):
-        fitting = [row for row in rows if any(fnmatchcase(metric, p) for p in row[0])]
-        exact = [row for row in fitting if metric in row[0]]
-        assert fitting, f"{metric} is on no row of docs/metrics.md"
-        stated = {(u, d) for _, u, d in exact or fitting}
-        direction = None if pd.isna(better) else bool(better)
-        assert any(
-            u in (unit, "as above") and (d == "as above" or DIRECTIONS[d] is direction)
-            for u, d in stated
-        ), f"{metric}: {unit}, higher is better: {direction}; the page says {stated}"
+    assert undocumented(table) == []
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -83,7 +83,7 @@ def test_what_is_hashed_of_a_training_is_fixed() -> None:
     [
         ({"backbones": {"sit-a": {"train": {"accumulation": 7}}}}, "accumulation 7 does not div"),
         ({"backbones": {"sit-a": {"gpus": 3}}}, r"gpus x train\.accumulation = 3 equal parts"),
-        ({"bases": {"conv-f2d4": {"train": {"accumulation": 2}}}}, "no sum over its images"),
+        ({"bases": {"conv-f2d4": {"train": {"accumulation": 2}}}}, "not a sum over images"),
         ({"bases": {"conv-f2d4": {"train": {"compile": True}}}}, r"train\.compile must be false"),
     ],
 )

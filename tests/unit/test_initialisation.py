@@ -15,7 +15,6 @@ from diffusability.nn.initialisation import SeededModule, initialise
 from diffusability.study.backbone import BACKBONES
 from diffusability.study.fisher_toy import ToyNetwork
 from diffusability.study.network import NETWORKS
-from diffusability.tokenizers.discriminator import PatchDiscriminator
 from tests.unit import networks
 
 SMALL = {"width": 16, "depth": 1, "heads": 2}
@@ -37,7 +36,7 @@ BUILDERS: dict[str, Callable[[], SeededModule]] = {
     "masked": lambda: MaskedAutoencoder(
         networks.encoder_spec("masked"), networks.encoder(1, 8, 8, 2, 0), 1
     ),
-    "discriminator": lambda: PatchDiscriminator(1, 8, 2),
+    "discriminator": lambda: networks.discriminator(1, 8, 2),
     "toy": lambda: ResidualMLP(2, ToyNetwork.model_validate(TOY), 1.0),
     "repa": lambda: networks.regularizer("repa", 3, 4, hidden=8),
     "mcos": lambda: networks.regularizer("mcos", 3, 4),

@@ -179,7 +179,7 @@ def test_sizes_that_cannot_be() -> None:
     )
     refused({"tokenizers": {"pixels": {"channels": 3}}}, "has the image's channels, 1")
     refused({"tokenizers": {"pixels": {"factor": 2}}}, "keeps every pixel, so its factor is 1")
-    refused({"tokenizers": {"haar": {"factor": 3}}}, "3 is no power of two")
+    refused({"tokenizers": {"haar": {"factor": 3}}}, "3 is not a power of two")
     refused({"tokenizers": {"pca": {"factor": 3}}}, "3 does not divide the image size 8")
     vector = {"network": {"multipliers": [1, 1, 1, 1]}}
     refused({"bases": {"vector-d16": vector}}, "4 strided convolutions do not halve the image")
@@ -192,7 +192,7 @@ def test_entries_that_do_not_fit() -> None:
     level = {"source": "level", "of": "level-8x8", "factor": 2}
     for change, reason in (
         ({"of": "level-8x9"}, "unknown tokenizer `level-8x9` (did you mean `level-8x8`?)"),
-        ({"of": "pca"}, "`pca` is no trained tokenizer of arch hierarchical"),
+        ({"of": "pca"}, "`pca` is not a trained tokenizer of arch hierarchical"),
         ({"factor": 8}, "tokenizers.x.factor: 8 is none of the levels [1, 2, 4]"),
         ({"facter": 8}, "tokenizers.x.facter: unknown key"),
     ):

@@ -22,7 +22,7 @@ LAYERS = (
     ("execution",),
     ("artifacts", "statistics"),
     ("study",),
-    ("errors",),
+    ("errors", "lazy"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # encoders are trained by the loop, and latents are read by shards of images

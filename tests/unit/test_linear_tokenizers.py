@@ -5,6 +5,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from diffusability.errors import StudyError
+from diffusability.study.tokenizer import LinearTokenizer
 from diffusability.tokenizers.linear import (
     HaarTokenizer,
     Isometry,
@@ -24,15 +25,21 @@ def images(count: int = 5, size: int = 8) -> torch.Tensor:
     return normal(count, 3, size, size).float().tanh()
 
 
+def linear(source: str, channels: int, factor: int = 1) -> LinearTokenizer:
+    entry = {"source": source, "channels": channels, "factor": factor}
+    return LinearTokenizer.model_validate(entry)
+
+
 def permutation(positions: bool) -> PermutationTokenizer:
-    tokenizer = PermutationTokenizer(3, 8, positions)
+    source = "permuted-positions" if positions else "permuted-pixels"
+    tokenizer = PermutationTokenizer(linear(source, 3), 3, 8)
     tokenizer.draw(torch.Generator().manual_seed(0))
     return tokenizer
 
 
 def projection(rows: torch.Tensor | None = None) -> ProjectionTokenizer:
     """Random directions of 3 x 8 x 8 images to a latent of 2 x 4 x 4."""
-    tokenizer = ProjectionTokenizer(3, 8, 2, 2).double()
+    tokenizer = ProjectionTokenizer(linear("projection", 2, 2), 3, 8).double()
     if rows is None:
         rows = random_directions(192, 32, torch.Generator().manual_seed(1))
     tokenizer.set_directions(normal(192, seed=2), rows)
@@ -63,7 +70,9 @@ class TestSerpentine:
 
 
 @pytest.mark.parametrize(
-    "tokenizer", [PixelTokenizer(3), permutation(False), permutation(True)], ids=str
+    "tokenizer",
+    [PixelTokenizer(linear("pixels", 3), 3), permutation(False), permutation(True)],
+    ids=str,
 )
 def test_orders_of_pixels_are_undone_to_the_bit(tokenizer: Isometry) -> None:
     x = images()
@@ -128,12 +137,12 @@ class TestProjection:
 
     def test_more_directions_than_dimensions(self) -> None:
         with pytest.raises(StudyError, match="208 orthonormal directions .* of 192 entries"):
-            ProjectionTokenizer(3, 8, 13, 2)
+            ProjectionTokenizer(linear("projection", 13, 2), 3, 8)
 
 
 class TestHaar:
     def test_energy_of_the_band_and_of_the_rest_is_the_image(self) -> None:
-        tokenizer, x = HaarTokenizer(3, 4), images().double()
+        tokenizer, x = HaarTokenizer(linear("haar", 3, 4), 3), images().double()
         z = tokenizer.encode(x).mean
         assert z.shape == (5, 3, 2, 2)
         rest = x - tokenizer.decode(z)
@@ -141,7 +150,7 @@ class TestHaar:
         assert float(energy) == pytest.approx(float(x.square().sum()), rel=1e-12)
 
     def test_isometry_on_images_of_constant_cells(self) -> None:
-        tokenizer, coarse = HaarTokenizer(1, 2), normal(4, 1, 3, 3)
+        tokenizer, coarse = HaarTokenizer(linear("haar", 1, 2), 1), normal(4, 1, 3, 3)
         x = coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)
         z = tokenizer.encode(x).mean
         torch.testing.assert_close(torch.pdist(z.flatten(1)), torch.pdist(x.flatten(1)))
@@ -152,8 +161,10 @@ def test_what_they_refuse() -> None:
     with pytest.raises(StudyError, match="4x4 pixels, it was made for 8x8 only"):
         permutation(False).encode(images(size=4))
     with pytest.raises(StudyError, match="cannot be masked"):
-        PixelTokenizer(3).encode(images(), torch.zeros(5, 8, 8, dtype=torch.bool))
+        PixelTokenizer(linear("pixels", 3), 3).encode(
+            images(), torch.zeros(5, 8, 8, dtype=torch.bool)
+        )
     with pytest.raises(StudyError, match="no layer of it is trained"):
-        _ = PixelTokenizer(3).encoder_last_weight
+        _ = PixelTokenizer(linear("pixels", 3), 3).encoder_last_weight
     with pytest.raises(StudyError, match="not divisible by the downsampling factor"):
-        HaarTokenizer(3, 4).encode(images(size=6))
+        HaarTokenizer(linear("haar", 3, 4), 3).encode(images(size=6))

@@ -159,7 +159,7 @@ def test_encoders() -> None:
 
 
 def test_discriminator() -> None:
-    module = PatchDiscriminator(3, 64, 3)
+    module = PatchDiscriminator(ObjectiveSpec(), 3)
     counted = discriminator(ObjectiveSpec(gan=0.5), 3, 256)
     assert counted.parameters == parameters(module) == pytest.approx(2.77e6, abs=0.01e6)
     assert counted.macs == macs(module, torch.empty(2, 3, 256, 256)) // 2

@@ -8,15 +8,19 @@ import pytest
 from diffusability.cli import main
 from diffusability.study.file import (
     ENTRIES,
+    GENERATED,
+    METRICS,
     OPTIONS,
     SCHEMA,
     StudyFile,
     description,
+    metrics_page,
     options_page,
     schema,
     written,
 )
 from diffusability.study.load import read_yaml
+from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.spec import Spec, TrainSpec
 from diffusability.study.study import Study
 
@@ -31,6 +35,28 @@ STUDIES = [file for file in STUDIES if "fisher_toy" not in file.name]
 def test_generated_files_are_current(file: str, text) -> None:
     remedy = "run: python -m diffusability.study.file docs"
     assert (ROOT / "docs" / file).read_text(encoding="utf-8") == text(), remedy
+
+
+def test_the_page_of_metrics_is_current() -> None:
+    page = (ROOT / "docs" / METRICS).read_text(encoding="utf-8")
+    assert GENERATED in page
+    assert page == metrics_page(page), "run: python -m diffusability.study.file docs"
+
+
+def test_the_page_of_metrics_has_definition_equation_unit_and_direction() -> None:
+    page = metrics_page("# Written by hand\n\n" + GENERATED)
+    assert page.startswith("# Written by hand\n")
+    assert "\n## Velocity ambiguity\n\nVelocity irreducible variance (VIV): how much" in page
+    assert "the published estimator. **Headline** | 1 | lower |\n" in page
+    assert r"\mathrm{VIV}_k = \frac{\pi}{2} \sqrt{\tau_k - A_k}" in page
+    assert "| `trajectory.angle` | mean angle between consecutive steps | deg | lower |" in page
+    for name in METRIC_GROUPS:
+        assert f"| `{name}." in page
+
+
+def test_editors_see_one_paragraph_of_a_metric() -> None:
+    definitions = json.loads(schema())["$defs"]
+    assert definitions["VelocityMetric"]["description"] == "Velocity irreducible variance (VIV)."
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)

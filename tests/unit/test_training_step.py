@@ -13,7 +13,7 @@ from diffusability.tokenizers.perceptual import FeaturePerceptual
 from diffusability.tokenizers.regularizers.alignment import VisionAlignment
 from diffusability.tokenizers.regularizers.interface import Penalty, Regularizer
 from diffusability.tokenizers.training_step import TokenizerLosses
-from tests.unit.networks import conv, objective, regularizer
+from tests.unit.networks import conv, discriminator, objective, regularizer
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -29,7 +29,7 @@ def tiny() -> ConvAutoencoder:
 
 
 def judge(layers: int = 1) -> PatchDiscriminator:
-    return PatchDiscriminator(1, 4, layers).initialise(seeded(1)).double()
+    return discriminator(1, 4, layers).initialise(seeded(1)).double()
 
 
 def gradients(module: nn.Module) -> list[torch.Tensor]:
@@ -231,12 +231,11 @@ def test_a_regularizer_of_weight_zero_is_the_baseline():
 
 def test_autocast_keeps_losses_in_single_precision():
     network = conv(1, 3, 8, (1, 2), 1, 1).initialise(seeded())
-    discriminator = PatchDiscriminator(1, 4, 1).initialise(seeded())
     losses = TokenizerLosses(
         network,
         objective(perceptual=0, gan_start=0),
         regularizer("mcos+mdms", 3, 6).initialise(seeded()),
-        discriminator,
+        discriminator(1, 4, 1).initialise(seeded()),
     )
     images, features = uniform(2, 1, 8, 8).float(), uniform(2, 6, 4, 4).float()
     exact = losses.autoencoder_loss(images, features, 0, seeded())

@@ -12,6 +12,7 @@ import pytest
 from diffusability.analysis.verdicts import NOT_TESTABLE
 from diffusability.study.load import read_yaml
 from diffusability.study.targets import FIGURE_NAMES, TABLE_NAMES
+from tests.documented import undocumented
 from tests.workflow.browser import find_browser, look
 from tests.workflow.workspace import Workspace
 
@@ -53,6 +54,7 @@ def test_table_is_tidy_and_complete(finished: Workspace) -> None:
     metrics |= {"reconstruction.psnr", "reconstruction.ssim", "reconstruction.fd_judge"}
     metrics |= {"generation.fd_judge", "generation.class_accuracy_judge"}
     assert metrics <= set(table["metric"])
+    assert undocumented(table) == []
     # every number but a spread carries its uncertainty
     assert table["stderr"].notna().mean() > 0.95
 

@@ -1,0 +1,113 @@
+"""Functions that Snakemake calls for the rules of stages: inputs, params and resources.
+
+Each is returned for one stage, and looks the artifact up that a job's wildcards name. Snakemake
+passes what a function names among its arguments: `wildcards`, `attempt`, `threads`, `resources`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from snakemake.io import ancient  # type: ignore[import-untyped]
+
+from diffusability.execution.priority import Priorities
+from diffusability.execution.run_time import more_memory, more_minutes, run_minutes
+from diffusability.study.cost import Costs
+from diffusability.study.fisher_toy import STAGE as TOY_STAGE
+from diffusability.study.fisher_toy import toy_plan
+from diffusability.study.plan import Artifact, Plan
+from diffusability.study.stages import STAGES
+from diffusability.study.workflow_files import VARIABLE
+
+Of = Callable[[Any], Any]  # from wildcards
+AtAttempt = Callable[[Any, int], int]  # from wildcards and the number of the attempt
+LAUNCHER = "torch.distributed.run"  # starts one process per GPU
+
+
+def memory(megabytes: int) -> AtAttempt:
+    """Return a resources function: memory that grows with the attempt."""
+    return lambda wildcards, attempt: more_memory(megabytes, attempt)
+
+
+def fixed_minutes(least: int) -> AtAttempt:
+    """Return a resources function: a time that does not depend on the study, but on the attempt."""
+    return lambda wildcards, attempt: more_minutes(least, attempt)
+
+
+class StageFunctions:
+    """The functions of the rules that make the artifacts of a study, and of the toy study."""
+
+    def __init__(self, plan: Plan, toy_study: str) -> None:
+        """Number the tokenizers; the file of the toy study is read when one of its jobs is."""
+        self._plan, self._toy_study = plan, toy_study
+        self._priorities, self._costs = Priorities(plan), Costs(plan.study)
+
+    def find(self, stage: str, wildcards: Any) -> Artifact:
+        """Return the artifact that wildcards name.
+
+        Raises:
+            StudyError: the study has no such artifact.
+        """
+        artifacts = toy_plan(self._toy_study) if stage == TOY_STAGE else self._plan
+        return artifacts.find(stage, dict(wildcards))
+
+    def made_from(self, stage: str) -> Of:
+        """Return an input function: the cards of what an artifact is made from, by role.
+
+        Their paths hold fingerprints, so their content cannot change under the same name: their
+        age says nothing (`ancient`), and a copy, a checkout or a touch retrains nothing.
+        """
+
+        def cards(wildcards: Any) -> dict[str, Any]:
+            upstream = self.find(stage, wildcards).upstream
+            return {role: ancient(artifact.card) for role, artifact in upstream.items()}
+
+        return cards
+
+    def job(self, stage: str) -> Callable[[Any, Any], str]:
+        """Return a params function: the job of an artifact as canonical JSON.
+
+        Asking for `threads` tells Snakemake not to compare it with the job of the last run: what
+        the job makes is in the path, and how it is made (`train.compile`) is no reason to make it
+        again.
+        """
+        return lambda wildcards, threads: self.find(stage, wildcards).job()
+
+    def priority(self, stage: str) -> Of:
+        """Return a priority function: tokenizers are finished in the order of the study."""
+        return lambda wildcards: self._priorities.of(self.find(stage, wildcards))
+
+    def gpus(self, stage: str) -> dict[str, Of]:
+        """Return the resource `gpu`, if a stage needs one: GPUs that share one artifact."""
+        if not STAGES[stage].gpu:
+            return {}
+        return {"gpu": lambda wildcards: self.find(stage, wildcards).local.get("gpus", 1)}
+
+    def minutes(self, stage: str) -> AtAttempt:
+        """Return a resources function: how long a job may run, by what it has to compute."""
+
+        def at_attempt(wildcards: Any, attempt: int) -> int:
+            artifact = self.find(stage, wildcards)
+            seconds = self._costs.work(artifact).seconds
+            return run_minutes(artifact, seconds, STAGES[stage].minutes, attempt)
+
+        return at_attempt
+
+    def command(self, stage: str, options: str = "") -> Callable[[Any, Any], str]:
+        """Return a params function: what makes an artifact, one process per GPU.
+
+        A job whose training resumes is told its time. As with `job`, asking for `resources` tells
+        Snakemake not to compare the command with that of the last run.
+        """
+
+        def line(wildcards: Any, resources: Any) -> str:
+            limit = f" --minutes {resources.runtime}" if STAGES[stage].resumes else ""
+            if resources.get("gpu", 1) <= 1:
+                return f"python -m diffusability.script make.py {stage}{options}{limit}"
+            script = f'"${VARIABLE}/scripts/make.py"'
+            return (
+                f"python -m diffusability.execution.gpus {resources.gpu}"
+                f" python -m {LAUNCHER} --standalone --nproc-per-node {resources.gpu}"
+                f" {script} {stage}{options}{limit}"
+            )
+
+        return line
