@@ -86,6 +86,7 @@ def measure_fisher(
     check_variances(v)
     data = LatentSet(latents)
     labels = check_labels(labels, data.count).cpu()
+    latents = data.latents
     stationary = stationary_curves(latents, torch.arange(data.count), labels, v=v, blocks=blocks)
     if pixels.conditional.shape != stationary.conditional.shape or not torch.equal(
         pixels.sizes, stationary.sizes
@@ -113,7 +114,7 @@ def measure_fisher(
     conditional = _kronecker(latents, labels, v, len(stationary.sizes))
     if isinstance(conditional, str):
         names = [f"fisher.{name}{c}" for c in CONDITIONS for name in QUANTITIES]
-        return found, [(name, conditional) for name in names]
+        return data.flagged(found), [(name, conditional) for name in names]
     mixture, fit = conditional
     overlap = overlap_samples(mixture, v, samples=samples, generator=generator)
     bound = stationary.unconditional[0]
@@ -124,7 +125,7 @@ def measure_fisher(
         own_fit = writer.checked(own_fit, bound)
         found += writer.curves(list(QUANTITIES), condition, own_fit)
         found += writer.means(list(QUANTITIES), condition, own_fit)
-    return found, []
+    return data.flagged(found), []
 
 
 @dataclass(frozen=True)

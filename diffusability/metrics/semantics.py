@@ -163,6 +163,13 @@ def measure_semantics(
     labels = check_labels(labels, data.count).to(data.device)
     pooled = _pooled_features(data, None if masks is None else check_masks(masks, data))
     kept = pooled.kept
+    if int(kept.sum()) <= max(neighbours):
+        without = "" if bool(kept.all()) else f" ({int((~kept).sum())} have no foreground)"
+        raise MeasurementError(
+            f"LNC: {max(neighbours)} neighbours need at least {max(neighbours) + 1} images, and "
+            f"{int(kept.sum())} of {data.count} can be used{without}; give more images, masks with "
+            "foreground, or fewer metrics.semantics.neighbours"
+        )
     flags = _flags(labels[kept], int((~kept).sum()))
     pooling = "mean" if masks is None else "foreground, any pixel"
     variants = [
@@ -180,7 +187,7 @@ def measure_semantics(
         choices = (suffix, options, flags)
         measurements += _consistencies(features, labels[kept], neighbours, choices, generator)
     probe = linear_probe(_scale(pooled.whole, data, True), labels, generator=generator, train=train)
-    return [*measurements, probe]
+    return data.flagged([*measurements, probe])
 
 
 @dataclass(frozen=True)

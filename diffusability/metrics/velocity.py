@@ -100,7 +100,8 @@ def measure_velocity(
     summary = _Summary(fits, halving, counts, normalise, data.channels)
     draws = {"strata": strata, "samples": samples}
     between = between_class_variance(mixture, generator=generator, **draws)
-    return [*summary.scalars(), *summary.curve(), summary.marginal(*between, draws)]
+    found = [*summary.scalars(), *summary.curve(), summary.marginal(*between, draws)]
+    return data.flagged(found)
 
 
 def _fit_halves(data: LatentSet, fits: GroupFits, halves: Halves, normalised: bool) -> Halving:
