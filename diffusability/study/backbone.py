@@ -261,7 +261,7 @@ class SamplingSpec(Spec):
     evaluations: PositiveInt = Field(
         50, description="function evaluations of the ODE solver, exactly"
     )
-    guidance: tuple[Annotated[float, Field(ge=1.0)], ...] = Field(
+    guidance: tuple[Annotated[float, Field(ge=1.0, le=1000.0)], ...] = Field(
         (1.0,), min_length=1, description="classifier-free guidance scales; 1 is none"
     )
     count: PositiveInt = Field(50_000, description="images per guidance scale")
@@ -288,8 +288,10 @@ class SamplingSpec(Spec):
             raise ValueError(
                 f"heun spends 2 x steps - 1 evaluations, an odd number; got {self.evaluations}"
             )
-        if len(set(self.guidance)) != len(self.guidance):
-            raise ValueError(f"duplicate guidance scale in {list(self.guidance)}")
+        if len({f"{scale:g}" for scale in self.guidance}) != len(self.guidance):  # folders' names
+            raise ValueError(
+                f"duplicate guidance scale in {list(self.guidance)}, to six significant digits"
+            )
         if self.guidance_interval[0] > self.guidance_interval[1]:
             raise ValueError(f"guidance_interval {list(self.guidance_interval)} is not in order")
         return self
