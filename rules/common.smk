@@ -12,6 +12,7 @@ from diffusability.execution.disk_check import check_results
 from diffusability.execution.fork_server import share_imports
 from diffusability.execution.job_environment import prepare_jobs
 from diffusability.execution.slurm import check_submission
+from diffusability.study.class_sizes import check_prepared
 from diffusability.study.commands import study_arguments
 from diffusability.study.cost import Costs
 from diffusability.study.load import load_study
@@ -71,6 +72,7 @@ onstart:
     snakemake_adapter.lift_default_rate_limit(workflow)
     try:
         check_needs(STUDY)
+        check_prepared(PLAN)
         warning = check_results(PLAN)
         if warning:
             logger.warning(warning)

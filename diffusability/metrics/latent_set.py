@@ -15,6 +15,7 @@ from diffusability.latents.channel_statistics import (
     normalise,
 )
 from diffusability.metrics.measurement import Measurement
+from diffusability.study.metric_group import SmallestClass
 
 
 class ImageVariation:
@@ -63,21 +64,23 @@ class LatentSet:
 
     Args:
         latents: (N, C, H, W), any floating dtype, may be memory-mapped; in latent units.
+        flags: what a reader of every measurement of this set must know.
 
     Raises:
         MeasurementError: wrong shape, non-finite values, fewer than two images, or latents that are
             the same in every image.
     """
 
-    def __init__(self, latents: Tensor) -> None:
+    def __init__(self, latents: Tensor, flags: tuple[str, ...] = ()) -> None:
         statistics = channel_statistics(latents)
         if latents.shape[0] < 2:
             raise MeasurementError("One image is not enough; give at least two")
         variation = ImageVariation()
         for images in latent_blocks(latents):
             variation.add(latents[images])
-        live, self.flags = variation.live_channels()
-        if self.flags:
+        live, dead = variation.live_channels()
+        self.flags = (*flags, *dead)
+        if dead:
             latents = latents[:, live]
             mean, scatter = statistics.mean[live], statistics.scatter[live]
             statistics = replace(statistics, mean=mean, scatter=scatter)
@@ -129,6 +132,38 @@ def check_labels(labels: Tensor, count: int) -> Tensor:
         where = torch.nonzero(labels < 0).flatten()[:5].tolist()
         raise MeasurementError(f"Labels are out of range: negative at images {where}")
     return labels.to(torch.int64)
+
+
+def classes_of_enough(
+    labels: Tensor, least: int, smallest_class: SmallestClass
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the images of classes that are large enough to be measured.
+
+    Args:
+        labels: (N,) integer class numbers.
+        least: number of images that a class needs.
+        smallest_class: what happens to smaller ones; "refuse" keeps them, for the metric to refuse.
+
+    Returns:
+        (n,) int64 positions, in order, and a flag that counts the classes that are left out.
+
+    Raises:
+        MeasurementError: no class is large enough.
+    """
+    _, index, sizes = labels.unique(return_inverse=True, return_counts=True)
+    small = sizes < least  # (K,)
+    if smallest_class == "refuse" or not bool(small.any()):
+        return torch.arange(labels.numel(), device=labels.device), ()
+    if bool(small.all()):
+        raise MeasurementError(
+            f"none of {small.numel()} classes has {least} images: none is left to measure"
+        )
+    kept = torch.nonzero(~small[index]).flatten()  # (n,)
+    lost = labels.numel() - kept.numel()
+    return kept, (
+        f"{int(small.sum())} of {small.numel()} classes left out: fewer than {least} images "
+        f"({lost} images)",
+    )
 
 
 def check_masks(masks: Tensor, latents: LatentSet) -> Tensor:

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, PositiveInt, create_model, model_validator
 
 from diffusability.study.generation import GenerationMetric
-from diffusability.study.metric_group import MetricGroups, MetricOptions, Passes, Split
+from diffusability.study.metric_group import (
+    ClassMetricOptions,
+    MetricGroups,
+    MetricOptions,
+    Passes,
+    Split,
+)
 from diffusability.study.names import EncoderName
 from diffusability.study.spec import Spec, is_none
 
@@ -26,7 +32,7 @@ METRIC_GROUPS = MetricGroups()
     shows={"VIV": "velocity.viv"},
     rank="headline",
 )
-class VelocityMetric(MetricOptions):
+class VelocityMetric(ClassMetricOptions):
     """Velocity irreducible variance (VIV)."""
 
 
@@ -40,7 +46,7 @@ class VelocityMetric(MetricOptions):
     shows={"LNC": "semantics.lnc5"},
     rank="headline",
 )
-class SemanticsMetric(MetricOptions):
+class SemanticsMetric(ClassMetricOptions):
     """Latent neighbour consistency (LNC)."""
 
     neighbours: tuple[PositiveInt, ...] = Field(
@@ -244,7 +250,7 @@ class LearnedFisherOptions(LearnedFisherMetric):
     rank="proxy",
     upstream=("pixels",),
 )
-class FisherMetric(MetricOptions):
+class FisherMetric(ClassMetricOptions):
     """Fisher information, its rate and the MMSE rate, and their deviations from pixel space."""
 
     split: Split = Field("val", description="images whose latents, and pixels, are fitted")
@@ -282,7 +288,9 @@ class FisherMetric(MetricOptions):
 
     def pixels(self) -> dict[str, Any]:
         """Return what the fit of the images themselves depends on."""
-        return self.model_dump(mode="json", include={"split", "variances", "blocks"})
+        return self.model_dump(
+            mode="json", include={"split", "variances", "blocks", "smallest_class"}
+        )
 
     def models(self) -> dict[str, Any]:
         """Return what the measurement of one trained model depends on, where it is asked for."""

@@ -23,11 +23,12 @@ from diffusability.metrics.class_velocity import (
     velocity_values,
 )
 from diffusability.metrics.cosine_transform import dct_matrix
-from diffusability.metrics.kronecker import flip_flop, minimum_samples
+from diffusability.metrics.kronecker import flip_flop
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.smoothness import measure_smoothness
 from diffusability.metrics.spatial import measure_spatial
 from diffusability.metrics.velocity import measure_velocity
+from diffusability.study.class_sizes import minimum_samples
 from tests.oracles.closed_forms import irreducible_variance
 
 C, H, W = 3, 2, 4
