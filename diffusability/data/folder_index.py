@@ -20,7 +20,13 @@ import numpy as np
 from PIL import Image
 
 from diffusability.data.crops import centre_crop
-from diffusability.data.folder_layout import Listing, images_below, list_images, named
+from diffusability.data.folder_layout import (
+    Listing,
+    images_below,
+    list_images,
+    named,
+    unread_images,
+)
 from diffusability.data.image_file import (
     DamagedImage,
     decode_foreground,
@@ -113,7 +119,8 @@ class IndexedFolder:
 
     Attributes:
         index: of the intact files.
-        damaged: files that were left out, relative to root or masks, with the reason.
+        damaged: files that were left out, also of formats that are not read, relative to root or
+            masks, with the reason.
         foreground_share: mean share of foreground pixels over the images that have a mask.
     """
 
@@ -143,13 +150,15 @@ def build_index(spec: FolderDataset, threads: int) -> IndexedFolder:
 
     inspections = list(_inspect_all(inspect, len(listing.files), threads))
     damaged = {name: why for found in inspections for name, why in found.damaged.items()}
+    damaged |= unread_images(root, masks_root)
     for name, why in damaged.items():
         logger.warning("damaged: %s (%s)", name, why)
     if damaged and spec.damaged == "refuse":
         reasons = [f"{name} ({why})" for name, why in damaged.items()]
         raise DataError(
             f"{root}: {len(damaged)} damaged files among {len(listing.files)} images and their "
-            f"masks: {named(reasons)}. Repair them, or set `damaged: skip` to leave them out"
+            f"masks: {named(reasons)}. Repair or convert them, or set `damaged: skip` to leave "
+            "them out"
         )
     shares = [found.foreground for found in inspections if found.mask is not None]
     if spec.masked and not any(shares):

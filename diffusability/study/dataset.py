@@ -145,7 +145,9 @@ class FolderDataset(Dataset):
         description="whether there are masks; follows from `masks`",
     )
     damaged: Literal["refuse", "skip"] = Field(
-        "refuse", description="files that do not decode: stop, or leave out, named and counted"
+        "refuse",
+        description="files that do not decode, or are of other formats (BMP, TIFF, GIF): stop, or "
+        "leave out, named and counted",
     )
 
     @model_validator(mode="before")
