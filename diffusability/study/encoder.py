@@ -16,7 +16,7 @@ from diffusability.study.representations import (
     Representation,
     representation_file,
 )
-from diffusability.study.spec import Need, Place, Spec, TrainSpec, is_none
+from diffusability.study.spec import Need, Place, Spec, TrainSpec, Width, is_none
 from diffusability.study.vision_models import FACTS, VisionModel, weight_file
 
 Use = Literal["alignment", "perceptual", "features", "lpips"]
@@ -64,8 +64,8 @@ class TrainedEncoder(EncoderEntry):
     uses = frozenset({"alignment", "perceptual", "features"})
     needs_images = True
 
-    width: PositiveInt = Field(32, description="channels after the first convolution")
-    features: PositiveInt = Field(64, description="channels of the last feature map")
+    width: Width = Field(32, description="channels after the first convolution")
+    features: Width = Field(64, description="channels of the last feature map")
     factor: Literal[1, 2, 4, 8, 16] = Field(
         2, description="image pixels per cell of the feature map, along one side"
     )
@@ -89,7 +89,7 @@ class ContrastiveEncoder(TrainedEncoder):
     """Trained to tell two views of one image from views of others (SimCLR)."""
 
     kind: Literal["contrastive"] = Field(description="trained to tell views of images apart")
-    projection: PositiveInt = Field(64, description="channels that the views are compared in")
+    projection: Width = Field(64, description="channels that the views are compared in")
     temperature: float = Field(0.2, gt=0, description="of the softmax over the batch")
 
 
@@ -299,7 +299,7 @@ class PythonEncoder(EncoderEntry, WeightedObject):
     factor: PositiveInt = Field(
         1, description="image pixels per cell of the feature map, along one side"
     )
-    features: PositiveInt = Field(description="channels D of the feature map")
+    features: Width = Field(description="channels D of the feature map")
 
     def cost(self, channels: int, side: int, classes: int) -> Size:
         """Unknown before it is imported."""

@@ -19,6 +19,10 @@ from pydantic import (
 from diffusability.study.fingerprint import canonical_json
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+# sizes of networks: a plan counts their operations, which takes time and memory per layer
+Blocks = Annotated[int, Field(gt=0, le=1000)]
+Multiplier = Annotated[int, Field(gt=0, le=256)]
+Width = Annotated[int, Field(gt=0, le=65_536)]
 Precision = Literal["fp32", "bf16"]
 CHECKPOINT_SECONDS = 300.0  # between two checkpoints of a training
 LARGEST = 2**63 - 1  # integer, which every library takes

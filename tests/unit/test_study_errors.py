@@ -142,6 +142,10 @@ CASES: list[tuple[str, Any, list[str]]] = [
     ("sampling.seed", 2**63, ["sampling.seed: an integer above"]),
     ("sampling.guidance", [1.0e7], ["sampling.guidance.0", "less than or equal to 1000"]),
     ("sampling.guidance", [1, 1.0000000001], ["duplicate guidance scale", "six significant"]),
+    # a plan counts the operations of every network, layer by layer
+    ("backbones.sit-a.depth", 2**53, ["sit-a.depth: input should be less than or equal to 1000"]),
+    (f"{BASE}.network.width", 10**9, [".network.width", "less than or equal to 65536"]),
+    (f"{BASE}.network.multipliers", [1, 999], ["network.multipliers.1", "equal to 256"]),
     # names are folders
     ("backbones", {"x" * 101: SIT}, ["backbones.'xxx", "longer than 100 characters"]),
     ("name", "x" * 101, ["name: string should have at most 100 characters"]),
