@@ -16,6 +16,27 @@ from torch import Tensor
 from diffusability.errors import MeasurementError
 
 
+def require_finite(values: Tensor, what: str) -> None:
+    """Refuse NaN and infinity where they arise, before a cast or a clamp hides them.
+
+    Args:
+        values: (N, ...), one row per image.
+        what: what they are and what made them, for the message.
+
+    Raises:
+        MeasurementError: naming `what`, the number of bad rows and the first of them.
+    """
+    finite = torch.isfinite(values)  # (N, ...)
+    if finite.ndim > 1:
+        finite = finite.flatten(1).all(dim=1)  # (N,)
+    if not bool(finite.all()):
+        bad = torch.nonzero(~finite).flatten().tolist()
+        raise MeasurementError(
+            f"{what}: {len(bad)} of {len(values)} in a batch are not finite (first {bad[:5]}); "
+            "the network's weights are damaged, or it diverged"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Moments:
     """Count, mean and scatter of D-dimensional vectors, in float64.

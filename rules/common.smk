@@ -18,6 +18,7 @@ from diffusability.execution.rule_functions import (
 )
 from diffusability.execution.run_time import is_resumed
 from diffusability.execution.slurm import check_submission
+from diffusability.study.class_sizes import check_prepared
 from diffusability.study.commands import study_arguments
 from diffusability.study.load import load_study
 from diffusability.study.needs import check_needs
@@ -69,6 +70,7 @@ onstart:
     snakemake_adapter.lift_default_rate_limit(workflow)
     try:
         check_needs(STUDY)
+        check_prepared(PLAN)
         warning = check_results(PLAN)
         if warning:
             logger.warning(warning)

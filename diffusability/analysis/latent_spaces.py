@@ -207,5 +207,7 @@ def collect_spectra(plan: Plan) -> pd.DataFrame:
         name, seed = artifact.labels["tokenizer"], int(artifact.labels["tokenizer_seed"])
         spec = plan.study.tokenizers[name]
         labels = {"tokenizer": name, "family": spec.family, "cluster": spec.cluster}
-        parts.append(pd.read_csv(path / FILE).assign(**labels, tokenizer_seed=seed))
+        parts.append(
+            pd.read_csv(path / FILE, dtype={"order": str}).assign(**labels, tokenizer_seed=seed)
+        )
     return typed(pd.concat(parts), "spectra")[columns] if parts else table_frame("spectra", [])

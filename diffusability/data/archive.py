@@ -123,7 +123,7 @@ class Archives(DataSource[Entry]):
             except DamagedImage as damage:
                 return Inspection(0, damaged={place: str(damage)}, whole=False)
 
-        indexed = index_images(spec, spec.path, listing, inspect, torch.get_num_threads())
+        indexed = index_images(spec, spec.path, listing, inspect, torch.get_num_threads(), {})
         write_bytes(folder / INDEX, indexed.index.to_json().encode())
         write_bytes(folder / MEMBERS, canonical_json(archive.directory()).encode())
         given = {"path": spec.path, "val": spec.val}

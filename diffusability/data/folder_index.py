@@ -20,7 +20,13 @@ import numpy as np
 from PIL import Image
 
 from diffusability.data.crops import centre_crop
-from diffusability.data.folder_layout import Listing, images_below, list_images, named
+from diffusability.data.folder_layout import (
+    Listing,
+    images_below,
+    list_images,
+    named,
+    unread_images,
+)
 from diffusability.data.image_file import (
     DamagedImage,
     decode_foreground,
@@ -113,7 +119,8 @@ class IndexedFolder:
 
     Attributes:
         index: of the intact files.
-        damaged: files that were left out, relative to root or masks, with the reason.
+        damaged: files that were left out, also of formats that are not read, relative to root or
+            masks, with the reason.
         foreground_share: mean share of foreground pixels over the images that have a mask.
     """
 
@@ -142,7 +149,8 @@ def build_index(spec: FolderDataset, threads: int) -> IndexedFolder:
         content = read_file(root / listing.files[number])
         return inspect_file(content, listing.files[number], mask_path, spec.size)
 
-    indexed = index_images(spec, str(root), listing, inspect, threads)
+    unread = unread_images(root, masks_root)
+    indexed = index_images(spec, str(root), listing, inspect, threads, unread)
     if spec.masked and not indexed.foreground_share:
         raise DataError(f"{masks_root}: no mask has any foreground in the crop of its image")
     return indexed
@@ -154,6 +162,7 @@ def index_images(
     listing: Listing,
     inspect: Callable[[int], Inspection],
     threads: int,
+    unread: dict[str, str],
 ) -> IndexedFolder:
     """Inspect every image of a listing once.
 
@@ -163,19 +172,22 @@ def index_images(
         listing: names, classes and split.
         inspect: returns the inspection of an image, given its position in the listing.
         threads: inspecting at a time.
+        unread: images of formats that are not read, with the reason.
 
     Raises:
         DataError: images are damaged and the study does not skip them, or all of a class are.
     """
     inspections = list(_inspect_all(inspect, len(listing.files), threads))
     damaged = {name: why for found in inspections for name, why in found.damaged.items()}
+    damaged |= unread
     for name, why in damaged.items():
         logger.warning("damaged: %s (%s)", name, why)
     if damaged and spec.damaged == "refuse":
         reasons = [f"{name} ({why})" for name, why in damaged.items()]
         raise DataError(
             f"{place}: {len(damaged)} damaged files among {len(listing.files)} images and their "
-            f"masks: {named(reasons)}. Repair them, or set `damaged: skip` to leave them out"
+            f"masks: {named(reasons)}. Repair or convert them, or set `damaged: skip` to leave "
+            "them out"
         )
     shares = [found.foreground for found in inspections if found.mask is not None]
     index = _join(place, listing, inspections)

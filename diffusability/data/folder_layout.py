@@ -18,6 +18,21 @@ from diffusability.study.dataset import FolderDataset
 from diffusability.study.fingerprint import derive_seed
 
 NAMED = 5  # names listed in a message
+# formats that are pictures and that this project does not read
+UNREAD = (
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".heic",
+    ".heif",
+    ".jfif",
+    ".jp2",
+    ".ppm",
+    ".tga",
+    ".tif",
+    ".tiff",
+)
+OTHER_NAMES = ("validation", "valid")  # of val/, which is not looked for under them
 ByClass = dict[str, list[str]]  # class folder to the relative names of its images, both sorted
 
 
@@ -50,6 +65,13 @@ def list_images(root: Path, spec: FolderDataset) -> Listing:
         raise DataError(
             f"{root}: holds val/ but no train/; give the path {root / 'val'} to divide that folder"
         )
+    if "train" in names and "val" not in names:
+        for other in OTHER_NAMES:
+            if (root / other).is_dir():
+                raise DataError(
+                    f"{root}: holds train/ and {other}/, whose images would not be used; call that "
+                    "folder val/"
+                )
     train = _by_class(root, "train/" if "train" in names else "")
     val = _by_class(root, "val/") if {"train", "val"} <= names else {}
     classes = list(train)
@@ -80,6 +102,34 @@ def images_below(root: Path, prefix: str = "") -> Iterator[str]:
             yield from images_below(root, f"{name}/")
         elif is_image(entry.name):
             yield name
+
+
+def unread_images(root: Path, without: Path | None) -> dict[str, str]:
+    """Return the image files of formats that are not read, by name relative to root, with a reason.
+
+    Args:
+        root: folder of the images; of train/ and val/ alone, where they are there.
+        without: folder that is left out: that of the masks.
+    """
+    found: dict[str, str] = {}
+    seen: set[str] = set()
+    parts = [root / name for name in ("train", "val") if (root / "train").is_dir()] or [root]
+    for part in parts:
+        for folder, folders, files in os.walk(part, followlinks=True):
+            seen.add(os.path.realpath(folder))  # a link may lead back
+            folders[:] = [
+                name
+                for name in folders
+                if name[0] != "."
+                and Path(folder, name) != without
+                and os.path.realpath(Path(folder, name)) not in seen
+            ]
+            for file in files:
+                suffix = os.path.splitext(file)[1].lower()
+                if suffix in UNREAD and file[0] != ".":
+                    name = Path(folder, file).relative_to(root).as_posix()
+                    found[name] = f"{suffix} files are not read, .jpg, .png and .webp are"
+    return dict(sorted(found.items()))
 
 
 def named(items: Collection[str]) -> str:

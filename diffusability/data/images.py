@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusability.statistics import require_finite
+
 
 class Rows(Protocol):
     """Rows of an (N, ...) tensor: a tensor, or an object whose rows are loaded when indexed."""
@@ -80,8 +82,17 @@ def to_float(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1.0
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """Map floats to uint8 as VA-VAE and ADM do: clamp(127.5 x + 128, 0, 255), truncated."""
+def to_uint8(images: Tensor, what: str = "images") -> Tensor:
+    """Map floats to uint8 as VA-VAE and ADM do: clamp(127.5 x + 128, 0, 255), truncated.
+
+    Args:
+        images: (N, C, H, W), nominally -1 ... 1.
+        what: what they are and what made them, for the message.
+
+    Raises:
+        MeasurementError: images are not finite: NaN would become black, without a trace.
+    """
+    require_finite(images, what)
     return (images.float() * 127.5 + 128.0).clamp(0, 255).to(torch.uint8)
 
 

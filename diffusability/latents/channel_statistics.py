@@ -19,7 +19,7 @@ from diffusability.statistics import Moments
 _BLOCK_BYTES = 16 * 2**20  # larger temporaries exceed the cache and are allocated anew each time
 _READ_BYTES = 256 * 2**20  # of float32 latents read from disk at a time
 _FLOAT64_BYTES = 8
-_CONSTANT_RELATIVE_STD = 1e-12  # below float64 rounding: a constant channel
+_FLOAT64_RESOLUTION = 1e-12  # std of a constant channel relative to its mean, by rounding of sums
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,10 @@ class ChannelStatistics(Moments):
         count: number of values per channel, images * H * W.
         mean: (C,) float64, mean of each channel, in latent units.
         scatter: (C,) float64, sum of squared deviations from the mean.
+        resolution: relative spacing of the floating-point numbers that were measured.
     """
+
+    resolution: float = _FLOAT64_RESOLUTION
 
     def require_comparable(self, other: Self) -> None:
         """Refuse statistics of another number of channels."""
@@ -49,9 +52,17 @@ class ChannelStatistics(Moments):
 
     @property
     def constant_channels(self) -> list[int]:
-        """Return the indices of channels that do not vary."""
-        constant = self.std <= _CONSTANT_RELATIVE_STD * self.mean.abs()  # (C,)
-        return torch.nonzero(constant).flatten().tolist()
+        """Return the indices of channels that do not vary, or only by rounding."""
+        return torch.nonzero(self._constant).flatten().tolist()
+
+    @property
+    def _constant(self) -> Tensor:
+        return self.std <= self.resolution * self.mean.abs()  # (C,)
+
+    @property
+    def scale(self) -> Tensor:
+        """Return the (C,) float64 divisor of z-scores: the std, 1 for constant channels."""
+        return self.std.where(~self._constant, torch.ones_like(self.std))
 
     def to_json(self) -> dict[str, Any]:
         """Return the statistics as plain JSON values; float64 survives the round trip exactly."""
@@ -68,6 +79,7 @@ class ChannelStatistics(Moments):
             int(values["count"]),
             torch.tensor(values["mean"], dtype=torch.float64),
             torch.tensor(values["squared_deviation"], dtype=torch.float64),
+            torch.finfo(torch.float32).eps,  # latents on disk are float32
         )
 
 
@@ -103,11 +115,14 @@ def _of_block(latents: Tensor, images: slice) -> ChannelStatistics:
     _refuse_non_finite(block, images.start)
     mean = block.mean(dim=(0, 2, 3))  # (C,)
     scatter = (block - mean[:, None, None]).square().sum(dim=(0, 2, 3))  # (C,)
-    return ChannelStatistics(block.numel() // block.shape[1], mean, scatter)
+    count = block.numel() // block.shape[1]
+    return ChannelStatistics(count, mean, scatter, _resolution(latents.dtype))
 
 
 def normalise(latents: Tensor, statistics: ChannelStatistics) -> Tensor:
     """Subtract the mean of each channel and divide by its standard deviation.
+
+    A constant channel is zero, so that it adds nothing to distances and cosines.
 
     Args:
         latents: (N, C, H, W), any floating dtype, in latent units.
@@ -117,17 +132,24 @@ def normalise(latents: Tensor, statistics: ChannelStatistics) -> Tensor:
         (N, C, H, W) z-scores in the dtype of ``latents``.
 
     Raises:
-        MeasurementError: a channel is constant, or the channels do not match.
+        MeasurementError: every channel is constant, or the channels do not match.
     """
     _check_channels(latents, statistics)
+    if len(statistics.constant_channels) == statistics.mean.numel():
+        raise collapsed(f"all {statistics.mean.numel()} channels are constant")
+    mean, scale = _broadcastable(statistics, latents)  # (C, 1, 1) each
+    scores = ((latents - mean) / scale).to(latents.dtype)  # (N, C, H, W)
     if constant := statistics.constant_channels:
-        raise MeasurementError(
-            f"Channels {constant} of {statistics.mean.numel()} are constant over the whole set: "
-            "their standard deviation is 0. The tokenizer does not use them; train it again "
-            "with fewer channels, or leave them out"
-        )
-    mean, std = _broadcastable(statistics, latents)  # (C, 1, 1) each
-    return ((latents - mean) / std).to(latents.dtype)  # (N, C, H, W)
+        scores[:, constant] = 0.0  # not even the rounding of a constant
+    return scores
+
+
+def collapsed(reason: str) -> MeasurementError:
+    """Return the error for latents that say nothing about their images."""
+    return MeasurementError(
+        f"The latents have collapsed: {reason}. No metric of them means anything; check the "
+        "tokenizer's training, or leave it out of select.tokenizers"
+    )
 
 
 def denormalise(latents: Tensor, statistics: ChannelStatistics) -> Tensor:
@@ -144,8 +166,8 @@ def denormalise(latents: Tensor, statistics: ChannelStatistics) -> Tensor:
         MeasurementError: the channels do not match.
     """
     _check_channels(latents, statistics)
-    mean, std = _broadcastable(statistics, latents)  # (C, 1, 1) each
-    return (latents * std + mean).to(latents.dtype)  # (N, C, H, W)
+    mean, scale = _broadcastable(statistics, latents)  # (C, 1, 1) each
+    return (latents * scale + mean).to(latents.dtype)  # (N, C, H, W)
 
 
 def latent_blocks(latents: Tensor, bytes_per_image: int | None = None) -> Iterator[slice]:
@@ -177,6 +199,10 @@ def check_latent_shape(latents: Tensor) -> None:
         )
 
 
+def _resolution(dtype: torch.dtype) -> float:
+    return _FLOAT64_RESOLUTION if dtype == torch.float64 else torch.finfo(dtype).eps
+
+
 def _refuse_non_finite(block: Tensor, first_image: int) -> None:
     """Name the first images of a block that hold NaN or infinity."""
     finite = torch.isfinite(block).flatten(1).all(dim=1)  # (B,)
@@ -199,11 +225,11 @@ def _check_channels(latents: Tensor, statistics: ChannelStatistics) -> None:
 
 
 def _broadcastable(statistics: ChannelStatistics, latents: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and std as (C, 1, 1) on the latents' device, in float32 or wider.
+    """Return mean and scale as (C, 1, 1) on the latents' device, in float32 or wider.
 
     Half-precision latents are promoted: a mean rounded to bfloat16 would shift every z-score.
     """
     dtype = torch.promote_types(latents.dtype, torch.float32)
     mean = statistics.mean.to(latents.device, dtype)[:, None, None]  # (C, 1, 1)
-    std = statistics.std.to(latents.device, dtype)[:, None, None]  # (C, 1, 1)
-    return mean, std
+    scale = statistics.scale.to(latents.device, dtype)[:, None, None]  # (C, 1, 1)
+    return mean, scale

@@ -17,6 +17,7 @@ from diffusability.data.images import Rows
 from diffusability.errors import MeasurementError
 from diffusability.metrics.feature_moments import FeatureMoments, moments_of_batches
 from diffusability.metrics.frechet import distance_name, measure_frechet
+from diffusability.metrics.latent_set import ImageVariation
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.nearest_neighbours import NeighbourTable
 
@@ -80,7 +81,8 @@ def interpolate(a: Tensor, b: Tensor, *, alpha: float, mode: Interpolation) -> T
     weight_a = torch.full((len(x), 1), 1 - alpha, dtype=torch.float64, device=x.device)
     weight_b = torch.full_like(weight_a, alpha)
     if mode == "slerp":
-        cosine = torch.nn.functional.cosine_similarity(x, y, dim=1)[:, None]
+        smallest = torch.finfo(x.dtype).tiny  # latents of any scale have an angle
+        cosine = torch.nn.functional.cosine_similarity(x, y, dim=1, eps=smallest)[:, None]
         angle = torch.arccos(cosine.clamp(-1, 1))  # (N, 1)
         sine = angle.sin()
         curved = sine > _PARALLEL
@@ -165,7 +167,8 @@ def measure_interpolation_frechet(
 
     Raises:
         MeasurementError: if the table does not belong to queries and pool, there are fewer than
-            two images per shard, or features and reference do not belong together.
+            two images per shard, features and reference do not belong together, or the queries
+            have collapsed.
     """
     _check_table(table, queries, pool)
     if originals is not None and len(originals) != len(queries):
@@ -177,6 +180,10 @@ def measure_interpolation_frechet(
         raise MeasurementError(
             f"{shards} shards need shards >= 2 and {2 * shards} latents, there are {len(queries)}"
         )
+    variation = ImageVariation()
+    for rows in torch.arange(len(queries)).split(batch_size):
+        variation.add(queries[rows])
+    dead = variation.live_channels()[1]
     chosen = choose_neighbours(table, choice=choice, generator=generator)
     name, side, parts, own = reference.extractor, reference.resolution, [], []
     for rows in torch.randperm(len(queries), generator=generator).tensor_split(shards):
@@ -207,7 +214,7 @@ def measure_interpolation_frechet(
             "same_class": table.same_class,
             "pool": len(pool),
         },
-        flags=(*result.flags, *(("queries-are-the-pool",) if shared else ())),
+        flags=(*result.flags, *(("queries-are-the-pool",) if shared else ()), *dead),
     )
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusability.errors import MeasurementError, StudyError
+from diffusability.metrics.latent_set import ImageVariation
 from diffusability.metrics.measurement import Measurement
 from diffusability.statistics import (
     influence_stderr,
@@ -20,6 +21,7 @@ from diffusability.statistics import (
     ratio_influences,
 )
 
+_SMALLEST = torch.finfo(torch.float64).tiny  # only a token of zeros has no direction
 Encode = Callable[[Tensor], Tensor]
 
 
@@ -104,7 +106,9 @@ class _Cell:
         self.error.append((a - b).square().flatten(1).mean(dim=1))
         self.mean.append(b.mean(dim=(2, 3)))
         self.square.append(b.square().flatten(1).mean(dim=1))
-        self.cosine.append(1 - F.cosine_similarity(a, b, dim=1).flatten(1).mean(dim=1))
+        self.cosine.append(
+            1 - F.cosine_similarity(a, b, dim=1, eps=_SMALLEST).flatten(1).mean(dim=1)
+        )
 
     def relative_error(self) -> tuple[float, Tensor]:
         """Return the relative squared error and the influence of each image on it."""
@@ -149,7 +153,7 @@ def measure_equivariance(
             vary, or the encoder fails on the images as they are.
     """
     cells = [_Cell(transform) for transform in transforms]
-    count = 0
+    count, variation = 0, ImageVariation()
     for images in batches:
         latents = encode(images)
         if latents.ndim != 4 or not bool(torch.isfinite(latents).all()):
@@ -158,11 +162,13 @@ def measure_equivariance(
                 "finite (B, C, h, w)"
             )
         count += len(images)
+        variation.add(latents)
         for cell in cells:
             if not cell.not_applicable:
                 _visit(cell, encode, images, latents)
     if count < 2:
         raise MeasurementError("equivariance: a standard error needs at least two images")
+    flags = variation.live_channels()[1]
     measurements: list[Measurement] = []
     not_applicable: list[tuple[str, str]] = []
     for name, members in _rows(cells).items():
@@ -170,7 +176,7 @@ def measure_equivariance(
         if reasons:
             not_applicable.append((name, "; ".join(reasons)))
         else:
-            measurements += _measure_row(name, members, count)
+            measurements += _measure_row(name, members, count, flags)
     return measurements, not_applicable
 
 
@@ -213,7 +219,9 @@ def _rows(cells: list[_Cell]) -> dict[str, list[_Cell]]:
     return rows
 
 
-def _measure_row(name: str, members: list[_Cell], count: int) -> list[Measurement]:
+def _measure_row(
+    name: str, members: list[_Cell], count: int, flags: tuple[str, ...]
+) -> list[Measurement]:
     """Return error and cosine of the mean of some cells, whose images are the same."""
     measurements = []
     for suffix, parts in (
@@ -229,6 +237,7 @@ def _measure_row(name: str, members: list[_Cell], count: int) -> list[Measuremen
                 n=count,
                 higher_is_better=False,
                 options={"transforms": [cell.transform.name for cell in members]},
+                flags=flags,
             )
         )
     return measurements

@@ -20,8 +20,7 @@ from diffusability.fisher.deviation import DEVIATIONS
 from diffusability.fisher.gaussian import gaussian_curve
 from diffusability.fisher.information import check_variances, log_weights
 from diffusability.metrics.class_velocity import kronecker_eigenvalues
-from diffusability.metrics.kronecker import minimum_samples
-from diffusability.metrics.latent_set import LatentSet, check_labels
+from diffusability.metrics.latent_set import LatentSet, check_labels, classes_of_enough
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.mixture_fisher import overlap_samples
 from diffusability.metrics.mixture_velocity import KroneckerMixture
@@ -33,6 +32,8 @@ from diffusability.metrics.stationary_fisher import (
 )
 from diffusability.metrics.velocity_fits import GroupFits, fit_groups
 from diffusability.statistics import delete_block_stderr
+from diffusability.study.class_sizes import LEAST_STATIONARY, minimum_samples
+from diffusability.study.metric_group import SmallestClass
 
 # power of v in the pure number, and direction; FI claims none, because it falls both with
 # compact classes and with noise-like latents
@@ -54,6 +55,7 @@ def measure_fisher(
     generator: torch.Generator,
     blocks: int = 10,
     samples: int = 128,
+    smallest_class: SmallestClass = "refuse",
 ) -> tuple[list[Measurement], list[tuple[str, str]]]:
     """Measure FI, FIR and MMSE rate of fits to latents, and their deviation from pixel space.
 
@@ -68,6 +70,8 @@ def measure_fisher(
         generator: draws the Monte-Carlo points of the mixture.
         blocks: blocks of images of the jackknife.
         samples: Monte-Carlo points of the mixture.
+        smallest_class: whether classes of fewer than 3 images are refused or left out; as for the
+            pixels.
 
     Returns:
         Measurements, and (metric, reason) for metrics that do not apply. Class-conditional, and
@@ -86,6 +90,10 @@ def measure_fisher(
     check_variances(v)
     data = LatentSet(latents)
     labels = check_labels(labels, data.count).cpu()
+    kept, flags = classes_of_enough(labels, LEAST_STATIONARY, smallest_class)
+    if flags:
+        data, labels = LatentSet(latents[kept.to(latents.device)], flags), labels[kept]
+    latents = data.latents
     stationary = stationary_curves(latents, torch.arange(data.count), labels, v=v, blocks=blocks)
     if pixels.conditional.shape != stationary.conditional.shape or not torch.equal(
         pixels.sizes, stationary.sizes
@@ -113,7 +121,7 @@ def measure_fisher(
     conditional = _kronecker(latents, labels, v, len(stationary.sizes))
     if isinstance(conditional, str):
         names = [f"fisher.{name}{c}" for c in CONDITIONS for name in QUANTITIES]
-        return found, [(name, conditional) for name in names]
+        return data.flagged(found), [(name, conditional) for name in names]
     mixture, fit = conditional
     overlap = overlap_samples(mixture, v, samples=samples, generator=generator)
     bound = stationary.unconditional[0]
@@ -124,7 +132,7 @@ def measure_fisher(
         own_fit = writer.checked(own_fit, bound)
         found += writer.curves(list(QUANTITIES), condition, own_fit)
         found += writer.means(list(QUANTITIES), condition, own_fit)
-    return found, []
+    return data.flagged(found), []
 
 
 @dataclass(frozen=True)

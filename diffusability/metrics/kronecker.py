@@ -6,30 +6,17 @@ Simul. 64:105); uniqueness: Srivastava, Nahtman and von Rosen 2008; existence: D
 Hoff 2021 (arXiv 2003.06024). It is Eq. 3 of "Diffusing in the Right Space" (arXiv 2606.03578).
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from diffusability.errors import MeasurementError
+from diffusability.study.class_sizes import minimum_samples
 
 TOLERANCE = 1e-6
 MAX_ITERATIONS = 100
-_SAFETY = 2  # samples beyond the least number for which the maximum exists and is unique
 _JITTER = 1e-10  # ridge relative to the mean eigenvalue, added only to a singular factor
-
-
-def minimum_samples(rows: int, columns: int) -> int:
-    """Return the least number of samples for which the fit is trusted.
-
-    With an estimated mean, n > p/q + q/p + 1 guarantees a unique maximum. Near that limit the fit
-    is unstable, so two more are required: 12 at 32 x 256, 8 at 64 x 256, 6 at p = q.
-
-    Args:
-        rows, columns: p and q, the sizes of the two factors.
-    """
-    return math.floor(rows / columns + columns / rows + 1) + 1 + _SAFETY
 
 
 def require_samples(counts: Tensor, names: Tensor, rows: int, columns: int) -> None:
@@ -54,7 +41,8 @@ def require_samples(counts: Tensor, names: Tensor, rows: int, columns: int) -> N
             f"{len(listed)} of {counts.numel()} classes have fewer than {least} samples, below "
             f"which the covariance of {rows} channels x {columns} positions has no reliable "
             f"maximum-likelihood fit (n > p/q + q/p + 1, plus a margin): class "
-            f"{', '.join(listed[:5])}. Measure on more images per class, or on fewer classes"
+            f"{', '.join(listed[:5])}. Measure on more images per class, or leave these "
+            "classes out with smallest_class: skip"
         )
 
 

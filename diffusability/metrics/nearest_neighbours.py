@@ -221,7 +221,7 @@ def _check(queries: Tensor, pool: Rows, distance: str) -> None:
     sets: tuple[tuple[str, Rows], ...] = (("queries", queries), ("pool", pool))
     for name, latents in sets:
         blocks = torch.arange(len(latents)).split(4096)
-        norms = torch.cat([latents[rows].flatten(1).float().norm(dim=1) for rows in blocks])
+        norms = torch.cat([latents[rows].flatten(1).double().norm(dim=1) for rows in blocks])
         if not bool(torch.isfinite(norms).all()):
             raise MeasurementError(f"{name}: latents are not finite")
         if distance == "cosine" and not bool((norms > 0).all()):

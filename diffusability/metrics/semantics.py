@@ -12,10 +12,11 @@ from torch import Tensor
 
 from diffusability.errors import MeasurementError
 from diffusability.latents.channel_statistics import normalise
-from diffusability.metrics.latent_set import LatentSet, check_labels, check_masks
+from diffusability.metrics.latent_set import LatentSet, check_labels, check_masks, classes_of_enough
 from diffusability.metrics.linear_probe import linear_probe
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.nearest_neighbours import nearest_neighbours
+from diffusability.study.metric_group import SmallestClass
 
 _HALVINGS = 64
 
@@ -136,6 +137,7 @@ def measure_semantics(
     *,
     generator: torch.Generator,
     neighbours: tuple[int, ...] = (1, 5, 10, 20),
+    smallest_class: SmallestClass = "refuse",
     train: Tensor | None = None,
 ) -> list[Measurement]:
     """Measure LNC and linear-probe accuracy.
@@ -147,6 +149,8 @@ def measure_semantics(
             means. Images without foreground are left out of LNC and counted in a flag.
         generator: draws the halves of the standard errors and the folds of the probe.
         neighbours: the K of LNC.
+        smallest_class: whether classes of one image, which LNC counts as 0 and the probe cannot
+            learn, are left out.
         train: (N,) bool, the images that the probe learns from, the others being its test; None
             cross-validates on stratified folds.
 
@@ -161,8 +165,20 @@ def measure_semantics(
     """
     data = LatentSet(latents)
     labels = check_labels(labels, data.count).to(data.device)
+    enough, left_out = classes_of_enough(labels, 2, smallest_class)
+    if left_out:
+        data, labels = LatentSet(latents[enough], left_out), labels[enough]
+        masks = None if masks is None else masks[enough]
+        train = None if train is None else train[enough]
     pooled = _pooled_features(data, None if masks is None else check_masks(masks, data))
     kept = pooled.kept
+    if int(kept.sum()) <= max(neighbours):
+        without = "" if bool(kept.all()) else f" ({int((~kept).sum())} have no foreground)"
+        raise MeasurementError(
+            f"LNC: {max(neighbours)} neighbours need at least {max(neighbours) + 1} images, and "
+            f"{int(kept.sum())} of {data.count} can be used{without}; give more images, masks with "
+            "foreground, or fewer metrics.semantics.neighbours"
+        )
     flags = _flags(labels[kept], int((~kept).sum()))
     pooling = "mean" if masks is None else "foreground, any pixel"
     variants = [
@@ -180,7 +196,7 @@ def measure_semantics(
         choices = (suffix, options, flags)
         measurements += _consistencies(features, labels[kept], neighbours, choices, generator)
     probe = linear_probe(_scale(pooled.whole, data, True), labels, generator=generator, train=train)
-    return [*measurements, probe]
+    return data.flagged([*measurements, probe])
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def measure_smoothness(latents: Tensor) -> list[Measurement]:
         local correlation, on a side below 3 the slope, is left out and a flag says so.
 
     Raises:
-        MeasurementError: bad latents, a constant channel, or a 1x1 grid.
+        MeasurementError: bad or collapsed latents, or a 1x1 grid.
     """
     data = LatentSet(latents)
     if data.height * data.width == 1:
@@ -159,7 +159,7 @@ def measure_smoothness(latents: Tensor) -> list[Measurement]:
         _sec_measurement(sums.high[index], sums.total, ratio, tuple(flags))
         for index, ratio in enumerate(_SEC_RATIOS)
     ]
-    return sec + measurements
+    return data.flagged(sec + measurements)
 
 
 @dataclass(frozen=True)
@@ -248,6 +248,11 @@ def _rank_measurements(correlation: Tensor, data: LatentSet) -> list[Measurement
     covariance = correlation * std * std[:, None]  # (C, C)
     row_energy = correlation.square().sum(dim=1)  # (C,)
     r, f, T = row_energy.sum(), covariance.square().sum(), covariance.trace()
+    smallest = torch.finfo(data.latents.dtype).eps * data.channels
+    lost = int((torch.linalg.eigvalsh(correlation) <= smallest).sum())
+    flags = (f"rank-deficient: {lost} of {data.channels} channels follow from the others",) * (
+        lost > 0
+    )
     scaled, raw = data.statistics.mean.new_empty(2, data.count)  # (N,) each
     for images, block in data.blocks(normalised=True):
         values = block.flatten(2)  # (B, C, H*W)
@@ -268,6 +273,7 @@ def _rank_measurements(correlation: Tensor, data: LatentSet) -> list[Measurement
             "1",
             None,
             {"normalise": normalised},
+            flags,
         )
         for suffix, matrix, influence, normalised in (
             ("", correlation, scaled, True),

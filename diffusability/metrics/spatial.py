@@ -18,7 +18,7 @@ from diffusability.metrics.latent_set import LatentSet, check_masks
 from diffusability.metrics.measurement import Measurement
 from diffusability.statistics import mean_and_stderr
 
-_TOKEN_EPS = 1e-8
+_TOKEN_EPS = torch.finfo(torch.float64).tiny  # only a token of zeros has no direction
 _MINIMUM_SHARE = 0.25  # 64 of 256 tokens in iREPA's comparison
 _WORKING_COPIES = 2  # (T, T) arrays alive at once per image
 
@@ -76,7 +76,7 @@ def token_cosines(latents: Tensor) -> Tensor:
         latents: (B, C, H, W).
 
     Returns:
-        (B, T, T), T = H*W, in [-1, 1]; a token shorter than 1e-8 counts as (nearly) zero.
+        (B, T, T), T = H*W, in [-1, 1]; a token of zeros has cosine 0 with every other.
     """
     tokens = normalize(latents.flatten(2).mT, dim=-1, eps=_TOKEN_EPS)  # (B, T, C)
     return tokens @ tokens.mT  # (B, T, T)
@@ -191,7 +191,7 @@ def measure_spatial(latents: Tensor, masks: Tensor | None) -> list[Measurement]:
         (no direction), and each again with ``_raw``; all pure numbers but CDS, which is per token.
 
     Raises:
-        MeasurementError: the grid is too small, a channel is constant, or no image has both
+        MeasurementError: the grid is too small, the latents have collapsed, or no image has both
             enough foreground and enough background.
     """
     data = LatentSet(latents)
@@ -209,7 +209,7 @@ def measure_spatial(latents: Tensor, masks: Tensor | None) -> list[Measurement]:
             _summary(name, suffix, values, options, flags if name == "srss" else ())
             for name, values in per_image.items()
         ]
-    return measurements
+    return data.flagged(measurements)
 
 
 def _pair_weights(pairs: Tensor) -> Tensor:

@@ -23,9 +23,9 @@ from diffusability.latents.channel_statistics import (
     normalise,
 )
 from diffusability.metrics.cosine_transform import cosine_transform
+from diffusability.study.class_sizes import LEAST_STATIONARY
 
 _CHUNK_BYTES = 64 * 2**20
-_LEAST = 3  # images per class: two remain when one is left out
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,11 @@ def stationary_curves(
         MeasurementError: a class of fewer than three images, or a constant channel.
     """
     counts = labels.unique(return_counts=True)[1]  # (K,)
-    if int(counts.min()) < _LEAST:
+    if int(counts.min()) < LEAST_STATIONARY:
         raise MeasurementError(
             f"a class of {int(counts.min())} images is too small to leave a part of it out; "
-            f"give at least {_LEAST} images per class"
+            f"give at least {LEAST_STATIONARY} images per class, or leave such classes out with "
+            "smallest_class: skip"
         )
     block = interleaved_blocks(labels, blocks)
     blocks = int(block.max()) + 1

@@ -18,7 +18,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from diffusability.errors import MeasurementError
-from diffusability.latents.channel_statistics import channel_statistics, normalise
+from diffusability.latents.channel_statistics import normalise
+from diffusability.metrics.latent_set import LatentSet
 from diffusability.metrics.measurement import Measurement
 
 _HIGHER_IS_BETTER = {"density_cv": False, "gini": False, "normalised_entropy": True}
@@ -122,7 +123,7 @@ def measure_uniformity(
         disjoint and both errors ignore the choice of images: flag ``repeats-overlap``.
 
     Raises:
-        MeasurementError: if latents are not finite or constant, have one channel, or are too few.
+        MeasurementError: if latents are not finite, collapsed, of one channel, or too few.
     """
     count = len(latents)
     used = min(points, count)
@@ -132,8 +133,9 @@ def measure_uniformity(
             f" got {repeats} repeats, {used} points (of {count} images), perplexity {perplexity} "
             f"and {iterations} iterations"
         )
-    statistics = channel_statistics(latents)
-    if latents.shape[1] < 2:
+    data = LatentSet(latents)
+    latents, statistics = data.latents, data.statistics
+    if data.channels < 2:
         raise MeasurementError(
             "uniformity: not defined for latents of one channel, which do not span a plane"
         )
@@ -163,7 +165,7 @@ def measure_uniformity(
         values = np.array([r[name] for r in results])
         errors = _errors(values, sizes, used / count)
         found += _summarise(name, values, errors, options, flags)
-    return found
+    return data.flagged(found)
 
 
 def _disjoint_rounds(

@@ -14,10 +14,9 @@ from diffusability.metrics.class_velocity import CURVE_TIMES, SCALARS
 from diffusability.metrics.kronecker import (
     MAX_ITERATIONS,
     TOLERANCE,
-    minimum_samples,
     require_samples,
 )
-from diffusability.metrics.latent_set import LatentSet, check_labels
+from diffusability.metrics.latent_set import LatentSet, check_labels, classes_of_enough
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.mixture_velocity import KroneckerMixture, between_class_variance
 from diffusability.metrics.velocity_fits import GroupFits, fit_groups
@@ -28,6 +27,8 @@ from diffusability.statistics import (
     draw_halves,
     error_of_mean,
 )
+from diffusability.study.class_sizes import minimum_samples
+from diffusability.study.metric_group import SmallestClass
 
 _DIRECTIONS = {
     "viv": False,
@@ -52,6 +53,7 @@ def measure_velocity(
     *,
     generator: torch.Generator,
     normalise: bool = True,
+    smallest_class: SmallestClass = "refuse",
     halvings: int = 128,
     strata: int = 16,
     samples: int = 8,
@@ -71,6 +73,7 @@ def measure_velocity(
         labels: (N,) integer class numbers, in any order.
         generator: draws the halves and the Monte-Carlo points.
         normalise: z-score each channel over the set, as VIV is defined; VIV is linear in scale.
+        smallest_class: whether classes of fewer than ``minimum_samples`` are refused or left out.
         halvings: minimum number of class halvings, spread evenly over all or as many random
             classes.
         strata, samples: strata of t, and points in each, of the marginal VIV.
@@ -88,6 +91,10 @@ def measure_velocity(
     """
     data = LatentSet(latents)
     labels = check_labels(labels, data.count).to(data.device)
+    least = minimum_samples(data.channels, data.height * data.width)
+    kept, flags = classes_of_enough(labels, least, smallest_class)
+    if flags:
+        data, labels = LatentSet(latents[kept], flags), labels[kept]
     names, counts = labels.unique(return_counts=True)  # (K,) each
     positions = data.height * data.width
     require_samples(counts, names, data.channels, positions)
@@ -100,7 +107,8 @@ def measure_velocity(
     summary = _Summary(fits, halving, counts, normalise, data.channels)
     draws = {"strata": strata, "samples": samples}
     between = between_class_variance(mixture, generator=generator, **draws)
-    return [*summary.scalars(), *summary.curve(), summary.marginal(*between, draws)]
+    found = [*summary.scalars(), *summary.curve(), summary.marginal(*between, draws)]
+    return data.flagged(found)
 
 
 def _fit_halves(data: LatentSet, fits: GroupFits, halves: Halves, normalised: bool) -> Halving:

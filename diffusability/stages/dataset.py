@@ -1,16 +1,32 @@
 """Stage `dataset`: look at every image once, and state what the study will see."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 from diffusability.artifacts.atomic import write_json
 from diffusability.data.load import DataSource
 from diffusability.stages.inputs import Inputs
+from diffusability.study.class_sizes import check_classes
+from diffusability.study.commands import VARIABLE, current_run
 from diffusability.study.dataset import DATASETS, Dataset
+from diffusability.study.load import load_study
+from diffusability.study.study import Study
+
+
+def _study_at_hand(spec: Dataset) -> Study | None:
+    """Return the study that the workflow runs, if it is known here and uses this dataset."""
+    if VARIABLE not in os.environ:
+        return None
+    run = current_run()
+    study = load_study(run.files or None, run.overrides)
+    return study if study.dataset.canonical() == spec.canonical() else None
 
 
 def make(inputs: Inputs, spec: Annotated[Dataset, DATASETS], out: Path) -> None:
     """Write manifest.json: counts by class and split, image shape, and a hash of it all.
+
+    A study whose metrics need more images than there are stops here, before its first training.
 
     Of an image folder also index.json, the files by name.
     """
@@ -20,6 +36,8 @@ def make(inputs: Inputs, spec: Annotated[Dataset, DATASETS], out: Path) -> None:
         split: data.labels[data.split(split)].bincount(minlength=data.num_classes).tolist()
         for split in ("train", "val")
     }
+    if study := _study_at_hand(spec):
+        check_classes(study, counts)
     write_json(
         out / "manifest.json",
         {

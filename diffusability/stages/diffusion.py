@@ -63,7 +63,7 @@ def _model(
     model.network.initialise(inputs.generator("weights"))
     stated = inputs.json("latents", "latents.json")
     statistics = ChannelStatistics.from_json(stated["channel_statistics"])
-    model.set_normalisation(statistics.mean, statistics.std)
+    model.set_normalisation(statistics.mean, statistics.scale)
     return model
 
 

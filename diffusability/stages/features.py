@@ -9,6 +9,7 @@ from torch import Tensor
 from diffusability.data.images import ImageSet, in_batches, to_float
 from diffusability.metrics.feature_moments import FeatureMoments, moments_of_batches
 from diffusability.stages.inputs import Inputs
+from diffusability.statistics import require_finite
 
 BATCH = 256
 SPATIAL = "-spatial"  # part of an extractor's name: features that keep their position
@@ -36,6 +37,7 @@ class Extractor:
         self.name, self.device = name, inputs.device
         self.resolution = inputs.data.images.shape[-1]
         self._model = inputs.encoder(role)
+        self._what = inputs.of("features", role)
 
     def __call__(self, images: Tensor) -> Features:
         """Return the features of (N, C, H, W) uint8 images."""
@@ -52,6 +54,7 @@ class Extractor:
         for batch in batches:
             pixels = to_float(batch.to(self.device))
             features, placed = self._model.features_and_spatial(pixels)  # (B, D), (B, S)
+            require_finite(features, self._what)
             vectors.append(features.cpu())
             logits.append(self._model.logits(features).cpu())  # (B, K)
             spatial.append(placed.cpu())

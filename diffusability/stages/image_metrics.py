@@ -131,7 +131,8 @@ def _reconstruct(
     """
     images = in_batches(inputs.data.images, chosen, BATCH)
     for originals, z in zip(images, latents.mean.split(BATCH), strict=True):
-        yield originals, to_uint8(inputs.tokenizer.decode(z.to(inputs.device))).cpu()
+        decoded = inputs.tokenizer.decode(z.to(inputs.device))
+        yield originals, to_uint8(decoded, inputs.of("reconstructions", "tokenizer")).cpu()
 
 
 def continuity(inputs: Inputs, spec: ContinuityMetric, out: Path) -> None:
@@ -157,7 +158,7 @@ def continuity(inputs: Inputs, spec: ContinuityMetric, out: Path) -> None:
     @torch.no_grad()
     def decode(interpolated: Tensor) -> Tensor:
         images = inputs.tokenizer.decode(denormalise(interpolated, statistics).to(inputs.device))
-        return to_uint8(images).cpu()
+        return to_uint8(images, inputs.of("decoded interpolations", "tokenizer")).cpu()
 
     measurement = measure_interpolation_frechet(
         queries,

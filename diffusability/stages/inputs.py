@@ -18,6 +18,7 @@ from diffusability.encoders.interface import Encoder
 from diffusability.encoders.load import load_encoder
 from diffusability.latents.mapped import MappedLatents
 from diffusability.latents.shards import Encode, LatentShards
+from diffusability.statistics import require_finite
 from diffusability.study.tokenizer import EncodingSpec
 from diffusability.tokenizers.interface import Tokenizer
 from diffusability.tokenizers.load import load_tokenizer
@@ -50,6 +51,10 @@ class Inputs:
             ArtifactError: it is missing, altered, or not what the job was planned for.
         """
         return self.job.input(role)
+
+    def of(self, what: str, role: str) -> str:
+        """Return what it is and the path of the network that made it, for messages."""
+        return f"{what} of {self.job.upstream[role]['path']}"
 
     def json(self, role: str, name: str) -> Any:
         """Return the content of a JSON file of what is upstream in a role."""
@@ -117,7 +122,7 @@ class Inputs:
 
         def encode() -> Encode:  # with a tokenizer that is freed once all is encoded
             tokenizer = load_tokenizer(self.folder("tokenizer"), self.data, self.job.device)
-            return _encode_with(tokenizer, self.device)
+            return _encode_with(tokenizer, self.device, self.of("latents", "tokenizer"))
 
         shards.ensure(self.data, encode, spec.batch, dtype)
         return shards.read()
@@ -140,10 +145,13 @@ def _shards(fingerprint: str, data: ImageSet, spec: EncodingSpec) -> LatentShard
     return LatentShards(fingerprint, len(data.labels), spec.shard, spec.flip)
 
 
-def _encode_with(tokenizer: Tokenizer, device: torch.device) -> Encode:
+def _encode_with(tokenizer: Tokenizer, device: torch.device, what: str) -> Encode:
     @torch.no_grad()
     def encode(images: Tensor) -> tuple[Tensor, Tensor]:
         posterior = tokenizer.encode(images.to(device))  # of (B, C, h, w)
-        return posterior.mean.float().cpu(), posterior.logvar.float().cpu()
+        mean, logvar = posterior.mean.float().cpu(), posterior.logvar.float().cpu()
+        require_finite(mean, what)
+        require_finite(logvar, f"log-variances of {what}")
+        return mean, logvar
 
     return encode

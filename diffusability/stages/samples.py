@@ -19,6 +19,7 @@ from diffusability.diffusion.sampler import balanced_labels, draw_noise, integra
 from diffusability.figures.image_grid import write_image_grid
 from diffusability.metrics.trajectory import TrajectoryRecorder
 from diffusability.stages.inputs import Inputs
+from diffusability.statistics import require_finite
 from diffusability.study.backbone import EDMSampling, Solver, solver_steps
 from diffusability.study.fingerprint import derive_seed
 from diffusability.study.spec import Spec
@@ -72,7 +73,9 @@ def make(inputs: Inputs, spec: SampleOptions, out: Path) -> None:
             indices = range(first, min(first + BATCH, stop))
             labels = _labels(indices, model, conditional)
             latents = _latents(inputs, spec, model, labels, recorder, indices)
-            images.append(to_uint8(inputs.tokenizer.decode(latents)).cpu())
+            require_finite(latents, inputs.of("samples", "diffusion"))
+            decoded = inputs.tokenizer.decode(latents)
+            images.append(to_uint8(decoded, inputs.of("decoded samples", "tokenizer")).cpu())
             progress.advance({})
         name = f"shard-{len(shards):05d}.safetensors"
         labels = _labels(range(start, stop), model, conditional)

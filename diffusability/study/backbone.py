@@ -6,7 +6,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from diffusability.study.registry import Registry
-from diffusability.study.spec import Probability, Spec, TrainSpec, is_none
+from diffusability.study.spec import (
+    Blocks,
+    Multiplier,
+    Probability,
+    Spec,
+    TrainSpec,
+    Width,
+    is_none,
+)
 
 # width, depth, heads of the published sizes (DiT, Table 1; SiT and LightningDiT share them)
 PUBLISHED_SIZES = {
@@ -117,10 +125,10 @@ BACKBONES: Registry[Backbone] = Registry("backbone", tag="arch")
 class TransformerBackbone(Backbone):
     """A diffusion transformer on latents; `size` fills width, depth and heads."""
 
-    width: PositiveInt = Field(description="channels of a token")
-    depth: PositiveInt = Field(description="blocks")
-    heads: PositiveInt = Field(description="attention heads; divides width")
-    patch: PositiveInt = Field(1, description="latent cells per token, along one side")
+    width: Width = Field(description="channels of a token")
+    depth: Blocks = Field(description="blocks")
+    heads: Width = Field(description="attention heads; divides width")
+    patch: Width = Field(1, description="latent cells per token, along one side")
 
     @model_validator(mode="before")
     @classmethod
@@ -176,18 +184,18 @@ class UNetBackbone(Backbone):
     """The residual U-Net of EDM; defaults are those of its FFHQ 64 x 64 model."""
 
     arch: Literal["unet"]
-    width: PositiveInt = Field(128, description="channels in front of the multipliers; even")
-    multipliers: tuple[PositiveInt, ...] = Field(
+    width: Width = Field(128, description="channels in front of the multipliers; even")
+    multipliers: tuple[Multiplier, ...] = Field(
         (1, 2, 2, 2),
         min_length=1,
         description="channels at each resolution, in units of `width`; the grid halves between two",
     )
-    blocks: PositiveInt = Field(4, description="residual blocks per resolution, on the way down")
+    blocks: Blocks = Field(4, description="residual blocks per resolution, on the way down")
     attention: tuple[PositiveInt, ...] = Field(
         (16,),
         description="sides of the grids, in cells, with attention; the middle always has it",
     )
-    heads: PositiveInt = Field(1, description="attention heads; divides the channels there")
+    heads: Width = Field(1, description="attention heads; divides the channels there")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "UNetBackbone":
@@ -261,7 +269,7 @@ class SamplingSpec(Spec):
     evaluations: PositiveInt = Field(
         50, description="function evaluations of the ODE solver, exactly"
     )
-    guidance: tuple[Annotated[float, Field(ge=1.0)], ...] = Field(
+    guidance: tuple[Annotated[float, Field(ge=1.0, le=1000.0)], ...] = Field(
         (1.0,), min_length=1, description="classifier-free guidance scales; 1 is none"
     )
     count: PositiveInt = Field(50_000, description="images per guidance scale")
@@ -288,8 +296,10 @@ class SamplingSpec(Spec):
             raise ValueError(
                 f"heun spends 2 x steps - 1 evaluations, an odd number; got {self.evaluations}"
             )
-        if len(set(self.guidance)) != len(self.guidance):
-            raise ValueError(f"duplicate guidance scale in {list(self.guidance)}")
+        if len({f"{scale:g}" for scale in self.guidance}) != len(self.guidance):  # folders' names
+            raise ValueError(
+                f"duplicate guidance scale in {list(self.guidance)}, to six significant digits"
+            )
         if self.guidance_interval[0] > self.guidance_interval[1]:
             raise ValueError(f"guidance_interval {list(self.guidance_interval)} is not in order")
         return self

@@ -248,7 +248,9 @@ class DecodedDataset(Dataset):
         0.05, gt=0, lt=1, description="share of every class held out without a validation split"
     )
     damaged: Literal["refuse", "skip"] = Field(
-        "refuse", description="images that do not decode: stop, or leave out, named and counted"
+        "refuse",
+        description="files that do not decode, or are of other formats (BMP, TIFF, GIF): stop, or "
+        "leave out, named and counted",
     )
 
     def counts(self) -> ImageCounts:

@@ -16,7 +16,7 @@ from diffusability.study.representations import (
     Representation,
     representation_file,
 )
-from diffusability.study.spec import Need, Place, Probability, Spec, TrainSpec, is_none
+from diffusability.study.spec import Need, Place, Probability, Spec, TrainSpec, Width, is_none
 from diffusability.study.vision_models import FACTS, VisionModel, weight_file
 
 Use = Literal["alignment", "perceptual", "features", "lpips"]
@@ -80,7 +80,7 @@ class TrainedEncoder(EncoderEntry):
         exclude_if=is_convnet,
         description="the network: convolutions, or a transformer whose tokens see the whole image",
     )
-    width: PositiveInt = Field(
+    width: Width = Field(
         32, description="channels after the first convolution, or of a transformer's token"
     )
     depth: PositiveInt | None = Field(
@@ -91,7 +91,7 @@ class TrainedEncoder(EncoderEntry):
         exclude_if=is_none,
         description="attention heads, 4 by default; 4 x heads divides width; of `vit` only",
     )
-    features: PositiveInt = Field(64, description="channels of the last feature map")
+    features: Width = Field(64, description="channels of the last feature map")
     factor: Literal[1, 2, 4, 8, 16] = Field(
         2,
         description="image pixels per cell of the feature map, along one side; the patch of `vit`",
@@ -139,7 +139,7 @@ class ContrastiveEncoder(TrainedEncoder):
     """Trained to tell two views of one image from views of others (SimCLR, DenseCL)."""
 
     kind: Literal["contrastive"] = Field(description="trained to tell views of images apart")
-    projection: PositiveInt = Field(64, description="channels that the views are compared in")
+    projection: Width = Field(64, description="channels that the views are compared in")
     temperature: float = Field(0.2, gt=0, description="of the softmax over the batch")
     dense: Probability | None = Field(
         None,
@@ -371,7 +371,7 @@ class PythonEncoder(EncoderEntry, WeightedObject):
     factor: PositiveInt = Field(
         1, description="image pixels per cell of the feature map, along one side"
     )
-    features: PositiveInt = Field(description="channels D of the feature map")
+    features: Width = Field(description="channels D of the feature map")
 
     def cost(self, channels: int, side: int, classes: int) -> Size:
         """Unknown before it is imported."""

@@ -10,10 +10,10 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Validati
 
 from diffusability.errors import StudyError
 from diffusability.study.fingerprint import fingerprint
-from diffusability.study.load import read_yaml
 from diffusability.study.plan import Artifact, Artifacts
 from diffusability.study.problems import nearest
 from diffusability.study.spec import Spec, TrainSpec
+from diffusability.study.yaml_file import read_yaml
 
 FISHER_TOY = "fisher_toy"  # name of the study
 STAGE = "fisher_toy"

@@ -12,6 +12,7 @@ from diffusability.study.quantity import Quantity
 from diffusability.study.spec import Spec
 
 Split = Literal["train", "val", "all"]
+SmallestClass = Literal["refuse", "skip"]
 Tensor = Literal["mean", "logvar", "labels", "foreground"]
 Further = Literal["alignment", "pixels"]
 Rank = Literal["headline", "proxy", "further"]
@@ -57,6 +58,17 @@ class MetricOptions(Spec):
     def passes(self) -> Passes | None:
         """Return what a GPU has to compute; None: statistics of latents, on CPU cores."""
         return None
+
+
+class ClassMetricOptions(MetricOptions):
+    """Options of a group that needs a number of images of every class."""
+
+    smallest_class: SmallestClass = Field(
+        "refuse",
+        exclude_if=lambda choice: choice == "refuse",
+        description="classes of too few images: stop before the first training, or leave them out, "
+        "counted in a flag",
+    )
 
 
 @dataclass(frozen=True)

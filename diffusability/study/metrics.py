@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, PositiveInt, create_model, model_validator
 
 from diffusability.study.generation import GenerationMetric
-from diffusability.study.metric_group import MetricOptions, Passes, Split
+from diffusability.study.metric_group import ClassMetricOptions, MetricOptions, Passes, Split
 from diffusability.study.names import EncoderName
 from diffusability.study.perspectives import METRIC_GROUPS
 from diffusability.study.quantity import Quantity
@@ -208,7 +208,7 @@ class LearnedFisherOptions(LearnedFisherMetric):
         ),
     ),
 )
-class FisherMetric(MetricOptions):
+class FisherMetric(ClassMetricOptions):
     r"""Fisher information, its rate and the MMSE rate, and their deviations from pixel space.
 
     How much do noisy latents reveal about the clean ones, and how fast does that change with the
@@ -279,7 +279,9 @@ class FisherMetric(MetricOptions):
 
     def pixels(self) -> dict[str, Any]:
         """Return what the fit of the images themselves depends on."""
-        return self.model_dump(mode="json", include={"split", "variances", "blocks"})
+        return self.model_dump(
+            mode="json", include={"split", "variances", "blocks", "smallest_class"}
+        )
 
     def models(self) -> dict[str, Any]:
         """Return what the measurement of one trained model depends on, where it is asked for."""

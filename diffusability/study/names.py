@@ -6,9 +6,12 @@ from pydantic import Field
 
 NAME = r"^[a-z0-9][a-z0-9.+-]*$"
 ENCODER_NAME = r"^[a-z0-9][a-z0-9_-]*$"
-Name = Annotated[str, Field(pattern=NAME)]
+MAX_NAME = 100  # characters; file systems take 255, and a file is named by several
+Name = Annotated[str, Field(pattern=NAME, max_length=MAX_NAME)]
 # an encoder's name becomes part of metric names (`generation.fd_judge`), where dots part levels
-EncoderName = Annotated[str, Field(pattern=ENCODER_NAME, description="an entry of `encoders`")]
+EncoderName = Annotated[
+    str, Field(pattern=ENCODER_NAME, max_length=MAX_NAME, description="an entry of `encoders`")
+]
 
 # encoders of these names make distances that are called FID and sFID, so only Inception has them
 INCEPTION = "inception"  # its pooled features

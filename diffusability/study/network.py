@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, PositiveInt, model_validator
 
 from diffusability.study.registry import Registry
-from diffusability.study.spec import Spec
+from diffusability.study.spec import Blocks, Multiplier, Spec, Width
 
 
 class ImageShape(NamedTuple):
@@ -27,7 +27,7 @@ class Network(Spec):
 
     arch: str = Field(description="the network")
     factor: PositiveInt = Field(description="image pixels per latent cell, along one side")
-    channels: PositiveInt = Field(description="channels of the latent")
+    channels: Width = Field(description="channels of the latent")
 
     @property
     def family(self) -> str:
@@ -50,13 +50,13 @@ class ConvNetwork(Network):
     factor: Literal[1, 2, 4, 8, 16, 32] = Field(
         16, description="image pixels per latent cell, along one side"
     )
-    channels: PositiveInt = Field(32, description="channels of the latent")
-    width: PositiveInt = Field(128, description="channels at full resolution")
-    multipliers: tuple[PositiveInt, ...] = Field(
+    channels: Width = Field(32, description="channels of the latent")
+    width: Width = Field(128, description="channels at full resolution")
+    multipliers: tuple[Multiplier, ...] = Field(
         (1, 1, 2, 2, 4), description="channels at each resolution, in units of `width`"
     )
-    encoder_blocks: PositiveInt = Field(2, description="residual blocks per resolution, encoder")
-    decoder_blocks: PositiveInt = Field(3, description="residual blocks per resolution, decoder")
+    encoder_blocks: Blocks = Field(2, description="residual blocks per resolution, encoder")
+    decoder_blocks: Blocks = Field(3, description="residual blocks per resolution, decoder")
     attention: bool = Field(True, description="self-attention at the lowest resolution")
     channels_last: bool = Field(
         False,
@@ -84,10 +84,10 @@ class VitNetwork(Network):
     factor: Literal[1, 2, 4, 8, 16, 32] = Field(
         16, description="image pixels per patch and latent cell, along one side"
     )
-    channels: PositiveInt = Field(32, description="channels of the latent")
-    width: PositiveInt = Field(768, description="channels of a token")
-    depth: PositiveInt = Field(12, description="blocks of the encoder, and of the decoder")
-    heads: PositiveInt = Field(12, description="attention heads; 4 x heads divides width")
+    channels: Width = Field(32, description="channels of the latent")
+    width: Width = Field(768, description="channels of a token")
+    depth: Blocks = Field(12, description="blocks of the encoder, and of the decoder")
+    heads: Width = Field(12, description="attention heads; 4 x heads divides width")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "VitNetwork":
@@ -114,9 +114,9 @@ class VectorNetwork(Network):
 
     arch: Literal["vector"]
     factor: PositiveInt = Field(description="image pixels per latent cell, along one side")
-    channels: PositiveInt = Field(description="channels of the latent")
-    width: PositiveInt = Field(32, description="channels after the first strided convolution")
-    multipliers: tuple[PositiveInt, ...] = Field(
+    channels: Width = Field(description="channels of the latent")
+    width: Width = Field(32, description="channels after the first strided convolution")
+    multipliers: tuple[Multiplier, ...] = Field(
         (1, 2, 4, 8),
         min_length=1,
         description="channels after each strided convolution, in units of `width`; each halves "
@@ -152,9 +152,9 @@ class HierarchicalNetwork(Network):
     levels: tuple[Literal[1, 2, 4, 8, 16, 32], ...] = Field(
         min_length=2, description="image pixels per cell of every level, finest first, doubling"
     )
-    channels: PositiveInt = Field(20, description="channels of the latent, at every level")
-    width: PositiveInt = Field(64, description="channels of the features, at every resolution")
-    blocks: PositiveInt = Field(1, description="residual blocks per resolution, down and up")
+    channels: Width = Field(20, description="channels of the latent, at every level")
+    width: Width = Field(64, description="channels of the features, at every resolution")
+    blocks: Blocks = Field(1, description="residual blocks per resolution, down and up")
 
     @model_validator(mode="after")
     def _doubling(self) -> "HierarchicalNetwork":

@@ -7,7 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from diffusability.study.metric_group import MetricGroups, MetricOptions, Passes, Split
+from diffusability.study.metric_group import (
+    ClassMetricOptions,
+    MetricGroups,
+    MetricOptions,
+    Passes,
+    Split,
+)
 from diffusability.study.names import EncoderName
 from diffusability.study.quantity import Quantity
 
@@ -67,7 +73,7 @@ METRIC_GROUPS = MetricGroups()
         Quantity("velocity.curve_t*", "irreducible variance at one time t", "lower"),
     ),
 )
-class VelocityMetric(MetricOptions):
+class VelocityMetric(ClassMetricOptions):
     r"""Velocity irreducible variance (VIV).
 
     At the same point and time, different pairs of noise and latent imply different velocities. No
@@ -131,7 +137,7 @@ class VelocityMetric(MetricOptions):
         ),
     ),
 )
-class SemanticsMetric(MetricOptions):
+class SemanticsMetric(ClassMetricOptions):
     r"""Latent neighbour consistency (LNC).
 
     **LNC**, latent neighbour consistency: are the nearest neighbours of an image's latent of the

@@ -1,20 +1,52 @@
 """Turn what is wrong with a study file into sentences: key path, reason, nearest valid name."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from diffusability.errors import StudyError
+from diffusability.study.names import MAX_NAME
 
 Model = TypeVar("Model", bound=BaseModel)
+MAX_VALUES, MAX_DEPTH = 100_000, 50  # of a study
+_shown = reprlib.Repr()
+_shown.maxstring = _shown.maxother = _shown.maxlong = 60
+
+
+def show(value: object) -> str:
+    """Return a value for a message, shortened where it is long."""
+    return _shown.repr(value)
+
+
+def check_values(data: object, source: str) -> None:
+    """Refuse a mapping that contains itself, or too much, before anything walks through it.
+
+    Raises:
+        StudyError: saying how much is too much.
+    """
+    level, count = [data], 0
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, Mapping | list | tuple)
+            for inner in (value.values() if isinstance(value, Mapping) else value)
+        ]
+        count += len(level)
+        if not level:
+            return
+        if count > MAX_VALUES:
+            raise StudyError(f"{source}: a study of more than {MAX_VALUES:,} values")
+    raise StudyError(f"{source}: more than {MAX_DEPTH} levels of lists and mappings")
 
 
 def nearest(name: object, valid: Iterable[str]) -> str:
     """Return a hint that names the closest valid name, or lists them all when none is close."""
     names = sorted(valid)
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(name)[:MAX_NAME], names, n=1, cutoff=0.6)
     if close:
         return f"did you mean `{close[0]}`?"
     return f"valid: {', '.join(names)}" if names else "none is declared"
@@ -33,14 +65,19 @@ class Problems:
 
     def unknown(self, where: str, name: object, kind: str, valid: Iterable[str]) -> None:
         """Record that `name` at the key path `where` is no known `kind`."""
-        self.add(where, f"unknown {kind} `{name}` ({nearest(name, valid)})")
+        self.add(where, f"unknown {kind} `{_plain(name)}` ({nearest(name, valid)})")
 
     def mapping(self, where: str, value: object) -> dict[str, Any]:
         """Return `value` if it is a mapping, else record the problem and return an empty one."""
-        if isinstance(value, Mapping):
-            return {str(k): v for k, v in value.items()}
-        self.add(where, f"expected a mapping of names to values, got {value!r}")
-        return {}
+        if not isinstance(value, Mapping):
+            self.add(where, f"expected a mapping of names to values, got {show(value)}")
+            return {}
+        found: dict[str, Any] = {}
+        for key, inner in value.items():
+            if str(key) in found:
+                self.add(where, f"duplicate key `{key}`")
+            found[str(key)] = inner
+        return found
 
     def validate(self, where: str, data: object, model: type[Model]) -> Model | None:
         """Return `data` as `model`, or record every reason why it is none."""
@@ -98,10 +135,16 @@ def _reason(item: Any, model: type[BaseModel]) -> str:
         return "this key is required"
     if kind == "literal_error":
         options = [o.strip(" '") for o in context["expected"].replace(" or ", ", ").split(",")]
-        return f"unknown value `{item['input']}` ({nearest(item['input'], options)})"
+        return f"unknown value `{_plain(item['input'])}` ({nearest(item['input'], options)})"
     if kind == "value_error":
         return str(context["error"])
-    return f"{item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}"
+    quotes = "; a name that reads as a number or a truth value needs quotes"
+    hint = quotes if kind == "string_type" and isinstance(item["input"], int | float) else ""
+    return f"{item['msg'][0].lower()}{item['msg'][1:]}, got {show(item['input'])}{hint}"
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) and len(value) <= MAX_NAME else show(value)
 
 
 def _model_at(model: type[BaseModel], location: Iterable[Any]) -> type[BaseModel]:

@@ -10,9 +10,9 @@ from diffusability.study.backbone import BACKBONES
 from diffusability.study.dataset import DATASETS
 from diffusability.study.encoder import ENCODERS, InceptionEncoder, Use
 from diffusability.study.merge import merge
-from diffusability.study.names import ENCODER_NAME, INCEPTION, INCEPTION_SPATIAL, NAME
+from diffusability.study.names import ENCODER_NAME, INCEPTION, INCEPTION_SPATIAL, MAX_NAME, NAME
 from diffusability.study.network import NETWORKS, HierarchicalNetwork
-from diffusability.study.problems import Problems, nearest
+from diffusability.study.problems import Problems, nearest, show
 from diffusability.study.registry import Registry
 from diffusability.study.regularizer import REGULARIZERS
 from diffusability.study.sizes import check_sizes
@@ -94,7 +94,11 @@ def _named(section: str, entries: Mapping[str, Any], problems: Problems) -> dict
     """Return the typed entries of a section, once their names are valid."""
     pattern = ENCODER_NAME if section == "encoders" else NAME
     for name in entries:
-        if not re.fullmatch(pattern, name):
+        if len(name) > MAX_NAME:
+            problems.add(
+                f"{section}.{show(name)}", f"the name is longer than {MAX_NAME} characters"
+            )
+        elif not re.fullmatch(pattern, name):
             problems.add(f"{section}.{name}", f"the name does not match the pattern {pattern}")
     return dict(entries)
 
@@ -182,6 +186,9 @@ def _inherit(
     base = entry.get("base")
     if base is None:
         return own
+    if not isinstance(base, str):
+        problems.add(f"{where}.base", f"expected the name of an entry of `bases`, got {show(base)}")
+        return {}
     if base in chain:
         problems.add(f"bases.{base}.base", f"refers to itself: {' -> '.join([*chain, str(base)])}")
         return {}

@@ -1,8 +1,9 @@
 """The base of every typed piece of a study, and the field types that they share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -11,14 +12,20 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
 from diffusability.study.fingerprint import canonical_json
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+# sizes of networks: a plan counts their operations, which takes time and memory per layer
+Blocks = Annotated[int, Field(gt=0, le=1000)]
+Multiplier = Annotated[int, Field(gt=0, le=256)]
+Width = Annotated[int, Field(gt=0, le=65_536)]
 Precision = Literal["fp32", "bf16"]
 CHECKPOINT_SECONDS = 300.0  # between two checkpoints of a training
+LARGEST = 2**63 - 1  # integer, which every library takes
 TIME_BUDGET = 0.9  # of a job's minutes, after which a training saves its state and ends
 # path of something on this machine: never part of a fingerprint, so it may differ between two
 # machines that share results
@@ -66,6 +73,19 @@ def name_content(entry: Any, path: str, content: str) -> Any:
     return entry
 
 
+def _takes(kind: Any, types: tuple[Any, ...]) -> bool:
+    """Return whether an annotation contains one of some types, or a literal of one."""
+    if kind in types or (isinstance(kind, bool) and bool in types):
+        return True
+    return any(_takes(part, types) for part in get_args(kind))
+
+
+def _without_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return [_without_truth(part) for part in value] if isinstance(value, list) else value
+
+
 def is_zero(value: object) -> bool:
     """Return whether a weight or a count that was added later is left out (see `Spec`)."""
     return value == 0
@@ -83,6 +103,24 @@ class Spec(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, data: Any) -> Any:
+        """Make true and false text where a number is meant: Python would count them as 1 and 0."""
+        if not isinstance(data, Mapping):
+            return data
+        numbers = [k for k, f in cls.model_fields.items() if not _takes(f.annotation, (bool, Any))]
+        return {**data, **{key: _without_truth(data[key]) for key in numbers if key in data}}
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _bounded(cls, value: Any) -> Any:
+        """Refuse integers of more than 64 bits."""
+        parts = value if isinstance(value, list | tuple) else (value,)
+        if any(isinstance(part, int) and abs(part) > LARGEST for part in parts):
+            raise ValueError(f"an integer above {LARGEST} is too large")
+        return value
 
     def canonical(self) -> dict[str, Any]:
         """Return the resolved values, defaults included, as plain JSON types."""

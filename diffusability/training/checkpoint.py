@@ -44,12 +44,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(folder: Path) -> Checkpoint | None:
     """Return the newest intact checkpoint of the folder on the CPU, or None if there is none.
 
-    A damaged newer checkpoint is moved aside, so that the next save does not keep it as backup.
+    A damaged newer checkpoint, or one whose weights are not finite, is moved aside, so that the
+    next save does not keep it as backup. If the weights of every checkpoint are not finite, the run
+    starts from its first step: there is nothing to resume.
 
     Raises:
         TrainingError: there are checkpoints, but none can be read.
     """
     unreadable = []
+    diverged = 0
     for path in (folder / CURRENT, folder / PREVIOUS):
         if not path.exists():
             continue
@@ -62,16 +65,35 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             logger.warning("%s cannot be read (%s); trying the previous one", path, error)
             unreadable.append(path)
             continue
+        if bad := non_finite(found.tensors):
+            logger.warning(
+                "%s: %d tensors are not finite (first %s); trying the previous one",
+                path,
+                len(bad),
+                bad[0],
+            )
+            unreadable.append(path)
+            diverged += 1
+            continue
         for damaged in unreadable:
             with contextlib.suppress(FileNotFoundError):  # another process did it
                 damaged.replace(folder / DAMAGED)
         return found
+    if diverged and diverged == len(unreadable):
+        logger.warning("%s: no checkpoint is finite; starting from the first step", folder)
+        return None
     if unreadable:
         raise TrainingError(
             f"{folder}: no checkpoint can be read; remove {' and '.join(map(str, unreadable))} "
             "to start this run from its first step"
         )
     return None
+
+
+def non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that hold NaN or infinity."""
+    floating = {name: t for name, t in tensors.items() if t.is_floating_point()}
+    return [name for name, t in floating.items() if not bool(torch.isfinite(t).all())]
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:

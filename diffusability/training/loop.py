@@ -29,6 +29,7 @@ from diffusability.training.checkpoint import (
     Checkpoint,
     flatten_optimizer,
     load_checkpoint,
+    non_finite,
     restore_optimizer,
     save_checkpoint,
 )
@@ -130,7 +131,8 @@ def train(run: Run) -> "Training":
 
     Raises:
         TrainingInterrupted: time is up or a signal came; the state is saved.
-        TrainingError: a loss is not finite; the message names step, learning rate and batch.
+        TrainingError: a loss or a gradient is not finite; the message names step, learning rate
+            and batch. Or weights are not finite.
     """
     training = Training(run)
     training.resume()
@@ -205,6 +207,7 @@ class Training:
                     if now - saved >= run.checkpoint_seconds:
                         self.save()
                         saved = now
+            self._refuse_bad_weights()
         finally:
             if progress is not None:
                 progress.close()
@@ -257,10 +260,13 @@ class Training:
         means = (numbers / (len(parts) * processes.count)).tolist()
         row = dict(zip(parts[0], means, strict=True))
         if not all(math.isfinite(value) for value in means):
-            self._stop_at_bad_loss(row, batches[0], rate)
+            self._stop_at_bad("loss", row, batches[0], rate)
+        norm = nn.utils.get_total_norm(gradients)
+        if not math.isfinite(length := norm.item()):
+            self._stop_at_bad("gradient", row, batches[0], rate)
         if spec.clip is not None:
-            norm = nn.utils.clip_grad_norm_(phase.parameters, spec.clip)
-            row[f"{phase.name}_gradient"] = norm.item()
+            nn.utils.clip_grads_with_norm_(phase.parameters, spec.clip, norm)
+            row[f"{phase.name}_gradient"] = length
         optimizer.step()
         return row
 
@@ -278,13 +284,13 @@ class Training:
         terms = {phase.name: losses.total, **losses.terms}
         return {name: value.detach().float() for name, value in terms.items()}
 
-    def _stop_at_bad_loss(self, row: dict[str, float], batch: Batch, rate: float) -> None:
+    def _stop_at_bad(self, what: str, row: dict[str, float], batch: Batch, rate: float) -> None:
         values = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
         indices = (batch.indices % self.run.images).tolist()
         more = ", ..." if len(indices) > NAMED_INDICES else ""
         named = f"[{', '.join(map(str, indices[:NAMED_INDICES]))}{more}]"
         raise TrainingError(
-            f"{self.run.name}: the loss is not finite at step {batch.step} (learning rate "
+            f"{self.run.name}: the {what} is not finite at step {batch.step} (learning rate "
             f"{rate:.4g}, images {named}; {values}). No artifact was written. A lower train.lr, "
             "train.clip, or train.precision: fp32 may help"
         )
@@ -300,8 +306,24 @@ class Training:
             self.history.append({"step": self.step, "learning_rate": rate, **means})
             self._sums, self._summed = {}, 0
 
+    def _refuse_bad_weights(self) -> None:
+        """Refuse weights that an update with a finite gradient made infinite."""
+        for name, module in self._all_modules().items():
+            bad = non_finite(module.state_dict())
+            if bad:
+                raise TrainingError(
+                    f"{self.run.name}: the weights are not finite after step {self.step}: "
+                    f"{len(bad)} tensors of `{name}`, first {bad[0]}. Nothing was written. A lower "
+                    "train.lr, train.clip, or train.precision: fp32 may help"
+                )
+
     def save(self) -> None:
-        """Write a checkpoint of everything that the next step depends on, in one process."""
+        """Write a checkpoint of everything that the next step depends on, in one process.
+
+        Raises:
+            TrainingError: weights are not finite; the last checkpoint stays.
+        """
+        self._refuse_bad_weights()
         if not self.run.processes.leads:
             return
         tensors: dict[str, Tensor] = {}

@@ -90,7 +90,7 @@ def _continuity(latents: Tensor, labels: Tensor, masks: Tensor) -> list[Measurem
 
 
 def _equivariance(latents: Tensor, labels: Tensor, masks: Tensor) -> list[Measurement]:
-    ramp = torch.arange(1.0, CHANNELS + 1, device=latents.device)[:, None, None]
+    ramp = torch.arange(1.0, latents.shape[1] + 1, device=latents.device)[:, None, None]
     measurements, not_applicable = measure_equivariance(
         lambda images: ramp * images.cumsum(dim=3), latents.split(40)
     )

@@ -108,8 +108,24 @@ def test_constant_channels_are_named(level: float):
     latents[:, 1] = level
     statistics = channel_statistics(latents)
     assert statistics.constant_channels == [1]
-    with pytest.raises(MeasurementError, match=r"Channels \[1\] of 3 are constant"):
-        normalise(latents, statistics)
+    scores = normalise(latents, statistics)
+    assert torch.equal(scores[:, 1], torch.zeros_like(scores[:, 1]))  # adds nothing to a distance
+    others = channel_statistics(latents[:, [0, 2]])
+    assert torch.equal(scores[:, [0, 2]], normalise(latents[:, [0, 2]], others))
+    torch.testing.assert_close(denormalise(scores, statistics), latents)
+    alone = latents[:, 1:2]
+    with pytest.raises(MeasurementError, match="collapsed: all 1 channels are constant"):
+        normalise(alone, channel_statistics(alone))
+
+
+def test_float32_dust_is_constant_and_small_latents_are_not():
+    latents = _latents(50).double()
+    dust = (5 + 1e-7 * latents).float()
+    assert channel_statistics(dust).constant_channels == [0, 1, 2]
+    read = ChannelStatistics.from_json(channel_statistics(dust).to_json())
+    assert read.constant_channels == [0, 1, 2]
+    assert channel_statistics((1e-30 * latents).float()).constant_channels == []
+    assert channel_statistics(5 + 1e-7 * latents).constant_channels == []  # float64 holds them
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusability.data.folder_layout import list_images
+from diffusability.data.folder_index import build_index
+from diffusability.data.folder_layout import list_images, unread_images
 from diffusability.errors import DataError
 from tests.unit.image_files import CLASSES, entry, write_image, write_images
 
@@ -103,3 +104,28 @@ def test_layouts_that_are_refused(root: Path) -> None:
     refused("holds val/ but no train/")
     shutil.rmtree(root / "val")
     refused("holds no images")
+
+
+@pytest.mark.parametrize("name", ["validation", "valid"])
+def test_a_validation_folder_of_another_name_is_refused(root: Path, name: str) -> None:
+    (root / "val").rename(root / name)
+    with pytest.raises(DataError, match=f"holds train/ and {name}/, whose images would not be"):
+        list_images(root, entry(root))
+    write_images(root)  # val/ is there: the other folder is nobody's business
+    list_images(root, entry(root))
+
+
+def test_images_of_other_formats_are_refused_or_named_and_counted(root: Path) -> None:
+    for k, suffix in enumerate((".bmp", ".tiff", ".GIF")):
+        write_image(root / "train" / "n01" / f"other{k}{suffix}", k)
+    (root / "train" / "n01" / "notes.txt").write_text("no image")
+    (root / "train" / "n02" / ".hidden.bmp").write_text("")
+    with pytest.raises(DataError, match=r"3 damaged files among 24.*\.GIF \(\.gif files are"):
+        build_index(entry(root), 1)
+    indexed = build_index(entry(root, damaged="skip"), 1)
+    assert len(indexed.index.files) == 24
+    names = ["train/n01/other0.bmp", "train/n01/other1.tiff", "train/n01/other2.GIF"]
+    assert list(indexed.damaged) == names
+    assert unread_images(root, root / "train" / "n01") == {}  # not those of the masks
+    (root / "train" / "n02" / "up").symlink_to(root / "train")
+    assert list(unread_images(root, None)) == names  # a link that leads back ends

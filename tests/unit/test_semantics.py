@@ -196,7 +196,9 @@ def test_impossible_sets_are_refused():
         _found(latents, labels * 0)
     with pytest.raises(MeasurementError, match="class of two images"):
         _found(latents, torch.arange(len(labels)))
-    with pytest.raises(MeasurementError, match="neighbours were requested"):
+    with pytest.raises(
+        MeasurementError, match="48 neighbours need at least 49 images, and 48 of 48"
+    ):
         _found(latents, labels, neighbours=(48,))
     with pytest.raises(MeasurementError, match="out of range"):
         _found(latents, labels - 1)

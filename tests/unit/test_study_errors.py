@@ -15,6 +15,9 @@ SMOKE = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
 BASE = "bases.conv-f2d4"
 TOKENIZER = "tokenizers.conv-vf-glyph"
 SIT = {"arch": "sit", "width": 16, "depth": 1, "heads": 1, "train": {"steps": 1}}
+BOMB = "a0: &a0 [x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join(20 * [f'*a{n - 1}'])}]\n" for n in range(1, 9)
+)
 UNET = {
     **{"arch": "unet", "width": 8, "multipliers": [1, 1], "blocks": 1, "attention": []},
     "train": {"steps": 1},
@@ -130,6 +133,25 @@ CASES: list[tuple[str, Any, list[str]]] = [
     ("datasets.digits.val_fraction", 1.5, ["datasets.digits.val_fraction", "less than 1"]),
     ("analysis.confidence", 0.1, ["analysis.confidence", "greater than 0.5"]),
     ("name", "My Study", ["name", "pattern"]),
+    # Python counts true as 1
+    (f"{BASE}.train.steps", True, [".train.steps", "integer", "got 'true'"]),
+    (f"{BASE}.train.lr", True, [".train.lr", "number", "got 'true'"]),
+    (f"{BASE}.network.multipliers", [True, 1], ["network.multipliers.0", "got 'true'"]),
+    ("select.seeds", [True], ["select.seeds.0", "got 'true'"]),
+    ("metrics.semantics.neighbours", [True], ["metrics.semantics.neighbours.0", "got 'true'"]),
+    ("sampling.seed", 2**63, ["sampling.seed: an integer above"]),
+    ("sampling.guidance", [1.0e7], ["sampling.guidance.0", "less than or equal to 1000"]),
+    ("sampling.guidance", [1, 1.0000000001], ["duplicate guidance scale", "six significant"]),
+    # a plan counts the operations of every network, layer by layer
+    ("backbones.sit-a.depth", 2**53, ["sit-a.depth: input should be less than or equal to 1000"]),
+    (f"{BASE}.network.width", 10**9, [".network.width", "less than or equal to 65536"]),
+    (f"{BASE}.network.multipliers", [1, 999], ["network.multipliers.1", "equal to 256"]),
+    # names are folders
+    ("backbones", {"x" * 101: SIT}, ["backbones.'xxx", "longer than 100 characters"]),
+    ("name", "x" * 101, ["name: string should have at most 100 characters"]),
+    ("select.tokenizers", [2], ["select.tokenizers", "got 2; a name that reads as a number"]),
+    (f"{TOKENIZER}.base", ["x"], [f"{TOKENIZER}.base: expected the name of an entry", "['x']"]),
+    (f"{TOKENIZER}.base", {"a": 1}, [f"{TOKENIZER}.base: expected the name of an entry"]),
     # structure
     ("select.tokenizers", [], ["select.tokenizers", "at least 1"]),
     ("select.seeds", [], ["select.seeds", "at least 1"]),
@@ -222,6 +244,20 @@ def test_bases_may_not_form_a_circle(tmp_path: Path) -> None:
         ("name: a\nname: b\n", "line 2: duplicate key `name` (first on line 1)"),
         ("tokenizers:\n  x: {}\n  x: {}\n", "line 3: duplicate key `x` (first on line 2)"),
         ("? [a, b]\n: 1\n", "a key must be a plain name"),
+        ('t: {1: a, "1": b}\n', "line 1: duplicate key `1` (first on line 1)"),
+        # YAML 1.1 reads 64, 90, false, a date, 8 and 100; YAML 1.2 other things or text
+        ("a:\n  steps: 0100\n", "line 2: `0100` means one thing in YAML 1.1"),
+        ("steps: 1:30\n", "line 1: `1:30` means one thing"),
+        ("compile: no\n", "write true, false or a decimal number, or put it in quotes"),
+        ("name: 2001-01-01\n", "`2001-01-01` means one thing"),
+        ("select: {tokenizers: [010]}\n", "`010` means one thing"),
+        ("steps: 1_00\n", "`1_00` means one thing"),
+        # nothing takes long
+        (BOMB, "line 5: aliases expand to more than 100,000 values"),
+        ("a: &a [*a]\n", "more than 50 levels of lists and mappings"),
+        ("a: " + 300 * "[" + 300 * "]" + "\n", "more than 50 levels"),
+        ("a: " + 5000 * "[" + "\n", "too deeply nested"),
+        ("steps: " + 400 * "9" + "\n", "a number of 400 digits is too large"),
     ],
 )
 def test_file_is_no_study(tmp_path: Path, text: str, expected: str) -> None:
@@ -231,6 +267,23 @@ def test_file_is_no_study(tmp_path: Path, text: str, expected: str) -> None:
         load_study(file)
     assert expected in str(caught.value)
     assert str(file) in str(caught.value)
+
+
+def test_names_are_what_is_written_and_numbers_are_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("{010: 1, 1e2: 1e-3, true: true, 1.50: -2, null: null, '007': '007', no: 0.5}")
+    expected = {"010": 1, "1e2": 1e-3, "true": True, "1.50": -2, "null": None, "007": "007"}
+    assert read_yaml(file) == expected | {"no": 0.5}
+
+
+def test_overrides_that_contain_themselves_or_a_name_twice_are_refused() -> None:
+    circle: dict[str, Any] = {}
+    circle["a"] = circle
+    with pytest.raises(StudyError, match="more than 50 levels"):
+        load_study(REPOSITORY / "studies" / "smoke.yaml", circle)
+    twice = {"backbones": {1: SIT, "1": SIT}}
+    with pytest.raises(StudyError, match="backbones: duplicate key `1`"):
+        load_study(REPOSITORY / "studies" / "smoke.yaml", twice)
 
 
 def test_missing_and_binary_files(tmp_path: Path) -> None:

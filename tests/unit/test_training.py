@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from diffusability.errors import TrainingError, TrainingInterrupted
@@ -199,6 +201,73 @@ def test_bad_loss_names_step_rate_and_batch(tmp_path: Path) -> None:
     indices = BatchOrder(10, 4, 7).indices(3).tolist()
     rate = learning_rate(3, run.spec)
     assert f"at step 3 (learning rate {rate:.4g}, images {indices}" in str(caught.value)
+
+
+class _BadBackward(torch.autograd.Function):
+    """The identity, with a gradient of NaN."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * math.nan
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_bad_gradient_of_a_finite_loss_stops_the_last_step_too(
+    tmp_path: Path, clip: float | None
+) -> None:
+    good = make_run(tmp_path).phases[0]
+    spec = TrainSpec(steps=3, batch=4, lr=0.05, clip=clip)
+
+    def loss(batch: Batch) -> Losses:
+        total = good.loss(batch).total
+        return Losses(_BadBackward.apply(total) if batch.step == 2 else total)
+
+    run = make_run(tmp_path, spec=spec, phases=[Phase("one", good.parameters, loss)])
+    with pytest.raises(TrainingError, match="the gradient is not finite at step 2"):
+        train(run)
+    before = weights(train(make_run(tmp_path / "two", spec=TrainSpec(steps=2, batch=4, lr=0.05))))
+    assert all(bool(torch.isfinite(value).all()) for value in before.values())
+
+
+def test_weights_that_overflow_are_neither_published_nor_saved(tmp_path: Path) -> None:
+    training = Training(make_run(tmp_path))
+    training._take_step()
+    training.save()
+    with torch.no_grad():
+        training.run.modules["second"].weight[0, 0] = math.inf
+    training.step = training.run.spec.steps
+    with pytest.raises(TrainingError, match="weights are not finite after step 12: 1 tensors of"):
+        training.go()
+    with pytest.raises(TrainingError, match="`second`, first weight"):
+        training.save()
+    assert load_checkpoint(tmp_path).step == 1
+
+
+def test_a_checkpoint_that_is_not_finite_does_not_trap_the_run(tmp_path: Path) -> None:
+    whole = train(make_run(tmp_path / "whole"))
+    training = Training(make_run(tmp_path / "parts"))
+    for _ in range(2):
+        training._take_step()
+        training.save()
+    spoil(tmp_path / "parts" / CURRENT)
+    assert load_checkpoint(tmp_path / "parts").step == 1
+    assert_same(weights(whole), weights(train(make_run(tmp_path / "parts"))))
+    spoil(tmp_path / "parts" / PREVIOUS)  # the only one that is left
+    assert load_checkpoint(tmp_path / "parts") is None
+    assert_same(weights(whole), weights(train(make_run(tmp_path / "parts"))))
+
+
+def spoil(path: Path) -> None:
+    """Set one weight of a checkpoint to NaN, as a former version could save it."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    tensors["module.first.weight"][0, 0] = math.nan
+    save_file(tensors, path, metadata)
 
 
 def test_history_averages_intervals_and_covers_every_step(tmp_path: Path) -> None:

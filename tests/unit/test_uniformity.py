@@ -200,8 +200,8 @@ class TestPipeline:
         with pytest.raises(MeasurementError, match="one channel"):
             measure(self.latents[:, :1])
         constant = self.latents.clone()
-        constant[:, 1] = 3.0
-        with pytest.raises(MeasurementError, match="constant"):
+        constant[:, 1:] = 3.0
+        with pytest.raises(MeasurementError, match="one channel"):
             measure(constant)
 
 

@@ -1,0 +1,95 @@
+"""How many images every metric needs, and whether a prepared dataset has them."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from diffusability.errors import StudyError
+from diffusability.study.metric_group import ClassMetricOptions, MetricOptions
+from diffusability.study.metrics import ContinuityMetric, FisherMetric, SemanticsMetric
+from diffusability.study.plan import Plan
+from diffusability.study.study import Study
+
+SAFETY = 2  # samples of a Kronecker fit beyond the least number with a unique maximum
+LEAST_STATIONARY = 3  # of a class, so that a part of it can be left out
+LEAST_CONTINUITY = 40  # images: two for each of the 20 parts of the jackknife
+NAMED = 5
+
+
+def minimum_samples(rows: int, columns: int) -> int:
+    """Return the least number of samples for which a Kronecker covariance is trusted.
+
+    With an estimated mean, n > p/q + q/p + 1 guarantees a unique maximum. Near that limit the fit
+    is unstable, so two more are required: 12 at 32 x 256, 8 at 64 x 256, 6 at p = q.
+
+    Args:
+        rows, columns: p and q, the sizes of the two factors.
+    """
+    return math.floor(rows / columns + columns / rows + 1) + 1 + SAFETY
+
+
+def least_per_class(study: Study, options: MetricOptions) -> int:
+    """Return the number of images that a metric group needs of every class, 0 for any number."""
+    if not isinstance(options, ClassMetricOptions):
+        return 0
+    if isinstance(options, SemanticsMetric):
+        return 2
+    if isinstance(options, FisherMetric):
+        return LEAST_STATIONARY
+    size = study.dataset.size
+    tokenizers = [study.tokenizers[name] for name in study.selected_tokenizers]
+    return max(minimum_samples(t.channels, (size // t.factor) ** 2) for t in tokenizers)
+
+
+def lacking(study: Study, by_class: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """Yield a sentence for every metric group of the selection that lacks images.
+
+    Args:
+        by_class: images of every class, under "train" and "val".
+    """
+    totals = [a + b for a, b in zip(by_class["train"], by_class["val"], strict=True)]
+    splits = {**by_class, "all": totals}
+    for name, options in study.selected_metrics.items():
+        counts, where = splits[options.split], f"metrics.{name}"
+        images = LEAST_CONTINUITY if isinstance(options, ContinuityMetric) else 2
+        if sum(counts) < images:
+            yield (
+                f"{where}: needs {images} images, split `{options.split}` has {sum(counts)}; set "
+                f"`{where}.split`, or a larger val_fraction of the dataset"
+            )
+            continue
+        least = least_per_class(study, options)
+        small = [k for k, count in enumerate(counts) if count < least]
+        skips = isinstance(options, ClassMetricOptions) and options.smallest_class == "skip"
+        if small and (not skips or len(small) > len(counts) - 2):
+            shown = ", ".join(f"{k} has {counts[k]}" for k in small[:NAMED])
+            more = f" and {len(small) - NAMED} more" if len(small) > NAMED else ""
+            yield (
+                f"{where}: needs {least} images of every class, {len(small)} of {len(counts)} "
+                f"classes have fewer in split `{options.split}` (class {shown}{more}); set "
+                f"`{where}.smallest_class: skip` to leave them out, `{where}.split: all`, or a "
+                "larger val_fraction of the dataset"
+            )
+
+
+def check_classes(study: Study, by_class: Mapping[str, Sequence[int]]) -> None:
+    """Refuse a dataset whose classes are too small for what the study measures.
+
+    Raises:
+        StudyError: with what every metric group needs, what there is, and what to do.
+    """
+    if problems := list(lacking(study, by_class)):
+        listing = "\n".join(f"  {line}" for line in problems)
+        raise StudyError(
+            f"dataset `{study.select.dataset}`: too few images; aborted before any training\n"
+            f"{listing}"
+        )
+
+
+def check_prepared(plan: Plan) -> None:
+    """Refuse a study whose dataset is prepared and too small for it; see `check_classes`."""
+    for dataset in plan.of_stage("dataset"):
+        manifest = Path(dataset.path, "manifest.json")
+        if manifest.exists():
+            check_classes(plan.study, json.loads(manifest.read_text())["images_by_class"])
