@@ -73,16 +73,14 @@ class Inputs:
         """The latents, on disk until they are indexed.
 
         Raises:
-            ArtifactError: shards were evicted or altered; the message has the remedy.
+            ArtifactError: shards were evicted, or are of other latents; the message has the remedy.
         """
-        shards = _shards(self._latents, self.data, self._encoding())
-        check_bulk(self.folder("latents"), len(shards.missing()), len(shards))
-        return shards.read()
+        return self._open_latents().read()
 
-    @property
+    @cached_property
     def checked_latents(self) -> MappedLatents:
-        """The latents, whose shards another process of the job has verified."""
-        return _shards(self._latents, self.data, self._encoding()).read()
+        """The latents, whose shards another process of the job hashes when it reads them."""
+        return self._open_latents().read(hashed=False)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -110,9 +108,9 @@ class Inputs:
         """Return the LPIPS distance in a role, on the job's device."""
         return LpipsPerceptual.load(self.folder(role) / "model.safetensors").to(self.device)
 
-    def ensure_latents(self, spec: EncodingSpec, fingerprint: str) -> MappedLatents:
+    def ensure_latents(self, spec: EncodingSpec) -> MappedLatents:
         """Return the latents that the job makes, encoding with its tokenizer what is missing."""
-        shards = _shards(fingerprint, self.data, spec)
+        shards = _shards(self.job.path, self.data, spec)
         dtype = getattr(torch, spec.dtype)
 
         def encode() -> Encode:  # with a tokenizer that is freed once all is encoded
@@ -122,12 +120,12 @@ class Inputs:
         shards.ensure(self.data, encode, spec.batch, dtype)
         return shards.read()
 
-    def _encoding(self) -> EncodingSpec:
-        return EncodingSpec.model_validate(read_card(self.folder("latents"))["spec"])
-
-    @property
-    def _latents(self) -> str:
-        return self.job.upstream["latents"]["fingerprint"]
+    def _open_latents(self) -> LatentShards:
+        folder = self.folder("latents")
+        encoding = EncodingSpec.model_validate(read_card(folder)["spec"])
+        shards = _shards(folder, self.data, encoding)
+        check_bulk(folder, len(shards.missing()), len(shards))
+        return shards
 
 
 def training_images(inputs: Inputs) -> TrainingImages:
@@ -136,8 +134,8 @@ def training_images(inputs: Inputs) -> TrainingImages:
     return TrainingImages(data, data.split("train"), inputs.job.device, inputs.stream("crops"))
 
 
-def _shards(fingerprint: str, data: ImageSet, spec: EncodingSpec) -> LatentShards:
-    return LatentShards(fingerprint, len(data.labels), spec.shard, spec.flip)
+def _shards(artifact: Path, data: ImageSet, spec: EncodingSpec) -> LatentShards:
+    return LatentShards(artifact, len(data.labels), spec.shard, spec.flip)
 
 
 def _encode_with(tokenizer: Tokenizer, device: torch.device) -> Encode:
