@@ -13,7 +13,7 @@ from diffusability.artifacts.bulk import check_bulk
 from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet
-from diffusability.data.load import load_dataset
+from diffusability.data.load import job_dataset
 from diffusability.encoders.interface import Encoder
 from diffusability.encoders.load import load_encoder
 from diffusability.latents.mapped import MappedLatents
@@ -66,7 +66,7 @@ class Inputs:
     @cached_property
     def data(self) -> ImageSet:
         """The dataset."""
-        return load_dataset(self.folder("dataset"))
+        return job_dataset(self.job)
 
     @cached_property
     def latents(self) -> MappedLatents:
