@@ -50,7 +50,7 @@ def record_name(kind: str, name: str, digests: Mapping[str, str | None], place: 
         before = {}
     if others := [part for part in known if before.get(part, known[part]) != known[part]]:
         raise DataError(
-            f"{place}: the name `{name}` stands for other {kind} in {RESULTS}/ (other "
+            f"{place}: not the {kind} that the name `{name}` stands for in {RESULTS}/ (differing: "
             f"{', '.join(others)}), and results may have been made from those. Give these another "
             f"`content`, or none; if nothing was made from the others, remove {path}"
         )

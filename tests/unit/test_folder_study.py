@@ -217,7 +217,7 @@ def test_a_name_stands_for_one_content(workplace: Path, change: Callable[[Path],
         Path(dataset(planned), name).unlink()
     again = plan(study("toy", masks="masks"))
     assert [a.path for a in again] == [a.path for a in planned]
-    message = "the name `toy` stands for other images .* another `content`, or none"
+    message = "not the images that the name `toy` stands for .* another `content`, or none"
     with pytest.raises(DataError, match=message):
         make(again, "dataset")
     with pytest.raises(DataError, match=message):  # before any job starts
