@@ -6,6 +6,7 @@ from snakemake.exceptions import WorkflowError
 
 from diffusability.artifacts.bulk import marker
 from diffusability.artifacts.inventory import evicted_inputs
+from diffusability.artifacts.named_content import check_named_contents
 from diffusability.errors import DiffusabilityError
 from diffusability.execution import snakemake_adapter
 from diffusability.execution.disk_check import check_results
@@ -74,6 +75,7 @@ onstart:
         warning = check_results(PLAN)
         if warning:
             logger.warning(warning)
+        check_named_contents(STUDY)
         if snakemake_adapter.submits_jobs(workflow):
             check_submission(workflow, TRAININGS)
         else:

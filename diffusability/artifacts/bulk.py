@@ -1,11 +1,12 @@
 """Latents and samples: which of their files were evicted, and what makes them again."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from diffusability.artifacts.hashed_tensors import altered_tensors, read_header
 from diffusability.errors import ArtifactError
 from diffusability.study.commands import snakemake_command
 from diffusability.study.stages import RESTORED, RESULTS, STAGES
@@ -21,6 +22,76 @@ def shard_name(index: int) -> str:
     return f"shard-{index:05d}.safetensors"
 
 
+def shard_metadata(fingerprint: str, images: tuple[int, int]) -> dict[str, str]:
+    """Return what a file of latents says of itself: whose latents, and of which images.
+
+    Args:
+        fingerprint: of the latents artifact.
+        images: the first image, and the one after the last.
+    """
+    return {"fingerprint": fingerprint, "images": f"{images[0]}:{images[1]}"}
+
+
+def shard_problem(path: Path, metadata: Mapping[str, str], hashed: bool) -> str | None:
+    """Return why a file of latents cannot be used, as a phrase; None if it can.
+
+    Args:
+        path: of the file.
+        metadata: what it has to say of itself.
+        hashed: also read all tensors and compare their hashes.
+    """
+    try:
+        header = read_header(path)
+        if header.metadata != metadata:
+            whose = header.metadata.get("fingerprint", "nothing that says what it is")
+            which = header.metadata.get("images", "?")
+            return (
+                f"holds images {which} of {whose} instead of {metadata['images']} of "
+                f"{metadata['fingerprint']}; it was moved or copied by hand"
+            )
+        altered = altered_tensors(path, header) if hashed else []
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    except ValueError as error:
+        return str(error)
+    return f"was altered ({', '.join(altered)}: other bytes than were written)" if altered else None
+
+
+def damaged_bulk(path: Path, card: Mapping[str, Any]) -> list[str]:
+    """Return the problems of the cached latents of an artifact, each with its remedy.
+
+    Every shard that was not evicted is read and hashed. Other bulk files are outputs on the card.
+
+    Args:
+        path: directory of the artifact. card: its card.
+    """
+    if card["stage"] != "latents":
+        return []
+    fingerprint = card["fingerprint"]
+    gone = evicted(path, card)
+    found = []
+    for name, images in _shards(path):
+        if name in gone:
+            continue
+        file = cache_folder("latents", fingerprint) / name
+        problem = shard_problem(file, shard_metadata(fingerprint, images), hashed=True)
+        if problem:
+            found.append(f"{file}: {problem}. Encode it again with: {restore_command(path)}")
+    return found
+
+
+def _shards(path: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield name and images of every file of the latents artifact at `path`."""
+    try:
+        stated = json.loads((path / "latents.json").read_text())
+        images, per_shard = int(stated["images"]), int(stated["images_per_shard"])
+        starts = range(0, images, per_shard)
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # damaged, as whoever reads it says
+    for index, start in enumerate(starts):
+        yield shard_name(index), (start, min(start + per_shard, images))
+
+
 def evicted(path: Path, card: Mapping[str, Any]) -> list[str]:
     """Return the names of bulk files of a finished artifact that are gone.
 
@@ -28,14 +99,8 @@ def evicted(path: Path, card: Mapping[str, Any]) -> list[str]:
         path: directory of the artifact. card: its card.
     """
     if card["stage"] == "latents":
-        try:
-            stated = json.loads((path / "latents.json").read_text())
-            count = -(-stated["images"] // stated["images_per_shard"])
-        except (OSError, ValueError, KeyError):
-            return []  # damaged, as whoever reads it says
         folder = cache_folder("latents", card["fingerprint"])
-        names = [shard_name(index) for index in range(count)]
-        return [name for name in names if not (folder / name).exists()]
+        return [name for name, _ in _shards(path) if not (folder / name).exists()]
     bulk = [name for name in card["outputs"] if fnmatch(name, STAGES[card["stage"]].bulk)]
     return [name for name in bulk if not (path / name).exists()]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusability.artifacts.bulk import evicted
+from diffusability.artifacts.bulk import damaged_bulk, evicted
 from diffusability.artifacts.card import problems, read_card, rebuild_command
 from diffusability.errors import ArtifactError
 from diffusability.study.plan import Artifact
@@ -49,9 +49,11 @@ def damage(path: Path) -> list[str]:
         wrong = problems(path, card)
         if card["fingerprint"] != path.name:
             wrong.append(f"its card is that of {card['fingerprint']}")
+        bulk = damaged_bulk(path, card)
     except (ArtifactError, KeyError, AttributeError) as error:
         return [str(error)]
-    return [f"{path}: {problem}. Make it again with: {rebuild_command(path)}" for problem in wrong]
+    remedy = f"Make it again with: {rebuild_command(path)}"
+    return [*(f"{path}: {problem}. {remedy}" for problem in wrong), *bulk]
 
 
 def reasons(artifact: Artifact) -> list[str]:

@@ -45,7 +45,8 @@ class Job:
         name: readable name, for messages.
         spec: resolved options of the stage, plain JSON values.
         seed: seed of the stage's randomness.
-        upstream: role to `{"stage", "fingerprint", "path"}` of each input artifact.
+        upstream: role to `{"stage", "fingerprint", "path"}` of each input artifact, and `local` of
+            a dataset: where its images are now.
         path: directory of the artifact.
         local: paths and runtime options of this machine; not part of the fingerprint.
         device: torch device; not part of the fingerprint.
@@ -57,7 +58,7 @@ class Job:
     name: str
     spec: Mapping[str, Any]
     seed: int
-    upstream: Mapping[str, Mapping[str, str]]
+    upstream: Mapping[str, Mapping[str, Any]]
     path: Path
     local: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"

@@ -3,13 +3,15 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from diffusability.artifacts.atomic import write_bytes
+from diffusability.artifacts.hashed_tensors import LENGTH, layout, tensor_hash, with_hashes
 
-LENGTH = 8  # bytes of the header's length
 ALIGNMENT = 8  # alignment in bytes of the tensors after the header
 
 
@@ -18,10 +20,33 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str,
 
     The library orders metadata differently in every process; here the keys are sorted.
     """
-    content = save(tensors, dict(metadata))
+    _write(path, save(tensors, dict(metadata)), metadata)
+
+
+def write_hashed_tensors(
+    path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write tensors with metadata and the hash of each tensor, atomically."""
+    content = memoryview(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
     end = LENGTH + int.from_bytes(content[:LENGTH], "little")
-    header = json.loads(content[LENGTH:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    hashes = {}
+    for name, entry in json.loads(bytes(content[LENGTH:end])).items():
+        start, stop = entry["data_offsets"]
+        hashes[name] = tensor_hash(layout(entry), content[end + start : end + stop])
+    _write(path, content, with_hashes(metadata, hashes))
+
+
+def mapped_hash(described: str, tensor: Tensor) -> str:
+    """Return the hash of a contiguous tensor on the CPU whose `layout` is known."""
+    values: Any = tensor.flatten().view(torch.uint8).numpy()
+    return tensor_hash(described, values)
+
+
+def _write(path: Path, content: bytes | memoryview, metadata: Mapping[str, str]) -> None:
+    end = LENGTH + int.from_bytes(content[:LENGTH], "little")
+    header = json.loads(bytes(content[LENGTH:end]))
+    header["__metadata__"] = dict(sorted(metadata.items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % ALIGNMENT)
-    write_bytes(path, len(text).to_bytes(LENGTH, "little") + text + content[end:])
+    parts = (len(text).to_bytes(LENGTH, "little"), text, memoryview(content)[end:])
+    write_bytes(path, b"".join(parts))

@@ -121,7 +121,7 @@ class Archives(DataSource[Entry]):
             try:
                 return inspect_file(file.read(name), place, None, spec.size)
             except DamagedImage as damage:
-                return Inspection(0, damaged={place: str(damage)}, whole=False)
+                return Inspection(0, "", damaged={place: str(damage)}, whole=False)
 
         indexed = index_images(spec, spec.path, listing, inspect, torch.get_num_threads(), {})
         write_bytes(folder / INDEX, indexed.index.to_json().encode())

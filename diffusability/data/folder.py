@@ -1,7 +1,6 @@
 """The images of an indexed folder and their masks, decoded where they are indexed."""
 
 import hashlib
-import json
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +17,22 @@ from torch import Tensor
 
 from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.card import rebuild_command
+from diffusability.artifacts.named_content import record_name
 from diffusability.data.crops import Crop, centre_crop, random_crop
 from diffusability.data.folder_index import IGNORED, FolderIndex, build_index, read_file
 from diffusability.data.image_file import DamagedImage, decode_foreground, decode_rgb, upright
 from diffusability.data.images import ImageSet
 from diffusability.data.load import DataSource
 from diffusability.errors import ArtifactError, DataError
+from diffusability.study.commands import snakemake_command
+from diffusability.study.content import is_digest
 from diffusability.study.dataset import DecodedDataset, FolderDataset
+from diffusability.study.folder_content import (
+    dataset_images,
+    images_below,
+    joint_digest,
+    names_digest,
+)
 
 INDEX = "index.json"  # beside the manifest of an image folder
 
@@ -36,14 +44,14 @@ class Folder(DataSource[FolderDataset]):
         """Write index.json; return the images and what the manifest says of a folder alone.
 
         Raises:
-            DataError: files are damaged, or other images were indexed under this name.
+            DataError: files are damaged, or the images are not those that the study means.
         """
         given = {"path": self.spec.path, "masks": self.spec.masks}
         places = {key: os.path.abspath(place) for key, place in given.items() if place}
         spec = self.spec.model_copy(update=places)
         indexed = build_index(spec, torch.get_num_threads())
         digest = indexed.index.digest()
-        _refuse_other_images(published, spec, digest)
+        _refuse_other_images(spec, indexed.index)
         write_bytes(folder / INDEX, indexed.index.to_json().encode())
         notes = {
             "sha256": digest,
@@ -67,21 +75,39 @@ class Folder(DataSource[FolderDataset]):
                 f"{folder}: {INDEX} is not that of the manifest. Make both again with: "
                 f"{rebuild_command(folder)}"
             )
-        return open_folder(folder, FolderIndex.from_json(text), self.spec)
+        try:
+            index = FolderIndex.from_json(text)
+        except TypeError:
+            raise ArtifactError(
+                f"{folder}: {INDEX} is of an earlier version, without hashes of the files. Index "
+                f"the folder again with: {rebuild_command(folder)}"
+            ) from None
+        return open_folder(folder, index, self.spec)
 
 
-def _refuse_other_images(published: Path, spec: FolderDataset, digest: str) -> None:
-    """Refuse to put other images under the name of those that results were made from."""
-    try:
-        before = json.loads((published / "manifest.json").read_text())["sha256"]
-    except (OSError, ValueError, KeyError):
-        return
-    if before != digest:
+def _refuse_other_images(spec: FolderDataset, index: FolderIndex) -> None:
+    """Refuse images that are not those by which the artifact is named."""
+    masks = [mask for _, mask in sorted(index.masks.items())]
+    images = _digest(Path(spec.path), dict(zip(index.files, index.digests, strict=True)), True)
+    drawn = None
+    if spec.masks is not None:
+        drawn = _digest(Path(spec.masks), {mask.file: mask.sha256 for mask in masks}, False)
+    found = images if drawn is None else joint_digest(images, drawn)
+    if not is_digest(spec.identity):
+        record_name("images", spec.identity, {"images": images, "masks": drawn}, spec.path)
+    elif spec.identity != found:
         raise DataError(
-            f"{spec.path}: holds other images than those that were indexed as `{spec.content}` in "
-            f"{published}, and results may have been made from them. Name these ones with another "
-            "`content`, or remove that folder"
+            f"{spec.path}: its images have changed since the study was planned. Start the workflow "
+            f"again ({snakemake_command('-c1')}); what is made from them gets a new name then"
         )
+
+
+def _digest(root: Path, known: dict[str, str], split: bool) -> str:
+    """Return the digest of a folder, reading only files that were not indexed (damaged, unused)."""
+    for name in dataset_images(root) if split else images_below(root):
+        if name not in known:
+            known[name] = hashlib.sha256(read_file(root / name)).hexdigest()
+    return names_digest(known)
 
 
 @dataclass(frozen=True)
@@ -109,13 +135,18 @@ class IndexedFile:
         """
         return read_file(self.root / name)
 
-    def decode(self, name: str, size: int, decoder: Callable[[bytes], Image.Image]) -> Image.Image:
-        """Return the picture in the file `name`, which had `size` bytes when it was indexed.
+    def decode(
+        self, name: str, size: int, sha256: str, decoder: Callable[[bytes], Image.Image]
+    ) -> Image.Image:
+        """Return the picture in the file `name`, which had this size and hash when it was indexed.
 
         Raises:
             DataError: the file is missing, or not the one that was indexed.
         """
-        remedy = f"Put it back, or index the folder again: {rebuild_command(self.artifact)}"
+        remedy = (
+            f"Put it back, or start the workflow again ({snakemake_command('-c1')}): what is made "
+            "from other images gets a new name"
+        )
         try:
             content = self.read(name)
         except DataError as error:
@@ -127,6 +158,11 @@ class IndexedFile:
         if len(content) != size:
             raise DataError(
                 f"{self.place(name)}: has {len(content)} bytes, had {size} when it was indexed in "
+                f"{self.artifact}. {remedy}"
+            )
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise DataError(
+                f"{self.place(name)}: has other content than when it was indexed in "
                 f"{self.artifact}. {remedy}"
             )
         try:
@@ -177,7 +213,7 @@ class FolderImages:
         def fill(position: int) -> None:
             number = numbers[position]
             name, size = self._index.files[number], self._index.sizes[number]
-            image = self._files.decode(name, size, decode_rgb)
+            image = self._files.decode(name, size, self._index.digests[number], decode_rgb)
             crop = self._crop(image, None if seeds is None else seeds[position])
             pixels = np.array(crop.of_image(image))  # (S, S, 3), a copy of its own
             out[position] = torch.from_numpy(pixels).permute(2, 0, 1)
@@ -221,7 +257,8 @@ class FolderMasks:
             if entry is None:
                 return
             decoder = partial(decode_foreground, ignored=IGNORED)
-            mask = upright(self._files.decode(entry.file, entry.bytes, decoder), entry.turn)
+            mask = self._files.decode(entry.file, entry.bytes, entry.sha256, decoder)
+            mask = upright(mask, entry.turn)
             cropped = centre_crop(*mask.size, self.shape[-1]).of_mask(mask)
             out[position] = torch.from_numpy(np.asarray(cropped) > 0)
 
@@ -246,9 +283,9 @@ def open_folder(
     for folder, key in ((spec.path, "path"), (spec.masks, "masks")):
         if folder is not None and not Path(folder).is_dir():
             raise DataError(
-                f"{folder}: no such folder; it contained the images of `{spec.content}`. If they "
-                f"were moved, update the dataset's `{key}` and run {rebuild_command(artifact)}; "
-                "only the index is rebuilt"
+                f"{folder}: no such folder; it contained the images of {artifact}. If they were "
+                f"moved, set the dataset's `{key}` to where they are and start the workflow "
+                f"again ({snakemake_command('-c1')}); nothing is made twice"
             )
     masks = IndexedFile(Path(spec.masks or spec.path), artifact)
     return indexed_images(

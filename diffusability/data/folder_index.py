@@ -20,13 +20,7 @@ import numpy as np
 from PIL import Image
 
 from diffusability.data.crops import centre_crop
-from diffusability.data.folder_layout import (
-    Listing,
-    images_below,
-    list_images,
-    named,
-    unread_images,
-)
+from diffusability.data.folder_layout import Listing, list_images, named, unread_images
 from diffusability.data.image_file import (
     DamagedImage,
     decode_foreground,
@@ -37,6 +31,7 @@ from diffusability.data.image_file import (
 from diffusability.errors import DataError
 from diffusability.study.dataset import DecodedDataset, FolderDataset
 from diffusability.study.fingerprint import canonical_json
+from diffusability.study.folder_content import images_below
 
 logger = logging.getLogger(__name__)
 IGNORED = 1000  # class number of ImageNet-S for pixels that are neither object nor background
@@ -51,11 +46,13 @@ class MaskFile(NamedTuple):
         file: name relative to the folder of masks.
         bytes: size of the file.
         turn: EXIF orientation of the image if the mask is stored in the same orientation; else 1.
+        sha256: of the file's content, in hexadecimal.
     """
 
     file: str
     bytes: int
     turn: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -67,6 +64,7 @@ class FolderIndex:
         files: names relative to the root.
         labels: class of each file, a position in `classes`.
         sizes: bytes of each file.
+        digests: SHA-256 of the content of each file, in hexadecimal.
         validation: whether each file is held out.
         masks: by position in `files`; most images of ImageNet have none.
     """
@@ -75,6 +73,7 @@ class FolderIndex:
     files: Sequence[str]
     labels: Sequence[int]
     sizes: Sequence[int]
+    digests: Sequence[str]
     validation: Sequence[bool]
     masks: Mapping[int, MaskFile]
 
@@ -91,7 +90,7 @@ class FolderIndex:
         return cls(**values | {"masks": masks})
 
     def digest(self) -> str:
-        """Return the SHA-256 of `to_json`: of names, sizes, classes, split and masks."""
+        """Return the SHA-256 of `to_json`: of names, contents, classes, split and masks."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
@@ -100,6 +99,7 @@ class Inspection(NamedTuple):
 
     Attributes:
         bytes: size of the image file.
+        sha256: of its content, in hexadecimal.
         mask: None without an intact mask.
         foreground: share of the mask's centre crop that is foreground.
         damaged: name of the damaged file to the reason.
@@ -107,6 +107,7 @@ class Inspection(NamedTuple):
     """
 
     bytes: int
+    sha256: str
     mask: MaskFile | None = None
     foreground: float = 0.0
     damaged: Mapping[str, str] = MappingProxyType({})
@@ -196,18 +197,19 @@ def index_images(
 
 def inspect_file(content: bytes, file: str, mask: tuple[Path, str] | None, size: int) -> Inspection:
     """Inspect the content of one image, and its mask given as (folder, name), by decoding them."""
+    found = Inspection(len(content), hashlib.sha256(content).hexdigest())
     try:
         image = decode_rgb(content)
     except DamagedImage as damage:
-        return Inspection(len(content), damaged={file: str(damage)}, whole=False)
+        return found._replace(damaged={file: str(damage)}, whole=False)
     if mask is None:
-        return Inspection(len(content))
+        return found
     folder, name = mask
     drawn = read_file(folder / name)
     try:
         foreground = decode_foreground(drawn, IGNORED)
     except DamagedImage as damage:
-        return Inspection(len(content), damaged={name: str(damage)})
+        return found._replace(damaged={name: str(damage)})
     turn = 1
     if foreground.size != image.size:
         turn = decode_orientation(content)
@@ -217,8 +219,8 @@ def inspect_file(content: bytes, file: str, mask: tuple[Path, str] | None, size:
             f"{folder / name}: {foreground.width} x {foreground.height} pixels, its image {file} "
             f"has {image.width} x {image.height}"
         )
-    share = _cropped_share(foreground, size)
-    return Inspection(len(content), MaskFile(name, len(drawn), turn), share)
+    entry = MaskFile(name, len(drawn), turn, hashlib.sha256(drawn).hexdigest())
+    return found._replace(mask=entry, foreground=_cropped_share(foreground, size))
 
 
 def match_masks(folder: Path, files: Sequence[str]) -> dict[int, str]:
@@ -258,6 +260,8 @@ def read_file(path: Path) -> bytes:
         DataError: it cannot be read.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: is no regular file; remove it")
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
@@ -308,6 +312,7 @@ def _join(place: str, listing: Listing, inspections: Sequence[Inspection]) -> Fo
         files=[listing.files[number] for number in kept],
         labels=labels,
         sizes=[inspections[number].bytes for number in kept],
+        digests=[inspections[number].sha256 for number in kept],
         validation=[listing.validation[number] for number in kept],
         masks={image: mask for image, mask in enumerate(masks) if mask is not None},
     )

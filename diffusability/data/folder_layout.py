@@ -5,17 +5,17 @@ images without class folders, which are one class.
 """
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from diffusability.data.image_file import is_image
 from diffusability.data.images import stratified_validation
 from diffusability.errors import DataError
 from diffusability.study.dataset import FolderDataset
 from diffusability.study.fingerprint import derive_seed
+from diffusability.study.folder_content import entries, images_below, is_folder, is_image
 
 NAMED = 5  # names listed in a message
 # formats that are pictures and that this project does not read
@@ -60,7 +60,7 @@ def list_images(root: Path, spec: FolderDataset) -> Listing:
         DataError: no images, an empty class folder, classes that differ between train/ and val/,
             or another number of classes than the study declares.
     """
-    names = {entry.name for entry in _entries(root)}
+    names = {entry.name for entry in entries(root)}
     if "val" in names and "train" not in names:
         raise DataError(
             f"{root}: holds val/ but no train/; give the path {root / 'val'} to divide that folder"
@@ -92,16 +92,6 @@ def list_images(root: Path, spec: FolderDataset) -> Listing:
         seed = derive_seed("folder split")
         validation = stratified_validation(torch.tensor(labels), spec.val_fraction, seed).tolist()
     return Listing(classes, files, labels, validation)
-
-
-def images_below(root: Path, prefix: str = "") -> Iterator[str]:
-    """Yield the names, relative to `root`, of all image files below its folder `prefix`."""
-    for entry in _entries(root / prefix):
-        name = f"{prefix}{entry.name}"
-        if entry.is_dir():
-            yield from images_below(root, f"{name}/")
-        elif is_image(entry.name):
-            yield name
 
 
 def unread_images(root: Path, without: Path | None) -> dict[str, str]:
@@ -138,18 +128,11 @@ def named(items: Collection[str]) -> str:
     return shown + (f" and {len(items) - NAMED} more" if len(items) > NAMED else "")
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder by name, without hidden ones."""
-    with os.scandir(folder) as entries:
-        shown = [entry for entry in entries if not entry.name.startswith(".")]
-    return sorted(shown, key=lambda entry: entry.name)
-
-
 def _by_class(root: Path, prefix: str) -> ByClass:
     """Return the images of a split; class folders may have subfolders."""
-    entries, where = _entries(root / prefix), root / prefix
-    folders = [entry.name for entry in entries if entry.is_dir()]
-    flat = [f"{prefix}{e.name}" for e in entries if is_image(e.name) and not e.is_dir()]
+    found, where = entries(root / prefix), root / prefix
+    folders = [entry.name for entry in found if is_folder(entry)]
+    flat = [f"{prefix}{e.name}" for e in found if is_image(e.name) and not is_folder(e)]
     if flat and folders:
         raise DataError(
             f"{where}: holds images ({named(flat)}) and folders ({named(folders)}); put every "
@@ -159,10 +142,10 @@ def _by_class(root: Path, prefix: str) -> ByClass:
         raise DataError(f"{where}: holds no images (.jpg, .jpeg, .png, .webp) and no class folders")
     if flat:
         return {"": flat}
-    found = {name: sorted(images_below(root, f"{prefix}{name}/")) for name in folders}
-    if empty := [name for name, images in found.items() if not images]:
+    classes = {name: sorted(images_below(root, f"{prefix}{name}/")) for name in folders}
+    if empty := [name for name, images in classes.items() if not images]:
         raise DataError(f"{where}: no images in the class folders {named(empty)}")
-    return found
+    return classes
 
 
 def _compare_classes(root: Path, train: ByClass, val: ByClass) -> None:

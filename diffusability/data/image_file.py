@@ -7,7 +7,6 @@ import zlib
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")  # in lower case
 FORMATS = ("JPEG", "PNG", "WEBP")
 BACKGROUND = (255, 255, 255)  # behind transparent pixels
 _ORIENTATION = 0x0112  # EXIF tag
@@ -28,11 +27,6 @@ _BROKEN = (
 
 class DamagedImage(Exception):  # noqa: N818 - caught where the file's name is known
     """The content is not an intact image; the message says why."""
-
-
-def is_image(name: str) -> bool:
-    """Return whether a file counts as an image, by its suffix (case-insensitive)."""
-    return name.lower().endswith(SUFFIXES)
 
 
 def decode_rgb(content: bytes) -> Image.Image:

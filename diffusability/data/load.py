@@ -3,8 +3,10 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
+from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet
 from diffusability.errors import ArtifactError
 from diffusability.study.dataset import DATASETS, Dataset
@@ -68,13 +70,29 @@ def data_source(entry: Mapping[str, Any]) -> DataSource[Any]:
     return source
 
 
-def load_dataset(folder: Path) -> ImageSet:
+def job_dataset(job: Job) -> ImageSet:
+    """Return the dataset that a job reads, from where the study says that its images are now.
+
+    Raises:
+        ArtifactError: the prepared dataset, or its images, are not those that the job means.
+        DataError: the image folder is not there.
+    """
+    return load_dataset(job.input("dataset"), job.upstream["dataset"].get("local", {}))
+
+
+def load_dataset(folder: Path, places: Mapping[str, Any] = MappingProxyType({})) -> ImageSet:
     """Return the images of a prepared dataset; its kind decides when they are read and compared.
+
+    Args:
+        folder: of the artifact.
+        places: where the images are on this machine, as keys of the entry; where they were when
+            they were prepared, for keys that are not given.
 
     Raises:
         ArtifactError: the images are not those that were prepared.
         DataError: the image folder is no longer where it was.
     """
     manifest = json.loads((folder / "manifest.json").read_text())
-    source = data_source({**manifest["spec"], **manifest.get("places", {})})
+    given = {key: place for key, place in places.items() if place is not None}
+    source = data_source({**manifest["spec"], **manifest.get("places", {}), **given})
     return source.open(folder, manifest)

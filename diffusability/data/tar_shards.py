@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from diffusability.data.archive import Archive, Archives, Member
-from diffusability.data.image_file import DamagedImage, is_image
+from diffusability.data.image_file import DamagedImage
 from diffusability.errors import DataError
 from diffusability.study.dataset import TarDataset
+from diffusability.study.folder_content import is_image
 
 END = 1024  # zero bytes that mark the end of a tar, at least
 

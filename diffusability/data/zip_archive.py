@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffusability.data.archive import Archive, Archives, Member
-from diffusability.data.image_file import DamagedImage, is_image
+from diffusability.data.image_file import DamagedImage
 from diffusability.errors import DataError
 from diffusability.study.dataset import ZipDataset
+from diffusability.study.folder_content import is_image
 
 LABELS = "dataset.json"
 UNPACK = "write the zip with EDM's dataset_tool.py, or unpack it and use a dataset of kind folder"

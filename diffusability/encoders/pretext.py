@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet
-from diffusability.data.load import load_dataset
+from diffusability.data.load import job_dataset
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.encoders.held_out import held_out_numbers, token_numbers
 from diffusability.encoders.interface import StudyEncoder
@@ -67,7 +67,7 @@ class Pretext(EncoderKind[Entry]):
 
     def make(self, job: Job, folder: Path) -> None:
         """Train; write model.safetensors and history.csv, whose last row has held-out numbers."""
-        data = load_dataset(job.input("dataset"))
+        data = job_dataset(job)
         training = self._train(job, data)
         network = training.averaged.eval()
         encoder = encoder_of(network)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet, to_float
-from diffusability.data.load import load_dataset
+from diffusability.data.load import job_dataset
 from diffusability.encoders.interface import Encoder
 from diffusability.encoders.load import HISTORY, WEIGHTS, EncoderKind, require_content
 from diffusability.encoders.weights import read_tensors
@@ -50,7 +50,7 @@ class PythonFeatures(EncoderKind[PythonEncoder]):
             StudyError: the code is missing, or what it returns is not what is asked for.
             ArtifactError: code or weights have changed since the study was planned.
         """
-        data = load_dataset(job.input("dataset"))
+        data = job_dataset(job)
         network = build_with_weights(self.spec, job.spec.get("weights_content"))
         encoder = ModuleEncoder(self.spec, network).to(job.device).eval()
         with torch.no_grad():

@@ -1,6 +1,7 @@
 """Tensors in shard files, read only where they are indexed."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +17,19 @@ class MappedTensor:
     free, so the set may be larger than the memory.
     """
 
-    def __init__(self, parts: Sequence[Tensor], dtype: torch.dtype) -> None:
-        """Join mapped shards (n, ...), of equal n but for the last; rows have `dtype`."""
+    def __init__(
+        self,
+        parts: Sequence[Tensor],
+        dtype: torch.dtype,
+        check: Callable[[int], None] | None = None,
+    ) -> None:
+        """Join mapped shards (n, ...), of equal n but for the last; rows have `dtype`.
+
+        `check` is called with the number of a shard before its first row is read.
+        """
         self._parts, self._per_shard, self.dtype = list(parts), len(parts[0]), dtype
+        self._check = check
+        self._unchecked = {} if check is None else {k: threading.Lock() for k in range(len(parts))}
         rows = sum(len(part) for part in parts)
         self.shape = torch.Size((rows, *parts[0].shape[1:]))
 
@@ -34,9 +45,19 @@ class MappedTensor:
         shards = rows.div(self._per_shard, rounding_mode="floor")  # (n,)
         for shard in shards.unique().tolist():
             found = (shards == shard).nonzero().squeeze(1)
-            part = self._parts[shard][rows[found] - shard * self._per_shard]
+            part = self._part(shard)[rows[found] - shard * self._per_shard]
             chosen[found] = part.to(self.dtype)
         return chosen
+
+    def _part(self, shard: int) -> Tensor:
+        """Return a shard, checked once; other threads may check other shards meanwhile."""
+        lock = self._unchecked.get(shard)
+        if lock is not None and self._check is not None:
+            with lock:
+                if shard in self._unchecked:
+                    self._check(shard)
+                    del self._unchecked[shard]
+        return self._parts[shard]
 
 
 class NormalisedLatents:

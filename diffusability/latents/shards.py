@@ -1,24 +1,34 @@
 """Bulk latents: shard files that can be evicted; the rule restore_latents encodes them again.
 
-The artifact of the stage is the small `latents.json`. The shards are in results/cache/, each with a
-note of its hash, and are no output of any rule: a missing shard makes nothing run again that is
-finished.
+The artifact of the stage is the small `latents.json`. The shards are in results/cache/ and are no
+output of any rule: a missing shard makes nothing run again that is finished.
+
+Each shard says whose latents and which images it holds, and the hash of each of its tensors.
+Opening the latents compares the former and reads headers alone. A tensor is hashed before its first
+row is read, so that a metric on means reads no log-variances. `diffusability verify` hashes all.
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusability.artifacts.atomic import sha256, write_bytes, write_json
-from diffusability.artifacts.bulk import cache_folder, shard_name
+from diffusability.artifacts.bulk import (
+    cache_folder,
+    restore_command,
+    shard_metadata,
+    shard_name,
+    shard_problem,
+)
+from diffusability.artifacts.hashed_tensors import read_header
 from diffusability.artifacts.lock import exclusive
+from diffusability.artifacts.tensors import mapped_hash, write_hashed_tensors
 from diffusability.data.images import ImageSet, in_batches, to_float
+from diffusability.errors import ArtifactError
 from diffusability.latents.mapped import MappedLatents, MappedTensor
 
 logger = logging.getLogger(__name__)
@@ -30,13 +40,14 @@ Encode = Callable[[Tensor], Moments]
 class LatentShards:
     """The shards of one latents artifact."""
 
-    def __init__(self, fingerprint: str, images: int, per_shard: int, flip: bool) -> None:
+    def __init__(self, artifact: Path, images: int, per_shard: int, flip: bool) -> None:
         """Name the shards of `images` images, `per_shard` a file; nothing is read.
 
-        With `flip` they hold the latents of the mirrored images too.
+        `artifact` is the folder of the latents artifact. With `flip` the shards hold the latents of
+        the mirrored images too.
         """
-        self._flip = flip
-        self.folder = cache_folder("latents", fingerprint)
+        self._artifact, self._flip = artifact, flip
+        self.folder = cache_folder("latents", artifact.name)
         self._bounds = [
             (start, min(start + per_shard, images)) for start in range(0, images, per_shard)
         ]
@@ -56,7 +67,7 @@ class LatentShards:
         Raises:
             ArtifactBusyError: another process writes or removes them.
         """
-        missing = self.missing()
+        missing = self._unusable(hashed=True)
         if not missing:
             return
         with exclusive(self.folder / "lock", str(self.folder), wait=GLANCE):
@@ -70,21 +81,39 @@ class LatentShards:
         return len(self._bounds)
 
     def missing(self) -> list[int]:
-        """Return the indices of shards that are not there or not as they were written."""
-        return [k for k in range(len(self)) if not self._intact(k)]
+        """Return the indices of shards that are not there, cut off, or of other latents.
 
-    def read(self) -> MappedLatents:
-        """Return the latents on disk, to be read where they are indexed; none may be missing."""
-        # on the CPU safetensors maps a file instead of reading it
-        parts = [load_file(self._path(k)) for k in range(len(self))]
+        Their tensors are not read.
+        """
+        return self._unusable(hashed=False)
+
+    def read(self, hashed: bool = True) -> MappedLatents:
+        """Return the latents on disk, to be read where they are indexed; none may be missing.
+
+        Unless `hashed` is false, indexing raises ArtifactError where a tensor of a shard does not
+        have the bytes that were written.
+        """
+        headers = [read_header(self._path(k)) for k in range(len(self))]
 
         def mapped(name: str) -> MappedTensor:
-            return MappedTensor([part[name] for part in parts], torch.float32)
+            # on the CPU safetensors maps a file instead of reading it
+            parts = [self._tensor(k, name) for k in range(len(self))]
+
+            def check(k: int) -> None:
+                header = headers[k]
+                if mapped_hash(header.layouts[name], parts[k]) != header.hashes.get(name):
+                    raise ArtifactError(
+                        f"{self._path(k)}: was altered (`{name}` has other bytes than were "
+                        f"written). Encode it again with: {restore_command(self._artifact)}"
+                    )
+
+            dtype = torch.int64 if name == "labels" else torch.float32
+            return MappedTensor(parts, dtype, check if hashed else None)
 
         return MappedLatents(
             mapped("mean"),
             mapped("logvar"),
-            torch.cat([part["labels"] for part in parts]),
+            mapped("labels")[slice(None)],
             mapped("foreground"),
             (mapped("mirrored_mean"), mapped("mirrored_logvar")) if self._flip else None,
         )
@@ -92,21 +121,22 @@ class LatentShards:
     def _path(self, k: int) -> Path:
         return self.folder / shard_name(k)
 
-    def _note(self, k: int) -> Path:
-        return self._path(k).with_suffix(".json")
+    def _tensor(self, k: int, name: str) -> Tensor:
+        with safe_open(self._path(k), "pt") as shard:
+            tensor: Tensor = shard.get_tensor(name)
+            return tensor
 
-    def _intact(self, k: int) -> bool:
-        try:
-            note = json.loads(self._note(k).read_text())
+    def _unusable(self, hashed: bool) -> list[int]:
+        found = []
+        for k, bounds in enumerate(self._bounds):
             path = self._path(k)
-            same = path.stat().st_size == note["bytes"] and sha256(path) == note["sha256"]
-            bounds = list(self._bounds[k])
-            same = same and note.get("images", bounds) == bounds  # older notes do not say it
-        except (OSError, ValueError, KeyError):
-            return False
-        if not same:
-            logger.warning("%s was altered or moved", path)
-        return same
+            metadata = shard_metadata(self._artifact.name, bounds)
+            problem = shard_problem(path, metadata, hashed)
+            if problem:
+                found.append(k)
+                if path.exists():
+                    logger.warning("%s: %s", path, problem)
+        return found
 
     def _write(
         self, k: int, data: ImageSet, encode: Encode, batch: int, dtype: torch.dtype
@@ -116,22 +146,18 @@ class LatentShards:
         images = in_batches(data.images, numbers, batch)
         mean, logvar = (m.to(dtype) for m in _encode_all(images, encode))  # (n, C, h, w)
         tensors = {
-            "mean": mean.contiguous(),
-            "logvar": logvar.contiguous(),
-            "labels": data.labels[start:stop].contiguous(),
+            "mean": mean,
+            "logvar": logvar,
+            "labels": data.labels[start:stop],
             "foreground": pool_masks(data.masks[start:stop], mean.shape[-2:]),
         }
         if self._flip:
             mirrored = (part.flip(3) for part in in_batches(data.images, numbers, batch))
             moments = _encode_all(mirrored, encode)
             mean, logvar = (m.to(dtype) for m in moments)
-            tensors |= {"mirrored_mean": mean.contiguous(), "mirrored_logvar": logvar.contiguous()}
-        self._note(k).unlink(missing_ok=True)
-        write_bytes(self._path(k), save(tensors))
-        path = self._path(k)
-        size = path.stat().st_size
-        note = {"sha256": sha256(path), "bytes": size, "images": [start, stop]}
-        write_json(self._note(k), note)
+            tensors |= {"mirrored_mean": mean, "mirrored_logvar": logvar}
+        metadata = shard_metadata(self._artifact.name, (start, stop))
+        write_hashed_tensors(self._path(k), tensors, metadata)
 
 
 def _encode_all(batches: Iterable[Tensor], encode: Encode) -> Moments:

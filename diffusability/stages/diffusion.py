@@ -28,8 +28,7 @@ UNCONDITIONAL = "the backbone was trained without classes"
 def make(inputs: Inputs, spec: BackboneSpec, out: Path) -> None:
     """Write model.safetensors (averaged weights, with the latent scale) and history.csv."""
     job, data, together = inputs.job, inputs.data, processes()
-    with together.leader_first():  # shards are verified once
-        latents = inputs.latents if together.leads else inputs.checked_latents
+    latents = inputs.latents if together.leads else inputs.checked_latents
     posteriors = Posteriors(latents, data.split("train"), inputs.device)
     model = _model(inputs, spec, posteriors).to(inputs.device)
     loss = diffusion_loss(model, posteriors, spec)

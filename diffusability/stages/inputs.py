@@ -13,7 +13,7 @@ from diffusability.artifacts.bulk import check_bulk
 from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet
-from diffusability.data.load import load_dataset
+from diffusability.data.load import job_dataset
 from diffusability.encoders.interface import Encoder
 from diffusability.encoders.load import load_encoder
 from diffusability.latents.mapped import MappedLatents
@@ -71,23 +71,21 @@ class Inputs:
     @cached_property
     def data(self) -> ImageSet:
         """The dataset."""
-        return load_dataset(self.folder("dataset"))
+        return job_dataset(self.job)
 
     @cached_property
     def latents(self) -> MappedLatents:
         """The latents, on disk until they are indexed.
 
         Raises:
-            ArtifactError: shards were evicted or altered; the message has the remedy.
+            ArtifactError: shards were evicted, or are of other latents; the message has the remedy.
         """
-        shards = _shards(self._latents, self.data, self._encoding())
-        check_bulk(self.folder("latents"), len(shards.missing()), len(shards))
-        return shards.read()
+        return self._open_latents().read()
 
-    @property
+    @cached_property
     def checked_latents(self) -> MappedLatents:
-        """The latents, whose shards another process of the job has verified."""
-        return _shards(self._latents, self.data, self._encoding()).read()
+        """The latents, whose shards another process of the job hashes when it reads them."""
+        return self._open_latents().read(hashed=False)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -115,9 +113,9 @@ class Inputs:
         """Return the LPIPS distance in a role, on the job's device."""
         return LpipsPerceptual.load(self.folder(role) / "model.safetensors").to(self.device)
 
-    def ensure_latents(self, spec: EncodingSpec, fingerprint: str) -> MappedLatents:
+    def ensure_latents(self, spec: EncodingSpec) -> MappedLatents:
         """Return the latents that the job makes, encoding with its tokenizer what is missing."""
-        shards = _shards(fingerprint, self.data, spec)
+        shards = _shards(self.job.path, self.data, spec)
         dtype = getattr(torch, spec.dtype)
 
         def encode() -> Encode:  # with a tokenizer that is freed once all is encoded
@@ -127,12 +125,12 @@ class Inputs:
         shards.ensure(self.data, encode, spec.batch, dtype)
         return shards.read()
 
-    def _encoding(self) -> EncodingSpec:
-        return EncodingSpec.model_validate(read_card(self.folder("latents"))["spec"])
-
-    @property
-    def _latents(self) -> str:
-        return self.job.upstream["latents"]["fingerprint"]
+    def _open_latents(self) -> LatentShards:
+        folder = self.folder("latents")
+        encoding = EncodingSpec.model_validate(read_card(folder)["spec"])
+        shards = _shards(folder, self.data, encoding)
+        check_bulk(folder, len(shards.missing()), len(shards))
+        return shards
 
 
 def training_images(inputs: Inputs) -> TrainingImages:
@@ -141,8 +139,8 @@ def training_images(inputs: Inputs) -> TrainingImages:
     return TrainingImages(data, data.split("train"), inputs.job.device, inputs.stream("crops"))
 
 
-def _shards(fingerprint: str, data: ImageSet, spec: EncodingSpec) -> LatentShards:
-    return LatentShards(fingerprint, len(data.labels), spec.shard, spec.flip)
+def _shards(artifact: Path, data: ImageSet, spec: EncodingSpec) -> LatentShards:
+    return LatentShards(artifact, len(data.labels), spec.shard, spec.flip)
 
 
 def _encode_with(tokenizer: Tokenizer, device: torch.device, what: str) -> Encode:

@@ -16,7 +16,7 @@ BLOCK_BYTES = 256 * 2**20  # of latents in memory at a time
 
 def make(inputs: Inputs, spec: EncodingSpec, out: Path) -> None:
     """Write latents.json; the shards go to the cache beside the artifacts."""
-    data, latents = inputs.data, inputs.ensure_latents(spec, inputs.job.fingerprint)
+    data, latents = inputs.data, inputs.ensure_latents(spec)
     write_json(
         out / "latents.json",
         {

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from diffusability.errors import StudyError
 from diffusability.study.metric_group import ClassMetricOptions, MetricOptions
-from diffusability.study.metrics import ContinuityMetric, FisherMetric, SemanticsMetric
+from diffusability.study.metrics import FisherMetric
+from diffusability.study.perspectives import ContinuityMetric, SemanticsMetric
 from diffusability.study.plan import Plan
 from diffusability.study.study import Study
 

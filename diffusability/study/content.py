@@ -5,16 +5,28 @@ that changes in any of these is read again.
 """
 
 import hashlib
+import logging
 import os
+import re
+import stat
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from diffusability.study.fingerprint import canonical_json
 from diffusability.study.user_cache import cached, recall, remember
 
-CHUNK = 2**20  # bytes read at a time
+logger = logging.getLogger(__name__)
+READERS = 8  # files read at a time
+ANNOUNCED = 2 * 10**9  # bytes; reading more takes long enough to say so
+UNREADABLE = "unreadable"
 SETTLED = 2_000_000_000  # nanoseconds after which a further change gets another time for sure
+
+
+def is_digest(content: str) -> bool:
+    """Return whether `content` is a hash of bytes rather than a name that a person gave."""
+    return re.fullmatch("[0-9a-f]{64}", content) is not None
 
 
 def content_digest(path: str | Path, suffixes: tuple[str, ...] = ()) -> str | None:
@@ -32,13 +44,48 @@ def content_digest(path: str | Path, suffixes: tuple[str, ...] = ()) -> str | No
     """
     path = Path(path).absolute()
     if path.is_file():
-        return _digests(path, [path])[path.name]
+        return file_digests(path.parent, [path.name], memory=path)[path.name]
     if not path.is_dir():
         return None
     files = [file for file in _below(path) if not suffixes or file.suffix in suffixes]
     if not files:
         return None
-    return hashlib.sha256(canonical_json(_digests(path, files)).encode()).hexdigest()
+    digests = file_digests(path, [file.relative_to(path).as_posix() for file in files])
+    return hashlib.sha256(canonical_json(digests).encode()).hexdigest()
+
+
+def file_digests(root: Path, names: Iterable[str], memory: Path | None = None) -> dict[str, str]:
+    """Return the SHA-256 of files below `root` by their names, reading those that are new.
+
+    Args:
+        root: absolute path.
+        names: relative to `root`.
+        memory: path under which the digests are remembered; by default `root`.
+
+    Returns:
+        64 hexadecimal digits for each file; `unreadable` for one that cannot be read.
+    """
+    remembered = _memory(memory or root)
+    known = {name: row for name, row in recall(remembered).items() if _is_row(row)}
+    stats = {name: _stat(root / name) for name in names}
+    new = [name for name, row in stats.items() if row and known.get(name, [])[:3] != row]
+    unread = sum(row[0] for name in new if (row := stats[name]))
+    if unread > ANNOUNCED:
+        logger.warning(
+            "%s: reading %.0f GB in %d files once, to know them by their content (for images, "
+            "the key `content` gives them a name instead)",
+            *(root, unread / 1e9, len(new)),
+        )
+    with ThreadPoolExecutor(READERS) as pool:
+        read = dict(zip(new, pool.map(lambda name: _sha256(root / name), new), strict=True))
+    digests, rows = {}, {}
+    for name, row in stats.items():
+        digests[name] = read.get(name) or (str(known[name][3]) if row else UNREADABLE)
+        if row and digests[name] != UNREADABLE and time.time_ns() - row[1] > SETTLED:
+            rows[name] = [*row, digests[name]]
+    if any(known.get(name) != row for name, row in rows.items()):
+        remember(remembered, known | rows)
+    return digests
 
 
 def _below(folder: Path) -> Iterable[Path]:
@@ -47,34 +94,26 @@ def _below(folder: Path) -> Iterable[Path]:
         yield from (Path(parent, name) for name in sorted(files) if name[0] != ".")
 
 
-def _digests(root: Path, files: list[Path]) -> dict[str, str]:
-    """Return the digest of every file by its name relative to `root`, reading what is new."""
-    memory = _memory(root)
-    known = recall(memory)
-    digests, remembered = {}, {}
-    for file in files:
-        name = file.name if file == root else file.relative_to(root).as_posix()
+def _stat(file: Path) -> list[int] | None:
+    """Return size, time of modification and inode; None for what cannot be read as a file."""
+    try:
         found = file.stat()
-        stat = [found.st_size, found.st_mtime_ns, found.st_ino]
-        row = known.get(name)
-        if isinstance(row, list) and row[:3] == stat and len(row) == 4:
-            digest = str(row[3])
-        else:
-            digest = _sha256(file)
-        digests[name] = digest
-        if time.time_ns() - found.st_mtime_ns > SETTLED:
-            remembered[name] = [*stat, digest]
-    if any(known.get(name) != row for name, row in remembered.items()):
-        remember(memory, known | remembered)
-    return digests
+    except OSError:
+        return None
+    regular = stat.S_ISREG(found.st_mode)
+    return [found.st_size, found.st_mtime_ns, found.st_ino] if regular else None
+
+
+def _is_row(row: object) -> bool:
+    return isinstance(row, list) and len(row) == 4
 
 
 def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as handle:
-        while part := handle.read(CHUNK):
-            digest.update(part)
-    return digest.hexdigest()
+    try:
+        with file.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError:
+        return UNREADABLE
 
 
 def _memory(root: Path) -> Path:

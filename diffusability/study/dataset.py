@@ -2,11 +2,18 @@
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from diffusability.study.content import is_digest
+from diffusability.study.folder_content import (
+    folder_digest,
+    images_identity,
+    is_small,
+)
 from diffusability.study.image_files import (
     CIFAR_FILES,
     IDX_PARTS,
@@ -16,7 +23,7 @@ from diffusability.study.image_files import (
 )
 from diffusability.study.python_object import COMPUTED
 from diffusability.study.registry import Registry
-from diffusability.study.spec import Need, Place, Spec, name_content
+from diffusability.study.spec import NamedContent, Need, Place, Spec
 
 DIGITS_IMAGES = 1797
 # ImageNet-1k has 1,281,167 training and 50,000 validation images in 1,000 classes
@@ -271,9 +278,10 @@ class FolderDataset(DecodedDataset):
 
     kind: Literal["folder"] = Field(description="image files in folders")
     path: Place = Field(description="folder of the images; not part of the fingerprint")
-    content: str = Field(
-        json_schema_extra={"filled": True},
-        description="what the folder holds; part of the fingerprint. By default its last name",
+    content: str | None = Field(
+        None,
+        description="a name for what the folder holds, which stands in the fingerprint; none: a "
+        "hash of all image files and masks, for which every file is read once",
     )
     masks: Annotated[str | None, Field(exclude=True)] = Field(
         None,
@@ -288,16 +296,38 @@ class FolderDataset(DecodedDataset):
 
     @model_validator(mode="before")
     @classmethod
-    def _name_content(cls, data: Any) -> Any:
+    def _note_masks(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        masked = bool(data.get("masks")) or data.get("masked", False)
-        return name_content(data, "path", "content") | {"masked": masked}
+        return data | {"masked": bool(data.get("masks")) or data.get("masked", False)}
+
+    @cached_property
+    def identity(self) -> str:
+        """What the images are: `content`, else the hash of all files, read when this is asked.
+
+        While the folder is not there, the hash that it had is used, or the folder's last name.
+        """
+        found = self.content or images_identity(self.path, self.masks)
+        return found or PurePath(self.path).name
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the resolved values with the identity of the images."""
+        return super().canonical() | {"content": self.identity}
+
+    def named_contents(self) -> tuple[NamedContent, ...]:
+        """The images of a folder with few files; larger ones are compared when they are indexed."""
+        if self.content is None or is_digest(self.content) or not is_small(self.path):
+            return ()
+        masks = self.masks if self.masks and is_small(self.masks) else None
+        digests = {"images": folder_digest(self.path, True)}
+        digests |= {"masks": masks and folder_digest(masks, False)}
+        return (NamedContent("images", self.content, digests, self.path),)
 
     def needs(self) -> tuple[Need, ...]:
         """The images, and their masks where the study names any."""
+        name = self.content or PurePath(self.path).name
         images = Need(
-            f"images of `{self.content}`",
+            f"images of `{name}`",
             Path(self.path),
             "set the dataset's `path` to a folder that holds train/<class>/*.JPEG and "
             "val/<class>/*.JPEG",
@@ -305,7 +335,7 @@ class FolderDataset(DecodedDataset):
         if self.masks is None:
             return (images,)
         remedy = "set the dataset's `masks` to the folder of ImageNet-S masks, or leave it out"
-        return images, Need(f"masks of `{self.content}`", Path(self.masks), remedy)
+        return images, Need(f"masks of `{name}`", Path(self.masks), remedy)
 
 
 class ArchiveDataset(DecodedDataset):

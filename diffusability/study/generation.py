@@ -1,15 +1,16 @@
 """Options of how generated images are judged, and of the references that they are compared with."""
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, PositiveInt, model_validator
 
+from diffusability.study.content import content_digest
 from diffusability.study.metric_group import Split, first_paragraph
 from diffusability.study.names import INCEPTION, EncoderName
 from diffusability.study.quantity import Quantity
 from diffusability.study.representations import FDR6_SPACES
-from diffusability.study.spec import Need, Spec, is_none, name_content
+from diffusability.study.spec import NamedContent, Need, Spec, is_none
 
 LEAST_COMPARED = 40  # two images in each of the parts that the kernel distance is jackknifed by
 
@@ -132,7 +133,8 @@ class GenerationMetric(Spec):
     reference_content: str | None = Field(
         None,
         exclude_if=is_none,
-        description="what that file holds; part of the fingerprint. By default its name",
+        description="name of what that file holds; part of the fingerprint. By default its "
+        "SHA-256, or the file's name while it is not there",
     )
     reference_count: PositiveInt | None = Field(
         None, exclude_if=is_none, description="images behind the file; none: 1,281,167 (ImageNet)"
@@ -146,7 +148,18 @@ class GenerationMetric(Spec):
     @model_validator(mode="before")
     @classmethod
     def _name_content(cls, data: Any) -> Any:
-        return name_content(data, "reference_statistics", "reference_content")
+        file = data.get("reference_statistics") if isinstance(data, dict) else None
+        if not isinstance(file, str):
+            return data
+        return {"reference_content": content_digest(file) or PurePath(file).name} | data
+
+    def named_contents(self) -> tuple[NamedContent, ...]:
+        """The file of reference statistics, where the study names its content."""
+        file, name = self.reference_statistics, self.reference_content
+        found = None if file is None else content_digest(file)
+        if file is None or name is None or found in (None, name):
+            return ()
+        return (NamedContent("reference statistics", name, {"file": found}, file),)
 
     @model_validator(mode="after")
     def _of_a_file(self) -> "GenerationMetric":

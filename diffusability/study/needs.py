@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 from diffusability.errors import StudyError
 from diffusability.study.commands import install_command
-from diffusability.study.spec import Need, Spec
+from diffusability.study.spec import NamedContent, Need, Spec
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import TokenizerSpec
 
@@ -15,6 +15,11 @@ EXTRAS = {"pyarrow": "parquet"}  # package to its extra, where that is not `pape
 def study_needs(study: Study) -> tuple[Need, ...]:
     """Return the files that the study's selection reads and no rule makes, each once."""
     return tuple(dict.fromkeys(need for spec in _used(study) for need in spec.needs()))
+
+
+def named_contents(study: Study) -> list[NamedContent]:
+    """Return the files of the study's selection that a name of its own stands for."""
+    return [named for spec in _used(study) for named in spec.named_contents()]
 
 
 def missing_packages(study: Study) -> list[str]:

@@ -61,14 +61,7 @@ class Artifact:
 
     def job(self) -> str:
         """Return everything a script needs to make the artifact, as canonical JSON."""
-        upstream = {
-            role: {
-                "stage": artifact.stage,
-                "fingerprint": artifact.fingerprint,
-                "path": artifact.path,
-            }
-            for role, artifact in self.upstream.items()
-        }
+        upstream = {role: artifact._as_input() for role, artifact in self.upstream.items()}
         return canonical_json(
             {
                 "stage": self.stage,
@@ -81,6 +74,17 @@ class Artifact:
                 "path": self.path,
             }
         )
+
+    def _as_input(self) -> dict[str, Any]:
+        """Return what the jobs that read the artifact have to know of it."""
+        known: dict[str, Any] = {
+            "stage": self.stage,
+            "fingerprint": self.fingerprint,
+            "path": self.path,
+        }
+        if self.stage == "dataset" and self.local:  # its files may have moved since
+            known["local"] = self.local
+        return known
 
 
 class Artifacts:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -58,19 +58,26 @@ class Need:
         return f"{self.what}: {self.lacking or f'not at {self.path}'}; {self.remedy}"
 
 
+@dataclass(frozen=True)
+class NamedContent:
+    """Files that a study identifies by a name of its own instead of by their content.
+
+    Attributes:
+        kind: what they are: `images` or `autoencoder files`.
+        name: as the study gives it.
+        digests: SHA-256 of their parts, where these are known.
+        place: where they are.
+    """
+
+    kind: str
+    name: str
+    digests: Mapping[str, str | None]
+    place: str
+
+
 def is_none(value: object) -> bool:
     """Return whether an option that was added later is left out (see `Spec`)."""
     return value is None
-
-
-def name_content(entry: Any, path: str, content: str) -> Any:
-    """Return an entry with `content`, by default the last part of the path under its key `path`.
-
-    The path belongs to a machine, the name is what is hashed; an entry may give another name.
-    """
-    if isinstance(entry, dict) and isinstance(entry.get(path), str):
-        return {content: PurePath(entry[path]).name} | entry
-    return entry
 
 
 def _takes(kind: Any, types: tuple[Any, ...]) -> bool:
@@ -139,6 +146,10 @@ class Spec(BaseModel):
 
     def needs(self) -> tuple[Need, ...]:
         """Return the files that have to be there before the first job starts."""
+        return ()
+
+    def named_contents(self) -> tuple[NamedContent, ...]:
+        """Return the files that a name of the study's own stands for in the fingerprint."""
         return ()
 
     def packages(self) -> tuple[str, ...]:

@@ -13,7 +13,9 @@ from diffusability.study.operations import Autoencoder, autoencoder, linear_map
 from diffusability.study.python_object import WeightedObject
 from diffusability.study.registry import Registry
 from diffusability.study.regularizer import RegularizerSpec
-from diffusability.study.spec import Need, Place, Spec, TrainSpec, is_zero
+from diffusability.study.spec import NamedContent, Need, Place, Spec, TrainSpec, is_zero
+
+TOKENIZER_FILES = (".json", ".safetensors")  # of a published autoencoder; others do not count
 
 
 class ObjectiveSpec(Spec):
@@ -257,13 +259,20 @@ class ExternalTokenizer(SourcedTokenizer):
             return data
         if "content" in data:
             return data
-        found = content_digest(data["path"], (".json", ".safetensors"))
+        found = content_digest(data["path"], TOKENIZER_FILES)
         return data | {"content": found or PurePath(data["path"]).name}
 
     @property
     def cluster(self) -> str:
         """Not one of the paper's clusters."""
         return "external"
+
+    def named_contents(self) -> tuple[NamedContent, ...]:
+        """The folder, where the study names its content."""
+        found = content_digest(self.path, TOKENIZER_FILES)
+        if found in (None, self.content):
+            return ()
+        return (NamedContent("autoencoder files", self.content, {"folder": found}, self.path),)
 
     def needs(self) -> tuple[Need, ...]:
         """The folder."""

@@ -19,7 +19,8 @@ from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet
 from diffusability.encoders.packages import import_extra
 from diffusability.errors import ArtifactError, StudyError
-from diffusability.study.tokenizer import ExternalTokenizer
+from diffusability.study.content import content_digest, is_digest
+from diffusability.study.tokenizer import TOKENIZER_FILES, ExternalTokenizer
 from diffusability.tokenizers.interface import Tokenizer
 from diffusability.tokenizers.load import WEIGHTS, TokenizerSource
 from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior
@@ -39,7 +40,17 @@ class Diffusers(TokenizerSource[ExternalTokenizer]):
     """Autoencoders of diffusers."""
 
     def make(self, job: Job, folder: Path) -> None:
-        """Copy weights and configuration."""
+        """Copy weights and configuration.
+
+        Raises:
+            ArtifactError: the folder has changed since the study was planned.
+        """
+        found = content_digest(self.spec.path, TOKENIZER_FILES)
+        if is_digest(self.spec.content) and found not in (None, self.spec.content):
+            raise ArtifactError(
+                f"{self.spec.path}: its content has changed since the study was planned. Start the "
+                "workflow again; what is made from it gets a new name then"
+            )
         import_autoencoder(self.spec, folder)
 
     def load(self, folder: Path, data: ImageSet) -> "ExternalAutoencoder":

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet, in_batches, to_float
-from diffusability.data.load import load_dataset
+from diffusability.data.load import job_dataset
 from diffusability.errors import StudyError
 from diffusability.study.tokenizer import LinearTokenizer
 from diffusability.tokenizers.interface import Tokenizer
@@ -180,7 +180,7 @@ class Linear(TokenizerSource[LinearTokenizer]):
 
     def make(self, job: Job, folder: Path) -> None:
         """Write a map: its order, or its directions about the training images' mean."""
-        data = load_dataset(job.input("dataset"))
+        data = job_dataset(job)
         tokenizer = build_linear(self.spec, data.images.shape[1], data.images.shape[-1])
         generator = torch.Generator().manual_seed(job.stream("weights"))
         if isinstance(tokenizer, PermutationTokenizer):

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet
-from diffusability.data.load import load_dataset
+from diffusability.data.load import job_dataset
 from diffusability.encoders.python_object import (
     build_from_artifact,
     build_object,
@@ -59,7 +59,7 @@ class PythonSource(TokenizerSource[PythonTokenizer]):
             StudyError: the code is missing, or what it returns is not what is asked for.
             ArtifactError: code or weights have changed since the study was planned.
         """
-        data = load_dataset(job.input("dataset"))
+        data = job_dataset(job)
         network = build_with_weights(self.spec, job.spec.get("weights_content"))
         tokenizer = ModuleTokenizer(self.spec, network, data.images.shape[1])
         tokenizer.to(job.device).eval()

@@ -67,15 +67,6 @@ class Processes:
         with _lost_processes():
             dist.barrier()
 
-    @contextlib.contextmanager
-    def leader_first(self) -> Iterator[None]:
-        """Run the block in the leading process, and only then in the others."""
-        if not self.leads:
-            self.wait()
-        yield
-        if self.leads:
-            self.wait()
-
 
 @contextlib.contextmanager
 def _lost_processes() -> Iterator[None]:

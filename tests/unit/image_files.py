@@ -1,5 +1,6 @@
 """A small folder of generated images, in ImageNet's layout, with masks of some of them."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,13 @@ def write_mask(path: Path, ids: np.ndarray) -> None:
     colours[..., 0], colours[..., 1] = ids % 256, ids // 256
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(colours).save(path)
+
+
+def other_pixels(png: bytes) -> bytes:
+    """Return an intact PNG file of as many bytes as another, all grey."""
+    out = io.BytesIO()
+    Image.new("RGB", Image.open(io.BytesIO(png)).size, (128, 128, 128)).save(out, "png")
+    return out.getvalue().ljust(len(png), b"\0")  # what follows the image does not count
 
 
 def entry(root: Path, **options: object) -> FolderDataset:

@@ -4,10 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from diffusability.errors import StudyError
+from diffusability.artifacts.job import Job
+from diffusability.artifacts.named_content import check_named_contents
+from diffusability.errors import ArtifactError, DataError, StudyError
+from diffusability.stages.make import make
 from diffusability.study import needs
 from diffusability.study.encoder import LpipsEncoder
+from diffusability.study.generation import GenerationMetric
 from diffusability.study.needs import check_needs, missing_packages, study_needs
+from diffusability.study.plan import Plan
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import ExternalTokenizer
 from tests.unit.study_run import plan_of
@@ -88,6 +93,62 @@ def test_folders_of_one_name_are_told_apart_by_content(
     assert content["sd"] == content["moved"] != content["sdxl"]
     absent = ExternalTokenizer(source="diffusers", path="models/x/vae", factor=8, channels=4)
     assert absent.content == "vae"  # the name stands in until the folder is there
+
+
+def write_vae(folder: Path, weights: bytes) -> Path:
+    """Write a stand-in for a folder that diffusers saved."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(weights)
+    return folder
+
+
+def two_vaes(**content: str) -> Plan:
+    """Return the plan of a study on two autoencoders whose folders have one last name."""
+    entry = {"source": "diffusers", "factor": 2, "channels": 4, **content}
+    tokenizers = {name: entry | {"path": f"models/{name}/vae"} for name in ("sd", "sdxl")}
+    return plan_of({"tokenizers": tokenizers, "select": {"tokenizers": list(tokenizers)}})
+
+
+def test_two_autoencoders_of_one_folder_name_share_nothing(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(workplace / "cache"))
+    for name in ("sd", "sdxl"):
+        write_vae(Path("models", name, "vae"), name.encode())
+    plan = two_vaes()
+    for stage in ("tokenizer", "latents", "smoothness", "spatial"):
+        assert len({artifact.fingerprint for artifact in plan.of_stage(stage)}) == 2
+    check_named_contents(plan.study)
+    assert not Path("results/contents").exists()
+    named = two_vaes(content="vae")
+    assert len({artifact.fingerprint for artifact in named.of_stage("latents")}) == 1
+    with pytest.raises(DataError, match="models/sdxl/vae: not the autoencoder files that .* `vae`"):
+        check_named_contents(named.study)
+    # a job that was planned for other weights
+    job = Job.from_json(plan.of_stage("tokenizer")[0].job())
+    Path("models/sd/vae/model.safetensors").write_bytes(b"other")
+    with pytest.raises(ArtifactError, match="has changed since the study was planned"):
+        make(job, workplace)
+
+
+def test_reference_statistics_are_known_by_their_content(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(workplace / "cache"))
+    for k, content in (("a", b"0"), ("b", b"1"), ("c", b"0")):
+        Path(k).mkdir()
+        Path(k, "moments.npz").write_bytes(content)
+
+    def metric(place: str, **more: str) -> GenerationMetric:
+        return GenerationMetric(extractor="judge", reference_statistics=place, **more)
+
+    a, b, c = (metric(f"{k}/moments.npz") for k in "abc")
+    assert a.canonical() == c.canonical() != b.canonical()
+    assert metric("absent/moments.npz").reference_content == "moments.npz"
+    assert a.named_contents() == ()
+    (named,) = metric("b/moments.npz", reference_content="adm").named_contents()
+    assert (named.name, named.digests) == ("adm", {"file": b.reference_content})
 
 
 def test_the_content_of_an_encoders_weights_is_part_of_its_identity(

@@ -1,5 +1,7 @@
 """Image folders: the index, lazily decoded images and masks, damaged and changed files."""
 
+import hashlib
+import os
 import random
 import shutil
 from pathlib import Path
@@ -10,8 +12,9 @@ import torch
 from PIL import Image
 
 from diffusability.data.crops import centre_crop, random_crop
-from diffusability.data.folder import FolderImages, open_folder
+from diffusability.data.folder import FolderImages, IndexedFile, open_folder
 from diffusability.data.folder_index import FolderIndex, build_index
+from diffusability.data.image_file import DamagedImage
 from diffusability.data.images import ImageSet, in_batches
 from diffusability.encoders.pretext import ClassificationLoss
 from diffusability.errors import DataError
@@ -22,7 +25,14 @@ from diffusability.training.batches import step_generator
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Batch, Phase, Run, Training
 from tests.unit import networks
-from tests.unit.image_files import SIZE, entry, write_image, write_images, write_mask
+from tests.unit.image_files import (
+    SIZE,
+    entry,
+    other_pixels,
+    write_image,
+    write_images,
+    write_mask,
+)
 
 ARTIFACT = Path("results/dataset/toy/abc")
 
@@ -63,11 +73,12 @@ def test_index_says_what_is_there_and_survives_the_disk(root: Path) -> None:
     assert again.digest() == index.digest() == build_index(entry(root), threads=1).index.digest()
 
 
-def test_digest_sees_names_sizes_and_split(root: Path, tmp_path: Path) -> None:
+def test_digest_sees_names_contents_and_split(root: Path, tmp_path: Path) -> None:
     before = build_index(entry(root), 1).index.digest()
     moved = shutil.copytree(root, tmp_path / "elsewhere")
     assert build_index(entry(moved), 1).index.digest() == before
-    write_image(root / "train" / "n01" / "train_n01_0.png", 77, (30, 30))
+    one = root / "train" / "n01" / "train_n01_0.png"
+    one.write_bytes(other_pixels(one.read_bytes()))
     changed = build_index(entry(root), 1).index.digest()
     (root / "train" / "n01" / "train_n01_0.png").rename(root / "train" / "n01" / "new.png")
     assert len({before, changed, build_index(entry(root), 1).index.digest()}) == 3
@@ -177,16 +188,44 @@ def test_files_that_change_after_indexing_are_named(root: Path) -> None:
         with pytest.raises(DataError, match=match) as caught:
             data.images[five]
         assert str(name) in str(caught.value)
-        assert "snakemake -c1 -f results/dataset/toy/abc/provenance.json" in str(caught.value)
+        assert (
+            "results/dataset/toy/abc. Put it back, or start the workflow again (snakemake -c1"
+            in (str(caught.value))
+        )
 
     name.write_bytes(whole + b" ")
     refused(f"has {len(whole) + 1} bytes, had {len(whole)} when it was indexed")
     name.write_bytes(b"x" * len(whole))
-    refused("was intact when it was indexed .* but does not decode now")
+    refused("has other content than when it was indexed")
+    name.write_bytes(other_pixels(whole))
+    refused("has other content than when it was indexed")
     name.unlink()
     refused("cannot be read .No such file or directory., but is in the index")
     name.write_bytes(whole)
     assert data.images[five].shape == (1, 3, SIZE, SIZE)
+
+    def no_decoder(content: bytes) -> Image.Image:
+        raise DamagedImage("of another Pillow")
+
+    files = IndexedFile(root, ARTIFACT)
+    with pytest.raises(DataError, match="intact when it was indexed .* does not decode now"):
+        files.decode(
+            "train/n02/train_n02_1.png", len(whole), hashlib.sha256(whole).hexdigest(), no_decoder
+        )
+
+
+def test_no_regular_file_and_no_loop_is_waited_for(root: Path) -> None:
+    os.mkfifo(root / "train" / "n01" / "zz.png")
+    with pytest.raises(DataError, match="zz.png: is no regular file"):
+        build_index(entry(root), 1)
+    assert entry(root).identity  # planning waits for nothing either
+    (root / "train" / "n01" / "zz.png").unlink()
+    (root / "train" / "n01" / "up").symlink_to("..")
+    with pytest.raises(DataError, match="n01/up: links to a folder that holds it; remove the link"):
+        build_index(entry(root), 1)
+    (root / "train" / "n01" / "up").unlink()
+    (root / "train" / "n01" / "self").symlink_to("self")
+    assert len(build_index(entry(root), 1).index.files) == 24
 
 
 # --- masks ----------------------------------------------------------------------------------------

@@ -7,8 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffusability.artifacts.bulk import check_bulk, damaged_bulk
+from diffusability.artifacts.hashed_tensors import read_header
+from diffusability.artifacts.tensors import mapped_hash
 from diffusability.data.images import ImageSet, to_float
+from diffusability.errors import ArtifactError
 from diffusability.latents import channel_statistics as channel_statistics_module
+from diffusability.latents import shards as shards_module
 from diffusability.latents.channel_statistics import channel_statistics
 from diffusability.latents.mapped import MappedLatents, MappedTensor
 from diffusability.latents.posteriors import Posteriors
@@ -34,9 +39,14 @@ def images() -> ImageSet:
 
 def cached(images: ImageSet, flip: bool, dtype: torch.dtype = torch.float32) -> MappedLatents:
     """Encode the images into shards of seven below the working directory and open them."""
-    shards = LatentShards("0" * 12, len(images.labels), 7, flip)
+    shards = shards_of("0" * 12, len(images.labels), flip)
     shards.ensure(images, lambda: encode, 4, dtype)
     return shards.read()
+
+
+def shards_of(fingerprint: str, images: int = 30, flip: bool = False) -> LatentShards:
+    """Return the shards of seven images of one artifact."""
+    return LatentShards(Path("results/latents/conv/s0", fingerprint), images, 7, flip)
 
 
 def test_rows_are_those_of_the_joined_shards() -> None:
@@ -73,37 +83,102 @@ def test_moved_altered_and_duplicate_shards_are_encoded_again(
 ) -> None:
     expected = cached(images, flip=False).mean[torch.arange(30)].clone()
     folder = workplace / "results" / "cache" / "latents" / ("0" * 12)
-    files = {
-        k: [folder / f"shard-{k:05d}.{end}" for end in ("safetensors", "json")] for k in range(5)
-    }
-    held = {k: [path.read_bytes() for path in pair] for k, pair in files.items()}
-
-    def put(k: int, content: list[bytes]) -> None:
-        for path, data in zip(files[k], content, strict=True):
-            path.unlink()  # an opened shard is mapped: its file is replaced, not written into
-            path.write_bytes(data)
+    files = [folder / f"shard-{k:05d}.safetensors" for k in range(5)]
+    held = [path.read_bytes() for path in files]
 
     for harm in (
-        {0: held[1], 1: held[0]},  # unsorted, each with its note
-        {2: held[3]},  # duplicate, with its note
-        {3: [held[3][0][:-1] + b"\xff", held[3][1]]},  # altered
+        {0: held[1], 1: held[0]},  # unsorted
+        {2: held[3]},  # duplicate
+        {3: held[3][:-1] + b"\xff"},  # altered
+        {4: held[4][:-1], 0: held[0][:5]},  # cut off
     ):
         for k, content in harm.items():
-            put(k, content)
+            replace(files[k], content)
         caplog.clear()
         found = cached(images, flip=False).mean[torch.arange(30)]
         assert torch.equal(found, expected)
-        warned = {k for k in files if f"shard-{k:05d}.safetensors was altered" in caplog.text}
+        warned = {k for k in range(5) if f"shard-{k:05d}.safetensors: " in caplog.text}
         assert warned == set(harm)
-    (folder / "shard-00005.safetensors").write_bytes(held[0][0])  # one too many is not read
+    (folder / "shard-00005.safetensors").write_bytes(held[0])  # one too many is not read
     assert len(cached(images, flip=False)) == 30
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Put another file in the place of an opened, mapped one."""
+    path.unlink()
+    path.write_bytes(content)
+
+
+def test_exchanged_latents_are_not_opened(workplace: Path, images: ImageSet) -> None:
+    """Two tokenizers whose latents have the same shape: each shard says whose it is."""
+    for fingerprint in ("0" * 12, "1" * 12):
+        shards_of(fingerprint).ensure(images, lambda: encode, 4, torch.float32)
+    folders = [workplace / "results/cache/latents" / (digit * 12) for digit in "01"]
+    assert shards_of("0" * 12).missing() == shards_of("1" * 12).missing() == []
+    one, other = (folder / "shard-00002.safetensors" for folder in folders)
+    content = one.read_bytes(), other.read_bytes()
+    replace(one, content[1])
+    replace(other, content[0])
+    assert shards_of("0" * 12).missing() == shards_of("1" * 12).missing() == [2]
+    folders[0].rename(workplace / "results/cache/latents/aside")
+    folders[1].rename(folders[0])
+    assert shards_of("0" * 12).missing() == [0, 1, 3, 4]
+    with pytest.raises(ArtifactError, match=r"4 of its 5 .*/restored\.json"):
+        check_bulk(Path("results/latents/conv/s0/0"), 4, 5)
+
+
+def test_a_tensor_is_hashed_before_it_is_read_and_only_then(
+    workplace: Path, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached(images, flip=False)
+    path = workplace / "results/cache/latents" / ("0" * 12) / "shard-00003.safetensors"
+    content, (start, _) = bytearray(path.read_bytes()), read_header(path).spans["mean"]
+    content[start] ^= 1
+    replace(path, bytes(content))
+    hashed: list[tuple[int, ...]] = []
+
+    def watched(described: str, tensor: Tensor) -> str:
+        hashed.append(tuple(tensor.shape))
+        return mapped_hash(described, tensor)
+
+    monkeypatch.setattr(shards_module, "mapped_hash", watched)
+    assert shards_of("0" * 12).missing() == []  # headers alone are read
+    latents = shards_of("0" * 12).read()
+    assert hashed == [(n,) for n in (7, 7, 7, 7, 2)]  # labels
+    hashed.clear()
+    for _ in range(2):
+        latents.mean[torch.tensor([3, 16])]  # of shards 0 and 2
+        latents.logvar[torch.tensor([22])]  # of shard 3, whose mean was altered
+    assert hashed == [(7, 1, 4, 4)] * 3
+    with pytest.raises(ArtifactError, match=r"00003.safetensors: was altered .`mean`.*-c1 -f"):
+        latents.mean[torch.tensor([0, 22])]
+    assert len(shards_of("0" * 12).read(hashed=False).mean[torch.tensor([22])]) == 1
+
+
+def test_every_byte_of_a_shard_is_verified(workplace: Path, images: ImageSet) -> None:
+    cached(images, flip=True)
+    artifact = Path("results/latents/conv/s0", "0" * 12)
+    artifact.mkdir(parents=True)
+    (artifact / "latents.json").write_text('{"images": 30, "images_per_shard": 7}')
+    card = {"stage": "latents", "fingerprint": "0" * 12, "outputs": {}}
+    assert damaged_bulk(artifact, card) == []
+    path = Path("results/cache/latents", "0" * 12, "shard-00001.safetensors")
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 97):
+        content = bytearray(whole)
+        content[place] ^= 1
+        replace(path, bytes(content))
+        (problem,) = damaged_bulk(artifact, card)
+        assert str(path) in problem
+        assert "snakemake -c1 -f results/latents/conv/s0/000000000000/restored.json" in problem
+    path.unlink()
+    assert damaged_bulk(artifact, card) == []  # evicted
 
 
 def test_unmirrored_shards_hold_nothing_more(workplace: Path, images: ImageSet) -> None:
     assert cached(images, flip=False).mirrored is None
     sizes = [path.stat().st_size for path in workplace.rglob("*.safetensors")]
-    cached_again = LatentShards("1" * 12, 30, 7, flip=True)
-    cached_again.ensure(images, lambda: encode, 4, torch.float32)
+    shards_of("1" * 12, flip=True).ensure(images, lambda: encode, 4, torch.float32)
     both = [path.stat().st_size for path in workplace.rglob("1*/*.safetensors")]
     assert sum(both) > 1.5 * sum(sizes)
 

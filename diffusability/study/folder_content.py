@@ -1,0 +1,145 @@
+"""Identity of a folder of images: a hash of the names and bytes of its image files.
+
+The folder's own name and place are no part of it, nor are hidden files and files of other kinds.
+Every file is read once. Afterwards a look at names, sizes, times and inodes suffices: the digest is
+remembered in the user's cache for the listing that it belongs to.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+from diffusability.errors import DataError
+from diffusability.study.content import SETTLED, file_digests
+from diffusability.study.fingerprint import canonical_json
+from diffusability.study.user_cache import cached, recall, remember
+
+SMALL = 20_000  # images
+SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")  # in lower case
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file counts as an image, by its suffix (case-insensitive)."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def images_identity(path: str, masks: str | None) -> str | None:
+    """Return the identity of a folder of images and of the folder of their masks, if any.
+
+    A folder that is not there now has the identity that it last had at this place.
+
+    Returns:
+        64 hexadecimal digits, or None where no image was ever seen at `path`.
+    """
+    images = folder_digest(path, split=True)
+    if images is None or masks is None:
+        return images
+    return joint_digest(images, folder_digest(masks, split=False))
+
+
+def joint_digest(images: str, masks: str | None) -> str:
+    """Return the identity of images with masks, from the `names_digest` of both."""
+    return hashlib.sha256(canonical_json([images, masks]).encode()).hexdigest()
+
+
+def names_digest(digests: Mapping[str, str]) -> str:
+    """Return one SHA-256 of the digests of files by their relative names, in any order."""
+    digest = hashlib.sha256()
+    for name in sorted(digests):
+        digest.update(canonical_json([name, digests[name]]).encode())
+    return digest.hexdigest()
+
+
+def is_small(folder: str) -> bool:
+    """Return whether a folder exists with so few images that they can be hashed at every start."""
+    root = Path(folder)
+    names = images_below(root) if root.is_dir() else iter(())
+    count = sum(1 for _ in islice(names, SMALL + 1))
+    return 0 < count <= SMALL
+
+
+def dataset_images(root: Path) -> Iterator[str]:
+    """Yield the images of a dataset: of train/ and val/ where there is a train/, else all."""
+    if not (root / "train").is_dir():
+        yield from images_below(root)
+        return
+    yield from images_below(root, "train/")
+    if (root / "val").is_dir():
+        yield from images_below(root, "val/")
+
+
+def images_below(root: Path, prefix: str = "") -> Iterator[str]:
+    """Yield the names, relative to `root`, of all image files below its folder `prefix`.
+
+    Raises:
+        DataError: a link leads back to a folder that holds it.
+    """
+    for entry in entries(root / prefix):
+        name = f"{prefix}{entry.name}"
+        if is_folder(entry):
+            if entry.is_symlink() and _holds(entry, root / prefix):
+                raise DataError(f"{root / name}: links to a folder that holds it; remove the link")
+            yield from images_below(root, f"{name}/")
+        elif is_image(entry.name):
+            yield name
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return the entries of a folder by name, without hidden ones."""
+    with os.scandir(folder) as found:
+        shown = [entry for entry in found if not entry.name.startswith(".")]
+    return sorted(shown, key=lambda entry: entry.name)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder, or a link to one; a link to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _holds(outer: os.DirEntry[str], inner: Path) -> bool:
+    return Path(os.path.realpath(inner)).is_relative_to(os.path.realpath(outer.path))
+
+
+def folder_digest(folder: str, split: bool) -> str | None:
+    """Return the `names_digest` of a folder's images, read unless the listing is remembered.
+
+    With `split`, only train/ and val/ count where there is a train/. Of a folder that is not there,
+    return the last one; None where no image was ever seen.
+    """
+    root = Path(folder).absolute()
+    key = hashlib.sha256(f"{root}\n{split}".encode()).hexdigest()[:32]
+    memory = cached("content", f"{key}.listing.json")
+    known = recall(memory)
+    if not root.is_dir():
+        content = known.get("content")
+        return content if isinstance(content, str) else None
+    names = sorted(dataset_images(root) if split else images_below(root))
+    if not names:
+        return None
+    listing, changed = _listing(root, names)
+    if known.get("listing") == listing and isinstance(known.get("content"), str):
+        return str(known["content"])
+    content = names_digest(file_digests(root, names))
+    if time.time_ns() - changed > SETTLED:
+        remember(memory, {"listing": listing, "content": content})
+    return content
+
+
+def _listing(root: Path, names: Iterable[str]) -> tuple[str, int]:
+    """Return a hash of what the file system says of files, and the last time one changed, in ns."""
+    digest, changed = hashlib.sha256(), 0
+    for name in names:
+        try:
+            found = os.stat(f"{root}/{name}")
+        except OSError:
+            return "", time.time_ns()  # never remembered
+        row = [name, found.st_size, found.st_mtime_ns, found.st_ino]
+        digest.update(canonical_json(row).encode())
+        changed = max(changed, found.st_mtime_ns)
+    return digest.hexdigest(), changed
