@@ -25,6 +25,7 @@ from diffusability.data.image_file import DamagedImage
 from diffusability.data.images import ImageSet, stratified_validation
 from diffusability.data.load import DataSource
 from diffusability.errors import ArtifactError, DataError
+from diffusability.study.commands import snakemake_command
 from diffusability.study.dataset import ArchiveDataset
 from diffusability.study.fingerprint import canonical_json, derive_seed
 
@@ -157,7 +158,8 @@ class Archives(DataSource[Entry]):
             raise DataError(
                 f"{self.spec.path}: not the {len(sizes)} archives that were indexed in {folder} "
                 f"({names}). If they were moved, set the dataset's `path` and `val` to where they "
-                f"are now and run {rebuild_command(folder)}; only the index is rebuilt"
+                f"are now and start the workflow again ({snakemake_command('-c1')}); nothing is "
+                "made twice"
             )
         archive = self.archive(self.spec, files)
         archive.use_directory(json.loads((folder / MEMBERS).read_text()))
