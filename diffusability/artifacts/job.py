@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffusability.artifacts.atomic import disk_errors, sha256, write_json
+from diffusability.artifacts.atomic import (
+    disk_errors,
+    leftovers,
+    move,
+    sha256,
+    write_bytes,
+    write_json,
+)
 from diffusability.artifacts.bulk import evicted, marker
 from diffusability.artifacts.card import verified
 from diffusability.artifacts.lock import empty, exclusive, holder
@@ -189,21 +195,23 @@ class Job:
                 f"{self.path}: fingerprint mismatch (this job has {self.fingerprint}); "
                 "refusing to write"
             )
-        with exclusive(self.state / "lock", str(self.path), wait=GLANCE):
+        lock, reads = self.state / "lock", [u["fingerprint"] for u in self.upstream.values()]
+        with disk_errors(self.path), exclusive(lock, str(self.path), wait=GLANCE, reads=reads):
+            for left in leftovers(self.path):
+                left.unlink(missing_ok=True)
             staging = self.state / "staging"
             shutil.rmtree(staging, ignore_errors=True)  # left by an attempt that was killed
             staging.mkdir(parents=True)
             attempts = self._count_attempt()
             write_progress(self.state, self._begun())
             try:
-                with disk_errors(self.path):
-                    yield staging, attempts
+                yield staging, attempts
             except BaseException as error:
                 self.note_end(error)
                 raise
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
-            empty(self.state / "lock")
+            empty(lock)
         _remove_empty_parents(self.state)
 
     def note_end(self, error: BaseException) -> None:
@@ -219,9 +227,11 @@ class Job:
 
     def _count_attempt(self) -> int:
         counter = self.state / "attempts"
-        attempts = int(counter.read_text()) + 1 if counter.exists() else 1
-        counter.write_text(str(attempts))
-        return attempts
+        before = 0
+        with contextlib.suppress(OSError, ValueError):  # none yet, or not readable
+            before = int(counter.read_text())
+        write_bytes(counter, str(before + 1).encode())
+        return before + 1
 
     def _publish(self, staging: Path, attempts: int) -> None:
         files = sorted(p for p in staging.rglob("*") if p.is_file())
@@ -253,9 +263,7 @@ class Job:
         (self.path / CARD).unlink(missing_ok=True)
         for name, file in zip(names, files, strict=True):
             (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-            os.replace(file, self.path / name)
+            move(file, self.path / name)
         write_json(self.path / CARD, card)
 
     def _put_back(self, staging: Path, card: dict[str, Any]) -> None:
@@ -274,9 +282,7 @@ class Job:
             outputs = card["outputs"] | {name: found[name] for name in gone}
             write_json(self.path / CARD, card | {"outputs": outputs})
         for name in gone:
-            with (staging / name).open("rb") as handle:
-                os.fsync(handle.fileno())
-            os.replace(staging / name, self.path / name)
+            move(staging / name, self.path / name)
         still = evicted(self.path, card)
         if still:
             raise ArtifactError(f"{self.path}: {', '.join(still)} was not made again")
