@@ -6,6 +6,7 @@ from snakemake.exceptions import WorkflowError
 
 from diffusability.artifacts.bulk import marker
 from diffusability.artifacts.inventory import evicted_inputs
+from diffusability.artifacts.records import record_study
 from diffusability.errors import DiffusabilityError
 from diffusability.execution import snakemake_adapter
 from diffusability.execution.disk_check import check_results
@@ -72,6 +73,7 @@ onstart:
     try:
         check_needs(STUDY)
         warning = check_results(PLAN)
+        record_study(PLAN, STUDY_FILES, OVERRIDES)
         if warning:
             logger.warning(warning)
         if snakemake_adapter.submits_jobs(workflow):

@@ -1,5 +1,6 @@
 """Contents of results/: finished artifacts, and which artifacts of a plan are missing, and why."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -40,6 +41,15 @@ def finished(stage: str | None = None) -> Iterator[Path]:
 def size(path: Path) -> int:
     """Return the bytes of all files below a folder."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def remove_empty_parents(path: Path) -> None:
+    """Remove empty folders above `path`, up to the results folder."""
+    for parent in path.parents:
+        if parent.name in (RESULTS, "state", ""):
+            return
+        with contextlib.suppress(OSError):
+            parent.rmdir()
 
 
 def damage(path: Path) -> list[str]:

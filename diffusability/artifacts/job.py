@@ -22,6 +22,7 @@ from diffusability.artifacts.atomic import (
 )
 from diffusability.artifacts.bulk import evicted, marker
 from diffusability.artifacts.card import verified
+from diffusability.artifacts.inventory import remove_empty_parents
 from diffusability.artifacts.lock import empty, exclusive, holder
 from diffusability.artifacts.machine import describe_machine, peak_memory
 from diffusability.artifacts.progress import (
@@ -149,7 +150,7 @@ class Job:
             if not lock.exists() and {file.name for file in self.state.iterdir()} <= {FILE}:
                 (self.state / FILE).unlink(missing_ok=True)
             self.state.rmdir()
-        _remove_empty_parents(self.state)
+        remove_empty_parents(self.state)
         try:
             verified(self.path, self.stage, self.fingerprint)
         except ArtifactError:
@@ -212,7 +213,7 @@ class Job:
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
             empty(lock)
-        _remove_empty_parents(self.state)
+        remove_empty_parents(self.state)
 
     def note_end(self, error: BaseException) -> None:
         """Record in the job's state that it failed, for `diffusability status`."""
@@ -287,12 +288,3 @@ class Job:
         if still:
             raise ArtifactError(f"{self.path}: {', '.join(still)} was not made again")
         write_json(marker(self.path), {"restored": gone})
-
-
-def _remove_empty_parents(path: Path) -> None:
-    """Remove empty folders above `path`, up to the results folder."""
-    for parent in path.parents:
-        if parent.name in (RESULTS, "state", ""):
-            return
-        with contextlib.suppress(OSError):
-            parent.rmdir()

@@ -66,7 +66,7 @@ def test_nothing_is_left_to_do_and_everything_verifies(toy: Workspace) -> None:
     assert "Nothing to be done" in output
     assert "9 artifacts verified, 0 problems" in toy.run("diffusability", "verify").stdout
     kept = toy.run("diffusability", "gc", "--study", "studies/smoke.yaml").stdout
-    assert "fisher_toy" not in kept
+    assert "would remove results/fisher_toy" not in kept
 
 
 def test_a_new_parameter_makes_its_own_curve_only(toy: Workspace, tmp_path: Path) -> None:
