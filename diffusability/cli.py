@@ -10,8 +10,9 @@ from itertools import chain
 from pathlib import Path
 
 from diffusability.artifacts.gc import find_evictable, find_garbage, find_leftovers, remove
-from diffusability.artifacts.inventory import damage, finished, is_done
+from diffusability.artifacts.inventory import damage, finished, is_done, lost
 from diffusability.artifacts.records import find_studies
+from diffusability.artifacts.result_card import result_cards, result_problems
 from diffusability.artifacts.status import status_text
 from diffusability.artifacts.why import explain
 from diffusability.errors import ArtifactError, DiffusabilityError
@@ -177,17 +178,25 @@ def _why(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     paths = arguments.paths or list(finished())
     wrong = {path: problems for path in paths if (problems := damage(path))}
-    for problem in chain.from_iterable(wrong.values()):
+    cards = [] if arguments.paths else list(result_cards())
+    found = [*chain.from_iterable(wrong.values())]
+    plan = _load(arguments) if wrong or not arguments.paths else None
+    if plan is not None and not arguments.paths:
+        found += lost(plan)
+    altered = [problem for card in cards for problem in result_problems(card)]
+    for problem in (*found, *altered):
         print(problem)
-    print(f"{len(paths)} artifacts verified, {sum(map(len, wrong.values()))} problems")
-    own = {artifact.fingerprint for artifact in _load(arguments)} if wrong else set()
+    print(f"{len(paths)} artifacts verified, {len(found)} problems")
+    if cards:
+        print(f"{len(cards)} cards of tables, figures and reports, {len(altered)} problems")
+    own = {artifact.fingerprint for artifact in plan} if plan is not None else set()
     if any(path.exists() and path.name not in own for path in wrong):
         files = ", ".join(map(str, arguments.study))
         print(
             f"note: {files} does not name all of them; a command above works with the --configfile "
             "of the study that does, and is printed so by `diffusability verify --configfile FILE`"
         )
-    return 1 if wrong else 0
+    return 1 if found or altered else 0
 
 
 def _gc(arguments: argparse.Namespace) -> int:

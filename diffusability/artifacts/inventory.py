@@ -2,12 +2,17 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from diffusability.artifacts.bulk import evicted
-from diffusability.artifacts.card import problems, read_card, rebuild_command
+from diffusability.artifacts.card import (
+    identity_problems,
+    problems,
+    read_card,
+    rebuild_command,
+)
 from diffusability.errors import ArtifactError
 from diffusability.study.plan import Artifact
 from diffusability.study.stages import BULK, CARD, RESULTS, STAGES
@@ -17,7 +22,7 @@ def is_done(artifact: Artifact) -> bool:
     """Whether the artifact has a card with its fingerprint; files are not hashed."""
     try:
         return bool(read_card(Path(artifact.path))["fingerprint"] == artifact.fingerprint)
-    except (ArtifactError, KeyError):
+    except ArtifactError:
         return False
 
 
@@ -56,12 +61,21 @@ def damage(path: Path) -> list[str]:
     """Return the problems of an artifact on disk, each with the command that fixes it."""
     try:
         card = read_card(path)
-        wrong = problems(path, card)
-        if card["fingerprint"] != path.name:
-            wrong.append(f"its card is that of {card['fingerprint']}")
-    except (ArtifactError, KeyError, AttributeError) as error:
+    except ArtifactError as error:
         return [str(error)]
+    wrong = identity_problems(path, card) or problems(path, card)
     return [f"{path}: {problem}. Make it again with: {rebuild_command(path)}" for problem in wrong]
+
+
+def lost(plan: Iterable[Artifact]) -> list[str]:
+    """Return the artifacts of a plan that are gone although something made from them is there."""
+    needed = {up.path: up for a in plan if is_done(a) for up in a.upstream.values()}
+    return [
+        f"{path}: is missing, although artifacts made from it are there. Make it again with: "
+        f"{rebuild_command(Path(path))}"
+        for path, artifact in needed.items()
+        if not is_done(artifact) and not Path(artifact.card).exists()
+    ]
 
 
 def reasons(artifact: Artifact) -> list[str]:

@@ -222,7 +222,7 @@ def test_evicted_samples_are_generated_again(finished: Workspace) -> None:
     shards = sorted(finished.path.glob("results/samples/**/shard-*.safetensors"))
     before = {p: p.read_bytes() for p in shards}
     gc = ("diffusability", "gc", "--configfile", "study.yaml", "--keep", "0", "--yes")
-    assert finished.run(*gc).stdout.startswith("removed results/")
+    assert finished.run(*gc).stdout.count("\nremoved results/") > 0
     assert not any(p.exists() for p in shards)
     assert not list(finished.path.glob("results/cache/latents/*"))
     assert finished.planned() == {}
