@@ -10,9 +10,11 @@ from diffusability.artifacts.records import record_study
 from diffusability.errors import DiffusabilityError
 from diffusability.execution import snakemake_adapter
 from diffusability.execution.disk_check import check_results
+from diffusability.execution.failures import failure_report
 from diffusability.execution.fork_server import share_imports
 from diffusability.execution.job_environment import prepare_jobs
 from diffusability.execution.slurm import check_submission
+from diffusability.execution.stale_lock import remove_stale_lock
 from diffusability.study.commands import study_arguments
 from diffusability.study.cost import Costs
 from diffusability.study.load import load_study
@@ -44,6 +46,10 @@ from diffusability.study.workflow_files import (
     toy_study,
 )
 
+if snakemake_adapter.starts_run(workflow) and remove_stale_lock():
+    logger.warning(
+        "An earlier Snakemake was killed in this folder; its lock was removed."
+    )
 try:
     snakemake_adapter.check_version()
     STUDY_FILES, OVERRIDES = snakemake_adapter.given_study(workflow, config)
@@ -82,6 +88,10 @@ onstart:
             share_imports()
     except DiffusabilityError as error:
         raise WorkflowError(str(error))
+
+
+onerror:
+    logger.error(failure_report(snakemake_adapter.failed_jobs(workflow)))
 
 
 wildcard_constraints:
