@@ -76,7 +76,7 @@ def images_below(root: Path, prefix: str = "") -> Iterator[str]:
     """Yield the names, relative to `root`, of all image files below its folder `prefix`."""
     for entry in _entries(root / prefix):
         name = f"{prefix}{entry.name}"
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from images_below(root, f"{name}/")
         elif is_image(entry.name):
             yield name
@@ -95,11 +95,27 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     return sorted(shown, key=lambda entry: entry.name)
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder, or a link to one that does not contain the link.
+
+    Raises:
+        DataError: it is a link that leads in a circle.
+    """
+    path = Path(entry.path)
+    try:
+        folder = entry.is_dir()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if folder and entry.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
+        raise DataError(f"{path}: is a link to a folder above it, so its images have no end")
+    return folder
+
+
 def _by_class(root: Path, prefix: str) -> ByClass:
     """Return the images of a split; class folders may have subfolders."""
     entries, where = _entries(root / prefix), root / prefix
-    folders = [entry.name for entry in entries if entry.is_dir()]
-    flat = [f"{prefix}{e.name}" for e in entries if is_image(e.name) and not e.is_dir()]
+    folders = [entry.name for entry in entries if _is_folder(entry)]
+    flat = [f"{prefix}{e.name}" for e in entries if is_image(e.name) and e.name not in folders]
     if flat and folders:
         raise DataError(
             f"{where}: holds images ({named(flat)}) and folders ({named(folders)}); put every "

@@ -103,3 +103,20 @@ def test_layouts_that_are_refused(root: Path) -> None:
     refused("holds val/ but no train/")
     shutil.rmtree(root / "val")
     refused("holds no images")
+
+
+@pytest.mark.parametrize("target", ["..", "../..", "."])
+def test_a_link_that_leads_in_a_circle_is_refused(root: Path, target: str) -> None:
+    folder = min(file.parent for file in root.rglob("*.*"))
+    (folder / "up").symlink_to(target)
+    with pytest.raises(DataError, match="up: is a link to a folder above it"):
+        list_images(root, entry(root))
+
+
+def test_a_link_to_a_folder_elsewhere_is_followed(root: Path, tmp_path: Path) -> None:
+    before = list_images(root, entry(root)).files
+    folder = min(file.parent for file in root.rglob("*.*"))
+    moved = tmp_path / "elsewhere"
+    folder.rename(moved)
+    folder.symlink_to(moved)
+    assert list_images(root, entry(root)).files == before
