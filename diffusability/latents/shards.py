@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusability.artifacts.atomic import sha256, write_bytes, write_json
+from diffusability.artifacts.atomic import leftovers, sha256, write_bytes, write_json
 from diffusability.artifacts.bulk import cache_folder, shard_name
 from diffusability.artifacts.lock import exclusive
 from diffusability.data.images import ImageSet, in_batches, to_float
@@ -60,6 +60,8 @@ class LatentShards:
         if not missing:
             return
         with exclusive(self.folder / "lock", str(self.folder), wait=GLANCE):
+            for left in leftovers(self.folder):  # of a job that was killed
+                left.unlink(missing_ok=True)
             encoder = encode()
             for k in missing:
                 self._write(k, data, encoder, batch, dtype)
