@@ -46,6 +46,11 @@ class Counts:
     unharmed: int = 0
     wrong: list[str] = field(default_factory=list)
 
+    def add(self, what: str) -> None:
+        """Note and print what ended otherwise than it should."""
+        self.wrong.append(what)
+        print(f"WRONG {what}", flush=True)
+
 
 def in_child(task: Sequence[str], plan: Plan, fault: Fault, at: int) -> tuple[int, int]:
     """Run one job in a fork with a fault; return how it ended and the number of places.
@@ -112,7 +117,7 @@ def attack(
     expected = contents()
     if code != DONE:
         said = Path("said.txt").read_text()[-500:]
-        counts.wrong.append(f"{name}: the undisturbed run ended with {code}: {said}")
+        counts.add(f"{name}: the undisturbed run ended with {code}: {said}")
         return
     fresh()
     writes = in_child(task, plan, "full", -1)[1]
@@ -127,18 +132,18 @@ def attack(
                 counts.refused += first == REFUSED
                 counts.unharmed += first == DONE
                 if first not in (REFUSED, DONE):
-                    counts.wrong.append(f"{name}, full at {at}: ended with {first}: {said[-400:]}")
+                    counts.add(f"{name}, full at {at}: ended with {first}: {said[-400:]}")
             elif first != KILLED:
-                counts.wrong.append(f"{name}, kill at {at}: ended with {first}")
+                counts.add(f"{name}, kill at {at}: ended with {first}")
             second, _ = in_child(task, plan, "none", -1)
             found = contents()
             counts.identical += second == DONE and found == expected
             if second != DONE:
                 said = Path("said.txt").read_text()[-400:]
-                counts.wrong.append(f"{name}, after {fault} at {at}: ended with {second}: {said}")
+                counts.add(f"{name}, after {fault} at {at}: ended with {second}: {said}")
             elif found != expected:
                 other = {k for k in {**found, **expected} if found.get(k) != expected.get(k)}
-                counts.wrong.append(f"{name}, after {fault} at {at}: other {sorted(other)}")
+                counts.add(f"{name}, after {fault} at {at}: other {sorted(other)}")
     print(f"{name}: {places} places to kill, {writes} to find the disk full", flush=True)
 
 
@@ -177,8 +182,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             task = task_of(artifact, *(["--restore"] if name == RESTORE else []))
             attack(name, task, plan, base, arguments.every, counts)
         os.chdir("/")
-    for line in counts.wrong:
-        print(f"WRONG {line}")
     kills = counts.tried - counts.full
     print(f"tried: {counts.tried} faults ({kills} kills, {counts.full} full disks)")
     print(f"survived bit-identically: {counts.identical} (the next run made the same files)")
