@@ -57,13 +57,15 @@ class LatentShards:
             ArtifactBusyError: another process writes or removes them.
         """
         missing = self.missing()
-        if not missing:
+        lock = self.folder / "lock"
+        if not missing and not lock.exists():  # one of a job that was killed is removed below
             return
-        with exclusive(self.folder / "lock", str(self.folder), wait=GLANCE):
+        with exclusive(lock, str(self.folder), wait=GLANCE):
             for left in leftovers(self.folder):  # of a job that was killed
                 left.unlink(missing_ok=True)
-            encoder = encode()
+            encoder = encode() if missing else None
             for k in missing:
+                assert encoder is not None
                 self._write(k, data, encoder, batch, dtype)
                 logger.info("encoded shard %d of %d", k + 1, len(self))
 

@@ -66,8 +66,8 @@ class Injector:
                 return  # changes nothing
             if self._fault == "full" and event not in GROWS:
                 return
-            if self._fault == "full" and event == "open" and os.path.exists(place) and not new:
-                return
+            if self._fault == "full" and event == "open" and not new:
+                return  # makes no file and empties none
             self.count += 1
             if self.count - 1 != self._at:
                 return

@@ -20,7 +20,7 @@ STUDY = ("--configfile", "study.yaml")
 
 def digests(folder: Path) -> dict[str, bytes]:
     """Return the content of every file of a folder."""
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
 
 
 def test_second_run_has_nothing_to_do(finished: Workspace) -> None:
