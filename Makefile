@@ -8,7 +8,7 @@ CORES ?= all
 READY := $(VENV)/.installed
 CHECKS := $(VENV)/.installed-dev
 
-.PHONY: install study test test-all test-slurm test-slow lint docs bench simulate clean
+.PHONY: install study test test-all test-slurm test-slow test-faults lint docs bench simulate clean
 
 install: $(READY)
 
@@ -33,6 +33,10 @@ test-slurm: $(CHECKS)
 
 test-slow: $(CHECKS)
 	$(BIN)/pytest -m slow
+
+# kill every stage at every change of a file, fill the disk at every write; half an hour
+test-faults: $(CHECKS)
+	$(BIN)/python -m tests.faults
 
 lint: $(CHECKS)
 	$(BIN)/ruff check .

@@ -9,19 +9,20 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from diffusability.artifacts.gc import find_evictable, find_garbage, remove
-from diffusability.artifacts.inventory import damage, finished, is_done
+from diffusability.artifacts.gc import find_evictable, find_garbage, find_leftovers, remove
+from diffusability.artifacts.inventory import damage, finished, is_done, lost
+from diffusability.artifacts.records import find_studies
+from diffusability.artifacts.result_card import result_cards, result_problems
 from diffusability.artifacts.status import status_text
 from diffusability.artifacts.why import explain
-from diffusability.errors import DiffusabilityError
+from diffusability.errors import ArtifactError, DiffusabilityError
 from diffusability.execution.plan_table import plan_table
 from diffusability.study.commands import Run, set_run
 from diffusability.study.file import schema
-from diffusability.study.fisher_toy import FISHER_TOY, toy_plan
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
-from diffusability.study.stages import BULK, RESULTS
-from diffusability.study.workflow_files import default_study, toy_study, workflow_folder
+from diffusability.study.stages import BULK
+from diffusability.study.workflow_files import default_study, workflow_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     add("verify", _verify, "hash every file and compare it with its card").add_argument(
         "paths", nargs="*", type=Path, help="folders of artifacts (all)"
     )
-    gc = add("gc", _gc, "list what can be removed; --yes removes it")
+    gc = add("gc", _gc, "list what no study names that ran here or is present; --yes removes it")
     gc.add_argument(
         "--evict",
         nargs="*",
@@ -113,6 +114,13 @@ def _parser() -> argparse.ArgumentParser:
         type=_size,
         metavar="SIZE",
         help="evict until at most SIZE is left (500GiB, 0), even if needed",
+    )
+    gc.add_argument(
+        "--forget",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a study whose artifacts are to go, unless another study names them",
     )
     gc.add_argument("--yes", action="store_true", help="remove instead of listing")
     add("show", _show, "print the headline table of a finished study")
@@ -170,35 +178,60 @@ def _why(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     paths = arguments.paths or list(finished())
     wrong = {path: problems for path in paths if (problems := damage(path))}
-    for problem in chain.from_iterable(wrong.values()):
+    cards = [] if arguments.paths else list(result_cards())
+    found = [*chain.from_iterable(wrong.values())]
+    plan = _load(arguments) if wrong or not arguments.paths else None
+    if plan is not None and not arguments.paths:
+        found += lost(plan)
+    altered = [problem for card in cards for problem in result_problems(card)]
+    for problem in (*found, *altered):
         print(problem)
-    print(f"{len(paths)} artifacts verified, {sum(map(len, wrong.values()))} problems")
-    own = {artifact.fingerprint for artifact in _load(arguments)} if wrong else set()
+    print(f"{len(paths)} artifacts verified, {len(found)} problems")
+    if cards:
+        print(f"{len(cards)} cards of tables, figures and reports, {len(altered)} problems")
+    own = {artifact.fingerprint for artifact in plan} if plan is not None else set()
     if any(path.exists() and path.name not in own for path in wrong):
         files = ", ".join(map(str, arguments.study))
         print(
             f"note: {files} does not name all of them; a command above works with the --configfile "
             "of the study that does, and is printed so by `diffusability verify --configfile FILE`"
         )
-    return 1 if wrong else 0
+    return 1 if found or altered else 0
 
 
 def _gc(arguments: argparse.Namespace) -> int:
-    plans = [Plan(load_study(file, arguments.config)) for file in arguments.study]
-    used = {artifact.fingerprint for plan in plans for artifact in plan}
-    if Path(RESULTS, FISHER_TOY).exists():  # of a study that no option names
-        used |= {artifact.fingerprint for artifact in toy_plan(toy_study())}
-    garbage = find_garbage(used)
-    if arguments.evict is not None or arguments.keep is not None:
+    studies = find_studies(arguments.study, arguments.config, arguments.forget)
+    used, evicts = studies.fingerprints, arguments.evict is not None or arguments.keep is not None
+    for study in studies.named:
+        here = sum(1 for path in finished() if path.name in study.fingerprints)
+        if here:
+            print(f"kept: {here} artifacts of study `{study.study}` ({study.source})")
+    for doubt in studies.doubts:
+        print(f"unclear: {doubt}")
+    garbage = find_garbage(used) + find_leftovers(used)
+    if arguments.yes and studies.doubts and garbage:
+        if not evicts:
+            where = studies.doubts[0].partition(":")[0]
+            raise ArtifactError(
+                f"nothing was removed, because a study may name what would go ({where}); "
+                "first mend what is unclear above"
+            )
+        garbage = []  # what is evicted can be made again
+    if evicts:
+        plans = [Plan(load_study(file, arguments.config)) for file in arguments.study]
         garbage += find_evictable(plans, arguments.evict or BULK, arguments.keep)
+    freed = 0
     for item in garbage:
-        verb = "would remove"
-        if arguments.yes:
-            verb = "removed" if remove(item) else "in use, kept"
+        gone = remove(item) if arguments.yes else True
+        verb = "would remove" if not arguments.yes else "removed" if gone else "in use, kept"
+        freed += item.bytes * gone
         print(f"{verb} {item.path} ({item.bytes / 2**20:.1f} MiB: {item.reason})")
-    freed = sum(item.bytes for item in garbage) / 2**20
-    kept = ", ".join(map(str, arguments.study))
-    print(f"{len(garbage)} folders, {freed:.1f} MiB; kept is what {kept} names")
+    if arguments.yes:
+        for study in find_studies(arguments.study, arguments.config).named:
+            if study.record is not None and study.study in arguments.forget:
+                study.record.unlink()
+    what = "removed" if arguments.yes else "to remove"
+    print(f"{len(garbage)} folders and files, {freed / 2**20:.1f} MiB {what}")
     return 0
 
 

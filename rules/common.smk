@@ -7,9 +7,11 @@ from snakemake.exceptions import WorkflowError
 from diffusability.artifacts.bulk import marker
 from diffusability.artifacts.inventory import evicted_inputs
 from diffusability.artifacts.named_content import check_named_contents
+from diffusability.artifacts.records import record_study
 from diffusability.errors import DiffusabilityError
 from diffusability.execution import snakemake_adapter
 from diffusability.execution.disk_check import check_results
+from diffusability.execution.failures import failure_report
 from diffusability.execution.fork_server import share_imports
 from diffusability.execution.job_environment import prepare_jobs
 from diffusability.execution.rule_functions import (
@@ -20,6 +22,7 @@ from diffusability.execution.rule_functions import (
 from diffusability.execution.run_time import is_resumed
 from diffusability.execution.slurm import check_submission
 from diffusability.study.class_sizes import check_prepared
+from diffusability.execution.stale_lock import remove_stale_lock
 from diffusability.study.commands import study_arguments
 from diffusability.study.load import load_study
 from diffusability.study.needs import check_needs
@@ -43,6 +46,10 @@ from diffusability.study.workflow_files import (
     toy_study,
 )
 
+if snakemake_adapter.starts_run(workflow) and remove_stale_lock():
+    logger.warning(
+        "An earlier Snakemake was killed in this folder; its lock was removed."
+    )
 try:
     snakemake_adapter.check_version()
     STUDY_FILES, OVERRIDES = snakemake_adapter.given_study(workflow, config)
@@ -73,6 +80,7 @@ onstart:
         check_needs(STUDY)
         check_prepared(PLAN)
         warning = check_results(PLAN)
+        record_study(PLAN, STUDY_FILES, OVERRIDES)
         if warning:
             logger.warning(warning)
         check_named_contents(STUDY)
@@ -82,6 +90,10 @@ onstart:
             share_imports()
     except DiffusabilityError as error:
         raise WorkflowError(str(error))
+
+
+onerror:
+    logger.error(failure_report(snakemake_adapter.failed_jobs(workflow)))
 
 
 wildcard_constraints:

@@ -9,8 +9,8 @@ from diffusability.analysis.frames import read_table, write_tables
 from diffusability.analysis.verdicts import check_by_network
 from diffusability.execution.script import run
 from diffusability.study.plan import Plan
-from diffusability.study.tables import CLAIMS_TABLE, TABLES
-from diffusability.study.targets import table_file
+from diffusability.study.tables import ANALYSIS_TABLES, CLAIMS_TABLE, TABLES
+from diffusability.study.targets import table_file, table_files
 from diffusability.study.workflow_files import CLAIMS, LATENT_CLAIMS
 
 
@@ -22,9 +22,14 @@ def work(plan: Plan, outputs: list[Path]) -> None:
     write_tables(outputs, {CLAIMS_TABLE: check_by_network(claims, tables)})
 
 
+def reads(plan: Plan) -> list[str]:
+    """Return the files that are read."""
+    return table_files(plan.study, *ANALYSIS_TABLES)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit status."""
-    return run(work, __doc__, argv)
+    return run(work, reads, __doc__, argv)
 
 
 if __name__ == "__main__":

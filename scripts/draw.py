@@ -9,6 +9,7 @@ from diffusability.figures.results import read_results
 from diffusability.figures.style import write_figure
 from diffusability.study.figures import figure_named
 from diffusability.study.plan import Plan
+from diffusability.study.targets import table_files
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:
@@ -17,9 +18,14 @@ def work(plan: Plan, outputs: list[Path]) -> None:
     write_figure(figure.function()(read_results(plan, figure.reads)), outputs)
 
 
+def reads(plan: Plan) -> list[str]:
+    """Return the files that are read."""
+    return table_files(plan.study)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit status."""
-    return run(work, __doc__, argv)
+    return run(work, reads, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from diffusability.analysis.frames import write_tables
 from diffusability.analysis.measurements import read_collected
 from diffusability.execution.script import run
 from diffusability.study.plan import Plan
+from diffusability.study.tables import COLLECTED_TABLES
+from diffusability.study.targets import table_files
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:
@@ -16,9 +18,14 @@ def work(plan: Plan, outputs: list[Path]) -> None:
     write_tables(outputs, analyse(read_collected(plan.study), plan.study.analysis))
 
 
+def reads(plan: Plan) -> list[str]:
+    """Return the files that are read."""
+    return table_files(plan.study, *COLLECTED_TABLES)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit status."""
-    return run(work, __doc__, argv)
+    return run(work, reads, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from diffusability.execution.script import run
 from diffusability.report.page import write_page
 from diffusability.study.plan import Plan
+from diffusability.study.targets import figure_files, table_files
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:
@@ -14,9 +15,14 @@ def work(plan: Plan, outputs: list[Path]) -> None:
     write_page(plan, outputs[0])
 
 
+def reads(plan: Plan) -> list[str]:
+    """Return the files that are read."""
+    return [*table_files(plan.study), *figure_files(plan.study)]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit status."""
-    return run(work, __doc__, argv)
+    return run(work, reads, __doc__, argv)
 
 
 if __name__ == "__main__":

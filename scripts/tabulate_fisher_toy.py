@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffusability.artifacts.atomic import write_bytes
+from diffusability.artifacts.result_card import hashes, write_result_card
 from diffusability.errors import DiffusabilityError, StudyError
 from diffusability.fisher.toy_table import toy_table
-from diffusability.study.fisher_toy import FisherToyPlan, load_fisher_toy
+from diffusability.study.fisher_toy import FISHER_TOY, FisherToyPlan, load_fisher_toy
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,8 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan = FisherToyPlan(load_fisher_toy(arguments.study))
         if arguments.fingerprint not in (None, plan.fingerprint):
             raise StudyError(f"{arguments.study}: was edited while the workflow ran; run it again")
+        inputs = hashes(Path(artifact.path, "curve.csv") for artifact in plan)
         table = toy_table(plan).to_csv(index=False, lineterminator="\n")
         write_bytes(arguments.output, table.encode())
+        write_result_card([arguments.output], inputs, FISHER_TOY, plan.fingerprint)
     except DiffusabilityError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -8,6 +8,7 @@ from diffusability.analysis.analyse import collect
 from diffusability.analysis.frames import write_tables
 from diffusability.execution.script import run
 from diffusability.study.plan import Plan
+from diffusability.study.stages import STAGES
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:
@@ -15,9 +16,19 @@ def work(plan: Plan, outputs: list[Path]) -> None:
     write_tables(outputs, collect(plan))
 
 
+def reads(plan: Plan) -> list[str]:
+    """Return the files that are read."""
+    return [
+        f"{artifact.path}/{name}"
+        for artifact in plan
+        for name in ("measurements.json", "samples.json")
+        if name in STAGES[artifact.stage].outputs
+    ]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit status."""
-    return run(work, __doc__, argv)
+    return run(work, reads, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from diffusability.artifacts.atomic import write_bytes
+from diffusability.artifacts.result_card import check_result
 from diffusability.errors import MeasurementError
 from diffusability.study.commands import snakemake_command
 from diffusability.study.tables import BEST, table_named
@@ -75,8 +76,10 @@ def read_table(path: str | PathLike[str], name: str = "") -> pd.DataFrame:
         path: of the file. name: of the table, by default that of the file.
 
     Raises:
+        ArtifactError: the file was altered after it was made.
         MeasurementError: the file cannot be read, or is not such a table.
     """
+    check_result(Path(path))
     try:
         # read as text first: only empty cells are missing, and a tokenizer may be called "nan"
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)

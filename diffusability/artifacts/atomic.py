@@ -13,6 +13,8 @@ from typing import Any
 from diffusability.errors import ArtifactError
 from diffusability.study.commands import diffusability_command
 
+COPIED = 16 * 2**20  # bytes copied at a time between file systems
+
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
@@ -25,22 +27,26 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(path.parent if path.parent.exists() else ".").free
+            folder = next(parent for parent in path.absolute().parents if parent.exists())
+            free = shutil.disk_usage(folder).free
             raise ArtifactError(
                 f"{path}: the disk is full ({free / 2**20:.0f} MiB free). No partial file was "
                 f"kept; free some space (`{diffusability_command('gc')}` lists what can be "
                 "removed) and run again"
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise ArtifactError(f"{path}: cannot be written ({error.strerror})") from error
+            where = error.filename or path
+            raise ArtifactError(f"{where}: cannot be written ({error.strerror})") from error
+        if error.errno == errno.EIO:
+            raise ArtifactError(f"{error.filename or path}: the disk fails ({error})") from error
         raise
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically: a crash leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary(path)
         try:
             with temporary.open("wb") as file:
                 file.write(data)
@@ -49,6 +55,36 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a file atomically, also to another file system, where it is copied first."""
+    with source.open("rb") as file:
+        os.fsync(file.fileno())
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        temporary = _temporary(target)
+        try:
+            with source.open("rb") as whole, temporary.open("wb") as copy:
+                shutil.copyfileobj(whole, copy, COPIED)
+                copy.flush()
+                os.fsync(copy.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        source.unlink()
+
+
+def leftovers(folder: Path) -> Iterator[Path]:
+    """Yield the unfinished files in a folder; they are of killed processes if nothing writes it."""
+    yield from folder.glob(".*.tmp")
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def write_json(path: Path, value: Any) -> None:

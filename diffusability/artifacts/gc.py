@@ -1,15 +1,29 @@
 """What can be removed: artifacts that no study names, evictable bulk, abandoned state."""
 
+import contextlib
+import re
+import shutil
+import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffusability.artifacts.bulk import cache_folder, marker
-from diffusability.artifacts.inventory import finished, is_done, size, state_of
-from diffusability.artifacts.lock import empty, exclusive, holder
+from diffusability.artifacts.inventory import (
+    finished,
+    is_done,
+    remove_empty_parents,
+    size,
+    state_of,
+)
+from diffusability.artifacts.lock import empty, exclusive, holder, read_by_holder
 from diffusability.errors import ArtifactBusyError
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.stages import CARD, RESULTS, STAGES
+
+FINGERPRINT = re.compile("[0-9a-f]{12}")
+SETTLED = 3600  # seconds without a change after which an unfinished file is taken to be left
+LEFT = "left by a job that was killed"
 
 
 @dataclass(frozen=True)
@@ -20,6 +34,7 @@ class Garbage:
         path: the folder.
         reason: why it can go.
         bytes: what that frees.
+        lock: the file that its writers lock; None where it has no writer.
         pattern: of the files in it that go; all of them, and the folder, where it is empty.
         users: lock files; while one of them is held the folder stays.
         marker: file that says that the bulk was restored, which goes with it.
@@ -28,6 +43,7 @@ class Garbage:
     path: Path
     reason: str
     bytes: int
+    lock: Path | None = None
     pattern: str = ""
     users: tuple[Path, ...] = ()
     marker: Path | None = None
@@ -40,20 +56,41 @@ def find_garbage(used: Collection[str]) -> list[Garbage]:
         used: fingerprints of every artifact of every study that is to be kept.
     """
     found = [
-        Garbage(path, "no study names it", size(path))
+        Garbage(path, "no study names it", size(path), _state(path) / "lock")
         for path in finished()
         if path.name not in used
     ]
     found += [
-        Garbage(path, "latents of a tokenizer that no study names", size(path))
+        Garbage(path, "latents of a tokenizer that no study names", size(path), path / "lock")
         for path in _folders(Path(RESULTS, "cache", "latents"))
         if path.name not in used
     ]
     found += [
-        Garbage(path, "state of a run that no study names", size(path))
+        Garbage(path, "state of a run that no study names", size(path), path / "lock")
         for path in _states()
         if path.name not in used
     ]
+    return found
+
+
+def find_leftovers(used: Collection[str]) -> list[Garbage]:
+    """Return unfinished files and free locks that killed jobs left in what is kept.
+
+    A file counts as left when nothing was written to it for an hour: files are written in one go.
+    """
+    since = time.time() - SETTLED
+    found = []
+    for folder in _folders(Path(RESULTS)):
+        for file in sorted(folder.rglob(".*.tmp")):
+            known = folder.name in (*STAGES, "cache", "state")
+            if (known and file.parent.name not in used) or file.stat().st_mtime > since:
+                continue  # goes with its folder, or is being written
+            lock = _state(file.parent) if folder.name in STAGES else file.parent
+            lock_file = lock / "lock" if known else None
+            found.append(Garbage(file, LEFT, file.stat().st_size, lock_file))
+    for lock in sorted(Path(RESULTS, "cache").rglob("lock")):
+        if lock.parent.name in used and holder(lock) is None:
+            found.append(Garbage(lock, LEFT, lock.stat().st_size, lock))
     return found
 
 
@@ -85,7 +122,7 @@ def find_evictable(
         locks = tuple(state_of(user) / "lock" for user in (artifact, *waiting))
         reason = f"{artifact.stage}: {_why(waiting)}, made again on demand"
         restored = marker(Path(artifact.path))
-        item = Garbage(folder, reason, count, pattern, locks, restored)
+        item = Garbage(folder, reason, count, folder / "lock", pattern, locks, restored)
         (needed if waiting else free).append(item)
     if keep is None:
         return free
@@ -101,7 +138,7 @@ def find_evictable(
 
 def remove(garbage: Garbage) -> bool:
     """Remove the folder, or its bulk, unless a process uses it; return whether it is gone."""
-    if any(holder(lock) for lock in garbage.users):
+    if any(holder(lock) for lock in garbage.users) or garbage.path.name in _being_read():
         return False
     if garbage.marker is not None:
         garbage.marker.unlink(missing_ok=True)
@@ -109,15 +146,41 @@ def remove(garbage: Garbage) -> bool:
         for file in garbage.path.glob(garbage.pattern):
             file.unlink()
         return True
-    state = garbage.path / "lock"
     try:
-        with exclusive(state, str(garbage.path)):
-            # the card goes first: an artifact that is half removed must not look finished
-            (garbage.path / CARD).unlink(missing_ok=True)
-            empty(state)
+        with contextlib.ExitStack() as held:
+            if garbage.lock is not None:
+                held.enter_context(exclusive(garbage.lock, str(garbage.path)))
+            _remove_all(garbage)
     except ArtifactBusyError:
         return False
+    if garbage.lock is not None:
+        remove_empty_parents(garbage.lock)
+    remove_empty_parents(garbage.path)
     return True
+
+
+def _remove_all(garbage: Garbage) -> None:
+    if not garbage.path.is_dir():
+        if garbage.path != garbage.lock:  # which goes when it is released
+            garbage.path.unlink(missing_ok=True)
+        return
+    # the card goes first: an artifact that is half removed must not look finished
+    (garbage.path / CARD).unlink(missing_ok=True)
+    if garbage.lock is not None and garbage.lock.parent == garbage.path:
+        empty(garbage.lock)
+    else:
+        shutil.rmtree(garbage.path, ignore_errors=True)
+
+
+def _being_read() -> set[str]:
+    """Return the fingerprints of what running jobs read."""
+    locks = Path(RESULTS, "state").rglob("lock")
+    return {name for lock in locks for name in read_by_holder(lock)}
+
+
+def _state(path: Path) -> Path:
+    """Return the folder of the lock and the checkpoints of the job that makes an artifact."""
+    return Path(RESULTS, "state", *path.parts[1:])
 
 
 def _bulk(artifact: Artifact) -> tuple[Path, str]:
@@ -141,4 +204,7 @@ def _folders(path: Path) -> Iterator[Path]:
 
 
 def _states() -> Iterator[Path]:
-    yield from sorted(counter.parent for counter in Path(RESULTS, "state").rglob("attempts"))
+    """Yield every folder in which a job left files."""
+    files = (file for file in Path(RESULTS, "state").rglob("*") if file.is_file())
+    folders = {file.parents[1] if file.parent.name == "staging" else file.parent for file in files}
+    yield from sorted(folder for folder in folders if FINGERPRINT.fullmatch(folder.name))

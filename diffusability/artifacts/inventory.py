@@ -1,12 +1,18 @@
 """Contents of results/: finished artifacts, and which artifacts of a plan are missing, and why."""
 
+import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from diffusability.artifacts.bulk import damaged_bulk, evicted
-from diffusability.artifacts.card import problems, read_card, rebuild_command
+from diffusability.artifacts.card import (
+    identity_problems,
+    problems,
+    read_card,
+    rebuild_command,
+)
 from diffusability.errors import ArtifactError
 from diffusability.study.plan import Artifact
 from diffusability.study.stages import BULK, CARD, RESULTS, STAGES
@@ -16,7 +22,7 @@ def is_done(artifact: Artifact) -> bool:
     """Whether the artifact has a card with its fingerprint; files are not hashed."""
     try:
         return bool(read_card(Path(artifact.path))["fingerprint"] == artifact.fingerprint)
-    except (ArtifactError, KeyError):
+    except ArtifactError:
         return False
 
 
@@ -42,18 +48,38 @@ def size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
+def remove_empty_parents(path: Path) -> None:
+    """Remove empty folders above `path`, up to the results folder."""
+    for parent in path.parents:
+        if parent.name in (RESULTS, "state", ""):
+            return
+        with contextlib.suppress(OSError):
+            parent.rmdir()
+
+
 def damage(path: Path) -> list[str]:
     """Return the problems of an artifact on disk, each with the command that fixes it."""
     try:
         card = read_card(path)
-        wrong = problems(path, card)
-        if card["fingerprint"] != path.name:
-            wrong.append(f"its card is that of {card['fingerprint']}")
-        bulk = damaged_bulk(path, card)
-    except (ArtifactError, KeyError, AttributeError) as error:
+    except ArtifactError as error:
         return [str(error)]
+    if wrong := identity_problems(path, card):
+        bulk = []  # they are named by the card
+    else:
+        wrong, bulk = problems(path, card), damaged_bulk(path, card)
     remedy = f"Make it again with: {rebuild_command(path)}"
     return [*(f"{path}: {problem}. {remedy}" for problem in wrong), *bulk]
+
+
+def lost(plan: Iterable[Artifact]) -> list[str]:
+    """Return the artifacts of a plan that are gone although something made from them is there."""
+    needed = {up.path: up for a in plan if is_done(a) for up in a.upstream.values()}
+    return [
+        f"{path}: is missing, although artifacts made from it are there. Make it again with: "
+        f"{rebuild_command(Path(path))}"
+        for path, artifact in needed.items()
+        if not is_done(artifact) and not Path(artifact.card).exists()
+    ]
 
 
 def reasons(artifact: Artifact) -> list[str]:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -13,9 +12,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffusability.artifacts.atomic import disk_errors, sha256, write_json
+from diffusability.artifacts.atomic import (
+    disk_errors,
+    leftovers,
+    move,
+    sha256,
+    write_bytes,
+    write_json,
+)
 from diffusability.artifacts.bulk import evicted, marker
 from diffusability.artifacts.card import verified
+from diffusability.artifacts.inventory import remove_empty_parents
 from diffusability.artifacts.lock import empty, exclusive, holder
 from diffusability.artifacts.machine import describe_machine, peak_memory
 from diffusability.artifacts.progress import (
@@ -144,7 +151,7 @@ class Job:
             if not lock.exists() and {file.name for file in self.state.iterdir()} <= {FILE}:
                 (self.state / FILE).unlink(missing_ok=True)
             self.state.rmdir()
-        _remove_empty_parents(self.state)
+        remove_empty_parents(self.state)
         try:
             verified(self.path, self.stage, self.fingerprint)
         except ArtifactError:
@@ -190,22 +197,24 @@ class Job:
                 f"{self.path}: fingerprint mismatch (this job has {self.fingerprint}); "
                 "refusing to write"
             )
-        with exclusive(self.state / "lock", str(self.path), wait=GLANCE):
+        lock, reads = self.state / "lock", [u["fingerprint"] for u in self.upstream.values()]
+        with disk_errors(self.path), exclusive(lock, str(self.path), wait=GLANCE, reads=reads):
+            for left in leftovers(self.path):
+                left.unlink(missing_ok=True)
             staging = self.state / "staging"
             shutil.rmtree(staging, ignore_errors=True)  # left by an attempt that was killed
             staging.mkdir(parents=True)
             attempts = self._count_attempt()
             write_progress(self.state, self._begun())
             try:
-                with disk_errors(self.path):
-                    yield staging, attempts
+                yield staging, attempts
             except BaseException as error:
                 self.note_end(error)
                 raise
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
-            empty(self.state / "lock")
-        _remove_empty_parents(self.state)
+            empty(lock)
+        remove_empty_parents(self.state)
 
     def note_end(self, error: BaseException) -> None:
         """Record in the job's state that it failed, for `diffusability status`."""
@@ -220,9 +229,11 @@ class Job:
 
     def _count_attempt(self) -> int:
         counter = self.state / "attempts"
-        attempts = int(counter.read_text()) + 1 if counter.exists() else 1
-        counter.write_text(str(attempts))
-        return attempts
+        before = 0
+        with contextlib.suppress(OSError, ValueError):  # none yet, or not readable
+            before = int(counter.read_text())
+        write_bytes(counter, str(before + 1).encode())
+        return before + 1
 
     def _publish(self, staging: Path, attempts: int) -> None:
         files = sorted(p for p in staging.rglob("*") if p.is_file())
@@ -254,9 +265,7 @@ class Job:
         (self.path / CARD).unlink(missing_ok=True)
         for name, file in zip(names, files, strict=True):
             (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-            os.replace(file, self.path / name)
+            move(file, self.path / name)
         write_json(self.path / CARD, card)
 
     def _put_back(self, staging: Path, card: dict[str, Any]) -> None:
@@ -275,19 +284,8 @@ class Job:
             outputs = card["outputs"] | {name: found[name] for name in gone}
             write_json(self.path / CARD, card | {"outputs": outputs})
         for name in gone:
-            with (staging / name).open("rb") as handle:
-                os.fsync(handle.fileno())
-            os.replace(staging / name, self.path / name)
+            move(staging / name, self.path / name)
         still = evicted(self.path, card)
         if still:
             raise ArtifactError(f"{self.path}: {', '.join(still)} was not made again")
         write_json(marker(self.path), {"restored": gone})
-
-
-def _remove_empty_parents(path: Path) -> None:
-    """Remove empty folders above `path`, up to the results folder."""
-    for parent in path.parents:
-        if parent.name in (RESULTS, "state", ""):
-            return
-        with contextlib.suppress(OSError):
-            parent.rmdir()

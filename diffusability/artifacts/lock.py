@@ -1,6 +1,7 @@
 """One writer per artifact: a file lock that the operating system releases when its holder ends."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import math
@@ -8,24 +9,29 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
+from diffusability.artifacts.atomic import disk_errors
 from diffusability.errors import ArtifactBusyError, ArtifactError
 
 LONGEST_PAUSE = 1.0  # longest interval in seconds between attempts to take a lock
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
+def exclusive(
+    path: Path, what: str, wait: float = 0.0, reads: Collection[str] = ()
+) -> Iterator[None]:
     """Hold the lock file `path`; it is removed when the block ends, and its folder if empty.
 
     Args:
         path: lock file; its folder is created.
         what: the protected object, for the message.
         wait: seconds to wait for another holder before giving up; may be infinite.
+        reads: fingerprints of the artifacts that the holder reads; see `read_by_holder`.
 
     Raises:
         ArtifactBusyError: another process holds it; the message says which.
@@ -34,14 +40,17 @@ def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
 
     def note(descriptor: int) -> None:
         held.append(os.fstat(descriptor))
-        text = {"pid": os.getpid(), "host": socket.gethostname()}
+        text: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname()}
         text |= {"job": os.environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in os.environ else {}
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(text).encode(), 0)
+        text |= {"reads": sorted(reads)} if reads else {}
+        with contextlib.suppress(OSError):  # on a full disk the lock holds without the note
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(text).encode(), 0)
 
     lock = FileLock(path, poll_interval=min(LONGEST_PAUSE, max(0.1, wait / 50)), on_acquired=note)
     try:
-        _acquire(lock, path, wait)
+        with disk_errors(path):
+            _acquire(lock, path, wait)
     except Timeout:
         raise ArtifactBusyError(
             f"{what}: {_noted(path)} is writing it. Wait for it, or stop it; "
@@ -87,6 +96,15 @@ def holder(path: Path) -> str | None:
     return None
 
 
+def read_by_holder(path: Path) -> list[str]:
+    """Return the fingerprints that the holder of the lock file `path` reads; none if it is free."""
+    if holder(path) is None:
+        return []
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        return [str(name) for name in json.loads(path.read_text()).get("reads", [])]
+    return []
+
+
 def empty(lock: Path) -> None:
     """Remove everything in the lock's folder except the lock, which is held."""
     for entry in lock.parent.iterdir():
@@ -113,7 +131,13 @@ def check_locks(folder: Path) -> None:
     Raises:
         ArtifactError: the file system does not support locks, or grants one twice.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise ArtifactError(
+            f"{folder}: cannot be written; check who owns it and whether its file system is "
+            f"mounted read-only, or make {folder} a link to a folder that can be written"
+        )
     scratch = folder / f".lock-test-{socket.gethostname()}-{os.getpid()}"
     trouble = "it granted one lock twice"
     try:
@@ -124,6 +148,9 @@ def check_locks(folder: Path) -> None:
             except BlockingIOError:
                 return
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            with disk_errors(scratch):
+                raise
         trouble = str(error)
     finally:
         scratch.unlink(missing_ok=True)

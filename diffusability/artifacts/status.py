@@ -191,7 +191,7 @@ def _checkpoint_step(artifact: Artifact, path: Path) -> Step | None:
             metadata: dict[str, Any] = json.loads(file.read(size))["__metadata__"]
         history = json.loads(metadata["values"])["history"]
         step = int(metadata["step"])
-    except (OSError, ValueError, KeyError, TypeError, MemoryError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError):
         return None  # none yet, or damaged; the job itself uses the previous one
     row = history[-1] if history else {}
     losses = [f"{name} {value:.4g}" for name, value in row.items() if name not in NOT_A_LOSS]

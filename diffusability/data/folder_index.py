@@ -8,6 +8,8 @@ far less than a thousandth of the decoding in a study's trainings.
 import hashlib
 import json
 import logging
+import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -260,11 +262,17 @@ def read_file(path: Path) -> bytes:
         DataError: it cannot be read.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise DataError(f"{path}: is no regular file; remove it")
-        return path.read_bytes()
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise DataError(f"{path}: is no regular file; remove it from the images")
+            return file.read()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a named pipe, which nobody may write to, does not block."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _stem(name: str) -> str:

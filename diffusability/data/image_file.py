@@ -9,6 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 BACKGROUND = (255, 255, 255)  # behind transparent pixels
+PIXELS = 89_478_485  # of an image, as Pillow advises: decoding takes a quarter of a GB
 _ORIENTATION = 0x0112  # EXIF tag
 # exceptions of Pillow for unreadable content, depending on the format
 _BROKEN = (
@@ -95,6 +96,8 @@ def _load(content: bytes) -> Image.Image:
         raise DamagedImage("empty")
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
+        if image.width * image.height > PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels; at most {PIXELS:,} are read")
         image.load()
     except UnidentifiedImageError:
         raise DamagedImage("not a JPEG, PNG or WebP image") from None

@@ -106,6 +106,13 @@ def jobs_to_run(workflow: Any) -> Iterable[Any]:
     return list(workflow.dag.needrun_jobs())
 
 
+def failed_jobs(workflow: Any) -> list[tuple[str, list[str]]]:
+    """Return the rule and the log files of every job that failed; those of a group one by one."""
+    failed = list(workflow.scheduler.failed) if workflow.scheduler is not None else []
+    jobs = [part for job in failed for part in (job.jobs if job.is_group() else [job])]
+    return [(str(job.rule.name), [str(log) for log in job.log]) for job in jobs]
+
+
 def jobs_per_group(workflow: Any) -> dict[str, int]:
     """Return, by rule, the maximum number of its jobs that a group submits as one."""
     grouped = workflow.group_settings

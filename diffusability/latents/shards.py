@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffusability.artifacts.atomic import leftovers
 from diffusability.artifacts.bulk import (
     cache_folder,
     restore_command,
@@ -68,11 +69,15 @@ class LatentShards:
             ArtifactBusyError: another process writes or removes them.
         """
         missing = self._unusable(hashed=True)
-        if not missing:
+        lock = self.folder / "lock"
+        if not missing and not lock.exists():  # one of a job that was killed is removed below
             return
-        with exclusive(self.folder / "lock", str(self.folder), wait=GLANCE):
-            encoder = encode()
+        with exclusive(lock, str(self.folder), wait=GLANCE):
+            for left in leftovers(self.folder):  # of a job that was killed
+                left.unlink(missing_ok=True)
+            encoder = encode() if missing else None
             for k in missing:
+                assert encoder is not None
                 self._write(k, data, encoder, batch, dtype)
                 logger.info("encoded shard %d of %d", k + 1, len(self))
 

@@ -1,5 +1,7 @@
 """What has to be on this machine before the first job of a study may start."""
 
+import subprocess
+import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
 
@@ -26,6 +28,25 @@ def missing_packages(study: Study) -> list[str]:
     """Return the packages that the study's selection imports and that are not installed."""
     named = dict.fromkeys(package for spec in _used(study) for package in spec.packages())
     return [package for package in named if find_spec(package) is None]
+
+
+def broken_packages(study: Study) -> dict[str, str]:
+    """Return the packages that the selection imports and that fail to import, with the cause.
+
+    They are imported in a process of their own, in seconds.
+    """
+    named = dict.fromkeys(package for spec in _used(study) for package in spec.packages())
+    there = [package for package in named if find_spec(package) is not None]
+    if not there:
+        return {}
+    command = [sys.executable, "-m", "diffusability.encoders.packages", *there]
+    said = subprocess.run(command, capture_output=True, text=True)
+    lines = [line.partition("\t") for line in said.stdout.splitlines() if "\t" in line]
+    found = {package: cause for package, _, cause in lines if package in there}
+    if said.returncode and not found:  # killed, or a compiled part ended the process
+        words = (said.stderr.strip().splitlines() or [f"exit status {said.returncode}"])[-1]
+        found = {", ".join(there): words}
+    return found
 
 
 def _used(study: Study) -> list[Spec]:
@@ -64,6 +85,10 @@ def check_needs(study: Study) -> None:
     """
     absent = [describe(need) for need in missing(study_needs(study))]
     packages = [describe_package(package) for package in missing_packages(study)]
+    packages += [
+        f"package {package}: is installed but does not import: {cause}"
+        for package, cause in broken_packages(study).items()
+    ]
     if absent or packages:
         counts = [(absent, "file", "files or folders"), (packages, "package", "packages")]
         what = " and ".join(

@@ -1,6 +1,7 @@
 """Checkpoints: all state needed to resume, in one safetensors file, written atomically."""
 
 import contextlib
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from diffusability.errors import TrainingError
 logger = logging.getLogger(__name__)
 CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 DAMAGED = "checkpoint.damaged.safetensors"
+HASH = "sha256"  # in the metadata
 
 
 @dataclass
@@ -32,9 +34,9 @@ class Checkpoint:
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint; the previous one is kept as a backup."""
-    metadata = {"step": str(checkpoint.step), "values": json.dumps(checkpoint.values)}
     tensors = {name: tensor.detach().contiguous() for name, tensor in checkpoint.tensors.items()}
-    data = save(tensors, metadata)
+    metadata = {"step": str(checkpoint.step), "values": json.dumps(checkpoint.values)}
+    data = save(tensors, {**metadata, HASH: _hash(metadata, tensors)})
     current = folder / CURRENT
     if current.exists():
         current.replace(folder / PREVIOUS)
@@ -60,6 +62,8 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if metadata[HASH] != _hash(metadata, tensors):
+                raise ValueError("it was altered after it was written: its SHA-256 differs")
             found = Checkpoint(int(metadata["step"]), tensors, json.loads(metadata["values"]))
         except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
             logger.warning("%s cannot be read (%s); trying the previous one", path, error)
@@ -94,6 +98,16 @@ def non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     """Return the names of the tensors that hold NaN or infinity."""
     floating = {name: t for name, t in tensors.items() if t.is_floating_point()}
     return [name for name, t in floating.items() if not bool(torch.isfinite(t).all())]
+
+
+def _hash(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of step, values and every tensor with its name, dtype and shape."""
+    digest = hashlib.sha256(json.dumps([metadata["step"], metadata["values"]]).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:

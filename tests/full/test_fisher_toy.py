@@ -38,7 +38,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 def test_figures_and_table_are_there(toy: Workspace) -> None:
-    figures = {p.name for p in (toy.path / "results/figures/fisher_toy").iterdir()}
+    figures = {p.name for p in (toy.path / "results/figures/fisher_toy").glob("*.*")}
     names = ("activations", "deviation_by_noise", "deviation_by_parameter")
     assert figures == {f"{name}.{kind}" for name in names for kind in ("svg", "pdf", "png")}
     table = pd.read_csv(toy.path / "results/tables/fisher_toy/curves.csv")
@@ -66,7 +66,7 @@ def test_nothing_is_left_to_do_and_everything_verifies(toy: Workspace) -> None:
     assert "Nothing to be done" in output
     assert "9 artifacts verified, 0 problems" in toy.run("diffusability", "verify").stdout
     kept = toy.run("diffusability", "gc", "--study", "studies/smoke.yaml").stdout
-    assert "fisher_toy" not in kept
+    assert "would remove results/fisher_toy" not in kept
 
 
 def test_a_new_parameter_makes_its_own_curve_only(toy: Workspace, tmp_path: Path) -> None:

@@ -118,6 +118,61 @@ def test_full_disk_leaves_the_old_file(workplace: Path, monkeypatch: pytest.Monk
     assert [p.name for p in workplace.iterdir()] == ["file"]
 
 
+def test_an_attempt_counter_cut_off_by_a_full_disk_is_no_obstacle(job: Job) -> None:
+    job.state.mkdir(parents=True)
+    (job.state / "attempts").write_bytes(b"")
+    publish(job)
+    assert read_card(job.path)["attempts"] == 1
+
+
+def test_results_on_two_file_systems(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_file = os.replace
+
+    def between(source: str | Path, target: str | Path) -> None:
+        if ("state" in Path(source).parts) != ("state" in Path(target).parts):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "replace", between)
+    publish(job, "[1]")
+    assert verified(job.path, "dataset", job.fingerprint)
+    assert (job.path / "manifest.json").read_text() == "[1]"
+    assert sorted(p.name for p in job.path.iterdir()) == ["manifest.json", "provenance.json"]
+
+
+def test_unfinished_files_of_a_killed_job_are_removed_by_the_next(job: Job) -> None:
+    job.path.mkdir(parents=True)
+    (job.path / ".provenance.json.17.tmp").write_text("{")
+    publish(job)
+    assert sorted(p.name for p in job.path.iterdir()) == ["manifest.json", "provenance.json"]
+
+
+@pytest.mark.parametrize("call", ["mkdir", "open", "pwrite", "fsync", "replace"])
+def test_a_full_disk_anywhere_is_one_sentence(
+    job: Job, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The full disk test of every kind of file-system call; all places: `make test-faults`."""
+    whole = getattr(os, call)
+
+    def full(*args: object, **options: object) -> object:
+        wanted = call != "open" or int(args[1]) & os.O_CREAT  # type: ignore[call-overload]
+        if wanted and "results" in str(args[0]) + str(Path.cwd() if call == "pwrite" else ""):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if call in ("fsync", "pwrite"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return whole(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        if call == "pwrite":  # the lock's note: without it the lock still holds
+            publish(job)
+        else:
+            with pytest.raises(ArtifactError, match="the disk is full"):
+                publish(job)
+    publish(job)
+    assert verified(job.path, "dataset", job.fingerprint)
+
+
 def test_job_edited_by_hand_cannot_take_anothers_name(job: Job) -> None:
     plain = {"stage": job.stage, "version": job.version, "name": job.name, "seed": job.seed}
     text = json.dumps(

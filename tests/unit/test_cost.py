@@ -38,7 +38,9 @@ def stage_of(plan: Plan, stage: str) -> StageCost:
 def publish(artifact: Artifact, seconds: float, attempts: int = 1, device: str = "a chip") -> None:
     """Write the card of a finished artifact without its outputs."""
     card = json.loads(artifact.job()) | {"fingerprint": artifact.fingerprint, "outputs": {}}
-    card |= {"seconds": seconds, "attempts": attempts, "machine": {"device": device}}
+    machine = {"packages": {}, "system": "Linux", "device": device, "commit": None}
+    card |= {"seconds": seconds, "attempts": attempts, "machine": machine, "started": 0.0}
+    card |= {"peak_memory_bytes": 0}
     Path(artifact.path).mkdir(parents=True, exist_ok=True)
     Path(artifact.card).write_text(json.dumps(card))
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusability.data.digits import load_digits
+from diffusability.encoders.packages import ensure_torchvision
 from diffusability.errors import ArtifactError, StudyError
 from diffusability.study.dataset import DigitsDataset
 from diffusability.study.tokenizer import ExternalTokenizer
@@ -24,7 +25,6 @@ from diffusability.tokenizers.external import (
 )
 from diffusability.tokenizers.load import load_tokenizer
 from diffusability.tokenizers.posterior import LOGVAR_RANGE
-from tests.torchvision_stand_in import ensure_torchvision
 from tests.unit.study_run import measurements, plan_of, run_plan
 
 

@@ -1,5 +1,8 @@
 """What a study of published networks needs is named before it starts: files and packages."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,10 +14,11 @@ from diffusability.stages.make import make
 from diffusability.study import needs
 from diffusability.study.encoder import LpipsEncoder
 from diffusability.study.generation import GenerationMetric
-from diffusability.study.needs import check_needs, missing_packages, study_needs
+from diffusability.study.needs import broken_packages, check_needs, missing_packages, study_needs
 from diffusability.study.plan import Plan
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import ExternalTokenizer
+from tests.conftest import REPOSITORY
 from tests.unit.study_run import plan_of
 
 
@@ -176,3 +180,38 @@ def test_weights_that_the_selection_does_not_use_are_not_read(
     read.clear()
     plan_of({"encoders": {"unused": {"kind": "lpips", "weights": "/nowhere/big.pth"}}})
     assert read == []
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ("raise RuntimeError('operator x::y does not exist')", "RuntimeError: operator x::y does"),
+        ("import not_there_at_all", "ModuleNotFoundError: No module named 'not_there_at_all'"),
+        ("import os; os.abort()", "package lpips: is installed but does not import"),
+    ],
+)
+def test_a_package_that_does_not_import_is_found_before_the_first_job(
+    code: str, cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cause is the first error of the chain, not what the package makes of it."""
+    (tmp_path / "lpips.py").write_text(
+        f"try:\n    {code}\nexcept Exception as e:\n    raise ImportError('something else') from e"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{REPOSITORY}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    study = published(tokenizers=["conv-base"], backbones=["sit-a"])
+    monkeypatch.setattr(needs, "find_spec", lambda name: name if name == "lpips" else None)
+    assert list(broken_packages(study)) == ["lpips"]
+    with pytest.raises(StudyError, match=cause):
+        check_needs(study)
+
+
+def test_diffusers_imports_beside_this_torch() -> None:
+    """What `make test` installs: a torchvision without a compiled part for a torch without CUDA."""
+    code = (
+        "from diffusability.encoders.packages import import_extra\n"
+        "import_extra('diffusers.models.autoencoders.autoencoder_kl', 'x').AutoencoderKL\n"
+        "import_extra('timm', 'x').create_model"
+    )
+    pytest.importorskip("diffusers")
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)

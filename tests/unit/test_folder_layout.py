@@ -129,3 +129,20 @@ def test_images_of_other_formats_are_refused_or_named_and_counted(root: Path) ->
     assert unread_images(root, root / "train" / "n01") == {}  # not those of the masks
     (root / "train" / "n02" / "up").symlink_to(root / "train")
     assert list(unread_images(root, None)) == names  # a link that leads back ends
+
+
+@pytest.mark.parametrize("target", ["..", "../..", "."])
+def test_a_link_that_leads_in_a_circle_is_refused(root: Path, target: str) -> None:
+    folder = min(file.parent for file in root.rglob("*.*"))
+    (folder / "up").symlink_to(target)
+    with pytest.raises(DataError, match="up: is a link to a folder above it"):
+        list_images(root, entry(root))
+
+
+def test_a_link_to_a_folder_elsewhere_is_followed(root: Path, tmp_path: Path) -> None:
+    before = list_images(root, entry(root)).files
+    folder = min(file.parent for file in root.rglob("*.*"))
+    moved = tmp_path / "elsewhere"
+    folder.rename(moved)
+    folder.symlink_to(moved)
+    assert list_images(root, entry(root)).files == before

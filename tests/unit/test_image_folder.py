@@ -143,6 +143,30 @@ def test_unreadable_is_not_damaged(root: Path) -> None:
 # --- images ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (os.mkfifo, "is no regular file"),
+        (lambda path: path.symlink_to(path.name), "cannot be read"),
+        (lambda path: path.symlink_to("nowhere.png"), "cannot be read"),
+    ],
+)
+def test_what_is_no_file_is_named_and_nothing_waits(root: Path, make, said: str) -> None:
+    path = root / "train" / "n01" / "odd.png"
+    make(path)
+    with pytest.raises(DataError, match=f"odd.png: {said}"):
+        build_index(entry(root, damaged="skip"), 2)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_an_image_that_is_too_large_is_not_decoded(root: Path) -> None:
+    name = "train/n01/large.png"
+    Image.new("1", (12_000, 12_000)).save(root / name)
+    with pytest.raises(DataError, match="12000 x 12000 pixels; at most 89,478,485 are read"):
+        build_index(entry(root), 2)
+    assert set(build_index(entry(root, damaged="skip"), 2).damaged) == {name}
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_images_are_the_centre_crops(root: Path, threads: int) -> None:
     data = opened(entry(root), threads)

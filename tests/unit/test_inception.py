@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from diffusability.data.images import to_float
 from diffusability.encoders.inception import InceptionV3, import_inception, load_inception
+from diffusability.encoders.packages import ensure_torchvision
 from diffusability.errors import ArtifactError, MeasurementError, StudyError
 from diffusability.metrics.feature_moments import reference_image_side
 from diffusability.metrics.frechet import distance_name
 from diffusability.study.needs import missing, study_needs
-from tests.torchvision_stand_in import ensure_torchvision
 from tests.unit.study_run import measurements, plan_of, run_plan
 
 MODULE = "torch_fidelity.feature_extractor_inceptionv3"

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from diffusability.encoders.packages import ensure_torchvision
 from diffusability.errors import ArtifactError, MeasurementError, StudyError
 from diffusability.metrics.reconstruction import measure_lpips
 from diffusability.stages import inputs
 from diffusability.study.load import merge
 from diffusability.tokenizers.interface import Tokenizer
 from diffusability.tokenizers.perceptual import LpipsPerceptual
-from tests.torchvision_stand_in import ensure_torchvision
 from tests.unit.study_run import measurements, plan_of, run_plan
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from diffusability.encoders import representation
+from diffusability.encoders.packages import ensure_torchvision
 from diffusability.encoders.representation import (
     RepresentationModel,
     build_representation,
@@ -21,7 +22,6 @@ from diffusability.encoders.representation import (
 from diffusability.errors import ArtifactError, StudyError
 from diffusability.study.encoder import RepresentationEncoder
 from diffusability.study.representations import REPRESENTATIONS, Representation
-from tests.torchvision_stand_in import ensure_torchvision
 
 ensure_torchvision()
 

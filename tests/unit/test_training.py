@@ -14,7 +14,13 @@ from torch import nn
 from diffusability.errors import TrainingError, TrainingInterrupted
 from diffusability.study.spec import TrainSpec
 from diffusability.training.batches import BatchOrder, step_generator
-from diffusability.training.checkpoint import CURRENT, PREVIOUS, load_checkpoint
+from diffusability.training.checkpoint import (
+    CURRENT,
+    PREVIOUS,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from diffusability.training.ema import ExponentialMovingAverage
 from diffusability.training.interruption import Interruption
 from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train
@@ -278,3 +284,25 @@ def test_history_averages_intervals_and_covers_every_step(tmp_path: Path) -> Non
     header = (tmp_path / "history.csv").read_text().splitlines()[0]
     assert header.startswith("step,learning_rate,one")
     json.dumps(training.history, allow_nan=False)
+
+
+def test_a_checkpoint_with_one_altered_bit_is_not_resumed_from(tmp_path: Path) -> None:
+    """Every byte of a small checkpoint but those that only pad its header."""
+    tensors = {"w": torch.arange(3.0), "n": torch.tensor(7), "h": torch.ones(2).bfloat16()}
+    save_checkpoint(tmp_path, Checkpoint(3, tensors, {"history": [0.5]}))
+    whole = (tmp_path / CURRENT).read_bytes()
+    found = load_checkpoint(tmp_path)
+    assert found is not None
+    assert found.values == {"history": [0.5]}
+    for place in range(0, len(whole), 3):
+        altered = bytearray(whole)
+        altered[place] ^= 1
+        (tmp_path / CURRENT).write_bytes(altered)
+        try:
+            again = load_checkpoint(tmp_path)
+        except TrainingError:
+            continue
+        assert again is not None
+        assert again.step == 3
+        assert again.values == {"history": [0.5]}
+        assert all(torch.equal(again.tensors[name], tensors[name]) for name in tensors)

@@ -17,6 +17,7 @@ from torch import Tensor
 from diffusability.artifacts.job import Job
 from diffusability.data.digits import load_digits
 from diffusability.encoders.load import load_encoder
+from diffusability.encoders.packages import ensure_torchvision
 from diffusability.encoders.vision import (
     VisionModelEncoder,
     build_network,
@@ -34,7 +35,6 @@ from diffusability.study.resolve import resolve_study
 from diffusability.study.stages import STAGES
 from diffusability.study.vision_models import FACTS, VisionModel, cached_weights
 from tests.conftest import REPOSITORY
-from tests.torchvision_stand_in import ensure_torchvision
 
 ensure_torchvision()
 

@@ -1,0 +1,186 @@
+"""Cards that were damaged or edited, of artifacts and of tables: found, named, and no traceback."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffusability.artifacts.atomic import write_json
+from diffusability.artifacts.card import read_card, verified
+from diffusability.artifacts.inventory import damage, is_done, lost
+from diffusability.artifacts.job import Job
+from diffusability.artifacts.result_card import (
+    check_result,
+    hashes,
+    result_problems,
+    write_result_card,
+)
+from diffusability.cli import main
+from diffusability.errors import ArtifactError
+from diffusability.study.load import load_study
+from diffusability.study.plan import Plan
+from diffusability.study.stages import CARD, STAGES
+from diffusability.study.targets import TABLE_NAMES
+from tests.conftest import REPOSITORY
+
+SMOKE = str(REPOSITORY / "studies" / "smoke.yaml")
+
+
+@pytest.fixture
+def plan(workplace: Path) -> Plan:
+    """The smoke study with dataset and encoders made."""
+    plan = Plan(load_study(SMOKE))
+    for artifact in plan.of_stage("dataset", "encoder"):
+        with Job.from_json(artifact.job()).writing() as folder:
+            for name in STAGES[artifact.stage].outputs:
+                (folder / name).write_text("{}")
+    return plan
+
+
+def edited(key: str, value: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda card: card | {key: value}
+
+
+OTHER = {"stage": "dataset", "fingerprint": "0" * 12, "path": "../../etc/000000000000"}
+HARM: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "null": lambda card: None,
+    "number": lambda card: 5,
+    "text": lambda card: "x",
+    "list": lambda card: [],
+    "empty": lambda card: {},
+    "outputs null": edited("outputs", None),
+    "outputs empty": edited("outputs", {}),
+    "output null": edited("outputs", {"model.safetensors": None}),
+    "output outside": lambda card: card | {"outputs": card["outputs"] | {"../x": {}}},
+    "hash a number": edited("outputs", {"model.safetensors": {"sha256": 3, "bytes": 2}}),
+    "stage unknown": edited("stage", "xx"),
+    "stage a list": edited("stage", []),
+    "fingerprint": edited("fingerprint", "0" * 12),
+    "spec": lambda card: card | {"spec": card["spec"] | {"lr": 0.5}},
+    "spec NaN": lambda card: card | {"spec": card["spec"] | {"lr": float("nan")}},
+    "seed": lambda card: card | {"seed": card["seed"] + 1},
+    "seed true": edited("seed", True),
+    "name": edited("name", "other"),
+    "upstream gone": edited("upstream", {}),
+    "upstream outside": edited("upstream", {"dataset": OTHER}),
+    "upstream a text": edited("upstream", {"dataset": "x"}),
+    "version": edited("version", 99),
+    "seconds null": edited("seconds", None),
+    "machine null": edited("machine", None),
+    "started too late": edited("started", 1e300),
+    "attempts a text": edited("attempts", "1"),
+    **{
+        f"without {key}": lambda card, key=key: {k: v for k, v in card.items() if k != key}
+        for key in ("stage", "outputs", "fingerprint", "spec", "upstream", "machine", "name")
+    },
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_harmed_card_is_found(plan: Plan, harm: str, capsys: pytest.CaptureFixture[str]) -> None:
+    artifact = plan.of_stage("encoder")[0]
+    path = Path(artifact.path)
+    path.joinpath(CARD).write_text(json.dumps(HARM[harm](read_card(path))))
+    (problem, *_) = damage(path)
+    assert problem.startswith(artifact.path)
+    assert f"snakemake -c1 -f {artifact.card}" in problem
+    with pytest.raises(ArtifactError):
+        verified(path, artifact.stage, artifact.fingerprint)
+    is_done(artifact)
+    for command in (["ls"], ["plan"], ["why", artifact.path]):
+        assert main([command[0], "--configfile", SMOKE, *command[1:]]) in (0, 1)
+    capsys.readouterr()
+    assert main(["verify", "--configfile", SMOKE]) == 1
+    assert artifact.path in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\x00", '{"a": 1e999}'])
+def test_a_card_that_is_not_json_is_found(plan: Plan, text: str) -> None:
+    path = Path(plan.of_stage("encoder")[0].path)
+    (path / CARD).write_text(text)
+    (problem,) = damage(path)
+    assert problem.startswith(f"{path / CARD}: damaged provenance card")
+
+
+def test_an_artifact_deleted_as_a_whole_is_found(
+    plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not lost(plan)
+    (dataset,) = plan.of_stage("dataset")
+    shutil.rmtree(dataset.path)
+    assert main(["verify", "--configfile", SMOKE]) == 1
+    assert f"{dataset.path}: is missing, although" in capsys.readouterr().out
+
+
+@pytest.fixture
+def table(workplace: Path) -> Path:
+    """A table made from another, with its card."""
+    source = Path("results/tables/smoke/measurements.csv")
+    source.parent.mkdir(parents=True)
+    source.write_text("a\n1\n")
+    table = source.with_name("correlations.csv")
+    inputs = hashes([source])
+    table.write_text("b\n2\n")
+    write_result_card([table], inputs, "smoke", "0" * 12)
+    write_result_card([source], {}, "smoke", "0" * 12)
+    return table
+
+
+def test_an_edited_table_is_found(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "--configfile", SMOKE]) == 0
+    assert "2 cards of tables, figures and reports, 0 problems" in capsys.readouterr().out
+    check_result(table)
+    before = table.stat()
+    table.write_text("b\n3\n")
+    os.utime(table, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ArtifactError, match=f"{table}: was altered after it was made"):
+        check_result(table)
+    assert main(["verify", "--configfile", SMOKE]) == 1
+    said = capsys.readouterr().out
+    assert f"{table}: was altered" in said
+    assert f"--configfile {SMOKE}" in said
+
+
+def test_show_refuses_an_edited_table(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    measurements = table.with_name("measurements.csv")
+    measurements.write_text("a\n2\n")
+    for name in TABLE_NAMES:
+        table.with_name(f"{name}.csv").touch()
+    assert main(["show", "--configfile", SMOKE]) == 1
+    assert f"{measurements}: was altered after it was made" in capsys.readouterr().err
+
+
+def test_a_table_made_from_another_state_is_found(table: Path) -> None:
+    source = table.with_name("measurements.csv")
+    source.write_text("a\n5\n")
+    write_result_card([source], {}, "smoke", "0" * 12)
+    card = table.parent / "provenance" / "correlations.csv.json"
+    (problem,) = result_problems(card)
+    assert f"{table}: was made from another {source}" in problem
+    source.unlink()
+    assert "is missing, although" in result_problems(card)[0]
+    table.unlink()
+    assert f"{table}: is missing" in result_problems(card)[0]
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", '{"outputs": 3}'])
+def test_a_damaged_card_of_a_table_is_named(table: Path, text: str) -> None:
+    card = table.parent / "provenance" / "correlations.csv.json"
+    card.write_text(text)
+    (problem,) = result_problems(card)
+    assert problem.startswith(f"{card}: damaged card")
+    with pytest.raises(ArtifactError, match="damaged card"):
+        check_result(table)
+
+
+def test_hashes_of_artifacts_come_from_their_cards(plan: Plan) -> None:
+    encoder = plan.of_stage("encoder")[0]
+    file = Path(encoder.path, "history.csv")
+    (found,) = hashes([file]).values()
+    assert found == read_card(file.parent)["outputs"]["history.csv"]["sha256"]
+    write_json(Path("results/x.json"), {})
+    assert list(hashes([Path("results/x.json"), Path("results/none")])) == ["results/x.json"]

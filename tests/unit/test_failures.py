@@ -1,0 +1,88 @@
+"""What a run says of failed jobs, and which lock of a killed Snakemake it removes."""
+
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from diffusability.execution.failures import failure_report
+from diffusability.execution.stale_lock import remove_stale_lock
+
+Usage = namedtuple("Usage", "free")
+
+
+def write_log(name: str, text: str) -> str:
+    log = Path("results/logs", name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(text)
+    return str(log)
+
+
+def test_every_failed_job_shows_its_sentence_and_its_log(workplace: Path) -> None:
+    log = write_log("a.log", "starting\nerror: old\nmore\nerror: 2 damaged files:\n  x.png\n")
+    other = write_log("b.log", "Traceback\n  in f\nKeyError: 3\n")
+    said = failure_report([("sample", [other]), ("prepare_dataset", [log])])
+    assert said.splitlines() == [
+        "2 jobs failed:",
+        f"  prepare_dataset, log {log}",
+        "    error: 2 damaged files:",
+        "      x.png",
+        f"  sample, log {other}",
+        "    KeyError: 3",
+        "More: diffusability status",
+    ]
+
+
+def test_an_empty_log_on_a_full_disk_is_explained(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = write_log("a.log", "")
+    assert "its log is empty" in failure_report([("sample", [log])])
+    assert "it left no log" in failure_report([("sample", ["results/none.log"])])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(free=0))
+    assert "results: the disk is full" in failure_report([("sample", [log])])
+
+
+def write_lock(*outputs: str) -> None:
+    locks = Path(".snakemake/locks")
+    locks.mkdir(parents=True, exist_ok=True)
+    (locks / "0.input.lock").write_text("results/encoder/a/provenance.json\n")
+    (locks / "0.output.lock").write_text("".join(f"{name}\n" for name in outputs))
+
+
+OWN = ("results/tables/smoke/claims.csv", "results/report.html", "results/encoder/a/b/x.json")
+# a process that reads the rules, as Snakemake does, and lives until its input is closed
+OTHER = (
+    "import sys\n"
+    "from diffusability.execution.stale_lock import remove_stale_lock\n"
+    "print(remove_stale_lock(), flush=True)\n"
+    "sys.stdin.read()\n"
+)
+
+
+def test_the_lock_of_a_dead_snakemake_goes(workplace: Path) -> None:
+    assert not remove_stale_lock()
+    write_lock(*OWN)
+    assert not remove_stale_lock()  # this process holds what a second Snakemake would find
+    command = [sys.executable, "-c", OTHER]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    shutil.rmtree(".snakemake")
+    write_lock(*OWN)
+    with subprocess.Popen(command, **pipes) as first:  # type: ignore[call-overload]
+        assert first.stdout.readline() == "True\n"
+        write_lock(*OWN)
+        with subprocess.Popen(command, **pipes) as second:  # type: ignore[call-overload]
+            assert second.stdout.readline() == "False\n"
+            first.kill()
+            first.wait()
+        assert len(list(Path(".snakemake/locks").iterdir())) == 2
+
+
+def test_the_lock_of_another_workflow_stays(workplace: Path) -> None:
+    write_lock(*OWN, "plots/a.png")
+    assert not remove_stale_lock()
+    write_lock("results/plots/a.png")
+    assert len(list(Path(".snakemake/locks").iterdir())) == 2

@@ -1,0 +1,167 @@
+"""What `diffusability gc` removes, what it keeps for which study, and when it refuses."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from diffusability.artifacts.card import verified
+from diffusability.artifacts.gc import find_garbage, find_leftovers, remove
+from diffusability.artifacts.inventory import finished
+from diffusability.artifacts.job import Job
+from diffusability.artifacts.lock import exclusive, holder
+from diffusability.artifacts.records import find_studies, record_study
+from diffusability.cli import main
+from diffusability.study.load import load_study
+from diffusability.study.plan import Plan
+from diffusability.study.stages import STAGES
+from tests.conftest import REPOSITORY
+
+SMOKE = str(REPOSITORY / "studies" / "smoke.yaml")
+OWN = {"name": "own", "encoders": {"judge": {"train": {"steps": 3}}}}
+
+
+def publish(plan: Plan, *stages: str) -> list[Job]:
+    """Make artifacts of a few bytes."""
+    jobs = [Job.from_json(artifact.job()) for artifact in plan.of_stage(*stages)]
+    for job in jobs:
+        with job.writing() as folder:
+            for name in STAGES[job.stage].outputs:
+                (folder / name).write_text("{}")
+    return jobs
+
+
+@pytest.fixture
+def own(workplace: Path) -> Plan:
+    """A study that is no longer in the working folder, with its encoders made."""
+    plan = Plan(load_study(SMOKE, OWN))
+    publish(plan, "encoder")
+    return plan
+
+
+def gc(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    code = main(["gc", *words])
+    said = capsys.readouterr()
+    return code, said.out + said.err
+
+
+def test_what_a_recorded_study_names_stays(own: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    record = record_study(own, ["own.yaml"], {})
+    publish(Plan(load_study(SMOKE, {"encoders": {"judge": {"train": {"steps": 4}}}})), "encoder")
+    assert len(list(finished())) == 3
+    code, said = gc(capsys, "--yes")
+    assert code == 0
+    assert said.startswith("kept: ")  # before what goes
+    assert f"2 artifacts of study `own` ({record}, last run" in said
+    assert {path.name for path in finished()} == {a.fingerprint for a in own.of_stage("encoder")}
+
+
+def test_studies_that_are_present_count(own: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    publish(Plan(load_study(SMOKE)), "encoder")
+    record_study(own, ["own.yaml"], {})
+    code, said = gc(capsys, "--yes")
+    assert code == 0
+    assert "studies/smoke.yaml)" in said
+    assert len(list(finished())) == 3
+
+
+def test_a_part_of_a_study_lets_go_of_nothing(own: Plan) -> None:
+    whole = record_study(own, ["own.yaml"], {})
+    chosen = {"select": {"tokenizers": ["conv-base"]}}
+    part = record_study(Plan(load_study(SMOKE, {**OWN, **chosen})), ["own.yaml"], chosen)
+    assert whole != part
+    assert {a.fingerprint for a in own} <= find_studies([SMOKE], {}).fingerprints
+
+
+def test_an_edited_study_lets_go_of_what_it_named(own: Plan) -> None:
+    assert record_study(own, ["own.yaml"], {}) == record_study(
+        Plan(load_study(SMOKE, {"name": "own"})), ["own.yaml"], {}
+    )
+    assert "encoder" in {
+        path.parts[1]
+        for path in (item.path for item in find_garbage(find_studies([SMOKE], {}).fingerprints))
+    }
+
+
+@pytest.mark.parametrize("text", ["{", "5", "[]", "{}", '{"study": "own", "artifacts": 3}'])
+def test_nothing_goes_while_a_record_cannot_be_read(
+    own: Plan, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = record_study(own, ["own.yaml"], {})
+    record.write_text(text)
+    code, said = gc(capsys, "--yes")
+    assert code == 1
+    assert f"unclear: {record}: the record of a study cannot be read" in said
+    assert len(list(finished())) == 2
+
+
+def test_nothing_goes_where_studies_were_never_recorded(
+    own: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gc(capsys, "--yes")[0] == 1
+    Path("results/tables/own").mkdir(parents=True)
+    Path("results/studies").mkdir()
+    code, said = gc(capsys, "--yes")
+    assert code == 1
+    assert "results/tables/own: the tables of a study that is neither recorded nor present" in said
+    code, said = gc(capsys, "--yes", "--forget", "own")
+    assert code == 0
+    assert [path.parts[2] for path in finished()] == ["glyph"]  # which smoke.yaml names too
+
+
+def test_a_study_that_is_let_go(own: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    record = record_study(own, ["own.yaml"], {})
+    assert "would remove" in gc(capsys, "--forget", "own")[1]
+    assert record.exists()
+    assert gc(capsys, "--forget", "own", "--yes")[0] == 0
+    assert not record.exists()
+    assert [path.parts[2] for path in finished()] == ["glyph"]  # which smoke.yaml names too
+    assert not Path("results/encoder/judge").exists()
+
+
+def test_what_is_being_written_or_read_stays(own: Plan) -> None:
+    encoder = next(iter(own.of_stage("encoder")))
+    item = next(i for i in find_garbage(()) if i.path.name == encoder.fingerprint)
+    job = Job.from_json(encoder.job())
+    with job.writing() as folder:
+        assert not remove(item)
+        for name in STAGES["encoder"].outputs:
+            (folder / name).write_text("[]")
+    reader = next(a for a in own if encoder in a.upstream.values())
+    publish(own, "dataset")
+    with Job.from_json(reader.job()).writing() as folder:
+        assert not remove(item)
+        for name in STAGES[reader.stage].outputs:
+            (folder / name).write_text("[]")
+    verified(job.path, job.stage, job.fingerprint)
+    assert remove(item)
+    assert not job.path.exists()
+    assert not job.state.exists()
+
+
+def test_leftovers_of_killed_jobs_go(own: Plan) -> None:
+    used = {a.fingerprint for a in own}
+    artifact = next(iter(own.of_stage("encoder")))
+    latents = next(iter(own.of_stage("latents")))
+    cache = Path("results/cache/latents", latents.fingerprint)
+    left = [Path(artifact.path, ".provenance.json.17.tmp"), cache / ".shard.17.tmp"]
+    fresh = cache / ".shard-00001.safetensors.18.tmp"
+    cache.mkdir(parents=True)
+    for file in (*left, fresh, cache / "lock"):
+        file.write_text("")
+    for file in left:
+        os.utime(file, (0, 0))
+    with exclusive(cache / "lock2", "cache"):
+        assert holder(cache / "lock2")
+    found = find_leftovers(used)
+    assert {item.path for item in found} == {*left, cache / "lock"}
+    assert all(remove(item) for item in found)
+    assert [p for p in (*left, fresh, cache / "lock") if p.exists()] == [fresh]
+    assert not find_garbage(used)
+
+
+def test_the_record_holds_the_resolved_study(own: Plan) -> None:
+    record = json.loads(record_study(own, ["own.yaml"], {}).read_text())
+    assert record["resolved"]["encoders"]["judge"]["train"]["steps"] == 3
+    assert record["files"] == ["own.yaml"]
