@@ -91,6 +91,7 @@ wildcard_constraints:
     backbone="[^/]+",
     seed="[0-9]+",
     guidance="[0-9.]+",
+    snapshot="(-step[0-9]+)?",
 
 
 def made_from(stage):
