@@ -60,7 +60,8 @@ class SampleOptions(Spec):
 
 def make(inputs: Inputs, spec: SampleOptions | ControlOptions, out: Path) -> None:
     """Write uint8 image shards, samples.json (labels, trajectory) and samples.png."""
-    recorder = None
+    recorder: TrajectoryRecorder | None = None
+    told: str | None
     if isinstance(spec, ControlOptions):
         told, untold = "of the control", CONTROL
         draw = control_source(inputs, spec)

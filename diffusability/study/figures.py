@@ -48,6 +48,7 @@ FIGURES: Mapping[str, FigureSource] = {
     "trajectories": _figure("trajectories:draw_trajectories", "correlations"),
     "length_ratio": _figure("trajectories:draw_length_ratio", "profiles"),
     "guidance": _figure("guidance:draw_guidance", "guidance"),
+    "training_steps": _figure("training_steps:draw_training_steps", "correlations", "tokenizers"),
     "neighbours_probe": _figure("pairs:draw_neighbours_probe", "intercorrelations"),
     "reconstruction": _figure("noise_floor:draw_reconstruction", "comparability"),
     "noise_floor": _figure("noise_floor:draw_noise_floor", "noise_floor"),
