@@ -151,8 +151,8 @@ def check_measurements(frame: pd.DataFrame, source: str = "table") -> pd.DataFra
 
     Args:
         frame: one row per number, with the columns of the table; additional columns are kept. Empty
-            text or NaN in ``seed``, ``step``, ``guidance``, ``stderr`` and ``higher_is_better`` means
-            "does not apply", in ``value`` a missing cell.
+            text or NaN in ``seed``, ``step``, ``guidance``, ``stderr`` and ``higher_is_better``
+            means "does not apply", in ``value`` a missing cell.
         source: name of the table in messages.
 
     Returns:
