@@ -53,6 +53,23 @@ def mark_failed(table: pd.DataFrame, target: str) -> pd.DataFrame:
     )
 
 
+def failed_sentence(table: pd.DataFrame) -> str:
+    """Return one sentence that counts the sets of samples that failed, or empty if none did.
+
+    Args:
+        table: marked, with each backbone at the step that is meant.
+    """
+    judged = table[table["failed"].notna() & table["guidance"].notna()]
+    models = judged.drop_duplicates([*_MODEL, "guidance"])
+    bad = models[models["failed"].astype(bool)]
+    if bad.empty:
+        return ""
+    return (
+        f"{len(bad)} of {len(models)} sets of samples are of diffusion models that failed, and say "
+        f"nothing about latent spaces; the first: {bad['failed_reason'].iloc[0]}"
+    )
+
+
 def _key(row: Mapping[Any, Any]) -> tuple[Any, ...]:
     model = (-1 if pd.isna(row[name]) else row[name] for name in _MODEL)
     return (*model, NO_SCALE if pd.isna(row["guidance"]) else float(row["guidance"]))

@@ -8,6 +8,7 @@ import pandas as pd
 from diffusability.analysis.catalogue import HEADLINE_FISHER, HEADLINE_METRICS
 from diffusability.analysis.comparison import UNDECIDED, difference_interval
 from diffusability.analysis.equal_reconstruction import reconstruction_sentence
+from diffusability.analysis.failed import failed_sentence
 from diffusability.analysis.measurements import read_tables, target_metric
 from diffusability.analysis.panels import Guidance
 from diffusability.analysis.snapshots import at_last_step
@@ -37,7 +38,7 @@ def headline(plan: Plan) -> str:
         [
             values.to_string(index=False, na_rep="-"),
             "",
-            *filter(None, [reconstruction_sentence(tables["tokenizers"])]),
+            *filter(None, doubt_sentences(tables)),
             *([NO_CORRELATIONS] if relations.empty else correlated),
             "",
             *noise_sentences(tables["noise_floor"], target, family),
@@ -47,6 +48,12 @@ def headline(plan: Plan) -> str:
             f"Report: {report_file(plan.study)}",
         ]
     )
+
+
+def doubt_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Return what is said of tokenizers and models that do not count; some may be empty."""
+    failed = failed_sentence(tables["measurements"])
+    return [reconstruction_sentence(tables["tokenizers"]), failed]
 
 
 def headline_values(measurements: pd.DataFrame, target: str) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from diffusability.analysis.catalogue import HEADLINE_METRICS, name_metric
 from diffusability.analysis.panels import CONTROL, GENERATION
@@ -30,7 +30,7 @@ CONTROLS: dict[str, Literal[":", "--", "-."]] = {
     "gaussian": "--",
     "posterior": "-.",
 }
-DODGE = 0.22  # of the smallest ratio of two steps, over which the marks of one step are spread
+DODGE = 0.1  # of the smallest ratio of two steps, over which the marks of one step are spread
 
 
 def draw_training_steps(results: Results) -> Figure:
@@ -89,6 +89,9 @@ def _draw_target(axis: Axes, results: Results, scope: Scope) -> None:
         if math.isfinite(value):
             axis.axhline(value, color=QUIET, linestyle=style, linewidth=0.9, zorder=1)
     axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
     _step_axis(axis, steps)
 
 

@@ -9,9 +9,9 @@ import jinja2
 import pandas as pd
 
 from diffusability.analysis.catalogue import HEADLINE_METRICS
-from diffusability.analysis.equal_reconstruction import reconstruction_sentence
 from diffusability.analysis.headline import (
     NO_CORRELATIONS,
+    doubt_sentences,
     headline_correlations,
     headline_family,
     headline_values,
@@ -71,7 +71,7 @@ def write_page(plan: Plan, path: Path) -> None:
         family=family,
         relations=_rows(headline_correlations(tables["correlations"], target, family)),
         no_correlations=NO_CORRELATIONS,
-        reconstruction=reconstruction_sentence(tables["tokenizers"]),
+        doubts=[sentence for sentence in doubt_sentences(tables) if sentence],
         equality=_rows(tables["tokenizers"].round(3)),
         noise=noise_sentences(tables["noise_floor"], target, family),
         verdicts=verdict_counts(ledger),

@@ -125,7 +125,7 @@ class Study(Spec):
         chosen = self.selected_metrics.values()
         names = [n for t in self.selected_tokenizers for n in self.tokenizers[t].encoders.values()]
         names += [name for options in chosen for name in options.encoders.values()]
-        if self.selected_backbones:
+        if self.selected_backbones or self.metrics.generation.controls:
             generation = self.metrics.generation
             names += [generation.extractor, *(generation.fdr6 or ())]
         return tuple(dict.fromkeys(names))

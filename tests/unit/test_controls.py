@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from diffusability.analysis.failed import mark_failed
+from diffusability.analysis.failed import failed_sentence, mark_failed
 from diffusability.analysis.measurements import check_measurements, tabulate
 from diffusability.analysis.panels import predictors, targets
 from diffusability.artifacts.job import Job
@@ -130,7 +130,7 @@ def test_they_are_measured_like_samples_and_tabulated_as_the_tokenizers(workplac
     assert not [name for name in (*predictors(table), *targets(table)) if "control" in name]
     # a model of the same study is judged by them
     model = table[table["metric"] == TARGET]
-    assert model["step"].tolist() == [30]
+    assert model["step"].tolist() == [plan.study.backbones["sit-a"].train.steps]
     assert model["failed"].notna().all()
     check_sources({a.labels["backbone"]: a for a in plan.of_stage("samples")})
 
@@ -197,6 +197,12 @@ def test_a_model_fails_at_chance_or_if_no_better_than_the_gaussian(
     assert table["failed"].tolist()[:3] == [failed] * 3  # what was learned without a scale, too
     assert table["failed"][3:].isna().all()
     assert (table["failed_reason"] != "").tolist()[:3] == [failed] * 3
+
+
+def test_the_headline_counts_what_failed() -> None:
+    both = pd.concat([judged(fd=9.0), judged().assign(tokenizer="b")])
+    assert failed_sentence(both).startswith("1 of 2 sets of samples are of diffusion models that")
+    assert failed_sentence(judged()) == ""
 
 
 def test_both_reasons_are_given() -> None:

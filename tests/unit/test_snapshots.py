@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from diffusability.errors import TrainingError, TrainingInterrupted
+from diffusability.execution.estimates import kind_of
 from diffusability.study.backbone import DiffusionTraining
 from diffusability.study.cost import Costs
 from diffusability.study.load import merge, read_yaml
@@ -99,6 +100,7 @@ def test_one_model_has_samples_and_measurements_at_every_snapshot() -> None:
         *("guidance1-step10", "guidance1-step20", "guidance1"),
     ]
     assert len({a.upstream["diffusion"].path for a in found}) == 1
+    assert len({kind_of(a) for a in found}) == 1  # one timing tells how long all take
     judged = {a.upstream["samples"].path for a in study.of_stage("generation")}
     assert judged >= {a.path for a in found}
     for artifact in found:  # as a rule finds it by its wildcards
