@@ -15,7 +15,6 @@ from diffusability.analysis.catalogue import RECONSTRUCTION
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.panels import Measured, Table
 
-IDENTITY = ["tokenizer", "family", "cluster"]
 DISTANCE = "generation.fd_"
 
 
