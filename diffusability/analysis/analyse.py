@@ -8,6 +8,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from diffusability.analysis.equal_reconstruction import without_unequal
+from diffusability.analysis.frames import table_frame
 from diffusability.analysis.intervals import Analysis, AnalysisOptions
 from diffusability.analysis.panels import Measured
 from diffusability.analysis.snapshots import (
@@ -64,6 +65,9 @@ def _make(
     earlier = [(step, Measured(part)) for step, part in earlier_snapshots(equal)]
     given = {"analysis": analysis, "limits": limits}
     for name in names:
+        if equal.empty and name not in OF_ALL:
+            known[name] = table_frame(name, [])  # nothing is left that can be compared
+            continue
         function = TABLES[name].function()
         inputs = {source: known[source] for source in TABLES[name].made_from}
         if name in OF_ALL:

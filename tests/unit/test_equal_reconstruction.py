@@ -98,3 +98,14 @@ def test_every_statistic_over_tokenizers_leaves_them_out() -> None:
         assert set(name["regressions"]["n"]) == {n}
     assert unequal(limited["tokenizers"]) == ["t03"]
     assert len(limited["tokenizers"]) == 8
+
+
+def test_tables_are_empty_where_no_tokenizer_is_left() -> None:
+    made = measurement_table(5, seeds=1, retrained=0, backbones=("sit-b",))
+    floor = made[made["metric"] == "reconstruction.psnr"]
+    worse = floor.assign(metric="reconstruction.fd_judge", value=1e3, higher_is_better=False)
+    limits = EqualReconstruction(psnr_spread=99)
+    options = AnalysisSpec(resamples=99, equal_reconstruction=limits)
+    found = analysed(check_measurements(pd.concat([made, worse])), options)
+    assert len(unequal(found["tokenizers"])) == 5
+    assert found["correlations"].empty
