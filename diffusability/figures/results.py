@@ -35,12 +35,16 @@ class Results:
 
     @cached_property
     def last(self) -> Mapping[str, pd.DataFrame]:
-        """The tables, each backbone at its last step, without tokenizers that fell out."""
+        """The tables, each backbone at its last step, without tokenizers that fell out.
+
+        Where all fell out, points of all are drawn; the tables then have no statistic for them.
+        """
         judged = self.tables.get("tokenizers")
         out = [] if judged is None else unequal(judged)
         tables = {name: at_last_step(table) for name, table in self.tables.items()}
         measured = tables["measurements"]
-        return tables | {"measurements": measured[~measured["tokenizer"].isin(out)]}
+        equal = measured[~measured["tokenizer"].isin(out)]
+        return tables | {"measurements": measured if equal.empty else equal}
 
     @property
     def measurements(self) -> pd.DataFrame:
