@@ -107,6 +107,7 @@ wildcard_constraints:
     network="[^/]+",
     seed="[0-9]+",
     guidance="[0-9.]+",
+    snapshot="(-step[0-9]+)?",
 
 
 def restored(stage):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diffusability.analysis.claims import load_claims
 from diffusability.analysis.frames import read_table, write_tables
+from diffusability.analysis.snapshots import at_last_step
 from diffusability.analysis.verdicts import check_by_network
 from diffusability.execution.script import run
 from diffusability.study.plan import Plan
@@ -17,7 +18,8 @@ from diffusability.study.workflow_files import CLAIMS, LATENT_CLAIMS
 def work(plan: Plan, outputs: list[Path]) -> None:
     """Write claims.csv."""
     needed = TABLES[CLAIMS_TABLE].made_from
-    tables = {name: read_table(Path(table_file(plan.study, name))) for name in needed}
+    read = {name: read_table(Path(table_file(plan.study, name))) for name in needed}
+    tables = {name: at_last_step(table) for name, table in read.items()}
     claims = [*load_claims(CLAIMS), *load_claims(LATENT_CLAIMS)]
     write_tables(outputs, {CLAIMS_TABLE: check_by_network(claims, tables)})
 

@@ -7,13 +7,22 @@ from typing import Any
 import pandas as pd
 from joblib import Parallel, delayed
 
+from diffusability.analysis.equal_reconstruction import without_unequal
+from diffusability.analysis.frames import table_frame
 from diffusability.analysis.intervals import Analysis, AnalysisOptions
 from diffusability.analysis.panels import Measured
+from diffusability.analysis.snapshots import (
+    PER_STEP,
+    earlier_snapshots,
+    fill_steps,
+    last_steps,
+)
 from diffusability.study.plan import Plan
 from diffusability.study.tables import ANALYSIS_TABLES, COLLECTED_TABLES, TABLES
 
 # resampling takes most of the time: these run in parallel to the others
 _FIRST = ("correlations", "proxies")
+OF_ALL = ("tokenizers", "comparability", "latent_spaces")  # tables on every tokenizer
 
 
 def collect(plan: Plan) -> dict[str, pd.DataFrame]:
@@ -33,7 +42,7 @@ def analyse(
     Args:
         collected: tables by name, from ``collect``; measurements are checked
             (``check_measurements``).
-        analysis: resamples, confidence and seed.
+        analysis: resamples, confidence and seed; `equal_reconstruction`, if it has that.
     """
     analysis = analysis or AnalysisOptions()
     rest = [name for name in ANALYSIS_TABLES if name not in _FIRST]
@@ -49,10 +58,27 @@ def _make(
 ) -> dict[str, pd.DataFrame]:
     """Return the named tables; each may use those before it."""
     # keeps pairings of metrics and targets between tables
-    known: dict[str, Any] = {**collected, "measurements": Measured(collected["measurements"])}
+    limits = getattr(analysis, "equal_reconstruction", None)
+    equal = without_unequal(collected["measurements"], limits)
+    steps = last_steps(collected["measurements"])
+    known: dict[str, Any] = {**collected, "measurements": Measured(equal)}
+    earlier = [(step, Measured(part)) for step, part in earlier_snapshots(equal)]
+    given = {"analysis": analysis, "limits": limits}
     for name in names:
+        if equal.empty and name not in OF_ALL:
+            known[name] = table_frame(name, [])  # nothing is left that can be compared
+            continue
         function = TABLES[name].function()
-        inputs = [known[source] for source in TABLES[name].made_from]
-        options = {"analysis": analysis} if "analysis" in signature(function).parameters else {}
-        known[name] = function(*inputs, **options)
+        inputs = {source: known[source] for source in TABLES[name].made_from}
+        if name in OF_ALL:
+            inputs["measurements"] = Measured(collected["measurements"])
+        options = {k: v for k, v in given.items() if k in signature(function).parameters}
+        parts = [function(*inputs.values(), **options)]
+        if name in PER_STEP:
+            for step, part in earlier:
+                found = function(*(inputs | {"measurements": part}).values(), **options)
+                parts.append(found.assign(step=step))
+        there = [part for part in parts if len(part)] or parts[:1]
+        whole = pd.concat(there, ignore_index=True) if len(there) > 1 else there[0]
+        known[name] = fill_steps(whole, steps)
     return {name: known[name] for name in names}

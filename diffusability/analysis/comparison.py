@@ -40,6 +40,7 @@ from diffusability.analysis.panels import (
     predictors,
 )
 from diffusability.analysis.significance import williams
+from diffusability.analysis.snapshots import at_last_step
 
 
 def zou_interval(
@@ -322,7 +323,8 @@ def compare_proxies(
     first, second = (matching(predictors(table), patterns) for patterns in papers)
     found = compare_pairs(table, list(product(first, second)), analysis)
     keys = ["target", "backbone", "guidance", "family", "metric"]
-    single = {tuple(row[k] for k in keys): row for row in correlations.to_dict("records")}
+    last = at_last_step(correlations)
+    single = {tuple(row[k] for k in keys): row for row in last.to_dict("records")}
     rows = []
     for row in found.to_dict("records"):
         own: dict[Hashable, Any] = {"backbone": row["backbone_a"], "better": better_proxy(row)}

@@ -41,9 +41,11 @@ def typed(frame: pd.DataFrame, name: str, source: str = "table") -> pd.DataFrame
         float, `BEST`, or NaN. Empty cells are "" in texts and missing in all others.
 
     Raises:
-        MeasurementError: a column is missing, or a cell is not of its type.
+        MeasurementError: a column is missing that is not of `Table.further`, or a cell is not of
+            its type.
     """
-    kinds = table_named(name).columns
+    kinds, further = table_named(name).columns, table_named(name).further
+    frame = frame.assign(**{column: None for column in further if column not in frame.columns})
     absent = [column for column in kinds if column not in frame.columns]
     if absent:
         raise MeasurementError(

@@ -7,20 +7,16 @@ import pandas as pd
 
 from diffusability.analysis.catalogue import HEADLINE_FISHER, HEADLINE_METRICS
 from diffusability.analysis.comparison import UNDECIDED, difference_interval
-from diffusability.analysis.measurements import read_tables
+from diffusability.analysis.equal_reconstruction import reconstruction_sentence
+from diffusability.analysis.failed import failed_sentence
+from diffusability.analysis.measurements import read_tables, target_metric
 from diffusability.analysis.panels import Guidance
-from diffusability.metrics.frechet import distance_name
+from diffusability.analysis.snapshots import at_last_step
 from diffusability.study.plan import Plan
-from diffusability.study.study import Study
 from diffusability.study.tables import BEST
 from diffusability.study.targets import report_file
 
 NO_CORRELATIONS = "No headline metric was measured together with generated images"
-
-
-def target_metric(study: Study) -> str:
-    """Return the name of the generated images' Fréchet distance, which names its extractor."""
-    return f"generation.{distance_name('fd', study.metrics.generation.extractor)}"
 
 
 def headline(plan: Plan) -> str:
@@ -29,7 +25,7 @@ def headline(plan: Plan) -> str:
     Raises:
         ArtifactError: the study has no tables yet, or outdated ones.
     """
-    tables = read_tables(plan)
+    tables = {name: at_last_step(table) for name, table in read_tables(plan).items()}
     target = target_metric(plan.study)
     values = headline_values(tables["measurements"], target)
     family = headline_family(tables["measurements"])
@@ -42,6 +38,7 @@ def headline(plan: Plan) -> str:
         [
             values.to_string(index=False, na_rep="-"),
             "",
+            *filter(None, doubt_sentences(tables)),
             *([NO_CORRELATIONS] if relations.empty else correlated),
             "",
             *noise_sentences(tables["noise_floor"], target, family),
@@ -51,6 +48,12 @@ def headline(plan: Plan) -> str:
             f"Report: {report_file(plan.study)}",
         ]
     )
+
+
+def doubt_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Return what is said of tokenizers and models that do not count; some may be empty."""
+    failed = failed_sentence(tables["measurements"])
+    return [reconstruction_sentence(tables["tokenizers"]), failed]
 
 
 def headline_values(measurements: pd.DataFrame, target: str) -> pd.DataFrame:

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from diffusability.analysis.failed import mark_failed
 from diffusability.analysis.frames import read_table, table_frame, typed
 from diffusability.analysis.learned_deviation import learned_deviations
+from diffusability.analysis.panels import CONTROL, GENERATION
 from diffusability.artifacts.card import verified
 from diffusability.errors import ArtifactError, MeasurementError
+from diffusability.metrics.frechet import distance_name
 from diffusability.study.commands import snakemake_command
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.study import Study
@@ -19,7 +22,7 @@ from diffusability.study.tables import COLLECTED_TABLES
 from diffusability.study.targets import TABLE_NAMES, table_file
 
 # columns that identify a measurement
-KEY = ("tokenizer", "tokenizer_seed", "backbone", "seed", "guidance", "metric")
+KEY = ("tokenizer", "tokenizer_seed", "backbone", "seed", "step", "guidance", "metric")
 
 
 def tabulate(plan: Plan) -> pd.DataFrame:
@@ -35,17 +38,33 @@ def tabulate(plan: Plan) -> pd.DataFrame:
     reference = plan.study.metrics.fisher.reference
     if reference is not None:
         rows += learned_deviations(rows, reference)
-    return table_frame("measurements", rows)
+    return mark_failed(table_frame("measurements", rows), target_metric(plan.study))
 
 
 def _rows(plan: Plan, artifact: Artifact) -> list[dict[str, object]]:
+    """Return the rows of one artifact.
+
+    Measurements of a control are rows of its tokenizer, `control.<name>.<metric>` instead of
+    `generation.<metric>`.
+    """
     path = Path(artifact.path)
     verified(path, artifact.stage, artifact.fingerprint)
+    measurements = json.loads((path / "measurements.json").read_text())
+    own = artifact.labels
+    control = control_of(artifact)
+    if control is not None:
+        own = {name: own[name] for name in ("tokenizer", "tokenizer_seed")}
+        measurements = [
+            m | {"metric": m["metric"].replace(GENERATION, f"{CONTROL}{control}.", 1)}
+            for m in measurements
+            if m["metric"].startswith(GENERATION)
+        ]
     tokenizer = plan.study.tokenizers[artifact.labels["tokenizer"]]
     labels = ("tokenizer", "tokenizer_seed", "backbone", "seed", "guidance")
     identity: dict[str, object] = {
         **{"study": plan.study.name, "dataset": plan.study.select.dataset},
-        **{label: artifact.labels.get(label, "") for label in labels},
+        **{label: own.get(label, "") for label in labels},
+        "step": None if control else step_of(plan, artifact),
         **{"family": tokenizer.family, "cluster": tokenizer.cluster},
         "fingerprint": artifact.fingerprint,
     }
@@ -56,8 +75,29 @@ def _rows(plan: Plan, artifact: Artifact) -> list[dict[str, object]]:
             "flags": "; ".join(measurement["flags"]),
             "options": json.dumps(measurement["options"], sort_keys=True),
         }
-        for measurement in json.loads((path / "measurements.json").read_text())
+        for measurement in measurements
     ]
+
+
+def control_of(artifact: Artifact) -> str | None:
+    """Return which control samples are of, or measurements of them; None for all others."""
+    samples = artifact.upstream.get("samples", artifact)
+    found: str | None = samples.spec.get("control")
+    return found
+
+
+def step_of(plan: Plan, artifact: Artifact) -> int | None:
+    """Return the training step of the model that an artifact is of; None if it is of none."""
+    if "backbone" not in artifact.labels:
+        return None
+    samples = artifact.upstream.get("samples", artifact)
+    last = plan.study.backbones[artifact.labels["backbone"]].train.steps
+    return int(samples.spec.get("step", last))
+
+
+def target_metric(study: Study) -> str:
+    """Return the name of the generated images' Fréchet distance, which names its extractor."""
+    return f"generation.{distance_name('fd', study.metrics.generation.extractor)}"
 
 
 def read_tables(plan: Plan, names: Sequence[str] = TABLE_NAMES) -> dict[str, pd.DataFrame]:
@@ -111,8 +151,8 @@ def check_measurements(frame: pd.DataFrame, source: str = "table") -> pd.DataFra
 
     Args:
         frame: one row per number, with the columns of the table; additional columns are kept. Empty
-            text or NaN in ``seed``, ``guidance``, ``stderr`` and ``higher_is_better`` means "does
-            not apply", in ``value`` a missing cell.
+            text or NaN in ``seed``, ``step``, ``guidance``, ``stderr`` and ``higher_is_better``
+            means "does not apply", in ``value`` a missing cell.
         source: name of the table in messages.
 
     Returns:

@@ -10,9 +10,11 @@ import pandas as pd
 
 from diffusability.analysis.catalogue import HEADLINE_TARGETS
 from diffusability.analysis.pairing import IDENTITY, Runs, pair
+from diffusability.analysis.snapshots import at_last_step
 from diffusability.study.tables import BEST
 
 GENERATION = "generation."
+CONTROL = "control."  # what `generation.` is of samples of a diffusion model
 CURVE = ".curve_"
 ALL_FAMILIES = "all"
 Guidance = float | str | None
@@ -94,7 +96,8 @@ class Measured:
     """
 
     def __init__(self, table: pd.DataFrame) -> None:
-        """Index a table from ``check_measurements``."""
+        """Index a table from ``check_measurements``, each backbone at its last step."""
+        table = at_last_step(table)
         self.table = table
         self.tokenizers = table[IDENTITY].drop_duplicates("tokenizer").reset_index(drop=True)
         self.metrics = list(dict.fromkeys(table["metric"]))
@@ -163,9 +166,9 @@ def matching(names: Sequence[str], patterns: Iterable[str]) -> list[str]:
 
 
 def predictors(table: Table) -> list[str]:
-    """Return the predictors: all metrics except generation metrics and curves."""
+    """Return the predictors: all metrics except those of generated images, and curves."""
     names = Measured.of(table).metrics
-    return [m for m in names if not m.startswith(GENERATION) and CURVE not in m]
+    return [m for m in names if not m.startswith((GENERATION, CONTROL)) and CURVE not in m]
 
 
 def families(table: Table) -> list[str]:

@@ -22,6 +22,7 @@ from diffusability.analysis.intervals import (
     keyed_generator,
     tokenizer_draws,
 )
+from diffusability.analysis.measurements import control_of, step_of
 from diffusability.analysis.panels import (
     ALL_FAMILIES,
     CURVE,
@@ -34,6 +35,7 @@ from diffusability.analysis.panels import (
     higher_is_better,
     panels,
 )
+from diffusability.analysis.snapshots import at_last_step
 from diffusability.artifacts.card import verified
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.tables import BEST
@@ -57,11 +59,14 @@ def collect_profiles(plan: Plan) -> pd.DataFrame:
     """
     by_cell: dict[tuple[str, ...], list[Artifact]] = {}
     for artifact in plan.of_stage("samples"):
+        if control_of(artifact) is not None:
+            continue
         labels = artifact.labels
         edm = plan.study.backbones[labels["backbone"]].process == "edm"
         if edm or plan.study.sampling.shift != 1:  # their steps are not uniform in time
             continue
-        key = (labels["tokenizer"], labels["backbone"], labels["guidance"])
+        step = str(step_of(plan, artifact))
+        key = (labels["tokenizer"], labels["backbone"], step, labels["guidance"])
         by_cell.setdefault(key, []).append(artifact)
     rows = [row for key, runs in by_cell.items() for row in _profile(plan, key, runs)]
     return table_frame("profiles", rows)
@@ -70,7 +75,7 @@ def collect_profiles(plan: Plan) -> pd.DataFrame:
 def _profile(
     plan: Plan, key: tuple[str, ...], artifacts: list[Artifact]
 ) -> Iterator[dict[str, object]]:
-    tokenizer, backbone, guidance = key
+    tokenizer, backbone, step, guidance = key
     spec = plan.study.tokenizers[tokenizer]
     runs = [_read(artifact) for artifact in artifacts]
     ratios = np.array([run["length_ratio"] for run in runs])  # (runs, M)
@@ -84,7 +89,8 @@ def _profile(
     for segment in range(steps):
         yield {
             **{"tokenizer": tokenizer, "family": spec.family, "cluster": spec.cluster},
-            **{"backbone": backbone, "guidance": float(guidance), "segment": segment},
+            **{"backbone": backbone, "step": int(step)},
+            **{"guidance": float(guidance), "segment": segment},
             "time": (segment + 0.5) / steps,
             **{"value": mean[segment], "stderr": errors[segment]},
             **{"n": runs[0]["images"], "runs": len(runs), "note": note},
@@ -116,6 +122,7 @@ def relate_profiles(
         undefined.
     """
     table, analysis = Measured.of(table), analysis or AnalysisOptions()
+    profiles = at_last_step(profiles)
     rows = []
     scales = [panel for panel in panels(table) if panel.guidance != BEST]
     for panel in scales:

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from diffusability.artifacts.card import read_card
 from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
 from diffusability.study.backbone import BACKBONES, Backbone, BackboneSpec
+from diffusability.training.loop import weights_name
 
 
 def backbone_spec(values: object) -> Backbone:
@@ -33,9 +34,13 @@ def build_diffusion(
 
 
 def load_diffusion(
-    folder: Path, latent_shape: tuple[int, int, int], num_classes: int, device: str
+    folder: Path,
+    latent_shape: tuple[int, int, int],
+    num_classes: int,
+    device: str,
+    step: int | None = None,
 ) -> LatentDiffusion | LatentDenoiser:
-    """Return the trained model of a verified artifact, frozen, in evaluation mode."""
+    """Return the model of a verified artifact after a step, by default the last; frozen."""
     model = build_diffusion(backbone_spec(read_card(folder)["spec"]), latent_shape, num_classes)
-    model.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
+    model.load_state_dict(load_file(folder / weights_name(step)), assign=True)
     return model.to(device).eval().requires_grad_(False)

@@ -18,7 +18,7 @@ from diffusability.study.plan import Artifact, Plan
 from diffusability.study.stages import STAGES
 
 # options that may differ within one kind, because they hardly change the cost
-FREE = {"tokenizer": "regularizer"}
+FREE = {"tokenizer": "regularizer", "samples": "step"}
 FREE_ROLE = "encoder"  # encoder that a tokenizer is aligned with
 
 

@@ -4,13 +4,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
-from diffusability.analysis.headline import guidance_words, target_metric
-from diffusability.analysis.measurements import read_tables
+from diffusability.analysis.equal_reconstruction import unequal
+from diffusability.analysis.headline import guidance_words
+from diffusability.analysis.measurements import read_tables, target_metric
 from diffusability.analysis.panels import Panel
+from diffusability.analysis.snapshots import at_last_step
 from diffusability.study.plan import Plan
 from diffusability.study.targets import TABLE_NAMES
 
@@ -30,10 +33,23 @@ class Results:
     numbers: Mapping[str, int]
     target: str
 
+    @cached_property
+    def last(self) -> Mapping[str, pd.DataFrame]:
+        """The tables, each backbone at its last step, without tokenizers that fell out.
+
+        Where all fell out, points of all are drawn; the tables then have no statistic for them.
+        """
+        judged = self.tables.get("tokenizers")
+        out = [] if judged is None else unequal(judged)
+        tables = {name: at_last_step(table) for name, table in self.tables.items()}
+        measured = tables["measurements"]
+        equal = measured[~measured["tokenizer"].isin(out)]
+        return tables | {"measurements": measured if equal.empty else equal}
+
     @property
     def measurements(self) -> pd.DataFrame:
-        """The tidy table."""
-        return self.tables["measurements"]
+        """The tidy table, each backbone at its last step."""
+        return self.last["measurements"]
 
     @property
     def families(self) -> list[str]:
@@ -48,9 +64,9 @@ class Results:
     def row(self, table: str, **wanted: object) -> dict[str, Any] | None:
         """Return the first row of a table with the given column values, or None.
 
-        None matches a missing cell.
+        None matches a missing cell. Without a `step`, the last one is meant.
         """
-        frame = self.tables.get(table)
+        frame = (self.tables if "step" in wanted else self.last).get(table)
         if frame is None:
             return None
         for (

@@ -85,7 +85,7 @@ def representatives(results: Results, scope: Scope) -> dict[str, str]:
 
 def length_ratios(results: Results, scope: Scope) -> pd.DataFrame:
     """Return the rows of the table of profiles in a scope; may be empty."""
-    table = results.tables.get("profiles")
+    table = results.last.get("profiles")
     if table is None or table.empty:
         return pd.DataFrame()
     fits = (table["family"] == scope.family) & (table["backbone"] == scope.backbone)

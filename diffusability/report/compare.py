@@ -13,8 +13,7 @@ from scipy import stats
 
 from diffusability.analysis.catalogue import HEADLINE_METRICS, RECONSTRUCTION
 from diffusability.analysis.frames import join_notes
-from diffusability.analysis.headline import target_metric
-from diffusability.analysis.measurements import read_measurements
+from diffusability.analysis.measurements import read_measurements, target_metric
 from diffusability.analysis.panels import (
     Measured,
     cells,

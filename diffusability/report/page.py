@@ -11,14 +11,15 @@ import pandas as pd
 from diffusability.analysis.catalogue import HEADLINE_METRICS
 from diffusability.analysis.headline import (
     NO_CORRELATIONS,
+    doubt_sentences,
     headline_correlations,
     headline_family,
     headline_values,
     noise_sentences,
     proxy_sentences,
-    target_metric,
 )
-from diffusability.analysis.measurements import read_tables
+from diffusability.analysis.measurements import read_tables, target_metric
+from diffusability.analysis.snapshots import at_last_step
 from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.card import read_card
 from diffusability.report.pictures import inline, tokenizer_pictures
@@ -37,7 +38,15 @@ from diffusability.study.workflow_files import CAPTIONS
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 PICTURE_CAPTIONS = ("reconstructions", "samples")
-TABLE_CAPTIONS = ("measurements", "claims", "regressions", "selection", "proxies", "latent_spaces")
+TABLE_CAPTIONS = (
+    "measurements",
+    "claims",
+    "regressions",
+    "selection",
+    "proxies",
+    "latent_spaces",
+    "tokenizers",
+)
 # columns of the measurements that the page omits: constant, or long
 _HIDDEN = ("study", "dataset", "family", "cluster", "higher_is_better", "options")
 
@@ -48,7 +57,8 @@ def write_page(plan: Plan, path: Path) -> None:
     Raises:
         ArtifactError: tables or pictures are missing, or of another state of the study.
     """
-    tables, target = read_tables(plan), target_metric(plan.study)
+    every, target = read_tables(plan), target_metric(plan.study)
+    tables = {name: at_last_step(table) for name, table in every.items()}
     measurements, ledger = tables["measurements"], tables["claims"]
     family, values = headline_family(measurements), headline_values(measurements, target)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -62,6 +72,8 @@ def write_page(plan: Plan, path: Path) -> None:
         family=family,
         relations=_rows(headline_correlations(tables["correlations"], target, family)),
         no_correlations=NO_CORRELATIONS,
+        doubts=[sentence for sentence in doubt_sentences(tables) if sentence],
+        equality=_rows(tables["tokenizers"].round(3)),
         noise=noise_sentences(tables["noise_floor"], target, family),
         verdicts=verdict_counts(ledger),
         ledger=ledger_rows(ledger),
@@ -78,7 +90,7 @@ def write_page(plan: Plan, path: Path) -> None:
         | {name: _caption(f"tables/{name}") for name in TABLE_CAPTIONS},
         own_encoders=_rows(encoder_rows(plan)),
         times=_times(plan),
-        table=_rows(measurements.drop(columns=list(_HIDDEN))),
+        table=_rows(every["measurements"].drop(columns=list(_HIDDEN))),
         machines=_machines(plan),
     )
     write_bytes(path, html.encode())

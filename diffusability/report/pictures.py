@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from diffusability.analysis.measurements import control_of
 from diffusability.study.plan import Artifact, Plan
 
 # pixels: the widest grid of small images fits; larger ones are shrunk, and the originals are in
@@ -44,9 +45,18 @@ def tokenizer_pictures(plan: Plan, tokenizer: str, target: str) -> dict[str, Any
                 "source": inline_picture(Path(a.upstream["samples"].path, "samples.png")),
                 "quality": _quality(a, target, "generation.class_accuracy_"),
             }
-            for a in shown_samples([a for a in own if a.stage == "generation"], target)
+            for a in shown_samples(_generations(own), target)
         ],
     }
+
+
+def _generations(artifacts: Sequence[Artifact]) -> list[Artifact]:
+    """Return the measurements of samples of diffusion models at their last step."""
+    return [
+        a
+        for a in artifacts
+        if a.stage == "generation" and control_of(a) is None and not a.labels["snapshot"]
+    ]
 
 
 def shown_samples(generations: Sequence[Artifact], target: str) -> list[Artifact]:

@@ -1,5 +1,6 @@
 """Stages `diffusion` and `learned_fisher`: train a diffusion model, and measure what it learned."""
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -20,13 +21,16 @@ from diffusability.study.backbone import Backbone, BackboneSpec
 from diffusability.study.metrics import LearnedFisherOptions
 from diffusability.tokenizers.posterior import Posterior
 from diffusability.training.distributed import processes
-from diffusability.training.loop import Phase, Run, train
+from diffusability.training.loop import Phase, Run, train, weights_name
 
 UNCONDITIONAL = "the backbone was trained without classes"
 
 
 def make(inputs: Inputs, spec: BackboneSpec, out: Path) -> None:
-    """Write model.safetensors (averaged weights, with the latent scale) and history.csv."""
+    """Write model.safetensors (averaged weights, with the latent scale) and history.csv.
+
+    Each snapshot is another such file, `weights_name(step)`.
+    """
     job, data, together = inputs.job, inputs.data, processes()
     latents = inputs.latents if together.leads else inputs.checked_latents
     posteriors = Posteriors(latents, data.split("train"), inputs.device)
@@ -43,13 +47,16 @@ def make(inputs: Inputs, spec: BackboneSpec, out: Path) -> None:
             seed=inputs.stream("steps"),
             state=job.state,
             averaged="diffusion",
+            snapshots=spec.train.snapshots,
             device=inputs.device,
             minutes=job.minutes_left,
             processes=together,
         )
     )
     if together.leads:
-        save_file(training.averaged.state_dict(), out / "model.safetensors")
+        save_file(training.averaged.state_dict(), out / weights_name())
+        for name in map(weights_name, spec.train.snapshots):
+            shutil.copyfile(job.state / name, out / name)
         training.write_history(out / "history.csv")
 
 

@@ -18,6 +18,7 @@ from diffusability.diffusion.load import backbone_spec, load_diffusion
 from diffusability.diffusion.sampler import balanced_labels, draw_noise, integrate
 from diffusability.figures.image_grid import write_image_grid
 from diffusability.metrics.trajectory import TrajectoryRecorder
+from diffusability.stages.controls import ControlOptions, Draw, control_source
 from diffusability.stages.inputs import Inputs
 from diffusability.statistics import require_finite
 from diffusability.study.backbone import EDMSampling, Solver, solver_steps
@@ -33,6 +34,7 @@ NO_TRAJECTORY = (
     "the statistics are of even steps in the time of the linear path; EDM's steps are even in "
     "sigma^(1/rho)"
 )
+CONTROL = "no diffusion model made the samples"
 SHIFTED = "the statistics are of even steps in time; sampling.shift makes them uneven"
 
 
@@ -49,6 +51,7 @@ class SampleOptions(Spec):
     shift: float = 1.0
     guidance_interval: tuple[float, float] = ALWAYS
     edm: EDMSampling | None = None  # of models of process edm
+    step: int | None = None  # of the model's weights; None: the last
 
     @property
     def steps(self) -> int:
@@ -56,44 +59,76 @@ class SampleOptions(Spec):
         return solver_steps(self.solver, self.evaluations)
 
 
-def make(inputs: Inputs, spec: SampleOptions, out: Path) -> None:
+def make(inputs: Inputs, spec: SampleOptions | ControlOptions, out: Path) -> None:
     """Write uint8 image shards, samples.json (labels, trajectory) and samples.png."""
-    model = _model(inputs)
-    recorder = None
-    if isinstance(model, LatentDiffusion) and spec.shift == 1:
-        recorder = TrajectoryRecorder(spec.steps)
-    conditional = backbone_spec(read_card(inputs.folder("diffusion"))["spec"]).conditional
-    count = spec.count
+    recorder: TrajectoryRecorder | None = None
+    told: str | None
+    if isinstance(spec, ControlOptions):
+        told, untold = "of the control", CONTROL
+        draw = control_source(inputs, spec)
+    else:
+        model = _model(inputs, spec.step)
+        if isinstance(model, LatentDiffusion) and spec.shift == 1:
+            recorder = TrajectoryRecorder(spec.steps)
+        conditional = backbone_spec(read_card(inputs.folder("diffusion"))["spec"]).conditional
+        told = "balanced: index modulo classes" if conditional else None
+        untold = SHIFTED if spec.shift != 1 else NO_TRAJECTORY
+        draw = _model_source(inputs, spec, model, conditional, recorder)
+    shards = _write_shards(inputs, spec.count, draw, out)
+    notes = {
+        "images": spec.count,
+        "labels": told,
+        "classes": inputs.data.num_classes,
+        "shards": shards,
+    }
+    trajectory = {"trajectory": None, "no_trajectory": untold}
+    if recorder is not None:
+        assert isinstance(spec, SampleOptions)
+        trajectory = _trajectory(spec, recorder)
+    write_json(out / "samples.json", notes | trajectory)
+    pictured, columns = pictured_indices(min(spec.count, SHARD), inputs.data.num_classes)
+    first_images = load_file(out / shards[0])["images"]
+    write_image_grid(out / "samples.png", first_images[pictured], columns)
+
+
+def _write_shards(inputs: Inputs, count: int, draw: Draw, out: Path) -> list[str]:
+    """Decode what a source draws into files of images and labels; return their names."""
     progress = Progress(inputs.job.name, -(-count // BATCH))
     shards: list[str] = []
     for start in range(0, count, SHARD):
         stop = min(start + SHARD, count)
-        images = []
+        images, labels = [], []
         for first in range(start, stop, BATCH):
-            indices = range(first, min(first + BATCH, stop))
-            labels = _labels(indices, model, conditional)
-            latents = _latents(inputs, spec, model, labels, recorder, indices)
-            require_finite(latents, inputs.of("samples", "diffusion"))
-            decoded = inputs.tokenizer.decode(latents)
+            latents, asked = draw(range(first, min(first + BATCH, stop)))
+            decoded = inputs.tokenizer.decode(latents.to(inputs.device))
             images.append(to_uint8(decoded, inputs.of("decoded samples", "tokenizer")).cpu())
+            labels.append(asked.cpu())
             progress.advance({})
         name = f"shard-{len(shards):05d}.safetensors"
-        labels = _labels(range(start, stop), model, conditional)
         # a decoder may leave channels innermost in memory, which a file cannot hold
         pictures = torch.cat(images).contiguous()  # (N, C, H, W)
-        save_file({"images": pictures, "labels": labels}, out / name)
+        save_file({"images": pictures, "labels": torch.cat(labels)}, out / name)
         shards.append(name)
     progress.close()
-    notes = {
-        "images": count,
-        "labels": "balanced: index modulo classes" if conditional else None,
-        "classes": inputs.data.num_classes,
-        "shards": shards,
-    }
-    write_json(out / "samples.json", notes | _trajectory(spec, recorder))
-    pictured, columns = pictured_indices(min(count, SHARD), inputs.data.num_classes)
-    first_images = load_file(out / shards[0])["images"]
-    write_image_grid(out / "samples.png", first_images[pictured], columns)
+    return shards
+
+
+def _model_source(
+    inputs: Inputs,
+    spec: SampleOptions,
+    model: LatentDiffusion | LatentDenoiser,
+    conditional: bool,
+    recorder: TrajectoryRecorder | None,
+) -> Draw:
+    """Return what draws latents from a diffusion model, and their labels."""
+
+    def draw(indices: range) -> tuple[Tensor, Tensor]:
+        labels = _labels(indices, model, conditional)
+        latents = _latents(inputs, spec, model, labels, recorder, indices)
+        require_finite(latents, inputs.of("samples", "diffusion"))
+        return latents, labels
+
+    return draw
 
 
 def pictured_indices(count: int, classes: int) -> tuple[list[int], int]:
@@ -111,12 +146,12 @@ def pictured_indices(count: int, classes: int) -> tuple[list[int], int]:
     return [index for index in indices if index < count], columns
 
 
-def _model(inputs: Inputs) -> LatentDiffusion | LatentDenoiser:
+def _model(inputs: Inputs, step: int | None) -> LatentDiffusion | LatentDenoiser:
     data, tokenizer = inputs.data, inputs.tokenizer
     height, width = (side // tokenizer.factor for side in data.images.shape[-2:])
     shape = (tokenizer.latent_channels, height, width)
     folder = inputs.folder("diffusion")
-    return load_diffusion(folder, shape, data.num_classes, inputs.job.device)
+    return load_diffusion(folder, shape, data.num_classes, inputs.job.device, step)
 
 
 def _labels(indices: range, model: LatentDiffusion | LatentDenoiser, conditional: bool) -> Tensor:
@@ -159,11 +194,8 @@ def _latents(
     return model.denormalise(integrate_denoiser(denoise, noise, sigmas, spec.solver, churn))
 
 
-def _trajectory(spec: SampleOptions, recorder: TrajectoryRecorder | None) -> dict[str, Any]:
-    """Return the notes on the trajectories, or why there are none."""
-    if recorder is None:
-        reason = SHIFTED if spec.shift != 1 else NO_TRAJECTORY
-        return {"trajectory": None, "no_trajectory": reason}
+def _trajectory(spec: SampleOptions, recorder: TrajectoryRecorder) -> dict[str, Any]:
+    """Return the notes on the trajectories."""
     ratios, errors = recorder.moments.length_ratio()
     options = spec.model_dump(include={"solver", "evaluations", "guidance"})
     if spec.guidance_interval != ALWAYS:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
 from diffusability.study.registry import Registry
 from diffusability.study.spec import (
@@ -42,6 +42,50 @@ class EDMTraining(Spec):
     )
 
 
+class DiffusionTraining(TrainSpec):
+    """How a diffusion model is optimised, and at which steps it is looked at.
+
+    A snapshot is what a training of so many steps ends with, to the bit: the learning rate is
+    constant after the warm-up, and neither the order of images nor the random numbers depend on
+    the number of steps.
+    """
+
+    snapshots: tuple[PositiveInt, ...] = Field(
+        (),
+        exclude_if=lambda snapshots: not snapshots,
+        description="earlier steps whose averaged weights are kept, sampled and measured too; the "
+        "last step always is. Needs schedule constant: a snapshot equals a training of its length",
+    )
+
+    @field_validator("snapshots")
+    @classmethod
+    def _ascending(cls, snapshots: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(snapshots)) != len(snapshots):
+            raise ValueError(f"duplicate step in {list(snapshots)}")
+        return tuple(sorted(snapshots))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_last(cls, data: Any) -> Any:
+        """Leave out the last step: naming it changes nothing, so it changes no fingerprint."""
+        if not isinstance(data, dict) or not isinstance(data.get("snapshots"), list | tuple):
+            return data
+        return data | {"snapshots": [s for s in data["snapshots"] if s != data.get("steps")]}
+
+    @model_validator(mode="after")
+    def _reached_at_a_constant_rate(self) -> "DiffusionTraining":
+        if self.snapshots and self.snapshots[-1] > self.steps:
+            raise ValueError(
+                f"snapshots: step {self.snapshots[-1]} is after the last of {self.steps} steps"
+            )
+        if self.snapshots and self.schedule != "constant":
+            raise ValueError(
+                "snapshots: need schedule constant; with a cosine, earlier weights are those of a "
+                "learning rate that has not decayed, which no training of that length ends with"
+            )
+        return self
+
+
 class Backbone(Spec):
     """What every diffusion model on latents has, whatever its network.
 
@@ -69,7 +113,7 @@ class Backbone(Spec):
     edm: EDMTraining | None = Field(
         None, exclude_if=is_none, description="options of process edm; its defaults if left out"
     )
-    train: TrainSpec
+    train: DiffusionTraining
     gpus: PositiveInt = Field(
         1,
         exclude=True,

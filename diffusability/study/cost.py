@@ -162,17 +162,23 @@ class Costs:
     def _diffusion(self, artifact: Artifact) -> Work:
         spec, size = self._backbone(artifact)
         seen = spec.train.steps * spec.train.batch
-        return Work(TRAINING * seen * size.macs, spec.train.precision, 4 * size.parameters)
+        kept = 1 + len(spec.train.snapshots)  # files of weights
+        return Work(TRAINING * seen * size.macs, spec.train.precision, 4 * size.parameters * kept)
 
     def _samples(self, artifact: Artifact) -> Work:
         sampling = self.study.sampling
-        passes = 1 if float(artifact.labels["guidance"]) == 1 else 2  # with and without the label
-        _, size = self._backbone(artifact)
         network = self._network(self._entry(artifact))
-        an_image = sampling.evaluations * passes * size.macs
-        an_image += 0 if network is None else network.decoder.macs
+        an_image = 0 if network is None else network.decoder.macs
+        if "control" not in artifact.spec:
+            an_image += sampling.evaluations * self._evaluation(artifact)
         pixels = self.channels * self.side**2  # one byte each
         return Work(sampling.count * an_image, "fp32", sampling.count * pixels)
+
+    def _evaluation(self, artifact: Artifact) -> int:
+        """Return the operations of one evaluation of the guided model, per image."""
+        passes = 1 if float(artifact.labels["guidance"]) == 1 else 2  # with and without the label
+        _, size = self._backbone(artifact)
+        return passes * size.macs
 
     def _learned_fisher(self, artifact: Artifact) -> Work:
         options = artifact.spec

@@ -33,7 +33,7 @@ class FigureSource:
 
 
 def _figure(code: str, *tables: str) -> FigureSource:
-    return FigureSource(f"diffusability.figures.{code}", ("measurements", *tables))
+    return FigureSource(f"diffusability.figures.{code}", ("measurements", "tokenizers", *tables))
 
 
 # in the order of the report
@@ -48,6 +48,7 @@ FIGURES: Mapping[str, FigureSource] = {
     "trajectories": _figure("trajectories:draw_trajectories", "correlations"),
     "length_ratio": _figure("trajectories:draw_length_ratio", "profiles"),
     "guidance": _figure("guidance:draw_guidance", "guidance"),
+    "training_steps": _figure("training_steps:draw_training_steps", "correlations"),
     "neighbours_probe": _figure("pairs:draw_neighbours_probe", "intercorrelations"),
     "reconstruction": _figure("noise_floor:draw_reconstruction", "comparability"),
     "noise_floor": _figure("noise_floor:draw_noise_floor", "noise_floor"),

@@ -19,7 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from diffusability.study.backbone import BACKBONES, PUBLISHED_SIZES, TransformerBackbone
+from diffusability.study.backbone import (
+    BACKBONES,
+    PUBLISHED_SIZES,
+    DiffusionTraining,
+    TransformerBackbone,
+)
 from diffusability.study.dataset import DATASETS
 from diffusability.study.encoder import ENCODERS
 from diffusability.study.generation import (
@@ -199,6 +204,8 @@ def options_page() -> str:
             lines += _table(f"### {models.tag}: {names}", model, path)
     lines += _table("## Objective of a tokenizer", ObjectiveSpec, "tokenizers.<name>.objective")
     lines += _table("## Training", TrainSpec, "train")
+    own = {k: f for k, f in written(DiffusionTraining).items() if k not in TrainSpec.model_fields}
+    lines += ["", "In a backbone's `train` also:", "", *_rows(own)]
     return "\n".join(lines) + "\n"
 
 
@@ -222,7 +229,7 @@ def _table(heading: str, model: type[BaseModel], path: str) -> list[str]:
     lines = ["", heading, "", text, "", *_rows(written(model))]
     for key, field in written(model).items():
         for inner in _models(field.annotation):
-            if inner is not TrainSpec:
+            if not issubclass(inner, TrainSpec):
                 lines += _table(f"#### {path}.{key}", inner, f"{path}.{key}")
     return lines
 

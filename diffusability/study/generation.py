@@ -1,7 +1,7 @@
 """Options of how generated images are judged, and of the references that they are compared with."""
 
 from pathlib import Path, PurePath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PositiveInt, model_validator
 
@@ -12,6 +12,7 @@ from diffusability.study.quantity import Quantity
 from diffusability.study.representations import FDR6_SPACES
 from diffusability.study.spec import NamedContent, Need, Spec, is_none
 
+Control = Literal["noise", "gaussian", "posterior"]
 LEAST_COMPARED = 40  # two images in each of the parts that the kernel distance is jackknifed by
 
 
@@ -125,6 +126,13 @@ class GenerationMetric(Spec):
         description="six encoders in whose features FDr6 compares samples with the train split, "
         "relative to the distance of the val split; none: not measured",
     )
+    controls: tuple[Control, ...] = Field(
+        (),
+        exclude_if=lambda controls: not controls,
+        description="sample sources without a diffusion model, measured once per tokenizer: noise "
+        "decodes N(0, I) in z-scored latents, gaussian decodes draws of VIV's Gaussian per class, "
+        "posterior decodes latents of val images. The stages of other samples do not change",
+    )
     reference_statistics: Annotated[str | None, Field(exclude=True)] = Field(
         None,
         description="npz of the ADM evaluator, whose moments FID and sFID take instead of those "
@@ -160,6 +168,16 @@ class GenerationMetric(Spec):
         if file is None or name is None or found in (None, name):
             return ()
         return (NamedContent("reference statistics", name, {"file": found}, file),)
+
+    def judged(self) -> dict[str, Any]:
+        """Return the canonical options that the measurements of one set of samples depend on."""
+        return {key: value for key, value in self.canonical().items() if key != "controls"}
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "GenerationMetric":
+        if len(set(self.controls)) != len(self.controls):
+            raise ValueError(f"duplicate control in {list(self.controls)}")
+        return self
 
     @model_validator(mode="after")
     def _of_a_file(self) -> "GenerationMetric":

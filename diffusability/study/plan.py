@@ -13,7 +13,14 @@ from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.names import fdr6_role
 from diffusability.study.problems import nearest
 from diffusability.study.spec import Spec
-from diffusability.study.stages import CARD, RESULTS, STAGES, path_template
+from diffusability.study.stages import (
+    CARD,
+    RESULTS,
+    STAGES,
+    control_label,
+    path_template,
+    snapshot_label,
+)
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import TokenizerSpec
 
@@ -155,7 +162,7 @@ class Plan(Artifacts):
         spec = self.study.analysis.canonical()
         if self.study.metrics.fisher.reference is not None:
             spec["fisher_reference"] = self.study.metrics.fisher.reference
-        return fingerprint("tables", 1, spec, 0, roles)
+        return fingerprint("tables", 2, spec, 0, roles)  # 2: with the column `step`
 
     def _lay_out(self) -> None:
         select = self.study.select
@@ -184,6 +191,8 @@ class Plan(Artifacts):
             self._measure(group, options, labels, upstream)
         for backbone in self.study.selected_backbones:
             self._lay_out_diffusion(backbone, seed, labels, upstream)
+        for control in self.study.metrics.generation.controls:
+            self._lay_out_control(control, labels, upstream)
 
     def _tokenizer(self, name: str, tokenizer_seed: int) -> Artifact:
         """Add one tokenizer at one seed."""
@@ -258,34 +267,40 @@ class Plan(Artifacts):
         self._measure_learned_fisher(diffusion, upstream)
         sampling = self.study.sampling.of_process(entry.process)
         noise_seed = sampling.pop("seed")
+        made_from = {role: upstream[role] for role in ("dataset", "tokenizer")}
+        for guidance in sampling.pop("guidance"):
+            for step in (*entry.train.snapshots, None):  # None: the last
+                options = {**sampling, "guidance": guidance}
+                samples = self._add(
+                    "samples",
+                    labels | {"guidance": f"{guidance:g}", "snapshot": snapshot_label(step)},
+                    options if step is None else options | {"step": step},
+                    noise_seed,
+                    {**made_from, "diffusion": diffusion},
+                )
+                self._judge(samples)
+
+    def _lay_out_control(
+        self, control: str, labels: Mapping[str, str], upstream: Mapping[str, Artifact]
+    ) -> None:
+        """Add samples of one tokenizer that no diffusion model made, and their measurements."""
+        sampling = self.study.sampling
+        labels = {**labels, "backbone": control_label(control), "seed": "0", "guidance": "1"}
+        spec = {"control": control, "count": sampling.count}
+        self._judge(
+            self._add("samples", labels | {"snapshot": ""}, spec, sampling.seed, upstream),
+        )
+
+    def _judge(self, samples: Artifact) -> None:
+        """Add the measurements of one set of samples."""
         metric = self.study.metrics.generation
-        options = metric.canonical()
-        local = _stated(metric)
-        judges = {"extractor": self._encoder(options["extractor"])}
+        judges = {"extractor": self._encoder(metric.extractor)}
         if metric.compared is not None:
             judges["reference"] = self._generation_reference(metric)
         if metric.fdr6 is not None:
             judges |= self._fdr6_judges(metric)
-        for guidance in sampling.pop("guidance"):
-            samples = self._add(
-                "samples",
-                labels | {"guidance": f"{guidance:g}"},
-                {**sampling, "guidance": guidance},
-                noise_seed,
-                {
-                    "dataset": self._dataset,
-                    "tokenizer": upstream["tokenizer"],
-                    "diffusion": diffusion,
-                },
-            )
-            self._add(
-                "generation",
-                samples.labels,
-                options,
-                0,
-                {"samples": samples, **judges, "dataset": self._dataset},
-                local,
-            )
+        upstream = {"samples": samples, **judges, "dataset": self._dataset}
+        self._add("generation", samples.labels, metric.judged(), 0, upstream, _stated(metric))
 
     def _generation_reference(self, metric: GenerationMetric) -> Artifact:
         """Return the features of real images that all sets of samples are compared with."""

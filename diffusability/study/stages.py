@@ -64,7 +64,8 @@ class Stage:
 
 _TOKENIZER = ("tokenizer", "tokenizer_seed")
 _DIFFUSION = (*_TOKENIZER, "backbone", "seed")
-_SAMPLES = (*_DIFFUSION, "guidance")
+# `snapshot` shares the folder of `guidance`: empty for the last step, else as `snapshot_label`
+_SAMPLES = (*_DIFFUSION, "guidance", "snapshot")
 # Within a tokenizer, what frees disk goes before what fills it: latents are free once every
 # diffusion model is trained on them, samples once they are evaluated.
 _SHARED, _TRAINED, _ENCODED, _SAMPLED, _MEASURED, _LEARNED, _EVALUATED = 0, 10, 20, 30, 40, 50, 60
@@ -267,6 +268,17 @@ def _folders(stage: str) -> list[str]:
     folders = {
         "tokenizer_seed": "s{tokenizer_seed}",
         "seed": "s{seed}",
-        "guidance": "guidance{guidance}",
+        "guidance": "guidance{guidance}{snapshot}",
     }
-    return [folders.get(label, f"{{{label}}}") for label in STAGES[stage].labels]
+    labels = [label for label in STAGES[stage].labels if label != "snapshot"]
+    return [folders.get(label, f"{{{label}}}") for label in labels]
+
+
+def snapshot_label(step: int | None) -> str:
+    """Return the label `snapshot` of samples of a model at an earlier step; None: the last."""
+    return "" if step is None else f"-step{step}"
+
+
+def control_label(control: str) -> str:
+    """Return the label `backbone` of samples that no backbone made; no entry can be called so."""
+    return f"control_{control}"

@@ -10,7 +10,7 @@ from diffusability.study.encoder import ENCODERS, EncoderEntry
 from diffusability.study.metric_group import MetricOptions
 from diffusability.study.metrics import METRIC_GROUPS, MetricsSpec
 from diffusability.study.names import EncoderName, Name
-from diffusability.study.spec import Spec
+from diffusability.study.spec import Spec, is_none
 from diffusability.study.tokenizer import (
     TOKENIZER_SOURCES,
     EncodingSpec,
@@ -50,12 +50,29 @@ class Selection(Spec):
     repeats: dict[Name, Repeat] = Field({}, description="further seeds, by tokenizer")
 
 
+class EqualReconstruction(Spec):
+    """Which tokenizers of a family reconstruct equally well; the others are left out and named."""
+
+    psnr_spread: float = Field(
+        1.0, gt=0, description="dB; PSNR of the tokenizers of a family that are compared"
+    )
+    rfd_share: float = Field(
+        1 / 3, gt=0, description="largest rFD, as a share of the smallest gFD of the family"
+    )
+
+
 class AnalysisSpec(Spec):
     """How the tables are made from the measurements."""
 
     resamples: PositiveInt = Field(9999, ge=99, description="bootstrap draws of an interval")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals")
     seed: NonNegativeInt = Field(0, description="of the bootstrap")
+    equal_reconstruction: EqualReconstruction | None = Field(
+        None,
+        exclude_if=is_none,
+        description="compare only tokenizers of like reconstruction ({}: with the defaults); "
+        "none: all",
+    )
 
 
 class Study(Spec):
@@ -108,7 +125,7 @@ class Study(Spec):
         chosen = self.selected_metrics.values()
         names = [n for t in self.selected_tokenizers for n in self.tokenizers[t].encoders.values()]
         names += [name for options in chosen for name in options.encoders.values()]
-        if self.selected_backbones:
+        if self.selected_backbones or self.metrics.generation.controls:
             generation = self.metrics.generation
             names += [generation.extractor, *(generation.fdr6 or ())]
         return tuple(dict.fromkeys(names))

@@ -27,11 +27,13 @@ class Table:
             their order, with `analysis=` the options of the analysis if it takes them. Claims are
             checked against all tables of `made_from` at once.
         made_from: names of tables; empty for what is collected from artifacts.
+        further: columns that a file may lack, which are then empty.
     """
 
     columns: Mapping[str, Kind]
     code: str
     made_from: tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
 
     def function(self) -> Callable[..., Any]:
         """Import and return the function that makes the table."""
@@ -64,8 +66,9 @@ def _interval(name: str) -> dict[str, Kind]:
 
 _ENDS = ("low", "high", "cluster_low", "cluster_high")
 _GUIDANCE: dict[str, Kind] = {"guidance": "guidance"}
+_STEP = _integer("step")  # of the diffusion model's training
 _IDENTITY = _text("tokenizer", "family", "cluster")
-_PANEL = _text("target", "backbone") | _GUIDANCE | _text("family")
+_PANEL = _text("target", "backbone") | _STEP | _GUIDANCE | _text("family")
 _VALUE = _number("value", *_ENDS)
 _COUNTS = _number("n", "clusters")
 _NOTE = _text("note")
@@ -95,18 +98,23 @@ TABLES: Mapping[str, Table] = {
         | _integer("tokenizer_seed")
         | _text("backbone")
         | _integer("seed")
+        | _STEP
         | _GUIDANCE
         | _text("metric")
         | _number("value", "stderr")
         | _integer("n")
         | _text("unit")
         | {"higher_is_better": "truth"}
-        | _text("flags", "options", "fingerprint"),
+        | _text("flags", "options", "fingerprint")
+        | {"failed": "truth"}
+        | _text("failed_reason"),
         code=f"{_ANALYSIS}.measurements:tabulate",
+        further=("step", "failed", "failed_reason"),
     ),
     "profiles": Table(
         columns=_IDENTITY
         | _text("backbone")
+        | _STEP
         | _GUIDANCE
         | _number("segment", "time", "value", "stderr", "n", "runs")
         | _NOTE,
@@ -187,6 +195,14 @@ TABLES: Mapping[str, Table] = {
         code=f"{_ANALYSIS}.noise_floor:noise_floor",
         made_from=("measurements",),
     ),
+    "tokenizers": Table(
+        columns=_IDENTITY
+        | _number("psnr", "psnr_spread", "rfd", "smallest_gfd")
+        | {"comparable": "truth"}
+        | _text("reason"),
+        code=f"{_ANALYSIS}.equal_reconstruction:tokenizers",
+        made_from=("measurements",),
+    ),
     "comparability": Table(
         columns=_text("family", "metric")
         | _number("mean", "value", "low", "high", "cv")
@@ -196,7 +212,9 @@ TABLES: Mapping[str, Table] = {
         made_from=("measurements",),
     ),
     "guidance": Table(
-        columns=_text("target", "backbone", "family", "statistic")
+        columns=_text("target", "backbone")
+        | _STEP
+        | _text("family", "statistic")
         | _VALUE
         | _COUNTS
         | _number("guidance_scales")
@@ -230,6 +248,7 @@ TABLES: Mapping[str, Table] = {
             )
         )
         | _text("backbone")
+        | _STEP
         | _GUIDANCE
         | _text("distance_metric")
         | _number("distance", "distance_stderr", "distance_runs"),

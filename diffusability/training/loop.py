@@ -20,8 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from diffusability.artifacts.atomic import write_bytes
 from diffusability.errors import TrainingError, TrainingInterrupted
 from diffusability.study.spec import CHECKPOINT_SECONDS, TIME_BUDGET, TrainSpec
 from diffusability.training.batches import BatchOrder, step_generator
@@ -43,6 +45,11 @@ from diffusability.training.schedule import learning_rate
 logger = logging.getLogger(__name__)
 HISTORY_ROWS = 100  # maximum rows of a loss curve
 NAMED_INDICES = 8  # images of a bad batch named in the message
+
+
+def weights_name(step: int | None = None) -> str:
+    """Return the name of the file with the averaged weights of a step, by default the last."""
+    return "model.safetensors" if step is None else f"model-{step:06d}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,8 @@ class Run:
         seed: of data order and of each step's generator.
         state: folder of the checkpoints.
         averaged: name of the module that gets a moving average, if `spec.ema` is set.
+        snapshots: steps after which the averaged weights are written to `state`, as
+            `weights_name(step)`.
         minutes: time after which the state is saved and the run interrupted.
         checkpoint_seconds: time between checkpoints.
         processes: processes that share every batch.
@@ -119,6 +128,7 @@ class Run:
     seed: int
     state: Path
     averaged: str | None = None
+    snapshots: Sequence[int] = ()
     versions: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     minutes: float | None = None
@@ -197,6 +207,8 @@ class Training:
             with Interruption() as interruption:
                 while self.step < run.spec.steps:
                     row = self._take_step()
+                    if self.step in run.snapshots:
+                        self._write_snapshot()
                     if progress is not None:
                         progress.advance(row)
                     now = time.monotonic()
@@ -317,6 +329,13 @@ class Training:
                     "train.lr, train.clip, or train.precision: fp32 may help"
                 )
 
+    def _write_snapshot(self) -> None:
+        """Write the averaged weights of this step; a run that resumes before it writes the same."""
+        self._refuse_bad_weights()
+        if self.run.processes.leads:
+            tensors = {k: v.contiguous() for k, v in self.averaged.state_dict().items()}
+            write_bytes(self.run.state / weights_name(self.step), save(tensors))
+
     def save(self) -> None:
         """Write a checkpoint of everything that the next step depends on, in one process.
 
@@ -344,6 +363,7 @@ class Training:
         checkpoint = load_checkpoint(self.run.state)
         if checkpoint is None:
             return
+        self._check_snapshots(checkpoint.step)
         for name, module in self._all_modules().items():
             prefix = f"module.{name}."
             weights = {
@@ -360,6 +380,17 @@ class Training:
         if self._average is not None:
             self._average.updates = checkpoint.values["updates"]
         logger.info("%s: resumed at step %d of %d", self.run.name, self.step, self.run.spec.steps)
+
+    def _check_snapshots(self, step: int) -> None:
+        """Refuse to resume after a snapshot that is gone, because it would never be written."""
+        state = self.run.state
+        passed = [weights_name(one) for one in self.run.snapshots if one <= step]
+        gone = [name for name in passed if not (state / name).exists()]
+        if gone:
+            raise TrainingError(
+                f"{self.run.name}: {', '.join(gone)} is gone from {state}, whose checkpoint is at "
+                f"step {step}; start again from the first step with: rm -r {state}"
+            )
 
     def _all_modules(self) -> dict[str, nn.Module]:
         average = {"average": self._average.module} if self._average is not None else {}

@@ -13,7 +13,8 @@ SRSS, SEC, PSNR = "spatial.srss", "smoothness.sec25", "reconstruction.psnr"
 ENDS = {"correlations": ["pearson_low", "pearson_high"], "comparisons": ["low", "high"]}
 ENDS |= {"regressions": ["r2_low", "r2_high"], "noise_floor": ["low", "high"]}
 ENDS |= {"comparability": ["low", "high"], "profile_relations": ["low", "high"]}
-MEASURED_ALONE = ("latent_spaces", "latent_findings")  # of each tokenizer: they need no other
+# of each tokenizer: they need no other
+MEASURED_ALONE = ("tokenizers", "latent_spaces", "latent_findings")
 
 
 def tables_of(tokenizers=8, edit=None, **more):

@@ -21,7 +21,7 @@ def generation(tmp_path, monkeypatch):
 
     def measure(backbone, guidance, value, *, seed="0", tokenizer_seed="0", higher=False):
         labels = {"tokenizer": "a", "tokenizer_seed": tokenizer_seed, "backbone": backbone}
-        labels |= {"seed": seed, "guidance": guidance}
+        labels |= {"seed": seed, "guidance": guidance, "snapshot": ""}
         spec = {"value": value, "labels": labels}
         artifact = Artifact("generation", labels, spec, 0, {})
         folder = tmp_path / artifact.path

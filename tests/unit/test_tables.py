@@ -239,7 +239,7 @@ def test_readers_use_the_declared_types(tmp_path):
     with pytest.raises(MeasurementError, match="column value, row 0: 'much' is not a number"):
         read_table(path)
     path.write_text("target,value\n")
-    with pytest.raises(MeasurementError, match="columns backbone, family, .* are missing"):
+    with pytest.raises(MeasurementError, match="columns backbone, step, family, .* are missing"):
         read_table(path)
 
 

@@ -60,7 +60,7 @@ class Workspace:
         (self.path / name).write_text(yaml.safe_dump(dict(study), sort_keys=False))
 
     def planned(self, *arguments: str, study: str = "study.yaml") -> Jobs:
-        """Return the jobs of a dry-run by rule; fingerprints are left out of the wildcards."""
+        """Return the jobs of a dry-run by rule, without fingerprints and empty snapshots."""
         output = self.run("snakemake", "-n", *arguments, "--configfile", study).stdout
         jobs: Jobs = {}
         for block in re.split(r"^\[\w{3} \w{3} .*\]$", output, flags=re.MULTILINE)[1:]:
@@ -69,7 +69,8 @@ class Workspace:
                 continue
             wildcards = re.search(r"^ +wildcards: (.*)$", block, re.MULTILINE)
             pairs = wildcards[1].split(", ") if wildcards else []
-            named = ",".join(pair for pair in pairs if not pair.startswith("fingerprint="))
+            left = [p for p in pairs if not p.startswith("fingerprint=") and p != "snapshot="]
+            named = ",".join(left)
             jobs.setdefault(rule[1], []).append(named)
         work = (rule for rule in sorted(jobs) if rule not in TARGETS)
         return {rule: sorted(jobs[rule]) for rule in work}

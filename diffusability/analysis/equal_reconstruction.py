@@ -1,0 +1,130 @@
+"""Which tokenizers reconstruct equally well: only their latent spaces can be compared.
+
+The paper compares tokenizers of like reconstruction. Where a study has the block
+`analysis.equal_reconstruction`, a tokenizer that falls out is marked in the table `tokenizers`
+and left out of every statistic over tokenizers.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from diffusability.analysis.catalogue import RECONSTRUCTION
+from diffusability.analysis.frames import table_frame
+from diffusability.analysis.panels import Measured, Table
+
+DISTANCE = "generation.fd_"
+
+
+class Limits(Protocol):
+    """How far reconstruction may differ; ``EqualReconstruction`` of a study has these."""
+
+    @property
+    def psnr_spread(self) -> float: ...
+    @property
+    def rfd_share(self) -> float: ...
+
+
+def tokenizers(table: Table, limits: Limits | None = None) -> pd.DataFrame:
+    """Return one row per tokenizer: its reconstruction, and whether it is like its family's.
+
+    A tokenizer of a family falls out if
+
+    - its PSNR is outside the window of `psnr_spread` dB that holds the most tokenizers of the
+      family (of several such windows, that of the highest PSNR), or
+    - its rFD is not below `rfd_share` times the smallest gFD of the family: reconstruction, not
+      generation, would limit it. Both are Fréchet distances by one extractor; the gFD is the
+      smallest mean over seeds, of any backbone and guidance scale, at the last step.
+
+    Args:
+        table: a checked tidy table. limits: of the study; none: nothing falls out.
+
+    Returns:
+        ``psnr`` in dB and ``rfd`` as means over tokenizer seeds; ``psnr_spread``, largest minus
+        smallest PSNR of the family; ``smallest_gfd`` of the family; ``comparable``, missing
+        without limits; ``reason`` why it is not.
+    """
+    measured = Measured.of(table)
+    rows = measured.tokenizers.copy()
+    rows["psnr"] = rows["tokenizer"].map(_means(measured.table, RECONSTRUCTION))
+    target = next((m for m in measured.metrics if m.startswith(DISTANCE)), None)
+    rfd = target.replace("generation.", "reconstruction.") if target else ""
+    rows["rfd"] = rows["tokenizer"].map(_means(measured.table, rfd))
+    rows["smallest_gfd"] = rows["family"].map(_smallest(measured.table, target))
+    found: list[Mapping[Any, Any]] = []
+    for _, family in rows.groupby("family", sort=False):
+        spread = float(family["psnr"].max() - family["psnr"].min())
+        inside = _widest(family["psnr"].to_numpy(float), limits.psnr_spread if limits else np.inf)
+        for row, fits in zip(family.to_dict("records"), inside, strict=True):
+            reason = "" if limits is None else _reason(row, bool(fits), limits)
+            comparable = None if limits is None else not reason
+            more = {"psnr_spread": spread, "comparable": comparable, "reason": reason}
+            found.append(row | more)
+    order = {name: place for place, name in enumerate(rows["tokenizer"])}
+    return table_frame("tokenizers", sorted(found, key=lambda row: order[row["tokenizer"]]))
+
+
+def without_unequal(table: pd.DataFrame, limits: Limits | None) -> pd.DataFrame:
+    """Return the rows of the tokenizers that do not fall out; without limits, all."""
+    if limits is None:
+        return table
+    judged = tokenizers(table, limits)
+    return table[~table["tokenizer"].isin(unequal(judged))].reset_index(drop=True)
+
+
+def unequal(judged: pd.DataFrame) -> list[str]:
+    """Return the tokenizers that fall out, by the table of tokenizers."""
+    return list(judged.loc[~judged["comparable"].fillna(True).astype(bool), "tokenizer"])
+
+
+def reconstruction_sentence(judged: pd.DataFrame) -> str:
+    """Return one sentence that names the tokenizers that fell out, or empty without limits."""
+    if judged["comparable"].isna().all():
+        return ""
+    out = judged[judged["tokenizer"].isin(unequal(judged))]
+    if out.empty:
+        return "All tokenizers reconstruct equally well within their families"
+    names = "; ".join(f"{row['tokenizer']} ({row['reason']})" for row in out.to_dict("records"))
+    return f"Left out, because they do not reconstruct like the others of their family: {names}"
+
+
+def _means(table: pd.DataFrame, metric: str) -> dict[str, float]:
+    own = table[(table["metric"] == metric) & table["value"].notna()]
+    return {str(k): float(v) for k, v in own.groupby("tokenizer")["value"].mean().items()}
+
+
+def _smallest(table: pd.DataFrame, target: str | None) -> dict[str, float]:
+    """Return the smallest mean distance of generated images of each family."""
+    own = table[(table["metric"] == target) & table["value"].notna()]
+    cells = own.groupby(["family", "tokenizer", "backbone", "guidance"], dropna=False)
+    means = cells["value"].mean().groupby(level="family").min()
+    return {str(k): float(v) for k, v in means.items()}
+
+
+def _widest(psnr: np.ndarray, width: float) -> np.ndarray:
+    """Return which of (n,) values are in the window that holds the most; NaN is in none."""
+    best = np.zeros(len(psnr), bool)
+    for top in sorted(psnr[np.isfinite(psnr)], reverse=True):
+        inside = (psnr <= top) & (psnr >= top - width)
+        if inside.sum() > best.sum():
+            best = inside
+    return best
+
+
+def _reason(row: Mapping[Any, Any], fits: bool, limits: Limits) -> str:
+    """Return why a tokenizer falls out, or empty; what was not measured rules nothing out."""
+    reasons = []
+    if pd.notna(row["psnr"]) and not fits:
+        reasons.append(
+            f"PSNR {row['psnr']:.2f} dB is outside the {limits.psnr_spread:g} dB that most of "
+            "the family are within"
+        )
+    most = limits.rfd_share * row["smallest_gfd"]
+    if pd.notna(row["rfd"]) and pd.notna(most) and not row["rfd"] < most:
+        reasons.append(
+            f"rFD {row['rfd']:.3g} is not below {limits.rfd_share:.2g} of the smallest gFD "
+            f"({row['smallest_gfd']:.3g})"
+        )
+    return "; ".join(reasons)

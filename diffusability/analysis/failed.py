@@ -1,0 +1,100 @@
+"""Diffusion models that failed: what rests on them says nothing about latent spaces."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+ERRORS = 2.0  # standard errors that a model must be better by
+ACCURACY = "generation.class_accuracy_"
+GAUSSIAN = "control.gaussian."
+_MODEL = ["tokenizer", "tokenizer_seed", "backbone", "seed", "step"]
+NO_SCALE = -1.0  # in a key, in the place of a guidance scale
+
+
+def mark_failed(table: pd.DataFrame, target: str) -> pd.DataFrame:
+    """Return a table with the columns `failed` and `failed_reason`.
+
+    A model's samples, of one step and guidance scale, failed if either holds:
+
+    - their class accuracy is within its error of chance: not above 1/K + 2 s, with s the
+      binomial standard error of chance, sqrt(1/K (1 - 1/K) / n);
+    - they are no better than draws of the Gaussian that VIV assumes: the target is not below that
+      control's by more than 2 standard errors of the difference. Only where the study asks for
+      the control.
+
+    Rows of a model that have no guidance scale are judged by its smallest. Rows of tokenizers,
+    and of models that neither rule applies to, are not judged: `failed` is missing.
+
+    Args:
+        table: the tidy table. target: the Fréchet distance of generated images.
+    """
+    rows = table[(table["backbone"] != "") & table["value"].notna()]
+    controls = table[table["metric"] == target.replace("generation.", GAUSSIAN, 1)]
+    gaussian = {
+        (row["tokenizer"], row["tokenizer_seed"]): row for row in controls.to_dict("records")
+    }
+    found: dict[tuple[Any, ...], list[str]] = {}
+    for row in rows[rows["metric"].str.startswith(ACCURACY)].to_dict("records"):
+        found.setdefault(_key(row), []).append(_at_chance(row))
+    for row in rows[rows["metric"] == target].to_dict("records"):
+        control = gaussian.get((row["tokenizer"], row["tokenizer_seed"]))
+        if control is not None and pd.notna(control["value"]):
+            found.setdefault(_key(row), []).append(_no_better(row, control))
+    reasons = {key: "; ".join(filter(None, each)) for key, each in found.items()}
+    for key in sorted(reasons, key=lambda key: -key[-1]):  # the smallest scale is kept
+        reasons[(*key[:-1], NO_SCALE)] = reasons[key]
+    said = [reasons.get(_key(row)) for row in table[[*_MODEL, "guidance"]].to_dict("records")]
+    return table.assign(
+        failed=pd.array([None if one is None else bool(one) for one in said], dtype="boolean"),
+        failed_reason=[one or "" for one in said],
+    )
+
+
+def failed_sentence(table: pd.DataFrame) -> str:
+    """Return one sentence that counts the sets of samples that failed, or empty if none did.
+
+    Args:
+        table: marked, with each backbone at the step that is meant.
+    """
+    judged = table[table["failed"].notna() & table["guidance"].notna()]
+    models = judged.drop_duplicates([*_MODEL, "guidance"])
+    bad = models[models["failed"].astype(bool)]
+    if bad.empty:
+        return ""
+    return (
+        f"{len(bad)} of {len(models)} sets of samples are of diffusion models that failed, and say "
+        f"nothing about latent spaces; the first: {bad['failed_reason'].iloc[0]}"
+    )
+
+
+def _key(row: Mapping[Any, Any]) -> tuple[Any, ...]:
+    model = (-1 if pd.isna(row[name]) else row[name] for name in _MODEL)
+    return (*model, NO_SCALE if pd.isna(row["guidance"]) else float(row["guidance"]))
+
+
+def _at_chance(row: Mapping[Any, Any]) -> str:
+    """Return the reason why a class accuracy is that of chance, or empty."""
+    chance = 1 / json.loads(row["options"])["classes"]
+    error = math.sqrt(chance * (1 - chance) / row["n"])
+    if row["value"] > chance + ERRORS * error:
+        return ""
+    return (
+        f"class accuracy {row['value']:.3g} is within {ERRORS:g} errors ({error:.2g}) of chance "
+        f"({chance:.3g})"
+    )
+
+
+def _no_better(row: Mapping[Any, Any], control: Mapping[Any, Any]) -> str:
+    """Return the reason why a distance is no better than the control's, or empty."""
+    squares = [row["stderr"], control["stderr"]]
+    error = math.sqrt(sum(s**2 for s in squares if pd.notna(s)))
+    if row["value"] < control["value"] - ERRORS * error:
+        return ""
+    name = row["metric"].removeprefix("generation.")
+    return (
+        f"{name} {row['value']:.4g} is not below that of the Gaussian control "
+        f"({control['value']:.4g}) by more than {ERRORS:g} errors ({error:.2g})"
+    )

@@ -1,0 +1,69 @@
+"""Draws of the class-conditional Gaussians that VIV assumes latents to be."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusability.latents.channel_statistics import ChannelStatistics
+from diffusability.metrics.kronecker import require_samples
+from diffusability.metrics.latent_set import LatentSet, check_labels
+from diffusability.metrics.mixture_velocity import KroneckerMixture
+from diffusability.metrics.velocity_fits import fit_groups
+
+
+@dataclass(frozen=True)
+class ClassGaussians:
+    """One Gaussian per class, fitted to z-scored latents.
+
+    Attributes:
+        classes: (K,) int64 class numbers, ascending, in the order of the components.
+        mixture: K matrix-normal components over channels and positions.
+        statistics: of the channels, with which latents were z-scored.
+        grid: height and width of the latents.
+    """
+
+    classes: Tensor
+    mixture: KroneckerMixture
+    statistics: ChannelStatistics
+    grid: tuple[int, int]
+
+    def draw(self, noise: Tensor, labels: Tensor) -> Tensor:
+        """Turn noise into draws: mu_k + A_k^(1/2) Z B_k^(1/2), in latent units.
+
+        Args:
+            noise: (B, C, H, W) standard normal. labels: (B,) int64, each one of `classes`.
+
+        Returns:
+            (B, C, H, W) float32.
+        """
+        fit = self.mixture
+        k = torch.searchsorted(self.classes, labels)  # (B,)
+        scaled = noise.double().flatten(2) * fit.eigenvalues(k).sqrt()  # (B, C, H*W)
+        z = fit.means[k] + fit.rotate_back(scaled, k)  # (B, C, H*W)
+        mean, std = self.statistics.mean[:, None], self.statistics.std[:, None]  # (C, 1) each
+        return (z * std + mean).unflatten(2, self.grid).float()
+
+
+def fit_class_gaussians(latents: Tensor, labels: Tensor) -> ClassGaussians:
+    """Fit the Gaussians of VIV (arXiv 2606.03578, Eq. 2-3), exactly as `velocity.viv` does.
+
+    Each class has its own mean and its own covariance over all C x H x W elements: a Kronecker
+    product of channels and positions by flip-flop, rescaled to the trace of the sample
+    covariance. VIV shrinks nothing beyond that structure, so neither does this.
+
+    Args:
+        latents: (N, C, H, W), any floating dtype, in latent units. labels: (N,) class numbers.
+
+    Raises:
+        MeasurementError: bad input, or a class with too few images (`minimum_samples`).
+    """
+    data = LatentSet(latents)
+    labels = check_labels(labels, data.count)
+    classes, counts = labels.unique(return_counts=True)  # (K,) each
+    positions = data.height * data.width
+    require_samples(counts, classes, data.channels, positions)
+    mixture = KroneckerMixture.empty(len(classes), data.channels, positions, data.device)
+    groups = [torch.nonzero(labels == one).flatten() for one in classes]
+    fit_groups(data, groups, True, mixture)
+    return ClassGaussians(classes, mixture, data.statistics, (data.height, data.width))

@@ -1,0 +1,97 @@
+"""Sample sources without a diffusion model, which say what its samples are to be compared with.
+
+Each draws latents of one tokenizer, which are decoded and measured like any other samples:
+
+- `noise`: N(0, I) in z-scored latents, where a diffusion model starts. No class; labels are
+  balanced, so its class accuracy is what the judge gives by chance.
+- `gaussian`: one Gaussian per class, as VIV assumes (`metrics.class_gaussians`), fitted to the
+  posterior means of the train split. Labels are balanced over the classes of that split.
+- `posterior`: posterior samples of images of the val split, with their own classes: the
+  tokenizer's floor. Where more are asked for than there are images, images repeat with new noise.
+"""
+
+from collections.abc import Callable
+from typing import assert_never
+
+import torch
+from torch import Tensor
+
+from diffusability.diffusion.sampler import balanced_labels, draw_noise
+from diffusability.latents.channel_statistics import ChannelStatistics
+from diffusability.metrics.class_gaussians import fit_class_gaussians
+from diffusability.stages.inputs import Inputs
+from diffusability.study.fingerprint import derive_seed
+from diffusability.study.generation import Control
+from diffusability.study.spec import Spec
+
+Draw = Callable[[range], tuple[Tensor, Tensor]]  # (B, C, H, W) latents, (B,) labels
+
+
+class ControlOptions(Spec):
+    """How one set of images is generated without a diffusion model."""
+
+    control: Control
+    count: int
+
+
+def control_source(inputs: Inputs, spec: ControlOptions) -> Draw:
+    """Return what draws the latents of given sample indices, on the CPU, and their labels.
+
+    A draw depends on the sampling seed and the index alone.
+    """
+    match spec.control:
+        case "noise":
+            return _noise(inputs)
+        case "gaussian":
+            return _gaussian(inputs)
+        case "posterior":
+            return _posterior(inputs, spec.count)
+        case _:
+            assert_never(spec.control)
+
+
+def _noise(inputs: Inputs) -> Draw:
+    stated = inputs.json("latents", "latents.json")["channel_statistics"]
+    statistics = ChannelStatistics.from_json(stated)
+    mean, std = (x.float()[:, None, None] for x in (statistics.mean, statistics.std))  # (C, 1, 1)
+
+    def draw(indices: range) -> tuple[Tensor, Tensor]:
+        labels = balanced_labels(indices, inputs.data.num_classes)
+        return _draw_noise(inputs, indices) * std + mean, labels
+
+    return draw
+
+
+def _gaussian(inputs: Inputs) -> Draw:
+    latents = inputs.latents[inputs.data.split("train")]
+    fit = fit_class_gaussians(latents.mean, latents.labels)
+
+    def draw(indices: range) -> tuple[Tensor, Tensor]:
+        labels = fit.classes[balanced_labels(indices, len(fit.classes))]
+        return fit.draw(_draw_noise(inputs, indices), labels), labels
+
+    return draw
+
+
+def _posterior(inputs: Inputs, count: int) -> Draw:
+    images = evenly(inputs.data.split("val"), count)
+
+    def draw(indices: range) -> tuple[Tensor, Tensor]:
+        chosen = inputs.latents[images[torch.as_tensor(indices)]]
+        noise = _draw_noise(inputs, indices)
+        return chosen.mean + torch.exp(0.5 * chosen.logvar) * noise, chosen.labels
+
+    return draw
+
+
+def evenly(images: Tensor, count: int) -> Tensor:
+    """Return (count,) of (n,) images: evenly spread, or all of them again and again."""
+    places = torch.arange(count)
+    n = len(images)
+    return images[places * n // count if count <= n else places % n]
+
+
+def _draw_noise(inputs: Inputs, indices: range) -> Tensor:
+    """Return (B, C, H, W) standard normal noise, other than that of diffusion models."""
+    shape = tuple(inputs.latents.mean.shape[1:])
+    return draw_noise(derive_seed("control noise", inputs.job.seed), indices, shape)

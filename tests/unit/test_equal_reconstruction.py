@@ -1,0 +1,111 @@
+"""Tokenizers of like reconstruction: which fall out, and what they are left out of."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from diffusability.analysis.equal_reconstruction import (
+    reconstruction_sentence,
+    tokenizers,
+    unequal,
+    without_unequal,
+)
+from diffusability.analysis.measurements import check_measurements
+from diffusability.study.study import AnalysisSpec, EqualReconstruction
+from tests.unit.measurement_table import analysed, measurement_table
+from tests.unit.test_tables import row, run
+
+LIMITS = EqualReconstruction()
+
+
+def table(
+    psnr: dict[str, float], rfd: dict[str, float] | None = None, gfd: float = 9.0
+) -> pd.DataFrame:
+    """Tokenizers with one model each; the smallest gFD is `gfd`."""
+    rows = [row(name, "reconstruction.psnr", value, unit="dB") for name, value in psnr.items()]
+    rows += [row(n, "reconstruction.fd_judge", v, up=False) for n, v in (rfd or {}).items()]
+    rows += [run(name, gfd + k) for k, name in enumerate(psnr)]
+    return check_measurements(pd.DataFrame(rows))
+
+
+@pytest.mark.parametrize(
+    ("psnr", "out"),
+    [
+        ({"a": 27.0, "b": 26.5, "c": 26.0}, []),
+        ({"a": 27.0, "b": 26.5, "c": 26.0, "d": 24.1}, ["d"]),
+        ({"a": 29.0, "b": 26.5, "c": 26.0, "d": 25.6}, ["a"]),
+        ({"a": 28.0, "b": 26.0}, ["b"]),  # of two equal windows, the better one
+    ],
+)
+def test_the_window_that_holds_most_tokenizers_stays(
+    psnr: dict[str, float], out: list[str]
+) -> None:
+    found = tokenizers(table(psnr), LIMITS)
+    assert unequal(found) == out
+    spread = max(psnr.values()) - min(psnr.values())
+    assert found["psnr_spread"].tolist() == [pytest.approx(spread)] * len(psnr)
+    assert all("dB" in reason for reason in found.loc[found["tokenizer"].isin(out), "reason"])
+    wider = EqualReconstruction(psnr_spread=5)
+    assert unequal(tokenizers(table(psnr), wider)) == []
+
+
+def test_rfd_must_be_below_a_third_of_the_smallest_gfd() -> None:
+    made = table(dict.fromkeys("abc", 27.0), {"a": 2.9, "b": 3.0, "c": 8.0})
+    found = tokenizers(made, LIMITS)
+    assert unequal(found) == ["b", "c"]
+    assert found["smallest_gfd"].tolist() == [9.0] * 3
+    assert unequal(tokenizers(made, EqualReconstruction(rfd_share=0.5))) == ["c"]
+    assert reconstruction_sentence(found).startswith("Left out, because")
+    assert "b (rFD 3 is not below 0.33 of the smallest gFD (9))" in reconstruction_sentence(found)
+
+
+def test_what_was_not_measured_rules_nothing_out() -> None:
+    found = tokenizers(table({"a": 27.0, "b": math.nan}), LIMITS)
+    assert unequal(found) == []
+    assert found["comparable"].tolist() == [True, True]
+
+
+def test_without_the_block_nothing_is_judged_and_no_fingerprint_changes() -> None:
+    made = table({"a": 27.0, "b": 20.0})
+    found = tokenizers(made)
+    assert found["comparable"].isna().all()
+    assert reconstruction_sentence(found) == ""
+    assert without_unequal(made, None) is made
+    assert "equal_reconstruction" not in AnalysisSpec().canonical()
+
+
+def test_families_are_judged_apart() -> None:
+    psnr = {"a": 27.0, "b": 26.8, "c": 22.0, "d": 22.3}
+    made = table(psnr)
+    made["family"] = made["tokenizer"].map({"a": "x", "b": "x", "c": "y", "d": "y"})
+    assert unequal(tokenizers(made, LIMITS)) == []
+
+
+def test_every_statistic_over_tokenizers_leaves_them_out() -> None:
+    def worse(frame: pd.DataFrame) -> pd.DataFrame:
+        low = (frame["tokenizer"] == "t03") & (frame["metric"] == "reconstruction.psnr")
+        same = frame["metric"] == "reconstruction.psnr"
+        frame.loc[same, "value"] = 27.0 + frame.loc[same, "value"] / 100
+        frame.loc[low, "value"] = 20.0
+        return frame
+
+    made = measurement_table(8, seeds=1, retrained=0, backbones=("sit-b",), edit=worse)
+    options = AnalysisSpec(resamples=99, equal_reconstruction=EqualReconstruction())
+    limited, plain = analysed(made, options), analysed(made, AnalysisSpec(resamples=99))
+    for name, n in ((limited, 7), (plain, 8)):
+        assert set(name["correlations"]["n"]) == {n}
+        assert set(name["regressions"]["n"]) == {n}
+    assert unequal(limited["tokenizers"]) == ["t03"]
+    assert len(limited["tokenizers"]) == 8
+
+
+def test_tables_are_empty_where_no_tokenizer_is_left() -> None:
+    made = measurement_table(5, seeds=1, retrained=0, backbones=("sit-b",))
+    floor = made[made["metric"] == "reconstruction.psnr"]
+    worse = floor.assign(metric="reconstruction.fd_judge", value=1e3, higher_is_better=False)
+    limits = EqualReconstruction(psnr_spread=99)
+    options = AnalysisSpec(resamples=99, equal_reconstruction=limits)
+    found = analysed(check_measurements(pd.concat([made, worse])), options)
+    assert len(unequal(found["tokenizers"])) == 5
+    assert found["correlations"].empty
