@@ -5,15 +5,11 @@ from inspect import signature
 from typing import Any
 
 import pandas as pd
-from joblib import Parallel, delayed
 
 from diffusability.analysis.intervals import Analysis, AnalysisOptions
 from diffusability.analysis.panels import Measured
 from diffusability.study.plan import Plan
 from diffusability.study.tables import ANALYSIS_TABLES, COLLECTED_TABLES, TABLES
-
-# resampling takes most of the time: these run in parallel to the others
-_FIRST = ("correlations", "proxies")
 
 
 def collect(plan: Plan) -> dict[str, pd.DataFrame]:
@@ -33,26 +29,14 @@ def analyse(
     Args:
         collected: tables by name, from ``collect``; measurements are checked
             (``check_measurements``).
-        analysis: resamples, confidence and seed.
+        analysis: confidence.
     """
     analysis = analysis or AnalysisOptions()
-    rest = [name for name in ANALYSIS_TABLES if name not in _FIRST]
-    halves = Parallel(n_jobs=2)(
-        delayed(_make)(names, collected, analysis) for names in (list(_FIRST), rest)
-    )
-    made = {name: table for half in halves for name, table in half.items()}
-    return {name: made[name] for name in ANALYSIS_TABLES}
-
-
-def _make(
-    names: list[str], collected: Mapping[str, pd.DataFrame], analysis: Analysis
-) -> dict[str, pd.DataFrame]:
-    """Return the named tables; each may use those before it."""
-    # keeps pairings of metrics and targets between tables
+    # one index of the measurements: pairings of metrics and targets are shared between tables
     known: dict[str, Any] = {**collected, "measurements": Measured(collected["measurements"])}
-    for name in names:
+    for name in ANALYSIS_TABLES:
         function = TABLES[name].function()
         inputs = [known[source] for source in TABLES[name].made_from]
         options = {"analysis": analysis} if "analysis" in signature(function).parameters else {}
         known[name] = function(*inputs, **options)
-    return {name: known[name] for name in names}
+    return {name: known[name] for name in ANALYSIS_TABLES}

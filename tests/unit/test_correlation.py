@@ -6,19 +6,11 @@ from itertools import combinations, permutations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
-from statsmodels.stats.multitest import multipletests
-
 from diffusability.analysis.comparison import (
     compare_backbones,
     compare_pairs,
     zou_interval,
 )
-from diffusability.analysis.correlation import correlate, intercorrelate
-from diffusability.analysis.estimators import pearson
-from diffusability.analysis.intervals import AnalysisOptions
-from diffusability.analysis.measurements import check_measurements
-from diffusability.analysis.panels import cells, predictors
 from diffusability.analysis.significance import (
     pairing_p,
     partial_p,
@@ -27,6 +19,14 @@ from diffusability.analysis.significance import (
     williams,
     within_p,
 )
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from diffusability.analysis.correlation import correlate, intercorrelate
+from diffusability.analysis.estimators import pearson
+from diffusability.analysis.intervals import AnalysisOptions
+from diffusability.analysis.measurements import check_measurements
+from diffusability.analysis.panels import cells, predictors
 from diffusability.study.tables import BEST, TABLES
 from tests.unit.measurement_table import measurement_table
 

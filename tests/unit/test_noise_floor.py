@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
+from diffusability.analysis.disattenuation import disattenuate, varies_by_run
 from scipy import stats
 
-from diffusability.analysis.disattenuation import disattenuate, varies_by_run
 from diffusability.analysis.estimators import pearson
 from diffusability.analysis.intervals import bootstrap_interval, independent
 from diffusability.analysis.noise_floor import (

@@ -5,19 +5,19 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-
-from diffusability.analysis.catalogue import (
-    FISHER_PROXIES,
-    HEADLINE_FISHER,
-    HEADLINE_METRICS,
-    LATENT_PROXIES,
-)
 from diffusability.analysis.comparison import (
     UNDECIDED,
     better_proxy,
     compare_pairs,
     compare_proxies,
     difference_interval,
+)
+
+from diffusability.analysis.catalogue import (
+    FISHER_PROXIES,
+    HEADLINE_FISHER,
+    HEADLINE_METRICS,
+    LATENT_PROXIES,
 )
 from diffusability.analysis.correlation import correlate
 from diffusability.analysis.frames import read_table, write_table

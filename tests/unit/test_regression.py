@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 import statsmodels.formula.api as smf
+from diffusability.analysis.significance import wild_cluster_p
 from scipy import stats
 
 from diffusability.analysis.intervals import AnalysisOptions, independent
@@ -22,7 +23,6 @@ from diffusability.analysis.selection import (
     strongest,
     top1_regret,
 )
-from diffusability.analysis.significance import wild_cluster_p
 from diffusability.study.tables import TABLES
 from tests.unit.measurement_table import measurement_table
 
