@@ -154,8 +154,9 @@ class Study:
     def _derived(self, panel: Panel, name: str) -> Mapping[str, float]:
         if name == OPTIMUM:
             return best_guidance(self.table, panel.target, panel.backbone)[0]
-        function = deviations if name == DEVIATION else variance_relations
-        return function(self.table, self.profiles, panel.backbone, panel.guidance)
+        if name == DEVIATION:
+            return deviations(self.profiles, panel.backbone, panel.guidance)
+        return variance_relations(self.table, self.profiles, panel.backbone, panel.guidance)
 
     def _sign(self, name: str, target: str) -> int | None:
         if name in _DERIVED:  # a smaller deviation and a smaller optimum are said to be better

@@ -82,9 +82,7 @@ def _read(artifact: Artifact) -> dict[str, list[float]]:
     return dict(json.loads((path / FILE).read_text()))
 
 
-def deviations(
-    table: Measured, profiles: pd.DataFrame, backbone: str, guidance: Guidance
-) -> dict[str, float]:
+def deviations(profiles: pd.DataFrame, backbone: str, guidance: Guidance) -> dict[str, float]:
     """Return mean |length ratio - 1| along the trajectories of each tokenizer; 0 is straight."""
     chosen = _of_panel(profiles, backbone, guidance).groupby("tokenizer")["value"]
     return {str(name): float((part - 1).abs().mean()) for name, part in chosen}

@@ -51,9 +51,11 @@ def test_direction_is_declared_and_not_applied(found):
     viv, lnc = of(found, "velocity.viv"), of(found, LNC)
     assert (viv["expected_sign"], lnc["expected_sign"]) == (1, -1)
     assert viv["pearson"] > 0 > lnc["pearson"]
-    assert np.isnan(of(found, "spatial.rmsc")["expected_sign"]) if "spatial.rmsc" in set(
-        found["metric"]
-    ) else True
+    assert (
+        np.isnan(of(found, "spatial.rmsc")["expected_sign"])
+        if "spatial.rmsc" in set(found["metric"])
+        else True
+    )
 
 
 def test_p_is_that_of_the_interval_and_corrected_over_a_panel(found):

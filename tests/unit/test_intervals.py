@@ -55,9 +55,7 @@ def test_statistics_without_a_cluster_are_those_of_the_others():
         assert np.array_equal(row > 0, kept)
         rho = stats.spearmanr(x[kept], y[kept]).statistic
         assert spearman(x, y)(row[None])[0, 0] == pytest.approx(rho)
-        centred = [
-            v[kept] - np.array([v[codes == c].mean() for c in codes[kept]]) for v in (x, y)
-        ]
+        centred = [v[kept] - np.array([v[codes == c].mean() for c in codes[kept]]) for v in (x, y)]
         r = np.corrcoef(*centred)[0, 1]
         assert within(x, y, codes)(row[None])[0, 0] == pytest.approx(r)
 
