@@ -18,6 +18,7 @@ from diffusability.analysis.estimators import (
 )
 from diffusability.analysis.frames import join_notes, table_frame
 from diffusability.analysis.intervals import Analysis, AnalysisOptions, cluster_interval
+from diffusability.analysis.joint import FEWEST
 from diffusability.analysis.panels import (
     Cells,
     Measured,
@@ -32,8 +33,6 @@ from diffusability.analysis.panels import (
     panels,
     predictors,
 )
-
-FEWEST = 3  # tokenizers of a correlation
 
 
 def correlate(table: Table, analysis: Analysis | None = None) -> pd.DataFrame:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from diffusability.analysis.correlation import FEWEST
-from diffusability.analysis.joint import Row, Terms
+from diffusability.analysis.joint import FEWEST, Row, Terms
 from diffusability.analysis.panels import (
     Measured,
     Panel,

@@ -47,6 +47,7 @@ Kind = Literal[
     "mean",  # over tokenizers of a number
     "share",  # of tokenizers for which something holds
 ]
+FEWEST = 3  # tokenizers of a correlation
 CORRELATIONS = ("correlation", "within", "partial")
 
 

@@ -10,17 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
 from diffusability.analysis.claims import Claim
 from diffusability.analysis.estimators import Array
-from diffusability.analysis.intervals import Labels
-from diffusability.analysis.joint import Row, Terms, evaluate
+from diffusability.analysis.intervals import MIN_CLUSTERS, Labels
+from diffusability.analysis.joint import FEWEST, Row, Terms, evaluate
 from diffusability.analysis.selection import fits, named
+from diffusability.study.study import Study
 
 DRAWS = 400  # data sets: the error of a power is at most 0.025
 RESEMBLANCE = 0.5  # share of variance that tokenizers of one cluster have in common
 AGREEMENT = 0.9  # r of the generation quality on two backbones
 RELIABILITY = 0.8  # of a target, where nothing is known of it yet
+ENOUGH = 0.5  # below it, a study hardly tests a claim
 SIMULATED = ("correlation", "within", "partial", "slope", "offset")
 
 
@@ -121,6 +124,7 @@ def planned_terms(
             return []
         single = isinstance(selector.get("target"), str)
         single = single and not str(selector["target"]).startswith("generation.")
+        single = single or claim.statistic in ("sd", "shared")
         there = [""] if single else [b for b in backbones if fits(b, selector.get("backbone"))]
         paper = selector.get("paper", math.nan)
         names = [n for n in named(selector["metric"]) if n.partition(".")[0] in measured]
@@ -136,10 +140,77 @@ def planned_terms(
                 paper=float(paper[name] if isinstance(paper, Mapping) else paper),  # type: ignore[arg-type]
             )
             for family, index in families.items()
-            if len(index) > 2 and fits(family, selector.get("family"))
+            if len(index) >= FEWEST and fits(family, selector.get("family"))
             for backbone in there
             for name in names
         ]
 
     terms = [[rows(selector) for selector in side] for side in (claim.plus, claim.minus)]
     return Terms(*terms) if all(term for side in terms for term in side) else None
+
+
+def power_table(study: Study, claims: Sequence[Claim], confidence: float = 0.95) -> pd.DataFrame:
+    """Return which claims a study can test, before it has run.
+
+    Args:
+        study: its tokenizers, clusters, backbones, scales and metrics.
+        claims: from ``load_claims``; those on findings are left out.
+        confidence: of the intervals.
+
+    Returns:
+        One row per claim: ``power`` at the paper's value, for a reliability of ``RELIABILITY``;
+        ``rows``, ``tokenizers`` and ``clusters`` behind it; ``note`` says why there is no power.
+    """
+    names = study.selected_tokenizers
+    labels = [study.tokenizers[name].cluster for name in names]
+    families: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        families.setdefault(study.tokenizers[name].family, []).append(index)
+    measured = (*study.selected_metrics, "trajectory", "profile", "guidance")
+    guided = len(study.sampling.guidance) > 1
+    largest = max(map(len, families.values()))
+    few = f"no family has {FEWEST} tokenizers" if largest < FEWEST else ""
+    rows = []
+    for claim in claims:
+        if claim.table:
+            continue
+        row: dict[str, object] = {"claim": claim.id, "power": math.nan}
+        terms = planned_terms(claim, families, study.selected_backbones, guided, measured)
+        if terms is None:
+            rows.append(row | {"note": few or "no such metric, family, backbone or guidance scale"})
+            continue
+        used = np.unique(np.concatenate([part.index for part in terms.rows]))
+        clusters = len({labels[index] for index in used})
+        row |= {"rows": len(terms.rows), "tokenizers": len(used), "clusters": clusters}
+        if clusters < MIN_CLUSTERS:
+            row["note"] = f"fewer than {MIN_CLUSTERS} clusters: no interval"
+        else:
+            row["power"] = power(claim, terms, labels, confidence=confidence)
+            unknown = math.isnan(row["power"])  # type: ignore[arg-type]
+            row["note"] = "the paper gives no value to compute it at" if unknown else ""
+        rows.append(row)
+    columns = ["claim", "power", "rows", "tokenizers", "clusters", "note"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.sort_values("power", ascending=False, kind="stable", ignore_index=True)
+
+
+def power_text(study: Study, claims: Sequence[Claim], confidence: float = 0.95) -> str:
+    """Return the power of a study as text, with one sentence that sums it up."""
+    table = power_table(study, claims, confidence)
+    known = table["power"].notna()
+    shown = table[known].assign(power=table["power"].map("{:.2f}".format, na_action="ignore"))
+    counts = ["rows", "tokenizers", "clusters"]
+    shown = shown.astype(dict.fromkeys(counts, "Int64")).drop(columns="note")
+    lines = [shown.to_string(index=False), ""] if len(shown) else []
+    for note, part in table[~known].groupby("note", sort=False):
+        lines += [f"{note}: {', '.join(part['claim'])}", ""]
+    good = int((table["power"] >= ENOUGH).sum())
+    return "\n".join(
+        [
+            *lines,
+            f"If the paper's value is true, this study reproduces {good} of {len(table)} claims "
+            f"with a chance of {ENOUGH} or more, {int(known.sum()) - good} with less.",
+            f"Assumed: reliability {RELIABILITY}, and tokenizers of one cluster that share "
+            f"{RESEMBLANCE:.0%} of their variance.",
+        ]
+    )

@@ -17,6 +17,7 @@ from diffusability.analysis.joint import Row, Terms, evaluate
 from diffusability.analysis.measurements import check_measurements
 from diffusability.analysis.noise_floor import noise_floor
 from diffusability.analysis.panels import Measured, cells, matching, predictors
+from diffusability.analysis.power import power_table
 from diffusability.analysis.sampling import guidance_optima
 from diffusability.analysis.verdicts import (
     CONTRADICTED,
@@ -28,8 +29,11 @@ from diffusability.analysis.verdicts import (
     decide,
     without_noise,
 )
+from diffusability.cli import main
 from diffusability.errors import StudyError
+from diffusability.study.load import load_study
 from diffusability.study.workflow_files import CLAIMS, FISHER_CLAIMS, LATENT_CLAIMS
+from tests.conftest import REPOSITORY
 from tests.unit.measurement_table import measurement_table, profiles_of
 
 TARGET, LNC, SRSS = "generation.fd_judge", "semantics.lnc5", "spatial.srss"
@@ -335,3 +339,20 @@ def test_type_one_error(words, layout, families):
     region, truth, how = TRUTHS[words]
     wrong = verdict_shares(region, LAYOUTS[layout], families, truth, **how, draws=4000)
     assert max(wrong) < 0.05
+
+
+def test_a_study_is_told_before_it_runs_what_it_can_test(capsys):
+    claims = load_claims(CLAIMS)
+    paper, smoke = (
+        power_table(load_study(REPOSITORY / "studies" / f"{name}.yaml"), claims).set_index("claim")
+        for name in ("imagenet256", "smoke")
+    )
+    assert paper.loc["viv-strong", "power"] > 0.7
+    assert (paper.loc["viv-strong", "tokenizers"], paper.loc["viv-strong", "rows"]) == (86, 12)
+    assert paper.loc["viv-strong", "power"] > paper.loc["viv-with-guidance", "power"]
+    assert smoke["power"].isna().all()
+    assert set(smoke["note"]) == {"no family has 3 tokenizers"}
+    assert main(["plan", "--claims", "--configfile", str(REPOSITORY / "config.yaml")]) == 0
+    said = capsys.readouterr().out
+    assert "viv-strong" in said
+    assert "If the paper's value is true, this study reproduces" in said
