@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from diffusability.analysis.joint import Row, Terms, evaluate
 from diffusability.analysis.measurements import check_measurements
 from diffusability.analysis.noise_floor import noise_floor
 from diffusability.analysis.panels import Measured, cells, matching, predictors
-from diffusability.analysis.power import power_table
+from diffusability.analysis.power import power_table, simulate
 from diffusability.analysis.sampling import guidance_optima
 from diffusability.analysis.verdicts import (
     CONTRADICTED,
@@ -356,3 +357,34 @@ def test_a_study_is_told_before_it_runs_what_it_can_test(capsys):
     said = capsys.readouterr().out
     assert "viv-strong" in said
     assert "If the paper's value is true, this study reproduces" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["12 in 8", "43 in 8 (the paper)"])
+def test_type_one_error_of_other_statistics(layout):
+    """The truth lies on a border of the region: one-sided errors of 2.5 % are nominal."""
+    sizes, draws, rng = LAYOUTS[layout], 2000, np.random.default_rng(0)
+    clusters = np.repeat(np.arange(len(sizes)), sizes)
+    index = np.arange(len(clusters))
+
+    def of(paper, metric, backbone="b"):
+        labels = {"target": "t", "backbone": backbone, "guidance": 1, "family": "f"}
+        return Row(labels | {"metric": metric}, index, np.empty((0, 1)), paper=paper)
+
+    def beyond(kind, plus, truth, minus=()):
+        found = evaluate(kind, Terms(plus, minus), clusters)
+        return max(float((found.low > truth).mean()), float((found.high < truth).mean()))
+
+    same = simulate(Terms([[of(0.7, f"m{k}")] for k in range(6)]), clusters, 1.0, draws, 0).plus
+    paper = (0.87, 0.8, 0.79, 0.7, 0.65, 0.53)
+    rows = [replace(own, paper=r) for (own,), r in zip(same, paper, strict=True)]
+    assert beyond("slope", [rows], 0.0) < 0.05
+    equal = [replace(row, paper=0.7) for row in rows]
+    assert beyond("offset", [equal], 0.0) < 0.05
+    twice = [[of(0.8, f"m{k}", b) for b in "pqrs"] for k in range(2)]
+    first, second = simulate(Terms(twice), clusters, 1.0, draws, 1).plus
+    assert beyond("range", [first], 0.0, [second]) < 0.05
+    pairs = simulate(Terms([[of(0.5, f"m{k}")] for k in range(4)]), clusters, 1.0, draws, 2).plus
+    assert beyond("shared", [[row for (row,) in pairs]], 0.25) < 0.05
+    values = rng.normal(size=(len(index), draws))
+    assert beyond("sd", [[Row({"metric": "m", "family": "f"}, index, values)]], 1.0) < 0.05
