@@ -24,8 +24,7 @@ class Table:
         columns: kind of each column. An empty cell is "" in a text and missing in any other kind;
             a `guidance` is a scale, `BEST`, or missing where none applies.
         code: `module:function` that makes it: from the plan, or from the tables of `made_from` in
-            their order, with `analysis=` the options of the analysis if it takes them. Claims are
-            checked against all tables of `made_from` at once.
+            their order, with `analysis=` the options of the analysis if it takes them.
         made_from: names of tables; empty for what is collected from artifacts.
     """
 
@@ -205,7 +204,7 @@ TABLES: Mapping[str, Table] = {
         | _text("reason", "statistic")
         | _number("rows", "n", "clusters")
         | _text("refuted_by", "exact"),
-        code=f"{_ANALYSIS}.claims:check_claims",
+        code=f"{_ANALYSIS}.verdicts:check_claims",
         made_from=("measurements", "profiles", "noise_floor", "latent_findings"),
     ),
 }
