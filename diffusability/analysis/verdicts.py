@@ -240,7 +240,9 @@ def check_findings(
         if len(table):
             chosen = table[table["statistic"] == claim.statistic]
             for column, wanted in (claim.selector or {}).items():
-                chosen = chosen[[fits(str(cell), wanted) for cell in chosen[column]]]
+                # as an array: an empty list would select no columns
+                matches = [fits(str(cell), wanted) for cell in chosen[column]]
+                chosen = chosen[np.array(matches, dtype=bool)]
         there = [""]
         if len(chosen) or networks is not None:
             there = list(dict.fromkeys(networks if networks is not None else chosen["network"]))

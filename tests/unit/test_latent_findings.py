@@ -260,3 +260,10 @@ def test_claims_state_what_exact_calculation_says(findings) -> None:
     assert "Lemma B.1" in said["gpe-nearer-in-fi"].iloc[0]
     assert "arbitrary" in said["vector-spectra-oscillate"]
     assert said["table-2-dit-order"] == ""
+
+
+def test_findings_that_no_selector_matches_are_not_testable(findings) -> None:
+    nowhere = findings.assign(space="elsewhere", dataset="digits")
+    table = check_findings(_of_findings(), nowhere).set_index("id")
+    assert table.loc["table-2-gpe-fid", "verdict"] == NOT_TESTABLE
+    assert table.loc["table-2-gpe-fid", "reason"] == "this study has no such findings"
