@@ -30,11 +30,9 @@ def main() -> int:
     parser.add_argument("--tokenizers", type=int, help="only the first so many")
     parser.add_argument("--failures", type=float, default=0.02, help="share of attempts that fail")
     parser.add_argument("--slurm", action="store_true", help="through a stub of Slurm")
-    parser.add_argument("--resamples", type=int, default=199, help="draws of every interval")
     parser.add_argument("--folder", type=Path, help="kept, to go on in; else a temporary one")
     arguments = parser.parse_args()
     study = read_yaml(arguments.study)
-    study["analysis"] = {"resamples": arguments.resamples}
     if arguments.tokenizers:
         study["select"]["tokenizers"] = list(study["tokenizers"])[: arguments.tokenizers]
     with ExitStack() as stack:

@@ -22,7 +22,7 @@ from diffusability.study.file import schema
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
 from diffusability.study.stages import BULK
-from diffusability.study.workflow_files import default_study, workflow_folder
+from diffusability.study.workflow_files import CLAIMS, default_study, workflow_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,10 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     add("ls", _ls, "list the artifacts of a study and whether they are there").add_argument(
         "--missing", action="store_true", help="only those that are not there"
     )
-    add(
-        "plan", _plan, "estimated jobs, time and disk of a study, and its missing inputs"
-    ).add_argument(
+    plan = add("plan", _plan, "estimated jobs, time and disk of a study, and its missing inputs")
+    plan.add_argument(
         "--gpus", type=_count, nargs="+", default=[8, 64], help="GPUs to share the work (8 64)"
+    )
+    plan.add_argument(
+        "--claims", action="store_true", help="which claims of the paper the study can test"
     )
     add(
         "status",
@@ -161,7 +163,16 @@ def _ls(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    print(plan_table(_load(arguments), arguments.gpus))
+    plan = _load(arguments)
+    if arguments.claims:
+        # imported here: pandas is not needed to list a plan
+        from diffusability.analysis.claims import load_claims
+        from diffusability.analysis.power import power_text
+
+        confidence = plan.study.analysis.confidence
+        print(power_text(plan.study, load_claims(CLAIMS), confidence))
+    else:
+        print(plan_table(plan, arguments.gpus))
     return 0
 
 

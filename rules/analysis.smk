@@ -57,6 +57,7 @@ rule regress:
 rule check_claims:
     """Give a verdict on every claim of the papers."""
     input:
+        COLLECTED,
         ANALYSED,
     output:
         report(

@@ -7,7 +7,7 @@ from pathlib import Path
 from diffusability.analysis.claims import load_claims
 from diffusability.analysis.frames import read_table, write_tables
 from diffusability.analysis.snapshots import at_last_step
-from diffusability.analysis.verdicts import check_by_network
+from diffusability.analysis.verdicts import check_claims
 from diffusability.execution.script import run
 from diffusability.study.plan import Plan
 from diffusability.study.tables import ANALYSIS_TABLES, CLAIMS_TABLE, TABLES
@@ -18,10 +18,12 @@ from diffusability.study.workflow_files import CLAIMS, LATENT_CLAIMS
 def work(plan: Plan, outputs: list[Path]) -> None:
     """Write claims.csv."""
     needed = TABLES[CLAIMS_TABLE].made_from
-    read = {name: read_table(Path(table_file(plan.study, name))) for name in needed}
-    tables = {name: at_last_step(table) for name, table in read.items()}
+    read = [read_table(Path(table_file(plan.study, name))) for name in needed]
+    tables = [at_last_step(table) for table in read]
     claims = [*load_claims(CLAIMS), *load_claims(LATENT_CLAIMS)]
-    write_tables(outputs, {CLAIMS_TABLE: check_by_network(claims, tables)})
+    measurements, profiles, floor, findings = tables
+    checked = check_claims(claims, measurements, profiles, floor, findings, plan.study.analysis)
+    write_tables(outputs, {CLAIMS_TABLE: checked})
 
 
 def reads(plan: Plan) -> list[str]:

@@ -5,7 +5,6 @@ from inspect import signature
 from typing import Any
 
 import pandas as pd
-from joblib import Parallel, delayed
 
 from diffusability.analysis.equal_reconstruction import without_unequal
 from diffusability.analysis.frames import table_frame
@@ -20,8 +19,6 @@ from diffusability.analysis.snapshots import (
 from diffusability.study.plan import Plan
 from diffusability.study.tables import ANALYSIS_TABLES, COLLECTED_TABLES, TABLES
 
-# resampling takes most of the time: these run in parallel to the others
-_FIRST = ("correlations", "proxies")
 OF_ALL = ("tokenizers", "comparability", "latent_spaces")  # tables on every tokenizer
 
 
@@ -42,36 +39,25 @@ def analyse(
     Args:
         collected: tables by name, from ``collect``; measurements are checked
             (``check_measurements``).
-        analysis: resamples, confidence and seed; `equal_reconstruction`, if it has that.
+        analysis: confidence; `equal_reconstruction`, if it has that.
     """
     analysis = analysis or AnalysisOptions()
-    rest = [name for name in ANALYSIS_TABLES if name not in _FIRST]
-    halves = Parallel(n_jobs=2)(
-        delayed(_make)(names, collected, analysis) for names in (list(_FIRST), rest)
-    )
-    made = {name: table for half in halves for name, table in half.items()}
-    return {name: made[name] for name in ANALYSIS_TABLES}
-
-
-def _make(
-    names: list[str], collected: Mapping[str, pd.DataFrame], analysis: Analysis
-) -> dict[str, pd.DataFrame]:
-    """Return the named tables; each may use those before it."""
-    # keeps pairings of metrics and targets between tables
     limits = getattr(analysis, "equal_reconstruction", None)
     equal = without_unequal(collected["measurements"], limits)
     steps = last_steps(collected["measurements"])
+    # one index of the measurements: pairings of metrics and targets are shared between tables
     known: dict[str, Any] = {**collected, "measurements": Measured(equal)}
+    everything = Measured(collected["measurements"])
     earlier = [(step, Measured(part)) for step, part in earlier_snapshots(equal)]
     given = {"analysis": analysis, "limits": limits}
-    for name in names:
+    for name in ANALYSIS_TABLES:
         if equal.empty and name not in OF_ALL:
             known[name] = table_frame(name, [])  # nothing is left that can be compared
             continue
         function = TABLES[name].function()
         inputs = {source: known[source] for source in TABLES[name].made_from}
         if name in OF_ALL:
-            inputs["measurements"] = Measured(collected["measurements"])
+            inputs["measurements"] = everything
         options = {k: v for k, v in given.items() if k in signature(function).parameters}
         parts = [function(*inputs.values(), **options)]
         if name in PER_STEP:
@@ -81,4 +67,4 @@ def _make(
         there = [part for part in parts if len(part)] or parts[:1]
         whole = pd.concat(there, ignore_index=True) if len(there) > 1 else there[0]
         known[name] = fill_steps(whole, steps)
-    return {name: known[name] for name in names}
+    return {name: known[name] for name in ANALYSIS_TABLES}

@@ -1,6 +1,5 @@
 """The headline metrics of tables and figures, by metric group, and their names in figures."""
 
-from diffusability.fisher.deviation import DEVIATIONS
 from diffusability.study.metrics import METRIC_GROUPS
 
 # title of a metric group: short name and metric (a shell pattern); the first represents the group
@@ -18,11 +17,7 @@ HEADLINE_TARGETS = (
 # the metric of each perspective that headline tables show, by short name
 HEADLINE_METRICS = METRIC_GROUPS.representatives("headline")
 # one metric per group, as the papers highlight them; missing ones are omitted
-HEADLINE_FISHER = REPRESENTATIVES["FIR"]
-LATENT_PROXIES = tuple(name for name in REPRESENTATIVES.values() if name != HEADLINE_FISHER)
-HEADLINE = (*LATENT_PROXIES, HEADLINE_FISHER)
-# also compared by claims, and the linear probe that LNC approximates
-COMPARED = (*HEADLINE, *METRIC_GROUPS.shown("further"))
+HEADLINE = tuple(REPRESENTATIVES.values())
 PROBE = "semantics.probe"
 RECONSTRUCTION = "reconstruction.psnr"  # held fixed in partial correlations
 TRAJECTORY = {
@@ -32,13 +27,6 @@ TRAJECTORY = {
 }
 # correlated with every generation metric
 SHOWN_METRICS = (*SHOWN.values(), *TRAJECTORY.values(), PROBE, "reconstruction.*")
-# of fits and of trained models, class-conditional and unconditional
-FISHER_PROXIES = tuple(
-    f"fisher.{source}{name}{condition}"
-    for source in ("", "learned_")
-    for name in ("fi", "fir", "mmse_rate", *DEVIATIONS)
-    for condition in ("", "_unconditional")
-)
 _WORDS = (
     ("generation.fd_", "Fréchet distance"),
     ("generation.fid", "FID"),

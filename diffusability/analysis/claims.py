@@ -1,20 +1,19 @@
-"""The papers' claims as data: a claim is a region for the value of a statistic."""
+"""The papers' claims as data: a claim is a region for one statistic."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
+from diffusability.analysis.joint import Kind
 from diffusability.errors import StudyError
-from diffusability.study.tables import CLAIMS_TABLE, table_named
 
-_TABLES = (*table_named(CLAIMS_TABLE).made_from, "fisher_findings")
-# counts that a claim may need: the column whose distinct values are counted
-COUNTS = {"backbones": "backbone", "families": "family", "guidance_scales": "guidance"}
-_SMALLEST = ("tokenizers", "clusters", "reliability", *COUNTS)
+KINDS = get_args(Kind)
+_SELECTOR = ("metric", "target", "backbone", "family", "guidance", "given", "paper", "inside")
+_FINDINGS = ("latent_findings", "fisher_findings")  # tables whose rows have intervals already
 
 
 @dataclass(frozen=True)
@@ -25,50 +24,51 @@ class Region:
     high: float
     text: str
 
-    @property
-    def holds_zero(self) -> bool:
-        """Whether a correlation of zero would agree with the claim."""
-        return self.low < 0 < self.high
-
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper.
+    """One claim of a paper.
 
     Attributes:
         id: short name. section: of the paper. statement: in our words.
-        table: the analysis table with the statistic. statistic: its name there.
-        selectors: rows of that table; a row is selected if it matches any of them.
-        region: values that agree with the claim; correlations are sign-oriented first: positive
-            means that they agree with the metric's declared direction.
-        refuted_by: what would refute it. smallest: minimum counts for testing it.
-        every: whether all selected rows must agree, or any one of them.
-        exact: the result of an exact calculation, or empty.
+        statistic: a kind of ``joint.Kind``, or the name of a row of ``table``.
+        plus: selectors of the rows of each term. minus: of the terms that are subtracted.
+        least: every term must agree, instead of their sum.
+        table: the table of findings with the statistic; empty for a joint statistic.
+        selector: rows of that table.
+        region: values that agree with the claim; correlations are sign-oriented: positive means
+            that they agree with the metric's declared direction.
+        read_off: the paper gives its number only in a figure, from which it was read.
+        refuted_by: what would refute it. exact: the result of an exact calculation, or empty.
     """
 
     id: str
     section: str
     statement: str
-    table: str
     statistic: str
-    selectors: tuple[Mapping[str, Any], ...]
     region: Region
     refuted_by: str
-    smallest: Mapping[str, float] = field(default_factory=dict)
-    every: bool = True
+    plus: tuple[Mapping[str, Any], ...] = ()
+    minus: tuple[Mapping[str, Any], ...] = ()
+    least: bool = False
+    table: str = ""
+    selector: Mapping[str, Any] | None = None
+    read_off: bool = False
     exact: str = ""
 
 
 def load_claims(path: str | PathLike[str]) -> list[Claim]:
-    """Read the claims of a YAML file.
+    """Load the claims of a YAML file.
 
     Args:
-        path: a list of claims: id, section, statement, table, statistic, selector (one mapping
-            of column to shell pattern, list of patterns with ``!`` for exclusion, number or
-            ``best``; or a list of such mappings), expect (one of at_least, at_most,
-            between: [a, b], equals with margin), refuted_by, and optionally smallest
-            (tokenizers, clusters, backbones, families, guidance_scales, reliability),
-            rows (all, any), exact (the result of an exact calculation).
+        path: a list of mappings. All have id, section, statement, statistic, expect (one of
+            at_least, at_most, between: [a, b], equals with margin) and refuted_by. A joint claim
+            has ``of`` and optionally ``against`` (a selector or a list of them), ``every: true``
+            and ``read_off: true``; a selector maps metric, target, backbone and family to shell
+            patterns (one, or a list with ``!`` for exclusion), guidance to a number or ``best``,
+            ``given`` to a metric, ``paper`` to the paper's r (a number, or by metric),
+            ``inside`` to a range. A claim on findings has ``table``, ``selector`` and optionally
+            ``exact``.
 
     Returns:
         The claims in the order of the file.
@@ -92,38 +92,51 @@ def load_claims(path: str | PathLike[str]) -> list[Claim]:
 
 
 def _claim(entry: Any, where: str) -> Claim:
-    required = {"id", "section", "statement", "table", "statistic", "selector", "expect"}
-    required |= {"refuted_by"}
     if not isinstance(entry, dict):
         raise StudyError(f"{where}: must be a mapping")
     where = f"{where} ({entry.get('id', 'no id')})"
-    optional = {"smallest", "rows", "exact"}
+    own = {"table", "selector"} if "table" in entry else {"of"}
+    optional = {"exact"} if "table" in entry else {"against", "every", "read_off"}
+    required = {"id", "section", "statement", "statistic", "expect", "refuted_by"} | own
     wrong = sorted(required - set(entry)) or sorted(set(entry) - required - optional)
     if wrong:
         kind = "is missing" if wrong[0] in required else "is not a key of a claim"
         raise StudyError(f"{where}: {wrong[0]} {kind}")
-    if entry["table"] not in _TABLES:
-        raise StudyError(f"{where}: table {entry['table']} is not one of {', '.join(_TABLES)}")
-    selector = entry["selector"]
-    smallest = entry.get("smallest") or {}
-    unknown = sorted(set(smallest) - set(_SMALLEST))
-    if unknown:
-        raise StudyError(f"{where}: smallest.{unknown[0]} is not one of {', '.join(_SMALLEST)}")
-    if entry.get("rows", "all") not in ("all", "any"):
-        raise StudyError(f"{where}: rows must be all or any")
+    text = {name: " ".join(str(entry[name]).split()) for name in ("statement", "refuted_by")}
+    common: dict[str, Any] = {
+        **{name: str(entry[name]) for name in ("id", "section", "statistic")},
+        **text,
+        "region": _region(entry["expect"], where),
+    }
+    if "table" in entry:
+        if entry["table"] not in _FINDINGS:
+            raise StudyError(
+                f"{where}: table {entry['table']} is not one of {', '.join(_FINDINGS)}"
+            )
+        exact = " ".join(str(entry.get("exact", "")).split())
+        return Claim(**common, table=entry["table"], selector=entry["selector"], exact=exact)
+    if entry["statistic"] not in KINDS:
+        raise StudyError(
+            f"{where}: statistic {entry['statistic']} is not one of {', '.join(KINDS)}"
+        )
     return Claim(
-        id=str(entry["id"]),
-        section=str(entry["section"]),
-        statement=" ".join(str(entry["statement"]).split()),
-        table=entry["table"],
-        statistic=str(entry["statistic"]),
-        selectors=tuple(selector if isinstance(selector, list) else [selector]),
-        region=_region(entry["expect"], where),
-        refuted_by=" ".join(str(entry["refuted_by"]).split()),
-        smallest=smallest,
-        every=entry.get("rows", "all") == "all",
-        exact=" ".join(str(entry.get("exact", "")).split()),
+        **common,
+        plus=_selectors(entry["of"], where),
+        minus=_selectors(entry.get("against", []), where),
+        least=bool(entry.get("every", False)),
+        read_off=bool(entry.get("read_off", False)),
     )
+
+
+def _selectors(given: Any, where: str) -> tuple[Mapping[str, Any], ...]:
+    selectors = tuple(given if isinstance(given, list) else [given])
+    for selector in selectors:
+        unknown = sorted(set(selector) - set(_SELECTOR))
+        if unknown:
+            raise StudyError(f"{where}: {unknown[0]} is not one of {', '.join(_SELECTOR)}")
+        if "metric" not in selector:
+            raise StudyError(f"{where}: a selector without metric")
+    return selectors
 
 
 def _region(expect: Any, where: str) -> Region:

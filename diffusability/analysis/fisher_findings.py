@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from diffusability.analysis.claims import Claim
-from diffusability.analysis.verdicts import check_by_network
+from diffusability.analysis.verdicts import check_findings
 
 WIDTH = 3.0  # half-width of an interval in standard errors
 COLUMNS = ("statistic", "network", "metric", "space", "v", "value", "low", "high", "note")
@@ -186,8 +186,8 @@ def check_fisher_claims(claims: Sequence[Claim], curves: pd.DataFrame) -> pd.Dat
         curves: from `fisher.toy_table`.
 
     Returns:
-        The rows of `check_by_network`: for each claim "exact" first, then networks in the order
+        The rows of `check_findings`: for each claim "exact" first, then networks in the order
         of the table. An exact value needs no interval.
     """
     networks = list(dict.fromkeys(curves["network"]))
-    return check_by_network(claims, {"fisher_findings": fisher_findings(curves)}, networks)
+    return check_findings(claims, fisher_findings(curves), networks)

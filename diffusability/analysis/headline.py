@@ -5,8 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from diffusability.analysis.catalogue import HEADLINE_FISHER, HEADLINE_METRICS
-from diffusability.analysis.comparison import UNDECIDED, difference_interval
+from diffusability.analysis.catalogue import HEADLINE_METRICS
 from diffusability.analysis.equal_reconstruction import reconstruction_sentence
 from diffusability.analysis.failed import failed_sentence
 from diffusability.analysis.measurements import read_tables, target_metric
@@ -42,8 +41,6 @@ def headline(plan: Plan) -> str:
             *([NO_CORRELATIONS] if relations.empty else correlated),
             "",
             *noise_sentences(tables["noise_floor"], target, family),
-            "",
-            *proxy_sentences(tables["proxies"], target, family),
             "",
             f"Report: {report_file(plan.study)}",
         ]
@@ -86,8 +83,9 @@ def headline_family(measurements: pd.DataFrame) -> str:
 def headline_correlations(correlations: pd.DataFrame, target: str, family: str) -> pd.DataFrame:
     """Return r, partial r given PSNR, and ρ of each headline metric with the target.
 
-    With intervals; at the smallest guidance scale of every backbone, over the tokenizers of one
-    family.
+    With intervals over clusters, Holm's p over all metrics of the panel, and the range of r without
+    any one tokenizer, with the one that moves it most; at the smallest guidance scale of every
+    backbone, over the tokenizers of one family.
     """
     names = {metric: short for short, metric in HEADLINE_METRICS.items()}
     chosen = correlations[
@@ -110,6 +108,9 @@ def headline_correlations(correlations: pd.DataFrame, target: str, family: str) 
     ):
         columns[words] = chosen[statistic].round(2)
         columns[interval] = [_interval(row, statistic) for row in chosen.to_dict("records")]
+    columns["Holm's p"] = chosen["pearson_p_holm"].round(3)
+    columns["r without one"] = [_without(row) for row in chosen.to_dict("records")]
+    columns["at chance"] = chosen["at_chance"].map({True: "yes"}).fillna("")
     return pd.DataFrame({**columns, "n": chosen["n"].astype(int)}).reset_index(drop=True)
 
 
@@ -118,6 +119,13 @@ def _plus(cell: pd.DataFrame) -> str:
     errors = cell["stderr"].to_numpy(float)
     error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else errors[0]
     return f"{values.mean():.2f} ± {error:.2f}"
+
+
+def _without(row: Mapping[Hashable, Any]) -> str:
+    """Return the range of r without any one tokenizer, and the one that moves it most."""
+    if pd.isna(row["without_low"]):
+        return ""
+    return f"{row['without_low']:.2f} to {row['without_high']:.2f} ({row['influential']})"
 
 
 def _interval(row: Mapping[Hashable, Any], statistic: str) -> str:
@@ -171,55 +179,3 @@ def guidance_words(guidance: Guidance) -> str:
     if guidance == BEST:
         return "best guidance of each"
     return "no guidance" if guidance is None or pd.isna(guidance) else f"guidance {guidance:g}"
-
-
-def proxy_sentences(proxies: pd.DataFrame, target: str, family: str) -> list[str]:
-    """Return one sentence per backbone and guidance scale on which paper's proxy predicts better.
-
-    Args:
-        proxies: the table of proxies. target: name of a generation metric. family: of the
-            tokenizers.
-
-    Returns:
-        Sentences on the two representative metrics, VIV and FIR of the fits, with the number of
-        other decided pairs; or one sentence that says why there are none.
-    """
-    chosen = proxies[(proxies["target"] == target) & (proxies["family"] == family)]
-    if chosen.empty:
-        return [
-            "The two papers' proxies are not compared: no Fisher quantity was measured together "
-            "with a metric of the first paper"
-        ]
-    panels = chosen.groupby(["backbone", "guidance"], sort=False, dropna=False)
-    return [_proxy_sentence(panel) for _, panel in panels]
-
-
-def _proxy_sentence(panel: pd.DataFrame) -> str:
-    first, second = HEADLINE_METRICS["VIV"], HEADLINE_FISHER
-    stand = (panel["metric_a"] == first) & (panel["metric_b"] == second)
-    where = f"Which proxy predicts {_place(panel.to_dict('records')[0])} better"
-    others = panel.loc[~stand, ["metric_a", "metric_b", "better"]]
-    sides = [int((others["better"] == others[side]).sum()) for side in ("metric_a", "metric_b")]
-    more = (
-        f"of {len(others)} other pairs, without correction for their number, the first paper's "
-        f"proxy is better in {sides[0]}, the second's in {sides[1]}"
-    )
-    if not stand.any():
-        return f"{where}: unknown, {first} or {second} was not measured; {more}"
-    row = panel[stand].to_dict("records")[0]
-    if not row["better"]:
-        return f"{where}: unknown ({row['note']})"
-    low, high = difference_interval(row)
-    answer = (
-        "undecided, the interval of the difference contains zero"
-        if row["better"] == UNDECIDED
-        else f"{row['better']}, the {'first' if row['better'] == first else 'second'} paper's"
-    )
-    correlations = ", ".join(
-        f"{name} r = {row[f'r_{side}']:.2f} [{row[f'low_{side}']:.2f}, {row[f'high_{side}']:.2f}]"
-        for name, side in ((first, "a"), (second, "b"))
-    )
-    return (
-        f"{where}: {answer} ({correlations}, difference {row['value']:.2f} [{low:.2f}, "
-        f"{high:.2f}], {row['n']:g} tokenizers); {more}"
-    )

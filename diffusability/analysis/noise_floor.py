@@ -12,7 +12,12 @@ import pandas as pd
 from scipy import stats
 
 from diffusability.analysis.frames import join_notes, table_frame
-from diffusability.analysis.intervals import MIN_POINTS, Analysis, AnalysisOptions
+from diffusability.analysis.intervals import (
+    MIN_POINTS,
+    Analysis,
+    AnalysisOptions,
+    spread_interval,
+)
 from diffusability.analysis.pairing import group_sizes, group_starts
 from diffusability.analysis.panels import Measured, Panel, Table, cells, families, panels
 
@@ -256,8 +261,8 @@ def comparability(table: Table, analysis: Analysis | None = None) -> pd.DataFram
 
     Returns:
         One row per family and ``reconstruction.*`` metric: ``value`` is the standard deviation
-        over tokenizers in the metric's unit (lower: more comparable) with its chi-square
-        interval, ``cv`` its share of the mean. NaN with a ``note`` where there is none.
+        over tokenizers in the metric's unit (lower: more comparable) with its interval over
+        clusters, ``cv`` its share of the mean. NaN with a ``note`` where there is none.
     """
     table, analysis = Measured.of(table), analysis or AnalysisOptions()
     metrics = [m for m in table.metrics if m.startswith(RECONSTRUCTION)]
@@ -266,23 +271,22 @@ def comparability(table: Table, analysis: Analysis | None = None) -> pd.DataFram
         paired = cells(table, metric, metric, "", None)
         for family in families(table):
             part = paired.of_family(family)
-            row = _spread(part.rows["x"].to_numpy(float), analysis.confidence)
+            x, clusters = part.rows["x"].to_numpy(float), part.rows["cluster"]
+            row = _spread(x, clusters, analysis.confidence)
             labels = {"family": family, "metric": metric}
-            note = join_notes(row["note"], part.missing_note())
-            row |= {"clusters": part.rows["cluster"].nunique(), "note": note}
+            row |= {"note": join_notes(row["note"], part.missing_note())}
             rows.append(labels | row)
     return table_frame("comparability", rows)
 
 
-def _spread(values: np.ndarray, confidence: float) -> dict[str, object]:
+def _spread(values: np.ndarray, clusters: pd.Series, confidence: float) -> dict[str, object]:
     n = len(values)
+    found = spread_interval(values, clusters, confidence)
+    row: dict[str, object] = {"n": n, "clusters": clusters.nunique(), "note": found.note}
     if n < 2:
-        return {"n": n, "note": f"{n} tokenizers: no spread"}
-    mean, spread = float(values.mean()), float(values.std(ddof=1))
-    row = {"n": n, "mean": mean, "value": spread, "cv": spread / abs(mean) if mean else math.nan}
-    if n < MIN_POINTS:
-        note = f"{n} tokenizers, fewer than {MIN_POINTS}: no interval"
-        return row | {"note": note}
-    tails = stats.chi2.ppf([0.5 + confidence / 2, 0.5 - confidence / 2], n - 1)
-    low, high = spread * np.sqrt((n - 1) / tails)
-    return row | {"low": float(low), "high": float(high), "note": ""}
+        return row
+    mean, spread = float(values.mean()), float(found.value[0])
+    ends = {"low": float(found.low[0]), "high": float(found.high[0])}
+    return (
+        row | {"mean": mean, "value": spread, "cv": spread / abs(mean) if mean else math.nan} | ends
+    )

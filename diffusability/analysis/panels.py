@@ -1,5 +1,6 @@
 """The panels of a table of measurements, and a metric paired with a target in each."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -16,7 +17,7 @@ from diffusability.study.tables import BEST
 GENERATION = "generation."
 CONTROL = "control."  # what `generation.` is of samples of a diffusion model
 CURVE = ".curve_"
-ALL_FAMILIES = "all"
+ABOVE_CHANCE = 1.25  # a metric leaves chance if its median is above this multiple of it
 Guidance = float | str | None
 
 
@@ -58,9 +59,7 @@ class Cells:
     _parts: dict[str, "Cells"] = field(default_factory=dict, repr=False, compare=False)
 
     def of_family(self, family: str) -> "Cells":
-        """Return the part of one family, or all of it for ``ALL_FAMILIES``."""
-        if family == ALL_FAMILIES:
-            return self
+        """Return the part of one family."""
         if family not in self._parts:
             self._parts[family] = self._of_family(family)
         return self._parts[family]
@@ -101,11 +100,11 @@ class Measured:
         self.table = table
         self.tokenizers = table[IDENTITY].drop_duplicates("tokenizer").reset_index(drop=True)
         self.metrics = list(dict.fromkeys(table["metric"]))
-        families = list(dict.fromkeys(table["family"]))
-        self.families = [ALL_FAMILIES, *families] if len(families) > 1 else families
+        self.families = list(dict.fromkeys(table["family"]))
         self._runs: dict[str, dict[str, Runs]] = {}
         self._cells: dict[tuple[str, str, str, Guidance], Cells] = {}
         self._best: dict[tuple[str, str], tuple[dict[str, float], str]] = {}
+        self._chance: dict[tuple[str, str], bool] = {}
 
     @classmethod
     def of(cls, table: "Table") -> "Measured":
@@ -137,6 +136,13 @@ class Measured:
         if key not in self._best:
             self._best[key] = _best_guidance(self, target, backbone)
         return self._best[key]
+
+    def at_chance(self, metric: str, family: str) -> bool:
+        """Return ``at_chance`` of the table, computed once."""
+        key = (metric, family)
+        if key not in self._chance:
+            self._chance[key] = _at_chance(self, metric, family)
+        return self._chance[key]
 
     def cells(self, metric: str, target: str, backbone: str, guidance: Guidance) -> Cells:
         """Return ``cells`` of the table, computed once."""
@@ -172,7 +178,7 @@ def predictors(table: Table) -> list[str]:
 
 
 def families(table: Table) -> list[str]:
-    """Return every family in the order of the table, after ``ALL_FAMILIES`` if they are several."""
+    """Return every family in the order of the table; tokenizers of two are not comparable."""
     return Measured.of(table).families
 
 
@@ -192,6 +198,28 @@ def panels(table: Table, of: Sequence[str] | None = None) -> Iterator[Panel]:
                 yield Panel(target, str(backbone), float(guidance))
             if len(scales) > 1:
                 yield Panel(target, str(backbone), BEST)
+
+
+def at_chance(table: Table, metric: str, family: str) -> bool:
+    """Return whether a metric does not leave chance over the tokenizers of a family.
+
+    The metric states its chance among its options. It leaves chance if its median over tokenizers
+    exceeds ``ABOVE_CHANCE`` times that; a metric without a stated chance is never at chance.
+    """
+    return Measured.of(table).at_chance(metric, family)
+
+
+def _at_chance(table: Measured, metric: str, family: str) -> bool:
+    rows = table.rows.get(metric)
+    if rows is None:
+        return False
+    rows = rows[(rows["family"] == family) & rows["value"].notna()]
+    known = [json.loads(text or "{}").get("chance") for text in rows["options"]]
+    chance = [float(value) for value in known if value]
+    if not chance:
+        return False
+    median = rows.groupby("tokenizer")["value"].mean().median()
+    return bool(median <= ABOVE_CHANCE * float(np.mean(chance)))
 
 
 def higher_is_better(table: Table, metric: str) -> bool | None:

@@ -1,253 +1,273 @@
-"""Verdicts on the papers' claims from the tables of a study.
+"""Verdicts on the papers' claims.
 
-The verdict depends only on the interval: inside the region it is reproduced, outside contradicted,
-and across the border undecided. A study that is too small for the claim, or lacks its statistics,
-cannot test it.
+The verdict depends only on the interval of a claim's one statistic: inside the region it is
+reproduced, outside contradicted, across the border undecided, with the chance that a study of this
+layout has to reproduce the paper's value. What cannot be tested at all says why.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from diffusability.analysis.claims import COUNTS, Claim
-from diffusability.analysis.frames import table_frame
-from diffusability.errors import StudyError
+from diffusability.analysis.claims import Claim, Region
+from diffusability.analysis.evidence import Evidence, Study
+from diffusability.analysis.frames import join_notes, table_frame
+from diffusability.analysis.intervals import Analysis, AnalysisOptions, Labels
+from diffusability.analysis.joint import CORRELATIONS, Row, Terms, evaluate
+from diffusability.analysis.panels import Measured, Table
+from diffusability.analysis.power import power
+from diffusability.analysis.selection import fits
 from diffusability.study.tables import CLAIMS_TABLE
 
 REPRODUCED = "reproduced"
 CONTRADICTED = "contradicted"
 UNDECIDED = "undecided"
-NOT_TESTABLE = "not testable at this scale"
-_ORIENTED = ("correlations", "intercorrelations")
+NOT_TESTABLE = "not testable"
+VERDICTS = (REPRODUCED, CONTRADICTED, UNDECIDED, NOT_TESTABLE)
 _NAMED = 4  # maximum reasons named in a verdict
-_PANEL = ["target", "backbone", "family"]
+_NOISY = (*CORRELATIONS, "slope", "offset", "range", "fit")
+_PANEL = ("target", "backbone", "guidance", "family")
 
 
 @dataclass(frozen=True)
 class _Finding:
-    """Result of one row for a claim."""
+    """The result of a claim."""
 
     verdict: str
-    value: float
-    low: float
-    high: float
     reason: str
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    power: float = math.nan
+    rows: int = 0
+    n: float = math.nan
+    clusters: float = math.nan
 
 
-def check_claims(claims: Sequence[Claim], tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return the verdict on every claim.
+def check_claims(
+    claims: Sequence[Claim],
+    measurements: Table,
+    profiles: pd.DataFrame,
+    floor: pd.DataFrame,
+    findings: pd.DataFrame,
+    analysis: Analysis | None = None,
+) -> pd.DataFrame:
+    """Return the verdict on every claim about a study.
 
     Args:
-        claims: from ``load_claims``.
-        tables: analysis tables by name, from ``analyse``; claims on missing tables are not
-            testable.
+        claims: from ``load_claims``. measurements: the tidy table.
+        profiles, floor, findings: the tables ``profiles``, ``noise_floor``, ``latent_findings``.
+        analysis: confidence of the intervals.
 
     Returns:
-        One row per claim: ``verdict`` with its ``reason``; ``value``, ``low`` and ``high`` of the
-        decisive row (the least favourable one if all must agree). The interval is the hull of
-        those over tokenizers and over clusters. A claim without interval is never reproduced.
-        Noise of seeds attenuates correlations: below ``smallest.reliability``
-        (``noise_floor``), a verdict that such noise could cause becomes undecided.
+        One row per claim (and network, for claims on findings): ``verdict`` with its ``reason``;
+        the statistic with its interval over clusters; ``power``, the chance that a study of this
+        layout reproduces the claim if the paper's value is true; numbers of rows, tokenizers
+        and clusters behind it.
+    """
+    analysis = analysis or AnalysisOptions()
+    study = Study(Measured.of(measurements), profiles)
+    rows: list[dict[Any, Any]] = []
+    for claim in claims:
+        if claim.table:
+            rows += check_findings([claim], findings).to_dict("records")
+        else:
+            rows.append(_row(claim, _joint(claim, study, floor, analysis.confidence)))
+    return table_frame(CLAIMS_TABLE, [{str(k): v for k, v in row.items()} for row in rows])
+
+
+def _row(claim: Claim, found: _Finding, network: str = "") -> dict[str, object]:
+    mark = " (read off a figure)" if claim.read_off else ""
+    return {
+        **{"network": network, "id": claim.id, "section": claim.section + mark},
+        **{"statement": claim.statement, "expected": claim.region.text},
+        **vars(found),
+        **{"statistic": claim.statistic, "refuted_by": claim.refuted_by, "exact": claim.exact},
+    }
+
+
+def _joint(claim: Claim, study: Study, floor: pd.DataFrame, confidence: float) -> _Finding:
+    """Return the finding on a claim with a joint statistic."""
+    evidence = study.evidence(claim.statistic, claim.plus, claim.minus)
+    if not evidence.complete:
+        return _Finding(NOT_TESTABLE, _reasons(evidence) or "no such rows")
+    terms = evidence.terms
+    used = np.unique(np.concatenate([row.index for row in terms.rows]))
+    found = evaluate(claim.statistic, terms, study.clusters, confidence, claim.least)  # type: ignore[arg-type]
+    counts = {
+        "rows": len(terms.rows),
+        "n": len(used),
+        "clusters": len(set(study.clusters[used])),
+    }
+    value, low, high = (float(part[0]) for part in (found.value, found.low, found.high))
+    if math.isnan(low) or math.isnan(high):
+        reason = join_notes(found.note or "no interval", _reasons(evidence))
+        return _Finding(NOT_TESTABLE, reason, value, **counts)
+    least, reliability = _reliability(floor, terms.rows)
+    chance = power(claim, terms, study.clusters, reliability, confidence)
+    free = _noise_free(claim, terms, study.clusters, (low, high), least)
+    verdict, reason = decide(claim.region, (low, high), free)
+    left = _reasons(evidence)
+    reason = join_notes(reason, f"left out: {left}" if left else "")
+    return _Finding(verdict, reason, value, low, high, chance, **counts)
+
+
+def decide(
+    region: Region, ends: tuple[float, float], noise_free: tuple[float, float] | None = None
+) -> tuple[str, str]:
+    """Return the verdict of an interval, and its reason.
+
+    Args:
+        region: values that agree. ends: the interval.
+        noise_free: the wider interval of values that the statistic may have without noise of seeds;
+            a verdict holds only if it is that of both.
+    """
+    found = _verdict(region, *ends)
+    if found == UNDECIDED:
+        return UNDECIDED, "the interval holds values that agree and values that do not"
+    words = "agrees" if found == REPRODUCED else "disagrees"
+    if noise_free is not None and _verdict(region, *noise_free) != found:
+        wide = f"without it the value may lie in [{noise_free[0]:.2f}, {noise_free[1]:.2f}]"
+        return UNDECIDED, f"the interval {words}, but noise of seeds may be the reason: {wide}"
+    return found, f"the whole interval {words}"
+
+
+def _verdict(region: Region, low: float, high: float) -> str:
+    if region.low <= low and high <= region.high:
+        return REPRODUCED
+    return CONTRADICTED if high < region.low or low > region.high else UNDECIDED
+
+
+def without_noise(
+    ends: tuple[float, float],
+    reliability: float,
+    added: Sequence[float] = (),
+    subtracted: Sequence[float] = (),
+) -> tuple[float, float]:
+    """Return the values that a statistic of correlations may have without noise of seeds.
+
+    Noise weakens a correlation by up to the root of the reliability. Targets of one panel have
+    the same noise, so their whole interval is stretched away from zero; terms on different
+    panels (``added`` minus ``subtracted``) may be weakened by different factors.
+
+    Args:
+        ends: the interval. reliability: lower end of that of all targets, in [0, 1].
+        added, subtracted: values of the terms, if they are on different panels.
+    """
+    root = math.sqrt(min(max(reliability, 0.0), 1.0))
+    if not added:
+        low, high = (end / root if root else math.copysign(math.inf, end) for end in ends)
+        return min(low, ends[0]), max(high, ends[1])
+
+    def gain(values: Sequence[float]) -> float:
+        return sum(min(v / root if root else 1.0, 1.0) - v for v in values if v > 0)
+
+    up = gain(added) + gain([-v for v in subtracted])
+    down = gain(subtracted) + gain([-v for v in added])
+    return ends[0] - down, ends[1] + up
+
+
+def _noise_free(
+    claim: Claim, terms: Terms, clusters: Labels, ends: tuple[float, float], least: float
+) -> tuple[float, float] | None:
+    """Return the interval of a claim without noise of seeds, None if it has none."""
+    if claim.statistic not in _NOISY:
+        return None
+    if claim.statistic == "range":
+        return (-math.inf, math.inf) if least < 1 else ends
+    if claim.statistic not in CORRELATIONS or claim.least:
+        return without_noise(ends, least)
+    places = [
+        {tuple(row.labels[name] for name in _PANEL[:3]) for row in term}
+        for term in (*terms.plus, *terms.minus)
+    ]
+    if all(place == places[0] for place in places):
+        return without_noise(ends, least)
+    sides = [
+        [float(evaluate(claim.statistic, Terms([t]), clusters).value[0]) for t in side]  # type: ignore[arg-type]
+        for side in (terms.plus, terms.minus)
+    ]
+    return without_noise(ends, least, *sides)
+
+
+def _reliability(floor: pd.DataFrame, rows: Sequence[Row]) -> tuple[float, float]:
+    """Return the smallest lower end and the smallest point of the reliability of some targets.
+
+    A target without repeated seeds has an unknown reliability: the lower end is 0. Targets
+    measured on the tokenizer itself have no noise of diffusion seeds.
+    """
+    lows, points = [1.0], [1.0]
+    for where in {tuple(row.labels.get(name) for name in _PANEL) for row in rows}:
+        if not where[1]:
+            continue
+        same = pd.Series(True, index=floor.index)
+        for column, value in zip(_PANEL, where, strict=True):
+            same &= floor[column].isna() if value is None else floor[column] == value
+        found = floor[same]
+        low = float(found["low"].iloc[0]) if len(found) else math.nan
+        point = float(found["reliability"].iloc[0]) if len(found) else math.nan
+        lows.append(0.0 if math.isnan(low) else low)
+        points.append(1.0 if math.isnan(point) else point)
+    return min(lows), min(points)
+
+
+def _reasons(evidence: Evidence) -> str:
+    more = len(evidence.reasons) - _NAMED
+    shown = list(evidence.reasons[:_NAMED]) + [f"and {more} more"] * (more > 0)
+    return "; ".join(shown)
+
+
+def check_findings(
+    claims: Sequence[Claim], table: pd.DataFrame, networks: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Return the verdict on every claim on a table of findings, by network.
+
+    Args:
+        claims: from ``load_claims``. table: statistic, network, metric, value, low, high, note.
+        networks: that every claim is tested on; by default those with selected rows.
+
+    Returns:
+        Rows as of ``check_claims``. All selected rows must agree; the intervals of findings are
+        wide enough for all noise levels of a curve together.
     """
     rows = []
     for claim in claims:
-        finding, count = _check(claim, tables)
-        rows.append(
-            {
-                "id": claim.id,
-                "section": claim.section,
-                "statement": claim.statement,
-                "verdict": finding.verdict,
-                "expected": claim.region.text,
-                "value": finding.value,
-                "low": finding.low,
-                "high": finding.high,
-                "reason": finding.reason,
-                "table": claim.table,
-                "statistic": claim.statistic,
-                "rows": count,
-                "refuted_by": claim.refuted_by,
-                "exact": claim.exact,
-            }
-        )
+        chosen = table
+        if len(table):
+            chosen = table[table["statistic"] == claim.statistic]
+            for column, wanted in (claim.selector or {}).items():
+                # as an array: an empty list would select no columns
+                matches = [fits(str(cell), wanted) for cell in chosen[column]]
+                chosen = chosen[np.array(matches, dtype=bool)]
+        there = [""]
+        if len(chosen) or networks is not None:
+            there = list(dict.fromkeys(networks if networks is not None else chosen["network"]))
+        for network in there:
+            own = chosen[chosen["network"] == network] if len(chosen) else chosen
+            rows.append(_row(claim, _findings(claim, own), network))
     return table_frame(CLAIMS_TABLE, rows)
 
 
-def _untestable(reason: str) -> _Finding:
-    return _Finding(NOT_TESTABLE, math.nan, math.nan, math.nan, reason)
-
-
-def _check(claim: Claim, tables: Mapping[str, pd.DataFrame]) -> tuple[_Finding, int]:
-    """Return the finding on one claim and the number of rows behind it."""
-    table = tables.get(claim.table)
-    if table is None or table.empty:
-        return _untestable(f"this study has no table of {claim.table}"), 0
-    chosen = table[selected_rows(table, claim)]
-    if chosen.empty:
-        return _untestable("this study measures none of the claim's metrics"), 0
-    for name, column in COUNTS.items():
-        least = claim.smallest.get(name, 0)
-        there = chosen[column].nunique(dropna=False) if column in chosen else 0
-        if there < least:
-            return _untestable(f"{there} {name}, the claim needs {least}"), len(chosen)
-    floor = tables.get("noise_floor")
-    findings = [_finding(claim, row, floor) for row in chosen.to_dict("records")]
-    testable = [f for f in findings if f.verdict != NOT_TESTABLE]
-    if not testable:
-        reasons = list(dict.fromkeys(f.reason for f in findings))
-        more = [f"and so for {len(reasons) - _NAMED} more"] * (len(reasons) > _NAMED)
-        return _untestable("; ".join(reasons[:_NAMED] + more)), len(chosen)
-    return _together(testable, len(findings), claim.every), len(testable)
-
-
-def _together(findings: list[_Finding], total: int, every: bool) -> _Finding:
-    """Return the finding over several rows: the decisive row, with the count of each verdict."""
-    ranks = [CONTRADICTED, UNDECIDED, REPRODUCED]
-    order = ranks if every else ranks[::-1]
+def _findings(claim: Claim, rows: pd.DataFrame) -> _Finding:
+    """Return the finding over rows that must all agree: that of the decisive row."""
+    found, reasons = [], []
+    for row in rows.to_dict("records"):
+        low, high = float(row["low"]), float(row["high"])
+        if math.isnan(low) or math.isnan(high):
+            reasons.append(
+                f"no interval ({row['metric']})" + (f": {n}" if (n := row["note"]) else "")
+            )
+            continue
+        verdict, reason = decide(claim.region, (low, high))
+        where = f"{reason} ({row['metric']})"
+        found.append(_Finding(verdict, where, float(row["value"]), low, high, rows=len(rows)))
+    if not found:
+        named = list(dict.fromkeys(reasons))[:_NAMED]
+        return _Finding(NOT_TESTABLE, "; ".join(named) or "this study has no such findings")
+    order = [CONTRADICTED, UNDECIDED, REPRODUCED]
     # in general a region has no preferred end; among equal verdicts the first row decides
-    decisive = min(findings, key=lambda finding: order.index(finding.verdict))
-    if total == 1:
-        return decisive
-    counts = [
-        f"{n} {verdict}" for verdict in ranks if (n := sum(f.verdict == verdict for f in findings))
-    ]
-    if total > len(findings):
-        counts.append(f"{total - len(findings)} {NOT_TESTABLE}")
-    reason = f"{total} rows: {', '.join(counts)}; {decisive.reason}"
-    return _Finding(decisive.verdict, decisive.value, decisive.low, decisive.high, reason)
-
-
-def selected_rows(table: pd.DataFrame, claim: Claim) -> pd.Series:
-    """Return the rows of a table that a claim selects."""
-    rows = pd.Series(False, index=table.index)
-    for selector in claim.selectors:
-        fits = pd.Series(True, index=table.index)
-        for column, wanted in selector.items():
-            if column not in table:
-                raise StudyError(f"claim {claim.id}: table {claim.table} has no column {column}")
-            codes, cells = pd.factorize(table[column], use_na_sentinel=False)
-            fits &= np.array([_fits(cell, wanted) for cell in cells], dtype=bool)[codes]
-        rows |= fits
-    if "statistic" in table:
-        rows &= table["statistic"] == claim.statistic
-    elif claim.statistic not in table:
-        raise StudyError(f"claim {claim.id}: {claim.table} has no statistic {claim.statistic}")
-    return rows
-
-
-def _fits(cell: object, wanted: object) -> bool:
-    """Return whether a cell matches a pattern, a list of patterns, or a number."""
-    if isinstance(wanted, int | float):
-        return isinstance(cell, int | float) and float(cell) == float(wanted)
-    patterns = [wanted] if isinstance(wanted, str) else list(wanted)  # type: ignore[call-overload]
-    without = [p[1:] for p in patterns if p.startswith("!")]
-    within = [p for p in patterns if not p.startswith("!")] or ["*"]
-    text = str(cell)
-    return any(fnmatchcase(text, p) for p in within) and not any(
-        fnmatchcase(text, p) for p in without
-    )
-
-
-def _finding(claim: Claim, row: Mapping[Any, Any], floor: pd.DataFrame | None) -> _Finding:
-    """Return the finding of one row of a table on a claim."""
-    where = ", ".join(str(row[c]) for c in (*_PANEL, "metric") if row.get(c) not in (None, ""))
-    for name, column in (("tokenizers", "n"), ("clusters", "clusters")):
-        least, there = claim.smallest.get(name, 0), row.get(column, row.get(name, math.inf))
-        if there < least:
-            return _untestable(f"{there:g} {name} ({where}), the claim needs {least}")
-    sign = row.get("expected_sign", 1.0) if claim.table in _ORIENTED else 1.0
-    value, low, high = _numbers(claim, row)
-    note = f": {str(row['note']).partition(';')[0]}" if row.get("note") else ""
-    if math.isnan(sign):
-        return _untestable(f"no declared direction ({where})")
-    if math.isnan(low) or math.isnan(high):
-        return _untestable(f"no interval ({where}){note}")
-    value, (low, high) = sign * value, sorted((sign * low, sign * high))
-    region = claim.region
-    if region.low <= low and high <= region.high:
-        verdict, reason = REPRODUCED, "the whole interval agrees"
-    elif high < region.low or low > region.high:
-        verdict, reason = CONTRADICTED, "the whole interval disagrees"
-    else:
-        verdict, reason = (
-            UNDECIDED,
-            "the interval contains values that agree and values that do not",
-        )
-    doubt = _doubt(claim, row, floor, verdict, high)
-    if doubt:
-        verdict, reason = UNDECIDED, f"{reason}, but {doubt}"
-    return _Finding(verdict, value, low, high, f"{reason} ({where})" if where else reason)
-
-
-def _numbers(claim: Claim, row: Mapping[Any, Any]) -> tuple[float, float, float]:
-    """Return value and interval: the hull of that over tokenizers and that over clusters."""
-    # a row has several statistics, each with its interval; or one, as `value`
-    name, prefix = (claim.statistic, f"{claim.statistic}_") if claim.statistic in row else ("", "")
-    if f"{prefix}low" not in row:
-        prefix = ""
-    ends = []
-    for end, hull in (("low", min), ("high", max)):
-        columns = (f"{prefix}{end}", f"{prefix}cluster_{end}")
-        known = [float(row[c]) for c in columns if _is_number(row.get(c))]
-        ends.append(hull(known) if known else math.nan)
-    return float(row[name or "value"]), *ends  # type: ignore[return-value]
-
-
-def _is_number(cell: object) -> bool:
-    return isinstance(cell, int | float) and not math.isnan(cell)
-
-
-def _doubt(
-    claim: Claim, row: Mapping[Any, Any], floor: pd.DataFrame | None, verdict: str, high: float
-) -> str:
-    """Return the reason why noise of seeds could explain a verdict, or empty."""
-    least = claim.smallest.get("reliability")
-    weak = claim.region.holds_zero
-    # noise attenuates correlations: it can explain weak ones, never strong ones or another sign
-    feigned = verdict == REPRODUCED if weak else verdict == CONTRADICTED and high >= 0
-    if least is None or claim.table != "correlations" or not feigned:
-        return ""
-    known = math.nan
-    if floor is not None and len(floor):
-        same = pd.Series(True, index=floor.index)
-        for column in (*_PANEL, "guidance"):
-            same &= (floor[column] == row[column]) | (floor[column].isna() & pd.isna(row[column]))
-        known = float(floor.loc[same, "reliability"].iloc[0]) if same.any() else math.nan
-    if math.isnan(known):
-        return "the noise of seeds is unknown and may be the reason"
-    return f"reliability {known:.2f} is below {least}" if known < least else ""
-
-
-def check_by_network(
-    claims: Sequence[Claim],
-    tables: Mapping[str, pd.DataFrame],
-    networks: Sequence[str] | None = None,
-) -> pd.DataFrame:
-    """Return the verdict on every claim, for each network that it is tested on.
-
-    Args:
-        claims: from ``load_claims``.
-        tables: as for ``check_claims``; tables of claims tested per network have a column
-            ``network``.
-        networks: networks that every claim is tested on; by default those with selected rows.
-
-    Returns:
-        The rows of ``check_claims``, claim by claim; ``network`` is empty for claims without
-        networks.
-    """
-    parts = [check_claims([], tables)]
-    for claim in claims:
-        table, there, own = tables.get(claim.table), [""], dict(tables)
-        if table is not None and "network" in table:
-            named = table["network"][selected_rows(table, claim)] if networks is None else networks
-            there = list(dict.fromkeys(named)) or there
-        for network in there:
-            if table is not None and "network" in table:
-                own[claim.table] = table[table["network"] == network]
-            parts.append(check_claims([claim], own).assign(network=network))
-    return pd.concat(parts, ignore_index=True)
+    return min(found, key=lambda finding: order.index(finding.verdict))

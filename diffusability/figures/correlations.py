@@ -113,12 +113,11 @@ def _draw_panel(
 def _draw_mark(
     axis: Axes, height: float, row: Mapping[str, Any], colour: str, best: bool, short: str
 ) -> None:
-    """Draw sign-oriented r, its interval (thick) and that over clusters (thin)."""
+    """Draw sign-oriented r and its interval over clusters."""
     sign = row["expected_sign"] if pd.notna(row["expected_sign"]) else 1.0
-    for low, high, width in (("cluster_low", "cluster_high", 0.7), ("low", "high", 2.2)):
-        ends = np.array([row[low], row[high]], float) * sign
-        if np.isfinite(ends).all():
-            axis.hlines(height, *np.sort(ends), color=colour, linewidth=width, alpha=0.55)
+    ends = np.array([row["low"], row["high"]], float) * sign
+    if np.isfinite(ends).all():
+        axis.hlines(height, *np.sort(ends), color=colour, linewidth=1.6, alpha=0.55)
     axis.plot(
         float(row["value"]) * sign,
         height,
@@ -151,7 +150,7 @@ def _legend(figure: Figure, guided: bool, metrics: int) -> None:
         handles["best guidance of each"] = best
     for handle in handles.values():
         handle.set(markersize=3.5, linewidth=2.2)
-    handles["interval over clusters"] = Line2D([], [], color=QUIET, linewidth=0.7)
+    handles["interval over clusters"] = Line2D([], [], color=QUIET, linewidth=1.6)
     legend_below(
         figure,
         handles,

@@ -153,15 +153,15 @@ def _draw_pair(
 
 
 def _title(axis: Axes, results: Results, scope: Scope, names: list[str | None], total: int) -> str:
-    """Return R² of both with its interval."""
+    """Return Q² of both on left-out clusters, with its range."""
     where = {"target": scope.target, "backbone": scope.backbone, "guidance": scope.guidance}
     found = None
     for first, second in (names, names[::-1]):
         pair = {"metric_1": first, "metric_2": second}
         found = found or results.statistic(
-            "regressions", "r2", **where, family=scope.family, **pair
+            "regressions", "q2", **where, family=scope.family, **pair
         )
-    return statistic_title(axis, "R²", found, total)
+    return statistic_title(axis, "Q²", found, total)
 
 
 def _size_legend(sizes: pd.Series) -> dict[str, Line2D]:

@@ -83,8 +83,7 @@ class Results:
         found = self.row(table, **wanted)
         if found is not None:
             found |= {"value": found[name]}
-            ends = ("low", "high", "cluster_low", "cluster_high")
-            found |= {end: found.get(f"{name}_{end}", math.nan) for end in ends}
+            found |= {end: found.get(f"{name}_{end}", math.nan) for end in ("low", "high")}
         return found
 
 

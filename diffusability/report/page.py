@@ -16,7 +16,6 @@ from diffusability.analysis.headline import (
     headline_family,
     headline_values,
     noise_sentences,
-    proxy_sentences,
 )
 from diffusability.analysis.measurements import read_tables, target_metric
 from diffusability.analysis.snapshots import at_last_step
@@ -27,9 +26,7 @@ from diffusability.report.summaries import (
     encoder_rows,
     latent_space_rows,
     ledger_rows,
-    proxy_rows,
     regression_rows,
-    selection_rows,
     verdict_counts,
 )
 from diffusability.study.plan import Plan
@@ -38,15 +35,7 @@ from diffusability.study.workflow_files import CAPTIONS
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 PICTURE_CAPTIONS = ("reconstructions", "samples")
-TABLE_CAPTIONS = (
-    "measurements",
-    "claims",
-    "regressions",
-    "selection",
-    "proxies",
-    "latent_spaces",
-    "tokenizers",
-)
+TABLE_CAPTIONS = ("measurements", "claims", "regressions", "latent_spaces", "tokenizers")
 # columns of the measurements that the page omits: constant, or long
 _HIDDEN = ("study", "dataset", "family", "cluster", "higher_is_better", "options")
 
@@ -77,9 +66,6 @@ def write_page(plan: Plan, path: Path) -> None:
         noise=noise_sentences(tables["noise_floor"], target, family),
         verdicts=verdict_counts(ledger),
         ledger=ledger_rows(ledger),
-        selection=_rows(selection_rows(tables["selection"], target)),
-        proxies=_rows(proxy_rows(tables["proxies"], target, family)),
-        proxy_answers=proxy_sentences(tables["proxies"], target, family),
         latent_spaces=_rows(latent_space_rows(tables["latent_spaces"])),
         regressions=_rows(regression_rows(tables["regressions"], target)),
         figures=[_figure(plan, name) for name in FIGURE_NAMES],

@@ -1,19 +1,15 @@
-"""Rows of the analysis tables shown in the report: claims, selection, fits, encoders."""
+"""Rows of the analysis tables shown in the report: claims, fits, encoders."""
 
-import math
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from diffusability.analysis.comparison import difference_interval
-from diffusability.analysis.panels import ALL_FAMILIES
-from diffusability.analysis.verdicts import CONTRADICTED, NOT_TESTABLE, REPRODUCED, UNDECIDED
+from diffusability.analysis.verdicts import VERDICTS
 from diffusability.study.plan import Plan
 from diffusability.study.tables import BEST
 
-VERDICTS = (REPRODUCED, CONTRADICTED, UNDECIDED, NOT_TESTABLE)
 # column of latent_spaces: its name in the report
 ENCODER_COLUMNS = {
     "stretch_min": "a",
@@ -41,56 +37,31 @@ def ledger_rows(ledger: pd.DataFrame) -> list[dict[str, str]]:
             **{name: str(row[name]) for name in ("id", "network", "section", "statement")},
             "expected": str(row["expected"]),
             "measured": with_interval(row["value"], row["low"], row["high"]),
+            "power": "" if pd.isna(row["power"]) else f"{row['power']:.0%}",
             **{name: str(row[name]) for name in ("verdict", "reason", "refuted_by", "exact")},
         }
         for row in ranked.to_dict("records")
     ]
 
 
-def selection_rows(selection: pd.DataFrame, target: str) -> pd.DataFrame:
-    """Return the metric chosen for each perspective, over all families, one row per panel."""
-    chosen = _of_target(selection, target)
-    columns = ["naive_metric", "naive_r2", "naive_q2", "nested_q2", "optimism", "agreement"]
-    return chosen[["backbone", "guidance", "perspective", *columns, "n", "note"]]
-
-
 def regression_rows(regressions: pd.DataFrame, target: str, best: int = 10) -> pd.DataFrame:
     """Return the fits with the highest Q² on left-out clusters, at most ``best`` per panel.
 
-    If no cluster can be left out, those with the highest R² are shown.
+    A panel is a backbone, guidance scale and family: tokenizers of two families are never pooled.
     """
-    chosen = _of_target(regressions, target)
-    fitted = chosen[chosen["r2"].notna()].sort_values(["q2", "r2"], ascending=False)
-    fitted = fitted.groupby(["backbone", "guidance"], sort=False).head(best)
-    intervals = [
-        with_interval(*row) for row in fitted[["r2", "r2_low", "r2_high"]].to_numpy(float).tolist()
-    ]
-    columns = ["q2", "q2_rank", "ordering", "ordering_pairs", "regret", "n", "note"]
+    chosen = regressions[(regressions["target"] == target) & regressions["r2_adj"].notna()]
+    words = chosen["guidance"].map(lambda scale: scale if scale == BEST else f"{scale:g}")
+    fitted = chosen.assign(guidance=words).sort_values(["q2", "r2_adj"], ascending=False)
+    panel = ["family", "backbone", "guidance"]
+    fitted = fitted.groupby(panel, sort=False).head(best)
     predictors = fitted["metric_1"] + (" + " + fitted["metric_2"]).where(
         fitted["metric_2"] != "", ""
     )
-    shown = fitted[["backbone", "guidance"]].assign(predictors=predictors, r2=intervals)
-    return shown.join(fitted[columns]).sort_values(["backbone", "guidance"], kind="stable")
-
-
-def proxy_rows(proxies: pd.DataFrame, target: str, family: str) -> pd.DataFrame:
-    """Return every pair of the two papers' proxies at the smallest guidance scale of a backbone."""
-    chosen = proxies[(proxies["target"] == target) & (proxies["family"] == family)]
-    scales = chosen["guidance"].replace(BEST, math.inf).astype(float)
-    smallest = scales.groupby(chosen["backbone"]).transform("min")
-    rows = chosen[scales == smallest].to_dict("records")
-    columns = ("backbone", "guidance", "first paper", "r", "second paper", "its r", "difference")
-    shown = [
-        (
-            *(row["backbone"], row["guidance"]),
-            *(row["metric_a"], with_interval(row["r_a"], row["low_a"], row["high_a"])),
-            *(row["metric_b"], with_interval(row["r_b"], row["low_b"], row["high_b"])),
-            *(with_interval(row["value"], *difference_interval(row)), row["better"]),
-            *(row["n"], row["note"]),
-        )
-        for row in rows
+    intervals = [
+        with_interval(*row) for row in fitted[["q2", "q2_low", "q2_high"]].to_numpy(float).tolist()
     ]
-    return pd.DataFrame(shown, columns=[*columns, "better", "n", "note"])
+    shown = fitted[panel].assign(predictors=predictors, q2=intervals, r2_adj=fitted["r2_adj"])
+    return shown.join(fitted[["gain", "n", "note"]]).sort_values(panel, kind="stable")
 
 
 def latent_space_rows(spaces: pd.DataFrame) -> pd.DataFrame:
@@ -157,12 +128,3 @@ def with_interval(value: float, low: float, high: float) -> str:
     if pd.isna(low) or pd.isna(high):
         return f"{value:.2f}, no interval"
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def _of_target(table: pd.DataFrame, target: str) -> pd.DataFrame:
-    """Return the rows of a target over all tokenizers; a guidance is text."""
-    families = set(table["family"])
-    every = {ALL_FAMILIES} if len(families) > 1 else families
-    chosen = table[(table["target"] == target) & table["family"].isin(every)]
-    words = chosen["guidance"].map(lambda scale: scale if scale == BEST else f"{scale:g}")
-    return chosen.assign(guidance=words)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 
 from diffusability.study.backbone import BackboneSpec, SamplingSpec
 from diffusability.study.dataset import DATASETS, Dataset
@@ -64,9 +64,7 @@ class EqualReconstruction(Spec):
 class AnalysisSpec(Spec):
     """How the tables are made from the measurements."""
 
-    resamples: PositiveInt = Field(9999, ge=99, description="bootstrap draws of an interval")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals")
-    seed: NonNegativeInt = Field(0, description="of the bootstrap")
     equal_reconstruction: EqualReconstruction | None = Field(
         None,
         exclude_if=is_none,

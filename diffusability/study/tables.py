@@ -24,8 +24,7 @@ class Table:
         columns: kind of each column. An empty cell is "" in a text and missing in any other kind;
             a `guidance` is a scale, `BEST`, or missing where none applies.
         code: `module:function` that makes it: from the plan, or from the tables of `made_from` in
-            their order, with `analysis=` the options of the analysis if it takes them. Claims are
-            checked against all tables of `made_from` at once.
+            their order, with `analysis=` the options of the analysis if it takes them.
         made_from: names of tables; empty for what is collected from artifacts.
         further: columns that a file may lack, which are then empty.
     """
@@ -60,35 +59,17 @@ def _integer(*names: str) -> dict[str, Kind]:
 
 
 def _interval(name: str) -> dict[str, Kind]:
-    """A statistic with its intervals over tokenizers and over clusters."""
-    return _number(name, *(f"{name}_{end}" for end in _ENDS))
+    """A statistic with its interval over clusters."""
+    return _number(name, f"{name}_low", f"{name}_high")
 
 
-_ENDS = ("low", "high", "cluster_low", "cluster_high")
 _GUIDANCE: dict[str, Kind] = {"guidance": "guidance"}
 _STEP = _integer("step")  # of the diffusion model's training
 _IDENTITY = _text("tokenizer", "family", "cluster")
 _PANEL = _text("target", "backbone") | _STEP | _GUIDANCE | _text("family")
-_VALUE = _number("value", *_ENDS)
+_VALUE = _number("value", "low", "high")
 _COUNTS = _number("n", "clusters")
 _NOTE = _text("note")
-_CORRELATION = (
-    _interval("pearson")
-    | _number("pearson_p", "pearson_p_holm", "pearson_p_by")
-    | _interval("spearman")
-    | _number("spearman_p")
-    | _interval("kendall")
-    | _number("kendall_p")
-    | _interval("pearson_within")
-    | _number("pearson_within_p")
-    | _number(*(f"pearson_between{end}" for end in ("", "_low", "_high", "_p")))
-    | _interval("pearson_partial")
-    | _number("pearson_partial_p")
-    | _number(*(f"pearson_disattenuated{end}" for end in ("", "_low", "_high")))
-    | _number("expected_sign")
-    | _COUNTS
-    | _NOTE
-)
 _ANALYSIS = "diffusability.analysis"
 
 TABLES: Mapping[str, Table] = {
@@ -128,61 +109,40 @@ TABLES: Mapping[str, Table] = {
         code=f"{_ANALYSIS}.latent_spaces:collect_spectra",
     ),
     "correlations": Table(
-        columns=_PANEL | _text("metric") | _CORRELATION,
+        columns=_PANEL
+        | _text("metric")
+        | _interval("pearson")
+        | _number("pearson_p", "pearson_p_holm", "pearson_p_by")
+        | _interval("spearman")
+        | _interval("pearson_partial")
+        | _number("without_low", "without_high")
+        | _text("influential")
+        | _number("expected_sign")
+        | {"at_chance": "truth"}
+        | _COUNTS
+        | _NOTE,
         code=f"{_ANALYSIS}.correlation:correlate",
         made_from=("measurements",),
     ),
     "intercorrelations": Table(
-        columns=_text("target", "family", "metric") | _CORRELATION,
+        columns=_text("target", "family", "metric")
+        | _interval("pearson")
+        | _number("expected_sign")
+        | {"at_chance": "truth"}
+        | _COUNTS
+        | _NOTE,
         code=f"{_ANALYSIS}.correlation:intercorrelate",
         made_from=("measurements",),
-    ),
-    "comparisons": Table(
-        columns=_text("kind", "target")
-        | _GUIDANCE
-        | _text("family", "metric_a", "metric_b", "backbone_a", "backbone_b")
-        | _number("r_a", "r_b")
-        | _VALUE
-        | _number("williams_p")
-        | _COUNTS
-        | _NOTE,
-        code=f"{_ANALYSIS}.comparison:compare",
-        made_from=("measurements",),
-    ),
-    "proxies": Table(
-        columns=_PANEL
-        | _text("metric_a", "metric_b")
-        | _number("r_a", "low_a", "high_a", "r_b", "low_b", "high_b")
-        | _VALUE
-        | _text("better")
-        | _COUNTS
-        | _NOTE,
-        code=f"{_ANALYSIS}.comparison:compare_proxies",
-        made_from=("measurements", "correlations"),
     ),
     "regressions": Table(
         columns=_PANEL
         | _text("metric_1", "metric_2")
-        | _interval("r2")
-        | _number("r2_adj", "q2", "q2_rank")
-        | _number(*(f"beta_{k}{end}" for k in (1, 2) for end in ("", "_low", "_high", "_wild_p")))
-        | _number("vif", "ordering", "ordering_low", "ordering_high", "ordering_pairs", "regret")
+        | _number("r2_adj")
+        | _interval("q2")
+        | _number("gain")
         | _COUNTS
         | _NOTE,
         code=f"{_ANALYSIS}.regression:regress",
-        made_from=("measurements",),
-    ),
-    "selection": Table(
-        columns=_PANEL
-        | _text("perspective")
-        | _number("candidates")
-        | _text("naive_metric")
-        | _number("naive_r", "naive_r2", "naive_q2", "nested_q2", "optimism")
-        | _text("chosen")
-        | _number("agreement")
-        | _COUNTS
-        | _NOTE,
-        code=f"{_ANALYSIS}.selection:choose_metrics",
         made_from=("measurements",),
     ),
     "noise_floor": Table(
@@ -222,11 +182,6 @@ TABLES: Mapping[str, Table] = {
         code=f"{_ANALYSIS}.sampling:guidance_optima",
         made_from=("measurements",),
     ),
-    "profile_relations": Table(
-        columns=_PANEL | _text("statistic") | _VALUE | _COUNTS | _NOTE,
-        code=f"{_ANALYSIS}.sampling:relate_profiles",
-        made_from=("measurements", "profiles"),
-    ),
     "latent_spaces": Table(
         columns=_text("tokenizer", "cluster", "role")
         | _number("runs")
@@ -264,15 +219,12 @@ TABLES: Mapping[str, Table] = {
     ),
     "claims": Table(
         columns=_text("network", "id", "section", "statement", "verdict", "expected")
-        | _number("value", "low", "high")
-        | _text("reason", "table", "statistic")
-        | _number("rows")
+        | _number("value", "low", "high", "power")
+        | _text("reason", "statistic")
+        | _number("rows", "n", "clusters")
         | _text("refuted_by", "exact"),
-        code=f"{_ANALYSIS}.verdicts:check_by_network",
-        made_from=(
-            *("correlations", "intercorrelations", "comparisons", "regressions", "noise_floor"),
-            *("comparability", "guidance", "profile_relations", "latent_findings"),
-        ),
+        code=f"{_ANALYSIS}.verdicts:check_claims",
+        made_from=("measurements", "profiles", "noise_floor", "latent_findings"),
     ),
 }
 CLAIMS_TABLE = "claims"

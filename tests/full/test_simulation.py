@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY
 
 def test_failing_jobs_are_tried_again_until_all_tables_are_there(tmp_path: Path) -> None:
     smoke = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
-    study = merge(smoke, {"analysis": {"resamples": 99}, "backbones": {"sit-b": {"gpus": 8}}})
+    study = merge(smoke, {"backbones": {"sit-b": {"gpus": 8}}})
     plan = Plan(resolve_study(study, "study.yaml"))
     workspace = create(tmp_path / "work", study)
     outcome = simulate(workspace, *HERE, "--verbose", "tables", failures=0.25)

@@ -130,8 +130,7 @@ def made_tables(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     def numbers() -> dict[str, object]:
         value = (-1) ** next(wheel) * (0.2 + 0.6 * (0.618034 * next(wheel) % 1))
         ends = {"low": value - 0.11, "high": value + 0.07}
-        wide = {"cluster_low": value - 0.15, "cluster_high": value + 0.1}
-        return {"value": value, **ends, **wide, "n": next(wheel), "note": ""}
+        return {"value": value, **ends, "n": next(wheel), "note": ""}
 
     names = [name for name in predictors(table) if name in METRICS or name in FURTHER]
     pairs = list(combinations([name for name in names if name in METRICS], 2))
@@ -146,7 +145,7 @@ def made_tables(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
                 tables["correlations"].append({**row, **named("pearson", numbers())})
             for first, second in pairs:
                 row = {**where, "metric_1": first, "metric_2": second}
-                tables["regressions"].append({**row, **named("r2", numbers())})
+                tables["regressions"].append({**row, **named("q2", numbers())})
             row = {**where, "run_sd": 1.5, "reliability": 0.9, **numbers()}
             tables["noise_floor"].append(row)
             row = {**where, "statistic": "share_inside"}

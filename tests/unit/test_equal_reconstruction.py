@@ -91,8 +91,8 @@ def test_every_statistic_over_tokenizers_leaves_them_out() -> None:
         return frame
 
     made = measurement_table(8, seeds=1, retrained=0, backbones=("sit-b",), edit=worse)
-    options = AnalysisSpec(resamples=99, equal_reconstruction=EqualReconstruction())
-    limited, plain = analysed(made, options), analysed(made, AnalysisSpec(resamples=99))
+    options = AnalysisSpec(equal_reconstruction=EqualReconstruction())
+    limited, plain = analysed(made, options), analysed(made, AnalysisSpec())
     for name, n in ((limited, 7), (plain, 8)):
         assert set(name["correlations"]["n"]) == {n}
         assert set(name["regressions"]["n"]) == {n}
@@ -105,7 +105,7 @@ def test_tables_are_empty_where_no_tokenizer_is_left() -> None:
     floor = made[made["metric"] == "reconstruction.psnr"]
     worse = floor.assign(metric="reconstruction.fd_judge", value=1e3, higher_is_better=False)
     limits = EqualReconstruction(psnr_spread=99)
-    options = AnalysisSpec(resamples=99, equal_reconstruction=limits)
+    options = AnalysisSpec(equal_reconstruction=limits)
     found = analysed(check_measurements(pd.concat([made, worse])), options)
     assert len(unequal(found["tokenizers"])) == 5
     assert found["correlations"].empty

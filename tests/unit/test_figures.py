@@ -210,7 +210,7 @@ def test_pairs_have_bubbles_that_grow_with_the_distance(study, drawn) -> None:
     np.testing.assert_allclose(there[np.argsort(there[:, 0])], want[np.argsort(want[:, 0])])
     where = {"target": TARGET, "backbone": "sit-b", "guidance": 1.0, "family": FAMILIES[0]}
     row = study.row("regressions", **where, metric_1=names[0], metric_2=names[1])
-    assert f"R² = {shown(row['r2'])} [{shown(row['r2_low'])}" in axis.get_title()
+    assert f"Q² = {shown(row['q2'])} [{shown(row['q2_low'])}" in axis.get_title()
 
 
 def test_intercorrelations_are_oriented_and_name_each_pair_once(study, drawn) -> None:
@@ -361,23 +361,23 @@ def test_the_reasons_of_the_analysis_stand_in_the_panels() -> None:
     table.loc[lost, "value"] = np.nan
     keep = table["metric"].str.match(r"generation|velocity.viv|semantics.lnc5|smoothness")
     table = table[keep].reset_index(drop=True)
-    options = SimpleNamespace(resamples=9, confidence=0.95, seed=0)
+    options = SimpleNamespace(confidence=0.95)
     pairs = ["velocity.viv", "semantics.lnc5"]
     tables = {
         "correlations": correlate(table, options),
-        "regressions": regress(table, options, pairs),
+        "regressions": regress(table, pairs),
     }
     results = results_of(table, tables | {"noise_floor": noise_floor(table)})
     said = texts(draw_figure("perspectives", results))
     assert "no r: the metric is constant" in said
-    assert "no r: 2 tokenizers have both values" in said
-    assert "no interval: 3 tokenizers, fewer than 4" in said
+    assert "no r: the tables have none for this panel" in said
+    assert "no interval: 3 tokenizers in 3 clusters" in said
     assert "SRSS (spatial.srss) was not measured" in said
     marks = texts(draw_figure("correlations", results))
     assert "not measured" in marks
     assert "no r" in marks
     assert "no repeated seeds" in texts(draw_figure("noise_floor", results))
-    assert "too few for 2 predictors" in texts(draw_figure("pairs", results))
+    assert "no Q²: the tables have none" in texts(draw_figure("pairs", results))
 
 
 def test_drawing_twice_gives_the_same_bytes(study, tmp_path: Path) -> None:

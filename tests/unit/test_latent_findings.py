@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from diffusability.analysis.claims import load_claims
+from diffusability.analysis.claims import Claim, load_claims
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.latent_findings import latent_findings
 from diffusability.analysis.latent_spaces import (
@@ -28,7 +28,7 @@ from diffusability.analysis.verdicts import (
     NOT_TESTABLE,
     REPRODUCED,
     UNDECIDED,
-    check_by_network,
+    check_findings,
 )
 from diffusability.study.workflow_files import LATENT_CLAIMS as CLAIMS
 from tests.unit.latent_tables import (
@@ -54,8 +54,12 @@ def value(found: pd.DataFrame, statistic: str, v: float | None = None, **where: 
     return float(rows["value"].iloc[0])
 
 
+def _of_findings() -> list[Claim]:
+    return [claim for claim in load_claims(CLAIMS) if claim.table]
+
+
 def verdicts(found: pd.DataFrame) -> dict[tuple[str, str], str]:
-    table = check_by_network(load_claims(CLAIMS), {"latent_findings": found})
+    table = check_findings(_of_findings(), found)
     keys = zip(table["id"], table["network"], strict=True)
     return dict(zip(keys, table["verdict"], strict=True))
 
@@ -251,8 +255,15 @@ def test_encoders_and_generation_in_one_table() -> None:
 
 
 def test_claims_state_what_exact_calculation_says(findings) -> None:
-    table = check_by_network(load_claims(CLAIMS), {"latent_findings": findings})
+    table = check_findings(_of_findings(), findings)
     said = table.set_index("id")["exact"]
     assert "Lemma B.1" in said["gpe-nearer-in-fi"].iloc[0]
     assert "arbitrary" in said["vector-spectra-oscillate"]
     assert said["table-2-dit-order"] == ""
+
+
+def test_findings_that_no_selector_matches_are_not_testable(findings) -> None:
+    nowhere = findings.assign(space="elsewhere", dataset="digits")
+    table = check_findings(_of_findings(), nowhere).set_index("id")
+    assert table.loc["table-2-gpe-fid", "verdict"] == NOT_TESTABLE
+    assert table.loc["table-2-gpe-fid", "reason"] == "this study has no such findings"

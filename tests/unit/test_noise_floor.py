@@ -8,9 +8,6 @@ import pytest
 import statsmodels.formula.api as smf
 from scipy import stats
 
-from diffusability.analysis.disattenuation import disattenuate, varies_by_run
-from diffusability.analysis.estimators import pearson
-from diffusability.analysis.intervals import bootstrap_interval, independent
 from diffusability.analysis.noise_floor import (
     group_runs,
     noise_floor,
@@ -132,46 +129,3 @@ def test_constant_and_noise_free_targets_are_said():
     floor = noise_floor(measurement_table(8, edit=constant))
     assert floor["note"].str.contains("the target is constant").all()
     assert floor["reliability"].isna().all()
-
-
-def disattenuated(runs, x, seed=0):
-    """Return r and its disattenuated form for a metric by tokenizer."""
-    y = runs.groupby("tokenizer", sort=False)["y"].mean().to_numpy()
-    runs = runs.assign(x=np.repeat(x, len(runs) // len(x)))
-    rng = np.random.default_rng(seed)
-    plain = bootstrap_interval(pearson(x, y), rng=rng, resamples=299)
-    draws = independent(len(x), rng)
-    (found,) = disattenuate(x, y, runs, [plain], [varies_by_run(runs)], draws, 299)
-    return pearson(x, y).value, found
-
-
-def test_disattenuation_takes_the_known_noise_off():
-    truth, kept, values = 0.8, [], []
-    for seed in range(60):
-        runs = runs_of(40, 1, 2, sd=(1.0, 0.0, 1.0), seed=seed)
-        rng = np.random.default_rng(1000 + seed)
-        # the quality behind the runs, drawn again as runs_of draws it
-        quality = runs_of(40, 1, 2, sd=(1.0, 0.0, 0.0), seed=seed).iloc[::2]["y"].to_numpy()
-        x = truth * quality + math.sqrt(1 - truth**2) * rng.normal(size=40)
-        plain, found = disattenuated(runs, x)
-        kept.append(found.reliability)
-        values.append((plain, found.value))
-    plain, corrected = np.mean(values, axis=0)
-    assert np.mean(kept) == pytest.approx(1 / 1.5, abs=0.03)
-    assert plain == pytest.approx(truth / math.sqrt(1.5), abs=0.03)
-    assert corrected == pytest.approx(truth, abs=0.03)
-
-
-def test_disattenuation_by_hand_and_its_refusals():
-    runs = runs_of(10, 1, 3, sd=(1.0, 0.0, 0.4), seed=2)
-    x = runs.groupby("tokenizer", sort=False)["y"].first().to_numpy() ** 3
-    plain, found = disattenuated(runs, x)
-    parts = variance_components(group_runs(runs))
-    assert found.reliability == pytest.approx(1 - parts.noise / parts.spread)
-    assert found.value == pytest.approx(plain / math.sqrt(found.reliability))
-    assert -1 <= found.interval.low <= found.value <= found.interval.high <= 1
-    _, single = disattenuated(runs_of(10, 1, 1), np.arange(10.0))
-    assert "no diffusion seed was repeated" in single.note
-    _, noise = disattenuated(runs_of(6, 1, 3, sd=(0.0, 0.0, 1.0), seed=1), np.arange(6.0))
-    assert "noise explains all the spread" in noise.note
-    assert math.isnan(noise.value)

@@ -2,14 +2,12 @@
 
 import json
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from diffusability.analysis.intervals import AnalysisOptions
 from diffusability.analysis.measurements import check_measurements
-from diffusability.analysis.panels import cells
-from diffusability.analysis.sampling import collect_profiles, relate_profiles
+from diffusability.analysis.panels import Measured
+from diffusability.analysis.sampling import collect_profiles, deviations, variance_relations
 from diffusability.artifacts.job import Job
 from diffusability.errors import ArtifactError
 from diffusability.study.load import load_study
@@ -17,8 +15,6 @@ from diffusability.study.plan import Plan
 from tests.conftest import REPOSITORY
 from tests.unit.measurement_table import measurement_table, profiles_of
 
-QUICK = AnalysisOptions(resamples=199)
-TARGET = "generation.fd_judge"
 TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -34,47 +30,24 @@ def with_variance(table, shape):
     return check_measurements(pd.concat([table, *curves], ignore_index=True))
 
 
-def test_deviation_is_turned_so_that_better_means_closer():
-    table = measurement_table(12, backbones=("sit-b",))
-    profiles = profiles_of(table)
-    found = relate_profiles(table, profiles, QUICK)
-    row = found[found["statistic"] == "deviation_vs_target"].iloc[0]
-    gaps = profiles.assign(gap=(profiles["value"] - 1).abs()).groupby("tokenizer")["gap"].mean()
-    y = cells(table, TARGET, TARGET, "sit-b", 1.0).rows.set_index("tokenizer")["y"]
-    assert row["value"] == pytest.approx(np.corrcoef(gaps[y.index], y)[0, 1])
-    assert row["low"] < row["value"] < row["high"]
-    turned = table["metric"] == TARGET
-    mirror = table.assign(
-        value=table["value"].where(~turned, -table["value"]),
-        higher_is_better=table["higher_is_better"].where(~turned, True),
-    )
-    again = relate_profiles(mirror, profiles, QUICK)
-    assert again["value"].iloc[0] == pytest.approx(row["value"])
-
-
-@pytest.mark.parametrize(("sign", "expected"), [(1.0, 1.0), (-1.0, -1.0)])
-def test_variance_along_the_trajectory(sign, expected):
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_variance_along_the_trajectory(sign):
     table = with_variance(measurement_table(6, backbones=("sit-b",)), lambda t: 3 + sign * t)
     profiles = profiles_of(table)
     profiles["value"] = 1 + 0.2 * profiles["time"]  # linear, as the variance is
-    found = relate_profiles(table, profiles, QUICK)
-    row = found[found["statistic"] == "ratio_vs_variance"].iloc[0]
-    assert row["value"] == pytest.approx(expected)
-    assert row["target"] == ""
-    assert row["n"] == 6
+    found = variance_relations(Measured(table), profiles, "sit-b", 1.0)
+    assert len(found) == 6
+    assert list(found.values()) == pytest.approx([sign] * 6)
+    unmeasured = measurement_table(6, backbones=("sit-b",))
+    assert not variance_relations(Measured(unmeasured), profiles, "sit-b", 1.0)
 
 
-def test_mean_over_tokenizers_has_the_interval_of_a_mean():
-    rng = np.random.default_rng(0)
-    table = with_variance(measurement_table(24, backbones=("sit-b",)), lambda t: t)
+def test_deviation_from_a_straight_line():
+    table = measurement_table(6, backbones=("sit-b",))
     profiles = profiles_of(table)
-    profiles["value"] = profiles["time"] + rng.normal(size=len(profiles))
-    found = relate_profiles(table, profiles, AnalysisOptions(resamples=1999))
-    row = found[found["statistic"] == "ratio_vs_variance"].iloc[0]
-    along = [np.corrcoef(p["time"], p["value"])[0, 1] for _, p in profiles.groupby("tokenizer")]
-    assert row["value"] == pytest.approx(np.mean(along))
-    error = np.std(along, ddof=1) / 24**0.5
-    assert row["high"] - row["low"] == pytest.approx(2 * 1.96 * error, rel=0.2)
+    found = deviations(profiles, "sit-b", 1.0)
+    gaps = profiles.assign(gap=(profiles["value"] - 1).abs()).groupby("tokenizer")["gap"].mean()
+    assert found == pytest.approx(gaps.to_dict())
 
 
 def sampled(plan):

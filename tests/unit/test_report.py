@@ -22,7 +22,6 @@ from diffusability.report.summaries import (
     latent_space_rows,
     ledger_rows,
     regression_rows,
-    selection_rows,
     verdict_counts,
     with_interval,
 )
@@ -39,7 +38,7 @@ TARGET, FAMILY = "generation.fd_judge", "conv-f2d4"
 def tables():
     """Every table of a study with two guidance scales."""
     table = measurement_table(14, scales=(1.0, 1.5), backbones=("sit-b",))
-    return analysed(table, AnalysisOptions(resamples=99))
+    return analysed(table, AnalysisOptions())
 
 
 def test_noise_in_words(tables):
@@ -65,7 +64,7 @@ def test_the_headline_is_of_the_largest_family_at_the_smallest_scale(tables):
         14, scales=(1.0, 1.5), backbones=("sit-b",), families=("conv-a", "conv-b", "conv-a")
     )
     assert headline_family(table) == "conv-a"
-    mixed = analysed(table, AnalysisOptions(resamples=99))["correlations"]
+    mixed = analysed(table, AnalysisOptions())["correlations"]
     shown = headline_correlations(mixed, TARGET, "conv-a").set_index("metric")
     chosen = mixed[(mixed["family"] == "conv-a") & (mixed["guidance"] == 1.0)]
     chosen = chosen[(chosen["target"] == TARGET) & (chosen["metric"] == "velocity.viv")]
@@ -101,7 +100,7 @@ def test_the_headline_of_a_study_without_perspectives(tables, monkeypatch, kept)
 def test_ledger_counts_and_puts_decided_claims_first():
     base = {"section": "s", "statement": "t", "expected": "at least 0", "refuted_by": "r"}
     base |= {"reason": "because", "low": math.nan, "high": math.nan, "value": math.nan}
-    base |= {"network": "sit-b", "exact": "it is so"}
+    base |= {"network": "sit-b", "exact": "it is so", "power": 0.5}
     ledger = pd.DataFrame(
         [
             {**base, "id": "c", "verdict": NOT_TESTABLE},
@@ -141,16 +140,17 @@ def test_a_study_that_stretches_nothing_shows_no_encoders():
     assert latent_space_rows(spaces.assign(stretch_q99_q01=math.nan)).empty
 
 
-def test_summaries_take_the_target_over_all_families(tables):
+def test_fits_are_shown_of_each_family_apart(tables):
     fits = regression_rows(tables["regressions"], TARGET, best=3)
     assert list(fits["guidance"]) == ["1"] * 3 + ["1.5"] * 3 + ["best"] * 3
     every = tables["regressions"]
     every = every[
         (every["target"] == TARGET) & (every["guidance"] == 1.0) & (every["family"] == "conv-f2d4")
     ]
-    assert fits["q2"].iloc[0] == every["q2"].max()
-    chosen = selection_rows(tables["selection"], TARGET)
-    assert len(chosen) == 3 * tables["selection"]["perspective"].nunique()
+    assert fits["q2"].iloc[0].startswith(f"{every['q2'].max():.2f} [")
+    two = measurement_table(16, backbones=("sit-b",), families=("a", "b"))
+    apart = regression_rows(analysed(two, AnalysisOptions())["regressions"], TARGET, best=3)
+    assert list(apart["family"]) == ["a"] * 3 + ["b"] * 3
 
 
 def test_tables_survive_their_files(tables, tmp_path):

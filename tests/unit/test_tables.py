@@ -220,7 +220,7 @@ def test_roles_of_metrics():
     assert predictors(table) == ["velocity.viv", "spatial.rmsc"]
     assert families(table) == ["conv-f2d4"]
     two = table.assign(family=table["tokenizer"])
-    assert families(two) == ["all", "a", "b"]
+    assert families(two) == ["a", "b"]
     assert expected_sign(table, "velocity.viv", "generation.fd_judge") == 1
     assert expected_sign(table, "velocity.curve_t05", "generation.fd_judge") == -1
     assert expected_sign(table, "spatial.rmsc", "generation.fd_judge") is None

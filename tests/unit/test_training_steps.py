@@ -23,7 +23,7 @@ from diffusability.figures.training_steps import (
 from tests.unit.measurement_table import analysed, measurement_table, profiles_of
 
 TARGET = "generation.fd_judge"
-QUICK = AnalysisOptions(resamples=99)
+QUICK = AnalysisOptions()
 STEPS = {"sit-b": (100, 300, 900), "lightningdit-b": (200,)}
 
 

@@ -201,7 +201,7 @@ CASES: list[tuple[str, Callable[[Workspace], None], Jobs]] = [
     ),
     (
         "change the analysis",
-        change("analysis.resamples", 299),
+        change("analysis.confidence", 0.9),
         TABLES,
     ),
 ]

@@ -1,0 +1,158 @@
+"""Coverage, type-I error and power of the analysis, by simulation with known truth.
+
+`python -m benchmarks.statistics` prints the tables of docs/statistics.md.
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from diffusability.analysis.claims import Region
+from diffusability.analysis.estimators import Array, pearson
+from diffusability.analysis.intervals import cluster_interval
+from diffusability.analysis.joint import Row, Terms, evaluate
+from diffusability.analysis.power import simulate
+
+# sizes of the clusters of each family
+LAYOUTS: dict[str, tuple[int, ...]] = {
+    "10 in 4": (4, 3, 2, 1),
+    "12 in 7": (3, 2, 2, 2, 1, 1, 1),
+    "12 in 8": (3, 2, 2, 1, 1, 1, 1, 1),
+    "20 in 5": (4, 4, 4, 4, 4),
+    "21 in 8": (4, 4, 3, 3, 2, 2, 2, 1),
+    "43 in 8": (6, 6, 6, 5, 5, 5, 5, 5),
+    "43 in 8 (the paper)": (15, 6, 6, 6, 4, 3, 2, 1),
+}
+METRICS = ("a", "b", "c")
+BACKBONES = ("sit-b", "lightningdit-b")
+
+
+def labels_of(sizes: Sequence[int]) -> np.ndarray:
+    """Return the cluster of every tokenizer."""
+    return np.repeat(np.arange(len(sizes)), sizes)
+
+
+def clustered(
+    sizes: Sequence[int], resemblance: float, r: float, draws: int, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Return normal x and y (n, draws) with correlation r, alike in the clusters."""
+    labels = labels_of(sizes)
+
+    def normal() -> Array:
+        shared = rng.standard_normal((len(sizes), draws))[labels]
+        own = rng.standard_normal((len(labels), draws))
+        return math.sqrt(resemblance) * shared + math.sqrt(1 - resemblance) * own
+
+    x, rest = normal(), normal()
+    return x, r * x + math.sqrt(1 - r * r) * rest
+
+
+def coverage(
+    sizes: Sequence[int], resemblance: float, r: float, draws: int = 4000, seed: int = 0
+) -> float:
+    """Return the share of 95 % intervals of a correlation that hold the true r."""
+    x, y = clustered(sizes, resemblance, r, draws, np.random.default_rng(seed))
+    found = cluster_interval(pearson(x, y), labels_of(sizes))
+    return float(((found.low <= r) & (r <= found.high)).mean())
+
+
+def rows_of(
+    sizes: Sequence[int], families: int, papers: Sequence[float], backbones: Sequence[str]
+) -> tuple[Terms, np.ndarray]:
+    """Return one term per value of `papers` over families and backbones, and the clusters."""
+    n = int(sum(sizes))
+    terms = [
+        [
+            Row(
+                {"target": "t", "backbone": b, "guidance": 1, "family": f, "metric": METRICS[k]},
+                np.arange(f * n, (f + 1) * n),
+                np.empty((0, 1)),
+                paper=r,
+            )
+            for f in range(families)
+            for b in backbones
+        ]
+        for k, r in enumerate(papers)
+    ]
+    return Terms(terms), np.tile(labels_of(sizes), families)
+
+
+def verdict_shares(
+    region: Region,
+    sizes: Sequence[int],
+    families: int,
+    truth: Sequence[float],
+    *,
+    difference: bool = False,
+    least: bool = False,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return how often a claim is reproduced, and contradicted, where the truth is known.
+
+    Args:
+        region: of the claim. sizes: of the clusters of each family. families: their number.
+        truth: r of each term over both backbones.
+        difference: of the first term and the second. least: the smallest term.
+        draws: number of data sets. seed: of the data.
+    """
+    terms, clusters = rows_of(sizes, families, truth, BACKBONES)
+    made = simulate(terms, clusters, 1.0, draws, seed)
+    if difference:
+        made = Terms(made.plus[:1], made.plus[1:])
+    found = evaluate("correlation", made, clusters, least=least)
+    inside = (found.low >= region.low) & (found.high <= region.high)
+    outside = (found.high < region.low) | (found.low > region.high)
+    return float(inside.mean()), float(outside.mean())
+
+
+STRONG = Region(0.5, math.inf, "at least 0.5")
+STRONGER = Region(0.0, math.inf, "at least 0")
+# words: region, r of the terms, and what differs from a mean over rows
+TRUTHS: dict[str, tuple[Region, tuple[float, ...], dict[str, bool]]] = {
+    "r ≥ .5, true .87": (STRONG, (0.87,), {}),
+    "r ≥ .5, true .70": (STRONG, (0.70,), {}),
+    "r ≥ .5, true .50 (border)": (STRONG, (0.5,), {}),
+    "r ≥ .5, true .20": (STRONG, (0.2,), {}),
+    "a stronger than b, .87 and .50": (STRONGER, (0.87, 0.5), {"difference": True}),
+    "a stronger than b, .70 and .70 (border)": (STRONGER, (0.7, 0.7), {"difference": True}),
+    "both ≥ .5, .87 and .87": (STRONG, (0.87, 0.87), {"least": True}),
+    "both ≥ .5, .87 and .50 (border)": (STRONG, (0.87, 0.5), {"least": True}),
+}
+
+
+def print_coverage(draws: int) -> None:
+    """Print the coverage of the interval over clusters."""
+    print("| tokenizers in clusters | likeness | r = 0 | r = .7 | r = .87 |\n|---|---|---|---|---|")
+    for name, sizes in LAYOUTS.items():
+        for likeness in (0.0, 0.5, 0.8):
+            found = [coverage(sizes, likeness, r, draws) for r in (0.0, 0.7, 0.87)]
+            cells = " | ".join(f"{share:.3f}" for share in found)
+            print(f"| {name} | {likeness:g} | {cells} |")
+
+
+def print_verdicts(draws: int) -> None:
+    """Print how often verdicts are given."""
+    print("\n| claim | layout | families | reproduced | contradicted |\n|---|---|---|---|---|")
+    for words, (region, truth, how) in TRUTHS.items():
+        for name in ("12 in 8", "43 in 8 (the paper)"):
+            for families in (1, 2):
+                sizes = LAYOUTS[name]
+                yes, no = verdict_shares(region, sizes, families, truth, **how, draws=draws)  # type: ignore[arg-type]
+                print(f"| {words} | {name} | {families} | {yes:.3f} | {no:.3f} |")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--draws", type=int, default=4000, help="data sets per number")
+    draws = parser.parse_args(argv).draws
+    print_coverage(draws)
+    print_verdicts(draws)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,216 @@
+"""The chance of a study to reproduce a claim, from its layout alone, by simulation.
+
+Data sets of the study's layout are drawn in which the paper's value is true; the power is the share
+of them in which the whole interval of the claim's statistic lies inside its region.
+"""
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from diffusability.analysis.claims import Claim
+from diffusability.analysis.estimators import Array
+from diffusability.analysis.intervals import MIN_CLUSTERS, Labels
+from diffusability.analysis.joint import FEWEST, Row, Terms, evaluate
+from diffusability.analysis.selection import fits, named
+from diffusability.study.study import Study
+
+DRAWS = 400  # data sets: the error of a power is at most 0.025
+RESEMBLANCE = 0.5  # share of variance that tokenizers of one cluster have in common
+AGREEMENT = 0.9  # r of the generation quality on two backbones
+RELIABILITY = 0.8  # of a target, where nothing is known of it yet
+ENOUGH = 0.5  # below it, a study hardly tests a claim
+SIMULATED = ("correlation", "within", "partial", "slope", "offset")
+
+
+def power(
+    claim: Claim,
+    terms: Terms,
+    clusters: Labels,
+    reliability: float = RELIABILITY,
+    confidence: float = 0.95,
+    draws: int = DRAWS,
+) -> float:
+    """Return the probability that a study of this layout reproduces a claim.
+
+    Args:
+        claim: with the paper's value at its rows. terms: its rows; only index, labels and
+            paper's value are used. clusters: (N,) label of every tokenizer.
+        reliability: of the targets; noise of seeds weakens every correlation by its root.
+        confidence: of the interval. draws: number of simulated data sets.
+
+    Returns:
+        In [0, 1]; NaN if the paper gives no value for a row, or the statistic is not simulated.
+    """
+    known = all(not math.isnan(row.paper) for row in terms.rows)
+    if claim.statistic not in SIMULATED or not known:
+        return math.nan
+    made = simulate(terms, clusters, reliability, draws, zlib.crc32(claim.id.encode()))
+    found = evaluate(claim.statistic, made, clusters, confidence, claim.least)  # type: ignore[arg-type]
+    with np.errstate(invalid="ignore"):
+        inside = (found.low >= claim.region.low) & (found.high <= claim.region.high)
+    return float(inside.mean())
+
+
+def simulate(terms: Terms, clusters: Labels, reliability: float, draws: int, seed: int) -> Terms:
+    """Return the rows with normal data in which each has the paper's r, weakened by noise.
+
+    Every family has a quality; targets on different backbones are that quality with noise, and
+    metrics have the wanted r with it. Metrics are independent given the quality. All have a part
+    that tokenizers of one cluster share.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.asarray(clusters, dtype=object)
+    qualities: dict[object, tuple[Array, dict[object, Array], dict[object, Array]]] = {}
+
+    def normal(index: np.ndarray) -> Array:
+        codes = np.unique(labels[index].astype(str), return_inverse=True)[1]
+        shared = rng.standard_normal((codes.max() + 1, draws))[codes]
+        own = rng.standard_normal((len(index), draws))
+        return math.sqrt(RESEMBLANCE) * shared + math.sqrt(1 - RESEMBLANCE) * own
+
+    def made(row: Row) -> Row:
+        wanted = row.paper * math.sqrt(reliability if row.labels.get("backbone") else 1.0)
+        family = (row.labels.get("family"), row.index.tobytes())
+        if len(row.given):
+            x, given, rest = (normal(row.index) for _ in range(3))
+            return replace(row, x=x, given=given, y=_mixed(x + given, rest, wanted))
+        if family not in qualities:
+            qualities[family] = normal(row.index), {}, {}
+        quality, targets, metrics = qualities[family]
+        agreement = AGREEMENT if row.labels.get("backbone") else 1.0
+        panel = tuple(row.labels.get(name) for name in ("target", "backbone", "guidance"))
+        if panel not in targets:
+            targets[panel] = _mixed(quality, normal(row.index), math.sqrt(agreement))
+        metric = row.labels.get("metric"), wanted
+        if metric not in metrics:
+            loading = min(wanted / math.sqrt(agreement), 0.999)
+            metrics[metric] = _mixed(quality, normal(row.index), loading)
+        return replace(row, x=metrics[metric], y=targets[panel])
+
+    return Terms(
+        *([[made(row) for row in term] for term in side] for side in (terms.plus, terms.minus))
+    )
+
+
+def _mixed(signal: Array, noise: Array, loading: float) -> Array:
+    return loading * signal + math.sqrt(1 - loading**2) * noise
+
+
+def planned_terms(
+    claim: Claim,
+    families: Mapping[str, Sequence[int]],
+    backbones: Sequence[str],
+    guided: bool,
+    measured: Sequence[str],
+) -> Terms | None:
+    """Return the rows that a study will have for a claim, before it has run.
+
+    Args:
+        claim: whose selectors are read. families: tokenizers by family, their numbers.
+        backbones: of the study. guided: whether several guidance scales are sampled.
+        measured: metric groups of the study, the first part of a metric's name.
+
+    Returns:
+        Rows without data, or None if a term has none.
+    """
+
+    def rows(selector: Mapping[str, object]) -> list[Row]:
+        if selector.get("guidance", 1) == "best" and not guided:
+            return []
+        single = isinstance(selector.get("target"), str)
+        single = single and not str(selector["target"]).startswith("generation.")
+        single = single or claim.statistic in ("sd", "shared")
+        there = [""] if single else [b for b in backbones if fits(b, selector.get("backbone"))]
+        paper = selector.get("paper", math.nan)
+        names = [n for n in named(selector["metric"]) if n.partition(".")[0] in measured]
+        return [
+            Row(
+                {
+                    **{"target": selector.get("target"), "backbone": backbone, "family": family},
+                    **{"guidance": selector.get("guidance", 1), "metric": name},
+                },
+                np.array(index),
+                np.empty((0, 1)),
+                given=np.ones((1, 1)) if "given" in selector else np.empty((0, 1)),
+                paper=float(paper[name] if isinstance(paper, Mapping) else paper),  # type: ignore[arg-type]
+            )
+            for family, index in families.items()
+            if len(index) >= FEWEST and fits(family, selector.get("family"))
+            for backbone in there
+            for name in names
+        ]
+
+    terms = [[rows(selector) for selector in side] for side in (claim.plus, claim.minus)]
+    return Terms(*terms) if all(term for side in terms for term in side) else None
+
+
+def power_table(study: Study, claims: Sequence[Claim], confidence: float = 0.95) -> pd.DataFrame:
+    """Return which claims a study can test, before it has run.
+
+    Args:
+        study: its tokenizers, clusters, backbones, scales and metrics.
+        claims: from ``load_claims``; those on findings are left out.
+        confidence: of the intervals.
+
+    Returns:
+        One row per claim: ``power`` at the paper's value, for a reliability of ``RELIABILITY``;
+        ``rows``, ``tokenizers`` and ``clusters`` behind it; ``note`` says why there is no power.
+    """
+    names = study.selected_tokenizers
+    labels = [study.tokenizers[name].cluster for name in names]
+    families: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        families.setdefault(study.tokenizers[name].family, []).append(index)
+    measured = (*study.selected_metrics, "trajectory", "profile", "guidance")
+    guided = len(study.sampling.guidance) > 1
+    largest = max(map(len, families.values()))
+    few = f"no family has {FEWEST} tokenizers" if largest < FEWEST else ""
+    rows = []
+    for claim in claims:
+        if claim.table:
+            continue
+        row: dict[str, object] = {"claim": claim.id, "power": math.nan}
+        terms = planned_terms(claim, families, study.selected_backbones, guided, measured)
+        if terms is None:
+            rows.append(row | {"note": few or "no such metric, family, backbone or guidance scale"})
+            continue
+        used = np.unique(np.concatenate([part.index for part in terms.rows]))
+        clusters = len({labels[index] for index in used})
+        row |= {"rows": len(terms.rows), "tokenizers": len(used), "clusters": clusters}
+        if clusters < MIN_CLUSTERS:
+            row["note"] = f"fewer than {MIN_CLUSTERS} clusters: no interval"
+        else:
+            row["power"] = power(claim, terms, labels, confidence=confidence)
+            unknown = math.isnan(row["power"])  # type: ignore[arg-type]
+            row["note"] = "the paper gives no value to compute it at" if unknown else ""
+        rows.append(row)
+    columns = ["claim", "power", "rows", "tokenizers", "clusters", "note"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.sort_values("power", ascending=False, kind="stable", ignore_index=True)
+
+
+def power_text(study: Study, claims: Sequence[Claim], confidence: float = 0.95) -> str:
+    """Return the power of a study as text, with one sentence that sums it up."""
+    table = power_table(study, claims, confidence)
+    known = table["power"].notna()
+    shown = table[known].assign(power=table["power"].map("{:.2f}".format, na_action="ignore"))
+    counts = ["rows", "tokenizers", "clusters"]
+    shown = shown.astype(dict.fromkeys(counts, "Int64")).drop(columns="note")
+    lines = [shown.to_string(index=False), ""] if len(shown) else []
+    for note, part in table[~known].groupby("note", sort=False):
+        lines += [f"{note}: {', '.join(part['claim'])}", ""]
+    good = int((table["power"] >= ENOUGH).sum())
+    return "\n".join(
+        [
+            *lines,
+            f"If the paper's value is true, this study reproduces {good} of {len(table)} claims "
+            f"with a chance of {ENOUGH} or more, {int(known.sum()) - good} with less.",
+            f"Assumed: reliability {RELIABILITY}, and tokenizers of one cluster that share "
+            f"{RESEMBLANCE:.0%} of their variance.",
+        ]
+    )
