@@ -68,7 +68,6 @@ PICTURES = picture_files(PLAN)
 REPORT = report_file(STUDY)
 STUDY_ARGUMENTS = study_arguments(STUDY_FILES, OVERRIDES)
 LOGS = f"{RESULTS}/logs"
-BENCHMARKS = f"{RESULTS}/benchmarks"
 RESTORE = {}  # checkpoint of every stage whose files can be evicted; see restore.smk
 ASKED = set()  # paths of artifacts that this process has had restored
 

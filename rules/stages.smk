@@ -14,8 +14,6 @@ for stage, declared in STAGES.items():
             *files(stage),
         log:
             f"{LOGS}/{declared.rule}/{name_template(stage)}.log",
-        benchmark:
-            f"{BENCHMARKS}/{declared.rule}/{name_template(stage)}.tsv"
         priority: STAGE_FUNCTIONS.priority(stage)
         conda:
             "../envs/study.yaml"
