@@ -1,8 +1,5 @@
 """Which measurements of a table are declared with their unit and direction."""
 
-import re
-from fnmatch import fnmatchcase
-
 import pandas as pd
 
 from diffusability.study.generation import GENERATION, TRAJECTORY
@@ -30,13 +27,8 @@ def undocumented(table: pd.DataFrame) -> list[str]:
 
 def _rows(quantities: list[Quantity], metric: str) -> list[Quantity]:
     """Return the rows for a measurement: those with its exact name, else those that fit it."""
-
-    def fits(quantity: Quantity) -> bool:
-        patterns = re.sub(r"<\w+>", "*", quantity.names).split()
-        return any(fnmatchcase(metric, pattern) for pattern in patterns)
-
     exact = [quantity for quantity in quantities if metric in quantity.names.split()]
-    return exact or [quantity for quantity in quantities if fits(quantity)]
+    return exact or [quantity for quantity in quantities if quantity.covers(metric)]
 
 
 def _states(quantity: Quantity, unit: str, direction: str) -> bool:

@@ -1,7 +1,9 @@
 """What the page of metrics says about each: definition, unit, direction, equations, source."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from inspect import cleandoc
 from typing import Literal
 
@@ -24,6 +26,11 @@ class Quantity:
     definition: str
     better: Direction
     unit: str = "1"
+
+    def covers(self, metric: str) -> bool:
+        """Return whether a measurement of this name is one of these numbers."""
+        patterns = re.sub(r"<[^>]*>", "*", self.names).split()
+        return any(fnmatchcase(metric, pattern) for pattern in patterns)
 
     def row(self, headline: str) -> str:
         """Return the row of the table; `headline` names the measurement to be marked."""

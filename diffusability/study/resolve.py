@@ -9,7 +9,9 @@ from pydantic import BaseModel
 from diffusability.study.backbone import BACKBONES
 from diffusability.study.dataset import DATASETS
 from diffusability.study.encoder import ENCODERS, InceptionEncoder, Use
+from diffusability.study.generation import GENERATION
 from diffusability.study.merge import merge
+from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.names import ENCODER_NAME, INCEPTION, INCEPTION_SPATIAL, MAX_NAME, NAME
 from diffusability.study.network import NETWORKS, HierarchicalNetwork
 from diffusability.study.problems import Problems, nearest, show
@@ -61,6 +63,8 @@ def resolve_study(data: Mapping[str, Any], source: str) -> Study:
     _check_tokenizers(study, declared, problems)
     if "metrics" in valid:
         _check_metrics(study, declared, problems)
+    if {"select", "analysis"} <= valid:
+        _check_declared(study, declared, problems)
     if {"select", "metrics"} <= valid:
         if study.select.dataset in study.datasets:
             check_sizes(study, problems)
@@ -325,6 +329,27 @@ def _check_inception(study: Study, problems: Problems) -> None:
             f"holds moments of Inception features, the extractor is `{generation.extractor}`; "
             "leave it out, or name an extractor of kind inception",
         )
+
+
+def _check_declared(
+    study: Study, declared: Mapping[str, Mapping[str, Any]], problems: Problems
+) -> None:
+    """Declared tests must be of metrics, backbones and families that there are."""
+    tests = study.analysis.declared
+    if tests is None:
+        return
+    _check_list(
+        "analysis.declared.backbones", tests.backbones, "backbone", declared["backbones"], problems
+    )
+    families = {study.tokenizers[name].family: None for name in study.selected_tokenizers}
+    for family in tests.families:
+        if family not in families:
+            problems.unknown("analysis.declared.families", family, "family", families)
+    shown = METRIC_GROUPS.shown("headline", "proxy", "further")
+    _check_list("analysis.declared.metrics", tests.metrics, "metric", shown, problems)
+    if not any(quantity.covers(tests.target) for quantity in GENERATION):
+        names = [name for quantity in GENERATION for name in quantity.names.split()]
+        problems.unknown("analysis.declared.target", tests.target, "metric", names)
 
 
 def _check_list(

@@ -61,6 +61,21 @@ class EqualReconstruction(Spec):
     )
 
 
+class DeclaredTests(Spec):
+    """Correlations that a study is run to test, written down before the run.
+
+    Each metric is tested in the direction that its declaration calls better, with every backbone
+    and in every family named here, at the last training step and the smallest guidance scale.
+    """
+
+    metrics: tuple[str, ...] = Field(
+        min_length=1, description="metrics of the latents, such as velocity.viv"
+    )
+    target: str = Field(description="what they shall predict, such as generation.fd_judge")
+    backbones: tuple[Name, ...] = Field(min_length=1, description="entries of `backbones`")
+    families: tuple[str, ...] = Field(min_length=1, description="such as conv-f4d8")
+
+
 class AnalysisSpec(Spec):
     """How the tables are made from the measurements."""
 
@@ -70,6 +85,11 @@ class AnalysisSpec(Spec):
         exclude_if=is_none,
         description="compare only tokenizers of like reconstruction ({}: with the defaults); "
         "none: all",
+    )
+    declared: DeclaredTests | None = Field(
+        None,
+        exclude_if=is_none,
+        description="correlations to test, decided before the run; none: no table of tests",
     )
 
 

@@ -124,6 +124,15 @@ TABLES: Mapping[str, Table] = {
         code=f"{_ANALYSIS}.correlation:correlate",
         made_from=("measurements",),
     ),
+    "declared_tests": Table(
+        columns=_PANEL
+        | _text("metric", "verdict", "reason")
+        | _interval("turned_r")
+        | _number("p", "p_holm")
+        | _COUNTS,
+        code=f"{_ANALYSIS}.declared:declared_tests",
+        made_from=("correlations", "measurements"),
+    ),
     "intercorrelations": Table(
         columns=_text("target", "family", "metric")
         | _interval("pearson")

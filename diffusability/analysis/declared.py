@@ -1,0 +1,108 @@
+"""The tests that a study declares before it is run, and what became of each."""
+
+import math
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import pandas as pd
+from statsmodels.stats.multitest import multipletests
+
+from diffusability.analysis.evidence import failed
+from diffusability.analysis.frames import table_frame
+from diffusability.analysis.intervals import Analysis, AnalysisOptions
+from diffusability.analysis.panels import Measured, Panel
+from diffusability.analysis.snapshots import at_last_step
+from diffusability.study.tables import BEST
+
+AS_DECLARED, OPPOSITE = "as declared", "opposite"
+UNDECIDED, NOT_TESTABLE = "undecided", "not testable"
+
+
+def declared_tests(
+    correlations: pd.DataFrame, measurements: Measured, analysis: Analysis | None = None
+) -> pd.DataFrame:
+    """Return one row per declared test.
+
+    Args:
+        correlations: from ``correlate``. measurements: as they were correlated.
+        analysis: confidence, and `declared`, if it has that.
+
+    Returns:
+        ``turned_r``: Pearson's r, turned so that it is positive if a metric that its declaration
+        calls better goes with better images; with its interval over clusters. ``p`` belongs to that
+        interval, ``p_holm`` corrects it for the number of declared tests that can be made.
+        ``verdict``: `as declared` or `opposite` if ``p_holm`` is below 1 - confidence, else
+        `undecided`; `not testable`, with the ``reason``, if there is no such correlation, the
+        metric does not leave chance, or generation failed.
+    """
+    analysis = analysis or AnalysisOptions()
+    declared = getattr(analysis, "declared", None)
+    if declared is None:
+        return table_frame("declared_tests", [])
+    last = at_last_step(correlations)
+    rows = [
+        _row(last, measurements, metric, declared.target, backbone, family)
+        for family in declared.families
+        for backbone in declared.backbones
+        for metric in declared.metrics
+    ]
+    table = table_frame("declared_tests", rows)
+    tested = table["p"].notna()
+    if tested.any():
+        level = 1 - analysis.confidence
+        table.loc[tested, "p_holm"] = multipletests(table.loc[tested, "p"], method="holm")[1]
+        clear = tested & (table["p_holm"] < level)
+        table.loc[clear & (table["turned_r"] > 0), "verdict"] = AS_DECLARED
+        table.loc[clear & (table["turned_r"] < 0), "verdict"] = OPPOSITE
+    return table
+
+
+def _row(
+    correlations: pd.DataFrame,
+    measurements: Measured,
+    metric: str,
+    target: str,
+    backbone: str,
+    family: str,
+) -> dict[str, Any]:
+    labels = {"target": target, "backbone": backbone, "family": family, "metric": metric}
+    chosen = correlations[correlations["guidance"] != BEST]
+    for name, value in labels.items():
+        chosen = chosen[chosen[name] == value]
+    if chosen.empty:
+        reason = "fewer than three tokenizers have both values"
+        return labels | {"verdict": NOT_TESTABLE, "reason": reason}
+    found = (
+        chosen.sort_values("guidance", key=lambda scales: scales.astype(float)).iloc[0].to_dict()
+    )
+    labels |= {name: found[name] for name in ("step", "guidance", "n", "clusters")}
+    reason = _hindrance(found, measurements, Panel(target, backbone, found["guidance"]))
+    if reason:
+        return labels | {"verdict": NOT_TESTABLE, "reason": reason}
+    sign = float(found["expected_sign"])
+    low, high = sorted((sign * found["pearson_low"], sign * found["pearson_high"]))
+    return labels | {
+        **{"turned_r": sign * found["pearson"], "turned_r_low": low, "turned_r_high": high},
+        **{"p": found["pearson_p"], "verdict": UNDECIDED, "reason": ""},
+    }
+
+
+def _hindrance(found: Mapping[Hashable, Any], measurements: Measured, panel: Panel) -> str:
+    """Return why a correlation does not answer its test; empty if it does."""
+    if found["at_chance"]:
+        return "the metric does not leave chance"
+    if failed(measurements, panel, str(found["family"])):
+        return "generation failed"
+    if math.isnan(found["expected_sign"]):
+        return "the metric declares no direction"
+    return str(found["note"]) if math.isnan(found["pearson_p"]) else ""
+
+
+def declared_sentence(tests: pd.DataFrame) -> str:
+    """Return how many of the declared tests came out as declared; empty if none was declared."""
+    if tests.empty:
+        return ""
+    counts = tests["verdict"].value_counts()
+    said = [f"{counts.get(verdict, 0)} {verdict}" for verdict in (AS_DECLARED, OPPOSITE)]
+    said += [f"{counts[v]} {v}" for v in (UNDECIDED, NOT_TESTABLE) if v in counts]
+    return f"Of {len(tests)} tests declared before the run: {', '.join(said)}"
