@@ -9,11 +9,13 @@ from diffusability.analysis.frames import write_tables
 from diffusability.analysis.measurements import read_collected
 from diffusability.execution.script import run
 from diffusability.study.plan import Plan
+from diffusability.study.targets import ANALYSIS_TABLES, table_names
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:
     """Write the tables named by the outputs."""
-    write_tables(outputs, analyse(read_collected(plan.study), plan.study.analysis))
+    names = table_names(plan.study, ANALYSIS_TABLES)
+    write_tables(outputs, analyse(read_collected(plan.study), plan.study.analysis, names))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

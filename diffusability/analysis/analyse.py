@@ -1,6 +1,6 @@
 """All tables of a study: those collected from artifacts, and those derived from them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
 
@@ -11,6 +11,7 @@ from diffusability.analysis.intervals import Analysis, AnalysisOptions
 from diffusability.analysis.panels import Measured
 from diffusability.study.plan import Plan
 from diffusability.study.tables import ANALYSIS_TABLES, COLLECTED_TABLES, TABLES
+from diffusability.study.targets import table_names
 
 # resampling takes most of the time: these run in parallel to the others
 _FIRST = ("correlations", "proxies")
@@ -22,11 +23,14 @@ def collect(plan: Plan) -> dict[str, pd.DataFrame]:
     Raises:
         ArtifactError: an artifact is missing, altered, or not of this plan.
     """
-    return {name: TABLES[name].function()(plan) for name in COLLECTED_TABLES}
+    names = table_names(plan.study, COLLECTED_TABLES)
+    return {name: TABLES[name].function()(plan) for name in names}
 
 
 def analyse(
-    collected: Mapping[str, pd.DataFrame], analysis: Analysis | None = None
+    collected: Mapping[str, pd.DataFrame],
+    analysis: Analysis | None = None,
+    names: Sequence[str] = ANALYSIS_TABLES,
 ) -> dict[str, pd.DataFrame]:
     """Return the derived tables by name, in the order of their declaration.
 
@@ -34,14 +38,16 @@ def analyse(
         collected: tables by name, from ``collect``; measurements are checked
             (``check_measurements``).
         analysis: resamples, confidence and seed.
+        names: of the tables that the study has.
     """
     analysis = analysis or AnalysisOptions()
-    rest = [name for name in ANALYSIS_TABLES if name not in _FIRST]
+    first = [name for name in names if name in _FIRST]
+    rest = [name for name in names if name not in _FIRST]
     halves = Parallel(n_jobs=2)(
-        delayed(_make)(names, collected, analysis) for names in (list(_FIRST), rest)
+        delayed(_make)(half, collected, analysis) for half in (first, rest) if half
     )
     made = {name: table for half in halves for name, table in half.items()}
-    return {name: made[name] for name in ANALYSIS_TABLES}
+    return {name: made[name] for name in names}
 
 
 def _make(

@@ -15,12 +15,18 @@ from diffusability.study.study import Study
 from diffusability.study.tables import BEST
 from diffusability.study.targets import report_file
 
+NO_MODELS = "There are no diffusion models in this study: latents alone are measured"
 NO_CORRELATIONS = "No headline metric was measured together with generated images"
 
 
 def target_metric(study: Study) -> str:
-    """Return the name of the generated images' Fréchet distance, which names its extractor."""
-    return f"generation.{distance_name('fd', study.metrics.generation.extractor)}"
+    """Return the name of the generated images' Fréchet distance, which names its extractor.
+
+    Empty in a study without diffusion models.
+    """
+    if not study.has_models:
+        return ""
+    return f"generation.{distance_name('fd', study.generation.extractor)}"
 
 
 def headline(plan: Plan) -> str:
@@ -32,6 +38,10 @@ def headline(plan: Plan) -> str:
     tables = read_tables(plan)
     target = target_metric(plan.study)
     values = headline_values(tables["measurements"], target)
+    report = f"Report: {report_file(plan.study)}"
+    if not plan.study.has_models:
+        shown = values.to_string(index=False, na_rep="-")
+        return "\n".join([shown, "", f"{NO_MODELS}.", "", report])
     family = headline_family(tables["measurements"])
     relations = headline_correlations(tables["correlations"], target, family)
     correlated = [
@@ -48,7 +58,7 @@ def headline(plan: Plan) -> str:
             "",
             *proxy_sentences(tables["proxies"], target, family),
             "",
-            f"Report: {report_file(plan.study)}",
+            report,
         ]
     )
 

@@ -16,7 +16,7 @@ from diffusability.study.commands import snakemake_command
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.study import Study
 from diffusability.study.tables import COLLECTED_TABLES
-from diffusability.study.targets import TABLE_NAMES, table_file
+from diffusability.study.targets import table_file, table_names
 
 # columns that identify a measurement
 KEY = ("tokenizer", "tokenizer_seed", "backbone", "seed", "guidance", "metric")
@@ -32,7 +32,7 @@ def tabulate(plan: Plan) -> pd.DataFrame:
         ArtifactError: a measurement is missing, altered, or not of this plan.
     """
     rows = [row for artifact in plan.measured for row in _rows(plan, artifact)]
-    reference = plan.study.metrics.fisher.reference
+    reference = plan.study.fisher_reference
     if reference is not None:
         rows += learned_deviations(rows, reference)
     return table_frame("measurements", rows)
@@ -60,14 +60,18 @@ def _rows(plan: Plan, artifact: Artifact) -> list[dict[str, object]]:
     ]
 
 
-def read_tables(plan: Plan, names: Sequence[str] = TABLE_NAMES) -> dict[str, pd.DataFrame]:
+def read_tables(plan: Plan, names: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
     """Return tables of a study by name, as written; measurements are always included.
+
+    Args:
+        plan: of the study. names: of the tables; by default all that the study has.
 
     Raises:
         ArtifactError: a table is missing, or contains measurements of another state of the study.
         MeasurementError: a file is not the table with its name.
     """
-    paths = {name: Path(table_file(plan.study, name)) for name in ("measurements", *names)}
+    chosen = table_names(plan.study) if names is None else names
+    paths = {name: Path(table_file(plan.study, name)) for name in ("measurements", *chosen)}
     for path in paths.values():
         if not path.exists():
             raise ArtifactError(
@@ -90,7 +94,7 @@ def read_collected(study: Study) -> dict[str, pd.DataFrame]:
     Raises:
         MeasurementError: a file is missing, or not the table with its name.
     """
-    paths = {name: table_file(study, name) for name in COLLECTED_TABLES}
+    paths = {name: table_file(study, name) for name in table_names(study, COLLECTED_TABLES)}
     return {
         name: (read_measurements if name == "measurements" else read_table)(path)
         for name, path in paths.items()

@@ -1,6 +1,6 @@
 """Write the report of a study as one self-contained page."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pandas as pd
 from diffusability.analysis.catalogue import HEADLINE_METRICS
 from diffusability.analysis.headline import (
     NO_CORRELATIONS,
+    NO_MODELS,
     headline_correlations,
     headline_family,
     headline_values,
@@ -31,7 +32,7 @@ from diffusability.report.summaries import (
     verdict_counts,
 )
 from diffusability.study.plan import Plan
-from diffusability.study.targets import FIGURE_NAMES, figure_files
+from diffusability.study.targets import figure_files, figure_names
 from diffusability.study.workflow_files import CAPTIONS
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
@@ -48,8 +49,9 @@ def write_page(plan: Plan, path: Path) -> None:
         ArtifactError: tables or pictures are missing, or of another state of the study.
     """
     tables, target = read_tables(plan), target_metric(plan.study)
-    measurements, ledger = tables["measurements"], tables["claims"]
+    measurements = tables["measurements"]
     family, values = headline_family(measurements), headline_values(measurements, target)
+    pictures = [tokenizer_pictures(plan, name, target) for name in plan.study.selected_tokenizers]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         study=plan.study.name,
@@ -59,20 +61,12 @@ def write_page(plan: Plan, path: Path) -> None:
         metrics={name: of for name, of in HEADLINE_METRICS.items() if name in values},
         values=_rows(values),
         family=family,
-        relations=_rows(headline_correlations(tables["correlations"], target, family)),
-        no_correlations=NO_CORRELATIONS,
-        noise=noise_sentences(tables["noise_floor"], target, family),
-        verdicts=verdict_counts(ledger),
-        ledger=ledger_rows(ledger),
-        selection=_rows(selection_rows(tables["selection"], target)),
-        proxies=_rows(proxy_rows(tables["proxies"], target, family)),
-        proxy_answers=proxy_sentences(tables["proxies"], target, family),
+        models=_models(tables, target, family) if plan.study.has_models else None,
+        no_models=NO_MODELS,
         latent_spaces=_rows(latent_space_rows(tables["latent_spaces"])),
-        regressions=_rows(regression_rows(tables["regressions"], target)),
-        figures=[_figure(plan, name) for name in FIGURE_NAMES],
-        tokenizers=[
-            tokenizer_pictures(plan, name, target) for name in plan.study.selected_tokenizers
-        ],
+        figures=[_figure(plan, name) for name in figure_names(plan.study)],
+        tokenizers=pictures,
+        pictures=any(of["reconstructions"] or of["samples"] for of in pictures),
         captions={name: _caption(name) for name in PICTURE_CAPTIONS}
         | {name: _caption(f"tables/{name}") for name in TABLE_CAPTIONS},
         times=_times(plan),
@@ -80,6 +74,22 @@ def write_page(plan: Plan, path: Path) -> None:
         machines=_machines(plan),
     )
     write_bytes(path, html.encode())
+
+
+def _models(tables: Mapping[str, pd.DataFrame], target: str, family: str) -> dict[str, Any]:
+    """Return what the page says of generated images, and of what predicts their quality."""
+    ledger, proxies = tables["claims"], tables["proxies"]
+    return {
+        "relations": _rows(headline_correlations(tables["correlations"], target, family)),
+        "no_correlations": NO_CORRELATIONS,
+        "noise": noise_sentences(tables["noise_floor"], target, family),
+        "verdicts": verdict_counts(ledger),
+        "ledger": ledger_rows(ledger),
+        "selection": _rows(selection_rows(tables["selection"], target)),
+        "proxies": _rows(proxy_rows(proxies, target, family)),
+        "proxy_answers": proxy_sentences(proxies, target, family),
+        "regressions": _rows(regression_rows(tables["regressions"], target)),
+    }
 
 
 def _rows(table: pd.DataFrame) -> dict[str, Any]:

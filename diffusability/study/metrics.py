@@ -39,6 +39,7 @@ class VelocityMetric(MetricOptions):
     title="semantic separability",
     shows={"LNC": "semantics.lnc5"},
     rank="headline",
+    needs=("classes",),
 )
 class SemanticsMetric(MetricOptions):
     """Latent neighbour consistency (LNC)."""
@@ -55,6 +56,7 @@ class SemanticsMetric(MetricOptions):
     title="spatial structure",
     shows={"SRSS": "spatial.srss", "LDS": "spatial.lds", "CDS": "spatial.cds"},
     rank="headline",
+    needs=("grid",),
 )
 class SpatialMetric(MetricOptions):
     """Spatial structure: LDS, CDS, SRSS, RMSC."""
@@ -68,6 +70,7 @@ class SpatialMetric(MetricOptions):
     title="spectral smoothness",
     shows={"SEC": "smoothness.sec25"},
     rank="headline",
+    needs=("grid",),
 )
 class SmoothnessMetric(MetricOptions):
     """Spectral energy concentration (SEC) and its relatives."""
@@ -83,6 +86,10 @@ class SmoothnessMetric(MetricOptions):
     outputs=("neighbours.safetensors",),
     version=2,
     gpu=True,
+    needs=(
+        "images",
+        "network",
+    ),
 )
 class ContinuityMetric(MetricOptions):
     """iFID: Fréchet distance of images decoded between neighbouring latents."""
@@ -143,6 +150,11 @@ class UniformityMetric(MetricOptions):
         "rotate error": "equivariance.rotate_error",
     },
     gpu=True,
+    needs=(
+        "grid",
+        "images",
+        "network",
+    ),
 )
 class EquivarianceMetric(MetricOptions):
     """Error of commuting encoding with transformations."""
@@ -168,11 +180,17 @@ class EquivarianceMetric(MetricOptions):
     upstream=("alignment",),
     version=2,
     gpu=True,
+    needs=(
+        "images",
+        "network",
+    ),
 )
 class ReconstructionMetric(MetricOptions):
     """PSNR, SSIM, LPIPS and Fréchet distance of reconstructions."""
 
-    extractor: EncoderName
+    extractor: EncoderName | None = Field(
+        None, description="encoder of the Fréchet distance; none: not measured"
+    )
     lpips: EncoderName | None = Field(
         None, exclude_if=is_none, description="encoder of kind lpips; none: not measured"
     )
@@ -180,7 +198,8 @@ class ReconstructionMetric(MetricOptions):
     @property
     def encoders(self) -> dict[str, str]:
         """The feature extractor of the distances, and LPIPS where it is measured."""
-        return {"extractor": self.extractor} | ({"lpips": self.lpips} if self.lpips else {})
+        named = {"extractor": self.extractor, "lpips": self.lpips}
+        return {role: name for role, name in named.items() if name is not None}
 
     def fingerprinted(self) -> dict[str, Any]:
         """Return the options without the name of LPIPS, which is in no metric's name."""
@@ -188,7 +207,7 @@ class ReconstructionMetric(MetricOptions):
 
     def passes(self) -> Passes:
         """Each latent is decoded; features are extracted from the image and its reconstruction."""
-        return Passes(decoder=1, extractor=2)
+        return Passes(decoder=1, extractor=0 if self.extractor is None else 2)
 
 
 @METRIC_GROUPS.add(
@@ -196,7 +215,7 @@ class ReconstructionMetric(MetricOptions):
     code="diffusability.stages.latent_metrics:geometry",
     about="Does encoding keep distances, and what spectra do latents have?",
     outputs=("spectra.csv",),
-    optional=True,
+    needs=("images",),
 )
 class GeometryMetric(MetricOptions):
     """Stretching of distances (bi-Lipschitz constants) and power spectra of latents."""
@@ -292,9 +311,14 @@ class FisherMetric(MetricOptions):
 
 
 class _Metrics(Spec):
-    """Metrics of latents, one key per declared group, and of generated images."""
+    """Metrics of latents, one key per declared group, and of generated images.
 
-    generation: GenerationMetric
+    What has no key is not measured.
+    """
+
+    generation: GenerationMetric | None = Field(
+        None, description="of generated images; needed where there are backbones"
+    )
 
     @property
     def groups(self) -> dict[str, MetricOptions]:

@@ -27,11 +27,13 @@ class Table:
             their order, with `analysis=` the options of the analysis if it takes them. Claims are
             checked against all tables of `made_from` at once.
         made_from: names of tables; empty for what is collected from artifacts.
+        models: whether it is of generated images, and left out where there are none.
     """
 
     columns: Mapping[str, Kind]
     code: str
     made_from: tuple[str, ...] = ()
+    models: bool = False
 
     def function(self) -> Callable[..., Any]:
         """Import and return the function that makes the table."""
@@ -111,6 +113,7 @@ TABLES: Mapping[str, Table] = {
         | _number("segment", "time", "value", "stderr", "n", "runs")
         | _NOTE,
         code=f"{_ANALYSIS}.sampling:collect_profiles",
+        models=True,
     ),
     "spectra": Table(
         columns=_IDENTITY
@@ -123,6 +126,7 @@ TABLES: Mapping[str, Table] = {
         columns=_PANEL | _text("metric") | _CORRELATION,
         code=f"{_ANALYSIS}.correlation:correlate",
         made_from=("measurements",),
+        models=True,
     ),
     "intercorrelations": Table(
         columns=_text("target", "family", "metric") | _CORRELATION,
@@ -140,6 +144,7 @@ TABLES: Mapping[str, Table] = {
         | _NOTE,
         code=f"{_ANALYSIS}.comparison:compare",
         made_from=("measurements",),
+        models=True,
     ),
     "proxies": Table(
         columns=_PANEL
@@ -151,6 +156,7 @@ TABLES: Mapping[str, Table] = {
         | _NOTE,
         code=f"{_ANALYSIS}.comparison:compare_proxies",
         made_from=("measurements", "correlations"),
+        models=True,
     ),
     "regressions": Table(
         columns=_PANEL
@@ -163,6 +169,7 @@ TABLES: Mapping[str, Table] = {
         | _NOTE,
         code=f"{_ANALYSIS}.regression:regress",
         made_from=("measurements",),
+        models=True,
     ),
     "selection": Table(
         columns=_PANEL
@@ -176,6 +183,7 @@ TABLES: Mapping[str, Table] = {
         | _NOTE,
         code=f"{_ANALYSIS}.selection:choose_metrics",
         made_from=("measurements",),
+        models=True,
     ),
     "noise_floor": Table(
         columns=_PANEL
@@ -186,6 +194,7 @@ TABLES: Mapping[str, Table] = {
         | _NOTE,
         code=f"{_ANALYSIS}.noise_floor:noise_floor",
         made_from=("measurements",),
+        models=True,
     ),
     "comparability": Table(
         columns=_text("family", "metric")
@@ -203,11 +212,13 @@ TABLES: Mapping[str, Table] = {
         | _NOTE,
         code=f"{_ANALYSIS}.sampling:guidance_optima",
         made_from=("measurements",),
+        models=True,
     ),
     "profile_relations": Table(
         columns=_PANEL | _text("statistic") | _VALUE | _COUNTS | _NOTE,
         code=f"{_ANALYSIS}.sampling:relate_profiles",
         made_from=("measurements", "profiles"),
+        models=True,
     ),
     "latent_spaces": Table(
         columns=_text("tokenizer", "cluster", "role")
@@ -254,6 +265,7 @@ TABLES: Mapping[str, Table] = {
             *("correlations", "intercorrelations", "comparisons", "regressions", "noise_floor"),
             *("comparability", "guidance", "profile_relations", "latent_findings"),
         ),
+        models=True,
     ),
 }
 CLAIMS_TABLE = "claims"
