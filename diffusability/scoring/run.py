@@ -23,7 +23,6 @@ from diffusability.study.targets import report_file
 from diffusability.study.workflow_files import workflow_folder
 
 STEPS = re.compile(r"^(\d+) of (\d+) steps")
-UNMEASURED = "was not measured: "
 
 
 def write_study(data: Mapping[str, Any], path: Path) -> None:
@@ -103,7 +102,7 @@ def _score(plan: Plan, tokenizer: str, seed: str, artifacts: list[Artifact]) -> 
     measurements: list[Mapping[str, Any]] = []
     for artifact in artifacts:
         if not is_done(artifact):
-            left_out[artifact.stage] = UNMEASURED + _failure(artifact)
+            left_out[artifact.stage] = _failure(artifact)
             continue
         cells = json.loads(Path(artifact.path, "measurements.json").read_text(encoding="utf-8"))
         found, without = split_applicable(cells)

@@ -67,7 +67,7 @@ class Score:
         return score_text([self])
 
     def plot(self) -> Any:
-        """Return a figure of the values with their standard errors, one row per metric."""
+        """Return a figure of the values with their standard errors, one axis from 0 per metric."""
         from matplotlib.figure import Figure
 
         rows = [(short, m) for _, short, m in _rows(self)]
@@ -75,6 +75,7 @@ class Score:
         for k, (short, m) in enumerate(rows):
             axis = figure.add_subplot(len(rows), 1, k + 1)
             axis.errorbar([m["value"]], [0], xerr=[m["stderr"] or 0], fmt="o", color="black")
+            axis.set_xlim(min(0.0, 1.2 * m["value"]), max(0.0, 1.2 * m["value"]) or None)
             axis.set_yticks([0], [f"{short}"])
             axis.tick_params(labelsize=7)
         return figure
