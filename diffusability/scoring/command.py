@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from diffusability.scoring.against import against_text, read_known
 from diffusability.scoring.request import (
     Request,
     check_stored,
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weights", help="weights of --tokenizer")
     add("--extractor", help="encoder entry for Fréchet distances, such as 'kind: ..., ...'")
     add("--metrics", nargs="+", default=[], help="metric groups (all that can be measured)")
+    add("--against", metavar="TABLE", help="measurements.csv of a finished study, or shapes-small")
     add("--results", help=f"folder for results, table and page ({FOLDER}; of --study: here)")
     add("--write", metavar="FILE", help="only write the study, to be edited and run")
     add("--cores", "-c", type=int, default=os.cpu_count() or 1, help="cores that are used (all)")
@@ -69,6 +71,7 @@ def score_command(arguments: argparse.Namespace) -> int:
     Raises:
         DiffusabilityError: what is named does not exist or does not fit.
     """
+    known = None if arguments.against is None else read_known(arguments.against)
     data = _study(arguments)
     check_stored(resolve_study(data, "score"))
     if arguments.write:
@@ -79,6 +82,8 @@ def score_command(arguments: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     scores = run_study(data, folder, arguments.cores)
     print(score_text(scores))
+    if known is not None:
+        print(f"\n{against_text(scores, known)}")
     written = [name for name in WRITTEN if (folder / name).exists()]
     print(f"\n{', '.join(written)} in {folder}")
     return 0

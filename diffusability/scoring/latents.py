@@ -46,7 +46,7 @@ def score(
         masks: (N, h, w) foreground, true or false or its share in [0, 1], at the resolution of the
             images or of the latents; None leaves SRSS out.
         metrics: groups of `OF_LATENTS`.
-        seed: of all that is drawn at random.
+        seed: of all that is drawn at random; 0 gives the numbers of a study.
         name: what tables call the latents.
         options: of a group, by its name, as in a study: `uniformity={"points": 2000}`.
 
@@ -149,7 +149,7 @@ def _measure(group: str, given: _Given, seed: int, options: Mapping[str, Any]) -
     if lacking:
         raise MeasurementError("; ".join(lacking))
     spec = declared.options.model_validate(dict(options))
-    drawn = derive_seed(seed, group)
+    drawn = derive_seed(group, seed, declared.generator or _STREAMS.get(group, ""))
     if group in _DIRECT:
         return _DIRECT[group](given, spec, drawn)
     tensors = {"mean": given.mean, "labels": given.labels, "foreground": given.foreground}
@@ -178,6 +178,8 @@ def _fisher(given: _Given, spec: FisherMetric, seed: int) -> list[Measurement]:
     return found
 
 
+# names of the random streams, those of the stages: equal seeds give the numbers of a study
+_STREAMS = {"uniformity": "repeats", "fisher": "mixture"}
 _DIRECT: dict[str, Callable[[_Given, Any, int], list[Measurement]]] = {
     "spatial": _spatial,
     "uniformity": _uniformity,

@@ -70,7 +70,7 @@ class Score:
         """Return a figure of the values with their standard errors, one axis from 0 per metric."""
         from matplotlib.figure import Figure
 
-        rows = [(short, m) for _, short, m in _rows(self)]
+        rows = [(short, m) for _, short, m in shown_rows(self)]
         figure = Figure(figsize=(6, 0.35 * len(rows) + 1), layout="constrained")
         for k, (short, m) in enumerate(rows):
             axis = figure.add_subplot(len(rows), 1, k + 1)
@@ -81,7 +81,7 @@ class Score:
         return figure
 
 
-def _rows(score: Score) -> list[tuple[str, str, Mapping[str, Any]]]:
+def shown_rows(score: Score) -> list[tuple[str, str, Mapping[str, Any]]]:
     """Return perspective, short name and measurement of what the table shows, in order."""
     found = []
     for group in METRIC_GROUPS.values():
@@ -97,7 +97,7 @@ def side_by_side(scores: Sequence[Score]) -> pd.DataFrame:
     """Return one row per shown metric, with a column per latent space."""
     rows: dict[str, dict[str, str]] = {}
     for score in scores:
-        for perspective, short, m in _rows(score):
+        for perspective, short, m in shown_rows(score):
             base = {"perspective": perspective, "metric": f"{short} ({m['metric']})"}
             row = rows.setdefault(str(m["metric"]), base)
             row[score.name] = plus_minus(m)
@@ -121,7 +121,7 @@ def score_text(scores: Sequence[Score]) -> str:
         if score.left_out:
             lines += ["", f"Left out of {score.name}:"]
             lines += [f"  {name}: {reason}" for name, reason in score.left_out.items()]
-        flags = [(m["metric"], flag) for _, _, m in _rows(score) for flag in m["flags"]]
+        flags = [(m["metric"], flag) for _, _, m in shown_rows(score) for flag in m["flags"]]
         if flags:
             lines += ["", f"Read with care, of {score.name}:"]
             lines += [f"  {metric}: {flag}" for metric, flag in flags]
