@@ -17,7 +17,7 @@ from diffusability.artifacts.atomic import write_json
 from diffusability.artifacts.card import read_card
 from diffusability.study.load import load_study, read_yaml
 from diffusability.study.plan import Plan
-from diffusability.study.targets import TABLE_NAMES, table_file
+from diffusability.study.targets import table_file, table_names
 from tests.cluster import stub_slurm, warm_snakemake
 from tests.cluster.simulation import HERE, NO_NEEDS, ON_SLURM, Outcome, create, simulate
 from tests.workflow.workspace import Workspace
@@ -76,7 +76,7 @@ def _report(folder: Path, workspace: Workspace, outcome: Outcome) -> None:
     plan = Plan(load_study(workspace.path / "study.yaml"))
     made = [a for a in plan if (workspace.path / a.card).exists()]
     again = sum(int(read_card(workspace.path / a.path)["attempts"]) - 1 for a in made)
-    tables = [workspace.path / table_file(plan.study, name) for name in TABLE_NAMES]
+    tables = [workspace.path / table_file(plan.study, name) for name in table_names(plan.study)]
     seconds, finished, driver, runs = _added_up(folder / "costs.json", outcome)
     print(f"{len(made)} of {len(plan)} artifacts, {again} failed attempts at them")
     print(f"{sum(t.exists() for t in tables)} of {len(tables)} tables")

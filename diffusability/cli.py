@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["run"]:  # all following arguments are for Snakemake, also --help
         return run_snakemake(words[1:])
+    if words[:1] == ["score"]:
+        return _score(words[1:])
     arguments = _parser().parse_args(words)
     snakefile = workflow_folder() / "Snakefile"
     found = snakefile == Path("Snakefile").absolute()
@@ -43,6 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+
+
+def _score(words: Sequence[str]) -> int:
+    # imported here: torch is not needed for the other commands
+    from diffusability.scoring.command import main as score
+
+    try:
+        return score(words)
+    except DiffusabilityError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
 
 
 def _schema(arguments: argparse.Namespace) -> int:
@@ -63,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "run", help=f"run Snakemake, with its own arguments, on the workflow in {workflow_folder()}"
     )
+    commands.add_parser("score", help="measure latent spaces of your own (score --help)")
 
     def add(name: str, command: object, help_text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_text, description=help_text)

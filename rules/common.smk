@@ -37,6 +37,7 @@ from diffusability.study.targets import (
     picture_files,
     report_file,
     table_files,
+    table_names,
 )
 from diffusability.study.workflow_files import (
     CAPTIONS,

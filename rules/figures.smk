@@ -1,7 +1,7 @@
 # From tables to figures: one rule per figure; they differ only in its name.
-from diffusability.study.targets import FIGURE_NAMES
+from diffusability.study.targets import figure_names
 
-for figure in FIGURE_NAMES:
+for figure in figure_names(STUDY):
 
     rule:
         name:

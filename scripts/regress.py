@@ -9,13 +9,14 @@ from diffusability.analysis.frames import write_tables
 from diffusability.analysis.measurements import read_collected
 from diffusability.execution.script import run
 from diffusability.study.plan import Plan
-from diffusability.study.tables import COLLECTED_TABLES
-from diffusability.study.targets import table_files
+from diffusability.study.tables import ANALYSIS_TABLES, COLLECTED_TABLES
+from diffusability.study.targets import table_files, table_names
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:
     """Write the tables named by the outputs."""
-    write_tables(outputs, analyse(read_collected(plan.study), plan.study.analysis))
+    names = table_names(plan.study, ANALYSIS_TABLES)
+    write_tables(outputs, analyse(read_collected(plan.study), plan.study.analysis, names))
 
 
 def reads(plan: Plan) -> list[str]:

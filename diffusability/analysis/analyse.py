@@ -1,6 +1,6 @@
 """All tables of a study: those collected from artifacts, and those derived from them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
 
@@ -18,6 +18,7 @@ from diffusability.analysis.snapshots import (
 )
 from diffusability.study.plan import Plan
 from diffusability.study.tables import ANALYSIS_TABLES, COLLECTED_TABLES, TABLES
+from diffusability.study.targets import table_names
 
 OF_ALL = ("tokenizers", "comparability", "latent_spaces")  # tables on every tokenizer
 
@@ -28,11 +29,14 @@ def collect(plan: Plan) -> dict[str, pd.DataFrame]:
     Raises:
         ArtifactError: an artifact is missing, altered, or not of this plan.
     """
-    return {name: TABLES[name].function()(plan) for name in COLLECTED_TABLES}
+    names = table_names(plan.study, COLLECTED_TABLES)
+    return {name: TABLES[name].function()(plan) for name in names}
 
 
 def analyse(
-    collected: Mapping[str, pd.DataFrame], analysis: Analysis | None = None
+    collected: Mapping[str, pd.DataFrame],
+    analysis: Analysis | None = None,
+    names: Sequence[str] = ANALYSIS_TABLES,
 ) -> dict[str, pd.DataFrame]:
     """Return the derived tables by name, in the order of their declaration.
 
@@ -40,6 +44,7 @@ def analyse(
         collected: tables by name, from ``collect``; measurements are checked
             (``check_measurements``).
         analysis: confidence; `equal_reconstruction`, if it has that.
+        names: of the tables that the study has.
     """
     analysis = analysis or AnalysisOptions()
     limits = getattr(analysis, "equal_reconstruction", None)
@@ -50,7 +55,7 @@ def analyse(
     everything = Measured(collected["measurements"])
     earlier = [(step, Measured(part)) for step, part in earlier_snapshots(equal)]
     given = {"analysis": analysis, "limits": limits}
-    for name in ANALYSIS_TABLES:
+    for name in names:
         if equal.empty and name not in OF_ALL:
             known[name] = table_frame(name, [])  # nothing is left that can be compared
             continue
@@ -67,4 +72,4 @@ def analyse(
         there = [part for part in parts if len(part)] or parts[:1]
         whole = pd.concat(there, ignore_index=True) if len(there) > 1 else there[0]
         known[name] = fill_steps(whole, steps)
-    return {name: known[name] for name in ANALYSIS_TABLES}
+    return {name: known[name] for name in names}

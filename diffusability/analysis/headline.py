@@ -15,6 +15,7 @@ from diffusability.study.plan import Plan
 from diffusability.study.tables import BEST
 from diffusability.study.targets import report_file
 
+NO_MODELS = "There are no diffusion models in this study: latents alone are measured"
 NO_CORRELATIONS = "No headline metric was measured together with generated images"
 
 
@@ -27,6 +28,10 @@ def headline(plan: Plan) -> str:
     tables = {name: at_last_step(table) for name, table in read_tables(plan).items()}
     target = target_metric(plan.study)
     values = headline_values(tables["measurements"], target)
+    report = f"Report: {report_file(plan.study)}"
+    if not plan.study.has_models:
+        shown = values.to_string(index=False, na_rep="-")
+        return "\n".join([shown, "", f"{NO_MODELS}.", "", report])
     family = headline_family(tables["measurements"])
     relations = headline_correlations(tables["correlations"], target, family)
     correlated = [
@@ -42,7 +47,7 @@ def headline(plan: Plan) -> str:
             "",
             *noise_sentences(tables["noise_floor"], target, family),
             "",
-            f"Report: {report_file(plan.study)}",
+            report,
         ]
     )
 

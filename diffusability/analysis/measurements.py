@@ -19,7 +19,7 @@ from diffusability.study.commands import snakemake_command
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.study import Study
 from diffusability.study.tables import COLLECTED_TABLES
-from diffusability.study.targets import TABLE_NAMES, table_file
+from diffusability.study.targets import table_file, table_names
 
 # columns that identify a measurement
 KEY = ("tokenizer", "tokenizer_seed", "backbone", "seed", "step", "guidance", "metric")
@@ -35,7 +35,7 @@ def tabulate(plan: Plan) -> pd.DataFrame:
         ArtifactError: a measurement is missing, altered, or not of this plan.
     """
     rows = [row for artifact in plan.measured for row in _rows(plan, artifact)]
-    reference = plan.study.metrics.fisher.reference
+    reference = plan.study.fisher_reference
     if reference is not None:
         rows += learned_deviations(rows, reference)
     return mark_failed(table_frame("measurements", rows), target_metric(plan.study))
@@ -96,18 +96,27 @@ def step_of(plan: Plan, artifact: Artifact) -> int | None:
 
 
 def target_metric(study: Study) -> str:
-    """Return the name of the generated images' Fréchet distance, which names its extractor."""
-    return f"generation.{distance_name('fd', study.metrics.generation.extractor)}"
+    """Return the name of the generated images' Fréchet distance, which names its extractor.
+
+    Empty in a study without diffusion models.
+    """
+    if not study.has_models:
+        return ""
+    return f"generation.{distance_name('fd', study.generation.extractor)}"
 
 
-def read_tables(plan: Plan, names: Sequence[str] = TABLE_NAMES) -> dict[str, pd.DataFrame]:
+def read_tables(plan: Plan, names: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
     """Return tables of a study by name, as written; measurements are always included.
+
+    Args:
+        plan: of the study. names: of the tables; by default all that the study has.
 
     Raises:
         ArtifactError: a table is missing, or contains measurements of another state of the study.
         MeasurementError: a file is not the table with its name.
     """
-    paths = {name: Path(table_file(plan.study, name)) for name in ("measurements", *names)}
+    chosen = table_names(plan.study) if names is None else names
+    paths = {name: Path(table_file(plan.study, name)) for name in ("measurements", *chosen)}
     for path in paths.values():
         if not path.exists():
             raise ArtifactError(
@@ -130,7 +139,7 @@ def read_collected(study: Study) -> dict[str, pd.DataFrame]:
     Raises:
         MeasurementError: a file is missing, or not the table with its name.
     """
-    paths = {name: table_file(study, name) for name in COLLECTED_TABLES}
+    paths = {name: table_file(study, name) for name in table_names(study, COLLECTED_TABLES)}
     return {
         name: (read_measurements if name == "measurements" else read_table)(path)
         for name, path in paths.items()

@@ -15,7 +15,6 @@ from diffusability.analysis.measurements import read_tables, target_metric
 from diffusability.analysis.panels import Panel
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.study.plan import Plan
-from diffusability.study.targets import TABLE_NAMES
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Results:
         tables: by name; ``measurements`` is checked (``check_measurements``), the others are from
             ``analyse``. Tables that a study lacks are absent.
         numbers: position of each tokenizer in the study file, from 1 (the ID of Table 1).
-        target: the Fréchet distance of generated images, lower is better.
+        target: the Fréchet distance of generated images, lower is better; empty without models.
     """
 
     tables: Mapping[str, pd.DataFrame]
@@ -87,11 +86,11 @@ class Results:
         return found
 
 
-def read_results(plan: Plan, names: Sequence[str] = TABLE_NAMES) -> Results:
+def read_results(plan: Plan, names: Sequence[str] | None = None) -> Results:
     """Return the written tables of a study.
 
     Args:
-        plan: of the study. names: of the tables, by default all.
+        plan: of the study. names: of the tables, by default all that the study has.
 
     Raises:
         ArtifactError: a table is missing, or contains measurements of another state of the study.

@@ -167,7 +167,8 @@ class LatentShards:
 
 def _encode_all(batches: Iterable[Tensor], encode: Encode) -> Moments:
     """Return mean and log-variance of (B, C, H, W) uint8 batches."""
-    moments = [encode(to_float(part)) for part in batches]
+    # latents on disk are found by numbers in the place of images, which stay as they are
+    moments = [encode(to_float(p) if p.dtype == torch.uint8 else p) for p in batches]
     mean, logvar = (torch.cat(parts) for parts in zip(*moments, strict=True))
     return mean, logvar
 

@@ -49,7 +49,7 @@ _SIGNIFICANT = 3.0  # standard errors below a bound at which the bound counts as
 def measure_fisher(
     latents: Tensor,
     labels: Tensor,
-    pixels: StationaryCurves,
+    pixels: StationaryCurves | None,
     v: Sequence[float],
     *,
     generator: torch.Generator,
@@ -65,7 +65,8 @@ def measure_fisher(
     Args:
         latents: (N, C, H, W), any floating dtype, in latent units.
         labels: (N,) integer class numbers.
-        pixels: ``stationary_curves`` of the images of these latents, at the same v and blocks.
+        pixels: ``stationary_curves`` of the images of these latents, at the same v and blocks; None
+            leaves the deviations from pixel space out.
         v: increasing noise variances, in units of the z-scored latents' variance.
         generator: draws the Monte-Carlo points of the mixture.
         blocks: blocks of images of the jackknife.
@@ -95,8 +96,9 @@ def measure_fisher(
         data, labels = LatentSet(latents[kept.to(latents.device)], flags), labels[kept]
     latents = data.latents
     stationary = stationary_curves(latents, torch.arange(data.count), labels, v=v, blocks=blocks)
-    if pixels.conditional.shape != stationary.conditional.shape or not torch.equal(
-        pixels.sizes, stationary.sizes
+    if pixels is not None and (
+        pixels.conditional.shape != stationary.conditional.shape
+        or not torch.equal(pixels.sizes, stationary.sizes)
     ):
         raise MeasurementError(
             f"{data.count} latents at {len(v)} noise variances in {blocks} blocks: the curves of "
@@ -104,15 +106,17 @@ def measure_fisher(
         )
     writer = _Writer(v, stationary.sizes, data.count, stationary.dim)
     found: list[Measurement] = []
-    for condition, own, of_pixels in zip(
-        CONDITIONS,
-        (stationary.conditional, stationary.unconditional),
-        (pixels.conditional, pixels.unconditional),
-        strict=True,
-    ):
+    without: list[tuple[str, str]] = []
+    for condition, kind in zip(CONDITIONS, ("conditional", "unconditional"), strict=True):
+        own = getattr(stationary, kind)
         fit = _Fit(own, "stationary", stationary.flags)
         found += writer.curves(list(QUANTITIES), f"{condition}_dct", fit)
         found += writer.means(list(QUANTITIES), f"{condition}_dct", fit)
+        if pixels is None:
+            reason = "there are no images to compare with"
+            without += [(f"fisher.{name}{condition}", reason) for name in DEVIATIONS]
+            continue
+        of_pixels = getattr(pixels, kind)
         gaps = curve_deviations(of_pixels, own, pixels.dim, stationary.dim)  # (1 + B, V, 5)
         flags = tuple(dict.fromkeys((*stationary.flags, *pixels.flags)))
         fit = _Fit(gaps, "stationary, latents and pixels", flags)
@@ -121,7 +125,7 @@ def measure_fisher(
     conditional = _kronecker(latents, labels, v, len(stationary.sizes))
     if isinstance(conditional, str):
         names = [f"fisher.{name}{c}" for c in CONDITIONS for name in QUANTITIES]
-        return data.flagged(found), [(name, conditional) for name in names]
+        return data.flagged(found), [*without, *((name, conditional) for name in names)]
     mixture, fit = conditional
     overlap = overlap_samples(mixture, v, samples=samples, generator=generator)
     bound = stationary.unconditional[0]
@@ -132,7 +136,7 @@ def measure_fisher(
         own_fit = writer.checked(own_fit, bound)
         found += writer.curves(list(QUANTITIES), condition, own_fit)
         found += writer.means(list(QUANTITIES), condition, own_fit)
-    return data.flagged(found), []
+    return data.flagged(found), without
 
 
 @dataclass(frozen=True)

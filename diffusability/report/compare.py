@@ -76,9 +76,8 @@ def read_measured(study: Study) -> tuple[Measured | None, str]:
 def headline_patterns(*studies: Study) -> list[str]:
     """Return the metrics that a comparison shows by default."""
     reconstruction = [RECONSTRUCTION]
-    return list(
-        dict.fromkeys([*HEADLINE_METRICS.values(), *reconstruction, *map(target_metric, studies)])
-    )
+    targets = filter(None, map(target_metric, studies))
+    return list(dict.fromkeys([*HEADLINE_METRICS.values(), *reconstruction, *targets]))
 
 
 def compare_tokenizers(

@@ -30,7 +30,7 @@ from diffusability.report.summaries import (
     verdict_counts,
 )
 from diffusability.study.plan import Plan
-from diffusability.study.targets import FIGURE_NAMES, figure_files
+from diffusability.study.targets import figure_files, figure_names
 from diffusability.study.workflow_files import CAPTIONS
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
@@ -68,7 +68,7 @@ def write_page(plan: Plan, path: Path) -> None:
         ledger=ledger_rows(ledger),
         latent_spaces=_rows(latent_space_rows(tables["latent_spaces"])),
         regressions=_rows(regression_rows(tables["regressions"], target)),
-        figures=[_figure(plan, name) for name in FIGURE_NAMES],
+        figures=[_figure(plan, name) for name in figure_names(plan.study)],
         tokenizers=[
             tokenizer_pictures(plan, name, target) for name in plan.study.selected_tokenizers
         ],

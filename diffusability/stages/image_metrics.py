@@ -42,7 +42,7 @@ def reconstruction(inputs: Inputs, spec: ReconstructionMetric, out: Path) -> Non
     """Write measurements.json and reconstructions.png (originals above reconstructions)."""
     chosen = inputs.data.split(spec.split)
     latents = inputs.latents[chosen]
-    extractor = Extractor(inputs, spec.extractor)
+    extractor = None if spec.extractor is None else Extractor(inputs, spec.extractor)
     distance = inputs.lpips("lpips") if "lpips" in inputs else None
     real, decoded = [], []  # (B, D) feature vectors
     distances: list[Tensor] = []  # (B,) LPIPS
@@ -51,9 +51,10 @@ def reconstruction(inputs: Inputs, spec: ReconstructionMetric, out: Path) -> Non
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
         """Decode every image once, for all metrics."""
         for pair in _reconstruct(inputs, chosen, latents):
-            features = [extractor(images).vectors for images in pair]
-            real.append(features[0])
-            decoded.append(features[1])
+            if extractor is not None:
+                features = [extractor(images).vectors for images in pair]
+                real.append(features[0])
+                decoded.append(features[1])
             if distance is not None:
                 distances.append(_distances(distance, *pair, inputs.device))
             if not pictured:
@@ -61,13 +62,15 @@ def reconstruction(inputs: Inputs, spec: ReconstructionMetric, out: Path) -> Non
             yield pair
 
     fidelity = measure_reconstruction(pairs())
-    frechet = measure_frechet(
-        reference=extractor.moments(torch.cat(real)),
-        generated=extractor.shard_moments(torch.cat(decoded)),
-        stage="reconstruction",
-    )
     posterior, without = _posterior(latents)
-    found = [*fidelity, *posterior, frechet]
+    found = [*fidelity, *posterior]
+    if extractor is not None:
+        frechet = measure_frechet(
+            reference=extractor.moments(torch.cat(real)),
+            generated=extractor.shard_moments(torch.cat(decoded)),
+            stage="reconstruction",
+        )
+        found.append(frechet)
     if distances:
         found.append(measure_lpips(torch.cat(distances)))
     if "alignment" in inputs:

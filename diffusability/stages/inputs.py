@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from diffusability.data.images import ImageSet
 from diffusability.data.load import job_dataset
 from diffusability.encoders.interface import Encoder
 from diffusability.encoders.load import load_encoder
+from diffusability.errors import StudyError
 from diffusability.latents.mapped import MappedLatents
 from diffusability.latents.shards import Encode, LatentShards
 from diffusability.statistics import require_finite
 from diffusability.study.tokenizer import EncodingSpec
 from diffusability.tokenizers.interface import Tokenizer
-from diffusability.tokenizers.load import load_tokenizer
+from diffusability.tokenizers.load import load_tokenizer, stored_latents
 from diffusability.tokenizers.perceptual import FeaturePerceptual, LpipsPerceptual
 from diffusability.training.images import TrainingImages
 
@@ -117,6 +119,13 @@ class Inputs:
         """Return the latents that the job makes, encoding with its tokenizer what is missing."""
         shards = _shards(self.job.path, self.data, spec)
         dtype = getattr(torch, spec.dtype)
+        stored = stored_latents(self.folder("tokenizer"))
+        if stored is not None:
+            if spec.flip:
+                raise StudyError("encoding.flip: latents on disk have no mirrored images")
+            numbered = replace(self.data, images=stored.numbers)
+            shards.ensure(numbered, lambda: stored, spec.batch, dtype)
+            return shards.read()
 
         def encode() -> Encode:  # with a tokenizer that is freed once all is encoded
             tokenizer = load_tokenizer(self.folder("tokenizer"), self.data, self.job.device)

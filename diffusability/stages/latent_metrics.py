@@ -80,7 +80,9 @@ def fisher(inputs: Inputs, spec: FisherMetric, out: Path) -> None:
     measurements, without = measure_fisher(
         latents.mean[chosen],
         latents.labels[chosen],
-        StationaryCurves.from_json(inputs.json("pixels", "curves.json")),
+        StationaryCurves.from_json(inputs.json("pixels", "curves.json"))
+        if "pixels" in inputs
+        else None,
         spec.variances,
         generator=inputs.generator("mixture"),
         blocks=spec.blocks,

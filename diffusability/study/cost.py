@@ -78,7 +78,7 @@ class Costs:
             case "learned_fisher":
                 return self._learned_fisher(artifact)
             case "generation":
-                metric = self.study.metrics.generation
+                metric = self.study.generation
                 count = self.study.sampling.count
                 if metric.compared is None:
                     count += self.images.of(metric.reference)
@@ -86,7 +86,7 @@ class Costs:
                 own = {metric.extractor}  # whose features of the samples are there already
                 return Work(judged + self._fdr6(self.study.sampling.count, own), "fp32", 0)
             case "generation_reference":
-                metric = self.study.metrics.generation
+                metric = self.study.generation
                 published = metric.reference_statistics is not None
                 count = 0 if published else self.images.of(metric.reference)
                 count += metric.compared or 0
@@ -100,7 +100,7 @@ class Costs:
 
     def _fdr6(self, count: int, done: set[str]) -> int:
         """Return the operations of FDr6's extractors, but those `done`, on so many images."""
-        names = set(self.study.metrics.generation.fdr6 or ()) - done
+        names = set(self.study.generation.fdr6 or ()) - done
         return count * sum(self._features(name).macs for name in names)
 
     def _entry(self, artifact: Artifact) -> TokenizerEntry:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from diffusability.study.content import is_digest
+from diffusability.study.content import content_digest, is_digest
 from diffusability.study.folder_content import (
     folder_digest,
     images_identity,
@@ -44,7 +44,13 @@ class ImageCounts:
 
 
 class Dataset(Spec):
-    """What every kind of dataset states; a kind is declared with its `DataSource`."""
+    """What every kind of dataset states; a kind is declared with its `DataSource`.
+
+    Attributes:
+        has_images: whether there are images; else only labels and masks of latents on disk.
+    """
+
+    has_images: ClassVar[bool] = True
 
     kind: str
     size: int = Field(description="side of the square images in pixels")
@@ -423,3 +429,61 @@ class TarDataset(ArchiveDataset):
     suffix = ".tar"
     kind: Literal["tar"] = Field(description="tar shards of images and labels")
     label: str = Field("label", description="key of the class number in `key.json`")
+
+
+@DATASETS.add("diffusability.data.unseen:UnseenImages")
+class UnseenDataset(Dataset):
+    """Images that are known by their latents alone, with labels and masks where there are any.
+
+    It goes with tokenizers of source `latents`. There is no validation split: metrics have
+    `split: all`.
+    """
+
+    has_images = False
+
+    kind: Literal["latents"] = Field(description="no images, only their latents (source `latents`)")
+    size: PositiveInt = Field(1, description="side of the images, in pixels; known for masks alone")
+    images: PositiveInt = Field(description="number of images")
+    num_classes: PositiveInt = Field(1, description="classes that are expected; 1 without labels")
+    labels: Annotated[str | None, Field(exclude=True)] = Field(
+        None,
+        description="npy, npz or safetensors of (images,) integers; not part of the fingerprint",
+    )
+    masks: Annotated[str | None, Field(exclude=True)] = Field(
+        None,
+        description="npy, npz or safetensors of (images, H, W) foreground, true or false or its "
+        "share in [0, 1], at the resolution of the images or of the latents; not part of the "
+        "fingerprint",
+    )
+    content: dict[str, str | None] = Field(
+        {},
+        json_schema_extra=COMPUTED,
+        description="SHA-256 of the files of labels and masks; part of the fingerprint",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hash_files(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "content" in data:
+            return data
+        named = {key: data[key] for key in ("labels", "masks") if isinstance(data.get(key), str)}
+        return data | {"content": {key: content_digest(path) for key, path in named.items()}}
+
+    @model_validator(mode="after")
+    def _classes_of_labels(self) -> "UnseenDataset":
+        if "labels" not in self.content and self.num_classes > 1:
+            raise ValueError(f"num_classes {self.num_classes} needs `labels`, a file of them")
+        return self
+
+    def counts(self) -> ImageCounts:
+        """All are measured, and none is held out."""
+        return ImageCounts(self.images, 0)
+
+    def needs(self) -> tuple[Need, ...]:
+        """The files that the entry names."""
+        named = {"labels": self.labels, "masks": self.masks}
+        return tuple(
+            Need(f"{key} of latents", Path(path), f"set the dataset's `{key}`, or leave it out")
+            for key, path in named.items()
+            if path is not None
+        )

@@ -5,7 +5,7 @@ To add a figure: declare it here, write the function, and put its caption into
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from diffusability.errors import StudyError
@@ -22,10 +22,18 @@ class FigureSource:
     Attributes:
         code: `module:function` that draws it from the results of a study.
         reads: the tables that it is drawn from.
+        models: whether it shows generated images; left out where there are none.
+        groups: metric groups that it shows; left out where one is not measured.
+        tokenizers: least number of them.
+        clusters: of tokenizers of which there must be at least one.
     """
 
     code: str
     reads: tuple[str, ...]
+    models: bool = True
+    groups: tuple[str, ...] = ()
+    tokenizers: int = 1
+    clusters: tuple[str, ...] = ()
 
     def function(self) -> Callable[..., Any]:
         """Import and return the function that draws the figure."""
@@ -36,6 +44,11 @@ def _figure(code: str, *tables: str) -> FigureSource:
     return FigureSource(f"diffusability.figures.{code}", ("measurements", "tokenizers", *tables))
 
 
+def _of_latents(code: str, *tables: str, **needs: Any) -> FigureSource:
+    """A figure that needs no diffusion models."""
+    return replace(_figure(code, *tables), models=False, **needs)
+
+
 # in the order of the report
 FIGURES: Mapping[str, FigureSource] = {
     "perspectives": _figure("perspectives:draw_perspectives", "correlations"),
@@ -44,24 +57,33 @@ FIGURES: Mapping[str, FigureSource] = {
     "families": _figure("perspectives:draw_families", "correlations"),
     "best_guidance": _figure("guidance:draw_best_guidance", "correlations"),
     "pairs": _figure("pairs:draw_pairs", "regressions"),
-    "intercorrelations": _figure("pairs:draw_intercorrelations", "intercorrelations"),
+    "intercorrelations": _of_latents(
+        "pairs:draw_intercorrelations", "intercorrelations", tokenizers=3
+    ),
     "trajectories": _figure("trajectories:draw_trajectories", "correlations"),
     "length_ratio": _figure("trajectories:draw_length_ratio", "profiles"),
     "guidance": _figure("guidance:draw_guidance", "guidance"),
     "training_steps": _figure("training_steps:draw_training_steps", "correlations"),
-    "neighbours_probe": _figure("pairs:draw_neighbours_probe", "intercorrelations"),
-    "reconstruction": _figure("noise_floor:draw_reconstruction", "comparability"),
+    "neighbours_probe": _of_latents(
+        "pairs:draw_neighbours_probe", "intercorrelations", groups=("semantics",), tokenizers=3
+    ),
+    "reconstruction": _of_latents(
+        "noise_floor:draw_reconstruction", "comparability", groups=("reconstruction",), tokenizers=2
+    ),
     "noise_floor": _figure("noise_floor:draw_noise_floor", "noise_floor"),
     "perspectives_inception_score": _figure(
         "perspectives:draw_perspectives_inception_score", "correlations"
     ),
     "perspectives_fdr6": _figure("perspectives:draw_perspectives_fdr6", "correlations"),
-    "fisher_curves": _figure("fisher_curves:draw_fisher_curves"),
-    "fisher_encoders": _figure("fisher_latents:draw_fisher_encoders"),
-    "fisher_levels": _figure("fisher_latents:draw_fisher_levels"),
-    "spectra": _figure("spectra:draw_spectra", "spectra"),
+    "fisher_curves": _of_latents("fisher_curves:draw_fisher_curves", groups=("fisher",)),
+    "fisher_encoders": _of_latents(
+        "fisher_latents:draw_fisher_encoders", groups=("fisher",), clusters=("pixels", "gpe")
+    ),
+    "fisher_levels": _of_latents(
+        "fisher_latents:draw_fisher_levels", groups=("fisher",), clusters=("pixels",)
+    ),
+    "spectra": _of_latents("spectra:draw_spectra", "spectra", groups=("geometry",)),
 }
-FIGURE_NAMES = tuple(FIGURES)
 
 
 def figure_named(name: str) -> FigureSource:

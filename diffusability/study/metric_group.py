@@ -15,6 +15,13 @@ Split = Literal["train", "val", "all"]
 SmallestClass = Literal["refuse", "skip"]
 Tensor = Literal["mean", "logvar", "labels", "foreground"]
 Further = Literal["alignment", "pixels"]
+Needed = Literal["classes", "grid", "images", "network"]
+LACKING: dict[Needed, str] = {
+    "classes": "there are no labels, or one class",
+    "grid": "its tokens have no position on a grid",
+    "images": "there are no images, only latents",
+    "network": "latents on disk have no encoder and decoder",
+}
 Rank = Literal["headline", "proxy", "further"]
 Model = TypeVar("Model", bound="MetricOptions")
 
@@ -93,7 +100,7 @@ class MetricGroup:
             predictors that are compared; `further`: it is shown beside them.
         outputs: files of its artifacts beside measurements.json.
         upstream: what it reads beside dataset, tokenizer, latents and its encoders.
-        optional: measured only in studies that have its key.
+        needs: without what it is not measured; see `LACKING`.
         version: raised when the code changes what is measured.
         gpu: whether it needs a GPU.
         memory: megabytes. minutes: time of a job of the smallest study.
@@ -111,7 +118,7 @@ class MetricGroup:
     rank: Rank = "further"
     outputs: tuple[str, ...] = ()
     upstream: tuple[Further, ...] = ()
-    optional: bool = False
+    needs: tuple[Needed, ...] = ()
     version: int = 1
     gpu: bool = False
     memory: int = 16_000
@@ -125,6 +132,7 @@ class MetricGroup:
         """
         problems = [f"reads {read!r}" for read in self.reads if read not in get_args(Tensor)]
         problems += [f"upstream {r!r}" for r in self.upstream if r not in get_args(Further)]
+        problems += [f"needs {need!r}" for need in self.needs if need not in LACKING]
         if not all(self.code.partition(":")):
             problems.append(f"code {self.code!r} is not `module:function`")
         if not self.quantities:
@@ -188,18 +196,12 @@ class MetricGroups(Mapping[str, MetricGroup]):
     def fields(self) -> dict[str, Any]:
         """Return the fields of a model with one key per group, as `create_model` takes them.
 
-        A key may be left out where the group is optional (then it is not measured) or where all
-        its options have defaults.
+        A group is measured in studies that have its key.
         """
-        fields: dict[str, Any] = {}
-        for name, group in self._groups.items():
-            model = group.options
-            required = any(option.is_required() for option in model.model_fields.values())
-            if group.optional:
-                fields[name] = (model | None, Field(None, description="none: not measured"))
-            else:
-                fields[name] = (model, ...) if required else (model, model())
-        return fields
+        return {
+            name: (group.options | None, Field(None, description="none: not measured"))
+            for name, group in self._groups.items()
+        }
 
     def representatives(self, *ranks: Rank) -> dict[str, str]:
         """Return the first shown metric of each group of the ranks, by short name."""

@@ -65,6 +65,10 @@ __all__ = ["METRIC_GROUPS", "MetricsSpec"]
             unit="nat/dim",
         ),
     ),
+    needs=(
+        "images",
+        "network",
+    ),
 )
 class ReconstructionMetric(MetricOptions):
     r"""PSNR, SSIM, LPIPS and Fréchet distance of reconstructions.
@@ -73,7 +77,9 @@ class ReconstructionMetric(MetricOptions):
        \mathrm{KL} = \tfrac12\,\mathrm{mean}\big(\mu^2 + \sigma^2 - 1 - \log \sigma^2\big). $$
     """
 
-    extractor: EncoderName
+    extractor: EncoderName | None = Field(
+        None, description="encoder of the Fréchet distance; none: not measured"
+    )
     lpips: EncoderName | None = Field(
         None, exclude_if=is_none, description="encoder of kind lpips; none: not measured"
     )
@@ -81,7 +87,8 @@ class ReconstructionMetric(MetricOptions):
     @property
     def encoders(self) -> dict[str, str]:
         """The feature extractor of the distances, and LPIPS where it is measured."""
-        return {"extractor": self.extractor} | ({"lpips": self.lpips} if self.lpips else {})
+        named = {"extractor": self.extractor, "lpips": self.lpips}
+        return {role: name for role, name in named.items() if name is not None}
 
     def fingerprinted(self) -> dict[str, Any]:
         """Return the options without the name of LPIPS, which is in no metric's name."""
@@ -89,7 +96,7 @@ class ReconstructionMetric(MetricOptions):
 
     def passes(self) -> Passes:
         """Each latent is decoded; features are extracted from the image and its reconstruction."""
-        return Passes(decoder=1, extractor=2)
+        return Passes(decoder=1, extractor=0 if self.extractor is None else 2)
 
 
 @METRIC_GROUPS.add(
@@ -97,7 +104,6 @@ class ReconstructionMetric(MetricOptions):
     code="diffusability.stages.latent_metrics:geometry",
     about="Does encoding keep distances, and what spectra do latents have?",
     outputs=("spectra.csv",),
-    optional=True,
     quantities=(
         Quantity(
             "geometry.stretch_min geometry.stretch_max",
@@ -127,6 +133,7 @@ class ReconstructionMetric(MetricOptions):
             "none",
         ),
     ),
+    needs=("images",),
 )
 class GeometryMetric(MetricOptions):
     r"""Stretching of distances (bi-Lipschitz constants) and power spectra of latents.
@@ -291,9 +298,14 @@ class FisherMetric(ClassMetricOptions):
 
 
 class _Metrics(Spec):
-    """Metrics of latents, one key per declared group, and of generated images."""
+    """Metrics of latents, one key per declared group, and of generated images.
 
-    generation: GenerationMetric
+    What has no key is not measured.
+    """
+
+    generation: GenerationMetric | None = Field(
+        None, description="of generated images; needed where there are backbones"
+    )
 
     @property
     def groups(self) -> dict[str, MetricOptions]:

@@ -115,6 +115,7 @@ class VelocityMetric(ClassMetricOptions):
     title="semantic separability",
     shows={"LNC": "semantics.lnc5"},
     rank="headline",
+    needs=("classes",),
     quantities=(
         Quantity(
             "semantics.lnc5", "share of the 5 nearest neighbours that have the same class", "higher"
@@ -163,6 +164,7 @@ class SemanticsMetric(ClassMetricOptions):
     title="spatial structure",
     shows={"SRSS": "spatial.srss", "LDS": "spatial.lds", "CDS": "spatial.cds"},
     rank="headline",
+    needs=("grid",),
     quantities=(
         Quantity(
             "spatial.srss",
@@ -213,6 +215,7 @@ class SpatialMetric(MetricOptions):
     title="spectral smoothness",
     shows={"SEC": "smoothness.sec25"},
     rank="headline",
+    needs=("grid",),
     quantities=(
         Quantity(
             "smoothness.sec25", "share of energy above a quarter of the highest frequency", "lower"
@@ -260,6 +263,7 @@ class SmoothnessMetric(MetricOptions):
     outputs=("neighbours.safetensors",),
     version=2,
     gpu=True,
+    needs=("images", "network"),
     quantities=(
         Quantity(
             "continuity.ifid continuity.ifd_*",
@@ -362,6 +366,7 @@ class UniformityMetric(MetricOptions):
         "rotate error": "equivariance.rotate_error",
     },
     gpu=True,
+    needs=("grid", "images", "network"),
     quantities=(
         Quantity(
             "equivariance.<transform>_error",

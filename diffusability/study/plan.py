@@ -160,8 +160,8 @@ class Plan(Artifacts):
         """Name of the study's tables: of all measurements and of how they are analysed."""
         roles = {artifact.path: artifact.fingerprint for artifact in self.measured}
         spec = self.study.analysis.canonical()
-        if self.study.metrics.fisher.reference is not None:
-            spec["fisher_reference"] = self.study.metrics.fisher.reference
+        if self.study.fisher_reference is not None:
+            spec["fisher_reference"] = self.study.fisher_reference
         return fingerprint("tables", 2, spec, 0, roles)  # 2: with the column `step`
 
     def _lay_out(self) -> None:
@@ -187,11 +187,13 @@ class Plan(Artifacts):
         upstream = {"dataset": self._dataset, "tokenizer": tokenizer}
         latents = self._add("latents", labels, self.study.encoding.canonical(), 0, upstream)
         upstream = {**upstream, "latents": latents}
+        left_out = self.study.left_out(name)
         for group, options in self.study.selected_metrics.items():
-            self._measure(group, options, labels, upstream)
+            if group not in left_out:
+                self._measure(group, options, labels, upstream)
         for backbone in self.study.selected_backbones:
             self._lay_out_diffusion(backbone, seed, labels, upstream)
-        for control in self.study.metrics.generation.controls:
+        for control in self.study.controls:
             self._lay_out_control(control, labels, upstream)
 
     def _tokenizer(self, name: str, tokenizer_seed: int) -> Artifact:
@@ -227,7 +229,8 @@ class Plan(Artifacts):
                     if "encoder" in upstream["tokenizer"].upstream:
                         made_from[role] = upstream["tokenizer"].upstream["encoder"]
                 case "pixels":
-                    made_from[role] = self._pixel_fisher()
+                    if self.study.dataset.has_images:
+                        made_from[role] = self._pixel_fisher()
                 case _:
                     assert_never(role)
         self._add(group, labels, options.fingerprinted(), 0, made_from)
@@ -244,7 +247,7 @@ class Plan(Artifacts):
     ) -> None:
         """Add what one trained model says, where the study asks for it."""
         metric, labels = self.study.metrics.fisher, diffusion.labels
-        if metric.learned is None or "fisher" not in self.study.selected_metrics:
+        if "fisher" not in self.study.selected_metrics or metric.learned is None:
             return
         if metric.learned.backbones != "all" and labels["backbone"] not in metric.learned.backbones:
             return
@@ -293,7 +296,7 @@ class Plan(Artifacts):
 
     def _judge(self, samples: Artifact) -> None:
         """Add the measurements of one set of samples."""
-        metric = self.study.metrics.generation
+        metric = self.study.generation
         judges = {"extractor": self._encoder(metric.extractor)}
         if metric.compared is not None:
             judges["reference"] = self._generation_reference(metric)

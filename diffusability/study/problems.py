@@ -3,7 +3,7 @@
 import difflib
 import reprlib
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -151,7 +151,8 @@ def _model_at(model: type[BaseModel], location: Iterable[Any]) -> type[BaseModel
     """Follow a location through nested models; parts that are no field stay where they are."""
     for part in location:
         field = model.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            model = inner
+        annotation = field.annotation if field else None
+        for inner in (annotation, *get_args(annotation)):  # of an optional field its arguments
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                model = inner
     return model

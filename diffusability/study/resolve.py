@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from diffusability.study.backbone import BACKBONES
 from diffusability.study.dataset import DATASETS
 from diffusability.study.encoder import ENCODERS, InceptionEncoder, Use
-from diffusability.study.generation import GENERATION
+from diffusability.study.generation import GENERATION, GenerationMetric
 from diffusability.study.merge import merge
 from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.names import ENCODER_NAME, INCEPTION, INCEPTION_SPATIAL, MAX_NAME, NAME
@@ -68,6 +68,7 @@ def resolve_study(data: Mapping[str, Any], source: str) -> Study:
     if {"select", "metrics"} <= valid:
         if study.select.dataset in study.datasets:
             check_sizes(study, problems)
+            _check_latents(study, problems)
         if "sampling" in valid or "sampling" not in data:
             _check_sampling(study, problems)
     problems.raise_any(source)
@@ -268,24 +269,42 @@ def _check_metrics(
         for role, encoder in options.encoders.items():
             where = f"metrics.{metric}.{role}"
             _check_encoder(where, encoder, uses[role], study, declared, problems)
-    extractor = study.metrics.generation.extractor
-    _check_encoder("metrics.generation.extractor", extractor, "features", study, declared, problems)
-    _check_fdr6(study, declared, problems)
     _check_inception(study, problems)
-    reference = study.metrics.fisher.reference
-    if reference is not None and reference not in declared["tokenizers"]:
+    fisher, generation = study.metrics.fisher, study.metrics.generation
+    if fisher is not None and fisher.reference not in (None, *declared["tokenizers"]):
         where, known = "metrics.fisher.reference", declared["tokenizers"]
-        problems.unknown(where, reference, "tokenizer", known)
-    if study.metrics.fisher.learned is not None:
-        where, chosen = "metrics.fisher.learned.backbones", study.metrics.fisher.learned.backbones
+        problems.unknown(where, fisher.reference, "tokenizer", known)
+    if fisher is not None and fisher.learned is not None:
+        where, chosen = "metrics.fisher.learned.backbones", fisher.learned.backbones
         _check_list(where, chosen, "backbone", declared["backbones"], problems)
+    if generation is not None:
+        _check_generation(generation, study, declared, problems)
+    elif declared["backbones"]:
+        problems.add(
+            "metrics.generation",
+            "this key is required: it says how images that the `backbones` generate are judged; "
+            "a study without diffusion models has no `backbones`",
+        )
+    if generation is None and not groups:
+        problems.add("metrics", f"nothing is measured; name one of {', '.join(METRIC_GROUPS)}")
 
 
-def _check_fdr6(
-    study: Study, declared: Mapping[str, Mapping[str, Any]], problems: Problems
+def _check_generation(
+    generation: GenerationMetric,
+    study: Study,
+    declared: Mapping[str, Mapping[str, Any]],
+    problems: Problems,
 ) -> None:
-    """FDr6 averages over six different spaces."""
-    where, names = "metrics.generation.fdr6", study.metrics.generation.fdr6 or ()
+    """Its extractors must be declared, and those of FDr6 be six different ones."""
+    extractor = generation.extractor
+    _check_encoder("metrics.generation.extractor", extractor, "features", study, declared, problems)
+    if generation.reference_content is not None and extractor != INCEPTION:
+        problems.add(
+            "metrics.generation.reference_statistics",
+            f"holds moments of Inception features, the extractor is `{extractor}`; "
+            "leave it out, or name an extractor of kind inception",
+        )
+    where, names = "metrics.generation.fdr6", generation.fdr6 or ()
     for name in dict.fromkeys(names):
         _check_encoder(where, name, "features", study, declared, problems)
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
@@ -322,13 +341,6 @@ def _check_inception(study: Study, problems: Problems) -> None:
                 f"an encoder of kind inception is called `{INCEPTION}`, and no other is called "
                 f"{' or '.join(f'`{taken}`' for taken in reserved)}: its distances are FID",
             )
-    generation = study.metrics.generation
-    if generation.reference_content is not None and generation.extractor != INCEPTION:
-        problems.add(
-            "metrics.generation.reference_statistics",
-            f"holds moments of Inception features, the extractor is `{generation.extractor}`; "
-            "leave it out, or name an extractor of kind inception",
-        )
 
 
 def _check_declared(
@@ -368,6 +380,30 @@ def _check_list(
         if name in seen:
             problems.add(where, f"`{name}` is named twice")
         seen.add(name)
+
+
+def _check_latents(study: Study, problems: Problems) -> None:
+    """Latents on disk generate no images, and what is measured must be there."""
+    for name in study.selected_tokenizers:
+        entry = study.tokenizers[name]
+        if study.has_models and not entry.encodes:
+            problems.add(
+                f"tokenizers.{name}",
+                "latents on disk have no decoder, so no images can be generated from them; leave "
+                "it, or the backbones, out of `select`",
+            )
+        if not study.dataset.has_images and entry.encodes:
+            problems.add(
+                f"tokenizers.{name}",
+                f"the dataset `{study.select.dataset}` has no images that it could encode",
+            )
+    if not study.dataset.has_images:
+        for metric, options in study.selected_metrics.items():
+            if not study.dataset.counts().of(options.split):
+                problems.add(
+                    f"metrics.{metric}.split",
+                    f"`{study.select.dataset}` has no validation split; write `split: all`",
+                )
 
 
 def _check_sampling(study: Study, problems: Problems) -> None:

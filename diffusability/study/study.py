@@ -7,7 +7,8 @@ from pydantic import Field, NonNegativeInt
 from diffusability.study.backbone import BackboneSpec, SamplingSpec
 from diffusability.study.dataset import DATASETS, Dataset
 from diffusability.study.encoder import ENCODERS, EncoderEntry
-from diffusability.study.metric_group import MetricOptions
+from diffusability.study.generation import Control, GenerationMetric
+from diffusability.study.metric_group import LACKING, MetricOptions, Needed
 from diffusability.study.metrics import METRIC_GROUPS, MetricsSpec
 from diffusability.study.names import EncoderName, Name
 from diffusability.study.spec import Spec, is_none
@@ -113,7 +114,7 @@ class Study(Spec):
     )
     encoding: EncodingSpec = EncodingSpec()
     backbones: dict[Name, BackboneSpec] = Field(
-        min_length=1, description="diffusion models, by name"
+        {}, description="diffusion models, by name; none: latents alone are measured"
     )
     sampling: SamplingSpec = SamplingSpec()
     metrics: MetricsSpec
@@ -138,13 +139,36 @@ class Study(Spec):
         return tuple(n for n in self.backbones if chosen == "all" or n in chosen)
 
     @property
+    def has_models(self) -> bool:
+        """Whether the selection has diffusion models; without, only latents are measured."""
+        return bool(self.selected_backbones)
+
+    @property
+    def generation(self) -> GenerationMetric:
+        """How generated images are judged; every study with diffusion models says it."""
+        assert self.metrics.generation is not None
+        return self.metrics.generation
+
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        """Sample sources without a diffusion model that are measured like one."""
+        generation = self.metrics.generation
+        return () if generation is None else generation.controls
+
+    @property
+    def fisher_reference(self) -> str | None:
+        """The tokenizer whose learned Fisher curves the others deviate from, if any."""
+        fisher = self.metrics.fisher
+        return None if fisher is None else fisher.reference
+
+    @property
     def used_encoders(self) -> tuple[str, ...]:
         """Names of the encoders that the selection needs, each once."""
         chosen = self.selected_metrics.values()
         names = [n for t in self.selected_tokenizers for n in self.tokenizers[t].encoders.values()]
         names += [name for options in chosen for name in options.encoders.values()]
-        if self.selected_backbones or self.metrics.generation.controls:
-            generation = self.metrics.generation
+        if self.has_models or self.controls:
+            generation = self.generation
             names += [generation.extractor, *(generation.fdr6 or ())]
         return tuple(dict.fromkeys(names))
 
@@ -154,6 +178,26 @@ class Study(Spec):
         chosen = self.select.metrics
         groups = self.metrics.groups
         return {n: options for n, options in groups.items() if chosen == "all" or n in chosen}
+
+    def lacking(self, tokenizer: str) -> tuple[Needed, ...]:
+        """Return what the dataset or a tokenizer cannot give, so that some metrics are left out."""
+        entry, data = self.tokenizers[tokenizer], self.dataset
+        there: dict[Needed, bool] = {
+            "classes": data.num_classes > 1,
+            "grid": getattr(entry, "layout", "grid") == "grid",
+            "images": data.has_images,
+            "network": entry.encodes,
+        }
+        return tuple(need for need, given in there.items() if not given)
+
+    def left_out(self, tokenizer: str) -> dict[str, str]:
+        """Return the selected metric groups that do not apply to a tokenizer, with reasons."""
+        lacking = self.lacking(tokenizer)
+        reasons = {
+            name: [LACKING[need] for need in METRIC_GROUPS[name].needs if need in lacking]
+            for name in self.selected_metrics
+        }
+        return {name: "; ".join(found) for name, found in reasons.items() if found}
 
     @property
     def first_seeds(self) -> tuple[int, int]:

@@ -27,12 +27,14 @@ class Table:
             their order, with `analysis=` the options of the analysis if it takes them.
         made_from: names of tables; empty for what is collected from artifacts.
         further: columns that a file may lack, which are then empty.
+        models: whether it is of generated images, and left out where there are none.
     """
 
     columns: Mapping[str, Kind]
     code: str
     made_from: tuple[str, ...] = ()
     further: tuple[str, ...] = ()
+    models: bool = False
 
     def function(self) -> Callable[..., Any]:
         """Import and return the function that makes the table."""
@@ -100,6 +102,7 @@ TABLES: Mapping[str, Table] = {
         | _number("segment", "time", "value", "stderr", "n", "runs")
         | _NOTE,
         code=f"{_ANALYSIS}.sampling:collect_profiles",
+        models=True,
     ),
     "spectra": Table(
         columns=_IDENTITY
@@ -123,6 +126,7 @@ TABLES: Mapping[str, Table] = {
         | _NOTE,
         code=f"{_ANALYSIS}.correlation:correlate",
         made_from=("measurements",),
+        models=True,
     ),
     "declared_tests": Table(
         columns=_PANEL
@@ -132,6 +136,7 @@ TABLES: Mapping[str, Table] = {
         | _COUNTS,
         code=f"{_ANALYSIS}.declared:declared_tests",
         made_from=("correlations", "measurements"),
+        models=True,
     ),
     "intercorrelations": Table(
         columns=_text("target", "family", "metric")
@@ -153,6 +158,7 @@ TABLES: Mapping[str, Table] = {
         | _NOTE,
         code=f"{_ANALYSIS}.regression:regress",
         made_from=("measurements",),
+        models=True,
     ),
     "noise_floor": Table(
         columns=_PANEL
@@ -163,6 +169,7 @@ TABLES: Mapping[str, Table] = {
         | _NOTE,
         code=f"{_ANALYSIS}.noise_floor:noise_floor",
         made_from=("measurements",),
+        models=True,
     ),
     "tokenizers": Table(
         columns=_IDENTITY
@@ -190,6 +197,7 @@ TABLES: Mapping[str, Table] = {
         | _NOTE,
         code=f"{_ANALYSIS}.sampling:guidance_optima",
         made_from=("measurements",),
+        models=True,
     ),
     "latent_spaces": Table(
         columns=_text("tokenizer", "cluster", "role")
@@ -234,6 +242,7 @@ TABLES: Mapping[str, Table] = {
         | _text("refuted_by", "exact"),
         code=f"{_ANALYSIS}.verdicts:check_claims",
         made_from=("measurements", "profiles", "noise_floor", "latent_findings"),
+        models=True,
     ),
 }
 CLAIMS_TABLE = "claims"

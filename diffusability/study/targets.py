@@ -1,17 +1,36 @@
 """The files of a study as a whole: tables, figures and report."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
-from diffusability.study.figures import FIGURE_FORMATS, FIGURE_NAMES
+from diffusability.study.figures import FIGURE_FORMATS, FIGURES, FigureSource
 from diffusability.study.plan import Plan
 from diffusability.study.stages import RESULTS, STAGES
 from diffusability.study.study import Study
 from diffusability.study.tables import ANALYSIS_TABLES, CLAIMS_TABLE, COLLECTED_TABLES, TABLES
 
-__all__ = ["ANALYSIS_TABLES", "CLAIMS_TABLE", "COLLECTED_TABLES", "FIGURE_FORMATS", "FIGURE_NAMES"]
+__all__ = ["ANALYSIS_TABLES", "CLAIMS_TABLE", "COLLECTED_TABLES", "FIGURE_FORMATS"]
 
-TABLE_NAMES = tuple(TABLES)
+
+def table_names(study: Study, names: Sequence[str] = tuple(TABLES)) -> tuple[str, ...]:
+    """Return those of the named tables that the study has, or all that it has."""
+    return tuple(name for name in names if study.has_models or not TABLES[name].models)
+
+
+def figure_names(study: Study) -> tuple[str, ...]:
+    """Return the figures that the study has: what they show is measured in it."""
+    return tuple(name for name, figure in FIGURES.items() if _can_be_drawn(study, figure))
+
+
+def _can_be_drawn(study: Study, figure: FigureSource) -> bool:
+    clusters = {study.tokenizers[name].cluster for name in study.selected_tokenizers}
+    return (
+        (study.has_models or not figure.models)
+        and set(figure.groups) <= set(study.selected_metrics)
+        and set(figure.clusters) <= clusters
+        and len(study.selected_tokenizers) >= figure.tokenizers
+    )
 
 
 def table_folder(study: Study) -> str:
@@ -25,15 +44,15 @@ def table_file(study: Study, name: str) -> str:
 
 
 def table_files(study: Study, *names: str) -> list[str]:
-    """Return the paths of the named tables, or of all."""
-    return [table_file(study, name) for name in names or TABLE_NAMES]
+    """Return the paths of the named tables, or of all that the study has."""
+    return [table_file(study, name) for name in names or table_names(study)]
 
 
 def figure_files(study: Study, *names: str) -> list[str]:
-    """Return the paths of the named figures, or of all, in every format."""
+    """Return the paths of the named figures, or of all that the study has, in every format."""
     return [
         f"{RESULTS}/figures/{study.name}/{name}.{kind}"
-        for name in names or FIGURE_NAMES
+        for name in names or figure_names(study)
         for kind in FIGURE_FORMATS
     ]
 

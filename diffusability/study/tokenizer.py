@@ -10,7 +10,7 @@ from diffusability.study.content import content_digest
 from diffusability.study.names import EncoderName, Name
 from diffusability.study.network import HierarchicalNetwork, NetworkSpec
 from diffusability.study.operations import Autoencoder, autoencoder, linear_map
-from diffusability.study.python_object import WeightedObject
+from diffusability.study.python_object import COMPUTED, WeightedObject
 from diffusability.study.registry import Registry
 from diffusability.study.regularizer import RegularizerSpec
 from diffusability.study.spec import NamedContent, Need, Place, Spec, TrainSpec, is_zero
@@ -65,9 +65,12 @@ class TokenizerEntry(Spec):
 
     Attributes:
         needs_images: whether it is trained on, fitted to, or checked with the study's images.
+        encodes: whether it is a network that encodes and decodes images; else its latents are
+            read from disk.
     """
 
     needs_images: ClassVar[bool] = False
+    encodes: ClassVar[bool] = True
 
     if TYPE_CHECKING:  # options of some, of others their network's
 
@@ -400,6 +403,54 @@ class LevelTokenizer(SourcedTokenizer):
     def cost(self, image_channels: int, side: int) -> Autoencoder:
         """Counted from the network's options."""
         return autoencoder(self.network, image_channels, side)
+
+
+@TOKENIZER_SOURCES.add("diffusability.tokenizers.stored:StoredLatents")
+class LatentsTokenizer(SourcedTokenizer):
+    """Latents that are on disk already, one per image, in the order of the dataset's images.
+
+    Nothing encodes or decodes: metrics that need it are left out. They are read as they are; every
+    metric normalises each channel by itself where it says so.
+    """
+
+    needs_images = True  # compared in number
+    encodes = False
+
+    source: Literal["latents"] = Field(description="latents in a file")
+    path: Place = Field(
+        description="npy, npz or safetensors of (N, C, H, W), or of tokens (N, L, D); not part of "
+        "the fingerprint"
+    )
+    content: str | None = Field(
+        None,
+        json_schema_extra=COMPUTED,
+        description="SHA-256 of the file; part of the fingerprint",
+    )
+    key: str | None = Field(
+        None, description="name of the array in the file; by default `latents`, `mean` or the only"
+    )
+    channels: PositiveInt = Field(description="channels C of the latent, or D of its tokens")
+    factor: PositiveInt = Field(1, description="image pixels per latent cell, along one side")
+    layout: Literal["grid", "tokens"] = Field(
+        "grid", description="(N, C, H, W), or tokens (N, L, D) without a position on a grid"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hash_file(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "content" in data or not isinstance(data.get("path"), str):
+            return data
+        return data | {"content": content_digest(data["path"])}
+
+    @property
+    def cluster(self) -> str:
+        """Not one of the paper's clusters."""
+        return "external"
+
+    def needs(self) -> tuple[Need, ...]:
+        """The file."""
+        remedy = "set the tokenizer's `path` to a file of latents (.npy, .npz or .safetensors)"
+        return (Need("latents", Path(self.path), remedy),)
 
 
 class EncodingSpec(Spec):

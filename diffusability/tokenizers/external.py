@@ -161,6 +161,18 @@ def latent_convention(config: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     return shift.clone(), scale.clone()
 
 
+def latent_shape(path: str) -> tuple[int, int]:
+    """Return factor and channels of the latents of a published autoencoder, from its config.json.
+
+    Raises:
+        ArtifactError: there is no config.json, or it cannot be read.
+        StudyError: it is of another class than is known here.
+    """
+    config = _read_config(Path(path) / CONFIG, path)
+    widths = config[CLASSES[config["_class_name"]][1]]
+    return 2 ** (len(widths) - 1), int(config["latent_channels"])
+
+
 def import_autoencoder(spec: ExternalTokenizer, folder: Path) -> None:
     """Copy a published autoencoder into an artifact, as model.safetensors and config.json.
 

@@ -35,6 +35,10 @@ class TokenizerSource(Generic[Entry]):
         """Return the tokenizer of an artifact's folder, on the CPU."""
         raise NotImplementedError(f"{type(self).__name__}: define load")
 
+    def stored(self, folder: Path) -> Any:
+        """Return what finds latents by the images' numbers, where they are on disk; else None."""
+        return None
+
 
 class Level(TokenizerSource[LevelTokenizer]):
     """Other levels of trained hierarchical tokenizers."""
@@ -46,6 +50,17 @@ class Level(TokenizerSource[LevelTokenizer]):
     def load(self, folder: Path, data: ImageSet) -> Tokenizer:
         """Return that tokenizer's network, which offers this level."""
         return load_network(self.spec.network.canonical(), folder, data)
+
+
+def stored_latents(folder: Path) -> Any:
+    """Return what finds latents by the images' numbers, of latents on disk; None of a network.
+
+    See `tokenizers.stored.LatentRows`.
+    """
+    card = read_card(folder)
+    if "source" not in card["spec"]:
+        return None
+    return tokenizer_source(merge(card["spec"], card["local"])).stored(folder)
 
 
 def tokenizer_source(entry: Mapping[str, Any]) -> TokenizerSource[Any]:

@@ -21,6 +21,7 @@ them, it is also given what the base class takes: `options` (the entry itself), 
 """
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,28 @@ class ModuleTokenizer(Tokenizer):
         shape = (len(latents), self.image_channels, *sides)
         check_tensor(name, "decode", "the images", images, latents, shape)
         return images
+
+
+def probe_shape(entry: Mapping[str, Any], image_channels: int, size: int) -> tuple[int, int]:
+    """Return factor and channels of the latents of a black image.
+
+    Args:
+        entry: of a tokenizer, as plain values, without `factor` and `channels`.
+        image_channels: of the images. size: their side in pixels.
+
+    Raises:
+        StudyError: the code is missing, or `encode` gives no latents (1, d, h, w).
+    """
+    spec = PythonTokenizer.model_validate({**entry, "factor": 1, "channels": 1})
+    network = build_with_weights(spec, spec.weights_content).eval()
+    if not callable(getattr(network, "encode", None)):
+        raise StudyError(f"`{spec.object}`: it has no method `encode`")
+    with torch.no_grad():
+        image = torch.full((1, image_channels, size, size), -1.0)
+        mean, _ = moments(called(spec.object, "encode", network.encode, image))
+    if not isinstance(mean, Tensor) or mean.ndim != 4 or size % mean.shape[-1]:
+        raise StudyError(f"`{spec.object}`: encode gives no latents (B, d, h, w) of a whole grid")
+    return size // mean.shape[-1], mean.shape[1]
 
 
 def moments(encoded: Any) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from diffusability.study.load import read_yaml
 from diffusability.study.merge import merge
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
-from diffusability.study.targets import TABLE_NAMES, table_file
+from diffusability.study.targets import table_file, table_names
 from tests.cluster.simulation import HERE, create, simulate
 from tests.conftest import REPOSITORY
 
@@ -20,7 +20,7 @@ def test_failing_jobs_are_tried_again_until_all_tables_are_there(tmp_path: Path)
     outcome = simulate(workspace, *HERE, "--verbose", "tables", failures=0.25)
     assert outcome.status == 0, outcome.output
     assert outcome.jobs == len(plan) + 3  # tabulate, regress, check_claims
-    tables = [workspace.path / table_file(plan.study, name) for name in TABLE_NAMES]
+    tables = [workspace.path / table_file(plan.study, name) for name in table_names(plan.study)]
     assert all(table.stat().st_size for table in tables)
     attempts = [int(read_card(workspace.path / artifact.path)["attempts"]) for artifact in plan]
     assert sum(attempts) - len(plan) == outcome.failed_attempts > 0

@@ -8,6 +8,7 @@ import pytest
 # each layer may import itself and the layers after it
 LAYERS = (
     ("cli", "script"),
+    ("scoring",),
     ("stages",),
     ("report",),
     ("figures",),

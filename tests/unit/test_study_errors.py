@@ -342,8 +342,6 @@ select: {dataset: digit, tokenizers: [v], backbones: [s]}
         "tokenizers.u.base",
         "backbones.s.arch",
         "metrics.velocity.splt",
-        "metrics.continuity",
-        "metrics.reconstruction",
         "select.dataset",
         "select.tokenizers",
     }

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from diffusability.study.load import read_yaml
-from diffusability.study.targets import FIGURE_NAMES
+from diffusability.study.load import load_study, read_yaml
+from diffusability.study.targets import figure_names
 from tests.conftest import REPOSITORY
 from tests.workflow.workspace import Jobs, Workspace
 
 SMOKE = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
+FIGURE_NAMES = figure_names(load_study(REPOSITORY / "studies" / "smoke.yaml"))
 TABLES: Jobs = {
     "check_claims": [""],
     **{f"draw_{name}": [""] for name in FIGURE_NAMES},

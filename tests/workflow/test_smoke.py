@@ -10,13 +10,16 @@ import pandas as pd
 import pytest
 
 from diffusability.analysis.verdicts import NOT_TESTABLE
-from diffusability.study.load import read_yaml
-from diffusability.study.targets import FIGURE_NAMES, TABLE_NAMES
+from diffusability.study.load import load_study, read_yaml
+from diffusability.study.targets import figure_names, table_names
+from tests.conftest import REPOSITORY
 from tests.documented import undocumented
 from tests.workflow.browser import find_browser, look
 from tests.workflow.workspace import Workspace
 
 STUDY = ("--configfile", "study.yaml")
+SMOKE = load_study(REPOSITORY / "studies" / "smoke.yaml")
+FIGURE_NAMES, TABLE_NAMES = figure_names(SMOKE), table_names(SMOKE)
 
 
 def digests(folder: Path) -> dict[str, bytes]:

@@ -1,0 +1,107 @@
+"""Images that are not here: their number, with labels and masks of their latents on disk."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusability.artifacts.card import rebuild_command
+from diffusability.data.array_files import read_array
+from diffusability.data.images import ImageSet
+from diffusability.data.load import DataSource
+from diffusability.errors import DataError
+from diffusability.study.dataset import UnseenDataset
+
+
+class UnseenImages(DataSource[UnseenDataset]):
+    """Labels and masks in the order of the latents; every image is of no pixels."""
+
+    def prepare(self, folder: Path, published: Path) -> tuple[ImageSet, dict[str, Any]]:
+        """Return labels and masks, and with what the manifest says where their files are."""
+        data, notes = super().prepare(folder, published)
+        named = {"labels": self.spec.labels, "masks": self.spec.masks}
+        places = {key: os.path.abspath(path) for key, path in named.items() if path is not None}
+        return data, notes | {"places": places}
+
+    def open(self, folder: Path, manifest: Mapping[str, Any]) -> ImageSet:
+        """Return labels and masks after comparing them with the manifest.
+
+        Raises:
+            DataError: they are not where they were, or not those that were prepared.
+        """
+        remedy = (
+            "put the files back, or set the dataset's `labels` and `masks` to them and run "
+            f"{rebuild_command(folder)}"
+        )
+        try:
+            data = self.load()
+        except DataError as error:
+            raise DataError(f"{error}. It was read when {folder} was made: {remedy}") from None
+        if data.digest() != manifest["sha256"]:
+            raise DataError(f"labels or masks are not those that {folder} was made of; {remedy}")
+        return data
+
+    def load(self) -> ImageSet:
+        """Return images (N, 0, S, S), labels and masks.
+
+        Raises:
+            DataError: labels or masks are not of so many images, or not of the declared classes.
+        """
+        spec = self.spec
+        labels = read_labels(spec)
+        masks = None if spec.masks is None else read_masks(spec)
+        return ImageSet(
+            images=torch.empty((spec.images, 0, spec.size, spec.size), dtype=torch.uint8),
+            labels=labels,
+            masks=torch.zeros((spec.images, 1, 1), dtype=torch.bool) if masks is None else masks,
+            validation=torch.zeros(spec.images, dtype=torch.bool),
+            num_classes=spec.num_classes,
+            masked=masks is not None,
+        )
+
+
+def read_labels(spec: UnseenDataset) -> Tensor:
+    """Return the (N,) int64 labels; all 0 where the entry names none.
+
+    Raises:
+        DataError: they are no integers, not one per image, or not of the declared classes.
+    """
+    if spec.labels is None:
+        return torch.zeros(spec.images, dtype=torch.int64)
+    found = read_array(spec.labels, ("labels", "label", "y"))
+    if tuple(found.shape) != (spec.images,):
+        raise DataError(
+            f"{spec.labels}: labels of shape {tuple(found.shape)} for {spec.images} latents; there "
+            "must be one per image"
+        )
+    labels = found.to(torch.int64)
+    if not torch.equal(labels.to(found.dtype), found) or found.dtype == torch.bool:
+        raise DataError(f"{spec.labels}: labels must be integers, these are {found.dtype}")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= spec.num_classes:
+        raise DataError(
+            f"{spec.labels}: labels from {low} to {high}, the study has num_classes: "
+            f"{spec.num_classes}, which are the labels 0 to {spec.num_classes - 1}"
+        )
+    return labels
+
+
+def read_masks(spec: UnseenDataset) -> Tensor:
+    """Return the (N, H, W) foreground of the images, bool or a share in [0, 1].
+
+    Raises:
+        DataError: they are not one per image, or not in [0, 1].
+    """
+    assert spec.masks is not None
+    masks = read_array(spec.masks, ("masks", "mask", "foreground"))
+    if masks.ndim != 3 or len(masks) != spec.images:
+        raise DataError(
+            f"{spec.masks}: masks of shape {tuple(masks.shape)} for {spec.images} latents; they "
+            "must be (images, height, width)"
+        )
+    if masks.dtype != torch.bool and not bool(((masks >= 0) & (masks <= 1)).all()):
+        raise DataError(f"{spec.masks}: masks are true or false, or shares of foreground in [0, 1]")
+    return masks

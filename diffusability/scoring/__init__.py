@@ -1,0 +1,1 @@
+"""`diffusability score`: measure latent spaces of one's own, without training a diffusion model."""

@@ -1,0 +1,109 @@
+"""The command `diffusability score`."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diffusability.scoring.against import against_text, read_known
+from diffusability.scoring.request import (
+    Request,
+    check_stored,
+    requested_study,
+    study_without_models,
+)
+from diffusability.scoring.run import run_study, write_study
+from diffusability.scoring.table import score_text
+from diffusability.study.resolve import resolve_study
+
+FOLDER = "diffusability-score"
+WRITTEN = ("score.html", "score.csv", "score.json", "score.yaml")
+
+
+class _Item(argparse.Action):
+    """Collects what is scored in the order in which it is named."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,
+    ) -> None:
+        kind = (option or "").lstrip("-")
+        named = [values] if isinstance(values, str) else list(values)
+        items = [*(getattr(namespace, "items", None) or ()), *((kind, name) for name in named)]
+        namespace.items = items
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.set_defaults(items=[])
+    parser.add_argument(
+        "names", nargs="*", action=_Item, metavar="A", help="what is scored, of any kind below"
+    )
+    for option, meaning in (
+        ("--vae", "folder of an autoencoder of diffusers"),
+        ("--tokenizer", "class of your own package with encode and decode, package:Class"),
+        ("--latents", "latents (N, C, H, W) or tokens (N, L, D) in npy, npz or safetensors"),
+    ):
+        parser.add_argument(option, action=_Item, metavar="A", help=meaning)
+    add = parser.add_argument
+    add("--study", action="append", help="study file, some of whose tokenizers are scored")
+    add("--images", help="folder or archive of images, or a dataset entry such as 'kind: digits'")
+    add("--size", type=int, help="side of the images in pixels (256)")
+    add("--classes", type=int, help="number of classes (counted, in a folder)")
+    add("--labels", help="file of (N,) labels of latents")
+    add("--masks", help="file of (N, H, W) foreground masks of latents")
+    add("--weights", help="weights of --tokenizer")
+    add("--extractor", help="encoder entry for Fréchet distances, such as 'kind: ..., ...'")
+    add("--metrics", nargs="+", default=[], help="metric groups (all that can be measured)")
+    add("--against", metavar="TABLE", help="measurements.csv of a finished study, or shapes-small")
+    add("--results", help=f"folder for results, table and page ({FOLDER}; of --study: here)")
+    add("--write", metavar="FILE", help="only write the study, to be edited and run")
+    add("--cores", "-c", type=int, default=os.cpu_count() or 1, help="cores that are used (all)")
+
+
+def score_command(arguments: argparse.Namespace) -> int:
+    """Score what the arguments name, and print the table.
+
+    Raises:
+        DiffusabilityError: what is named does not exist or does not fit.
+    """
+    known = None if arguments.against is None else read_known(arguments.against)
+    data = _study(arguments)
+    check_stored(resolve_study(data, "score"))
+    if arguments.write:
+        write_study(data, Path(arguments.write))
+        print(f"{arguments.write}: run it with: diffusability run --configfile {arguments.write}")
+        return 0
+    folder = Path(arguments.results or ("." if arguments.study else FOLDER)).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    scores = run_study(data, folder, arguments.cores)
+    print(score_text(scores))
+    if known is not None:
+        print(f"\n{against_text(scores, known)}")
+    written = [name for name in WRITTEN if (folder / name).exists()]
+    print(f"\n{', '.join(written)} in {folder}")
+    return 0
+
+
+def _study(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.study:
+        return study_without_models(arguments.study, [name for _, name in arguments.items])
+    fields = ("images", "size", "classes", "labels", "masks", "weights", "extractor", "metrics")
+    named: dict[str, Any] = {name: getattr(arguments, name) for name in fields}
+    return requested_study(Request(items=arguments.items, **named))
+
+
+def main(words: Sequence[str]) -> int:
+    """Parse the words after `diffusability score` and run it."""
+    parser = argparse.ArgumentParser(prog="diffusability score", description=DESCRIPTION)
+    add_arguments(parser)
+    return score_command(parser.parse_args(words))
+
+
+DESCRIPTION = (
+    "Measure latent spaces of your own from every perspective, without training a diffusion model."
+)

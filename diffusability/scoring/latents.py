@@ -1,0 +1,193 @@
+"""Score latents that are in memory, or mapped from a file, in Python or a notebook."""
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusability.errors import DiffusabilityError, MeasurementError
+from diffusability.latents.shards import pool_masks
+from diffusability.metrics.fisher import measure_fisher
+from diffusability.metrics.measurement import Measurement
+from diffusability.metrics.spatial import measure_spatial
+from diffusability.metrics.uniformity import measure_uniformity
+from diffusability.scoring.request import UNIFORMITY
+from diffusability.scoring.table import Score
+from diffusability.stages.make import load_code
+from diffusability.study.fingerprint import derive_seed
+from diffusability.study.metric_group import LACKING
+from diffusability.study.metrics import METRIC_GROUPS, FisherMetric
+
+logger = logging.getLogger(__name__)
+OF_LATENTS = ("velocity", "semantics", "spatial", "smoothness", "uniformity", "fisher")
+Array = Tensor | np.ndarray[Any, Any]
+
+
+def score(
+    latents: Array,
+    labels: Array | None = None,
+    masks: Array | None = None,
+    *,
+    metrics: Sequence[str] = OF_LATENTS,
+    seed: int = 0,
+    name: str = "latents",
+    **options: Mapping[str, Any],
+) -> Score:
+    """Measure latents from every perspective that applies to them.
+
+    Args:
+        latents: (N, C, H, W), or tokens (N, L, D), floating-point, in any unit; torch, numpy, or
+            memory-mapped.
+        labels: (N,) integer classes; None leaves LNC out, and VIV is unconditional.
+        masks: (N, h, w) foreground, true or false or its share in [0, 1], at the resolution of the
+            images or of the latents; None leaves SRSS out.
+        metrics: groups of `OF_LATENTS`.
+        seed: of all that is drawn at random; 0 gives the numbers of a study.
+        name: what tables call the latents.
+        options: of a group, by its name, as in a study: `uniformity={"points": 2000}`.
+
+    Returns:
+        A table in a notebook; `s["velocity.viv"]`, `s.to_frame()`, `s.plot()`. A metric that fails
+        is left out with its reason.
+
+    Raises:
+        MeasurementError: latents, labels or masks do not fit together, or hold NaN.
+    """
+    given = _Given.of(latents, labels, masks)
+    found: list[Mapping[str, Any]] = []
+    left_out: dict[str, str] = {}
+    if given.foreground is None and "spatial" in metrics:
+        left_out["spatial.srss"] = "there are no masks"
+    for group in metrics:
+        logger.info("measuring %s", group)
+        try:
+            chosen = (UNIFORMITY if group == "uniformity" else {}) | dict(options.get(group, {}))
+            found += [m.to_json() for m in _measure(group, given, seed, chosen)]
+        except DiffusabilityError as error:
+            left_out[group] = str(error)
+    return Score(name, found, left_out)
+
+
+def measure(
+    group: str,
+    latents: Array,
+    labels: Array | None = None,
+    masks: Array | None = None,
+    *,
+    seed: int = 0,
+    **options: Any,
+) -> list[Measurement]:
+    """Measure one group of metrics; arguments are those of `score`.
+
+    Args:
+        group: one of `OF_LATENTS`.
+        latents: (N, C, H, W) or (N, L, D). labels: (N,). masks: (N, h, w).
+        seed: of all that is drawn at random.
+        options: of the group, as in a study.
+
+    Raises:
+        MeasurementError: bad input, or the group does not apply to it; the message says why.
+    """
+    return _measure(group, _Given.of(latents, labels, masks), seed, options)
+
+
+class _Given:
+    """Latents (N, C, h, w), labels (N,) and foreground (N, h, w) of one set, checked."""
+
+    def __init__(self, mean: Tensor, labels: Tensor, foreground: Tensor | None, grid: bool) -> None:
+        self.mean, self.labels, self.foreground = mean, labels, foreground
+        there = {"classes": bool((labels != labels[:1]).any()), "grid": grid}
+        self.lacking = [need for need in LACKING if not there.get(need, False)]
+
+    @classmethod
+    def of(cls, latents: Array, labels: Array | None, masks: Array | None) -> "_Given":
+        mean = _tensor(latents)
+        if mean.ndim not in (3, 4) or not mean.is_floating_point():
+            raise MeasurementError(
+                f"latents of shape {tuple(mean.shape)} and {mean.dtype}: floating-point "
+                "(N, C, H, W) or tokens (N, L, D) are expected"
+            )
+        grid = mean.ndim == 4
+        if not grid:
+            mean = mean.transpose(1, 2)[..., None]  # (N, D, L, 1)
+        count = len(mean)
+        classes = torch.zeros(count, dtype=torch.int64) if labels is None else _tensor(labels)
+        if tuple(classes.shape) != (count,) or classes.is_floating_point():
+            raise MeasurementError(
+                f"labels of shape {tuple(classes.shape)} and {classes.dtype} for {count} latents: "
+                "one integer per latent is expected"
+            )
+        foreground = None if masks is None else _tensor(masks)
+        if foreground is not None and (foreground.ndim != 3 or len(foreground) != count):
+            raise MeasurementError(
+                f"masks of shape {tuple(foreground.shape)} for {count} latents: (N, h, w) is "
+                "expected"
+            )
+        if foreground is not None and grid:
+            foreground = pool_masks(foreground, mean.shape[-2:])
+        return cls(mean, classes.long(), foreground if grid else None, grid)
+
+
+def _tensor(values: Array) -> Tensor:
+    if isinstance(values, Tensor):
+        return values.detach()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a map that cannot be written is only read
+        return torch.from_numpy(np.asarray(values))
+
+
+def _measure(group: str, given: _Given, seed: int, options: Mapping[str, Any]) -> list[Measurement]:
+    if group not in OF_LATENTS:
+        METRIC_GROUPS[group]  # refuses an unknown name
+        raise MeasurementError(f"{group}: needs images, and is measured by `diffusability score`")
+    declared = METRIC_GROUPS[group]
+    lacking = [LACKING[need] for need in declared.needs if need in given.lacking]
+    if lacking:
+        raise MeasurementError("; ".join(lacking))
+    spec = declared.options.model_validate(dict(options))
+    drawn = derive_seed(group, seed, declared.generator or _STREAMS.get(group, ""))
+    if group in _DIRECT:
+        return _DIRECT[group](given, spec, drawn)
+    tensors = {"mean": given.mean, "labels": given.labels, "foreground": given.foreground}
+    named = {key: getattr(spec, key) for key in type(spec).model_fields if key != "split"}
+    if declared.generator:
+        named["generator"] = torch.Generator().manual_seed(drawn)
+    found = load_code(declared.code)(*(tensors[read] for read in declared.reads), **named)
+    return list(found[0] if isinstance(found, tuple) else found)
+
+
+def _spatial(given: _Given, spec: Any, seed: int) -> list[Measurement]:
+    return measure_spatial(given.mean, given.foreground)
+
+
+def _uniformity(given: _Given, spec: Any, seed: int) -> list[Measurement]:
+    named = {key: getattr(spec, key) for key in ("points", "repeats", "perplexity", "iterations")}
+    return measure_uniformity(given.mean, seed=seed % 2**31, **named)
+
+
+def _fisher(given: _Given, spec: FisherMetric, seed: int) -> list[Measurement]:
+    generator = torch.Generator().manual_seed(seed)
+    found, _ = measure_fisher(
+        given.mean,
+        given.labels,
+        None,
+        spec.variances,
+        blocks=spec.blocks,
+        samples=spec.samples,
+        smallest_class=spec.smallest_class,
+        generator=generator,
+    )
+    return found
+
+
+# names of the random streams, those of the stages: equal seeds give the numbers of a study
+_STREAMS = {"uniformity": "repeats", "fisher": "mixture"}
+_DIRECT: dict[str, Callable[[_Given, Any, int], list[Measurement]]] = {
+    "spatial": _spatial,
+    "uniformity": _uniformity,
+    "fisher": _fisher,
+}

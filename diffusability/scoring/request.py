@@ -1,0 +1,273 @@
+"""From what a person names on the command line to the study that measures it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffusability.data.array_files import SUFFIXES, read_array
+from diffusability.data.unseen import read_labels, read_masks
+from diffusability.errors import DataError, StudyError
+from diffusability.study.dataset import DATASETS, UnseenDataset
+from diffusability.study.folder_content import is_image
+from diffusability.study.merge import merge
+from diffusability.study.names import NAME
+from diffusability.study.study import Study
+from diffusability.study.tokenizer import LatentsTokenizer
+from diffusability.study.yaml_file import read_yaml
+from diffusability.tokenizers.external import latent_shape
+from diffusability.tokenizers.python_object import probe_shape
+from diffusability.tokenizers.stored import NAMES, check_latents, read_latents
+
+ARCHIVES = {".zip": "zip", ".parquet": "parquet", ".tar": "tar"}
+UNIFORMITY = {"points": 1000, "repeats": 5, "iterations": 500}  # seconds in the place of minutes
+SIZE = 256  # pixels, of images in folders and archives
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is scored, and on which images.
+
+    Attributes:
+        items: kind (`vae`, `tokenizer`, `latents`, or `` where it is to be found out) and name.
+        images: folder, archive, or a dataset entry as YAML; None: there are only latents.
+        size: side of the images in pixels; None: 256. classes: their number; None: counted.
+        labels: file of labels of latents. masks: file of their foreground masks.
+        weights: file for the tokenizers of the user's own package.
+        extractor: encoder entry as YAML, whose features Fréchet distances compare.
+        metrics: groups that are measured; none: all that can be.
+        name: of the study.
+    """
+
+    items: Sequence[tuple[str, str]]
+    images: str | None = None
+    size: int | None = None
+    classes: int | None = None
+    labels: str | None = None
+    masks: str | None = None
+    weights: str | None = None
+    extractor: str | None = None
+    metrics: Sequence[str] = ()
+    name: str = "score"
+
+
+def requested_study(request: Request) -> dict[str, Any]:
+    """Return the study as the mapping of a file.
+
+    Raises:
+        DiffusabilityError: what is named does not exist, or does not fit.
+    """
+    if not request.items:
+        raise StudyError(
+            "score: nothing is named; give --vae, --tokenizer or --latents, or their names alone"
+        )
+    dataset = _dataset(request)
+    shape = DATASETS[dataset["kind"]].model_validate(dataset)
+    tokenizers: dict[str, Any] = {}
+    for kind, given in request.items:
+        entry = _tokenizer(kind, given, request, shape.image_channels, shape.size)
+        if not shape.has_images and entry["source"] != "latents":
+            raise StudyError(f"{given}: name the images that it encodes: --images FOLDER")
+        tokenizers[_name(given, tokenizers)] = entry
+    data: dict[str, Any] = {"name": request.name, "datasets": {"images": dataset}}
+    if request.extractor is not None:
+        data["encoders"] = {"extractor": _mapping("--extractor", request.extractor)}
+    data |= {"tokenizers": tokenizers, "metrics": _metrics(request, shape.has_images)}
+    data["select"] = {"dataset": "images"}
+    return data
+
+
+def check_stored(study: Study) -> None:
+    """Look at latents on disk, their labels and masks, before any job starts.
+
+    Raises:
+        DataError: a file cannot be read, is not of these images, or holds NaN.
+    """
+    data = study.dataset
+    if isinstance(data, UnseenDataset):
+        read_labels(data)
+        if data.masks is not None:
+            read_masks(data)
+    for name in study.selected_tokenizers:
+        entry = study.tokenizers[name]
+        if isinstance(entry, LatentsTokenizer):
+            latents = read_latents(entry)
+            if isinstance(data, UnseenDataset) and len(latents) != data.images:
+                raise DataError(
+                    f"{entry.path}: {len(latents)} latents, where there are {data.images} images"
+                )
+            check_latents(latents, entry.path)
+
+
+def study_without_models(files: Sequence[str], tokenizers: Sequence[str]) -> dict[str, Any]:
+    """Return a study file's mapping without diffusion models, for some of its tokenizers.
+
+    What it measures has the fingerprints, and so the numbers, of the whole study.
+    """
+    data: dict[str, Any] = {}
+    for file in files:
+        data = merge(data, read_yaml(file))
+    for key in ("backbones", "sampling", "report"):
+        data.pop(key, None)
+    metrics = {k: v for k, v in (data.get("metrics") or {}).items() if k != "generation"}
+    if isinstance(metrics.get("fisher"), dict):
+        of_models = ("learned", "reference")
+        metrics["fisher"] = {k: v for k, v in metrics["fisher"].items() if k not in of_models}
+    select = {k: v for k, v in (data.get("select") or {}).items() if k != "backbones"}
+    select = {k: v for k, v in select.items() if k not in ("seeds", "repeats")}
+    if tokenizers:
+        select["tokenizers"] = list(tokenizers)
+    return data | {"name": f"score-{data.get('name', '')}", "metrics": metrics, "select": select}
+
+
+def _dataset(request: Request) -> dict[str, Any]:
+    given = request.images
+    if given is None:
+        return _unseen(request)
+    if request.labels or request.masks:
+        raise StudyError("--labels and --masks are of latents; images have their own")
+    if ":" in given and not Path(given).exists():
+        return _mapping("--images", given)
+    path = Path(given).absolute()
+    if not path.exists():
+        raise StudyError(f"{given}: there is no such folder or archive of images")
+    entry: dict[str, Any] = {"path": str(path), "size": request.size or SIZE}
+    if path.is_dir():
+        return {"kind": "folder", **entry, "num_classes": request.classes or _class_folders(path)}
+    if path.suffix not in ARCHIVES:
+        raise StudyError(f"{given}: images are a folder, or a file of {', '.join(ARCHIVES)}")
+    if request.classes is None:
+        raise StudyError(f"{given}: say how many classes the archive has: --classes N")
+    return {"kind": ARCHIVES[path.suffix], **entry, "num_classes": request.classes}
+
+
+def _unseen(request: Request) -> dict[str, Any]:
+    """Return the dataset of latents alone; the first file says how many images there are."""
+    first = next((name for kind, name in request.items if _kind(kind, name) == "latents"), None)
+    if first is None:
+        raise StudyError(f"{request.items[0][1]}: name the images that it encodes: --images FOLDER")
+    entry: dict[str, Any] = {"kind": "latents", "images": len(read_array(first, NAMES))}
+    if request.labels is not None:
+        labels = read_array(request.labels, ("labels", "label", "y"))
+        largest = int(labels.max()) if labels.numel() else 0
+        entry |= {
+            "labels": str(Path(request.labels).absolute()),
+            "num_classes": request.classes or max(1, largest + 1),
+        }
+    if request.masks is not None:
+        masks = read_array(request.masks, ("masks", "mask", "foreground"))
+        entry |= {"masks": str(Path(request.masks).absolute()), "size": int(masks.shape[-1])}
+    return entry
+
+
+def _class_folders(path: Path) -> int:
+    """Return the number of class folders; 1 for images without any."""
+    root = path / "train" if (path / "train").is_dir() else path
+    folders = [each for each in root.iterdir() if each.is_dir() and each.name[0] != "."]
+    if not folders and not any(is_image(each.name) for each in root.iterdir()):
+        raise StudyError(f"{root}: there are no images in this folder")
+    return max(1, len(folders))
+
+
+def _kind(kind: str, name: str) -> str:
+    """Return what a name stands for, where the command did not say it."""
+    if kind:
+        return kind
+    path = Path(name)
+    if path.suffix in SUFFIXES and path.is_file():
+        return "latents"
+    if path.is_dir():
+        return "vae"
+    if re.fullmatch(r"[\w.]+:\w+", name):
+        return "tokenizer"
+    raise StudyError(
+        f"{name}: is no folder of an autoencoder, no file of latents ({', '.join(SUFFIXES)}) and "
+        "no class `package:Class`"
+    )
+
+
+def _tokenizer(kind: str, name: str, request: Request, channels: int, size: int) -> dict[str, Any]:
+    """Return the entry of one thing that is scored."""
+    entry: dict[str, Any]
+    match _kind(kind, name):
+        case "latents":
+            return _stored(name)
+        case "vae":
+            if not Path(name).is_dir():
+                raise StudyError(
+                    f"{name}: there is no such folder; an autoencoder of the Hugging Face hub is "
+                    f"downloaded first, with: hf download {name} --local-dir FOLDER"
+                )
+            factor, latent_channels = latent_shape(name)
+            path = str(Path(name).absolute())
+            return {
+                "source": "diffusers",
+                "path": path,
+                "factor": factor,
+                "channels": latent_channels,
+            }
+        case "tokenizer":
+            entry = {"source": "python", "object": name}
+            if request.weights is not None:
+                entry["weights"] = str(Path(request.weights).absolute())
+            factor, latent_channels = probe_shape(entry, channels, size)
+            return entry | {"factor": factor, "channels": latent_channels}
+        case other:
+            raise StudyError(f"{name}: unknown kind `{other}` (vae, tokenizer, latents)")
+
+
+def _stored(name: str) -> dict[str, Any]:
+    shape = read_array(name, NAMES).shape
+    entry: dict[str, Any] = {"source": "latents", "path": str(Path(name).absolute())}
+    if len(shape) == 3:
+        return entry | {"channels": shape[2], "layout": "tokens"}
+    if len(shape) != 4:
+        raise StudyError(
+            f"{name}: latents of shape {tuple(shape)}, which is neither (N, C, H, W) nor (N, L, D)"
+        )
+    return entry | {"channels": shape[1]}
+
+
+def _metrics(request: Request, images: bool) -> dict[str, Any]:
+    split = {"split": "all"}
+    metrics: dict[str, Any] = {
+        **{name: dict(split) for name in ("velocity", "semantics", "spatial", "smoothness")},
+        "uniformity": split | UNIFORMITY,
+        "fisher": dict(split),
+    }
+    if images:
+        metrics |= {"equivariance": dict(split), "reconstruction": dict(split)}
+        if request.extractor is not None:
+            metrics["reconstruction"]["extractor"] = "extractor"
+            metrics["continuity"] = {"extractor": "extractor"}
+    chosen = request.metrics or tuple(metrics)
+    for name in chosen:
+        if name not in metrics:
+            raise StudyError(
+                f"--metrics {name}: not among those of this score: {', '.join(metrics)}"
+            )
+    return {name: metrics[name] for name in metrics if name in chosen}
+
+
+def _mapping(option: str, text: str) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(text if text.lstrip().startswith("{") else f"{{{text}}}")
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, Mapping):
+        raise StudyError(f"{option} {text}: neither exists nor is an entry such as `kind: digits`")
+    return dict(found)
+
+
+def _name(given: str, taken: Mapping[str, Any]) -> str:
+    """Return a name for tables, from a path or a class."""
+    last = given.rpartition(":")[2] if ":" in given else Path(given).absolute().name
+    for suffix in SUFFIXES:
+        last = last.removesuffix(suffix)
+    name = re.sub(r"[^a-z0-9.+-]+", "-", last.lower()).strip("-.+") or "latents"
+    assert re.fullmatch(NAME, name)
+    free = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 3))]
+    return next(each for each in free if each not in taken)

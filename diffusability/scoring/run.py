@@ -1,0 +1,141 @@
+"""Run the study of a score through the workflow, and read what it measured."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffusability.artifacts.inventory import is_done
+from diffusability.errors import StudyError
+from diffusability.scoring.table import Score, side_by_side, split_applicable
+from diffusability.study.needs import check_needs
+from diffusability.study.plan import Artifact, Plan
+from diffusability.study.resolve import resolve_study
+from diffusability.study.stages import RESULTS, STAGES, name_template
+from diffusability.study.targets import report_file
+from diffusability.study.workflow_files import workflow_folder
+
+STEPS = re.compile(r"^(\d+) of (\d+) steps")
+
+
+def write_study(data: Mapping[str, Any], path: Path) -> None:
+    """Write a study file that can be edited and run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(dict(data), sort_keys=False, default_flow_style=None, width=120)
+    path.write_text(text, encoding="utf-8")
+
+
+def run_study(data: Mapping[str, Any], folder: Path, cores: int) -> list[Score]:
+    """Measure what a study without diffusion models names; finished parts are not measured again.
+
+    Args:
+        data: mapping of the study file, with absolute paths.
+        folder: for `results/`, the study file, `score.csv`, `score.json` and the page.
+        cores: that are used at once.
+
+    Returns:
+        One score per tokenizer and seed. A metric that fails is left out with its reason.
+
+    Raises:
+        StudyError: a file that the study needs is missing, or nothing could be measured.
+    """
+    plan = Plan(resolve_study(data, "score"))
+    check_needs(plan.study)
+    write_study(data, folder / "score.yaml")
+    log = folder / "score.log"
+    done = _snakemake(folder, cores, log)
+    with contextlib.chdir(folder):
+        scores = _read(plan)
+        if not any(score.measurements for score in scores):
+            reasons = dict.fromkeys(r for score in scores for r in score.left_out.values())
+            raise StudyError(f"nothing was measured: {'; '.join(reasons)} (log: {log})")
+        _write(scores, plan, done)
+    return scores
+
+
+def _snakemake(folder: Path, cores: int, log: Path) -> bool:
+    """Run the workflow, showing its progress; return whether everything was made."""
+    snakefile = str(workflow_folder() / "Snakefile")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "-c", str(cores)]
+    command += ["--configfile", "score.yaml", "--keep-going"]
+    places = [str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
+    with (
+        log.open("w", encoding="utf-8") as out,
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            out.write(line)
+            steps = STEPS.match(line)
+            if steps:
+                print(f"\r{steps[1]} of {steps[2]} steps", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return process.returncode == 0
+
+
+def _read(plan: Plan) -> list[Score]:
+    """Return the scores of a plan's tokenizers, from the artifacts that are there."""
+    by_space: dict[tuple[str, str], list[Artifact]] = {}
+    for artifact in plan.measured:
+        key = artifact.labels["tokenizer"], artifact.labels["tokenizer_seed"]
+        by_space.setdefault(key, []).append(artifact)
+    return [_score(plan, *key, artifacts) for key, artifacts in by_space.items()]
+
+
+def _score(plan: Plan, tokenizer: str, seed: str, artifacts: list[Artifact]) -> Score:
+    left_out = dict(plan.study.left_out(tokenizer))
+    measurements: list[Mapping[str, Any]] = []
+    for artifact in artifacts:
+        if not is_done(artifact):
+            left_out[artifact.stage] = _failure(artifact)
+            continue
+        cells = json.loads(Path(artifact.path, "measurements.json").read_text(encoding="utf-8"))
+        found, without = split_applicable(cells)
+        measurements += found
+        left_out |= without
+    if "reconstruction" in plan.study.selected_metrics and not plan.study.encoders:
+        left_out |= {"continuity": "iFID needs a feature extractor: --extractor"}
+    seeds = {a.labels["tokenizer_seed"] for a in plan.measured}
+    return Score(tokenizer if len(seeds) == 1 else f"{tokenizer}/s{seed}", measurements, left_out)
+
+
+def _failure(artifact: Artifact) -> str:
+    """Return the error of what failed: the artifact's own job, or one upstream."""
+    for each in (*artifact.upstream.values(), artifact):
+        name = name_template(each.stage).format(**each.labels, fingerprint=each.fingerprint)
+        log = Path(RESULTS, "logs", STAGES[each.stage].rule, f"{name}.log")
+        if is_done(each) or not log.exists():
+            continue
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        return errors[-1] if errors else f"its job failed, see {log.absolute()}"
+    return "a job that it needs failed; the log is score.log"
+
+
+def _write(scores: list[Score], plan: Plan, done: bool) -> None:
+    """Write score.csv, score.json and, if everything was measured, score.html."""
+    side_by_side(scores).to_csv("score.csv", index=False)
+    found = {
+        score.name: {"measurements": list(score.measurements), "left_out": dict(score.left_out)}
+        for score in scores
+    }
+    Path("score.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    page = Path("score.html")
+    page.unlink(missing_ok=True)
+    if done:
+        page.write_bytes(Path(report_file(plan.study)).read_bytes())

@@ -1,0 +1,141 @@
+"""The numbers of a score: by perspective, with their errors, and what was left out and why."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pandas as pd
+
+from diffusability.study.metrics import METRIC_GROUPS
+
+ARROWS = {True: "higher", False: "lower", None: ""}
+# metrics of the table, by perspective, where the figures show none
+FURTHER = {"reconstruction": {"PSNR": "reconstruction.psnr", "SSIM": "reconstruction.ssim"}}
+FURTHER["reconstruction"]["Fréchet distance"] = "reconstruction.f[di]*"
+PREFIX = "not applicable: "
+
+
+@dataclass(frozen=True)
+class Score:
+    """Measurements of one latent space.
+
+    Attributes:
+        name: of the latent space.
+        measurements: as `Measurement.to_json` gives them.
+        left_out: metric groups and metrics that were not measured, with the reasons.
+    """
+
+    name: str
+    measurements: Sequence[Mapping[str, Any]]
+    left_out: Mapping[str, str]
+
+    def __getitem__(self, metric: str) -> float:
+        """Return the value of a metric, for example `velocity.viv`.
+
+        Raises:
+            KeyError: it was not measured; the message says why, or what was measured.
+        """
+        for found in self.measurements:
+            if found["metric"] == metric and found["value"] is not None:
+                return float(found["value"])
+        reason = self.left_out.get(metric) or self.left_out.get(metric.partition(".")[0])
+        measured = sorted({str(m["metric"]).partition(".")[0] for m in self.measurements})
+        raise KeyError(f"{metric}: {reason or 'not measured; measured are ' + ', '.join(measured)}")
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return every measurement, one per row, with value, stderr, n, unit and direction."""
+        rows = [
+            {**m, "flags": "; ".join(m["flags"]), "options": json.dumps(m["options"])}
+            for m in self.measurements
+        ]
+        return pd.DataFrame(rows).drop(columns="options").assign(latents=self.name)
+
+    def shown(self) -> pd.DataFrame:
+        """Return one row per metric of a perspective: value ± error, and which way is better."""
+        return side_by_side([self])
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook."""
+        notes = "".join(f"<li>{name}: {reason}</li>" for name, reason in self.left_out.items())
+        table = self.shown().to_html(index=False, na_rep="")
+        return f"{table}<p>Left out:</p><ul>{notes}</ul>" if notes else table
+
+    def __repr__(self) -> str:
+        """Return the table as text."""
+        return score_text([self])
+
+    def plot(self) -> Any:
+        """Return a figure of the values with their standard errors, one axis from 0 per metric."""
+        from matplotlib.figure import Figure
+
+        rows = [(short, m) for _, short, m in shown_rows(self)]
+        figure = Figure(figsize=(6, 0.35 * len(rows) + 1), layout="constrained")
+        for k, (short, m) in enumerate(rows):
+            axis = figure.add_subplot(len(rows), 1, k + 1)
+            axis.errorbar([m["value"]], [0], xerr=[m["stderr"] or 0], fmt="o", color="black")
+            axis.set_xlim(min(0.0, 1.2 * m["value"]), max(0.0, 1.2 * m["value"]) or None)
+            axis.set_yticks([0], [f"{short}"])
+            axis.tick_params(labelsize=7)
+        return figure
+
+
+def shown_rows(score: Score) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """Return perspective, short name and measurement of what the table shows, in order."""
+    found = []
+    for group in METRIC_GROUPS.values():
+        for short, pattern in {**group.shows, **FURTHER.get(group.name, {})}.items():
+            for m in score.measurements:
+                if m["value"] is not None and fnmatchcase(str(m["metric"]), pattern):
+                    found.append((group.title or group.name, short, m))
+                    break
+    return found
+
+
+def side_by_side(scores: Sequence[Score]) -> pd.DataFrame:
+    """Return one row per shown metric, with a column per latent space."""
+    rows: dict[str, dict[str, str]] = {}
+    for score in scores:
+        for perspective, short, m in shown_rows(score):
+            base = {"perspective": perspective, "metric": f"{short} ({m['metric']})"}
+            row = rows.setdefault(str(m["metric"]), base)
+            row[score.name] = plus_minus(m)
+            row["better"] = ARROWS[m["higher_is_better"]]
+    table = pd.DataFrame(list(rows.values()))
+    columns = ["perspective", "metric", *(score.name for score in scores), "better"]
+    return table.reindex(columns=columns).fillna("-") if rows else pd.DataFrame(columns=columns)
+
+
+def plus_minus(m: Mapping[str, Any]) -> str:
+    """Return value ± standard error as text, with its unit."""
+    error = "" if m["stderr"] is None else f" ± {m['stderr']:.2g}"
+    unit = "" if m["unit"] == "1" else f" {m['unit']}"
+    return f"{m['value']:.4g}{error}{unit}"
+
+
+def score_text(scores: Sequence[Score]) -> str:
+    """Return the table of one or several latent spaces as text, with what was left out."""
+    lines = [side_by_side(scores).to_string(index=False, justify="left")]
+    for score in scores:
+        if score.left_out:
+            lines += ["", f"Left out of {score.name}:"]
+            lines += [f"  {name}: {reason}" for name, reason in score.left_out.items()]
+        flags = [(m["metric"], flag) for _, _, m in shown_rows(score) for flag in m["flags"]]
+        if flags:
+            lines += ["", f"Read with care, of {score.name}:"]
+            lines += [f"  {metric}: {flag}" for metric, flag in flags]
+    return "\n".join(lines)
+
+
+def split_applicable(
+    measurements: Sequence[Mapping[str, Any]],
+) -> tuple[list[Mapping[str, Any]], dict[str, str]]:
+    """Return the measurements that have a value, and the reasons of shown ones that have none."""
+    shown = [p for g in METRIC_GROUPS.values() for p in g.shows.values()]
+    without = {
+        str(m["metric"]): "; ".join(m["flags"]).removeprefix(PREFIX)
+        for m in measurements
+        if m["value"] is None and any(fnmatchcase(str(m["metric"]), p) for p in shown)
+    }
+    return [m for m in measurements if m["value"] is not None], without

@@ -1,0 +1,213 @@
+"""The score of latents in Python, and what the command line makes of names."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import diffusability
+from diffusability.errors import DataError, MeasurementError, StudyError
+from diffusability.metrics.smoothness import measure_smoothness
+from diffusability.metrics.velocity import measure_velocity
+from diffusability.scoring.command import main
+from diffusability.scoring.latents import measure, score
+from diffusability.scoring.request import (
+    Request,
+    check_stored,
+    requested_study,
+    study_without_models,
+)
+from diffusability.scoring.table import Score, score_text, side_by_side
+from diffusability.study.fingerprint import derive_seed
+from diffusability.study.load import load_study, read_yaml
+from diffusability.study.plan import Plan
+from diffusability.study.resolve import resolve_study
+from tests.conftest import REPOSITORY
+
+FAST = ("velocity", "semantics", "spatial", "smoothness")
+SMOKE = str(REPOSITORY / "studies" / "smoke.yaml")
+
+
+@pytest.fixture(scope="module")
+def latents() -> Tensor:
+    means = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(80, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return means.repeat(20, 1, 1, 1) + 0.5 * noise
+
+
+LABELS = torch.arange(80) % 4
+
+
+def values(found: Score) -> dict[str, Any]:
+    return {m["metric"]: m["value"] for m in found.measurements}
+
+
+def test_a_score_holds_what_the_metric_functions_return(latents: Tensor) -> None:
+    found = score(latents, LABELS, metrics=("velocity", "smoothness"))
+    generator = torch.Generator().manual_seed(derive_seed("velocity", 0, "halves"))
+    expected = measure_velocity(latents, LABELS, generator=generator)
+    expected += measure_smoothness(latents)
+    assert values(found) == {m.metric: m.value for m in expected}
+    assert found["velocity.viv"] == expected[0].value
+    assert measure("smoothness", latents) == measure_smoothness(latents)
+
+
+def test_torch_numpy_and_memory_maps_give_the_same(tmp_path: Path, latents: Tensor) -> None:
+    np.save(tmp_path / "z.npy", latents.numpy())
+    mapped = np.load(tmp_path / "z.npy", mmap_mode="r")
+    first = values(score(latents, LABELS, metrics=FAST))
+    assert values(score(mapped, LABELS.numpy(), metrics=FAST)) == first
+    assert values(score(latents, LABELS, metrics=FAST, seed=1)) != first
+
+
+def test_masks_of_the_images_are_pooled_to_the_grid(latents: Tensor) -> None:
+    fine = torch.zeros(80, 8, 8, dtype=torch.bool)
+    fine[:, :4] = True
+    coarse = torch.zeros(80, 4, 4)
+    coarse[:, :2] = 1.0
+    of_fine = score(latents, masks=fine, metrics=["spatial"])
+    assert values(of_fine) == values(score(latents, masks=coarse, metrics=["spatial"]))
+    assert "spatial.srss" in values(of_fine)
+
+
+def test_what_is_left_out_says_why(latents: Tensor) -> None:
+    found = score(latents, metrics=FAST)
+    assert found.left_out["semantics"] == "there are no labels, or one class"
+    assert found.left_out["spatial.srss"] == "there are no masks"
+    assert any("unconditional" in flag for m in found.measurements for flag in m["flags"])
+    with pytest.raises(KeyError, match="there are no labels"):
+        found["semantics.lnc5"]
+    tokens = latents.flatten(2).transpose(1, 2)  # (N, L, D)
+    of_tokens = score(tokens, LABELS, metrics=FAST)
+    assert set(of_tokens.left_out) >= {"spatial", "smoothness"}
+    assert of_tokens["velocity.viv"] == pytest.approx(
+        score(latents, LABELS, metrics=["velocity"])["velocity.viv"]
+    )
+
+
+def test_a_metric_that_fails_leaves_the_others(latents: Tensor) -> None:
+    few = score(latents[:8], LABELS[:8], metrics=("velocity", "smoothness"))
+    assert "smoothness.sec25" in values(few)
+    dead = latents.clone()
+    dead[:, 1] = 0
+    assert "constant" in score(dead, LABELS, metrics=["smoothness"]).left_out["smoothness"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((torch.zeros(4, 3), None), r"latents of shape \(4, 3\)"),
+        ((torch.zeros(4, 3, 2, 2, dtype=torch.int64), None), "torch.int64: floating-point"),
+        ((torch.zeros(4, 3, 2, 2), torch.zeros(3).long()), r"labels of shape \(3,\)"),
+        ((torch.zeros(4, 3, 2, 2), torch.zeros(4)), "one integer per latent"),
+        ((torch.zeros(4, 3, 2, 2), None, torch.zeros(4, 2)), r"masks of shape \(4, 2\)"),
+    ],
+)
+def test_bad_arrays_are_refused_in_a_sentence(given, message) -> None:
+    with pytest.raises(MeasurementError, match=message):
+        score(*given)
+
+
+def test_metrics_of_images_are_not_of_arrays(latents: Tensor) -> None:
+    with pytest.raises(MeasurementError, match="needs images"):
+        measure("reconstruction", latents)
+    with pytest.raises(StudyError, match="velocity"):
+        measure("velocty", latents)
+
+
+def test_tables_show_every_perspective_with_its_error(latents: Tensor) -> None:
+    found = score(latents, LABELS, metrics=FAST, name="mine")
+    table = side_by_side([found, score(latents, metrics=FAST, name="plain")])
+    assert list(table.columns) == ["perspective", "metric", "mine", "plain", "better"]
+    assert table["mine"].str.contains("±").all()
+    lnc = table[table["metric"].str.contains("lnc5")].iloc[0]
+    assert (lnc["plain"], lnc["better"]) == ("-", "higher")
+    assert "Left out of mine:\n  spatial.srss: there are no masks" in score_text([found])
+    assert all(part in found._repr_html_() for part in ("<table", "there are no masks"))
+    assert len(found.to_frame()) == len(found.measurements)
+    assert len(found.plot().axes) == len(found.shown())
+
+
+def test_the_package_offers_it() -> None:
+    assert diffusability.score is score
+    assert diffusability.measure is measure
+
+
+@pytest.fixture
+def files(tmp_path: Path, latents: Tensor) -> Path:
+    np.save(tmp_path / "z.npy", latents.numpy())
+    np.save(tmp_path / "y.npy", LABELS.numpy())
+    return tmp_path
+
+
+def test_latents_become_a_study(files: Path) -> None:
+    request = Request([("", str(files / "z.npy"))], labels=str(files / "y.npy"))
+    study = resolve_study(requested_study(request), "test")
+    check_stored(study)
+    assert study.dataset.counts().train == 80
+    assert study.dataset.num_classes == 4
+    assert study.tokenizers["z"].channels == 3
+    measured = {artifact.stage for artifact in Plan(study).measured}
+    assert measured == {*FAST, "uniformity", "fisher"}
+
+
+def test_a_class_is_asked_for_its_latents(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "scored_vae.py").write_text(
+        "import torch\n"
+        "class Vae(torch.nn.Module):\n"
+        "    def encode(self, x): return x.repeat(1, 5, 1, 1)[:, :, ::2, ::2]\n"
+        "    def decode(self, z): return z[:, :1].repeat_interleave(2, 2).repeat_interleave(2, 3)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    request = Request([("tokenizer", "scored_vae:Vae")], images="kind: digits, size: 8")
+    study = resolve_study(requested_study(request), "test")
+    entry = study.tokenizers["vae"]
+    assert (entry.factor, entry.channels) == (2, 5)
+    assert {"equivariance", "reconstruction"} <= set(study.selected_metrics)
+    sys.modules.pop("scored_vae", None)
+
+
+def test_tokenizers_of_a_study_keep_their_fingerprints() -> None:
+    data = study_without_models([SMOKE], ["conv-base"])
+    own = {artifact.path for artifact in Plan(resolve_study(data, "test"))}
+    assert own < {artifact.path for artifact in Plan(load_study(SMOKE))}
+    assert not [path for path in own if "conv-vf-glyph" in path]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nothing is named"),
+        (["nothing"], "is no folder of an autoencoder"),
+        (["--vae", "stabilityai/sd-vae", "--images", "kind: digits"], "hf download"),
+        (["--vae", "{}", "--images", "kind: digits"], "there is no .*config.json"),
+        (["{}/z.npy", "--labels", "{}/z.npy"], "labels of shape"),
+        (["{}/nan.npy"], "1 latents hold NaN"),
+        (["{}/z.npy", "{}/few.npy"], "few.npy: 7 latents, where there are 80 images"),
+        (["{}/z.npy", "--metrics", "reconstruction"], "--metrics reconstruction: not among those"),
+        (["{}/z.npy", "--images", "{}/none"], "no such folder or archive"),
+        (["--tokenizer", "no_package:Vae", "--images", "kind: digits"], "no_package"),
+        (["--tokenizer", "json:dumps", "--images", "kind: digits"], "json:dumps"),
+    ],
+)
+def test_bad_names_are_refused_in_a_sentence(files: Path, latents, words, message) -> None:
+    nan = latents.clone()
+    nan[3, 0, 0, 0] = torch.nan
+    np.save(files / "nan.npy", nan.numpy())
+    np.save(files / "few.npy", latents[:7].numpy())
+    with pytest.raises((StudyError, DataError, diffusability.errors.ArtifactError), match=message):
+        main([word.format(files) for word in words] + ["--write", str(files / "s.yaml")])
+    assert not (files / "s.yaml").exists()
+
+
+def test_the_study_can_be_written_and_read_again(files: Path, capsys) -> None:
+    written = files / "s.yaml"
+    assert main([str(files / "z.npy"), "--write", str(written)]) == 0
+    assert f"diffusability run --configfile {written}" in capsys.readouterr().out
+    assert load_study(written).name == "score"
+    assert json.dumps(read_yaml(written))

@@ -1,0 +1,53 @@
+"""A score gives the numbers of the study, to the last digit."""
+
+import json
+
+import numpy as np
+import pandas as pd
+from safetensors.torch import load_file
+
+from diffusability.study.load import load_study
+from diffusability.study.plan import Plan
+from tests.workflow.workspace import Workspace
+
+
+def numbers(finished: Workspace, folder: str, name: str) -> dict[str, float]:
+    found = json.loads((finished.path / folder / "score.json").read_text())[name]
+    return {m["metric"]: m["value"] for m in found["measurements"]}
+
+
+def of_study(finished: Workspace) -> dict[str, float]:
+    table = pd.read_csv(finished.path / "results/tables/smoke/measurements.csv")
+    own = table[(table["tokenizer"] == "conv-base") & table["backbone"].isna()]
+    return dict(own[own["value"].notna()].set_index("metric")["value"])
+
+
+def test_a_tokenizer_of_a_study_has_the_numbers_of_the_study(finished: Workspace) -> None:
+    made = {
+        path: path.stat().st_mtime_ns for path in finished.path.glob("results/*/conv-base/**/*")
+    }
+    words = ("score", "conv-base", "--study", "study.yaml", "-c", "1", "--results", ".")
+    output = finished.run("diffusability", *words).stdout
+    assert "VIV (velocity.viv)" in output
+    found, expected = numbers(finished, ".", "conv-base"), of_study(finished)
+    assert found == {metric: expected[metric] for metric in found}
+    assert {"reconstruction.psnr", "continuity.ifd_judge", "fisher.fir"} <= set(found)
+    assert all(path.stat().st_mtime_ns == before for path, before in made.items())
+    assert (
+        "There are no diffusion models in this study" in (finished.path / "score.html").read_text()
+    )
+
+
+def test_latents_of_a_study_have_the_numbers_of_the_study(finished: Workspace) -> None:
+    plan = Plan(load_study(finished.path / "study.yaml"))
+    (latents, _) = plan.of_stage("latents")
+    folder = finished.path / "results/cache/latents" / latents.fingerprint
+    parts = [load_file(path) for path in sorted(folder.glob("shard-*.safetensors"))]
+    for name, key in (("z", "mean"), ("y", "labels"), ("m", "foreground")):
+        np.save(finished.path / f"{name}.npy", np.concatenate([p[key].numpy() for p in parts]))
+    words = ("score", "z.npy", "--labels", "y.npy", "--masks", "m.npy", "-c", "1")
+    chosen = ("--metrics", "velocity", "semantics", "spatial", "smoothness", "--results", "own")
+    finished.run("diffusability", *words, *chosen)
+    found, expected = numbers(finished, "own", "z"), of_study(finished)
+    assert {"velocity.viv", "semantics.lnc5", "spatial.srss", "smoothness.sec25"} <= set(found)
+    assert found == {metric: expected[metric] for metric in found}
