@@ -52,7 +52,10 @@ class ImageVariation:
         dead = torch.nonzero(~alive).flatten().tolist()
         if len(dead) == alive.numel():
             raise collapsed(f"all {self._count} images have the same latent, up to rounding")
-        flags = (f"{len(dead)} dead channels of {alive.numel()} left out: {dead}",) * bool(dead)
+        many = "s" * (len(dead) > 1)
+        flags = (f"{len(dead)} dead channel{many} of {alive.numel()} left out: {dead}",) * bool(
+            dead
+        )
         return torch.nonzero(alive).flatten(), flags
 
 

@@ -28,7 +28,7 @@ def test_a_dead_channel_is_left_out_and_named(perspective: str, dead: str):
         "dust": 5 + 1e-7 * torch.randn(90, 6, 6, generator=torch.Generator().manual_seed(1)),
         "pattern": torch.arange(36.0).view(6, 6),  # varies over positions, not over images
     }[dead]
-    flag = "1 dead channels of 4 left out: [3]"
+    flag = "1 dead channel of 4 left out: [3]"
     if perspective == "equivariance":  # its function gets z-scores, of which a dead one is zero
         whole[:, 3] = 0.0
     found = CASES[perspective](whole, labels, masks)

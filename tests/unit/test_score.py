@@ -95,7 +95,12 @@ def test_a_metric_that_fails_leaves_the_others(latents: Tensor) -> None:
     assert "smoothness.sec25" in values(few)
     dead = latents.clone()
     dead[:, 1] = 0
-    assert "constant" in score(dead, LABELS, metrics=["smoothness"]).left_out["smoothness"]
+    found = score(dead, LABELS, metrics=["smoothness"])
+    assert not found.left_out  # the other channels are measured, and a flag says so
+    flags = found.to_frame().set_index("metric").loc["smoothness.sec25", "flags"]
+    assert "1 dead channel of 3" in str(flags)
+    equal = latents[:1].expand(len(latents), -1, -1, -1)
+    assert "collapsed" in score(equal, LABELS, metrics=["smoothness"]).left_out["smoothness"]
 
 
 @pytest.mark.parametrize(
