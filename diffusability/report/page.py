@@ -8,12 +8,12 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from diffusability.analysis.answer import largest_family
 from diffusability.analysis.catalogue import HEADLINE_METRICS
 from diffusability.analysis.headline import (
     NO_CORRELATIONS,
     doubt_sentences,
     headline_correlations,
-    headline_family,
     headline_values,
     noise_sentences,
 )
@@ -49,7 +49,7 @@ def write_page(plan: Plan, path: Path) -> None:
     every, target = read_tables(plan), target_metric(plan.study)
     tables = {name: at_last_step(table) for name, table in every.items()}
     measurements, ledger = tables["measurements"], tables["claims"]
-    family, values = headline_family(measurements), headline_values(measurements, target)
+    family, values = largest_family(measurements), headline_values(measurements, target)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         study=plan.study.name,
