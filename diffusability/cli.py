@@ -139,7 +139,10 @@ def _parser() -> argparse.ArgumentParser:
         help="a study whose artifacts are to go, unless another study names them",
     )
     gc.add_argument("--yes", action="store_true", help="remove instead of listing")
-    add("show", _show, "print the headline table of a finished study")
+    show = add("show", _show, "print the answer and the headline tables of a finished study")
+    form = show.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="one row per tokenizer, as CSV")
+    form.add_argument("--json", action="store_true", help="everything, as JSON")
     compare = add("compare", _compare, "compare two studies or two tokenizers")
     compare.add_argument("a", metavar="A", help="a study file, or a tokenizer of the study")
     compare.add_argument("b", metavar="B", help="a second one of the same kind")
@@ -262,9 +265,13 @@ def _gc(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     # imported here: pandas is not needed to list a plan
-    from diffusability.analysis.headline import headline
+    from diffusability.analysis.headline import Headline
 
-    print(headline(_load(arguments)))
+    headline = Headline.of(_load(arguments))
+    if arguments.csv:
+        print(headline.csv(), end="")
+    else:
+        print(headline.json() if arguments.json else headline.text())
     return 0
 
 

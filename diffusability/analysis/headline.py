@@ -1,55 +1,149 @@
-"""Headline of a study: one row per tokenizer, and correlations of metrics with quality."""
+"""Headline of a study: its answer, one row per tokenizer, and correlations with quality."""
 
+import json
+import textwrap
 from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from diffusability.analysis.answer import Answer, answer, largest_family, target_means
 from diffusability.analysis.catalogue import HEADLINE_METRICS
 from diffusability.analysis.equal_reconstruction import reconstruction_sentence
 from diffusability.analysis.failed import failed_sentence
+from diffusability.analysis.frames import table_frame
 from diffusability.analysis.measurements import read_tables, target_metric
 from diffusability.analysis.panels import Guidance
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.study.plan import Plan
-from diffusability.study.tables import BEST
+from diffusability.study.tables import BEST, TABLES
 from diffusability.study.targets import report_file
 
-NO_MODELS = "There are no diffusion models in this study: latents alone are measured"
-NO_CORRELATIONS = "No headline metric was measured together with generated images"
+LINES, COLUMNS = 25, 100  # of the text
+NO_CORRELATIONS = (
+    "No correlation: it takes three tokenizers of one family with the metric and generated images"
+)
 
 
-def headline(plan: Plan) -> str:
-    """Return the headline tables of a finished study as text.
+@dataclass(frozen=True)
+class Headline:
+    """What `diffusability show` says of a finished study.
+
+    Attributes:
+        answer: of the study. target: the generation metric. family: the largest one.
+        scores: ``headline_values``, best tokenizer first. relations: ``headline_correlations``,
+            largest first. doubts, noise: sentences. report: path of the page.
+    """
+
+    answer: Answer
+    target: str
+    family: str
+    scores: pd.DataFrame
+    relations: pd.DataFrame
+    doubts: list[str]
+    noise: list[str]
+    report: str
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Headline":
+        """Read the headline of a finished study.
+
+        Raises:
+            ArtifactError: the study has no tables yet, or outdated ones.
+        """
+        tables = study_tables(plan)
+        target = target_metric(plan.study)
+        measurements, family = tables["measurements"], largest_family(tables["measurements"])
+        relations = headline_correlations(tables["correlations"], target, family)
+        by_size = relations["r"].abs().sort_values(ascending=False, kind="stable").index
+        return cls(
+            answer(tables, target),
+            target,
+            family,
+            best_first(headline_values(measurements, target), measurements, target),
+            relations.loc[by_size],
+            [sentence for sentence in doubt_sentences(tables) if sentence],
+            noise_sentences(tables["noise_floor"], target, family),
+            report_file(plan.study),
+        )
+
+    def text(self) -> str:
+        """Return at most ``LINES`` lines of at most ``COLUMNS`` columns."""
+        said = _wrapped(" ".join([self.answer.sentence, *self.answer.details]), 5)
+        scores = _fitted(self.scores, 5, "tokenizer")
+        shown = ["metric", "backbone", "r", "r interval", "Holm's p", "n"]
+        relations = [f"{NO_CORRELATIONS}."] if self.target else []
+        if len(self.relations):
+            head = f"Correlation with {self.target}, turned so that positive agrees with the metric"
+            relations = [head, *_fitted(self.relations[shown], 4, "correlation")]
+        further = _wrapped(". ".join(self.doubts), 2) + _wrapped("".join(self.noise[:1]), 1)
+        lines = [*said, "", *scores, "", *relations, *further, _shortened(f"Report: {self.report}")]
+        return "\n".join(lines)
+
+    def csv(self) -> str:
+        """Return the scores of every tokenizer as CSV."""
+        return str(self.scores.to_csv(index=False))
+
+    def json(self) -> str:
+        """Return everything as JSON."""
+        found = {
+            "answer": self.answer.sentence,
+            "decided": self.answer.decided,
+            "details": list(self.answer.details),
+            **{"target": self.target, "family": self.family},
+            "tokenizers": json.loads(self.scores.to_json(orient="records")),
+            "correlations": json.loads(self.relations.to_json(orient="records")),
+            **{"doubts": self.doubts, "noise": self.noise, "report": self.report},
+        }
+        return json.dumps(found, indent=2, ensure_ascii=False)
+
+
+def study_tables(plan: Plan) -> dict[str, pd.DataFrame]:
+    """Return all tables by name, each backbone at its last step.
+
+    In a study without diffusion models those of generated images are empty.
 
     Raises:
         ArtifactError: the study has no tables yet, or outdated ones.
     """
-    tables = {name: at_last_step(table) for name, table in read_tables(plan).items()}
-    target = target_metric(plan.study)
-    values = headline_values(tables["measurements"], target)
-    report = f"Report: {report_file(plan.study)}"
-    if not plan.study.has_models:
-        shown = values.to_string(index=False, na_rep="-")
-        return "\n".join([shown, "", f"{NO_MODELS}.", "", report])
-    family = headline_family(tables["measurements"])
-    relations = headline_correlations(tables["correlations"], target, family)
-    correlated = [
-        f"Correlation with {target} (lower is better), over {family} tokenizers:",
-        relations.to_string(index=False, na_rep="-"),
-    ]
-    return "\n".join(
-        [
-            values.to_string(index=False, na_rep="-"),
-            "",
-            *filter(None, doubt_sentences(tables)),
-            *([NO_CORRELATIONS] if relations.empty else correlated),
-            "",
-            *noise_sentences(tables["noise_floor"], target, family),
-            "",
-            report,
-        ]
-    )
+    every = read_tables(plan)
+    return {
+        name: at_last_step(every[name]) if name in every else table_frame(name, [])
+        for name in TABLES
+    }
+
+
+def best_first(values: pd.DataFrame, measurements: pd.DataFrame, target: str) -> pd.DataFrame:
+    """Return the rows of ``headline_values``, family by family, the best target first."""
+    order: dict[str, int] = {}
+    for family in dict.fromkeys(measurements["family"]):
+        for name in target_means(measurements, target, family).index:
+            order[str(name)] = len(order)
+    places = values["tokenizer"].map(order).fillna(len(values))
+    return values.loc[places.sort_values(kind="stable").index].reset_index(drop=True)
+
+
+def _fitted(table: pd.DataFrame, rows: int, what: str) -> list[str]:
+    """Return the first rows and columns of a table that fit, and one line on what does not."""
+    shown = table.head(rows).map(lambda cell: cell[:28] if isinstance(cell, str) else cell)
+    columns = list(shown.columns)
+    while True:
+        lines = shown[columns].to_string(index=False, na_rep="-").splitlines()
+        if max(map(len, lines)) <= COLUMNS or len(columns) == 1:
+            break
+        columns.pop()
+    left = {what: len(table) - len(shown), "column": len(table.columns) - len(columns)}
+    said = [f"{n} more {name}{'s' * (n > 1)}" for name, n in left.items() if n]
+    return [*lines, f"({', '.join(said)}: --csv, --json)"] if said else lines
+
+
+def _wrapped(text: str, lines: int) -> list[str]:
+    return textwrap.wrap(text, COLUMNS, max_lines=lines, placeholder=" ...")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= COLUMNS else f"...{text[3 - COLUMNS :]}"
 
 
 def doubt_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
@@ -79,15 +173,10 @@ def headline_values(measurements: pd.DataFrame, target: str) -> pd.DataFrame:
     return table.round(3).reset_index()
 
 
-def headline_family(measurements: pd.DataFrame) -> str:
-    """Return the largest family; tokenizers of different families are not comparable."""
-    members = measurements.drop_duplicates("tokenizer")["family"].value_counts(sort=False)
-    return str(members.idxmax())
-
-
 def headline_correlations(correlations: pd.DataFrame, target: str, family: str) -> pd.DataFrame:
     """Return r, partial r given PSNR, and ρ of each headline metric with the target.
 
+    Turned: positive where a better metric, as it declares, goes with a better target.
     With intervals over clusters, Holm's p over all metrics of the panel, and the range of r without
     any one tokenizer, with the one that moves it most; at the smallest guidance scale of every
     backbone, over the tokenizers of one family.
@@ -107,11 +196,11 @@ def headline_correlations(correlations: pd.DataFrame, target: str, family: str) 
         "guidance": [f"{guidance:g}" for guidance in chosen["guidance"]],
     }
     for statistic, words, interval in (
-        ("pearson", "Pearson's r", "r interval"),
-        ("pearson_partial", "partial r given PSNR", "partial interval"),
+        ("pearson", "r", "r interval"),
+        ("pearson_partial", "r given PSNR", "interval given PSNR"),
         ("spearman", "Spearman's ρ", "ρ interval"),
     ):
-        columns[words] = chosen[statistic].round(2)
+        columns[words] = (chosen[statistic] * chosen["expected_sign"].fillna(1.0)).round(2)
         columns[interval] = [_interval(row, statistic) for row in chosen.to_dict("records")]
     columns["Holm's p"] = chosen["pearson_p_holm"].round(3)
     columns["r without one"] = [_without(row) for row in chosen.to_dict("records")]
@@ -130,13 +219,20 @@ def _without(row: Mapping[Hashable, Any]) -> str:
     """Return the range of r without any one tokenizer, and the one that moves it most."""
     if pd.isna(row["without_low"]):
         return ""
-    return f"{row['without_low']:.2f} to {row['without_high']:.2f} ({row['influential']})"
+    low, high = sorted(sign(row) * row[f"without_{end}"] for end in ("low", "high"))
+    return f"{low:.2f} to {high:.2f} ({row['influential']})"
+
+
+def sign(row: Mapping[Hashable, Any]) -> float:
+    """Return the sign that turns a correlation; 1 where a metric declares no direction."""
+    return float(row["expected_sign"]) if pd.notna(row["expected_sign"]) else 1.0
 
 
 def _interval(row: Mapping[Hashable, Any], statistic: str) -> str:
     low, high = row[f"{statistic}_low"], row[f"{statistic}_high"]
     if pd.isna(low) or pd.isna(high):
         return str(row["note"]).partition(";")[0] or "none"
+    low, high = sorted((sign(row) * low, sign(row) * high))
     return f"[{low:.2f}, {high:.2f}]"
 
 

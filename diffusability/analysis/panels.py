@@ -222,6 +222,17 @@ def _at_chance(table: Measured, metric: str, family: str) -> bool:
     return bool(median <= ABOVE_CHANCE * float(np.mean(chance)))
 
 
+def stated_levels(table: Table, metric: str) -> dict[str, float]:
+    """Return `chance` and `ceiling` of a metric, those of them that it states among its options.
+
+    Means over the rows of the metric.
+    """
+    rows = Measured.of(table).rows.get(metric)
+    options = [] if rows is None else [json.loads(text or "{}") for text in rows["options"]]
+    stated = {name: [o[name] for o in options if name in o] for name in ("chance", "ceiling")}
+    return {name: float(np.mean(values)) for name, values in stated.items() if values}
+
+
 def higher_is_better(table: Table, metric: str) -> bool | None:
     """Return the declared direction of a metric, None if it has none or is missing."""
     return Measured.of(table).directions.get(metric)

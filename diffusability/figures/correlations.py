@@ -31,6 +31,7 @@ from diffusability.study.tables import BEST
 FILLED, OPEN = "#0072B2", "#D55E00"
 OFFSET = 0.17  # rows between the marks of one metric
 ROW = 0.2  # inches per metric
+SMALL = TEXT - 1  # points
 WIDEST = 6  # panels side by side
 
 
@@ -53,7 +54,9 @@ def draw_correlations(results: Results) -> Figure:
     for axis, scope in zip(axes[0], scopes, strict=True):
         _draw_panel(axis, results, scope, positions)
     _label_rows(axes[0][0], results, positions)
-    set_title(figure, f"Sign-oriented Pearson's r with {name_metric(results.target)}")
+    set_title(
+        figure, f"What goes with {name_metric(results.target)}: r, turned so that right is good"
+    )
     guided = any(len(guidance_scales(results, s.target, s.backbone)) > 1 for s in scopes)
     _legend(figure, guided, len(predictors(results.measurements)))
     return figure
@@ -83,7 +86,9 @@ def _draw_panel(
     for (short, pattern), row in positions.items():
         name = results.measured(pattern)
         if name is None:
-            axis.text(0, row, "not measured", ha="center", va="center", fontsize=5.5, color=QUIET)
+            axis.text(
+                0, row, "not measured", ha="center", va="center", fontsize=TEXT - 1, color=QUIET
+            )
             continue
         for guidance, colour, shift in ((scope.guidance, FILLED, -1), (BEST, OPEN, 1)):
             if guidance == BEST and not guided:
@@ -96,7 +101,9 @@ def _draw_panel(
             )
             height = row + (shift * OFFSET if guided else 0)
             if found is None or pd.isna(found["value"]):
-                axis.text(0, height, "no r", ha="center", va="center", fontsize=5.5, color=QUIET)
+                axis.text(
+                    0, height, "no r", ha="center", va="center", fontsize=TEXT - 1, color=QUIET
+                )
                 continue
             _draw_mark(axis, height, found, colour, guidance == BEST, short)
             marks += 1

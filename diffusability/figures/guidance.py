@@ -105,7 +105,7 @@ def draw_best_guidance(results: Results) -> Figure:
         len(guidance_scales(results, results.target, scope.backbone)) > 1 for scope in scopes
     ):
         return sentence_figure("every backbone was sampled at one guidance scale: there is no best")
-    figure, axes = comparison_grid(len(scopes), len(REPRESENTATIVES), "")
+    figure, axes = comparison_grid(len(scopes), len(REPRESENTATIVES))
     for row, scope in zip(axes, scopes, strict=True):
         row[0].set_ylabel(f"{scope.backbone}\n{name_metric(scope.target)}")
         known = guidance_scales(results, scope.target, scope.backbone)

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from diffusability.figures.panels import panel_size
 
-SIZE = 4.5  # points, height of the type
+SIZE = 6.0  # points, height of the type
 _CHARACTER = (0.64 * SIZE, 0.8 * SIZE)  # points, width and height of a digit
 _PADDING = 0.8  # points, between names
 RADIUS = 2.4  # points, of a marker

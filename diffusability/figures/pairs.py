@@ -16,6 +16,7 @@ from diffusability.figures.panels import (
     add_legend,
     annotate_empty,
     draw_fit,
+    draw_levels,
     draw_points,
     label_metric,
     panel_grid,
@@ -202,6 +203,8 @@ def _draw_family(axis: Axes, results: Results, family: str) -> None:
         return
     draw_points(axis, rows, results)
     draw_fit(axis, rows)
+    draw_levels(axis, results, NEIGHBOURS)
+    draw_levels(axis, results, PROBE, across=True)
     wanted = {"family": family, "metric": NEIGHBOURS, "target": PROBE}
     found = results.statistic("intercorrelations", "pearson", **wanted)
     total = len(rows) + len(set(paired.missing.loc[paired.missing["excluded"], "tokenizer"]))

@@ -12,13 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from diffusability.analysis.panels import higher_is_better
+from diffusability.analysis.panels import higher_is_better, stated_levels
 from diffusability.figures.results import Results
-from diffusability.figures.style import QUIET, TEXT, cluster_styles, use_style
+from diffusability.figures.style import EMPTY, QUIET, TEXT, cluster_styles, use_style
 
 NARROWEST = 4.2  # inches, smallest width of a figure with title and legend
 LEFT = 0.8  # inches, room for a label of three lines
-STRIP = 0.4  # inches, height of a sentence across a figure
 MARKER = 4.5  # points
 SHAPE = {"*": 1.5, "X": 1.15, "P": 1.15}  # scale of markers that look small
 NAMED = 12  # maximum tokenizers named under a figure
@@ -64,20 +63,9 @@ def panel_grid(
     return figure, axes
 
 
-def comparison_grid(rows: int, columns: int, alone: str) -> tuple[Figure, np.ndarray]:
-    """Return small panels, one row per compared item, and a note below if there is only one.
-
-    Args:
-        rows: number of compared items, at least 1. columns: panels of each.
-        alone: why there is nothing to compare, or empty.
-    """
-    foot = STRIP + 0.1 if alone else 0.0
-    figure, axes = panel_grid(rows, columns, panel=(1.42, 1.3), left=LEFT, foot=foot)
-    if alone:
-        width, height = figure.get_size_inches()
-        strip = (LEFT / width, 0.05 / height, 1 - LEFT / width, STRIP / height)
-        annotate_empty(figure.add_axes(strip), alone)
-    return figure, axes
+def comparison_grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    """Return small panels, one row per compared item."""
+    return panel_grid(rows, columns, panel=(1.42, 1.3), left=LEFT)
 
 
 def sentence_figure(sentence: str) -> Figure:
@@ -89,7 +77,7 @@ def sentence_figure(sentence: str) -> Figure:
 
 def annotate_empty(axis: Axes, sentence: str) -> None:
     """Write the reason into a panel without data."""
-    axis.set(xticks=[], yticks=[])
+    axis.set(xticks=[], yticks=[], label=f"{EMPTY}{sentence}")
     for spine in axis.spines.values():
         spine.set(edgecolor="0.8", visible=True)
     axis.text(
@@ -194,6 +182,39 @@ def draw_fit(axis: Axes, rows: pd.DataFrame) -> None:
             rows["y"].to_numpy(),
         )  # without name, so the axes keep their labels
         sns.regplot(x=x, y=y, scatter=False, ci=None, line_kws=line, ax=axis)
+
+
+def draw_levels(axis: Axes, results: Results, metric: str, *, across: bool = False) -> None:
+    """Draw chance and ceiling of a metric, where it states them, and make room for near ones.
+
+    Args:
+        axis: the panel, with its points. results: of the study.
+        metric: on the x axis. across: it is on the y axis instead.
+    """
+    get, set_, line = (
+        (axis.get_ylim, axis.set_ylim, axis.axhline)
+        if across
+        else (axis.get_xlim, axis.set_xlim, axis.axvline)
+    )
+    low, high = get()
+    reach = high - low
+    for name, level in stated_levels(results.measurements, metric).items():
+        if not low - reach < level < high + reach:
+            continue
+        line(level, color=QUIET, linewidth=0.8, linestyle=":", zorder=0, label=name)
+        set_(min(low, level - 0.04 * reach), max(high, level + 0.04 * reach))
+        low, high = get()
+        place = (0.98, level) if across else (level, 0.98)
+        axis.annotate(
+            name,
+            place,
+            xycoords=axis.get_yaxis_transform() if across else axis.get_xaxis_transform(),
+            ha="right",
+            va="bottom" if across else "top",
+            rotation=0 if across else 90,
+            fontsize=TEXT - 1,
+            color=QUIET,
+        )
 
 
 def share_limits(axes: Sequence[Axes], drawn: Sequence[bool]) -> None:

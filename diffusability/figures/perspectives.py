@@ -15,6 +15,7 @@ from diffusability.figures.panels import (
     annotate_empty,
     comparison_grid,
     draw_fit,
+    draw_levels,
     draw_points,
     label_metric,
     panel_grid,
@@ -75,8 +76,9 @@ def draw_backbones(results: Results) -> Figure:
     scopes = list(backbone_scopes(results, results.target))
     if not scopes:
         return sentence_figure(f"{results.target} was not measured in this study")
-    alone = "" if len(scopes) > 1 else "one backbone: there is nothing to compare it with"
-    figure, axes = comparison_grid(len(scopes), len(REPRESENTATIVES), alone)
+    if len(scopes) == 1:
+        return sentence_figure("one backbone: there is nothing to compare it with")
+    figure, axes = comparison_grid(len(scopes), len(REPRESENTATIVES))
     draw_relations(axes, results, scopes, REPRESENTATIVES)
     set_title(figure, f"{name_metric(results.target)} by backbone")
     add_legend(figure, results)
@@ -89,8 +91,9 @@ def draw_families(results: Results) -> Figure:
     scopes = [reference.at(family=name) for name in results.families] if reference else []
     if not scopes:
         return sentence_figure(f"{results.target} was not measured in this study")
-    alone = "" if len(scopes) > 1 else "one family: there is nothing to compare it with"
-    figure, axes = comparison_grid(len(scopes), len(REPRESENTATIVES), alone)
+    if len(scopes) == 1:
+        return sentence_figure("one family: there is nothing to compare it with")
+    figure, axes = comparison_grid(len(scopes), len(REPRESENTATIVES))
     draw_relations(axes, results, scopes, REPRESENTATIVES)
     set_title(figure, f"{name_metric(results.target)} by tokenizer family")
     add_legend(figure, results)
@@ -136,6 +139,7 @@ def draw_relation(
         return paired.rows
     draw_points(axis, paired.rows, results)
     draw_fit(axis, paired.rows)
+    draw_levels(axis, results, name)
     total = len(paired.rows) + len(set(paired.missing.loc[paired.missing["excluded"], "tokenizer"]))
     axis.set_title(_title(axis, results, name, scope, total))
     return paired.rows

@@ -31,6 +31,7 @@ PANEL = 2.9  # inches, width and height of a panel of such series
 INK = "0.15"  # grey of text and axes
 QUIET = "0.45"  # grey of secondary elements: bars, lines, sentences
 TEXT = 7.0  # points; only the numbers of points are smaller by more than a point
+EMPTY = "empty: "  # starts the label of a panel without data
 NO_DATE = {
     "svg": {"Date": None},
     "pdf": {"CreationDate": None, "ModDate": None},
@@ -85,10 +86,26 @@ def cluster_styles(clusters: Iterable[str]) -> dict[str, tuple[str, str]]:
     return known | {name: OTHERS[k % len(OTHERS)] for k, name in enumerate(foreign)}
 
 
+def empty_reason(figure: Figure) -> str:
+    """Return why a figure shows no data, or empty if a panel has some.
+
+    An empty panel has its reason as label (``panels.annotate_empty``).
+    """
+    reasons = [str(axis.get_label()) for axis in figure.axes]
+    return reasons[0] if all(reason.startswith(EMPTY) for reason in reasons) else ""
+
+
 def write_figure(figure: Figure, paths: Sequence[Path]) -> None:
-    """Write a figure to every path, in the format of its suffix, without dates."""
+    """Write a figure to every path, in the format of its suffix, without dates.
+
+    The description of an SVG says why a figure is empty, if it is; the report leaves it out.
+    """
+    reason = empty_reason(figure)
     for path in paths:
         kind = path.suffix.removeprefix(".")
+        metadata: dict[str, str | None] = dict(NO_DATE[kind])
+        if kind == "svg" and reason:
+            metadata["Description"] = reason
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, metadata=NO_DATE[kind], bbox_inches="tight")
+        figure.savefig(buffer, format=kind, metadata=metadata, bbox_inches="tight")
         write_bytes(path, buffer.getvalue())

@@ -1,6 +1,7 @@
 """Write the report of a study as one self-contained page."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -8,21 +9,25 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from diffusability.analysis.catalogue import HEADLINE_METRICS
+from diffusability import __version__
+from diffusability.analysis.answer import Answer, answer, largest_family
+from diffusability.analysis.catalogue import HEADLINE_METRICS, name_metric
 from diffusability.analysis.headline import (
     NO_CORRELATIONS,
-    doubt_sentences,
     headline_correlations,
-    headline_family,
-    headline_values,
     noise_sentences,
+    study_tables,
 )
 from diffusability.analysis.measurements import read_tables, target_metric
-from diffusability.analysis.snapshots import at_last_step
 from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.card import read_card
-from diffusability.report.pictures import inline, tokenizer_pictures
+from diffusability.report.doubts import damaged_images, failed_rows, flag_rows, warnings
+from diffusability.report.figures import caption, drawings
+from diffusability.report.methods import BIBTEX, methods
+from diffusability.report.pictures import tokenizer_pictures
+from diffusability.report.scores import score_table
 from diffusability.report.summaries import (
+    declared_rows,
     encoder_rows,
     latent_space_rows,
     ledger_rows,
@@ -30,12 +35,15 @@ from diffusability.report.summaries import (
     verdict_counts,
 )
 from diffusability.study.plan import Plan
-from diffusability.study.targets import figure_files, figure_names
-from diffusability.study.workflow_files import CAPTIONS
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 PICTURE_CAPTIONS = ("reconstructions", "samples")
-TABLE_CAPTIONS = ("measurements", "claims", "regressions", "latent_spaces", "tokenizers")
+TABLE_CAPTIONS = (
+    *("measurements", "claims", "regressions", "latent_spaces", "tokenizers"),
+    "declared_tests",
+)
+FIRST_FIGURES = ("correlations", "strongest")  # on the first screen
+NEXT_FIGURES = ("reconstruction", "noise_floor")  # before the claims
 # columns of the measurements that the page omits: constant, or long
 _HIDDEN = ("study", "dataset", "family", "cluster", "higher_is_better", "options")
 
@@ -46,40 +54,103 @@ def write_page(plan: Plan, path: Path) -> None:
     Raises:
         ArtifactError: tables or pictures are missing, or of another state of the study.
     """
-    every, target = read_tables(plan), target_metric(plan.study)
-    tables = {name: at_last_step(table) for name, table in every.items()}
-    measurements, ledger = tables["measurements"], tables["claims"]
-    family, values = headline_family(measurements), headline_values(measurements, target)
+    tables, target = study_tables(plan), target_metric(plan.study)
+    measurements = read_tables(plan)["measurements"]  # of every step
+    cards = [read_card(Path(a.path)) for a in plan]
+    pictures = [tokenizer_pictures(plan, name, target) for name in plan.study.selected_tokenizers]
+    found = answer(tables, target)
+    context = {
+        **_numbers(tables, target),
+        **_drawn(plan),
+        "study": plan.study.name,
+        "dataset": plan.study.dataset,
+        "fingerprint": plan.fingerprint,
+        "answer": found,
+        "extremes": _extremes(found, pictures),
+        "doubts": warnings(tables, damaged_images(plan)),
+        "methods": methods(plan, tables, target, _manifests(plan), _packages(cards)),
+        "bibtex": BIBTEX % __version__,
+        "tokenizers": pictures,
+        "pictured": any(of["reconstructions"] or of["samples"] for of in pictures),
+        "captions": {name: caption(name) for name in PICTURE_CAPTIONS}
+        | {name: caption(f"tables/{name}") for name in TABLE_CAPTIONS},
+        "own_encoders": _rows(encoder_rows(plan)),
+        "times": _times(plan),
+        "table": _rows(measurements.drop(columns=list(_HIDDEN))),
+        "machines": sorted(set(_machine_lines(cards))),
+    }
+    write_bytes(path, render(context).encode())
+
+
+def render(context: Mapping[str, Any]) -> str:
+    """Return the page with its values filled in."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        study=plan.study.name,
-        dataset=plan.study.dataset,
-        fingerprint=plan.fingerprint,
-        target=target,
-        metrics={name: of for name, of in HEADLINE_METRICS.items() if name in values},
-        values=_rows(values),
-        family=family,
-        relations=_rows(headline_correlations(tables["correlations"], target, family)),
-        no_correlations=NO_CORRELATIONS,
-        doubts=[sentence for sentence in doubt_sentences(tables) if sentence],
-        equality=_rows(tables["tokenizers"].round(3)),
-        noise=noise_sentences(tables["noise_floor"], target, family),
-        verdicts=verdict_counts(ledger),
-        ledger=ledger_rows(ledger),
-        latent_spaces=_rows(latent_space_rows(tables["latent_spaces"])),
-        regressions=_rows(regression_rows(tables["regressions"], target)),
-        figures=[_figure(plan, name) for name in figure_names(plan.study)],
-        tokenizers=[
-            tokenizer_pictures(plan, name, target) for name in plan.study.selected_tokenizers
-        ],
-        captions={name: _caption(name) for name in PICTURE_CAPTIONS}
-        | {name: _caption(f"tables/{name}") for name in TABLE_CAPTIONS},
-        own_encoders=_rows(encoder_rows(plan)),
-        times=_times(plan),
-        table=_rows(every["measurements"].drop(columns=list(_HIDDEN))),
-        machines=_machines(plan),
-    )
-    write_bytes(path, html.encode())
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(context)
+
+
+def _numbers(tables: Mapping[str, pd.DataFrame], target: str) -> dict[str, Any]:
+    """Return what the page shows of the tables."""
+    measurements, ledger = tables["measurements"], tables["claims"]
+    family = largest_family(measurements)
+    there = set(measurements["metric"])
+    return {
+        "target": target,
+        "target_name": name_metric(target),
+        "family": family,
+        "metrics": {short: of for short, of in HEADLINE_METRICS.items() if of in there},
+        "scores": score_table(tables, target),
+        "relations": _rows(headline_correlations(tables["correlations"], target, family)),
+        "no_correlations": NO_CORRELATIONS,
+        "equality": _rows(tables["tokenizers"].round(3)),
+        "flags": _rows(flag_rows(measurements)),
+        "failed": _rows(failed_rows(measurements)),
+        "declared": _rows(declared_rows(tables["declared_tests"])),
+        "noise": noise_sentences(tables["noise_floor"], target, family),
+        "verdicts": verdict_counts(ledger),
+        "ledger": ledger_rows(ledger),
+        "latent_spaces": _rows(latent_space_rows(tables["latent_spaces"])),
+        "regressions": _rows(regression_rows(tables["regressions"], target)),
+    }
+
+
+def _drawn(plan: Plan) -> dict[str, Any]:
+    """Return the figures of each part of the page, and why some are not drawn."""
+    drawn, empty = drawings(plan.study)
+    parts = {"first_figures": FIRST_FIGURES, "next_figures": NEXT_FIGURES}
+    placed = {name for names in parts.values() for name in names}
+    return {
+        **{part: [drawn[n] for n in names if n in drawn] for part, names in parts.items()},
+        "figures": [figure for name, figure in drawn.items() if name not in placed],
+        "not_drawn": {name.replace("_", " "): reason for name, reason in empty.items()},
+    }
+
+
+def _extremes(found: Answer, pictures: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Return one picture of samples of the tokenizers with the best and the worst images."""
+    samples = {picture["name"]: picture["samples"] for picture in pictures}
+    return [
+        {"tokenizer": name, "words": words, **samples[name][0]}
+        for name, words in ((found.best, "best"), (found.worst, "worst"))
+        if samples.get(name)
+    ]
+
+
+def _manifests(plan: Plan) -> list[dict[str, Any]]:
+    return [
+        json.loads(Path(a.path, "manifest.json").read_text(encoding="utf-8"))
+        for a in plan.of_stage("dataset")
+    ]
+
+
+def _packages(cards: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Return the versions of the packages that made the artifacts; several are all named."""
+    found: dict[str, dict[str, None]] = {}
+    for card in cards:
+        machine = card["machine"]
+        for name, version in {"Python": machine["python"], **machine["packages"]}.items():
+            if version:
+                found.setdefault(name, {})[version] = None
+    return {name: " and ".join(versions) for name, versions in found.items()}
 
 
 def _rows(table: pd.DataFrame) -> dict[str, Any]:
@@ -93,19 +164,7 @@ def _rows(table: pd.DataFrame) -> dict[str, Any]:
 def _text(value: object) -> str:
     if pd.isna(value):  # type: ignore[call-overload]
         return ""
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
-def _caption(name: str) -> str:
-    return " ".join((CAPTIONS / f"{name}.rst").read_text(encoding="utf-8").split())
-
-
-def _figure(plan: Plan, name: str) -> dict[str, str]:
-    svg = next(path for path in figure_files(plan.study, name) if path.endswith(".svg"))
-    return {
-        "source": inline(Path(svg).read_bytes(), "image/svg+xml"),
-        "caption": _caption(f"figures/{name}"),
-    }
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _times(plan: Plan) -> dict[str, Any]:
@@ -127,11 +186,6 @@ def _times(plan: Plan) -> dict[str, Any]:
 
 def _cost(card: dict[str, Any]) -> dict[str, float]:
     return {"seconds": card["seconds"], "peak": card["peak_memory_bytes"]}
-
-
-def _machines(plan: Plan) -> list[str]:
-    """Return one line for every combination of system, device and versions used."""
-    return sorted(set(_machine_lines(read_card(Path(a.path)) for a in plan)))
 
 
 def _machine_lines(cards: Iterable[dict[str, Any]]) -> Iterable[str]:

@@ -64,6 +64,16 @@ def regression_rows(regressions: pd.DataFrame, target: str, best: int = 10) -> p
     return shown.join(fitted[["gain", "n", "note"]]).sort_values(panel, kind="stable")
 
 
+def declared_rows(tests: pd.DataFrame) -> pd.DataFrame:
+    """Return the tests that the study declared, with what became of each."""
+    intervals = [
+        with_interval(*row)
+        for row in tests[["turned_r", "turned_r_low", "turned_r_high"]].to_numpy(float).tolist()
+    ]
+    shown = tests[["metric", "backbone", "step", "family"]].assign(turned_r=intervals)
+    return shown.join(tests[["p_holm", "n", "clusters", "verdict", "reason"]])
+
+
 def latent_space_rows(spaces: pd.DataFrame) -> pd.DataFrame:
     """Return Tables 1 to 3 of the Fisher paper as text, one row per tokenizer, with their errors.
 

@@ -51,8 +51,9 @@ def _of_latents(code: str, *tables: str, **needs: Any) -> FigureSource:
 
 # in the order of the report
 FIGURES: Mapping[str, FigureSource] = {
-    "perspectives": _figure("perspectives:draw_perspectives", "correlations"),
     "correlations": _figure("correlations:draw_correlations", "correlations"),
+    "strongest": _figure("strongest:draw_strongest", "correlations"),
+    "perspectives": _figure("perspectives:draw_perspectives", "correlations"),
     "backbones": _figure("perspectives:draw_backbones", "correlations"),
     "families": _figure("perspectives:draw_families", "correlations"),
     "best_guidance": _figure("guidance:draw_best_guidance", "correlations"),

@@ -1,6 +1,7 @@
 """Every figure shows the numbers of the tables, says what it cannot show, and never changes."""
 
 import hashlib
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from diffusability.analysis.answer import answer
 from diffusability.analysis.catalogue import (
     HEADLINE,
     PERSPECTIVES,
@@ -35,6 +37,7 @@ from diffusability.figures.results import (
 )
 from diffusability.figures.style import write_figure
 from diffusability.figures.trajectories import length_ratios, representatives
+from diffusability.report.figures import drawing_reason
 from diffusability.study.figures import FIGURES, figure_named
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
@@ -283,6 +286,41 @@ def test_where_every_panel_does_not_fit_other_families_keep_to_one_backbone(
     assert [title.partition("\n")[0] for title in titles] == ["sit-b", "lightningdit-b", "sit-b"]
 
 
+def test_the_strongest_metric_is_that_of_the_answer(study, drawn) -> None:
+    (axis,) = drawn["strongest"].axes
+    found = answer(study.last, study.target)
+    assert found.strongest is not None
+    scope = reference_scope(study, TARGET).at(backbone=found.strongest.backbone)
+    shown_points = expected(study, found.strongest.metric, scope)
+    np.testing.assert_allclose(points(axis), shown_points, rtol=1e-12)
+    assert found.strongest.interval in axis.get_title()
+    named = " ".join(text.get_text() for text in axis.texts)
+    assert f"{found.best} (best" in named
+    assert f"{found.worst} (worst" in named
+
+
+def test_chance_and_ceiling_are_drawn_where_a_metric_states_them() -> None:
+    table = figure_table(6)
+    own = table["metric"] == "semantics.lnc5"
+    levels = {"chance": 0.08, "ceiling": 50.0}  # the ceiling is too far to be shown
+    table.loc[own, "options"] = json.dumps(levels)
+    axes = draw_figure("perspectives", results_of(table)).axes
+    (lnc,) = [axis for axis in axes if axis.get_xlabel().startswith("LNC")]
+    (line,) = [line for line in lnc.lines if line.get_label() == "chance"]
+    assert set(line.get_xdata()) == {0.08}
+    assert lnc.get_xlim()[0] < 0.08 < lnc.get_xlim()[1]
+    lines = [line.get_label() for axis in axes if axis is not lnc for line in axis.lines]
+    assert not {"chance", "ceiling"} & set(lines)
+
+
+def test_a_figure_without_data_says_so_in_its_file(study, drawn, tmp_path: Path) -> None:
+    small = results_of(figure_table(3), {})
+    write_figure(draw_figure("families", small), [tmp_path / "empty.svg"])
+    assert drawing_reason((tmp_path / "empty.svg").read_bytes()) == SENTENCES["families"]
+    write_figure(drawn["families"], [tmp_path / "full.svg"])
+    assert drawing_reason((tmp_path / "full.svg").read_bytes()) == ""
+
+
 def test_length_ratio_shows_the_three_that_stand_for_all(study, drawn) -> None:
     scope = reference_scope(study, TARGET)
     chosen = representatives(study, scope)
@@ -301,6 +339,7 @@ def test_length_ratio_shows_the_three_that_stand_for_all(study, drawn) -> None:
 
 
 SENTENCES = {
+    "strongest": "correlations were not measured in this study",
     "backbones": "one backbone: there is nothing to compare it with",
     "families": "one family: there is nothing to compare it with",
     "best_guidance": "every backbone was sampled at one guidance scale: there is no best",

@@ -1,17 +1,21 @@
 """What the report and the headline say of the tables."""
 
+import io
+import json
 import math
 
 import pandas as pd
 import pytest
 
+from diffusability.analysis.answer import CANNOT, answer, largest_family, turned_correlations
 from diffusability.analysis.catalogue import HEADLINE_METRICS
 from diffusability.analysis.frames import DIGITS, read_table, write_table
 from diffusability.analysis.headline import (
+    COLUMNS,
+    LINES,
     NO_CORRELATIONS,
-    headline,
+    Headline,
     headline_correlations,
-    headline_family,
     headline_values,
     noise_sentences,
 )
@@ -63,18 +67,18 @@ def test_the_headline_is_of_the_largest_family_at_the_smallest_scale(tables):
     table = measurement_table(
         14, scales=(1.0, 1.5), backbones=("sit-b",), families=("conv-a", "conv-b", "conv-a")
     )
-    assert headline_family(table) == "conv-a"
+    assert largest_family(table) == "conv-a"
     mixed = analysed(table, AnalysisOptions())["correlations"]
     shown = headline_correlations(mixed, TARGET, "conv-a").set_index("metric")
     chosen = mixed[(mixed["family"] == "conv-a") & (mixed["guidance"] == 1.0)]
     chosen = chosen[(chosen["target"] == TARGET) & (chosen["metric"] == "velocity.viv")]
     (values,) = chosen.to_dict("records")
-    assert shown.loc["VIV", "Pearson's r"] == round(values["pearson"], 2)
+    assert shown.loc["VIV", "r"] == round(values["pearson"], 2)
     assert shown.loc["VIV", "Spearman's ρ"] == round(values["spearman"], 2)
-    assert shown.loc["VIV", "partial r given PSNR"] == round(values["pearson_partial"], 2)
+    assert shown.loc["VIV", "r given PSNR"] == round(values["pearson_partial"], 2)
     assert shown.loc["VIV", "n"] == 9  # of 14, the first and the third of three
     alone = measurement_table(14, scales=(1.0, 1.5), backbones=("sit-b",))
-    assert headline_family(alone) == FAMILY
+    assert largest_family(alone) == FAMILY
     assert len(headline_correlations(tables["correlations"], TARGET, FAMILY)) == len(shown)
 
 
@@ -91,10 +95,82 @@ def test_the_headline_of_a_study_without_perspectives(tables, monkeypatch, kept)
     named = [name for name in values if not name.startswith("fd_judge")]
     assert named == ["tokenizer", *kept]
     monkeypatch.setattr("diffusability.analysis.headline.read_tables", lambda _: tables | left)
-    said = headline(Plan(load_study(REPOSITORY / "studies" / "smoke.yaml")))
+    headline = Headline.of(Plan(load_study(REPOSITORY / "studies" / "smoke.yaml")))
+    said = headline.text()
     assert (NO_CORRELATIONS in said) == (not kept)
-    assert ("Pearson's r" in said) == bool(kept)
+    assert ("r interval" in said) == bool(kept)
     assert "Empty" not in said
+    assert len(said.splitlines()) <= LINES
+    assert max(map(len, said.splitlines())) <= COLUMNS
+    assert json.loads(headline.json())["answer"] == headline.answer.sentence
+    table = pd.read_csv(io.StringIO(headline.csv()))
+    assert list(table) == list(values)
+    assert len(table) == 14
+    assert (
+        table[values.columns[-2]].map(lambda cell: float(cell.split()[0])).is_monotonic_increasing
+    )
+
+
+def told(tokenizers, **more):
+    """Return the answer of a made-up study, and its tables."""
+    measured = measurement_table(tokenizers, **more)
+    every = {"measurements": measured, **analysed(measured, AnalysisOptions())}
+    return answer(every, TARGET), every
+
+
+def test_the_answer_names_the_strongest_perspective_with_its_uncertainty():
+    found, every = told(30, backbones=("sit-b",))
+    rows = every["correlations"]
+    (row,) = rows[(rows["metric"] == "velocity.viv") & (rows["target"] == TARGET)].to_dict(
+        "records"
+    )
+    assert found.decided
+    assert found.strongest.metric == "velocity.viv"
+    ends = f"r = {row['pearson']:.2f} [{row['pearson_low']:.2f}, {row['pearson_high']:.2f}]"
+    assert ends in found.sentence
+    assert "30 tokenizers in 6 clusters" in found.sentence
+    measured = every["measurements"]
+    means = measured[measured["metric"] == TARGET].groupby("tokenizer")["value"].mean()
+    assert (found.best, found.worst) == (means.idxmin(), means.idxmax())
+    # higher is better: turned, it is positive too
+    srss = next(c for c in turned_correlations(rows, TARGET, FAMILY) if c.short == "SRSS")
+    raw = rows[(rows["metric"] == "spatial.srss") & (rows["target"] == TARGET)].iloc[0]
+    assert raw["pearson"] < 0
+    assert srss.r == -raw["pearson"]
+    assert (srss.low, srss.high) == (-raw["pearson_high"], -raw["pearson_low"])
+
+
+@pytest.mark.parametrize(
+    ("study", "reason"),
+    [
+        ({"tokenizers": 2}, "it has 2 tokenizers of one family, and a correlation needs 3"),
+        ({"tokenizers": 3}, "3 clusters, fewer than 4"),
+        ({"tokenizers": 12, "noise": 3.0}, "perspectives contains zero"),
+    ],
+)
+def test_the_answer_says_why_a_study_cannot_tell(study, reason):
+    found, _ = told(**study)
+    assert found.sentence.startswith(CANNOT)
+    assert not found.decided
+    assert reason in found.sentence
+
+
+def test_no_answer_rests_on_failed_models_chance_or_one_tokenizer():
+    _found, every = told(30, backbones=("sit-b",))
+    dead = every["measurements"].assign(failed=True)
+    assert "diffusion models failed" in answer(every | {"measurements": dead}, TARGET).sentence
+    rows = every["correlations"]
+    chance = answer(every | {"correlations": rows.assign(at_chance=True)}, TARGET)
+    assert chance.sentence == f"{CANNOT}no metric leaves chance."
+    alone = rows.assign(without_low=-0.1, without_high=0.9, influential="t03")
+    one = answer(every | {"correlations": alone}, TARGET)
+    assert "depends on one tokenizer, t03" in one.sentence
+    assert not one.decided
+    many = answer(every | {"correlations": rows.assign(pearson_p_holm=0.2)}, TARGET)
+    assert "may be chance among the many tested" in many.sentence
+    assert not many.decided
+    bare = every["measurements"][every["measurements"]["backbone"] == ""]
+    assert "no generated images" in answer(every | {"measurements": bare}, TARGET).sentence
 
 
 def test_ledger_counts_and_puts_decided_claims_first():

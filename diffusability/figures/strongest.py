@@ -1,0 +1,87 @@
+"""The metric that goes with generation quality most strongly, on one panel."""
+
+import math
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from diffusability.analysis.answer import Answer, Turned, answer
+from diffusability.analysis.catalogue import name_metric
+from diffusability.analysis.panels import cells
+from diffusability.figures.panels import (
+    add_legend,
+    draw_fit,
+    draw_levels,
+    draw_points,
+    label_metric,
+    panel_grid,
+    sentence_figure,
+    set_title,
+)
+from diffusability.figures.results import Results
+from diffusability.figures.style import QUIET, TEXT
+
+
+def draw_strongest(results: Results) -> Figure:
+    """Return the scatter of the metric that the answer of the study is about.
+
+    The best, the worst, and the most influential tokenizer are named.
+    """
+    if "correlations" not in results.last:
+        return sentence_figure("correlations were not measured in this study")
+    found = answer(results.last, results.target)
+    first = found.strongest
+    if first is None:
+        return sentence_figure(f"{results.target} was not measured with enough tokenizers")
+    scale = None if math.isnan(first.guidance) else first.guidance
+    paired = cells(results.measurements, first.metric, results.target, first.backbone, scale)
+    rows = paired.of_family(first.family).rows
+    if rows.empty:
+        return sentence_figure(f"{first.metric} was not measured with {results.target}")
+    figure, axes = panel_grid(1, 1, panel=(3.6, 2.7))
+    axis = axes[0, 0]
+    draw_points(axis, rows, results)
+    draw_fit(axis, rows)
+    draw_levels(axis, results, first.metric)
+    axis.set_xlabel(label_metric(results, first.short, first.metric))
+    axis.set_ylabel(label_metric(results, name_metric(results.target), results.target))
+    named = _named(found, first)
+    for row in rows[rows["tokenizer"].isin(list(named))].to_dict("records"):
+        name = str(row["tokenizer"])
+        _name(axis, float(row["x"]), float(row["y"]), f"{name} ({named[name]})")
+    axis.set_title(
+        f"{first.interval}, {len(rows)} tokenizers in {rows['cluster'].nunique()} clusters\n"
+        f"{first.backbone}, {first.family}"
+    )
+    head = "Strongest perspective" if found.decided else "Strongest perspective, sign not settled"
+    set_title(figure, f"{head}: {first.perspective} ({first.short})")
+    add_legend(figure, results, key=False)
+    return figure
+
+
+def _named(found: Answer, first: Turned) -> dict[str, str]:
+    """Return the tokenizers to name, and why."""
+    words: dict[str, list[str]] = {}
+    for name, why in (
+        (found.best, "best"),
+        (found.worst, "worst"),
+        (str(first.row["influential"] or ""), "moves r most"),
+    ):
+        if name:
+            words.setdefault(name, []).append(why)
+    return {name: ", ".join(whys) for name, whys in words.items()}
+
+
+def _name(axis: Axes, x: float, y: float, text: str) -> None:
+    """Write a name beside a point, on the side with more room."""
+    low, high = sorted(axis.get_xlim())
+    right = x < (low + high) / 2
+    axis.annotate(
+        text,
+        (x, y),
+        xytext=(6 if right else -6, 4),
+        textcoords="offset points",
+        ha="left" if right else "right",
+        fontsize=TEXT,
+        color=QUIET,
+    )

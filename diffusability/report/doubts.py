@@ -1,0 +1,87 @@
+"""What a report warns of: flags, images left out, failed models, metrics at chance."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from diffusability.analysis.catalogue import RECONSTRUCTION
+from diffusability.analysis.headline import doubt_sentences
+from diffusability.study.plan import Plan
+
+NAMED = 5  # image files and tokenizers that are named; more are counted
+SPREAD = 1.0  # dB of PSNR within a family above which a report warns
+
+
+def damaged_images(plan: Plan) -> dict[str, str]:
+    """Return the image files that the dataset left out, each with the reason."""
+    found: dict[str, str] = {}
+    for artifact in plan.of_stage("dataset"):
+        text = Path(artifact.path, "manifest.json").read_text(encoding="utf-8")
+        found |= json.loads(text).get("damaged", {})
+    return found
+
+
+def warnings(tables: Mapping[str, pd.DataFrame], damaged: Mapping[str, str]) -> list[str]:
+    """Return one sentence per kind of doubt, in the order of importance; none are empty.
+
+    Args:
+        tables: each backbone at its last step. damaged: image files that were left out.
+    """
+    said = [f"{sentence}." for sentence in doubt_sentences(tables) if sentence]
+    if damaged:
+        files = _some([f"{name} ({reason})" for name, reason in damaged.items()])
+        said.append(f"{len(damaged)} image files are damaged and were left out: {files}.")
+    said += _spread(tables["tokenizers"])
+    rows = tables["correlations"]
+    at_chance = rows[rows["at_chance"].fillna(False).astype(bool)]
+    for family, own in at_chance.groupby("family", sort=False):
+        metrics = _some(list(dict.fromkeys(own["metric"])))
+        said.append(
+            f"At chance over the tokenizers of {family}, so that they tell nothing: {metrics}."
+        )
+    return said
+
+
+def flag_rows(measurements: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per flag of a measurement: where it was raised, and how often."""
+    flagged = measurements[measurements["flags"] != ""]
+    flags = flagged.assign(flag=flagged["flags"].str.split("; ")).explode("flag")
+    rows = [
+        {
+            "flag": flag,
+            "metrics": _some(list(dict.fromkeys(own["metric"]))),
+            "tokenizers": _some(list(dict.fromkeys(own["tokenizer"]))),
+            "measurements": len(own),
+        }
+        for flag, own in flags.groupby("flag", sort=False)
+    ]
+    return pd.DataFrame(rows, columns=["flag", "metrics", "tokenizers", "measurements"])
+
+
+def failed_rows(measurements: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per diffusion model and guidance scale that failed, with the reason."""
+    failed = measurements["failed"].fillna(False).astype(bool)
+    rows = measurements[failed & measurements["guidance"].notna()]
+    columns = ["tokenizer", "backbone", "seed", "guidance", "failed_reason"]
+    return rows[columns].drop_duplicates().rename(columns={"failed_reason": "why it failed"})
+
+
+def _spread(tokenizers: pd.DataFrame) -> list[str]:
+    """Warn where reconstruction differs within a family, and nothing was left out for it."""
+    if tokenizers["comparable"].notna().any():
+        return []
+    spreads = tokenizers.drop_duplicates("family").set_index("family")["psnr_spread"]
+    wide = [f"{family} ({spread:.2g} dB)" for family, spread in spreads.items() if spread > SPREAD]
+    if not wide:
+        return []
+    return [
+        f"Tokenizers do not reconstruct equally well ({RECONSTRUCTION}), and none was left out for "
+        f"it: {_some(wide)}."
+    ]
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
