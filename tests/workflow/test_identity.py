@@ -18,7 +18,7 @@ from tests.workflow.workspace import Workspace
 pytestmark = pytest.mark.slow
 SMOKE = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
 STUDY = ("--configfile", "study.yaml")
-METRICS = {"spatial": {"split": "all"}}  # which a few images are enough for
+METRICS = ["spatial"]  # which a few images are enough for
 
 
 def prepare(workspace: Workspace, check: bool = True) -> str:
@@ -40,7 +40,7 @@ def test_a_moved_folder_and_other_images(
         values: dict[str, Any] = copy.deepcopy(SMOKE)
         photos = {"kind": "folder", "path": path, "size": 16, "num_classes": 3, "content": name}
         values["datasets"] = {"photos": photos}
-        values |= {"select": {"dataset": "photos"}, "metrics": METRICS}
+        values["select"] = {"dataset": "photos", "metrics": METRICS}
         workspace.write_study(values)
 
     study("a/images")
@@ -86,7 +86,7 @@ def test_moved_files_of_many_images(
     def study(path: str) -> None:
         values: dict[str, Any] = copy.deepcopy(SMOKE)
         values["datasets"] = {"photos": {**entry, "path": path}}
-        values |= {"select": {"dataset": "photos"}, "metrics": METRICS}
+        values["select"] = {"dataset": "photos", "metrics": METRICS}
         workspace.write_study(values)
 
     study("a")
