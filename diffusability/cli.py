@@ -211,12 +211,15 @@ def _verify(arguments: argparse.Namespace) -> int:
     plan = _load(arguments) if wrong or not arguments.paths else None
     if plan is not None and not arguments.paths:
         found += lost(plan)
-    altered = [problem for card in cards for problem in result_problems(card)]
+    alone = not paths  # tables that were copied without the artifacts
+    altered = [problem for card in cards for problem in result_problems(card, alone)]
     for problem in (*found, *altered):
         print(problem)
     print(f"{len(paths)} artifacts verified, {len(found)} problems")
     if cards:
         print(f"{len(cards)} cards of tables, figures and reports, {len(altered)} problems")
+    if cards and alone:
+        print("note: there are no artifacts here that tables could be compared with")
     own = {artifact.fingerprint for artifact in plan} if plan is not None else set()
     if any(path.exists() and path.name not in own for path in wrong):
         files = ", ".join(map(str, arguments.study))

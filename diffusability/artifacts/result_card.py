@@ -81,8 +81,11 @@ def check_result(path: Path) -> None:
             raise ArtifactError(_altered(str(path)))
 
 
-def result_problems(card: Path) -> list[str]:
-    """Return what is wrong with the files of one card, each with the command that mends it."""
+def result_problems(card: Path, alone: bool = False) -> list[str]:
+    """Return what is wrong with the files of one card, each with the command that mends it.
+
+    With `alone`, files that were copied without those that they were made from are right.
+    """
     try:
         found = _read(card)
     except ArtifactError as error:
@@ -97,8 +100,11 @@ def result_problems(card: Path) -> list[str]:
     for name, expected in found.inputs.items():
         if Path(name).is_file() and sha256(Path(name)) != expected:
             wrong.append(f"{first}: was made from another {name}. Make it again: {_again(first)}")
-        elif not Path(name).is_file():
-            wrong.append(f"{name}: is missing, although {first} was made from it")
+        elif not Path(name).is_file() and not alone:
+            wrong.append(
+                f"{name}: is missing, although {first} was made from it. Make it again with: "
+                f"{_again(name)}"
+            )
     return wrong
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.hashed_tensors import LENGTH, layout, tensor_hash, with_hashes
+from diffusability.errors import ArtifactError
 
 ALIGNMENT = 8  # alignment in bytes of the tensors after the header
 
@@ -34,6 +35,25 @@ def write_hashed_tensors(
         start, stop = entry["data_offsets"]
         hashes[name] = tensor_hash(layout(entry), content[end + start : end + stop])
     _write(path, content, with_hashes(metadata, hashes))
+
+
+def non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that hold NaN or infinity."""
+    floating = {name: t for name, t in tensors.items() if t.is_floating_point()}
+    return [name for name, t in floating.items() if not bool(torch.isfinite(t).all())]
+
+
+def require_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Refuse weights that come from outside and hold NaN or infinity.
+
+    Raises:
+        ArtifactError: with the number of such tensors and the first of them.
+    """
+    if bad := non_finite(tensors):
+        raise ArtifactError(
+            f"{what}: {len(bad)} of {len(tensors)} tensors are not finite (first {bad[0]}); its "
+            "training diverged or the file is damaged, get the weights again"
+        )
 
 
 def mapped_hash(described: str, tensor: Tensor) -> str:

@@ -20,7 +20,7 @@ from diffusability.data.folder import (
     indexed_images,
 )
 from diffusability.data.folder_index import FolderIndex, Inspection, index_images, inspect_file
-from diffusability.data.folder_layout import Listing
+from diffusability.data.folder_layout import Listing, unread_format
 from diffusability.data.image_file import DamagedImage
 from diffusability.data.images import ImageSet, stratified_validation
 from diffusability.data.load import DataSource
@@ -60,6 +60,10 @@ class Archive(Generic[Entry]):
             DataError: the archive is damaged, or not what the study says.
         """
         raise NotImplementedError(f"{type(self).__name__}: define members")
+
+    def unread(self, number: int) -> Sequence[str]:
+        """Return the images, among the members, whose formats are not read; after `members`."""
+        return ()
 
     def content(self, number: int, name: str) -> bytes:
         """Return the image file `name` of an archive.
@@ -124,7 +128,12 @@ class Archives(DataSource[Entry]):
             except DamagedImage as damage:
                 return Inspection(0, "", damaged={place: str(damage)}, whole=False)
 
-        indexed = index_images(spec, spec.path, listing, inspect, torch.get_num_threads(), {})
+        unread = {
+            file.place(f"{number}/{name}"): str(unread_format(name))
+            for number in range(len(archive.files))
+            for name in archive.unread(number)
+        }
+        indexed = index_images(spec, spec.path, listing, inspect, torch.get_num_threads(), unread)
         write_bytes(folder / INDEX, indexed.index.to_json().encode())
         write_bytes(folder / MEMBERS, canonical_json(archive.directory()).encode())
         given = {"path": spec.path, "val": spec.val}
@@ -184,7 +193,7 @@ def _listing(archive: Archive[Any], training: int) -> Listing:
     for number, file in enumerate(archive.files):
         members = archive.members(number)
         if not members:
-            raise DataError(f"{file}: holds no images")
+            raise DataError(f"{file}: holds no images that are read (.jpg, .png, .webp)")
         for member in members:
             if member.label is None and spec.num_classes > 1:
                 raise DataError(

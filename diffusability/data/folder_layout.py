@@ -115,11 +115,16 @@ def unread_images(root: Path, without: Path | None) -> dict[str, str]:
                 and os.path.realpath(Path(folder, name)) not in seen
             ]
             for file in files:
-                suffix = os.path.splitext(file)[1].lower()
-                if suffix in UNREAD and file[0] != ".":
-                    name = Path(folder, file).relative_to(root).as_posix()
-                    found[name] = f"{suffix} files are not read, .jpg, .png and .webp are"
+                reason = unread_format(file)
+                if reason and file[0] != ".":
+                    found[Path(folder, file).relative_to(root).as_posix()] = reason
     return dict(sorted(found.items()))
+
+
+def unread_format(name: str) -> str | None:
+    """Return why a file that is a picture by its suffix is not read; None for all other files."""
+    suffix = os.path.splitext(name)[1].lower()
+    return f"{suffix} files are not read, .jpg, .png and .webp are" if suffix in UNREAD else None
 
 
 def named(items: Collection[str]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusability.data.archive import Archive, Archives, Member
+from diffusability.data.folder_layout import unread_format
 from diffusability.data.image_file import DamagedImage
 from diffusability.errors import DataError
 from diffusability.study.dataset import TarDataset
@@ -27,6 +28,7 @@ class TarFiles(Archive[TarDataset]):
         """Read nothing yet."""
         super().__init__(spec, files)
         self._spans: dict[str, dict[str, list[int]]] = {}  # archive: image: first byte, bytes
+        self._unread: dict[int, dict[str, str]] = {}  # archive: sample: image
 
     def members(self, number: int) -> list[Member]:
         """Return the images in their order, and keep where they are."""
@@ -34,6 +36,7 @@ class TarFiles(Archive[TarDataset]):
         images: dict[str, str] = {}  # key of a sample to the name of its image
         labels: dict[str, int] = {}
         spans = self._spans[str(number)] = {}
+        unread = self._unread[number] = {}
         try:
             with tarfile.open(file, "r:") as archive:
                 for member in filter(tarfile.TarInfo.isfile, archive):
@@ -45,6 +48,8 @@ class TarFiles(Archive[TarDataset]):
                             )
                         images[key] = member.name
                         spans[member.name] = [member.offset_data, member.size]
+                    elif unread_format(f"{key}.{extension}"):
+                        unread[key] = member.name
                     elif extension in ("cls", "json"):
                         label = self._label(archive, member, file)
                         if label is not None:
@@ -63,12 +68,16 @@ class TarFiles(Archive[TarDataset]):
                 f"{file}: no end mark after {len(images)} images; it was cut short or altered, "
                 "copy it again"
             )
-        if alone := sorted(labels.keys() - images.keys()):
+        if alone := sorted(labels.keys() - images.keys() - unread.keys()):
             raise DataError(
                 f"{file}: {len(alone)} samples have a label but no JPEG, PNG or WebP image, e.g. "
                 f"{alone[0]}"
             )
         return [Member(name, labels.get(key)) for key, name in images.items()]
+
+    def unread(self, number: int) -> Sequence[str]:
+        """Return the images of formats that are not read; see `Archive.unread`."""
+        return list(self._unread[number].values())
 
     def content(self, number: int, name: str) -> bytes:
         """Return the bytes of a member."""

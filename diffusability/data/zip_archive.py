@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffusability.data.archive import Archive, Archives, Member
+from diffusability.data.folder_layout import unread_format
 from diffusability.data.image_file import DamagedImage
 from diffusability.errors import DataError
 from diffusability.study.dataset import ZipDataset
@@ -41,7 +42,7 @@ class ZipFiles(Archive[ZipDataset]):
                 f"{file}: {LABELS} does not hold `labels` as pairs of name and class ({error!r}); "
                 f"{UNPACK}"
             ) from None
-        if unknown := sorted(named.keys() - set(images)):
+        if unknown := sorted(named.keys() - {*images, *self.unread(number)}):
             raise DataError(
                 f"{file}: {len(unknown)} images of {LABELS} are not in the zip, e.g. {unknown[0]}"
             )
@@ -49,6 +50,10 @@ class ZipFiles(Archive[ZipDataset]):
             if type(label) is not int:
                 raise DataError(f"{file}: {LABELS} gives {name} the label {label!r}, no class")
         return [Member(name, named.get(name)) for name in images]
+
+    def unread(self, number: int) -> Sequence[str]:
+        """Return the images of formats that are not read; see `Archive.unread`."""
+        return sorted(filter(unread_format, self._open(number).namelist()))
 
     def content(self, number: int, name: str) -> bytes:
         """Return a member, whose checksum `zipfile` compares."""

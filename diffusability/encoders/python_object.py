@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diffusability.artifacts.job import Job
+from diffusability.artifacts.tensors import require_finite
 from diffusability.data.images import ImageSet, to_float
 from diffusability.data.load import job_dataset
 from diffusability.encoders.interface import Encoder
@@ -48,10 +49,12 @@ class PythonFeatures(EncoderKind[PythonEncoder]):
 
         Raises:
             StudyError: the code is missing, or what it returns is not what is asked for.
-            ArtifactError: code or weights have changed since the study was planned.
+            ArtifactError: code or weights have changed since the study was planned, or weights are
+                not finite.
         """
         data = job_dataset(job)
         network = build_with_weights(self.spec, job.spec.get("weights_content"))
+        require_finite(dict(network.named_parameters()), f"weights of `{self.spec.object}`")
         encoder = ModuleEncoder(self.spec, network).to(job.device).eval()
         with torch.no_grad():
             encoder.grid(first_images(data, job.device))

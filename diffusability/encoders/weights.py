@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from diffusability.artifacts.tensors import require_finite
 from diffusability.errors import ArtifactError
 
 State = dict[str, Tensor]
@@ -89,11 +90,14 @@ def load_weights(
         architecture: see ``require_fit``. hub: likewise.
 
     Raises:
-        ArtifactError: names or shapes do not fit; the message lists them.
+        ArtifactError: names or shapes do not fit, or weights are not finite; the message says
+            which.
     """
     given = without(state, unused)
     require_fit(what, architecture, hub, without(network.state_dict(), unused), given)
     network.load_state_dict(given, strict=False)  # what is missing is unused, as checked above
+    used = {name: weight for name, weight in network.named_parameters() if name in given}
+    require_finite(used, f"weights of {what}")
 
 
 def require_fit(

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from diffusability.study.commands import diffusability_command
+from diffusability.study.commands import diffusability_command, snakemake_command
 from diffusability.study.stages import RESULTS
 
 FULL = 2**20  # bytes; with less left a log cannot be written
@@ -16,6 +16,8 @@ JOBS = 10  # shown
 def failure_report(jobs: Iterable[tuple[str, Sequence[str]]]) -> str:
     """Return what to print of failed jobs, each a rule and its log files."""
     failed = sorted((rule, log) for rule, logs in jobs for log in logs)
+    if not failed:
+        return f"The run ended early, but no job failed. To go on: {snakemake_command('-c1')}"
     lines = [f"{len(failed)} jobs failed:" if len(failed) != 1 else "1 job failed:"]
     for rule, log in failed[:JOBS]:
         lines += [f"  {rule}, log {log}", *(f"    {line}" for line in _last_words(Path(log)))]

@@ -5,6 +5,7 @@ passes what a function names among its arguments: `wildcards`, `attempt`, `threa
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from snakemake.io import ancient  # type: ignore[import-untyped]
@@ -54,12 +55,15 @@ class StageFunctions:
         """Return an input function: the cards of what an artifact is made from, by role.
 
         Their paths hold fingerprints, so their content cannot change under the same name: their
-        age says nothing (`ancient`), and a copy, a checkout or a touch retrains nothing.
+        age says nothing (`ancient`), and a copy, a checkout or a touch retrains nothing. Not so
+        where the artifact is missing: Snakemake does not look for the outputs of what depends on a
+        job that is forced (-R), and would leave it out.
         """
 
         def cards(wildcards: Any) -> dict[str, Any]:
-            upstream = self.find(stage, wildcards).upstream
-            return {role: ancient(artifact.card) for role, artifact in upstream.items()}
+            made = self.find(stage, wildcards)
+            age = ancient if Path(made.card).exists() else str
+            return {role: age(artifact.card) for role, artifact in made.upstream.items()}
 
         return cards
 

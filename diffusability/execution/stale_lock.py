@@ -1,8 +1,15 @@
-"""Snakemake's lock of the folder, where the Snakemake that took it was killed."""
+"""What a killed Snakemake leaves in the folder: its lock, and its marks of unfinished files.
 
+A mark makes Snakemake run the job of that file again. It then takes everything that depends on the
+job for up to date, as what an artifact is made from never changes (`ancient`), even if it is not
+there. So the next run would make the marked artifacts, stop, and report success.
+"""
+
+import base64
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from diffusability.study.stages import RESULTS, STAGES
@@ -19,6 +26,9 @@ def remove_stale_lock() -> bool:
     with the process. Who gets that lock alone knows that no other is at work in this folder.
     Snakemake's own lock files stay when it is killed. They are removed only if they lock results of
     this workflow, in case an unrelated Snakefile is run in the same folder.
+
+    Marks of unfinished artifacts are removed, too. An artifact is published as a whole, its card
+    last: one without a card is missing, whatever else is there.
     """
     try:
         FOLDER.mkdir(exist_ok=True)
@@ -32,10 +42,24 @@ def remove_stale_lock() -> bool:
         stale = [lock for lock in (FOLDER / "locks").glob("*.lock") if _is_own(lock)]
         for lock in stale:
             lock.unlink(missing_ok=True)
+        for mark in _marks():
+            mark.unlink(missing_ok=True)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         return bool(stale)
     except OSError:  # read-only, or without locks: Snakemake itself says so
         return False
+
+
+def _marks() -> Iterator[Path]:
+    """Yield Snakemake's marks of unfinished artifacts; those of tables and figures stay."""
+    for mark in (FOLDER / "incomplete").rglob("*"):
+        coded = "".join(part.removeprefix("@") for part in mark.relative_to(FOLDER).parts[1:])
+        try:
+            marked = Path(base64.urlsafe_b64decode(coded).decode()).parts
+        except ValueError:
+            continue  # a folder, or no mark
+        if mark.is_file() and marked[:1] == (RESULTS,) and marked[1:2] and marked[1] in STAGES:
+            yield mark
 
 
 def _is_own(lock: Path) -> bool:

@@ -21,6 +21,9 @@ from diffusability.study.plan import Artifact, Plan
 from diffusability.study.problems import nearest
 from diffusability.study.stages import STAGES
 
+# variables that torchrun sets, and their least values
+TORCHRUN = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
+
 
 def run(description: str | None, argv: Sequence[str] | None = None) -> int:
     """Make one artifact and return the process's exit status.
@@ -37,7 +40,11 @@ def run(description: str | None, argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser(description).parse_args(argv)
     stage: str = arguments.stage
-    rank = int(os.environ.get("RANK", "0"))
+    try:
+        rank = _check_environment()
+    except ArtifactError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     logging.basicConfig(
         level=logging.WARNING if rank else logging.INFO,
         format=f"%(asctime)s {stage}: %(message)s",
@@ -154,6 +161,22 @@ def _limit_threads(count: int) -> None:
         threadpool_limits(count)
 
 
+def _check_environment() -> int:
+    """Return the number of this process, after a look at what torchrun sets in the environment."""
+    found = {}
+    for name, least in TORCHRUN.items():
+        text = os.environ.get(name)
+        if text is None:
+            continue
+        if not text.isdecimal() or int(text) < least:
+            raise ArtifactError(
+                f"the environment variable {name} is {text!r}, not a number of processes as "
+                f"torchrun sets it; remove it with `unset {name}`"
+            )
+        found[name] = int(text)
+    return found.get("RANK", 0)
+
+
 def _check_processes(stage: str) -> None:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count > 1 and not STAGES[stage].distributed:
@@ -161,6 +184,12 @@ def _check_processes(stage: str) -> None:
         raise ArtifactError(
             f"torchrun started {count} processes, but stage {stage} runs in one; only {able} "
             "divides its batches. Start it with python"
+        )
+    if count > 1 and not {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise ArtifactError(
+            f"the environment variable WORLD_SIZE is {count}, but the others that torchrun sets "
+            "(RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) are not; start the job with torchrun, or "
+            "`unset WORLD_SIZE`"
         )
 
 

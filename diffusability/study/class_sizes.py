@@ -68,10 +68,19 @@ def lacking(study: Study, by_class: Mapping[str, Sequence[int]]) -> Iterator[str
             more = f" and {len(small) - NAMED} more" if len(small) > NAMED else ""
             yield (
                 f"{where}: needs {least} images of every class, {len(small)} of {len(counts)} "
-                f"classes have fewer in split `{options.split}` (class {shown}{more}); set "
-                f"`{where}.smallest_class: skip` to leave them out, `{where}.split: all`, or a "
-                "larger val_fraction of the dataset"
+                f"classes have fewer in split `{options.split}` (class {shown}{more}); "
+                f"{_remedies(options.split, where, not skips and len(small) < len(counts) - 1)}"
             )
+
+
+def _remedies(split: str, where: str, can_skip: bool) -> str:
+    """Return what can be set so that every class has images enough."""
+    settings = [f"`{where}.smallest_class: skip` to leave them out"] if can_skip else []
+    if split != "all":
+        settings += [f"`{where}.split: all`", "a larger val_fraction of the dataset"]
+    if not settings:
+        return "add images, or leave this metric out of `select.metrics`"
+    return f"set {', '.join(settings[:-1])}{', or ' * (len(settings) > 1)}{settings[-1]}"
 
 
 def check_classes(study: Study, by_class: Mapping[str, Sequence[int]]) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diffusability.artifacts.job import Job
+from diffusability.artifacts.tensors import require_finite
 from diffusability.data.images import ImageSet
 from diffusability.encoders.packages import import_extra
 from diffusability.errors import ArtifactError, StudyError
@@ -181,7 +182,7 @@ def import_autoencoder(spec: ExternalTokenizer, folder: Path) -> None:
         folder: where the two files are written; weights are widened to float32.
 
     Raises:
-        ArtifactError: if the autoencoder's folder is not whole.
+        ArtifactError: if the autoencoder's folder is not whole, or weights are not finite.
         StudyError: if it is not what the entry says, or diffusers is missing.
     """
     source = Path(spec.path)
@@ -194,6 +195,7 @@ def import_autoencoder(spec: ExternalTokenizer, folder: Path) -> None:
     }
     tokenizer = ExternalAutoencoder(network, resolved)
     _compare(spec, tokenizer)
+    require_finite(dict(network.named_parameters()), f"autoencoder `{spec.path}`")
     save_file(
         {name: tensor.float().contiguous() for name, tensor in network.state_dict().items()},
         folder / WEIGHTS,

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusability.artifacts.job import Job
+from diffusability.artifacts.tensors import require_finite
 from diffusability.data.images import ImageSet
 from diffusability.data.load import job_dataset
 from diffusability.encoders.python_object import (
@@ -58,10 +59,12 @@ class PythonSource(TokenizerSource[PythonTokenizer]):
 
         Raises:
             StudyError: the code is missing, or what it returns is not what is asked for.
-            ArtifactError: code or weights have changed since the study was planned.
+            ArtifactError: code or weights have changed since the study was planned, or weights are
+                not finite.
         """
         data = job_dataset(job)
         network = build_with_weights(self.spec, job.spec.get("weights_content"))
+        require_finite(dict(network.named_parameters()), f"weights of `{self.spec.object}`")
         tokenizer = ModuleTokenizer(self.spec, network, data.images.shape[1])
         tokenizer.to(job.device).eval()
         with torch.no_grad():

@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from diffusability.artifacts.atomic import write_bytes
+from diffusability.artifacts.tensors import non_finite
 from diffusability.errors import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -92,12 +93,6 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             "to start this run from its first step"
         )
     return None
-
-
-def non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the tensors that hold NaN or infinity."""
-    floating = {name: t for name, t in tensors.items() if t.is_floating_point()}
-    return [name for name, t in floating.items() if not bool(torch.isfinite(t).all())]
 
 
 def _hash(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:

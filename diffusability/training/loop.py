@@ -24,6 +24,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from diffusability.artifacts.atomic import write_bytes
+from diffusability.artifacts.tensors import non_finite
 from diffusability.errors import TrainingError, TrainingInterrupted
 from diffusability.study.spec import CHECKPOINT_SECONDS, TIME_BUDGET, TrainSpec
 from diffusability.training.batches import BatchOrder, step_generator
@@ -31,7 +32,6 @@ from diffusability.training.checkpoint import (
     Checkpoint,
     flatten_optimizer,
     load_checkpoint,
-    non_finite,
     restore_optimizer,
     save_checkpoint,
 )

@@ -144,7 +144,12 @@ def attack(
             elif found != expected:
                 other = {k for k in {**found, **expected} if found.get(k) != expected.get(k)}
                 counts.add(f"{name}, after {fault} at {at}: other {sorted(other)}")
-    print(f"{name}: {places} places to kill, {writes} to find the disk full", flush=True)
+    print(
+        f"{name}: {places} places to kill, {writes} to find the disk full; so far "
+        f"{counts.tried} tried, {counts.identical} survived, {counts.refused} of {counts.full} "
+        f"full disks refused, {counts.unharmed} harmless, {len(counts.wrong)} wrong",
+        flush=True,
+    )
 
 
 def task_of(artifact: Artifact, *more: str) -> list[str]:

@@ -13,11 +13,11 @@ SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 def test_many_studies_are_planned_or_refused() -> None:
     seen: Counter[bool] = Counter()
 
-    @settings(max_examples=1500, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=600, deadline=None, suppress_health_check=SLOW)
     @given(studies())
     def search(study: Any) -> None:
         seen[plan_or_refuse(study)] += 1
 
     search()
     print(f"tried {seen.total()}, planned {seen[True]}, refused {seen[False]}")
-    assert min(seen.values()) > 50  # both happen
+    assert min(seen.values()) > 10  # both happen

@@ -42,13 +42,17 @@ def write_zip(path: Path, images: Sequence[Labelled], labels: object = "own") ->
 
 
 def write_parquet(
-    path: Path, images: Sequence[Labelled], plain: bool = False, group: int = 3
+    path: Path,
+    images: Sequence[Labelled],
+    plain: bool = False,
+    group: int = 3,
+    compression: str = "snappy",
 ) -> None:
     """Write Parquet as the hub does, with small row groups; `plain`: images as bare bytes."""
     structs = [{"bytes": image.content, "path": image.name} for image in images]
     column = [image.content for image in images] if plain else structs
     table = pa.table({"image": column, "label": [image.label for image in images]})
-    pq.write_table(table, path, row_group_size=group)
+    pq.write_table(table, path, row_group_size=group, compression=compression)
 
 
 def write_tar(path: Path, images: Sequence[Labelled], extension: str = "cls") -> None:

@@ -24,7 +24,7 @@ from diffusability.errors import DataError
 from diffusability.study.dataset import DATASETS, ArchiveDataset
 from diffusability.study.needs import describe_package
 from tests.unit.archive_files import Labelled, labelled, write_parquet, write_tar, write_zip
-from tests.unit.image_files import SIZE, entry, write_images
+from tests.unit.image_files import SIZE, entry, other_pixels, write_images
 
 WRITERS: dict[str, Callable[[Path, Sequence[Labelled]], None]] = {
     "zip": write_zip,
@@ -151,6 +151,47 @@ def overwrite(path: Path, content: bytes, with_what: bytes) -> None:
     whole = path.read_bytes()
     assert whole.count(content) == 1
     path.write_bytes(whole.replace(content, with_what))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_pixels_in_place_are_refused(kind: str, root: Path, tmp_path: Path) -> None:
+    """The archive keeps its size, and is where it was when the dataset was prepared."""
+    images = labelled(root, "train")
+    path = tmp_path / f"some.{kind}"
+    if kind == "parquet":
+        write_parquet(path, images, compression="none")
+    else:
+        WRITERS[kind](path, images)
+    data, _ = prepared(spec_of(kind, path), tmp_path / "made")
+    kept = data.images[:7].clone()
+    grey, size = other_pixels(images[7].content), path.stat().st_size
+    if kind == "zip":  # whose members have checksums
+        WRITERS[kind](path, [*images[:7], images[7]._replace(content=grey), *images[8:]])
+    else:
+        overwrite(path, images[7].content, grey)
+    assert path.stat().st_size == size
+    again = load_dataset(tmp_path / "made")
+    assert torch.equal(again.images[:7], kept)
+    with pytest.raises(DataError, match="other content than when it was indexed.*snakemake"):
+        again.images[7:8]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_images_of_formats_that_are_not_read_are_named(
+    kind: str, root: Path, tmp_path: Path
+) -> None:
+    images = labelled(root, "train")
+    others = [Labelled(f"n09/{k}{end}", b"x", 0) for k, end in enumerate((".bmp", ".TIFF", ".gif"))]
+    path = tmp_path / f"some.{kind}"
+    WRITERS[kind](path, [*images, *others])
+    message = refusal(spec_of(kind, path), tmp_path / "a")
+    assert "3 damaged files among 12 images" in message
+    assert f"{path}: n09/1.TIFF (.tiff files are not read, .jpg, .png and .webp are)" in message
+    data, manifest = prepared(spec_of(kind, path, damaged="skip"), tmp_path / "b")
+    assert list(manifest["damaged"]) == [f"{path}: {other.name}" for other in others]
+    assert len(data.labels) == 12
+    WRITERS[kind](path, others)
+    assert "holds no images that are read" in refusal(spec_of(kind, path), tmp_path / "c")
 
 
 def test_a_wrong_checksum_is_damage(root: Path, tmp_path: Path) -> None:

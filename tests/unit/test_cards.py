@@ -167,6 +167,16 @@ def test_a_table_made_from_another_state_is_found(table: Path) -> None:
     assert f"{table}: is missing" in result_problems(card)[0]
 
 
+def test_tables_that_were_copied_alone_are_right(
+    table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_result_card([table], {"results/fdr6/a/measurements.json": "0" * 64}, "smoke", "0" * 12)
+    assert main(["verify", "--configfile", SMOKE]) == 0
+    assert "no artifacts here that tables could be compared with" in capsys.readouterr().out
+    table.write_text("b\n3\n")
+    assert main(["verify", "--configfile", SMOKE]) == 1
+
+
 @pytest.mark.parametrize("text", ["", "null", "[]", '{"outputs": 3}'])
 def test_a_damaged_card_of_a_table_is_named(table: Path, text: str) -> None:
     card = table.parent / "provenance" / "correlations.csv.json"

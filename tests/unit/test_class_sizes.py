@@ -79,6 +79,10 @@ def test_every_metric_that_lacks_images_is_named_with_a_remedy() -> None:
     assert "metrics.velocity: needs 8 images of every class, 1 of 10" in message
     assert "(class 9 has 2); set `metrics.velocity.smallest_class: skip`" in message
     assert "metrics.fisher: needs 3 images of every class, 1 of 10" in message
+    assert "`metrics.velocity.split: all`, or a larger val_fraction" in message
+    with pytest.raises(StudyError) as caught:  # all images already, and no class to keep
+        check_classes(plan_of({}).study, {"train": [2] * 10, "val": [0] * 10})
+    assert "; add images, or leave this metric out of `select.metrics`" in str(caught.value)
     skips = {"split": "val", "smallest_class": "skip"}
     check_classes(plan_of({"metrics": {"velocity": skips, "fisher": skips}}).study, one_small)
 

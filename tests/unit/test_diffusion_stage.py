@@ -160,3 +160,28 @@ def test_a_stage_that_cannot_be_shared_refuses_torchrun(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert command.run("", ["tokenizer", "--job", chain()["tokenizer"].job()]) != 0
     assert "2 processes, but stage tokenizer runs in one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("RANK", "x", "variable RANK is 'x', not a number"),
+        ("WORLD_SIZE", "abc", "variable WORLD_SIZE is 'abc', not a number"),
+        ("WORLD_SIZE", "0", "`unset WORLD_SIZE`"),
+        ("WORLD_SIZE", "2", "WORLD_SIZE is 2, but the others that torchrun sets"),
+        ("LOCAL_WORLD_SIZE", "", "variable LOCAL_WORLD_SIZE is ''"),
+        ("LOCAL_RANK", "-1", "variable LOCAL_RANK is '-1'"),
+    ],
+)
+def test_a_strange_environment_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+    message: str,
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert command.run("", ["diffusion", "--job", chain()["diffusion"].job()]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert message in said

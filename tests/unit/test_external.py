@@ -191,6 +191,13 @@ def _drop_layer(folder: Path) -> None:
     save_file(weights, file, {"format": "pt"})
 
 
+def _break_weight(folder: Path) -> None:
+    file = folder / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["decoder.conv_out.weight"].view(-1)[3] = torch.nan
+    save_file(weights, file, {"format": "pt"})
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -200,6 +207,7 @@ def _drop_layer(folder: Path) -> None:
         (_drop_weights, r"no \*\.safetensors in"),
         (_truncate_weights, "cannot be read"),
         (_drop_layer, "do not fit .*encoder.conv_in.weight"),
+        (_break_weight, "1 of .* tensors are not finite .first decoder.conv_out.weight"),
     ],
 )
 def test_a_damaged_folder_is_named(

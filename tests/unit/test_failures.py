@@ -1,5 +1,6 @@
 """What a run says of failed jobs, and which lock of a killed Snakemake it removes."""
 
+import base64
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,10 @@ def test_every_failed_job_shows_its_sentence_and_its_log(workplace: Path) -> Non
         "    KeyError: 3",
         "More: diffusability status",
     ]
+
+
+def test_a_run_that_was_interrupted_says_how_to_go_on(workplace: Path) -> None:
+    assert failure_report([]).endswith("no job failed. To go on: snakemake -c1")
 
 
 def test_an_empty_log_on_a_full_disk_is_explained(
@@ -86,3 +91,23 @@ def test_the_lock_of_another_workflow_stays(workplace: Path) -> None:
     assert not remove_stale_lock()
     write_lock("results/plots/a.png")
     assert len(list(Path(".snakemake/locks").iterdir())) == 2
+
+
+def write_marks(*outputs: str) -> None:
+    """Mark files as unfinished, as Snakemake does: base64, in parts of at most 255 characters."""
+    for output in outputs:
+        code = base64.urlsafe_b64encode(output.encode()).decode()
+        parts = [code[k : k + 254] for k in range(0, len(code), 254)]
+        mark = Path(".snakemake/incomplete", *(f"@{part}" for part in parts[:-1]), parts[-1])
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text("{}")
+
+
+def test_marks_of_unfinished_artifacts_go_and_others_stay(workplace: Path) -> None:
+    name = "n" * 200
+    artifacts = [f"results/tokenizer/{x}/s0/0/provenance.json" for x in ("a", f"{name}/{name}")]
+    write_marks(*artifacts, "results/tables/smoke/claims.csv", "plots/a.png", "results")
+    Path(".snakemake/incomplete/strange").touch()
+    assert len([f for f in Path(".snakemake/incomplete").rglob("*") if f.is_file()]) == 6
+    subprocess.run([sys.executable, "-c", OTHER], input="", text=True, check=True)
+    assert len([f for f in Path(".snakemake/incomplete").rglob("*") if f.is_file()]) == 4

@@ -11,8 +11,10 @@ from diffusability.artifacts.gc import find_garbage, find_leftovers, remove
 from diffusability.artifacts.inventory import finished
 from diffusability.artifacts.job import Job
 from diffusability.artifacts.lock import exclusive, holder
+from diffusability.artifacts.named_content import record_name
 from diffusability.artifacts.records import find_studies, record_study
 from diffusability.cli import main
+from diffusability.errors import DataError
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
 from diffusability.study.stages import STAGES
@@ -165,3 +167,30 @@ def test_the_record_holds_the_resolved_study(own: Plan) -> None:
     record = json.loads(record_study(own, ["own.yaml"], {}).read_text())
     assert record["resolved"]["encoders"]["judge"]["train"]["steps"] == 3
     assert record["files"] == ["own.yaml"]
+
+
+def test_what_names_stand_for_stays(own: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    """Even when artifacts go: the name may be in the fingerprints of a copy elsewhere."""
+    record_study(own, ["own.yaml"], {})
+    record_name("images", "photos", {"images": "0" * 64}, "data")
+    assert gc(capsys, "--yes", "--forget", "own")[0] == 0
+    assert len(list(finished())) == 1  # the smoke study has the other
+    with pytest.raises(DataError, match="not the images that the name `photos` stands for"):
+        record_name("images", "photos", {"images": "1" * 64}, "data")
+
+
+def test_links_that_lead_back_do_not_stop_it(own: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    record_study(own, ["own.yaml"], {})
+    for name, target in (("a", "a"), ("up", ".."), ("cache", "cache"), ("state/self", "self")):
+        Path("results", name).parent.mkdir(exist_ok=True)
+        Path("results", name).symlink_to(target)
+    (folder, *_) = finished()
+    (folder / "loop").symlink_to("loop")
+    (folder / "back").symlink_to(folder.absolute().parent)
+    code, said = gc(capsys, "--yes")
+    assert code == 0, said
+    assert len(list(finished())) == 2
+    main(["verify", "--configfile", SMOKE])
+    assert "2 artifacts verified, 1 problems" in capsys.readouterr().out  # there is no dataset
+    assert gc(capsys, "--yes", "--forget", "own")[0] == 0
+    assert len(list(finished())) == 1  # the smoke study has the other

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from diffusability.artifacts.job import Job
 from diffusability.data.load import load_dataset
 from diffusability.encoders.load import load_encoder
-from diffusability.errors import DiffusabilityError, StudyError
+from diffusability.errors import ArtifactError, DiffusabilityError, StudyError
 from diffusability.stages.make import make as make_artifact
 from diffusability.study.content import content_digest
 from diffusability.study.load import load_study
@@ -245,6 +245,17 @@ def test_what_it_returns_is_checked(
     plan = Plan(study(tmp_path, **entry))
     make(plan, "dataset")
     with pytest.raises(StudyError, match=message):
+        make(plan, "tokenizer")
+
+
+def test_weights_that_are_not_finite_are_refused(package: Path, tmp_path: Path) -> None:
+    weights = load_file(tmp_path / "vae.safetensors")
+    weights["up.bias"][0] = torch.inf
+    save_file(weights, tmp_path / "broken.safetensors")
+    broken = str(tmp_path / "broken.safetensors")
+    plan = Plan(study(tmp_path, object="toy_package:MyVAE", weights=broken))
+    make(plan, "dataset")
+    with pytest.raises(ArtifactError, match=r"weights of `toy_package:MyVAE`: 1 .*first up.bias"):
         make(plan, "tokenizer")
 
 

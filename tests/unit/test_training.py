@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from diffusability.errors import TrainingError, TrainingInterrupted
@@ -268,12 +268,16 @@ def test_a_checkpoint_that_is_not_finite_does_not_trap_the_run(tmp_path: Path) -
 
 
 def spoil(path: Path) -> None:
-    """Set one weight of a checkpoint to NaN, as a former version could save it."""
+    """Set one weight of a checkpoint to NaN, as if it had been saved so."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     tensors = load_file(path)
     tensors["module.first.weight"][0, 0] = math.nan
-    save_file(tensors, path, metadata)
+    folder = path.parent / "spoilt"
+    folder.mkdir(exist_ok=True)
+    values = json.loads(metadata["values"])
+    save_checkpoint(folder, Checkpoint(int(metadata["step"]), tensors, values))
+    (folder / CURRENT).replace(path)
 
 
 def test_history_averages_intervals_and_covers_every_step(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import pytest
 
 from diffusability.study.load import read_yaml
 from tests.conftest import REPOSITORY
+from tests.unit.archive_files import labelled, write_tar
+from tests.unit.idx_files import write_idx
 from tests.unit.image_files import other_pixels, write_images
 from tests.workflow.workspace import Workspace
 
 pytestmark = pytest.mark.slow
 SMOKE = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
 STUDY = ("--configfile", "study.yaml")
+METRICS = ["spatial"]  # which a few images are enough for
 
 
 def prepare(workspace: Workspace, check: bool = True) -> str:
@@ -36,7 +40,7 @@ def test_a_moved_folder_and_other_images(
         values: dict[str, Any] = copy.deepcopy(SMOKE)
         photos = {"kind": "folder", "path": path, "size": 16, "num_classes": 3, "content": name}
         values["datasets"] = {"photos": photos}
-        values["select"]["dataset"] = "photos"
+        values["select"] = {"dataset": "photos", "metrics": METRICS}
         workspace.write_study(values)
 
     study("a/images")
@@ -54,3 +58,48 @@ def test_a_moved_folder_and_other_images(
     else:
         assert "not the images that the name `photos` stands for" in prepare(workspace, check=False)
         assert list(workspace.path.glob("results/dataset/photos/*/manifest.json"))
+
+
+def write_archive(folder: Path) -> dict[str, Any]:
+    """Write a tar of images; return its entry but for the path."""
+    write_images(folder / "loose", per_class=2)
+    write_tar(folder / "images.tar", labelled(folder / "loose", "train"))
+    shutil.rmtree(folder / "loose")
+    return {"kind": "tar", "size": 16, "num_classes": 3, "val_fraction": 0.5}
+
+
+def write_pixels(folder: Path) -> dict[str, Any]:
+    """Write files of the format of MNIST; return their entry but for the path."""
+    write_idx(folder)
+    return {"kind": "idx", "fit": "resize", "size": 16}
+
+
+@pytest.mark.parametrize("write", [write_archive, write_pixels])
+def test_moved_files_of_many_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], dict[str, Any]]
+) -> None:
+    """Nothing runs again, and jobs that have yet to run read the files where they are now."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    workspace = Workspace.create(tmp_path / "workspace")
+    entry = write(workspace.path / "a")
+
+    def study(path: str) -> None:
+        values: dict[str, Any] = copy.deepcopy(SMOKE)
+        values["datasets"] = {"photos": {**entry, "path": path}}
+        values["select"] = {"dataset": "photos", "metrics": METRICS}
+        workspace.write_study(values)
+
+    study("a")
+    workspace.run("snakemake", "-c1", *STUDY, "--until", "prepare_dataset")
+    shutil.move(workspace.path / "a", workspace.path / "b")
+    study("b")
+    assert "prepare_dataset" not in workspace.planned()
+    encoder = workspace.planned()["train_encoder"]
+    workspace.run("snakemake", "-c1", *STUDY, "--until", "train_encoder")
+    assert encoder
+    assert "train_encoder" not in workspace.planned()
+    (largest,) = sorted((workspace.path / "b").iterdir(), key=lambda file: file.stat().st_size)[-1:]
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    assert "prepare_dataset" in workspace.planned()  # of equal size, but other files
