@@ -31,7 +31,6 @@ from diffusability.study.tables import BEST
 FILLED, OPEN = "#0072B2", "#D55E00"
 OFFSET = 0.17  # rows between the marks of one metric
 ROW = 0.2  # inches per metric
-SMALL = TEXT - 1  # points
 WIDEST = 6  # panels side by side
 
 
