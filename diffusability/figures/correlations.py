@@ -31,7 +31,6 @@ from diffusability.study.tables import BEST
 FILLED, OPEN = "#0072B2", "#D55E00"
 OFFSET = 0.17  # rows between the marks of one metric
 ROW = 0.2  # inches per metric
-SMALL = TEXT - 1  # points
 WIDEST = 6  # panels side by side
 
 
@@ -48,7 +47,9 @@ def draw_correlations(results: Results) -> Figure:
     varied = scopes if len(scopes) * len(results.families) <= WIDEST else scopes[:1]
     others = [family for family in results.families if family != reference.family]
     scopes += [scope.at(family=family) for family in others for scope in varied]
-    positions = _positions()
+    positions = _positions(results)
+    if not positions:
+        return sentence_figure("no metric of any perspective was measured in this study")
     height = ROW * (max(positions.values()) + 1)
     figure, axes = panel_grid(1, len(scopes), panel=(1.32, height), gap=(0.15, 0.65), left=1.1)
     for axis, scope in zip(axes[0], scopes, strict=True):
@@ -62,14 +63,15 @@ def draw_correlations(results: Results) -> Figure:
     return figure
 
 
-def _positions() -> dict[tuple[str, str], float]:
-    """Return the row of each metric (short name, pattern): perspectives are set apart."""
+def _positions(results: Results) -> dict[tuple[str, str], float]:
+    """Return the row of each measured metric (short name, pattern): perspectives are set apart."""
     positions, row = {}, 0.0
     for metrics in PERSPECTIVES.values():
-        for item in metrics.items():
+        measured = [item for item in metrics.items() if results.measured(item[1])]
+        for item in measured:
             positions[item] = row
             row += 1
-        row += 0.4
+        row += 0.4 * bool(measured)
     return positions
 
 
@@ -85,11 +87,6 @@ def _draw_panel(
     marks = 0
     for (short, pattern), row in positions.items():
         name = results.measured(pattern)
-        if name is None:
-            axis.text(
-                0, row, "not measured", ha="center", va="center", fontsize=TEXT - 1, color=QUIET
-            )
-            continue
         for guidance, colour, shift in ((scope.guidance, FILLED, -1), (BEST, OPEN, 1)):
             if guidance == BEST and not guided:
                 continue

@@ -56,15 +56,20 @@ def draw_perspectives_of(results: Results, pattern: str) -> Figure:
     scope = reference_scope(results, target) if target else None
     if target is None or scope is None:
         return sentence_figure(f"{name_metric(pattern)} ({pattern}) was not measured in this study")
-    names = list(SHOWN.items())
-    figure, axes = panel_grid(-(-len(names) // COLUMNS), COLUMNS, panel=(2.2, 1.75))
+    names = [item for item in SHOWN.items() if results.measured(item[1])]
+    if not names:
+        return sentence_figure("no metric of any perspective was measured in this study")
+    columns = min(COLUMNS, len(names))
+    figure, axes = panel_grid(-(-len(names) // columns), columns, panel=(2.2, 1.75))
+    for axis in axes.flat[len(names) :]:
+        axis.remove()
     for index, row in enumerate(axes):
-        metrics = names[index * COLUMNS : (index + 1) * COLUMNS]
+        metrics = names[index * columns : (index + 1) * columns]
         points = [
             draw_relation(axis, results, metric, scope)
-            for axis, metric in zip(row, metrics, strict=True)
+            for axis, metric in zip(row, metrics, strict=False)
         ]
-        finish_row(row, points, results)
+        finish_row(row[: len(metrics)], points, results)
         row[0].set_ylabel(name_metric(target))
     set_title(figure, f"{name_metric(target)} of {scope.where}, by perspective")
     add_legend(figure, results)

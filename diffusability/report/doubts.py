@@ -32,14 +32,14 @@ def warnings(tables: Mapping[str, pd.DataFrame], damaged: Mapping[str, str]) -> 
     said = [f"{sentence}." for sentence in doubt_sentences(tables) if sentence]
     if damaged:
         files = _some([f"{name} ({reason})" for name, reason in damaged.items()])
-        said.append(f"{len(damaged)} image files are damaged and were left out: {files}.")
+        said.append(f"Damaged image files that were left out ({len(damaged)}): {files}.")
     said += _spread(tables["tokenizers"])
     rows = tables["correlations"]
     at_chance = rows[rows["at_chance"].fillna(False).astype(bool)]
     for family, own in at_chance.groupby("family", sort=False):
         metrics = _some(list(dict.fromkeys(own["metric"])))
         said.append(
-            f"At chance over the tokenizers of {family}, so that they tell nothing: {metrics}."
+            f"At chance over the tokenizers of {family}, and so without meaning: {metrics}."
         )
     return said
 

@@ -93,7 +93,7 @@ def _images(manifest: Mapping[str, Any]) -> str:
     splits = manifest.get("images_by_class", {})
     sizes = [f"{sum(counts):,} for {name}" for name, counts in splits.items()]
     damaged = len(manifest.get("damaged", {}))
-    left_out = f"; {damaged} damaged files were left out" if damaged else ""
+    left_out = f"; damaged files left out: {damaged}" if damaged else ""
     classes = f" of {manifest['classes']} classes" if manifest.get("classes") else ""
     return f", {manifest['images']:,} images{classes} ({', '.join(sizes)}){left_out}"
 

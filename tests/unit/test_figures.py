@@ -344,7 +344,7 @@ SENTENCES = {
     "families": "one family: there is nothing to compare it with",
     "best_guidance": "every backbone was sampled at one guidance scale: there is no best",
     "guidance": "every backbone was sampled at one guidance scale: no curve",
-    "perspectives": "VIV (velocity.viv) was not measured in this study",
+    "perspectives": "no r: the tables have none for this panel",
     "pairs": "VIV not measured in this study",
     "correlations": "no correlation can be computed here",
     "intercorrelations": "two metrics of different perspectives were not measured together",
@@ -411,10 +411,12 @@ def test_the_reasons_of_the_analysis_stand_in_the_panels() -> None:
     assert "no r: the metric is constant" in said
     assert "no r: the tables have none for this panel" in said
     assert "no interval: 3 tokenizers in 3 clusters" in said
-    assert "SRSS (spatial.srss) was not measured" in said
-    marks = texts(draw_figure("correlations", results))
-    assert "not measured" in marks
-    assert "no r" in marks
+    assert "SRSS" not in said  # was not measured: no empty panel
+    assert len(draw_figure("perspectives", results).axes) == 3
+    correlations = draw_figure("correlations", results)
+    assert "no r" in texts(correlations)
+    rows = [label.get_text() for label in correlations.axes[0].get_yticklabels()]
+    assert rows == ["VIV", "LNC", "SEC"]
     assert "no repeated seeds" in texts(draw_figure("noise_floor", results))
     assert "no Q²: the tables have none" in texts(draw_figure("pairs", results))
 

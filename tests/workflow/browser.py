@@ -20,11 +20,29 @@ PROBE = """
       .filter(name => !name.startsWith("data:"));
     const broken = [...document.images].filter(i => !i.naturalWidth).map(i => i.alt);
     const all = document.querySelectorAll("#numbers tbody tr").length;
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    let smallest = Infinity;
+    while (texts.nextNode()) {
+      const parent = texts.currentNode.parentElement;
+      if (texts.currentNode.data.trim() && parent.offsetParent)
+        smallest = Math.min(smallest, parseFloat(getComputedStyle(parent).fontSize));
+    }
+    // a point of a figure in pixels; the smallest type of a figure has 6 points
+    const points = [...document.querySelectorAll("img.drawn")]
+      .map(i => 4 / 3 * i.getBoundingClientRect().width / i.naturalWidth);
+    const head = document.querySelectorAll("table.scores th button")[3];
+    const scores = () => [...document.querySelectorAll("table.scores tbody tr")]
+      .map(r => parseFloat(r.cells[3].dataset.order));
+    head.click();
+    const ascending = scores();
+    head.click();
+    const descending = scores();
     const input = document.querySelector("input[data-rows=numbers]");
     input.value = "velocity.viv conv-base";
     input.dispatchEvent(new Event("input"));
     const shown = [...document.querySelectorAll("#numbers tbody tr")].filter(r => !r.hidden);
     parent.document.documentElement.dataset.seen = JSON.stringify({
+      smallest, points, ascending, descending,
       width: root.clientWidth, content: root.scrollWidth, wide, fetched, broken,
       shown: shown.map(r => r.textContent), all,
       count: document.getElementById("found").textContent,

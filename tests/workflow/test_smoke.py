@@ -130,6 +130,10 @@ def test_report_in_a_browser(finished: Workspace, width: int, tmp_path: Path) ->
     seen = look(finished.path / "results/report-smoke.html", width, tmp_path)
     assert (seen["fetched"], seen["broken"]) == ([], [])
     assert seen["content"] <= seen["width"], seen["wide"]
+    assert seen["smallest"] >= 11  # pixels
+    assert seen["points"]
+    assert min(seen["points"]) * 6 >= 11
+    assert seen["ascending"] == sorted(seen["ascending"]) == seen["descending"][::-1]
     assert seen["shown"]
     assert all("velocity.viv" in row and "conv-base" in row for row in seen["shown"])
     table = pd.read_csv(finished.path / "results/tables/smoke/measurements.csv")

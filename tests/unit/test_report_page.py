@@ -1,0 +1,107 @@
+"""Scores, warnings and methods of a report say what the tables and manifests hold."""
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from diffusability.analysis.equal_reconstruction import tokenizers
+from diffusability.analysis.frames import table_frame
+from diffusability.report.doubts import damaged_images, failed_rows, flag_rows, warnings
+from diffusability.report.methods import methods
+from diffusability.report.scores import score_table
+from diffusability.study.load import load_study
+from diffusability.study.plan import Plan
+from tests.conftest import REPOSITORY
+from tests.unit.measurement_table import measurement_table
+
+TARGET = "generation.fd_judge"
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """Return the tables that scores and warnings read, of two families."""
+    table = measurement_table(10, families=("a", "b"), backbones=("sit-b",))
+    own = {"measurements": table, "tokenizers": tokenizers(table)}
+    return own | {"correlations": table_frame("correlations", [])}
+
+
+def test_scores_are_ranked_within_their_family_with_the_best_marked(tables):
+    table = tables["measurements"]
+    found = score_table(tables, TARGET)
+    names = [column.name for column in found["columns"]]
+    assert names[:2] == ["Fréchet distance (judge), sit-b, guidance 1", "PSNR"]
+    assert [column.about for column in found["columns"]][:2] == [
+        "lower is better",
+        "dB, higher is better",
+    ]
+    for short, metric, up in (("VIV", "velocity.viv", False), ("LNC", "semantics.lnc5", True)):
+        means = table[table["metric"] == metric].groupby("tokenizer")["value"].mean()
+        k = names.index(short)
+        for family in ("a", "b"):
+            rows = [row for row in found["rows"] if row["family"] == family]
+            own = means[[row["tokenizer"] for row in rows]]
+            (best,) = [row["tokenizer"] for row in rows if row["cells"][k].best]
+            assert best == (own.idxmax() if up else own.idxmin())
+            ranks = (own.rank(ascending=up) - 1) / (len(own) - 1)
+            assert [row["cells"][k].rank for row in rows] == pytest.approx(list(ranks))
+    for family in ("a", "b"):
+        order = [float(r["cells"][0].order) for r in found["rows"] if r["family"] == family]
+        assert order == sorted(order)
+
+
+def test_a_score_that_was_not_measured_is_empty_and_a_lone_one_has_no_rank(tables):
+    table = tables["measurements"]
+    lone = (table["metric"] != "spatial.srss") | (table["tokenizer"] == "t03")
+    found = score_table(tables | {"measurements": table[lone]}, TARGET)
+    k = [column.name for column in found["columns"]].index("SRSS")
+    cells = {row["tokenizer"]: row["cells"][k] for row in found["rows"]}
+    assert cells["t00"].text == ""
+    assert cells["t03"].text != ""
+    assert not cells["t03"].best
+    assert math.isnan(cells["t03"].rank)
+
+
+def test_every_kind_of_doubt_is_said(tables):
+    table = tables["measurements"].copy()
+    first = table["tokenizer"] == "t00"
+    table.loc[first & (table["metric"] == "velocity.viv"), "flags"] = "2 dead channels; 1 skipped"
+    table["failed"] = (first & (table["metric"] == TARGET)).astype("boolean")
+    table.loc[table["failed"], "failed_reason"] = "class accuracy at chance"
+    chance = {"family": "a", "metric": "semantics.lnc5", "at_chance": True}
+    told = tables | {"measurements": table, "correlations": table_frame("correlations", [chance])}
+    said = " ".join(warnings(told, {"n01/a.jpg": "truncated"}))
+    assert "diffusion models that failed" in said
+    assert "Damaged image files that were left out (1): n01/a.jpg (truncated)." in said
+    assert "At chance over the tokenizers of a, and so without meaning: semantics.lnc5." in said
+    flags = flag_rows(table).set_index("flag")
+    assert list(flags.index) == ["2 dead channels", "1 skipped"]
+    assert flags.loc["1 skipped", "tokenizers"] == "t00"
+    failed = failed_rows(table)
+    assert set(failed["tokenizer"]) == {"t00"}
+    assert set(failed["why it failed"]) == {"class accuracy at chance"}
+    quiet = tables | {"tokenizers": tables["tokenizers"].assign(psnr_spread=0.1)}
+    assert warnings(quiet, {}) == []
+
+
+def test_damaged_images_are_those_of_the_manifest(tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps({"damaged": {"a.png": "truncated"}}))
+    plan = SimpleNamespace(of_stage=lambda _: [SimpleNamespace(path=str(tmp_path))])
+    assert damaged_images(plan) == {"a.png": "truncated"}
+
+
+def test_the_methods_name_sizes_seeds_and_versions(tables):
+    plan = Plan(load_study([str(Path(REPOSITORY, "studies", "smoke.yaml"))]))
+    manifest = {"images": 1797, "classes": 10, "damaged": {"a.png": "truncated"}}
+    manifest["images_by_class"] = {"train": [700, 737], "val": [360]}
+    text = " ".join(methods(plan, tables, TARGET, [manifest], {"torch": "2.13.0"}))
+    assert (
+        "1,797 images of 10 classes (1,437 for train, 360 for val); damaged files left out: 1"
+        in text
+    )
+    assert "10 were trained or read: 5 of a in 3 clusters, 5 of b in 3 clusters" in text
+    assert "of 100 images per model, at guidance 1" in text
+    assert "95% intervals over clusters" in text
+    assert "torch 2.13.0" in text
