@@ -37,9 +37,13 @@ def draw_pairs(results: Results) -> Figure:
     scope = reference_scope(results, results.target)
     if scope is None:
         return sentence_figure(f"{results.target} was not measured in this study")
-    pairs = list(combinations(REPRESENTATIVES.items(), 2))
+    measured = [item for item in REPRESENTATIVES.items() if results.measured(item[1])]
+    pairs = list(combinations(measured, 2))
+    if not pairs:
+        return sentence_figure("two metrics of different perspectives were not measured together")
+    columns = min(COLUMNS, len(pairs))
     figure, axes = panel_grid(
-        -(-len(pairs) // COLUMNS), COLUMNS, panel=(1.42, 1.4), gap=(0.6, 0.95)
+        -(-len(pairs) // columns), columns, panel=(1.42, 1.4), gap=(0.6, 0.95)
     )
     sizes = _sizes(results, scope)
     for axis, pair in zip(axes.flat, pairs, strict=False):
@@ -115,10 +119,6 @@ def _draw_pair(
     names = [results.measured(pattern) for _, pattern in pair]
     axis.set_xlabel(label_metric(results, pair[0][0], names[0]))
     axis.set_ylabel(pair[1][0])
-    absent = [short for (short, _), name in zip(pair, names, strict=True) if name is None]
-    if absent:
-        annotate_empty(axis, f"{' and '.join(absent)} not measured in this study")
-        return
     parts = [
         cells(results.measurements, str(name), scope.target, scope.backbone, scope.guidance)
         .of_family(scope.family)

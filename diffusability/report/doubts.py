@@ -10,7 +10,7 @@ from diffusability.analysis.catalogue import RECONSTRUCTION
 from diffusability.analysis.headline import doubt_sentences
 from diffusability.study.plan import Plan
 
-NAMED = 5  # image files and tokenizers that are named; more are counted
+NAMED = 3  # image files and tokenizers that are named; more are counted
 SPREAD = 1.0  # dB of PSNR within a family above which a report warns
 
 

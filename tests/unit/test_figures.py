@@ -345,7 +345,7 @@ SENTENCES = {
     "best_guidance": "every backbone was sampled at one guidance scale: there is no best",
     "guidance": "every backbone was sampled at one guidance scale: no curve",
     "perspectives": "no r: the tables have none for this panel",
-    "pairs": "VIV not measured in this study",
+    "pairs": "no Q²: the tables have none for this panel",
     "correlations": "no correlation can be computed here",
     "intercorrelations": "two metrics of different perspectives were not measured together",
     "length_ratio": "the tables have no length ratio for sit-b, guidance 1, conv-f16d32",
