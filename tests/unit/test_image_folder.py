@@ -401,3 +401,10 @@ def test_what_was_not_announced_is_decoded_all_the_same(root: Path) -> None:
     images(batch(2, [1, 2], [3, 4]))
     with pytest.raises(DataError, match="train_n01_3"):  # of the thread that read ahead
         images(batch(3, [3, 4], None))
+
+
+@pytest.mark.parametrize("name", ["validation", "valid"])
+def test_a_validation_split_of_another_name_is_not_left_out(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path / "toy", splits=("train", name))
+    with pytest.raises(DataError, match=f"holds train/ and {name}/.*call that folder val/"):
+        build_index(entry(tmp_path / "toy"), 1)
