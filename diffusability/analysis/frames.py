@@ -50,7 +50,7 @@ def typed(frame: pd.DataFrame, name: str, source: str = "table") -> pd.DataFrame
     if absent:
         raise MeasurementError(
             f"{source}: columns {', '.join(absent)} are missing; "
-            f"make it again with:  {snakemake_command('-c2', '-f', str(source))}"
+            f"make it again with: {snakemake_command('-c2', '-f', str(source))}"
         )
     table = frame.reset_index(drop=True).copy()
     for column, kind in kinds.items():
