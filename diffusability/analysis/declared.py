@@ -12,10 +12,10 @@ from diffusability.analysis.frames import table_frame
 from diffusability.analysis.intervals import Analysis, AnalysisOptions
 from diffusability.analysis.panels import Measured, Panel
 from diffusability.analysis.snapshots import at_last_step
+from diffusability.analysis.verdicts import NOT_TESTABLE, UNDECIDED
 from diffusability.study.tables import BEST
 
 AS_DECLARED, OPPOSITE = "as declared", "opposite"
-UNDECIDED, NOT_TESTABLE = "undecided", "not testable"
 
 
 def declared_tests(
