@@ -6,7 +6,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from diffusability.artifacts.inventory import is_done
 from diffusability.errors import StudyError
 from diffusability.scoring.table import Score, side_by_side, split_applicable
+from diffusability.study.class_sizes import lacking, least_per_class
 from diffusability.study.needs import check_needs
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.resolve import resolve_study
@@ -48,11 +50,13 @@ def run_study(data: Mapping[str, Any], folder: Path, cores: int) -> list[Score]:
     """
     plan = Plan(resolve_study(data, "score"))
     check_needs(plan.study)
-    write_study(data, folder / "score.yaml")
     log = folder / "score.log"
+    data, too_few = _enough_images(data, folder, cores, log)
+    plan = Plan(resolve_study(data, "score"))
+    write_study(data, folder / "score.yaml")
     done = _snakemake(folder, cores, log)
     with contextlib.chdir(folder):
-        scores = _read(plan)
+        scores = [replace(s, left_out={**too_few, **s.left_out}) for s in _read(plan)]
         if not any(score.measurements for score in scores):
             reasons = dict.fromkeys(r for score in scores for r in score.left_out.values())
             raise StudyError(f"nothing was measured: {'; '.join(reasons)} (log: {log})")
@@ -60,11 +64,42 @@ def run_study(data: Mapping[str, Any], folder: Path, cores: int) -> list[Score]:
     return scores
 
 
-def _snakemake(folder: Path, cores: int, log: Path) -> bool:
+def _enough_images(
+    data: Mapping[str, Any], folder: Path, cores: int, log: Path
+) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Count the images of every class; return the study without the metrics that need more.
+
+    Returns:
+        The study, and why each metric group was left out.
+    """
+    study = resolve_study(data, "score")
+    if study.dataset.num_classes == 1:
+        return data, {}
+    free = {n: o for n, o in study.selected_metrics.items() if not least_per_class(study, o)}
+    if not free or len(free) == len(study.selected_metrics):
+        return data, {}
+    counted = _select(data, free)
+    (dataset,) = Plan(resolve_study(counted, "score")).of_stage("dataset")
+    write_study(counted, folder / "score.yaml")
+    manifest = Path(dataset.path, "manifest.json")
+    if not (folder / manifest).exists() and not _snakemake(folder, cores, log, str(manifest)):
+        return data, {}  # the whole study says why
+    by_class = json.loads((folder / manifest).read_text(encoding="utf-8"))["images_by_class"]
+    too_few = dict(lacking(study, by_class, study.selected_metrics))
+    left = {name: o for name, o in study.selected_metrics.items() if name not in too_few}
+    return (_select(data, left), too_few) if too_few and left else (data, {})
+
+
+def _select(data: Mapping[str, Any], metrics: Iterable[str]) -> dict[str, Any]:
+    """Return a study that measures only some of its metric groups."""
+    return {**data, "select": {**(data.get("select") or {}), "metrics": list(metrics)}}
+
+
+def _snakemake(folder: Path, cores: int, log: Path, *targets: str) -> bool:
     """Run the workflow, showing its progress; return whether everything was made."""
     snakefile = str(workflow_folder() / "Snakefile")
     command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "-c", str(cores)]
-    command += ["--configfile", "score.yaml", "--keep-going"]
+    command += [*targets, "--configfile", "score.yaml", "--keep-going"]
     places = [str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
     with (

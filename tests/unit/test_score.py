@@ -14,6 +14,7 @@ import diffusability
 from diffusability.errors import DataError, MeasurementError, StudyError
 from diffusability.metrics.smoothness import measure_smoothness
 from diffusability.metrics.velocity import measure_velocity
+from diffusability.scoring import run as scoring_run
 from diffusability.scoring.command import main
 from diffusability.scoring.latents import measure, score
 from diffusability.scoring.request import (
@@ -216,3 +217,27 @@ def test_the_study_can_be_written_and_read_again(files: Path, capsys) -> None:
     assert f"diffusability run --configfile {written}" in capsys.readouterr().out
     assert load_study(written).name == "score"
     assert json.dumps(read_yaml(written))
+
+
+def test_metrics_that_need_larger_classes_are_left_out_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = study_without_models([SMOKE], ["conv-base"])
+    counts = {"train": [30] * 10, "val": [1] * 10}
+
+    def prepare(folder: Path, cores: int, log: Path, target: str) -> bool:
+        (folder / target).parent.mkdir(parents=True)
+        (folder / target).write_text(json.dumps({"images_by_class": counts}))
+        return True
+
+    monkeypatch.setattr(scoring_run, "_snakemake", prepare)
+    enough, too_few = scoring_run._enough_images(data, tmp_path, 1, tmp_path / "log")
+    assert "velocity" not in too_few
+    counts |= {"train": [1] * 10, "val": [1] * 10}
+    for manifest in tmp_path.rglob("manifest.json"):
+        manifest.write_text(json.dumps({"images_by_class": counts}))
+    fewer, too_few = scoring_run._enough_images(data, tmp_path, 1, tmp_path / "log")
+    assert "images of every class" in too_few["velocity"]
+    assert "smoothness" not in too_few
+    before, after = (resolve_study(each, "x").selected_metrics for each in (enough, fewer))
+    assert set(before) - set(after) == set(too_few) & set(before)
