@@ -104,7 +104,8 @@ def _numbers(tables: Mapping[str, pd.DataFrame], target: str) -> dict[str, Any]:
         "relations": _rows(headline_correlations(tables["correlations"], target, family)),
         "no_correlations": NO_CORRELATIONS,
         "equality": _rows(tables["tokenizers"].round(3)),
-        "flags": _rows(flag_rows(measurements)),
+        # without models, the page says elsewhere what is not applicable
+        "flags": _rows(flag_rows(measurements if target else measurements.dropna(subset="value"))),
         "failed": _rows(failed_rows(measurements)),
         "declared": _rows(declared_rows(tables["declared_tests"])),
         "noise": noise_sentences(tables["noise_floor"], target, family),

@@ -137,7 +137,7 @@ def perspective_rows(measurements: pd.DataFrame) -> pd.DataFrame:
             str(name): column.cell(str(name), []).text
             for name in measurements["tokenizer"].unique()
         }
-        rows.append({"perspective": title, "metric": short, **cells, "": column.about})
+        rows.append({"metric": short, **cells, "": column.about, "perspective": title})
     return pd.DataFrame(rows)
 
 
@@ -162,10 +162,10 @@ def left_out_rows(
             reason = str(cell["flags"]).removeprefix("not applicable: ")
             reasons.setdefault((short, reason), {})[str(cell["tokenizer"])] = None
     if not study.has_models:
-        for name, group in METRIC_GROUPS.items():
-            if group.shows and name not in study.selected_metrics:
+        for name, declared in METRIC_GROUPS.items():
+            if declared.shows and name not in study.selected_metrics:
                 reason = too_few.get(name, "the study does not measure it")
-                reasons[group.title, reason] = dict.fromkeys(study.selected_tokenizers)
+                reasons[declared.title, reason] = dict.fromkeys(study.selected_tokenizers)
     everywhere = len(study.selected_tokenizers)
     rows = [
         (what, why, "all" if len(names) == everywhere else ", ".join(names))

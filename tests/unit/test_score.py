@@ -241,3 +241,36 @@ def test_metrics_that_need_larger_classes_are_left_out_with_the_reason(
     assert "smoothness" not in too_few
     before, after = (resolve_study(each, "x").selected_metrics for each in (enough, fewer))
     assert set(before) - set(after) == set(too_few) & set(before)
+
+
+def test_names_that_cannot_be_scored_say_what_to_do(tmp_path: Path) -> None:
+    def refused(*items: tuple[str, str], **named: Any) -> str:
+        with pytest.raises(StudyError) as error:
+            requested_study(Request(items=items, images="kind: digits, size: 8", **named))
+        return str(error.value)
+
+    assert "hf download me/taesd" in refused(("", "me/taesd"))
+    assert "hf download me/taesd" in refused(("vae", "me/taesd"))
+    assert "hf download" not in refused(("vae", "../taesd"))
+    np.save(tmp_path / "none.npy", np.zeros((0, 4, 2, 2), np.float32))
+    with pytest.raises(StudyError, match="there are no latents in this file"):
+        requested_study(Request(items=[("", str(tmp_path / "none.npy"))]))
+    for images, reason in (
+        ("size: 8", "the key `kind` is required"),
+        ("kind: digits, size: big", "size"),
+    ):
+        with pytest.raises(StudyError, match=reason):
+            requested_study(Request(items=[("vae", "x")], images=images))
+
+
+def test_the_autoencoder_of_a_pipeline_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "pipeline" / "vae"
+    folder.mkdir(parents=True)
+    config = {"_class_name": "AutoencoderTiny", "latent_channels": 4}
+    config["encoder_block_out_channels"] = [8, 8, 8]
+    (folder / "config.json").write_text(json.dumps(config))
+    given = [("vae", str(folder.parent)), ("vae", str(folder))]
+    data = requested_study(Request(items=given, images="kind: digits, size: 8"))
+    first, second = data["tokenizers"].values()
+    assert first == second
+    assert (first["path"], first["factor"]) == (str(folder), 4)
