@@ -15,6 +15,7 @@ from diffusability.study.class_sizes import lacking
 from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.study import Study
 
+NOT_MEASURED = "the study does not measure it"
 ARROWS = {True: "higher is better", False: "lower is better", None: ""}
 
 
@@ -164,7 +165,7 @@ def left_out_rows(
     if not study.has_models:
         for name, declared in METRIC_GROUPS.items():
             if declared.shows and name not in study.selected_metrics:
-                reason = too_few.get(name, "the study does not measure it")
+                reason = too_few.get(name, NOT_MEASURED)
                 reasons[declared.title, reason] = dict.fromkeys(study.selected_tokenizers)
     everywhere = len(study.selected_tokenizers)
     rows = [

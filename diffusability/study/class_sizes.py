@@ -11,6 +11,7 @@ from diffusability.study.metrics import FisherMetric
 from diffusability.study.perspectives import ContinuityMetric, SemanticsMetric
 from diffusability.study.plan import Plan
 from diffusability.study.study import Study
+from diffusability.study.tokenizer import LatentsTokenizer
 
 SAFETY = 2  # samples of a Kronecker fit beyond the least number with a unique maximum
 LEAST_STATIONARY = 3  # of a class, so that a part of it can be left out
@@ -40,7 +41,9 @@ def least_per_class(study: Study, options: MetricOptions) -> int:
         return LEAST_STATIONARY
     size = study.dataset.size
     tokenizers = [study.tokenizers[name] for name in study.selected_tokenizers]
-    return max(minimum_samples(t.channels, (size // t.factor) ** 2) for t in tokenizers)
+    # the grid of latents on disk is known when they are measured
+    known = [t for t in tokenizers if not isinstance(t, LatentsTokenizer)]
+    return max((minimum_samples(t.channels, (size // t.factor) ** 2) for t in known), default=0)
 
 
 def lacking(

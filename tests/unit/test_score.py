@@ -14,6 +14,7 @@ import diffusability
 from diffusability.errors import DataError, MeasurementError, StudyError
 from diffusability.metrics.smoothness import measure_smoothness
 from diffusability.metrics.velocity import measure_velocity
+from diffusability.report.scores import NOT_MEASURED
 from diffusability.scoring import run as scoring_run
 from diffusability.scoring.command import main
 from diffusability.scoring.latents import measure, score
@@ -274,3 +275,11 @@ def test_the_autoencoder_of_a_pipeline_is_found(tmp_path: Path) -> None:
     first, second = data["tokenizers"].values()
     assert first == second
     assert (first["path"], first["factor"]) == (str(folder), 4)
+
+
+def test_the_page_says_why_a_metric_failed() -> None:
+    page = f"<li><b>spatial structure</b>: {NOT_MEASURED}</li><li><b>x</b>: {NOT_MEASURED}</li>"
+    scores = [Score("a", [], {"spatial": "masks < 25 %"}), Score("b", [], {})]
+    told = scoring_run._with_reasons(page, scores)
+    assert "<b>spatial structure</b>: masks &lt; 25 %</li>" in told
+    assert f"<b>x</b>: {NOT_MEASURED}" in told
