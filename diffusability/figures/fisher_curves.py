@@ -38,8 +38,10 @@ def draw_fisher_curves(results: Results) -> Figure:
     scope = reference_scope(results, results.target)
     family = results.families[0] if scope is None else scope.family
     backbone = "" if scope is None else scope.backbone
-    figure, axes = panel_grid(len(ROWS), len(QUANTITIES), panel=(1.5, 1.25), gap=(0.45, 0.5))
-    for row, ((source, condition), title) in zip(axes, ROWS.items(), strict=True):
+    # without diffusion models, nothing can be learned
+    drawn = {of: title for of, title in ROWS.items() if backbone or not of[0]}
+    figure, axes = panel_grid(len(drawn), len(QUANTITIES), panel=(1.5, 1.25), gap=(0.45, 0.5))
+    for row, ((source, condition), title) in zip(axes, drawn.items(), strict=True):
         for axis, (quantity, words) in zip(row, QUANTITIES.items(), strict=True):
             rows = curve_rows(results, f"{source}{quantity}{condition}", family)
             if source:

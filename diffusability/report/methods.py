@@ -50,13 +50,17 @@ def methods(
     paragraphs = [
         f"Data. {study.dataset.kind} images of {study.dataset.size} × {study.dataset.size} pixels"
         f"{''.join(map(_images, manifests))}.",
-        f"Tokenizers. {len(known)} were trained or read: {', '.join(families)}; a cluster is a "
-        "regularizer method. Every tokenizer was trained with the seeds "
-        f"{_list(study.select.tokenizer_seeds)}{_repeats(plan)}.",
+        f"Tokenizers. {len(known)} {'was' if len(known) == 1 else 'were'} trained or read: "
+        f"{', '.join(families)}; a cluster is a "
+        f"regularizer method. Seeds: {_list(study.select.tokenizer_seeds)}{_repeats(plan)}.",
     ]
     models = measurements[measurements["metric"] == target]
     if len(models):
         paragraphs.append(_models(plan, models, target))
+    versions = f"Versions. {', '.join(f'{name} {version}' for name, version in packages.items())}."
+    if not target:
+        state = f"State of the study: {plan.fingerprint}."
+        return [*paragraphs, f"{versions} {state}"]
     confidence = f"{study.analysis.confidence:.0%}"
     paragraphs += [
         "Statistics. Correlations are Pearson's, over the tokenizers of one family, with "
@@ -68,7 +72,7 @@ def methods(
         "regions, the rule for failed models and that for metrics at chance are part of the "
         "program and the study file; none is chosen by the results (state of the study "
         f"{plan.fingerprint})." + _equality(plan),
-        f"Versions. {', '.join(f'{name} {version}' for name, version in packages.items())}.",
+        versions,
     ]
     return paragraphs
 

@@ -25,7 +25,7 @@ from diffusability.report.doubts import damaged_images, failed_rows, flag_rows, 
 from diffusability.report.figures import caption, drawings
 from diffusability.report.methods import BIBTEX, methods
 from diffusability.report.pictures import tokenizer_pictures
-from diffusability.report.scores import score_table
+from diffusability.report.scores import left_out_rows, perspective_rows, score_table
 from diffusability.report.summaries import (
     declared_rows,
     encoder_rows,
@@ -56,7 +56,7 @@ def write_page(plan: Plan, path: Path) -> None:
     """
     tables, target = study_tables(plan), target_metric(plan.study)
     measurements = read_tables(plan)["measurements"]  # of every step
-    cards = [read_card(Path(a.path)) for a in plan]
+    cards, manifests = [read_card(Path(a.path)) for a in plan], _manifests(plan)
     pictures = [tokenizer_pictures(plan, name, target) for name in plan.study.selected_tokenizers]
     found = answer(tables, target)
     context = {
@@ -67,8 +67,10 @@ def write_page(plan: Plan, path: Path) -> None:
         "fingerprint": plan.fingerprint,
         "answer": found,
         "extremes": _extremes(found, pictures),
+        "perspectives": _rows(pd.DataFrame() if target else perspective_rows(measurements)),
+        "left_out": _rows(left_out_rows(plan.study, measurements, manifests[0]["images_by_class"])),
         "doubts": warnings(tables, damaged_images(plan)),
-        "methods": methods(plan, tables, target, _manifests(plan), _packages(cards)),
+        "methods": methods(plan, tables, target, manifests, _packages(cards)),
         "bibtex": BIBTEX % __version__,
         "tokenizers": pictures,
         "pictured": any(of["reconstructions"] or of["samples"] for of in pictures),
@@ -102,7 +104,8 @@ def _numbers(tables: Mapping[str, pd.DataFrame], target: str) -> dict[str, Any]:
         "relations": _rows(headline_correlations(tables["correlations"], target, family)),
         "no_correlations": NO_CORRELATIONS,
         "equality": _rows(tables["tokenizers"].round(3)),
-        "flags": _rows(flag_rows(measurements)),
+        # without models, the page says elsewhere what is not applicable
+        "flags": _rows(flag_rows(measurements if target else measurements.dropna(subset="value"))),
         "failed": _rows(failed_rows(measurements)),
         "declared": _rows(declared_rows(tables["declared_tests"])),
         "noise": noise_sentences(tables["noise_floor"], target, family),

@@ -1,8 +1,9 @@
 """The score table of a report: one row per tokenizer, ranked within its family."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 import pandas as pd
 
@@ -10,7 +11,11 @@ from diffusability.analysis.answer import target_means
 from diffusability.analysis.catalogue import HEADLINE_METRICS, name_metric
 from diffusability.analysis.equal_reconstruction import unequal
 from diffusability.analysis.panels import higher_is_better
+from diffusability.study.class_sizes import lacking
+from diffusability.study.metrics import METRIC_GROUPS
+from diffusability.study.study import Study
 
+NOT_MEASURED = "the study does not measure it"
 ARROWS = {True: "higher is better", False: "lower is better", None: ""}
 
 
@@ -111,6 +116,77 @@ def score_table(tables: Mapping[str, pd.DataFrame], target: str) -> dict[str, ob
                 }
             )
     return {"columns": columns, "rows": rows}
+
+
+def perspective_rows(measurements: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per shown metric of the latents, with a column per tokenizer."""
+    own = measurements[_of_latents(measurements) & measurements["value"].notna()]
+    rows = []
+    for title, short, pattern in _shown():
+        metric = next((name for name in own["metric"] if fnmatchcase(name, pattern)), None)
+        if metric is None:
+            continue
+        part = own[own["metric"] == metric]
+        column = Column(
+            short,
+            str(part["unit"].iloc[0]),
+            higher_is_better(measurements, metric),
+            _numbers(part.groupby("tokenizer", sort=False)["value"].mean()),
+            {str(name): _error(cell) for name, cell in part.groupby("tokenizer", sort=False)},
+        )
+        cells = {
+            str(name): column.cell(str(name), []).text
+            for name in measurements["tokenizer"].unique()
+        }
+        rows.append({"metric": short, **cells, "": column.about, "perspective": title})
+    return pd.DataFrame(rows)
+
+
+def left_out_rows(
+    study: Study, measurements: pd.DataFrame, by_class: Mapping[str, Sequence[int]]
+) -> pd.DataFrame:
+    """Return what was not measured of which tokenizers, and why.
+
+    Args:
+        study: what was asked for. measurements: of it.
+        by_class: images of every class, under "train" and "val".
+    """
+    too_few = dict(lacking(study, by_class, study.metrics.groups))
+    reasons: dict[tuple[str, str], dict[str, None]] = {}
+    for tokenizer in study.selected_tokenizers:
+        for group, reason in study.left_out(tokenizer).items():
+            title = METRIC_GROUPS[group].title or group
+            reasons.setdefault((title, reason), {})[tokenizer] = None
+    empty = measurements[measurements["value"].isna() & _of_latents(measurements)]
+    for _, short, pattern in _shown():
+        for _, cell in empty[[fnmatchcase(m, pattern) for m in empty["metric"]]].iterrows():
+            reason = str(cell["flags"]).removeprefix("not applicable: ")
+            reasons.setdefault((short, reason), {})[str(cell["tokenizer"])] = None
+    if not study.has_models:
+        for name, declared in METRIC_GROUPS.items():
+            if declared.shows and name not in study.selected_metrics:
+                reason = too_few.get(name, NOT_MEASURED)
+                reasons[declared.title, reason] = dict.fromkeys(study.selected_tokenizers)
+    everywhere = len(study.selected_tokenizers)
+    rows = [
+        (what, why, "all" if len(names) == everywhere else ", ".join(names))
+        for (what, why), names in reasons.items()
+    ]
+    return pd.DataFrame(rows, columns=["metric", "reason", "tokenizers"])
+
+
+def _of_latents(measurements: pd.DataFrame) -> pd.Series:
+    """Return which measurements are of no diffusion model."""
+    return measurements["backbone"].fillna("").eq("")
+
+
+def _shown() -> Iterator[tuple[str, str, str]]:
+    """Yield perspective, short name and pattern of every metric that figures show, then PSNR."""
+    for group in METRIC_GROUPS.values():
+        for short, pattern in group.shows.items():
+            yield group.title, short, pattern
+    yield "reconstruction", "PSNR", "reconstruction.psnr"
+    yield "reconstruction", "SSIM", "reconstruction.ssim"
 
 
 def _numbers(values: pd.Series) -> dict[str, float]:

@@ -11,10 +11,11 @@ import yaml
 from diffusability.data.array_files import SUFFIXES, read_array
 from diffusability.data.unseen import read_labels, read_masks
 from diffusability.errors import DataError, StudyError
-from diffusability.study.dataset import DATASETS, UnseenDataset
+from diffusability.study.dataset import DATASETS, Dataset, UnseenDataset
 from diffusability.study.folder_content import is_image
 from diffusability.study.merge import merge
 from diffusability.study.names import NAME
+from diffusability.study.problems import Problems
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import LatentsTokenizer
 from diffusability.study.yaml_file import read_yaml
@@ -65,7 +66,7 @@ def requested_study(request: Request) -> dict[str, Any]:
             "score: nothing is named; give --vae, --tokenizer or --latents, or their names alone"
         )
     dataset = _dataset(request)
-    shape = DATASETS[dataset["kind"]].model_validate(dataset)
+    shape = _checked(dataset)
     tokenizers: dict[str, Any] = {}
     for kind, given in request.items:
         entry = _tokenizer(kind, given, request, shape.image_channels, shape.size)
@@ -78,6 +79,19 @@ def requested_study(request: Request) -> dict[str, Any]:
     data |= {"tokenizers": tokenizers, "metrics": _metrics(request, shape.has_images)}
     data["select"] = {"dataset": "images"}
     return data
+
+
+def _checked(dataset: Mapping[str, Any]) -> Dataset:
+    """Return the dataset of an entry.
+
+    Raises:
+        StudyError: a key is missing, unknown, or has a value that it cannot have.
+    """
+    problems = Problems()
+    found = problems.validate_tagged("--images", dict(dataset), "kind", DATASETS)
+    problems.raise_any("score")
+    assert found is not None
+    return found
 
 
 def check_stored(study: Study) -> None:
@@ -150,6 +164,8 @@ def _unseen(request: Request) -> dict[str, Any]:
     if first is None:
         raise StudyError(f"{request.items[0][1]}: name the images that it encodes: --images FOLDER")
     entry: dict[str, Any] = {"kind": "latents", "images": len(read_array(first, NAMES))}
+    if not entry["images"]:
+        raise StudyError(f"{first}: there are no latents in this file")
     if request.labels is not None:
         labels = read_array(request.labels, ("labels", "label", "y"))
         largest = int(labels.max()) if labels.numel() else 0
@@ -185,7 +201,17 @@ def _kind(kind: str, name: str) -> str:
         return "tokenizer"
     raise StudyError(
         f"{name}: is no folder of an autoencoder, no file of latents ({', '.join(SUFFIXES)}) and "
-        "no class `package:Class`"
+        f"no class `package:Class`{_from_hub(name)}"
+    )
+
+
+def _from_hub(name: str) -> str:
+    """Return how to download what may be a name on the Hugging Face hub, else nothing."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
+        return ""
+    return (
+        "; an autoencoder of the Hugging Face hub is downloaded first, with: "
+        f"hf download {name} --local-dir FOLDER"
     )
 
 
@@ -197,12 +223,11 @@ def _tokenizer(kind: str, name: str, request: Request, channels: int, size: int)
             return _stored(name)
         case "vae":
             if not Path(name).is_dir():
-                raise StudyError(
-                    f"{name}: there is no such folder; an autoencoder of the Hugging Face hub is "
-                    f"downloaded first, with: hf download {name} --local-dir FOLDER"
-                )
-            factor, latent_channels = latent_shape(name)
-            path = str(Path(name).absolute())
+                raise StudyError(f"{name}: there is no such folder{_from_hub(name)}")
+            folder = Path(name, "vae")  # of a whole pipeline
+            folder = folder if (folder / "config.json").is_file() else Path(name)
+            factor, latent_channels = latent_shape(str(folder))
+            path = str(folder.absolute())
             return {
                 "source": "diffusers",
                 "path": path,

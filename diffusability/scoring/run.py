@@ -6,7 +6,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ import yaml
 
 from diffusability.artifacts.inventory import is_done
 from diffusability.errors import StudyError
+from diffusability.report.scores import NOT_MEASURED
 from diffusability.scoring.table import Score, side_by_side, split_applicable
+from diffusability.study.class_sizes import lacking, least_per_class
+from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.needs import check_needs
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.resolve import resolve_study
@@ -48,23 +53,90 @@ def run_study(data: Mapping[str, Any], folder: Path, cores: int) -> list[Score]:
     """
     plan = Plan(resolve_study(data, "score"))
     check_needs(plan.study)
-    write_study(data, folder / "score.yaml")
     log = folder / "score.log"
+    data, too_few = _enough_images(data, folder, cores, log)
+    plan = Plan(resolve_study(data, "score"))
+    write_study(data, folder / "score.yaml")
     done = _snakemake(folder, cores, log)
     with contextlib.chdir(folder):
-        scores = _read(plan)
+        scores = [replace(s, left_out={**too_few, **s.left_out}) for s in _read(plan)]
         if not any(score.measurements for score in scores):
             reasons = dict.fromkeys(r for score in scores for r in score.left_out.values())
             raise StudyError(f"nothing was measured: {'; '.join(reasons)} (log: {log})")
-        _write(scores, plan, done)
+        _write(scores)
+        page = folder / "score.html"
+        page.unlink(missing_ok=True)
+    if not done:
+        plan = _finished_part(plan, data, folder)
+        done = _snakemake(folder, cores, log)
+        write_study(data, folder / "score.yaml")
+    if done:
+        text = (folder / report_file(plan.study)).read_text(encoding="utf-8")
+        page.write_text(_with_reasons(text, scores), encoding="utf-8")
     return scores
 
 
-def _snakemake(folder: Path, cores: int, log: Path) -> bool:
+def _finished_part(plan: Plan, data: Mapping[str, Any], folder: Path) -> Plan:
+    """Write the study of those tokenizers and metric groups that were measured; return its plan."""
+    with contextlib.chdir(folder):
+        there = [a for a in plan.measured if is_done(a)]
+        tokenizers = dict.fromkeys(a.labels["tokenizer"] for a in there)
+        failed = {
+            a.stage for a in plan.measured if a.labels["tokenizer"] in tokenizers and not is_done(a)
+        }
+    groups = [name for name in plan.study.selected_metrics if name not in failed]
+    part = _select(data, groups)
+    part["select"]["tokenizers"] = list(tokenizers)
+    write_study(part, folder / "score.yaml")
+    return Plan(resolve_study(part, "score"))
+
+
+def _with_reasons(page: str, scores: Sequence[Score]) -> str:
+    """Return a page that says why each metric group was not measured."""
+    for name, group in METRIC_GROUPS.items():
+        found = dict.fromkeys(s.left_out[name] for s in scores if name in s.left_out)
+        if found:
+            item = f"<b>{group.title}</b>: "
+            page = page.replace(f"{item}{NOT_MEASURED}", item + escape("; ".join(found)))
+    return page
+
+
+def _enough_images(
+    data: Mapping[str, Any], folder: Path, cores: int, log: Path
+) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Count the images of every class; return the study without the metrics that need more.
+
+    Returns:
+        The study, and why each metric group was left out.
+    """
+    study = resolve_study(data, "score")
+    if study.dataset.num_classes == 1:
+        return data, {}
+    free = {n: o for n, o in study.selected_metrics.items() if not least_per_class(study, o)}
+    if not free or len(free) == len(study.selected_metrics):
+        return data, {}
+    counted = _select(data, free)
+    (dataset,) = Plan(resolve_study(counted, "score")).of_stage("dataset")
+    write_study(counted, folder / "score.yaml")
+    manifest = Path(dataset.path, "manifest.json")
+    if not (folder / manifest).exists() and not _snakemake(folder, cores, log, str(manifest)):
+        return data, {}  # the whole study says why
+    by_class = json.loads((folder / manifest).read_text(encoding="utf-8"))["images_by_class"]
+    too_few = dict(lacking(study, by_class, study.selected_metrics))
+    left = {name: o for name, o in study.selected_metrics.items() if name not in too_few}
+    return (_select(data, left), too_few) if too_few and left else (data, {})
+
+
+def _select(data: Mapping[str, Any], metrics: Iterable[str]) -> dict[str, Any]:
+    """Return a study that measures only some of its metric groups."""
+    return {**data, "select": {**(data.get("select") or {}), "metrics": list(metrics)}}
+
+
+def _snakemake(folder: Path, cores: int, log: Path, *targets: str) -> bool:
     """Run the workflow, showing its progress; return whether everything was made."""
     snakefile = str(workflow_folder() / "Snakefile")
     command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "-c", str(cores)]
-    command += ["--configfile", "score.yaml", "--keep-going"]
+    command += [*targets, "--configfile", "score.yaml", "--keep-going"]
     places = [str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
     with (
@@ -127,15 +199,11 @@ def _failure(artifact: Artifact) -> str:
     return "a job that it needs failed; the log is score.log"
 
 
-def _write(scores: list[Score], plan: Plan, done: bool) -> None:
-    """Write score.csv, score.json and, if everything was measured, score.html."""
+def _write(scores: list[Score]) -> None:
+    """Write score.csv and score.json."""
     side_by_side(scores).to_csv("score.csv", index=False)
     found = {
         score.name: {"measurements": list(score.measurements), "left_out": dict(score.left_out)}
         for score in scores
     }
     Path("score.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    page = Path("score.html")
-    page.unlink(missing_ok=True)
-    if done:
-        page.write_bytes(Path(report_file(plan.study)).read_bytes())

@@ -11,6 +11,7 @@ from diffusability.study.metrics import FisherMetric
 from diffusability.study.perspectives import ContinuityMetric, SemanticsMetric
 from diffusability.study.plan import Plan
 from diffusability.study.study import Study
+from diffusability.study.tokenizer import LatentsTokenizer
 
 SAFETY = 2  # samples of a Kronecker fit beyond the least number with a unique maximum
 LEAST_STATIONARY = 3  # of a class, so that a part of it can be left out
@@ -40,24 +41,31 @@ def least_per_class(study: Study, options: MetricOptions) -> int:
         return LEAST_STATIONARY
     size = study.dataset.size
     tokenizers = [study.tokenizers[name] for name in study.selected_tokenizers]
-    return max(minimum_samples(t.channels, (size // t.factor) ** 2) for t in tokenizers)
+    # the grid of latents on disk is known when they are measured
+    known = [t for t in tokenizers if not isinstance(t, LatentsTokenizer)]
+    return max((minimum_samples(t.channels, (size // t.factor) ** 2) for t in known), default=0)
 
 
-def lacking(study: Study, by_class: Mapping[str, Sequence[int]]) -> Iterator[str]:
-    """Yield a sentence for every metric group of the selection that lacks images.
+def lacking(
+    study: Study, by_class: Mapping[str, Sequence[int]], groups: Mapping[str, MetricOptions]
+) -> Iterator[tuple[str, str]]:
+    """Yield name and problem of every metric group that lacks images.
 
     Args:
+        study: whose latents are measured.
         by_class: images of every class, under "train" and "val".
+        groups: options by name, of the selected metrics or of others.
     """
     totals = [a + b for a, b in zip(by_class["train"], by_class["val"], strict=True)]
     splits = {**by_class, "all": totals}
-    for name, options in study.selected_metrics.items():
+    for name, options in groups.items():
         counts, where = splits[options.split], f"metrics.{name}"
         images = LEAST_CONTINUITY if isinstance(options, ContinuityMetric) else 2
         if sum(counts) < images:
             yield (
-                f"{where}: needs {images} images, split `{options.split}` has {sum(counts)}; set "
-                f"`{where}.split`, or a larger val_fraction of the dataset"
+                name,
+                f"needs {images} images, split `{options.split}` has {sum(counts)}; set "
+                f"`{where}.split`, or a larger val_fraction of the dataset",
             )
             continue
         least = least_per_class(study, options)
@@ -67,9 +75,10 @@ def lacking(study: Study, by_class: Mapping[str, Sequence[int]]) -> Iterator[str
             shown = ", ".join(f"{k} has {counts[k]}" for k in small[:NAMED])
             more = f" and {len(small) - NAMED} more" if len(small) > NAMED else ""
             yield (
-                f"{where}: needs {least} images of every class, {len(small)} of {len(counts)} "
+                name,
+                f"needs {least} images of every class, {len(small)} of {len(counts)} "
                 f"classes have fewer in split `{options.split}` (class {shown}{more}); "
-                f"{_remedies(options.split, where, not skips and len(small) < len(counts) - 1)}"
+                f"{_remedies(options.split, where, not skips and len(small) < len(counts) - 1)}",
             )
 
 
@@ -89,8 +98,8 @@ def check_classes(study: Study, by_class: Mapping[str, Sequence[int]]) -> None:
     Raises:
         StudyError: with what every metric group needs, what there is, and what to do.
     """
-    if problems := list(lacking(study, by_class)):
-        listing = "\n".join(f"  {line}" for line in problems)
+    if problems := list(lacking(study, by_class, study.selected_metrics)):
+        listing = "\n".join(f"  metrics.{name}: {problem}" for name, problem in problems)
         raise StudyError(
             f"dataset `{study.select.dataset}`: too few images; aborted before any training\n"
             f"{listing}"

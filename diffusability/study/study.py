@@ -167,8 +167,8 @@ class Study(Spec):
         chosen = self.selected_metrics.values()
         names = [n for t in self.selected_tokenizers for n in self.tokenizers[t].encoders.values()]
         names += [name for options in chosen for name in options.encoders.values()]
-        if self.has_models or self.controls:
-            generation = self.generation
+        generation = self.metrics.generation
+        if generation is not None and (self.has_models or self.controls):
             names += [generation.extractor, *(generation.fdr6 or ())]
         return tuple(dict.fromkeys(names))
 

@@ -244,7 +244,8 @@ class ExternalTokenizer(SourcedTokenizer):
     """
 
     source: Literal["diffusers"] = Field(
-        description="folder of config.json and safetensors: AutoencoderKL or AutoencoderDC"
+        description="folder of config.json and safetensors: AutoencoderKL, AutoencoderDC or "
+        "AutoencoderTiny"
     )
     path: Place = Field(description="the folder; not part of the fingerprint")
     content: str = Field(

@@ -1,4 +1,4 @@
-"""Published autoencoders: AutoencoderKL and AutoencoderDC of diffusers as tokenizers.
+"""Published autoencoders: AutoencoderKL, AutoencoderDC and AutoencoderTiny of diffusers.
 
 The folder that diffusers saves states how its latents are scaled for diffusion; that convention is
 applied, z = (latent - shift) · scale / std, and undone before decoding. The latent metrics and the
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 CLASSES = {
     "AutoencoderKL": ("autoencoder_kl", "block_out_channels"),
     "AutoencoderDC": ("autoencoder_dc", "encoder_block_out_channels"),
+    "AutoencoderTiny": ("autoencoder_tiny", "encoder_block_out_channels"),
 }
 CONFIG = "config.json"
 KEPT_PRIVATE = ("_class_name", "_diffusers_version")  # of the keys that diffusers adds
@@ -62,7 +63,7 @@ class Diffusers(TokenizerSource[ExternalTokenizer]):
 class ExternalAutoencoder(Tokenizer):
     """A published autoencoder behind the interface of the study's own tokenizers.
 
-    AutoencoderKL predicts a posterior. AutoencoderDC is deterministic: its posterior has the
+    AutoencoderKL predicts a posterior. The others are deterministic: their posterior has the
     latent as mean and the smallest log-variance that a posterior may have (-30), a standard
     deviation of 3e-7, so that a sample is the mean in single precision.
     """
@@ -75,7 +76,7 @@ class ExternalAutoencoder(Tokenizer):
         """Wrap a network of diffusers.
 
         Args:
-            network: AutoencoderKL or AutoencoderDC.
+            network: of one of `CLASSES`.
             config: its configuration, with `_class_name`.
 
         Raises:
@@ -92,7 +93,7 @@ class ExternalAutoencoder(Tokenizer):
                 f"{config['_class_name']}: {self.image_channels} image channels go in and "
                 f"{returned} come out; only autoencoders of equal channels can be tokenizers"
             )
-        self.deterministic = config["_class_name"] == "AutoencoderDC"
+        self.deterministic = config["_class_name"] != "AutoencoderKL"
         self._factor = 2 ** (len(config[CLASSES[config["_class_name"]][1]]) - 1)
         shift, scale = latent_convention(config)
         # not persistent: they follow from the configuration beside the weights
@@ -107,14 +108,16 @@ class ExternalAutoencoder(Tokenizer):
     @property
     def encoder_last_weight(self) -> Tensor:
         """Weight of the layer that emits the moments."""
-        last = getattr(self.network, "quant_conv", None) or self.network.encoder.conv_out
-        weight: Tensor = last.weight
+        encoder = self.network.encoder
+        last = getattr(self.network, "quant_conv", None) or getattr(encoder, "conv_out", None)
+        weight: Tensor = (last or encoder.layers[-1]).weight
         return weight
 
     @property
     def decoder_last_weight(self) -> Tensor:
         """Weight of the layer that emits the pixels."""
-        weight: Tensor = self.network.decoder.conv_out.weight
+        decoder = self.network.decoder
+        weight: Tensor = (getattr(decoder, "conv_out", None) or decoder.layers[-1]).weight
         return weight
 
     def encode(self, images: Tensor, mask: Tensor | None = None) -> Posterior:
@@ -126,7 +129,8 @@ class ExternalAutoencoder(Tokenizer):
         self.grid(images)
         encoded = self.network.encode(images)
         if self.deterministic:
-            mean = (encoded.latent - self.shift) * self.scale  # (B, d, h, w)
+            latent = encoded.latents if hasattr(encoded, "latents") else encoded.latent
+            mean = (latent - self.shift) * self.scale  # (B, d, h, w)
             return Posterior(mean, torch.full_like(mean, LOGVAR_RANGE[0]))
         posterior = encoded.latent_dist
         mean = (posterior.mean - self.shift) * self.scale  # (B, d, h, w)

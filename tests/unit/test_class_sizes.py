@@ -13,6 +13,7 @@ from diffusability.metrics.semantics import measure_semantics
 from diffusability.metrics.velocity import measure_velocity
 from diffusability.study.class_sizes import check_classes, check_prepared
 from diffusability.study.commands import VARIABLE, Run, set_run
+from diffusability.study.resolve import resolve_study
 from diffusability.study.workflow_files import NO_FILE
 from tests.unit.study_run import TINY, measurements, merge, plan_of, run_plan
 
@@ -117,3 +118,19 @@ def test_fisher_leaves_the_same_classes_out_of_pixels_and_latents(workplace: Pat
     found = measurements(made["fisher/conv-base/s0"])
     flag = "3 of 10 classes left out: fewer than 3 images (6 images)"
     assert flag in found["fisher.fi_deviation"]["flags"]
+
+
+def test_latents_on_disk_are_not_refused_for_the_size_of_their_masks() -> None:
+    data = {"kind": "latents", "images": 100, "num_classes": 2, "labels": "y.npy", "size": 32}
+    entry = {"source": "latents", "path": "z.npy", "channels": 4}
+    study = resolve_study(
+        {
+            "name": "own",
+            "datasets": {"images": data},
+            "tokenizers": {"z": entry},
+            "metrics": {"velocity": {"split": "all"}},
+            "select": {"dataset": "images"},
+        },
+        "own",
+    )
+    check_classes(study, {"train": [45, 45], "val": [5, 5]})

@@ -73,6 +73,20 @@ def small_dc(diffusers: Any) -> Any:
     ).eval()
 
 
+def small_tiny(diffusers: Any) -> Any:
+    """A random AutoencoderTiny of factor 2 with 4 latent channels for grey images."""
+    torch.manual_seed(0)
+    return diffusers.AutoencoderTiny(
+        in_channels=1,
+        out_channels=1,
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+        scaling_factor=0.3,
+    ).eval()
+
+
 def entry(path: Path, **changes: Any) -> ExternalTokenizer:
     """The study's entry of a folder."""
     values = {"source": "diffusers", "path": str(path), "factor": 2, "channels": 4}
@@ -107,13 +121,20 @@ def test_kl_is_shifted_and_scaled_as_its_folder_says(diffusers: Any, tmp_path: P
 
 
 @torch.no_grad()
-def test_dc_has_no_posterior_variance(diffusers: Any, tmp_path: Path) -> None:
-    network = small_dc(diffusers)
+@pytest.mark.parametrize(
+    ("make", "output", "scale"), [(small_dc, "latent", 0.4), (small_tiny, "latents", 0.3)]
+)
+def test_a_deterministic_autoencoder_has_no_posterior_variance(
+    diffusers: Any, tmp_path: Path, make: Any, output: str, scale: float
+) -> None:
+    network = make(diffusers)
     tokenizer = imported(network, tmp_path)
     assert (tokenizer.factor, tokenizer.latent_channels) == (2, 4)
-    raw = network.encode(IMAGES).latent
+    assert tokenizer.encoder_last_weight.shape[0] == 4
+    assert tokenizer.decoder_last_weight.shape[0] == 1
+    raw = getattr(network.encode(IMAGES), output)
     posterior = tokenizer.encode(IMAGES)
-    torch.testing.assert_close(posterior.mean, raw * 0.4)
+    torch.testing.assert_close(posterior.mean, raw * scale)
     assert (posterior.logvar == LOGVAR_RANGE[0]).all()
     sample = posterior.sample(torch.Generator().manual_seed(0))
     torch.testing.assert_close(sample, posterior.mean, rtol=0, atol=2e-6)
@@ -203,7 +224,7 @@ def _break_weight(folder: Path) -> None:
     [
         (_drop_config, "there is no .*config.json"),
         (_truncate_config, "is not JSON"),
-        (_other_class, "of class VQModel; known are AutoencoderKL, AutoencoderDC"),
+        (_other_class, "of class VQModel; known are AutoencoderKL, AutoencoderDC, AutoencoderTiny"),
         (_drop_weights, r"no \*\.safetensors in"),
         (_truncate_weights, "cannot be read"),
         (_drop_layer, "do not fit .*encoder.conv_in.weight"),

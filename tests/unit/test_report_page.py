@@ -5,13 +5,14 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from diffusability.analysis.equal_reconstruction import tokenizers
 from diffusability.analysis.frames import table_frame
 from diffusability.report.doubts import damaged_images, failed_rows, flag_rows, warnings
 from diffusability.report.methods import methods
-from diffusability.report.scores import score_table
+from diffusability.report.scores import left_out_rows, perspective_rows, score_table
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
 from tests.conftest import REPOSITORY
@@ -105,3 +106,27 @@ def test_the_methods_name_sizes_seeds_and_versions(tables):
     assert "of 100 images per model, at guidance 1" in text
     assert "95% intervals over clusters" in text
     assert "torch 2.13.0" in text
+
+
+def test_a_page_without_models_shows_every_perspective_and_what_was_left_out(tables):
+    table = tables["measurements"].copy()
+    rows = perspective_rows(table).set_index("metric")
+    value = table[(table["metric"] == "velocity.viv") & (table["tokenizer"] == "t00")]["value"]
+    assert rows.loc["VIV", "t00"].startswith(f"{value.mean():.3g}")
+    assert {"VIV", "LNC", "SRSS"} <= set(rows.index)
+    study = load_study(REPOSITORY / "studies" / "smoke.yaml")
+    classes = study.dataset.num_classes
+    few = {"train": [1] * classes, "val": [0] * classes}
+    first = {"tokenizer": study.selected_tokenizers[0], "metric": "spatial.srss"}
+    reason = {"value": math.nan, "flags": "not applicable: the dataset has no masks"}
+    table = pd.concat([table, table.iloc[:1].assign(**first, **reason, backbone="")])
+    study = study.model_copy(
+        update={
+            "select": study.select.model_copy(update={"metrics": ("smoothness",), "backbones": ()})
+        }
+    )
+    assert not study.has_models
+    found = left_out_rows(study, table, few).set_index("metric")
+    assert found.loc["SRSS", "reason"] == "the dataset has no masks"
+    assert found.loc["SRSS", "tokenizers"] == first["tokenizer"]
+    assert "images" in found.loc["velocity ambiguity", "reason"]

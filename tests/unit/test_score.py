@@ -14,6 +14,8 @@ import diffusability
 from diffusability.errors import DataError, MeasurementError, StudyError
 from diffusability.metrics.smoothness import measure_smoothness
 from diffusability.metrics.velocity import measure_velocity
+from diffusability.report.scores import NOT_MEASURED
+from diffusability.scoring import run as scoring_run
 from diffusability.scoring.command import main
 from diffusability.scoring.latents import measure, score
 from diffusability.scoring.request import (
@@ -216,3 +218,68 @@ def test_the_study_can_be_written_and_read_again(files: Path, capsys) -> None:
     assert f"diffusability run --configfile {written}" in capsys.readouterr().out
     assert load_study(written).name == "score"
     assert json.dumps(read_yaml(written))
+
+
+def test_metrics_that_need_larger_classes_are_left_out_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = study_without_models([SMOKE], ["conv-base"])
+    counts = {"train": [30] * 10, "val": [1] * 10}
+
+    def prepare(folder: Path, cores: int, log: Path, target: str) -> bool:
+        (folder / target).parent.mkdir(parents=True)
+        (folder / target).write_text(json.dumps({"images_by_class": counts}))
+        return True
+
+    monkeypatch.setattr(scoring_run, "_snakemake", prepare)
+    enough, too_few = scoring_run._enough_images(data, tmp_path, 1, tmp_path / "log")
+    assert "velocity" not in too_few
+    counts |= {"train": [1] * 10, "val": [1] * 10}
+    for manifest in tmp_path.rglob("manifest.json"):
+        manifest.write_text(json.dumps({"images_by_class": counts}))
+    fewer, too_few = scoring_run._enough_images(data, tmp_path, 1, tmp_path / "log")
+    assert "images of every class" in too_few["velocity"]
+    assert "smoothness" not in too_few
+    before, after = (resolve_study(each, "x").selected_metrics for each in (enough, fewer))
+    assert set(before) - set(after) == set(too_few) & set(before)
+
+
+def test_names_that_cannot_be_scored_say_what_to_do(tmp_path: Path) -> None:
+    def refused(*items: tuple[str, str], **named: Any) -> str:
+        with pytest.raises(StudyError) as error:
+            requested_study(Request(items=items, images="kind: digits, size: 8", **named))
+        return str(error.value)
+
+    assert "hf download me/taesd" in refused(("", "me/taesd"))
+    assert "hf download me/taesd" in refused(("vae", "me/taesd"))
+    assert "hf download" not in refused(("vae", "../taesd"))
+    np.save(tmp_path / "none.npy", np.zeros((0, 4, 2, 2), np.float32))
+    with pytest.raises(StudyError, match="there are no latents in this file"):
+        requested_study(Request(items=[("", str(tmp_path / "none.npy"))]))
+    for images, reason in (
+        ("size: 8", "the key `kind` is required"),
+        ("kind: digits, size: big", "size"),
+    ):
+        with pytest.raises(StudyError, match=reason):
+            requested_study(Request(items=[("vae", "x")], images=images))
+
+
+def test_the_autoencoder_of_a_pipeline_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "pipeline" / "vae"
+    folder.mkdir(parents=True)
+    config = {"_class_name": "AutoencoderTiny", "latent_channels": 4}
+    config["encoder_block_out_channels"] = [8, 8, 8]
+    (folder / "config.json").write_text(json.dumps(config))
+    given = [("vae", str(folder.parent)), ("vae", str(folder))]
+    data = requested_study(Request(items=given, images="kind: digits, size: 8"))
+    first, second = data["tokenizers"].values()
+    assert first == second
+    assert (first["path"], first["factor"]) == (str(folder), 4)
+
+
+def test_the_page_says_why_a_metric_failed() -> None:
+    page = f"<li><b>spatial structure</b>: {NOT_MEASURED}</li><li><b>x</b>: {NOT_MEASURED}</li>"
+    scores = [Score("a", [], {"spatial": "masks < 25 %"}), Score("b", [], {})]
+    told = scoring_run._with_reasons(page, scores)
+    assert "<b>spatial structure</b>: masks &lt; 25 %</li>" in told
+    assert f"<b>x</b>: {NOT_MEASURED}" in told

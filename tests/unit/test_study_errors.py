@@ -36,7 +36,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     *parents, last = path.split(".")
     inner = study
     for part in parents:
-        inner = inner[part]
+        inner = inner.setdefault(part, {})
     if value is ...:
         del inner[last]
     else:

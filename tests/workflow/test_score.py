@@ -33,9 +33,12 @@ def test_a_tokenizer_of_a_study_has_the_numbers_of_the_study(finished: Workspace
     assert found == {metric: expected[metric] for metric in found}
     assert {"reconstruction.psnr", "continuity.ifd_judge", "fisher.fir"} <= set(found)
     assert all(path.stat().st_mtime_ns == before for path, before in made.items())
-    assert (
-        "There are no diffusion models in this study" in (finished.path / "score.html").read_text()
-    )
+    page = (finished.path / "score.html").read_text()
+    assert "This study has no diffusion models" in page
+    assert "claimFilter?.addEventListener" in page  # there is no table of claims
+    assert "learned, class-conditional" not in page
+    for shown in ("LDS", "scale error", "entropy", "MMSE rate", "PSNR"):
+        assert f"<td>{shown}</td>" in page
 
 
 def test_latents_of_a_study_have_the_numbers_of_the_study(finished: Workspace) -> None:
