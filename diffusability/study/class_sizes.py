@@ -110,5 +110,6 @@ def check_prepared(plan: Plan) -> None:
     """Refuse a study whose dataset is prepared and too small for it; see `check_classes`."""
     for dataset in plan.of_stage("dataset"):
         manifest = Path(dataset.path, "manifest.json")
-        if manifest.exists():
-            check_classes(plan.study, json.loads(manifest.read_text())["images_by_class"])
+        counts = json.loads(manifest.read_text()) if manifest.exists() else {}
+        if "images_by_class" in counts:  # not in those of an earlier version
+            check_classes(plan.study, counts["images_by_class"])

@@ -12,7 +12,7 @@ QUICK = AnalysisOptions()
 SRSS, SEC, PSNR = "spatial.srss", "smoothness.sec25", "reconstruction.psnr"
 ENDS = {"noise_floor": ["low", "high"], "comparability": ["low", "high"]}
 # of each tokenizer: they need no other
-MEASURED_ALONE = ("tokenizers", "latent_spaces", "latent_findings")
+MEASURED_ALONE = ("tokenizers", "latent_spaces", "latent_findings", "declared_tests")
 RELATED = ("correlations", "intercorrelations", "regressions")  # without rows where nothing can be
 
 

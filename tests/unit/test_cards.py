@@ -24,7 +24,7 @@ from diffusability.errors import ArtifactError
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
 from diffusability.study.stages import CARD, STAGES
-from diffusability.study.targets import TABLE_NAMES
+from diffusability.study.targets import table_names
 from tests.conftest import REPOSITORY
 
 SMOKE = str(REPOSITORY / "studies" / "smoke.yaml")
@@ -148,7 +148,7 @@ def test_an_edited_table_is_found(table: Path, capsys: pytest.CaptureFixture[str
 def test_show_refuses_an_edited_table(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     measurements = table.with_name("measurements.csv")
     measurements.write_text("a\n2\n")
-    for name in TABLE_NAMES:
+    for name in table_names(load_study(SMOKE)):
         table.with_name(f"{name}.csv").touch()
     assert main(["show", "--configfile", SMOKE]) == 1
     assert f"{measurements}: was altered after it was made" in capsys.readouterr().err

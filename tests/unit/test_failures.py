@@ -11,6 +11,7 @@ import pytest
 
 from diffusability.execution.failures import failure_report
 from diffusability.execution.stale_lock import remove_stale_lock
+from diffusability.study.commands import VARIABLE
 
 Usage = namedtuple("Usage", "free")
 
@@ -20,6 +21,12 @@ def write_log(name: str, text: str) -> str:
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text(text)
     return str(log)
+
+
+@pytest.fixture(autouse=True)
+def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what an earlier test said is run: messages print its command."""
+    monkeypatch.delenv(VARIABLE, raising=False)
 
 
 def test_every_failed_job_shows_its_sentence_and_its_log(workplace: Path) -> None:

@@ -38,12 +38,11 @@ from diffusability.study.operations import (
     vgg16,
     vision_model,
 )
-from diffusability.study.spec import TrainSpec
 from diffusability.study.tokenizer import ObjectiveSpec
 from diffusability.tokenizers.build import build_tokenizer
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 
-TRAIN = TrainSpec(steps=1)
+TRAIN = {"steps": 1}
 SMALL_CONV = ConvNetwork(
     arch="conv", factor=4, channels=5, width=8, multipliers=(1, 2, 4), decoder_blocks=2
 )

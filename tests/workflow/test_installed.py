@@ -13,12 +13,13 @@ from tests.conftest import REPOSITORY
 
 LOOK = """
 from diffusability.analysis.claims import load_claims
-from diffusability.report.page import TEMPLATE, _caption
+from diffusability.report.figures import caption
+from diffusability.report.page import TEMPLATE
 from diffusability.study.figures import FIGURES
 from diffusability.study.workflow_files import CLAIMS, FISHER_CLAIMS, LATENT_CLAIMS
 
 assert TEMPLATE.exists()
-assert all(_caption(f"figures/{name}") for name in FIGURES)
+assert all(caption(f"figures/{name}") for name in FIGURES)
 assert all(load_claims(file) for file in (CLAIMS, FISHER_CLAIMS, LATENT_CLAIMS))
 """
 

@@ -79,8 +79,9 @@ def test_every_table_is_there_and_says_what_it_cannot(finished: Workspace) -> No
     tables = {name: pd.read_csv(folder / f"{name}.csv") for name in TABLE_NAMES}
     # nothing here measures geometry, so there are no spectra
     empty = {name for name, table in tables.items() if table.empty}
-    # two tokenizers correlate with nothing
-    assert empty == {"spectra", "correlations", "intercorrelations", "regressions"}
+    # the study declares no test, and two tokenizers correlate with nothing
+    related = {"correlations", "intercorrelations", "regressions"}
+    assert empty == {"spectra", "declared_tests"} | related
     profiles = tables["profiles"]
     assert len(profiles) == 2 * 2 * 4  # tokenizers, backbones, steps
     straight = profiles.groupby(["tokenizer", "backbone"])["value"].mean()
@@ -294,12 +295,16 @@ def test_altered_artifact_is_named_and_made_again(finished: Workspace) -> None:
     assert "model.safetensors was altered" in refused.stdout
     finished.run(*command[1].split(), *STUDY)
     assert model.read_bytes() == good  # trained again: the same bits
-    assert finished.run("diffusability", "verify").returncode == 0
+    # what refused to be made again is still missing
+    said = finished.run("diffusability", "verify", check=False).stdout
+    assert f"{target}: is missing, although" in said
+    finished.run("snakemake", "-c1", *STUDY)
+    finished.run("diffusability", "verify")
 
 
 def test_gc_keeps_what_the_study_names(finished: Workspace) -> None:
     output = finished.run("diffusability", "gc", "--study", "study.yaml").stdout
-    assert output.startswith("0 folders")
+    assert "\n0 folders" in output
     narrower = finished.run("diffusability", "gc", "--study", "config.yaml").stdout
     assert "would remove results/tokenizer/conv-base" in narrower
     assert (finished.path / "results/tokenizer").exists()
