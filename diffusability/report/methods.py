@@ -47,9 +47,10 @@ def methods(
         f"{len(own)} of {family} in {own['cluster'].nunique()} clusters"
         for family, own in known.groupby("family", sort=False)
     ]
+    data, size = study.dataset, study.dataset.size
+    read = f"{data.kind} images of {size} × {size} pixels" if data.has_images else "latents alone"
     paragraphs = [
-        f"Data. {study.dataset.kind} images of {study.dataset.size} × {study.dataset.size} pixels"
-        f"{''.join(map(_images, manifests))}.",
+        f"Data. {read}{''.join(map(_images, manifests))}.",
         f"Tokenizers. {len(known)} {'was' if len(known) == 1 else 'were'} trained or read: "
         f"{', '.join(families)}; a cluster is a "
         f"regularizer method. Seeds: {_list(study.select.tokenizer_seeds)}{_repeats(plan)}.",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from html import escape
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,10 @@ ABOUT = {
     "16 x 16 pixels (studies/shapes-small.yaml)"
 }
 NEAREST = 2
+CARE = (
+    "They are of other images and other latents: take it as a first orientation, not as a verdict."
+)
+BEFORE = '<h2 id="doubts">'  # part of the page before which the places are put
 
 
 @dataclass(frozen=True)
@@ -97,18 +102,35 @@ def _of_metric(values: pd.DataFrame, metric: str) -> pd.Series | None:
     return None if found is None else values[found].dropna()
 
 
-def against_text(scores: Sequence[Score], known: Known) -> str:
-    """Return the places of all scores as text, with what they are compared with."""
+def _places(scores: Sequence[Score], known: Known) -> pd.DataFrame | None:
+    """Return the places of all scores, as words; None: no metric was measured of both."""
     tables = [table for table in (place(score, known) for score in scores) if not table.empty]
     if not tables:
-        return f"Against {known.about}: no metric was measured of both"
+        return None
     table = pd.concat(tables)
     for column in ("above", "better_than"):
         if column in table:
             words = [f"{v:.0f} %" if pd.notna(v) else "" for v in table[column]]
             table[column] = words
     table["value"] = table["value"].map("{:.4g}".format)
-    return (
-        f"Against {known.about}.\nThey are of other images and other latents: take it as a first "
-        f"orientation, not as a verdict.\n{table.to_string(index=False, na_rep='')}"
+    return table.fillna("")
+
+
+def against_text(scores: Sequence[Score], known: Known) -> str:
+    """Return the places of all scores as text, with what they are compared with."""
+    table = _places(scores, known)
+    if table is None:
+        return f"Against {known.about}: no metric was measured of both"
+    return f"Against {known.about}.\n{CARE}\n{table.to_string(index=False)}"
+
+
+def with_places(page: str, scores: Sequence[Score], known: Known) -> str:
+    """Return a score's page with the places of all scores before its warnings."""
+    table = _places(scores, known)
+    if table is None:
+        return page
+    section = (
+        f'<h2 id="against">Against known latent spaces</h2>\n<p>Against {escape(known.about)}. '
+        f'{CARE}</p>\n<div class="scroll">{table.to_html(index=False, border=0)}</div>\n\n'
     )
+    return page.replace(BEFORE, section + BEFORE, 1)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusability.scoring.against import against_text, read_known
+from diffusability.scoring.against import against_text, read_known, with_places
 from diffusability.scoring.request import (
     Request,
     check_stored,
@@ -84,6 +84,9 @@ def score_command(arguments: argparse.Namespace) -> int:
     print(score_text(scores))
     if known is not None:
         print(f"\n{against_text(scores, known)}")
+        if (page := folder / "score.html").exists():
+            text = with_places(page.read_text(encoding="utf-8"), scores, known)
+            page.write_text(text, encoding="utf-8")
     written = [name for name in WRITTEN if (folder / name).exists()]
     print(f"\n{', '.join(written)} in {folder}")
     return 0

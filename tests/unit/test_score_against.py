@@ -6,7 +6,15 @@ import pandas as pd
 import pytest
 
 from diffusability.errors import StudyError
-from diffusability.scoring.against import ABOUT, against_text, place, read_known
+from diffusability.report.page import TEMPLATE
+from diffusability.scoring.against import (
+    ABOUT,
+    BEFORE,
+    against_text,
+    place,
+    read_known,
+    with_places,
+)
 from diffusability.scoring.table import Score
 
 GALLERY = Path(__file__).parents[2] / "docs/gallery/shapes-small/tables/measurements.csv.gz"
@@ -48,3 +56,15 @@ def test_tables_of_the_package_are_those_of_the_gallery() -> None:
 def test_an_unknown_table_is_refused_with_those_that_exist() -> None:
     with pytest.raises(StudyError, match="come with the package: shapes-small"):
         read_known("imagenet")
+
+
+def test_the_page_shows_the_places_before_its_warnings() -> None:
+    known = read_known("shapes-small")
+    template = TEMPLATE.read_text()
+    assert template.count(BEFORE) == 1
+    page = with_places(template, [scored(velocity__viv=(0.3, False))], known)
+    section, _, _ = page.partition(BEFORE)
+    assert "<td>VIV</td>" in section
+    assert "not as a verdict" in section
+    assert page.replace(section.partition('<h2 id="against">')[2], "").count(BEFORE) == 1
+    assert with_places(template, [scored(other__metric=(0.3, False))], known) == template
