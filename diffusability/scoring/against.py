@@ -57,11 +57,13 @@ def read_known(name: str) -> Known:
             f"--against {name}: neither measurements.csv of a finished study, nor one of the "
             f"tables that come with the package: {', '.join(ABOUT)}"
         )
-    table = pd.read_csv(path, low_memory=False)
+    # read as text first: a tokenizer may be called "007" or "nan"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
     if not {"tokenizer", "metric", "value"} <= set(table.columns):
         raise StudyError(f"--against {path}: has no columns tokenizer, metric and value")
     if "backbone" in table:
-        table = table[table["backbone"].isna()]
+        table = table[table["backbone"] == ""]
+    table = table.assign(value=pd.to_numeric(table["value"], errors="coerce"))
     return Known(about, table.pivot_table(index="tokenizer", columns="metric", values="value"))
 
 

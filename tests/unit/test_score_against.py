@@ -31,12 +31,16 @@ def scored(**values: tuple[float, bool | None]) -> Score:
 
 def test_a_percentile_counts_the_worse_and_half_of_the_equal(tmp_path: Path) -> None:
     file = tmp_path / "measurements.csv"
-    rows = [(t, "velocity.viv", v, None) for t, v in zip("abcd", (0.1, 0.2, 0.3, 0.4), strict=True)]
+    names = ("a", "007", "nan", "1e2")  # text, whatever they look like
+    values = (0.1, 0.2, 0.3, 0.4)
+    rows = [(t, "velocity.viv", v, None) for t, v in zip(names, values, strict=True)]
     rows += [("a", "velocity.viv", 9.0, "sit")]  # of a model, not of latents
     pd.DataFrame(rows, columns=["tokenizer", "metric", "value", "backbone"]).to_csv(file)
     found = place(scored(velocity__viv=(0.2, False)), read_known(str(tmp_path))).iloc[0]
-    assert found["better_than"] == 100 * (2 + 0.5) / 4  # lower is better: c, d are worse, b equal
-    assert (found["known"], found["nearest"].split(", ")[0]) == (4, "b")
+    assert (
+        found["better_than"] == 100 * (2 + 0.5) / 4
+    )  # lower is better: two are worse, one is equal
+    assert (found["known"], found["nearest"].split(", ")[0]) == (4, "007")
     up = place(scored(velocity__viv=(0.2, True)), read_known(str(file))).iloc[0]
     assert up["better_than"] == 100 * (1 + 0.5) / 4
 
