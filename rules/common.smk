@@ -56,6 +56,9 @@ try:
     STUDY_FILES, OVERRIDES = snakemake_adapter.given_study(workflow, config)
     prepare_jobs(workflow, STUDY_FILES, OVERRIDES)
     STUDY = load_study(STUDY_FILES, OVERRIDES)
+    if snakemake_adapter.starts_run(workflow):
+        # here too, since onstart is left out where nothing is to be done
+        check_named_contents(STUDY, record=False)
 except DiffusabilityError as error:
     raise WorkflowError(str(error))
 PLAN = Plan(STUDY)
@@ -83,7 +86,7 @@ onstart:
         record_study(PLAN, STUDY_FILES, OVERRIDES)
         if warning:
             logger.warning(warning)
-        check_named_contents(STUDY)
+        check_named_contents(STUDY, record=True)
         if snakemake_adapter.submits_jobs(workflow):
             check_submission(workflow, TRAININGS)
         else:

@@ -16,26 +16,32 @@ from diffusability.study.stages import RESULTS
 from diffusability.study.study import Study
 
 
-def check_named_contents(study: Study) -> None:
+def check_named_contents(study: Study, record: bool) -> None:
     """Refuse a study in which a name stands for other files than before, or for two.
 
     Image folders that are too large to be hashed at the start are compared by their first job.
+
+    Args:
+        study: whose names are compared. record: whether new names are recorded.
 
     Raises:
         DataError: with the place of the files and the remedy.
     """
     for named in named_contents(study):
-        record_name(named.kind, named.name, named.digests, named.place)
+        record_name(named.kind, named.name, named.digests, named.place, record)
 
 
-def record_name(kind: str, name: str, digests: Mapping[str, str | None], place: str) -> None:
-    """Record what a name stands for, or compare it with what is recorded.
+def record_name(
+    kind: str, name: str, digests: Mapping[str, str | None], place: str, record: bool = True
+) -> None:
+    """Compare what a name stands for with what is recorded, and record it if that is new.
 
     Args:
         kind: what is named, for messages: `images` or `autoencoder files`.
         name: as the study gives it.
         digests: of its parts by their names; None where a part is not known.
         place: where the files are, for messages.
+        record: whether a new name is recorded.
 
     Raises:
         DataError: a part has another digest than recorded.
@@ -54,5 +60,5 @@ def record_name(kind: str, name: str, digests: Mapping[str, str | None], place: 
             f"{', '.join(others)}), and results may have been made from those. Give these another "
             f"`content`, or none; if nothing was made from the others, remove {path}"
         )
-    if known.keys() - before.keys():
+    if record and known.keys() - before.keys():
         write_json(path, {"kind": kind, "name": name, "digests": {**before, **known}})

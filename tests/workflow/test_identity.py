@@ -56,7 +56,11 @@ def test_a_moved_folder_and_other_images(
     if name is None:
         assert "prepare_dataset" in workspace.planned()
     else:
-        assert "not the images that the name `photos` stands for" in prepare(workspace, check=False)
+        refusal = "not the images that the name `photos` stands for"
+        assert refusal in prepare(workspace, check=False)
+        # also where nothing is to be done
+        dry = workspace.run("snakemake", "-n", *STUDY, "--until", "prepare_dataset", check=False)
+        assert refusal in dry.stdout
         assert list(workspace.path.glob("results/dataset/photos/*/manifest.json"))
 
 
