@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -15,6 +16,12 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = Workspace.create(tmp_path_factory.mktemp("newcomer") / "work")
     output = workspace.run("make", "study", f"VENV={sys.prefix}").stdout
     assert "Report: results/report.html" in output
+    draws, labels = np.random.default_rng(0), np.arange(400) % 4
+    latents = draws.normal(size=(400, 4, 8, 8)) + labels[:, None, None, None]
+    masks = np.zeros((400, 8, 8), bool)
+    masks[:, 2:6, 2:6] = True
+    for name, array in (("z", latents.astype(np.float32)), ("y", labels), ("m", masks)):
+        np.save(workspace.path / f"{name}.npy", array)  # the latents that the README scores
     return workspace
 
 
