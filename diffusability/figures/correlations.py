@@ -45,8 +45,9 @@ def draw_correlations(results: Results) -> Figure:
         return sentence_figure(f"{results.target} was not measured in this study")
     scopes = list(backbone_scopes(results, results.target))
     varied = scopes if len(scopes) * len(results.families) <= WIDEST else scopes[:1]
-    known = set(results.tables["correlations"]["family"])  # not of families that are too small
-    others = [name for name in results.families if name != reference.family and name in known]
+    correlations = results.tables.get("correlations", pd.DataFrame({"family": results.families}))
+    known = set(correlations["family"]) - {reference.family}  # not of families that are too small
+    others = [name for name in results.families if name in known]
     scopes += [scope.at(family=family) for family in others for scope in varied]
     positions = _positions(results)
     if not positions:
