@@ -151,16 +151,19 @@ def _logs() -> dict[str, Path]:
 
 
 def _tail(log: Path | None) -> list[str]:
-    """Return the last lines of a log, without empty ones."""
-    if log is None:
-        return []
+    """Return the last lines of a log; none without one."""
     try:
-        with log.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - LOG_TAIL))
-            text = file.read().decode(errors="replace")
+        return [] if log is None else last_lines(log)
     except FileNotFoundError:
         return []
+
+
+def last_lines(log: Path) -> list[str]:
+    """Return the lines in the last ``LOG_TAIL`` bytes of a log, without empty ones."""
+    with log.open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - LOG_TAIL))
+        text = file.read().decode(errors="replace")
     return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 

@@ -1,14 +1,16 @@
 """The images behind a dataset entry of a study, whatever its kind."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet
-from diffusability.errors import ArtifactError
+from diffusability.errors import ArtifactError, DataError
+from diffusability.study.commands import snakemake_command
 from diffusability.study.dataset import DATASETS, Dataset
 
 Entry = TypeVar("Entry", bound=Dataset)
@@ -57,6 +59,44 @@ class DataSource(Generic[Entry]):
                 "again"
             )
         return images
+
+
+class OwnFiles(DataSource[Entry]):
+    """Files of the user's own, read whole by every job; they may move, and are compared.
+
+    Attributes:
+        keys: of the entry, which name the files. what: they hold, for messages.
+    """
+
+    keys: ClassVar[tuple[str, ...]]
+    what: ClassVar[str] = "images"
+
+    def prepare(self, folder: Path, published: Path) -> tuple[ImageSet, dict[str, Any]]:
+        """Add where the files are to what the manifest says."""
+        data, notes = super().prepare(folder, published)
+        given = {key: getattr(self.spec, key) for key in self.keys}
+        places = {key: os.path.abspath(path) for key, path in given.items() if path is not None}
+        return data, notes | {"places": places}
+
+    def open(self, folder: Path, manifest: Mapping[str, Any]) -> ImageSet:
+        """Return what is read after comparing it with the manifest.
+
+        Raises:
+            DataError: the files are not where they were, or not those that were prepared.
+        """
+        remedy = (
+            f"Put the files back, or set the dataset's {' and '.join(f'`{k}`' for k in self.keys)} "
+            f"to where they are and start the workflow again ({snakemake_command('-c1')}); what is "
+            "made from other files gets a new name"
+        )
+        try:
+            data = self.load()
+        except DataError as error:
+            raise DataError(f"{error}. They were read when {folder} was made. {remedy}") from None
+        if data.digest() != manifest["sha256"]:
+            place = getattr(self.spec, self.keys[0])
+            raise DataError(f"{place}: not the {self.what} that {folder} was made of. {remedy}")
+        return data
 
 
 def data_source(entry: Mapping[str, Any]) -> DataSource[Any]:

@@ -3,8 +3,6 @@
 They are read whole, which takes about a second: all of Fashion-MNIST are 55 MB, of CIFAR 184 MB.
 """
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,10 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusability.artifacts.card import rebuild_command
 from diffusability.data.crops import centre_crop
 from diffusability.data.images import ImageSet
-from diffusability.data.load import DataSource
+from diffusability.data.load import OwnFiles
 from diffusability.errors import DataError
 from diffusability.study.dataset import PixelDataset
 
@@ -34,8 +31,10 @@ class Split(NamedTuple):
     file: Path
 
 
-class PixelFiles(DataSource[Entry]):
+class PixelFiles(OwnFiles[Entry]):
     """Files of pixels; a kind defines `read`, and `masks` where it has any."""
+
+    keys = ("path",)
 
     def read(self) -> tuple[Split, Split]:
         """Return the training and the validation split as they are stored.
@@ -72,7 +71,7 @@ class PixelFiles(DataSource[Entry]):
         return ImageSet(images, labels, masks, validation, spec.num_classes, masked)
 
     def prepare(self, folder: Path, published: Path) -> tuple[ImageSet, dict[str, Any]]:
-        """Add the place of the files to what the manifest says.
+        """Prepare the images; see `OwnFiles.prepare`.
 
         Raises:
             DataError: the files are no longer those that the study was planned with.
@@ -81,26 +80,7 @@ class PixelFiles(DataSource[Entry]):
             raise DataError(
                 f"{self.spec.path}: the files changed after the study was planned; start it again"
             )
-        data, notes = super().prepare(folder, published)
-        return data, notes | {"places": {"path": os.path.abspath(self.spec.path)}}
-
-    def open(self, folder: Path, manifest: Mapping[str, Any]) -> ImageSet:
-        """Return the images after comparing them with the manifest.
-
-        Raises:
-            DataError: they are not where they were, or not those that were prepared.
-        """
-        remedy = (
-            "Put the files back, or set the dataset's `path` to their folder and run "
-            f"{rebuild_command(folder)}"
-        )
-        try:
-            data = self.load()
-        except DataError as error:
-            raise DataError(f"{error}. They were read when {folder} was made. {remedy}") from None
-        if data.digest() != manifest["sha256"]:
-            raise DataError(f"{self.spec.path}: not the images that {folder} was made of. {remedy}")
-        return data
+        return super().prepare(folder, published)
 
     def _fitted(self, pixels: Bytes, file: Path) -> Tensor:
         """Return the images (n, C, H, W) as (n, C, S, S)."""

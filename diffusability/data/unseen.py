@@ -1,48 +1,20 @@
 """Images that are not here: their number, with labels and masks of their latents on disk."""
 
-import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from diffusability.artifacts.card import rebuild_command
 from diffusability.data.array_files import read_array
 from diffusability.data.images import ImageSet
-from diffusability.data.load import DataSource
+from diffusability.data.load import OwnFiles
 from diffusability.errors import DataError
 from diffusability.study.dataset import UnseenDataset
 
 
-class UnseenImages(DataSource[UnseenDataset]):
+class UnseenImages(OwnFiles[UnseenDataset]):
     """Labels and masks in the order of the latents; every image is of no pixels."""
 
-    def prepare(self, folder: Path, published: Path) -> tuple[ImageSet, dict[str, Any]]:
-        """Return labels and masks, and with what the manifest says where their files are."""
-        data, notes = super().prepare(folder, published)
-        named = {"labels": self.spec.labels, "masks": self.spec.masks}
-        places = {key: os.path.abspath(path) for key, path in named.items() if path is not None}
-        return data, notes | {"places": places}
-
-    def open(self, folder: Path, manifest: Mapping[str, Any]) -> ImageSet:
-        """Return labels and masks after comparing them with the manifest.
-
-        Raises:
-            DataError: they are not where they were, or not those that were prepared.
-        """
-        remedy = (
-            "put the files back, or set the dataset's `labels` and `masks` to them and run "
-            f"{rebuild_command(folder)}"
-        )
-        try:
-            data = self.load()
-        except DataError as error:
-            raise DataError(f"{error}. It was read when {folder} was made: {remedy}") from None
-        if data.digest() != manifest["sha256"]:
-            raise DataError(f"labels or masks are not those that {folder} was made of; {remedy}")
-        return data
+    keys = ("labels", "masks")
+    what = "labels and masks"
 
     def load(self) -> ImageSet:
         """Return images (N, 0, S, S), labels and masks.

@@ -4,11 +4,11 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from diffusability.artifacts.status import last_lines
 from diffusability.study.commands import diffusability_command, snakemake_command
 from diffusability.study.stages import RESULTS
 
 FULL = 2**20  # bytes; with less left a log cannot be written
-LOG_END = 65_536  # bytes that are looked at
 LINES = 8  # shown per job
 JOBS = 10  # shown
 
@@ -34,13 +34,9 @@ def failure_report(jobs: Iterable[tuple[str, Sequence[str]]]) -> str:
 def _last_words(log: Path) -> list[str]:
     """Return the message that ended a job: from its last `error`, or its last line."""
     try:
-        with log.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - LOG_END))
-            text = file.read().decode(errors="replace")
+        lines = last_lines(log)
     except OSError:
         return ["it left no log"]
-    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     if not lines:
         return ["its log is empty"]
     said = [index for index, line in enumerate(lines) if line.startswith("error")]
