@@ -150,7 +150,8 @@ def build_network(facts: VisionFacts, image_side: int, **changes: Any) -> nn.Mod
         dynamic_img_size=True,
         **changes,
     )
-    if hasattr(rope := getattr(network, "rope", None), "ref_feat_shape"):
+    rope: Any = getattr(network, "rope", None)
+    if hasattr(rope, "ref_feat_shape"):
         # timm rescales the Perception Encoder's rotary positions to the grid of its pre-training;
         # Meta's code, and iREPA's, counts the cells of whatever grid there is
         rope.ref_feat_shape = None

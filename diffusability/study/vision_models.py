@@ -102,7 +102,7 @@ def _timm(
 
 def _radio(network: str, size: tuple[int, int], revision: int) -> VisionFacts:
     """Return a row of C-RADIO: no final norm, positions of a 128 x 128 grid."""
-    more = {"positions": "bilinear", "has_final_norm": False, "revision": revision}
+    more: dict[str, Any] = {"positions": "bilinear", "has_final_norm": False, "revision": revision}
     return _timm(network, 16, size, 8, CLIP, False, **more)
 
 
@@ -110,7 +110,11 @@ def _perception(
     network: str, patch: int, size: tuple[int, int], has_final_norm: bool
 ) -> VisionFacts:
     """Return a row of Meta's Perception Encoder, whose rotary positions count cells from 1."""
-    more = {"positions": "bilinear", "has_final_norm": has_final_norm, "revision": 2}
+    more: dict[str, Any] = {
+        "positions": "bilinear",
+        "has_final_norm": has_final_norm,
+        "revision": 2,
+    }
     return _timm(network, patch, size, 1, HALF, False, **more)
 
 
