@@ -60,13 +60,16 @@ class MappedTensor:
         return self._parts[shard]
 
 
-class NormalisedLatents:
-    """The z-scores of the latents of some images, as one (n, C, h, w) tensor on disk."""
+class ChosenLatents:
+    """The latents of some images, z-scored or raw, as one (n, C, h, w) tensor on disk."""
 
     def __init__(
-        self, latents: MappedTensor, images: Tensor, statistics: ChannelStatistics
+        self, latents: MappedTensor, images: Tensor, statistics: ChannelStatistics | None = None
     ) -> None:
-        """Store the (n,) image indices and the channel statistics; nothing is read."""
+        """Store the (n,) image indices; with channel statistics, z-scores are read.
+
+        Nothing is read yet.
+        """
         self._latents, self._images, self._statistics = latents, images, statistics
         self.shape = torch.Size((len(images), *latents.shape[1:]))
 
@@ -76,7 +79,8 @@ class NormalisedLatents:
 
     def __getitem__(self, rows: Tensor | slice, /) -> Tensor:
         """Return the chosen rows, (k,) int64 or a slice, as (k, C, h, w) in memory."""
-        return normalise(self._latents[self._images[rows]], self._statistics)
+        raw = self._latents[self._images[rows]]
+        return raw if self._statistics is None else normalise(raw, self._statistics)
 
 
 @dataclass(frozen=True)
