@@ -49,6 +49,12 @@ class MappedTensor:
             chosen[found] = part.to(self.dtype)
         return chosen
 
+    def rounded_to(self, rows: Tensor) -> torch.dtype | None:
+        """Return the type that any of the (n,) rows is stored in, if it is shorter than `dtype`."""
+        shards = rows.div(self._per_shard, rounding_mode="floor").unique().tolist()
+        shorter = [self._parts[k].dtype for k in shards]
+        return next((d for d in shorter if d.itemsize < self.dtype.itemsize), None)
+
     def _part(self, shard: int) -> Tensor:
         """Return a shard, checked once; other threads may check other shards meanwhile."""
         lock = self._unchecked.get(shard)

@@ -100,3 +100,19 @@ def test_means_of_unmirrored_images_on_request(
     uniformity(inputs, spec, tmp_path)
     for cell in measurements(tmp_path).values():
         assert (cell["options"]["posterior"], cell["options"]["flip"]) == ("mean", False)
+
+
+def test_measurements_of_rounded_latents_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    over = EXTENT | {"metrics": {"smoothness": {"split": "val"}}}
+    flag = "latents rounded to bfloat16"
+    for encoding, rounded in (
+        ({"dtype": "bfloat16"}, True),
+        ({"dtype": "bfloat16", "val_means": "float32"}, False),
+    ):
+        made = run_plan(plan_of(over | {"encoding": encoding}), "smoothness")
+        (folder,) = (path for name, path in made.items() if name.startswith("smoothness/"))
+        for cell in measurements(folder).values():
+            assert (flag in cell["flags"]) == rounded
