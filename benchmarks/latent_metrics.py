@@ -89,10 +89,12 @@ def run_velocity(latents: Tensor, labels: Tensor, masks: Tensor) -> None:
 
 
 def run_semantics(latents: Tensor, labels: Tensor, masks: Tensor) -> None:
-    """Measure semantics on the images with masks, the probe on one half."""
-    chosen = slice(0, masks.shape[0])
-    train = (torch.arange(masks.shape[0]) // int(labels.max() + 1)) % 2 == 0
-    measure_semantics(latents[chosen], labels[chosen], masks, generator=_generator(), train=train)
+    """Measure semantics on the images with masks, the probe learning from as many."""
+    count = masks.shape[0]
+    training = latents[:count].double().mean(dim=(2, 3)), labels[:count]
+    measure_semantics(
+        latents[:count], labels[:count], masks, generator=_generator(), training=training
+    )
 
 
 def run_spatial(latents: Tensor, labels: Tensor, masks: Tensor) -> None:

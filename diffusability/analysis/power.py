@@ -167,7 +167,7 @@ def power_table(study: Study, claims: Sequence[Claim], confidence: float = 0.95)
     for index, name in enumerate(names):
         families.setdefault(study.tokenizers[name].family, []).append(index)
     measured = (*study.selected_metrics, "trajectory", "profile", "guidance")
-    guided = len(study.sampling.guidance) > 1
+    guided = any(len(study.sampling.scales(name)) > 1 for name in study.selected_backbones)
     largest = max(map(len, families.values()))
     few = f"no family has {FEWEST} tokenizers" if largest < FEWEST else ""
     rows = []

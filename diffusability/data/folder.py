@@ -5,7 +5,7 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,14 @@ from diffusability.artifacts.card import rebuild_command
 from diffusability.artifacts.named_content import record_name
 from diffusability.data.crops import Crop, centre_crop, random_crop
 from diffusability.data.folder_index import IGNORED, FolderIndex, build_index, read_file
-from diffusability.data.image_file import DamagedImage, decode_foreground, decode_rgb, upright
+from diffusability.data.image_file import (
+    INSIDE,
+    UNDECIDED,
+    DamagedImage,
+    decode_foreground,
+    decode_rgb,
+    upright,
+)
 from diffusability.data.images import ImageSet
 from diffusability.data.load import DataSource
 from diffusability.errors import ArtifactError, DataError
@@ -229,17 +236,23 @@ class FolderImages:
 
 
 class FolderMasks:
-    """The (N, S, S) bool foregrounds of the centre crops; all False for images without a mask.
+    """The (N, S, S) bool regions of one kind in the centre crops; False for images without a mask.
 
     Attributes:
         shape: N, S, S.
     """
 
     def __init__(
-        self, index: FolderIndex, files: IndexedFile, size: int, threads: int | None
+        self,
+        index: FolderIndex,
+        files: IndexedFile,
+        size: int,
+        threads: int | None,
+        region: int = INSIDE,
     ) -> None:
-        """Store the options; see `FolderImages`."""
+        """Store the options; see `FolderImages`. `region` is a grey level of the decoded masks."""
         self.shape = torch.Size((len(index.files), size, size))
+        self._region = region
         self._index, self._files = index, files
         self._workers = _Workers(threads)
 
@@ -248,7 +261,7 @@ class FolderMasks:
         return self.shape[0]
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
-        """Return the foregrounds of the chosen images, (n, S, S) bool."""
+        """Return the region of the chosen images, (n, S, S) bool."""
         numbers = _numbers(rows, len(self))
         out = torch.zeros(len(numbers), *self.shape[1:], dtype=torch.bool)
 
@@ -260,7 +273,7 @@ class FolderMasks:
             mask = self._files.decode(entry.file, entry.bytes, entry.sha256, decoder)
             mask = upright(mask, entry.turn)
             cropped = centre_crop(*mask.size, self.shape[-1]).of_mask(mask)
-            out[position] = torch.from_numpy(np.asarray(cropped) > 0)
+            out[position] = torch.from_numpy(np.asarray(cropped) == self._region)
 
         self._workers.run(fill, len(numbers))
         return out
@@ -288,13 +301,16 @@ def open_folder(
                 f"again ({snakemake_command('-c1')}); nothing is made twice"
             )
     masks = IndexedFile(Path(spec.masks or spec.path), artifact)
-    return indexed_images(
+    images = indexed_images(
         index,
         FolderImages(index, IndexedFile(Path(spec.path), artifact), spec, threads),
         FolderMasks(index, masks, spec.size, threads),
         masked=spec.masked,
         num_classes=spec.num_classes,
     )
+    if not spec.masked:
+        return images
+    return replace(images, undecided=FolderMasks(index, masks, spec.size, threads, UNDECIDED))
 
 
 def indexed_images(

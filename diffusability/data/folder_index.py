@@ -24,6 +24,7 @@ from PIL import Image
 from diffusability.data.crops import centre_crop
 from diffusability.data.folder_layout import Listing, list_images, named, unread_images
 from diffusability.data.image_file import (
+    INSIDE,
     DamagedImage,
     decode_foreground,
     decode_orientation,
@@ -281,7 +282,7 @@ def _stem(name: str) -> str:
 
 def _cropped_share(foreground: Image.Image, size: int) -> float:
     cropped = centre_crop(*foreground.size, size).of_mask(foreground)
-    return float((np.asarray(cropped) > 0).mean())
+    return float((np.asarray(cropped) == INSIDE).mean())
 
 
 def _existing(folder: str, key: str) -> Path:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+INSIDE, UNDECIDED = 255, 128  # grey levels of the regions of a mask; its background is 0
 BACKGROUND = (255, 255, 255)  # behind transparent pixels
 PIXELS = 89_478_485  # of an image, as Pillow advises: decoding takes a quarter of a GB
 _ORIENTATION = 0x0112  # EXIF tag
@@ -50,10 +51,11 @@ def decode_rgb(content: bytes) -> Image.Image:
 
 
 def decode_foreground(content: bytes, ignored: int) -> Image.Image:
-    """Return the foreground of a segmentation file as a grey image, 255 inside and 0 outside.
+    """Return the foreground of a segmentation file as a grey image: INSIDE, 0 or UNDECIDED.
 
     A pixel's class number is R + 256 G, or the value itself in a file of one channel (the index in
-    a palette). Foreground is every number except 0 (background, other) and `ignored`.
+    a palette). Foreground is every number except 0 (background, other) and `ignored`, which is
+    neither foreground nor background.
 
     Raises:
         DamagedImage: the content is empty, cut short, or no image.
@@ -63,8 +65,9 @@ def decode_foreground(content: bytes, ignored: int) -> Image.Image:
     if values.ndim == 3:
         colours = np.asarray(image.convert("RGB"))  # (H, W, 3)
         values = colours[..., 0].astype(np.int64) + 256 * colours[..., 1].astype(np.int64)
-    inside = (values != 0) & (values != ignored)  # (H, W)
-    return Image.fromarray(np.where(inside, np.uint8(255), np.uint8(0)))
+    regions = np.where(values != 0, np.uint8(INSIDE), np.uint8(0))  # (H, W)
+    regions[values == ignored] = UNDECIDED
+    return Image.fromarray(regions)
 
 
 def orientation(image: Image.Image) -> int:

@@ -39,6 +39,8 @@ class ImageSet:
         validation: (N,) bool, held out from every training.
         num_classes: number of classes.
         masked: whether any image has a mask.
+        undecided: (N, H, W) bool, pixels that the masks call neither foreground nor background;
+            None: there are none.
     """
 
     images: Rows
@@ -47,6 +49,7 @@ class ImageSet:
     validation: Tensor
     num_classes: int
     masked: bool = True
+    undecided: Rows | None = None
 
     def split(self, name: str) -> Tensor:
         """Return the (n,) int64 indices of the split "train", "val" or "all"."""

@@ -1,4 +1,8 @@
-"""Classifier-free guidance of a velocity or of a denoiser (arXiv 2207.12598), on all channels."""
+"""Classifier-free guidance of a velocity or of a denoiser (arXiv 2207.12598).
+
+It acts on all channels of the latent, or on the first few: the official samplers of SiT and
+LightningDiT guide three, whatever the latent.
+"""
 
 from collections.abc import Callable
 
@@ -39,10 +43,12 @@ def guided_velocity(
     null: int,
     scale: float = 1.0,
     interval: tuple[float, float] = (0.0, 1.0),
+    channels: int | None = None,
 ) -> VelocityField:
     """Bind labels and a guidance scale to a velocity network.
 
-    The guided velocity is v(null) + scale (v(label) - v(null)) on every channel. At scale 1, and
+    The guided velocity is v(null) + scale (v(label) - v(null)) on the guided channels, and v(label)
+    on the others. At scale 1, and
     at times outside the interval, the network is called once with the labels only; otherwise once
     with a doubled batch.
 
@@ -52,6 +58,7 @@ def guided_velocity(
         null: the null class of the network.
         scale: guidance scale; 1 is none, 0 is unconditional.
         interval: first and last time at which guidance acts, both included; t = 0 is noise.
+        channels: number of first channels that are guided; None: all.
 
     Returns:
         A function of latents (B, C, H, W) and time in [0, 1] that returns the velocity.
@@ -70,25 +77,31 @@ def guided_velocity(
         time = torch.full(labels.shape, t, dtype=x.dtype, device=x.device)  # (B,)
         if scale == 1 or not low <= t <= high:
             return model(x, time, labels)
-        return _guided(model, x, time, labels, nulls, scale)
+        return _guided(model, x, time, labels, nulls, scale, channels)
 
     return velocity
 
 
 def guided_denoiser(
-    model: VelocityNetwork, labels: Tensor, null: int, scale: float = 1.0
+    model: VelocityNetwork,
+    labels: Tensor,
+    null: int,
+    scale: float = 1.0,
+    channels: int | None = None,
 ) -> VelocityField:
     """Bind labels and a guidance scale to a denoiser D.
 
-    D(null) + scale (D(label) - D(null)) on every channel. At equal y and sigma a velocity and a
-    score are affine in D, so this equals guidance of those. As with `guided_velocity`, scale 1
-    calls the network once with the labels, any other scale once with a doubled batch.
+    D(null) + scale (D(label) - D(null)) on the guided channels, D(label) on the others. At equal y
+    and sigma a velocity and a score are affine in D, so this equals guidance of those. As with
+    `guided_velocity`, scale 1 calls the network once with the labels, any other scale once with a
+    doubled batch.
 
     Args:
         model: denoiser (y, sigma, labels) -> D.
         labels: (B,) int64 labels, or the null class for all.
         null: the null class of the network.
         scale: guidance scale; 1 is none, 0 is unconditional.
+        channels: number of first channels that are guided; None: all.
 
     Returns:
         A function of noisy latents (B, C, H, W) and sigma that returns D.
@@ -103,17 +116,26 @@ def guided_denoiser(
         level = torch.full(labels.shape, sigma, dtype=y.dtype, device=y.device)  # (B,)
         if scale == 1:
             return model(y, level, labels)
-        return _guided(model, y, level, labels, nulls, scale)
+        return _guided(model, y, level, labels, nulls, scale, channels)
 
     return denoise
 
 
 def _guided(
-    model: VelocityNetwork, x: Tensor, level: Tensor, labels: Tensor, nulls: Tensor, scale: float
+    model: VelocityNetwork,
+    x: Tensor,
+    level: Tensor,
+    labels: Tensor,
+    nulls: Tensor,
+    scale: float,
+    channels: int | None,
 ) -> Tensor:
     both = model(torch.cat((x, x)), torch.cat((level, level)), torch.cat((labels, nulls)))
     conditional, unconditional = both.chunk(2)  # (B, C, H, W) each
-    return torch.lerp(unconditional, conditional, scale)
+    guided = torch.lerp(unconditional, conditional, scale)
+    if channels is None:
+        return guided
+    return torch.cat((guided[:, :channels], conditional[:, channels:]), dim=1)
 
 
 def _check(labels: Tensor, null: int, scale: float) -> None:

@@ -98,6 +98,11 @@ def integrate(
     return x
 
 
+def _generator(seed: int, index: int) -> np.random.Generator:
+    """Return a counter-based generator (Philox) of its own for one sample."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
+
+
 def draw_noise(seed: int, indices: Sequence[int], shape: tuple[int, ...]) -> Tensor:
     """Draw standard normal noise; each row depends only on seed and index.
 
@@ -114,9 +119,7 @@ def draw_noise(seed: int, indices: Sequence[int], shape: tuple[int, ...]) -> Ten
     """
     rows = np.empty((len(indices), *shape), dtype=np.float32)
     for row, index in zip(rows, indices, strict=True):
-        key = np.array([seed, index], dtype=np.uint64)
-        generator = np.random.Generator(np.random.Philox(key=key))
-        generator.standard_normal(dtype=np.float32, out=row)
+        _generator(seed, index).standard_normal(dtype=np.float32, out=row)
     return torch.from_numpy(rows)
 
 
@@ -131,3 +134,18 @@ def balanced_labels(indices: Sequence[int], num_classes: int) -> Tensor:
         (B,) int64: index modulo num_classes.
     """
     return torch.as_tensor(indices, dtype=torch.int64) % num_classes
+
+
+def random_labels(seed: int, indices: Sequence[int], num_classes: int) -> Tensor:
+    """Draw labels uniformly; each depends only on seed and index, as `draw_noise`.
+
+    Args:
+        seed: at least 0; not that of the noise.
+        indices: (B,) sample indices, each at least 0.
+        num_classes: number of classes.
+
+    Returns:
+        (B,) int64.
+    """
+    drawn = [int(_generator(seed, index).integers(num_classes)) for index in indices]
+    return torch.tensor(drawn, dtype=torch.int64)

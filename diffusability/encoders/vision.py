@@ -4,6 +4,7 @@ The preprocessing is part of the encoder, so that no caller can hand it an image
 scale: VA-VAE's own code gave its vision models -1 ... 1 instead of what they were trained on.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,19 @@ from diffusability.encoders.weights import (
     timm_layout,
     without,
 )
-from diffusability.errors import StudyError
+from diffusability.errors import ArtifactError, StudyError
 from diffusability.study.encoder import VisionEncoder
 from diffusability.study.vision_models import FACTS, VisionFacts, VisionModel
 
 # heads, poolings and the token that hides patches in pre-training: no patch feature depends on them
 UNUSED = ("head.", "fc_norm.", "attn_pool.", "embeddings.mask_token")
+# names in a hub's file of DINOv2, and in transformers from version 5 on
+TRANSFORMERS_RENAMED = {
+    ".attention.attention.query.": ".attention.q_proj.",
+    ".attention.attention.key.": ".attention.k_proj.",
+    ".attention.attention.value.": ".attention.v_proj.",
+    ".attention.output.dense.": ".attention.o_proj.",
+}
 # parameters that bear wrong names in MoCo v3's published ViT-L
 MOCO_MISNAMED = {
     "blocks.13.norm13.": "blocks.13.norm1.",
@@ -48,7 +56,8 @@ class Vision(PublishedWeights[VisionEncoder]):
     def load(self, folder: Path, data: ImageSet) -> Encoder:
         """Return the encoder for images of the dataset's size."""
         state = load_file(folder / WEIGHTS)
-        return load_vision_encoder(self.spec.model, state, data.images.shape[-1])
+        side = data.images.shape[-1]
+        return load_vision_encoder(self.spec.model, state, side, facts=self.spec.facts)
 
 
 class VisionModelEncoder(Encoder):
@@ -114,7 +123,8 @@ def patch_tokens(network: Any, facts: VisionFacts, pixels: Tensor) -> Tensor:
 def build_network(facts: VisionFacts, image_side: int, **changes: Any) -> nn.Module:
     """Return the network with random weights for square images of a given side.
 
-    Positions are laid out for that side; other sizes interpolate them at every call.
+    Positions are laid out for that side, which is that of a study's images; other sizes interpolate
+    them at every call, as the library does (bicubically).
 
     Args:
         facts: of the model.
@@ -131,7 +141,7 @@ def build_network(facts: VisionFacts, image_side: int, **changes: Any) -> nn.Mod
         sizes = {"hidden_size": facts.channels, "num_attention_heads": heads, "image_size": 224}
         depth = {"num_hidden_layers": changes.get("depth", facts.depth), "patch_size": facts.patch}
         return dinov2.Dinov2Model(dinov2.Dinov2Config(**sizes, **depth))
-    return import_extra("timm", what).create_model(
+    network: nn.Module = import_extra("timm", what).create_model(
         facts.network,
         pretrained=False,
         num_classes=0,
@@ -140,6 +150,12 @@ def build_network(facts: VisionFacts, image_side: int, **changes: Any) -> nn.Mod
         dynamic_img_size=True,
         **changes,
     )
+    rope: Any = getattr(network, "rope", None)
+    if hasattr(rope, "ref_feat_shape"):
+        # timm rescales the Perception Encoder's rotary positions to the grid of its pre-training;
+        # Meta's code, and iREPA's, counts the cells of whatever grid there is
+        rope.ref_feat_shape = None
+    return network
 
 
 def read_weights(model: VisionModel, path: Path) -> State:
@@ -156,6 +172,8 @@ def read_weights(model: VisionModel, path: Path) -> State:
     state = read_tensors(model, path)
     if model == "mocov3-l":
         state = _moco_names(state)
+    if any(name.startswith("visual.") for name in state):  # of a release with a text encoder
+        state = {name: tensor for name, tensor in state.items() if name.startswith("visual.")}
     return {name: tensor.contiguous() for name, tensor in without(state, UNUSED).items()}
 
 
@@ -178,7 +196,12 @@ def _moco_names(state: State) -> State:
 
 
 def load_vision_encoder(
-    model: VisionModel, state: State, image_side: int, **changes: Any
+    model: VisionModel,
+    state: State,
+    image_side: int,
+    *,
+    facts: VisionFacts | None = None,
+    **changes: Any,
 ) -> VisionModelEncoder:
     """Return the encoder with the weights of `read_weights`, or of its artifact.
 
@@ -186,18 +209,19 @@ def load_vision_encoder(
         model: name of the model.
         state: tensors by name.
         image_side: pixels of an image; position embeddings are resampled to its grid once, as the
-            model's library does.
+            model's authors do.
+        facts: of the model, where they are not those of iREPA.
         changes: see `build_network`.
 
     Raises:
         ArtifactError: names or shapes do not fit the model; the message lists them.
     """
-    facts = FACTS[model]
+    facts = facts or FACTS[model]
     network = build_network(facts, image_side, **changes)
     load_weights(
         model,
         network,
-        _to_network(facts, network, state),
+        _to_network(model, facts, network, state),
         unused=UNUSED,
         architecture=f"{facts.library}'s {facts.network}",
         hub=facts.hub,
@@ -221,12 +245,78 @@ def import_vision(model: VisionModel, path: Path, target: Path) -> None:
     save_file(state, target)
 
 
-def _to_network(facts: VisionFacts, network: nn.Module, state: State) -> State:
-    """Return the tensors under the network's names, positions resampled to its grid."""
+def _to_network(model: VisionModel, facts: VisionFacts, network: Any, state: State) -> State:
+    """Return the tensors under the network's names, positions resampled to its grid.
+
+    Raises:
+        ArtifactError: the file holds a bias that the network has no place for.
+    """
     if facts.library == "transformers":
-        return state
+        return _in_todays_names(network, state)
+    if "dinov3" in facts.network:
+        state = _without_zero_biases(model, state)
     options: dict[str, Any] = {}
-    if "radio" in facts.network:  # C-RADIO resamples its 128 x 128 positions linearly
-        options = {"interpolation": "bilinear", "antialias": False}
-        options["align_corners"] = "base" in facts.network
+    if "radio" in facts.network:
+        options = {"interpolation": "bilinear", "antialias": False, "align_corners": False}
+    elif facts.positions == "bilinear":
+        state = _resampled(state, network.patch_embed.grid_size)
     return timm_layout(facts.network, network, state, **options)
+
+
+def _in_todays_names(network: nn.Module, state: State) -> State:
+    """Return the tensors of Web-SSL's file under the names that transformers gives them today.
+
+    Version 5 renamed the projections of attention; the hub's file has the names before.
+    """
+    if not any(".attention.q_proj." in name for name in network.state_dict()):
+        return state
+    renamed: State = {}
+    for name, tensor in state.items():
+        for before, today in TRANSFORMERS_RENAMED.items():
+            name = name.replace(before, today)
+        renamed[name] = tensor
+    return renamed
+
+
+def _without_zero_biases(model: VisionModel, state: State) -> State:
+    """Leave out the biases of queries, keys and values of DINOv3's release, which are zero.
+
+    Meta's network masks that of the keys (`bias_mask`, zero there) and has learned the others to
+    be zero; timm's has none.
+
+    Raises:
+        ArtifactError: one is not zero: the features would differ without a word.
+    """
+    kept: State = {}
+    for name, tensor in state.items():
+        if not name.endswith("attn.qkv.bias"):
+            kept[name] = tensor
+            continue
+        mask = state.get(f"{name}_mask")
+        used = tensor if mask is None else tensor[mask.nan_to_num() != 0]
+        if bool(used.any()):
+            raise ArtifactError(
+                f"weights of {model}: {name} is not zero, up to {used.abs().max():.3g}, and timm's "
+                f"{FACTS[model].network} has no such bias. A file that fits is {FACTS[model].hub}'s"
+            )
+    return kept
+
+
+def _resampled(state: State, grid: tuple[int, int]) -> State:
+    """Return the tensors with the Perception Encoder's table of positions on another grid.
+
+    The table is (1 + N, D), or (1, 1 + N, D), the class token's first; its N cells are a square.
+    """
+    found = [name for name in state if name.endswith(("positional_embedding", "pos_embed"))]
+    resampled: State = {}
+    for name in found:
+        table = state[name]
+        tokens = table.reshape(-1, table.shape[-1])  # (1 + N, D)
+        side = math.isqrt(len(tokens) - 1)
+        if side**2 != len(tokens) - 1 or (side, side) == grid:  # the former is refused by its shape
+            continue
+        cells = tokens[1:].T.unflatten(1, (side, side))[None].float()  # (1, D, side, side)
+        cells = functional.interpolate(cells, size=grid, mode="bilinear", align_corners=False)
+        laid = torch.cat([tokens[:1], cells[0].flatten(1).T.to(tokens.dtype)])  # (1 + n, D)
+        resampled[name] = laid.reshape(*table.shape[:-2], *laid.shape)
+    return state | resampled

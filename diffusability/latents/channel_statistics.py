@@ -119,6 +119,23 @@ def _of_block(latents: Tensor, images: slice) -> ChannelStatistics:
     return ChannelStatistics(count, mean, scatter, _resolution(latents.dtype))
 
 
+def mean_variance(logvar: Rows, images: Tensor) -> Tensor:
+    """Return the mean posterior variance of each channel over (image, H, W).
+
+    Args:
+        logvar: (N, C, H, W) log-variances; may be on disk.
+        images: (n,) int64 images to measure.
+
+    Returns:
+        (C,) float64, in squared latent units.
+    """
+    rows = max(1, _READ_BYTES // (4 * logvar.shape[1:].numel()))
+    total = torch.zeros(logvar.shape[1], dtype=torch.float64)  # (C,)
+    for part in images.split(rows):
+        total += logvar[part].double().exp().mean(dim=(2, 3)).sum(dim=0).cpu()
+    return total / len(images)
+
+
 def normalise(latents: Tensor, statistics: ChannelStatistics) -> Tensor:
     """Subtract the mean of each channel and divide by its standard deviation.
 

@@ -49,6 +49,12 @@ class MappedTensor:
             chosen[found] = part.to(self.dtype)
         return chosen
 
+    def rounded_to(self, rows: Tensor) -> torch.dtype | None:
+        """Return the type that any of the (n,) rows is stored in, if it is shorter than `dtype`."""
+        shards = rows.div(self._per_shard, rounding_mode="floor").unique().tolist()
+        shorter = [self._parts[k].dtype for k in shards]
+        return next((d for d in shorter if d.itemsize < self.dtype.itemsize), None)
+
     def _part(self, shard: int) -> Tensor:
         """Return a shard, checked once; other threads may check other shards meanwhile."""
         lock = self._unchecked.get(shard)
@@ -60,13 +66,16 @@ class MappedTensor:
         return self._parts[shard]
 
 
-class NormalisedLatents:
-    """The z-scores of the latents of some images, as one (n, C, h, w) tensor on disk."""
+class ChosenLatents:
+    """The latents of some images, z-scored or raw, as one (n, C, h, w) tensor on disk."""
 
     def __init__(
-        self, latents: MappedTensor, images: Tensor, statistics: ChannelStatistics
+        self, latents: MappedTensor, images: Tensor, statistics: ChannelStatistics | None = None
     ) -> None:
-        """Store the (n,) image indices and the channel statistics; nothing is read."""
+        """Store the (n,) image indices; with channel statistics, z-scores are read.
+
+        Nothing is read yet.
+        """
         self._latents, self._images, self._statistics = latents, images, statistics
         self.shape = torch.Size((len(images), *latents.shape[1:]))
 
@@ -76,7 +85,8 @@ class NormalisedLatents:
 
     def __getitem__(self, rows: Tensor | slice, /) -> Tensor:
         """Return the chosen rows, (k,) int64 or a slice, as (k, C, h, w) in memory."""
-        return normalise(self._latents[self._images[rows]], self._statistics)
+        raw = self._latents[self._images[rows]]
+        return raw if self._statistics is None else normalise(raw, self._statistics)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,12 @@ class LatentShards:
         ]
 
     def ensure(
-        self, data: ImageSet, encode: Callable[[], Encode], batch: int, dtype: torch.dtype
+        self,
+        data: ImageSet,
+        encode: Callable[[], Encode],
+        batch: int,
+        dtype: torch.dtype,
+        val_means: torch.dtype | None = None,
     ) -> None:
         """Encode every shard that is missing or damaged.
 
@@ -64,6 +69,7 @@ class LatentShards:
                 and log-variance; called only if something is to be encoded.
             batch: images encoded at a time.
             dtype: of the stored mean and log-variance.
+            val_means: of the means in shards that hold a validation image; None: `dtype`.
 
         Raises:
             ArtifactBusyError: another process writes or removes them.
@@ -78,7 +84,7 @@ class LatentShards:
             encoder = encode() if missing else None
             for k in missing:
                 assert encoder is not None
-                self._write(k, data, encoder, batch, dtype)
+                self._write(k, data, encoder, batch, dtype, val_means or dtype)
                 logger.info("encoded shard %d of %d", k + 1, len(self))
 
     def __len__(self) -> int:
@@ -144,15 +150,22 @@ class LatentShards:
         return found
 
     def _write(
-        self, k: int, data: ImageSet, encode: Encode, batch: int, dtype: torch.dtype
+        self,
+        k: int,
+        data: ImageSet,
+        encode: Encode,
+        batch: int,
+        dtype: torch.dtype,
+        val_means: torch.dtype,
     ) -> None:
         start, stop = self._bounds[k]
         numbers = torch.arange(start, stop)
         images = in_batches(data.images, numbers, batch)
-        mean, logvar = (m.to(dtype) for m in _encode_all(images, encode))  # (n, C, h, w)
+        mean, logvar = _encode_all(images, encode)  # (n, C, h, w) each
+        measured = bool(data.validation[start:stop].any())
         tensors = {
-            "mean": mean,
-            "logvar": logvar,
+            "mean": mean.to(val_means if measured else dtype),
+            "logvar": logvar.to(dtype),
             "labels": data.labels[start:stop],
             "foreground": pool_masks(data.masks[start:stop], mean.shape[-2:]),
         }

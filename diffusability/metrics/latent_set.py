@@ -83,6 +83,7 @@ class LatentSet:
             variation.add(latents[images])
         live, dead = variation.live_channels()
         self.flags = (*flags, *dead)
+        self.live = live  # (c,) int64, the channels that are kept
         if dead:
             latents = latents[:, live]
             mean, scatter = statistics.mean[live], statistics.scatter[live]

@@ -101,4 +101,6 @@ def _given_split(train: Tensor, count: int) -> tuple[Splits, str]:
     learn = train.cpu().numpy()
     if learn.all() or not learn.any():
         raise MeasurementError("The probe needs images to learn from and images to test on")
-    return [(np.flatnonzero(learn), np.flatnonzero(~learn))], "given split"
+    return [
+        (np.flatnonzero(learn), np.flatnonzero(~learn))
+    ], f"{int(learn.sum())} given training images"

@@ -138,7 +138,8 @@ def measure_semantics(
     generator: torch.Generator,
     neighbours: tuple[int, ...] = (1, 5, 10, 20),
     smallest_class: SmallestClass = "refuse",
-    train: Tensor | None = None,
+    training: tuple[Tensor, Tensor] | None = None,
+    tested: Tensor | None = None,
 ) -> list[Measurement]:
     """Measure LNC and linear-probe accuracy.
 
@@ -151,8 +152,9 @@ def measure_semantics(
         neighbours: the K of LNC.
         smallest_class: whether classes of one image, which LNC counts as 0 and the probe cannot
             learn, are left out.
-        train: (N,) bool, the images that the probe learns from, the others being its test; None
-            cross-validates on stratified folds.
+        training: what the probe learns from: (n, C) means of latents over the grid, in latent
+            units, and (n,) labels. None cross-validates on stratified folds.
+        tested: (N,) bool, which of these latents such a probe is tested on; None: all.
 
     Returns:
         For each K ``semantics.lncK`` (z-scored, foreground mean, cosine), ``_corrected`` (0 at
@@ -169,7 +171,7 @@ def measure_semantics(
     if left_out:
         data, labels = LatentSet(latents[enough], left_out), labels[enough]
         masks = None if masks is None else masks[enough]
-        train = None if train is None else train[enough]
+        tested = None if tested is None else tested[enough]
     pooled = _pooled_features(data, None if masks is None else check_masks(masks, data))
     kept = pooled.kept
     if int(kept.sum()) <= max(neighbours):
@@ -195,8 +197,33 @@ def measure_semantics(
         features = _scale(raw, data, normalised)[kept]
         choices = (suffix, options, flags)
         measurements += _consistencies(features, labels[kept], neighbours, choices, generator)
-    probe = linear_probe(_scale(pooled.whole, data, True), labels, generator=generator, train=train)
+    whole = pooled.whole
+    if tested is not None and training is not None:
+        whole, labels = whole[tested], labels[tested]
+    probe = _probe(whole, labels, data, training, generator)
     return data.flagged([*measurements, probe])
+
+
+def _probe(
+    whole: Tensor,
+    labels: Tensor,
+    data: LatentSet,
+    training: tuple[Tensor, Tensor] | None,
+    generator: torch.Generator,
+) -> Measurement:
+    """Return the accuracy of a linear probe on (N, C) means over the grid."""
+    train = None
+    if training is not None:
+        learned, classes = (part.to(whole.device) for part in training)
+        if learned.ndim != 2 or len(classes) != len(learned):
+            raise MeasurementError(
+                f"training: means of shape {tuple(learned.shape)} and {len(classes)} labels; give "
+                "(n, C) means and (n,) labels"
+            )
+        whole = torch.cat([learned[:, data.live].to(whole), whole])  # (n + N, C)
+        labels = torch.cat([classes.to(labels), labels])
+        train = torch.arange(len(whole)) < len(learned)
+    return linear_probe(_scale(whole, data, True), labels, generator=generator, train=train)
 
 
 @dataclass(frozen=True)

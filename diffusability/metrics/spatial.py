@@ -136,7 +136,11 @@ def root_mean_square_contrast(cosines: Tensor) -> Tensor:
 
 
 def semantic_region_self_similarity(
-    cosines: Tensor, distances: Tensor, scales: GridScales, foreground: Tensor
+    cosines: Tensor,
+    distances: Tensor,
+    scales: GridScales,
+    foreground: Tensor,
+    background: Tensor,
 ) -> Tensor:
     """Return SRSS of each image: foreground tokens against near foreground and far background.
 
@@ -148,34 +152,54 @@ def semantic_region_self_similarity(
         cosines: (B, T, T) of ``token_cosines``.
         distances: (T, T) of ``grid_distances``.
         scales: the two distances.
-        foreground: (B, T) bool; any other token is background.
+        foreground: (B, T) bool.
+        background: (B, T) bool; a token may be neither.
 
     Returns:
         (B,) in [-2, 2]; HIGHER is better; NaN where an image has no anchor.
     """
-    inside = foreground.to(cosines.dtype)  # (B, T)
+    inside, outside = foreground.to(cosines.dtype), background.to(cosines.dtype)  # (B, T) each
     near = (distances == scales.near).to(cosines.dtype)  # (T, T)
     far = (distances >= scales.far).to(cosines.dtype)  # (T, T)
-    neighbours, strangers = inside @ near, (1 - inside) @ far  # (B, T) counts
+    neighbours, strangers = inside @ near, outside @ far  # (B, T) counts
     near_sum = ((cosines * near) @ inside[:, :, None])[:, :, 0]  # (B, T)
-    far_sum = ((cosines * far) @ (1 - inside)[:, :, None])[:, :, 0]  # (B, T)
+    far_sum = ((cosines * far) @ outside[:, :, None])[:, :, 0]  # (B, T)
     anchors = foreground & (neighbours > 0) & (strangers > 0)  # (B, T)
     contrast = near_sum / neighbours - far_sum / strangers  # (B, T)
     total = contrast.where(anchors, torch.zeros_like(contrast)).sum(dim=1)  # (B,)
     return total / anchors.sum(dim=1)  # (B,), 0/0 = NaN without an anchor
 
 
-def balanced_images(foreground: Tensor) -> Tensor:
+def balanced_images(foreground: Tensor, background: Tensor) -> Tensor:
     """Return (B,) bool: at least a quarter of the tokens foreground and a quarter background.
 
     Args:
-        foreground: (B, T) bool.
+        foreground: (B, T) bool. background: (B, T) bool.
     """
-    share = foreground.to(torch.float64).mean(dim=1)  # (B,)
-    return (share >= _MINIMUM_SHARE) & (share <= 1 - _MINIMUM_SHARE)
+    inside, outside = (part.to(torch.float64).mean(dim=1) for part in (foreground, background))
+    return (inside >= _MINIMUM_SHARE) & (outside >= _MINIMUM_SHARE)
 
 
-def measure_spatial(latents: Tensor, masks: Tensor | None) -> list[Measurement]:
+@dataclass(frozen=True)
+class _Regions:
+    """(N, T) bool tokens of the foreground and of the background; some may be neither."""
+
+    foreground: Tensor
+    background: Tensor
+
+    @classmethod
+    def of(cls, masks: Tensor, undecided: Tensor | None, data: LatentSet) -> "_Regions":
+        """Return the regions of checked (N, H, W) shares of foreground and undecided pixels."""
+        foreground = check_masks(masks, data).flatten(1) > 0  # (N, T)
+        if undecided is None:
+            return cls(foreground, ~foreground)
+        unclear = undecided.to(data.device).flatten(1) > 0  # (N, T)
+        return cls(foreground, ~foreground & ~unclear)
+
+
+def measure_spatial(
+    latents: Tensor, masks: Tensor | None, undecided: Tensor | None = None
+) -> list[Measurement]:
     """Measure spatial structure on z-scored latents (headline) and on raw ones (``_raw``).
 
     The standard error is over images, with the normalisation held fixed.
@@ -185,6 +209,8 @@ def measure_spatial(latents: Tensor, masks: Tensor | None) -> list[Measurement]:
         masks: (N, H, W) foreground fraction of each token in [0, 1]; a token is foreground if any
             of its pixels is. An image without any foreground (one that has no mask) is left out
             of SRSS and counted in a flag. None leaves SRSS out.
+        undecided: (N, H, W) share of pixels that are neither foreground nor background; a token
+            with such pixels and without foreground is neither. None: there are none.
 
     Returns:
         ``spatial.lds``, ``spatial.cds`` and ``spatial.srss`` (HIGHER is better), ``spatial.rmsc``
@@ -196,14 +222,14 @@ def measure_spatial(latents: Tensor, masks: Tensor | None) -> list[Measurement]:
     """
     data = LatentSet(latents)
     scales = grid_scales(data.height, data.width)
-    foreground = None
+    regions = None
     if masks is not None:
-        foreground = check_masks(masks, data).flatten(1) > 0  # (N, T)
-        _require_balanced(foreground)
-    flags = _without_foreground(foreground)
+        regions = _Regions.of(masks, undecided, data)
+        _require_balanced(regions)
+    flags = _without_foreground(regions)
     measurements = []
     for normalised, suffix in ((True, ""), (False, "_raw")):
-        per_image = _per_image_statistics(data, normalised, scales, foreground)
+        per_image = _per_image_statistics(data, normalised, scales, regions)
         options = asdict(scales) | {"distance": "manhattan", "normalise": normalised}
         measurements += [
             _summary(name, suffix, values, options, flags if name == "srss" else ())
@@ -217,25 +243,28 @@ def _pair_weights(pairs: Tensor) -> Tensor:
     return pairs.to(torch.float64) / pairs.sum()
 
 
-def _require_balanced(foreground: Tensor) -> None:
+def _require_balanced(regions: _Regions) -> None:
     """Raise unless some image passes the mask filter."""
-    if bool(balanced_images(foreground).any()):
+    if bool(balanced_images(regions.foreground, regions.background).any()):
         return
-    share = foreground.to(torch.float64).mean(dim=1)  # (N,)
+    few = [
+        int((part.to(torch.float64).mean(dim=1) < _MINIMUM_SHARE).sum())
+        for part in (regions.foreground, regions.background)
+    ]
     raise MeasurementError(
-        f"SRSS: none of {share.numel()} images has at least {_MINIMUM_SHARE:.0%} foreground and "
-        f"{_MINIMUM_SHARE:.0%} background tokens: {int((share < _MINIMUM_SHARE).sum())} have too "
-        f"little foreground, {int((share > 1 - _MINIMUM_SHARE).sum())} too little background. "
-        "Give pixel masks that separate the object, or leave SRSS out"
+        f"SRSS: none of {len(regions.foreground)} images has at least {_MINIMUM_SHARE:.0%} "
+        f"foreground and {_MINIMUM_SHARE:.0%} background tokens: {few[0]} have too little "
+        f"foreground, {few[1]} too little background. Give pixel masks that separate the object, "
+        "or leave SRSS out"
     )
 
 
 def _per_image_statistics(
-    data: LatentSet, normalised: bool, scales: GridScales, foreground: Tensor | None
+    data: LatentSet, normalised: bool, scales: GridScales, regions: _Regions | None
 ) -> dict[str, Tensor]:
     """Return every statistic of every image, keyed by its name."""
     distances = grid_distances(data.height, data.width, data.device)  # (T, T)
-    names = ("lds", "cds", "rmsc") if foreground is None else ("lds", "cds", "rmsc", "srss")
+    names = ("lds", "cds", "rmsc") if regions is None else ("lds", "cds", "rmsc", "srss")
     # filled in place: small results kept between large temporaries would fragment the heap
     nothing = torch.full((data.count,), torch.nan, dtype=torch.float64, device=data.device)
     found = {name: nothing.clone() for name in names}
@@ -244,16 +273,16 @@ def _per_image_statistics(
         found["lds"][images] = local_distant_similarity(cosines, distances, scales)
         found["cds"][images] = cosine_decay_slope(cosines, distances, scales)
         found["rmsc"][images] = root_mean_square_contrast(cosines)
-        if foreground is not None:
-            inside = foreground[images]  # (B, T)
-            values = semantic_region_self_similarity(cosines, distances, scales, inside)  # (B,)
-            found["srss"][images] = values.where(balanced_images(inside), torch.nan)
+        if regions is not None:
+            parts = regions.foreground[images], regions.background[images]  # (B, T) each
+            values = semantic_region_self_similarity(cosines, distances, scales, *parts)  # (B,)
+            found["srss"][images] = values.where(balanced_images(*parts), torch.nan)
     return {name: values[~values.isnan()] for name, values in found.items()}
 
 
-def _without_foreground(foreground: Tensor | None) -> tuple[str, ...]:
-    """Return a flag that counts the images of a (N, T) foreground that have none."""
-    count = 0 if foreground is None else int((~foreground.any(dim=1)).sum())
+def _without_foreground(regions: _Regions | None) -> tuple[str, ...]:
+    """Return a flag that counts the images without foreground."""
+    count = 0 if regions is None else int((~regions.foreground.any(dim=1)).sum())
     return (f"{count} images without foreground left out",) if count else ()
 
 

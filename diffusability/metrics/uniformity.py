@@ -1,12 +1,14 @@
 """Uniformity of the latent space: how evenly single-pixel latents spread in a t-SNE plane.
 
 Protocol of VA-VAE (Yao et al., "Reconstruction vs. Generation", CVPR 2025), which "Diffusing in the
-Right Space" (arXiv 2606.03578) adopts: from each image one latent pixel at random, z-scored per
-channel; t-SNE to the plane; a Gaussian kernel density at the points themselves; three statistics of
-those densities. Their range over tokenizers is small, so the spread over repeats is measured too.
+Right Space" (arXiv 2606.03578) adopts: from each image, mirrored or not, one pixel of a draw of its
+posterior, z-scored per channel; t-SNE to the plane; a Gaussian kernel density at the points
+themselves; three statistics of those densities. Their range over tokenizers is small, so the spread
+over repeats is measured too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +19,9 @@ from sklearn.utils.parallel import Parallel, delayed
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from diffusability.data.images import Rows
 from diffusability.errors import MeasurementError
-from diffusability.latents.channel_statistics import normalise
+from diffusability.latents.channel_statistics import mean_variance, normalise
 from diffusability.metrics.latent_set import LatentSet
 from diffusability.metrics.measurement import Measurement
 
@@ -90,6 +93,8 @@ def measure_uniformity(
     latents: Tensor,
     *,
     seed: int,
+    logvar: Tensor | None = None,
+    mirrored: tuple[Rows, Rows | None] | None = None,
     points: int = 10_000,
     repeats: int = 10,
     perplexity: float = 30.0,
@@ -102,9 +107,12 @@ def measure_uniformity(
     disjoint until the images run out; then all images are shuffled and dealt again.
 
     Args:
-        latents: (N, C, H, W) latents in raw units; z-scored per channel here. For the protocol's
-            flips, give latents of images that were flipped at random.
+        latents: (N, C, H, W) posterior means in raw units; z-scored per channel here.
         seed: seed of all draws.
+        logvar: (N, C, H, W) log-variances: the protocol draws from the posteriors. None: their
+            means are taken.
+        mirrored: the same two of the mirrored images, which the protocol takes for half of the
+            images at random; may be on disk. None: no image is mirrored.
         points: images per repeat; with fewer images all are taken, and the values, which depend on
             the number of points, carry the flag ``points-limited-to-images``.
         repeats: number of repeats, at least 2.
@@ -133,8 +141,8 @@ def measure_uniformity(
             f" got {repeats} repeats, {used} points (of {count} images), perplexity {perplexity} "
             f"and {iterations} iterations"
         )
-    data = LatentSet(latents)
-    latents, statistics = data.latents, data.statistics
+    source = _Cells(LatentSet(latents), logvar, mirrored)
+    data = source.data
     if data.channels < 2:
         raise MeasurementError(
             "uniformity: not defined for latents of one channel, which do not span a plane"
@@ -144,10 +152,9 @@ def measure_uniformity(
     jobs = []
     for images, sequence in zip(np.concatenate(rounds), sequences, strict=True):
         random = np.random.default_rng(sequence)
-        pixels = _single_pixels(latents, images, random).to(torch.float64)
-        scaled = normalise(pixels, statistics)[:, :, 0, 0].cpu().numpy()  # (points, C)
+        cells = random.integers(data.height, size=used), random.integers(data.width, size=used)
         plane = _Plane(perplexity, iterations, int(random.integers(2**31)))
-        jobs.append(delayed(plane.statistics)(scaled))
+        jobs.append(delayed(plane.statistics)(source.draw(images, cells, random)))
     results = Parallel(n_jobs=n_jobs)(jobs)
     flags = (("points-limited-to-images",) if used < points else ()) + (
         ("repeats-overlap",) if 2 * used > count else ()
@@ -158,6 +165,8 @@ def measure_uniformity(
         "perplexity": perplexity,
         "iterations": iterations,
         "seed": seed,
+        "posterior": "mean" if logvar is None else "draw",
+        "flip": mirrored is not None,
     }
     sizes = [len(dealt) for dealt in rounds]
     found = []
@@ -180,14 +189,56 @@ def _disjoint_rounds(
     return rounds
 
 
-def _single_pixels(
-    latents: Tensor, images: NDArray[np.int64], random: np.random.Generator
-) -> Tensor:
-    """Return (points, C, 1, 1): one random pixel of each of the given images."""
-    points, (height, width) = len(images), latents.shape[2:]
-    indices = (images, random.integers(height, size=points), random.integers(width, size=points))
-    chosen, rows, columns = (torch.from_numpy(index).to(latents.device) for index in indices)
-    return latents[chosen, :, rows, columns][:, :, None, None]
+class _Cells:
+    """Single cells of latents: means or draws, mirrored or not, z-scored per channel."""
+
+    def __init__(
+        self, data: LatentSet, logvar: Tensor | None, mirrored: tuple[Rows, Rows | None] | None
+    ) -> None:
+        """Scale by the spread of what is drawn: variances of means and of posteriors add up."""
+        self.data, self._logvar, self._mirrored = data, logvar, mirrored
+        self._statistics = data.statistics
+        if logvar is not None:
+            noise = mean_variance(logvar, torch.arange(len(logvar)))[data.live]  # (c,)
+            scatter = data.statistics.scatter
+            scatter = scatter + noise.to(scatter) * (data.statistics.count - 1)
+            self._statistics = replace(data.statistics, scatter=scatter)
+
+    def draw(
+        self,
+        images: NDArray[np.int64],
+        cells: tuple[NDArray[np.int64], NDArray[np.int64]],
+        random: np.random.Generator,
+    ) -> NDArray[np.float64]:
+        """Return (points, c) z-scores of one cell (row, column) of each of the given images."""
+        chosen, rows, columns = (torch.from_numpy(index) for index in (images, *cells))
+        mean = self._at(self.data.latents, chosen, rows, columns)  # (points, c)
+        spread = None
+        if self._logvar is not None:
+            spread = self._at(self._logvar, chosen, rows, columns)[:, self.data.live]
+        if self._mirrored is not None:
+            turned = torch.from_numpy(np.flatnonzero(random.random(len(images)) < 0.5))
+            where = chosen[turned], rows[turned], columns[turned]
+            means, logvars = self._mirrored
+            mean[turned] = self._at(means, *where)[:, self.data.live]
+            if spread is not None and logvars is not None:
+                spread[turned] = self._at(logvars, *where)[:, self.data.live]
+        if spread is not None:
+            noise = torch.from_numpy(random.standard_normal(mean.shape)).to(mean.device)
+            mean = mean + torch.exp(0.5 * spread) * noise
+        scaled: NDArray[np.float64]
+        scaled = normalise(mean[:, :, None, None], self._statistics)[:, :, 0, 0].cpu().numpy()
+        return scaled
+
+    @staticmethod
+    def _at(latents: Rows, images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return the (points, C) float64 cells at (points,) images, rows and columns."""
+        if isinstance(latents, Tensor):
+            to = latents.device
+            found = latents[images.to(to), :, rows.to(to), columns.to(to)]
+        else:  # on disk: whole latents are read
+            found = latents[images][torch.arange(len(images)), :, rows, columns]
+        return found.to(torch.float64)
 
 
 @dataclass(frozen=True)
@@ -250,7 +301,7 @@ def _summarise(
     name: str,
     values: NDArray[np.float64],
     errors: tuple[float, float, float],
-    options: dict[str, float],
+    options: dict[str, Any],
     flags: tuple[str, ...],
 ) -> list[Measurement]:
     """Return the mean over repeats and the spread of a single repeat."""

@@ -27,6 +27,13 @@ BIBTEX = """@article{zhong2026diffusing,
   year    = {2026}
 }"""
 
+LATENTS = (
+    "Metrics of latents. They are of posterior means, z-scored per channel; that goes for the "
+    "headline's LNC, SRSS, LDS and CDS too, whose reference code takes raw latents: the tables "
+    "have those under the same names with _raw. iFID is of raw latents, uniformity of draws from "
+    "the posteriors, unless the study says otherwise."
+)
+
 
 def methods(
     plan: Plan,
@@ -55,6 +62,8 @@ def methods(
         f"{', '.join(families)}; a cluster is a "
         f"regularizer method. Seeds: {_list(study.select.tokenizer_seeds)}{_repeats(plan)}.",
     ]
+    if study.selected_metrics:
+        paragraphs.append(LATENTS)
     models = measurements[measurements["metric"] == target]
     if len(models):
         paragraphs.append(_models(plan, models, target))

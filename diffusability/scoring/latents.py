@@ -13,6 +13,7 @@ from diffusability.errors import DiffusabilityError, MeasurementError
 from diffusability.latents.shards import pool_masks
 from diffusability.metrics.fisher import measure_fisher
 from diffusability.metrics.measurement import Measurement
+from diffusability.metrics.semantics import measure_semantics
 from diffusability.metrics.spatial import measure_spatial
 from diffusability.metrics.uniformity import measure_uniformity
 from diffusability.scoring.request import UNIFORMITY
@@ -164,6 +165,17 @@ def _spatial(given: _Given, spec: Any, seed: int) -> list[Measurement]:
     return measure_spatial(given.mean, given.foreground)
 
 
+def _semantics(given: _Given, spec: Any, seed: int) -> list[Measurement]:
+    return measure_semantics(
+        given.mean,
+        given.labels,
+        given.foreground,
+        generator=torch.Generator().manual_seed(seed),
+        neighbours=spec.neighbours,
+        smallest_class=spec.smallest_class,
+    )
+
+
 def _uniformity(given: _Given, spec: Any, seed: int) -> list[Measurement]:
     named = {key: getattr(spec, key) for key in ("points", "repeats", "perplexity", "iterations")}
     return measure_uniformity(given.mean, seed=seed % 2**31, **named)
@@ -185,8 +197,9 @@ def _fisher(given: _Given, spec: FisherMetric, seed: int) -> list[Measurement]:
 
 
 # names of the random streams, those of the stages: equal seeds give the numbers of a study
-_STREAMS = {"uniformity": "repeats", "fisher": "mixture"}
+_STREAMS = {"semantics": "folds", "uniformity": "repeats", "fisher": "mixture"}
 _DIRECT: dict[str, Callable[[_Given, Any, int], list[Measurement]]] = {
+    "semantics": _semantics,
     "spatial": _spatial,
     "uniformity": _uniformity,
     "fisher": _fisher,

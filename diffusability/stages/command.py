@@ -149,7 +149,11 @@ def _job(stage: str, arguments: argparse.Namespace) -> Job:
     # by itself; torchrun was started on the GPUs that its processes share
     if STAGES[stage].gpu and arguments.device in ("auto", "cuda") and "RANK" not in os.environ:
         take_gpus(1, state=job.state)  # before torch looks at them
-    return replace(job, device=_device(arguments.device))
+    from diffusability.stages.precision import set_float32_precision
+
+    device = _device(arguments.device)
+    set_float32_precision(stage, device)
+    return replace(job, device=device)
 
 
 def _limit_threads(count: int) -> None:

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from diffusability.artifacts.card import read_card
 from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
 from diffusability.diffusion.load import backbone_spec, build_diffusion, load_diffusion
 from diffusability.diffusion.training_loss import diffusion_loss
 from diffusability.fisher.backbone_denoiser import backbone_denoiser
-from diffusability.latents.channel_statistics import ChannelStatistics
+from diffusability.latents.channel_statistics import ChannelStatistics, mean_variance
+from diffusability.latents.mapped import MappedLatents
 from diffusability.latents.posteriors import Posteriors
 from diffusability.metrics.learned_fisher import HEADLINE, measure_learned_fisher
 from diffusability.metrics.measurement import Measurement
@@ -34,7 +36,7 @@ def make(inputs: Inputs, spec: BackboneSpec, out: Path) -> None:
     job, data, together = inputs.job, inputs.data, processes()
     latents = inputs.latents if together.leads else inputs.checked_latents
     posteriors = Posteriors(latents, data.split("train"), inputs.device)
-    model = _model(inputs, spec, posteriors).to(inputs.device)
+    model = _model(inputs, spec, posteriors, _scale(inputs, spec, latents)).to(inputs.device)
     loss = diffusion_loss(model, posteriors, spec)
     training = train(
         Run(
@@ -60,16 +62,28 @@ def make(inputs: Inputs, spec: BackboneSpec, out: Path) -> None:
         training.write_history(out / "history.csv")
 
 
+def _scale(inputs: Inputs, spec: Backbone, latents: MappedLatents) -> tuple[Tensor, Tensor]:
+    """Return mean and divisor of each channel, (C,) float64, of the train split's latents.
+
+    A draw is a posterior mean plus independent noise, so the variances add up.
+    """
+    stated = inputs.json("latents", "latents.json")
+    statistics = ChannelStatistics.from_json(stated["channel_statistics"])
+    if spec.latent_scale == "means":
+        return statistics.mean, statistics.scale
+    noise = mean_variance(latents.logvar, inputs.data.split("train"))  # (C,)
+    drawn = (statistics.std.square() + noise).sqrt()  # (C,)
+    return statistics.mean, drawn.where(drawn > 0, torch.ones_like(drawn))
+
+
 def _model(
-    inputs: Inputs, spec: Backbone, posteriors: Posteriors
+    inputs: Inputs, spec: Backbone, posteriors: Posteriors, scale: tuple[Tensor, Tensor]
 ) -> LatentDiffusion | LatentDenoiser:
     """Return the model with its initial weights and the scale of its training latents."""
     channels, height, width = posteriors.shape
     model = build_diffusion(spec, (channels, height, width), inputs.data.num_classes)
     model.network.initialise(inputs.generator("weights"))
-    stated = inputs.json("latents", "latents.json")
-    statistics = ChannelStatistics.from_json(stated["channel_statistics"])
-    model.set_normalisation(statistics.mean, statistics.scale)
+    model.set_normalisation(*scale)
     return model
 
 

@@ -11,7 +11,7 @@ from diffusability.artifacts.tensors import write_tensors
 from diffusability.data.images import in_batches, to_float, to_uint8
 from diffusability.figures.image_grid import write_image_grid
 from diffusability.latents.channel_statistics import channel_statistics, denormalise, normalise
-from diffusability.latents.mapped import Latents, NormalisedLatents
+from diffusability.latents.mapped import ChosenLatents, Latents
 from diffusability.metrics.alignment import fit_alignment, measure_alignment
 from diffusability.metrics.continuity import measure_interpolation_frechet
 from diffusability.metrics.equivariance import Transform, measure_equivariance
@@ -142,10 +142,10 @@ def continuity(inputs: Inputs, spec: ContinuityMetric, out: Path) -> None:
     """Write measurements.json and the neighbours that were found."""
     data, latents = inputs.data, inputs.latents
     asked, offered = data.split(spec.split), data.split(spec.pool)
-    statistics = channel_statistics(latents.mean, offered)
-    queries = normalise(latents.mean[asked], statistics)  # (n, C, h, w)
+    statistics = channel_statistics(latents.mean, offered) if spec.normalise else None
+    queries = ChosenLatents(latents.mean, asked, statistics)[:]  # (n, C, h, w)
     # ImageNet's training latents, the usual pool, are 42 GB: they stay on disk
-    pool = NormalisedLatents(latents.mean, offered, statistics)  # (m, C, h, w)
+    pool = ChosenLatents(latents.mean, offered, statistics)  # (m, C, h, w)
     table = nearest_neighbours(
         queries.to(inputs.device),
         pool,
@@ -160,7 +160,8 @@ def continuity(inputs: Inputs, spec: ContinuityMetric, out: Path) -> None:
 
     @torch.no_grad()
     def decode(interpolated: Tensor) -> Tensor:
-        images = inputs.tokenizer.decode(denormalise(interpolated, statistics).to(inputs.device))
+        raw = interpolated if statistics is None else denormalise(interpolated, statistics)
+        images = inputs.tokenizer.decode(raw.to(inputs.device))
         return to_uint8(images, inputs.of("decoded interpolations", "tokenizer")).cpu()
 
     measurement = measure_interpolation_frechet(
@@ -178,7 +179,7 @@ def continuity(inputs: Inputs, spec: ContinuityMetric, out: Path) -> None:
         batch_size=BATCH,
     )
     write_tensors(out / "neighbours.safetensors", table.to_tensors(), table.to_metadata())
-    options = measurement.options | {"normalise": True}
+    options = measurement.options | {"normalise": spec.normalise}
     write_measurements(out, [replace(measurement, options=options)])
 
 

@@ -119,19 +119,20 @@ class Inputs:
         """Return the latents that the job makes, encoding with its tokenizer what is missing."""
         shards = _shards(self.job.path, self.data, spec)
         dtype = getattr(torch, spec.dtype)
+        val_means = None if spec.val_means is None else getattr(torch, spec.val_means)
         stored = stored_latents(self.folder("tokenizer"))
         if stored is not None:
             if spec.flip:
                 raise StudyError("encoding.flip: latents on disk have no mirrored images")
             numbered = replace(self.data, images=stored.numbers)
-            shards.ensure(numbered, lambda: stored, spec.batch, dtype)
+            shards.ensure(numbered, lambda: stored, spec.batch, dtype, val_means)
             return shards.read()
 
         def encode() -> Encode:  # with a tokenizer that is freed once all is encoded
             tokenizer = load_tokenizer(self.folder("tokenizer"), self.data, self.job.device)
             return _encode_with(tokenizer, self.device, self.of("latents", "tokenizer"))
 
-        shards.ensure(self.data, encode, spec.batch, dtype)
+        shards.ensure(self.data, encode, spec.batch, dtype, val_means)
         return shards.read()
 
     def _open_latents(self) -> LatentShards:

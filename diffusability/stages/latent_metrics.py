@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from diffusability.artifacts.atomic import write_json
-from diffusability.data.images import to_float
+from diffusability.data.images import Rows, in_batches, to_float
+from diffusability.latents.mapped import ChosenLatents
+from diffusability.latents.shards import pool_masks
 from diffusability.metrics.fisher import measure_fisher
 from diffusability.metrics.geometry import Spectrum, measure_spectra, measure_stretch
 from diffusability.metrics.latent_set import classes_of_enough
+from diffusability.metrics.semantics import measure_semantics
 from diffusability.metrics.spatial import measure_spatial
 from diffusability.metrics.stationary_fisher import StationaryCurves, stationary_curves
 from diffusability.metrics.uniformity import measure_uniformity
@@ -19,15 +23,58 @@ from diffusability.stages.inputs import Inputs
 from diffusability.stages.measurements import write_measurements
 from diffusability.study.class_sizes import LEAST_STATIONARY
 from diffusability.study.metrics import FisherMetric, GeometryMetric
-from diffusability.study.perspectives import SpatialMetric, UniformityMetric
+from diffusability.study.perspectives import SemanticsMetric, SpatialMetric, UniformityMetric
+from diffusability.tokenizers.posterior import LOGVAR_RANGE
 from diffusability.tokenizers.serpentine import to_vector
+
+BLOCK_BYTES = 256 * 2**20  # of training latents in memory at a time
+MASKS = 256  # decoded at a time
+
+
+def semantics(inputs: Inputs, spec: SemanticsMetric, out: Path) -> None:
+    """Write measurements.json."""
+    chosen, latents = inputs.data.split(spec.split), inputs.latents
+    measurements = measure_semantics(
+        latents.mean[chosen],
+        latents.labels[chosen],
+        latents.foreground[chosen] if inputs.data.masked else None,
+        generator=inputs.generator("folds"),
+        neighbours=spec.neighbours,
+        smallest_class=spec.smallest_class,
+        training=_probe_training(inputs, spec),
+        tested=inputs.data.validation[chosen],
+    )
+    write_measurements(out, measurements)
+
+
+def _probe_training(inputs: Inputs, spec: SemanticsMetric) -> tuple[Tensor, Tensor] | None:
+    """Return what a linear probe learns from, (n, C) means over the grid and (n,) labels.
+
+    None: the probe is cross-validated, as no validation images are measured, or none were held out.
+    """
+    train = inputs.data.split("train")
+    if spec.probe == "folds" or spec.split == "train":
+        return None
+    if not len(train) or not len(inputs.data.split("val")):
+        return None
+    count = min(spec.probe_images, len(train))
+    # spread evenly, because an image folder is in the order of its classes
+    train = train[torch.arange(count) * len(train) // count]
+    latents = inputs.latents
+    rows = max(1, BLOCK_BYTES // (8 * latents.mean.shape[1:].numel()))
+    means = [latents.mean[part].double().mean(dim=(2, 3)) for part in train.split(rows)]
+    return torch.cat(means), latents.labels[train]
 
 
 def spatial(inputs: Inputs, spec: SpatialMetric, out: Path) -> None:
     """Write measurements.json."""
-    chosen, latents = inputs.data.split(spec.split), inputs.latents
-    if inputs.data.masked:
-        write_measurements(out, measure_spatial(latents.mean[chosen], latents.foreground[chosen]))
+    data, latents = inputs.data, inputs.latents
+    chosen = data.split(spec.split)
+    if data.masked:
+        mean, undecided = latents.mean[chosen], None
+        if data.undecided is not None:
+            undecided = _pooled(data.undecided, chosen, mean.shape[-2:])
+        write_measurements(out, measure_spatial(mean, latents.foreground[chosen], undecided))
         return
     without = ["spatial.srss", "spatial.srss_raw"]
     reason = "the dataset has no masks"
@@ -36,16 +83,32 @@ def spatial(inputs: Inputs, spec: SpatialMetric, out: Path) -> None:
     )
 
 
+def _pooled(masks: Rows, chosen: Tensor, grid: torch.Size) -> Tensor:
+    """Return the (n, h, w) share of each cell of the chosen (N, H, W) bool masks."""
+    return torch.cat([pool_masks(part, grid) for part in in_batches(masks, chosen, MASKS)])
+
+
 def uniformity(inputs: Inputs, spec: UniformityMetric, out: Path) -> None:
     """Write measurements.json."""
+    chosen, latents = inputs.data.split(spec.split), inputs.latents
+    mean, logvar, mirrored = latents.mean[chosen], None, None
+    if spec.posterior == "draw":
+        logvar = latents.logvar[chosen]
+        if not bool((logvar > LOGVAR_RANGE[0]).any()):  # of a deterministic encoder
+            logvar = None
+    if spec.flip and latents.mirrored is not None:
+        means, logvars = (ChosenLatents(moment, chosen) for moment in latents.mirrored)
+        mirrored = (means, None if logvar is None else logvars)
     measurements = measure_uniformity(
-        inputs.latents.mean[inputs.data.split(spec.split)],
+        mean,
+        logvar=logvar,
+        mirrored=mirrored,
         seed=inputs.stream("repeats") % 2**31,  # scikit-learn takes 32 bits
         points=spec.points,
         repeats=spec.repeats,
         perplexity=spec.perplexity,
         iterations=spec.iterations,
-        n_jobs=int(os.environ["OMP_NUM_THREADS"]),
+        n_jobs=int(os.environ.get("OMP_NUM_THREADS", "1")),
     )
     write_measurements(out, measurements)
 

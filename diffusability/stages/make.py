@@ -1,6 +1,7 @@
 """Make one artifact: find its code, give it typed inputs and options."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, assert_never, get_type_hints
@@ -53,7 +54,12 @@ def plain_metric(inputs: Inputs, spec: MetricOptions, out: Path) -> None:
     if group.generator:
         options["generator"] = inputs.generator(group.generator)
     found = load_code(group.code)(*map(tensor, group.reads), **options)
-    write_measurements(out, *(found if isinstance(found, tuple) else (found,)))
+    measurements, without = found if isinstance(found, tuple) else (found, ())
+    rounded = latents.mean.rounded_to(chosen)
+    if rounded is not None:
+        flag = f"latents rounded to {str(rounded).removeprefix('torch.')}"
+        measurements = [replace(m, flags=(*m.flags, flag)) for m in measurements]
+    write_measurements(out, measurements, without)
 
 
 def load_code(code: str) -> Callable[..., Any]:

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,7 +15,7 @@ from diffusability.diffusion.edm_sampler import Churn, integrate_denoiser, sigma
 from diffusability.diffusion.guidance import guided_denoiser, guided_velocity
 from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
 from diffusability.diffusion.load import backbone_spec, load_diffusion
-from diffusability.diffusion.sampler import balanced_labels, draw_noise, integrate
+from diffusability.diffusion.sampler import balanced_labels, draw_noise, integrate, random_labels
 from diffusability.figures.image_grid import write_image_grid
 from diffusability.metrics.trajectory import TrajectoryRecorder
 from diffusability.stages.controls import ControlOptions, Draw, control_source
@@ -36,8 +36,7 @@ NO_TRAJECTORY = (
 )
 CONTROL = "no diffusion model made the samples"
 SHIFTED = "the statistics are of even steps in time; sampling.shift makes them uneven"
-
-
+TOLD = {"balanced": "balanced: index modulo classes", "random": "random: drawn uniformly"}
 ALWAYS = (0.0, 1.0)  # guidance acts at every time
 
 
@@ -47,6 +46,8 @@ class SampleOptions(Spec):
     solver: Solver
     evaluations: int
     guidance: float
+    guidance_channels: int | None = None  # first ones that guidance acts on; None: all
+    labels: Literal["balanced", "random"] = "balanced"
     count: int
     shift: float = 1.0
     guidance_interval: tuple[float, float] = ALWAYS
@@ -71,7 +72,7 @@ def make(inputs: Inputs, spec: SampleOptions | ControlOptions, out: Path) -> Non
         if isinstance(model, LatentDiffusion) and spec.shift == 1:
             recorder = TrajectoryRecorder(spec.steps)
         conditional = backbone_spec(read_card(inputs.folder("diffusion"))["spec"]).conditional
-        told = "balanced: index modulo classes" if conditional else None
+        told = TOLD[spec.labels] if conditional else None
         untold = SHIFTED if spec.shift != 1 else NO_TRAJECTORY
         draw = _model_source(inputs, spec, model, conditional, recorder)
     shards = _write_shards(inputs, spec.count, draw, out)
@@ -86,7 +87,9 @@ def make(inputs: Inputs, spec: SampleOptions | ControlOptions, out: Path) -> Non
         assert isinstance(spec, SampleOptions)
         trajectory = _trajectory(spec, recorder)
     write_json(out / "samples.json", notes | trajectory)
-    pictured, columns = pictured_indices(min(spec.count, SHARD), inputs.data.num_classes)
+    cyclic = isinstance(spec, ControlOptions) or spec.labels == "balanced"
+    classes = inputs.data.num_classes if cyclic else 1  # of random labels no column is one class
+    pictured, columns = pictured_indices(min(spec.count, SHARD), classes)
     first_images = load_file(out / shards[0])["images"]
     write_image_grid(out / "samples.png", first_images[pictured], columns)
 
@@ -123,7 +126,7 @@ def _model_source(
     """Return what draws latents from a diffusion model, and their labels."""
 
     def draw(indices: range) -> tuple[Tensor, Tensor]:
-        labels = _labels(indices, model, conditional)
+        labels = _labels(inputs, spec, indices, model, conditional)
         latents = _latents(inputs, spec, model, labels, recorder, indices)
         require_finite(latents, inputs.of("samples", "diffusion"))
         return latents, labels
@@ -154,11 +157,20 @@ def _model(inputs: Inputs, step: int | None) -> LatentDiffusion | LatentDenoiser
     return load_diffusion(folder, shape, data.num_classes, inputs.job.device, step)
 
 
-def _labels(indices: range, model: LatentDiffusion | LatentDenoiser, conditional: bool) -> Tensor:
-    """Return (B,) labels on the CPU: balanced, or the null class of an unconditional model."""
-    if conditional:
-        return balanced_labels(indices, model.network.num_classes)
-    return model.null_labels(len(indices)).cpu()
+def _labels(
+    inputs: Inputs,
+    spec: SampleOptions,
+    indices: range,
+    model: LatentDiffusion | LatentDenoiser,
+    conditional: bool,
+) -> Tensor:
+    """Return (B,) labels on the CPU, of an unconditional model the null class."""
+    classes = model.network.num_classes
+    if not conditional:
+        return model.null_labels(len(indices)).cpu()
+    if spec.labels == "random":
+        return random_labels(derive_seed("sampling labels", inputs.job.seed), indices, classes)
+    return balanced_labels(indices, classes)
 
 
 @torch.no_grad()
@@ -174,7 +186,7 @@ def _latents(
 
     The noise depends on sampling seed and index alone: every cell of a study starts from the same.
     """
-    network, guidance = model.network, spec.guidance
+    network, guidance, guided = model.network, spec.guidance, spec.guidance_channels
     shape, null = (network.latent_channels, *network.grid), network.num_classes
 
     def draw(*use: str | int) -> Tensor:
@@ -183,13 +195,13 @@ def _latents(
 
     noise, labels = draw("sampling noise"), labels.to(inputs.device)  # (B, C, H, W), (B,)
     if isinstance(model, LatentDiffusion):
-        velocity = guided_velocity(model, labels, null, guidance, spec.guidance_interval)
+        velocity = guided_velocity(model, labels, null, guidance, spec.guidance_interval, guided)
         found = integrate(velocity, noise, spec.steps, spec.solver, spec.shift, on_step=recorder)
         return model.denormalise(found)
     edm = spec.edm
     assert edm is not None  # the plan gives it to every model of that process
     churn = Churn(partial(draw, "churn"), edm) if edm.churn else None
-    denoise = guided_denoiser(model, labels, null, guidance)
+    denoise = guided_denoiser(model, labels, null, guidance, guided)
     sigmas = sigma_grid(spec.steps, edm)
     return model.denormalise(integrate_denoiser(denoise, noise, sigmas, spec.solver, churn))
 
@@ -200,6 +212,8 @@ def _trajectory(spec: SampleOptions, recorder: TrajectoryRecorder) -> dict[str, 
     options = spec.model_dump(include={"solver", "evaluations", "guidance"})
     if spec.guidance_interval != ALWAYS:
         options["guidance_interval"] = list(spec.guidance_interval)
+    if spec.guidance_channels is not None:
+        options["guidance_channels"] = spec.guidance_channels
     return {
         "trajectory": [m.to_json() for m in recorder.moments.measurements(options)],
         "length_ratio": ratios.tolist(),

@@ -113,6 +113,12 @@ class Backbone(Spec):
     edm: EDMTraining | None = Field(
         None, exclude_if=is_none, description="options of process edm; its defaults if left out"
     )
+    latent_scale: Literal["means", "draws"] = Field(
+        "means",
+        exclude_if=lambda scale: scale == "means",
+        description="latents are divided by the spread of posterior means, or of draws from the "
+        "posteriors, which is what LightningDiT divides by and training sees",
+    )
     train: DiffusionTraining
     gpus: PositiveInt = Field(
         1,
@@ -306,6 +312,9 @@ def solver_steps(solver: Solver, evaluations: int) -> int:
     return evaluations if solver == "euler" else (evaluations + 1) // 2
 
 
+Scales = Annotated[tuple[Annotated[float, Field(ge=1.0, le=1000.0)], ...], Field(min_length=1)]
+
+
 class SamplingSpec(Spec):
     """How images are generated, the same for every cell of the study."""
 
@@ -313,8 +322,24 @@ class SamplingSpec(Spec):
     evaluations: PositiveInt = Field(
         50, description="function evaluations of the ODE solver, exactly"
     )
-    guidance: tuple[Annotated[float, Field(ge=1.0, le=1000.0)], ...] = Field(
-        (1.0,), min_length=1, description="classifier-free guidance scales; 1 is none"
+    guidance: Scales = Field((1.0,), description="classifier-free guidance scales; 1 is none")
+    guidance_of: dict[str, Scales] = Field(
+        {},
+        exclude_if=lambda scales: not scales,
+        description="other guidance scales of some backbones, by name",
+    )
+    guidance_channels: PositiveInt | None = Field(
+        None,
+        exclude_if=is_none,
+        description="first channels of the latent that guidance acts on; none: all (the official "
+        "SiT and LightningDiT samplers: 3)",
+    )
+    labels: Literal["balanced", "random"] = Field(
+        "balanced",
+        exclude_if=lambda labels: labels == "balanced",
+        description="class of each sample: every class equally often, or drawn uniformly (the "
+        "official SiT and LightningDiT samplers), which adds class counts to the noise of a "
+        "Fréchet distance",
     )
     count: PositiveInt = Field(50_000, description="images per guidance scale")
     seed: int = Field(0, ge=0, description="seed of noise; shared by all cells and scales")
@@ -340,10 +365,11 @@ class SamplingSpec(Spec):
             raise ValueError(
                 f"heun spends 2 x steps - 1 evaluations, an odd number; got {self.evaluations}"
             )
-        if len({f"{scale:g}" for scale in self.guidance}) != len(self.guidance):  # folders' names
-            raise ValueError(
-                f"duplicate guidance scale in {list(self.guidance)}, to six significant digits"
-            )
+        for scales in (self.guidance, *self.guidance_of.values()):
+            if len({f"{scale:g}" for scale in scales}) != len(scales):  # folders' names
+                raise ValueError(
+                    f"duplicate guidance scale in {list(scales)}, to six significant digits"
+                )
         if self.guidance_interval[0] > self.guidance_interval[1]:
             raise ValueError(f"guidance_interval {list(self.guidance_interval)} is not in order")
         return self
@@ -353,7 +379,12 @@ class SamplingSpec(Spec):
         """Steps of the solver."""
         return solver_steps(self.solver, self.evaluations)
 
+    def scales(self, backbone: str) -> tuple[float, ...]:
+        """Return the guidance scales of a backbone."""
+        return self.guidance_of.get(backbone, self.guidance)
+
     def of_process(self, process: Literal["flow", "edm"]) -> dict[str, Any]:
-        """Return the canonical options that samples of a process depend on, seed and scales too."""
-        unused = ("shift", "guidance_interval") if process == "edm" else ("edm",)
+        """Return the canonical options that samples of a process depend on, the seed too."""
+        others = ("shift", "guidance_interval") if process == "edm" else ("edm",)
+        unused = (*others, "guidance", "guidance_of")
         return {key: value for key, value in self.canonical().items() if key not in unused}

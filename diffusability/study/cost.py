@@ -148,7 +148,12 @@ class Costs:
         moments = 2 * channels * grid**2  # mean and log-variance
         network = self._network(entry)
         macs = None if network is None else count * network.encoder.macs
-        return Work(macs, "fp32", count * moments * BYTES[self.study.encoding.dtype])
+        encoding = self.study.encoding
+        size = count * moments * BYTES[encoding.dtype]
+        if encoding.val_means is not None:  # longer means of single shards
+            longer = BYTES[encoding.val_means] - BYTES[encoding.dtype]
+            size += self.images.of("val") * (moments // 2) * longer
+        return Work(macs, "fp32", size)
 
     def _latent(self, entry: TokenizerEntry) -> tuple[int, int]:
         """Return channels and side of a latent."""

@@ -1,6 +1,7 @@
 """Frozen networks: targets of alignment, perceptual terms, extractors of Fréchet distances."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -17,7 +18,7 @@ from diffusability.study.representations import (
     representation_file,
 )
 from diffusability.study.spec import Need, Place, Probability, Spec, TrainSpec, Width, is_none
-from diffusability.study.vision_models import FACTS, VisionModel, weight_file
+from diffusability.study.vision_models import FACTS, VisionFacts, VisionModel, weight_file
 
 Use = Literal["alignment", "perceptual", "features", "lpips"]
 VIT_DEPTH, VIT_HEADS = 3, 4  # of an encoder of `arch: vit` that states neither
@@ -235,6 +236,35 @@ class VisionEncoder(PublishedEncoder):
 
     kind: Literal["vision"] = Field(description="a vision model of Table 1")
     model: VisionModel = Field(description="name of the model")
+    final_norm: bool | None = Field(
+        None,
+        exclude_if=is_none,
+        description="features after the network's last norm, or before it; by default as in iREPA, "
+        "whose names of models the paper shares (mae-l: before; VA-VAE takes it after)",
+    )
+    revision: int | None = Field(
+        None,
+        exclude_if=is_none,
+        json_schema_extra=COMPUTED,
+        description="version of what the features are, from 2 on",
+    )
+
+    @model_validator(mode="after")
+    def _has_final_norm(self) -> "VisionEncoder":
+        if self.final_norm and not FACTS[self.model].has_final_norm:
+            raise ValueError(f"final_norm: {self.model} has no norm after its last block")
+        return self
+
+    @property
+    def facts(self) -> VisionFacts:
+        """What is known of the model, with the feature that the entry asks for."""
+        facts = FACTS[self.model]
+        return facts if self.final_norm is None else replace(facts, final_norm=self.final_norm)
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the resolved values with the version of what the features are."""
+        revision = FACTS[self.model].revision
+        return super().canonical() | ({"revision": revision} if revision > 1 else {})
 
     @property
     def weight_file(self) -> Path:

@@ -108,17 +108,17 @@ class VelocityMetric(ClassMetricOptions):
 
 @METRIC_GROUPS.add(
     "semantics",
-    code="diffusability.metrics.semantics:measure_semantics",
+    code="diffusability.stages.latent_metrics:semantics",
     about="Latent neighbour consistency (LNC): do neighbours share their class?",
-    reads=("mean", "labels", "foreground"),
-    generator="folds",
     title="semantic separability",
     shows={"LNC": "semantics.lnc5"},
     rank="headline",
     needs=("classes",),
     quantities=(
         Quantity(
-            "semantics.lnc5", "share of the 5 nearest neighbours that have the same class", "higher"
+            "semantics.lnc5",
+            "share of the 5 nearest neighbours that have the same class, of z-scored latents",
+            "higher",
         ),
         Quantity("semantics.lnc*", "the same of other numbers of neighbours: 1, 10, 20", "higher"),
         Quantity(
@@ -130,10 +130,11 @@ class VelocityMetric(ClassMetricOptions):
         Quantity(
             "semantics.lnc*_area", "cells weighted by the share of foreground in them", "higher"
         ),
-        Quantity("semantics.lnc*_raw", "without the z-score", "higher"),
+        Quantity("semantics.lnc*_raw", "of raw latents, which the reference code takes", "higher"),
         Quantity(
             "semantics.probe",
-            "accuracy of multinomial logistic regression on latents averaged over the image",
+            "accuracy of multinomial logistic regression on latents averaged over the image, "
+            "trained on the training set",
             "higher",
         ),
     ),
@@ -149,11 +150,22 @@ class SemanticsMetric(ClassMetricOptions):
 
     $$ \mathrm{LNC}_K = \frac{1}{N} \sum_{i=1}^{N} \frac{1}{K} \sum_{j \in N_K(i)} [y_i = y_j]. $$
 
-    Source: systematic study, section on semantic separability.
+    Source: systematic study, section on semantic separability. The paper does not say whether
+    latents are z-scored: `lnc5` is of z-scored ones, `lnc5_raw` of raw ones. The linear probe
+    learns from the training set and is tested on the validation set, as the paper's.
     """
 
     neighbours: tuple[PositiveInt, ...] = Field(
         (1, 5, 10, 20), min_length=1, description="numbers K of nearest neighbours"
+    )
+    probe: Literal["train", "folds"] = Field(
+        "train",
+        description="the linear probe learns from the train split and is tested on the measured "
+        "images of val; or is cross-validated among the measured images, as it also is where none "
+        "of them is held out",
+    )
+    probe_images: PositiveInt = Field(
+        100_000, description="maximum number of training images that it learns from, evenly chosen"
     )
 
 
@@ -184,7 +196,12 @@ class SemanticsMetric(ClassMetricOptions):
             "systematic study leaves out",
             "none",
         ),
-        Quantity("spatial.*_raw", "without the z-score", "as above", unit="as above"),
+        Quantity(
+            "spatial.*_raw",
+            "of raw latents, which iREPA takes; the names without `_raw` are of z-scored ones",
+            "as above",
+            unit="as above",
+        ),
     ),
 )
 class SpatialMetric(MetricOptions):
@@ -203,7 +220,9 @@ class SpatialMetric(MetricOptions):
        - \overline{G_{ab}}\big|_{b \in \mathrm{bg},\,\delta \ge r} \Big), \qquad
        \mathrm{RMSC} = \sqrt{\mathrm{mean}_a \lVert u_a - \bar u \rVert^2}. $$
 
-    On a grid of 16 x 16 cells $r = 6$. Source: iREPA (arXiv 2512.10794).
+    On a grid of 16 x 16 cells $r = 6$. A cell is foreground if any of its pixels is, and background
+    if all of its pixels are: pixels that the masks leave undecided (1000 in ImageNet-S) are
+    neither. Source: iREPA (arXiv 2512.10794), which takes raw latents (`_raw`).
     """
 
 
@@ -281,8 +300,11 @@ class ContinuityMetric(MetricOptions):
 
     Each latent $z$ is interpolated with a near neighbour $z'$ from the pool, half way
     ($\alpha = 0.5$), and decoded. By default the neighbour is drawn from the ten nearest by cosine
-    and the path is spherical, as in the source's code; the source's text takes the nearest
-    neighbour and a straight line. Both are options. Source: arXiv 2603.05630.
+    and the path is spherical, both in raw latents, as in the source's code; the source's text takes
+    the nearest neighbour and a straight line. All are options. Source: arXiv 2603.05630.
+
+    Cosine and arc are about the origin, so the mean and the scale of each channel matter:
+    `normalise: true` searches and interpolates among z-scores instead.
     """
 
     split: Split = Field("val", description="images whose latents are interpolated from")
@@ -298,6 +320,9 @@ class ContinuityMetric(MetricOptions):
         "slerp", description="path between the latents: spherical or straight"
     )
     alpha: float = Field(0.5, ge=0, le=1, description="0: the latent, 1: its neighbour")
+    normalise: bool = Field(
+        False, description="search and interpolate among z-scored latents instead of raw ones"
+    )
 
     @property
     def encoders(self) -> dict[str, str]:
@@ -347,13 +372,21 @@ class UniformityMetric(MetricOptions):
        \text{CV} = \frac{\mathrm{std}(f)}{\mathrm{mean}(f)}, \qquad
        \text{Gini} = \frac{\sum_i (2i - n - 1) f_{(i)}}{n \sum_i f_i}. $$
 
-    Values are means over repeats with new cells and a new t-SNE. Source: VA-VAE (arXiv 2501.01423).
+    Values are means over repeats with new cells and a new t-SNE. As in VA-VAE's protocol
+    (arXiv 2501.01423) cells are drawn from their posteriors, and of images that are mirrored with
+    probability one half, where `encoding.flip` has encoded mirrored ones.
     """
 
     points: PositiveInt = Field(10_000, description="images per repeat, one pixel of each")
     repeats: int = Field(10, ge=2, description="embeddings that the result is averaged over")
     perplexity: float = Field(30.0, gt=1, description="of t-SNE")
     iterations: int = Field(1000, ge=250, description="of t-SNE")
+    posterior: Literal["draw", "mean"] = Field(
+        "draw", description="latents are draws of the posteriors, or their means"
+    )
+    flip: bool = Field(
+        True, description="mirror half of the images, where mirrored latents are there"
+    )
 
 
 @METRIC_GROUPS.add(

@@ -271,7 +271,7 @@ class Plan(Artifacts):
         sampling = self.study.sampling.of_process(entry.process)
         noise_seed = sampling.pop("seed")
         made_from = {role: upstream[role] for role in ("dataset", "tokenizer")}
-        for guidance in sampling.pop("guidance"):
+        for guidance in self.study.sampling.scales(backbone):
             for step in (*entry.train.snapshots, None):  # None: the last
                 options = {**sampling, "guidance": guidance}
                 samples = self._add(

@@ -409,9 +409,13 @@ def _check_latents(study: Study, problems: Problems) -> None:
 def _check_sampling(study: Study, problems: Problems) -> None:
     """Guidance needs labels, and EDM's levels at least two steps."""
     sampling = study.sampling
+    for name in sampling.guidance_of:
+        if name not in study.backbones:
+            hint = nearest(name, study.backbones)
+            problems.add(f"sampling.guidance_of.{name}", f"unknown backbone ({hint})")
     for name in study.selected_backbones:
         backbone = study.backbones[name]
-        scales = [f"{scale:g}" for scale in sampling.guidance if scale != 1]
+        scales = [f"{scale:g}" for scale in sampling.scales(name) if scale != 1]
         if scales and not backbone.conditional:
             problems.add(
                 f"backbones.{name}.class_dropout",

@@ -182,6 +182,12 @@ class TrainSpec(Spec):
     ema: float | None = Field(
         None, ge=0, lt=1, description="decay of the averaged weights; none: the last weights"
     )
+    ema_warmup: bool = Field(
+        True,
+        exclude_if=lambda warmup: warmup is True,
+        description="average fewer steps at first: the decay of update k is at most "
+        "(1 + k) / (10 + k); false: the decay is constant, as in SiT and LightningDiT",
+    )
     precision: Precision = Field("fp32", description="autocast type of the forward pass")
     accumulation: PositiveInt = Field(
         1,

@@ -9,7 +9,7 @@ standard deviation, channel by channel.
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 CELL = 16  # image pixels per cell of the feature grid, along one side, whatever the patch
 WEIGHT_FILE = "model.safetensors"  # in every repository of the hub
@@ -41,6 +41,9 @@ HALF: Normalisation = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 class VisionFacts:
     """What is known of one vision model.
 
+    `revision` counts how often this project has changed what the features are; it is part of an
+    encoder's fingerprint from 2 on.
+
     Attributes:
         network: name of the architecture in its library.
         hub: repository of the model hub whose weight file fits.
@@ -52,6 +55,10 @@ class VisionFacts:
         final_norm: whether the feature is taken after the last norm, or before it.
         resize: mode of interpolation where the image is not of the input's size.
         library: where the architecture comes from.
+        positions: how a table of absolute positions is resampled to another grid: bicubic with
+            antialiasing, or by plain bilinear interpolation between the centres of cells.
+        has_final_norm: whether the network ends in a norm that `final_norm` may ask for.
+        revision: see above.
     """
 
     network: str
@@ -64,6 +71,9 @@ class VisionFacts:
     final_norm: bool
     resize: Literal["bicubic", "bilinear"]
     library: Literal["timm", "transformers"] = "timm"
+    positions: Literal["bicubic", "bilinear"] = "bicubic"
+    has_final_norm: bool = True
+    revision: int = 1
 
     def input_side(self, image_side: int) -> int:
         """Return the side of the network's input in pixels for a square image.
@@ -83,37 +93,59 @@ def _timm(
     final_norm: bool,
     resize: Literal["bicubic", "bilinear"] = "bilinear",
     hub: str | None = None,
+    **more: Any,
 ) -> VisionFacts:
     """Return a row; timm's repositories carry the names of its networks."""
     hub = hub or f"timm/{network}"
-    return VisionFacts(network, hub, patch, *size, prefix, norm, final_norm, resize)
+    return VisionFacts(network, hub, patch, *size, prefix, norm, final_norm, resize, **more)
+
+
+def _radio(network: str, size: tuple[int, int], revision: int) -> VisionFacts:
+    """Return a row of C-RADIO: no final norm, positions of a 128 x 128 grid."""
+    more: dict[str, Any] = {"positions": "bilinear", "has_final_norm": False, "revision": revision}
+    return _timm(network, 16, size, 8, CLIP, False, **more)
+
+
+def _perception(
+    network: str, patch: int, size: tuple[int, int], has_final_norm: bool
+) -> VisionFacts:
+    """Return a row of Meta's Perception Encoder, whose rotary positions count cells from 1."""
+    more: dict[str, Any] = {
+        "positions": "bilinear",
+        "has_final_norm": has_final_norm,
+        "revision": 2,
+    }
+    return _timm(network, patch, size, 1, HALF, False, **more)
 
 
 BASE, LARGE = (768, 12), (1024, 24)  # channels, depth
 # C-RADIO takes 0 ... 1 and normalises inside, with CLIP's values; timm's network leaves that to us.
+# Its positions are those of NVlabs/RADIO since commit cb07f55 (28 June 2025), which iREPA loads:
+# cells of a grid, not its corners (align_corners=False), for every model. Before, and in timm until
+# today for the base model, the corners were aligned.
 # CLIP: the plain repository holds the weights, the quickgelu network the activation they had.
-# MAE: before the final norm, as iREPA; VA-VAE takes it after.
+# MAE: before the final norm, as iREPA; VA-VAE takes it after (`final_norm: true` of the encoder).
 FACTS: dict[VisionModel, VisionFacts] = {
     "clip-l": _timm(
         *("vit_large_patch14_clip_quickgelu_224.openai", 14, LARGE, 1, CLIP, False, "bicubic"),
         hub="timm/vit_large_patch14_clip_224.openai",
     ),
-    "cradio-b": _timm("vit_base_patch16_radio_v3.c_radio", 16, BASE, 8, CLIP, False),
-    "cradio-l": _timm("vit_large_patch16_radio_v3.c_radio", 16, LARGE, 8, CLIP, False),
+    "cradio-b": _radio("vit_base_patch16_radio_v3.c_radio", BASE, revision=2),
+    "cradio-l": _radio("vit_large_patch16_radio_v3.c_radio", LARGE, revision=1),
     "dinov2-b": _timm("vit_base_patch14_dinov2.lvd142m", 14, BASE, 1, IMAGENET, True, "bicubic"),
     "dinov2-l": _timm("vit_large_patch14_dinov2.lvd142m", 14, LARGE, 1, IMAGENET, True, "bicubic"),
     "dinov3-b": _timm("vit_base_patch16_dinov3.lvd1689m", 16, BASE, 5, IMAGENET, True),
     "dinov3-l": _timm("vit_large_patch16_dinov3.lvd1689m", 16, LARGE, 5, IMAGENET, True),
-    "langpe-l": _timm("vit_pe_lang_large_patch14_448.fb", 14, (1024, 23), 1, HALF, False),
+    "langpe-l": _perception("vit_pe_lang_large_patch14_448.fb", 14, (1024, 23), False),
     "mae-l": _timm("vit_large_patch16_224.mae", 16, LARGE, 1, IMAGENET, False),
     "mocov3-l": _timm(
         *("vit_large_patch16_224", 16, LARGE, 1, IMAGENET, True),
         hub="nyu-visionx/moco-v3-vit-l",
     ),
-    "pe-b": _timm("vit_pe_core_base_patch16_224.fb", 16, BASE, 1, HALF, False),
-    "pe-l": _timm("vit_pe_core_large_patch14_336.fb", 14, LARGE, 1, HALF, False),
-    "spatialpe-b": _timm("vit_pe_spatial_base_patch16_512.fb", 16, BASE, 1, HALF, False),
-    "spatialpe-l": _timm("vit_pe_spatial_large_patch14_448.fb", 14, LARGE, 1, HALF, False),
+    "pe-b": _perception("vit_pe_core_base_patch16_224.fb", 16, BASE, True),
+    "pe-l": _perception("vit_pe_core_large_patch14_336.fb", 14, LARGE, True),
+    "spatialpe-b": _perception("vit_pe_spatial_base_patch16_512.fb", 16, BASE, False),
+    "spatialpe-l": _perception("vit_pe_spatial_large_patch14_448.fb", 14, LARGE, False),
     "webssl-300m": VisionFacts(
         network="Dinov2Model",
         hub="facebook/webssl-dino300m-full2b-224",

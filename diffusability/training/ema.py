@@ -9,13 +9,14 @@ from torch import Tensor, nn
 class ExponentialMovingAverage:
     """A copy of a module whose weights are a moving average of the trained ones.
 
-    The decay of update k (1, 2, ...) is min(decay, (1 + k) / (10 + k)): early updates forget the
-    random initialisation, which a decay of 0.9999 would carry through 10^5 steps.
+    With a warm-up the decay of update k (1, 2, ...) is min(decay, (1 + k) / (10 + k)): early
+    updates forget the random initialisation, which a decay of 0.9999 would carry through 10^5
+    steps.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: nn.Module, decay: float, warmup: bool = True) -> None:
         """Start from the module's current weights."""
-        self.decay = decay
+        self.decay, self.warmup = decay, warmup
         self.updates = 0
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
 
@@ -23,7 +24,9 @@ class ExponentialMovingAverage:
     def update(self, module: nn.Module) -> None:
         """Move the average towards the module's weights; buffers are copied."""
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        decay = self.decay
+        if self.warmup:
+            decay = min(decay, (1 + self.updates) / (10 + self.updates))
         averages: list[Tensor] = list(self.module.parameters())
         torch._foreach_lerp_(averages, list(module.parameters()), 1.0 - decay)
         for average, buffer in zip(self.module.buffers(), module.buffers(), strict=True):

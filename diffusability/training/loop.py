@@ -172,7 +172,9 @@ class Training:
         }
         averaged = run.averaged is not None and run.spec.ema is not None
         self._average = (
-            ExponentialMovingAverage(run.modules[run.averaged or ""], run.spec.ema or 0.0)
+            ExponentialMovingAverage(
+                run.modules[run.averaged or ""], run.spec.ema or 0.0, run.spec.ema_warmup
+            )
             if averaged
             else None
         )

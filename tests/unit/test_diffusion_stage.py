@@ -16,10 +16,12 @@ from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
 from diffusability.errors import ArtifactError, TrainingError
 from diffusability.stages import command
+from diffusability.stages.inputs import Inputs
 from diffusability.stages.make import make as make_files
 from diffusability.study.load import merge, read_yaml
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.resolve import resolve_study
+from diffusability.tokenizers.posterior import Posterior
 from tests.conftest import REPOSITORY
 
 TINY = merge(
@@ -185,3 +187,25 @@ def test_a_strange_environment_is_one_sentence(
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert message in said
+
+
+def test_latents_scaled_by_draws_have_variance_one(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made)
+    plain = chain()
+    drawn = chain({"backbones": {"sit-a": {"latent_scale": "draws"}}})
+    assert chain({"backbones": {"sit-a": {"latent_scale": "means"}}})["diffusion"].path == (
+        plain["diffusion"].path
+    )
+    folders = [make(which["diffusion"]) for which in (plain, drawn)]
+    inputs = Inputs(job_of(drawn["diffusion"]))
+    latents = inputs.latents[inputs.data.split("train")]
+    torch.manual_seed(0)
+    draws = Posterior(latents.mean, latents.logvar).sample(torch.Generator().manual_seed(0))
+    for folder, seen in zip(folders, (latents.mean, draws), strict=True):
+        state = load_file(folder / "model.safetensors")
+        spread = ((seen - state["mean"]) / state["std"]).std(dim=(0, 2, 3))  # (C,)
+        torch.testing.assert_close(spread, torch.ones_like(spread), rtol=0.01, atol=0)
+    widths = [load_file(folder / "model.safetensors")["std"] for folder in folders]
+    assert bool((widths[1] > 1.001 * widths[0]).all())

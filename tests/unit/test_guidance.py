@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusability.diffusion.guidance import guided_velocity
+from diffusability.diffusion.guidance import guided_denoiser, guided_velocity
 from diffusability.diffusion.training_loss import FlowMatchingLoss
 from diffusability.diffusion.transformer import SiT
 from diffusability.errors import StudyError
@@ -40,6 +40,15 @@ def test_guidance_extrapolates_every_channel(scale):
     assert torch.allclose(out, expected, atol=1e-12)
     change = (out - conditional).abs().flatten(2).amax(dim=2)  # (B, C)
     assert bool((change > 1e-3).all())
+
+
+@pytest.mark.parametrize("bind", [guided_velocity, guided_denoiser])
+def test_guidance_of_the_first_channels_leaves_the_others_conditional(bind):
+    x, labels = latents(), torch.tensor([0, 3, 7])
+    plain, whole = (bind(Counted(), labels, NULL, scale)(x, 0.25) for scale in (1.0, 4.0))
+    found = bind(Counted(), labels, NULL, 4.0, channels=3)(x, 0.25)
+    assert torch.equal(found[:, :3], whole[:, :3])
+    assert torch.equal(found[:, 3:], plain[:, 3:])
 
 
 def test_scale_one_costs_one_evaluation_and_is_bit_equal():

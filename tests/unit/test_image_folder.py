@@ -274,6 +274,12 @@ def test_masks_are_cropped_as_the_images(root: Path, tmp_path: Path) -> None:
     # 24 x 20 becomes 19 x 16, cut from column 1; a column x shows column (x + 1.5) 24/19 - 0.5
     columns = [12 <= int((x + 1.5) * 24 / 19) < 20 for x in range(SIZE)]
     assert seen[1].tolist() == [columns] * SIZE
+    assert data.undecided is not None
+    undecided = data.undecided[torch.tensor([0, 17, 20])]
+    ignored = [int((x + 1.5) * 24 / 19) >= 20 for x in range(SIZE)]
+    assert any(ignored)
+    assert undecided[1].tolist() == [ignored] * SIZE
+    assert not undecided[[0, 2]].any()
     assert indexed.foreground_share == pytest.approx((np.mean(columns) + 1) / 2)
     assert torch.equal(data.masks[16:18][1], seen[1])
 

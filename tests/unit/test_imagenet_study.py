@@ -99,13 +99,15 @@ def test_backbones_and_sampling_as_in_the_paper(study: Study) -> None:
     sampling = study.sampling
     assert (sampling.solver, sampling.evaluations, sampling.count) == ("euler", 50, 50_000)
     assert (min(sampling.guidance), max(sampling.guidance)) == (1.0, 3.0)
+    guided = {name: len(sampling.scales(name)) > 1 for name in study.backbones}
+    assert guided == {name: name.endswith("-b") for name in study.backbones}
 
 
 def test_86_chains_are_planned_without_data(study: Study) -> None:
     plan = Plan(study)
     counts = {stage: len(plan.of_stage(stage)) for stage in ("tokenizer", "latents", "diffusion")}
     assert counts == {"tokenizer": 86, "latents": 86, "diffusion": 86 * 4}
-    assert len(plan.of_stage("samples")) == 86 * 4 * len(study.sampling.guidance)
+    assert len(plan.of_stage("samples")) == 86 * (2 * len(study.sampling.guidance) + 2)
     encoders = {artifact.labels["encoder"] for artifact in plan.of_stage("encoder")}
     assert encoders == {*FACTS, "inception", "lpips", *REPRESENTATIONS}
 

@@ -60,6 +60,22 @@ def test_rows_are_those_of_the_joined_shards() -> None:
         assert torch.equal(found, rows.bfloat16().float()[picked])
 
 
+def test_means_that_metrics_read_are_not_rounded(workplace: Path, images: ImageSet) -> None:
+    shards = shards_of("2" * 12)  # images 0 to 6, ..., 28 to 29; validation from 20 on
+    shards.ensure(images, lambda: encode, 4, torch.bfloat16, torch.float32)
+    latents = shards.read()
+    everything = torch.arange(30)
+    mean, logvar = encode(to_float(images.images))
+    train, val = everything[:14], everything[20:]
+    assert torch.equal(latents.mean[val], mean[val])
+    assert torch.equal(latents.mean[train], mean[train].bfloat16().float())
+    assert not torch.equal(latents.mean[train], mean[train])
+    assert torch.equal(latents.logvar[val], logvar[val].bfloat16().float())
+    assert latents.mean.rounded_to(val) is None
+    assert latents.mean.rounded_to(everything) is torch.bfloat16
+    assert latents.logvar.rounded_to(val) is torch.bfloat16
+
+
 def test_shards_are_read_as_they_were_encoded(workplace: Path, images: ImageSet) -> None:
     latents = cached(images, flip=True)
     picked = torch.tensor([29, 3, 14])

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from diffusability.latents import channel_statistics as module
 from diffusability.latents.channel_statistics import channel_statistics, normalise
-from diffusability.latents.mapped import MappedTensor, NormalisedLatents
+from diffusability.latents.mapped import ChosenLatents, MappedTensor
 from diffusability.metrics.nearest_neighbours import nearest_neighbours
 
 SHAPE = (3, 2, 2)
@@ -61,7 +61,7 @@ def test_neighbours_in_a_pool_on_disk(
     if same_class:
         options |= {"query_labels": classes[asked], "pool_labels": classes[offered]}
     expected = nearest_neighbours(queries, pool, **options)
-    on_disk = NormalisedLatents(mapped, offered, statistics)
+    on_disk = ChosenLatents(mapped, offered, statistics)
     assert (len(on_disk), on_disk.shape) == (200, pool.shape)
     assert torch.equal(on_disk[torch.tensor([3, 1])], pool[[3, 1]])
     found = nearest_neighbours(queries, on_disk, **options)
@@ -73,7 +73,7 @@ def test_neighbours_in_a_pool_on_disk(
 def test_neighbours_read_the_pool_block_by_block(latents: tuple[Tensor, Watched]) -> None:
     values, mapped = latents
     statistics = channel_statistics(values)
-    pool = NormalisedLatents(mapped, torch.arange(230), statistics)
+    pool = ChosenLatents(mapped, torch.arange(230), statistics)
     queries = pool[torch.arange(20)]
     mapped.read = 0
     nearest_neighbours(queries, pool, neighbours=2, block_size=8)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from benchmarks import latent_loops as loops
@@ -145,13 +146,17 @@ def test_images_without_foreground_are_left_out_and_flagged():
 def test_neither_order_nor_batch_nor_dtype_nor_label_names_matter(seed: int, images: int):
     latents, labels = _set(seed=seed)
     latents, masks = latents.bfloat16(), _masks(len(labels), seed + 1)
-    train = torch.arange(len(labels)) % 3 > 0
-    expected = {name: m.value for name, m in _found(latents, labels, masks, train=train).items()}
+    training = 1.1 * latents.double().mean(dim=(2, 3)), labels
+    found = _found(latents, labels, masks, training=training)
+    expected = {name: m.value for name, m in found.items()}
     order = torch.randperm(len(labels), generator=_generator(seed))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "_BLOCK_BYTES", images * 8 * 60)
         moved = _found(
-            latents[order].double(), 5 + 2 * labels[order], masks[order], train=train[order]
+            latents[order].double(),
+            5 + 2 * labels[order],
+            masks[order],
+            training=(training[0], 5 + 2 * labels),
         )
     probe = expected.pop("probe")
     assert {name: moved[name].value for name in expected} == pytest.approx(expected, abs=1e-9)
@@ -164,7 +169,26 @@ def test_the_probe_separates_what_a_line_separates():
     train = torch.arange(40) % 2 == 0
     result = linear_probe(x, labels, generator=_generator(), train=train)
     assert (result.value, result.n) == (1.0, 20)
-    assert result.options["protocol"] == "given split"
+    assert result.options["protocol"] == "20 given training images"
+
+
+def test_the_probe_learns_from_other_images():
+    """Other images of the same classes: the accuracy of a classifier of their means."""
+    latents, labels = _set(4, 60, 0.4, seed=3)
+    learned, classes = _set(4, 200, 0.4, seed=4)
+    dead = torch.ones(len(latents), 1, *latents.shape[2:])  # a channel that says nothing
+    dead_learned = torch.ones(len(learned), 1, *learned.shape[2:])
+    x, y = torch.cat([latents, dead], 1), torch.cat([learned, dead_learned], 1)
+    means = y.double().mean(dim=(2, 3))
+    probe = _found(x, labels, training=(means, classes))["probe"]
+    assert probe.n == 240
+    assert probe.options["protocol"] == "800 given training images"
+    # by hand, with scikit-learn on z-scores of the training images
+    a, b = (v.double().mean(dim=(2, 3)).numpy() for v in (learned, latents))
+    centre, spread = a.mean(0), a.std(0, ddof=1)
+    model = LogisticRegression(max_iter=500).fit((a - centre) / spread, classes.numpy())
+    assert probe.value == model.score((b - centre) / spread, labels.numpy())
+    assert probe.value != _found(x, labels)["probe"].value
 
 
 def test_the_probe_reaches_the_bayes_accuracy_of_two_gaussians():
@@ -210,18 +234,21 @@ def test_impossible_sets_are_refused():
         _found(latents, labels, torch.zeros(48, 4, 5))
     with pytest.raises(MeasurementError, match="pool them to the grid"):
         _found(latents, labels, torch.ones(48, 8, 8))
-    with pytest.raises(MeasurementError, match="train must be"):
-        _found(latents, labels, train=labels)
+    means = latents.double().mean(dim=(2, 3))
+    with pytest.raises(MeasurementError, match=r"give \(n, C\) means and \(n,\) labels"):
+        _found(latents, labels, training=(means, labels[1:]))
     with pytest.raises(MeasurementError, match="images to learn from"):
-        _found(latents, labels, train=labels >= 0)
+        _found(latents, labels, training=(means[:0], labels[:0]))
+    with pytest.raises(MeasurementError, match="train must be"):
+        linear_probe(means, labels, generator=_generator(), train=labels)
 
 
 def test_lonely_classes_are_flagged():
     latents, labels = _set()
     labels = labels.clone()
     labels[0] = 9
-    train = torch.arange(len(labels)) % 2 == 0
-    flags = _found(latents, labels, train=train)["lnc5"].flags
+    training = latents.double().mean(dim=(2, 3)), labels
+    flags = _found(latents, labels, training=training)["lnc5"].flags
     assert flags == ("1 classes of one image, which always count as 0",)
     with pytest.raises(MeasurementError, match="Leave out classes of one image"):
         _found(latents, labels)
@@ -229,10 +256,11 @@ def test_lonely_classes_are_flagged():
 
 def _coverage(repetitions: int) -> dict[str, float]:
     found: dict[str, list[tuple[float, float]]] = {}
-    train = torch.arange(200) % 3 > 0
+    learned, classes = _set(5, 80, 0.2, 10_000)  # held fixed, as the error of the probe assumes
+    training = learned.double().mean(dim=(2, 3)), classes
     for seed in range(repetitions):
         latents, labels = _set(5, 40, 0.2, seed)
-        for name, m in _found(latents, labels, train=train).items():
+        for name, m in _found(latents, labels, training=training).items():
             found.setdefault(name, []).append((m.value, m.stderr))
     table = {name: np.array(pairs) for name, pairs in found.items()}
     return {

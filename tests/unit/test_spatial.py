@@ -89,9 +89,10 @@ def test_two_regions_of_opposite_tokens_have_srss_two():
     cosines = token_cosines((sign * torch.ones(5, 1, 1))[None])
     distances, scales = grid_distances(16, 16), grid_scales(16, 16)
     inside = foreground.flatten()[None]
-    srss = semantic_region_self_similarity(cosines, distances, scales, inside)
+    srss = semantic_region_self_similarity(cosines, distances, scales, inside, ~inside)
     assert float(srss) == pytest.approx(2, rel=1e-12)
-    one_region = semantic_region_self_similarity(cosines, distances, scales, inside | True)
+    whole = inside | True
+    one_region = semantic_region_self_similarity(cosines, distances, scales, whole, ~whole)
     assert bool(one_region.isnan())
 
 
@@ -102,7 +103,7 @@ def test_srss_uses_neighbours_inside_and_strangers_far_outside_only():
     )
     inside = torch.tensor([[True, True, False, False]])
     srss = semantic_region_self_similarity(
-        cosines[None], grid_distances(1, 4), GridScales(1, 2, 2), inside
+        cosines[None], grid_distances(1, 4), GridScales(1, 2, 2), inside, ~inside
     )
     assert float(srss) == pytest.approx((0.9 - 0.3 + 0.9 - 0.3) / 2, rel=1e-6)
 
@@ -161,7 +162,27 @@ def test_a_token_is_foreground_if_any_pixel_is():
 def test_only_balanced_images_count():
     share = torch.tensor([3, 4, 8, 12, 13])
     foreground = torch.arange(16) < share[:, None]
-    assert balanced_images(foreground).tolist() == [False, True, True, True, False]
+    assert balanced_images(foreground, ~foreground).tolist() == [False, True, True, True, False]
+
+
+def test_undecided_tokens_are_in_neither_region():
+    """An object, a rim that looks like it, and a background at right angles."""
+    regions = torch.zeros(16, 16, dtype=torch.int64)
+    regions[:, :6], regions[:, 6:10] = 2, 1  # object, rim, background
+    tokens = torch.eye(3, dtype=torch.float64)[regions]  # (16, 16, 3)
+    tokens[regions == 1] = tokens[regions == 2][0]  # the rim has the object's direction
+    latents = tokens.permute(2, 0, 1)[None].repeat(2, 1, 1, 1)
+    latents[1] += 0.01 * torch.randn(3, 16, 16, generator=_generator(), dtype=torch.float64)
+    inside, rim = (regions == 2).double().repeat(2, 1, 1), (regions == 1).double().repeat(2, 1, 1)
+    found = {m.metric: m.value for m in measure_spatial(latents, inside, rim)}
+    assert found["spatial.srss_raw"] == pytest.approx(1, abs=0.02)
+    as_background = {m.metric: m.value for m in measure_spatial(latents, inside)}
+    assert as_background["spatial.srss_raw"] < 0.8
+    assert found["spatial.lds"] == as_background["spatial.lds"]
+    nothing = {m.metric: m.value for m in measure_spatial(latents, inside, 0 * rim)}
+    assert nothing == as_background
+    with pytest.raises(MeasurementError, match="2 too little background"):
+        measure_spatial(latents, inside, 1 - inside)
 
 
 def test_permuted_positions_destroy_the_structure():

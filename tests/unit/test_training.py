@@ -112,6 +112,17 @@ def test_average_by_hand() -> None:
     assert average.module.weight.item() == pytest.approx(1 - 0.25**2 * (1 - expected))
 
 
+def test_average_without_warm_up_by_hand() -> None:
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    average = ExponentialMovingAverage(module, decay=0.75, warmup=False)
+    with torch.no_grad():
+        module.weight.fill_(1.0)
+    for updates in (1, 2, 3):
+        average.update(module)
+        assert average.module.weight.item() == pytest.approx(1 - 0.75**updates)
+
+
 def test_one_step_by_hand(tmp_path: Path) -> None:
     module = nn.Linear(1, 1, bias=False)
     with torch.no_grad():

@@ -11,10 +11,11 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from diffusability.errors import MeasurementError
 from diffusability.metrics import uniformity
+from diffusability.metrics.latent_set import LatentSet
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.uniformity import (
+    _Cells,
     _disjoint_rounds,
-    _single_pixels,
     density_cv,
     gini,
     measure_uniformity,
@@ -108,13 +109,35 @@ class TestPixels:
         code = (100 * image + 10 * row + column).float()
         latents = torch.stack([code, -code], dim=1)  # (40, 2, 4, 5)
         images = np.random.default_rng(1).permutation(40)[:30]
-        pixels = _single_pixels(latents, images, np.random.default_rng(0))
-        assert pixels.shape == (30, 2, 1, 1)
-        torch.testing.assert_close(pixels[:, 0], -pixels[:, 1])
-        found = pixels[:, 0, 0, 0].long()
+        random = np.random.default_rng(0)
+        cells = random.integers(4, size=30), random.integers(5, size=30)
+        data = LatentSet(latents)
+        drawn = _Cells(data, None, None).draw(images, cells, random)  # (30, 2), z-scored
+        mean, std = data.statistics.mean.numpy(), data.statistics.std.numpy()
+        pixels = drawn * std + mean
+        np.testing.assert_allclose(pixels[:, 0], -pixels[:, 1], atol=1e-9)
+        found = pixels[:, 0].round().astype(int)
         assert (found // 100).tolist() == images.tolist()
-        assert set((found // 10 % 10).tolist()) == {0, 1, 2, 3}
-        assert set((found % 10).tolist()) == {0, 1, 2, 3, 4}
+        assert (found // 10 % 10).tolist() == cells[0].tolist()
+        assert (found % 10).tolist() == cells[1].tolist()
+
+    def test_draws_of_the_posterior_and_mirrored_images(self) -> None:
+        mean = normal(4000, 3, 2, 2, seed=1) * torch.tensor([1.0, 2.0, 0.5]).view(3, 1, 1) + 4
+        logvar = torch.tensor([0.25, 9.0, 1e-6]).log().view(3, 1, 1).expand_as(mean)
+        data = LatentSet(mean)
+        images = np.arange(4000)
+        zeros = np.zeros(4000, dtype=np.int64)
+        drawn = _Cells(data, logvar, None).draw(images, (zeros, zeros), np.random.default_rng(0))
+        # divided by the spread of draws, so that they have variance one
+        np.testing.assert_allclose(drawn.std(axis=0), 1, rtol=0.04)
+        share = torch.tensor([1, 4, 0.25]) / torch.tensor([1.25, 13, 0.250001])  # of the means
+        found = np.corrcoef(np.hstack([drawn, mean[:, :, 0, 0].numpy()]).T).diagonal(3) ** 2
+        np.testing.assert_allclose(found, share, atol=0.05)
+        mirrored = (mean + 1000, logvar)
+        both = _Cells(data, logvar, mirrored).draw(images, (zeros, zeros), np.random.default_rng(0))
+        turned = both[:, 0] > 100
+        assert turned.mean() == pytest.approx(0.5, abs=0.04)
+        assert (turned == (both[:, 2] > 100)).all()
 
 
 class TestRounds:
