@@ -4,6 +4,7 @@ The preprocessing is part of the encoder, so that no caller can hand it an image
 scale: VA-VAE's own code gave its vision models -1 ... 1 instead of what they were trained on.
 """
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from diffusability.encoders.weights import (
     without,
 )
 from diffusability.errors import StudyError
-from diffusability.study.encoder import VisionEncoder
-from diffusability.study.vision_models import FACTS, VisionFacts, VisionModel
+from diffusability.study.encoder import TimmEncoder, VisionEncoder
+from diffusability.study.vision_models import CELL, FACTS, VisionFacts, VisionModel
 
 # heads, poolings and the token that hides patches in pre-training: no patch feature depends on them
 UNUSED = ("head.", "fc_norm.", "attn_pool.", "embeddings.mask_token")
@@ -49,6 +50,60 @@ class Vision(PublishedWeights[VisionEncoder]):
         """Return the encoder for images of the dataset's size."""
         state = load_file(folder / WEIGHTS)
         return load_vision_encoder(self.spec.model, state, data.images.shape[-1])
+
+
+class TimmModel(PublishedWeights[TimmEncoder]):
+    """Encoders of kind timm."""
+
+    def copy(self, source: Path, target: Path) -> None:
+        """Copy the weights that patch features depend on, under timm's names.
+
+        Raises:
+            StudyError: timm has no such vision transformer.
+            ArtifactError: the weights do not fit it.
+        """
+        state = without(read_tensors(self.spec.model, source), UNUSED)
+        self._encoder(CELL, state)  # refuses what does not fit
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, target)
+
+    def load(self, folder: Path, data: ImageSet) -> Encoder:
+        """Return the encoder for images of the dataset's size."""
+        return self._encoder(data.images.shape[-1], load_file(folder / WEIGHTS))
+
+    @cached_property
+    def facts(self) -> VisionFacts:
+        """What timm's network, built on the meta device, states of itself.
+
+        Raises:
+            StudyError: timm has no such vision transformer.
+        """
+        spec, what = self.spec, f"timm's {self.spec.model}"
+        create = import_extra("timm", what).create_model
+        try:
+            with torch.device("meta"):
+                network = create(spec.model, pretrained=False, num_classes=0, **spec.options)
+            patch, prefix = network.patch_embed.patch_size[0], network.num_prefix_tokens
+            size = (network.num_features, len(network.blocks))
+        except (AttributeError, TypeError, RuntimeError, ValueError) as error:
+            raise StudyError(
+                f"{what}: it is no vision transformer whose patch features can be read "
+                f"({type(error).__name__}: {error!s:.200})"
+            ) from error
+        norm = (spec.mean, spec.std)
+        hub = f"timm/{spec.model}"
+        return VisionFacts(spec.model, hub, patch, *size, prefix, norm, True, "bicubic")
+
+    def _encoder(self, image_side: int, state: State) -> Encoder:
+        network = build_network(self.facts, image_side, **self.spec.options)
+        load_weights(
+            self.spec.model,
+            network,
+            _to_network(self.facts, network, state),
+            unused=UNUSED,
+            architecture=f"timm's {self.spec.model}",
+            hub=self.facts.hub,
+        )
+        return VisionModelEncoder(self.facts, network)
 
 
 class VisionModelEncoder(Encoder):

@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for option, meaning in (
         ("--vae", "folder of an autoencoder of diffusers"),
         ("--tokenizer", "class of your own package with encode and decode, package:Class"),
+        ("--encoder", "vision model (dinov2-b), folder that timm saved, package:Class, or entry"),
         ("--latents", "latents (N, C, H, W) or tokens (N, L, D) in npy, npz or safetensors"),
     ):
         parser.add_argument(option, action=_Item, metavar="A", help=meaning)
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--classes", type=int, help="number of classes (counted, in a folder)")
     add("--labels", help="file of (N,) labels of latents")
     add("--masks", help="file of (N, H, W) foreground masks of latents")
-    add("--weights", help="weights of --tokenizer")
+    add("--weights", help="weights of --tokenizer or --encoder")
     add("--extractor", help="encoder entry for Fréchet distances, such as 'kind: ..., ...'")
     add("--metrics", nargs="+", default=[], help="metric groups (all that can be measured)")
     add("--against", metavar="TABLE", help="measurements.csv of a finished study, or shapes-small")

@@ -263,7 +263,7 @@ class SmoothnessMetric(MetricOptions):
     outputs=("neighbours.safetensors",),
     version=2,
     gpu=True,
-    needs=("images", "network"),
+    needs=("images", "network", "decoder"),
     quantities=(
         Quantity(
             "continuity.ifid continuity.ifd_*",
