@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from diffusability.errors import StudyError
-from diffusability.scoring.table import Score, shown_rows
+from diffusability.scoring.table import Score, is_unconditional, shown_rows
 
 KNOWN = Path(__file__).with_name("known")
 # what the tables that come with the package are of
@@ -78,7 +78,7 @@ def place(score: Score, known: Known) -> pd.DataFrame:
     rows = []
     for _, short, m in shown_rows(score):
         values = _of_metric(known.values, str(m["metric"]))
-        if values is None or values.empty:
+        if values is None or values.empty or is_unconditional(m):  # the known ones have classes
             continue
         value, up = float(m["value"]), m["higher_is_better"]
         below = float(((values < value) + 0.5 * (values == value)).mean())

@@ -284,7 +284,8 @@ def _stored(name: str) -> dict[str, Any]:
 def _metrics(request: Request, images: bool) -> dict[str, Any]:
     split = {"split": "all"}
     metrics: dict[str, Any] = {
-        **{name: dict(split) for name in ("velocity", "semantics", "spatial", "smoothness")},
+        "velocity": split | {"unconditional_fallback": True},
+        **{name: dict(split) for name in ("semantics", "spatial", "smoothness")},
         "uniformity": split | UNIFORMITY,
         "fisher": dict(split),
     }

@@ -14,6 +14,7 @@ ARROWS = {True: "higher", False: "lower", None: ""}
 # metrics of the table, by perspective, where the figures show none
 FURTHER = {"reconstruction": {"PSNR": "reconstruction.psnr", "SSIM": "reconstruction.ssim"}}
 FURTHER["reconstruction"]["Fréchet distance"] = "reconstruction.f[di]*"
+UNCONDITIONAL = "unconditional"  # as flags of the metrics end
 PREFIX = "not applicable: "
 
 
@@ -88,9 +89,15 @@ def shown_rows(score: Score) -> list[tuple[str, str, Mapping[str, Any]]]:
         for short, pattern in {**group.shows, **FURTHER.get(group.name, {})}.items():
             for m in score.measurements:
                 if m["value"] is not None and fnmatchcase(str(m["metric"]), pattern):
-                    found.append((group.title or group.name, short, m))
+                    named = f"{short}, {UNCONDITIONAL}" if is_unconditional(m) else short
+                    found.append((group.title or group.name, named, m))
                     break
     return found
+
+
+def is_unconditional(m: Mapping[str, Any]) -> bool:
+    """Return whether a metric that is defined by classes was measured without them."""
+    return any(flag.endswith(UNCONDITIONAL) for flag in m["flags"])
 
 
 def side_by_side(scores: Sequence[Score]) -> pd.DataFrame:
@@ -99,7 +106,7 @@ def side_by_side(scores: Sequence[Score]) -> pd.DataFrame:
     for score in scores:
         for perspective, short, m in shown_rows(score):
             base = {"perspective": perspective, "metric": f"{short} ({m['metric']})"}
-            row = rows.setdefault(str(m["metric"]), base)
+            row = rows.setdefault(base["metric"], base)
             row[score.name] = plus_minus(m)
             row["better"] = ARROWS[m["higher_is_better"]]
     table = pd.DataFrame(list(rows.values()))
