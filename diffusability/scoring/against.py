@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from diffusability.errors import StudyError
+from diffusability.scoring.advice import advice
 from diffusability.scoring.table import Score, is_unconditional, shown_rows
 
 KNOWN = Path(__file__).with_name("known")
@@ -21,6 +22,8 @@ NEAREST = 2
 CARE = (
     "They are of other images and other latents: take it as a first orientation, not as a verdict."
 )
+EXPECTED = "What diffusion models are expected to make of it"
+MOVED = "What moved the metrics of the known ones, against the baseline of their family"
 BEFORE = '<h2 id="doubts">'  # part of the page before which the places are put
 
 
@@ -31,10 +34,12 @@ class Known:
     Attributes:
         about: what they are, for the caption.
         values: one row per tokenizer, one column per metric; means over seeds.
+        advice: what moved their metrics, a sentence each.
     """
 
     about: str
     values: pd.DataFrame
+    advice: Sequence[str] = ()
 
 
 def read_known(name: str) -> Known:
@@ -64,7 +69,10 @@ def read_known(name: str) -> Known:
     if "backbone" in table:
         table = table[table["backbone"] == ""]
     table = table.assign(value=pd.to_numeric(table["value"], errors="coerce"))
-    return Known(about, table.pivot_table(index="tokenizer", columns="metric", values="value"))
+    known = [name for name in ("tokenizer", "family", "cluster", "metric") if name in table]
+    means = table.groupby(known, sort=False)["value"].mean().reset_index()
+    values = table.pivot_table(index="tokenizer", columns="metric", values="value")
+    return Known(about, values, tuple(advice(means)))
 
 
 def place(score: Score, known: Known) -> pd.DataFrame:
@@ -118,21 +126,31 @@ def _places(scores: Sequence[Score], known: Known) -> pd.DataFrame | None:
     return table.fillna("")
 
 
-def against_text(scores: Sequence[Score], known: Known) -> str:
-    """Return the places of all scores as text, with what they are compared with."""
+def against_text(scores: Sequence[Score], known: Known, expected: Sequence[str] = ()) -> str:
+    """Return the places of all scores as text, with what is expected of them, and advice."""
     table = _places(scores, known)
     if table is None:
         return f"Against {known.about}: no metric was measured of both"
-    return f"Against {known.about}.\n{CARE}\n{table.to_string(index=False)}"
+    parts = [f"Against {known.about}.\n{CARE}\n{table.to_string(index=False)}"]
+    for title, sentences in ((EXPECTED, expected), (MOVED, known.advice)):
+        if sentences:
+            parts.append("\n".join([f"{title}:", *(f"  {sentence}" for sentence in sentences)]))
+    return "\n\n".join(parts)
 
 
-def with_places(page: str, scores: Sequence[Score], known: Known) -> str:
-    """Return a score's page with the places of all scores before its warnings."""
+def with_places(
+    page: str, scores: Sequence[Score], known: Known, expected: Sequence[str] = ()
+) -> str:
+    """Return a score's page with what `against_text` says, before its warnings."""
     table = _places(scores, known)
     if table is None:
         return page
     section = (
         f'<h2 id="against">Against known latent spaces</h2>\n<p>Against {escape(known.about)}. '
-        f'{CARE}</p>\n<div class="scroll">{table.to_html(index=False, border=0)}</div>\n\n'
+        f'{CARE}</p>\n<div class="scroll">{table.to_html(index=False, border=0)}</div>\n'
     )
-    return page.replace(BEFORE, section + BEFORE, 1)
+    for title, sentences in ((EXPECTED, expected), (MOVED, known.advice)):
+        if sentences:
+            items = "".join(f"<li>{escape(sentence)}</li>\n" for sentence in sentences)
+            section += f"<h3>{title}</h3>\n<ul>\n{items}</ul>\n"
+    return page.replace(BEFORE, f"{section}\n{BEFORE}", 1)

@@ -1,7 +1,7 @@
 """The numbers of a score: by perspective, with their errors, and what was left out and why."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -80,6 +80,11 @@ class Score:
             axis.set_yticks([0], [f"{short}"])
             axis.tick_params(labelsize=7)
         return figure
+
+
+def score_name(tokenizer: str, seed: str, seeds: Collection[str]) -> str:
+    """Return the name of a score, with the tokenizer's seed where there are several."""
+    return tokenizer if len(seeds) == 1 else f"{tokenizer}/s{seed}"
 
 
 def shown_rows(score: Score) -> list[tuple[str, str, Mapping[str, Any]]]:
