@@ -1,10 +1,11 @@
 """Where a latent space lies among known ones: those of a finished study, or of a published one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -85,8 +86,8 @@ def place(score: Score, known: Known) -> pd.DataFrame:
     """
     rows = []
     for _, short, m in shown_rows(score):
-        values = _of_metric(known.values, str(m["metric"]))
-        if values is None or values.empty or is_unconditional(m):  # the known ones have classes
+        values = known_values(known, m)
+        if values is None:
             continue
         value, up = float(m["value"]), m["higher_is_better"]
         below = float(((values < value) + 0.5 * (values == value)).mean())
@@ -106,10 +107,14 @@ def place(score: Score, known: Known) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _of_metric(values: pd.DataFrame, metric: str) -> pd.Series | None:
-    """Return the known values of a metric, by tokenizer."""
-    found = next((name for name in values.columns if fnmatchcase(str(name), metric)), None)
-    return None if found is None else values[found].dropna()
+def known_values(known: Known, m: Mapping[str, Any]) -> pd.Series | None:
+    """Return the known values that a measurement can be compared with, by tokenizer; else None."""
+    metric = str(m["metric"])
+    found = next((name for name in known.values.columns if fnmatchcase(str(name), metric)), None)
+    if found is None or is_unconditional(m):  # the known ones have classes
+        return None
+    values = known.values[found].dropna()
+    return None if values.empty else values
 
 
 def _places(scores: Sequence[Score], known: Known) -> pd.DataFrame | None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from diffusability.errors import DiffusabilityError, MeasurementError
 from diffusability.latents.shards import pool_masks
@@ -41,7 +41,7 @@ def score(
     metrics: Sequence[str] = OF_LATENTS,
     seed: int = 0,
     name: str = "latents",
-    progress: bool = True,
+    progress: bool | None = None,
     **options: Mapping[str, Any],
 ) -> Score:
     """Measure latents from every perspective that applies to them.
@@ -55,7 +55,7 @@ def score(
         metrics: groups of `OF_LATENTS`.
         seed: of all that is drawn at random; 0 gives the numbers of a study.
         name: what tables call the latents.
-        progress: whether a terminal or notebook shows which metric is being measured.
+        progress: whether it shows which metric is being measured; None: on a terminal.
         options: of a group, by its name, as in a study: `uniformity={"points": 2000}`.
 
     Returns:
@@ -70,7 +70,9 @@ def score(
     left_out: dict[str, str] = {}
     if given.foreground is None and "spatial" in metrics:
         left_out["spatial.srss"] = "there are no masks"
-    groups = tqdm(metrics, desc=f"score of {name}", disable=None if progress else True)
+    groups = tqdm(
+        metrics, desc=f"score of {name}", disable=None if progress is None else not progress
+    )
     for group in groups:
         groups.set_postfix_str(group)
         try:

@@ -67,19 +67,21 @@ class Score:
         """Return the table as text."""
         return score_text([self])
 
-    def plot(self) -> Any:
-        """Return a figure of the values with their standard errors, one axis from 0 per metric."""
-        from matplotlib.figure import Figure
+    def plot(self, *others: "Score", against: str | None = "shapes-small") -> Any:
+        """Return a figure: one axis per metric, this space and `others` as points on it.
 
-        rows = [(short, m) for _, short, m in shown_rows(self)]
-        figure = Figure(figsize=(6, 0.35 * len(rows) + 1), layout="constrained")
-        for k, (short, m) in enumerate(rows):
-            axis = figure.add_subplot(len(rows), 1, k + 1)
-            axis.errorbar([m["value"]], [0], xerr=[m["stderr"] or 0], fmt="o", color="black")
-            axis.set_xlim(min(0.0, 1.2 * m["value"]), max(0.0, 1.2 * m["value"]) or None)
-            axis.set_yticks([0], [f"{short}"])
-            axis.tick_params(labelsize=7)
-        return figure
+        Args:
+            others: scores to be drawn beside this one.
+            against: known latent spaces, drawn in grey; see `--against`. None: none.
+
+        Raises:
+            StudyError: there is no such table.
+        """
+        from diffusability.scoring.against import read_known
+        from diffusability.scoring.plot import draw_scores
+
+        known = None if against is None else read_known(against)
+        return draw_scores([self, *others], known)
 
 
 def score_name(tokenizer: str, seed: str, seeds: Collection[str]) -> str:
