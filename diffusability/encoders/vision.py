@@ -5,6 +5,7 @@ scale: VA-VAE's own code gave its vision models -1 ... 1 instead of what they we
 """
 
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from diffusability.encoders.weights import (
     without,
 )
 from diffusability.errors import ArtifactError, StudyError
-from diffusability.study.encoder import VisionEncoder
-from diffusability.study.vision_models import FACTS, VisionFacts, VisionModel
+from diffusability.study.encoder import TimmEncoder, VisionEncoder
+from diffusability.study.vision_models import CELL, FACTS, VisionFacts, VisionModel
 
 # heads, poolings and the token that hides patches in pre-training: no patch feature depends on them
 UNUSED = ("head.", "fc_norm.", "attn_pool.", "embeddings.mask_token")
@@ -58,6 +59,60 @@ class Vision(PublishedWeights[VisionEncoder]):
         state = load_file(folder / WEIGHTS)
         side = data.images.shape[-1]
         return load_vision_encoder(self.spec.model, state, side, facts=self.spec.facts)
+
+
+class TimmModel(PublishedWeights[TimmEncoder]):
+    """Encoders of kind timm."""
+
+    def copy(self, source: Path, target: Path) -> None:
+        """Copy the weights that patch features depend on, under timm's names.
+
+        Raises:
+            StudyError: timm has no such vision transformer.
+            ArtifactError: the weights do not fit it.
+        """
+        state = without(read_tensors(self.spec.model, source), UNUSED)
+        self._encoder(CELL, state)  # refuses what does not fit
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, target)
+
+    def load(self, folder: Path, data: ImageSet) -> Encoder:
+        """Return the encoder for images of the dataset's size."""
+        return self._encoder(data.images.shape[-1], load_file(folder / WEIGHTS))
+
+    @cached_property
+    def facts(self) -> VisionFacts:
+        """What timm's network, built on the meta device, states of itself.
+
+        Raises:
+            StudyError: timm has no such vision transformer.
+        """
+        spec, what = self.spec, f"timm's {self.spec.model}"
+        create = import_extra("timm", what).create_model
+        try:
+            with torch.device("meta"):
+                network = create(spec.model, pretrained=False, num_classes=0, **spec.options)
+            patch, prefix = network.patch_embed.patch_size[0], network.num_prefix_tokens
+            size = (network.num_features, len(network.blocks))
+        except (AttributeError, TypeError, RuntimeError, ValueError) as error:
+            raise StudyError(
+                f"{what}: it is no vision transformer whose patch features can be read "
+                f"({type(error).__name__}: {error!s:.200})"
+            ) from error
+        norm = (spec.mean, spec.std)
+        hub = f"timm/{spec.model}"
+        return VisionFacts(spec.model, hub, patch, *size, prefix, norm, True, "bicubic")
+
+    def _encoder(self, image_side: int, state: State) -> Encoder:
+        network = build_network(self.facts, image_side, **self.spec.options)
+        load_weights(
+            self.spec.model,
+            network,
+            _to_network(self.spec.model, self.facts, network, state),
+            unused=UNUSED,
+            architecture=f"timm's {self.spec.model}",
+            hub=self.facts.hub,
+        )
+        return VisionModelEncoder(self.facts, network)
 
 
 class VisionModelEncoder(Encoder):
@@ -245,7 +300,7 @@ def import_vision(model: VisionModel, path: Path, target: Path) -> None:
     save_file(state, target)
 
 
-def _to_network(model: VisionModel, facts: VisionFacts, network: Any, state: State) -> State:
+def _to_network(model: str, facts: VisionFacts, network: Any, state: State) -> State:
     """Return the tensors under the network's names, positions resampled to its grid.
 
     Raises:
@@ -278,7 +333,7 @@ def _in_todays_names(network: nn.Module, state: State) -> State:
     return renamed
 
 
-def _without_zero_biases(model: VisionModel, state: State) -> State:
+def _without_zero_biases(model: str, state: State) -> State:
     """Leave out the biases of queries, keys and values of DINOv3's release, which are zero.
 
     Meta's network masks that of the keys (`bias_mask`, zero there) and has learned the others to

@@ -54,6 +54,7 @@ def measure_velocity(
     generator: torch.Generator,
     normalise: bool = True,
     smallest_class: SmallestClass = "refuse",
+    unconditional_fallback: bool = False,
     halvings: int = 128,
     strata: int = 16,
     samples: int = 8,
@@ -74,6 +75,7 @@ def measure_velocity(
         generator: draws the halves and the Monte-Carlo points.
         normalise: z-score each channel over the set, as VIV is defined; VIV is linear in scale.
         smallest_class: whether classes of fewer than ``minimum_samples`` are refused or left out.
+        unconditional_fallback: fit one Gaussian to all images where a class has fewer than that.
         halvings: minimum number of class halvings, spread evenly over all or as many random
             classes.
         strata, samples: strata of t, and points in each, of the marginal VIV.
@@ -92,6 +94,9 @@ def measure_velocity(
     data = LatentSet(latents)
     labels = check_labels(labels, data.count).to(data.device)
     least = minimum_samples(data.channels, data.height * data.width)
+    if unconditional_fallback:
+        labels, flags = _one_class_if_small(labels, least)
+        data.flags = (*data.flags, *flags)
     kept, flags = classes_of_enough(labels, least, smallest_class)
     if flags:
         data, labels = LatentSet(latents[kept], flags), labels[kept]
@@ -109,6 +114,16 @@ def measure_velocity(
     between = between_class_variance(mixture, generator=generator, **draws)
     found = [*summary.scalars(), *summary.curve(), summary.marginal(*between, draws)]
     return data.flagged(found)
+
+
+def _one_class_if_small(labels: Tensor, least: int) -> tuple[Tensor, tuple[str, ...]]:
+    """Return (N,) labels, all of one class where a class is too small, and a flag that says so."""
+    sizes = labels.unique(return_counts=True)[1]  # (K,)
+    small = int((sizes < least).sum())
+    if not small or len(sizes) == 1:
+        return labels, ()
+    flag = f"labels are not used: {small} of {len(sizes)} classes have fewer than {least} images"
+    return torch.zeros_like(labels), (flag,)
 
 
 def _fit_halves(data: LatentSet, fits: GroupFits, halves: Halves, normalised: bool) -> Halving:

@@ -39,7 +39,7 @@ from diffusability.study.plan import Plan
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 PICTURE_CAPTIONS = ("reconstructions", "samples")
 TABLE_CAPTIONS = (
-    *("measurements", "claims", "regressions", "latent_spaces", "tokenizers"),
+    *("measurements", "claims", "regressions", "predictions", "latent_spaces", "tokenizers"),
     "declared_tests",
 )
 FIRST_FIGURES = ("correlations", "strongest")  # on the first screen
@@ -113,6 +113,7 @@ def _numbers(tables: Mapping[str, pd.DataFrame], target: str) -> dict[str, Any]:
         "ledger": ledger_rows(ledger),
         "latent_spaces": _rows(latent_space_rows(tables["latent_spaces"])),
         "regressions": _rows(regression_rows(tables["regressions"], target)),
+        "predictions": _rows(tables["predictions"].drop(columns="step").round(3)),
     }
 
 

@@ -1,15 +1,17 @@
 """Where a latent space lies among known ones: those of a finished study, or of a published one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from diffusability.errors import StudyError
-from diffusability.scoring.table import Score, shown_rows
+from diffusability.scoring.advice import advice
+from diffusability.scoring.table import Score, is_unconditional, shown_rows
 
 KNOWN = Path(__file__).with_name("known")
 # what the tables that come with the package are of
@@ -21,6 +23,8 @@ NEAREST = 2
 CARE = (
     "They are of other images and other latents: take it as a first orientation, not as a verdict."
 )
+EXPECTED = "What diffusion models are expected to make of it"
+MOVED = "What moved the metrics of the known ones, against the baseline of their family"
 BEFORE = '<h2 id="doubts">'  # part of the page before which the places are put
 
 
@@ -31,10 +35,12 @@ class Known:
     Attributes:
         about: what they are, for the caption.
         values: one row per tokenizer, one column per metric; means over seeds.
+        advice: what moved their metrics, a sentence each.
     """
 
     about: str
     values: pd.DataFrame
+    advice: Sequence[str] = ()
 
 
 def read_known(name: str) -> Known:
@@ -64,7 +70,10 @@ def read_known(name: str) -> Known:
     if "backbone" in table:
         table = table[table["backbone"] == ""]
     table = table.assign(value=pd.to_numeric(table["value"], errors="coerce"))
-    return Known(about, table.pivot_table(index="tokenizer", columns="metric", values="value"))
+    known = [name for name in ("tokenizer", "family", "cluster", "metric") if name in table]
+    means = table.groupby(known, sort=False)["value"].mean().reset_index()
+    values = table.pivot_table(index="tokenizer", columns="metric", values="value")
+    return Known(about, values, tuple(advice(means)))
 
 
 def place(score: Score, known: Known) -> pd.DataFrame:
@@ -77,8 +86,8 @@ def place(score: Score, known: Known) -> pd.DataFrame:
     """
     rows = []
     for _, short, m in shown_rows(score):
-        values = _of_metric(known.values, str(m["metric"]))
-        if values is None or values.empty:
+        values = known_values(known, m)
+        if values is None:
             continue
         value, up = float(m["value"]), m["higher_is_better"]
         below = float(((values < value) + 0.5 * (values == value)).mean())
@@ -98,10 +107,14 @@ def place(score: Score, known: Known) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _of_metric(values: pd.DataFrame, metric: str) -> pd.Series | None:
-    """Return the known values of a metric, by tokenizer."""
-    found = next((name for name in values.columns if fnmatchcase(str(name), metric)), None)
-    return None if found is None else values[found].dropna()
+def known_values(known: Known, m: Mapping[str, Any]) -> pd.Series | None:
+    """Return the known values that a measurement can be compared with, by tokenizer; else None."""
+    metric = str(m["metric"])
+    found = next((name for name in known.values.columns if fnmatchcase(str(name), metric)), None)
+    if found is None or is_unconditional(m):  # the known ones have classes
+        return None
+    values = known.values[found].dropna()
+    return None if values.empty else values
 
 
 def _places(scores: Sequence[Score], known: Known) -> pd.DataFrame | None:
@@ -118,21 +131,31 @@ def _places(scores: Sequence[Score], known: Known) -> pd.DataFrame | None:
     return table.fillna("")
 
 
-def against_text(scores: Sequence[Score], known: Known) -> str:
-    """Return the places of all scores as text, with what they are compared with."""
+def against_text(scores: Sequence[Score], known: Known, expected: Sequence[str] = ()) -> str:
+    """Return the places of all scores as text, with what is expected of them, and advice."""
     table = _places(scores, known)
     if table is None:
         return f"Against {known.about}: no metric was measured of both"
-    return f"Against {known.about}.\n{CARE}\n{table.to_string(index=False)}"
+    parts = [f"Against {known.about}.\n{CARE}\n{table.to_string(index=False)}"]
+    for title, sentences in ((EXPECTED, expected), (MOVED, known.advice)):
+        if sentences:
+            parts.append("\n".join([f"{title}:", *(f"  {sentence}" for sentence in sentences)]))
+    return "\n\n".join(parts)
 
 
-def with_places(page: str, scores: Sequence[Score], known: Known) -> str:
-    """Return a score's page with the places of all scores before its warnings."""
+def with_places(
+    page: str, scores: Sequence[Score], known: Known, expected: Sequence[str] = ()
+) -> str:
+    """Return a score's page with what `against_text` says, before its warnings."""
     table = _places(scores, known)
     if table is None:
         return page
     section = (
         f'<h2 id="against">Against known latent spaces</h2>\n<p>Against {escape(known.about)}. '
-        f'{CARE}</p>\n<div class="scroll">{table.to_html(index=False, border=0)}</div>\n\n'
+        f'{CARE}</p>\n<div class="scroll">{table.to_html(index=False, border=0)}</div>\n'
     )
-    return page.replace(BEFORE, section + BEFORE, 1)
+    for title, sentences in ((EXPECTED, expected), (MOVED, known.advice)):
+        if sentences:
+            items = "".join(f"<li>{escape(sentence)}</li>\n" for sentence in sentences)
+            section += f"<h3>{title}</h3>\n<ul>\n{items}</ul>\n"
+    return page.replace(BEFORE, f"{section}\n{BEFORE}", 1)

@@ -2,11 +2,15 @@
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from diffusability.scoring.against import against_text, read_known, with_places
+from diffusability.scoring.expected import expected, spaces_of
 from diffusability.scoring.request import (
     Request,
     check_stored,
@@ -14,11 +18,13 @@ from diffusability.scoring.request import (
     study_without_models,
 )
 from diffusability.scoring.run import run_study, write_study
-from diffusability.scoring.table import score_text
+from diffusability.scoring.table import Score, score_text
+from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
 
 FOLDER = "diffusability-score"
-WRITTEN = ("score.html", "score.csv", "score.json", "score.yaml")
+EXPECTED = "score-expected.csv"
+WRITTEN = ("score.html", "score.csv", "score.json", EXPECTED, "score.yaml")
 
 
 class _Item(argparse.Action):
@@ -46,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for option, meaning in (
         ("--vae", "folder of an autoencoder of diffusers"),
         ("--tokenizer", "class of your own package with encode and decode, package:Class"),
+        ("--encoder", "vision model (dinov2-b), folder that timm saved, package:Class, or entry"),
         ("--latents", "latents (N, C, H, W) or tokens (N, L, D) in npy, npz or safetensors"),
     ):
         parser.add_argument(option, action=_Item, metavar="A", help=meaning)
@@ -56,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--classes", type=int, help="number of classes (counted, in a folder)")
     add("--labels", help="file of (N,) labels of latents")
     add("--masks", help="file of (N, H, W) foreground masks of latents")
-    add("--weights", help="weights of --tokenizer")
+    add("--weights", help="weights of --tokenizer or --encoder")
     add("--extractor", help="encoder entry for Fréchet distances, such as 'kind: ..., ...'")
     add("--metrics", nargs="+", default=[], help="metric groups (all that can be measured)")
     add("--against", metavar="TABLE", help="measurements.csv of a finished study, or shapes-small")
@@ -83,13 +90,26 @@ def score_command(arguments: argparse.Namespace) -> int:
     scores = run_study(data, folder, arguments.cores)
     print(score_text(scores))
     if known is not None:
-        print(f"\n{against_text(scores, known)}")
+        found = _expectations(scores, data, folder, arguments.against)
+        print(f"\n{against_text(scores, known, found)}")
         if (page := folder / "score.html").exists():
-            text = with_places(page.read_text(encoding="utf-8"), scores, known)
+            text = with_places(page.read_text(encoding="utf-8"), scores, known, found)
             page.write_text(text, encoding="utf-8")
     written = [name for name in WRITTEN if (folder / name).exists()]
     print(f"\n{', '.join(written)} in {folder}")
     return 0
+
+
+def _expectations(
+    scores: Sequence[Score], data: Mapping[str, Any], folder: Path, table: str
+) -> list[str]:
+    """Return what the study of a table expects of the scored spaces, and write it to a table."""
+    spaces = spaces_of(Plan(resolve_study(data, "score")), folder)
+    found, reason = expected(scores, spaces, table)
+    if not found:
+        return [reason]
+    pd.DataFrame([asdict(each) for each in found]).to_csv(folder / EXPECTED, index=False)
+    return [each.sentence for each in found]
 
 
 def _study(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Score latents that are in memory, or mapped from a file, in Python or a notebook."""
 
-import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from diffusability.errors import DiffusabilityError, MeasurementError
 from diffusability.latents.shards import pool_masks
@@ -16,15 +16,21 @@ from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.semantics import measure_semantics
 from diffusability.metrics.spatial import measure_spatial
 from diffusability.metrics.uniformity import measure_uniformity
+from diffusability.scoring.measured import Measurements
 from diffusability.scoring.request import UNIFORMITY
 from diffusability.scoring.table import Score
 from diffusability.stages.make import load_code
 from diffusability.study.fingerprint import derive_seed
 from diffusability.study.metric_group import LACKING
 from diffusability.study.metrics import METRIC_GROUPS, FisherMetric
+from diffusability.study.problems import Problems
 
-logger = logging.getLogger(__name__)
 OF_LATENTS = ("velocity", "semantics", "spatial", "smoothness", "uniformity", "fisher")
+# in minutes, of any number of images per class
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "uniformity": UNIFORMITY,
+    "velocity": {"unconditional_fallback": True},
+}
 Array = Tensor | np.ndarray[Any, Any]
 
 
@@ -36,6 +42,7 @@ def score(
     metrics: Sequence[str] = OF_LATENTS,
     seed: int = 0,
     name: str = "latents",
+    progress: bool | None = None,
     **options: Mapping[str, Any],
 ) -> Score:
     """Measure latents from every perspective that applies to them.
@@ -49,6 +56,7 @@ def score(
         metrics: groups of `OF_LATENTS`.
         seed: of all that is drawn at random; 0 gives the numbers of a study.
         name: what tables call the latents.
+        progress: whether it shows which metric is being measured; None: on a terminal.
         options: of a group, by its name, as in a study: `uniformity={"points": 2000}`.
 
     Returns:
@@ -63,10 +71,13 @@ def score(
     left_out: dict[str, str] = {}
     if given.foreground is None and "spatial" in metrics:
         left_out["spatial.srss"] = "there are no masks"
-    for group in metrics:
-        logger.info("measuring %s", group)
+    groups = tqdm(
+        metrics, desc=f"score of {name}", disable=None if progress is None else not progress
+    )
+    for group in groups:
+        groups.set_postfix_str(group)
         try:
-            chosen = (UNIFORMITY if group == "uniformity" else {}) | dict(options.get(group, {}))
+            chosen = {**DEFAULTS.get(group, {}), **options.get(group, {})}
             found += [m.to_json() for m in _measure(group, given, seed, chosen)]
         except DiffusabilityError as error:
             left_out[group] = str(error)
@@ -81,11 +92,11 @@ def measure(
     *,
     seed: int = 0,
     **options: Any,
-) -> list[Measurement]:
+) -> Measurements:
     """Measure one group of metrics; arguments are those of `score`.
 
     Args:
-        group: one of `OF_LATENTS`.
+        group: one of `OF_LATENTS`, or one that was added and reads latents alone.
         latents: (N, C, H, W) or (N, L, D). labels: (N,). masks: (N, h, w).
         seed: of all that is drawn at random.
         options: of the group, as in a study.
@@ -93,7 +104,7 @@ def measure(
     Raises:
         MeasurementError: bad input, or the group does not apply to it; the message says why.
     """
-    return _measure(group, _Given.of(latents, labels, masks), seed, options)
+    return Measurements(_measure(group, _Given.of(latents, labels, masks), seed, options))
 
 
 class _Given:
@@ -142,14 +153,16 @@ def _tensor(values: Array) -> Tensor:
 
 
 def _measure(group: str, given: _Given, seed: int, options: Mapping[str, Any]) -> list[Measurement]:
-    if group not in OF_LATENTS:
-        METRIC_GROUPS[group]  # refuses an unknown name
-        raise MeasurementError(f"{group}: needs images, and is measured by `diffusability score`")
     declared = METRIC_GROUPS[group]
+    if not declared.reads and group not in _DIRECT:
+        raise MeasurementError(f"{group}: needs images, and is measured by `diffusability score`")
     lacking = [LACKING[need] for need in declared.needs if need in given.lacking]
     if lacking:
         raise MeasurementError("; ".join(lacking))
-    spec = declared.options.model_validate(dict(options))
+    problems = Problems()
+    spec = problems.validate(group, dict(options), declared.options)
+    if spec is None:
+        raise MeasurementError(f"options of {'; '.join(problems.lines)}")
     drawn = derive_seed(group, seed, declared.generator or _STREAMS.get(group, ""))
     if group in _DIRECT:
         return _DIRECT[group](given, spec, drawn)

@@ -11,6 +11,7 @@ import yaml
 from diffusability.data.array_files import SUFFIXES, read_array
 from diffusability.data.unseen import read_labels, read_masks
 from diffusability.errors import DataError, StudyError
+from diffusability.scoring.encoders import encoder_entry, is_saved_by_timm
 from diffusability.study.dataset import DATASETS, Dataset, UnseenDataset
 from diffusability.study.folder_content import is_image
 from diffusability.study.merge import merge
@@ -18,6 +19,7 @@ from diffusability.study.names import NAME
 from diffusability.study.problems import Problems
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import LatentsTokenizer
+from diffusability.study.vision_models import FACTS
 from diffusability.study.yaml_file import read_yaml
 from diffusability.tokenizers.external import latent_shape
 from diffusability.tokenizers.python_object import probe_shape
@@ -33,7 +35,8 @@ class Request:
     """What is scored, and on which images.
 
     Attributes:
-        items: kind (`vae`, `tokenizer`, `latents`, or `` where it is to be found out) and name.
+        items: kind (`vae`, `tokenizer`, `encoder`, `latents`, or `` where it is to be found out)
+            and name.
         images: folder, archive, or a dataset entry as YAML; None: there are only latents.
         size: side of the images in pixels; None: 256. classes: their number; None: counted.
         labels: file of labels of latents. masks: file of their foreground masks.
@@ -63,19 +66,28 @@ def requested_study(request: Request) -> dict[str, Any]:
     """
     if not request.items:
         raise StudyError(
-            "score: nothing is named; give --vae, --tokenizer or --latents, or their names alone"
+            "score: nothing is named; give --vae, --tokenizer, --encoder or --latents, or their "
+            "names alone"
         )
     dataset = _dataset(request)
     shape = _checked(dataset)
     tokenizers: dict[str, Any] = {}
+    encoders: dict[str, Any] = {}
+    if request.extractor is not None:
+        encoders["extractor"] = _mapping("--extractor", request.extractor)
     for kind, given in request.items:
+        if _kind(kind, given) == "encoder":
+            entry, encoder = _features(given, request, shape)
+            name = _name(given, tokenizers | encoders)
+            encoders[name] = encoder
+            tokenizers[name] = {"source": "encoder", "encoder": name, **entry}
+            continue
         entry = _tokenizer(kind, given, request, shape.image_channels, shape.size)
         if not shape.has_images and entry["source"] != "latents":
             raise StudyError(f"{given}: name the images that it encodes: --images FOLDER")
         tokenizers[_name(given, tokenizers)] = entry
     data: dict[str, Any] = {"name": request.name, "datasets": {"images": dataset}}
-    if request.extractor is not None:
-        data["encoders"] = {"extractor": _mapping("--extractor", request.extractor)}
+    data |= {"encoders": encoders} if encoders else {}
     data |= {"tokenizers": tokenizers, "metrics": _metrics(request, shape.has_images)}
     data["select"] = {"dataset": "images"}
     return data
@@ -195,6 +207,8 @@ def _kind(kind: str, name: str) -> str:
     path = Path(name)
     if path.suffix in SUFFIXES and path.is_file():
         return "latents"
+    if name in FACTS or (path.is_dir() and is_saved_by_timm(path)):
+        return "encoder"
     if path.is_dir():
         return "vae"
     if re.fullmatch(r"[\w.]+:\w+", name):
@@ -241,7 +255,18 @@ def _tokenizer(kind: str, name: str, request: Request, channels: int, size: int)
             factor, latent_channels = probe_shape(entry, channels, size)
             return entry | {"factor": factor, "channels": latent_channels}
         case other:
-            raise StudyError(f"{name}: unknown kind `{other}` (vae, tokenizer, latents)")
+            raise StudyError(f"{name}: unknown kind `{other}` (vae, tokenizer, encoder, latents)")
+
+
+def _features(name: str, request: Request, shape: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return factor and channels of an encoder's feature map, and the encoder's entry."""
+    if not shape.has_images:
+        raise StudyError(f"{name}: name the images that it encodes: --images FOLDER")
+    mapping = _mapping("--encoder", name) if re.search(r"\w: ", name) else None
+    encoder, factor, channels = encoder_entry(
+        name, request.weights, mapping, shape.image_channels, shape.size
+    )
+    return {"factor": factor, "channels": channels}, encoder
 
 
 def _stored(name: str) -> dict[str, Any]:
@@ -259,7 +284,8 @@ def _stored(name: str) -> dict[str, Any]:
 def _metrics(request: Request, images: bool) -> dict[str, Any]:
     split = {"split": "all"}
     metrics: dict[str, Any] = {
-        **{name: dict(split) for name in ("velocity", "semantics", "spatial", "smoothness")},
+        "velocity": split | {"unconditional_fallback": True},
+        **{name: dict(split) for name in ("semantics", "spatial", "smoothness")},
         "uniformity": split | UNIFORMITY,
         "fisher": dict(split),
     }
@@ -290,6 +316,7 @@ def _mapping(option: str, text: str) -> dict[str, Any]:
 def _name(given: str, taken: Mapping[str, Any]) -> str:
     """Return a name for tables, from a path or a class."""
     last = given.rpartition(":")[2] if ":" in given else Path(given).absolute().name
+    last = "encoder" if re.search(r"\w: ", given) else last
     for suffix in SUFFIXES:
         last = last.removesuffix(suffix)
     name = re.sub(r"[^a-z0-9.+-]+", "-", last.lower()).strip("-.+") or "latents"

@@ -17,7 +17,7 @@ import yaml
 from diffusability.artifacts.inventory import is_done
 from diffusability.errors import StudyError
 from diffusability.report.scores import NOT_MEASURED
-from diffusability.scoring.table import Score, side_by_side, split_applicable
+from diffusability.scoring.table import Score, score_name, side_by_side, split_applicable
 from diffusability.study.class_sizes import lacking, least_per_class
 from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.needs import check_needs
@@ -183,7 +183,7 @@ def _score(plan: Plan, tokenizer: str, seed: str, artifacts: list[Artifact]) -> 
     if "reconstruction" in plan.study.selected_metrics and not plan.study.encoders:
         left_out |= {"continuity": "iFID needs a feature extractor: --extractor"}
     seeds = {a.labels["tokenizer_seed"] for a in plan.measured}
-    return Score(tokenizer if len(seeds) == 1 else f"{tokenizer}/s{seed}", measurements, left_out)
+    return Score(score_name(tokenizer, seed, seeds), measurements, left_out)
 
 
 def _failure(artifact: Artifact) -> str:

@@ -1,7 +1,7 @@
 """The numbers of a score: by perspective, with their errors, and what was left out and why."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -14,6 +14,7 @@ ARROWS = {True: "higher", False: "lower", None: ""}
 # metrics of the table, by perspective, where the figures show none
 FURTHER = {"reconstruction": {"PSNR": "reconstruction.psnr", "SSIM": "reconstruction.ssim"}}
 FURTHER["reconstruction"]["Fréchet distance"] = "reconstruction.f[di]*"
+UNCONDITIONAL = "unconditional"  # as flags of the metrics end
 PREFIX = "not applicable: "
 
 
@@ -66,19 +67,26 @@ class Score:
         """Return the table as text."""
         return score_text([self])
 
-    def plot(self) -> Any:
-        """Return a figure of the values with their standard errors, one axis from 0 per metric."""
-        from matplotlib.figure import Figure
+    def plot(self, *others: "Score", against: str | None = "shapes-small") -> Any:
+        """Return a figure: one axis per metric, this space and `others` as points on it.
 
-        rows = [(short, m) for _, short, m in shown_rows(self)]
-        figure = Figure(figsize=(6, 0.35 * len(rows) + 1), layout="constrained")
-        for k, (short, m) in enumerate(rows):
-            axis = figure.add_subplot(len(rows), 1, k + 1)
-            axis.errorbar([m["value"]], [0], xerr=[m["stderr"] or 0], fmt="o", color="black")
-            axis.set_xlim(min(0.0, 1.2 * m["value"]), max(0.0, 1.2 * m["value"]) or None)
-            axis.set_yticks([0], [f"{short}"])
-            axis.tick_params(labelsize=7)
-        return figure
+        Args:
+            others: scores to be drawn beside this one.
+            against: known latent spaces, drawn in grey; see `--against`. None: none.
+
+        Raises:
+            StudyError: there is no such table.
+        """
+        from diffusability.scoring.against import read_known
+        from diffusability.scoring.plot import draw_scores
+
+        known = None if against is None else read_known(against)
+        return draw_scores([self, *others], known)
+
+
+def score_name(tokenizer: str, seed: str, seeds: Collection[str]) -> str:
+    """Return the name of a score, with the tokenizer's seed where there are several."""
+    return tokenizer if len(seeds) == 1 else f"{tokenizer}/s{seed}"
 
 
 def shown_rows(score: Score) -> list[tuple[str, str, Mapping[str, Any]]]:
@@ -88,9 +96,15 @@ def shown_rows(score: Score) -> list[tuple[str, str, Mapping[str, Any]]]:
         for short, pattern in {**group.shows, **FURTHER.get(group.name, {})}.items():
             for m in score.measurements:
                 if m["value"] is not None and fnmatchcase(str(m["metric"]), pattern):
-                    found.append((group.title or group.name, short, m))
+                    named = f"{short}, {UNCONDITIONAL}" if is_unconditional(m) else short
+                    found.append((group.title or group.name, named, m))
                     break
     return found
+
+
+def is_unconditional(m: Mapping[str, Any]) -> bool:
+    """Return whether a metric that is defined by classes was measured without them."""
+    return any(flag.endswith(UNCONDITIONAL) for flag in m["flags"])
 
 
 def side_by_side(scores: Sequence[Score]) -> pd.DataFrame:
@@ -99,7 +113,7 @@ def side_by_side(scores: Sequence[Score]) -> pd.DataFrame:
     for score in scores:
         for perspective, short, m in shown_rows(score):
             base = {"perspective": perspective, "metric": f"{short} ({m['metric']})"}
-            row = rows.setdefault(str(m["metric"]), base)
+            row = rows.setdefault(base["metric"], base)
             row[score.name] = plus_minus(m)
             row["better"] = ARROWS[m["higher_is_better"]]
     table = pd.DataFrame(list(rows.values()))

@@ -8,7 +8,7 @@ from pathlib import Path
 from diffusability.errors import StudyError
 from diffusability.study.metric_group import ClassMetricOptions, MetricOptions
 from diffusability.study.metrics import FisherMetric
-from diffusability.study.perspectives import ContinuityMetric, SemanticsMetric
+from diffusability.study.perspectives import ContinuityMetric, SemanticsMetric, VelocityMetric
 from diffusability.study.plan import Plan
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import LatentsTokenizer
@@ -39,6 +39,8 @@ def least_per_class(study: Study, options: MetricOptions) -> int:
         return 2
     if isinstance(options, FisherMetric):
         return LEAST_STATIONARY
+    if isinstance(options, VelocityMetric) and options.unconditional_fallback:
+        return 0
     size = study.dataset.size
     tokenizers = [study.tokenizers[name] for name in study.selected_tokenizers]
     # the grid of latents on disk is known when they are measured

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt, model_validator
 
 from diffusability.study.content import content_digest
 from diffusability.study.operations import INCEPTION, Size, trained_encoder, vgg16, vision_model
@@ -18,7 +18,14 @@ from diffusability.study.representations import (
     representation_file,
 )
 from diffusability.study.spec import Need, Place, Probability, Spec, TrainSpec, Width, is_none
-from diffusability.study.vision_models import FACTS, VisionFacts, VisionModel, weight_file
+from diffusability.study.vision_models import (
+    FACTS,
+    IMAGENET,
+    Colour,
+    VisionFacts,
+    VisionModel,
+    weight_file,
+)
 
 Use = Literal["alignment", "perceptual", "features", "lpips"]
 VIT_DEPTH, VIT_HEADS = 3, 4  # of an encoder of `arch: vit` that states neither
@@ -286,6 +293,44 @@ class VisionEncoder(PublishedEncoder):
     def packages(self) -> tuple[str, ...]:
         """The library that holds the architecture."""
         return (FACTS[self.model].library,)
+
+
+@ENCODERS.add("diffusability.encoders.vision:TimmModel")
+class TimmEncoder(PublishedEncoder):
+    """A vision transformer of timm with a weight file of your own.
+
+    Images are resized so that one patch covers 16 x 16 of their pixels. Features are the patch
+    tokens after the last norm.
+    """
+
+    uses = frozenset({"alignment", "features"})
+
+    kind: Literal["timm"] = Field(description="a vision transformer of timm, from a weight file")
+    model: str = Field(min_length=1, description="name of timm's network: vit_small_patch16_224")
+    weights: Place = Field(description="weight file of this network: safetensors, or a checkpoint")
+    options: dict[str, JsonValue] = Field(
+        {}, description="arguments of timm.create_model that the published network does not have"
+    )
+    mean: Colour = Field(IMAGENET[0], description="of an image in 0 ... 1, which is subtracted")
+    std: Colour = Field(IMAGENET[1], description="of an image in 0 ... 1, which is divided by")
+
+    @property
+    def weight_file(self) -> Path:
+        """The file given."""
+        return Path(self.weights)
+
+    def cost(self, channels: int, side: int, classes: int) -> Size:
+        """Unknown before it is built."""
+        return Size()
+
+    def needs(self) -> tuple[Need, ...]:
+        """The weight file."""
+        remedy = "set the encoder's `weights` to the model.safetensors that timm saved"
+        return (Need(f"weights of {self.model}", self.weight_file, remedy),)
+
+    def packages(self) -> tuple[str, ...]:
+        """The library that holds the architecture."""
+        return ("timm",)
 
 
 @ENCODERS.add("diffusability.encoders.representation:RepresentationSpace")

@@ -15,12 +15,13 @@ Split = Literal["train", "val", "all"]
 SmallestClass = Literal["refuse", "skip"]
 Tensor = Literal["mean", "logvar", "labels", "foreground"]
 Further = Literal["alignment", "pixels"]
-Needed = Literal["classes", "grid", "images", "network"]
+Needed = Literal["classes", "grid", "images", "network", "decoder"]
 LACKING: dict[Needed, str] = {
     "classes": "there are no labels, or one class",
     "grid": "its tokens have no position on a grid",
     "images": "there are no images, only latents",
     "network": "latents on disk have no encoder and decoder",
+    "decoder": "features of an encoder have no decoder",
 }
 Rank = Literal["headline", "proxy", "further"]
 Model = TypeVar("Model", bound="MetricOptions")

@@ -65,10 +65,7 @@ __all__ = ["METRIC_GROUPS", "MetricsSpec"]
             unit="nat/dim",
         ),
     ),
-    needs=(
-        "images",
-        "network",
-    ),
+    needs=("images", "network", "decoder"),
 )
 class ReconstructionMetric(MetricOptions):
     r"""PSNR, SSIM, LPIPS and Fréchet distance of reconstructions.

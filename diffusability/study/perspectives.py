@@ -105,6 +105,13 @@ class VelocityMetric(ClassMetricOptions):
     class.
     """
 
+    unconditional_fallback: bool = Field(
+        False,
+        exclude_if=lambda chosen: not chosen,
+        description="where a class has too few images, fit one Gaussian to all images; a flag says "
+        "that VIV is then unconditional",
+    )
+
 
 @METRIC_GROUPS.add(
     "semantics",
@@ -282,7 +289,7 @@ class SmoothnessMetric(MetricOptions):
     outputs=("neighbours.safetensors",),
     version=2,
     gpu=True,
-    needs=("images", "network"),
+    needs=("images", "network", "decoder"),
     quantities=(
         Quantity(
             "continuity.ifid continuity.ifd_*",

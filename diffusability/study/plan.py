@@ -201,10 +201,9 @@ class Plan(Artifacts):
         spec = self.study.tokenizers[name]
         labels = {"tokenizer": name, "tokenizer_seed": str(tokenizer_seed)}
         canonical = spec.canonical()
-        made_from: dict[str, Artifact] = {}
+        # encoders enter by their fingerprints; what the study calls them changes nothing
+        made_from = {role: self._encoder(name) for role, name in spec.encoders.items()}
         if isinstance(spec, TokenizerSpec):
-            # encoders enter by their fingerprints; what the study calls them changes nothing
-            made_from = {role: self._encoder(name) for role, name in spec.encoders.items()}
             canonical["regularizer"].pop("encoder", None)
             canonical["objective"].pop("perceptual_encoder")
         if spec.needs_images:

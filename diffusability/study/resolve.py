@@ -386,10 +386,11 @@ def _check_latents(study: Study, problems: Problems) -> None:
     """Latents on disk generate no images, and what is measured must be there."""
     for name in study.selected_tokenizers:
         entry = study.tokenizers[name]
-        if study.has_models and not entry.encodes:
+        if study.has_models and not entry.decodes:
+            what = "features of an encoder" if entry.encodes else "latents on disk"
             problems.add(
                 f"tokenizers.{name}",
-                "latents on disk have no decoder, so no images can be generated from them; leave "
+                f"{what} have no decoder, so no images can be generated from them; leave "
                 "it, or the backbones, out of `select`",
             )
         if not study.dataset.has_images and entry.encodes:

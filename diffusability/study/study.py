@@ -187,6 +187,7 @@ class Study(Spec):
             "grid": getattr(entry, "layout", "grid") == "grid",
             "images": data.has_images,
             "network": entry.encodes,
+            "decoder": entry.decodes or not entry.encodes,  # else "network" says it
         }
         return tuple(need for need, given in there.items() if not given)
 

@@ -160,6 +160,16 @@ TABLES: Mapping[str, Table] = {
         made_from=("measurements",),
         models=True,
     ),
+    "predictions": Table(
+        columns=_PANEL
+        | _text("metrics")
+        | _number("spearman", "skill", "error_factor", "held")
+        | _COUNTS
+        | _NOTE,
+        code=f"{_ANALYSIS}.prediction:predictions",
+        made_from=("measurements",),
+        models=True,
+    ),
     "noise_floor": Table(
         columns=_PANEL
         | _number("tokenizers", "runs", "repeated", "retrained", "mean", "variance_tokenizers")

@@ -65,12 +65,13 @@ class TokenizerEntry(Spec):
 
     Attributes:
         needs_images: whether it is trained on, fitted to, or checked with the study's images.
-        encodes: whether it is a network that encodes and decodes images; else its latents are
-            read from disk.
+        encodes: whether it is a network that encodes images; else its latents are read from disk.
+        decodes: whether it decodes latents to images.
     """
 
     needs_images: ClassVar[bool] = False
     encodes: ClassVar[bool] = True
+    decodes: ClassVar[bool] = True
 
     if TYPE_CHECKING:  # options of some, of others their network's
 
@@ -416,6 +417,7 @@ class LatentsTokenizer(SourcedTokenizer):
 
     needs_images = True  # compared in number
     encodes = False
+    decodes = False
 
     source: Literal["latents"] = Field(description="latents in a file")
     path: Place = Field(
@@ -452,6 +454,37 @@ class LatentsTokenizer(SourcedTokenizer):
         """The file."""
         remedy = "set the tokenizer's `path` to a file of latents (.npy, .npz or .safetensors)"
         return (Need("latents", Path(self.path), remedy),)
+
+
+@TOKENIZER_SOURCES.add("diffusability.tokenizers.encoder_features:EncoderFeatures")
+class EncoderTokenizer(SourcedTokenizer):
+    """The feature map of a frozen encoder in the place of latents (representation autoencoders).
+
+    Its patch tokens are the cells of a grid (D, h, w). Nothing decodes them: metrics that need
+    images of latents are left out.
+    """
+
+    needs_images = True
+    decodes = False
+
+    source: Literal["encoder"] = Field(description="features of an encoder of the study")
+    encoder: EncoderName = Field(
+        exclude=True, description="entry of `encoders`; it enters by its fingerprint"
+    )
+    factor: PositiveInt = Field(
+        description="image pixels per cell of the feature map, along one side; 16 of vision models"
+    )
+    channels: PositiveInt = Field(description="channels of the feature map")
+
+    @property
+    def cluster(self) -> str:
+        """Not one of the paper's clusters."""
+        return "external"
+
+    @property
+    def encoders(self) -> dict[str, str]:
+        """The encoder."""
+        return {"encoder": self.encoder}
 
 
 class EncodingSpec(Spec):

@@ -31,7 +31,8 @@ VisionModel = Literal[
     "spatialpe-l",
     "webssl-300m",
 ]
-Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
+Colour = tuple[float, float, float]
+Normalisation = tuple[Colour, Colour]
 IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP: Normalisation = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HALF: Normalisation = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -131,13 +131,19 @@ def test_tables_show_every_perspective_with_its_error(latents: Tensor) -> None:
     found = score(latents, LABELS, metrics=FAST, name="mine")
     table = side_by_side([found, score(latents, metrics=FAST, name="plain")])
     assert list(table.columns) == ["perspective", "metric", "mine", "plain", "better"]
-    assert table["mine"].str.contains("±").all()
+    own = table[~table["metric"].str.contains("unconditional")]  # that row is of `plain` alone
+    assert own["mine"].str.contains("±").all()
     lnc = table[table["metric"].str.contains("lnc5")].iloc[0]
     assert (lnc["plain"], lnc["better"]) == ("-", "higher")
     assert "Left out of mine:\n  spatial.srss: there are no masks" in score_text([found])
     assert all(part in found._repr_html_() for part in ("<table", "there are no masks"))
     assert len(found.to_frame()) == len(found.measurements)
     assert len(found.plot().axes) == len(found.shown())
+    figure = found.plot(score(latents, LABELS, metrics=FAST, name="other"), against=None)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mine", "other"]
+    assert figure._repr_png_().startswith(b"\x89PNG")  # a notebook shows it without a backend
+    known = found.plot().axes[0].get_lines()[0].get_xdata()
+    assert len(known) == 24  # VIV of shapes-small
 
 
 def test_the_package_offers_it() -> None:

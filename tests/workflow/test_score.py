@@ -1,6 +1,7 @@
 """A score gives the numbers of the study, to the last digit."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -27,8 +28,15 @@ def test_a_tokenizer_of_a_study_has_the_numbers_of_the_study(finished: Workspace
         path: path.stat().st_mtime_ns for path in finished.path.glob("results/*/conv-base/**/*")
     }
     words = ("score", "conv-base", "--study", "study.yaml", "-c", "1", "--results", ".")
-    output = finished.run("diffusability", *words).stdout
+    against = ("--against", "results/tables/smoke")
+    output = finished.run("diffusability", *words, *against).stdout
     assert "VIV (velocity.viv)" in output
+    # its images and shape are those of the study, which is too small to predict anything
+    for backbone in ("sit-a", "sit-b"):
+        sentence = rf"no prediction of Fréchet distance \(judge\) of {backbone} after \d+ steps"
+        assert re.search(f"{sentence}.*: the study cannot predict: 1 clusters are too few", output)
+    expected = pd.read_csv(finished.path / "score-expected.csv")
+    assert set(expected["latents"]) == {"conv-base"}
     found, expected = numbers(finished, ".", "conv-base"), of_study(finished)
     assert found == {metric: expected[metric] for metric in found}
     assert {"reconstruction.psnr", "continuity.ifd_judge", "fisher.fir"} <= set(found)

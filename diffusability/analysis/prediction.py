@@ -1,0 +1,317 @@
+"""Generation quality that a study expects of a further latent space, with an interval.
+
+A linear fit of the logarithm of a target on one or two headline metrics, over the tokenizers of one
+family. The metrics are those that predict left-out clusters best. Everything that is said about
+the fit comes from a second leaving-out around the first: each cluster is predicted by a fit, and a
+choice of metrics, that have not seen it. A further latent space is of a cluster that the study has
+not seen either, so these are its errors too. Coverage by simulation: docs/statistics.md.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from diffusability.analysis.catalogue import HEADLINE
+from diffusability.analysis.frames import table_frame
+from diffusability.analysis.intervals import MIN_CLUSTERS
+from diffusability.analysis.panels import (
+    Measured,
+    Panel,
+    Table,
+    cells,
+    families,
+    headline_targets,
+    matching,
+    panels,
+    predictors,
+)
+
+Array = NDArray[np.float64]
+MOST = 2  # metrics of a fit
+FEWEST = 8  # tokenizers of a fit
+LEVEL = 0.8  # of the intervals
+SHOWN_LEVEL = f"{100 * LEVEL:.0f} %"
+
+
+@dataclass(frozen=True)
+class Points:
+    """The tokenizers of one family in one panel.
+
+    Attributes:
+        metrics: m names. x: (n, m) their values. y: (n,) logarithms of the target.
+        clusters: (n,) numbers of their clusters, from 0. tokenizers: n names.
+    """
+
+    metrics: tuple[str, ...]
+    x: Array
+    y: Array
+    clusters: NDArray[np.int64]
+    tokenizers: tuple[str, ...]
+
+    def of(self, chosen: NDArray[np.bool_]) -> "Points":
+        """Return the points of some tokenizers."""
+        clusters = pd.factorize(self.clusters[chosen])[0].astype(np.int64)
+        names = tuple(n for n, there in zip(self.tokenizers, chosen, strict=True) if there)
+        return Points(self.metrics, self.x[chosen], self.y[chosen], clusters, names)
+
+    @property
+    def groups(self) -> range:
+        """Numbers of the clusters."""
+        return range(int(self.clusters.max()) + 1 if len(self.clusters) else 0)
+
+    @property
+    def lack(self) -> str:
+        """Why nothing can be fitted, or empty."""
+        largest = int(np.bincount(self.clusters).max()) if len(self.clusters) else 0
+        if len(self.groups) < MIN_CLUSTERS or len(self.y) - largest < MOST + 2:
+            return f"{len(self.groups)} clusters are too few to leave one out"
+        if len(self.y) < FEWEST:
+            return f"{len(self.y)} tokenizers are too few; it takes {FEWEST}"
+        if not self.metrics:
+            return "no headline metric was measured of all of them"
+        return "" if np.ptp(self.y) > 0 else "all have the same target"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A linear fit on chosen columns, by orthonormal columns of the centred values."""
+
+    columns: tuple[int, ...]
+    centre: Array
+    level: float
+    slopes: Array
+    inverse: Array
+    count: int
+
+    @classmethod
+    def of(cls, points: Points, columns: Sequence[int]) -> "Line":
+        """Fit by least squares."""
+        x = points.x[:, list(columns)]
+        centre, level = x.mean(axis=0), float(points.y.mean())
+        inverse = np.linalg.pinv(x - centre)  # (k, n)
+        slopes = inverse @ (points.y - level)
+        return cls(tuple(columns), centre, level, slopes, inverse @ inverse.T, len(x))
+
+    def __call__(self, x: Array) -> Array:
+        """Return (n,) predictions of (n, m) values of all metrics."""
+        predicted: Array = self.level + (x[:, list(self.columns)] - self.centre) @ self.slopes
+        return predicted
+
+    def leverage(self, x: Array) -> Array:
+        """Return (n,) how far (n, m) values are from those of the fit; 1/n at their mean."""
+        away = x[:, list(self.columns)] - self.centre  # (n, k)
+        found: Array = 1 / self.count + ((away @ self.inverse) * away).sum(axis=1)
+        return found
+
+
+def chosen_line(points: Points) -> Line:
+    """Return the fit on one or two metrics that predicts left-out clusters best."""
+    names = range(len(points.metrics))
+    models = [c for k in range(1, MOST + 1) for c in combinations(names, k)]
+    errors = [_left_out_error(points, model) for model in models]
+    return Line.of(points, models[int(np.argmin(errors))])
+
+
+def _left_out_error(points: Points, columns: Sequence[int]) -> float:
+    """Return the mean squared error of left-out clusters, from one fit of all (block PRESS)."""
+    x = points.x[:, list(columns)]
+    design = np.column_stack([np.ones(len(x)), (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-300)])
+    q, _ = np.linalg.qr(design)
+    residual = points.y - q @ (q.T @ points.y)
+    total = 0.0
+    for group in points.groups:
+        own = points.clusters == group
+        rest = np.eye(int(own.sum())) - q[own] @ q[own].T  # singular: undetermined without it
+        if np.linalg.matrix_rank(rest, tol=1e-9) < len(rest):
+            return math.inf
+        total += float((np.linalg.solve(rest, residual[own]) ** 2).mean())
+    return total / len(points.groups)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is expected of one latent space, in units of the target."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Forecast:
+    """The fit of a study, and what leaving out each cluster in turn says about it."""
+
+    def __init__(self, points: Points) -> None:
+        """Fit, and predict every cluster without it.
+
+        Args:
+            points: whose `lack` is empty.
+        """
+        self.points, self.line = points, chosen_line(points)
+        self.predicted, self.reach = np.empty(len(points.y)), np.empty(len(points.y))
+        baseline = np.empty(len(points.y))
+        for group in points.groups:
+            own = points.clusters == group
+            rest = points.of(~own)
+            line = chosen_line(rest)
+            self.predicted[own] = line(points.x[own])
+            self.reach[own] = self.line_without(rest).leverage(points.x[own])
+            baseline[own] = rest.y.mean()
+        self._errors = self._by_cluster(self.predicted)
+        self._without_metrics = self._by_cluster(baseline)
+
+    def line_without(self, rest: Points) -> Line:
+        """Return the fit on the chosen metrics to a part of the points."""
+        return Line.of(rest, self.line.columns)
+
+    def _by_cluster(self, predicted: Array) -> Array:
+        """Return (G,) mean squared errors of the clusters."""
+        squares = (predicted - self.points.y) ** 2
+        return np.array([squares[self.points.clusters == g].mean() for g in self.points.groups])
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The chosen metrics."""
+        return tuple(self.points.metrics[column] for column in self.line.columns)
+
+    @property
+    def error(self) -> float:
+        """Root mean square over clusters of the error in the logarithm of the target."""
+        return float(self._errors.mean() ** 0.5)
+
+    @property
+    def skill(self) -> float:
+        """1 - squared error over that of predicting the mean of the other clusters; 0: no use."""
+        return float(1 - self._errors.mean() / self._without_metrics.mean())
+
+    @property
+    def least_skill(self) -> float:
+        """The smallest skill when any one cluster is not scored."""
+        groups = range(len(self._errors))
+        with_metrics = [np.delete(self._errors, g).mean() for g in groups]
+        without = [np.delete(self._without_metrics, g).mean() for g in groups]
+        return float(np.min(1 - np.array(with_metrics) / np.array(without)))
+
+    @cached_property
+    def spearman(self) -> float:
+        """Spearman's correlation of left-out predictions with the truth."""
+        return float(stats.spearmanr(self.predicted, self.points.y).statistic)
+
+    @property
+    def lack(self) -> str:
+        """Why the study cannot predict, or empty."""
+        if self.skill <= 0 or self.spearman <= 0:
+            return (
+                "its metrics predict left-out clusters no better than the mean of the others does "
+                f"(squared error {1 - self.skill:.2f} times as large, Spearman {self.spearman:.2f})"
+            )
+        if self.least_skill <= 0:
+            return (
+                "that its metrics predict left-out clusters better than the mean of the others "
+                "does rests on a single cluster"
+            )
+        return ""
+
+    @property
+    def coverage(self) -> float:
+        """Share of tokenizers whose interval, from the other clusters alone, holds the truth."""
+        held = []
+        for group in self.points.groups:
+            others = np.delete(self._errors, group)
+            width = float(others.mean() ** 0.5) * _quantile(len(others))
+            own = self.points.clusters == group
+            held.append(np.abs(self.predicted[own] - self.points.y[own]) <= width)
+        return float(np.concatenate(held).mean())
+
+    def outside(self, x: Array) -> bool:
+        """Whether (m,) values are farther from the known ones than any left-out cluster is."""
+        return bool(self.line.leverage(x[None])[0] > self.reach.max())
+
+    def predict(self, x: Array) -> Prediction:
+        """Return what is expected of (m,) values of all metrics."""
+        middle = float(self.line(x[None])[0])
+        width = _quantile(len(self.points.groups)) * self.error
+        return Prediction(*(math.exp(middle + step) for step in (0.0, -width, width)))
+
+
+def _quantile(clusters: int) -> float:
+    """Return Student's quantile of the two-sided level, one degree of freedom per cluster."""
+    return float(stats.t.ppf((1 + LEVEL) / 2, clusters))
+
+
+def points_of(
+    table: Table, panel: Panel, family: str, metrics: Sequence[str] | None = None
+) -> Points:
+    """Return the tokenizers of a family that have the target and every metric.
+
+    Args:
+        table: a checked tidy table. panel: of the target.
+        family: of the tokenizers. metrics: by default the headline metrics that most have.
+    """
+    table = Measured.of(table)
+    names = matching(predictors(table), HEADLINE) if metrics is None else list(metrics)
+    parts = {
+        name: cells(table, name, panel.target, panel.backbone, panel.guidance)
+        .of_family(family)
+        .rows.set_index("tokenizer")
+        for name in names
+    }
+    most = max((len(part) for part in parts.values()), default=0)
+    parts = {name: part for name, part in parts.items() if len(part) == most and most}
+    if not parts:
+        return Points((), np.empty((0, 0)), np.empty(0), np.empty(0, np.int64), ())
+    rows = next(iter(parts.values()))
+    there = np.all([rows.index.isin(part.index) for part in parts.values()], axis=0)
+    rows = rows[there & (rows["y"] > 0).to_numpy()]
+    x = np.column_stack([part["x"].reindex(rows.index) for part in parts.values()])
+    varying = np.ptp(x, axis=0) > 0 if len(x) else np.zeros(len(parts), bool)
+    return Points(
+        tuple(name for name, moves in zip(parts, varying, strict=True) if moves),
+        x[:, varying].astype(np.float64),
+        np.log(rows["y"].to_numpy(np.float64)),
+        pd.factorize(rows["cluster"])[0].astype(np.int64),
+        tuple(map(str, rows.index)),
+    )
+
+
+def predictable_panels(table: Table) -> list[Panel]:
+    """Return the panels that are predicted: every headline target at its smallest guidance."""
+    found: dict[tuple[str, str], Panel] = {}
+    for panel in panels(table, headline_targets(Measured.of(table))):
+        if not isinstance(panel.guidance, str):
+            key = (panel.target, panel.backbone)
+            least = found.get(key, panel).guidance
+            if panel.guidance is None or panel.guidance <= (least or math.inf):  # type: ignore[operator]
+                found[key] = panel
+    return list(found.values())
+
+
+def predictions(table: Table) -> pd.DataFrame:
+    """Return how well each panel predicts the clusters that are left out of it.
+
+    Returns:
+        One row per target, backbone and family: the metrics of the fit, Spearman's correlation of
+        predicted and true values, the skill, the error as a factor of the target, and the share of
+        80 % intervals that hold; or a note on why there is no prediction.
+    """
+    table = Measured.of(table)
+    rows: list[Mapping[str, object]] = []
+    for panel in predictable_panels(table):
+        for family in families(table):
+            points = points_of(table, panel, family)
+            row = {**panel.labels, "family": family, "n": len(points.y)}
+            row["clusters"] = len(points.groups)
+            if points.lack:
+                rows.append({**row, "note": points.lack})
+                continue
+            found = Forecast(points)
+            row |= {"metrics": " + ".join(found.metrics), "spearman": found.spearman}
+            row |= {"skill": max(found.skill, -1.0), "error_factor": math.exp(found.error)}
+            rows.append({**row, "held": found.coverage, "note": found.lack})
+    return table_frame("predictions", rows)

@@ -1,0 +1,269 @@
+"""What a finished study expects diffusion models to make of a scored latent space, or why not."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from diffusability.analysis.catalogue import SHOWN, name_metric
+from diffusability.analysis.measurements import read_measurements
+from diffusability.analysis.panels import Measured, Panel, families
+from diffusability.analysis.prediction import (
+    SHOWN_LEVEL,
+    Forecast,
+    points_of,
+    predictable_panels,
+)
+from diffusability.artifacts.card import read_card
+from diffusability.errors import DiffusabilityError, MeasurementError
+from diffusability.scoring.table import Score, is_unconditional, score_name
+from diffusability.study.plan import Plan
+from diffusability.study.stages import path_template
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Space:
+    """How a latent space was measured.
+
+    Attributes:
+        dataset: fingerprint of its images. shape: (C, h, w) of a latent; empty: not known.
+        options: of each metric group, as they are fingerprinted.
+    """
+
+    dataset: str
+    shape: Shape
+    options: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is expected of one latent space in one panel, or the reason why nothing is.
+
+    Attributes:
+        latents: name of the space. target, backbone, step, guidance, family: of the panel.
+        value, low, high: expected target with its interval; None: no number.
+        metrics: of the fit. spearman, error_factor: of left-out clusters. n: tokenizers.
+        note: why there is no number, or what else a reader must know.
+    """
+
+    latents: str
+    target: str
+    backbone: str
+    step: int | None
+    guidance: float | None
+    family: str = ""
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    metrics: str = ""
+    spearman: float | None = None
+    error_factor: float | None = None
+    n: int = 0
+    note: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The expectation in words."""
+        steps = "" if self.step is None else f" after {self.step:,} steps"
+        scale = "" if self.guidance is None else f", guidance {self.guidance:g}"
+        what = f"{name_metric(self.target)} of {self.backbone}{steps}{scale}"
+        if self.value is None:
+            return f"{self.latents}: no prediction of {what}: {self.note}"
+        return (
+            f"{self.latents}: expected {what}: {self.value:.4g} ({SHOWN_LEVEL} interval "
+            f"{self.low:.4g} to {self.high:.4g}), from {self.metrics} of {self.n} tokenizers "
+            f"{self.family}; clusters that are left out are missed by a factor of "
+            f"{self.error_factor:.2f}, Spearman {self.spearman:.2f}"
+            f"{'. ' if self.note else ''}{self.note}"
+        )
+
+
+def spaces_of(plan: Plan, folder: Path) -> dict[str, Space]:
+    """Return how each tokenizer of a score was measured, by the name of its score."""
+    found = {}
+    seeds = {artifact.labels["tokenizer_seed"] for artifact in plan.of_stage("latents")}
+    for latents in plan.of_stage("latents"):
+        key = score_name(latents.labels["tokenizer"], latents.labels["tokenizer_seed"], seeds)
+        own = [a for a in plan.measured if a.upstream.get("latents") is latents]
+        options = {artifact.stage: artifact.spec for artifact in own}
+        dataset = latents.upstream["dataset"].fingerprint
+        found[key] = Space(dataset, _shape(folder / latents.path), options)
+    return found
+
+
+def _shape(latents: Path) -> Shape:
+    """Return (C, h, w) of an artifact of latents, empty where it is not there."""
+    with suppress(OSError, ValueError, KeyError):
+        found = json.loads((latents / "latents.json").read_text(encoding="utf-8"))
+        return tuple(int(side) for side in found["shape"])
+    return ()
+
+
+@dataclass
+class FinishedStudy:
+    """The measurements of a finished study, and its results, which say how they were made.
+
+    Attributes:
+        table: of measurements. root: folder that holds `results/`.
+    """
+
+    table: pd.DataFrame
+    root: Path
+    _forecasts: dict[Any, Forecast] = field(default_factory=dict)
+
+    def space(self, family: str) -> Space | None:
+        """Return how the tokenizers of a family were measured; None: the results are gone."""
+        own = self.table[(self.table["family"] == family) & self.table["value"].notna()]
+        own = own[(own["backbone"] == "") & own["metric"].str.contains(".", regex=False)]
+        dataset, shape = "", tuple[int, ...]()
+        options: dict[str, Mapping[str, Any]] = {}
+        for row in own.drop_duplicates(["tokenizer", "fingerprint"]).itertuples():
+            stage = str(row.metric).partition(".")[0]
+            if stage in options:
+                continue
+            labels = {"tokenizer": row.tokenizer, "tokenizer_seed": row.tokenizer_seed}
+            with suppress(DiffusabilityError, KeyError):
+                path = path_template(stage).format(**labels, fingerprint=row.fingerprint)
+                card = read_card(self.root / path)
+                options[stage] = card["spec"]
+                dataset = card["upstream"]["dataset"]["fingerprint"]
+                shape = shape or _shape(self.root / card["upstream"]["latents"]["path"])
+        return Space(dataset, shape, options) if dataset and shape else None
+
+
+def expected(
+    scores: Sequence[Score], spaces: Mapping[str, Space], table: str
+) -> tuple[list[Expected], str]:
+    """Return what a finished study expects of scored latent spaces.
+
+    Args:
+        scores: of the spaces. spaces: how they were measured, by the names of the scores.
+        table: the study's measurements.csv, or the folder that holds it.
+
+    Returns:
+        One item per space, target and backbone; or none, and the reason.
+    """
+    path = Path(table) / "measurements.csv" if Path(table).is_dir() else Path(table)
+    nothing = "no prediction: the table has no generated images"
+    if not path.is_file():
+        return [], nothing
+    try:
+        measured = read_measurements(path)
+    except MeasurementError as error:
+        return [], f"no prediction: {error}"
+    panels = predictable_panels(measured)
+    if not panels:
+        return [], nothing
+    above = path.absolute().parents  # of results/tables/<study>/measurements.csv
+    study = FinishedStudy(measured, above[min(3, len(above) - 1)])
+    found = [
+        _expected(score, spaces[score.name], study, panel)
+        for score in scores
+        if score.name in spaces
+        for panel in panels
+    ]
+    return found, ""
+
+
+def _expected(score: Score, space: Space, study: FinishedStudy, panel: Panel) -> Expected:
+    steps = study.table.loc[study.table["backbone"] == panel.backbone, "step"].dropna()
+    guidance = panel.guidance if isinstance(panel.guidance, float) else None
+    empty = Expected(
+        score.name,
+        panel.target,
+        panel.backbone,
+        int(steps.max()) if len(steps) else None,
+        guidance,
+    )
+    reasons: dict[str, None] = {}
+    for family in families(Measured.of(study.table)):
+        known = study.space(family)
+        reason = _foreign(space, known)
+        if known is None or reason:
+            reasons[reason] = None
+            continue
+        return _of_family(score, space, known, study, panel, family, empty)
+    return replace(empty, note="; ".join(reasons))
+
+
+def _foreign(space: Space, known: Space | None) -> str:
+    """Return why a fit to known latent spaces says nothing about another, or nothing."""
+    if known is None:
+        return "the results of the study are not beside its table, so nothing says of what it is"
+    if space.dataset != known.dataset:
+        return "the study is of other images"
+    if space.shape != known.shape:
+        sides = [" x ".join(map(str, shape)) for shape in (space.shape, known.shape)]
+        return f"its latents are {sides[0]}, those of the study {sides[1]}"
+    return ""
+
+
+def _of_family(
+    score: Score,
+    space: Space,
+    known: Space,
+    study: FinishedStudy,
+    panel: Panel,
+    family: str,
+    empty: Expected,
+) -> Expected:
+    """Return the prediction from the tokenizers of one family, or why there is none."""
+    measured = {str(m["metric"]): m for m in score.measurements if not is_unconditional(m)}
+    points = points_of(study.table, panel, family)
+    usable = []
+    for name in points.metrics:
+        stage = name.partition(".")[0]
+        if name in measured and space.options.get(stage) == known.options.get(stage):
+            usable.append(name)
+    if points.metrics and not usable:
+        return replace(
+            empty,
+            note="no headline metric was measured as in the study; score it as a tokenizer of the "
+            "study's file, with --study",
+        )
+    points = points_of(study.table, panel, family, usable)
+    own, truth = np.array([name == score.name for name in points.tokenizers]), ""
+    if own.any():  # what is to be predicted must not be in the fit, nor must its like
+        truth = f"Its own cluster is not in the fit; measured is {np.exp(points.y[own][0]):.4g}"
+        points = points.of(points.clusters != points.clusters[own][0])
+    if points.lack:
+        return replace(empty, note=f"the study cannot predict: {points.lack}")
+    key = (panel, family, points.metrics, points.tokenizers)
+    fit = study._forecasts.setdefault(key, Forecast(points))
+    if fit.lack:
+        return replace(empty, note=f"the study cannot predict: {fit.lack}")
+    x = np.array([float(measured[name]["value"]) for name in points.metrics])
+    if fit.outside(x):
+        return replace(
+            empty,
+            note=f"its {_shorts(fit.metrics)} lie outside of what the study has seen (the leverage "
+            "is larger than that of any left-out cluster)",
+        )
+    found = fit.predict(x)
+    return replace(
+        empty,
+        family=family,
+        **asdict(found),
+        metrics=_shorts(fit.metrics),
+        spearman=fit.spearman,
+        error_factor=float(np.exp(fit.error)),
+        n=len(points.y),
+        note=truth,
+    )
+
+
+def _shorts(metrics: Sequence[str]) -> str:
+    """Return the short names of metrics."""
+    shorts = [
+        next((short for short, pattern in SHOWN.items() if fnmatchcase(name, pattern)), name)
+        for name in metrics
+    ]
+    return " and ".join(shorts)

@@ -1,0 +1,155 @@
+"""What a finished study expects of a scored latent space, and what moved its metrics."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from diffusability.scoring import expected as expected_module
+from diffusability.scoring.advice import advice, method_effects
+from diffusability.scoring.expected import Expected, FinishedStudy, Space, expected
+from diffusability.scoring.table import Score
+from tests.unit.measurement_table import measurement_table
+
+HERE = Space("d1", (4, 8, 8), {"velocity": {"split": "val"}, "semantics": {"k": 5}})
+TYPICAL = {"velocity.viv": 0.1, "semantics.lnc5": -0.1}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    return measurement_table(24, backbones=("sit-b",))
+
+
+@pytest.fixture
+def ask(table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    table.to_csv(tmp_path / "measurements.csv", index=False)
+
+    def ask(
+        values: dict[str, float], name="mine", known: Space | None = HERE, **mine: Any
+    ) -> Expected:
+        monkeypatch.setattr(FinishedStudy, "space", lambda self, family: known)
+        cells = [
+            {"metric": metric, "value": value, "stderr": None, "n": 1, "unit": "1"}
+            | {"higher_is_better": None, "options": {}, "flags": []}
+            for metric, value in values.items()
+        ]
+        spaces = {name: replace(HERE, **mine)}
+        (found,), reason = expected([Score(name, cells, {})], spaces, str(tmp_path))
+        assert reason == ""
+        return found
+
+    return ask
+
+
+def test_a_number_with_its_interval_and_error(ask) -> None:
+    found = ask(TYPICAL)
+    assert 0 < found.low < found.value < found.high
+    assert ask({**TYPICAL, "velocity.viv": 1.0}).value > found.value  # the target is a distance
+    assert found.metrics == "VIV"  # LNC adds nothing, the others were not measured here
+    assert "80 % interval" in found.sentence
+    assert f"missed by a factor of {found.error_factor:.2f}" in found.sentence
+
+
+def test_a_tokenizer_of_the_study_is_predicted_without_its_cluster(ask, table) -> None:
+    found = ask(TYPICAL, name="t00")
+    assert found.n == 20  # of 24 in six clusters
+    own = table[(table["tokenizer"] == "t00") & (table["metric"] == "generation.fd_judge")]
+    measured = own[own["tokenizer_seed"] == 0]["value"].mean()
+    assert f"measured is {measured:.4g}"[:13] in found.sentence
+    assert "Its own cluster is not in the fit" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"known": None}, "the results of the study are not beside its table"),
+        ({"dataset": "d2"}, "the study is of other images"),
+        ({"shape": (16, 8, 8)}, "its latents are 16 x 8 x 8, those of the study 4 x 8 x 8"),
+        ({"options": {"velocity": {"split": "all"}}}, "no headline metric was measured as in the"),
+        ({"values": {**TYPICAL, "velocity.viv": 50.0}}, "outside of what the study has seen"),
+    ],
+)
+def test_outside_of_its_support_there_is_no_number(ask, asked, reason) -> None:
+    found = ask(**({"values": TYPICAL} | asked))
+    assert found.value is None
+    assert reason in found.sentence
+    assert found.sentence.startswith("mine: no prediction of Fréchet distance (judge) of sit-b")
+
+
+def test_a_study_that_cannot_predict_says_so(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(FinishedStudy, "space", lambda self, family: HERE)
+    scores = [Score("mine", [], {})]
+
+    def asked(table: pd.DataFrame) -> tuple[list[Expected], str]:
+        table.to_csv(tmp_path / "measurements.csv", index=False)
+        return expected(scores, {"mine": HERE}, str(tmp_path))
+
+    few = measurement_table(4, seeds=1, backbones=("sit-b",))
+    cells = {"metric": "velocity.viv", "value": 0.1, "flags": []}
+    scores[0] = Score("mine", [cells], {})
+    assert "the study cannot predict: 4 clusters are too few" in asked(few)[0][0].sentence
+    plain = few[~few["metric"].str.startswith(("generation", "trajectory"))]
+    assert asked(plain) == ([], "no prediction: the table has no generated images")
+    assert expected(scores, {"mine": HERE}, "shapes-small")[1].endswith("no generated images")
+    rng = np.random.default_rng(0)
+    table = measurement_table(24, backbones=("sit-b",))
+    generated = table["metric"] == "generation.fd_judge"
+    table.loc[generated, "value"] = rng.uniform(50, 100, generated.sum())
+    (found,) = asked(table)[0]
+    assert "the study cannot predict: that its metrics predict left-out" in found.sentence
+
+
+def test_results_beside_the_table_say_how_it_was_measured(tmp_path: Path, monkeypatch) -> None:
+    card = {"spec": {"split": "val"}, "upstream": {"dataset": {"fingerprint": "d1"}}}
+    card["upstream"]["latents"] = {"path": "results/latents/t00/s0/abc"}
+    seen = []
+
+    def read_card(path: Path) -> dict[str, Any]:
+        seen.append(path.relative_to(tmp_path).as_posix())
+        return card
+
+    monkeypatch.setattr(expected_module, "read_card", read_card)
+    (tmp_path / "results/latents/t00/s0/abc").mkdir(parents=True)
+    (tmp_path / "results/latents/t00/s0/abc/latents.json").write_text('{"shape": [4, 8, 8]}')
+    study = FinishedStudy(measurement_table(8, backbones=("sit-b",)), tmp_path)
+    space = study.space("conv-f2d4")
+    assert space is not None
+    assert (space.dataset, space.shape) == ("d1", (4, 8, 8))
+    assert space.options["velocity"] == {"split": "val"}
+    assert "results/velocity/t00/s0/0-0" in seen
+
+
+def methods(**values: list[float]) -> pd.DataFrame:
+    rows = [
+        {"tokenizer": f"{name}{k}", "family": f"f{k % 2}", "cluster": name, "value": value}
+        | {"metric": "velocity.viv"}
+        for name, own in values.items()
+        for k, value in enumerate(own)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_advice_names_a_method_only_beyond_the_spread_within_methods() -> None:
+    rows = methods(
+        baseline=[1.0, 2.0, 1.1, 2.1], repa=[0.5, 1.5, 0.6, 1.6], eq=[1.02, 2.1, 1.05, 2.05]
+    )
+    (sentence,) = advice(rows)
+    assert sentence == (
+        "VIV (velocity ambiguity): moved from 1.55 of the baseline by repa (-0.5 ± 0.04); "
+        "of 1 other it cannot be told"
+    )
+    effects, spread, freedom = method_effects(rows)  # type: ignore[misc]
+    assert freedom == 12 - 2 - 2
+    gaps = {effect.method: effect.gap for effect in effects}
+    assert gaps == pytest.approx({"repa": -0.5, "eq": 0.005})  # balanced: differences of means
+    assert effects[0].stderr == pytest.approx(spread * (2 / 4) ** 0.5)
+
+
+def test_advice_says_when_nothing_can_be_told() -> None:
+    assert "none of 1 methods moves it" in advice(methods(baseline=[1, 2, 3], eq=[3, 2, 1]))[0]
+    assert "too few tokenizers per method" in advice(methods(baseline=[1.0], eq=[3.0]))[0]
+    assert advice(methods(eq=[3.0, 1.0])) == []
+    assert advice(methods(baseline=[1.0, 2.0]).drop(columns="cluster")) == []
