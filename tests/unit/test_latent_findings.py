@@ -91,7 +91,7 @@ def test_a_singular_fit_is_trusted_and_a_misfit_is_not() -> None:
     for flags, expected in (
         (singular, ""),
         (f"{singular}; {misfit}", misfit),
-        ("2 classes not converged", "2 classes not converged"),
+        ("data-limited: a bound at v <= 0.1", "data-limited: a bound at v <= 0.1"),
     ):
         found = fisher_totals(table.assign(flags=table["flags"].where(~fits, flags)))
         assert set(found.loc[found["network"] == FITS, "flags"]) == {expected}
