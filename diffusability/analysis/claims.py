@@ -40,6 +40,8 @@ class Claim:
             that they agree with the metric's declared direction.
         read_off: the paper gives its number only in a figure, from which it was read.
         refuted_by: what would refute it. exact: the result of an exact calculation, or empty.
+        curve: a second statistic of ``table``, the same comparison of whole curves; empty if there
+            is none.
     """
 
     id: str
@@ -55,6 +57,7 @@ class Claim:
     selector: Mapping[str, Any] | None = None
     read_off: bool = False
     exact: str = ""
+    curve: str = ""
 
 
 def load_claims(path: str | PathLike[str]) -> list[Claim]:
@@ -68,7 +71,7 @@ def load_claims(path: str | PathLike[str]) -> list[Claim]:
             patterns (one, or a list with ``!`` for exclusion), guidance to a number or ``best``,
             ``given`` to a metric, ``paper`` to the paper's r (a number, or by metric),
             ``inside`` to a range. A claim on findings has ``table``, ``selector`` and optionally
-            ``exact``.
+            ``exact`` and ``curve``, a statistic for the second reading.
 
     Returns:
         The claims in the order of the file.
@@ -96,7 +99,7 @@ def _claim(entry: Any, where: str) -> Claim:
         raise StudyError(f"{where}: must be a mapping")
     where = f"{where} ({entry.get('id', 'no id')})"
     own = {"table", "selector"} if "table" in entry else {"of"}
-    optional = {"exact"} if "table" in entry else {"against", "every", "read_off"}
+    optional = {"exact", "curve"} if "table" in entry else {"against", "every", "read_off"}
     required = {"id", "section", "statement", "statistic", "expect", "refuted_by"} | own
     wrong = sorted(required - set(entry)) or sorted(set(entry) - required - optional)
     if wrong:
@@ -114,7 +117,10 @@ def _claim(entry: Any, where: str) -> Claim:
                 f"{where}: table {entry['table']} is not one of {', '.join(_FINDINGS)}"
             )
         exact = " ".join(str(entry.get("exact", "")).split())
-        return Claim(**common, table=entry["table"], selector=entry["selector"], exact=exact)
+        second = str(entry.get("curve", ""))
+        return Claim(
+            **common, table=entry["table"], selector=entry["selector"], exact=exact, curve=second
+        )
     if entry["statistic"] not in KINDS:
         raise StudyError(
             f"{where}: statistic {entry['statistic']} is not one of {', '.join(KINDS)}"

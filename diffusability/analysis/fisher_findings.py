@@ -4,22 +4,34 @@ Every statistic has its own row with its interval, for the exact curves and for 
 interval of an exact value is the value itself. A learned value has an interval of plus or minus
 three standard errors, because a claim about all noise levels tests many values. Both curves of a
 ratio are treated as independent, which is conservative if they share their noise.
+
+The paper plots curves and describes them in words, so each comparison is read twice: at every noise
+level, and as a curve, by the supremum and the mean over log v of the distance. Only noise that
+tiny-diffusion's schedule has is used.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
 from diffusability.analysis.claims import Claim
 from diffusability.analysis.verdicts import check_findings
+from diffusability.fisher.checks import RELATIVE
+from diffusability.fisher.information import log_weights
+from diffusability.study.fisher_toy import EXACT, step_variances
 
 WIDTH = 3.0  # half-width of an interval in standard errors
 COLUMNS = ("statistic", "network", "metric", "space", "v", "value", "low", "high", "note")
 REFERENCE = "relu"  # the worst activation according to the paper
+# smooth activations, each more curved than the one before: largest |f''| is 0.10, 0.77 and 0.80
+BY_CURVATURE = ("sigmoid", "tanh", "gelu")
+AS_PAPER = ", as the paper estimates"  # ending of a network's name
 _READINGS = ("relative", "scaled", "per_dimension")
+_Curve = Mapping[float, "_Value"]  # by noise variance
 
 
 @dataclass(frozen=True)
@@ -51,34 +63,38 @@ def fisher_findings(curves: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per statistic, network, space and noise variance, columns ``COLUMNS``; "metric"
-        contains space and v as text. Statistics, natural logarithms throughout:
+        contains space and v as text. Statistics, natural logarithms throughout; those with
+        ``_curve`` have rows "supremum" and "mean over log v" instead of noise variances:
 
         fi_excess, fir_excess: log of the latent's FI (FIR) over the data's; 0 is no change.
-        fi_over_bound: log of FI over the upper end that Proposition 3.1 gives for a leaky slope a,
-            J / a^2 below one and J above; at most 0 if the bound holds.
-        fi_beyond_relu, fir_beyond_relu: |excess| of an activation minus that of ReLU.
-        fi_toward_one, fir_toward_one: |excess| of a leaky slope minus that of its neighbour farther
-            from one; at most 0 if curves approach the data's as the slope approaches one.
-        eps_linearity: deviation per eps at the largest eps over that at the smallest; 1 on a line.
-        line_departure_<reading>: largest distance of the deviations over d from the straight line
-            through their ends, relative to its fall; 0 on a line.
-        radius_exponent: slope of log deviation over log 1/R between neighbours; 1 on a line
-            through the origin.
+        fi_over_bound, fi_over_bound_curve: log of FI over the upper end that Proposition 3.1 gives
+            for a leaky slope a, J / a^2 below one and J above; at most 0 if the bound holds.
+        fi_beyond_relu, fir_beyond_relu and ``_curve``: |excess| of an activation minus that of
+            ReLU.
+        fi_toward_one, fir_toward_one and ``_curve``: |excess| of a leaky slope minus that of its
+            neighbour farther from one; below 0 the curve is nearer to the data's.
+        fir_by_curvature and ``_curve``: |excess| of a smooth activation minus that of the next more
+            curved one.
+        eps_straightness, radius_straightness, dimension_straightness_<reading> and ``_curve``: R^2
+            of a straight line through the deviations over the parameter; 1 on a line. As a curve:
+            of their means over log v.
+        radius_exponent: slope of log deviation over log 1/R between neighbours.
     """
     curves = curves[curves["flags"].isna() | (curves["flags"] == "")]
-    rows = [
-        row for part in (_excess, _leaky, _scale, _dimension, _cylinder) for row in part(curves)
-    ]
+    curves = curves[curves["v"] <= step_variances()[-1] * (1 + 1e-9)]
+    rows = [row for part in (_activations, _lines, _cylinder) for row in part(curves)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _row(statistic: str, network: str, space: str, v: float, at: _Value) -> dict[str, object]:
+def _row(
+    statistic: str, network: str, space: str, at: "_Value", v: float = math.nan, what: str = ""
+) -> dict[str, object]:
     reach = WIDTH * at.stderr
     note = "" if math.isfinite(at.value) else "the curve is not positive here"
     return {
         "statistic": statistic,
         "network": network,
-        "metric": f"{space}, v = {v:.2g}",
+        "metric": f"{space}, {what or f'v = {v:.2g}'}",
         "space": space,
         "v": v,
         "value": at.value,
@@ -94,88 +110,168 @@ def _ratio(row: pd.Series, name: str) -> _Value:
     return latent - _Value(row[f"pixel_{name}"], row[f"pixel_{name}_stderr"]).log()
 
 
-def _levels(curves: pd.DataFrame, experiment: str) -> Iterator[tuple[str, float, pd.DataFrame]]:
-    """Yield network, noise variance and the rows of an experiment there, by parameter."""
-    chosen = curves[curves["experiment"] == experiment]
-    for (network, v), rows in chosen.groupby(["network", "v"], sort=True):
-        yield str(network), float(str(v)), rows.sort_values("parameter")
+def _supremum(curve: _Curve) -> _Value:
+    """Return the value farthest from zero, without its sign."""
+    return max((abs(at) for at in curve.values()), key=lambda at: at.value)
 
 
-def _excess(curves: pd.DataFrame) -> Iterator[dict[str, object]]:
-    for network, v, rows in _levels(curves, "activation"):
+def _mean(curve: _Curve) -> _Value:
+    """Return the mean distance from zero over log v; errors at different v are not independent."""
+    weights = log_weights(sorted(curve))
+    pairs = [(w, abs(curve[v])) for w, v in zip(weights, sorted(curve), strict=True)]
+    return _Value(sum(w * x.value for w, x in pairs), sum(w * x.stderr for w, x in pairs))
+
+
+def _compare(
+    statistic: str, network: str, space: str, curve: _Curve, other: _Curve
+) -> Iterator[dict[str, object]]:
+    """Yield how much farther from zero a curve is than another: at every v, and as a whole."""
+    shared = sorted(set(curve) & set(other))
+    for v in shared:
+        yield _row(statistic, network, space, abs(curve[v]) - abs(other[v]), v)
+    known = [v for v in shared if math.isfinite(curve[v].value + other[v].value)]
+    parts = [{v: x[v] for v in known} for x in (curve, other)]
+    wholes: tuple[tuple[str, Callable[[_Curve], _Value]], ...]
+    wholes = (("supremum", _supremum), ("mean over log v", _mean))
+    for what, whole in wholes if known else ():
+        gap = whole(parts[0]) - whole(parts[1])
+        yield _row(f"{statistic}_curve", network, space, gap, what=what)
+
+
+def _activations(curves: pd.DataFrame) -> Iterator[dict[str, object]]:
+    chosen = curves[curves["experiment"] == "activation"]
+    for key, rows in chosen.groupby("network", sort=False):
+        network = str(key)
         for name in ("fi", "fir"):
-            found = {row["space"]: _ratio(row, name) for _, row in rows.iterrows()}
-            for space, at in found.items():
-                yield _row(f"{name}_excess", network, space, v, at)
-            functions = rows.loc[rows["parameter"].isna(), "space"]
+            found: dict[str, dict[float, _Value]] = {}
+            for _, row in rows.iterrows():
+                found.setdefault(row["space"], {})[row["v"]] = _ratio(row, name)
+            for space, curve in found.items():
+                for v, at in curve.items():
+                    yield _row(f"{name}_excess", network, space, at, v)
+            functions = rows.loc[rows["parameter"].isna(), "space"].unique()
             for space in functions:
                 if space != REFERENCE and REFERENCE in found:
-                    gap = abs(found[space]) - abs(found[REFERENCE])
-                    yield _row(f"{name}_beyond_relu", network, space, v, gap)
+                    other = found[REFERENCE]
+                    yield from _compare(f"{name}_beyond_relu", network, space, found[space], other)
+            leaky = rows[rows["parameter"].notna()]
+            slopes = dict(zip(leaky["space"], leaky["parameter"], strict=True))
+            yield from _toward_one(f"{name}_toward_one", network, found, slopes)
+            if name == "fi":
+                yield from _bounds(network, found, slopes)
+            for smooth, curved in pairwise(s for s in BY_CURVATURE if s in found):
+                if name == "fir":
+                    yield from _compare(
+                        "fir_by_curvature", network, smooth, found[smooth], found[curved]
+                    )
 
 
-def _leaky(curves: pd.DataFrame) -> Iterator[dict[str, object]]:
-    for network, v, rows in _levels(curves, "activation"):
-        leaky = rows[rows["parameter"].notna()]
-        for _, row in leaky.iterrows():
-            squeeze = 2 * math.log(min(row["parameter"], 1.0))
-            at = _ratio(row, "fi")
-            bound = _Value(at.value + squeeze, at.stderr)
-            yield _row("fi_over_bound", network, row["space"], v, bound)
-        for side in (leaky[leaky["parameter"] < 1], leaky[leaky["parameter"] > 1]):
-            distance = (side["parameter"] - 1).abs()
-            ordered = side.loc[distance.sort_values(ascending=False).index]
-            for (_, far), (_, near) in zip(
-                ordered.iloc[:-1].iterrows(), ordered.iloc[1:].iterrows(), strict=True
-            ):
-                for name in ("fi", "fir"):
-                    gap = abs(_ratio(near, name)) - abs(_ratio(far, name))
-                    yield _row(f"{name}_toward_one", network, near["space"], v, gap)
+def _toward_one(
+    statistic: str, network: str, found: Mapping[str, _Curve], slopes: Mapping[str, float]
+) -> Iterator[dict[str, object]]:
+    for above in (False, True):
+        side = [s for s in slopes if (slopes[s] > 1) == above and slopes[s] != 1]
+        for far, near in pairwise(sorted(side, key=lambda s: -abs(slopes[s] - 1))):
+            yield from _compare(statistic, network, near, found[near], found[far])
 
 
-def _scale(curves: pd.DataFrame) -> Iterator[dict[str, object]]:
-    for network, v, rows in _levels(curves, "scale"):
-        if len(rows) < 2:
-            continue
-        first, last = rows.iloc[0], rows.iloc[-1]
-        ends = [
-            _Value(row["relative"] / row["parameter"], row["relative_stderr"] / row["parameter"])
-            for row in (last, first)
-        ]
-        relative = ends[0].log() - ends[1].log()
-        ratio = math.exp(relative.value)
-        yield _row(
-            "eps_linearity", network, last["space"], v, _Value(ratio, ratio * relative.stderr)
-        )
+def _bounds(
+    network: str, found: Mapping[str, _Curve], slopes: Mapping[str, float]
+) -> Iterator[dict[str, object]]:
+    for space, slope in slopes.items():
+        squeeze = 2 * math.log(min(slope, 1.0))
+        bound = {v: _Value(at.value + squeeze, at.stderr) for v, at in found[space].items()}
+        for v, at in bound.items():
+            yield _row("fi_over_bound", network, space, at, v)
+        known = [at for at in bound.values() if math.isfinite(at.value)]
+        if known:
+            most = max(known, key=lambda at: at.value)
+            yield _row("fi_over_bound_curve", network, space, most, what="supremum")
 
 
-def _dimension(curves: pd.DataFrame) -> Iterator[dict[str, object]]:
-    for network, v, rows in _levels(curves, "dimension"):
-        if len(rows) < 3:
-            continue
-        d = rows["parameter"].to_numpy(float)
-        for reading in _READINGS:
-            value = rows[reading].to_numpy(float)
-            error = rows[f"{reading}_stderr"].to_numpy(float)
-            fall = value[0] - value[-1]
-            share = (d - d[0]) / (d[-1] - d[0])  # 0 at the smallest d, 1 at the largest
-            departure = np.abs(value - (value[0] - fall * share))
-            spread = np.sqrt(error**2 + ((1 - share) * error[0]) ** 2 + (share * error[-1]) ** 2)
-            at = int(departure.argmax())
-            found = _Value(float(departure[at] / abs(fall)), float(spread[at] / abs(fall)))
-            yield _row(f"line_departure_{reading}", network, rows.iloc[0]["space"], v, found)
+def _lines(curves: pd.DataFrame) -> Iterator[dict[str, object]]:
+    for experiment, statistic, readings in (
+        ("scale", "eps_straightness", {"": "relative"}),
+        ("dimension", "dimension_straightness", {f"_{name}": name for name in _READINGS}),
+        ("cylinder", "radius_straightness", {"": "relative"}),
+    ):
+        chosen = curves[curves["experiment"] == experiment]
+        exact = chosen[chosen["network"] == EXACT].groupby("v")["relative"].max()
+        for key, rows in chosen.groupby("network", sort=False):
+            for ending, reading in readings.items():
+                value = rows.pivot(index="v", columns="parameter", values=reading)
+                error = rows.pivot(index="v", columns="parameter", values=f"{reading}_stderr")
+                where = (f"{statistic}{ending}", str(key), str(rows.iloc[0]["space"]))
+                yield from _straight(where, value, error, exact)
+
+
+def _straight(
+    where: tuple[str, str, str], value: pd.DataFrame, error: pd.DataFrame, exact: pd.Series
+) -> Iterator[dict[str, object]]:
+    """Yield R^2 over the parameter (columns) at every v (rows), and of the means over log v."""
+    whole = value.notna().all(axis=1)
+    value, error = value[whole], error[whole]
+    if value.shape[0] == 0 or value.shape[1] < 3:
+        return
+    statistic, network, space = where
+    parameter = value.columns.to_numpy(float)
+    levels = [float(v) for v in value.index]
+    for v, y, spread in zip(levels, value.to_numpy(float), error.to_numpy(float), strict=True):
+        at = _straightness(parameter, y, spread)
+        yield _resolved(_row(statistic, network, space, at, v), exact.get(v))
+    weights = np.array(log_weights(levels))
+    mean, spread = weights @ value.to_numpy(float), weights @ error.to_numpy(float)
+    found = _row(
+        f"{statistic}_curve", network, space, _straightness(parameter, mean, spread), what="mean"
+    )
+    yield _resolved(found, exact.reindex(value.index).max())
+
+
+def _straightness(x: np.ndarray, y: np.ndarray, error: np.ndarray) -> _Value:
+    """Return R^2 of a straight line with its first-order error."""
+
+    def squared(values: np.ndarray) -> float:
+        return float(np.corrcoef(x, values)[0, 1] ** 2)
+
+    value = squared(y)
+    steps = [squared(y + np.eye(len(y))[i] * error[i]) - value for i in range(len(y))]
+    return _Value(value, math.hypot(*steps))
+
+
+def _resolved(row: dict[str, object], effect: float | None) -> dict[str, object]:
+    """Return a row without its interval where a learned score cannot have seen the effect."""
+    if row["network"] == EXACT or effect is None or not effect < RELATIVE:
+        return row
+    note = f"the exact effect is {effect:.0e} of F_D, too small for a learned score"
+    return row | {"low": math.nan, "high": math.nan, "note": note}
 
 
 def _cylinder(curves: pd.DataFrame) -> Iterator[dict[str, object]]:
-    for network, v, rows in _levels(curves, "cylinder"):
-        for (_, wide), (_, tight) in zip(
-            rows.iloc[:-1].iterrows(), rows.iloc[1:].iterrows(), strict=True
-        ):
+    chosen = curves[curves["experiment"] == "cylinder"]
+    exact = chosen[chosen["network"] == EXACT].groupby("v")["relative"].max()
+    for (network, v), rows in chosen.groupby(["network", "v"], sort=True):
+        ordered = [row for _, row in rows.sort_values("parameter").iterrows()]
+        for wide, tight in pairwise(ordered):
             logs = [_Value(row["relative"], row["relative_stderr"]).log() for row in (tight, wide)]
             step = math.log(tight["parameter"] / wide["parameter"])
             gap = logs[0] - logs[1]
-            found = _Value(gap.value / step, gap.stderr / step)
-            yield _row("radius_exponent", network, tight["space"], v, found)
+            at = _Value(gap.value / step, gap.stderr / step)
+            found = _row("radius_exponent", str(network), tight["space"], at, float(str(v)))
+            yield _resolved(found, exact.get(v))
+
+
+def as_the_paper(curves: pd.DataFrame) -> pd.DataFrame:
+    """Return the learned curves by the paper's estimators: FI by Eq. 33, and nothing flagged.
+
+    `toy_table` reports FI as the divergence (form B), which errs less; Figures 2 and 4 of the paper
+    are E|s|^2 (form A, `fi_score`).
+    """
+    learned = curves[curves["network"] != EXACT]
+    if "fi_score" not in curves or learned.empty:
+        return curves.iloc[:0]
+    names = [f"{side}fi{end}" for side in ("", "pixel_") for end in ("", "_stderr")]
+    score = {name: learned[name.replace("fi", "fi_score", 1)] for name in names}
+    return learned.assign(network=learned["network"] + AS_PAPER, flags="", **score)
 
 
 def check_fisher_claims(claims: Sequence[Claim], curves: pd.DataFrame) -> pd.DataFrame:
@@ -187,7 +283,9 @@ def check_fisher_claims(claims: Sequence[Claim], curves: pd.DataFrame) -> pd.Dat
 
     Returns:
         The rows of `check_findings`: for each claim "exact" first, then networks in the order
-        of the table. An exact value needs no interval.
+        of the table, then the same networks by the paper's own estimators. An exact value needs no
+        interval.
     """
+    curves = pd.concat([curves, as_the_paper(curves)], ignore_index=True)
     networks = list(dict.fromkeys(curves["network"]))
     return check_findings(claims, fisher_findings(curves), networks)

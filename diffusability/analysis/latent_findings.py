@@ -7,9 +7,10 @@ treated as independent, which is conservative if they share their images.
 """
 
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,8 @@ from diffusability.analysis.latent_spaces import (
 )
 from diffusability.analysis.panels import Measured, Table
 from diffusability.analysis.run_estimates import LOOKS, Ranged, estimates
+from diffusability.fisher.information import log_weights
+from diffusability.study.tokenizer import LinearSource
 
 UNKNOWN = "nothing was trained twice, or the measurement has no error"
 ONCE = 1.96  # half-width in standard errors for a single number instead of a curve
@@ -52,12 +55,17 @@ def latent_findings(measurements: Table, spectra: pd.DataFrame) -> pd.DataFrame:
 
         fi_gap_<reading>, fir_gap_<reading>: |F_d / F_D - 1| of the GPE minus that of the VAE; below
             0 the GPE is closer to pixels.
-        fir_gap_fall: v^2 |F_D - F_d| / D of the VAE minus that of the GPE at the smallest v, minus
-            the same difference at a larger v.
+        fi_gap_<reading>_curve, fir_gap_<reading>_curve: the same of the supremum over v, and of the
+            mean over log v.
+        fir_gap_small_noise: v^2 |F_D - F_d| / D of the VAE minus that of the GPE, its mean over the
+            smaller half of the noise levels minus that over the larger half.
         fi_level_<reading>, fir_level_<reading>, mmse_rate_level_<reading>: |log F_d / F_D| of a
-            level minus that of the next coarser one; below 0 finer is closer to pixels.
-        fi_level_noise_<reading>, fir_level_noise_<reading>: |log F_d / F_D| of a level at the
-            largest v minus that at a smaller one; below 0 curves converge with noise.
+            level minus that of the next coarser one; below 0 finer is closer to pixels. The raw
+            FI and FIR have no interval where log n / D of the levels alone decides against it.
+        fi_level_noise, fir_level_noise: |F_d - F_D| of a level at the largest v minus that at a
+            smaller one, over F_D at the smallest; below 0 curves come together with noise.
+        fi_level_noise_per_dimension, fir_level_noise_per_dimension: |log F_d / F_D| per dimension
+            of a level at the largest v minus that at a smaller one.
         fi_permuted, fir_permuted: log F of permuted pixels over that of pixels; 0 is no change.
         stretch_gap: log of the ratio of the 99th to the 1st percentile of the GPE's distance
             quotients, minus that of the VAE; below 0 the GPE is closer to a similarity.
@@ -68,7 +76,8 @@ def latent_findings(measurements: Table, spectra: pd.DataFrame) -> pd.DataFrame:
         spectrum_slope: of log power against log frequency; 0 is white.
         spectrum_rise: largest rise of log power between neighbouring frequencies; above 0 the
             spectrum does not fall everywhere.
-        spectrum_slope_gap: slope of a level minus that of pixels.
+        spectrum_slope_gap: slope of a level minus that of pixels. spectrum_slope_distance: without
+            its sign.
         spectrum_permuted: slope of permuted pixels minus that of pixels; 0 is no change.
     """
     measured = Measured.of(measurements).table
@@ -82,7 +91,7 @@ def latent_findings(measurements: Table, spectra: pd.DataFrame) -> pd.DataFrame:
     rows += [*_stretch(table), *_errors(table), *_distances(table), *_spectra(table, spectra)]
     dataset = measured["dataset"].iloc[0] if len(measured) else ""
     found = table_frame("latent_findings", rows)
-    note = found["low"].isna().map({True: UNKNOWN, False: ""})
+    note = found["note"].mask(found["low"].isna() & (found["note"] == ""), UNKNOWN)
     return found.assign(dataset=dataset, note=note)
 
 
@@ -158,20 +167,47 @@ def _distance(ratio: Ranged) -> Ranged:
 def _encoder_gaps(curves: _Curves) -> Iterator[dict[str, object]]:
     for gpe, vae, pixels in curves.pairs(GPE, VAE, PIXELS):
         space = f"{gpe} against {vae}"
+        distances: dict[tuple[str, str], dict[float, tuple[Ranged, Ranged]]] = {}
         for quantity, reading in product(("fi", "fir"), _READINGS):
             for v in curves.levels(quantity, gpe, vae, pixels):
                 a, b = (
                     _distance(curves.ratio(quantity, s, pixels, v, reading)) for s in (gpe, vae)
                 )
                 yield _row(f"{quantity}_gap_{reading}", space, v, a - b)
+                distances.setdefault((quantity, reading), {})[v] = (a, b)
+        yield from _whole_gaps(space, distances)
         gaps = {}
         for v in curves.levels("fir", gpe, vae, pixels):
             own = _distance(curves.ratio("fir", gpe, pixels, v, "raw"))
             other = _distance(curves.ratio("fir", vae, pixels, v, "raw"))
             unit = curves.logs["fir", pixels, v].exp().value  # F_D, whose error enters both
             gaps[v] = (other - own).times(unit * per_dimension("fir", v, curves.dims[pixels]))
-        for v in list(gaps)[1:]:
-            yield _row("fir_gap_fall", space, v, gaps[min(gaps)] - gaps[v])
+        grid, half = sorted(gaps), len(gaps) // 2
+        if half:
+            small, large = grid[:half], grid[-half:]
+            fall = _mean_of([gaps[v] for v in small]) - _mean_of([gaps[v] for v in large])
+            yield _row("fir_gap_small_noise", space, math.nan, fall)
+
+
+def _mean_of(values: Sequence[Ranged], weights: Sequence[float] = ()) -> Ranged:
+    """Return the mean; reaches add, because values at different noise share their images."""
+    weights = weights or [1 / len(values)] * len(values)
+    pairs = list(zip(weights, values, strict=True))
+    return Ranged(sum(w * x.value for w, x in pairs), sum(w * x.reach for w, x in pairs))
+
+
+def _whole_gaps(
+    space: str, distances: Mapping[tuple[str, str], Mapping[float, tuple[Ranged, Ranged]]]
+) -> Iterator[dict[str, object]]:
+    """Yield how much farther from pixels the GPE's curve is than the VAE's, as a whole."""
+    for (quantity, reading), by_level in distances.items():
+        grid = sorted(by_level)
+        weights, sides = log_weights(grid), list(zip(*(by_level[v] for v in grid), strict=True))
+        most = [max(side, key=lambda at: at.value) for side in sides]
+        means = [_mean_of(side, weights) for side in sides]
+        for what, (own, other) in (("supremum", most), ("mean over log v", means)):
+            row = _row(f"{quantity}_gap_{reading}_curve", space, math.nan, own - other)
+            yield row | {"metric": f"{space}, {what}"}
 
 
 def _level_steps(curves: _Curves) -> Iterator[dict[str, object]]:
@@ -183,13 +219,38 @@ def _level_steps(curves: _Curves) -> Iterator[dict[str, object]]:
                         abs(curves.ratio(quantity, s, pixels, v, reading)) for s in (coarse, fine)
                     )
                     space = f"{fine} against {coarse}"
-                    yield _row(f"{quantity}_level_{reading}", space, v, near - far)
-        for quantity, reading in product(("fi", "fir"), _READINGS):
-            for level in curves.roles[LEVEL]:
-                grid = curves.levels(quantity, level, pixels)
-                apart = [abs(curves.ratio(quantity, level, pixels, v, reading)) for v in grid]
-                for v, gap in zip(grid[:-1], apart[:-1], strict=True):
-                    yield _row(f"{quantity}_level_noise_{reading}", level, v, apart[-1] - gap)
+                    row = _row(f"{quantity}_level_{reading}", space, v, near - far)
+                    counted = reading == "raw" and quantity != "mmse_rate"
+                    yield row | (_decided_by_size(curves, coarse, fine, pixels) if counted else {})
+        for quantity, level in product(("fi", "fir"), curves.roles[LEVEL]):
+            yield from _noise_steps(curves, quantity, level, pixels)
+
+
+def _decided_by_size(curves: _Curves, coarse: str, fine: str, pixels: str) -> dict[str, object]:
+    """Return no interval, and why, where the finer level is farther from pixels in size."""
+    far, near = (abs(math.log(curves.dims[s] / curves.dims[pixels])) for s in (coarse, fine))
+    if near < far:
+        return {}
+    sizes = f"{curves.dims[coarse]} and {curves.dims[fine]} beside {curves.dims[pixels]}"
+    note = f"dimensions alone decide: {sizes}; choose levels whose size approaches that of pixels"
+    return {"low": math.nan, "high": math.nan, "note": note}
+
+
+def _noise_steps(
+    curves: _Curves, quantity: str, level: str, pixels: str
+) -> Iterator[dict[str, object]]:
+    """Yield how the distance of a level from pixels changes towards the largest noise."""
+    grid = curves.levels(quantity, level, pixels)
+    if len(grid) < 2:
+        return
+    totals = [[curves.logs[quantity, s, v].exp() for v in grid] for s in (level, pixels)]
+    apart = [abs(a - b) for a, b in zip(*totals, strict=True)]
+    unit = 1 / totals[1][0].value
+    ratios = [abs(curves.ratio(quantity, level, pixels, v, "per_dimension")) for v in grid]
+    for v, gap, ratio in zip(grid[:-1], apart[:-1], ratios[:-1], strict=True):
+        yield _row(f"{quantity}_level_noise", level, v, (apart[-1] - gap).times(unit))
+        name = f"{quantity}_level_noise_per_dimension"
+        yield _row(name, level, v, ratios[-1] - ratio)
 
 
 def _permutation(curves: _Curves) -> Iterator[dict[str, object]]:
@@ -224,13 +285,31 @@ def _metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
 def _stretch(table: pd.DataFrame) -> Iterator[dict[str, object]]:
     for name in ("min", "max", "ratio"):
         rows = _metric(table, f"geometry.stretch_{name}")
-        for space, value in _means(rows).items():
-            yield _row(f"stretch_{name}", space, math.nan, value)
+        for space, value in _positive_means(rows).items():
+            yield _row(f"stretch_{name}", space, math.nan, Ranged(value.value, 0.0)) | {
+                "value": math.exp(value.value),
+                "low": math.exp(value.value - value.reach),
+                "high": math.exp(value.value + value.reach),
+            }
     yield from _log_gaps(table, "geometry.stretch_q99_q01", "stretch_gap")
 
 
+def _positive_means(rows: pd.DataFrame) -> dict[str, Ranged]:
+    """Return means of logarithms; only what is trained varies between trainings.
+
+    An extreme has no error over data. That of an untrained space is exact for its images.
+    """
+    trained = ~rows["cluster"].isin(get_args(LinearSource))
+    fixed = rows[~trained].assign(stderr=rows["stderr"].fillna(0.0))
+    found = _means(rows[trained], logarithm=True)
+    return found | _means(fixed, logarithm=True, trained=False)
+
+
 def _errors(table: pd.DataFrame) -> Iterator[dict[str, object]]:
-    for space, value in _means(_metric(table, "reconstruction.mse")).items():
+    rows = _metric(table, "reconstruction.mse")
+    trained = ~rows["cluster"].isin(get_args(LinearSource))
+    found = _means(rows[trained]) | _means(rows[~trained], trained=False)
+    for space, value in found.items():
         yield _row("mse", space, math.nan, value)
     yield from _log_gaps(table, "reconstruction.mse", "mse_gap")
 
@@ -276,7 +355,10 @@ def _spectra(table: pd.DataFrame, spectra: pd.DataFrame) -> Iterator[dict[str, o
         if space in slopes:
             role = table.loc[table["tokenizer"] == space, "role"].iloc[0]
             statistic = "spectrum_permuted" if role == PERMUTED else "spectrum_slope_gap"
-            yield _row(statistic, space, math.nan, slopes[space] - slopes[reference])
+            gap = slopes[space] - slopes[reference]
+            yield _row(statistic, space, math.nan, gap)
+            if role == LEVEL:
+                yield _row("spectrum_slope_distance", space, math.nan, abs(gap))
     if len(spectra):
         yield from _rises(with_roles(spectra))
 

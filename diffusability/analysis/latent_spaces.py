@@ -126,8 +126,12 @@ POWERS = {
 }  # power of v that makes a total per dimension a pure number
 TOTALS = ["tokenizer", "role", "network", "tokenizer_seed", "seed", "dim", "v", "quantity"]
 TOTALS += ["total", "stderr", "flags"]
-_DOUBTS = ("misfit", "not converged")
-_CURVE = re.compile(r"fisher\.curve_(learned_|)(fi|fir|mmse_rate)_unconditional_v[0-9.e+-]+")
+_DOUBTS = ("misfit", "data-limited")
+# fits of z-scored channels, which are what models learn
+_CURVE = re.compile(
+    r"fisher\.curve_(?:(learned_)(?=\w+_unconditional_v)|(?=\w+_zscored_v))"
+    r"(fi|fir|mmse_rate)_unconditional(?:_zscored)?_v[0-9.e+-]+"
+)
 
 
 def fisher_totals(measurements: pd.DataFrame) -> pd.DataFrame:
@@ -140,8 +144,7 @@ def fisher_totals(measurements: pd.DataFrame) -> pd.DataFrame:
         tokenizer, role, network, tokenizer_seed, seed, dim, v, quantity, total, stderr, flags.
         ``network`` is the backbone, or ``FITS``; ``total`` is FI, FIR or the
         MMSE rate of all ``dim`` dimensions of z-scored latents at noise variance v, with its
-        standard error over data (NaN: unknown); ``flags`` say why it is not reliable. Flags of
-        fits on singular covariances are left out, because added noise makes them regular.
+        standard error over data (NaN: unknown); ``flags`` say why it is not reliable.
     """
     names = measurements["metric"].drop_duplicates()
     parts = {name: match.groups() for name in names if (match := _CURVE.fullmatch(name))}

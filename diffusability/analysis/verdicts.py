@@ -7,7 +7,7 @@ layout has to reproduce the paper's value. What cannot be tested at all says why
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -232,13 +232,14 @@ def check_findings(
 
     Returns:
         Rows as of ``check_claims``. All selected rows must agree; the intervals of findings are
-        wide enough for all noise levels of a curve together.
+        wide enough for all noise levels of a curve together. A claim with a second reading, of
+        whole curves, is reproduced or contradicted only where both readings agree.
     """
     rows = []
     for claim in claims:
         chosen = table
         if len(table):
-            chosen = table[table["statistic"] == claim.statistic]
+            chosen = table[table["statistic"].isin([claim.statistic, claim.curve])]
             for column, wanted in (claim.selector or {}).items():
                 # as an array: an empty list would select no columns
                 matches = [fits(str(cell), wanted) for cell in chosen[column]]
@@ -248,8 +249,39 @@ def check_findings(
             there = list(dict.fromkeys(networks if networks is not None else chosen["network"]))
         for network in there:
             own = chosen[chosen["network"] == network] if len(chosen) else chosen
-            rows.append(_row(claim, _findings(claim, own), network))
+            rows.append(_row(claim, _both_readings(claim, own), network))
     return table_frame(CLAIMS_TABLE, rows)
+
+
+def _both_readings(claim: Claim, rows: pd.DataFrame) -> _Finding:
+    """Return the finding at every noise level, unless that of whole curves differs."""
+    if not claim.curve or not len(rows):
+        return _findings(claim, rows)
+    whole = rows["statistic"] == claim.curve
+    everywhere, curve = _findings(claim, rows[~whole]), _of_curves(claim, rows[whole])
+    if NOT_TESTABLE in (everywhere.verdict, curve.verdict):
+        return everywhere if everywhere.verdict == NOT_TESTABLE else curve
+    text = (
+        f"at every noise level: {everywhere.verdict}, {everywhere.reason}; "
+        f"as a curve: {curve.verdict}, {curve.reason}"
+    )
+    agree = everywhere.verdict == curve.verdict
+    return replace(everywhere, verdict=everywhere.verdict if agree else UNDECIDED, reason=text)
+
+
+def _of_curves(claim: Claim, rows: pd.DataFrame) -> _Finding:
+    """Return the finding over spaces, in each of which supremum and mean must agree."""
+    found = []
+    for _, own in rows.groupby("space", sort=False):
+        parts = [_findings(claim, own.iloc[[i]]) for i in range(len(own))]
+        agree = len({part.verdict for part in parts}) == 1
+        reason = "; ".join(part.reason for part in parts)
+        verdict = parts[0].verdict if agree else UNDECIDED
+        found.append(replace(parts[0], verdict=verdict, reason=reason))
+    order = [CONTRADICTED, UNDECIDED, NOT_TESTABLE, REPRODUCED]
+    if not found:
+        return _Finding(NOT_TESTABLE, "this study has no such curves")
+    return min(found, key=lambda finding: order.index(finding.verdict))
 
 
 def _findings(claim: Claim, rows: pd.DataFrame) -> _Finding:

@@ -27,7 +27,7 @@ _PUBLIC = {
     "semantics": ("measure_semantics",),
     "smoothness": ("measure_smoothness",),
     "spatial": ("measure_spatial",),
-    "stationary_fisher": ("StationaryCurves", "stationary_curves"),
+    "sample_fisher": ("PixelCurves", "pixel_curves"),
     "trajectory": ("TrajectoryMoments", "TrajectoryRecorder"),
     "uniformity": ("measure_uniformity",),
     "velocity": ("measure_velocity",),

@@ -1,15 +1,13 @@
-"""Fisher geometry of latents without training: FI, FIR and MMSE rate of Gaussian and mixture fits.
+"""Fisher geometry of latents without training: FI, FIR, MMSE rate, and deviations from pixels.
 
-Source: "Understanding Latent Diffusability via Fisher Geometry" (arXiv 2604.02751). The fits are
-those of VIV: one Kronecker covariance per class, and the mixture of the classes, fitted to
-posterior means like all latent metrics here. (`learned_fisher` uses posterior samples, as diffusion
-training does; they are smoother where posteriors are wide.) Deviations from pixel space use the
-stationary fit, which exists for pixels and latents alike. Latents are z-scored per channel, as a
-diffusion model sees them. Every number is per dimension and multiplied by v, v^2 or 1, so it is in
+Source: "Understanding Latent Diffusability via Fisher Geometry" (arXiv 2604.02751). Estimators:
+``fisher.sample_estimators``, fitted to posterior means like all latent metrics here.
+(`learned_fisher` uses posterior samples, as diffusion training does; they are smoother where
+posteriors are wide.) Every number is per dimension and multiplied by v, v^2 or 1, so it is in
 [0, 1] and independent of the dimension (k empty directions add k/v to a raw FI).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,23 +15,24 @@ from torch import Tensor
 
 from diffusability.errors import MeasurementError
 from diffusability.fisher.deviation import DEVIATIONS
-from diffusability.fisher.gaussian import gaussian_curve
 from diffusability.fisher.information import check_variances, log_weights
-from diffusability.metrics.class_velocity import kronecker_eigenvalues
 from diffusability.metrics.latent_set import LatentSet, check_labels, classes_of_enough
 from diffusability.metrics.measurement import Measurement
-from diffusability.metrics.mixture_fisher import overlap_samples
-from diffusability.metrics.mixture_velocity import KroneckerMixture
-from diffusability.metrics.stationary_fisher import (
-    StationaryCurves,
+from diffusability.metrics.sample_fisher import (
+    ESTIMATORS,
+    LOOSE,
+    SMALL,
+    ZSCORED,
+    Curves,
+    PixelCurves,
+    Sample,
     curve_deviations,
-    interleaved_blocks,
-    stationary_curves,
+    shares,
 )
-from diffusability.metrics.velocity_fits import GroupFits, fit_groups
 from diffusability.statistics import delete_block_stderr
-from diffusability.study.class_sizes import LEAST_STATIONARY, minimum_samples
+from diffusability.study.class_sizes import LEAST_FISHER
 from diffusability.study.metric_group import SmallestClass
+from diffusability.study.metrics import FisherMetric
 
 # power of v in the pure number, and direction; FI claims none, because it falls both with
 # compact classes and with noise-like latents
@@ -42,166 +41,108 @@ QUANTITIES: dict[str, tuple[int, bool | None]] = {
     "fir": (2, False),
     "mmse_rate": (0, False),
 }
-CONDITIONS = ("", "_unconditional")
+VARIANCES: tuple[float, ...] = FisherMetric.model_fields["variances"].default
+_CURVES_OF = ("", "_unconditional")  # estimators whose deviations are reported at every v
 _SIGNIFICANT = 3.0  # standard errors below a bound at which the bound counts as violated
+_BLOCKS, _SAMPLES = 10, 128
 
 
 def measure_fisher(
     latents: Tensor,
-    labels: Tensor,
-    pixels: StationaryCurves | None,
-    v: Sequence[float],
+    labels: Tensor | None = None,
+    pixels: PixelCurves | None = None,
+    v: Sequence[float] = VARIANCES,
     *,
-    generator: torch.Generator,
-    blocks: int = 10,
-    samples: int = 128,
+    seed: int = 0,
+    blocks: int = _BLOCKS,
+    samples: int = _SAMPLES,
     smallest_class: SmallestClass = "refuse",
 ) -> tuple[list[Measurement], list[tuple[str, str]]]:
-    """Measure FI, FIR and MMSE rate of fits to latents, and their deviation from pixel space.
+    """Measure FI, FIR and MMSE rate of latents, and their deviation from pixel space.
 
-    Standard errors are jackknives over blocks of images, the same blocks for pixels and latents;
-    for a mixture the Monte-Carlo error is added.
+    Standard errors are jackknives over blocks of images, the same blocks for pixels and latents,
+    and over blocks of Monte-Carlo draws.
 
     Args:
         latents: (N, C, H, W), any floating dtype, in latent units.
-        labels: (N,) integer class numbers.
-        pixels: ``stationary_curves`` of the images of these latents, at the same v and blocks; None
+        labels: (N,) integer class numbers; None is one class.
+        pixels: ``pixel_curves`` of the images of these latents, at the same v and blocks; None
             leaves the deviations from pixel space out.
-        v: increasing noise variances, in units of the z-scored latents' variance.
-        generator: draws the Monte-Carlo points of the mixture.
+        v: increasing noise variances, relative to the mean variance of an entry.
+        seed: of all random draws; that of ``pixels`` where they are given.
         blocks: blocks of images of the jackknife.
         samples: Monte-Carlo points of the mixture.
         smallest_class: whether classes of fewer than 3 images are refused or left out; as for the
             pixels.
 
     Returns:
-        Measurements, and (metric, reason) for metrics that do not apply. Class-conditional, and
-        with the suffix ``_unconditional`` for the mixture: ``fisher.fi`` (no direction),
-        ``fisher.fir`` and ``fisher.mmse_rate`` (LOWER is better), the means over log v of
-        v FI / n, v^2 FIR / n and rate / n. The same for stationary fits, class-conditional
-        and of one Gaussian, end in ``_dct``; their deviations from pixel space are
-        ``fisher.fi_deviation``, ``fisher.fir_deviation_relative``, ``_scaled`` and
-        ``_per_dimension``, ``fisher.mmse_rate_deviation`` (LOWER is better; see
-        ``curve_deviations``). Each is also given at every v as
-        ``fisher.curve_<name>_v<v>``. Flags mark values that are not reliable.
+        Measurements, and (metric, reason) for metrics that do not apply. ``fisher.fi`` (no
+        direction), ``fisher.fir`` and ``fisher.mmse_rate`` (LOWER is better) are means over log v
+        of v FI / n, v^2 FIR / n and rate / n. Endings name the estimator: none for a Gaussian per
+        class, ``_unconditional`` for the mixture of the classes, ``_gaussian`` for one Gaussian and
+        ``_empirical`` for the smoothed empirical measure. All of them are of latents times
+        one number, so that permutations, rotations and isometric embeddings change nothing;
+        ``_zscored`` at the end is of channels z-scored one by one, as diffusion models see them.
+
+        Deviations from pixel space (LOWER is nearer; see ``curve_deviations``) are
+        ``fisher.fi_deviation``, ``fisher.fir_deviation_relative``, ``_scaled``,
+        ``_per_dimension`` and ``fisher.mmse_rate_deviation``, with the same endings, for latents of
+        the same total variance as the images; with ``_raw`` at the end for latents as they are.
+        ``fisher.curve_<name>_v<v>`` are values at one v. Flags mark values that are not reliable.
 
     Raises:
         MeasurementError: bad input, or pixel curves of other images or v.
     """
     check_variances(v)
     data = LatentSet(latents)
+    labels = torch.zeros(data.count, dtype=torch.int64) if labels is None else labels
     labels = check_labels(labels, data.count).cpu()
-    kept, flags = classes_of_enough(labels, LEAST_STATIONARY, smallest_class)
+    kept, flags = classes_of_enough(labels, LEAST_FISHER, smallest_class)
     if flags:
         data, labels = LatentSet(latents[kept.to(latents.device)], flags), labels[kept]
-    latents = data.latents
-    stationary = stationary_curves(latents, torch.arange(data.count), labels, v=v, blocks=blocks)
-    if pixels is not None and (
-        pixels.conditional.shape != stationary.conditional.shape
-        or not torch.equal(pixels.sizes, stationary.sizes)
-    ):
+    _require_classes(labels)
+    sample = Sample(
+        data.latents,
+        torch.arange(data.count),
+        labels,
+        blocks=blocks,
+        samples=samples,
+        seed=seed if pixels is None else pixels.seed,
+    )
+    if pixels is not None and (pixels.v != tuple(v) or not torch.equal(pixels.sizes, sample.sizes)):
         raise MeasurementError(
-            f"{data.count} latents at {len(v)} noise variances in {blocks} blocks: the curves of "
-            "pixel space are of other images, variances or blocks; make them again"
+            f"{data.count} latents at {len(v)} noise variances in {len(sample.sizes)} blocks: the "
+            "curves of pixel space are of other images, variances or blocks; make them again"
         )
-    writer = _Writer(v, stationary.sizes, data.count, stationary.dim)
-    found: list[Measurement] = []
-    without: list[tuple[str, str]] = []
-    for condition, kind in zip(CONDITIONS, ("conditional", "unconditional"), strict=True):
-        own = getattr(stationary, kind)
-        fit = _Fit(own, "stationary", stationary.flags)
-        found += writer.curves(list(QUANTITIES), f"{condition}_dct", fit)
-        found += writer.means(list(QUANTITIES), f"{condition}_dct", fit)
-        if pixels is None:
-            reason = "there are no images to compare with"
-            without += [(f"fisher.{name}{condition}", reason) for name in DEVIATIONS]
-            continue
-        of_pixels = getattr(pixels, kind)
-        gaps = curve_deviations(of_pixels, own, pixels.dim, stationary.dim)  # (1 + B, V, 5)
-        flags = tuple(dict.fromkeys((*stationary.flags, *pixels.flags)))
-        fit = _Fit(gaps, "stationary, latents and pixels", flags)
-        found += writer.curves(DEVIATIONS, condition, fit)
-        found += writer.means(DEVIATIONS, condition, fit)
-    conditional = _kronecker(latents, labels, v, len(stationary.sizes))
-    if isinstance(conditional, str):
-        names = [f"fisher.{name}{c}" for c in CONDITIONS for name in QUANTITIES]
-        return data.flagged(found), [*without, *((name, conditional) for name in names)]
-    mixture, fit = conditional
-    overlap = overlap_samples(mixture, v, samples=samples, generator=generator)
-    bound = stationary.unconditional[0]
-    for condition, own_fit in (
-        ("", fit),
-        ("_unconditional", _Fit(fit.values, "mixture of kronecker", fit.flags, overlap)),
+    level = torch.tensor(v, dtype=torch.float64)
+    own = sample.curves(sample.variance[:, None] / sample.dim * level)
+    zscored = sample.zscored_curves(level)
+    writer = _Writer(tuple(v), sample.sizes, data.count, sample.dim)
+    found = [*writer.quantities(own, ""), *writer.quantities(zscored, "_zscored")]
+    if pixels is None:
+        reason = "there are no images to compare with"
+        names = [f"fisher.{name}{ending}" for name in DEVIATIONS for ending in ESTIMATORS]
+        return data.flagged(found), [(name, reason) for name in names]
+    matched = sample.curves(sample.variance[:, None] / pixels.dim * level)
+    raw = sample.curves(
+        (pixels.variance / pixels.dim * level).expand(len(sample.variance), -1), ZSCORED
+    )
+    for latent, pixel, scale in (
+        (matched, pixels.scaled, ""),
+        (raw, pixels.scaled, "_raw"),
+        (zscored, pixels.zscored, "_zscored"),
     ):
-        own_fit = writer.checked(own_fit, bound)
-        found += writer.curves(list(QUANTITIES), condition, own_fit)
-        found += writer.means(list(QUANTITIES), condition, own_fit)
-    return data.flagged(found), without
+        found += writer.deviations(latent, pixel, pixels.dim, scale)
+    return data.flagged(found), []
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """Curves of one fit.
-
-    Attributes:
-        values: (1 + B, V, Q), of all images and then without each block; or (1, V, Q).
-        estimator: what was fitted.
-        flags: flags of its measurements.
-        more: (M, V, Q) independent draws whose mean is added to the values; or None.
-    """
-
-    values: Tensor
-    estimator: str
-    flags: tuple[str, ...]
-    more: Tensor | None = None
-
-    def weighted(self, weights: Tensor) -> "_Fit":
-        """Return the (..., 1, Q) means over v."""
-        more = None if self.more is None else _mean(self.more, weights)
-        return _Fit(_mean(self.values, weights), self.estimator, self.flags, more)
-
-
-def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    return (values * weights[:, None]).sum(dim=1, keepdim=True)
-
-
-def _kronecker(
-    latents: Tensor, labels: Tensor, v: Sequence[float], blocks: int
-) -> tuple[KroneckerMixture, _Fit] | str:
-    """Return the mixture of the classes with their mean curve, or the reason why it has no fit."""
-    least = minimum_samples(latents.shape[1], latents.shape[2] * latents.shape[3])
+def _require_classes(labels: Tensor) -> None:
     smallest = int(labels.unique(return_counts=True)[1].min())
-    if smallest < least:
-        return (
-            f"a class of {smallest} images has no Kronecker fit; it needs {least} images per class"
+    if smallest < LEAST_FISHER:
+        raise MeasurementError(
+            f"a class of {smallest} images is too small to leave a part of it out; give at least "
+            f"{LEAST_FISHER} images per class, or leave such classes out with smallest_class: skip"
         )
-    fits, mixture, whole = _fit_classes(latents, labels, v)
-    flags = []
-    if fits.unconverged:
-        flags.append(f"{fits.unconverged} classes not converged")
-    if fits.deficient:
-        flags.append(f"rank-deficient covariance factors in {fits.deficient} classes")
-    block = interleaved_blocks(labels, blocks)
-    counts = [labels[block != b].unique(return_counts=True)[1].min() for b in range(blocks)]
-    if min(map(int, counts)) < least:
-        flags.append("classes too small to leave images out: no standard error")
-        return mixture, _Fit(whole[None], "kronecker", tuple(flags))
-    left = [_fit_classes(latents[block != b], labels[block != b], v)[2] for b in range(blocks)]
-    return mixture, _Fit(torch.stack([whole, *left]), "kronecker", tuple(flags))
-
-
-def _fit_classes(
-    latents: Tensor, labels: Tensor, v: Sequence[float]
-) -> tuple[GroupFits, KroneckerMixture, Tensor]:
-    """Return the fits of all classes, their mixture, and (V, 3) the mean of their curves."""
-    data = LatentSet(latents)
-    groups = [torch.nonzero(labels == name).flatten() for name in labels.unique()]
-    positions = data.height * data.width
-    mixture = KroneckerMixture.empty(len(groups), data.channels, positions, data.device)
-    fits = fit_groups(data, groups, True, mixture)
-    pairs = zip(mixture.row_values, mixture.column_values, strict=True)
-    curves = [gaussian_curve(kronecker_eigenvalues(a, b), v) for a, b in pairs]
-    return fits, mixture, torch.stack(curves).mean(dim=0).cpu()
 
 
 @dataclass(frozen=True)
@@ -209,80 +150,111 @@ class _Writer:
     """Turns curves into measurements.
 
     Attributes:
-        v: (V,) noise variances. sizes: (B,) images of each block. count: images. dim: n.
+        v: noise variances. sizes: (B,) images of each block. count: images. dim: n.
     """
 
-    v: Sequence[float]
+    v: tuple[float, ...]
     sizes: Tensor
     count: int
     dim: int
 
-    def checked(self, fit: _Fit, bound: Tensor) -> _Fit:
-        """Flag FI or FIR below those of the Gaussian with the variances of the latents.
-
-        Args:
-            fit: of the latents.
-            bound: (V, 3) of that Gaussian; a lower bound of FI and FIR for any distribution.
-        """
-        below = set()
-        for i, _ in enumerate(self.v):
-            for j, name in enumerate(("FI", "FIR")):
-                value, error = self._estimate(fit, i, j)
-                if float(bound[i, j]) - value > _SIGNIFICANT * (error or 0.0) + 1e-6:
-                    below.add(f"misfit: {name} below the Gaussian bound")
-        return _Fit(fit.values, fit.estimator, (*fit.flags, *sorted(below)), fit.more)
-
-    def curves(self, names: Sequence[str], ending: str, fit: _Fit) -> list[Measurement]:
-        """Return every metric at every v, with the totals of FI, FIR and the rate as options."""
+    def quantities(self, curves: Curves, scale: str) -> list[Measurement]:
+        """Return FI, FIR and MMSE rate by every estimator, as means and at every v."""
         found = []
-        for i, level in enumerate(self.v):
-            for j, name in enumerate(names):
-                power = QUANTITIES[name][0] if name in QUANTITIES else None
-                value, error = self._estimate(fit, i, j)
-                options: dict[str, object] = {"v": level, "estimator": fit.estimator}
-                if power is not None:
-                    options |= {"dim": self.dim, "total": value * self.dim / level**power}
-                at = f"fisher.curve_{name}{ending}_v{level:g}"
-                found.append(self._measurement(at, name, value, error, options, fit.flags))
+        for ending, gains in curves.gains.items():
+            values = shares(gains, self.dim)  # (1 + B, V, 3)
+            flags = self._flags(ending, curves)
+            if "_gaussian" in curves.gains and ending in _CURVES_OF:
+                flags += self._misfits(values, shares(curves.gains["_gaussian"], self.dim)[0])
+            more = self._bounds(curves) if ending == "_empirical" else [{}] * len(self.v)
+            found += self._write(values, list(QUANTITIES), ending, scale, flags, True, more)
         return found
 
-    def means(self, names: Sequence[str], ending: str, fit: _Fit) -> list[Measurement]:
-        """Return the mean of every metric over log v."""
-        mean = fit.weighted(torch.tensor(log_weights(self.v), dtype=torch.float64))
-        options: dict[str, object] = {
-            "v": list(self.v),
-            "estimator": fit.estimator,
-            "reading": "mean over log v",
-            "dim": self.dim,
-            "samples": 0 if fit.more is None else len(fit.more),
-        }
-        return [
-            self._measurement(
-                f"fisher.{name}{ending}", name, *self._estimate(mean, 0, j), options, fit.flags
+    def deviations(
+        self, latent: Curves, pixel: Curves, pixel_dim: int, scale: str
+    ) -> list[Measurement]:
+        """Return the deviations from pixel space by every estimator that both have."""
+        found = []
+        for ending, gains in latent.gains.items():
+            gaps = curve_deviations(
+                shares(pixel.gains[ending], pixel_dim),
+                shares(gains, self.dim),
+                pixel_dim,
+                self.dim,
             )
-            for j, name in enumerate(names)
-        ]
+            flags = dict.fromkeys((*self._flags(ending, latent), *self._flags(ending, pixel)))
+            curve = not scale and ending in _CURVES_OF
+            found += self._write(gaps, DEVIATIONS, ending, scale, list(flags), curve)
+        return found
 
-    def _measurement(
+    def _flags(self, ending: str, curves: Curves) -> list[str]:
+        doubtful = [v for v, bad in zip(self.v, curves.doubtful[ending], strict=True) if bad]
+        text = LOOSE if ending == "_empirical" else SMALL
+        return [text.format(f"{doubtful[-1]:g}")] if doubtful else []
+
+    def _misfits(self, values: Tensor, bound: Tensor) -> list[str]:
+        """Return flags of FI or FIR below those of the Gaussian with the same covariance."""
+        found = []
+        for column, name in enumerate(("FI", "FIR")):
+            for i, least in enumerate(bound[:, column].tolist()):
+                value, error = self._estimate(values, i, column)
+                if least - value > _SIGNIFICANT * (error or 0.0) + 1e-6:
+                    found.append(f"misfit: {name} below the Gaussian bound")
+                    break
+        return found
+
+    def _bounds(self, curves: Curves) -> list[Mapping[str, object]]:
+        """Return the bounds of v FI / n at every v, as options."""
+        assert curves.bounds is not None
+        ends = 1 - curves.bounds / self.dim
+        return [{"fi_at_least": low, "fi_at_most": high} for high, low in ends.tolist()]
+
+    def _write(
+        self,
+        values: Tensor,
+        names: Sequence[str],
+        ending: str,
+        scale: str,
+        flags: Sequence[str],
+        curve: bool,
+        more: Sequence[Mapping[str, object]] | None = None,
+    ) -> list[Measurement]:
+        """Return the means over log v of (1 + B, V, Q) values, and on request those at every v."""
+        reading = scale.removeprefix("_") or "one scale"
+        options: dict[str, object] = {"estimator": ESTIMATORS[ending], "scale": reading}
+        options["dim"] = self.dim
+        weights = torch.tensor(log_weights(self.v), dtype=torch.float64)
+        means = (values * weights[:, None]).sum(dim=1, keepdim=True)  # (1 + B, 1, Q)
+        found = []
+        for j, name in enumerate(names):
+            power, better = QUANTITIES.get(name, (None, False))
+            for i, level in enumerate(self.v if curve else ()):
+                value, error = self._estimate(values, i, j)
+                at: dict[str, object] = {"v": level, **(more[i] if more else {})}
+                if power is not None:
+                    at["total"] = value * self.dim / level**power
+                metric = f"fisher.curve_{name}{ending}{scale}_v{level:g}"
+                found.append(self._row(metric, value, error, better, options | at, flags))
+            mean: dict[str, object] = {"v": list(self.v), "reading": "mean over log v"}
+            value, error = self._estimate(means, 0, j)
+            metric = f"fisher.{name}{ending}{scale}"
+            found.append(self._row(metric, value, error, better, options | mean, flags))
+        return found
+
+    def _row(
         self,
         metric: str,
-        name: str,
         value: float,
         error: float | None,
+        better: bool | None,
         options: dict[str, object],
-        flags: tuple[str, ...],
+        flags: Sequence[str],
     ) -> Measurement:
-        better = QUANTITIES[name][1] if name in QUANTITIES else False
-        return Measurement(metric, value, error, self.count, "1", better, options, flags)
+        return Measurement(metric, value, error, self.count, "1", better, options, tuple(flags))
 
-    def _estimate(self, fit: _Fit, level: int, column: int) -> tuple[float, float | None]:
-        values = fit.values[:, level, column]  # (1 + B,)
-        value, error = float(values[0]), None
-        if len(values) > 1:
-            error = delete_block_stderr(value, values[1:], self.sizes)
-        if fit.more is None:
-            return value, error
-        more = fit.more[:, level, column]  # (M,)
-        monte_carlo = float(more.std()) / len(more) ** 0.5
-        both = None if error is None else (error**2 + monte_carlo**2) ** 0.5
-        return value + float(more.mean()), both
+    def _estimate(self, values: Tensor, level: int, column: int) -> tuple[float, float | None]:
+        own = values[:, level, column]  # (1 + B,)
+        value = float(own[0])
+        if len(own) < 3:
+            return value, None
+        return value, delete_block_stderr(value, own[1:], self.sizes)

@@ -195,7 +195,6 @@ def _uniformity(given: _Given, spec: Any, seed: int) -> list[Measurement]:
 
 
 def _fisher(given: _Given, spec: FisherMetric, seed: int) -> list[Measurement]:
-    generator = torch.Generator().manual_seed(seed)
     found, _ = measure_fisher(
         given.mean,
         given.labels,
@@ -204,7 +203,7 @@ def _fisher(given: _Given, spec: FisherMetric, seed: int) -> list[Measurement]:
         blocks=spec.blocks,
         samples=spec.samples,
         smallest_class=spec.smallest_class,
-        generator=generator,
+        seed=seed,
     )
     return found
 

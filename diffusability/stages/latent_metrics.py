@@ -15,13 +15,13 @@ from diffusability.latents.shards import pool_masks
 from diffusability.metrics.fisher import measure_fisher
 from diffusability.metrics.geometry import Spectrum, measure_spectra, measure_stretch
 from diffusability.metrics.latent_set import classes_of_enough
+from diffusability.metrics.sample_fisher import PixelCurves, pixel_curves
 from diffusability.metrics.semantics import measure_semantics
 from diffusability.metrics.spatial import measure_spatial
-from diffusability.metrics.stationary_fisher import StationaryCurves, stationary_curves
 from diffusability.metrics.uniformity import measure_uniformity
 from diffusability.stages.inputs import Inputs
 from diffusability.stages.measurements import write_measurements
-from diffusability.study.class_sizes import LEAST_STATIONARY
+from diffusability.study.class_sizes import LEAST_FISHER
 from diffusability.study.metrics import FisherMetric, GeometryMetric
 from diffusability.study.perspectives import SemanticsMetric, SpatialMetric, UniformityMetric
 from diffusability.tokenizers.posterior import LOGVAR_RANGE
@@ -143,11 +143,9 @@ def fisher(inputs: Inputs, spec: FisherMetric, out: Path) -> None:
     measurements, without = measure_fisher(
         latents.mean[chosen],
         latents.labels[chosen],
-        StationaryCurves.from_json(inputs.json("pixels", "curves.json"))
-        if "pixels" in inputs
-        else None,
+        PixelCurves.from_json(inputs.json("pixels", "curves.json")) if "pixels" in inputs else None,
         spec.variances,
-        generator=inputs.generator("mixture"),
+        seed=inputs.stream("mixture") % 2**31,
         blocks=spec.blocks,
         samples=spec.samples,
         smallest_class=spec.smallest_class,
@@ -159,9 +157,15 @@ def pixel_fisher(inputs: Inputs, spec: FisherMetric, out: Path) -> None:
     """Write curves.json: Fisher curves of the images themselves, which latents deviate from."""
     data = inputs.data
     chosen = data.split(spec.split)
-    enough, _ = classes_of_enough(data.labels[chosen], LEAST_STATIONARY, spec.smallest_class)
+    enough, _ = classes_of_enough(data.labels[chosen], LEAST_FISHER, spec.smallest_class)
     chosen = chosen[enough]
-    curves = stationary_curves(
-        data.images, chosen, data.labels[chosen], v=spec.variances, blocks=spec.blocks
+    curves = pixel_curves(
+        data.images,
+        chosen,
+        data.labels[chosen],
+        v=spec.variances,
+        blocks=spec.blocks,
+        samples=spec.samples,
+        seed=inputs.stream("mixture") % 2**31,
     )
     write_json(out / "curves.json", curves.to_json())

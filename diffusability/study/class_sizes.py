@@ -14,7 +14,7 @@ from diffusability.study.study import Study
 from diffusability.study.tokenizer import LatentsTokenizer
 
 SAFETY = 2  # samples of a Kronecker fit beyond the least number with a unique maximum
-LEAST_STATIONARY = 3  # of a class, so that a part of it can be left out
+LEAST_FISHER = 3  # of a class, so that a part of it can be left out
 LEAST_CONTINUITY = 40  # images: two for each of the 20 parts of the jackknife
 NAMED = 5
 
@@ -38,7 +38,7 @@ def least_per_class(study: Study, options: MetricOptions) -> int:
     if isinstance(options, SemanticsMetric):
         return 2
     if isinstance(options, FisherMetric):
-        return LEAST_STATIONARY
+        return LEAST_FISHER
     if isinstance(options, VelocityMetric) and options.unconditional_fallback:
         return 0
     size = study.dataset.size

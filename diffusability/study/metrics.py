@@ -171,7 +171,7 @@ class LearnedFisherOptions(LearnedFisherMetric):
 @METRIC_GROUPS.add(
     "fisher",
     code="diffusability.stages.latent_metrics:fisher",
-    about="Fisher information, its rate and the MMSE rate of fits; deviations from pixel space.",
+    about="Fisher information, its rate and the MMSE rate; deviations from pixel space.",
     title="Fisher geometry",
     shows={
         "FIR": "fisher.fir",
@@ -182,7 +182,12 @@ class LearnedFisherOptions(LearnedFisherMetric):
     rank="proxy",
     upstream=("pixels",),
     quantities=(
-        Quantity("fisher.fi", "Fisher information FI, mean over noise levels", "none"),
+        Quantity(
+            "fisher.fi",
+            "Fisher information FI, mean over noise levels, of a Gaussian per class; the next "
+            "rows too",
+            "none",
+        ),
         Quantity("fisher.fir", "Fisher information rate FIR", "lower"),
         Quantity("fisher.mmse_rate", "rate of the minimum mean squared error", "lower"),
         Quantity(
@@ -197,16 +202,33 @@ class LearnedFisherOptions(LearnedFisherMetric):
             "the same of a trained diffusion model, where `metrics.fisher.learned` asks for it",
             "as above",
         ),
-        Quantity("fisher.*_unconditional", "without knowing the class", "as above"),
         Quantity(
-            "fisher.*_dct",
-            "of stationary fits, which exist for pixels and latents alike; deviations "
-            "compare these",
+            "fisher.*_unconditional",
+            "without knowing the class: of the mixture of the classes, or of a trained model",
+            "as above",
+        ),
+        Quantity(
+            "fisher.*_gaussian",
+            "of one Gaussian with the covariance of all latents: FI and FIR are lower bounds",
+            "as above",
+        ),
+        Quantity(
+            "fisher.*_empirical",
+            "of the latents themselves as atoms, smoothed: FI is an upper bound. "
+            "`fi_at_least` and `fi_at_most` in the options of its curve bound FI from both sides",
+            "as above",
+        ),
+        Quantity(
+            "fisher.*_raw", "deviation of latents as they are, without the common scale", "lower"
+        ),
+        Quantity(
+            "fisher.*_zscored",
+            "of channels z-scored one by one, as diffusion models see them",
             "as above",
         ),
         Quantity(
             "fisher.curve_*_v*",
-            "the value at one noise variance v; of trained models also `fi_score` and "
+            "the value at one noise variance v; of models also `fi_score` and "
             "`fi_held_out`, two further estimates of FI",
             "as above",
         ),
@@ -236,7 +258,20 @@ class FisherMetric(ClassMetricOptions):
        \mathrm{FIR} = \sum_i \frac{1}{(\lambda_i + v)^2}, \qquad
        \frac{d\,\mathrm{mmse}}{dv} = \sum_i \frac{\lambda_i^2}{(\lambda_i + v)^2}. $$
 
-    The fits are those of VIV: a Gaussian per class, and their mixture. The text of Definition 3.2
+    **Estimators.** Without training, curves are estimated from distances between latents alone, so
+    permutations, rotations and isometric embeddings change nothing; that is the paper's argument
+    against spectra (its Appendix I). The Gaussian per class and the one Gaussian correct
+    sample eigenvalues for the number of images (`data-limited` where they are too few), the mixture
+    adds what not knowing the class costs, and the empirical measure assumes no shape
+    (`loose` where its bounds of $v\,\mathrm{FI}/n$ are more than 0.1 apart).
+    [Fisher estimators](fisher.md) has their errors against exact distributions.
+
+    **Scale.** Latents are multiplied by one number: their own curves are in units of the mean
+    variance of an entry. For deviations, pixels and latents have the same total variance and are
+    read at the same $v$, in units of the mean variance of a pixel. So an isometry has no deviation
+    of the MMSE rate. Per-channel z-scores, which diffusion training sees, do not keep isometries.
+
+    **Deviations.** The text of Definition 3.2
     does not determine the deviation of FIR between a pixel space of dimension $D$ and a latent
     space of dimension $d$, so three readings are reported:
 
@@ -252,7 +287,7 @@ class FisherMetric(ClassMetricOptions):
     variances: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
         min_length=2,
-        description="noise variances sigma^2, increasing; latents have variance 1 per channel",
+        description="noise variances sigma^2, increasing, relative to the mean variance",
     )
     blocks: int = Field(10, ge=2, description="blocks of images of the jackknife errors")
     samples: int = Field(128, ge=2, description="Monte-Carlo points of a mixture per variance")
@@ -284,7 +319,7 @@ class FisherMetric(ClassMetricOptions):
     def pixels(self) -> dict[str, Any]:
         """Return what the fit of the images themselves depends on."""
         return self.model_dump(
-            mode="json", include={"split", "variances", "blocks", "smallest_class"}
+            mode="json", include={"split", "variances", "blocks", "samples", "smallest_class"}
         )
 
     def models(self) -> dict[str, Any]:

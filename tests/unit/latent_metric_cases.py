@@ -11,10 +11,10 @@ from diffusability.metrics.feature_moments import FeatureMoments
 from diffusability.metrics.fisher import measure_fisher
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.nearest_neighbours import nearest_neighbours
+from diffusability.metrics.sample_fisher import pixel_curves
 from diffusability.metrics.semantics import measure_semantics
 from diffusability.metrics.smoothness import measure_smoothness
 from diffusability.metrics.spatial import measure_spatial
-from diffusability.metrics.stationary_fisher import stationary_curves
 from diffusability.metrics.uniformity import measure_uniformity
 from diffusability.metrics.velocity import measure_velocity
 
@@ -101,11 +101,9 @@ def _equivariance(latents: Tensor, labels: Tensor, masks: Tensor) -> list[Measur
 def _fisher(latents: Tensor, labels: Tensor, masks: Tensor) -> list[Measurement]:
     v, images = (0.1, 1.0), torch.rand(IMAGES, 1, SIDE, SIDE, generator=_generator(2))
     classes = torch.arange(IMAGES) % 2
-    pixels = stationary_curves(images, torch.arange(IMAGES), classes, v=v, blocks=3)
-    generator = _generator()
-    measured, not_applicable = measure_fisher(
-        latents, labels, pixels, v, generator=generator, blocks=3, samples=8
-    )
+    options = {"blocks": 3, "samples": 8, "seed": 0}
+    pixels = pixel_curves(images, torch.arange(IMAGES), classes, v=v, **options)
+    measured, not_applicable = measure_fisher(latents, labels, pixels, v, blocks=3, samples=8)
     assert not not_applicable
     return measured
 

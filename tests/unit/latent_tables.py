@@ -101,13 +101,14 @@ def _models(
 def _curves(
     eigenvalues: Sequence[float], source: str, error: float, factor: float = 1.0
 ) -> Iterator[dict[str, object]]:
+    fit = "" if source else "_zscored"
     for v in LEVELS:
         for (name, total), power in zip(totals(eigenvalues, v).items(), (1, 2, 0), strict=True):
             total, unit = total * factor, v**power / len(eigenvalues)
             options = {"v": v, "dim": len(eigenvalues), "total": total}
             options |= {"total_stderr": error * total}
             yield {
-                "metric": f"fisher.curve_{source}{name}_unconditional_v{v:g}",
+                "metric": f"fisher.curve_{source}{name}_unconditional{fit}_v{v:g}",
                 "value": total * unit,
                 "stderr": error * total * unit,
                 "options": json.dumps(options),

@@ -66,7 +66,7 @@ def test_labels_that_only_name_things_change_nothing() -> None:
             {"backbones": {"sit-a": {"depth": 3}}},
             {"diffusion", "learned_fisher", "samples", "generation"},
         ),
-        ({"metrics": {"fisher": {"samples": 64}}}, {"fisher"}),
+        ({"metrics": {"fisher": {"samples": 64}}}, {"pixel_fisher", "fisher"}),
         ({"metrics": {"fisher": {"blocks": 5}}}, {"pixel_fisher", "fisher"}),
         (
             {"metrics": {"fisher": {"variances": [0.1, 1.0]}}},

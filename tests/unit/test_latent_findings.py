@@ -91,7 +91,7 @@ def test_a_singular_fit_is_trusted_and_a_misfit_is_not() -> None:
     for flags, expected in (
         (singular, ""),
         (f"{singular}; {misfit}", misfit),
-        ("2 classes not converged", "2 classes not converged"),
+        ("data-limited: a bound at v <= 0.1", "data-limited: a bound at v <= 0.1"),
     ):
         found = fisher_totals(table.assign(flags=table["flags"].where(~fits, flags)))
         assert set(found.loc[found["network"] == FITS, "flags"]) == {expected}
@@ -115,9 +115,21 @@ def test_gaps_by_hand(findings) -> None:
         f = [totals(SPACES[name][2], v)["fir"] for name in ("pixels", "gpe", "vae")]
         return v**2 / 8 * (abs(f[0] - f[2]) - abs(f[0] - f[1]))
 
-    for v in LEVELS[1:]:
-        seen = value(findings, "fir_gap_fall", v, network="dit-xs")
-        assert seen == pytest.approx(lead(LEVELS[0]) - lead(v))
+    seen = value(findings, "fir_gap_small_noise", network="dit-xs")
+    assert seen == pytest.approx(lead(LEVELS[0]) - lead(LEVELS[-1]))
+
+    def away(name: str) -> list[float]:
+        of = [[totals(SPACES[s][2], v)["fir"] for s in (name, "pixels")] for v in LEVELS]
+        return [abs(a / b - 1) for a, b in of]
+
+    gpe_away, vae_away = away("gpe"), away("vae")
+    mean = sum(w * (a - b) for w, a, b in zip((0.25, 0.5, 0.25), gpe_away, vae_away, strict=True))
+    for what, expected in (
+        ("supremum", max(gpe_away) - max(vae_away)),
+        ("mean over log v", mean),
+    ):
+        where = {"network": FITS, "metric": f"gpe against vae, {what}"}
+        assert value(findings, "fir_gap_raw_curve", **where) == pytest.approx(expected)
 
 
 def test_levels_and_permutations_by_hand(findings) -> None:
@@ -131,8 +143,12 @@ def test_levels_and_permutations_by_hand(findings) -> None:
             assert seen == pytest.approx(0, abs=1e-12)
         assert value(findings, "fir_permuted", **where) == pytest.approx(0, abs=1e-12)
     for v in LEVELS[:-1]:
-        seen = value(findings, "fi_level_noise_raw", v, network=FITS, space="level-fine")
+        where = {"network": FITS, "space": "level-fine"}
+        seen = value(findings, "fi_level_noise_per_dimension", v, **where)
         assert seen == pytest.approx(0, abs=1e-12)
+        seen = value(findings, "fi_level_noise", v, **where)
+        apart = [2 / (1 + x) for x in (LEVELS[-1], v)]
+        assert seen == pytest.approx((apart[0] - apart[1]) / (8 / (1 + LEVELS[0])))
 
 
 def test_encoders_by_hand(findings) -> None:
@@ -145,7 +161,33 @@ def test_encoders_by_hand(findings) -> None:
     assert value(findings, "spectrum_rise", space="pixels") == pytest.approx(-math.log(2))
     assert value(findings, "spectrum_rise", space="gpe") == pytest.approx(math.log(2))
     assert value(findings, "spectrum_permuted", space="mixed") == pytest.approx(1.9)
-    assert value(findings, "spectrum_slope_gap", space="level-fine") == pytest.approx(1.0)
+    for name in ("spectrum_slope_gap", "spectrum_slope_distance"):
+        assert value(findings, name, space="level-fine") == pytest.approx(1.0)
+
+
+def test_sizes_that_decide_alone_judge_nothing() -> None:
+    table = latent_measurements()
+    large = table["options"].str.replace('"dim": 6', '"dim": 60')
+    found = latent_findings(table.assign(options=large), table_frame("spectra", []))
+    rows = found[found["statistic"].isin(["fi_level_raw", "fir_level_raw"])]
+    assert rows["low"].isna().all()
+    assert rows["note"].str.startswith("dimensions alone decide: 2 and 60 beside 8").all()
+    assert found.loc[found["statistic"] == "fi_level_per_dimension", "low"].notna().all()
+
+
+def test_intervals_of_a_stretch_are_positive_and_those_of_untrained_spaces_exact() -> None:
+    table = latent_measurements(encoders=2)
+    wide = table["metric"].eq("geometry.stretch_ratio") & table["tokenizer_seed"].eq(1)
+    table.loc[wide, "value"] = 9.0
+    extra = table[table["metric"].eq("geometry.stretch_ratio") & (table["tokenizer"] == "gpe")]
+    fixed = extra.assign(tokenizer="pixels", family="pixels-f1d1", cluster="pixels", value=1.0)
+    found = latent_findings(
+        pd.concat([table, fixed], ignore_index=True), table_frame("spectra", [])
+    )
+    rows = found[found["statistic"] == "stretch_ratio"].set_index("space")
+    assert rows.loc["gpe", "low"] > 0
+    assert rows.loc["gpe", "high"] > 9
+    assert rows.loc["pixels", ["low", "value", "high"]].tolist() == [1.0, 1.0, 1.0]
 
 
 def test_verdicts_by_network(findings) -> None:
@@ -153,7 +195,7 @@ def test_verdicts_by_network(findings) -> None:
     assert found["gpe-nearer-in-fi-per-dimension", "dit-xs"] == REPRODUCED
     assert found["gpe-nearer-in-fir-per-dimension", FITS] == REPRODUCED
     # with more FI than the GPE, the VAE's raw curve is nearer to the larger space's
-    assert found["gpe-nearer-in-fi", FITS] == CONTRADICTED
+    assert found["gpe-nearer-in-fi", FITS] == UNDECIDED  # but their largest distances agree
     assert found["finer-levels-nearer-in-fi", "unet-xs"] == REPRODUCED
     assert found["finer-levels-nearer-per-dimension", "unet-xs"] == UNDECIDED  # equal
     assert found["gpe-nearer-to-isometry", ""] == REPRODUCED
@@ -175,7 +217,7 @@ def test_nothing_is_judged_on_one_training() -> None:
     alone = found["low"].isna()
     assert (found.loc[alone, "note"] != "").all()
     untrained = {"spectrum_slope", "spectrum_rise", "spectrum_permuted", "fi_permuted"}
-    untrained |= {"fir_permuted"}
+    untrained |= {"fir_permuted", "mse"}
     # a permutation, and the fits of it, need no training
     assert set(found.loc[~alone, "statistic"]) == untrained
     assert set(found.loc[~alone & found["statistic"].str.endswith("_permuted"), "network"]) == {

@@ -1,0 +1,352 @@
+"""Fisher curves of a set of images or latents by every estimator that needs no network.
+
+The estimators (``fisher.sample_estimators``) see distances between data alone. What is read from
+them depends on the scale: of the data as they are ("raw"), of the data times one number, or of
+channels z-scored one by one, which no rotation commutes with.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusability.data.images import Rows, to_float
+from diffusability.errors import MeasurementError
+from diffusability.fisher.sample_estimators import (
+    ClassGaussians,
+    empirical_gains,
+    gaussian_gains,
+    principal_coordinates,
+    sample_spectra,
+)
+from diffusability.latents.channel_statistics import (
+    ChannelStatistics,
+    channel_statistics,
+    normalise,
+)
+
+# ending of a metric: what is fitted
+ESTIMATORS = {
+    "": "gaussian per class",
+    "_unconditional": "mixture of the classes",
+    "_gaussian": "one gaussian",
+    "_empirical": "smoothed empirical measure",
+}
+ZSCORED = ("", "_unconditional")  # also fitted to channels z-scored one by one
+IMAGES = 2048  # at most, spread evenly over classes, where every pair of images is compared
+_EMPIRICAL_IMAGES = 1024
+_DIRECTIONS = 128  # leading ones, in which classes overlap
+_NO_RATE = 1e-9  # MMSE rate of all dimensions
+_WIDE = 0.1  # of v FI / n, between the bounds of the empirical measure
+SMALL, LOOSE = "data-limited: a bound at v <= {}", "loose: bounds of v FI / n differ at v <= {}"
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Gains of one space at V noise variances, by estimator.
+
+    Attributes:
+        gains: (1 + B, V, 2) E tr G and E|G|_F^2: of all data, then without each block.
+        doubtful: (V,) bool, whether the data are too few at this noise variance.
+        bounds: (V, 2) least and most E tr G of any distribution, from the empirical measure.
+    """
+
+    gains: Mapping[str, Tensor]
+    doubtful: Mapping[str, Tensor]
+    bounds: Tensor | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; float64 survives the round trip exactly."""
+        parts = {"gains": self.gains, "doubtful": self.doubtful}
+        return {name: {k: t.tolist() for k, t in part.items()} for name, part in parts.items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Curves":
+        """Return the curves that ``to_json`` wrote, without bounds."""
+        gains = {k: torch.tensor(x, dtype=torch.float64) for k, x in values["gains"].items()}
+        return cls(gains, {k: torch.tensor(x) for k, x in values["doubtful"].items()})
+
+
+@dataclass(frozen=True)
+class PixelCurves:
+    """Fisher curves of images, which latents deviate from.
+
+    Attributes:
+        dim: D. variance: total variance of an image, for values in [-1, 1].
+        sizes: (B,) images of each block. v: noise variances of the curves.
+        seed: of every random draw; latents take the same, so that equal spaces have equal curves.
+        scaled: at v times the mean variance of a pixel. zscored: of z-scored channels, at v.
+    """
+
+    dim: int
+    variance: float
+    sizes: Tensor
+    v: tuple[float, ...]
+    seed: int
+    scaled: Curves
+    zscored: Curves
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        plain = {name: getattr(self, name) for name in ("dim", "variance", "seed")}
+        plain |= {"sizes": self.sizes.tolist(), "v": list(self.v)}
+        return plain | {name: getattr(self, name).to_json() for name in ("scaled", "zscored")}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "PixelCurves":
+        """Return the curves that ``to_json`` wrote."""
+        return cls(
+            dim=values["dim"],
+            variance=values["variance"],
+            sizes=torch.tensor(values["sizes"]),
+            v=tuple(values["v"]),
+            seed=values["seed"],
+            scaled=Curves.from_json(values["scaled"]),
+            zscored=Curves.from_json(values["zscored"]),
+        )
+
+
+def interleaved_blocks(labels: Tensor, blocks: int) -> Tensor:
+    """Return the (N,) block of each image, assigned round-robin within each class.
+
+    There are at most as many blocks as the largest class has images.
+    """
+    return _rank_in_class(labels) % blocks
+
+
+def _rank_in_class(labels: Tensor) -> Tensor:
+    rank = torch.empty_like(labels)
+    for name in labels.unique():
+        members = torch.nonzero(labels == name).flatten()
+        rank[members] = torch.arange(len(members))
+    return rank
+
+
+def pixel_curves(
+    images: Rows,
+    chosen: Tensor,
+    labels: Tensor,
+    *,
+    v: Sequence[float],
+    blocks: int,
+    samples: int,
+    seed: int,
+) -> PixelCurves:
+    """Return the Fisher curves of images.
+
+    Args:
+        images: rows (C, H, W), uint8 or floating.
+        chosen: (n,) int64 rows. labels: (n,) int64 their classes, of at least 3 images each.
+        v: noise variances. blocks, samples, seed: see ``Sample``.
+
+    Raises:
+        MeasurementError: all images are equal, or a channel is constant.
+    """
+    sample = Sample(images, chosen, labels, blocks=blocks, samples=samples, seed=seed)
+    level = torch.tensor(v, dtype=torch.float64)
+    return PixelCurves(
+        dim=sample.dim,
+        variance=float(sample.variance[0]),
+        sizes=sample.sizes,
+        v=tuple(v),
+        seed=sample.seed,
+        scaled=sample.curves(sample.variance[:, None] / sample.dim * level),
+        zscored=sample.zscored_curves(level),
+    )
+
+
+class Sample:
+    """A labelled set of images or latents, of which every estimator takes what it needs.
+
+    Args:
+        images: rows (C, H, W), uint8 or floating.
+        chosen: (N,) int64 rows. labels: (N,) int64 classes.
+        blocks: largest number of blocks of images of the jackknife.
+        samples: Monte-Carlo points of the mixture.
+        seed: of all random draws.
+        statistics: channels are z-scored with these.
+
+    Attributes:
+        dim: n. sizes: (B,) images of each block.
+        variance: (1 + B,) E|x - E x|^2: of all images, then without each block.
+
+    Raises:
+        MeasurementError: all images are equal.
+    """
+
+    def __init__(
+        self,
+        images: Rows,
+        chosen: Tensor,
+        labels: Tensor,
+        *,
+        blocks: int,
+        samples: int,
+        seed: int,
+        statistics: ChannelStatistics | None = None,
+    ) -> None:
+        self.images, self.chosen, self.labels = images, chosen, labels.cpu()
+        self.samples, self.seed, self._statistics = samples, seed, statistics
+        self.block = interleaved_blocks(self.labels, blocks)
+        self.sizes = torch.bincount(self.block)
+        self.dim = int(torch.tensor(images.shape[1:]).prod())
+        self.variance = self._pooled_spectra[0].sum(dim=1).cpu()
+        self.variance *= (self._pooled_spectra[1] / (1 + self._pooled_spectra[1])).cpu()
+        if not bool((self.variance > 0).all()):
+            raise MeasurementError(f"{len(chosen)} equal images have no Fisher information")
+
+    def zscored_curves(self, level: Tensor) -> Curves:
+        """Return the gains of the set with each channel z-scored over it, at variances (V,)."""
+        zscored = self._zscored()
+        spread = zscored.variance / zscored.variance[0]  # z-scored without each block too
+        return zscored.curves(spread[:, None] * level, ZSCORED)
+
+    def _zscored(self) -> "Sample":
+        parts = [self._read(part) for part in torch.arange(len(self.chosen)).split(IMAGES)]
+        statistics = reduce(ChannelStatistics.merge, map(channel_statistics, parts))
+        return Sample(
+            self.images,
+            self.chosen,
+            self.labels,
+            blocks=len(self.sizes),
+            samples=self.samples,
+            seed=self.seed,
+            statistics=statistics,
+        )
+
+    def curves(self, levels: Tensor, estimators: Sequence[str] = tuple(ESTIMATORS)) -> Curves:
+        """Return the gains at noise variances in the squared unit of the data.
+
+        Args:
+            levels: (1 + B, V), of all images, then without each block.
+            estimators: some of ``ESTIMATORS``.
+        """
+        found: dict[str, Tensor] = {}
+        doubtful: dict[str, Tensor] = {}
+        bounds = None
+        for name in estimators:
+            match name:
+                case "":
+                    found[name], doubtful[name] = self._classes(levels)
+                case "_unconditional":
+                    alone, doubtful[name] = self._classes(levels)
+                    found[name] = alone + self._overlap(levels[0])
+                case "_gaussian":
+                    found[name], small = gaussian_gains(*self._pooled_spectra, levels.to(self._at))
+                    found[name], doubtful[name] = found[name].cpu(), small[0].cpu()
+                case _:
+                    found[name], bounds = self._empirical(levels[0])
+                    doubtful[name] = (bounds[:, 1] - bounds[:, 0]).abs() > _WIDE * self.dim
+        return Curves(found, doubtful, bounds)
+
+    def _read(self, positions: Tensor) -> Tensor:
+        """Return (m, C, H, W) float64."""
+        rows = self.images[self.chosen[positions]]
+        values = (to_float(rows) if rows.dtype == torch.uint8 else rows).to(torch.float64)
+        return values if self._statistics is None else normalise(values, self._statistics)
+
+    def _spread(self, most: int) -> Tensor:
+        """Return at most some positions, as many of every class as possible."""
+        order = torch.argsort(_rank_in_class(self.labels), stable=True)
+        return order[:most].sort().values
+
+    @cached_property
+    def _points(self) -> tuple[Tensor, Tensor]:
+        """Principal coordinates (m, r) of images spread over the set, and their positions."""
+        kept = self._spread(IMAGES)
+        return principal_coordinates(self._read(kept).flatten(1)), kept
+
+    @cached_property
+    def _pooled_spectra(self) -> tuple[Tensor, Tensor]:
+        points, kept = self._points
+        return sample_spectra(points, self.block[kept], len(self.sizes))
+
+    @property
+    def _at(self) -> Tensor:
+        return self._points[0]
+
+    @cached_property
+    def _class_spectra(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues (K, 1 + B, r) of every class, and (K, 1 + B) degrees of freedom."""
+        points, kept = self._points
+        whole = len(kept) == len(self.chosen)
+        found = []
+        for name in self.labels.unique():
+            own = torch.nonzero(self.labels == name).flatten()[:IMAGES]
+            # distances within a class are the same in the coordinates of all images
+            data = points[own.to(points.device)] if whole else self._read(own).flatten(1)
+            found.append(
+                sample_spectra(principal_coordinates(data), self.block[own], len(self.sizes))
+            )
+        most = max(values.shape[1] for values, _ in found)
+        padded = [torch.nn.functional.pad(x, (0, most - x.shape[1])) for x, _ in found]
+        return torch.stack(padded), torch.stack([degrees for _, degrees in found])
+
+    def _classes(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        values, degrees = self._class_spectra
+        every = levels.to(self._at).repeat(len(values), 1)  # (K (1 + B), V)
+        gains, small = gaussian_gains(values.flatten(0, 1), degrees.flatten(), every)
+        shape = (len(values), *levels.shape)
+        return gains.view(*shape, 2).mean(0).cpu(), small.view(shape)[:, 0].any(0).cpu()
+
+    def _overlap(self, levels: Tensor) -> Tensor:
+        """Return (1 + B, V, 2): what not knowing the class adds, without each block of draws."""
+        points, kept = self._points
+        labels = self.labels[kept].to(points.device)
+        if not bool((labels != labels[0]).any()):
+            return torch.zeros(1, len(levels), 2, dtype=torch.float64)
+        mixture = ClassGaussians.of(points[:, :_DIRECTIONS], labels)
+        draws = mixture.overlap(levels.to(points), self.samples, self._generator())
+        return _left_out(draws, len(self.sizes))
+
+    def _empirical(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        points, kept = self._points
+        chosen = self._spread(_EMPIRICAL_IMAGES)
+        points = points[torch.isin(kept, chosen).to(points.device)]
+        at = empirical_gains(points - points.mean(0), levels.to(points), self._generator())
+        bounds = torch.stack((at.gains[..., 0].mean(dim=0), at.most.mean(dim=0)), dim=1)
+        return _left_out(at.gains, len(self.sizes)), bounds
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
+
+
+def _left_out(draws: Tensor, blocks: int) -> Tensor:
+    """Return (1 + B, ...) means of independent draws (M, ...): of all, then without each block."""
+    block = torch.arange(len(draws)) % blocks
+    means = [draws.mean(dim=0)]
+    means += [draws[block != b].mean(dim=0) for b in range(blocks)]
+    return torch.stack(means)
+
+
+def shares(gains: Tensor, dim: int) -> Tensor:
+    """Return v FI / n, v^2 FIR / n and MMSE rate / n (..., 3) of gains (..., 2) in n dimensions."""
+    trace, square = (gains / dim).unbind(-1)
+    return torch.stack((1 - trace, 1 - 2 * trace + square, square), dim=-1)
+
+
+def curve_deviations(pixel: Tensor, latent: Tensor, pixel_dim: int, latent_dim: int) -> Tensor:
+    """Return the deviations of a curve from that of pixel space at the same noise variances.
+
+    Args:
+        pixel: (..., 3) v FI / D, v^2 FIR / D and MMSE rate / D of the data in D dimensions.
+        latent: (..., 3) the same of the latents in d dimensions.
+        pixel_dim: D. latent_dim: d.
+
+    Returns:
+        (..., 5) in the order of ``fisher.deviation.DEVIATIONS``, >= 0 and 0 where nothing changes:
+        |J_D/D - J_d/d| / (J_D/D); |F_D - F_d| / F_D, v^2 |F_D - F_d| / D and
+        |F_D/D - F_d/d| / (F_D/D) (see ``FirDeviation``); |R_D - R_d| / R_D of the MMSE rate.
+    """
+    dims = latent_dim / pixel_dim
+    fi, fir = (latent[..., :2] / pixel[..., :2]).unbind(-1)
+    # a rate of zero on both sides is no deviation
+    rate, of_pixels = (
+        (n * x[..., 2]).clamp(min=_NO_RATE) for n, x in ((latent_dim, latent), (pixel_dim, pixel))
+    )
+    scaled = pixel[..., 1] - dims * latent[..., 1]
+    gaps = (fi - 1, dims * fir - 1, scaled, fir - 1, rate / of_pixels - 1)
+    return torch.stack(gaps, dim=-1).abs()
