@@ -202,7 +202,7 @@ def options_page() -> str:
         model = field.annotation
         if isinstance(model, type) and issubclass(model, Spec):
             lines += _table(f"## {key}", model, key)
-    scalars = {k: f for k, f in Study.model_fields.items() if k in ("name", "report")}
+    scalars = {k: f for k, f in Study.model_fields.items() if k in ("name", "report", "gpu_memory")}
     lines += ["", "## Top level", "", *_rows(scalars)]
     for heading, path, models in ENTRIES:
         lines += ["", f"## {heading}", "", f"Under `{path}`."]

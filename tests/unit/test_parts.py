@@ -15,14 +15,23 @@ from torch import nn
 
 from diffusability.artifacts.card import read_card
 from diffusability.errors import StudyError, TrainingError
+from diffusability.step_memory import Vgg16
 from diffusability.study.load import merge
+from diffusability.study.network import ConvNetwork
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
 from diffusability.study.spec import TrainSpec
+from diffusability.study.tokenizer import ObjectiveSpec
+from diffusability.tokenizers.build import build_tokenizer
+from diffusability.tokenizers.discriminator import PatchDiscriminator
+from diffusability.tokenizers.objective import Objective
+from diffusability.tokenizers.perceptual import FeaturePerceptual
+from diffusability.tokenizers.training_step import TokenizerLosses
 from diffusability.training.batches import BatchOrder, step_generator
 from diffusability.training.distributed import Processes
 from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train
 from tests.conftest import REPOSITORY
+from tests.unit.networks import regularizer
 from tests.unit.small_diffusion import assert_same
 from tests.unit.study_run import TINY, run_plan
 
@@ -53,6 +62,11 @@ def plan_of(*over: dict[str, Any]) -> Plan:
 def base(**options: Any) -> dict[str, Any]:
     """Return a change of the base of all tokenizers."""
     return {"bases": {"conv-f2d4": options}}
+
+
+def seeded(seed: int) -> torch.Generator:
+    """Return a seeded generator."""
+    return torch.Generator().manual_seed(seed)
 
 
 def tokenizer(name: str, *over: dict[str, Any]) -> Any:
@@ -179,3 +193,82 @@ def test_the_size_of_a_part_names_the_tokenizer_unless_it_is_the_batch() -> None
 def test_impossible_parts_are_refused_before_any_job(over: dict, message: str) -> None:
     with pytest.raises(StudyError, match=message):
         plan_of(base(**over))
+
+
+@pytest.mark.slow
+def test_a_step_of_the_papers_tokenizer_in_parts_equals_its_definition(tmp_path: Path) -> None:
+    """conv-f16d32 at 256 pixels with VGG-16, discriminator and alignment, image by image."""
+    made = seeded(0)
+    images, features = (
+        torch.rand(2, 3, 256, 256, generator=made) * 2 - 1,
+        torch.randn(2, 768, 16, 16, generator=made),
+    )
+    network = build_tokenizer(ConvNetwork(arch="conv"), 3, 256).initialise(seeded(1))
+    options = ObjectiveSpec(perceptual=1.0, perceptual_encoder="vgg", gan=0.5, gan_start=0)
+    judge = PatchDiscriminator(options, 3).initialise(seeded(2))
+    alignment = regularizer("mcos+mdms", 32, 768).initialise(seeded(3))
+    vgg = Vgg16().to_empty(device="cpu")
+    for parameter in vgg.parameters():
+        nn.init.normal_(parameter, std=0.05, generator=made)
+    distance = FeaturePerceptual(vgg)
+    losses = TokenizerLosses(network, Objective(options), alignment, judge, distance)
+
+    def autoencoder(batch: Batch) -> Losses:
+        shown, target = images[batch.picked], features[batch.picked]
+        return losses.autoencoder_loss(shown, target, batch.step, batch.generator)
+
+    def definition(number: int) -> torch.Tensor:
+        """Eq. 12 with alignment for one image, written out."""
+        image, target = images[number : number + 1], features[number : number + 1]
+        noise = torch.randn(
+            (1, 32, 16, 16), generator=step_generator(5, 0, torch.device("cpu"), order[number])
+        )
+        moments = network.to_moments(network.encoder_out(network.encoder(image)))
+        mean, logvar = moments[:, :32], moments[:, 32:].clamp(-30, 20)
+        latents = mean + torch.exp(logvar / 2) * noise
+        found = network.decoder_out(network.decoder(network.from_latent(latents)))
+        unlike = torch.zeros(())
+        for one, two in zip(vgg(image), vgg(found), strict=True):
+            one, two = one / one.norm(dim=1, keepdim=True), two / two.norm(dim=1, keepdim=True)
+            unlike = unlike + ((one - two) ** 2).sum(1).mean() / 5
+        reference = (image - found).abs().sum() + 3 * 256**2 * unlike
+        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum()
+        gan = -judge(found).mean()
+        aligned = alignment.projection(latents).flatten(2)[0].T  # (256, 768)
+        wanted = target.flatten(2)[0].T  # (256, 768)
+        unit, goal = (x / x.norm(dim=1, keepdim=True) for x in (aligned, wanted))
+        cosine = torch.relu(0.5 - (unit * goal).sum(1)).mean()
+        distances = torch.relu((unit @ unit.T - goal @ goal.T).abs() - 0.25).mean()
+        penalty = cosine + distances
+
+        def norm(loss: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            return torch.autograd.grad(loss, weight, retain_graph=True)[0].norm()
+
+        factors = [
+            (norm(reference, weight) / (norm(loss, weight) + 1e-4)).detach()
+            for loss, weight in [
+                (gan, network.decoder_out.weight),
+                (penalty, network.encoder_out.weight),
+            ]
+        ]
+        weight = alignment.options.weight
+        return reference + 1e-6 * kl + 0.5 * factors[0] * gan + weight * factors[1] * penalty
+
+    parameters = [*network.parameters(), *alignment.parameters()]
+    order = [int(number) for number in BatchOrder(2, 2, 5).indices(0).argsort()]
+    wanted = [torch.zeros_like(parameter) for parameter in parameters]
+    for number in range(2):
+        gradients = torch.autograd.grad(definition(number), parameters)
+        wanted = [total + one / 2 for total, one in zip(wanted, gradients, strict=True)]
+    modules = {"tokenizer": network, "alignment": alignment, "judge": judge}
+    phases = [
+        Phase("autoencoder", parameters, autoencoder),
+        Phase("judge", list(judge.parameters()), lambda batch: losses.discriminator_loss()),
+    ]
+    spec = TrainSpec(steps=1, batch=2, lr=1e-5)
+    training = train(Run("full", spec, modules, phases, 2, 5, tmp_path, part=1))
+    assert training.step == 1
+    norm = nn.utils.get_total_norm(wanted)
+    for parameter, gradient in zip(parameters, wanted, strict=True):
+        assert parameter.grad is not None
+        assert (parameter.grad - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6 * norm
