@@ -13,6 +13,7 @@ from diffusability.execution import snakemake_adapter
 from diffusability.execution.disk_check import check_results
 from diffusability.execution.failures import failure_report
 from diffusability.execution.fork_server import share_imports
+from diffusability.execution.gpus import machine_gpus
 from diffusability.execution.job_environment import prepare_jobs
 from diffusability.execution.rule_functions import (
     StageFunctions,
@@ -25,6 +26,7 @@ from diffusability.study.class_sizes import check_prepared
 from diffusability.execution.stale_lock import remove_stale_lock
 from diffusability.study.commands import study_arguments
 from diffusability.study.load import load_study
+from diffusability.study.memory import check_memory
 from diffusability.study.needs import check_needs
 from diffusability.study.plan import Plan
 from diffusability.study.stages import CARD, RESULTS, STAGES, path_template
@@ -82,6 +84,8 @@ onstart:
     try:
         check_needs(STUDY)
         check_prepared(PLAN)
+        if snakemake_adapter.submits_jobs(workflow) or machine_gpus(os.environ):
+            check_memory(PLAN)
         warning = check_results(PLAN)
         record_study(PLAN, STUDY_FILES, OVERRIDES)
         if warning:

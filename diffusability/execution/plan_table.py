@@ -8,6 +8,7 @@ from diffusability.execution.schedule import critical_path, schedule
 from diffusability.study.commands import diffusability_command
 from diffusability.study.cost import MACHINE, SUSTAINED
 from diffusability.study.dataset import FOLDER_TRAIN, FOLDER_VAL, DecodedDataset
+from diffusability.study.memory import CONTEXT, PASSING, TRAININGS, largest_steps
 from diffusability.study.needs import describe, describe_package, missing, missing_packages
 from diffusability.study.needs import study_needs as needs_of
 from diffusability.study.plan import Plan
@@ -29,7 +30,10 @@ def plan_table(plan: Plan, gpus: Sequence[int] = (8, 64)) -> str:
     lines = [_line(row) for row in rows]
     notes = _notes(plan, stages)
     runs = _runs(plan, estimates, gpus) if any(stage.to_do for stage in stages) else []
-    return "\n".join([*lines, "", _total(plan, stages), *runs, "", *notes, *_lacking(plan)])
+    total = _total(plan, stages)
+    return "\n".join(
+        [*lines, "", total, *runs, *_memory(plan, stages), "", *notes, *_lacking(plan)]
+    )
 
 
 def _row(stage: StageCost) -> tuple[str, ...]:
@@ -93,6 +97,22 @@ def _runs(plan: Plan, estimates: Estimates, gpus: Sequence[int]) -> list[str]:
     return lines
 
 
+def _memory(plan: Plan, stages: list[StageCost]) -> list[str]:
+    """Return the memory of every kind of training, and what makes it fit where it does not."""
+    limit = plan.study.gpu_memory
+    if not any(stage.to_do for stage in stages if stage.stage in TRAININGS):
+        return []
+    lines = []
+    for name, memory in largest_steps(plan):
+        rest = "" if memory.fits(limit * 1e9) else f": too much; {memory.remedy(limit * 1e9)}"
+        at_once = f"{memory.images} of {memory.share}"
+        lines.append(f"  {name:<32}{at_once:>16}{memory.bytes() / 1e9:>10.1f} GB{rest}")
+    if not lines:
+        return []
+    heading = f"training step on a GPU of {limit:g} GB"
+    return ["", f"{heading:<34}{'images at once':>16}{'memory':>13}", *lines]
+
+
 def _notes(plan: Plan, stages: list[StageCost]) -> list[str]:
     notes = []
     if any(stage.counted for stage in stages):
@@ -110,6 +130,12 @@ def _notes(plan: Plan, stages: list[StageCost]) -> list[str]:
     if any(stage.unknown for stage in stages):
         notes.append("unknown: work of CPU cores that is not counted; timed once one is finished")
     notes.append("disk: from shapes (weights, latents, images)")
+    notes.append(
+        "memory: weights, gradients, moments, averaged weights and frozen networks, and all that "
+        f"is kept for the backward pass, {PASSING - 1:.0%} more for what comes and goes, and "
+        f"{CONTEXT / 1e9:g} GB; counted from shapes, not measured on a GPU. `gpu_memory` of the "
+        "study says what a GPU has"
+    )
     if any(stage.to_do for stage in stages):
         notes.append(
             "in order: jobs start in the order of the rules' priorities, one tokenizer after "

@@ -23,6 +23,7 @@ from diffusability.tokenizers.load import WEIGHTS, tokenizer_source
 from diffusability.tokenizers.objective import Objective
 from diffusability.tokenizers.training_step import TokenizerLosses
 from diffusability.tokenizers.vector import VectorAutoencoder
+from diffusability.training.distributed import processes
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train, write_history
 
@@ -79,14 +80,15 @@ def _train_regularized(inputs: Inputs, spec: TokenizerSpec) -> Training:
         target = None if features is None else features(batch, shown)
         return losses.autoencoder_loss(shown, target, batch.step, batch.generator)
 
-    def discriminator(batch: Batch) -> Losses | None:
-        return losses.discriminator_loss(batch.step)
+    def discriminator(batch: Batch) -> Losses:
+        return losses.discriminator_loss()
 
     phases = [Phase("autoencoder", list(losses.autoencoder_parameters()), autoencoder)]
     modules = {"tokenizer": losses.tokenizer, "regularizer": losses.regularizer}
     if losses.discriminator is not None:
         parameters = list(losses.discriminator.parameters())
-        phases.append(Phase("discriminator", parameters, discriminator))
+        starts = spec.objective.gan_start
+        phases.append(Phase("discriminator", parameters, discriminator, starts=starts))
         modules["discriminator"] = losses.discriminator
     return _train(inputs, spec, modules, phases, len(images))
 
@@ -134,8 +136,10 @@ def _train(
             seed=inputs.stream("steps"),
             state=inputs.job.state,
             averaged="tokenizer",
+            part=spec.train.part,
             device=inputs.device,
             minutes=inputs.job.minutes_left,
+            processes=processes(),
         )
     )
 

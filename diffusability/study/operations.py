@@ -1,8 +1,8 @@
-"""Parameters and multiplications of every network of a study, counted once and remembered.
+"""Parameters, multiplications and memory of a study's networks, counted once and remembered.
 
-torch counts the networks themselves (`diffusability.flops`). Its import takes seconds, and a study
-is read in every process of a workflow, so the counts are kept in the user's cache, under the
-options that they belong to and the code that they were counted with.
+torch counts the networks themselves (`diffusability.flops`, `diffusability.step_memory`). Its
+import takes seconds, and a study is read in every process of a workflow, so the counts are kept in
+the user's cache, under the options that they belong to and the code that they were counted with.
 One multiply-accumulate (MAC) is two floating-point operations.
 """
 
@@ -16,19 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 from diffusability.study.backbone import Backbone
 from diffusability.study.network import Network
+from diffusability.study.spec import Precision
 from diffusability.study.user_cache import cached, recall, remember
 from diffusability.study.vision_models import FACTS, VisionModel
 
 if TYPE_CHECKING:  # these state their own cost with what is counted here
-    from diffusability.study.encoder import TrainedEncoder
+    from diffusability.study.encoder import EncoderEntry, TrainedEncoder
     from diffusability.study.tokenizer import LinearTokenizer, ObjectiveSpec
 
 UNTRAINED = {"train": {"steps": 1}}  # how it is trained changes no count
 PACKAGE = Path(__file__).parents[1]
 COUNTER = "diffusability.flops"
+STEP_COUNTER = "diffusability.step_memory"
 FILE = "operations.json"  # in the user's cache
 # whose code decides the counts
-COUNTED = ("flops.py", "nn/**/*.py", "tokenizers/**/*.py", "diffusion/*.py", "encoders/*.py")
+COUNTED = (
+    *("flops.py", "step_memory.py", "nn/**/*.py", "tokenizers/**/*.py"),
+    *("diffusion/*.py", "encoders/*.py"),
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,19 @@ class Size:
     def __add__(self, other: "Size") -> "Size":
         """Return both parts together."""
         return Size(self.parameters + other.parameters, self.macs + other.macs)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes that a training step keeps for its backward pass, without weights.
+
+    Attributes:
+        fixed: whatever the number of images.
+        image: per image.
+    """
+
+    fixed: int
+    image: int
 
 
 # Inception-v3 at 299 x 299 and VGG-16's convolutions at 224 x 224, published figures
@@ -79,6 +97,45 @@ def backbone(spec: Backbone, channels: int, grid: int, classes: int) -> Size:
     entry = spec.canonical() | UNTRAINED
     options = {"spec": entry, "latent": [channels, grid, grid], "num_classes": classes}
     return _counted("backbone", options)[0]
+
+
+@lru_cache
+def tokenizer_step(
+    network: Network,
+    objective: "ObjectiveSpec",
+    perceptual: "EncoderEntry | None",
+    channels: int,
+    side: int,
+    precision: Precision,
+) -> Kept:
+    """Return what a step of a tokenizer keeps; `perceptual` is the encoder of that distance."""
+    entry = None
+    if perceptual is not None:
+        entry = perceptual.canonical()
+        entry |= UNTRAINED if "train" in entry else {}
+    options = {
+        "network": network.canonical(),
+        "objective": objective.canonical(),
+        "perceptual": entry,
+        "channels": channels,
+        "side": side,
+        "precision": precision,
+    }
+    return _kept("tokenizer_step", options)
+
+
+@lru_cache
+def backbone_step(
+    spec: Backbone, channels: int, grid: int, classes: int, precision: Precision
+) -> Kept:
+    """Return what a step of a network keeps on latents of `channels` x `grid` x `grid`."""
+    options = {
+        "spec": spec.canonical() | UNTRAINED,
+        "latent": [channels, grid, grid],
+        "num_classes": classes,
+        "precision": precision,
+    }
+    return _kept("backbone_step", options)
 
 
 @lru_cache
@@ -127,17 +184,27 @@ def vgg16(side: int) -> Size:
 
 
 def _counted(what: str, options: dict[str, Any]) -> list[Size]:
-    """Return the counts of a network: from memory, from the file, or made now and kept."""
+    """Return the sizes of the parts of a network."""
+    return [Size(*part) for part in _looked_up(COUNTER, what, options)]
+
+
+def _kept(what: str, options: dict[str, Any]) -> Kept:
+    """Return what a training step keeps."""
+    return Kept(*_looked_up(STEP_COUNTER, what, options)[0])
+
+
+def _looked_up(counter: str, what: str, options: dict[str, Any]) -> list[list[int]]:
+    """Return counts: from memory, from the file, or made now and kept."""
     text = json.dumps([what, options], sort_keys=True)
     key = hashlib.sha256((code_digest() + text).encode()).hexdigest()[:24]
-    return [Size(*part) for part in _remembered(key, what, text)]
+    return _remembered(key, counter, what, text)
 
 
 @cache
-def _remembered(key: str, what: str, text: str) -> list[list[int]]:
+def _remembered(key: str, counter: str, what: str, text: str) -> list[list[int]]:
     known = recall(cached(FILE))
     if key not in known:
-        known[key] = import_module(COUNTER).count(what, json.loads(text)[1])
+        known[key] = import_module(counter).count(what, json.loads(text)[1])
         remember(cached(FILE), known)
     counts: list[list[int]] = known[key]
     return counts

@@ -18,7 +18,6 @@ from diffusability.study.problems import Problems, nearest, show
 from diffusability.study.registry import Registry
 from diffusability.study.regularizer import REGULARIZERS
 from diffusability.study.sizes import check_sizes
-from diffusability.study.spec import TrainSpec
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import (
     TOKENIZER_SOURCES,
@@ -26,6 +25,7 @@ from diffusability.study.tokenizer import (
     ObjectiveSpec,
     TokenizerEntry,
     TokenizerSpec,
+    TokenizerTraining,
 )
 
 LEVEL_KEYS = ("source", "of", "factor")
@@ -36,6 +36,7 @@ TAGGED: dict[str, Registry[Any]] = {
 }
 SECTIONS = (*TAGGED, "tokenizers")
 TOKENIZER_PARTS = ("network", "objective", "train")
+TOKENIZER_OPTIONS = ("gpus",)  # of the entry itself; what is neither is an option of its method
 
 
 def resolve_study(data: Mapping[str, Any], source: str) -> Study:
@@ -206,24 +207,25 @@ def _inherit(
 
 
 def _tokenizer(where: str, flat: Mapping[str, Any], problems: Problems) -> TokenizerSpec | None:
-    """Split a flat entry into its parts: what is no part is an option of its method."""
+    """Split a flat entry into its parts; what belongs to none is an option of its method."""
     network = problems.validate_tagged(
         f"{where}.network", flat.get("network", {"arch": None}), "arch", NETWORKS
     )
-    options = {k: v for k, v in flat.items() if k not in TOKENIZER_PARTS}
+    own = {k: v for k, v in flat.items() if k in TOKENIZER_OPTIONS}
+    options = {k: v for k, v in flat.items() if k not in (*TOKENIZER_PARTS, *own)}
     regularizer = problems.validate_tagged(
         where, options or {"method": None}, "method", REGULARIZERS
     )
     objective = problems.validate(f"{where}.objective", flat.get("objective", {}), ObjectiveSpec)
     train = None
     if "train" in flat:
-        train = problems.validate(f"{where}.train", flat["train"], TrainSpec)
+        train = problems.validate(f"{where}.train", flat["train"], TokenizerTraining)
     else:
         problems.add(f"{where}.train", "this key is required")
     parts = {"network": network, "regularizer": regularizer, "objective": objective, "train": train}
     if any(part is None for part in parts.values()):
         return None
-    return problems.validate(where, parts, TokenizerSpec)
+    return problems.validate(where, parts | own, TokenizerSpec)
 
 
 def _check_select(

@@ -128,6 +128,7 @@ STAGES: dict[str, Stage] = {
         memory=32_000,
         minutes=720,
         gpu=True,
+        distributed=True,
         resumes=True,
     ),
     "latents": Stage(

@@ -119,6 +119,12 @@ class Study(Spec):
     sampling: SamplingSpec = SamplingSpec()
     metrics: MetricsSpec
     analysis: AnalysisSpec = AnalysisSpec()
+    gpu_memory: float = Field(
+        80.0,
+        gt=0,
+        description="GB of one GPU, which every training has to fit into; execution, in no "
+        "fingerprint",
+    )
     select: Selection
 
     @property

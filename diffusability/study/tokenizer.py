@@ -119,6 +119,31 @@ class TokenizerEntry(Spec):
         return None
 
 
+class TokenizerTraining(TrainSpec):
+    """How a tokenizer is optimised, and whether its batch is cut into parts.
+
+    A part has adaptive weights, batch statistics and random numbers of its own, and the gradients
+    of all parts are averaged, as in the data-parallel training of VA-VAE (8 images per GPU). So the
+    size of a part changes what is computed; which process computes it, and when, does not.
+    """
+
+    part: PositiveInt | None = Field(
+        None,
+        exclude_if=is_none,
+        description="images per part of a batch; adaptive weights, the discriminator's batch norms "
+        "and random numbers are those of a part. none: the whole batch is one part",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_part(cls, data: Any) -> Any:
+        """Leave out a part that is the whole batch: naming it changes nothing."""
+        if not isinstance(data, dict) or "part" not in data:
+            return data
+        batch = data.get("batch", cls.model_fields["batch"].default)
+        return data | {"part": None} if data["part"] == batch else data
+
+
 class TokenizerSpec(TokenizerEntry):
     """One tokenizer, resolved: base, entry and defaults merged."""
 
@@ -127,7 +152,13 @@ class TokenizerSpec(TokenizerEntry):
     network: NetworkSpec
     objective: ObjectiveSpec = ObjectiveSpec()
     regularizer: RegularizerSpec
-    train: TrainSpec
+    train: TokenizerTraining
+    gpus: PositiveInt = Field(
+        1,
+        exclude=True,
+        description="processes that share the parts of every batch, one GPU each; execution, in no "
+        "fingerprint",
+    )
 
     @model_validator(mode="after")
     def _mask_needs_tokens(self) -> "TokenizerSpec":
@@ -165,8 +196,22 @@ class TokenizerSpec(TokenizerEntry):
         if self.train.accumulation > 1:
             raise ValueError(
                 "train.accumulation must be 1: the adaptive weights of Eq. 12 are ratios of "
-                "gradients of the whole batch, so a tokenizer's loss is not a sum over images"
+                "gradients of the whole batch, so a tokenizer's loss is not a sum over images. "
+                "train.part cuts the batch into parts with weights of their own"
             )
+        part = self.train.part
+        if part is None and self.gpus > 1:
+            raise ValueError(
+                f"gpus: {self.gpus} processes share the parts of a batch, but the batch of "
+                f"{self.train.batch} is one part; set train.part, for example to 8 images"
+            )
+        if part is not None and self.train.batch % (part * self.gpus):
+            raise ValueError(
+                f"train.batch {self.train.batch} cannot be cut into parts of {part} images, "
+                f"equally many for each of {self.gpus} gpus"
+            )
+        if part is not None and self.regularizer.method == "gpe":
+            raise ValueError("train.part: method gpe compares all pairs of a batch; leave it out")
         if self.train.compile:
             raise ValueError(
                 "train.compile must be false: it compiles a forward pass, and a tokenizer is "

@@ -1,5 +1,6 @@
 """One training step of a tokenizer: the losses of autoencoder and discriminator."""
 
+from collections import deque
 from collections.abc import Iterator
 
 import torch
@@ -28,8 +29,9 @@ class TokenizerLosses:
     """The two losses of a step, for a loop that minimises them in turn.
 
     `autoencoder_loss` comes first and keeps its target and detached reconstruction; then
-    `discriminator_loss` uses that pair, so the autoencoder runs once per step. The pair is used
-    once: no state is kept between steps.
+    `discriminator_loss` uses that pair, so the autoencoder runs once per step. If a step has
+    several parts, all of them go through the first loss and then, in the same order, through the
+    second. A pair is used once: no state is kept between steps.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class TokenizerLosses:
         self.regularizer = regularizer
         self.discriminator = discriminator
         self.perceptual = perceptual
-        self._pair: tuple[Tensor, Tensor] | None = None
+        self._pairs: deque[tuple[Tensor, Tensor]] = deque()
 
     def autoencoder_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of tokenizer and regularizer (projections, mask tokens)."""
@@ -105,32 +107,28 @@ class TokenizerLosses:
         terms |= divergence_terms
         if active:
             total = total + self._gan(reference, reconstruction, terms)
-            self._pair = (target, reconstruction.detach())
+            self._pairs.append((target, reconstruction.detach()))
         for penalty in penalties:
             total = total + self._penalised(reference, penalty, terms)
         return Losses(total, {name: term.detach() for name, term in terms.items()})
 
-    def discriminator_loss(self, step: int) -> Losses | None:
-        """Return the hinge loss on this step's images and reconstructions.
-
-        Args:
-            step: the step that `autoencoder_loss` was just called with.
+    def discriminator_loss(self) -> Losses:
+        """Return the hinge loss on the oldest images and reconstructions that it has not seen.
 
         Returns:
-            Scalar total (lower is a better discriminator) and the mean scores of both sides;
-            None while the GAN loss is not enabled. No gradient reaches the autoencoder.
+            Scalar total (lower is a better discriminator) and the mean scores of both sides. No
+            gradient reaches the autoencoder.
 
         Raises:
-            TrainingError: if `autoencoder_loss` was not called since the last call.
+            TrainingError: if there are none: `autoencoder_loss` was not called before, or at a
+                step at which the GAN loss is not enabled.
         """
-        if self.discriminator is None or not self.objective.gan_active(step):
-            return None
-        if self._pair is None:
+        if self.discriminator is None or not self._pairs:
             raise TrainingError(
-                f"discriminator_loss at step {step}: no reconstruction of this step; "
-                "call autoencoder_loss first"
+                "discriminator_loss: no reconstruction of this step; call autoencoder_loss first, "
+                "at a step from gan_start on"
             )
-        (target, reconstruction), self._pair = self._pair, None
+        target, reconstruction = self._pairs.popleft()
         real, fake = _widen(self.discriminator(target)), _widen(self.discriminator(reconstruction))
         terms = {"real_score": real.detach().mean(), "fake_score": fake.detach().mean()}
         return Losses(discriminator_hinge(real, fake), terms)

@@ -42,6 +42,12 @@ class BatchOrder:
         return self._epochs[epoch]
 
 
-def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
-    """Return the generator of all randomness in one step, a function of seed and step only."""
-    return torch.Generator(device).manual_seed(derive_seed("step", seed, step))
+def step_generator(
+    seed: int, step: int, device: torch.device, part: int | None = None
+) -> torch.Generator:
+    """Return the generator of all randomness in one step, or in one part of it.
+
+    It is a function of seed, step and the part's number in the batch only.
+    """
+    parts = () if part is None else (part,)
+    return torch.Generator(device).manual_seed(derive_seed("step", seed, step, *parts))

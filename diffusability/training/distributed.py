@@ -2,13 +2,15 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from diffusability.errors import TrainingError
 
@@ -43,6 +45,46 @@ class Processes:
         first = self.rank * accumulation
         return [slice(k * size, (k + 1) * size) for k in range(first, first + accumulation)]
 
+    def reduced(self, loss: Callable[[Any], Any], parameters: Sequence[nn.Parameter]) -> nn.Module:
+        """Return a module of `loss` whose backward pass sums gradients over the processes.
+
+        Gradients travel while the backward pass still runs, in buckets
+        (`DistributedDataParallel`). They are summed and not averaged, so that they equal those of
+        the same parts in one process to the bit.
+
+        Args:
+            loss: maps a batch to an object with a scalar `total` and further scalars `terms`.
+            parameters: that gradients are needed of; not every one has to be used every time.
+
+        Returns:
+            Maps a batch to (total, terms).
+        """
+        module = _Loss(loss, parameters)
+        if self.count == 1:
+            return module
+        with _lost_processes():
+            wrapped = DistributedDataParallel(
+                module,
+                broadcast_buffers=False,
+                find_unused_parameters=True,
+                gradient_as_bucket_view=True,
+            )
+        wrapped.register_comm_hook(None, _sum)
+        return wrapped
+
+    def exchanging(
+        self, loss: nn.Module, exchange: bool
+    ) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which a backward pass of `loss` sums over the processes, or not."""
+        if exchange or not isinstance(loss, DistributedDataParallel):
+            return contextlib.nullcontext()
+        unsynchronised: contextlib.AbstractContextManager[None] = loss.no_sync()
+        return unsynchronised
+
+    def connected(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which a broken connection to other processes is a TrainingError."""
+        return contextlib.nullcontext() if self.count == 1 else _lost_processes()
+
     def add(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor, in place, by its sum over the processes, in one fixed order."""
         if self.count == 1:
@@ -73,8 +115,33 @@ def _lost_processes() -> Iterator[None]:
     """Turn a broken connection between processes into a TrainingError."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise TrainingError("another process of this training ended; see its message") from error
+
+
+class _Loss(nn.Module):
+    """The loss of a phase with its parameters, as a module that can be wrapped."""
+
+    def __init__(self, loss: Callable[[Any], Any], parameters: Sequence[nn.Parameter]) -> None:
+        super().__init__()
+        self.trained = nn.ParameterList(parameters)
+        self._loss = loss
+
+    def forward(self, batch: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return the total and the terms of the loss, as what a wrapper looks for tensors in."""
+        found = self._loss(batch)
+        return found.total, found.terms
+
+
+def _sum(  # torch looks at these annotations
+    _: None,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> torch.futures.Future[Tensor]:
+    """Start summing a bucket of gradients over the processes."""
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    return work.get_future().then(lambda future: future.value()[0])
 
 
 @contextlib.contextmanager

@@ -4,10 +4,14 @@ A run is a list of phases (one optimizer and one loss each; a GAN has two) that 
 turn. All randomness of a step is a function of seed and step, so a run that is stopped and resumed
 from a checkpoint gives bitwise the same result as an uninterrupted one (on the CPU).
 
-A batch can be cut into equal parts, over processes and one after the other (`train.accumulation`).
-Every part draws the random numbers of the whole batch and keeps its slice, so the result differs
-from that of the whole batch only in the summation order of the gradient. Two parts over two
-processes and two parts in one process give bitwise equal results.
+A batch can be cut into equal parts, over processes and one after the other. Two parts over two
+processes and two parts in one process give bitwise equal results. There are two ways to cut:
+
+- where the loss is a mean over images (`train.accumulation`), every part draws the random numbers
+  of the whole batch and keeps its slice, so the result differs from that of the whole batch only
+  in the summation order of the gradient;
+- where it is not (`Run.part`), the loss of a batch is the mean of the losses of its parts, each
+  with random numbers of its own. The size of a part then changes the result.
 """
 
 import contextlib
@@ -17,6 +21,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -67,8 +72,9 @@ class Batch:
     Attributes:
         step: counted from zero.
         indices: (B,) int64 on the CPU, of the whole batch.
-        generator: of all randomness, at the same state for every part: draw for the whole batch
-            and keep the slice `part`.
+        generator: of all randomness. If the run cuts its batches into slices of one loss, it is at
+            the same state for every part: draw for the whole batch and keep the slice `part`. If
+            parts have losses of their own (`Run.part`), each has its own generator.
         part: slice of the batch that this loss averages over.
         upcoming: (b,) `picked` of the next call, for reading ahead; None at the end of the run.
     """
@@ -87,16 +93,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Phase:
-    """One optimizer and the loss that it minimises; a loss of None skips the phase's step.
+    """One optimizer and the loss that it minimises, from step `starts` on.
 
     `divisible` says that the loss is a mean over images with random numbers drawn for the whole
-    batch: only then may the batch be cut into parts.
+    batch: only then may `train.accumulation` cut the batch.
     """
 
     name: str
     parameters: Sequence[nn.Parameter]
-    loss: Callable[[Batch], Losses | None]
+    loss: Callable[[Batch], Losses]
     divisible: bool = False
+    starts: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,7 @@ class Run:
         modules: everything with weights, by name; all of it is checkpointed.
         phases: stepped in order at every step.
         images: number of training images.
+        part: images per part with a loss of its own; None: the batch has one loss.
         versions: number of versions of every image; one is drawn each time.
         seed: of data order and of each step's generator.
         state: folder of the checkpoints.
@@ -129,11 +137,19 @@ class Run:
     state: Path
     averaged: str | None = None
     snapshots: Sequence[int] = ()
+    part: int | None = None
     versions: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     minutes: float | None = None
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     processes: Processes = field(default_factory=Processes)
+
+    @property
+    def parts(self) -> int:
+        """Parts of a batch that one process computes one after the other."""
+        if self.part is None:
+            return self.spec.accumulation
+        return self.spec.batch // (self.part * self.processes.count)
 
 
 def train(run: Run) -> "Training":
@@ -181,9 +197,15 @@ class Training:
         if run.spec.compile:  # after the copy for the average, which is not compiled
             compile_forward(run.modules[self._kept])
         self._order = BatchOrder(run.images, run.spec.batch, run.seed, run.versions)
-        self._parts = run.processes.share(run.spec.batch, run.spec.accumulation)
+        self._parts = run.processes.share(run.spec.batch, run.parts)
         self._sums: dict[str, float] = {}
         self._summed = 0
+
+    @cached_property
+    def _losses(self) -> dict[str, nn.Module]:
+        """The loss of each phase, for all processes together; made when all of them train."""
+        reduced = self.run.processes.reduced
+        return {phase.name: reduced(phase.loss, phase.parameters) for phase in self.run.phases}
 
     @property
     def averaged(self) -> nn.Module:
@@ -241,7 +263,8 @@ class Training:
         batches = self._batches(step)
         row: dict[str, float] = {}
         for phase in run.phases:
-            row |= self._descend(phase, batches, rate)
+            if step >= phase.starts:
+                row |= self._descend(phase, batches, rate)
         if self._average is not None:
             self._average.update(run.modules[run.averaged or ""])
         self.step += 1
@@ -254,9 +277,14 @@ class Training:
         upcoming = [indices[part] for part in self._parts[1:]]
         last = step + 1 == run.spec.steps
         first_of_next = None if last else self._order.indices(step + 1)[self._parts[0]]
+        generators = [
+            step_generator(run.seed, step, run.device, part.start // run.part if run.part else None)
+            for part in self._parts
+        ]
+        following = [*upcoming, first_of_next]
         return [
-            Batch(step, indices, step_generator(run.seed, step, run.device), part, following)
-            for part, following in zip(self._parts, [*upcoming, first_of_next], strict=True)
+            Batch(step, indices, *own)
+            for own in zip(generators, self._parts, following, strict=True)
         ]
 
     def _descend(self, phase: Phase, batches: list[Batch], rate: float) -> dict[str, float]:
@@ -265,12 +293,10 @@ class Training:
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
-        parts = [self._backward(phase, batch) for batch in batches]
-        if not parts[0]:
-            return {}
+        parts = [self._backward(phase, batch, batch is batches[-1]) for batch in batches]
         numbers = torch.stack([torch.stack(list(part.values())) for part in parts]).sum(0)  # (K,)
         gradients = [p.grad for p in phase.parameters if p.grad is not None]
-        processes.add([*gradients, numbers])
+        processes.add([numbers])
         means = (numbers / (len(parts) * processes.count)).tolist()
         row = dict(zip(parts[0], means, strict=True))
         if not all(math.isfinite(value) for value in means):
@@ -284,18 +310,20 @@ class Training:
         optimizer.step()
         return row
 
-    def _backward(self, phase: Phase, batch: Batch) -> dict[str, Tensor]:
-        """Add the gradient of one part; return its loss and terms as float32 scalars."""
-        run = self.run
+    def _backward(self, phase: Phase, batch: Batch, last: bool) -> dict[str, Tensor]:
+        """Add the gradient of one part; return its loss and terms as float32 scalars.
+
+        After the `last` part, gradients are sums over the processes.
+        """
+        run, loss = self.run, self._losses[phase.name]
         half = run.spec.precision == "bf16"
         errors = compiler_errors(run.name) if run.spec.compile else contextlib.nullcontext()
-        with errors:
+        with errors, run.processes.exchanging(loss, last):
             with torch.autocast(run.device.type, torch.bfloat16, enabled=half):
-                losses = phase.loss(batch)
-            if losses is None:
-                return {}
-            (losses.total / (run.spec.accumulation * run.processes.count)).backward()
-        terms = {phase.name: losses.total, **losses.terms}
+                total, terms = loss(batch)
+            with run.processes.connected():
+                (total / (run.parts * run.processes.count)).backward()
+        terms = {phase.name: total, **terms}
         return {name: value.detach().float() for name, value in terms.items()}
 
     def _stop_at_bad(self, what: str, row: dict[str, float], batch: Batch, rate: float) -> None:
@@ -414,6 +442,13 @@ def write_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
 
 def _check_division(run: Run) -> None:
     """Refuse to cut a batch whose loss is not a mean over images, or into unequal parts."""
+    if run.part is not None:
+        if run.spec.batch % (run.part * run.processes.count):
+            raise TrainingError(
+                f"{run.name}: train.batch {run.spec.batch} cannot be cut into parts of {run.part} "
+                f"images, equally many for each of {run.processes.count} processes"
+            )
+        return
     parts = run.spec.accumulation * run.processes.count
     whole = [phase.name for phase in run.phases if not phase.divisible]
     if parts > 1 and whole:

@@ -1,7 +1,8 @@
 """A diffusion training of seconds, for tests, and as a program that torchrun and signals can end.
 
 `python -m tests.unit.small_diffusion NETWORK ... [--stop STEP SIGNAL]` trains each network with its
-state in the folder of its name and, at the end, writes the weights beside it.
+state in the folder of its name and, at the end, writes the weights beside it. The networks after
+`--cut` are trained in double precision with two parts per process, and named so.
 """
 
 import argparse
@@ -99,6 +100,7 @@ def main() -> int:
     """Train; return the exit status."""
     parser = argparse.ArgumentParser()
     parser.add_argument("networks", nargs="+", choices=NETWORKS)
+    parser.add_argument("--cut", nargs="*", choices=NETWORKS, default=[])
     parser.add_argument("--stop", nargs=2, metavar=("STEP", "SIGNAL"))
     parser.add_argument("--minutes", type=float)
     options = parser.parse_args()
@@ -114,6 +116,12 @@ def main() -> int:
                 print(error, file=sys.stderr)
                 return error.exit_code
             save_file(weights(training), f"{network}-{together.rank}.safetensors")
+        for network in options.cut:
+            training = Training(
+                small_run(Path(network, "cut"), network, torch.float64, accumulation=2)
+            )
+            training.go()
+            save_file(weights(training), f"{network}-cut-{together.rank}.safetensors")
     return 0
 
 

@@ -160,8 +160,8 @@ def test_a_stage_that_cannot_be_shared_refuses_torchrun(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert command.run("", ["tokenizer", "--job", chain()["tokenizer"].job()]) != 0
-    assert "2 processes, but stage tokenizer runs in one" in capsys.readouterr().err
+    assert command.run("", ["latents", "--job", chain()["latents"].job()]) != 0
+    assert "2 processes, but stage latents runs in one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -50,12 +50,17 @@ def test_accumulation_is_the_whole_batch_up_to_rounding(
 
 
 def test_two_processes_equal_two_parts_to_the_bit(tmp_path: Path) -> None:
-    result = in_two_processes(tmp_path, *NETWORKS)
+    result = in_two_processes(tmp_path, *NETWORKS, "--cut", "edm")
     assert result.returncode == 0, result.stderr
     for network in NETWORKS:
         expected = train(small_run(tmp_path / "alone" / network, network, accumulation=2))
         for rank in (0, 1):
             assert_same(load_file(tmp_path / f"{network}-{rank}.safetensors"), weights(expected))
+    cut = [load_file(tmp_path / f"edm-cut-{rank}.safetensors") for rank in (0, 1)]
+    assert_same(*cut)
+    expected = weights(train(small_run(tmp_path / "cut", "edm", torch.float64, accumulation=4)))
+    for name, value in expected.items():  # four parts, added as (a + b) + (c + d)
+        torch.testing.assert_close(cut[0][name], value, rtol=0, atol=1e-9, msg=name)
 
 
 def test_two_processes_stop_together_and_one_goes_on(tmp_path: Path) -> None:

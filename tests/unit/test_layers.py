@@ -15,7 +15,7 @@ LAYERS = (
     ("analysis",),
     ("metrics",),
     ("fisher",),
-    ("flops",),
+    ("flops", "step_memory"),
     ("diffusion", "tokenizers"),
     ("training",),
     ("latents", "data", "encoders"),

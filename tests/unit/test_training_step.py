@@ -140,7 +140,7 @@ def test_no_gradient_crosses_between_the_phases():
     assert all(p.requires_grad for p in losses.discriminator.parameters())
     before = gradients(losses.tokenizer)
     assert all(p.grad.abs().sum() > 0 for p in weights(losses.tokenizer))
-    phase = losses.discriminator_loss(0)
+    phase = losses.discriminator_loss()
     phase.total.backward()
     assert all(p.grad.abs().sum() > 0 for p in weights(losses.discriminator))
     for one, two in zip(before, gradients(losses.tokenizer), strict=True):
@@ -157,7 +157,7 @@ def test_the_discriminator_judges_this_steps_target_and_reconstruction():
         real = losses.discriminator(images)
         fake = losses.discriminator(losses.tokenizer.decode(latents))
         expected = 0.5 * (torch.relu(1 - real).mean() + torch.relu(1 + fake).mean())
-    found = losses.discriminator_loss(0)
+    found = losses.discriminator_loss()
     torch.testing.assert_close(found.total.detach(), expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(found.terms["fake_score"], fake.mean(), rtol=1e-9, atol=1e-12)
 
@@ -165,11 +165,11 @@ def test_the_discriminator_judges_this_steps_target_and_reconstruction():
 def test_a_pair_is_judged_once():
     losses = adversarial()
     with pytest.raises(TrainingError, match="autoencoder_loss first"):
-        losses.discriminator_loss(0)
+        losses.discriminator_loss()
     losses.autoencoder_loss(uniform(2, 1, 8, 8), None, 0, seeded())
-    losses.discriminator_loss(0)
-    with pytest.raises(TrainingError, match="step 1"):
-        losses.discriminator_loss(1)
+    losses.discriminator_loss()
+    with pytest.raises(TrainingError, match="autoencoder_loss first"):
+        losses.discriminator_loss()
 
 
 def test_the_game_starts_at_its_step():
@@ -177,10 +177,11 @@ def test_the_game_starts_at_its_step():
     images = uniform(2, 1, 8, 8)
     early = losses.autoencoder_loss(images, None, 2, seeded())
     assert set(early.terms) == {"l1", "kl"}
-    assert losses.discriminator_loss(2) is None
+    with pytest.raises(TrainingError, match="from gan_start on"):
+        losses.discriminator_loss()
     late = losses.autoencoder_loss(images, None, 3, seeded())
     assert set(late.terms) == {"l1", "kl", "gan", "gan_factor"}
-    assert losses.discriminator_loss(3) is not None
+    losses.discriminator_loss()
     expected = early.total + 0.5 * late.terms["gan_factor"] * late.terms["gan"]
     torch.testing.assert_close(late.total, expected, rtol=1e-10, atol=0)
 
@@ -196,7 +197,7 @@ def test_both_networks_change_in_a_step_of_both_phases():
     losses.autoencoder_loss(images, None, 0, seeded()).total.backward()
     optimizers[0].step()
     optimizers[1].zero_grad()
-    losses.discriminator_loss(0).total.backward()
+    losses.discriminator_loss().total.backward()
     optimizers[1].step()
     for old, module in zip(before, (losses.tokenizer, losses.discriminator), strict=True):
         for one, two in zip(old, weights(module), strict=True):
@@ -241,7 +242,7 @@ def test_autocast_keeps_losses_in_single_precision():
     exact = losses.autoencoder_loss(images, features, 0, seeded())
     with torch.autocast("cpu", torch.bfloat16):
         rounded = losses.autoencoder_loss(images, features, 0, seeded())
-        judged = losses.discriminator_loss(0)
+        judged = losses.discriminator_loss()
     assert rounded.total.dtype == judged.total.dtype == torch.float32
     assert rounded.terms["l1"].item() == pytest.approx(exact.terms["l1"].item(), rel=0.01)
     rounded.total.backward()

@@ -1,0 +1,200 @@
+"""Memory that a training step keeps for its backward pass, counted tensor by tensor.
+
+The step runs on fake tensors, which have shapes and types and no content, so nothing is computed
+and no memory is taken. Every tensor that autograd saves is counted once, however often it is saved;
+weights are not, as they are counted by themselves. `diffusability.study.operations` calls this
+module and caches the results.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
+
+from diffusability.data.images import ImageSet
+from diffusability.diffusion.load import backbone_spec, build_diffusion
+from diffusability.encoders.load import encoder_kind
+from diffusability.encoders.pretext import Pretext
+from diffusability.study.regularizer import Baseline
+from diffusability.study.tokenizer import ObjectiveSpec
+from diffusability.tokenizers.build import build_tokenizer, tokenizer_network
+from diffusability.tokenizers.discriminator import PatchDiscriminator
+from diffusability.tokenizers.hierarchical import HierarchicalAutoencoder, hierarchical_loss
+from diffusability.tokenizers.objective import Objective, PerceptualDistance
+from diffusability.tokenizers.perceptual import FeaturePerceptual
+from diffusability.tokenizers.regularizers.interface import Regularizer
+from diffusability.tokenizers.training_step import TokenizerLosses
+
+Count = tuple[int, int]  # bytes whatever the number of images, and bytes per image
+VGG_WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+def count(what: str, options: dict[str, Any]) -> list[Count]:
+    """Return the bytes that a step keeps.
+
+    Args:
+        what: "tokenizer_step" or "backbone_step".
+        options: arguments of the function with that name below, as plain values.
+    """
+    return [PARTS[what](**options)]
+
+
+def tokenizer_step(
+    network: dict[str, Any],
+    objective: dict[str, Any],
+    perceptual: dict[str, Any] | None,
+    channels: int,
+    side: int,
+    precision: str,
+) -> Count:
+    """Return what the larger of a tokenizer's two losses keeps, once the GAN has begun.
+
+    What regularizers keep beside it is not counted: at 256 pixels it is below one per cent.
+
+    Args:
+        network, objective: options of the entry.
+        perceptual: options of the encoder whose features are compared, if there is one.
+        channels, side: of the images.
+        precision: autocast type.
+    """
+    spec = tokenizer_network(network)
+    options = ObjectiveSpec.model_validate(objective)
+    tokenizer = build_tokenizer(spec, channels, side)
+    judge = PatchDiscriminator(options, channels) if options.gan else None
+    distance, frozen = _perceptual(perceptual, channels, side)
+    modules = [module for module in (tokenizer, judge) if module is not None]
+    loss = Objective(options)
+    generator = torch.Generator()
+
+    def step(images: int) -> int:
+        shown = torch.empty(images, channels, side, side)
+        if isinstance(tokenizer, HierarchicalAutoencoder):
+            return kept(
+                lambda: hierarchical_loss(tokenizer, loss, shown, 0, generator).total,
+                modules,
+                precision,
+            )
+        plain = Regularizer[Baseline, None](Baseline(method="baseline"), spec.channels)
+        losses = TokenizerLosses(tokenizer, loss, plain, judge, distance)
+        start = options.gan_start
+        run = lambda: losses.autoencoder_loss(shown, None, start, generator).total  # noqa: E731
+        first = kept(run, [*modules, *frozen], precision)
+        if judge is None:
+            return first
+        return max(first, kept(lambda: losses.discriminator_loss().total, modules, precision))
+
+    return _line(step, [*modules, *frozen])
+
+
+def backbone_step(
+    spec: dict[str, Any], latent: tuple[int, int, int], num_classes: int, precision: str
+) -> Count:
+    """Return what the network of a diffusion model keeps on latents (C, H, W)."""
+    network = build_diffusion(backbone_spec(spec), latent, num_classes).network
+
+    def step(images: int) -> int:
+        x, time = torch.empty(images, *latent), torch.empty(images)
+        label = torch.zeros(images, dtype=torch.long)
+        return kept(lambda: network(x, time, label).float().square().mean(), [network], precision)
+
+    return _line(step, [network])
+
+
+PARTS: dict[str, Callable[..., Count]] = {
+    "tokenizer_step": tokenizer_step,
+    "backbone_step": backbone_step,
+}
+
+
+def _line(step: Callable[[int], int], modules: Iterable[nn.Module]) -> Count:
+    """Return intercept and slope of a step's bytes; they are exactly linear in its images."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in modules:
+            _materialise(module)
+        one, two = step(1), step(2)
+    return 2 * one - two, two - one
+
+
+def _materialise(module: nn.Module) -> None:
+    """Put a module that was built on the meta device on the (fake) CPU, where autocast acts."""
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                empty = torch.empty(parameter.shape, dtype=parameter.dtype)
+                part._parameters[name] = nn.Parameter(empty, parameter.requires_grad)
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+
+
+def kept(loss: Callable[[], Tensor], modules: Iterable[nn.Module], precision: str) -> int:
+    """Return the bytes of all tensors that a loss keeps for its backward pass, without weights.
+
+    Args:
+        loss: computes a scalar. modules: whose weights are not counted.
+        precision: autocast type of the loss.
+    """
+    seen: dict[int, Any] = {}  # storages by identity; held, so that none is used again
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        seen[storage._cdata] = storage
+        return tensor
+
+    half = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    with half, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        found = loss()
+    weights = {
+        tensor.untyped_storage()._cdata
+        for module in modules
+        for tensor in (*module.parameters(), *module.buffers())
+    }
+    total = sum(int(storage.nbytes()) for key, storage in seen.items() if key not in weights)
+    del found  # its graph holds what was kept
+    return total
+
+
+def _perceptual(
+    entry: dict[str, Any] | None, channels: int, side: int
+) -> tuple[PerceptualDistance | None, list[nn.Module]]:
+    """Return a distance with the layers of the entry's, and its frozen networks."""
+    if entry is None:
+        return None, []
+    if entry["kind"] == "lpips":
+        vgg = Vgg16()
+        return FeaturePerceptual(vgg), [vgg]
+    kind = encoder_kind(entry)
+    if not isinstance(kind, Pretext):  # of the user's own: not known before it is imported
+        return lambda target, reconstruction: (target - reconstruction).square().mean((1, 2, 3)), []
+    none = torch.empty(1)
+    image = torch.empty(1, channels, side, side, device="meta")
+    network = kind.build(ImageSet(image, none, none, none, 10)).requires_grad_(False)
+    return FeaturePerceptual(network.feature_maps), [network]
+
+
+class Vgg16(nn.Module):
+    """The convolutions of VGG-16 with the five feature maps that LPIPS compares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        before = 3
+        self.stages = nn.ModuleList()
+        with torch.device("meta"):
+            for widths in VGG_WIDTHS:
+                layers: list[nn.Module] = []
+                for width in widths:
+                    layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True)]
+                    before = width
+                self.stages.append(nn.Sequential(*layers))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the feature maps of images (B, 1 or 3, H, W)."""
+        found: list[Tensor] = []
+        hidden = images.expand(-1, 3, -1, -1)
+        for stage in self.stages:
+            hidden = stage(functional.max_pool2d(hidden, 2) if found else hidden)
+            found.append(hidden)
+        return found
