@@ -129,7 +129,7 @@ def statistic_title(axis: Axes, symbol: str, row: Mapping[str, Any] | None, tota
         return f"{value}\n" + wrapped(axis, f"no interval: {reason}" if reason else "no interval")
     interval = f"[{number(row['low'])}, {number(row['high'])}]"
     one_line = f"{value} {interval}"
-    if len(one_line) * _CHARACTER > 1.15 * panel_size(axis)[0]:
+    if len(one_line) * _CHARACTER > 1.05 * panel_size(axis)[0]:
         return f"{value}, {n}\n{interval}"
     return f"{one_line}\n{n}"
 

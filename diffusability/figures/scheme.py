@@ -69,7 +69,7 @@ def _semantics(axis: Axes) -> None:
     """Three classes; a latent and its nearest neighbours."""
     rng = np.random.default_rng(1)
     for (x, y), colour in zip(((0.45, 0.6), (1.1, 0.35), (1.6, 0.72)), PALETTE, strict=False):
-        points = np.array((x, y)) + rng.normal(scale=(0.17, 0.12), size=(14, 2))
+        points = np.array((x, y)) + rng.normal(scale=(0.14, 0.11), size=(14, 2))
         axis.plot(*points.T, "o", color=colour, markersize=3, alpha=0.8)
         if colour == BLUE:
             centre = points[((points - (x, y)) ** 2).sum(axis=1).argmin()]

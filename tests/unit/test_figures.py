@@ -416,7 +416,7 @@ SENTENCES = {
     "intercorrelations": "two metrics of different perspectives were not measured together",
     "length_ratio": "the tables have no length ratio for sit-b, guidance 1, conv-f16d32",
     "neighbours_probe": "the linear probe (semantics.probe) was not measured in this study",
-    "reconstruction": "LPIPS (reconstruction.lpips*) was not measured in this study",
+    "reconstruction": "Reconstruction quality of the tokenizers",
     "trajectories": "straightness (trajectory.straightness) was not measured in this study",
     "noise_floor": "the tables have no noise floor for this panel",
     "inception_score": "was not measured in this study",
@@ -435,12 +435,14 @@ def test_what_a_small_study_lacks_is_said() -> None:
     assert set(SENTENCES) == set(FIGURES)
     for name, sentence in SENTENCES.items():
         assert sentence in texts(draw_figure(name, small)), name
+    axes = draw_figure("reconstruction", small).axes
+    assert len(axes) == 3  # of LPIPS, which was not measured, there is no empty panel
 
 
 def test_a_study_without_generated_images_is_said() -> None:
     table = figure_table(4)
     bare = results_of(table[table["backbone"] == ""].reset_index(drop=True), {})
-    for name in set(FIGURES) - {"scheme"}:
+    for name in set(FIGURES) - {"scheme", "reconstruction"}:
         assert re.search("(was|were) not measured|linear probe", texts(draw_figure(name, bare))), (
             name
         )
