@@ -116,7 +116,7 @@ def answer(tables: Mapping[str, pd.DataFrame], target: str) -> Answer:
         return Answer(CANNOT + reason + ".", strongest=drawn, best=best, worst=worst)
     first = strongest(found)
     if first.settled:
-        sentence = _decided(first, found, target)
+        sentence = _decided(first, found, target, bool(higher_is_better(measurements, target)))
     else:
         sentence = CANNOT + _doubt(first, found) + "."
     tested = declared_sentence(tables["declared_tests"]) if "declared_tests" in tables else ""
@@ -224,15 +224,13 @@ def _turn(row: Mapping[Any, Any], short: str, title: str, panels: int) -> Turned
     )
 
 
-def _decided(first: Turned, found: list[Turned], target: str) -> str:
-    better = f"{'a better' if first.r > 0 else 'a worse'} {first.short}"
-    if not first.directed:
-        better = f"a different {first.short}"
-    perspectives = len({c.short for c in found})
-    against = "" if first.r > 0 or not first.directed else ", against its declared direction"
+def _decided(first: Turned, found: list[Turned], target: str, up: bool) -> str:
+    way = "higher" if (float(first.row["pearson"]) > 0) == up else "lower"
+    against = "" if first.r > 0 or not first.directed else ", against what the metric declares"
     return (
-        f"Of {perspectives} perspectives, {first.perspective} predicts generation best: {better} "
-        f"goes with a better {name_metric(target)}{against}, {first.interval} over "
+        f"Of {len({c.short for c in found})} perspectives, {first.perspective} predicts generated "
+        f"images best: the {way} the {first.short} of a tokenizer, the better its "
+        f"images by {name_metric(target)}{against}. {first.interval} over "
         f"{first.row['n']:.0f} tokenizers in {first.row['clusters']:.0f} clusters "
         f"(p = {first.p:.2g} after correction for every metric and backbone)."
     )
@@ -246,7 +244,10 @@ def _doubt(first: Turned, found: list[Turned]) -> str:
     )
     if not first.known:
         metrics = len({c.short for c in found})
-        return f"the interval of each of its {metrics} perspectives contains zero; largest: {where}"
+        return (
+            f"each of its {metrics} perspectives may go with better images or with worse: the "
+            f"intervals of all perspectives contain zero. Largest: {where}"
+        )
     if not first.without[0] * first.without[1] > 0:
         return (
             f"its strongest correlation depends on one tokenizer, {first.row['influential']}: "
@@ -270,12 +271,15 @@ def _details(
     sentences = []
     if len(own) > 1:
         sentences.append(
-            f"The interval of {first.short} leaves out zero on the same side on {len(agree)} of "
-            f"{len(own)} backbones."
+            f"{first.short} points the same way, beyond chance, on {len(agree)} of {len(own)} "
+            "backbones."
         )
     r, low, high = first.partial
     if not math.isnan(low):
-        sentences.append(f"Given reconstruction (PSNR): r = {r:.2f} [{low:.2f}, {high:.2f}].")
+        sentences.append(
+            f"Among tokenizers that reconstruct equally well (given PSNR): r = {r:.2f} "
+            f"[{low:.2f}, {high:.2f}]."
+        )
     name = name_metric(target)
     sentence = f"Best images: {scores.index[0]} ({name} {scores.iloc[0]:.3g})"
     gap = _resolvable_gap(floor, first, target)

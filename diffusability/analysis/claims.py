@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from os import PathLike
 from typing import Any, get_args
 
@@ -12,7 +13,17 @@ from diffusability.analysis.joint import Kind
 from diffusability.errors import StudyError
 
 KINDS = get_args(Kind)
-_SELECTOR = ("metric", "target", "backbone", "family", "guidance", "given", "paper", "inside")
+_SELECTOR = (
+    "metric",
+    "target",
+    "backbone",
+    "family",
+    "guidance",
+    "given",
+    "paper",
+    "assumed",
+    "inside",
+)
 _FINDINGS = ("latent_findings", "fisher_findings")  # tables whose rows have intervals already
 
 
@@ -59,6 +70,11 @@ class Claim:
     exact: str = ""
     curve: str = ""
 
+    @property
+    def assumed(self) -> bool:
+        """Whether the power is computed at a value that is ours, not the paper's."""
+        return any("assumed" in selector for selector in (*self.plus, *self.minus))
+
 
 def load_claims(path: str | PathLike[str]) -> list[Claim]:
     """Load the claims of a YAML file.
@@ -69,9 +85,10 @@ def load_claims(path: str | PathLike[str]) -> list[Claim]:
             has ``of`` and optionally ``against`` (a selector or a list of them), ``every: true``
             and ``read_off: true``; a selector maps metric, target, backbone and family to shell
             patterns (one, or a list with ``!`` for exclusion), guidance to a number or ``best``,
-            ``given`` to a metric, ``paper`` to the paper's r (a number, or by metric),
-            ``inside`` to a range. A claim on findings has ``table``, ``selector`` and optionally
-            ``exact`` and ``curve``, a statistic for the second reading.
+            ``given`` to a metric, ``inside`` to a range, ``paper`` to the paper's value (a number,
+            or by metric), ``assumed`` to one for the power where the paper gives words only. A
+            claim on findings has ``table``, ``selector`` and optionally ``exact`` and ``curve``, a
+            statistic for the second reading.
 
     Returns:
         The claims in the order of the file.
@@ -143,6 +160,14 @@ def _selectors(given: Any, where: str) -> tuple[Mapping[str, Any], ...]:
         if "metric" not in selector:
             raise StudyError(f"{where}: a selector without metric")
     return selectors
+
+
+def paper_value(selector: Mapping[str, Any], metric: str) -> float:
+    """Return the paper's value of a metric, else the assumed one; NaN if there is neither."""
+    value = selector.get("paper", selector.get("assumed", math.nan))
+    if isinstance(value, Mapping):
+        value = next((r for text, r in value.items() if fnmatchcase(metric, text)), math.nan)
+    return float(value)
 
 
 def _region(expect: Any, where: str) -> Region:

@@ -1,15 +1,14 @@
 """The rows of a study's measurements that a claim speaks of."""
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from diffusability.analysis.claims import paper_value
 from diffusability.analysis.joint import FEWEST, Row, Terms
 from diffusability.analysis.panels import (
     Measured,
@@ -31,10 +30,13 @@ from diffusability.study.tables import BEST
 
 # numbers of a tokenizer that are derived for claims alone
 DEVIATION = "profile.deviation"  # mean |length ratio - 1| along its trajectories
+EARLY = "profile.deviation_early"  # over the first two thirds of the way from noise: early, middle
+LATE = "profile.deviation_late"  # over the last third
 VARIANCE = "profile.variance"  # r of length ratio and irreducible variance along them
 OPTIMUM = "guidance.best"
 DISTANCE = ("generation.fd_*", "!generation.fd_infinity_*", "generation.fid")
-_DERIVED = (DEVIATION, VARIANCE, OPTIMUM)
+_DERIVED = (DEVIATION, EARLY, LATE, VARIANCE, OPTIMUM)
+_PARTS = {DEVIATION: (0.0, 1.0), EARLY: (0.0, 2 / 3), LATE: (2 / 3, 1.0)}  # of the way
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Study:
         for panel, name in pairs if kind != "fit" else [(p, "") for p, _ in pairs[:: len(metrics)]]:
             for family in families:
                 if kind == "fit":
-                    yield from self._fit(panel, metrics, family, reasons)
+                    yield from self._fit(panel, metrics, family, selector, reasons)
                 elif kind in ("mean", "share"):
                     yield from self._number(panel, name, family, selector, reasons)
                 else:
@@ -135,11 +137,9 @@ class Study:
             rows = rows[rows["tokenizer"].isin(held.index)]
             given = rows["tokenizer"].map(held).to_numpy(float)[:, None]
         x, y = (rows[side].to_numpy(float)[:, None] for side in "xy")
-        paper = selector.get("paper", math.nan)
-        if isinstance(paper, Mapping):
-            paper = next((r for text, r in paper.items() if fnmatchcase(name, text)), math.nan)
         labels = {**panel.labels, "family": family, "metric": name}
-        yield from _usable(Row(labels, self._index(rows), sign * x, y, given, paper), reasons)
+        row = Row(labels, self._index(rows), sign * x, y, given, paper_value(selector, name))
+        yield from _usable(row, reasons)
 
     def _paired(self, panel: Panel, name: str, family: str) -> pd.DataFrame:
         """Return tokenizer, x and y of a metric, which may be derived."""
@@ -153,8 +153,8 @@ class Study:
     def _derived(self, panel: Panel, name: str) -> Mapping[str, float]:
         if name == OPTIMUM:
             return best_guidance(self.table, panel.target, panel.backbone)[0]
-        if name == DEVIATION:
-            return deviations(self.profiles, panel.backbone, panel.guidance)
+        if name in _PARTS:
+            return deviations(self.profiles, panel.backbone, panel.guidance, _PARTS[name])
         return variance_relations(self.table, self.profiles, panel.backbone, panel.guidance)
 
     def _sign(self, name: str, target: str) -> int | None:
@@ -168,10 +168,14 @@ class Study:
     ) -> Iterator[Row]:
         if self._without_optimum(panel, name, reasons):
             return
+        if failed(self.table, panel, family):
+            reasons.append(f"generation failed ({panel.backbone}, {family})")
+            return
         rows = self._paired(panel, name, family)
         if "inside" in selector:
             rows = rows.assign(x=rows["x"].between(*selector["inside"]).astype(float))
-        yield from self._single(name, family, rows, "x", reasons, panel)
+        for row in self._single(name, family, rows, "x", reasons, panel):
+            yield replace(row, paper=paper_value(selector, name))
 
     def _without_optimum(self, panel: Panel, name: str, reasons: list[str]) -> bool:
         """Return whether a best guidance scale is asked for where only one was sampled."""
@@ -201,7 +205,12 @@ class Study:
             yield row
 
     def _fit(
-        self, panel: Panel, metrics: list[str], family: str, reasons: list[str]
+        self,
+        panel: Panel,
+        metrics: list[str],
+        family: str,
+        selector: Mapping[str, Any],
+        reasons: list[str],
     ) -> Iterator[Row]:
         parts = [self._paired(panel, name, family).set_index("tokenizer") for name in metrics]
         shared = parts[0].index[np.all([parts[0].index.isin(p.index) for p in parts], axis=0)]
@@ -216,7 +225,8 @@ class Study:
         else:
             labels = {**panel.labels, "family": family, "metric": " + ".join(metrics)}
             y = first["y"].to_numpy(float)[:, None]
-            yield from _usable(Row(labels, self._index(first), x, y), reasons)
+            paper = paper_value(selector, metrics[0])
+            yield from _usable(Row(labels, self._index(first), x, y, paper=paper), reasons)
 
     def _index(self, rows: pd.DataFrame) -> np.ndarray:
         return rows["tokenizer"].map(self.place).to_numpy(np.int64)

@@ -6,13 +6,15 @@ of them in which the whole interval of the claim's statistic lies inside its reg
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from diffusability.analysis.claims import Claim
+from diffusability.analysis.claims import Claim, paper_value
 from diffusability.analysis.estimators import Array
 from diffusability.analysis.intervals import MIN_CLUSTERS, Labels
 from diffusability.analysis.joint import FEWEST, Row, Terms, evaluate
@@ -24,7 +26,15 @@ RESEMBLANCE = 0.5  # share of variance that tokenizers of one cluster have in co
 AGREEMENT = 0.9  # r of the generation quality on two backbones
 RELIABILITY = 0.8  # of a target, where nothing is known of it yet
 ENOUGH = 0.5  # below it, a study hardly tests a claim
-SIMULATED = ("correlation", "within", "partial", "slope", "offset")
+# why the power of a statistic is not computed
+NOT_COMPUTED = {
+    "range": "the paper gives no range over backbones, and r per backbone for one family only",
+    "sd": "the paper shows the spread in a figure, without a number",
+    "mean": "how much the number differs between tokenizers is not known before a run",
+}
+NO_VALUE = "the paper gives no value to compute it at"
+ASSUMED = "at a value that we assume: the paper gives words only"
+_WITHOUT_NOISE = ("shared", "share")  # of targets
 
 
 def power(
@@ -44,16 +54,74 @@ def power(
         confidence: of the interval. draws: number of simulated data sets.
 
     Returns:
-        In [0, 1]; NaN if the paper gives no value for a row, or the statistic is not simulated.
+        In [0, 1]; NaN if it is not computed (``power_reason``).
     """
-    known = all(not math.isnan(row.paper) for row in terms.rows)
-    if claim.statistic not in SIMULATED or not known:
+    if power_reason(claim, terms):
         return math.nan
-    made = simulate(terms, clusters, reliability, draws, zlib.crc32(claim.id.encode()))
-    found = evaluate(claim.statistic, made, clusters, confidence, claim.least)  # type: ignore[arg-type]
+    seed = zlib.crc32(claim.id.encode())
+    made: Iterable[Terms]
+    if claim.statistic == "fit":  # one data set after the other
+        made = (
+            _simulated_fits(terms, clusters, reliability, seed + draw) for draw in range(draws // 4)
+        )
+    elif claim.statistic == "share":
+        made = [_simulated_shares(terms, clusters, draws, seed)]
+    else:
+        noise = 1.0 if claim.statistic in _WITHOUT_NOISE else reliability
+        made = [simulate(terms, clusters, noise, draws, seed)]
+    found = [
+        evaluate(claim.statistic, data, clusters, confidence, claim.least)  # type: ignore[arg-type]
+        for data in made
+    ]
+    low, high = (
+        np.concatenate([getattr(interval, end) for interval in found]) for end in ("low", "high")
+    )
     with np.errstate(invalid="ignore"):
-        inside = (found.low >= claim.region.low) & (found.high <= claim.region.high)
-    return float(inside.mean())
+        return float(((low >= claim.region.low) & (high <= claim.region.high)).mean())
+
+
+def power_reason(claim: Claim, terms: Terms) -> str:
+    """Return why the power of a claim is not computed; empty if it is."""
+    if claim.statistic in NOT_COMPUTED:
+        return NOT_COMPUTED[claim.statistic]
+    return NO_VALUE if any(math.isnan(row.paper) for row in terms.rows) else ""
+
+
+def _simulated_fits(terms: Terms, clusters: Labels, reliability: float, seed: int) -> Terms:
+    """Return one data set in which two independent metrics explain the paper's R² together."""
+    rng = np.random.default_rng(seed)
+    groups = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)[1]
+    families: dict[bytes, tuple[Array, Array]] = {}
+
+    def made(row: Row) -> Row:
+        codes, family = groups[row.index], row.index.tobytes()
+        if family not in families:
+            families[family] = _normal(codes, 2, rng), _normal(codes, 1, rng)
+        x, common = families[family]
+        noise = _mixed(common, _normal(codes, 1, rng), math.sqrt(AGREEMENT))
+        signal = x.sum(axis=1, keepdims=True) / math.sqrt(2)
+        return replace(row, x=x, y=_mixed(signal, noise, math.sqrt(row.paper * reliability)))
+
+    return Terms([[made(row) for row in term] for term in terms.plus])
+
+
+def _simulated_shares(terms: Terms, clusters: Labels, draws: int, seed: int) -> Terms:
+    """Return the rows with a share of tokenizers as large as the paper's in expectation."""
+    rng = np.random.default_rng(seed)
+    groups = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)[1]
+    hidden = _normal(groups, draws, rng)  # the same on every backbone
+
+    def made(row: Row) -> Row:
+        return replace(row, x=(hidden[row.index] < stats.norm.ppf(row.paper)).astype(float))
+
+    return Terms([[made(row) for row in term] for term in terms.plus])
+
+
+def _normal(codes: np.ndarray, draws: int, rng: np.random.Generator) -> Array:
+    """Return (n, draws) normal values of which a cluster shares a part."""
+    shared = rng.standard_normal((codes.max() + 1, draws))[codes]
+    own = rng.standard_normal((len(codes), draws))
+    return math.sqrt(RESEMBLANCE) * shared + math.sqrt(1 - RESEMBLANCE) * own
 
 
 def simulate(terms: Terms, clusters: Labels, reliability: float, draws: int, seed: int) -> Terms:
@@ -69,9 +137,7 @@ def simulate(terms: Terms, clusters: Labels, reliability: float, draws: int, see
 
     def normal(index: np.ndarray) -> Array:
         codes = np.unique(labels[index].astype(str), return_inverse=True)[1]
-        shared = rng.standard_normal((codes.max() + 1, draws))[codes]
-        own = rng.standard_normal((len(index), draws))
-        return math.sqrt(RESEMBLANCE) * shared + math.sqrt(1 - RESEMBLANCE) * own
+        return _normal(codes, draws, rng)
 
     def made(row: Row) -> Row:
         wanted = row.paper * math.sqrt(reliability if row.labels.get("backbone") else 1.0)
@@ -126,23 +192,27 @@ def planned_terms(
         single = single and not str(selector["target"]).startswith("generation.")
         single = single or claim.statistic in ("sd", "shared")
         there = [""] if single else [b for b in backbones if fits(b, selector.get("backbone"))]
-        paper = selector.get("paper", math.nan)
         names = [n for n in named(selector["metric"]) if n.partition(".")[0] in measured]
+        pairs = [(selector.get("target"), name) for name in names]
+        if claim.statistic == "shared":
+            pairs = list(combinations(names, 2))
+        if claim.statistic == "fit":
+            pairs = pairs[: len(names) == len(named(selector["metric"]))]
         return [
             Row(
                 {
-                    **{"target": selector.get("target"), "backbone": backbone, "family": family},
+                    **{"target": target, "backbone": backbone, "family": family},
                     **{"guidance": selector.get("guidance", 1), "metric": name},
                 },
                 np.array(index),
                 np.empty((0, 1)),
                 given=np.ones((1, 1)) if "given" in selector else np.empty((0, 1)),
-                paper=float(paper[name] if isinstance(paper, Mapping) else paper),  # type: ignore[arg-type]
+                paper=paper_value(selector, name),
             )
             for family, index in families.items()
             if len(index) >= FEWEST and fits(family, selector.get("family"))
             for backbone in there
-            for name in names
+            for target, name in pairs
         ]
 
     terms = [[rows(selector) for selector in side] for side in (claim.plus, claim.minus)]
@@ -186,8 +256,7 @@ def power_table(study: Study, claims: Sequence[Claim], confidence: float = 0.95)
             row["note"] = f"fewer than {MIN_CLUSTERS} clusters: no interval"
         else:
             row["power"] = power(claim, terms, labels, confidence=confidence)
-            unknown = math.isnan(row["power"])  # type: ignore[arg-type]
-            row["note"] = "the paper gives no value to compute it at" if unknown else ""
+            row["note"] = power_reason(claim, terms) or (ASSUMED if claim.assumed else "")
         rows.append(row)
     columns = ["claim", "power", "rows", "tokenizers", "clusters", "note"]
     table = pd.DataFrame(rows, columns=columns)

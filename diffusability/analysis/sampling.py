@@ -88,9 +88,20 @@ def _read(artifact: Artifact) -> dict[str, list[float]]:
     return dict(json.loads((path / FILE).read_text()))
 
 
-def deviations(profiles: pd.DataFrame, backbone: str, guidance: Guidance) -> dict[str, float]:
-    """Return mean |length ratio - 1| along the trajectories of each tokenizer; 0 is straight."""
-    chosen = _of_panel(profiles, backbone, guidance).groupby("tokenizer")["value"]
+def deviations(
+    profiles: pd.DataFrame,
+    backbone: str,
+    guidance: Guidance,
+    times: tuple[float, float] = (0.0, 1.0),
+) -> dict[str, float]:
+    """Return mean |length ratio - 1| of each tokenizer between two times; 0 is straight.
+
+    Args:
+        profiles: the table. backbone, guidance: of the trajectories.
+        times: from 0 (noise) to 1 (data); a segment belongs to the time of its middle.
+    """
+    own = _of_panel(profiles, backbone, guidance)
+    chosen = own[own["time"].between(*times)].groupby("tokenizer")["value"]
     return {str(name): float((part - 1).abs().mean()) for name, part in chosen}
 
 

@@ -19,7 +19,7 @@ from diffusability.analysis.frames import join_notes, table_frame
 from diffusability.analysis.intervals import Analysis, AnalysisOptions, Labels
 from diffusability.analysis.joint import CORRELATIONS, Row, Terms, evaluate
 from diffusability.analysis.panels import Measured, Table
-from diffusability.analysis.power import power
+from diffusability.analysis.power import ASSUMED, power, power_reason
 from diffusability.analysis.selection import fits
 from diffusability.study.tables import CLAIMS_TABLE
 
@@ -111,8 +111,12 @@ def _joint(claim: Claim, study: Study, floor: pd.DataFrame, confidence: float) -
     chance = power(claim, terms, study.clusters, reliability, confidence)
     free = _noise_free(claim, terms, study.clusters, (low, high), least)
     verdict, reason = decide(claim.region, (low, high), free)
-    left = _reasons(evidence)
-    reason = join_notes(reason, f"left out: {left}" if left else "")
+    left, why = _reasons(evidence), power_reason(claim, terms)
+    reason = join_notes(
+        reason,
+        f"left out: {left}" if left else "",
+        f"power not computed: {why}" if why else f"power {ASSUMED}" if claim.assumed else "",
+    )
     return _Finding(verdict, reason, value, low, high, chance, **counts)
 
 

@@ -1,4 +1,4 @@
-"""Correlation of the metrics of every perspective with generation quality, on one page."""
+"""Correlation of the metrics of every perspective with generation quality, with intervals."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from diffusability.analysis.catalogue import PERSPECTIVES, REPRESENTATIVES, name_metric
-from diffusability.analysis.panels import predictors
+from diffusability.analysis.catalogue import PERSPECTIVES, REPRESENTATIVES
 from diffusability.figures.panels import (
     annotate_empty,
     legend_below,
@@ -18,62 +17,77 @@ from diffusability.figures.panels import (
     sentence_figure,
     set_title,
 )
-from diffusability.figures.results import (
-    Results,
-    Scope,
-    backbone_scopes,
-    guidance_scales,
-    reference_scope,
-)
-from diffusability.figures.style import QUIET, TEXT
+from diffusability.figures.perspectives import every_scope
+from diffusability.figures.results import Results, Scope, guidance_scales
+from diffusability.figures.style import HALF, PAGE, QUIET, TEXT
 from diffusability.study.tables import BEST
 
 FILLED, OPEN = "#0072B2", "#D55E00"
 OFFSET = 0.17  # rows between the marks of one metric
-ROW = 0.2  # inches per metric
-WIDEST = 6  # panels side by side
+ROW = 0.27  # inches per metric
+NARROW, WIDE = 1.3, 2.2  # inches, width of a panel
 
 
 def draw_correlations(results: Results) -> Figure:
-    """Return a panel per backbone and family: sign-oriented r of each metric with both intervals.
+    """Return a panel per backbone and family: turned r of each perspective's metric.
 
-    All combinations are shown if they fit on a page, else the other families with the first
-    backbone only. Positive: a better value, as the metric declares, means better generation.
+    Half as wide as the page. Positive: a better value, as the metric declares, means better images.
     """
-    reference = reference_scope(results, results.target)
-    if reference is None:
+    return _draw(results, {title: _first(metrics) for title, metrics in PERSPECTIVES.items()}, HALF)
+
+
+def draw_all_metrics(results: Results) -> Figure:
+    """Return the same for every metric of each perspective, as wide as the page."""
+    return _draw(results, PERSPECTIVES, PAGE)
+
+
+def _first(metrics: Mapping[str, str]) -> dict[str, str]:
+    """Return the metric that represents a perspective."""
+    return {short: of for short, of in metrics.items() if short in REPRESENTATIVES}
+
+
+def _draw(results: Results, shown: Mapping[str, Mapping[str, str]], width: float) -> Figure:
+    scopes = every_scope(results, results.target)
+    if not scopes:
         return sentence_figure(f"{results.target} was not measured in this study")
-    scopes = list(backbone_scopes(results, results.target))
-    varied = scopes if len(scopes) * len(results.families) <= WIDEST else scopes[:1]
     correlations = results.tables.get("correlations", pd.DataFrame({"family": results.families}))
-    known = set(correlations["family"]) - {reference.family}  # not of families that are too small
-    others = [name for name in results.families if name in known]
-    scopes += [scope.at(family=family) for family in others for scope in varied]
-    positions = _positions(results)
+    known = {scopes[0].family, *correlations["family"]}  # others are too small to be correlated
+    scopes = [scope for scope in scopes if scope.family in known]
+    positions = _positions(results, shown)
     if not positions:
         return sentence_figure("no metric of any perspective was measured in this study")
     height = ROW * (max(positions.values()) + 1)
-    figure, axes = panel_grid(1, len(scopes), panel=(1.32, height), gap=(0.15, 0.65), left=1.1)
-    for axis, scope in zip(axes[0], scopes, strict=True):
+    left, gap = (1.3 if width < PAGE else 1.1), 0.15
+    columns = min(len(scopes), int((width - left + gap) / (NARROW + gap)))
+    panel = min(WIDE, (width - left - gap * (columns - 1)) / columns)
+    rows = -(-len(scopes) // columns)
+    figure, axes = panel_grid(rows, columns, panel=(panel, height), gap=(gap, 0.6), left=left)
+    for axis, scope in zip(axes.flat, scopes, strict=False):
         _draw_panel(axis, results, scope, positions)
-    _label_rows(axes[0][0], results, positions)
-    set_title(
-        figure, f"What goes with {name_metric(results.target)}: r, turned so that right is good"
-    )
+    for axis in axes.flat[len(scopes) :]:
+        axis.remove()
+    for line in axes:
+        _label_rows(line[0], results, positions, shown)
+    set_title(figure, "What goes with better images? Right: a better metric, better images")
+    for axis in axes[-1]:
+        axis.set_xlabel("turned r")
     guided = any(len(guidance_scales(results, s.target, s.backbone)) > 1 for s in scopes)
-    _legend(figure, guided, len(predictors(results.measurements)))
+    _legend(figure, guided, width == PAGE)
     return figure
 
 
-def _positions(results: Results) -> dict[tuple[str, str], float]:
+def _positions(
+    results: Results, shown: Mapping[str, Mapping[str, str]]
+) -> dict[tuple[str, str], float]:
     """Return the row of each measured metric (short name, pattern): perspectives are set apart."""
+    apart = 0.4 if any(len(metrics) > 1 for metrics in shown.values()) else 0.0
     positions, row = {}, 0.0
-    for metrics in PERSPECTIVES.values():
+    for metrics in shown.values():
         measured = [item for item in metrics.items() if results.measured(item[1])]
         for item in measured:
             positions[item] = row
             row += 1
-        row += 0.4 * bool(measured)
+        row += apart * bool(measured)
     return positions
 
 
@@ -109,11 +123,9 @@ def _draw_panel(
     if not marks:
         for artist in (*axis.texts, *axis.lines):
             artist.remove()
-        annotate_empty(
-            axis, "no correlation can be computed here; results/tables says why for each metric"
-        )
+        annotate_empty(axis, "no correlation can be computed here; the table correlations says why")
     n = int((results.measurements.drop_duplicates("tokenizer")["family"] == scope.family).sum())
-    axis.set_title(f"{scope.backbone}\n{scope.family} ({n})")
+    axis.set_title(f"{scope.backbone}\n{scope.family}, {n} tokenizers")
 
 
 def _draw_mark(
@@ -136,11 +148,23 @@ def _draw_mark(
     )
 
 
-def _label_rows(axis: Axes, results: Results, positions: dict[tuple[str, str], float]) -> None:
-    names = [short + ("" if _declared(results, pattern) else "°") for short, pattern in positions]
+def _label_rows(
+    axis: Axes,
+    results: Results,
+    positions: dict[tuple[str, str], float],
+    shown: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Name the metrics; a perspective with one metric is named too."""
+    words = {short: title for title, metrics in shown.items() for short in metrics}
+    alone = all(len(metrics) < 2 for metrics in shown.values())
+    names = [
+        (f"{words[short]}\n({short})" if alone else short)
+        + ("" if _declared(results, pattern) else "°")
+        for short, pattern in positions
+    ]
     axis.set_yticks(list(positions.values()), names)
     for label, (short, _) in zip(axis.get_yticklabels(), positions, strict=True):
-        label.set_fontweight("bold" if short in REPRESENTATIVES else "normal")
+        label.set_fontweight("bold" if short in REPRESENTATIVES and not alone else "normal")
         label.set_fontsize(TEXT)
 
 
@@ -149,19 +173,20 @@ def _declared(results: Results, pattern: str) -> bool:
     return rows.empty or bool(rows["higher_is_better"].notna().all())
 
 
-def _legend(figure: Figure, guided: bool, metrics: int) -> None:
+def _legend(figure: Figure, guided: bool, every: bool) -> None:
     handles = {"smallest guidance scale": Line2D([], [], color=FILLED, marker="o")}
     if guided:
         best = Line2D([], [], color=OPEN, marker="D", markerfacecolor="white")
         handles["best guidance of each"] = best
     for handle in handles.values():
         handle.set(markersize=3.5, linewidth=2.2)
+    if not guided:
+        handles = {"r": handles["smallest guidance scale"]}
     handles["interval over clusters"] = Line2D([], [], color=QUIET, linewidth=1.6)
     legend_below(
         figure,
         handles,
-        1 if figure.get_size_inches()[0] < 5 else 3,
-        title=f"bold: represents its perspective   °: no declared direction\n"
-        f"all {metrics} metrics: table correlations",
+        2 if figure.get_size_inches()[0] < 5 else 3,
+        title="bold: represents its perspective   °: no declared direction" if every else None,
         title_fontsize=TEXT - 0.5,
     )

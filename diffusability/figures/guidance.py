@@ -18,11 +18,10 @@ from diffusability.figures.panels import (
     set_title,
     statistic_title,
 )
-from diffusability.figures.perspectives import draw_relation, finish_row
+from diffusability.figures.perspectives import draw_relation, every_scope, finish_row
 from diffusability.figures.results import (
     Results,
     Scope,
-    backbone_scopes,
     backbones,
     guidance_scales,
 )
@@ -94,11 +93,11 @@ def _title(axis: Axes, results: Results, backbone: str, family: str, total: int)
 
 
 def draw_best_guidance(results: Results) -> Figure:
-    """Return a row of panels per backbone: each tokenizer at several scales, its best one marked.
+    """Return a row of panels per family and backbone: several scales, the best one marked.
 
     Scales up to the largest one that is best for any tokenizer are shown.
     """
-    scopes = [scope.at(guidance=BEST) for scope in backbone_scopes(results, results.target)]
+    scopes = [scope.at(guidance=BEST) for scope in every_scope(results, results.target)]
     if not scopes:
         return sentence_figure(f"{results.target} was not measured in this study")
     if not any(
@@ -107,7 +106,7 @@ def draw_best_guidance(results: Results) -> Figure:
         return sentence_figure("every backbone was sampled at one guidance scale: there is no best")
     figure, axes = comparison_grid(len(scopes), len(REPRESENTATIVES))
     for row, scope in zip(axes, scopes, strict=True):
-        row[0].set_ylabel(f"{scope.backbone}\n{name_metric(scope.target)}")
+        row[0].set_ylabel(f"{scope.backbone}, {scope.family}\n{name_metric(scope.target)}")
         known = guidance_scales(results, scope.target, scope.backbone)
         if len(known) < 2:
             only = f"sampled at {len(known)} guidance scale only: there is no best"

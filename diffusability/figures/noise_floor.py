@@ -43,7 +43,7 @@ def draw_noise_floor(results: Results) -> Figure:
         for scope, axis in zip(columns, line, strict=True):
             _draw_panel(axis, results, scope.at(family=family))
         line[0].set_ylabel(f"{family}\n{name_metric(results.target)}")
-    set_title(figure, "Between-tokenizer and between-seed variance")
+    set_title(figure, "How much do tokenizers differ, and how much do seeds of one tokenizer?")
     add_legend(figure, results)
     return figure
 
@@ -113,19 +113,18 @@ HALF_WIDTH = 0.32  # width of a family's column, in columns
 
 def draw_reconstruction(results: Results) -> Figure:
     """Return a panel per reconstruction metric, a column per family, in the order of the study."""
-    figure, axes = panel_grid(1, len(SHOWN), panel=(2.05, 2.2), gap=(0.45, 0.95))
-    for axis, pattern in zip(axes[0], SHOWN, strict=True):
-        _draw_metric(axis, results, pattern)
+    metrics = [name for name in map(results.measured, SHOWN) if name]
+    if not metrics:
+        return sentence_figure("reconstruction was not measured in this study")
+    figure, axes = panel_grid(1, len(metrics), panel=(2.05, 2.2), gap=(0.45, 0.95))
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        _draw_metric(axis, results, metric)
     set_title(figure, "Reconstruction quality of the tokenizers of each family")
     add_legend(figure, results)
     return figure
 
 
-def _draw_metric(axis: Axes, results: Results, pattern: str) -> None:
-    metric = results.measured(pattern)
-    if metric is None:
-        annotate_empty(axis, f"{name_metric(pattern)} ({pattern}) was not measured in this study")
-        return
+def _draw_metric(axis: Axes, results: Results, metric: str) -> None:
     axis.set_title(wrapped(axis, label_metric(results, name_metric(metric), metric)))
     paired = cells(results.measurements, metric, metric, "", None)
     families = results.families

@@ -1,6 +1,8 @@
 """Pairs of metrics: with quality as bubbles (Fig. 8), their correlations, LNC and its probe."""
 
+import math
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,35 +26,56 @@ from diffusability.figures.panels import (
     sentence_figure,
     set_title,
     statistic_title,
+    turned,
 )
 from diffusability.figures.results import Results, Scope, reference_scope
 from diffusability.figures.style import QUIET, TEXT, cluster_styles
 
-COLUMNS = 5
-DIAMETERS = (4.0, 9.0)  # points, of the smallest and the largest target
+Pair = tuple[tuple[str, str], tuple[str, str]]  # short name and pattern of two metrics
+COLUMNS = 3
+SHOWN = 6  # pairs; all are in the table regressions
+DIAMETERS = (4.0, 13.0)  # points, of the smallest and the largest target
 
 
 def draw_pairs(results: Results) -> Figure:
-    """Return a panel per pair: bubbles grow with the Fréchet distance, so small ones are better."""
+    """Return a panel for each of the pairs that predict best: bubbles grow with the distance.
+
+    Lines are the least-squares plane of the Fréchet distance over both metrics.
+    """
     scope = reference_scope(results, results.target)
     if scope is None:
         return sentence_figure(f"{results.target} was not measured in this study")
     measured = [item for item in REPRESENTATIVES.items() if results.measured(item[1])]
-    pairs = list(combinations(measured, 2))
-    if not pairs:
+    every = list(combinations(measured, 2))
+    if not every:
         return sentence_figure("two metrics of different perspectives were not measured together")
+    pairs = _best(results, scope, every)
     columns = min(COLUMNS, len(pairs))
     figure, axes = panel_grid(
-        -(-len(pairs) // columns), columns, panel=(1.42, 1.4), gap=(0.6, 0.95)
+        -(-len(pairs) // columns), columns, panel=(2.4, 1.9), gap=(0.65, 0.95)
     )
     sizes = _sizes(results, scope)
     for axis, pair in zip(axes.flat, pairs, strict=False):
         _draw_pair(axis, results, scope, pair, sizes)
     for axis in axes.flat[len(pairs) :]:
         axis.remove()
-    set_title(figure, f"Two perspectives and {name_metric(results.target)} of {scope.where}")
+    which = f"the best {len(pairs)} of {len(every)} pairs"
+    set_title(
+        figure,
+        f"Two perspectives together: {which} for {name_metric(results.target)} of {scope.where}",
+    )
     add_legend(figure, results, _size_legend(sizes))
     return figure
+
+
+def _best(results: Results, scope: Scope, pairs: list[Pair]) -> list[Pair]:
+    """Return the pairs with the largest Q², at most ``SHOWN``; those without one are last."""
+
+    def score(pair: Pair) -> float:
+        found = _fitted(results, scope, pair)
+        return -math.inf if found is None or pd.isna(found["value"]) else found["value"]
+
+    return sorted(pairs, key=score, reverse=True)[:SHOWN]
 
 
 def draw_intercorrelations(results: Results) -> Figure:
@@ -113,12 +136,12 @@ def _draw_pair(
     axis: Axes,
     results: Results,
     scope: Scope,
-    pair: tuple[tuple[str, str], tuple[str, str]],
+    pair: Pair,
     sizes: pd.Series,
 ) -> None:
     names = [results.measured(pattern) for _, pattern in pair]
     axis.set_xlabel(label_metric(results, pair[0][0], names[0]))
-    axis.set_ylabel(pair[1][0])
+    axis.set_ylabel(label_metric(results, pair[1][0], names[1]))
     parts = [
         cells(results.measurements, str(name), scope.target, scope.backbone, scope.guidance)
         .of_family(scope.family)
@@ -148,28 +171,45 @@ def _draw_pair(
         ax=axis,
     )
     axis.margins(0.12)
-    axis.set_title(_title(axis, results, scope, names, len(sizes)))
+    _draw_plane(axis, rows)
+    axis.set_title(statistic_title(axis, "Q²", _fitted(results, scope, pair), len(sizes)))
     names_shown = point_labels(results, rows["tokenizer"])
     number_points(axis, rows["x"], rows["x_2"], names_shown, diameters / 2)
 
 
-def _title(axis: Axes, results: Results, scope: Scope, names: list[str | None], total: int) -> str:
-    """Return Q² of both on left-out clusters, with its range."""
+def _draw_plane(axis: Axes, rows: pd.DataFrame) -> None:
+    """Draw lines of equal target of the least-squares plane over both metrics."""
+    x = np.column_stack([np.ones(len(rows)), rows["x"], rows["x_2"]])
+    if len(rows) < 4 or np.linalg.matrix_rank(x) < 3:
+        return
+    constant, first, second = np.linalg.lstsq(x, rows["y"].to_numpy(float), rcond=None)[0]
+    across, up = np.meshgrid(np.linspace(*axis.get_xlim(), 30), np.linspace(*axis.get_ylim(), 30))
+    lines = axis.contour(
+        across, up, constant + first * across + second * up, levels=5, colors="0.8", linewidths=0.6
+    )
+    axis.clabel(lines, fontsize=TEXT - 1, colors=QUIET, fmt="%g")
+
+
+def _fitted(results: Results, scope: Scope, pair: Pair) -> dict[str, Any] | None:
+    """Return the row of the fit on both metrics, with Q² as its value."""
+    names = [results.measured(pattern) for _, pattern in pair]
     where = {"target": scope.target, "backbone": scope.backbone, "guidance": scope.guidance}
     found = None
     for first, second in (names, names[::-1]):
-        pair = {"metric_1": first, "metric_2": second}
+        metrics = {"metric_1": first, "metric_2": second}
         found = found or results.statistic(
-            "regressions", "q2", **where, family=scope.family, **pair
+            "regressions", "q2", **where, family=scope.family, **metrics
         )
-    return statistic_title(axis, "Q²", found, total)
+    return found
 
 
 def _size_legend(sizes: pd.Series) -> dict[str, Line2D]:
     values = np.unique([sizes.min(), sizes.median(), sizes.max()])
     diameters = bubble_diameters(values, sizes.min(), sizes.max())
     return {
-        f"{value:.3g}": Line2D([], [], marker="o", color=QUIET, linestyle="none", markersize=size)
+        f"distance {value:.3g}": Line2D(
+            [], [], marker="o", color=QUIET, linestyle="none", markersize=size
+        )
         for value, size in zip(values, diameters, strict=True)
     }
 
@@ -208,5 +248,5 @@ def _draw_family(axis: Axes, results: Results, family: str) -> None:
     wanted = {"family": family, "metric": NEIGHBOURS, "target": PROBE}
     found = results.statistic("intercorrelations", "pearson", **wanted)
     total = len(rows) + len(set(paired.missing.loc[paired.missing["excluded"], "tokenizer"]))
-    axis.set_title(statistic_title(axis, "r", found, total))
+    axis.set_title(statistic_title(axis, "r", turned(found), total))
     number_points(axis, rows["x"], rows["y"], point_labels(results, rows["tokenizer"]))

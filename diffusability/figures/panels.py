@@ -14,9 +14,10 @@ from matplotlib.lines import Line2D
 
 from diffusability.analysis.panels import higher_is_better, stated_levels
 from diffusability.figures.results import Results
-from diffusability.figures.style import EMPTY, QUIET, TEXT, cluster_styles, use_style
+from diffusability.figures.style import EMPTY, PAGE, QUIET, TEXT, cluster_styles, use_style
 
 NARROWEST = 4.2  # inches, smallest width of a figure with title and legend
+THINNEST = 0.9  # inches, smallest width of a panel
 LEFT = 0.8  # inches, room for a label of three lines
 MARKER = 4.5  # points
 SHAPE = {"*": 1.5, "X": 1.15, "P": 1.15}  # scale of markers that look small
@@ -36,6 +37,8 @@ def panel_grid(
 ) -> tuple[Figure, np.ndarray]:
     """Return a figure and its (rows, columns) panels, with fixed sizes in inches.
 
+    Panels are made narrower where a figure would be wider than the page.
+
     Title and legend are outside this rectangle; saving the figure makes room for them.
 
     Args:
@@ -46,8 +49,10 @@ def panel_grid(
         foot: room below the last row.
     """
     use_style()
-    widened = (NARROWEST - left - (columns - 1) * gap[0]) / columns
-    panel = (max(panel[0], widened), panel[1])
+    smallest, largest = (
+        (width - left - (columns - 1) * gap[0]) / columns for width in (NARROWEST, PAGE)
+    )
+    panel = (max(min(panel[0], largest), smallest, THINNEST), panel[1])
     width = left + columns * panel[0] + (columns - 1) * gap[0]
     height = foot + gap[1] + rows * panel[1] + (rows - 1) * gap[1]
     figure = Figure(figsize=(width, height))
@@ -65,7 +70,7 @@ def panel_grid(
 
 def comparison_grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     """Return small panels, one row per compared item."""
-    return panel_grid(rows, columns, panel=(1.42, 1.3), left=LEFT)
+    return panel_grid(rows, columns, panel=(1.42, 1.2), gap=(0.12, 0.85), left=LEFT)
 
 
 def sentence_figure(sentence: str) -> Figure:
@@ -122,7 +127,25 @@ def statistic_title(axis: Axes, symbol: str, row: Mapping[str, Any] | None, tota
     if pd.isna(row["low"]):
         reason = reason.removesuffix(": no interval")
         return f"{value}\n" + wrapped(axis, f"no interval: {reason}" if reason else "no interval")
-    return f"{value} [{number(row['low'])}, {number(row['high'])}]\n{n}"
+    interval = f"[{number(row['low'])}, {number(row['high'])}]"
+    one_line = f"{value} {interval}"
+    if len(one_line) * _CHARACTER > 1.05 * panel_size(axis)[0]:
+        return f"{value}, {n}\n{interval}"
+    return f"{one_line}\n{n}"
+
+
+def label_lines(axis: Axes, label: str) -> str:
+    """Break the label of an axis before its bracket if it is wider than the panel."""
+    wide = len(label) * _CHARACTER > 1.05 * panel_size(axis)[0]
+    return label.replace(" (", "\n(", 1) if wide else label
+
+
+def turned(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return a correlation turned so that positive means: a better metric, better images."""
+    if row is None or pd.isna(row["expected_sign"]) or row["expected_sign"] > 0:
+        return None if row is None else dict(row)
+    ends = {"value": -row["value"], "low": -row["high"], "high": -row["low"]}
+    return dict(row) | ends
 
 
 def number(value: float) -> str:
@@ -289,7 +312,8 @@ def add_legend(
         cluster: Line2D([], [], color=colour, marker=marker, markersize=5.5, linestyle="none")
         for cluster, (colour, marker) in cluster_styles(results.measurements["cluster"]).items()
     } | dict(extra or {})
-    fitting = max(2, int(1.2 * figure.get_size_inches()[0]))  # entries per row
+    entry = 0.42 + _CHARACTER * max(map(len, handles))  # inches
+    fitting = max(2, int(figure.get_size_inches()[0] / entry))  # entries per row
     legend_below(figure, handles, min(len(handles), fitting), handletextpad=0.3, columnspacing=1.2)
     if key:
         height = figure.get_size_inches()[1]

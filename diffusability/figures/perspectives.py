@@ -1,13 +1,14 @@
-"""Every perspective's metrics against generation quality (Fig. 4, arXiv 2606.03578)."""
+"""The metrics of every perspective against generation quality (Fig. 4 to 6 and the appendix)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from diffusability.analysis.catalogue import REPRESENTATIVES, SHOWN, name_metric
+from diffusability.analysis.catalogue import PERSPECTIVES, REPRESENTATIVES, name_metric
 from diffusability.analysis.panels import cells
 from diffusability.figures.labels import number_points
 from diffusability.figures.panels import (
@@ -17,6 +18,7 @@ from diffusability.figures.panels import (
     draw_fit,
     draw_levels,
     draw_points,
+    label_lines,
     label_metric,
     panel_grid,
     point_labels,
@@ -24,83 +26,130 @@ from diffusability.figures.panels import (
     set_title,
     share_limits,
     statistic_title,
+    turned,
 )
 from diffusability.figures.results import Results, Scope, backbone_scopes, reference_scope
+from diffusability.figures.style import QUIET, TEXT
 
 COLUMNS = 4
+FACE, EDGE = "#eef5fb", "#0072B2"  # of the panel that stands for its perspective
 
 
 def draw_perspectives(results: Results) -> Figure:
-    """Return the panels for the Fréchet distance of generated images."""
-    return draw_perspectives_of(results, results.target)
-
-
-def draw_perspectives_inception_score(results: Results) -> Figure:
-    """Return the panels for the Inception score (higher is better)."""
-    return draw_perspectives_of(results, "generation.inception_score_*")
-
-
-def draw_perspectives_fdr6(results: Results) -> Figure:
-    """Return the panels for FDr6, the mean of six Fréchet distances (lower is better)."""
-    return draw_perspectives_of(results, "generation.fdr6")
-
-
-def draw_perspectives_of(results: Results, pattern: str) -> Figure:
     """Return one panel per metric: the reference backbone, guidance scale and family.
 
-    Args:
-        results: of the study.
-        pattern: shell pattern of the generation metric.
+    Perspectives are ranked by the largest |r| of their metrics, and that metric's panel is marked.
     """
-    target = results.measured(pattern)
-    scope = reference_scope(results, target) if target else None
-    if target is None or scope is None:
-        return sentence_figure(f"{name_metric(pattern)} ({pattern}) was not measured in this study")
-    names = [item for item in SHOWN.items() if results.measured(item[1])]
-    if not names:
+    scope = reference_scope(results, results.target)
+    if scope is None:
+        return sentence_figure(f"{results.target} was not measured in this study")
+    ranked = ranked_perspectives(results, scope)
+    if not ranked:
         return sentence_figure("no metric of any perspective was measured in this study")
+    names = [(title, item) for title, metrics in ranked for item in metrics]
     columns = min(COLUMNS, len(names))
-    figure, axes = panel_grid(-(-len(names) // columns), columns, panel=(2.2, 1.75))
+    figure, axes = panel_grid(-(-len(names) // columns), columns, panel=(2.2, 1.6), gap=(0.2, 0.9))
     for axis in axes.flat[len(names) :]:
         axis.remove()
+    ranks = {title: k for k, (title, _) in enumerate(ranked, start=1)}
+    firsts = {metrics[0] for _, metrics in ranked}
     for index, row in enumerate(axes):
-        metrics = names[index * columns : (index + 1) * columns]
-        points = [
-            draw_relation(axis, results, metric, scope)
-            for axis, metric in zip(row, metrics, strict=False)
-        ]
-        finish_row(row[: len(metrics)], points, results)
-        row[0].set_ylabel(name_metric(target))
-    set_title(figure, f"{name_metric(target)} of {scope.where}, by perspective")
+        shown = names[index * columns : (index + 1) * columns]
+        points = []
+        for axis, (title, metric) in zip(row, shown, strict=False):
+            points.append(draw_relation(axis, results, metric, scope))
+            _head(axis, f"{ranks[title]}. {title}", metric in firsts)
+        finish_row(row[: len(shown)], points, results)
+        row[0].set_ylabel(name_metric(results.target))
+    set_title(figure, f"{name_metric(results.target)} of {scope.where}: perspectives by strength")
     add_legend(figure, results)
     return figure
 
 
-def draw_backbones(results: Results) -> Figure:
-    """Return a row of panels per backbone, at its smallest guidance scale, in one family."""
-    scopes = list(backbone_scopes(results, results.target))
+def ranked_perspectives(results: Results, scope: Scope) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return the measured metrics (short name, pattern) of each perspective, strongest first.
+
+    Perspectives come in the order of their strongest metric; those without r are last.
+    """
+
+    def strength(metric: tuple[str, str]) -> float:
+        found = correlation(results, results.measured(metric[1]), scope)
+        return -1.0 if found is None or pd.isna(found["value"]) else abs(found["value"])
+
+    groups = [
+        (title, [item for item in metrics.items() if results.measured(item[1])])
+        for title, metrics in PERSPECTIVES.items()
+    ]
+    ordered = [(title, sorted(own, key=strength, reverse=True)) for title, own in groups if own]
+    return sorted(ordered, key=lambda group: strength(group[1][0]), reverse=True)
+
+
+def _head(axis: Axes, text: str, first: bool) -> None:
+    """Write rank and perspective above a panel's title; mark the strongest metric."""
+    lines = axis.get_title().count("\n") + 1
+    axis.annotate(
+        text,
+        (0.5, 1),
+        xycoords="axes fraction",
+        xytext=(0, 6 + 1.3 * TEXT * lines),
+        textcoords="offset points",
+        ha="center",
+        fontsize=TEXT,
+        fontweight="bold" if first else "normal",
+        color=EDGE if first else QUIET,
+    )
+    if first:
+        axis.set_facecolor(FACE)
+        for spine in axis.spines.values():
+            spine.set(edgecolor=EDGE, linewidth=1.0, visible=True)
+
+
+def draw_generalization(results: Results) -> Figure:
+    """Return a row of panels per family and backbone, other than those of the perspectives."""
+    scopes = every_scope(results, results.target)
     if not scopes:
         return sentence_figure(f"{results.target} was not measured in this study")
     if len(scopes) == 1:
-        return sentence_figure("one backbone: there is nothing to compare it with")
-    figure, axes = comparison_grid(len(scopes), len(REPRESENTATIVES))
-    draw_relations(axes, results, scopes, REPRESENTATIVES)
-    set_title(figure, f"{name_metric(results.target)} by backbone")
-    add_legend(figure, results)
-    return figure
+        return sentence_figure("one backbone and one family: there is nothing to compare them with")
+    return draw_rows(results, scopes[1:], "on other backbones and families")
 
 
-def draw_families(results: Results) -> Figure:
-    """Return a row of panels per family, on the reference backbone at its smallest guidance."""
-    reference = reference_scope(results, results.target)
-    scopes = [reference.at(family=name) for name in results.families] if reference else []
+def draw_inception_score(results: Results) -> Figure:
+    """Return a row of panels per family and backbone for the Inception score."""
+    return _draw_target(results, "generation.inception_score_*")
+
+
+def draw_fdr6(results: Results) -> Figure:
+    """Return a row of panels per family and backbone for FDr6, the mean of six distances."""
+    return _draw_target(results, "generation.fdr6")
+
+
+def _draw_target(results: Results, pattern: str) -> Figure:
+    target = results.measured(pattern)
+    scopes = every_scope(results, target) if target else []
     if not scopes:
-        return sentence_figure(f"{results.target} was not measured in this study")
-    if len(scopes) == 1:
-        return sentence_figure("one family: there is nothing to compare it with")
-    figure, axes = comparison_grid(len(scopes), len(REPRESENTATIVES))
-    draw_relations(axes, results, scopes, REPRESENTATIVES)
-    set_title(figure, f"{name_metric(results.target)} by tokenizer family")
+        return sentence_figure(f"{name_metric(pattern)} ({pattern}) was not measured in this study")
+    return draw_rows(results, scopes, "on every backbone and family")
+
+
+def every_scope(results: Results, target: str) -> list[Scope]:
+    """Return the scopes of every family and backbone, the reference scope first."""
+    reference = reference_scope(results, target)
+    if reference is None:
+        return []
+    others = [name for name in results.families if name != reference.family]
+    backbone = list(backbone_scopes(results, target))
+    return [scope.at(family=name) for name in (reference.family, *others) for scope in backbone]
+
+
+def draw_rows(results: Results, scopes: Sequence[Scope], where: str) -> Figure:
+    """Return a row of panels per scope, one column per perspective's metric."""
+    metrics = {short: of for short, of in REPRESENTATIVES.items() if results.measured(of)}
+    if not metrics:
+        return sentence_figure("no metric of any perspective was measured in this study")
+    figure, axes = comparison_grid(len(scopes), len(metrics))
+    draw_relations(axes, results, scopes, metrics)
+    set_title(figure, f"{name_metric(scopes[0].target)} {where}")
     add_legend(figure, results)
     return figure
 
@@ -132,7 +181,7 @@ def draw_relation(
     """Draw one panel and return its points (rows of ``Cells``, may be empty)."""
     short, pattern = metric
     name = results.measured(pattern)
-    axis.set_xlabel(label_metric(results, short, name))
+    axis.set_xlabel(label_lines(axis, label_metric(results, short, name)))
     if name is None:
         annotate_empty(axis, f"{short} ({pattern}) was not measured in this study")
         return pd.DataFrame()
@@ -160,7 +209,12 @@ def finish_row(axes: Sequence[Axes], points: Sequence[pd.DataFrame], results: Re
 
 def _title(axis: Axes, results: Results, metric: str, scope: Scope, total: int) -> str:
     """Return r with its interval and the number of tokenizers, or the reason for none."""
-    row = results.statistic(
+    return statistic_title(axis, "r", turned(correlation(results, metric, scope)), total)
+
+
+def correlation(results: Results, metric: str | None, scope: Scope) -> dict[str, Any] | None:
+    """Return the row of a metric's correlation in a scope; None if the tables have none."""
+    return results.statistic(
         "correlations",
         "pearson",
         target=scope.target,
@@ -169,4 +223,3 @@ def _title(axis: Axes, results: Results, metric: str, scope: Scope, total: int) 
         family=scope.family,
         metric=metric,
     )
-    return statistic_title(axis, "r", row, total)

@@ -2,10 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,50 +13,59 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from diffusability.analysis.catalogue import HEADLINE_METRICS, name_metric
 from diffusability.analysis.panels import CONTROL, GENERATION
 from diffusability.figures.panels import (
+    add_legend,
     annotate_empty,
-    legend_below,
+    number,
     panel_grid,
     sentence_figure,
     set_title,
 )
-from diffusability.figures.results import Results, Scope, backbone_scopes, reference_scope
-from diffusability.figures.style import MARKERS, PALETTE, QUIET, cluster_styles
+from diffusability.figures.perspectives import every_scope
+from diffusability.figures.results import Results, Scope
+from diffusability.figures.style import PALETTE, QUIET, TEXT, cluster_styles
 
-# line styles
-CONTROLS: dict[str, Literal[":", "--", "-."]] = {
-    "noise": ":",
-    "gaussian": "--",
-    "posterior": "-.",
+# line style and words of each control
+CONTROLS: dict[str, tuple[Literal[":", "--", "-."], str]] = {
+    "noise": (":", "decoded noise"),
+    "gaussian": ("--", "decoded Gaussian fit"),
+    "posterior": ("-.", "decoded held-out latents"),
 }
-DODGE = 0.1  # of the smallest ratio of two steps, over which the marks of one step are spread
 
 
 def draw_training_steps(results: Results) -> Figure:
-    """Return two rows per family, a column per backbone: the target, and r, against the step.
+    """Return a row per family and backbone: the target, and r of each metric, against the step.
 
     Only where a study has snapshots; else one sentence.
     """
-    if reference_scope(results, results.target) is None:
+    scopes = every_scope(results, results.target)
+    if not scopes:
         return sentence_figure(f"{results.target} was not measured in this study")
-    scopes = list(backbone_scopes(results, results.target))
     every = results.tables["measurements"]
-    if all(len(_steps(every, scope)) < 2 for scope in scopes):
+    scopes = [scope for scope in scopes if len(_steps(every, scope)) > 1]
+    if not scopes:
         return sentence_figure(
             "every backbone was measured at its last step only (train.snapshots): no curve"
         )
-    families = results.families
-    figure, axes = panel_grid(2 * len(families), len(scopes), panel=(2.6, 1.8), gap=(0.45, 0.75))
-    for row, family in enumerate(families):
-        for column, scope in enumerate(scopes):
-            above, below = axes[2 * row, column], axes[2 * row + 1, column]
-            _draw_target(above, results, scope.at(family=family))
-            _draw_correlations(below, results, scope.at(family=family))
-            above.set_title(f"{scope.backbone}, {scope.words}\n{family}")
-            below.set_xlabel("training steps")
-        axes[2 * row, 0].set_ylabel(name_metric(results.target))
-        axes[2 * row + 1, 0].set_ylabel("sign-oriented r")
-    set_title(figure, f"Correlation with {name_metric(results.target)} against training steps")
-    _legend(figure, results)
+    metrics = {short: of for short, of in HEADLINE_METRICS.items() if results.measured(of)}
+    figure, axes = panel_grid(
+        len(scopes), 1 + len(metrics), panel=(1.9, 1.35), gap=(0.3, 0.7), left=0.85
+    )
+    for row, scope in zip(axes, scopes, strict=True):
+        _draw_target(row[0], results, scope)
+        row[0].set_ylabel(f"{scope.backbone}, {scope.family}\n{name_metric(scope.target)}")
+        row[0].set_title("Images (lower is better)")
+        for axis, (short, metric) in zip(row[1:], metrics.items(), strict=True):
+            _draw_correlation(axis, results, scope, short, metric)
+        for axis in row[2:]:
+            axis.tick_params(labelleft=False)
+    for axis in axes[-1]:
+        axis.set_xlabel("training steps")
+    set_title(
+        figure,
+        "How long must a diffusion model train before a metric predicts its images? "
+        "r, turned so that up is good",
+    )
+    add_legend(figure, results, _handles(results), key=False)
     return figure
 
 
@@ -84,7 +91,7 @@ def _draw_target(axis: Axes, results: Results, scope: Scope) -> None:
         colour, marker = styles[rows["cluster"].iloc[0]]
         x, y = curve.index.to_numpy(float), curve.to_numpy(float)
         axis.plot(x, y, color=colour, marker=marker, markersize=3, linewidth=0.8, alpha=0.8)
-    for name, style in CONTROLS.items():
+    for name, (style, _) in CONTROLS.items():
         value = control_level(table, scope, name)
         if math.isfinite(value):
             axis.axhline(value, color=QUIET, linestyle=style, linewidth=0.9, zorder=1)
@@ -102,31 +109,34 @@ def control_level(table: pd.DataFrame, scope: Scope, control: str) -> float:
     return float(rows.groupby("tokenizer")["value"].mean().median())
 
 
-def _draw_correlations(axis: Axes, results: Results, scope: Scope) -> None:
-    """Draw one line per headline metric with its intervals over clusters."""
-    steps = _steps(results.tables["measurements"], scope)
-    axis.axhline(0, color="0.6", linewidth=0.8)
-    width = DODGE * math.log(min([b / a for a, b in pairwise(steps)] or [1.5]))
-    shifts = np.exp(np.linspace(-width, width, len(HEADLINE_METRICS)))
-    drawn = 0
-    for k, metric in enumerate(HEADLINE_METRICS.values()):
-        found = correlations_by_step(results, scope, metric)
-        if found.empty:
-            continue
-        drawn += 1
-        colour, marker = PALETTE[k % len(PALETTE)], MARKERS[k % len(MARKERS)]
-        x = found["step"].to_numpy(float) * shifts[k]
-        axis.plot(x, found["r"], color=colour, marker=marker, markersize=3.5, linewidth=0.9)
-        axis.vlines(x, found["low"], found["high"], color=colour, linewidth=0.7, alpha=0.7)
-    if not drawn:
-        annotate_empty(axis, "no correlation: the table correlations says why for each metric")
+def _draw_correlation(axis: Axes, results: Results, scope: Scope, short: str, metric: str) -> None:
+    """Draw r of one metric with its interval over clusters, as a band and as bars."""
+    found = correlations_by_step(results, scope, metric)
+    if found.empty:
+        axis.set_title(short)
+        annotate_empty(axis, "no correlation: see the table correlations")
         return
+    axis.axhline(0, color="0.6", linewidth=0.8)
+    colour = PALETTE[0]
+    x = found["step"].to_numpy(float)
+    axis.fill_between(x, found["low"], found["high"], color=colour, alpha=0.15, linewidth=0)
+    axis.vlines(x, found["low"], found["high"], color=colour, linewidth=1.6, alpha=0.55)
+    axis.plot(x, found["r"], color=colour, marker="o", markersize=3.5, linewidth=1.1)
+    last = found.iloc[-1]
+    ends = f"[{number(last['low'])}, {number(last['high'])}]"
+    axis.set_title(f"{short}\nat the end {number(last['r'])} {ends}")
+    if found["at_chance"].any():
+        text = "the metric does not leave chance"
+        axis.text(
+            0.5, 0.04, text, transform=axis.transAxes, ha="center", fontsize=TEXT - 1, color=QUIET
+        )
     axis.set_ylim(-1.05, 1.05)
-    _step_axis(axis, steps)
+    axis.set_yticks([-1, 0, 1], ["\N{MINUS SIGN}1", "0", "1"])
+    _step_axis(axis, _steps(results.tables["measurements"], scope))
 
 
 def correlations_by_step(results: Results, scope: Scope, metric: str) -> pd.DataFrame:
-    """Return step, sign-oriented r and the ends low and high of its interval over clusters.
+    """Return step, turned r, the ends low and high of its interval over clusters, at_chance.
 
     Steps without r have no row; an interval that does not exist is NaN.
     """
@@ -135,32 +145,28 @@ def correlations_by_step(results: Results, scope: Scope, metric: str) -> pd.Data
     own = own[(own["backbone"] == scope.backbone) & (own["family"] == scope.family)]
     own = own[(own["guidance"] == scope.guidance) & own["pearson"].notna() & own["step"].notna()]
     rows = [_oriented(row) for row in own.sort_values("step").to_dict("records")]
-    return pd.DataFrame(rows, columns=["step", "r", "low", "high"])
+    return pd.DataFrame(rows, columns=["step", "r", "low", "high", "at_chance"])
 
 
-def _oriented(row: Mapping[Any, Any]) -> tuple[int, float, float, float]:
+def _oriented(row: Mapping[Any, Any]) -> tuple[int, float, float, float, bool]:
     sign = -1.0 if row["expected_sign"] == -1 else 1.0
-    over = "pearson_cluster" if "pearson_cluster_low" in row else "pearson"
-    ends = sorted(sign * float(row[f"{over}_{end}"]) for end in ("low", "high"))
-    return int(row["step"]), sign * float(row["pearson"]), ends[0], ends[1]
+    ends = sorted(sign * float(row[f"pearson_{end}"]) for end in ("low", "high"))
+    at_chance = bool(pd.notna(row["at_chance"]) and row["at_chance"])
+    return int(row["step"]), sign * float(row["pearson"]), ends[0], ends[1], at_chance
 
 
 def _step_axis(axis: Axes, steps: list[int]) -> None:
     axis.set_xscale("log")
     axis.set_xticks(steps, [f"{step:,}" for step in steps])
     axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.minorticks_off()
     axis.set_xlim(steps[0] / 1.25, steps[-1] * 1.25)
 
 
-def _legend(figure: Figure, results: Results) -> None:
-    handles = {
-        short: Line2D([], [], color=PALETTE[k % len(PALETTE)], marker=MARKERS[k % len(MARKERS)])
-        for k, (short, metric) in enumerate(HEADLINE_METRICS.items())
-        if results.measured(metric)
+def _handles(results: Results) -> dict[str, Line2D]:
+    """Return the line of each control that was measured."""
+    return {
+        words: Line2D([], [], color=QUIET, linestyle=style, linewidth=0.9)
+        for name, (style, words) in CONTROLS.items()
+        if results.measured(f"{CONTROL}{name}.*")
     }
-    for name, style in CONTROLS.items():
-        if results.measured(f"{CONTROL}{name}.*"):
-            handles[f"control: {name}"] = Line2D([], [], color=QUIET, linestyle=style)
-    for handle in handles.values():
-        handle.set(markersize=3.5, linewidth=0.9)
-    legend_below(figure, handles, max(2, int(1.2 * figure.get_size_inches()[0])))

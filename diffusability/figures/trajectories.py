@@ -1,6 +1,7 @@
-"""Straightness and efficiency of sampling trajectories against generation quality (Fig. 9)."""
+"""Sampling trajectories: straightness and efficiency (Fig. 9), length of the steps (Fig. 10)."""
 
 import json
+from collections.abc import Mapping
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,17 +10,15 @@ from matplotlib.figure import Figure
 from diffusability.analysis.catalogue import TRAJECTORY, name_metric
 from diffusability.analysis.panels import CURVE, cells
 from diffusability.figures.panels import (
-    MARKER,
-    SHAPE,
     add_legend,
     annotate_empty,
     panel_grid,
     sentence_figure,
     set_title,
 )
-from diffusability.figures.perspectives import draw_relations
+from diffusability.figures.perspectives import draw_relations, every_scope
 from diffusability.figures.results import Results, Scope, backbone_scopes
-from diffusability.figures.style import cluster_styles
+from diffusability.figures.style import PALETTE
 
 
 def draw_trajectories(results: Results) -> Figure:
@@ -35,39 +34,69 @@ def draw_trajectories(results: Results) -> Figure:
 
 
 VARIANCE = f"velocity{CURVE}"  # one measurement per time, its option t: I(t) of Eq. 4
-PLACES = {"worst": "-", "median": "--", "best": ":"}
+RANKS = {"worst": PALETTE[1], "median": "0.35", "best": PALETTE[0]}
 
 
 def draw_length_ratio(results: Results) -> Figure:
-    """Return two panels per backbone, over time from noise (0) to latent (1).
+    """Return a panel per family and backbone, over time from noise (0) to latent (1).
 
-    Top: the irreducible variance; bottom: the length ratio. Every tokenizer is grey; the worst,
-    the median and the best by Fréchet distance are coloured.
+    Solid, left axis: the length ratio of the worst, the median and the best tokenizer by Fréchet
+    distance, all others grey. Dashed, right axis: the irreducible variance of those three.
     """
     scopes = list(backbone_scopes(results, results.target))
+    families = list(dict.fromkeys(s.family for s in every_scope(results, results.target)))
     if not scopes:
         return sentence_figure(f"{results.target} was not measured in this study")
-    figure, axes = panel_grid(2, len(scopes), panel=(2.2, 1.5), gap=(0.4, 0.6))
-    for (above, below), scope in zip(axes.T, scopes, strict=True):
-        chosen = representatives(results, scope)
-        variance = variance_curves(results, scope.family)
-        absent = "the irreducible variance over time (velocity.curve_…) was not measured"
-        _draw_curves(above, results, variance, chosen, absent)
-        ratio = length_ratios(results, scope)
-        absent = f"the tables have no length ratio for {scope.where}"
-        _draw_curves(below, results, ratio, chosen, absent)
-        if not ratio.empty:
-            below.axhline(1, color="0.6", linewidth=0.8, zorder=0)
-        above.set_title(f"{scope.backbone}\n{scope.words}, {scope.family}")
-        below.set_xlabel("time (0: noise, 1: latent)")
-        if chosen:
-            _name(below if not ratio.empty else above, results, chosen)
-    axes[0][0].set_ylabel("irreducible variance")
-    axes[1][0].set_ylabel("length ratio of a step")
+    figure, axes = panel_grid(
+        len(families), len(scopes), panel=(2.6, 1.7), gap=(0.95, 1.25), left=0.6, foot=0.3
+    )
+    for family, line in zip(families, axes, strict=True):
+        for axis, scope in zip(line, scopes, strict=True):
+            _draw_profiles(axis, results, scope.at(family=family))
+        line[0].set_ylabel("length ratio of a step")
     set_title(
         figure, f"Length of sampling steps; tokenizers ordered by {name_metric(results.target)}"
     )
     return figure
+
+
+def _draw_profiles(axis: Axes, results: Results, scope: Scope) -> None:
+    ratio = length_ratios(results, scope)
+    if ratio.empty:
+        annotate_empty(axis, f"the tables have no length ratio for {scope.where}")
+        return
+    chosen = representatives(results, scope)
+    ranks = {name: rank for rank, name in chosen.items()}
+    for name, curve in ratio.groupby("tokenizer", sort=True):
+        rank = ranks.get(str(name), "")
+        axis.plot(
+            curve["time"],
+            curve["value"],
+            color=RANKS.get(rank, "0.88"),
+            linewidth=1.3 if rank else 0.5,
+            zorder=2 if rank else 1,
+            label=str(name) if rank else "_",
+        )
+    axis.axhline(1, color="0.6", linewidth=0.8, zorder=0)
+    axis.set_title(f"{scope.backbone}, {scope.words}\n{scope.family}")
+    axis.set_xlabel("time (0: noise, 1: latent)")
+    axis.set_xlim(0, 1)
+    _overlay_variance(axis, variance_curves(results, scope.family), ranks)
+    _name(axis, results, chosen)
+
+
+def _overlay_variance(axis: Axes, variance: pd.DataFrame, ranks: Mapping[str, str]) -> None:
+    """Draw the irreducible variance of the coloured tokenizers on an axis of its own."""
+    if variance.empty:
+        return
+    right = axis.twinx()
+    right.spines["right"].set_visible(True)
+    right.locator_params("y", nbins=4)
+    right.set_ylabel("irreducible variance (dashed)")
+    for name, rank in ranks.items():
+        curve = variance[variance["tokenizer"] == name]
+        style = {"color": RANKS[rank], "linestyle": "--", "linewidth": 0.9}
+        right.plot(curve["time"], curve["value"], label=name, **style)
 
 
 def representatives(results: Results, scope: Scope) -> dict[str, str]:
@@ -102,35 +131,7 @@ def variance_curves(results: Results, family: str) -> pd.DataFrame:
     return rows.groupby(keys, sort=True)["value"].mean().reset_index()
 
 
-def _draw_curves(
-    axis: Axes, results: Results, rows: pd.DataFrame, chosen: dict[str, str], absent: str
-) -> None:
-    if rows.empty:
-        annotate_empty(axis, absent)
-        return
-    ranks = {name: rank for rank, name in chosen.items()}
-    styles = cluster_styles(results.measurements["cluster"])
-    for name, curve in rows.groupby("tokenizer", sort=True):
-        if name not in ranks:
-            axis.plot(curve["time"], curve["value"], color="0.85", linewidth=0.5, zorder=1)
-            continue
-        colour, marker = styles[curve["cluster"].iloc[0]]
-        axis.plot(
-            curve["time"],
-            curve["value"],
-            linestyle=PLACES[ranks[str(name)]],
-            color=colour,
-            marker=marker,
-            markersize=0.8 * MARKER * SHAPE.get(marker, 1.0),
-            markevery=max(1, len(curve) // 6),
-            linewidth=1.1,
-            zorder=2,
-            label=str(name),
-        )
-    axis.set_xlim(-0.02, 1.02)
-
-
-def _name(axis: Axes, results: Results, chosen: dict[str, str]) -> None:
+def _name(axis: Axes, results: Results, chosen: Mapping[str, str]) -> None:
     """Name the coloured tokenizers below a panel, with their numbers."""
     lines, labels = axis.get_legend_handles_labels()
     handles = dict(zip(labels, lines, strict=True))
@@ -139,7 +140,7 @@ def _name(axis: Axes, results: Results, chosen: dict[str, str]) -> None:
         [handles[name] for name in ranks.values()],
         [f"{rank}: {results.numbers[name]} {name}" for rank, name in ranks.items()],
         loc="upper center",
-        bbox_to_anchor=(0.5, -0.28),
+        bbox_to_anchor=(0.5, -0.22),
         frameon=False,
-        handlelength=3,
+        handlelength=2,
     )

@@ -11,6 +11,24 @@ from diffusability.analysis.headline import doubt_sentences
 from diffusability.study.plan import Plan
 
 NAMED = 3  # image files and tokenizers that are named; more are counted
+# flags of measurements in plain words; a flag may go on after the key
+FLAGS = {
+    "rank-deficient covariance factors": "too few images for covariance factors",
+    "rank-deficient": "too few images for the number of features",
+    "few-images-per-class": "few generated images per class",
+    "points-limited-to-images": "fewer images than points were asked for",
+    "repeats-overlap": "repeats share images: their spread is too small",
+    "queries-are-the-pool": "neighbours are searched among the same images",
+    "exact-images-": "images reconstructed without any error: ",
+    "in-sample": "measured on images that the tokenizer was trained on",
+    "model-error: A - B is not 0": "two estimates from the learned score differ",
+    "model-error: (A - C) / B > 0.1": "the learned score is overfitted",
+    "model-error: denoising": "the trained model fails: denoising",
+    "defect: (A + C) / 2 is not B": "two estimates that must agree differ",
+    "impossible value: FI > n / v": "Fisher information above that of noise: impossible",
+    "impossible value: FIR < FI^2 / n": "Fisher rate below its least value: impossible",
+    "extrapolation: sigma": "noise level",
+}
 SPREAD = 1.0  # dB of PSNR within a family above which a report warns
 
 
@@ -50,7 +68,7 @@ def flag_rows(measurements: pd.DataFrame) -> pd.DataFrame:
     flags = flagged.assign(flag=flagged["flags"].str.split("; ")).explode("flag")
     rows = [
         {
-            "flag": flag,
+            "flag": _plain(str(flag)),
             "metrics": _some(list(dict.fromkeys(own["metric"]))),
             "tokenizers": _some(list(dict.fromkeys(own["tokenizer"]))),
             "measurements": len(own),
@@ -60,12 +78,33 @@ def flag_rows(measurements: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["flag", "metrics", "tokenizers", "measurements"])
 
 
+def _plain(flag: str) -> str:
+    """Return a flag in plain words."""
+    for key, words in FLAGS.items():
+        if flag.startswith(key):
+            return words + flag.removeprefix(key)
+    return flag
+
+
 def failed_rows(measurements: pd.DataFrame) -> pd.DataFrame:
     """Return one row per diffusion model and guidance scale that failed, with the reason."""
     failed = measurements["failed"].fillna(False).astype(bool)
     rows = measurements[failed & measurements["guidance"].notna()]
     columns = ["tokenizer", "backbone", "seed", "guidance", "failed_reason"]
     return rows[columns].drop_duplicates().rename(columns={"failed_reason": "why it failed"})
+
+
+def equality_rows(tokenizers: pd.DataFrame) -> pd.DataFrame:
+    """Return the reconstruction of each tokenizer if the study judges it, else no rows."""
+    judged = tokenizers[tokenizers["comparable"].notna()]
+    words = {
+        "psnr": "PSNR (dB)",
+        "psnr_spread": "spread in the family (dB)",
+        "rfd": "rFD",
+        "smallest_gfd": "smallest gFD of the family",
+    }
+    shown = judged.assign(comparable=judged["comparable"].map({True: "yes", False: "no"}))
+    return shown.round(3).rename(columns=words)
 
 
 def _spread(tokenizers: pd.DataFrame) -> list[str]:

@@ -21,7 +21,13 @@ from diffusability.analysis.headline import (
 from diffusability.analysis.measurements import read_tables, target_metric
 from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.card import read_card
-from diffusability.report.doubts import damaged_images, failed_rows, flag_rows, warnings
+from diffusability.report.doubts import (
+    damaged_images,
+    equality_rows,
+    failed_rows,
+    flag_rows,
+    warnings,
+)
 from diffusability.report.figures import caption, drawings
 from diffusability.report.methods import BIBTEX, methods
 from diffusability.report.pictures import tokenizer_pictures
@@ -43,6 +49,7 @@ TABLE_CAPTIONS = (
     "declared_tests",
 )
 FIRST_FIGURES = ("correlations", "strongest")  # on the first screen
+EXPLAINED = ("scheme",)  # before the scores
 NEXT_FIGURES = ("reconstruction", "noise_floor")  # before the claims
 # columns of the measurements that the page omits: constant, or long
 _HIDDEN = ("study", "dataset", "family", "cluster", "higher_is_better", "options")
@@ -64,6 +71,7 @@ def write_page(plan: Plan, path: Path) -> None:
         **_drawn(plan),
         "study": plan.study.name,
         "dataset": plan.study.dataset,
+        "dataset_name": plan.study.select.dataset,
         "fingerprint": plan.fingerprint,
         "answer": found,
         "extremes": _extremes(found, pictures),
@@ -103,7 +111,7 @@ def _numbers(tables: Mapping[str, pd.DataFrame], target: str) -> dict[str, Any]:
         "scores": score_table(tables, target),
         "relations": _rows(headline_correlations(tables["correlations"], target, family)),
         "no_correlations": NO_CORRELATIONS,
-        "equality": _rows(tables["tokenizers"].round(3)),
+        "equality": _rows(equality_rows(tables["tokenizers"])),
         # without models, the page says elsewhere what is not applicable
         "flags": _rows(flag_rows(measurements if target else measurements.dropna(subset="value"))),
         "failed": _rows(failed_rows(measurements)),
@@ -120,7 +128,11 @@ def _numbers(tables: Mapping[str, pd.DataFrame], target: str) -> dict[str, Any]:
 def _drawn(plan: Plan) -> dict[str, Any]:
     """Return the figures of each part of the page, and why some are not drawn."""
     drawn, empty = drawings(plan.study)
-    parts = {"first_figures": FIRST_FIGURES, "next_figures": NEXT_FIGURES}
+    parts = {
+        "first_figures": FIRST_FIGURES,
+        "explained": EXPLAINED,
+        "next_figures": NEXT_FIGURES,
+    }
     placed = {name for names in parts.values() for name in names}
     return {
         **{part: [drawn[n] for n in names if n in drawn] for part, names in parts.items()},

@@ -53,9 +53,10 @@ def _of_latents(code: str, *tables: str, **needs: Any) -> FigureSource:
 FIGURES: Mapping[str, FigureSource] = {
     "correlations": _figure("correlations:draw_correlations", "correlations"),
     "strongest": _figure("strongest:draw_strongest", "correlations"),
+    "scheme": _of_latents("scheme:draw_scheme"),
+    "all_metrics": _figure("correlations:draw_all_metrics", "correlations"),
     "perspectives": _figure("perspectives:draw_perspectives", "correlations"),
-    "backbones": _figure("perspectives:draw_backbones", "correlations"),
-    "families": _figure("perspectives:draw_families", "correlations"),
+    "generalization": _figure("perspectives:draw_generalization", "correlations"),
     "best_guidance": _figure("guidance:draw_best_guidance", "correlations"),
     "pairs": _figure("pairs:draw_pairs", "regressions"),
     "intercorrelations": _of_latents(
@@ -72,10 +73,8 @@ FIGURES: Mapping[str, FigureSource] = {
         "noise_floor:draw_reconstruction", "comparability", groups=("reconstruction",), tokenizers=2
     ),
     "noise_floor": _figure("noise_floor:draw_noise_floor", "noise_floor"),
-    "perspectives_inception_score": _figure(
-        "perspectives:draw_perspectives_inception_score", "correlations"
-    ),
-    "perspectives_fdr6": _figure("perspectives:draw_perspectives_fdr6", "correlations"),
+    "inception_score": _figure("perspectives:draw_inception_score", "correlations"),
+    "fdr6": _figure("perspectives:draw_fdr6", "correlations"),
     "fisher_curves": _of_latents("fisher_curves:draw_fisher_curves", groups=("fisher",)),
     "fisher_encoders": _of_latents(
         "fisher_latents:draw_fisher_encoders", groups=("fisher",), clusters=("pixels", "gpe")

@@ -12,13 +12,13 @@ from scipy import stats
 from benchmarks.statistics import LAYOUTS, STRONG, STRONGER, TRUTHS, verdict_shares
 from diffusability.analysis.catalogue import HEADLINE
 from diffusability.analysis.claims import Region, load_claims
-from diffusability.analysis.evidence import DEVIATION, OPTIMUM, Study
+from diffusability.analysis.evidence import DEVIATION, EARLY, LATE, OPTIMUM, Study
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.joint import Row, Terms, evaluate
 from diffusability.analysis.measurements import check_measurements
 from diffusability.analysis.noise_floor import noise_floor
 from diffusability.analysis.panels import Measured, cells, matching, predictors
-from diffusability.analysis.power import power_table, simulate
+from diffusability.analysis.power import ASSUMED, NOT_COMPUTED, power, power_table, simulate
 from diffusability.analysis.sampling import guidance_optima
 from diffusability.analysis.verdicts import (
     CONTRADICTED,
@@ -319,6 +319,41 @@ def test_derived_numbers_of_tokenizers(tmp_path):
     y = cells(table, TARGET, TARGET, "sit-b", 1.0).rows.set_index("tokenizer")["y"]
     row = verdict(claims_of(tmp_path, of=f"{{metric: {DEVIATION}}}"), table)
     assert row["value"] == pytest.approx(np.corrcoef(gaps[y.index], y)[0, 1])
+    # of eight segments the first five have their middle before two thirds of the way
+    rng = np.random.default_rng(0)
+    profiles["value"] = 1 + rng.normal(scale=0.1, size=len(profiles))
+    own = profiles[profiles["guidance"] == 1.0]
+    for name, part in ((EARLY, own["segment"] < 5), (LATE, own["segment"] >= 5)):
+        gaps = own[part].assign(gap=(own["value"] - 1).abs()).groupby("tokenizer")["gap"].mean()
+        study = Study(Measured(table), profiles)
+        (row,) = study.evidence("correlation", ({"metric": name},), ()).terms.rows
+        np.testing.assert_allclose(np.sort(row.x[:, 0]), np.sort(gaps))
+
+
+@pytest.mark.parametrize("statistic", ["share", "mean"])
+def test_numbers_of_models_that_failed_are_not_tested(tmp_path, statistic):
+    table = measurement_table(10, scales=(1.0, 2.0), backbones=("sit-b",))
+    claims = claims_of(tmp_path, of=f"{{metric: {OPTIMUM}, inside: [1, 2]}}", statistic=statistic)
+    assert verdict(claims, table)["verdict"] != NOT_TESTABLE
+    row = verdict(claims, table.assign(failed=table["metric"] == TARGET))
+    assert row["verdict"] == NOT_TESTABLE
+    assert "generation failed (sit-b" in row["reason"]
+
+
+def test_no_claim_is_tested_on_models_that_failed(table):
+    """Claims on latents alone do not need them."""
+    rows = check_claims(
+        load_claims(CLAIMS),
+        table.assign(failed=table["backbone"] != ""),
+        profiles_of(table),
+        noise_floor(table),
+        table_frame("latent_findings", []),
+    )
+    tested = set(rows.loc[rows["verdict"] != NOT_TESTABLE, "id"])
+    assert tested <= {"reconstruction-comparable", "lnc-stands-for-probing"} | {
+        "perspectives-orthogonal",
+        "smooth-uniform-viv-collinear",
+    }
 
 
 def test_power_grows_and_errors_stay_below_five_percent():
@@ -330,6 +365,32 @@ def test_power_grows_and_errors_stay_below_five_percent():
     for region, truth, how in ((STRONG, (0.5,), {}), (STRONGER, (0.7, 0.7), {"difference": True})):
         wrong = verdict_shares(region, small, 2, truth, **how, draws=400)
         assert max(wrong) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("statistic", "metric", "paper", "expect", "chance"),
+    [
+        ("fit", "[semantics.lnc5, spatial.srss]", 0.9, "{at_least: -1}", (1.0, 1.0)),
+        ("fit", "[semantics.lnc5, spatial.srss]", 0.9, "{at_least: 0.5}", (0.3, 1.0)),
+        ("fit", "[semantics.lnc5, spatial.srss]", 0.5, "{at_least: 0.5}", (0.0, 0.06)),
+        ("shared", "[semantics.lnc5, spatial.srss]", 0.0, "{at_most: 10}", (1.0, 1.0)),
+        ("shared", "[semantics.lnc5, spatial.srss]", 0.7, "{at_most: 0.25}", (0.0, 0.06)),
+        ("share", f"{OPTIMUM}, inside: [1, 2]", 1.0, "{at_least: 0.5}", (1.0, 1.0)),
+        ("share", f"{OPTIMUM}, inside: [1, 2]", 0.5, "{at_least: 0.5}", (0.0, 0.06)),
+    ],
+)
+def test_power_of_statistics_other_than_r(
+    table, tmp_path, statistic, metric, paper, expect, chance
+):
+    """A region that holds everything is always reproduced, one that ends at the truth hardly."""
+    of = f"{{metric: {metric}, paper: {paper}}}"
+    (claim,) = claims_of(tmp_path, of=of, statistic=statistic, expect=expect)
+    if statistic == "share":
+        table = measurement_table(24, scales=(1.0, 2.0), backbones=("sit-b",))
+    study = Study(Measured(table), profiles_of(table))
+    terms = study.evidence(claim.statistic, claim.plus, claim.minus).terms
+    found = power(claim, terms, study.clusters, 1.0)
+    assert chance[0] <= found <= chance[1]
 
 
 @pytest.mark.slow
@@ -351,6 +412,16 @@ def test_a_study_is_told_before_it_runs_what_it_can_test(capsys):
     assert paper.loc["viv-strong", "power"] > 0.7
     assert (paper.loc["viv-strong", "tokenizers"], paper.loc["viv-strong", "rows"]) == (86, 12)
     assert paper.loc["viv-strong", "power"] > paper.loc["viv-with-guidance", "power"]
+    unknown = paper[paper["power"].isna()]
+    assert set(unknown.index) == {
+        "reconstruction-comparable",  # a standard deviation
+        "viv-and-srss-most-stable",  # ranges
+        "ifid-less-stable",
+        "ratio-against-variance",  # a mean
+    }
+    assert set(unknown["note"]) == {NOT_COMPUTED[kind] for kind in ("sd", "range", "mean")}
+    assert paper.loc["three-hold-for-is", "note"] == ASSUMED
+    assert paper.loc["viv-strong", "note"] == ""
     assert smoke["power"].isna().all()
     assert set(smoke["note"]) == {"no family has 3 tokenizers"}
     assert main(["plan", "--claims", "--configfile", str(REPOSITORY / "config.yaml")]) == 0

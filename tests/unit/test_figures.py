@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from diffusability.analysis.answer import answer
@@ -35,7 +36,8 @@ from diffusability.figures.results import (
     read_results,
     reference_scope,
 )
-from diffusability.figures.style import write_figure
+from diffusability.figures.scheme import SKETCHES
+from diffusability.figures.style import HALF, PAGE, write_figure
 from diffusability.figures.trajectories import length_ratios, representatives
 from diffusability.report.figures import drawing_reason
 from diffusability.study.figures import FIGURES, figure_named
@@ -51,6 +53,7 @@ from tests.unit.figure_tables import TARGET, figure_table, made_tables, results_
 BACKBONES = ("sit-b", "lightningdit-b")
 FAMILIES = ("conv-f16d32", "trans-f16d32")
 MINUS = "\N{MINUS SIGN}"
+SHORT = {metric: short for short, metric in (SHOWN | TRAJECTORY).items()}
 
 
 @pytest.fixture(scope="module")
@@ -99,17 +102,21 @@ def texts(figure: Figure) -> str:
 
 
 def check_relations(study: Results, axes, scopes, metrics) -> None:
-    """Compare panels, row by row, with cells and correlations."""
+    """Compare panels, row by row, with cells and turned correlations."""
     wanted = [(scope, metric) for scope in scopes for metric in metrics]
     assert len(axes) >= len(wanted)
     for axis, (scope, pattern) in zip(axes, wanted, strict=False):
         name = study.measured(pattern)
+        assert axis.get_xlabel().split()[0] == SHORT[pattern].split()[0]
         np.testing.assert_allclose(points(axis), expected(study, name, scope), rtol=1e-12)
         where = {"backbone": scope.backbone, "guidance": scope.guidance, "family": scope.family}
         where |= {"target": scope.target, "metric": name}
         row = study.statistic("correlations", "pearson", **where)
-        low, high = shown(row["low"]), shown(row["high"])
-        assert f"r = {shown(row['value'])} [{low}, {high}]" in axis.get_title()
+        sign = row["expected_sign"]
+        low, high = sorted((sign * row["low"], sign * row["high"]))
+        title = axis.get_title()
+        assert f"r = {shown(sign * row['value'])}" in title
+        assert f"[{shown(low)}, {shown(high)}]" in title
 
 
 def test_every_figure_is_listed_and_has_a_caption() -> None:
@@ -161,28 +168,56 @@ def test_fisher_curves_are_those_of_the_reference_family_and_backbone(study, dra
     assert said == "this curve was not measured in this study"
 
 
+def test_perspectives_are_ranked_by_their_strongest_metric_which_is_marked(study, drawn) -> None:
+    scope = reference_scope(study, TARGET)
+    assert scope == Scope(TARGET, "sit-b", 1.0, "conv-f16d32")
+    where = {"target": TARGET, "backbone": "sit-b", "guidance": 1.0, "family": FAMILIES[0]}
+    size = {
+        short: abs(study.row("correlations", **where, metric=study.measured(of))["pearson"])
+        for short, of in SHOWN.items()
+    }
+    best = {title: max(size[short] for short in own) for title, own in PERSPECTIVES.items()}
+    titles = sorted(PERSPECTIVES, key=best.__getitem__, reverse=True)
+    order = [
+        (f"{rank}. {title}", short)
+        for rank, title in enumerate(titles, start=1)
+        for short in sorted(PERSPECTIVES[title], key=size.__getitem__, reverse=True)
+    ]
+    axes = drawn["perspectives"].axes
+    check_relations(study, axes, [scope], [SHOWN[short] for _, short in order])
+    assert len(axes) == len(SHOWN)
+    heads = [(text, text.get_text()) for axis in axes for text in axis.texts]
+    bold = {text for artist, text in heads if artist.get_fontweight() == "bold"}
+    assert bold == {f"{rank}. {title}" for rank, title in enumerate(titles, start=1)}
+    for axis, (head, short) in zip(axes, order, strict=True):
+        assert head in [text.get_text() for text in axis.texts]
+        own = PERSPECTIVES[head.partition(". ")[2]]
+        marked = axis.get_facecolor() != (1.0, 1.0, 1.0, 1.0)
+        assert marked == (size[short] == max(size[other] for other in own))
+
+
 @pytest.mark.parametrize(
     ("name", "target"),
     [
-        ("perspectives", TARGET),
-        ("perspectives_inception_score", "generation.inception_score_judge"),
-        ("perspectives_fdr6", "generation.fdr6"),
+        ("generalization", TARGET),
+        ("inception_score", "generation.inception_score_judge"),
+        ("fdr6", "generation.fdr6"),
     ],
 )
-def test_perspectives_show_the_cells_and_the_correlations(study, drawn, name, target) -> None:
-    scope = reference_scope(study, target)
-    assert scope == Scope(target, "sit-b", 1.0, "conv-f16d32")
-    check_relations(study, drawn[name].axes, [scope], SHOWN.values())
-    assert len(drawn[name].axes) == len(SHOWN)
+def test_every_backbone_and_family_is_shown_row_by_row(study, drawn, name, target) -> None:
+    scopes = [
+        scope.at(family=family) for family in FAMILIES for scope in backbone_scopes(study, target)
+    ]
+    assert [s.backbone for s in scopes] == [*BACKBONES, *BACKBONES]
+    if name == "generalization":
+        scopes = scopes[1:]  # the figure of perspectives shows the first
+    check_relations(study, drawn[name].axes, scopes, REPRESENTATIVES.values())
+    assert len(drawn[name].axes) == len(scopes) * len(REPRESENTATIVES)
 
 
-def test_backbones_families_and_trajectories_show_them_row_by_row(study, drawn) -> None:
+def test_trajectories_show_every_backbone(study, drawn) -> None:
     scopes = list(backbone_scopes(study, TARGET))
-    assert [s.backbone for s in scopes] == list(BACKBONES)
-    check_relations(study, drawn["backbones"].axes, scopes, REPRESENTATIVES.values())
     check_relations(study, drawn["trajectories"].axes, scopes, TRAJECTORY.values())
-    scopes = [scopes[0].at(family=family) for family in FAMILIES]
-    check_relations(study, drawn["families"].axes, scopes, REPRESENTATIVES.values())
 
 
 def test_best_guidance_marks_the_best_scale_of_each(study, drawn) -> None:
@@ -202,13 +237,20 @@ def test_pairs_have_bubbles_that_grow_with_the_distance(study, drawn) -> None:
     scope = reference_scope(study, TARGET)
     axis = drawn["pairs"].axes[0]
     where = (TARGET, scope.backbone, scope.guidance)
-    names = ("velocity.viv", "semantics.lnc5")
+    rows = study.tables["regressions"]
+    own = rows[(rows["target"] == TARGET) & (rows["backbone"] == "sit-b")]
+    own = own[(own["guidance"] == 1.0) & (own["family"] == FAMILIES[0])]
+    shown_names = [study.measured(of) for of in REPRESENTATIVES.values()]
+    own = own[own["metric_1"].isin(shown_names) & own["metric_2"].isin(shown_names)]
+    names = tuple(own.sort_values("q2").iloc[-1][["metric_1", "metric_2"]])
+    assert len(drawn["pairs"].axes) == 6 < len(own)
     parts = [cells(study.measurements, name, *where).of_family(scope.family) for name in names]
     first, second = (part.rows for part in parts)
     y = np.sort(first["y"].to_numpy())
     areas = bubble_diameters(y, y.min(), y.max()) ** 2
     np.testing.assert_allclose(np.diff(areas) / np.diff(y), np.ptp(areas) / np.ptp(y))
-    there = np.concatenate([c.get_offsets() for c in axis.collections])
+    bubbles = [c for c in axis.collections if isinstance(c, PathCollection)]
+    there = np.concatenate([c.get_offsets() for c in bubbles])
     want = np.column_stack([first["x"], second["x"]])
     np.testing.assert_allclose(there[np.argsort(there[:, 0])], want[np.argsort(want[:, 0])])
     where = {"target": TARGET, "backbone": "sit-b", "guidance": 1.0, "family": FAMILIES[0]}
@@ -262,8 +304,10 @@ def test_probe_reconstruction_and_noise_floor_show_every_number(study, drawn) ->
 
 
 def test_correlations_are_turned_to_the_declared_direction(study, drawn) -> None:
-    axis = drawn["correlations"].axes[0]
-    marks = {line.get_label(): line for line in axis.lines}
+    marks = {line.get_label(): line for line in drawn["all_metrics"].axes[0].lines}
+    few = {line.get_label(): line for line in drawn["correlations"].axes[0].lines}
+    names = [label.get_text() for label in drawn["correlations"].axes[0].get_yticklabels()]
+    assert names[0] == "velocity ambiguity\n(VIV)"
     for short, pattern in SHOWN.items():
         for guidance, words in ((1.0, "smallest"), (BEST, "best")):
             where = {
@@ -275,15 +319,32 @@ def test_correlations_are_turned_to_the_declared_direction(study, drawn) -> None
             row = study.row("correlations", **where, metric=study.measured(pattern))
             x = marks[f"{short}, {words} guidance"].get_xdata()
             assert x == pytest.approx(row["pearson"] * row["expected_sign"])
-    assert len(drawn["correlations"].axes) == 4  # two backbones by two families
+            if short in REPRESENTATIVES:
+                assert few[f"{short}, {words} guidance"].get_xdata() == x
+    assert len(few) < len(marks)
 
 
-def test_where_every_panel_does_not_fit_other_families_keep_to_one_backbone(
-    study, monkeypatch
-) -> None:
-    monkeypatch.setattr("diffusability.figures.correlations.WIDEST", 3)
-    titles = [axis.get_title() for axis in draw_figure("correlations", study).axes]
-    assert [title.partition("\n")[0] for title in titles] == ["sit-b", "lightningdit-b", "sit-b"]
+@pytest.mark.parametrize("name", ["correlations", "all_metrics"])
+def test_panels_of_correlations_are_wrapped(study, drawn, name) -> None:
+    axes = drawn[name].axes
+    assert [axis.get_title().partition(",")[0] for axis in axes] == [
+        f"{backbone}\n{family}" for family in FAMILIES for backbone in BACKBONES
+    ]
+    places = [axis.get_position() for axis in axes]
+    assert len({place.y0 for place in places}) == (2 if name == "correlations" else 1)
+
+
+def test_no_figure_is_wider_than_a_page(drawn) -> None:
+    for name, figure in drawn.items():
+        assert figure.get_size_inches()[0] <= PAGE + 1e-9, name
+    for name in ("correlations", "strongest"):  # side by side
+        assert drawn[name].get_size_inches()[0] <= HALF + 1e-9, name
+
+
+def test_every_perspective_has_a_sketch(drawn) -> None:
+    assert set(SKETCHES) == set(PERSPECTIVES)
+    assert [axis.get_title() for axis in drawn["scheme"].axes] == list(PERSPECTIVES)
+    assert all(len(axis.get_children()) > 10 for axis in drawn["scheme"].axes)
 
 
 def test_the_strongest_metric_is_that_of_the_answer(study, drawn) -> None:
@@ -315,9 +376,9 @@ def test_chance_and_ceiling_are_drawn_where_a_metric_states_them() -> None:
 
 def test_a_figure_without_data_says_so_in_its_file(study, drawn, tmp_path: Path) -> None:
     small = results_of(figure_table(3), {})
-    write_figure(draw_figure("families", small), [tmp_path / "empty.svg"])
-    assert drawing_reason((tmp_path / "empty.svg").read_bytes()) == SENTENCES["families"]
-    write_figure(drawn["families"], [tmp_path / "full.svg"])
+    write_figure(draw_figure("generalization", small), [tmp_path / "empty.svg"])
+    assert drawing_reason((tmp_path / "empty.svg").read_bytes()) == SENTENCES["generalization"]
+    write_figure(drawn["generalization"], [tmp_path / "full.svg"])
     assert drawing_reason((tmp_path / "full.svg").read_bytes()) == ""
 
 
@@ -329,19 +390,24 @@ def test_length_ratio_shows_the_three_that_stand_for_all(study, drawn) -> None:
     assert chosen == {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
     found = length_ratios(study, scope)
     own = found[found["tokenizer"] == chosen["worst"]]
-    below = drawn["length_ratio"].axes[len(BACKBONES)]
-    line = next(line for line in below.lines if line.get_label() == chosen["worst"])
+    axes = drawn["length_ratio"].axes
+    panels = len(FAMILIES) * len(BACKBONES)
+    assert len(axes) == 2 * panels
+    line = next(line for line in axes[0].lines if line.get_label() == chosen["worst"])
     np.testing.assert_allclose(line.get_xydata(), own[["time", "value"]])
     np.testing.assert_allclose(line.get_xdata(), (np.arange(10) + 0.5) / 10)
-    above = drawn["length_ratio"].axes[0]
-    variance = next(line for line in above.lines if line.get_label() == chosen["worst"])
+    overlaid = axes[panels].lines
+    assert {line.get_label() for line in overlaid} == set(chosen.values())
+    variance = next(line for line in overlaid if line.get_label() == chosen["worst"])
+    assert variance.get_linestyle() == "--"
     np.testing.assert_allclose(variance.get_xdata(), np.arange(11) / 10)
 
 
 SENTENCES = {
     "strongest": "correlations were not measured in this study",
-    "backbones": "one backbone: there is nothing to compare it with",
-    "families": "one family: there is nothing to compare it with",
+    "generalization": "one backbone and one family: there is nothing to compare them with",
+    "all_metrics": "no correlation can be computed here",
+    "scheme": "Latent neighbour consistency",
     "best_guidance": "every backbone was sampled at one guidance scale: there is no best",
     "guidance": "every backbone was sampled at one guidance scale: no curve",
     "perspectives": "no r: the tables have none for this panel",
@@ -350,11 +416,11 @@ SENTENCES = {
     "intercorrelations": "two metrics of different perspectives were not measured together",
     "length_ratio": "the tables have no length ratio for sit-b, guidance 1, conv-f16d32",
     "neighbours_probe": "the linear probe (semantics.probe) was not measured in this study",
-    "reconstruction": "LPIPS (reconstruction.lpips*) was not measured in this study",
+    "reconstruction": "Reconstruction quality of the tokenizers",
     "trajectories": "straightness (trajectory.straightness) was not measured in this study",
     "noise_floor": "the tables have no noise floor for this panel",
-    "perspectives_inception_score": "was not measured in this study",
-    "perspectives_fdr6": "FDr6 (generation.fdr6) was not measured in this study",
+    "inception_score": "was not measured in this study",
+    "fdr6": "FDr6 (generation.fdr6) was not measured in this study",
     "fisher_curves": "this curve was not measured in this study",
     "fisher_encoders": "Fisher curves of `pixels` and of `gpe` and of `vae` were not measured",
     "fisher_levels": "Fisher curves of `pixels` and of `level` were not measured",
@@ -369,12 +435,14 @@ def test_what_a_small_study_lacks_is_said() -> None:
     assert set(SENTENCES) == set(FIGURES)
     for name, sentence in SENTENCES.items():
         assert sentence in texts(draw_figure(name, small)), name
+    axes = draw_figure("reconstruction", small).axes
+    assert len(axes) == 3  # of LPIPS, which was not measured, there is no empty panel
 
 
 def test_a_study_without_generated_images_is_said() -> None:
     table = figure_table(4)
     bare = results_of(table[table["backbone"] == ""].reset_index(drop=True), {})
-    for name in FIGURES:
+    for name in set(FIGURES) - {"scheme", "reconstruction"}:
         assert re.search("(was|were) not measured|linear probe", texts(draw_figure(name, bare))), (
             name
         )
@@ -416,7 +484,7 @@ def test_the_reasons_of_the_analysis_stand_in_the_panels() -> None:
     correlations = draw_figure("correlations", results)
     assert "no r" in texts(correlations)
     rows = [label.get_text() for label in correlations.axes[0].get_yticklabels()]
-    assert rows == ["VIV", "LNC", "SEC"]
+    assert [row.partition("(")[2] for row in rows] == ["VIV)", "LNC)", "SEC)"]
     assert "no repeated seeds" in texts(draw_figure("noise_floor", results))
     assert "no Q²: the tables have none" in texts(draw_figure("pairs", results))
 

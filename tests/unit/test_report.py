@@ -118,6 +118,12 @@ def told(tokenizers, **more):
     return answer(every, TARGET), every
 
 
+def measured_up(table):
+    """Return a table whose target is declared better when it is higher."""
+    own = table["metric"] == TARGET
+    return table.assign(higher_is_better=table["higher_is_better"].where(~own, True))
+
+
 def test_the_answer_names_the_strongest_perspective_with_its_uncertainty():
     found, every = told(30, backbones=("sit-b",))
     rows = every["correlations"]
@@ -128,6 +134,12 @@ def test_the_answer_names_the_strongest_perspective_with_its_uncertainty():
     assert found.strongest.metric == "velocity.viv"
     ends = f"r = {row['pearson']:.2f} [{row['pearson_low']:.2f}, {row['pearson_high']:.2f}]"
     assert ends in found.sentence
+    assert "predicts generated images best: the lower the VIV of a tokenizer, the better" in (
+        found.sentence
+    )
+    # where the target is better higher, the same positive r reads the other way
+    flipped = {**every, "measurements": measured_up(every["measurements"])}
+    assert "the higher the VIV of a tokenizer, the better" in answer(flipped, TARGET).sentence
     assert "30 tokenizers in 6 clusters" in found.sentence
     measured = every["measurements"]
     means = measured[measured["metric"] == TARGET].groupby("tokenizer")["value"].mean()
@@ -145,7 +157,7 @@ def test_the_answer_names_the_strongest_perspective_with_its_uncertainty():
     [
         ({"tokenizers": 2}, "it has 2 tokenizers of one family, and a correlation needs 3"),
         ({"tokenizers": 3}, "3 clusters, fewer than 4"),
-        ({"tokenizers": 12, "noise": 3.0}, "perspectives contains zero"),
+        ({"tokenizers": 12, "noise": 3.0}, "intervals of all perspectives contain zero"),
     ],
 )
 def test_the_answer_says_why_a_study_cannot_tell(study, reason):

@@ -10,7 +10,13 @@ import pytest
 
 from diffusability.analysis.equal_reconstruction import tokenizers
 from diffusability.analysis.frames import table_frame
-from diffusability.report.doubts import damaged_images, failed_rows, flag_rows, warnings
+from diffusability.report.doubts import (
+    damaged_images,
+    equality_rows,
+    failed_rows,
+    flag_rows,
+    warnings,
+)
 from diffusability.report.methods import methods
 from diffusability.report.scores import left_out_rows, perspective_rows, score_table
 from diffusability.study.load import load_study
@@ -80,11 +86,22 @@ def test_every_kind_of_doubt_is_said(tables):
     flags = flag_rows(table).set_index("flag")
     assert list(flags.index) == ["2 dead channels", "1 skipped"]
     assert flags.loc["1 skipped", "tokenizers"] == "t00"
+    table.loc[first, "flags"] = "exact-images-3; extrapolation: sigma outside the trained range"
+    assert list(flag_rows(table)["flag"]) == [
+        "images reconstructed without any error: 3",
+        "noise level outside the trained range",
+    ]
     failed = failed_rows(table)
     assert set(failed["tokenizer"]) == {"t00"}
     assert set(failed["why it failed"]) == {"class accuracy at chance"}
     quiet = tables | {"tokenizers": tables["tokenizers"].assign(psnr_spread=0.1)}
     assert warnings(quiet, {}) == []
+
+
+def test_reconstruction_is_listed_where_it_is_judged(tables):
+    judged = tables["tokenizers"].assign(comparable=[True] * 9 + [False], reason="")
+    assert list(equality_rows(judged)["comparable"]) == ["yes"] * 9 + ["no"]
+    assert equality_rows(tables["tokenizers"]).empty  # the scores have it
 
 
 def test_damaged_images_are_those_of_the_manifest(tmp_path):

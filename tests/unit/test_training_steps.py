@@ -3,7 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection
 
+from diffusability.analysis.catalogue import HEADLINE_METRICS
 from diffusability.analysis.intervals import AnalysisOptions
 from diffusability.analysis.measurements import check_measurements
 from diffusability.analysis.panels import Measured
@@ -117,15 +119,21 @@ def test_the_figure_shows_r_of_every_step_with_its_interval(results: Results) ->
     assert found["step"].tolist() == [100, 300, 900]
     assert (found["low"] <= found["r"]).all()
     assert (found["r"] <= found["high"]).all()
-    above, below = figure.axes[0], figure.axes[len(STEPS)]
-    lines = [line for line in below.lines if len(line.get_xdata()) == 3]
+    images, viv_panel = figure.axes[:2]  # the backbone without snapshots has no row
+    assert len(figure.axes) == 1 + sum(
+        results.measured(of) is not None for of in HEADLINE_METRICS.values()
+    )
+    assert viv_panel.get_title().startswith("VIV\n")
+    lines = [line for line in viv_panel.lines if len(line.get_xdata()) == 3]
     assert any(np.allclose(line.get_ydata(), found["r"]) for line in lines)
-    zero, *_ = below.lines
+    zero, *_ = viv_panel.lines
     assert list(zero.get_ydata()) == [0, 0]
     level = control_level(results.measurements, scope, "gaussian")
     viv = results.measurements[results.measurements["metric"] == "velocity.viv"]
     assert level == pytest.approx(viv.groupby("tokenizer")["value"].mean().median())
-    assert any(np.allclose(line.get_ydata(), level) for line in above.lines)
+    assert any(np.allclose(line.get_ydata(), level) for line in images.lines)
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert "control: gaussian" in legend
-    assert "VIV" in legend
+    assert "decoded Gaussian fit" in legend
+    bars = [c for c in viv_panel.collections if isinstance(c, LineCollection)]
+    ends = np.array([segment[:, 1] for segment in bars[0].get_segments()])
+    np.testing.assert_allclose(ends, found[["low", "high"]])
