@@ -23,6 +23,9 @@ def hand_over() -> None:
 
     The fork has this process's arguments, working directory, environment and streams; signals sent
     to this process are forwarded to it. Without a running server this function does nothing.
+
+    If the server is killed, the fork works to its end, and its status is lost. Then this function
+    returns: the caller finds what the fork has made, and otherwise resumes or fails as it did.
     """
     server, _, address = os.environ.get(ADDRESS, "").partition(":")
     if not address or not (connection := _connect(int(server), address)):
@@ -34,11 +37,18 @@ def hand_over() -> None:
         started = answers.readline()
         if not started:
             return  # the server ended before it forked
-        pid = int(started)
-        for name in FORWARDED:
-            signal.signal(name, lambda number, _: _send(pid, number))
-        ended = answers.readline()
-    _exit_as(int(ended) if ended else _outlive(pid))
+        pid, forwarded = int(started), []
+        before = {
+            name: signal.signal(name, lambda number, _: forwarded.append(_send(pid, number)))
+            for name in FORWARDED
+        }
+        ended = answers.readline()  # nothing if the server was killed, once the fork has ended, too
+    if ended:
+        _exit_as(int(ended))
+    if forwarded:  # it was told to end
+        _exit_as(-forwarded[-1])
+    for name, handler in before.items():
+        signal.signal(name, handler)
 
 
 def _connect(server: int, address: str) -> socket.socket | None:
@@ -64,20 +74,11 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _send(pid: int, number: int) -> None:
-    """Forward a signal; the fork may have ended already."""
+def _send(pid: int, number: int) -> int:
+    """Send a signal to the fork, which may have ended already; return its number."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def _outlive(pid: int) -> int:
-    """Wait for a fork whose server was killed; its status is lost with the server.
-
-    The caller gets a failure, and finds the finished artifact when it tries again.
-    """
-    while _alive(pid):
-        time.sleep(0.1)
-    return 1
+    return number
 
 
 def _exit_as(status: int) -> None:

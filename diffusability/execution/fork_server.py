@@ -168,11 +168,15 @@ class _Loop:
         return Call(**json.loads(line))
 
     def _become_a_job(self, streams: list[int], connection: socket.socket) -> None:
-        """Close the server's files and take the client's streams."""
+        """Close the server's files and take the client's streams.
+
+        The connection stays open: to the client of a killed server its end is that of the fork.
+        """
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for other in (self.listener, connection, *self.calls.values()):
+        for other in (self.listener, *self.calls.values()):
             other.close()
+        connection.detach()
         for stream, own in zip(streams, STREAMS, strict=True):
             os.dup2(stream, own)
             os.close(stream)

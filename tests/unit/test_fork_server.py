@@ -168,3 +168,38 @@ def test_forks_go_on_when_owner_and_server_are_killed(tmp_path: Path) -> None:
     assert ended(int(server))  # it ends after its last fork
     assert not Path(leads.partition(":")[2]).parent.exists()
     assert ended(int(job))
+
+
+def test_a_killed_server_loses_nothing(tmp_path: Path) -> None:
+    """Its fork works to the end; the script then runs by itself, and has the status of its own."""
+    text = (
+        "import pathlib, sys, time\n"
+        "forked = 'fractions' in sys.modules\n"
+        "with open('runs', 'a') as file:\n    file.write(f'{forked}\\n')\n"
+        "time.sleep(1 if forked else 0)\n"
+        "pathlib.Path('ended').write_text('yes\\n')\n"
+        "sys.exit(0 if forked else 75)\n"
+    )
+    server = start(("fractions",))
+    path, environment = script(tmp_path, text), {**os.environ, **server.environment}
+    process = subprocess.Popen([sys.executable, str(path)], cwd=tmp_path, env=environment)
+    assert wait_for(tmp_path / "runs") == "True\n"
+    server.process.kill()
+    server.stop()
+    assert process.poll() is None
+    assert not (tmp_path / "ended").exists()
+    assert process.wait(10) == 75
+    assert wait_for(tmp_path / "runs") == "True\nFalse\n"
+
+
+def test_a_job_of_a_killed_server_that_is_told_to_end_ends(tmp_path: Path) -> None:
+    text = "import time\nopen('runs', 'a').write('yes\\n')\ntime.sleep(60)\n"
+    server = start(())
+    path, environment = script(tmp_path, text), {**os.environ, **server.environment}
+    process = subprocess.Popen([sys.executable, str(path)], cwd=tmp_path, env=environment)
+    wait_for(tmp_path / "runs")
+    server.process.kill()
+    server.stop()
+    process.terminate()
+    assert process.wait(10) == -signal.SIGTERM
+    assert wait_for(tmp_path / "runs") == "yes\n"
