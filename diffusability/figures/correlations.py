@@ -61,7 +61,7 @@ def draw_correlations(results: Results) -> Figure:
         figure, f"What goes with {name_metric(results.target)}: r, turned so that right is good"
     )
     guided = any(len(guidance_scales(results, s.target, s.backbone)) > 1 for s in scopes)
-    _legend(figure, guided, len(predictors(results.measurements)))
+    _legend(figure, guided, len(predictors(results.indexed)))
     return figure
 
 
