@@ -9,11 +9,8 @@ import os
 import signal
 import socket
 import sys
-import time
 
-ADDRESS = (
-    "DIFFUSABILITY_FORK_SERVER"  # environment variable: process number and socket of the server
-)
+ADDRESS = "DIFFUSABILITY_FORK_SERVER"  # environment variable: path of the server's socket
 STREAMS = (0, 1, 2)
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -27,22 +24,22 @@ def hand_over() -> None:
     If the server is killed, the fork works to its end, and its status is lost. Then this function
     returns: the caller finds what the fork has made, and otherwise resumes or fails as it did.
     """
-    server, _, address = os.environ.get(ADDRESS, "").partition(":")
-    if not address or not (connection := _connect(int(server), address)):
+    address = os.environ.get(ADDRESS)
+    if not address:
         return
-    call = {"argv": sys.argv, "cwd": os.getcwd(), "environment": dict(os.environ)}
-    with connection, connection.makefile("rb") as answers:
-        socket.send_fds(connection, [b"+"], STREAMS)
-        connection.sendall(json.dumps(call).encode() + b"\n")
-        started = answers.readline()
-        if not started:
-            return  # the server ended before it forked
-        pid, forwarded = int(started), []
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            pid = _call(connection, address)
+        except OSError:
+            return  # the server has ended
+        if pid is None:
+            return
+        forwarded: list[int] = []
         before = {
             name: signal.signal(name, lambda number, _: forwarded.append(_send(pid, number)))
             for name in FORWARDED
         }
-        ended = answers.readline()  # nothing if the server was killed, once the fork has ended, too
+        ended = _line(connection)  # nothing if the server was killed, once the fork has ended, too
     if ended:
         _exit_as(int(ended))
     if forwarded:  # it was told to end
@@ -51,27 +48,32 @@ def hand_over() -> None:
         signal.signal(name, handler)
 
 
-def _connect(server: int, address: str) -> socket.socket | None:
-    """Return a connection as soon as the server listens; None if it has ended."""
-    while _alive(server):
-        if os.path.exists(address):
-            connection = socket.socket(socket.AF_UNIX)
-            try:
-                connection.connect(address)
-            except OSError:
-                connection.close()
-                return None
-            return connection
-        time.sleep(0.02)  # the server is still importing
-    return None
+def _call(connection: socket.socket, address: str) -> int | None:
+    """Ask for a fork, wait while the server imports, and return the fork's process number.
+
+    Returns:
+        None if the server ended before it forked.
+    """
+    connection.connect(address)
+    call = {"argv": sys.argv, "cwd": os.getcwd(), "environment": dict(os.environ)}
+    socket.send_fds(connection, [b"+"], STREAMS)
+    connection.sendall(json.dumps(call).encode() + b"\n")
+    started = _line(connection)
+    return int(started) if started else None
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
+def _line(connection: socket.socket) -> bytes:
+    """Return what the server says, up to the end of the line; nothing if it has ended."""
+    said = b""
+    while not said.endswith(b"\n"):
+        try:
+            part = connection.recv(1)
+        except ConnectionResetError:
+            return b""
+        if not part:
+            return b""
+        said += part
+    return said
 
 
 def _send(pid: int, number: int) -> int:
