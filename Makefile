@@ -13,7 +13,7 @@ CHECKS := $(VENV)/.installed-dev
 install: $(READY)
 
 study: $(READY)
-	@$(BIN)/snakemake --cores $(CORES) --scheduler greedy --quiet rules
+	@$(BIN)/snakemake --cores $(CORES) --scheduler greedy --quiet rules host
 	@$(BIN)/diffusability show
 
 # required for every change, in minutes: the smoke study with its report, invalidation, resuming

@@ -20,6 +20,7 @@ from diffusability.execution.rule_functions import (
     fixed_minutes,
     memory,
 )
+from diffusability.execution.run_progress import end_progress, show_progress
 from diffusability.execution.run_time import is_resumed
 from diffusability.execution.slurm import check_submission
 from diffusability.study.class_sizes import check_prepared
@@ -97,9 +98,15 @@ onstart:
             share_imports()
     except DiffusabilityError as error:
         raise WorkflowError(str(error))
+    show_progress(workflow, logger, PLAN)
+
+
+onsuccess:
+    end_progress(logger)
 
 
 onerror:
+    end_progress(logger)
     logger.error(failure_report(snakemake_adapter.failed_jobs(workflow)))
 
 

@@ -105,6 +105,7 @@ class Measured:
         self._cells: dict[tuple[str, str, str, Guidance], Cells] = {}
         self._best: dict[tuple[str, str], tuple[dict[str, float], str]] = {}
         self._chance: dict[tuple[str, str], bool] = {}
+        self._scales: dict[str, dict[str, list[float]]] = {}
 
     @classmethod
     def of(cls, table: "Table") -> "Measured":
@@ -129,6 +130,15 @@ class Measured:
             parts = self.rows[metric].groupby("backbone", sort=False)
             self._runs[metric] = {str(name): Runs.of(part, optimum) for name, part in parts}
         return self._runs.get(metric, {})
+
+    def scales(self, target: str) -> dict[str, list[float]]:
+        """Return the guidance scales of a target by backbone, computed once."""
+        if target not in self._scales:
+            parts = self.rows[target].groupby("backbone", sort=False)["guidance"]
+            self._scales[target] = {
+                str(n): sorted(map(float, p.dropna().unique())) for n, p in parts
+            }
+        return self._scales[target]
 
     def best_guidance(self, target: str, backbone: str) -> tuple[dict[str, float], str]:
         """Return ``best_guidance`` of the table, computed once."""
@@ -192,12 +202,11 @@ def panels(table: Table, of: Sequence[str] | None = None) -> Iterator[Panel]:
     """
     table = Measured.of(table)
     for target in targets(table) if of is None else of:
-        for backbone, of_target in table.rows[target].groupby("backbone", sort=False):
-            scales = sorted(of_target["guidance"].dropna().unique())
+        for backbone, scales in table.scales(target).items():
             for guidance in scales:
-                yield Panel(target, str(backbone), float(guidance))
+                yield Panel(target, backbone, guidance)
             if len(scales) > 1:
-                yield Panel(target, str(backbone), BEST)
+                yield Panel(target, backbone, BEST)
 
 
 def at_chance(table: Table, metric: str, family: str) -> bool:

@@ -9,11 +9,8 @@ import os
 import signal
 import socket
 import sys
-import time
 
-ADDRESS = (
-    "DIFFUSABILITY_FORK_SERVER"  # environment variable: process number and socket of the server
-)
+ADDRESS = "DIFFUSABILITY_FORK_SERVER"  # environment variable: path of the server's socket
 STREAMS = (0, 1, 2)
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -23,61 +20,67 @@ def hand_over() -> None:
 
     The fork has this process's arguments, working directory, environment and streams; signals sent
     to this process are forwarded to it. Without a running server this function does nothing.
+
+    If the server is killed, the fork works to its end, and its status is lost. Then this function
+    returns: the caller finds what the fork has made, and otherwise resumes or fails as it did.
     """
-    server, _, address = os.environ.get(ADDRESS, "").partition(":")
-    if not address or not (connection := _connect(int(server), address)):
+    address = os.environ.get(ADDRESS)
+    if not address:
         return
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            pid = _call(connection, address)
+        except OSError:
+            return  # the server has ended
+        if pid is None:
+            return
+        forwarded: list[int] = []
+        before = {
+            name: signal.signal(name, lambda number, _: forwarded.append(_send(pid, number)))
+            for name in FORWARDED
+        }
+        ended = _line(connection)  # nothing if the server was killed, once the fork has ended, too
+    if ended:
+        _exit_as(int(ended))
+    if forwarded:  # it was told to end
+        _exit_as(-forwarded[-1])
+    for name, handler in before.items():
+        signal.signal(name, handler)
+
+
+def _call(connection: socket.socket, address: str) -> int | None:
+    """Ask for a fork, wait while the server imports, and return the fork's process number.
+
+    Returns:
+        None if the server ended before it forked.
+    """
+    connection.connect(address)
     call = {"argv": sys.argv, "cwd": os.getcwd(), "environment": dict(os.environ)}
-    with connection, connection.makefile("rb") as answers:
-        socket.send_fds(connection, [b"+"], STREAMS)
-        connection.sendall(json.dumps(call).encode() + b"\n")
-        started = answers.readline()
-        if not started:
-            return  # the server ended before it forked
-        pid = int(started)
-        for name in FORWARDED:
-            signal.signal(name, lambda number, _: _send(pid, number))
-        ended = answers.readline()
-    _exit_as(int(ended) if ended else _outlive(pid))
+    socket.send_fds(connection, [b"+"], STREAMS)
+    connection.sendall(json.dumps(call).encode() + b"\n")
+    started = _line(connection)
+    return int(started) if started else None
 
 
-def _connect(server: int, address: str) -> socket.socket | None:
-    """Return a connection as soon as the server listens; None if it has ended."""
-    while _alive(server):
-        if os.path.exists(address):
-            connection = socket.socket(socket.AF_UNIX)
-            try:
-                connection.connect(address)
-            except OSError:
-                connection.close()
-                return None
-            return connection
-        time.sleep(0.02)  # the server is still importing
-    return None
+def _line(connection: socket.socket) -> bytes:
+    """Return what the server says, up to the end of the line; nothing if it has ended."""
+    said = b""
+    while not said.endswith(b"\n"):
+        try:
+            part = connection.recv(1)
+        except ConnectionResetError:
+            return b""
+        if not part:
+            return b""
+        said += part
+    return said
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
-
-
-def _send(pid: int, number: int) -> None:
-    """Forward a signal; the fork may have ended already."""
+def _send(pid: int, number: int) -> int:
+    """Send a signal to the fork, which may have ended already; return its number."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def _outlive(pid: int) -> int:
-    """Wait for a fork whose server was killed; its status is lost with the server.
-
-    The caller gets a failure, and finds the finished artifact when it tries again.
-    """
-    while _alive(pid):
-        time.sleep(0.1)
-    return 1
+    return number
 
 
 def _exit_as(status: int) -> None:

@@ -3,8 +3,8 @@
 A job of a small study spends a third of its time on starting Python and importing torch. A local
 Snakemake therefore starts one process that has done both; each script asks it for a fork
 (`fork_client`). A fork has the script's arguments, folder, environment, streams, exit status and
-signals. The server starts no threads and uses no GPU before it forks. It ends with Snakemake,
-however that ends, while running forks continue. Clusters start ordinary processes.
+signals. The server only imports: it refuses to fork if that has started a thread or CUDA. It ends
+with Snakemake, however that ends, while running forks continue. Clusters start ordinary processes.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from diffusability.study.tables import TABLES
 # is an error only in the job that needs it
 LIBRARIES = (
     "torch",
+    "torch._dynamo",  # a second of processor time: the first optimizer imports it
     "numpy",
     "pandas",
     "scipy.linalg",
@@ -80,9 +82,7 @@ class Server:
     def __init__(self, process: subprocess.Popen[bytes], address: str) -> None:
         """Keep the process, and the pipe whose closing tells it that its owner is gone."""
         self.process = process
-        self.environment = {
-            ADDRESS: f"{process.pid}:{address}"
-        }  # tells scripts where the server is
+        self.environment = {ADDRESS: address}  # tells scripts where the server is
 
     def stop(self) -> None:
         """End the server after its forks have ended."""
@@ -92,18 +92,33 @@ class Server:
 
 
 def start(shared: Sequence[str]) -> Server:
-    """Start a server that lives as long as this process; returns before its imports finish."""
-    folder = tempfile.mkdtemp(
-        prefix="diffusability-"
-    )  # short, because a socket's path is limited to 107 bytes
+    """Start a server that lives as long as this process; returns before its imports finish.
+
+    Calls wait in the queue of its socket meanwhile. The socket ends with the server.
+    """
+    # short, because a socket's path is limited to 107 bytes
+    folder = tempfile.mkdtemp(prefix="diffusability-")
     address = f"{folder}/socket"
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "diffusability.execution.fork_server", address, *shared],
-        stdin=subprocess.PIPE,  # open only in this process: it closes when this process ends
-        env={**os.environ, **one_thread},
-        start_new_session=True,  # Ctrl-C reaches the scripts, which forward it
-    )
+    one_thread["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # of pyarrow, if pandas has it
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(128)
+        number = listener.fileno()
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "diffusability.execution.fork_server",
+                address,
+                str(number),
+                *shared,
+            ],
+            stdin=subprocess.PIPE,  # open only in this process: it closes when this process ends
+            env={**os.environ, **one_thread},
+            pass_fds=[number],
+            start_new_session=True,  # Ctrl-C reaches the scripts, which forward it
+        )
     return Server(process, address)
 
 
@@ -145,10 +160,10 @@ class _Loop:
     def _accept(self) -> Call | None:
         """Fork for a new call; return it in the fork, None in the server."""
         connection, _ = self.listener.accept()
-        line = b""
-        _, streams, _, _ = socket.recv_fds(connection, 1, len(STREAMS))
+        line, streams = b"", list[int]()
         connection.settimeout(10)  # from a client that stopped in the middle
-        with connection.makefile("rb") as reader, contextlib.suppress(TimeoutError):
+        with connection.makefile("rb") as reader, contextlib.suppress(OSError):
+            _, streams, _, _ = socket.recv_fds(connection, 1, len(STREAMS))
             line = reader.readline()
         connection.settimeout(None)
         if not line.endswith(b"\n"):
@@ -168,11 +183,15 @@ class _Loop:
         return Call(**json.loads(line))
 
     def _become_a_job(self, streams: list[int], connection: socket.socket) -> None:
-        """Close the server's files and take the client's streams."""
+        """Close the server's files and take the client's streams.
+
+        The connection stays open: to the client of a killed server its end is that of the fork.
+        """
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for other in (self.listener, connection, *self.calls.values()):
+        for other in (self.listener, *self.calls.values()):
             other.close()
+        connection.detach()
         for stream, own in zip(streams, STREAMS, strict=True):
             os.dup2(stream, own)
             os.close(stream)
@@ -195,22 +214,32 @@ class _Loop:
             os.kill(pid, signal.SIGKILL)
 
 
-def _serve(address: str, shared: list[str]) -> Call | None:
-    """Import, listen, and fork until the owner is gone; return the call in each fork."""
-    for module in shared:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module)
-    gc.freeze()  # collections in the forks leave shared memory alone
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(f"{address}.new")
-        listener.listen(128)
-        os.rename(f"{address}.new", address)  # published last, when clients can connect
-        server = os.getpid()
-        try:
-            return _Loop(listener).run()
-        finally:
-            if os.getpid() == server:
-                shutil.rmtree(Path(address).parent, ignore_errors=True)
+def _serve(address: str, listener: socket.socket, shared: list[str]) -> Call | None:
+    """Import and fork until the owner is gone; return the call in each fork."""
+    server = os.getpid()
+    try:
+        for module in shared:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(module)
+        if reason := _not_to_fork():
+            print(f"Every job starts Python anew: the fork server {reason}", file=sys.stderr)
+            return None
+        gc.freeze()  # collections in the forks leave shared memory alone
+        return _Loop(listener).run()
+    finally:
+        if os.getpid() == server:
+            listener.close()
+            shutil.rmtree(Path(address).parent, ignore_errors=True)
+
+
+def _not_to_fork() -> str:
+    """Return why this process must not fork, or empty: only one thread survives, and no CUDA."""
+    tasks = Path("/proc/self/task")  # of Linux
+    threads = len(list(tasks.iterdir())) if tasks.exists() else threading.active_count()
+    if threads > 1:
+        return f"has {threads} threads"
+    torch = sys.modules.get("torch")
+    return "uses a GPU" if torch is not None and torch.cuda.is_initialized() else ""
 
 
 def _run(call: Call) -> None:
@@ -227,5 +256,6 @@ def _run(call: Call) -> None:
 
 if __name__ == "__main__":
     sys.stdin = os.fdopen(os.dup(0))  # the owner's pipe; 0 becomes the stream of each fork
-    if call := _serve(sys.argv[1], sys.argv[2:]):
+    own = socket.socket(fileno=int(sys.argv[2]))
+    if call := _serve(sys.argv[1], own, sys.argv[3:]):
         _run(call)

@@ -4,6 +4,7 @@
 accepted: at least `LEAST`, below `BELOW` (as in pyproject.toml).
 """
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
@@ -104,6 +105,36 @@ def executor(workflow: Any) -> str:
 def jobs_to_run(workflow: Any) -> Iterable[Any]:
     """Return the jobs that are to run, each with `rule.name`, `group`, `threads`, `resources`."""
     return list(workflow.dag.needrun_jobs())
+
+
+def outputs_to_make(workflow: Any) -> dict[str, str]:
+    """Return the rule of every job that is to run, by its first output; its number without one."""
+    jobs = enumerate(jobs_to_run(workflow))
+    return {str(next(iter(job.output), number)): str(job.rule.name) for number, job in jobs}
+
+
+def event(record: logging.LogRecord) -> str:
+    """Return the kind of a message of Snakemake's logger, as in its `LogEvent`; empty for text."""
+    kind = getattr(record, "event", None)
+    return str(kind.name) if kind is not None else ""
+
+
+def is_idle(record: logging.LogRecord) -> bool:
+    """Whether a message only says that the scheduler is at work."""
+    return record.getMessage() == "Select jobs to execute..."
+
+
+def progress_printer(workflow: Any, logger: logging.Logger) -> "logging.StreamHandler[Any] | None":
+    """Return the handler that prints messages; None if the command line asks for other output.
+
+    That is: --quiet or --quiet progress, --verbose, --printshellcmds, or --logger.
+    """
+    settings = workflow.output_settings
+    quiet = {choice.name for choice in settings.quiet or ()}
+    if quiet & {"ALL", "PROGRESS"} or settings.verbose or settings.printshellcmds:
+        return None
+    handlers = (h for h in logger.handlers if h.name == "DefaultStreamHandler")
+    return next((h for h in handlers if isinstance(h, logging.StreamHandler)), None)
 
 
 def failed_jobs(workflow: Any) -> list[tuple[str, list[str]]]:

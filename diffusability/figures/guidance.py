@@ -53,7 +53,7 @@ def _draw_panel(axis: Axes, results: Results, backbone: str, family: str) -> Non
         scale = ", ".join(f"{guidance:g}" for guidance in known) or "none"
         annotate_empty(axis, f"sampled at {len(known)} guidance scale ({scale}): there is no curve")
         return
-    table, target = results.measurements, results.target
+    table, target = results.indexed, results.target
     curves = pd.concat(
         cells(table, target, target, backbone, guidance).of_family(family).rows
         for guidance in known
@@ -62,7 +62,7 @@ def _draw_panel(axis: Axes, results: Results, backbone: str, family: str) -> Non
         annotate_empty(axis, f"{family} was not sampled with {backbone}")
         return
     best, _ = best_guidance(table, target, backbone)
-    for cluster, (colour, marker) in cluster_styles(table["cluster"]).items():
+    for cluster, (colour, marker) in cluster_styles(results.measurements["cluster"]).items():
         for name, curve in curves[curves["cluster"] == cluster].groupby("tokenizer", sort=False):
             axis.plot(
                 curve["guidance"], curve["y"], color=colour, linewidth=0.7, alpha=0.7, label=name
@@ -127,12 +127,12 @@ def draw_best_guidance(results: Results) -> Figure:
 
 def _draw_scales(axis: Axes, results: Results, pattern: str, scope: Scope) -> None:
     """Draw the other guidance scales of each tokenizer as a column of dots."""
-    best = set(best_guidance(results.measurements, scope.target, scope.backbone)[0].values())
+    best = set(best_guidance(results.indexed, scope.target, scope.backbone)[0].values())
     name = results.measured(pattern)
     columns = []
     for guidance in guidance_scales(results, scope.target, scope.backbone):
         if name is not None and min(best) <= guidance <= max(best):
-            paired = cells(results.measurements, name, scope.target, scope.backbone, guidance)
+            paired = cells(results.indexed, name, scope.target, scope.backbone, guidance)
             columns.append(paired.of_family(scope.family).rows)
     rows = pd.concat(columns)
     ends = rows.groupby("tokenizer")["y"].agg(["min", "max"])

@@ -51,7 +51,7 @@ def draw_noise_floor(results: Results) -> Figure:
 def _draw_panel(axis: Axes, results: Results, scope: Scope) -> None:
     axis.set_xlabel(f"rank by quality, {scope.backbone}")
     paired = cells(
-        results.measurements, scope.target, scope.target, scope.backbone, scope.guidance
+        results.indexed, scope.target, scope.target, scope.backbone, scope.guidance
     ).of_family(scope.family)
     if paired.rows.empty:
         annotate_empty(axis, f"{scope.family} was not sampled with {scope.backbone}")
@@ -126,7 +126,7 @@ def draw_reconstruction(results: Results) -> Figure:
 
 def _draw_metric(axis: Axes, results: Results, metric: str) -> None:
     axis.set_title(wrapped(axis, label_metric(results, name_metric(metric), metric)))
-    paired = cells(results.measurements, metric, metric, "", None)
+    paired = cells(results.indexed, metric, metric, "", None)
     families = results.families
     labels, parts = [], []
     for position, family in enumerate(families):

@@ -119,7 +119,7 @@ def draw_intercorrelations(results: Results) -> Figure:
 
 def _sizes(results: Results, scope: Scope) -> pd.Series:
     """Return the target of each tokenizer of the scope."""
-    rows = cells(results.measurements, scope.target, scope.target, scope.backbone, scope.guidance)
+    rows = cells(results.indexed, scope.target, scope.target, scope.backbone, scope.guidance)
     return rows.of_family(scope.family).rows.set_index("tokenizer")["y"]
 
 
@@ -143,7 +143,7 @@ def _draw_pair(
     axis.set_xlabel(label_metric(results, pair[0][0], names[0]))
     axis.set_ylabel(label_metric(results, pair[1][0], names[1]))
     parts = [
-        cells(results.measurements, str(name), scope.target, scope.backbone, scope.guidance)
+        cells(results.indexed, str(name), scope.target, scope.backbone, scope.guidance)
         .of_family(scope.family)
         .rows
         for name in names
@@ -236,7 +236,7 @@ def _draw_family(axis: Axes, results: Results, family: str) -> None:
         if results.measured(name) is None:
             annotate_empty(axis, f"{words} ({name}) was not measured in this study")
             return
-    paired = cells(results.measurements, NEIGHBOURS, PROBE, "", None).of_family(family)
+    paired = cells(results.indexed, NEIGHBOURS, PROBE, "", None).of_family(family)
     rows = paired.rows
     if rows.empty:
         annotate_empty(axis, f"no tokenizer of {family} has both values")

@@ -221,7 +221,7 @@ def draw_levels(axis: Axes, results: Results, metric: str, *, across: bool = Fal
     )
     low, high = get()
     reach = high - low
-    for name, level in stated_levels(results.measurements, metric).items():
+    for name, level in stated_levels(results.indexed, metric).items():
         if not low - reach < level < high + reach:
             continue
         line(level, color=QUIET, linewidth=0.8, linestyle=":", zorder=0, label=name)
@@ -261,7 +261,7 @@ def label_metric(results: Results, short: str, metric: str | None) -> str:
     """Return the label of an axis: short name and direction."""
     if metric is None:
         return short
-    return f"{short} ({DIRECTION[higher_is_better(results.measurements, metric)]})"
+    return f"{short} ({DIRECTION[higher_is_better(results.indexed, metric)]})"
 
 
 def set_title(figure: Figure, title: str) -> None:

@@ -185,7 +185,7 @@ def draw_relation(
     if name is None:
         annotate_empty(axis, f"{short} ({pattern}) was not measured in this study")
         return pd.DataFrame()
-    paired = cells(results.measurements, name, scope.target, scope.backbone, scope.guidance)
+    paired = cells(results.indexed, name, scope.target, scope.backbone, scope.guidance)
     paired = paired.of_family(scope.family)
     if paired.rows.empty:
         reasons = dict.fromkeys(paired.missing["reason"])

@@ -12,7 +12,7 @@ import pandas as pd
 from diffusability.analysis.equal_reconstruction import unequal
 from diffusability.analysis.headline import guidance_words
 from diffusability.analysis.measurements import read_tables, target_metric
-from diffusability.analysis.panels import Panel
+from diffusability.analysis.panels import Measured, Panel
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.study.plan import Plan
 
@@ -49,6 +49,11 @@ class Results:
     def measurements(self) -> pd.DataFrame:
         """The tidy table, each backbone at its last step."""
         return self.last["measurements"]
+
+    @cached_property
+    def indexed(self) -> Measured:
+        """``measurements`` for the functions of the analysis that pair metrics."""
+        return Measured(self.measurements)
 
     @property
     def families(self) -> list[str]:

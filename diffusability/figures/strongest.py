@@ -34,7 +34,7 @@ def draw_strongest(results: Results) -> Figure:
     if first is None:
         return sentence_figure(f"{results.target} was not measured with enough tokenizers")
     scale = None if math.isnan(first.guidance) else first.guidance
-    paired = cells(results.measurements, first.metric, results.target, first.backbone, scale)
+    paired = cells(results.indexed, first.metric, results.target, first.backbone, scale)
     rows = paired.of_family(first.family).rows
     if rows.empty:
         return sentence_figure(f"{first.metric} was not measured with {results.target}")

@@ -101,7 +101,7 @@ def _overlay_variance(axis: Axes, variance: pd.DataFrame, ranks: Mapping[str, st
 
 def representatives(results: Results, scope: Scope) -> dict[str, str]:
     """Return the worst, median and best tokenizer of a scope; all if fewer than three."""
-    found = cells(results.measurements, scope.target, scope.target, scope.backbone, scope.guidance)
+    found = cells(results.indexed, scope.target, scope.target, scope.backbone, scope.guidance)
     rows = found.of_family(scope.family).rows.sort_values(["y", "tokenizer"])
     names = list(rows["tokenizer"])
     ranks = {"best": 0, "worst": len(names) - 1, "median": len(names) // 2}

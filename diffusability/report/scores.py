@@ -10,7 +10,7 @@ import pandas as pd
 from diffusability.analysis.answer import target_means
 from diffusability.analysis.catalogue import HEADLINE_METRICS, name_metric
 from diffusability.analysis.equal_reconstruction import unequal
-from diffusability.analysis.panels import higher_is_better
+from diffusability.analysis.panels import Measured, higher_is_better
 from diffusability.study.class_sizes import lacking
 from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.study import Study
@@ -67,6 +67,7 @@ class Column:
 def score_columns(tables: Mapping[str, pd.DataFrame], target: str) -> list[Column]:
     """Return the target by backbone and guidance, reconstruction, and the headline metrics."""
     measurements = tables["measurements"]
+    indexed = Measured(measurements)
     units = measurements.drop_duplicates("metric").set_index("metric")["unit"]
     columns = []
     own = measurements[(measurements["metric"] == target) & measurements["value"].notna()]
@@ -74,7 +75,7 @@ def score_columns(tables: Mapping[str, pd.DataFrame], target: str) -> list[Colum
         ["backbone", "guidance"], sort=False, dropna=False
     ):
         scale = "" if guidance != guidance else f", guidance {guidance:g}"
-        better = higher_is_better(measurements, target)
+        better = higher_is_better(indexed, target)
         by_name = part.groupby("tokenizer")
         columns.append(
             Column(
@@ -90,7 +91,7 @@ def score_columns(tables: Mapping[str, pd.DataFrame], target: str) -> list[Colum
         columns.append(Column(name, unit, better, _numbers(judged[column])))
     for short, metric in HEADLINE_METRICS.items():
         values = measurements[measurements["metric"] == metric].groupby("tokenizer")["value"].mean()
-        better = higher_is_better(measurements, metric)
+        better = higher_is_better(indexed, metric)
         columns.append(Column(short, str(units.get(metric, "1")), better, _numbers(values)))
     return [c for c in columns if any(not math.isnan(v) for v in c.values.values())]
 
@@ -121,7 +122,7 @@ def score_table(tables: Mapping[str, pd.DataFrame], target: str) -> dict[str, ob
 def perspective_rows(measurements: pd.DataFrame) -> pd.DataFrame:
     """Return one row per shown metric of the latents, with a column per tokenizer."""
     own = measurements[_of_latents(measurements) & measurements["value"].notna()]
-    rows = []
+    indexed, rows = Measured(measurements), []
     for title, short, pattern in _shown():
         metric = next((name for name in own["metric"] if fnmatchcase(name, pattern)), None)
         if metric is None:
@@ -130,7 +131,7 @@ def perspective_rows(measurements: pd.DataFrame) -> pd.DataFrame:
         column = Column(
             short,
             str(part["unit"].iloc[0]),
-            higher_is_better(measurements, metric),
+            higher_is_better(indexed, metric),
             _numbers(part.groupby("tokenizer", sort=False)["value"].mean()),
             {str(name): _error(cell) for name, cell in part.groupby("tokenizer", sort=False)},
         )

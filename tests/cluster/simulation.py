@@ -98,7 +98,8 @@ def simulate(
     begun, peak = time.monotonic(), 0.0
     with (workspace.path / "snakemake.log").open("w") as log:
         process = subprocess.Popen(
-            ["snakemake", "--configfile", "study.yaml", *arguments],
+            # with a message per job, which `finished` counts
+            ["snakemake", "--configfile", "study.yaml", "--printshellcmds", *arguments],
             cwd=workspace.path,
             env=environment,
             stdout=log,

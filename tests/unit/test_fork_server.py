@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusability.execution.fork_server import start
+from diffusability.execution.fork_server import shared_modules, start
 
 HAND_OVER = "from diffusability.execution.fork_client import hand_over\nhand_over()\n"
 
@@ -166,5 +166,73 @@ def test_forks_go_on_when_owner_and_server_are_killed(tmp_path: Path) -> None:
     process.wait()
     assert wait_for(tmp_path / "done")
     assert ended(int(server))  # it ends after its last fork
-    assert not Path(leads.partition(":")[2]).parent.exists()
+    assert not Path(leads).parent.exists()
     assert ended(int(job))
+
+
+def test_a_killed_server_loses_nothing(tmp_path: Path) -> None:
+    """Its fork works to the end; the script then runs by itself, and has the status of its own."""
+    text = (
+        "import pathlib, sys, time\n"
+        "forked = 'fractions' in sys.modules\n"
+        "with open('runs', 'a') as file:\n    file.write(f'{forked}\\n')\n"
+        "time.sleep(1 if forked else 0)\n"
+        "pathlib.Path('ended').write_text('yes\\n')\n"
+        "sys.exit(0 if forked else 75)\n"
+    )
+    server = start(("fractions",))
+    path, environment = script(tmp_path, text), {**os.environ, **server.environment}
+    process = subprocess.Popen([sys.executable, str(path)], cwd=tmp_path, env=environment)
+    assert wait_for(tmp_path / "runs") == "True\n"
+    server.process.kill()
+    server.stop()
+    assert process.poll() is None
+    assert not (tmp_path / "ended").exists()
+    assert process.wait(10) == 75
+    assert wait_for(tmp_path / "runs") == "True\nFalse\n"
+
+
+def test_a_job_of_a_killed_server_that_is_told_to_end_ends(tmp_path: Path) -> None:
+    text = "import time\nopen('runs', 'a').write('yes\\n')\ntime.sleep(60)\n"
+    server = start(())
+    path, environment = script(tmp_path, text), {**os.environ, **server.environment}
+    process = subprocess.Popen([sys.executable, str(path)], cwd=tmp_path, env=environment)
+    wait_for(tmp_path / "runs")
+    server.process.kill()
+    server.stop()
+    process.terminate()
+    assert process.wait(10) == -signal.SIGTERM
+    assert wait_for(tmp_path / "runs") == "yes\n"
+
+
+@pytest.mark.parametrize(
+    "made", ["threading.Thread(target=time.sleep, args=(9,), daemon=True).start()", "pass"]
+)
+def test_a_server_with_a_thread_does_not_fork(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str
+) -> None:
+    """A fork would hold the locks of threads that it does not have."""
+    (tmp_path / "module.py").write_text(f"import threading, time\n{made}\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    server = start(("module",))
+    path = script(tmp_path, "import sys\nprint('module' in sys.modules)\n")
+    result = run(path, env={**os.environ, **server.environment})
+    assert result.stdout == f"{made == 'pass'}\n"
+    server.stop()
+
+
+def test_the_modules_of_jobs_start_no_thread_and_jobs_import_little(tmp_path: Path) -> None:
+    """The first optimizer and the first network without weights import what takes a second."""
+    server = start(shared_modules())
+    text = (
+        "import sys\nbefore = set(sys.modules)\n"
+        "import torch\n"
+        "with torch.device('meta'):\n    network = torch.nn.Embedding(2, 2)\n"
+        "torch.optim.AdamW(network.to_empty(device='cpu').parameters())\n"
+        "print('torch' in before, len(set(sys.modules) - before), torch.cuda.is_initialized())\n"
+    )
+    result = run(script(tmp_path, text), env={**os.environ, **server.environment})
+    there, late, cuda = result.stdout.split()
+    assert (there, cuda) == ("True", "False")
+    assert int(late) < 20
+    server.stop()
