@@ -309,7 +309,7 @@ def _to_network(model: str, facts: VisionFacts, network: Any, state: State) -> S
     if facts.library == "transformers":
         return _in_todays_names(network, state)
     if "dinov3" in facts.network:
-        state = _without_zero_biases(model, state)
+        state = _without_zero_biases(model, facts, state)
     options: dict[str, Any] = {}
     if "radio" in facts.network:
         options = {"interpolation": "bilinear", "antialias": False, "align_corners": False}
@@ -333,7 +333,7 @@ def _in_todays_names(network: nn.Module, state: State) -> State:
     return renamed
 
 
-def _without_zero_biases(model: str, state: State) -> State:
+def _without_zero_biases(model: str, facts: VisionFacts, state: State) -> State:
     """Leave out the biases of queries, keys and values of DINOv3's release, which are zero.
 
     Meta's network masks that of the keys (`bias_mask`, zero there) and has learned the others to
@@ -352,7 +352,7 @@ def _without_zero_biases(model: str, state: State) -> State:
         if bool(used.any()):
             raise ArtifactError(
                 f"weights of {model}: {name} is not zero, up to {used.abs().max():.3g}, and timm's "
-                f"{FACTS[model].network} has no such bias. A file that fits is {FACTS[model].hub}'s"
+                f"{facts.network} has no such bias. A file that fits is {facts.hub}'s"
             )
     return kept
 
