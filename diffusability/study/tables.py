@@ -1,7 +1,8 @@
 """Every table of a study, declared once: its columns, what it is made from, and its code.
 
 To add a table: declare it here, write the function, and put its caption into
-`report/tables/<name>.rst`. Rules, readers, claims and the report follow from the declaration.
+`report/captions/tables/<name>.rst`. Rules, readers, claims and the report follow from the
+declaration.
 """
 
 from collections.abc import Callable, Mapping
