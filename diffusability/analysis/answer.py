@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from diffusability.analysis.catalogue import PERSPECTIVES, REPRESENTATIVES, name_metric
+from diffusability.analysis.correlation import sign, turned
 from diffusability.analysis.declared import declared_sentence
 from diffusability.analysis.evidence import failed
 from diffusability.analysis.joint import FEWEST
@@ -198,14 +199,8 @@ def strongest(found: list[Turned]) -> Turned:
 
 
 def _turn(row: Mapping[Any, Any], short: str, title: str, panels: int) -> Turned:
-    directed = bool(pd.notna(row["expected_sign"]))
-    sign = float(row["expected_sign"]) if directed else 1.0
-
-    def ends(low: str, high: str) -> tuple[float, float]:
-        pair = sorted((sign * float(row[low]), sign * float(row[high])))
-        return pair[0], pair[1]
-
-    interval, given = ends("pearson_low", "pearson_high"), "pearson_partial"
+    r, low, high = turned(row)
+    smallest, largest = sorted(sign(row) * float(row[f"without_{end}"]) for end in ("low", "high"))
     return Turned(
         short=short,
         perspective=title,
@@ -213,13 +208,13 @@ def _turn(row: Mapping[Any, Any], short: str, title: str, panels: int) -> Turned
         backbone=str(row["backbone"]),
         guidance=float(row["guidance"]),
         family=str(row["family"]),
-        r=sign * float(row["pearson"]),
-        low=interval[0],
-        high=interval[1],
+        r=r,
+        low=low,
+        high=high,
         p=float(np.minimum(1.0, float(row["pearson_p_holm"]) * panels)),
-        partial=(sign * float(row[given]), *ends(f"{given}_low", f"{given}_high")),
-        without=ends("without_low", "without_high"),
-        directed=directed,
+        partial=turned(row, "pearson_partial"),
+        without=(smallest, largest),
+        directed=bool(pd.notna(row["expected_sign"])),
         row=row,
     )
 

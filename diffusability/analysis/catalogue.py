@@ -34,6 +34,7 @@ _WORDS = (
     ("generation.inception_score_", "Inception score"),
     ("generation.fdr6", "FDr6"),
     ("generation.fdr_", "FDr"),
+    ("generation.class_accuracy_", "class accuracy"),
     ("reconstruction.fd_", "reconstruction Fréchet distance"),
     ("reconstruction.f[di]", "reconstruction Fréchet distance"),
     ("reconstruction.fid", "reconstruction FID"),

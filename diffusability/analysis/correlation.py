@@ -1,7 +1,8 @@
 """Correlations of metrics with generation quality, and of metrics with each other."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,20 @@ from diffusability.analysis.panels import (
     panels,
     predictors,
 )
+
+
+def sign(row: Mapping[Any, Any]) -> float:
+    """Return the sign that turns a row of correlations; 1 where a metric declares no direction."""
+    return 1.0 if pd.isna(row["expected_sign"]) else float(row["expected_sign"])
+
+
+def turned(row: Mapping[Any, Any], statistic: str = "pearson") -> tuple[float, float, float]:
+    """Return a correlation of a row and the ends of its interval, turned.
+
+    Positive means: a better metric, as it declares, goes with a better target.
+    """
+    low, high = sorted(sign(row) * float(row[f"{statistic}_{end}"]) for end in ("low", "high"))
+    return sign(row) * float(row[statistic]), low, high
 
 
 def correlate(table: Table, analysis: Analysis | None = None) -> pd.DataFrame:

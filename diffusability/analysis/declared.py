@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
+from diffusability.analysis.correlation import turned
 from diffusability.analysis.evidence import failed
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.intervals import Analysis, AnalysisOptions
@@ -79,10 +80,9 @@ def _row(
     reason = _hindrance(found, measurements, Panel(target, backbone, found["guidance"]))
     if reason:
         return labels | {"verdict": NOT_TESTABLE, "reason": reason}
-    sign = float(found["expected_sign"])
-    low, high = sorted((sign * found["pearson_low"], sign * found["pearson_high"]))
+    r, low, high = turned(found)
     return labels | {
-        **{"turned_r": sign * found["pearson"], "turned_r_low": low, "turned_r_high": high},
+        **{"turned_r": r, "turned_r_low": low, "turned_r_high": high},
         **{"p": found["pearson_p"], "verdict": UNDECIDED, "reason": ""},
     }
 

@@ -120,6 +120,29 @@ def partial(x: Array, y: Array, given: Array) -> Weighted:
     return weighted
 
 
+def average(x: Array) -> Weighted:
+    """Return the mean of x (n,) or (n, P)."""
+    x = columns(x)
+
+    def weighted(weights: Array) -> Array:
+        total = weights.sum(axis=1, keepdims=True)
+        return np.where(total > 0, weights @ x / np.maximum(total, 1.0), np.nan)
+
+    return weighted
+
+
+def deviation(x: Array) -> Weighted:
+    """Return the standard deviation of x (n,) or (n, P), with n - 1."""
+    mean, square = average(x), average(columns(x) ** 2)
+
+    def weighted(weights: Array) -> Array:
+        total = weights.sum(axis=1, keepdims=True)
+        variance = np.maximum(square(weights) - mean(weights) ** 2, 0.0)
+        return np.sqrt(variance * total / np.maximum(total - 1, 1))
+
+    return weighted
+
+
 def adjusted_r2(x: Array, y: Array) -> Weighted:
     """Return adjusted R² of the least-squares fit of y (n,) on x (n, k), at most 1; P is 1."""
 

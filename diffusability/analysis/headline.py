@@ -10,6 +10,7 @@ import pandas as pd
 
 from diffusability.analysis.answer import Answer, answer, largest_family, target_means
 from diffusability.analysis.catalogue import HEADLINE_METRICS
+from diffusability.analysis.correlation import sign, turned
 from diffusability.analysis.equal_reconstruction import reconstruction_sentence
 from diffusability.analysis.failed import failed_sentence
 from diffusability.analysis.frames import table_frame
@@ -223,16 +224,10 @@ def _without(row: Mapping[Hashable, Any]) -> str:
     return f"{low:.2f} to {high:.2f} ({row['influential']})"
 
 
-def sign(row: Mapping[Hashable, Any]) -> float:
-    """Return the sign that turns a correlation; 1 where a metric declares no direction."""
-    return float(row["expected_sign"]) if pd.notna(row["expected_sign"]) else 1.0
-
-
 def _interval(row: Mapping[Hashable, Any], statistic: str) -> str:
-    low, high = row[f"{statistic}_low"], row[f"{statistic}_high"]
+    _, low, high = turned(row, statistic)
     if pd.isna(low) or pd.isna(high):
         return str(row["note"]).partition(";")[0] or "none"
-    low, high = sorted((sign(row) * low, sign(row) * high))
     return f"[{low:.2f}, {high:.2f}]"
 
 

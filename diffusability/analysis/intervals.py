@@ -23,8 +23,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
-from diffusability.analysis.estimators import Array, Weighted, columns
+from diffusability.analysis.estimators import Array, Weighted, columns, deviation
 
 Labels = Union[Sequence[object], NDArray[Any], "pd.Series[Any]"]
 MIN_CLUSTERS = 4
@@ -155,24 +156,13 @@ def jackknife_interval(
 
 def spread_interval(values: Array, clusters: Labels, confidence: float) -> Interval:
     """Return the standard deviation over tokenizers of values (n,) with its interval."""
-    values = columns(values)
-
-    def deviation(weights: Array) -> Array:
-        total = weights.sum(axis=1, keepdims=True)
-        mean = weights @ values / total
-        square = weights @ values**2 / total - mean**2
-        return np.sqrt(np.maximum(square, 0.0) * total / np.maximum(total - 1, 1))
-
     if len(values) < 2:
         nothing = np.full(1, math.nan)
         return Interval(nothing, nothing, nothing, nothing, f"{len(values)} tokenizers: no spread")
-    return cluster_interval(deviation, clusters, confidence, LOGARITHM)
+    return cluster_interval(deviation(values), clusters, confidence, LOGARITHM)
 
 
 def exact_share(value: Array, clusters: int, confidence: float) -> Interval:
     """Return the Clopper-Pearson interval of a share with clusters as the independent units."""
-    hits, tail = value * clusters, (1 - confidence) / 2
-    low = np.where(hits > 0, stats.beta.ppf(tail, np.maximum(hits, 1e-9), clusters - hits + 1), 0.0)
-    misses = np.maximum(clusters - hits, 1e-9)
-    high = np.where(hits < clusters, stats.beta.ppf(1 - tail, hits + 1, misses), 1.0)
-    return Interval(value, low, high, np.full_like(value, np.nan))
+    low, high = proportion_confint(value * clusters, clusters, 1 - confidence, method="beta")
+    return Interval(value, np.asarray(low), np.asarray(high), np.full_like(value, np.nan))

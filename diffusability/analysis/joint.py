@@ -5,7 +5,7 @@ clusters, so leaving out a cluster leaves it out of every row, and their depende
 interval without any assumption on it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from diffusability.analysis.estimators import (
     Array,
     adjusted_r2,
+    average,
+    deviation,
     partial,
     pearson,
     standardise,
@@ -201,17 +203,6 @@ def _of_row(kind: Kind, row: Row, weights: Array, labels: NDArray[np.object_]) -
         case "fit":
             return adjusted_r2(row.x, row.y[:, 0])(weights)
         case "sd":
-            mean = weights @ row.x / n
-            square = np.maximum(weights @ row.x**2 / n - mean**2, 0.0)
-            return np.sqrt(square * n / np.maximum(n - 1, 1))
+            return deviation(row.x)(weights)
         case "mean" | "share":
-            return _mean(row.x)(weights)
-
-
-def _mean(x: Array) -> Callable[[Array], Array]:
-    def mean(weights: Array) -> Array:
-        total = weights.sum(axis=1, keepdims=True)
-        with np.errstate(invalid="ignore"):
-            return np.where(total > 0, weights @ x / np.maximum(total, 1), np.nan)
-
-    return mean
+            return average(row.x)(weights)

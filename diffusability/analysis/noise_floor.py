@@ -159,14 +159,6 @@ def reliability(
     return tuple(float(max(end, 0.0)) for end in ends)  # type: ignore[return-value]
 
 
-def one_run(share: float, components: Components) -> float:
-    """Return the reliability of a single run from that of the means (Spearman-Brown)."""
-    if math.isnan(share) or components.noise == 0:
-        return share
-    lost = components.run_noise / components.noise * (1 - share)
-    return share / (share + lost) if share + lost else 0.0
-
-
 def noise_floor(table: Table, analysis: Analysis | None = None) -> pd.DataFrame:
     """Return the noise floor of every generation metric, backbone, guidance scale and family.
 
@@ -175,12 +167,11 @@ def noise_floor(table: Table, analysis: Analysis | None = None) -> pd.DataFrame:
         analysis: its confidence is that of the intervals.
 
     Returns:
-        One row per panel and family. ``run_reliability`` is the share of the variance of single
-        runs that is between tokenizers instead of seeds, ``reliability`` that of the means
-        that correlations use (both in [0, 1], higher is better); ``run_sd`` and ``run_cv`` are
-        the noise of one run in the target's unit and as a share of its mean; ``resolvable_gap``
-        is twice the standard error of the difference of two tokenizers' means. Without
-        repeated runs they are NaN and ``note`` says so.
+        One row per panel and family. ``reliability`` is the share of the variance of the means,
+        which correlations use, that is between tokenizers instead of seeds (in [0, 1], higher is
+        better); ``run_sd`` is the noise of one run in the target's unit; ``resolvable_gap`` is
+        twice the standard error of the difference of two tokenizers' means. Without repeated
+        runs they are NaN and ``note`` says so.
     """
     table, analysis, rows = Measured.of(table), analysis or AnalysisOptions(), []
     for panel in panels(table):
@@ -215,18 +206,14 @@ def _row(runs: pd.DataFrame, panel: Panel, confidence: float) -> dict[str, objec
     }
     if math.isnan(found.noise):
         return row | {"note": _NO_REPEATS}
-    sd = math.sqrt(found.run_noise)
     value, low, high = reliability(found, count, confidence)
     notes = _notes(found, groups)
     if count < MIN_POINTS:
         low = high = math.nan
         notes.append(f"{count} tokenizers, fewer than {MIN_POINTS}: no interval")
-    ends = {"": value, "_low": low, "_high": high}
     return row | {
-        "run_sd": sd,
-        "run_cv": sd / abs(row["mean"]) if row["mean"] else math.nan,  # type: ignore[arg-type]
+        "run_sd": math.sqrt(found.run_noise),
         "resolvable_gap": 2 * math.sqrt(2 * found.noise),
-        **{f"run_reliability{end}": one_run(share, found) for end, share in ends.items()},
         **{"reliability": value, "low": low, "high": high},
         "note": "; ".join(notes),
     }

@@ -33,7 +33,7 @@ NOT_COMPUTED = {
     "mean": "how much the number differs between tokenizers is not known before a run",
 }
 NO_VALUE = "the paper gives no value to compute it at"
-ASSUMED = "at a value that we assume: the paper gives words only"
+ASSUMED = "at an assumed value: the paper gives words only"
 _WITHOUT_NOISE = ("shared", "share")  # of targets
 
 
@@ -269,7 +269,7 @@ def power_text(study: Study, claims: Sequence[Claim], confidence: float = 0.95) 
     known = table["power"].notna()
     shown = table[known].assign(power=table["power"].map("{:.2f}".format, na_action="ignore"))
     counts = ["rows", "tokenizers", "clusters"]
-    shown = shown.astype(dict.fromkeys(counts, "Int64")).drop(columns="note")
+    shown = shown.astype(dict.fromkeys(counts, "Int64"))
     lines = [shown.to_string(index=False), ""] if len(shown) else []
     for note, part in table[~known].groupby("note", sort=False):
         lines += [f"{note}: {', '.join(part['claim'])}", ""]

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from diffusability.analysis.catalogue import PERSPECTIVES, REPRESENTATIVES
+from diffusability.analysis.correlation import turned
 from diffusability.figures.panels import (
     annotate_empty,
     legend_below,
@@ -132,12 +133,11 @@ def _draw_mark(
     axis: Axes, height: float, row: Mapping[str, Any], colour: str, best: bool, short: str
 ) -> None:
     """Draw sign-oriented r and its interval over clusters."""
-    sign = row["expected_sign"] if pd.notna(row["expected_sign"]) else 1.0
-    ends = np.array([row["low"], row["high"]], float) * sign
-    if np.isfinite(ends).all():
-        axis.hlines(height, *np.sort(ends), color=colour, linewidth=1.6, alpha=0.55)
+    r, low, high = turned(row)
+    if np.isfinite((low, high)).all():
+        axis.hlines(height, low, high, color=colour, linewidth=1.6, alpha=0.55)
     axis.plot(
-        float(row["value"]) * sign,
+        r,
         height,
         "D" if best else "o",
         color=colour,

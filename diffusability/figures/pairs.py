@@ -26,7 +26,7 @@ from diffusability.figures.panels import (
     sentence_figure,
     set_title,
     statistic_title,
-    turned,
+    turned_row,
 )
 from diffusability.figures.results import Results, Scope, reference_scope
 from diffusability.figures.style import QUIET, TEXT, cluster_styles
@@ -248,5 +248,5 @@ def _draw_family(axis: Axes, results: Results, family: str) -> None:
     wanted = {"family": family, "metric": NEIGHBOURS, "target": PROBE}
     found = results.statistic("intercorrelations", "pearson", **wanted)
     total = len(rows) + len(set(paired.missing.loc[paired.missing["excluded"], "tokenizer"]))
-    axis.set_title(statistic_title(axis, "r", turned(found), total))
+    axis.set_title(statistic_title(axis, "r", turned_row(found), total))
     number_points(axis, rows["x"], rows["y"], point_labels(results, rows["tokenizer"]))

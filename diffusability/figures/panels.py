@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from diffusability.analysis.correlation import turned
 from diffusability.analysis.panels import higher_is_better, stated_levels
 from diffusability.figures.results import Results
 from diffusability.figures.style import EMPTY, PAGE, QUIET, TEXT, cluster_styles, use_style
@@ -21,6 +22,7 @@ THINNEST = 0.9  # inches, smallest width of a panel
 LEFT = 0.8  # inches, room for a label of three lines
 MARKER = 4.5  # points
 SHAPE = {"*": 1.5, "X": 1.15, "P": 1.15}  # scale of markers that look small
+ENDS = ("value", "low", "high")
 NAMED = 12  # maximum tokenizers named under a figure
 DIRECTION = {True: "higher is better", False: "lower is better", None: "no declared direction"}
 _CHARACTER = 0.56 * TEXT / 72  # inches, mean width of a character
@@ -140,12 +142,9 @@ def label_lines(axis: Axes, label: str) -> str:
     return label.replace(" (", "\n(", 1) if wide else label
 
 
-def turned(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return a correlation turned so that positive means: a better metric, better images."""
-    if row is None or pd.isna(row["expected_sign"]) or row["expected_sign"] > 0:
-        return None if row is None else dict(row)
-    ends = {"value": -row["value"], "low": -row["high"], "high": -row["low"]}
-    return dict(row) | ends
+def turned_row(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return a row of correlations with r and its interval turned as value, low and high."""
+    return None if row is None else dict(row) | dict(zip(ENDS, turned(row), strict=True))
 
 
 def number(value: float) -> str:

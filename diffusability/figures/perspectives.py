@@ -26,7 +26,7 @@ from diffusability.figures.panels import (
     set_title,
     share_limits,
     statistic_title,
-    turned,
+    turned_row,
 )
 from diffusability.figures.results import Results, Scope, backbone_scopes, reference_scope
 from diffusability.figures.style import QUIET, TEXT
@@ -209,7 +209,7 @@ def finish_row(axes: Sequence[Axes], points: Sequence[pd.DataFrame], results: Re
 
 def _title(axis: Axes, results: Results, metric: str, scope: Scope, total: int) -> str:
     """Return r with its interval and the number of tokenizers, or the reason for none."""
-    return statistic_title(axis, "r", turned(correlation(results, metric, scope)), total)
+    return statistic_title(axis, "r", turned_row(correlation(results, metric, scope)), total)
 
 
 def correlation(results: Results, metric: str | None, scope: Scope) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from diffusability.analysis.catalogue import HEADLINE_METRICS, name_metric
+from diffusability.analysis.correlation import turned
 from diffusability.analysis.panels import CONTROL, GENERATION
 from diffusability.figures.panels import (
     add_legend,
@@ -149,10 +150,8 @@ def correlations_by_step(results: Results, scope: Scope, metric: str) -> pd.Data
 
 
 def _oriented(row: Mapping[Any, Any]) -> tuple[int, float, float, float, bool]:
-    sign = -1.0 if row["expected_sign"] == -1 else 1.0
-    ends = sorted(sign * float(row[f"pearson_{end}"]) for end in ("low", "high"))
     at_chance = bool(pd.notna(row["at_chance"]) and row["at_chance"])
-    return int(row["step"]), sign * float(row["pearson"]), ends[0], ends[1], at_chance
+    return int(row["step"]), *turned(row), at_chance
 
 
 def _step_axis(axis: Axes, steps: list[int]) -> None:

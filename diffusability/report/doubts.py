@@ -66,9 +66,10 @@ def flag_rows(measurements: pd.DataFrame) -> pd.DataFrame:
     """Return one row per flag of a measurement: where it was raised, and how often."""
     flagged = measurements[measurements["flags"] != ""]
     flags = flagged.assign(flag=flagged["flags"].str.split("; ")).explode("flag")
+    flags["flag"] = flags["flag"].map(_plain)
     rows = [
         {
-            "flag": _plain(str(flag)),
+            "flag": flag,
             "metrics": _some(list(dict.fromkeys(own["metric"]))),
             "tokenizers": _some(list(dict.fromkeys(own["tokenizer"]))),
             "measurements": len(own),
@@ -79,7 +80,8 @@ def flag_rows(measurements: pd.DataFrame) -> pd.DataFrame:
 
 
 def _plain(flag: str) -> str:
-    """Return a flag in plain words."""
+    """Return a flag in plain words, without the noise levels that it names."""
+    flag = flag.partition(" (v = ")[0]
     for key, words in FLAGS.items():
         if flag.startswith(key):
             return words + flag.removeprefix(key)

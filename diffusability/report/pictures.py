@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from diffusability.analysis.catalogue import name_metric
 from diffusability.analysis.measurements import control_of
 from diffusability.study.plan import Artifact, Plan
 
@@ -104,8 +105,7 @@ def _loss(artifact: Artifact, target: str) -> float:
 def _quality(artifact: Artifact, *metrics: str) -> str:
     possible = [m for m in _measurements(artifact) if m["value"] is not None]
     return ", ".join(
-        f"{m['metric'].partition('.')[2]} {m['value']:.4g}"
-        + (f" {m['unit']}" if m["unit"] != "1" else "")
+        f"{name_metric(m['metric'])} {m['value']:.3g}" + (" dB" if m["unit"] == "dB" else "")
         for m in possible
         if m["metric"].startswith(metrics)
     )

@@ -1,7 +1,7 @@
 """Every figure of a study, declared once.
 
 To add a figure: declare it here, write the function, and put its caption into
-`report/figures/<name>.rst`. Rules, drawing and the report follow from the declaration.
+`report/captions/figures/<name>.rst`. Rules, drawing and the report follow from the declaration.
 """
 
 from collections.abc import Callable, Mapping

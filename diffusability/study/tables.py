@@ -1,7 +1,8 @@
 """Every table of a study, declared once: its columns, what it is made from, and its code.
 
 To add a table: declare it here, write the function, and put its caption into
-`report/tables/<name>.rst`. Rules, readers, claims and the report follow from the declaration.
+`report/captions/tables/<name>.rst`. Rules, readers, claims and the report follow from the
+declaration.
 """
 
 from collections.abc import Callable, Mapping
@@ -173,9 +174,8 @@ TABLES: Mapping[str, Table] = {
     "noise_floor": Table(
         columns=_PANEL
         | _number("tokenizers", "runs", "repeated", "retrained", "mean", "variance_tokenizers")
-        | _number("variance_tokenizer_seeds", "variance_diffusion_seeds", "run_sd", "run_cv")
-        | _number("resolvable_gap", "run_reliability", "run_reliability_low")
-        | _number("run_reliability_high", "reliability", "low", "high")
+        | _number("variance_tokenizer_seeds", "variance_diffusion_seeds", "run_sd")
+        | _number("resolvable_gap", "reliability", "low", "high")
         | _NOTE,
         code=f"{_ANALYSIS}.noise_floor:noise_floor",
         made_from=("measurements",),

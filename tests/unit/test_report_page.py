@@ -91,6 +91,12 @@ def test_every_kind_of_doubt_is_said(tables):
         "images reconstructed without any error: 3",
         "noise level outside the trained range",
     ]
+    table.loc[first, "flags"] = "repeats-overlap"
+    table.loc[table["tokenizer"] == "t01", "flags"] = "model-error: (A - C) / B > 0.1 (v = 1, 2)"
+    levels = table["tokenizer"] == "t02"  # other noise levels: the same flag
+    table.loc[levels, "flags"] = "model-error: (A - C) / B > 0.1 (v = 1)"
+    said = flag_rows(table).set_index("flag")["tokenizers"]
+    assert said["the learned score is overfitted"] == "t01, t02"
     failed = failed_rows(table)
     assert set(failed["tokenizer"]) == {"t00"}
     assert set(failed["why it failed"]) == {"class accuracy at chance"}

@@ -30,6 +30,9 @@ PROBE = """
     // a point of a figure in pixels; the smallest type of a figure has 6 points
     const points = [...document.querySelectorAll("img.drawn")]
       .map(i => 4 / 3 * i.getBoundingClientRect().width / i.naturalWidth);
+    const scrolled = [...document.querySelectorAll(".scroll")]
+      .filter(e => e.querySelector("img.drawn") && e.scrollWidth > e.clientWidth + 1)
+      .map(e => e.querySelector("img.drawn").alt);
     const head = document.querySelectorAll("table.scores th button")[3];
     const scores = () => [...document.querySelectorAll("table.scores tbody tr")]
       .map(r => parseFloat(r.cells[3].dataset.order));
@@ -42,7 +45,7 @@ PROBE = """
     input.dispatchEvent(new Event("input"));
     const shown = [...document.querySelectorAll("#numbers tbody tr")].filter(r => !r.hidden);
     parent.document.documentElement.dataset.seen = JSON.stringify({
-      smallest, points, ascending, descending,
+      smallest, points, scrolled, ascending, descending,
       width: root.clientWidth, content: root.scrollWidth, wide, fetched, broken,
       shown: shown.map(r => r.textContent), all,
       count: document.getElementById("found").textContent,

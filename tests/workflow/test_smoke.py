@@ -141,6 +141,7 @@ def test_report_in_a_browser(finished: Workspace, width: int, tmp_path: Path) ->
     assert seen["smallest"] >= 11  # pixels
     assert seen["points"]
     assert min(seen["points"]) * 6 >= 11
+    assert width < 1280 or seen["scrolled"] == []
     assert seen["ascending"] == sorted(seen["ascending"]) == seen["descending"][::-1]
     assert seen["shown"]
     assert all("velocity.viv" in row and "conv-base" in row for row in seen["shown"])
