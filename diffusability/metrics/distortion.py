@@ -14,7 +14,7 @@ from torch import Tensor
 from diffusability.errors import MeasurementError
 from diffusability.fisher.information import check_variances, log_weights
 from diffusability.metrics.measurement import Measurement
-from diffusability.metrics.sample_fisher import Sample
+from diffusability.metrics.sample_fisher import LOOSE, SMALL, Sample
 from diffusability.nn.attention import forward_mode_attention
 from diffusability.statistics import delete_block_stderr, mean_and_stderr
 
@@ -146,27 +146,26 @@ def measure_distortion(
         value, error = mean_and_stderr(values.cpu(), "distortion", "anchors")
         more = options | {"least": float(values.min())}
         found.append(_row(name, value, error, len(images), False, more))
-    parts, sizes = _parts(at, labels, v, float(variance), seed, blocks, samples)
+    parts, sizes, doubts = _parts(at, labels, v, float(variance), seed, blocks, samples)
     weights = torch.tensor(log_weights(v), dtype=torch.float64)
     for ending, curves in parts.items():  # (1 + B, V, 3)
-        for j, part in enumerate(PARTS):
-            values = curves[..., j]
-            mean = values @ weights  # (1 + B,)
-            more = options | {"estimator": _ESTIMATORS[ending].strip("_"), "v": list(v)}
-            error = delete_block_stderr(float(mean[0]), mean[1:], sizes)
-            found.append(
-                _row(f"fir_{part}{ending}", float(mean[0]), error, len(images), None, more)
-            )
+        doubtful = [level for level, bad in zip(v, doubts[ending], strict=True) if bad]
+        text = LOOSE if ending else SMALL
+        flags = (text.format(f"{doubtful[-1]:g}"),) if doubtful else ()
+        more = options | {"estimator": _ESTIMATORS[ending].strip("_"), "v": list(v)}
+        for part, values in zip(PARTS, curves.unbind(-1), strict=True):
+            columns = {f"fir_{part}{ending}": (values @ weights, flags, more)}
             for i, level in enumerate(v):
-                error = delete_block_stderr(float(values[0, i]), values[1:, i], sizes)
-                name = f"curve_fir_{part}{ending}_v{level:g}"
-                value = float(values[0, i])
-                found.append(_row(name, value, error, len(images), None, more | {"v": level}))
+                at_v = (values[:, i], flags if level in doubtful else (), more | {"v": level})
+                columns[f"curve_fir_{part}{ending}_v{level:g}"] = at_v
+            for name, (column, marks, known) in columns.items():
+                error = delete_block_stderr(float(column[0]), column[1:], sizes)
+                found.append(_row(name, float(column[0]), error, len(images), None, known, marks))
         rest = curves[0, :, 1:].sum(dim=1).abs()  # (V,)
         lens = float(bends.mean()) * dims[0] ** 0.5 / torch.tensor(v, dtype=torch.float64).sqrt()
         constant = float((rest / (float(strains.mean()) + lens).clamp(min=1e-12)).max())
         name = f"theorem_constant{ending}"
-        found.append(_row(name, constant, None, len(images), None, options))
+        found.append(_row(name, constant, None, len(images), None, options, flags))
     return found
 
 
@@ -178,10 +177,16 @@ def _parts(
     seed: int,
     blocks: int,
     samples: int,
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Return (1 + B, V, 3) parts of v^2 (F_d - F_D) / D by estimator, and the block sizes (B,)."""
+) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
+    """Return parts of v^2 (F_d - F_D) / D by estimator.
+
+    Returns:
+        (1 + B, V, 3) by ending; (B,) block sizes; (V,) bool by ending, whether the images are too
+        few at this noise variance for any of the three spaces.
+    """
     level = torch.tensor(v, dtype=torch.float64) * variance / at.images.shape[1]
     gaps: dict[str, list[Tensor]] = {}
+    doubts = {ending: torch.zeros(len(v), dtype=torch.bool) for ending in _ESTIMATORS}
     sizes = torch.zeros(0)
     for data in (at.images, at.linear, at.latents):
         sample = Sample(
@@ -197,12 +202,13 @@ def _parts(
         for ending, name in _ESTIMATORS.items():
             gains = curves.gains[name]
             gaps.setdefault(ending, []).append(gains[..., 1] - 2 * gains[..., 0])
+            doubts[ending] |= curves.doubtful[name]
     pixels, dim = at.images.shape[1], at.latents.shape[1]
     found = {}
     for ending, (of_pixels, linear, whole) in gaps.items():
         size = torch.full_like(whole, dim - pixels)
         found[ending] = torch.stack((size, linear - of_pixels, whole - linear), dim=-1) / pixels
-    return found, sizes
+    return found, sizes, doubts
 
 
 def _row(
@@ -212,5 +218,7 @@ def _row(
     count: int,
     better: bool | None,
     options: Mapping[str, object],
+    flags: tuple[str, ...] = (),
 ) -> Measurement:
-    return Measurement(f"distortion.{name}", value, error, count, "1", better, dict(options))
+    name = f"distortion.{name}"
+    return Measurement(name, value, error, count, "1", better, dict(options), flags)

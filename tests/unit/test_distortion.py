@@ -110,6 +110,8 @@ def test_errors_and_refusals() -> None:
     assert rows["distortion.kappa"].stderr > 0
     assert rows["distortion.fir_curvature"].stderr > 0
     assert rows["distortion.epsilon"].higher_is_better is False
+    assert rows["distortion.fir_curvature"].flags == ()
+    assert rows["distortion.fir_curvature_empirical"].flags[0].startswith("loose: bounds")
     assert rows["distortion.fir_curvature"].higher_is_better is None
     with pytest.raises(MeasurementError, match="8 neighbours each"):
         measured(cylinder(1.0), PLANE[:8])
