@@ -187,7 +187,7 @@ class TestGaussian:
     def test_more_directions_than_images_can_tell_are_flagged(self) -> None:
         seen = measured(normal(30, 4, 4, 4), classes(30), blocks=2)
         assert seen["fisher.fir"].flags == ("data-limited: a bound at v <= 2",)
-        few = measured(normal(180, 4, 4, 4), classes(180), blocks=2)
+        few = measured(normal(180, 4, 4, 4), classes(180))
         small, large = (few[f"fisher.curve_fir_v{v}"].flags for v in ("0.1", "2"))
         assert small
         assert not large  # only the noise variances that are too small are flagged
