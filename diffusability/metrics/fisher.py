@@ -8,7 +8,7 @@ posteriors are wide.) Every number is per dimension and multiplied by v, v^2 or 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -88,6 +88,7 @@ def measure_fisher(
         ``fisher.fi_deviation``, ``fisher.fir_deviation_relative``, ``_scaled``,
         ``_per_dimension`` and ``fisher.mmse_rate_deviation``, with the same endings, for latents of
         the same total variance as the images; with ``_raw`` at the end for latents as they are.
+        Those of the empirical measure are means over the v at which it is trusted in both spaces.
         ``fisher.curve_<name>_v<v>`` are values at one v. Flags mark values that are not reliable.
 
     Raises:
@@ -133,7 +134,10 @@ def measure_fisher(
         (zscored, pixels.zscored, "_zscored"),
     ):
         found += writer.deviations(latent, pixel, pixels.dim, scale)
-    return data.flagged(found), []
+    measured = {m.metric for m in found}
+    names = [f"fisher.{name}_empirical" for name in DEVIATIONS]
+    reason = "the images are too few for the empirical measure at every noise variance"
+    return data.flagged(found), [(name, reason) for name in names if name not in measured]
 
 
 def _require_classes(labels: Tensor) -> None:
@@ -185,7 +189,17 @@ class _Writer:
             )
             flags = self._flags(ending, latent) | self._flags(ending, pixel)
             curve = not scale and ending in _CURVES_OF
-            found += self._write(gaps, DEVIATIONS, ending, scale, flags, curve)
+            if ending != "_empirical":
+                found += self._write(gaps, DEVIATIONS, ending, scale, flags, curve)
+                continue
+            # both measures are of atoms at small v, and then agree whatever the spaces are
+            trusted = ~(latent.doubtful[ending] | pixel.doubtful[ending])
+            if bool(trusted.any()):
+                v = tuple(
+                    x for x, is_trusted in zip(self.v, trusted.tolist(), strict=True) if is_trusted
+                )
+                writer = replace(self, v=v)
+                found += writer._write(gaps[:, trusted], DEVIATIONS, ending, scale, {}, False)
         return found
 
     def _flags(self, ending: str, curves: Curves) -> dict[str, tuple[float, ...]]:
