@@ -8,7 +8,12 @@ TOY_TABLE = f"{RESULTS}/tables/{FISHER_TOY}/curves.csv"
 TOY_CLAIMS_TABLE = f"{RESULTS}/tables/{FISHER_TOY}/claims.csv"
 TOY_FIGURES = [
     f"{RESULTS}/figures/{FISHER_TOY}/{name}.{kind}"
-    for name in ("activations", "deviation_by_parameter", "deviation_by_noise", "deviation_parts")
+    for name in (
+        "activations",
+        "deviation_by_parameter",
+        "deviation_by_noise",
+        "deviation_parts",
+    )
     for kind in FIGURE_FORMATS
 ]
 
