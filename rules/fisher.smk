@@ -1,4 +1,4 @@
-# Fisher information on toy data: from exact and learned curves to one table and three figures. It is a
+# Fisher information on toy data: from exact and learned curves to one table and four figures. It is a
 # study of its own, studies/fisher_toy.yaml, independent of the study of the other rules; its file is
 # read only if one of these rules is needed. Its curves are made by a rule of stages.smk.
 from diffusability.study.fisher_toy import FISHER_TOY, toy_plan
@@ -8,7 +8,12 @@ TOY_TABLE = f"{RESULTS}/tables/{FISHER_TOY}/curves.csv"
 TOY_CLAIMS_TABLE = f"{RESULTS}/tables/{FISHER_TOY}/claims.csv"
 TOY_FIGURES = [
     f"{RESULTS}/figures/{FISHER_TOY}/{name}.{kind}"
-    for name in ("activations", "deviation_by_parameter", "deviation_by_noise")
+    for name in (
+        "activations",
+        "deviation_by_parameter",
+        "deviation_by_noise",
+        "deviation_parts",
+    )
     for kind in FIGURE_FORMATS
 ]
 

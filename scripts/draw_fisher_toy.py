@@ -13,6 +13,7 @@ from diffusability.figures.fisher_toy import (
     draw_activations,
     draw_deviation_by_noise,
     draw_deviation_by_parameter,
+    draw_deviation_parts,
 )
 from diffusability.figures.style import write_figure
 from diffusability.study.fisher_toy import FISHER_TOY
@@ -21,6 +22,7 @@ FIGURES = {
     "activations": draw_activations,
     "deviation_by_parameter": draw_deviation_by_parameter,
     "deviation_by_noise": draw_deviation_by_noise,
+    "deviation_parts": draw_deviation_parts,
 }
 
 

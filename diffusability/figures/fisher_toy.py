@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diffusability.figures.style import INK, MARKERS, PALETTE, PANEL, use_style
+from diffusability.study.fisher_toy import INTRINSIC_DIM
 
 QUANTITIES = (("fi", "FI"), ("fir", "FIR"), ("mmse_rate", "MMSE rate"))
 
@@ -91,6 +92,63 @@ def draw_deviation_by_noise(table: pd.DataFrame) -> Figure:
         table: of `fisher.toy_table`.
     """
     return _draw(table, "v", "parameter", None, "{:g}", logarithmic=True)
+
+
+SHOWN = 0.1  # noise variance that the parts of the deviation are shown near
+
+
+def draw_deviation_parts(table: pd.DataFrame) -> Figure:
+    """Return the exact v^2 (F_d - F_D) / D split into the penalties of Theorem 3.5, by parameter.
+
+    Bars are the dimension (d - D) / D, and the rest: tangential for the linear map, curvature for
+    the bent plane. Dots are the theory's values: Lemma B.1, and the closed form of the linear map.
+
+    Args:
+        table: of `fisher.toy_table`.
+    """
+    use_style()
+    figure = Figure(figsize=(PANEL * len(EXPERIMENTS), PANEL))
+    rests = {"scale": "tangential", "dimension": "tangential", "cylinder": "curvature"}
+    colours = dict(zip(("dimension", "tangential", "curvature"), PALETTE, strict=False))
+    for axis, (experiment, title) in zip(
+        figure.subplots(1, len(EXPERIMENTS)), EXPERIMENTS, strict=True
+    ):
+        parts = deviation_parts(table, experiment)
+        places = range(len(parts))
+        rest = rests[experiment]
+        axis.bar(places, parts["dimension"], color=colours["dimension"], label="dimension")
+        axis.bar(places, parts["rest"], bottom=parts["dimension"], color=colours[rest], label=rest)
+        known = parts["theory"].notna().to_numpy()
+        at = [k for k in places if known[k]]
+        axis.plot(at, parts["theory"][known], "o", color=INK, markersize=3, label="theory")
+        axis.set_xticks(list(places), [f"{p:g}" for p in parts["parameter"]])
+        axis.set_title(experiment)
+        axis.set_xlabel(title)
+        axis.legend(fontsize=6, frameon=False)
+    figure.axes[0].set_ylabel("v² (FIR - FIR of data) / D")
+    figure.tight_layout()
+    return figure
+
+
+def deviation_parts(table: pd.DataFrame, experiment: str) -> pd.DataFrame:
+    """Return parameter, dimension, rest and theory of the exact deviations at the v near 0.1.
+
+    Theory is the value of the whole deviation, NaN for the bent plane, which has no closed form.
+    """
+    rows = table[(table["experiment"] == experiment) & (table["network"] == "exact")]
+    levels = rows["v"].unique()
+    v = min(levels, key=lambda level: abs(level - SHOWN)) if len(levels) else SHOWN
+    rows = rows[rows["v"] == v].sort_values("parameter").reset_index(drop=True)
+    whole = v**2 * (rows["fir"] - rows["pixel_fir"]) / rows["pixel_dim"]
+    dimension = (rows["dim"] - rows["pixel_dim"]) / rows["pixel_dim"]
+    theory = dimension * float("nan")
+    if experiment == "dimension":
+        theory = dimension
+    elif experiment == "scale":
+        shares = [(v / (1 + e + v)) ** 2 for e in (rows["parameter"], 0.0)]
+        theory = INTRINSIC_DIM * (shares[0] - shares[1]) / rows["pixel_dim"]
+    columns = {"parameter": rows["parameter"], "dimension": dimension}
+    return pd.DataFrame(columns | {"rest": whole - dimension, "theory": theory})
 
 
 def _draw(

@@ -12,6 +12,7 @@ _PUBLIC = {
     "alignment": ("measure_alignment",),
     "class_accuracy": ("measure_class_accuracy",),
     "continuity": ("measure_interpolation_frechet",),
+    "distortion": ("measure_distortion",),
     "equivariance": ("measure_equivariance",),
     "fdr6": ("measure_fdr6",),
     "feature_moments": ("FeatureMoments", "merge_moments"),

@@ -8,7 +8,7 @@ posteriors are wide.) Every number is per dimension and multiplied by v, v^2 or 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -88,6 +88,7 @@ def measure_fisher(
         ``fisher.fi_deviation``, ``fisher.fir_deviation_relative``, ``_scaled``,
         ``_per_dimension`` and ``fisher.mmse_rate_deviation``, with the same endings, for latents of
         the same total variance as the images; with ``_raw`` at the end for latents as they are.
+        Those of the empirical measure are means over the v at which it is trusted in both spaces.
         ``fisher.curve_<name>_v<v>`` are values at one v. Flags mark values that are not reliable.
 
     Raises:
@@ -133,7 +134,10 @@ def measure_fisher(
         (zscored, pixels.zscored, "_zscored"),
     ):
         found += writer.deviations(latent, pixel, pixels.dim, scale)
-    return data.flagged(found), []
+    measured = {m.metric for m in found}
+    names = [f"fisher.{name}_empirical" for name in DEVIATIONS]
+    reason = "the images are too few for the empirical measure at every noise variance"
+    return data.flagged(found), [(name, reason) for name in names if name not in measured]
 
 
 def _require_classes(labels: Tensor) -> None:
@@ -165,7 +169,8 @@ class _Writer:
             values = shares(gains, self.dim)  # (1 + B, V, 3)
             flags = self._flags(ending, curves)
             if "_gaussian" in curves.gains and ending in _CURVES_OF:
-                flags += self._misfits(values, shares(curves.gains["_gaussian"], self.dim)[0])
+                bound = shares(curves.gains["_gaussian"], self.dim)[0]
+                flags |= dict.fromkeys(self._misfits(values, bound), self.v)
             more = self._bounds(curves) if ending == "_empirical" else [{}] * len(self.v)
             found += self._write(values, list(QUANTITIES), ending, scale, flags, True, more)
         return found
@@ -182,15 +187,27 @@ class _Writer:
                 pixel_dim,
                 self.dim,
             )
-            flags = dict.fromkeys((*self._flags(ending, latent), *self._flags(ending, pixel)))
+            flags = self._flags(ending, latent) | self._flags(ending, pixel)
             curve = not scale and ending in _CURVES_OF
-            found += self._write(gaps, DEVIATIONS, ending, scale, list(flags), curve)
+            if ending != "_empirical":
+                found += self._write(gaps, DEVIATIONS, ending, scale, flags, curve)
+                continue
+            # both measures are of atoms at small v, and then agree whatever the spaces are
+            trusted = ~(latent.doubtful[ending] | pixel.doubtful[ending])
+            if bool(trusted.any()):
+                v = tuple(
+                    x for x, is_trusted in zip(self.v, trusted.tolist(), strict=True) if is_trusted
+                )
+                writer = replace(self, v=v)
+                found += writer._write(gaps[:, trusted], DEVIATIONS, ending, scale, {}, False)
         return found
 
-    def _flags(self, ending: str, curves: Curves) -> list[str]:
-        doubtful = [v for v, bad in zip(self.v, curves.doubtful[ending], strict=True) if bad]
+    def _flags(self, ending: str, curves: Curves) -> dict[str, tuple[float, ...]]:
+        """Return flags, with the noise variances that they are about."""
+        bad = zip(self.v, curves.doubtful[ending].tolist(), strict=True)
+        doubtful = tuple(v for v, is_bad in bad if is_bad)
         text = LOOSE if ending == "_empirical" else SMALL
-        return [text.format(f"{doubtful[-1]:g}")] if doubtful else []
+        return {text.format(f"{doubtful[-1]:g}"): doubtful} if doubtful else {}
 
     def _misfits(self, values: Tensor, bound: Tensor) -> list[str]:
         """Return flags of FI or FIR below those of the Gaussian with the same covariance."""
@@ -215,7 +232,7 @@ class _Writer:
         names: Sequence[str],
         ending: str,
         scale: str,
-        flags: Sequence[str],
+        flags: Mapping[str, Sequence[float]],
         curve: bool,
         more: Sequence[Mapping[str, object]] | None = None,
     ) -> list[Measurement]:
@@ -234,11 +251,12 @@ class _Writer:
                 if power is not None:
                     at["total"] = value * self.dim / level**power
                 metric = f"fisher.curve_{name}{ending}{scale}_v{level:g}"
-                found.append(self._row(metric, value, error, better, options | at, flags))
+                marks = [flag for flag, levels in flags.items() if level in levels]
+                found.append(self._row(metric, value, error, better, options | at, marks))
             mean: dict[str, object] = {"v": list(self.v), "reading": "mean over log v"}
             value, error = self._estimate(means, 0, j)
             metric = f"fisher.{name}{ending}{scale}"
-            found.append(self._row(metric, value, error, better, options | mean, flags))
+            found.append(self._row(metric, value, error, better, options | mean, list(flags)))
         return found
 
     def _row(

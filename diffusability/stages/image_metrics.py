@@ -14,6 +14,7 @@ from diffusability.latents.channel_statistics import channel_statistics, denorma
 from diffusability.latents.mapped import ChosenLatents, Latents
 from diffusability.metrics.alignment import fit_alignment, measure_alignment
 from diffusability.metrics.continuity import measure_interpolation_frechet
+from diffusability.metrics.distortion import measure_distortion
 from diffusability.metrics.equivariance import Transform, measure_equivariance
 from diffusability.metrics.frechet import measure_frechet
 from diffusability.metrics.measurement import Measurement
@@ -26,7 +27,7 @@ from diffusability.metrics.reconstruction import (
 from diffusability.stages.features import BATCH, Extractor
 from diffusability.stages.inputs import Inputs
 from diffusability.stages.measurements import write_measurements
-from diffusability.study.metrics import ReconstructionMetric
+from diffusability.study.metrics import DistortionMetric, ReconstructionMetric
 from diffusability.study.perspectives import ContinuityMetric, EquivarianceMetric
 from diffusability.tokenizers.perceptual import LpipsPerceptual
 from diffusability.tokenizers.posterior import LOGVAR_RANGE
@@ -181,6 +182,28 @@ def continuity(inputs: Inputs, spec: ContinuityMetric, out: Path) -> None:
     write_tensors(out / "neighbours.safetensors", table.to_tensors(), table.to_metadata())
     options = measurement.options | {"normalise": spec.normalise}
     write_measurements(out, [replace(measurement, options=options)])
+
+
+def distortion(inputs: Inputs, spec: DistortionMetric, out: Path) -> None:
+    """Write measurements.json."""
+    chosen = inputs.data.split(spec.split)
+    count = min(spec.images, len(chosen))
+    chosen = chosen[torch.arange(count) * len(chosen) // count]
+    tokenizer = inputs.tokenizer
+
+    def encode(images: Tensor) -> Tensor:
+        return tokenizer.encode(images).mean  # (B, C, h, w)
+
+    found = measure_distortion(
+        encode,
+        to_float(inputs.data.images[chosen]).to(inputs.device),
+        inputs.data.labels[chosen],
+        spec.variances,
+        anchors=spec.anchors,
+        neighbours=spec.neighbours,
+        seed=inputs.stream("draws") % 2**31,
+    )
+    write_measurements(out, found)
 
 
 def equivariance(inputs: Inputs, spec: EquivarianceMetric, out: Path) -> None:

@@ -82,6 +82,7 @@ FIGURES: Mapping[str, FigureSource] = {
     "fisher_levels": _of_latents(
         "fisher_latents:draw_fisher_levels", groups=("fisher",), clusters=("pixels",)
     ),
+    "distortion": _of_latents("distortion:draw_distortion", groups=("distortion",)),
     "spectra": _of_latents("spectra:draw_spectra", "spectra", groups=("geometry",)),
 }
 

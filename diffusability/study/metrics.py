@@ -144,6 +144,67 @@ class GeometryMetric(MetricOptions):
     images: int = Field(500, ge=20, description="maximum number, drawn at random from the split")
 
 
+@METRIC_GROUPS.add(
+    "distortion",
+    code="diffusability.stages.image_metrics:distortion",
+    about="What of an encoder's FIR deviation is dimension, tangential distortion, curvature?",
+    gpu=True,
+    needs=("images", "network"),
+    quantities=(
+        Quantity(
+            "distortion.epsilon",
+            "operator norm of $DE^T DE - I$ along differences to the nearest images",
+            "lower",
+        ),
+        Quantity(
+            "distortion.kappa",
+            "root mean square Taylor remainder, over the standard deviation of the images",
+            "lower",
+        ),
+        Quantity(
+            "distortion.fir_dimension distortion.fir_tangential distortion.fir_curvature",
+            "parts of $v^2 (F_d - F_D) / D$, means over noise levels",
+            "none",
+        ),
+        Quantity("distortion.theorem_constant", "smallest C with which Theorem 3.5 holds", "none"),
+        Quantity(
+            "distortion.*_empirical",
+            "of the smoothed empirical measure instead of the mixture of classes",
+            "as above",
+        ),
+        Quantity("distortion.curve_*_v*", "a part at one noise variance v", "none"),
+    ),
+)
+class DistortionMetric(MetricOptions):
+    r"""The penalties of Theorem 3.5 for an encoder: dimension, tangential distortion, curvature.
+
+    How does an encoder bend the data? Measured only where a study declares `metrics.distortion`.
+
+    Latents are multiplied by one number, so that their total variance is that of the images. At
+    an image $a$, Jacobian-vector products give $DE(a)$ along its nearest images, hence
+    $\varepsilon = \lVert DE^T DE - I \rVert$, and the Taylor remainder
+
+    $$ \kappa^2 = \mathbb{E}_x\,\lVert E(x) - E(a) - DE(a)(x - a) \rVert^2. $$
+
+    The deviation of FIR is a sum: an isometry to $d$ dimensions has that of the dimension alone
+    (Lemma B.1); the expansion $E(a) + DE(a)(x - a)$ adds the tangential part; the encoder itself
+    adds the curvature. Source: Fisher paper, Eq. 7, Theorems 3.4 and 3.5.
+    """
+
+    images: int = Field(360, ge=20, description="maximum number, spread evenly over the split")
+    anchors: int = Field(16, ge=2, description="images that the encoder is expanded around")
+    neighbours: PositiveInt = Field(8, description="nearest images that give the directions")
+    variances: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
+        min_length=2,
+        description="noise variances sigma^2, increasing, relative to the mean variance of a pixel",
+    )
+
+    def passes(self) -> Passes:
+        """Every image is encoded, and pushed through the Jacobian at every anchor."""
+        return Passes(encoder=1 + 2 * self.anchors)
+
+
 class LearnedFisherMetric(Spec):
     """The same quantities from the trained diffusion models, with one JVP per probe."""
 

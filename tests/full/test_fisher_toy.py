@@ -39,7 +39,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 def test_figures_and_table_are_there(toy: Workspace) -> None:
     figures = {p.name for p in (toy.path / "results/figures/fisher_toy").glob("*.*")}
-    names = ("activations", "deviation_by_noise", "deviation_by_parameter")
+    names = ("activations", "deviation_by_noise", "deviation_by_parameter", "deviation_parts")
     assert figures == {f"{name}.{kind}" for name in names for kind in ("svg", "pdf", "png")}
     table = pd.read_csv(toy.path / "results/tables/fisher_toy/curves.csv")
     cell = ["experiment", "space", "network", "seed", "v"]

@@ -102,7 +102,8 @@ def test_keys_exist(page: Path) -> None:
 def test_every_metric_of_a_table_is_documented() -> None:
     """With its unit and direction."""
     table = pd.read_csv(DOCS / "gallery/shapes-small/tables/measurements.csv.gz")
-    assert undocumented(table) == []
+    replaced = table["metric"].str.contains(r"^fisher\..*_dct")  # stationary fits, no longer made
+    assert undocumented(table[~replaced]) == []
 
 
 def test_every_page_is_in_the_navigation() -> None:

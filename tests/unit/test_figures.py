@@ -424,6 +424,7 @@ SENTENCES = {
     "fisher_curves": "this curve was not measured in this study",
     "fisher_encoders": "Fisher curves of `pixels` and of `gpe` and of `vae` were not measured",
     "fisher_levels": "Fisher curves of `pixels` and of `level` were not measured",
+    "distortion": "distortion was not measured in this study",
     "spectra": "power spectra were not measured in this study",
     "training_steps": "every backbone was measured at its last step only (train.snapshots)",
 }

@@ -7,9 +7,11 @@ from matplotlib.axes import Axes
 
 from diffusability.figures.fisher_toy import (
     READINGS,
+    deviation_parts,
     draw_activations,
     draw_deviation_by_noise,
     draw_deviation_by_parameter,
+    draw_deviation_parts,
 )
 
 LEVELS = (0.01, 0.1, 1.0, 3.0)
@@ -17,7 +19,8 @@ NUMBERS = ("fi", "fir", "mmse_rate")
 
 
 def row(experiment: str, space: str, parameter: float, network: str, v: float) -> dict:
-    numbers = {f"{who}{name}": 1 / v for who in ("", "pixel_") for name in NUMBERS}
+    numbers = {"dim": 2, "pixel_dim": 2, "pixel_fir": 0.0}
+    numbers |= {f"{who}{name}": 1 / v for who in ("", "pixel_") for name in NUMBERS}
     errors = {f"{name}_stderr": 0.01 for name in (*numbers, *READINGS)}
     # the intrinsic deviation of a flat embedding is rounding
     readings = {name: parameter * v for name in READINGS if name != "intrinsic"}
@@ -73,3 +76,22 @@ def test_deviations_against_noise(table) -> None:
     assert len(drawn(axes[0, 1])) == 2  # nothing was learned there: every parameter
     assert all(len(values) == 0 for values in drawn(axes[3, 1]))
     assert axes[0, 0].get_yscale() == "log"
+
+
+def test_parts_of_the_deviation_are_those_of_the_theory(table) -> None:
+    v = 0.1
+    rows = table.assign(pixel_fir=2 / (1 + v) ** 2, fir=2 / (1 + v) ** 2)
+    scale = rows["experiment"] == "scale"
+    rows.loc[scale, "fir"] = 2 / (1 + rows["parameter"] + v) ** 2
+    flat = rows["experiment"] == "dimension"
+    rows.loc[flat, "dim"], rows.loc[flat, "pixel_dim"] = rows.loc[flat, "parameter"], 3
+    rows.loc[flat, "pixel_fir"] += 1 / v**2
+    rows.loc[flat, "fir"] += (rows.loc[flat, "dim"] - 2) / v**2
+    linear, plane = (deviation_parts(rows, name) for name in ("scale", "dimension"))
+    assert linear["rest"].tolist() == pytest.approx(linear["theory"].tolist())
+    assert linear["dimension"].eq(0).all()
+    assert plane["dimension"].tolist() == pytest.approx([-1 / 3, 0])
+    assert plane["rest"].tolist() == pytest.approx([0, 0], abs=1e-12)
+    axes = draw_deviation_parts(rows).axes
+    assert [axis.get_title() for axis in axes] == ["scale", "dimension", "cylinder"]
+    assert [len(axis.patches) for axis in axes] == [10, 4, 4]

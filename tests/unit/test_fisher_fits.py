@@ -54,7 +54,7 @@ def measured(
 ) -> dict[str, Measurement]:
     of_pixels = curves(x if pixels is None else pixels, labels, blocks)
     found, not_applicable = measure_fisher(x, labels, of_pixels, V, blocks=blocks, samples=64)
-    assert not not_applicable
+    assert all(name.endswith("_empirical") for name, _ in not_applicable)
     return {m.metric: m for m in found}
 
 
@@ -82,6 +82,7 @@ class TestIsotropic:
         for name in DEVIATIONS:
             for ending in ("", "_unconditional", "_gaussian", "_empirical", "_raw", "_zscored"):
                 assert self.seen[f"fisher.{name}{ending}"].value == pytest.approx(0, abs=1e-9)
+            assert self.seen[f"fisher.{name}_empirical"].options["v"] == [2.0]  # not loose there
             assert self.seen[f"fisher.{name}"].stderr == pytest.approx(0, abs=1e-9)
 
     def test_scalars_are_means_over_log_v(self) -> None:
@@ -138,8 +139,16 @@ class TestInvariance:
     def test_fewer_dimensions_that_hold_everything_are_no_deviation(self) -> None:
         flat = (PLANE.flatten(1) @ isometry(16, 5)).view(240, 5, 1, 1)
         seen = measured(flat, classes(240), PLANE)
-        for ending in ESTIMATORS:
+        for ending in ("", "_unconditional", "_gaussian"):
             assert seen[f"fisher.mmse_rate_deviation{ending}"].value == pytest.approx(0, abs=1e-9)
+        atoms = [
+            Sample(x, torch.arange(240), classes(240), blocks=5, samples=64, seed=0).curves(
+                LEVELS.expand(6, -1), ["_empirical"]
+            )
+            for x in (flat, PLANE)
+        ]
+        gains = [curve.gains["_empirical"] for curve in atoms]
+        assert torch.allclose(*gains, rtol=1e-6, atol=1e-9)
         for v in V:
             at = seen[f"fisher.curve_fir_deviation_scaled_v{v:g}"].value
             assert at == pytest.approx((16 - 5) / 16, abs=1e-9)
@@ -187,6 +196,10 @@ class TestGaussian:
     def test_more_directions_than_images_can_tell_are_flagged(self) -> None:
         seen = measured(normal(30, 4, 4, 4), classes(30), blocks=2)
         assert seen["fisher.fir"].flags == ("data-limited: a bound at v <= 2",)
+        few = measured(normal(180, 4, 4, 4), classes(180))
+        small, large = (few[f"fisher.curve_fir_v{v}"].flags for v in ("0.1", "2"))
+        assert small
+        assert not large  # only the noise variances that are too small are flagged
         assert (
             seen["fisher.fir"].value
             > measured(normal(3000, 4, 4, 4), classes(3000))["fisher.fir"].value
@@ -332,9 +345,9 @@ class TestDeviation:
             images.float() / 127.5 - 1, labels, pixels, V, blocks=3, samples=32
         )
         seen = {m.metric: m.value for m in found}
-        endings = ("", *(e for e in ESTIMATORS if e), "_raw", "_zscored")
+        endings = ("", "_unconditional", "_gaussian", "_raw", "_zscored")
         assert max(seen[f"fisher.{name}{e}"] for name in DEVIATIONS for e in endings) < 1e-5
-        assert not not_applicable
+        assert all(name.endswith("_empirical") for name, _ in not_applicable)
 
     def test_errors_are_those_of_repeats(self) -> None:
         root = normal(4, 4, seed=3)

@@ -116,3 +116,19 @@ def test_every_number_that_is_not_known_is_marked(ffhq: Study) -> None:
         assert stating, key
         for line in stating:
             assert "guess" in line or "source:" in line, line
+
+
+def test_the_contrast_has_what_section_4_3_is_about() -> None:
+    study = load_study(REPOSITORY / "studies" / "fisher_contrast.yaml")
+    gpe, vae, ae = (study.tokenizers[name] for name in ("gpe", "vae", "ae"))
+    assert (gpe.network, gpe.train) == (vae.network, vae.train) == (ae.network, ae.train)
+    assert vae.objective.kl > 0 == ae.objective.kl
+    pixels = dimensions(study, "pixels")
+    sizes = [dimensions(study, f"level-{side}x{side}") for side in (8, 16, 32)]
+    gaps = [abs(math.log(n / pixels)) for n in sizes]
+    assert gaps == sorted(
+        gaps, reverse=True
+    )  # finer levels approach pixels in size, as the paper's
+    assert len(set(gaps)) == 3
+    assert {"distortion", "geometry", "fisher"} <= set(study.selected_metrics)
+    assert len(Plan(study).of_stage("learned_fisher")) == 2 * 16
