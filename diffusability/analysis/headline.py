@@ -22,6 +22,7 @@ from diffusability.study.tables import BEST, TABLES
 from diffusability.study.targets import report_file
 
 LINES, COLUMNS = 25, 100  # of the text
+SCALED = "(LNC and SRSS: z-scored)"
 NO_CORRELATIONS = (
     "No correlation: it takes three tokenizers of one family with the metric and generated images"
 )
@@ -76,7 +77,7 @@ class Headline:
         shown = ["metric", "backbone", "r", "r interval", "Holm's p", "n"]
         relations = [f"{NO_CORRELATIONS}."] if self.target else []
         if len(self.relations):
-            head = f"Correlation with {self.target}, turned so that positive agrees with the metric"
+            head = f"Correlation with {self.target}, positive: agrees with the metric {SCALED}"
             relations = [head, *_fitted(self.relations[shown], 4, "correlation")]
         further = _wrapped(". ".join(self.doubts), 2) + _wrapped("".join(self.noise[:1]), 1)
         lines = [*said, "", *scores, "", *relations, *further, _shortened(f"Report: {self.report}")]

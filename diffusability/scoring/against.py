@@ -17,7 +17,8 @@ KNOWN = Path(__file__).with_name("known")
 # what the tables that come with the package are of
 ABOUT = {
     "shapes-small": "24 tokenizers of a few thousand parameters each, of coloured shapes of "
-    "16 x 16 pixels (studies/shapes-small.yaml)"
+    "16 x 16 pixels (studies/shapes-small.yaml); their iFD is of z-scored latents and their "
+    "uniformity of posterior means, measured before the defaults were their sources'"
 }
 NEAREST = 2
 CARE = (

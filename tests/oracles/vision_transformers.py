@@ -1,4 +1,4 @@
-"""The vision models of Table 1 as their authors define them, for tests.
+"""The published transformers as their authors define them, for tests.
 
 Each is written down once more from its authors' description, on weights under its authors' names,
 without the libraries that the encoders use. All take float32 pixels on the scale of the network.
@@ -6,12 +6,14 @@ without the libraries that the encoders use. All take float32 pixels on the scal
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Weights = Mapping[str, Tensor]
+Activation = Callable[[Tensor], Tensor]
 Rotate = Callable[[Tensor], Tensor]  # of (B, heads, N, D / heads) queries or keys
 
 
@@ -39,6 +41,10 @@ def gelu(x: Tensor) -> Tensor:
     return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
 
 
+def gelu_tanh(x: Tensor) -> Tensor:
+    return x * 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
 def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
@@ -64,7 +70,12 @@ def resampled(positions: Tensor, side: int, mode: str, antialias: bool) -> Tenso
 
 
 def blocks(
-    w: Weights, x: Tensor, heads: int, eps: float = 1e-6, rotate: Rotate | None = None
+    w: Weights,
+    x: Tensor,
+    heads: int,
+    eps: float = 1e-6,
+    rotate: Rotate | None = None,
+    activation: Activation = gelu,
 ) -> Tensor:
     """Return (B, N, D) tokens after pre-norm blocks, with layer scale or without."""
     block = 0
@@ -73,12 +84,21 @@ def blocks(
         y = linear(w, f"{name}attn.proj", attention(q, k, v, heads, rotate))
         x = x + y * w.get(f"{name}ls1.gamma", torch.ones(()))
         y = linear(w, f"{name}mlp.fc1", layer_norm(w, f"{name}norm2", x, eps))
-        x = x + linear(w, f"{name}mlp.fc2", gelu(y)) * w.get(f"{name}ls2.gamma", torch.ones(()))
+        x = x + linear(w, f"{name}mlp.fc2", activation(y)) * w.get(
+            f"{name}ls2.gamma", torch.ones(())
+        )
         block += 1
     return x
 
 
 def vit(
+    w: Weights, pixels: Tensor, *, prefix: tuple[str, ...] = ("cls_token",), **options: Any
+) -> Tensor:
+    """Return the patch tokens of `vit_tokens`."""
+    return vit_tokens(w, pixels, prefix=prefix, **options)[:, sum(w[n].shape[1] for n in prefix) :]
+
+
+def vit_tokens(
     w: Weights,
     pixels: Tensor,
     *,
@@ -87,22 +107,25 @@ def vit(
     eps: float = 1e-6,
     rotate: Rotate | None = None,
     prefix: tuple[str, ...] = ("cls_token",),
+    activation: Activation = gelu,
 ) -> Tensor:
-    """Return patch tokens of MAE, MoCo v3, DINOv2 and DINOv3: pre-norm blocks, layer scale or none.
+    """Return tokens of MAE, MoCo v3, DINOv2, DINOv3, SigLIP: pre-norm blocks, layer scale or none.
 
     Absolute positions, where there are some, are resampled as in iREPA: bicubic and antialiased.
     """
-    x = patches(w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], pixels)
+    x = patches(w["patch_embed.proj.weight"], w.get("patch_embed.proj.bias"), pixels)
     side = math.isqrt(x.shape[1])
-    front = torch.cat([w[name] for name in prefix], dim=1).expand(len(x), -1, -1)
-    if "pos_embed" in w:
-        table = w["pos_embed"]
-        x = x + resampled(table[:, 1:], side, "bicubic", antialias=True)
-        front = front + table[:, :1]
-    x = torch.cat([front, x], dim=1)
-    x = blocks(w, x, heads, eps, rotate)
-    x = layer_norm(w, "norm", x, eps) if final_norm else x
-    return x[:, front.shape[1] :]
+    table, given = w.get("pos_embed"), len(prefix)
+    if table is not None:
+        placed = table.shape[1] - math.isqrt(table.shape[1]) ** 2  # 1: the class token has a place
+        x = x + resampled(table[:, placed:], side, "bicubic", antialias=True)
+    if given:
+        front = torch.cat([w[name] for name in prefix], dim=1).expand(len(x), -1, -1)
+        x = torch.cat([front if table is None else front + table[:, :1], x], dim=1)
+    if "norm_pre.weight" in w:
+        x = layer_norm(w, "norm_pre", x, eps)
+    x = blocks(w, x, heads, eps, rotate, activation)
+    return layer_norm(w, "norm", x, eps) if final_norm else x
 
 
 def dinov3_rotation(side: int, head: int, front: int) -> Rotate:
@@ -127,7 +150,7 @@ def clip(
     pixels: Tensor,
     *,
     heads: int,
-    activation: Callable[[Tensor], Tensor],
+    activation: Activation,
     rotate: Rotate | None = None,
     prefix: str = "visual.",
     final_norm: bool = False,
@@ -182,3 +205,12 @@ def radio(w: Weights, pixels: Tensor, *, heads: int) -> Tensor:
     x = x + resampled(table, math.isqrt(x.shape[1]), "bilinear", antialias=False)
     front = w["patch_generator.cls_token.token"].expand(len(x), -1, -1)
     return blocks(w, torch.cat([front, x], dim=1), heads)[:, front.shape[1] :]
+
+
+def attention_pool(w: Weights, tokens: Tensor, heads: int, activation: Activation) -> Tensor:
+    """Return SigLIP's (B, D) pooled feature: one learned query, then a residual MLP."""
+    q = linear(w, "attn_pool.q", w["attn_pool.latent"]).expand(len(tokens), -1, -1)
+    k, v = linear(w, "attn_pool.kv", tokens).chunk(2, dim=2)
+    x = linear(w, "attn_pool.proj", attention(q, k, v, heads, None))
+    y = activation(linear(w, "attn_pool.mlp.fc1", layer_norm(w, "attn_pool.norm", x, 1e-6)))
+    return (x + linear(w, "attn_pool.mlp.fc2", y))[:, 0]
