@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,7 +12,7 @@ from diffusability.artifacts.card import read_card
 from diffusability.artifacts.inventory import finished, is_done
 from diffusability.errors import ArtifactError
 from diffusability.execution.schedule import Task
-from diffusability.study.cost import Costs
+from diffusability.study.cost import Costs, Work
 from diffusability.study.fingerprint import fingerprint
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.stages import STAGES
@@ -73,9 +73,11 @@ class Estimates:
     """Cost estimates of a plan, from timings of similar artifacts in results/ if there are any."""
 
     def __init__(self, plan: Plan) -> None:
-        """Store the plan; results/ is read on first use."""
+        """Look which artifacts are finished; timings in results/ are read on first use."""
         self.plan, self.costs = plan, Costs(plan.study)
         self._kinds: dict[Path, str | None] = {}
+        self._works: dict[Artifact, Work] = {}
+        self._unfinished = {artifact for artifact in plan if not is_done(artifact)}
 
     def stages(self) -> list[StageCost]:
         """Return the cost of every stage of the plan, in workflow order."""
@@ -86,32 +88,39 @@ class Estimates:
         """Return the unfinished tasks with their needs; unknown work counts as 0 s."""
         found = {}
         for artifact in self.plan:
-            if is_done(artifact):
+            if artifact not in self._unfinished:
                 continue
             gpus = artifact.local.get("gpus", 1) if STAGES[artifact.stage].gpu else 0
-            seconds = self._timed_seconds(artifact) or self.costs.work(artifact).seconds or 0.0
-            size = self.costs.work(artifact).bytes
+            work = self._work(artifact)
+            seconds = self._timed_seconds(artifact) or work.seconds or 0.0
+            size = work.bytes
             found[artifact] = Task(seconds / max(1, gpus), gpus, size)
         return found
 
+    def _work(self, artifact: Artifact) -> Work:
+        """Return the counted cost of an artifact, counted once."""
+        if artifact not in self._works:
+            self._works[artifact] = self.costs.work(artifact)
+        return self._works[artifact]
+
     def _timed_seconds(self, artifact: Artifact) -> float | None:
-        runs = self._timed.get(kind_of(artifact))
+        runs = self._timed.get(kind_of(artifact)) if self._timed else None
         return median(seconds for seconds, _ in runs) if runs else None
 
     def _stage(self, stage: str) -> StageCost:
         artifacts = self.plan.of_stage(stage)
-        to_do = [artifact for artifact in artifacts if not is_done(artifact)]
+        to_do = [artifact for artifact in artifacts if artifact in self._unfinished]
         measured = counted = 0.0
         counts = Counter[str]()
         size = 0
         timed: dict[str, int] = {}
         devices: set[str] = set()
         for artifact in to_do:
-            work = self.costs.work(artifact)
+            work = self._work(artifact)
             size += work.bytes
-            kind = kind_of(artifact)
             seconds = self._timed_seconds(artifact)
             if seconds is not None:
+                kind = kind_of(artifact)
                 measured += seconds
                 timed[kind] = len(self._timed[kind])
                 devices |= {device for _, device in self._timed[kind]}
@@ -162,6 +171,7 @@ class Estimates:
         return self._kinds[path]
 
 
+@cache
 def kind_of(artifact: Artifact) -> str:
     """Return the key of artifacts with about the same cost.
 
