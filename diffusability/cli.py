@@ -16,7 +16,9 @@ from diffusability.artifacts.result_card import result_cards, result_problems
 from diffusability.artifacts.status import status_text
 from diffusability.artifacts.why import explain
 from diffusability.errors import ArtifactError, DiffusabilityError
+from diffusability.execution.gpus import machine_gpus
 from diffusability.execution.plan_table import plan_table
+from diffusability.execution.this_machine import measure
 from diffusability.study.commands import Run, set_run
 from diffusability.study.file import schema
 from diffusability.study.load import load_study
@@ -97,7 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan = add("plan", _plan, "estimated jobs, time and disk of a study, and its missing inputs")
     plan.add_argument(
-        "--gpus", type=_count, nargs="+", default=[8, 64], help="GPUs to share the work (8 64)"
+        "--gpus",
+        type=_count,
+        nargs="+",
+        help="GPUs to share the work (8 64; on a machine without GPUs: this machine)",
     )
     plan.add_argument(
         "--claims", action="store_true", help="which claims of the paper the study can test"
@@ -188,8 +193,10 @@ def _plan(arguments: argparse.Namespace) -> int:
 
         confidence = plan.study.analysis.confidence
         print(power_text(plan.study, load_claims(CLAIMS), confidence))
+    elif arguments.gpus is None and not machine_gpus(os.environ):
+        print(plan_table(plan, here=measure()))
     else:
-        print(plan_table(plan, arguments.gpus))
+        print(plan_table(plan, arguments.gpus or (8, 64)))
     return 0
 
 

@@ -54,6 +54,7 @@ if snakemake_adapter.starts_run(workflow) and remove_stale_lock():
     logger.warning(
         "An earlier Snakemake was killed in this folder; its lock was removed."
     )
+snakemake_adapter.collect_garbage_rarely()
 try:
     snakemake_adapter.check_version()
     STUDY_FILES, OVERRIDES = snakemake_adapter.given_study(workflow, config)
@@ -132,6 +133,7 @@ def restored(stage):
     """
     made = STAGES[stage]
 
+    @snakemake_adapter.with_known_arguments
     def restore(wildcards):
         artifact = STAGE_FUNCTIONS.find(stage, wildcards)
         files = [f"{artifact.path}/{name}" for name in (CARD, *made.outputs)]
@@ -150,6 +152,7 @@ def restored(stage):
     return restore
 
 
+@snakemake_adapter.with_known_arguments
 def study_options(wildcards, threads):
     """Return the arguments that name the study to a script, as a param.
 

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,7 +12,8 @@ from diffusability.artifacts.card import read_card
 from diffusability.artifacts.inventory import finished, is_done
 from diffusability.errors import ArtifactError
 from diffusability.execution.schedule import Task
-from diffusability.study.cost import Costs
+from diffusability.execution.this_machine import ThisMachine
+from diffusability.study.cost import Costs, Work
 from diffusability.study.fingerprint import fingerprint
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.stages import STAGES
@@ -32,7 +33,8 @@ class StageCost:
         done: finished ones.
         measured_seconds: total for unfinished jobs of a kind that was timed.
         counted_seconds: total for unfinished jobs whose FLOPs are counted.
-        counted: number of the latter.
+        core_seconds: total for unfinished jobs of CPU cores, in proportion to what they read.
+        counted: number of jobs of these two kinds.
         unknown: number of unfinished jobs of unknown cost.
         bytes: size of unfinished artifacts, computed from shapes.
         timed: number of finished artifacts behind the measured time.
@@ -44,6 +46,7 @@ class StageCost:
     done: int
     measured_seconds: float
     counted_seconds: float
+    core_seconds: float
     counted: int
     unknown: int
     bytes: int
@@ -59,23 +62,32 @@ class StageCost:
     def seconds(self) -> float | None:
         """Mean seconds of an unfinished job, over those of known cost."""
         known = self.to_do - self.unknown
-        return (self.measured_seconds + self.counted_seconds) / known if known else None
+        return self.whole / known if known else None
+
+    @property
+    def whole(self) -> float:
+        """Seconds of all unfinished jobs of known cost, one after the other."""
+        return self.measured_seconds + self.counted_seconds + self.core_seconds
 
     @property
     def source(self) -> str:
         """The source of the time estimate."""
         measured = f"{self.timed} timed on {', '.join(self.devices)}" if self.timed else ""
-        parts = [measured, "counted" * bool(self.counted), "unknown" * bool(self.unknown)]
+        counted = "counted, of a core" if self.core_seconds else "counted"
+        parts = [measured, counted * bool(self.counted), "unknown" * bool(self.unknown)]
         return " + ".join(part for part in parts if part)
 
 
 class Estimates:
     """Cost estimates of a plan, from timings of similar artifacts in results/ if there are any."""
 
-    def __init__(self, plan: Plan) -> None:
-        """Store the plan; results/ is read on first use."""
+    def __init__(self, plan: Plan, here: ThisMachine | None = None) -> None:
+        """Look which artifacts are finished; timings in results/ are read on first use."""
         self.plan, self.costs = plan, Costs(plan.study)
+        self._here = here  # else on the assumed GPUs
         self._kinds: dict[Path, str | None] = {}
+        self._works: dict[Artifact, Work] = {}
+        self._unfinished = {artifact for artifact in plan if not is_done(artifact)}
 
     def stages(self) -> list[StageCost]:
         """Return the cost of every stage of the plan, in workflow order."""
@@ -86,46 +98,64 @@ class Estimates:
         """Return the unfinished tasks with their needs; unknown work counts as 0 s."""
         found = {}
         for artifact in self.plan:
-            if is_done(artifact):
+            if artifact not in self._unfinished:
                 continue
             gpus = artifact.local.get("gpus", 1) if STAGES[artifact.stage].gpu else 0
-            seconds = self._timed_seconds(artifact) or self.costs.work(artifact).seconds or 0.0
-            size = self.costs.work(artifact).bytes
+            work = self._work(artifact)
+            seconds = self._timed_seconds(artifact) or self._seconds(work) or 0.0
+            size = work.bytes
             found[artifact] = Task(seconds / max(1, gpus), gpus, size)
         return found
 
+    def _work(self, artifact: Artifact) -> Work:
+        """Return the counted cost of an artifact, counted once."""
+        if artifact not in self._works:
+            self._works[artifact] = self.costs.work(artifact)
+        return self._works[artifact]
+
+    def _seconds(self, work: Work) -> float | None:
+        """Return the counted time of a job, on the assumed GPU or on this machine."""
+        if work.macs is None and work.core_seconds is None:
+            return None
+        if self._here is None:
+            return work.core_seconds if work.seconds is None else work.seconds
+        return self._here.seconds(work.macs) + (work.core_seconds or 0.0)
+
     def _timed_seconds(self, artifact: Artifact) -> float | None:
-        runs = self._timed.get(kind_of(artifact))
+        runs = self._timed.get(kind_of(artifact)) if self._timed else None
         return median(seconds for seconds, _ in runs) if runs else None
 
     def _stage(self, stage: str) -> StageCost:
         artifacts = self.plan.of_stage(stage)
-        to_do = [artifact for artifact in artifacts if not is_done(artifact)]
-        measured = counted = 0.0
+        to_do = [artifact for artifact in artifacts if artifact in self._unfinished]
+        measured = counted = on_cores = 0.0
         counts = Counter[str]()
         size = 0
         timed: dict[str, int] = {}
         devices: set[str] = set()
         for artifact in to_do:
-            work = self.costs.work(artifact)
+            work = self._work(artifact)
             size += work.bytes
-            kind = kind_of(artifact)
             seconds = self._timed_seconds(artifact)
             if seconds is not None:
+                kind = kind_of(artifact)
                 measured += seconds
                 timed[kind] = len(self._timed[kind])
                 devices |= {device for _, device in self._timed[kind]}
-            elif work.seconds is not None:
-                counted += work.seconds
-                counts["counted"] += 1
+                continue
+            known = self._seconds(work)
+            counts["unknown" if known is None else "counted"] += 1
+            if work.macs is None and work.core_seconds is not None:
+                on_cores += known or 0.0
             else:
-                counts["unknown"] += 1
+                counted += known or 0.0
         return StageCost(
             stage=stage,
             jobs=len(artifacts),
             done=len(artifacts) - len(to_do),
             measured_seconds=measured,
             counted_seconds=counted,
+            core_seconds=on_cores,
             counted=counts["counted"],
             unknown=counts["unknown"],
             bytes=size,
@@ -162,6 +192,7 @@ class Estimates:
         return self._kinds[path]
 
 
+@cache
 def kind_of(artifact: Artifact) -> str:
     """Return the key of artifacts with about the same cost.
 

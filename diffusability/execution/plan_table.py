@@ -5,6 +5,7 @@ from itertools import groupby
 
 from diffusability.execution.estimates import Estimates, StageCost
 from diffusability.execution.schedule import critical_path, schedule
+from diffusability.execution.this_machine import SIDE, START_UP, ThisMachine
 from diffusability.study.commands import diffusability_command
 from diffusability.study.cost import MACHINE, SUSTAINED
 from diffusability.study.dataset import FOLDER_TRAIN, FOLDER_VAL, DecodedDataset
@@ -17,34 +18,35 @@ COLUMNS = ("stage", "jobs", "done", "to do", "time each", "time", "disk", "time 
 WIDTHS = (-21, 6, 6, 7, 11, 11, 11)
 
 
-def plan_table(plan: Plan, gpus: Sequence[int] = (8, 64)) -> str:
+def plan_table(plan: Plan, gpus: Sequence[int] = (8, 64), here: ThisMachine | None = None) -> str:
     """Return the cost of a plan, one line per stage, then totals, notes and missing inputs.
 
     Args:
         plan: of the study.
         gpus: numbers of GPUs for which to estimate time and disk use.
+        here: a machine without GPUs, for which times are given instead.
     """
-    estimates = Estimates(plan)
+    estimates = Estimates(plan, here)
     stages = estimates.stages()
     rows = [COLUMNS, *(_row(stage) for stage in stages)]
     lines = [_line(row) for row in rows]
-    notes = _notes(plan, stages)
-    runs = _runs(plan, estimates, gpus) if any(stage.to_do for stage in stages) else []
-    total = _total(plan, stages)
-    return "\n".join(
-        [*lines, "", total, *runs, *_memory(plan, stages), "", *notes, *_lacking(plan)]
-    )
+    notes = _notes(plan, stages, here)
+    runs = []
+    if any(stage.to_do for stage in stages):
+        runs = _runs(plan, estimates, gpus) if here is None else _run_here(stages, here)
+    memory = _memory(plan, stages) if here is None else []
+    total = _total(plan, stages, here)
+    return "\n".join([*lines, "", total, *runs, *memory, "", *notes, *_lacking(plan)])
 
 
 def _row(stage: StageCost) -> tuple[str, ...]:
     counts = (str(stage.jobs), str(stage.done), str(stage.to_do))
     if not stage.to_do:
         return (stage.stage, *counts, "", "", "", "")
-    whole = stage.measured_seconds + stage.counted_seconds
     known = stage.seconds is not None
     return (
         *(stage.stage, *counts, _duration(stage.seconds or 0) if known else "unknown"),
-        *(_duration(whole) if known else "unknown", _size(stage.bytes), stage.source),
+        *(_duration(stage.whole) if known else "unknown", _size(stage.bytes), stage.source),
     )
 
 
@@ -56,12 +58,16 @@ def _line(row: tuple[str, ...]) -> str:
     return f"{''.join(cells)}  {row[-1]}".rstrip()
 
 
-def _total(plan: Plan, stages: list[StageCost]) -> str:
+def _total(plan: Plan, stages: list[StageCost], here: ThisMachine | None) -> str:
     to_do = sum(stage.to_do for stage in stages)
     counted = sum(stage.counted_seconds for stage in stages) / 3600
     measured = sum(stage.measured_seconds for stage in stages)
     disk = _size(sum(stage.bytes for stage in stages))
-    line = f"{len(plan)} jobs, {to_do} to do: {counted:,.1f} GPU-hours counted"
+    on_cores = sum(stage.core_seconds for stage in stages) / 3600
+    what = "GPU-hours" if here is None else "hours on this machine"
+    line = f"{len(plan)} jobs, {to_do} to do: {counted:,.1f} {what} counted"
+    if on_cores:
+        line += f", {on_cores:,.1f} core-hours"
     if measured:
         line += f", {_duration(measured)} as timed, one job at a time"
     return f"{line}; {disk} on disk"
@@ -97,6 +103,16 @@ def _runs(plan: Plan, estimates: Estimates, gpus: Sequence[int]) -> list[str]:
     return lines
 
 
+def _run_here(stages: list[StageCost], here: ThisMachine) -> list[str]:
+    """Return how long all jobs take on this machine."""
+    whole = sum(stage.whole for stage in stages)
+    return [
+        "",
+        f"on this machine, without a GPU: about {_duration(whole)} one job after the other, at "
+        f"least {_duration(whole / here.cores)} with `-c{here.cores}`",
+    ]
+
+
 def _memory(plan: Plan, stages: list[StageCost]) -> list[str]:
     """Return the memory of every kind of training, and what makes it fit where it does not."""
     limit = plan.study.gpu_memory
@@ -113,9 +129,16 @@ def _memory(plan: Plan, stages: list[StageCost]) -> list[str]:
     return ["", f"{heading:<34}{'images at once':>16}{'memory':>13}", *lines]
 
 
-def _notes(plan: Plan, stages: list[StageCost]) -> list[str]:
+def _notes(plan: Plan, stages: list[StageCost], here: ThisMachine | None) -> list[str]:
     notes = []
-    if any(stage.counted for stage in stages):
+    if here is not None:
+        notes.append(
+            "counted: multiplications of the networks (a training step is three forward passes), "
+            f"at the {here.rate / 1e9:.0f} GFLOP/s that a matrix product of {SIDE} x {SIDE} just "
+            f"reached, and {START_UP:g} s of start-up per job. Networks reach a part of that "
+            "rate. For GPUs: `--gpus 8 64`"
+        )
+    elif any(stage.counted for stage in stages):
         rates = ", ".join(f"{rate / 1e12:g} TFLOP/s in {name}" for name, rate in SUSTAINED.items())
         notes.append(
             "counted: multiplications of the networks (a training step is three forward passes), "
@@ -129,14 +152,20 @@ def _notes(plan: Plan, stages: list[StageCost]) -> list[str]:
         )
     if any(stage.unknown for stage in stages):
         notes.append("unknown: work of CPU cores that is not counted; timed once one is finished")
+    if any(stage.core_seconds for stage in stages):
+        notes.append(
+            "counted, of a core: in proportion to the numbers that are read, as measured once on a "
+            "shared server's core (benchmarks/RESULTS.md)"
+        )
     notes.append("disk: from shapes (weights, latents, images)")
-    notes.append(
-        "memory: weights, gradients, moments, averaged weights and frozen networks, and all that "
-        f"is kept for the backward pass, {PASSING - 1:.0%} more for what comes and goes, and "
-        f"{CONTEXT / 1e9:g} GB; counted from shapes, not measured on a GPU. `gpu_memory` of the "
-        "study says what a GPU has"
-    )
-    if any(stage.to_do for stage in stages):
+    if here is None:
+        notes.append(
+            "memory: weights, gradients, moments, averaged weights and frozen networks, and all "
+            f"that is kept for the backward pass, {PASSING - 1:.0%} more for what comes and goes, "
+            f"and {CONTEXT / 1e9:g} GB; counted from shapes, not measured on a GPU. `gpu_memory` "
+            "of the study says what a GPU has"
+        )
+    if here is None and any(stage.to_do for stage in stages):
         notes.append(
             "in order: jobs start in the order of the rules' priorities, one tokenizer after "
             "another; several GPUs share a job without loss, and what is unknown takes no time. "
@@ -145,7 +174,8 @@ def _notes(plan: Plan, stages: list[StageCost]) -> list[str]:
             "whatever the order, and "
             "what is needed again is made again by jobs of its own"
         )
-    if isinstance(plan.study.dataset, DecodedDataset):
+    data = plan.study.dataset
+    if isinstance(data, DecodedDataset) and not data.counted:
         notes.append(
             f"images: taken to be ImageNet's {FOLDER_TRAIN:.0f} training and {FOLDER_VAL:.0f} "
             "validation images per class"

@@ -4,14 +4,15 @@ Each is returned for one stage, and looks the artifact up that a job's wildcards
 passes what a function names among its arguments: `wildcards`, `attempt`, `threads`, `resources`.
 """
 
+import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from snakemake.io import ancient  # type: ignore[import-untyped]
 
 from diffusability.execution.priority import Priorities
 from diffusability.execution.run_time import more_memory, more_minutes, run_minutes
+from diffusability.execution.snakemake_adapter import with_known_arguments
 from diffusability.study.cost import Costs
 from diffusability.study.fisher_toy import STAGE as TOY_STAGE
 from diffusability.study.fisher_toy import toy_plan
@@ -26,12 +27,12 @@ LAUNCHER = "torch.distributed.run"  # starts one process per GPU
 
 def memory(megabytes: int) -> AtAttempt:
     """Return a resources function: memory that grows with the attempt."""
-    return lambda wildcards, attempt: more_memory(megabytes, attempt)
+    return with_known_arguments(lambda wildcards, attempt: more_memory(megabytes, attempt))
 
 
 def fixed_minutes(least: int) -> AtAttempt:
     """Return a resources function: a time that does not depend on the study, but on the attempt."""
-    return lambda wildcards, attempt: more_minutes(least, attempt)
+    return with_known_arguments(lambda wildcards, attempt: more_minutes(least, attempt))
 
 
 class StageFunctions:
@@ -41,6 +42,7 @@ class StageFunctions:
         """Number the tokenizers; the file of the toy study is read when one of its jobs is."""
         self._plan, self._toy_study = plan, toy_study
         self._priorities, self._costs = Priorities(plan), Costs(plan.study)
+        self._found: dict[tuple[str, ...], Artifact] = {}
 
     def find(self, stage: str, wildcards: Any) -> Artifact:
         """Return the artifact that wildcards name.
@@ -48,8 +50,12 @@ class StageFunctions:
         Raises:
             StudyError: the study has no such artifact.
         """
-        artifacts = toy_plan(self._toy_study) if stage == TOY_STAGE else self._plan
-        return artifacts.find(stage, dict(wildcards))
+        labels = dict(wildcards)
+        key = (stage, *labels.values())
+        if key not in self._found:
+            artifacts = toy_plan(self._toy_study) if stage == TOY_STAGE else self._plan
+            self._found[key] = artifacts.find(stage, labels)
+        return self._found[key]
 
     def made_from(self, stage: str) -> Of:
         """Return an input function: the cards of what an artifact is made from, by role.
@@ -60,9 +66,10 @@ class StageFunctions:
         job that is forced (-R), and would leave it out.
         """
 
+        @with_known_arguments
         def cards(wildcards: Any) -> dict[str, Any]:
             made = self.find(stage, wildcards)
-            age = ancient if Path(made.card).exists() else str
+            age = ancient if os.path.exists(made.card) else str
             return {role: age(artifact.card) for role, artifact in made.upstream.items()}
 
         return cards
@@ -74,21 +81,28 @@ class StageFunctions:
         the job makes is in the path, and how it is made (`train.compile`) is no reason to make it
         again.
         """
-        return lambda wildcards, threads: self.find(stage, wildcards).job()
+        return with_known_arguments(lambda wildcards, threads: self.find(stage, wildcards).job())
 
     def priority(self, stage: str) -> Of:
         """Return a priority function: tokenizers are finished in the order of the study."""
-        return lambda wildcards: self._priorities.of(self.find(stage, wildcards))
+        return with_known_arguments(
+            lambda wildcards: self._priorities.of(self.find(stage, wildcards))
+        )
 
     def gpus(self, stage: str) -> dict[str, Of]:
         """Return the resource `gpu`, if a stage needs one: GPUs that share one artifact."""
         if not STAGES[stage].gpu:
             return {}
-        return {"gpu": lambda wildcards: self.find(stage, wildcards).local.get("gpus", 1)}
+
+        def count(wildcards: Any) -> Any:
+            return self.find(stage, wildcards).local.get("gpus", 1)
+
+        return {"gpu": with_known_arguments(count)}
 
     def minutes(self, stage: str) -> AtAttempt:
         """Return a resources function: how long a job may run, by what it has to compute."""
 
+        @with_known_arguments
         def at_attempt(wildcards: Any, attempt: int) -> int:
             artifact = self.find(stage, wildcards)
             seconds = self._costs.work(artifact).seconds
@@ -99,14 +113,19 @@ class StageFunctions:
     def command(self, stage: str, options: str = "") -> Callable[[Any, Any], str]:
         """Return a params function: what makes an artifact, one process per GPU.
 
-        A job whose training resumes is told its time. As with `job`, asking for `resources` tells
-        Snakemake not to compare the command with that of the last run.
+        A job whose training resumes is told its time. As with `job`, asking for `threads` or
+        `resources` tells Snakemake not to compare the command with that of the last run. Only
+        what needs resources asks for them: they take a fifth of the time of a dry run.
         """
+        alone = f"python -m diffusability.script make.py {stage}{options}"
+        if not STAGES[stage].resumes:
+            return with_known_arguments(lambda wildcards, threads: alone)
 
+        @with_known_arguments
         def line(wildcards: Any, resources: Any) -> str:
-            limit = f" --minutes {resources.runtime}" if STAGES[stage].resumes else ""
+            limit = f" --minutes {resources.runtime}"
             if resources.get("gpu", 1) <= 1:
-                return f"python -m diffusability.script make.py {stage}{options}{limit}"
+                return f"{alone}{limit}"
             script = f'"${VARIABLE}/scripts/make.py"'
             return (
                 f"python -m diffusability.execution.gpus {resources.gpu}"

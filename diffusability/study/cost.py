@@ -1,12 +1,14 @@
 """What an artifact costs, counted from the study before anything has run.
 
 A training step is three forward passes (forward, and backward to activations and to weights).
-Counted are the stages that a GPU is needed for; the statistics of latents run on CPU cores.
+For stages that need a GPU, operations are counted. For those that run on CPU cores, the time is in
+proportion to the latent numbers that they read, as it was measured once (benchmarks/RESULTS.md).
 """
 
 from dataclasses import dataclass
 
 from diffusability.study.backbone import Backbone
+from diffusability.study.dataset import DecodedDataset
 from diffusability.study.encoder import EncoderEntry, TrainedEncoder
 from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.operations import (
@@ -15,6 +17,7 @@ from diffusability.study.operations import (
     backbone,
     discriminator,
 )
+from diffusability.study.perspectives import UniformityMetric
 from diffusability.study.plan import Artifact
 from diffusability.study.regularizer import Gpe
 from diffusability.study.spec import Precision
@@ -31,6 +34,10 @@ ADVERSARIAL = 8  # the generator's step: forward and back to pixels; its own: th
 # is 164 TFLOP/s; fp32: half of it, as the chip's peak in TF32 is half of that in bf16
 SUSTAINED: dict[Precision, float] = {"bf16": 160e12, "fp32": 80e12}
 MACHINE = "an H100-class GPU"
+# CPU seconds per number of a latent, measured with 32 x 16 x 16 of them per image
+PER_NUMBER = {"velocity": 4.7e-7, "semantics": 3.7e-7, "spatial": 1.5e-7, "smoothness": 7.3e-8}
+PER_POINT = 1.6e-5  # of uniformity: CPU seconds per point and iteration of t-SNE
+PER_FILE = 1 / 830  # CPU seconds per image file of which the index is built
 
 
 @dataclass(frozen=True)
@@ -41,11 +48,13 @@ class Work:
         macs: multiply-accumulates in all; None where none are counted.
         precision: that they run in.
         bytes: on disk when it is finished, the bulk that it stands for included.
+        core_seconds: of a stage that needs no GPU, on one CPU core; None where it is not known.
     """
 
     macs: int | None
     precision: Precision
     bytes: int
+    core_seconds: float | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -93,10 +102,26 @@ class Costs:
                 return Work(count * self._features(metric.extractor).macs, "fp32", 0)
             case "fdr6_reference":
                 return Work(self._fdr6(self.images.of("all"), set()), "fp32", 0)
-            case "dataset" | "pixel_fisher" | "fisher_toy":  # on CPU cores: not counted
+            case "dataset":
+                files = self.images.of("all") if isinstance(self.data, DecodedDataset) else 0
+                return Work(None, "fp32", 0, PER_FILE * files)
+            case "pixel_fisher" | "fisher_toy":  # not known
                 return Work(None, "fp32", 0)
             case stage:
-                return Work(self._measured(stage, self._entry(artifact)), "fp32", 0)
+                entry = self._entry(artifact)
+                on_cores = self._on_cores(stage, entry)
+                return Work(self._measured(stage, entry), "fp32", 0, on_cores)
+
+    def _on_cores(self, group: str, entry: TokenizerEntry) -> float | None:
+        """Return the CPU seconds of a metric group without a network; None where not known."""
+        options = self.study.selected_metrics.get(METRIC_GROUPS[group].name)
+        if isinstance(options, UniformityMetric):
+            points = min(options.points, self.images.of(options.split))
+            return PER_POINT * points * options.iterations * options.repeats
+        if options is None or group not in PER_NUMBER:
+            return None
+        channels, grid = self._latent(entry)
+        return PER_NUMBER[group] * self.images.of(options.split) * channels * grid**2
 
     def _fdr6(self, count: int, done: set[str]) -> int:
         """Return the operations of FDr6's extractors, but those `done`, on so many images."""

@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from diffusability.study.content import content_digest, is_digest
 from diffusability.study.folder_content import (
+    count_images,
     folder_digest,
     images_identity,
     is_small,
@@ -266,6 +267,11 @@ class DecodedDataset(Dataset):
         "leave out, named and counted",
     )
 
+    @property
+    def counted(self) -> bool:
+        """Whether its images were counted; else they are taken to be as many as in ImageNet."""
+        return False
+
     def counts(self) -> ImageCounts:
         """There are taken to be as many as in ImageNet."""
         train, val = self.num_classes * FOLDER_TRAIN, self.num_classes * FOLDER_VAL
@@ -315,6 +321,27 @@ class FolderDataset(DecodedDataset):
         """
         found = self.content or images_identity(self.path, self.masks)
         return found or PurePath(self.path).name
+
+    @cached_property
+    def _found(self) -> ImageCounts | None:
+        """The number of image files per split, or None where there are none."""
+        found = count_images(self.path)
+        if found is None or found[0] + (found[1] or 0) == 0:
+            return None
+        train, val = found
+        if val is None:
+            val = round(self.val_fraction * train)
+            train -= val
+        return ImageCounts(train, val)
+
+    @property
+    def counted(self) -> bool:
+        """Whether the folder is there."""
+        return self._found is not None
+
+    def counts(self) -> ImageCounts:
+        """Return the number of image files; without the folder as many as in ImageNet."""
+        return self._found or super().counts()
 
     def canonical(self) -> dict[str, Any]:
         """Return the resolved values with the identity of the images."""

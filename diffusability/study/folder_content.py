@@ -71,6 +71,35 @@ def dataset_images(root: Path) -> Iterator[str]:
         yield from images_below(root, "val/")
 
 
+def count_images(folder: str) -> tuple[int, int | None] | None:
+    """Return the number of image files in train/ and in val/, or None without a folder.
+
+    Without train/, all files are of training; without val/, the second number is None. The numbers
+    are remembered until a file is added to or removed from one of the folders of classes.
+    """
+    root = Path(folder).absolute()
+    if not root.is_dir():
+        return None
+    splits = ("train", "val") if (root / "train").is_dir() else ("",)
+    folders = [root / split for split in splits if (root / split).is_dir()]
+    folders += [Path(entry.path) for top in folders for entry in entries(top) if is_folder(entry)]
+    times = [(str(path), path.stat().st_mtime_ns) for path in folders]
+    listing = hashlib.sha256(canonical_json(times).encode()).hexdigest()
+    memory = cached("content", f"{hashlib.sha256(str(root).encode()).hexdigest()[:32]}.counts.json")
+    known = recall(memory)
+    if known.get("listing") != listing:
+        numbers = [
+            sum(1 for _ in images_below(root, f"{split}/" if split else ""))
+            if (root / split).is_dir()
+            else None
+            for split in splits
+        ]
+        known = {"listing": listing, "numbers": numbers}
+        remember(memory, known)
+    train, *val = known["numbers"]
+    return train, val[0] if val else None
+
+
 def images_below(root: Path, prefix: str = "") -> Iterator[str]:
     """Yield the names, relative to `root`, of all image files below its folder `prefix`.
 

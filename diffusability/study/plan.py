@@ -148,6 +148,7 @@ class Plan(Artifacts):
         """Lay out the artifacts; nothing is read from disk."""
         super().__init__(study.name)
         self.study = study
+        self._encoders: dict[str, Artifact] = {}
         self._lay_out()
 
     @property
@@ -174,6 +175,11 @@ class Plan(Artifacts):
                 self._lay_out_chain(tokenizer, tokenizer_seed, seed)
 
     def _encoder(self, name: str) -> Artifact:
+        if name not in self._encoders:
+            self._encoders[name] = self._new_encoder(name)
+        return self._encoders[name]
+
+    def _new_encoder(self, name: str) -> Artifact:
         encoder = self.study.encoders[name]
         spec = encoder.canonical()
         seed = spec.pop("seed", 0)
@@ -295,14 +301,20 @@ class Plan(Artifacts):
 
     def _judge(self, samples: Artifact) -> None:
         """Add the measurements of one set of samples."""
+        spec, judges, local = self._judging
+        upstream = {"samples": samples, **judges, "dataset": self._dataset}
+        self._add("generation", samples.labels, spec, 0, upstream, local)
+
+    @cached_property
+    def _judging(self) -> tuple[dict[str, Any], dict[str, Artifact], dict[str, Any]]:
+        """Options and judges of all sets of samples, and what a job is told of this machine."""
         metric = self.study.generation
         judges = {"extractor": self._encoder(metric.extractor)}
         if metric.compared is not None:
             judges["reference"] = self._generation_reference(metric)
         if metric.fdr6 is not None:
             judges |= self._fdr6_judges(metric)
-        upstream = {"samples": samples, **judges, "dataset": self._dataset}
-        self._add("generation", samples.labels, metric.judged(), 0, upstream, _stated(metric))
+        return metric.judged(), judges, _stated(metric)
 
     def _generation_reference(self, metric: GenerationMetric) -> Artifact:
         """Return the features of real images that all sets of samples are compared with."""

@@ -10,6 +10,7 @@ The stages of metric groups follow from their declarations (`study/metrics.py`).
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 from diffusability.study.metric_group import MetricGroup
 from diffusability.study.metrics import METRIC_GROUPS
@@ -255,6 +256,7 @@ def stage_code(stage: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(code.partition(":")[0] for code in codes))
 
 
+@cache
 def path_template(stage: str) -> str:
     """Return the directory of a stage's artifacts with its labels as `{wildcards}`."""
     return "/".join([RESULTS, stage, *_folders(stage), "{fingerprint}"])

@@ -8,6 +8,7 @@ import pytest
 
 from diffusability.execution.estimates import Estimates, StageCost, kind_of
 from diffusability.execution.plan_table import plan_table
+from diffusability.execution.this_machine import START_UP, ThisMachine, measure
 from diffusability.study.cost import SUSTAINED, Costs
 from diffusability.study.dataset import DigitsDataset, FolderDataset, ShapesDataset
 from diffusability.study.load import load_study
@@ -188,3 +189,57 @@ def test_the_table_names_what_is_missing(workplace: Path, monkeypatch: pytest.Mo
     )  # vision models, Inception, the others of FDr6
     assert any(line.startswith("missing: images of `imagenet`: not at data/") for line in lines)
     assert any("per class" in line and line.startswith("images:") for line in lines)
+
+
+def test_statistics_of_latents_take_time_of_cores() -> None:
+    plan = imagenet()
+    costs = Costs(plan.study)
+    velocity = costs.work(of(plan, "velocity", tokenizer="conv-f16d32-baseline"))
+    assert velocity.core_seconds == pytest.approx(192, rel=0.01)  # as measured at this size
+    wide = costs.work(of(plan, "velocity", tokenizer="conv-f16d64-baseline"))
+    assert wide.core_seconds == pytest.approx(2 * velocity.core_seconds)
+    uniformity = costs.work(of(plan, "uniformity", tokenizer="conv-f16d32-baseline"))
+    assert uniformity.core_seconds == pytest.approx(10 * 163, rel=0.03)  # a repeat takes 152 to 175
+    assert costs.work(of(plan, "dataset")).core_seconds == pytest.approx(27 * 60, rel=0.02)
+    assert costs.work(of(plan, "fisher")).core_seconds is None
+    (row,) = (cost for cost in Estimates(plan).stages() if cost.stage == "smoothness")
+    assert (row.source, row.counted_seconds) == ("counted, of a core", 0.0)
+
+
+def test_a_machine_without_gpu_by_hand() -> None:
+    plan = smoke()
+    here = ThisMachine(rate=2e9, cores=4)
+    macs = Costs(plan.study).work(of(plan, "diffusion", backbone="sit-a")).macs
+    assert macs is not None
+    task = Estimates(plan, here).tasks()[of(plan, "diffusion", backbone="sit-a")]
+    assert task.seconds == pytest.approx(START_UP + macs / 1e9)
+    text = plan_table(plan, here=here)
+    assert "on this machine, without a GPU: about " in text
+    assert "with `-c4`" in text
+    assert " 0.0 s" not in text
+    assert "H100" not in text
+    found = measure()
+    assert found.rate > 1e8
+    assert found.cores >= 1
+
+
+def test_files_of_a_folder_are_counted(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(workplace / "cache"))
+    names = ("train/a/1.png", "train/a/2.JPEG", "train/b/x/3.png", "val/a/4.png", "train/a/.5.png")
+    for name in names:
+        path = workplace / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    entry = {"kind": "folder", "path": "images", "content": "some", "num_classes": 2}
+    counts = FolderDataset(**entry).counts()
+    assert (counts.train, counts.val) == (3, 1)
+    (workplace / "images" / "train" / "b" / "6.png").write_bytes(b"")
+    again = FolderDataset(**entry)
+    assert (again.counts().train, again.counted) == (4, True)
+    for path in (workplace / "images" / "val").rglob("*.png"):
+        path.unlink()
+    (workplace / "images" / "val" / "a").rmdir()
+    (workplace / "images" / "val").rmdir()
+    alone = FolderDataset(**entry, val_fraction=0.25).counts()
+    assert (alone.train, alone.val) == (3, 1)
+    assert not FolderDataset(**{**entry, "path": "nowhere"}).counted

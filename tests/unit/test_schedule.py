@@ -104,9 +104,12 @@ def test_no_more_tokenizers_than_gpus_have_latents_that_are_needed(
     assert found.latents <= gpus
     work = sum(task.seconds * task.gpus for task in tasks.values())
     longest = sum(tasks[a].seconds for a in critical_path(plan, tasks))
-    # Graham's bounds of list scheduling, from below and from above
+    # Graham's bounds of list scheduling, from below and from above; a chain also has the dataset
+    # and one statistic of latents, which hold no GPU
+    cores = {a.stage: task.seconds for a, task in tasks.items() if not task.gpus}
+    waits = cores.pop("dataset") + max(cores.values())
     assert max(longest, work / gpus) <= found.seconds * (1 + 1e-9)
-    assert found.seconds <= work / gpus + longest * (1 - 1 / gpus) + 1e-3
+    assert found.seconds <= work / gpus + longest * (1 - 1 / gpus) + waits / gpus
     assert found.disk < found.disk_with_samples < sum(task.bytes for task in tasks.values())
 
 
@@ -151,7 +154,7 @@ def test_rules_ask_for_these_priorities_and_for_gpus_where_stages_have_them(tmp_
 @pytest.mark.usefixtures("workplace")
 def test_the_plan_says_how_long_and_how_full() -> None:
     text = plan_table(Plan(load_study(REPOSITORY / "studies" / "imagenet256.yaml")), gpus=[16])
-    assert re.search(r"critical path: 34\.\d h \(encoder .*, tokenizer .* generation ", text)
+    assert re.search(r"critical path: 35\.\d h \(dataset .*, tokenizer .* generation ", text)
     assert re.search(
         r" 16 +2,18\d\.\d h +[\d,.]+ h  30\.6 TiB / 22\.\d TiB / [\d.]+ [TG]iB\n", text
     )
