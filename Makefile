@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
+# without compiling all 12,000 modules, of which a study imports a few thousand
+PIP := $(BIN)/python -m pip install --quiet --no-compile
 # marker files of installations: for studies, and additionally for the checks
 READY := $(VENV)/.installed
 CHECKS := $(VENV)/.installed-dev
@@ -49,7 +51,9 @@ lint: $(CHECKS)
 docs: $(CHECKS)
 	$(BIN)/mkdocs build --strict --quiet
 
+# what a person waits for, as ratios to a fixed piece of work, then the library; an hour and a half
 bench: $(CHECKS)
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m benchmarks.waiting
 	$(BIN)/python -m benchmarks.study
 	$(BIN)/python -m benchmarks.image_folder
 	$(BIN)/python -m benchmarks.archives
@@ -63,12 +67,12 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one with: make study PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(PIP) --requirement requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(CHECKS): $(READY) requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --requirement requirements-dev.lock
+	$(PIP) --requirement requirements-dev.lock
 	@touch $@
 
 clean:

@@ -46,10 +46,12 @@ class RunProgress(logging.Handler):
         """
         super().__init__()
         self.printer, self.names, self.estimate = printer, names, estimate
-        self.done, self.total = 0, len(jobs)
+        self.total = len(jobs)
+        self.done: set[int] = set()  # numbers of jobs
         self.begun = time.monotonic()
         self.running: dict[int, Running] = {}  # by Snakemake's number of the job
         self.left = TimeLeft(jobs)
+        self._size = 0  # jobs of the workflow, also those not to be run; 0 before it is known
         self._ended = threading.Event()
         self._bar = None
         if printer.stream.isatty():
@@ -83,6 +85,7 @@ class RunProgress(logging.Handler):
                 self.running[record.jobid] = job  # type: ignore[attr-defined]
                 self.left.start(job)
             case "JOB_FINISHED":
+                self.done.add(record.job_id)  # type: ignore[attr-defined]
                 if ended := self.running.pop(record.job_id, None):  # type: ignore[attr-defined]
                     self.left.end(ended, now)
             case "JOB_ERROR":
@@ -90,19 +93,21 @@ class RunProgress(logging.Handler):
                     name = f"{failed.rule} {self.names.get(failed.output, '')}".strip()
                     self._print(f"failed: {name}, log {' '.join(record.log)}")  # type: ignore[attr-defined]
             case "PROGRESS":
-                self.done, self.total = record.done, record.total  # type: ignore[attr-defined]
+                size = int(record.total)  # type: ignore[attr-defined]
+                self.total += size - self._size if self._size else 0  # jobs that restore files
+                self._size = size
 
     def text(self) -> str:
         """Return the line of a log."""
-        return f"{self.done} of {self.total} jobs, {self._times()}{self._what()}"
+        return f"{len(self.done)} of {self.total} jobs, {self._times()}{self._what()}"
 
     def _times(self) -> str:
         now = time.monotonic()
         gone = now - self.begun
         running = list(self.running.values())
-        unnamed = max(0, self.total - self.done - len(running) - len(self.left.waiting))
+        unnamed = max(0, self.total - len(self.done) - len(running) - len(self.left.waiting))
         left = self.left.seconds(running, unnamed, gone, now)
-        rest = self.done < self.total and not math.isnan(left)
+        rest = len(self.done) < self.total and not math.isnan(left)
         return f"{duration(gone)} gone" + (f", about {duration(left)} left" if rest else "")
 
     def _what(self) -> str:
@@ -127,7 +132,7 @@ class RunProgress(logging.Handler):
             self.acquire()  # no message is taken note of meanwhile
             try:
                 if self._bar is not None:
-                    self._bar.n, self._bar.total = self.done, self.total
+                    self._bar.n, self._bar.total = len(self.done), self.total
                     self._bar.set_description_str(self._times() + self._what())
                 else:
                     wait = PERIOD

@@ -137,6 +137,7 @@ def _snakemake(folder: Path, cores: int, log: Path, *targets: str) -> bool:
     snakefile = str(workflow_folder() / "Snakefile")
     command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "-c", str(cores)]
     command += [*targets, "--configfile", "score.yaml", "--keep-going"]
+    command += ["--printshellcmds"]  # a message per job, for the log and for STEPS
     places = [str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
     with (

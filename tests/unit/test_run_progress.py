@@ -77,7 +77,7 @@ def test_a_log_gets_lines_instead_of_messages_about_jobs(at_once: None) -> None:
     run.logger.warning("a warning")
     run.send("JOB_FINISHED", job_id=0)
     run.send("JOB_ERROR", "a failure", jobid=1, log=["x.log"])
-    run.send("PROGRESS", done=1, total=3)
+    run.send("PROGRESS", done=1, total=40)  # of the whole workflow, also what is not to be run
     said = run.end()
     assert " 0 of 3 jobs, 0 s gone: 2 sample, train_tokenizer conv-base/s0\n" in said
     assert said.endswith(" 1 of 3 jobs, 0 s gone, about 0 s left: sample\n")
@@ -96,7 +96,7 @@ class Terminal(io.StringIO):
 def test_a_terminal_gets_a_bar_that_makes_room_for_messages(at_once: None) -> None:
     run = Run(Terminal(), JOBS)
     run.send("JOB_INFO", jobid=0, rule_name="sample", output=["x"])
-    run.send("PROGRESS", done=1, total=3)
+    run.send("JOB_FINISHED", job_id=1)
     time.sleep(0.1)
     run.logger.warning("a warning")
     said = run.end()
@@ -105,6 +105,14 @@ def test_a_terminal_gets_a_bar_that_makes_room_for_messages(at_once: None) -> No
     before, _, _ = said.partition("a warning")
     assert before.endswith("\r")  # over the bar
     assert said.splitlines()[-1].endswith(" 1 of 3 jobs, 0 s gone: sample")
+
+
+def test_jobs_that_are_added_later_are_counted() -> None:
+    run = Run(io.StringIO(), JOBS)
+    for number, size in enumerate((40, 42)):
+        run.send("JOB_FINISHED", job_id=number)
+        run.send("PROGRESS", done=number + 1, total=size)
+    assert " 2 of 5 jobs, " in run.end()
 
 
 def test_rules_beyond_three_are_counted() -> None:
