@@ -11,6 +11,7 @@ import pandas as pd
 
 from diffusability.scoring.against import against_text, read_known, with_places
 from diffusability.scoring.expected import expected, spaces_of
+from diffusability.scoring.plot import scores_svg
 from diffusability.scoring.request import (
     Request,
     check_stored,
@@ -93,7 +94,8 @@ def score_command(arguments: argparse.Namespace) -> int:
         found = _expectations(scores, data, folder, arguments.against)
         print(f"\n{against_text(scores, known, found)}")
         if (page := folder / "score.html").exists():
-            text = with_places(page.read_text(encoding="utf-8"), scores, known, found)
+            text, picture = page.read_text(encoding="utf-8"), scores_svg(scores, known)
+            text = with_places(text, scores, known, found, picture)
             page.write_text(text, encoding="utf-8")
     written = [name for name in WRITTEN if (folder / name).exists()]
     print(f"\n{', '.join(written)} in {folder}")
