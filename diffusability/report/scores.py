@@ -16,6 +16,7 @@ from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.study import Study
 
 NOT_MEASURED = "the study does not measure it"
+UNCONDITIONAL = "unconditional"  # as the flag says of a metric of one class
 ARROWS = {True: "higher is better", False: "lower is better", None: ""}
 
 
@@ -128,6 +129,8 @@ def perspective_rows(measurements: pd.DataFrame) -> pd.DataFrame:
         if metric is None:
             continue
         part = own[own["metric"] == metric]
+        if part["flags"].str.contains(f": {UNCONDITIONAL}", regex=False).all():
+            short = f"{short}, {UNCONDITIONAL}"
         column = Column(
             short,
             str(part["unit"].iloc[0]),

@@ -28,7 +28,7 @@ class Effect:
 
 
 def advice(known: pd.DataFrame) -> list[str]:
-    """Return one sentence per perspective on what moved its metric.
+    """Return what moved the metric of each perspective; equal sentences are said once.
 
     Args:
         known: tokenizer, family, cluster, metric, value; means over seeds. Without families and
@@ -36,7 +36,7 @@ def advice(known: pd.DataFrame) -> list[str]:
     """
     if not {"family", "cluster"} <= set(known.columns):
         return []
-    found = []
+    found: dict[str, list[str]] = {}
     for group in METRIC_GROUPS.values():
         if not group.shows:
             continue
@@ -44,8 +44,8 @@ def advice(known: pd.DataFrame) -> list[str]:
         rows = known[[fnmatchcase(str(name), pattern) for name in known["metric"]]].dropna()
         sentence = _sentence(rows)
         if sentence:
-            found.append(f"{short} ({group.title}): {sentence}")
-    return found
+            found.setdefault(sentence, []).append(f"{short} ({group.title})")
+    return [f"{', '.join(metrics)}: {sentence}" for sentence, metrics in found.items()]
 
 
 def _sentence(rows: pd.DataFrame) -> str:
@@ -56,14 +56,14 @@ def _sentence(rows: pd.DataFrame) -> str:
     fitted = method_effects(rows)
     if fitted is None:
         return "too few tokenizers per method to tell what a method moves from chance"
-    effects, spread, freedom = fitted
+    effects, freedom = fitted
     quantile = float(stats.t.ppf(1 - (1 - LEVEL) / (2 * len(methods)), freedom))
     moved = [e for e in effects if abs(e.gap) > quantile * e.stderr]
     plain = rows.loc[rows["cluster"] == BASELINE, "value"].mean()
     if not moved:
         return (
             f"none of {len(methods)} methods moves it by more than tokenizers of one method "
-            f"differ (baseline {plain:.3g}, standard deviation {spread:.2g})"
+            "differ from each other"
         )
     moved.sort(key=lambda effect: -abs(effect.gap))
     words = ", ".join(f"{e.method} ({e.gap:+.2g} ± {e.stderr:.1g})" for e in moved)
@@ -72,8 +72,8 @@ def _sentence(rows: pd.DataFrame) -> str:
     return f"moved from {plain:.3g} of the baseline by {words}{others}"
 
 
-def method_effects(rows: pd.DataFrame) -> tuple[list[Effect], float, int] | None:
-    """Return the effect of every method, the spread within a method, and its degrees of freedom.
+def method_effects(rows: pd.DataFrame) -> tuple[list[Effect], int] | None:
+    """Return the effect of every method, and the degrees of freedom of its error.
 
     Args:
         rows: family, cluster, value, one per tokenizer.
@@ -98,4 +98,4 @@ def method_effects(rows: pd.DataFrame) -> tuple[list[Effect], float, int] | None
         Effect(name, float(estimates[first + k]), float(errors[first + k]))
         for k, name in enumerate(methods)
     ]
-    return effects, spread, freedom
+    return effects, freedom

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from diffusability.errors import StudyError
+from diffusability.report.pictures import inline
 from diffusability.scoring.advice import advice
 from diffusability.scoring.table import Score, is_unconditional, shown_rows
 
@@ -83,7 +84,8 @@ def place(score: Score, known: Known) -> pd.DataFrame:
     Returns:
         One row per metric that both have: ``better_than`` the share of known latent spaces that are
         worse, in percent, ties counted half (``above`` where no direction is claimed), of
-        ``known`` many; and the names of the ``nearest``.
+        ``known`` many; whether the value is ``outside`` of their range; and the names of the
+        ``nearest``.
     """
     rows = []
     for _, short, m in shown_rows(score):
@@ -100,12 +102,22 @@ def place(score: Score, known: Known) -> pd.DataFrame:
                 "metric": short,
                 "value": value,
                 "above" if up is None else "better_than": 100 * share,
+                "outside": "" if values.min() <= value <= values.max() else "yes",
                 "known": len(values),
                 "range": f"{values.min():.4g} to {values.max():.4g}",
                 "nearest": ", ".join(map(str, nearest)),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _drawn(picture: bytes) -> str:
+    """Return a picture for a page; nothing without one."""
+    if not picture:
+        return ""
+    source = inline(picture, "image/svg+xml")
+    words = "each metric among the known latent spaces"
+    return f'<div class="scroll"><img class="drawn" src="{source}" alt="{words}"></div>\n'
 
 
 def known_values(known: Known, m: Mapping[str, Any]) -> pd.Series | None:
@@ -129,7 +141,7 @@ def _places(scores: Sequence[Score], known: Known) -> pd.DataFrame | None:
             words = [f"{v:.0f} %" if pd.notna(v) else "" for v in table[column]]
             table[column] = words
     table["value"] = table["value"].map("{:.4g}".format)
-    return table.fillna("")
+    return table.fillna("").rename(columns={"better_than": "better than"})
 
 
 def against_text(scores: Sequence[Score], known: Known, expected: Sequence[str] = ()) -> str:
@@ -145,15 +157,25 @@ def against_text(scores: Sequence[Score], known: Known, expected: Sequence[str] 
 
 
 def with_places(
-    page: str, scores: Sequence[Score], known: Known, expected: Sequence[str] = ()
+    page: str,
+    scores: Sequence[Score],
+    known: Known,
+    expected: Sequence[str] = (),
+    picture: bytes = b"",
 ) -> str:
-    """Return a score's page with what `against_text` says, before its warnings."""
+    """Return a score's page with what `against_text` says, before its warnings.
+
+    Args:
+        page: HTML. scores: that it is of. known: what they are compared with.
+        expected: sentences on predictions. picture: SVG of the scores among the known; empty: none.
+    """
     table = _places(scores, known)
     if table is None:
         return page
     section = (
         f'<h2 id="against">Against known latent spaces</h2>\n<p>Against {escape(known.about)}. '
-        f'{CARE}</p>\n<div class="scroll">{table.to_html(index=False, border=0)}</div>\n'
+        f"{CARE}</p>\n{_drawn(picture)}"
+        f'<div class="scroll">{table.to_html(index=False, border=0)}</div>\n'
     )
     for title, sentences in ((EXPECTED, expected), (MOVED, known.advice)):
         if sentences:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from diffusability.scoring.against import against_text, read_known, with_places
 from diffusability.scoring.expected import expected, spaces_of
+from diffusability.scoring.plot import scores_svg
 from diffusability.scoring.request import (
     Request,
     check_stored,
@@ -66,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weights", help="weights of --tokenizer or --encoder")
     add("--extractor", help="encoder entry for Fréchet distances, such as 'kind: ..., ...'")
     add("--metrics", nargs="+", default=[], help="metric groups (all that can be measured)")
-    add("--against", metavar="TABLE", help="measurements.csv of a finished study, or shapes-small")
+    add("--against", metavar="TABLE", help="folder of a finished study's tables, or shapes-small")
     add("--results", help=f"folder for results, table and page ({FOLDER}; of --study: here)")
     add("--write", metavar="FILE", help="only write the study, to be edited and run")
     add("--cores", "-c", type=int, default=os.cpu_count() or 1, help="cores that are used (all)")
@@ -93,7 +94,8 @@ def score_command(arguments: argparse.Namespace) -> int:
         found = _expectations(scores, data, folder, arguments.against)
         print(f"\n{against_text(scores, known, found)}")
         if (page := folder / "score.html").exists():
-            text = with_places(page.read_text(encoding="utf-8"), scores, known, found)
+            text, picture = page.read_text(encoding="utf-8"), scores_svg(scores, known)
+            text = with_places(text, scores, known, found, picture)
             page.write_text(text, encoding="utf-8")
     written = [name for name in WRITTEN if (folder / name).exists()]
     print(f"\n{', '.join(written)} in {folder}")

@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -11,6 +12,7 @@ from diffusability.scoring.against import Known, known_values
 from diffusability.scoring.table import Score, shown_rows
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
+SMALL = 8.5  # points, 11 pixels on a page
 KNOWN_COLOUR = "#b0b0b0"
 BETTER = {True: "better →", False: "← better", None: ""}
 
@@ -23,6 +25,14 @@ class ScoreFigure(Figure):
         picture = io.BytesIO()
         self.savefig(picture, format="png", dpi=100)
         return picture.getvalue()
+
+
+def scores_svg(scores: Sequence[Score], known: Known) -> bytes:
+    """Return the figure as SVG, the same bytes of the same scores."""
+    drawn = io.BytesIO()
+    with rc_context({"svg.hashsalt": "score", "svg.fonttype": "none"}):
+        draw_scores(scores, known).savefig(drawn, format="svg", metadata={"Date": None})
+    return drawn.getvalue()
 
 
 def draw_scores(scores: Sequence[Score], known: Known | None) -> ScoreFigure:
@@ -42,9 +52,11 @@ def draw_scores(scores: Sequence[Score], known: Known | None) -> ScoreFigure:
     for axis, ((short, _), found) in zip(axes, by_metric.items(), strict=False):
         _draw_metric(axis, short, found, colours, known)
     handles = [axes[0].plot([], [], "o", color=c, label=n)[0] for n, c in colours.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=4, fontsize=SMALL, frameon=False
+    )
     if known is not None:
-        figure.supxlabel(f"grey: {known.about}", fontsize=7, wrap=True)
+        figure.supxlabel(f"grey: {known.about}", fontsize=SMALL, wrap=True)
     return figure
 
 
@@ -66,7 +78,9 @@ def _draw_metric(
     axis.margins(x=0.06)
     axis.set_ylim(-1, 1)
     axis.set_yticks([0], [short])
-    axis.tick_params(labelsize=8)
+    axis.tick_params(labelsize=SMALL)
     axis.tick_params(axis="y", length=0)
     axis.spines[["left", "top", "right"]].set_visible(False)
-    axis.text(1.01, 0.5, BETTER[first["higher_is_better"]], transform=axis.transAxes, fontsize=7)
+    axis.text(
+        1.01, 0.5, BETTER[first["higher_is_better"]], transform=axis.transAxes, fontsize=SMALL
+    )

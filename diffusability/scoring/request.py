@@ -205,6 +205,10 @@ def _kind(kind: str, name: str) -> str:
     if kind:
         return kind
     path = Path(name)
+    if path.suffix == ".zarr":
+        raise StudyError(
+            f"{name}: latents are read from {', '.join(SUFFIXES)}; write this array with numpy.save"
+        )
     if path.suffix in SUFFIXES and path.is_file():
         return "latents"
     if name in FACTS or (path.is_dir() and is_saved_by_timm(path)):

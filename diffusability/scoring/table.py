@@ -135,10 +135,13 @@ def score_text(scores: Sequence[Score]) -> str:
         if score.left_out:
             lines += ["", f"Left out of {score.name}:"]
             lines += [f"  {name}: {reason}" for name, reason in score.left_out.items()]
-        flags = [(m["metric"], flag) for _, _, m in shown_rows(score) for flag in m["flags"]]
+        flags: dict[str, list[str]] = {}
+        for _, short, m in shown_rows(score):
+            for flag in m["flags"]:
+                flags.setdefault(str(flag), []).append(short)
         if flags:
             lines += ["", f"Read with care, of {score.name}:"]
-            lines += [f"  {metric}: {flag}" for metric, flag in flags]
+            lines += [f"  {', '.join(names)}: {flag}" for flag, names in flags.items()]
     return "\n".join(lines)
 
 

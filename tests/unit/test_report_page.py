@@ -137,6 +137,9 @@ def test_a_page_without_models_shows_every_perspective_and_what_was_left_out(tab
     value = table[(table["metric"] == "velocity.viv") & (table["tokenizer"] == "t00")]["value"]
     assert rows.loc["VIV", "t00"].startswith(f"{value.mean():.3g}")
     assert {"VIV", "LNC", "SRSS"} <= set(rows.index)
+    pooled = table["metric"] == "velocity.viv"
+    flagged = table.assign(flags=table["flags"].where(~pooled, "one class: unconditional; more"))
+    assert "VIV, unconditional" in set(perspective_rows(flagged)["metric"])
     study = load_study(REPOSITORY / "studies" / "smoke.yaml")
     classes = study.dataset.num_classes
     few = {"train": [1] * classes, "val": [0] * classes}

@@ -197,6 +197,7 @@ def test_tokenizers_of_a_study_keep_their_fingerprints() -> None:
     [
         ([], "nothing is named"),
         (["nothing"], "is no folder of an autoencoder"),
+        (["z.zarr"], "write this array with numpy.save"),
         (["--vae", "stabilityai/sd-vae", "--images", "kind: digits"], "hf download"),
         (["--vae", "{}", "--images", "kind: digits"], "there is no .*config.json"),
         (["{}/z.npy", "--labels", "{}/z.npy"], "labels of shape"),

@@ -15,6 +15,7 @@ from diffusability.scoring.against import (
     read_known,
     with_places,
 )
+from diffusability.scoring.plot import scores_svg
 from diffusability.scoring.table import Score
 
 GALLERY = Path(__file__).parents[2] / "docs/gallery/shapes-small/tables/measurements.csv.gz"
@@ -41,6 +42,9 @@ def test_a_percentile_counts_the_worse_and_half_of_the_equal(tmp_path: Path) -> 
         found["better_than"] == 100 * (2 + 0.5) / 4
     )  # lower is better: two are worse, one is equal
     assert (found["known"], found["nearest"].split(", ")[0]) == (4, "007")
+    assert found["outside"] == ""
+    beyond = place(scored(velocity__viv=(0.5, False)), read_known(str(file))).iloc[0]
+    assert (beyond["outside"], beyond["better_than"]) == ("yes", 0)
     up = place(scored(velocity__viv=(0.2, True)), read_known(str(file))).iloc[0]
     assert up["better_than"] == 100 * (1 + 0.5) / 4
 
@@ -71,4 +75,9 @@ def test_the_page_shows_the_places_before_its_warnings() -> None:
     assert "<td>VIV</td>" in section
     assert "not as a verdict" in section
     assert page.replace(section.partition('<h2 id="against">')[2], "").count(BEFORE) == 1
+    drawn = scores_svg([scored(velocity__viv=(0.3, False))], known)
+    assert drawn == scores_svg([scored(velocity__viv=(0.3, False))], known)
+    page = with_places(template, [scored(velocity__viv=(0.3, False))], known, ["a < b"], drawn)
+    assert 'src="data:image/svg+xml;base64,' in page
+    assert "<li>a &lt; b</li>" in page
     assert with_places(template, [scored(other__metric=(0.3, False))], known) == template

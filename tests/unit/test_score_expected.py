@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.formula.api
 
 from diffusability.scoring import expected as expected_module
 from diffusability.scoring.advice import advice, method_effects
@@ -141,11 +142,15 @@ def test_advice_names_a_method_only_beyond_the_spread_within_methods() -> None:
         "VIV (velocity ambiguity): moved from 1.55 of the baseline by repa (-0.5 ± 0.04); "
         "of 1 other it cannot be told"
     )
-    effects, spread, freedom = method_effects(rows)  # type: ignore[misc]
+    effects, freedom = method_effects(rows)  # type: ignore[misc]
     assert freedom == 12 - 2 - 2
     gaps = {effect.method: effect.gap for effect in effects}
     assert gaps == pytest.approx({"repa": -0.5, "eq": 0.005})  # balanced: differences of means
-    assert effects[0].stderr == pytest.approx(spread * (2 / 4) ** 0.5)
+    fit = statsmodels.formula.api.ols(
+        "value ~ C(family) + C(cluster, Treatment('baseline'))", rows
+    ).fit()
+    assert effects[0].stderr == pytest.approx(fit.bse.iloc[2])
+    assert fit.params.index[2].endswith("[T.eq]")
 
 
 def test_advice_says_when_nothing_can_be_told() -> None:
