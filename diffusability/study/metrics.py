@@ -242,6 +242,7 @@ class LearnedFisherOptions(LearnedFisherMetric):
     },
     rank="proxy",
     upstream=("pixels",),
+    version=2,
     quantities=(
         Quantity(
             "fisher.fi",

@@ -121,6 +121,7 @@ class VelocityMetric(ClassMetricOptions):
     shows={"LNC": "semantics.lnc5"},
     rank="headline",
     needs=("classes",),
+    version=2,
     quantities=(
         Quantity(
             "semantics.lnc5",
@@ -287,7 +288,7 @@ class SmoothnessMetric(MetricOptions):
     shows={"iFD": "continuity.if*"},
     rank="proxy",
     outputs=("neighbours.safetensors",),
-    version=2,
+    version=3,
     gpu=True,
     needs=("images", "network", "decoder"),
     quantities=(
@@ -352,7 +353,7 @@ class ContinuityMetric(MetricOptions):
         "Gini": "uniformity.gini",
     },
     rank="proxy",
-    version=2,
+    version=3,
     quantities=(
         Quantity(
             "uniformity.normalised_entropy",
