@@ -87,8 +87,11 @@ def test_tokenizers_of_the_paper() -> None:
     assert aligned.macs is not None
     assert (aligned.macs - plain.macs) / seen == pytest.approx(81e9, rel=0.02)
     latents = costs.work(of(plan, "latents", tokenizer="conv-f16d32-baseline"))
-    # mirrored too; two moments, two bytes; means of the validation images have four
-    assert latents.bytes == 2 * 1_331_167 * LATENT * 2 * 2 + 50_000 * LATENT * 2
+    assert latents.bytes == 2 * 1_331_167 * LATENT * 2 * 2  # mirrored too; two moments, two bytes
+    longer = plan.study.encoding.model_copy(update={"val_means": "float32"})
+    study = plan.study.model_copy(update={"encoding": longer})
+    found = Costs(study).work(of(plan, "latents", tokenizer="conv-f16d32-baseline"))
+    assert found.bytes - latents.bytes == 50_000 * LATENT * 2  # means of the validation images
     assert latents.macs == pytest.approx(2 * 1_331_167 * 69e9, rel=0.01)
 
 
@@ -109,8 +112,7 @@ def test_guidance_doubles_sampling() -> None:
 def test_latents_of_the_paper() -> None:
     tasks = Estimates(imagenet()).tasks()
     whole = sum(task.bytes for artifact, task in tasks.items() if artifact.stage == "latents")
-    # with the mirrored images; means of validation images in float32
-    unit = 2 * 1_331_167 * LATENT * 4 + 50_000 * LATENT * 2
+    unit = 2 * 1_331_167 * LATENT * 4  # with the mirrored images
     assert whole == (43 + 21) * unit + 22 * 2 * unit
 
 
