@@ -20,7 +20,7 @@ for stage, declared in STAGES.items():
         threads: declared.threads
         resources:
             **STAGE_FUNCTIONS.gpus(stage),
-            mem_mb=memory(declared.memory),
+            mem_mb=STAGE_FUNCTIONS.memory(stage),
             runtime=STAGE_FUNCTIONS.minutes(stage),
         params:
             job=STAGE_FUNCTIONS.job(stage),

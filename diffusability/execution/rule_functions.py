@@ -22,6 +22,7 @@ from diffusability.study.workflow_files import VARIABLE
 
 Of = Callable[[Any], Any]  # from wildcards
 AtAttempt = Callable[[Any, int], int]  # from wildcards and the number of the attempt
+PER_PROCESS = 8_000  # megabytes of host memory of each of several processes of one training
 LAUNCHER = "torch.distributed.run"  # starts one process per GPU
 
 
@@ -98,6 +99,15 @@ class StageFunctions:
             return self.find(stage, wildcards).local.get("gpus", 1)
 
         return {"gpu": with_known_arguments(count)}
+
+    def memory(self, stage: str) -> AtAttempt:
+        """Return a resources function: megabytes of the stage, more for many processes."""
+
+        def at_attempt(wildcards: Any, attempt: int) -> int:
+            gpus = self.find(stage, wildcards).local.get("gpus", 1)
+            return more_memory(max(STAGES[stage].memory, PER_PROCESS * gpus), attempt)
+
+        return with_known_arguments(at_attempt)
 
     def minutes(self, stage: str) -> AtAttempt:
         """Return a resources function: how long a job may run, by what it has to compute."""

@@ -1,6 +1,6 @@
 """Exact nearest neighbours of flattened latents, in blocks, by cosine or Euclidean distance."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,7 +14,7 @@ Distance = Literal["cosine", "l2"]
 
 _SPARE = 8  # candidates kept beyond K, so that rounding does not drop a true neighbour
 _REFINE_BYTES = 256 * 2**20
-_QUERY_BLOCKS = 4  # blocks of queries per pass over the pool
+_QUERY_BLOCKS = 4  # blocks of queries in one product
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +97,7 @@ def nearest_neighbours(
         pool_labels: (M,) classes.
         exclude_self: the pool is the queries in the same order; no query is its own neighbour.
         block_size: rows of the pool that one product compares with four times as many queries.
+            The pool is read once, whatever the number of queries.
 
     Returns:
         The table, on the queries' device.
@@ -105,7 +106,9 @@ def nearest_neighbours(
         MeasurementError: if shapes disagree, values are not finite, a latent is zero (cosine), or
             a query has fewer than K neighbours to choose from.
     """
-    _check(queries, pool, distance)
+    _check_shapes(queries, pool, distance)
+    for rows in torch.arange(len(queries)).split(block_size):
+        _check("queries", queries[rows].flatten(1), distance)
     if (query_labels is None) != (pool_labels is None):
         raise MeasurementError("same-class neighbours need the labels of queries and of the pool")
     if exclude_self and len(queries) != len(pool):
@@ -146,33 +149,52 @@ class _Search:
                 f"are available for query {int(query_rows[0])}; lower the number, "
                 "enlarge the pool or lift the same-class restriction"
             )
-        results = [
-            self._refine(rows, self._candidates(rows, pool_rows, block_size))
-            for rows in query_rows.split(_QUERY_BLOCKS * block_size)
-        ]
+        blocks = query_rows.split(_QUERY_BLOCKS * block_size)
+        candidates = self._candidates(blocks, pool_rows, block_size)
+        results = [self._refine(*pair) for pair in zip(blocks, candidates, strict=True)]
         indices, distances, squared = (torch.cat(part) for part in zip(*results, strict=True))
         return indices, distances, squared
 
-    def _candidates(self, rows: Tensor, pool_rows: Tensor, block_size: int) -> Tensor:
-        """Return (n, <= K + 8) pool indices that hold the K nearest."""
+    def _candidates(
+        self, blocks: Sequence[Tensor], pool_rows: Tensor, block_size: int
+    ) -> list[Tensor]:
+        """Return (n, <= K + 8) pool indices that hold the K nearest, for every block of queries."""
         device = self.queries.device
-        query = self._prepared(self.queries[rows])  # (n, d)
-        wanted = self.neighbours + _SPARE
-        best = torch.zeros((len(rows), 0), dtype=self.precision, device=device)
-        best_index = torch.zeros((len(rows), 0), dtype=torch.int64, device=device)
+        queries = [self._prepared(self.queries[rows]) for rows in blocks]  # (n, d) each
+        best = [
+            (
+                torch.zeros((len(rows), 0), dtype=self.precision, device=device),
+                torch.zeros((len(rows), 0), dtype=torch.int64, device=device),
+            )
+            for rows in blocks
+        ]
         for part in pool_rows.split(block_size):
-            block = self._prepared(self._of_pool(part))  # (m, d)
-            score = query @ block.T  # (n, m), larger is closer
-            if self.distance == "l2":
-                score -= block.square().sum(dim=1) / 2  # the query's own norm is the same for all
-            part = part.to(device)
-            if self.exclude_self:
-                score[rows.to(device)[:, None] == part[None]] = -torch.inf
-            score = torch.cat([best, score], dim=1)
-            index = torch.cat([best_index, part.expand(len(rows), -1)], dim=1)
-            best, where = score.topk(min(wanted, score.shape[1]), dim=1)
-            best_index = index.gather(1, where)
-        return best_index
+            vectors = self._of_pool(part)  # (m, d)
+            _check("pool", vectors, self.distance)
+            block, part = self._prepared(vectors), part.to(device)
+            for k, (rows, query) in enumerate(zip(blocks, queries, strict=True)):
+                best[k] = self._closer(best[k], rows, query, block, part)
+        return [index for _, index in best]
+
+    def _closer(
+        self, best: tuple[Tensor, Tensor], rows: Tensor, query: Tensor, block: Tensor, part: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return scores and pool indices of the closest so far and in a block of the pool.
+
+        Args:
+            best: (n, <= K + 8) each. rows: (n,) and query: (n, d) of the queries.
+            block: (m, d) and part: (m,) of the pool.
+        """
+        score = query @ block.T  # (n, m), larger is closer
+        if self.distance == "l2":
+            score -= block.square().sum(dim=1) / 2  # the query's own norm is the same for all
+        if self.exclude_self:
+            score[rows.to(score.device)[:, None] == part[None]] = -torch.inf
+        score = torch.cat([best[0], score], dim=1)
+        index = torch.cat([best[1], part.expand(len(rows), -1)], dim=1)
+        wanted = min(self.neighbours + _SPARE, score.shape[1])
+        closest, where = score.topk(wanted, dim=1)
+        return closest, index.gather(1, where)
 
     def _of_pool(self, rows: Tensor) -> Tensor:
         """Return (m, d) vectors of the pool on the queries' device."""
@@ -210,7 +232,7 @@ class _Search:
         return indices, distances, mean_squared
 
 
-def _check(queries: Tensor, pool: Rows, distance: str) -> None:
+def _check_shapes(queries: Tensor, pool: Rows, distance: str) -> None:
     if queries.ndim < 2 or queries.shape[1:] != pool.shape[1:] or 0 in queries.shape + pool.shape:
         raise MeasurementError(
             f"queries {tuple(queries.shape)} and pool {tuple(pool.shape)} must be latents of one "
@@ -218,14 +240,15 @@ def _check(queries: Tensor, pool: Rows, distance: str) -> None:
         )
     if distance not in ("cosine", "l2"):
         raise MeasurementError(f"distance {distance!r} is neither 'cosine' nor 'l2'")
-    sets: tuple[tuple[str, Rows], ...] = (("queries", queries), ("pool", pool))
-    for name, latents in sets:
-        blocks = torch.arange(len(latents)).split(4096)
-        norms = torch.cat([latents[rows].flatten(1).double().norm(dim=1) for rows in blocks])
-        if not bool(torch.isfinite(norms).all()):
-            raise MeasurementError(f"{name}: latents are not finite")
-        if distance == "cosine" and not bool((norms > 0).all()):
-            raise MeasurementError(f"{name}: a latent of zeros has no direction; use l2")
+
+
+def _check(name: str, vectors: Tensor, distance: str) -> None:
+    """Refuse (n, d) vectors that are not finite, or have no direction."""
+    norms = vectors.double().norm(dim=1)
+    if not bool(torch.isfinite(norms).all()):
+        raise MeasurementError(f"{name}: latents are not finite")
+    if distance == "cosine" and not bool((norms > 0).all()):
+        raise MeasurementError(f"{name}: a latent of zeros has no direction; use l2")
 
 
 def _groups(

@@ -131,7 +131,11 @@ def _fdr6(
 def _compare(
     inputs: Inputs, extractor: Extractor, real: Tensor, generated: Tensor
 ) -> list[Measurement]:
-    """Return the comparisons of (M, D) generated features with (N, D) real ones, one by one."""
+    """Return the comparisons of (M, D) generated features with (N, D) real ones, one by one.
+
+    All pairs are compared in float64 on the job's device: on a GPU that is held anyway.
+    """
+    real, generated = real.to(inputs.device), generated.to(inputs.device)
     return [
         measure_kernel_distance(
             reference=real,

@@ -361,3 +361,27 @@ def test_standard_error_covers(own: bool) -> None:
 @pytest.mark.parametrize("own", [False, True])
 def test_standard_error_covers_over_many_repetitions(own: bool) -> None:
     assert 0.90 <= coverage(2000, own) <= 0.98
+
+
+def test_the_pool_is_read_once_in_the_search() -> None:
+    made = torch.Generator().manual_seed(0)
+    queries, pool = (torch.randn(n, 2, 2, 2, generator=made) for n in (90, 70))
+
+    class Rows:
+        """A pool that counts what is read of it."""
+
+        shape, read = pool.shape, 0
+
+        def __len__(self) -> int:
+            return len(pool)
+
+        def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
+            self.read += len(rows)
+            return pool[rows]
+
+    counted = Rows()
+    table = nearest_neighbours(queries, counted, neighbours=3, block_size=8)
+    candidates = 3 + 8  # read again for their float64 distances
+    assert counted.read == len(pool) + candidates * len(queries)
+    alone = nearest_neighbours(queries, pool, neighbours=3, block_size=8)
+    assert torch.equal(table.indices, alone.indices)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from diffusability.metrics.kernel_distance import measure_kernel_distance
+from diffusability.metrics.precision_recall import measure_precision_recall
 from tests.unit.latent_metric_cases import CASES, latent_set
 from tests.unit.pretend_device import DEVICE, DeviceMismatchError, PretendDevice
 
@@ -19,6 +21,20 @@ def test_a_metric_never_mixes_devices(perspective: str):
     for one, other in zip(found, expected, strict=True):
         assert one.value == pytest.approx(other.value, rel=1e-9, abs=1e-12), one.metric
         assert one.stderr == pytest.approx(other.stderr, rel=1e-6, abs=1e-9), one.metric
+
+
+def test_features_are_compared_on_their_device():
+    def compared(place: str) -> list[float]:
+        draws = torch.Generator().manual_seed(0)
+        real, generated = (torch.rand(60, 5, generator=draws).to(place) for _ in range(2))
+        sets = {"extractor": "judge", "generator": draws, "generated": generated}
+        found = measure_precision_recall(real=real, **sets)
+        found.append(measure_kernel_distance(reference=real, **sets))
+        return [number for m in found for number in (m.value, m.stderr)]
+
+    expected = compared("cpu")
+    with PretendDevice():
+        assert compared(DEVICE) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(
