@@ -19,7 +19,7 @@ _PUBLIC = {
     ),
     "deviation": ("fir_deviation",),
     "estimator": ("Estimate", "FisherSamples", "sample_fisher"),
-    "gaussian": ("Gaussian", "gaussian_curve"),
+    "gaussian": ("Gaussian",),
     "information": ("FisherInformation", "embedded", "rescaled"),
     "oracle": ("Oracle", "Product", "Subspace"),
     "spectrum": ("image_spectrum", "spectral_slope", "vector_spectrum"),

@@ -1,7 +1,5 @@
 """The Gaussian oracle, and its linear transformations."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -29,24 +27,6 @@ def gaussian_information(eigenvalues: Tensor, v: float) -> FisherInformation:
         float((lam * v * inverse).sum()),
         float((lam * inverse).square().sum()),
     )
-
-
-def gaussian_curve(eigenvalues: Tensor, v: Sequence[float]) -> Tensor:
-    """Return v FI / n, v^2 FIR / n and MMSE rate / n of Gaussians, pure numbers in [0, 1].
-
-    Args:
-        eigenvalues: (..., n) of the covariances, not negative.
-        v: V positive noise variances.
-
-    Returns:
-        (..., V, 3) in the dtype of the eigenvalues.
-    """
-    levels = []
-    for level in v:
-        noise = level / (eigenvalues + level)  # (..., n), share of noise in y along each axis
-        shares = (noise, noise.square(), (1 - noise).square())
-        levels.append(torch.stack([share.mean(dim=-1) for share in shares], dim=-1))
-    return torch.stack(levels, dim=-2)
 
 
 class Gaussian(Oracle):

@@ -1,7 +1,9 @@
 """Definitions of metrics in closed form, which the library computes in another way."""
 
 import math
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from diffusability.metrics.smoothness import high_frequencies
@@ -32,3 +34,21 @@ def spectral_energy_concentration(energy: Tensor, ratio: float) -> float:
     height, width = energy.shape
     high = high_frequencies(height, width, ratio).to(energy.device)  # (H, W)
     return float(energy[high].sum() / energy.sum())
+
+
+def gaussian_curve(eigenvalues: Tensor, v: Sequence[float]) -> Tensor:
+    """Return v FI / n, v^2 FIR / n and MMSE rate / n of Gaussians, pure numbers in [0, 1].
+
+    Args:
+        eigenvalues: (..., n) of the covariances, not negative.
+        v: V positive noise variances.
+
+    Returns:
+        (..., V, 3) in the dtype of the eigenvalues.
+    """
+    levels = []
+    for level in v:
+        noise = level / (eigenvalues + level)  # (..., n), share of noise in y along each axis
+        shares = (noise, noise.square(), (1 - noise).square())
+        levels.append(torch.stack([share.mean(dim=-1) for share in shares], dim=-1))
+    return torch.stack(levels, dim=-2)

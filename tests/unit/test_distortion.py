@@ -9,10 +9,10 @@ from torch import Tensor
 
 from diffusability.errors import MeasurementError
 from diffusability.figures.distortion import parts_by_noise
-from diffusability.fisher.gaussian import gaussian_curve
 from diffusability.fisher.oracle import normal_rule
 from diffusability.fisher.toy_oracles import cylinder_oracle
 from diffusability.metrics.distortion import PARTS, expand, measure_distortion
+from tests.oracles.closed_forms import gaussian_curve
 from tests.unit.fisher_examples import isometry, normal
 
 V = (0.1, 0.5, 2.0)

@@ -183,7 +183,7 @@ def test_latents_depend_on_seed_and_index_and_not_on_the_batch(
     spec = samples.SampleOptions.model_validate(artifact.spec)
 
     def latents(indices: range) -> Tensor:
-        labels = samples._labels(indices, model, conditional=True)
+        labels = samples._labels(inputs, spec, indices, model, conditional=True)
         return samples._latents(inputs, spec, model, labels, None, indices)
 
     whole = latents(range(6))

@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusability.data.shapes import load_shapes
 from diffusability.errors import MeasurementError
 from diffusability.fisher.deviation import DEVIATIONS, Rate, fir_deviation
-from diffusability.fisher.gaussian import Gaussian, gaussian_curve
+from diffusability.fisher.gaussian import Gaussian
 from diffusability.fisher.information import log_weights
 from diffusability.fisher.oracle import Product
 from diffusability.fisher.sample_estimators import (
@@ -33,6 +33,7 @@ from diffusability.metrics.sample_fisher import (
     shares,
 )
 from diffusability.study.dataset import ShapesDataset
+from tests.oracles.closed_forms import gaussian_curve
 from tests.oracles.distributions import GaussianMixture
 from tests.unit.fisher_examples import covariance, isometry, mixture, normal
 

@@ -13,10 +13,11 @@ from diffusability.errors import MeasurementError
 from diffusability.fisher.backbone_denoiser import backbone_denoiser
 from diffusability.fisher.denoiser import from_velocity
 from diffusability.fisher.deviation import Rate, fir_deviation
-from diffusability.fisher.gaussian import Gaussian, gaussian_curve, standard_normal
+from diffusability.fisher.gaussian import Gaussian, standard_normal
 from diffusability.fisher.information import FisherInformation, embedded, log_weights
 from diffusability.metrics.learned_fisher import measure_learned_fisher
 from diffusability.metrics.measurement import Measurement
+from tests.oracles.closed_forms import gaussian_curve
 from tests.oracles.distributions import from_oracle
 from tests.oracles.gaussian_flow import GaussianFlow
 from tests.unit.fisher_examples import mixture, normal

@@ -74,8 +74,8 @@ def test_neighbours_read_the_pool_block_by_block(latents: tuple[Tensor, Watched]
     values, mapped = latents
     statistics = channel_statistics(values)
     pool = ChosenLatents(mapped, torch.arange(230), statistics)
-    queries = pool[torch.arange(20)]
+    queries = pool[torch.arange(40)]
     mapped.read = 0
     nearest_neighbours(queries, pool, neighbours=2, block_size=8)
-    # once to check it, once for each 32 queries, and twenty queries' ten candidates
-    assert mapped.read == 230 + 230 + 20 * 10
+    # once for all queries, and forty queries' ten candidates
+    assert mapped.read == 230 + 40 * 10

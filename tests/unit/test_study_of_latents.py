@@ -40,7 +40,7 @@ def test_without_diffusion_models_their_tables_and_figures_are_left_out() -> Non
     alone = study({"velocity": {}, "fisher": {}}, "backbones", "sampling")
     latents = ["measurements", "spectra", "intercorrelations", "tokenizers", "comparability"]
     assert table_names(alone) == (*latents, "latent_spaces", "latent_findings")
-    assert figure_names(alone) == ("fisher_curves",)
+    assert figure_names(alone) == ("scheme", "fisher_curves")
     assert "claims" in table_names(resolve_study(SMOKE, "test"))
 
 
