@@ -13,14 +13,14 @@ import pytest
 from diffusability.artifacts.card import read_card
 from diffusability.study.load import read_yaml
 from tests.conftest import REPOSITORY
-from tests.workflow.workspace import Workspace
+from tests.workflow.workspace import Workspace, environment
 
 COMMAND = ("snakemake", "-c1", "--configfile", "study.yaml", "--until", "train_tokenizer")
 
 
 def start_training(workspace: Workspace) -> tuple["subprocess.Popen[bytes]", psutil.Process]:
     """Start Snakemake; return it and its fork server when a tokenizer is being trained."""
-    process = subprocess.Popen(COMMAND, cwd=workspace.path)
+    process = subprocess.Popen(COMMAND, cwd=workspace.path, env=environment())
     for _ in range(6000):
         assert process.poll() is None
         with contextlib.suppress(psutil.Error):  # a process that has just ended

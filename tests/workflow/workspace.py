@@ -21,6 +21,11 @@ TARGETS = ("all", "figures", "tables", "fisher_toy")  # rules that only name wha
 Jobs = dict[str, list[str]]  # rule to sorted "wildcard=value,..." of its jobs
 
 
+def environment() -> dict[str, str]:
+    """Return the variables of a process that finds the commands of this Python's environment."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
 @dataclass(frozen=True)
 class Workspace:
     """A folder from which Snakemake can be run."""
@@ -43,11 +48,10 @@ class Workspace:
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command of this environment here; stdout and stderr come back together."""
-        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         result = subprocess.run(
             command,
             cwd=self.path,
-            env=environment,
+            env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
