@@ -227,19 +227,24 @@ class Sample:
         found: dict[str, Tensor] = {}
         doubtful: dict[str, Tensor] = {}
         bounds = None
+        if not {"", "_unconditional"}.isdisjoint(estimators):
+            alone, few = self._classes(levels)
         for name in estimators:
             match name:
                 case "":
-                    found[name], doubtful[name] = self._classes(levels)
+                    found[name], doubtful[name] = alone, few
                 case "_unconditional":
-                    alone, doubtful[name] = self._classes(levels)
-                    found[name] = alone + self._overlap(levels[0])
+                    found[name], doubtful[name] = alone + self._overlap(levels[0]), few
                 case "_gaussian":
                     found[name], small = gaussian_gains(*self._pooled_spectra, levels.to(self._at))
                     found[name], doubtful[name] = found[name].cpu(), small[0].cpu()
-                case _:
+                case "_empirical":
                     found[name], bounds = self._empirical(levels[0])
                     doubtful[name] = (bounds[:, 1] - bounds[:, 0]).abs() > _WIDE * self.dim
+                case _:
+                    raise ValueError(
+                        f"estimator {name!r}: there are {', '.join(map(repr, ESTIMATORS))}"
+                    )
         return Curves(found, doubtful, bounds)
 
     def _read(self, positions: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from diffusability.analysis.panels import Measured, Panel, families
 from diffusability.analysis.prediction import (
     SHOWN_LEVEL,
     Forecast,
+    Points,
     points_of,
     predictable_panels,
 )
@@ -118,6 +119,13 @@ class FinishedStudy:
     table: pd.DataFrame
     root: Path
     _forecasts: dict[Any, Forecast] = field(default_factory=dict)
+
+    def forecast(self, panel: Panel, family: str, points: Points) -> Forecast:
+        """Return the fit to points of a panel and a family, made once for all scored spaces."""
+        key = (panel, family, points.metrics, points.tokenizers)
+        if key not in self._forecasts:
+            self._forecasts[key] = Forecast(points)
+        return self._forecasts[key]
 
     def space(self, family: str) -> Space | None:
         """Return how the tokenizers of a family were measured; None: the results are gone."""
@@ -236,8 +244,7 @@ def _of_family(
         points = points.of(points.clusters != points.clusters[own][0])
     if points.lack:
         return replace(empty, note=f"the study cannot predict: {points.lack}")
-    key = (panel, family, points.metrics, points.tokenizers)
-    fit = study._forecasts.setdefault(key, Forecast(points))
+    fit = study.forecast(panel, family, points)
     if fit.lack:
         return replace(empty, note=f"the study cannot predict: {fit.lack}")
     x = np.array([float(measured[name]["value"]) for name in points.metrics])
