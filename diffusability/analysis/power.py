@@ -90,7 +90,7 @@ def power_reason(claim: Claim, terms: Terms) -> str:
 def _simulated_fits(terms: Terms, clusters: Labels, reliability: float, seed: int) -> Terms:
     """Return one data set in which two independent metrics explain the paper's R² together."""
     rng = np.random.default_rng(seed)
-    groups = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)[1]
+    groups = _codes(clusters)
     families: dict[bytes, tuple[Array, Array]] = {}
 
     def made(row: Row) -> Row:
@@ -108,13 +108,18 @@ def _simulated_fits(terms: Terms, clusters: Labels, reliability: float, seed: in
 def _simulated_shares(terms: Terms, clusters: Labels, draws: int, seed: int) -> Terms:
     """Return the rows with a share of tokenizers as large as the paper's in expectation."""
     rng = np.random.default_rng(seed)
-    groups = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)[1]
+    groups = _codes(clusters)
     hidden = _normal(groups, draws, rng)  # the same on every backbone
 
     def made(row: Row) -> Row:
         return replace(row, x=(hidden[row.index] < stats.norm.ppf(row.paper)).astype(float))
 
     return Terms([[made(row) for row in term] for term in terms.plus])
+
+
+def _codes(clusters: Labels) -> np.ndarray:
+    """Return the number of each tokenizer's cluster, from 0."""
+    return np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)[1]
 
 
 def _normal(codes: np.ndarray, draws: int, rng: np.random.Generator) -> Array:
@@ -136,8 +141,7 @@ def simulate(terms: Terms, clusters: Labels, reliability: float, draws: int, see
     qualities: dict[object, tuple[Array, dict[object, Array], dict[object, Array]]] = {}
 
     def normal(index: np.ndarray) -> Array:
-        codes = np.unique(labels[index].astype(str), return_inverse=True)[1]
-        return _normal(codes, draws, rng)
+        return _normal(_codes(labels[index]), draws, rng)
 
     def made(row: Row) -> Row:
         wanted = row.paper * math.sqrt(reliability if row.labels.get("backbone") else 1.0)

@@ -67,6 +67,12 @@ class ImageSet:
         return sha.hexdigest()
 
 
+def thinned(chosen: Tensor, count: int) -> Tensor:
+    """Return `count` of (n,) indices, or all; evenly, as they may be in the order of classes."""
+    count = min(count, len(chosen))
+    return chosen[torch.arange(count) * len(chosen) // max(1, count)]
+
+
 def in_batches(rows: Rows, chosen: Tensor, size: int) -> Iterator[Tensor]:
     """Yield the chosen rows, (n,) int64, `size` at a time, reading one batch ahead."""
     if not len(chosen):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusability.data.images import thinned
+
 SATURATED = 0.9  # of the degrees of freedom that E tr G may use before the sample is too small
 _NOTHING = 1e-10  # variance relative to the largest that is rounding
 _NEGLIGIBLE = 1e-12  # class probability
@@ -236,8 +238,8 @@ def empirical_gains(
         queries: points that noise is added to, spread evenly.
     """
     count, rank = points.shape
-    queries = min(queries, count)
-    asked = torch.arange(queries) * count // queries  # (M,)
+    asked = thinned(torch.arange(count), queries)  # (M,)
+    queries = len(asked)
     noise = torch.randn(rank, queries, generator=generator, dtype=torch.float64).to(points).T
     squares = points.square().sum(dim=1)  # (N,)
     products = (points @ points.T).square()  # (N, N)

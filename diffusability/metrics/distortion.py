@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusability.data.images import thinned
 from diffusability.errors import MeasurementError
 from diffusability.fisher.information import check_variances, log_weights
 from diffusability.metrics.measurement import Measurement
@@ -68,7 +69,7 @@ def expand(encode: Encoder, images: Tensor, *, anchors: int, neighbours: int) ->
         raise MeasurementError("all latents are equal: the encoder has collapsed")
     scale = float((spread[0] / spread[1]).sqrt())
     latents = scale * latents.to(flat)
-    chosen = torch.arange(min(anchors, len(images))) * len(images) // min(anchors, len(images))
+    chosen = thinned(torch.arange(len(images)), anchors)
     tangents, remainders, best = [], [], None
     for a in chosen.tolist():
         steps = flat - flat[a]  # (N, D)

@@ -17,7 +17,7 @@ from diffusability.metrics.semantics import measure_semantics
 from diffusability.metrics.spatial import measure_spatial
 from diffusability.metrics.uniformity import measure_uniformity
 from diffusability.scoring.measured import Measurements
-from diffusability.scoring.request import UNIFORMITY
+from diffusability.scoring.request import DEFAULTS, OF_LATENTS
 from diffusability.scoring.table import Score
 from diffusability.stages.make import load_code
 from diffusability.study.fingerprint import derive_seed
@@ -25,12 +25,6 @@ from diffusability.study.metric_group import LACKING
 from diffusability.study.metrics import METRIC_GROUPS, FisherMetric
 from diffusability.study.problems import Problems
 
-OF_LATENTS = ("velocity", "semantics", "spatial", "smoothness", "uniformity", "fisher")
-# in minutes, of any number of images per class
-DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "uniformity": UNIFORMITY,
-    "velocity": {"unconditional_fallback": True},
-}
 Array = Tensor | np.ndarray[Any, Any]
 
 

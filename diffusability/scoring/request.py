@@ -26,7 +26,12 @@ from diffusability.tokenizers.python_object import probe_shape
 from diffusability.tokenizers.stored import NAMES, check_latents, read_latents
 
 ARCHIVES = {".zip": "zip", ".parquet": "parquet", ".tar": "tar"}
-UNIFORMITY = {"points": 1000, "repeats": 5, "iterations": 500}  # seconds in the place of minutes
+OF_LATENTS = ("velocity", "semantics", "spatial", "smoothness", "uniformity", "fisher")
+# options that differ from those of a study: seconds in the place of minutes, any size of class
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "velocity": {"unconditional_fallback": True},
+    "uniformity": {"points": 1000, "repeats": 5, "iterations": 500},
+}
 SIZE = 256  # pixels, of images in folders and archives
 
 
@@ -287,12 +292,7 @@ def _stored(name: str) -> dict[str, Any]:
 
 def _metrics(request: Request, images: bool) -> dict[str, Any]:
     split = {"split": "all"}
-    metrics: dict[str, Any] = {
-        "velocity": split | {"unconditional_fallback": True},
-        **{name: dict(split) for name in ("semantics", "spatial", "smoothness")},
-        "uniformity": split | UNIFORMITY,
-        "fisher": dict(split),
-    }
+    metrics: dict[str, Any] = {name: {**split, **DEFAULTS.get(name, {})} for name in OF_LATENTS}
     if images:
         metrics |= {"equivariance": dict(split), "reconstruction": dict(split)}
         if request.extractor is not None:

@@ -16,6 +16,7 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
+from diffusability.data.images import thinned
 from diffusability.diffusion.sampler import balanced_labels, draw_noise
 from diffusability.latents.channel_statistics import ChannelStatistics
 from diffusability.metrics.class_gaussians import fit_class_gaussians
@@ -86,9 +87,9 @@ def _posterior(inputs: Inputs, count: int) -> Draw:
 
 def evenly(images: Tensor, count: int) -> Tensor:
     """Return (count,) of (n,) images: evenly spread, or all of them again and again."""
-    places = torch.arange(count)
-    n = len(images)
-    return images[places * n // count if count <= n else places % n]
+    if count <= len(images):
+        return thinned(images, count)
+    return images[torch.arange(count) % len(images)]
 
 
 def _draw_noise(inputs: Inputs, indices: range) -> Tensor:

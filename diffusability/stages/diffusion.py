@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffusability.artifacts.card import read_card
+from diffusability.data.images import thinned
 from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
 from diffusability.diffusion.load import backbone_spec, build_diffusion, load_diffusion
 from diffusability.diffusion.training_loss import diffusion_loss
@@ -94,9 +95,7 @@ def measure_fisher(inputs: Inputs, spec: LearnedFisherOptions, out: Path) -> Non
     """
     data = inputs.data
     split = data.split(spec.split)
-    count = min(spec.latents, len(split))
-    # spread evenly, because an image folder is in the order of its classes
-    latents = inputs.latents[split[torch.arange(count) * len(split) // count]]
+    latents = inputs.latents[thinned(split, spec.latents)]
     source = inputs.folder("diffusion")
     _, channels, height, width = latents.mean.shape
     shape = (channels, height, width)

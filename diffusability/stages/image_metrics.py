@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusability.artifacts.tensors import write_tensors
-from diffusability.data.images import in_batches, to_float, to_uint8
+from diffusability.data.images import in_batches, thinned, to_float, to_uint8
 from diffusability.figures.image_grid import write_image_grid
 from diffusability.latents.channel_statistics import channel_statistics, denormalise, normalise
 from diffusability.latents.mapped import ChosenLatents, Latents
@@ -186,9 +186,7 @@ def continuity(inputs: Inputs, spec: ContinuityMetric, out: Path) -> None:
 
 def distortion(inputs: Inputs, spec: DistortionMetric, out: Path) -> None:
     """Write measurements.json."""
-    chosen = inputs.data.split(spec.split)
-    count = min(spec.images, len(chosen))
-    chosen = chosen[torch.arange(count) * len(chosen) // count]
+    chosen = thinned(inputs.data.split(spec.split), spec.images)
     tokenizer = inputs.tokenizer
 
     def encode(images: Tensor) -> Tensor:

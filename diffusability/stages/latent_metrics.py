@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusability.artifacts.atomic import write_json
-from diffusability.data.images import Rows, in_batches, to_float
+from diffusability.data.images import Rows, in_batches, thinned, to_float
 from diffusability.latents.mapped import ChosenLatents
 from diffusability.latents.shards import pool_masks
 from diffusability.metrics.fisher import measure_fisher
@@ -57,9 +57,7 @@ def _probe_training(inputs: Inputs, spec: SemanticsMetric) -> tuple[Tensor, Tens
         return None
     if not len(train) or not len(inputs.data.split("val")):
         return None
-    count = min(spec.probe_images, len(train))
-    # spread evenly, because an image folder is in the order of its classes
-    train = train[torch.arange(count) * len(train) // count]
+    train = thinned(train, spec.probe_images)
     latents = inputs.latents
     rows = max(1, BLOCK_BYTES // (8 * latents.mean.shape[1:].numel()))
     means = [latents.mean[part].double().mean(dim=(2, 3)) for part in train.split(rows)]

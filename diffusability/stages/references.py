@@ -4,11 +4,10 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffusability.data.images import ImageSet
+from diffusability.data.images import ImageSet, thinned
 from diffusability.errors import MeasurementError
 from diffusability.metrics.fdr6 import (
     FrechetNormaliser,
@@ -71,7 +70,7 @@ def extract_reference(
         MeasurementError: the published moments are of other images.
     """
     split = data.split(spec.reference)
-    compared = _evenly(split, spec.compared or len(split))
+    compared = thinned(split, spec.compared or len(split))
     features = extractor.of_dataset(data, compared)
     if spec.reference_statistics is not None:
         found = [read_reference(spec, extractor.name + part) for part in features.parts()]
@@ -80,13 +79,6 @@ def extract_reference(
     else:
         found = list(extractor.moments_of_parts(data, split).values())
     return Reference(features.vectors, {each.extractor: each for each in found})
-
-
-def _evenly(chosen: Tensor, count: int) -> Tensor:
-    """Return `count` of (n,) indices, or all; evenly, as they may be sorted by class."""
-    if count >= len(chosen):
-        return chosen
-    return chosen[torch.arange(count) * len(chosen) // count]
 
 
 def make_fdr6_reference(inputs: Inputs, spec: Fdr6Reference, out: Path) -> None:
