@@ -17,7 +17,7 @@ from diffusability.encoders.python_object import first_images
 from diffusability.errors import StudyError
 from diffusability.study.merge import merge
 from diffusability.study.tokenizer import EncoderTokenizer
-from diffusability.tokenizers.interface import Tokenizer
+from diffusability.tokenizers.interface import Tokenizer, UntrainedTokenizer
 from diffusability.tokenizers.load import WEIGHTS, TokenizerSource
 from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior
 
@@ -48,7 +48,7 @@ class EncoderFeatures(TokenizerSource[EncoderTokenizer]):
         return FeatureTokenizer(self.spec, encoder, data.images.shape[1])
 
 
-class FeatureTokenizer(Tokenizer):
+class FeatureTokenizer(UntrainedTokenizer):
     """An encoder's feature map as the mean of a posterior of the smallest variance."""
 
     def __init__(self, spec: EncoderTokenizer, encoder: Encoder, image_channels: int) -> None:
@@ -61,16 +61,6 @@ class FeatureTokenizer(Tokenizer):
     def factor(self) -> int:
         """Image pixels per cell of the feature map, along one side."""
         return self.spec.factor
-
-    @property
-    def encoder_last_weight(self) -> Tensor:
-        """Refuse: it is not trained here."""
-        raise StudyError("a tokenizer of source encoder is not trained")
-
-    @property
-    def decoder_last_weight(self) -> Tensor:
-        """Refuse: it is not trained here."""
-        raise StudyError("a tokenizer of source encoder is not trained")
 
     def encode(self, images: Tensor, mask: Tensor | None = None) -> Posterior:
         """Return the features (B, D, h, w) as the mean; see `Tokenizer.encode`."""

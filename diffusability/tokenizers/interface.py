@@ -106,3 +106,25 @@ class NetworkTokenizer(Tokenizer, ABC):
     def factor(self) -> int:
         """Image pixels per latent cell, along one side."""
         return self._factor
+
+
+class UntrainedTokenizer(Tokenizer):
+    """A tokenizer that is not trained here: no loss is balanced at a layer of it."""
+
+    @property
+    def encoder_last_weight(self) -> Tensor:
+        """Refuse.
+
+        Raises:
+            StudyError: always.
+        """
+        raise StudyError(f"{type(self).__name__}: no layer of it is trained")
+
+    @property
+    def decoder_last_weight(self) -> Tensor:
+        """Refuse.
+
+        Raises:
+            StudyError: always.
+        """
+        raise StudyError(f"{type(self).__name__}: no layer of it is trained")

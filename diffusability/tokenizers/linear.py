@@ -21,7 +21,7 @@ from diffusability.data.images import ImageSet, in_batches, to_float
 from diffusability.data.load import job_dataset
 from diffusability.errors import StudyError
 from diffusability.study.tokenizer import LinearTokenizer
-from diffusability.tokenizers.interface import Tokenizer
+from diffusability.tokenizers.interface import Tokenizer, UntrainedTokenizer
 from diffusability.tokenizers.load import WEIGHTS, TokenizerSource
 from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior
 from diffusability.tokenizers.serpentine import to_grid, to_vector
@@ -29,7 +29,7 @@ from diffusability.tokenizers.serpentine import to_grid, to_vector
 BATCH = 1024  # images of a fit in memory at a time
 
 
-class Isometry(Tokenizer, ABC):
+class Isometry(UntrainedTokenizer, ABC):
     """A deterministic map of images without a layer that could be trained."""
 
     def __init__(self, spec: LinearTokenizer, image_channels: int) -> None:
@@ -42,16 +42,6 @@ class Isometry(Tokenizer, ABC):
     def factor(self) -> int:
         """Image pixels per latent cell, along one side."""
         return self._factor
-
-    @property
-    def encoder_last_weight(self) -> Tensor:
-        """None: nothing is trained."""
-        raise StudyError(f"{type(self).__name__}: no layer of it is trained")
-
-    @property
-    def decoder_last_weight(self) -> Tensor:
-        """None: nothing is trained."""
-        raise StudyError(f"{type(self).__name__}: no layer of it is trained")
 
     def encode(self, images: Tensor, mask: Tensor | None = None) -> Posterior:
         """Return latents as means of the smallest variance; see `Tokenizer.encode`."""

@@ -45,7 +45,7 @@ from diffusability.encoders.python_object import (
 from diffusability.errors import StudyError
 from diffusability.study.regularizer import PythonRegularizer
 from diffusability.study.tokenizer import PythonTokenizer
-from diffusability.tokenizers.interface import Tokenizer
+from diffusability.tokenizers.interface import Tokenizer, UntrainedTokenizer
 from diffusability.tokenizers.load import WEIGHTS, TokenizerSource
 from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior
 from diffusability.tokenizers.regularizers.interface import Regularizer
@@ -78,7 +78,7 @@ class PythonSource(TokenizerSource[PythonTokenizer]):
         return ModuleTokenizer(self.spec, network, data.images.shape[1])
 
 
-class ModuleTokenizer(Tokenizer):
+class ModuleTokenizer(UntrainedTokenizer):
     """A module of the user's own behind the interface of the study's tokenizers.
 
     Where `encode` returns no log-variance, it is the smallest that a posterior may have (-30).
@@ -103,16 +103,6 @@ class ModuleTokenizer(Tokenizer):
     def factor(self) -> int:
         """Image pixels per latent cell, along one side."""
         return self.spec.factor
-
-    @property
-    def encoder_last_weight(self) -> Tensor:
-        """Refuse: it is not trained here."""
-        raise StudyError(f"`{self.spec.object}`: a tokenizer of source python is not trained")
-
-    @property
-    def decoder_last_weight(self) -> Tensor:
-        """Refuse: it is not trained here."""
-        raise StudyError(f"`{self.spec.object}`: a tokenizer of source python is not trained")
 
     def encode(self, images: Tensor, mask: Tensor | None = None) -> Posterior:
         """Return the posterior of the latents; see `Tokenizer.encode`."""
