@@ -48,9 +48,8 @@ def guided_velocity(
     """Bind labels and a guidance scale to a velocity network.
 
     The guided velocity is v(null) + scale (v(label) - v(null)) on the guided channels, and v(label)
-    on the others. At scale 1, and
-    at times outside the interval, the network is called once with the labels only; otherwise once
-    with a doubled batch.
+    on the others. At scale 1, and at times outside the interval, the network is called once with
+    the labels only; otherwise once with a doubled batch.
 
     Args:
         model: velocity network (x, t, y) -> v.

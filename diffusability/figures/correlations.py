@@ -14,9 +14,9 @@ from diffusability.analysis.correlation import turned
 from diffusability.figures.panels import (
     annotate_empty,
     legend_below,
-    panel_grid,
     sentence_figure,
     set_title,
+    wrapped_grid,
 )
 from diffusability.figures.perspectives import every_scope
 from diffusability.figures.results import Results, Scope, guidance_scales
@@ -61,12 +61,11 @@ def _draw(results: Results, shown: Mapping[str, Mapping[str, str]], width: float
     left, gap = (1.3 if width < PAGE else 1.1), 0.15
     columns = min(len(scopes), int((width - left + gap) / (NARROW + gap)))
     panel = min(WIDE, (width - left - gap * (columns - 1)) / columns)
-    rows = -(-len(scopes) // columns)
-    figure, axes = panel_grid(rows, columns, panel=(panel, height), gap=(gap, 0.6), left=left)
+    figure, axes = wrapped_grid(
+        len(scopes), columns, panel=(panel, height), gap=(gap, 0.6), left=left
+    )
     for axis, scope in zip(axes.flat, scopes, strict=False):
         _draw_panel(axis, results, scope, positions)
-    for axis in axes.flat[len(scopes) :]:
-        axis.remove()
     for line in axes:
         _label_rows(line[0], results, positions, shown)
     set_title(figure, "What goes with better images? Right: a better metric, better images")

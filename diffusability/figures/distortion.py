@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from diffusability.figures.panels import legend_below, panel_grid, sentence_figure, set_title
+from diffusability.figures.panels import legend_below, sentence_figure, set_title, wrapped_grid
 from diffusability.figures.results import Results
 from diffusability.figures.style import INK, PALETTE
 
@@ -29,14 +29,10 @@ def draw_distortion(results: Results) -> Figure:
         return sentence_figure("distortion was not measured in this study")
     order = dict.fromkeys(results.measurements["tokenizer"])
     names = [name for name in order if name in set(rows["tokenizer"])]
-    columns = min(COLUMNS, len(names))
-    lines = -(-len(names) // columns)
-    figure, axes = panel_grid(lines, columns, panel=(1.5, 1.2), gap=(0.4, 0.6))
+    figure, axes = wrapped_grid(len(names), COLUMNS, panel=(1.5, 1.2), gap=(0.4, 0.6))
     for axis, name in zip(axes.flat, names, strict=False):
         axis.set_title(name)
         _draw(axis, rows[rows["tokenizer"] == name])
-    for axis in list(axes.flat)[len(names) :]:
-        axis.set_axis_off()
     for axis in axes[-1]:
         axis.set_xlabel("noise variance v")
     axes[0][0].set_ylabel("v² (FIR \N{MINUS SIGN} FIR of pixels) / D")

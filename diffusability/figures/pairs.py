@@ -27,6 +27,7 @@ from diffusability.figures.panels import (
     set_title,
     statistic_title,
     turned_row,
+    wrapped_grid,
 )
 from diffusability.figures.results import Results, Scope, reference_scope
 from diffusability.figures.style import QUIET, TEXT, cluster_styles
@@ -50,15 +51,10 @@ def draw_pairs(results: Results) -> Figure:
     if not every:
         return sentence_figure("two metrics of different perspectives were not measured together")
     pairs = _best(results, scope, every)
-    columns = min(COLUMNS, len(pairs))
-    figure, axes = panel_grid(
-        -(-len(pairs) // columns), columns, panel=(2.4, 1.9), gap=(0.65, 0.95)
-    )
+    figure, axes = wrapped_grid(len(pairs), COLUMNS, panel=(2.4, 1.9), gap=(0.65, 0.95))
     sizes = _sizes(results, scope)
     for axis, pair in zip(axes.flat, pairs, strict=False):
         _draw_pair(axis, results, scope, pair, sizes)
-    for axis in axes.flat[len(pairs) :]:
-        axis.remove()
     which = f"the best {len(pairs)} of {len(every)} pairs"
     set_title(
         figure,

@@ -70,6 +70,21 @@ def panel_grid(
     return figure, axes
 
 
+def wrapped_grid(
+    count: int, columns: int, *, panel: tuple[float, float], gap: tuple[float, float], **room: float
+) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its panels for `count` items, in rows of at most so many columns.
+
+    The panels that are left over in the last row are removed; `panel`, `gap` and `room` are those
+    of ``panel_grid``.
+    """
+    columns = min(columns, count)
+    figure, axes = panel_grid(-(-count // columns), columns, panel=panel, gap=gap, **room)
+    for axis in axes.flat[count:]:
+        axis.remove()
+    return figure, axes
+
+
 def comparison_grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     """Return small panels, one row per compared item."""
     return panel_grid(rows, columns, panel=(1.42, 1.2), gap=(0.12, 0.85), left=LEFT)

@@ -20,13 +20,13 @@ from diffusability.figures.panels import (
     draw_points,
     label_lines,
     label_metric,
-    panel_grid,
     point_labels,
     sentence_figure,
     set_title,
     share_limits,
     statistic_title,
     turned_row,
+    wrapped_grid,
 )
 from diffusability.figures.results import Results, Scope, backbone_scopes, reference_scope
 from diffusability.figures.style import QUIET, TEXT
@@ -47,14 +47,11 @@ def draw_perspectives(results: Results) -> Figure:
     if not ranked:
         return sentence_figure("no metric of any perspective was measured in this study")
     names = [(title, item) for title, metrics in ranked for item in metrics]
-    columns = min(COLUMNS, len(names))
-    figure, axes = panel_grid(-(-len(names) // columns), columns, panel=(2.2, 1.6), gap=(0.2, 0.9))
-    for axis in axes.flat[len(names) :]:
-        axis.remove()
+    figure, axes = wrapped_grid(len(names), COLUMNS, panel=(2.2, 1.6), gap=(0.2, 0.9))
     ranks = {title: k for k, (title, _) in enumerate(ranked, start=1)}
     firsts = {metrics[0] for _, metrics in ranked}
     for index, row in enumerate(axes):
-        shown = names[index * columns : (index + 1) * columns]
+        shown = names[index * len(row) : (index + 1) * len(row)]
         points = []
         for axis, (title, metric) in zip(row, shown, strict=False):
             points.append(draw_relation(axis, results, metric, scope))

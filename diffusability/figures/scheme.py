@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 
-from diffusability.figures.panels import panel_grid, sentence_figure, set_title
+from diffusability.figures.panels import sentence_figure, set_title, wrapped_grid
 from diffusability.figures.results import Results
 from diffusability.figures.style import PALETTE, QUIET, TEXT
 from diffusability.study.metrics import METRIC_GROUPS
@@ -27,11 +27,7 @@ def draw_scheme(results: Results) -> Figure:
     ]
     if not groups:
         return sentence_figure("no metric of any perspective was measured in this study")
-    columns = min(COLUMNS, len(groups))
-    rows = -(-len(groups) // columns)
-    figure, axes = panel_grid(rows, columns, panel=(2.0, 1.15), gap=(0.2, 0.95), left=0.1)
-    for axis in axes.flat[len(groups) :]:
-        axis.remove()
+    figure, axes = wrapped_grid(len(groups), COLUMNS, panel=(2.0, 1.15), gap=(0.2, 0.95), left=0.1)
     for axis, group in zip(axes.flat, groups, strict=False):
         axis.set(xlim=(0, 2), ylim=(0, 1), xticks=[], yticks=[])
         for spine in axis.spines.values():

@@ -17,9 +17,9 @@ from diffusability.analysis.latent_spaces import (
 from diffusability.figures.panels import (
     annotate_empty,
     legend_below,
-    panel_grid,
     sentence_figure,
     set_title,
+    wrapped_grid,
 )
 from diffusability.figures.results import Results
 from diffusability.figures.style import PALETTE, QUIET
@@ -42,9 +42,7 @@ def draw_spectra(results: Results) -> Figure:
     if spectra is None or not names:
         return sentence_figure("power spectra were not measured in this study")
     shown = shown_spectra(spectra)
-    columns = min(COLUMNS, len(names))
-    rows = -(-len(names) // columns)
-    figure, axes = panel_grid(rows, columns, panel=(1.5, 1.2), gap=(0.4, 0.6))
+    figure, axes = wrapped_grid(len(names), COLUMNS, panel=(1.5, 1.2), gap=(0.4, 0.6))
     for axis, name in zip(axes.flat, names, strict=False):
         axis.set_title(name)
         own = shown[shown["tokenizer"] == name]
@@ -52,8 +50,6 @@ def draw_spectra(results: Results) -> Figure:
             annotate_empty(axis, "its grid has too few radial frequencies")
         else:
             _draw(axis, own)
-    for axis in list(axes.flat)[len(names) :]:
-        axis.set_axis_off()
     low, high = shown["power"].min(), shown["power"].max()
     for axis in filter(Axes.has_data, axes.flat):
         # the same axis for all panels, at least a decade, around the 1 of white noise

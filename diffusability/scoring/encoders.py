@@ -82,27 +82,31 @@ def _feature_map(spec: EncoderEntry) -> tuple[int, int]:
 
 def is_saved_by_timm(folder: Path) -> bool:
     """Return whether a folder holds a network of timm, and not an autoencoder of diffusers."""
+    return _timm_config(folder) is not None
+
+
+def _timm_config(folder: Path) -> dict[str, Any] | None:
+    """Return what timm wrote beside its weights; None if there is no such file."""
     try:
-        return "architecture" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) and "architecture" in config else None
 
 
 def _saved_by_timm(folder: Path) -> dict[str, Any]:
     """Return the entry of a network that `timm.models.save_for_hf` saved."""
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        model = config["architecture"]
-    except (OSError, ValueError, KeyError, TypeError):
+    config = _timm_config(folder)
+    if config is None:
         raise StudyError(
             f"--encoder {folder}: there is no {CONFIG} with the `architecture` of a network of "
             "timm, as timm.models.save_for_hf writes it"
-        ) from None
+        )
     weights = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if weights is None:
         raise StudyError(f"--encoder {folder}: there is no {' or '.join(WEIGHT_FILES)}")
     arguments = {k: v for k, v in config.get("model_args", {}).items() if k not in OF_THE_HEAD}
-    entry = {"kind": "timm", "model": model, "weights": str(weights.absolute())}
+    entry = {"kind": "timm", "model": config["architecture"], "weights": str(weights.absolute())}
     entry |= {"options": arguments} if arguments else {}
     colours = config.get("pretrained_cfg", {})
     return entry | {key: colours[key] for key in ("mean", "std") if key in colours}
