@@ -6,6 +6,7 @@ as a line per minute. Snakemake's own log file keeps all messages.
 
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ from diffusability.artifacts.status import duration
 from diffusability.errors import DiffusabilityError
 from diffusability.execution import snakemake_adapter
 from diffusability.execution.estimates import Estimates
+from diffusability.execution.gpus import machine_gpus
+from diffusability.execution.this_machine import measure
 from diffusability.execution.time_left import Running, TimeLeft
 from diffusability.study.plan import Plan
 
@@ -162,8 +165,10 @@ def show_progress(workflow: Any, logger: logging.Logger, plan: Plan) -> None:
         return
     names = {artifact.card: artifact.name for artifact in plan}
 
+    on_cores = snakemake_adapter.executor(workflow) == "local" and not machine_gpus(os.environ)
+
     def estimate() -> dict[str, float]:
-        tasks = Estimates(plan).tasks()
+        tasks = Estimates(plan, here=measure() if on_cores else None).tasks()
         return {artifact.card: task.seconds for artifact, task in tasks.items()}
 
     jobs = snakemake_adapter.outputs_to_make(workflow)

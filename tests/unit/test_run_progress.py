@@ -6,12 +6,15 @@ import math
 import time
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from diffusability.execution import run_progress
 from diffusability.execution.run_progress import RunProgress, end_progress
+from diffusability.execution.this_machine import START_UP
 from diffusability.execution.time_left import Running, TimeLeft
+from tests.unit.study_run import plan_of
 
 
 def test_time_left_is_the_work_left_on_as_many_jobs_as_run_at_a_time() -> None:
@@ -22,9 +25,10 @@ def test_time_left_is_the_work_left_on_as_many_jobs_as_run_at_a_time() -> None:
     left.start(second)
     assert math.isnan(left.seconds([first, second], 0, 5.0, 5.0))
     left.end(first, 10.0)  # ten times as long as estimated, as the others will be
-    # b is due; c takes 30 s; d, of which nothing is known, as long as the mean; two at a time
-    assert left.seconds([second], 0, 10.0, 10.0) == pytest.approx((30.0 + 10.0) / 2)
-    assert left.seconds([second], 2, 10.0, 10.0) == pytest.approx((30.0 + 30.0) / 2)
+    # b is due, so a tenth more; c takes 30 s; d, of which nothing is known, as long as the mean;
+    # two run at a time
+    assert left.seconds([second], 0, 10.0, 10.0) == pytest.approx((1.0 + 30.0 + 10.0) / 2)
+    assert left.seconds([second], 2, 10.0, 10.0) == pytest.approx((1.0 + 30.0 + 30.0) / 2)
 
 
 def test_time_left_is_at_least_that_of_the_longest_job() -> None:
@@ -35,6 +39,24 @@ def test_time_left_is_at_least_that_of_the_longest_job() -> None:
         left.start(job)
     left.end(first, 2.0)
     assert left.seconds([second], 0, 2.0, 2.0) == pytest.approx(14.0)
+
+
+@pytest.mark.parametrize(("gpus", "within"), [([], 60.0), (["0"], 1.0)])
+def test_estimates_are_of_the_machine_that_runs_the_jobs(
+    gpus: list[str], within: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU networks are counted at this machine's speed, as metrics on cores are."""
+    given: list[Any] = []
+    monkeypatch.setattr(run_progress, "machine_gpus", lambda _: gpus)
+    monkeypatch.setattr(run_progress, "RunProgress", lambda *a: given.append(a[-1]) or Mock())
+    for name, value in (("progress_printer", 1), ("executor", "local"), ("outputs_to_make", {})):
+        monkeypatch.setattr(run_progress.snakemake_adapter, name, lambda *_, v=value: v)
+    plan = plan_of({})
+    run_progress.show_progress(None, logging.getLogger(), plan)
+    seconds = given[0]()
+    trainings = [seconds[artifact.card] for artifact in plan.of_stage("diffusion")]
+    assert (min(trainings) > START_UP) == (not gpus)
+    assert 0 < max(trainings) < within
 
 
 class Run:
