@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.tensors import non_finite
 from diffusability.errors import TrainingError, TrainingInterrupted
+from diffusability.nn.recomputation import recompute_blocks
 from diffusability.study.spec import CHECKPOINT_SECONDS, TIME_BUDGET, TrainSpec
 from diffusability.training.batches import BatchOrder, step_generator
 from diffusability.training.checkpoint import (
@@ -194,7 +195,10 @@ class Training:
             if averaged
             else None
         )
-        if run.spec.compile:  # after the copy for the average, which is not compiled
+        # after the copy for the average, which is neither trained nor compiled
+        if run.spec.activation_checkpointing:
+            recompute_blocks(run.modules[self._kept])
+        if run.spec.compile:
             compile_forward(run.modules[self._kept])
         self._order = BatchOrder(run.images, run.spec.batch, run.seed, run.versions)
         self._parts = run.processes.share(run.spec.batch, run.parts)
