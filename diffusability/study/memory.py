@@ -24,7 +24,9 @@ from diffusability.study.tokenizer import TokenizerSpec
 TRAININGS = ("tokenizer", "diffusion")  # stages whose steps are counted
 TRAINED = 16  # bytes of a trained number: itself, its gradient and the two moments of Adam
 SINGLE = 4  # bytes of a number in float32
-PASSING = 1.15  # of what is kept, for gradients of activations and workspaces: see RESULTS.md
+# of what is kept, for gradients of activations and workspaces; less is kept where blocks are
+# computed again, and those take as much as before: see RESULTS.md
+PASSING, PASSING_RECOMPUTED = 1.15, 1.35
 LESS = ". train.activation_checkpointing: true keeps less, with the same result"
 CONTEXT = 2 * 10**9  # bytes of CUDA's context, its libraries and small tensors
 
@@ -52,7 +54,8 @@ class StepMemory:
     def bytes(self, images: int | None = None) -> int:
         """Return the bytes of a step with so many images at once, by default its own."""
         counted = self.kept.fixed + (images or self.images) * self.kept.image
-        return self.weights + CONTEXT + round(PASSING * counted)
+        passing = PASSING_RECOMPUTED if self.recomputed else PASSING
+        return self.weights + CONTEXT + round(passing * counted)
 
     def fits(self, limit: float) -> bool:
         """Return whether the step fits into so many bytes."""
