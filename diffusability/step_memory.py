@@ -2,8 +2,9 @@
 
 The step runs on fake tensors, which have shapes and types and no content, so nothing is computed
 and no memory is taken. Every tensor that autograd saves is counted once, however often it is saved;
-weights are not, as they are counted by themselves. `diffusability.study.operations` calls this
-module and caches the results.
+weights are not, as they are counted by themselves. With activation checkpointing, one block at a
+time is computed again: the largest is counted beside what is kept. `diffusability.study.operations`
+calls this module and caches the results.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ from diffusability.data.images import ImageSet
 from diffusability.diffusion.load import backbone_spec, build_diffusion
 from diffusability.encoders.load import encoder_kind
 from diffusability.encoders.pretext import Pretext
+from diffusability.nn.recomputation import recompute_blocks
 from diffusability.study.regularizer import Baseline
 from diffusability.study.tokenizer import ObjectiveSpec
 from diffusability.tokenizers.build import build_tokenizer, tokenizer_network
@@ -49,6 +51,7 @@ def tokenizer_step(
     channels: int,
     side: int,
     precision: str,
+    recomputed: bool = False,
 ) -> Count:
     """Return what the larger of a tokenizer's two losses keeps, once the GAN has begun.
 
@@ -59,6 +62,7 @@ def tokenizer_step(
         perceptual: options of the encoder whose features are compared, if there is one.
         channels, side: of the images.
         precision: autocast type.
+        recomputed: whether the tokenizer's blocks are computed again in the backward pass.
     """
     spec = tokenizer_network(network)
     options = ObjectiveSpec.model_validate(objective)
@@ -68,6 +72,7 @@ def tokenizer_step(
     modules = [module for module in (tokenizer, judge) if module is not None]
     loss = Objective(options)
     generator = torch.Generator()
+    again = tokenizer if recomputed else None
 
     def step(images: int) -> int:
         shown = torch.empty(images, channels, side, side)
@@ -76,12 +81,13 @@ def tokenizer_step(
                 lambda: hierarchical_loss(tokenizer, loss, shown, 0, generator).total,
                 modules,
                 precision,
+                again,
             )
         plain = Regularizer[Baseline, None](Baseline(method="baseline"), spec.channels)
         losses = TokenizerLosses(tokenizer, loss, plain, judge, distance)
         start = options.gan_start
         run = lambda: losses.autoencoder_loss(shown, None, start, generator).total  # noqa: E731
-        first = kept(run, [*modules, *frozen], precision)
+        first = kept(run, [*modules, *frozen], precision, again)
         if judge is None:
             return first
         return max(first, kept(lambda: losses.discriminator_loss().total, modules, precision))
@@ -90,7 +96,11 @@ def tokenizer_step(
 
 
 def backbone_step(
-    spec: dict[str, Any], latent: tuple[int, int, int], num_classes: int, precision: str
+    spec: dict[str, Any],
+    latent: tuple[int, int, int],
+    num_classes: int,
+    precision: str,
+    recomputed: bool = False,
 ) -> Count:
     """Return what the network of a diffusion model keeps on latents (C, H, W)."""
     network = build_diffusion(backbone_spec(spec), latent, num_classes).network
@@ -98,7 +108,8 @@ def backbone_step(
     def step(images: int) -> int:
         x, time = torch.empty(images, *latent), torch.empty(images)
         label = torch.zeros(images, dtype=torch.long)
-        return kept(lambda: network(x, time, label).float().square().mean(), [network], precision)
+        loss = lambda: network(x, time, label).float().square().mean()  # noqa: E731
+        return kept(loss, [network], precision, network if recomputed else None)
 
     return _line(step, [network])
 
@@ -130,31 +141,69 @@ def _materialise(module: nn.Module) -> None:
                 part._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
-def kept(loss: Callable[[], Tensor], modules: Iterable[nn.Module], precision: str) -> int:
+def kept(
+    loss: Callable[[], Tensor],
+    modules: Iterable[nn.Module],
+    precision: str,
+    recomputed: nn.Module | None = None,
+) -> int:
     """Return the bytes of all tensors that a loss keeps for its backward pass, without weights.
 
     Args:
         loss: computes a scalar. modules: whose weights are not counted.
         precision: autocast type of the loss.
+        recomputed: network whose blocks are computed again, one at a time, in the backward pass.
     """
-    seen: dict[int, Any] = {}  # storages by identity; held, so that none is used again
+    modules = list(modules)
+    if recomputed is None:
+        return _Saved(modules).run(loss, precision)
+    blocks = recompute_blocks(recomputed, False)
+    largest = 0
+    saved = _Saved(modules)
+    starts: list[int] = []
 
-    def pack(tensor: Tensor) -> Tensor:
+    def before(*_: object) -> None:
+        starts.append(saved.bytes)
+
+    def after(*_: object) -> None:
+        nonlocal largest
+        largest = max(largest, saved.bytes - starts.pop())
+
+    handles = [block.register_forward_pre_hook(before) for block in blocks]
+    handles += [block.register_forward_hook(after) for block in blocks]
+    saved.run(loss, precision)
+    for handle in handles:
+        handle.remove()
+    recompute_blocks(recomputed)
+    return largest + _Saved(modules).run(loss, precision)
+
+
+class _Saved:
+    """Bytes of the tensors that autograd saves, each storage once, without those of weights."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.bytes = 0
+        self._weights = {
+            tensor.untyped_storage()._cdata
+            for module in modules
+            for tensor in (*module.parameters(), *module.buffers())
+        }
+        self._seen: dict[int, Any] = {}  # storages by identity; held, so that none is used again
+
+    def run(self, loss: Callable[[], Tensor], precision: str) -> int:
+        """Return the bytes that a loss saves."""
+        half = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+        with half, torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
+            found = loss()
+        del found  # its graph holds what was saved
+        return self.bytes
+
+    def _pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        seen[storage._cdata] = storage
+        if storage._cdata not in self._seen and storage._cdata not in self._weights:
+            self.bytes += int(storage.nbytes())
+        self._seen[storage._cdata] = storage
         return tensor
-
-    half = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
-    with half, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        found = loss()
-    weights = {
-        tensor.untyped_storage()._cdata
-        for module in modules
-        for tensor in (*module.parameters(), *module.buffers())
-    }
-    total = sum(int(storage.nbytes()) for key, storage in seen.items() if key not in weights)
-    del found  # its graph holds what was kept
-    return total
 
 
 def _perceptual(

@@ -55,6 +55,7 @@ if snakemake_adapter.starts_run(workflow) and remove_stale_lock():
         "An earlier Snakemake was killed in this folder; its lock was removed."
     )
 snakemake_adapter.collect_garbage_rarely()
+snakemake_adapter.know_arguments_of_resources()
 try:
     snakemake_adapter.check_version()
     STUDY_FILES, OVERRIDES = snakemake_adapter.given_study(workflow, config)

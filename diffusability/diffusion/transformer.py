@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusability.diffusion.network import LatentNetwork, TimestepEmbedding, modulate
+from diffusability.nn import recomputation
 from diffusability.nn.attention import Attention
 from diffusability.nn.initialisation import draw_normal, draw_xavier, set_zero
 from diffusability.nn.layers import MLP, RMSNorm, SwiGLU
@@ -21,7 +22,7 @@ MLP_RATIO = 4  # hidden width of the feed-forward layers, in units of the width
 EMBEDDING_STD = 0.02
 
 
-class Block(nn.Module):
+class Block(recomputation.Block):
     """Attention and feed-forward, each modulated and gated by the condition (adaLN-zero)."""
 
     def __init__(

@@ -16,6 +16,7 @@ from diffusability.diffusion.network import LatentNetwork, TimestepEmbedding
 from diffusability.nn.attention import Attention
 from diffusability.nn.initialisation import draw_normal, draw_xavier, set_zero
 from diffusability.nn.layers import group_norm
+from diffusability.nn.recomputation import Block
 from diffusability.study.backbone import UNetBackbone
 
 CONDITION = 4  # channels of the condition, in units of the width
@@ -54,7 +55,7 @@ class GridAttention(nn.Module):
         return (x + mixed) * SKIP_SCALE
 
 
-class UNetBlock(nn.Module):
+class UNetBlock(Block):
     """Two convolutions modulated by the condition, a skip connection, and optional attention.
 
     Args:

@@ -11,6 +11,8 @@ from diffusability.metrics.measurement import Measurement
 from diffusability.statistics import delete_block_stderr
 
 _ROWS = 1024  # rows of a distance matrix that are held at once
+_PAIR_ROWS = 128  # of these, rows whose close pairs are listed at once
+_SPARE = 6  # neighbours that are looked up, in units of k
 _NAMES = ("precision", "recall", "density", "coverage")
 
 
@@ -110,32 +112,48 @@ class _BallSet:
 
     def _radii(self) -> Tensor:
         radii = self.samples.new_empty(self.blocks + 1, len(self.samples))
+        # enough for k neighbours outside of any one block, but for rare rows
+        wanted = min(len(self.samples), _SPARE * self.neighbours)
         for start in range(0, len(self.samples), _ROWS):
             rows = slice(start, start + _ROWS)
             distance = torch.cdist(self.samples[rows], self.samples)  # (rows, N)
             here = torch.arange(len(distance), device=distance.device)
             distance[here, here + start] = torch.inf  # not its own neighbour
+            near = distance.topk(wanted, dim=1, largest=False)  # (rows, wanted), ascending
             for left_out, kept in enumerate(self.kept):
-                near = distance[:, kept].topk(self.neighbours, dim=1, largest=False).values
-                radii[left_out, rows] = near[:, -1]
+                rank = kept[near.indices].cumsum(dim=1)  # (rows, wanted), among the kept ones
+                place = (rank < self.neighbours).sum(dim=1, keepdim=True)  # (rows, 1), of the k-th
+                few = place[:, 0] == wanted  # (rows,)
+                found = near.values.gather(1, place.clamp(max=wanted - 1))[:, 0]  # (rows,)
+                if few.any():
+                    rest = distance[few][:, kept]
+                    found[few] = rest.topk(self.neighbours, dim=1, largest=False).values[:, -1]
+                radii[left_out, rows] = found
         return radii
 
 
 def _statistics(real: _BallSet, generated: _BallSet, neighbours: int) -> Tensor:
     """Return (4, blocks + 1): the four statistics with each block, and last with none, left out."""
-    replicates = real.blocks + 1
     in_real = torch.zeros_like(generated.radii)  # (blocks + 1, M) real balls around each
-    covered = torch.zeros_like(real.radii, dtype=torch.bool)  # (blocks + 1, N)
-    recalled = torch.zeros_like(covered)
+    covering = torch.zeros_like(real.radii)  # (blocks + 1, N) generated samples in the ball of each
+    recalling = torch.zeros_like(real.radii)  # (blocks + 1, N) generated balls around each
+    widest = generated.radii.amax(dim=0)  # (M,), with whatever block left out
     for start in range(0, len(real.samples), _ROWS):
-        rows = slice(start, start + _ROWS)
-        distance = torch.cdist(real.samples[rows], generated.samples)  # (rows, M)
-        for r in range(replicates):
-            pair = real.kept[r, rows, None] & generated.kept[r]  # (rows, M)
-            in_ball = (distance <= real.radii[r, rows, None]) & pair
-            in_real[r] += in_ball.sum(dim=0)
-            covered[r, rows] = in_ball.any(dim=1)
-            recalled[r, rows] = ((distance <= generated.radii[r]) & pair).any(dim=1)
+        distance = torch.cdist(real.samples[start : start + _ROWS], generated.samples)
+        for offset in range(0, len(distance), _PAIR_ROWS):
+            part = distance[offset : offset + _PAIR_ROWS]  # (rows, M)
+            rows = slice(start + offset, start + offset + len(part))
+            # few pairs are in a ball of the other; all else is done for these alone
+            within = torch.maximum(real.radii[:, rows].amax(dim=0)[:, None], widest)  # (rows, M)
+            i, j = (part <= within).nonzero(as_tuple=True)  # (P,) each
+            apart, i = part[i, j], i + rows.start  # (P,) each
+            pair = real.kept[:, i] & generated.kept[:, j]  # (blocks + 1, P)
+            in_ball = ((apart <= real.radii[:, i]) & pair).to(apart.dtype)  # (blocks + 1, P)
+            recalled = ((apart <= generated.radii[:, j]) & pair).to(apart.dtype)
+            in_real.index_add_(1, j, in_ball)
+            covering.index_add_(1, i, in_ball)
+            recalling.index_add_(1, i, recalled)
+    covered, recalled = covering > 0, recalling > 0  # (blocks + 1, N) each
     real_count = real.kept.sum(dim=1).to(torch.float64)  # (blocks + 1,)
     generated_count = generated.kept.sum(dim=1).to(torch.float64)
     return torch.stack(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffusability.nn import recomputation
 from diffusability.nn.attention import Attention, Rotary
 from diffusability.nn.layers import RMSNorm, SwiGLU
 from diffusability.nn.positions import rotary_tables, rotate
@@ -14,7 +15,7 @@ from diffusability.nn.positions import rotary_tables, rotate
 WEIGHT_STD = 0.02
 
 
-class Block(nn.Module):
+class Block(recomputation.Block):
     """Pre-norm transformer block."""
 
     def __init__(self, width: int, heads: int) -> None:

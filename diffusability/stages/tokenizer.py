@@ -24,8 +24,9 @@ from diffusability.tokenizers.objective import Objective
 from diffusability.tokenizers.training_step import TokenizerLosses
 from diffusability.tokenizers.vector import VectorAutoencoder
 from diffusability.training.distributed import processes
+from diffusability.training.history import write_history
 from diffusability.training.images import TrainingImages
-from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train, write_history
+from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train
 
 HELD_BYTES = 2 * 2**30  # features of all images up to this size stay on the device
 

@@ -1,6 +1,7 @@
 """What an artifact costs, counted from the study before anything has run.
 
-A training step is three forward passes (forward, and backward to activations and to weights).
+A training step is three forward passes (forward, and backward to activations and to weights), with
+activation checkpointing four.
 For stages that need a GPU, operations are counted. For those that run on CPU cores, the time is in
 proportion to the latent numbers that they read, as it was measured once (benchmarks/RESULTS.md).
 """
@@ -20,12 +21,13 @@ from diffusability.study.operations import (
 from diffusability.study.perspectives import UniformityMetric
 from diffusability.study.plan import Artifact
 from diffusability.study.regularizer import Gpe
-from diffusability.study.spec import Precision
+from diffusability.study.spec import Precision, TrainSpec
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import TokenizerEntry, TokenizerSpec
 
 BYTES = {"float32": 4, "bfloat16": 2}
 TRAINING = 3  # passes of a step, in forward passes
+RECOMPUTED = 1  # passes more, where blocks are computed again in the backward pass
 TANGENT = 2  # a Jacobian-vector product: the pass and its derivative
 CONDITIONS = 2  # with the label and without
 PERCEPTUAL = 3  # both images forward, and back to the pixels of one
@@ -60,6 +62,11 @@ class Work:
     def seconds(self) -> float | None:
         """On one GPU of the assumed speed."""
         return None if self.macs is None else 2 * self.macs / SUSTAINED[self.precision]
+
+
+def _passes(train: TrainSpec) -> int:
+    """Return the cost of a training step in forward passes."""
+    return TRAINING + RECOMPUTED * train.activation_checkpointing
 
 
 class Costs:
@@ -143,7 +150,8 @@ class Costs:
         size = entry.cost(self.channels, self.side, self.data.num_classes)
         if isinstance(entry, TrainedEncoder):
             seen = entry.train.steps * entry.train.batch
-            return Work(TRAINING * seen * size.macs, entry.train.precision, 4 * size.parameters)
+            macs = _passes(entry.train) * seen * size.macs
+            return Work(macs, entry.train.precision, 4 * size.parameters)
         return Work(0, "fp32", 4 * size.parameters)
 
     def _tokenizer(self, entry: TokenizerEntry) -> Work:
@@ -151,7 +159,7 @@ class Costs:
         if network is None or not isinstance(entry, TokenizerSpec):
             return Work(0, "fp32", 0 if network is None else 4 * network.whole.parameters)
         objective, train = entry.objective, entry.train
-        an_image = TRAINING * network.whole.macs
+        an_image = _passes(train) * network.whole.macs
         if "encoder" in entry.encoders:
             an_image += self._features(entry.encoders["encoder"]).macs
         if "perceptual" in entry.encoders:
@@ -193,7 +201,8 @@ class Costs:
         spec, size = self._backbone(artifact)
         seen = spec.train.steps * spec.train.batch
         kept = 1 + len(spec.train.snapshots)  # files of weights
-        return Work(TRAINING * seen * size.macs, spec.train.precision, 4 * size.parameters * kept)
+        macs = _passes(spec.train) * seen * size.macs
+        return Work(macs, spec.train.precision, 4 * size.parameters * kept)
 
     def _samples(self, artifact: Artifact) -> Work:
         sampling = self.study.sampling

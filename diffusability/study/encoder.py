@@ -108,6 +108,15 @@ class TrainedEncoder(EncoderEntry):
     train: TrainSpec = Field(description="how it is optimised")
 
     @model_validator(mode="after")
+    def _blocks_to_recompute(self) -> "TrainedEncoder":
+        if self.train.activation_checkpointing and self.arch == "convnet":
+            raise ValueError(
+                "train.activation_checkpointing must be false: a convnet has no blocks to compute "
+                "again, only arch vit has"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _transformer(self) -> "TrainedEncoder":
         if self.arch == "convnet":
             given = [name for name in ("depth", "heads") if getattr(self, name) is not None]

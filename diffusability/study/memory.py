@@ -24,7 +24,10 @@ from diffusability.study.tokenizer import TokenizerSpec
 TRAININGS = ("tokenizer", "diffusion")  # stages whose steps are counted
 TRAINED = 16  # bytes of a trained number: itself, its gradient and the two moments of Adam
 SINGLE = 4  # bytes of a number in float32
-PASSING = 1.15  # of what is kept, for gradients of activations and workspaces: see RESULTS.md
+# of what is kept, for gradients of activations and workspaces; less is kept where blocks are
+# computed again, and those take as much as before: see RESULTS.md
+PASSING, PASSING_RECOMPUTED = 1.15, 1.35
+LESS = ". train.activation_checkpointing: true keeps less, with the same result"
 CONTEXT = 2 * 10**9  # bytes of CUDA's context, its libraries and small tensors
 
 
@@ -38,6 +41,7 @@ class StepMemory:
         weights: bytes that do not depend on the images.
         kept: for the backward pass.
         key: of the study, that says how many images are computed at once.
+        recomputed: whether the network's blocks are computed again in the backward pass.
     """
 
     share: int
@@ -45,11 +49,13 @@ class StepMemory:
     weights: int
     kept: Kept
     key: str
+    recomputed: bool = False
 
     def bytes(self, images: int | None = None) -> int:
         """Return the bytes of a step with so many images at once, by default its own."""
         counted = self.kept.fixed + (images or self.images) * self.kept.image
-        return self.weights + CONTEXT + round(PASSING * counted)
+        passing = PASSING_RECOMPUTED if self.recomputed else PASSING
+        return self.weights + CONTEXT + round(passing * counted)
 
     def fits(self, limit: float) -> bool:
         """Return whether the step fits into so many bytes."""
@@ -93,9 +99,12 @@ def _tokenizer(study: Study, entry: TokenizerSpec) -> StepMemory:
         weights += SINGLE * cost.parameters
     named = objective.perceptual_encoder
     perceptual = None if named is None else study.encoders[named]
-    kept = tokenizer_step(entry.network, objective, perceptual, channels, side, train.precision)
+    again = train.activation_checkpointing
+    kept = tokenizer_step(
+        entry.network, objective, perceptual, channels, side, train.precision, again
+    )
     part = train.part or train.batch
-    return StepMemory(train.batch // entry.gpus, part, weights, kept, "part")
+    return StepMemory(train.batch // entry.gpus, part, weights, kept, "part", again)
 
 
 def _diffusion(study: Study, artifact: Artifact) -> StepMemory:
@@ -105,10 +114,11 @@ def _diffusion(study: Study, artifact: Artifact) -> StepMemory:
     classes = study.dataset.num_classes
     averaged = 1 if train.ema is not None else 0
     parameters = backbone(spec, channels, grid, classes).parameters
-    kept = backbone_step(spec, channels, grid, classes, train.precision)
+    again = train.activation_checkpointing
+    kept = backbone_step(spec, channels, grid, classes, train.precision, again)
     share = train.batch // spec.gpus
     weights = (TRAINED + averaged * SINGLE) * parameters
-    return StepMemory(share, share // train.accumulation, weights, kept, "accumulation")
+    return StepMemory(share, share // train.accumulation, weights, kept, "accumulation", again)
 
 
 def largest_steps(plan: Plan) -> Iterator[tuple[str, StepMemory]]:
@@ -140,8 +150,9 @@ def check_memory(plan: Plan) -> None:
     limit = plan.study.gpu_memory * 1e9
     for name, memory in largest_steps(plan):
         if not memory.fits(limit):
+            less = "" if memory.recomputed else LESS
             raise StudyError(
                 f"{name}: a training step of {memory.images} images at a time needs "
                 f"{memory.bytes() / 1e9:.0f} GB on each GPU, and `gpu_memory` is "
-                f"{plan.study.gpu_memory:g} GB: {memory.remedy(limit)}"
+                f"{plan.study.gpu_memory:g} GB: {memory.remedy(limit)}{less}"
             )

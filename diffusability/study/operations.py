@@ -107,6 +107,7 @@ def tokenizer_step(
     channels: int,
     side: int,
     precision: Precision,
+    recomputed: bool = False,
 ) -> Kept:
     """Return what a step of a tokenizer keeps; `perceptual` is the encoder of that distance."""
     entry = None
@@ -120,13 +121,19 @@ def tokenizer_step(
         "channels": channels,
         "side": side,
         "precision": precision,
+        "recomputed": recomputed,
     }
     return _kept("tokenizer_step", options)
 
 
 @lru_cache
 def backbone_step(
-    spec: Backbone, channels: int, grid: int, classes: int, precision: Precision
+    spec: Backbone,
+    channels: int,
+    grid: int,
+    classes: int,
+    precision: Precision,
+    recomputed: bool = False,
 ) -> Kept:
     """Return what a step of a network keeps on latents of `channels` x `grid` x `grid`."""
     options = {
@@ -134,6 +141,7 @@ def backbone_step(
         "latent": [channels, grid, grid],
         "num_classes": classes,
         "precision": precision,
+        "recomputed": recomputed,
     }
     return _kept("backbone_step", options)
 

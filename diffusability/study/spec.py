@@ -201,6 +201,13 @@ class TrainSpec(Spec):
         description="torch.compile the network's forward pass; execution, in no fingerprint",
     )
 
+    activation_checkpointing: bool = Field(
+        False,
+        exclude=True,
+        description="keep only the inputs of the network's blocks and compute these again in the "
+        "backward pass: less memory, about a third more time; execution, in no fingerprint",
+    )
+
     @model_validator(mode="after")
     def _whole_parts(self) -> "TrainSpec":
         if self.batch % self.accumulation:

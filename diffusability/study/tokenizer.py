@@ -212,6 +212,11 @@ class TokenizerSpec(TokenizerEntry):
             )
         if part is not None and self.regularizer.method == "gpe":
             raise ValueError("train.part: method gpe compares all pairs of a batch; leave it out")
+        if self.train.activation_checkpointing and self.network.arch == "vector":
+            raise ValueError(
+                "train.activation_checkpointing must be false: arch vector has no blocks to "
+                "compute again"
+            )
         if self.train.compile:
             raise ValueError(
                 "train.compile must be false: it compiles a forward pass, and a tokenizer is "

@@ -11,12 +11,13 @@ from torch.nn import functional
 from diffusability.errors import StudyError
 from diffusability.nn.attention import attend
 from diffusability.nn.layers import group_norm
+from diffusability.nn.recomputation import Block
 from diffusability.study.network import ConvNetwork, ImageShape
 from diffusability.tokenizers.interface import NetworkTokenizer
 from diffusability.tokenizers.posterior import Posterior
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Block):
     """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1×1 shortcut where the width changes."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
@@ -38,7 +39,7 @@ class ResidualBlock(nn.Module):
         return self.shortcut(x) + hidden
 
 
-class AttentionBlock(nn.Module):
+class AttentionBlock(Block):
     """Residual single-head self-attention over all positions."""
 
     def __init__(self, channels: int) -> None:

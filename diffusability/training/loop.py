@@ -15,7 +15,6 @@ processes and two parts in one process give bitwise equal results. There are two
 """
 
 import contextlib
-import csv
 import logging
 import math
 import time
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.tensors import non_finite
 from diffusability.errors import TrainingError, TrainingInterrupted
+from diffusability.nn.recomputation import recompute_blocks
 from diffusability.study.spec import CHECKPOINT_SECONDS, TIME_BUDGET, TrainSpec
 from diffusability.training.batches import BatchOrder, step_generator
 from diffusability.training.checkpoint import (
@@ -43,12 +43,17 @@ from diffusability.training.checkpoint import (
 from diffusability.training.compilation import compile_forward, compiler_errors
 from diffusability.training.distributed import Processes
 from diffusability.training.ema import ExponentialMovingAverage
+from diffusability.training.history import (
+    History,
+    PhaseValues,
+    steps_per_reading,
+    write_history,
+)
 from diffusability.training.interruption import Interruption
 from diffusability.training.progress import Progress
 from diffusability.training.schedule import learning_rate
 
 logger = logging.getLogger(__name__)
-HISTORY_ROWS = 100  # maximum rows of a loss curve
 NAMED_INDICES = 8  # images of a bad batch named in the message
 
 
@@ -178,7 +183,8 @@ class Training:
         _check_division(run)
         self.run = run
         self.step = 0
-        self.history: list[dict[str, float]] = []
+        self._curves = History(run.spec)
+        self._interval = steps_per_reading(run.device, run.parts)
         betas, decay = run.spec.betas, run.spec.weight_decay
         self._optimizers = {
             phase.name: torch.optim.AdamW(
@@ -194,18 +200,24 @@ class Training:
             if averaged
             else None
         )
-        if run.spec.compile:  # after the copy for the average, which is not compiled
+        # after the copy for the average, which is neither trained nor compiled
+        if run.spec.activation_checkpointing:
+            recompute_blocks(run.modules[self._kept])
+        if run.spec.compile:
             compile_forward(run.modules[self._kept])
         self._order = BatchOrder(run.images, run.spec.batch, run.seed, run.versions)
         self._parts = run.processes.share(run.spec.batch, run.parts)
-        self._sums: dict[str, float] = {}
-        self._summed = 0
 
     @cached_property
     def _losses(self) -> dict[str, nn.Module]:
         """The loss of each phase, for all processes together; made when all of them train."""
         reduced = self.run.processes.reduced
         return {phase.name: reduced(phase.loss, phase.parameters) for phase in self.run.phases}
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """Rows of the loss curves."""
+        return self._curves.rows
 
     @property
     def averaged(self) -> nn.Module:
@@ -237,7 +249,9 @@ class Training:
                         progress.advance(row)
                     now = time.monotonic()
                     reason = interruption.reason or ("time is up" if now > deadline else None)
-                    stop = run.processes.any(reason is not None, run.device)
+                    stop = reason is not None
+                    if run.processes.count > 1:  # all of them ask at the same steps
+                        stop = self._reads and run.processes.any(stop, run.device)
                     if stop and self.step < run.spec.steps:
                         self._save_and_stop(reason or "another of its processes is stopping")
                     if now - saved >= run.checkpoint_seconds:
@@ -257,19 +271,32 @@ class Training:
             "The same command resumes from there"
         )
 
-    def _take_step(self) -> dict[str, float]:
+    def _take_step(self) -> dict[str, float] | None:
+        """Take a step; return its values if they are read now."""
         run, step = self.run, self.step
         rate = learning_rate(step, run.spec)
         batches = self._batches(step)
-        row: dict[str, float] = {}
-        for phase in run.phases:
-            if step >= phase.starts:
-                row |= self._descend(phase, batches, rate)
+        found = [
+            self._descend(phase, batches, rate) for phase in run.phases if step >= phase.starts
+        ]
         if self._average is not None:
             self._average.update(run.modules[run.averaged or ""])
         self.step += 1
-        self._record(row, rate)
-        return row
+        self._curves.add(step, rate, found)
+        return self._read() if self._reads else None
+
+    @property
+    def _reads(self) -> bool:
+        """Whether the host waits for the values of the step that was taken last."""
+        return self.step % self._interval == 0 or self.step == self.run.spec.steps
+
+    def _read(self) -> dict[str, float] | None:
+        """Read the values of all steps since the last reading.
+
+        Raises:
+            TrainingError: one of them is not finite.
+        """
+        return self._curves.read(self._stop_at_bad)
 
     def _batches(self, step: int) -> list[Batch]:
         """Return this process's parts of a step's batch, each with a generator of its own."""
@@ -287,7 +314,11 @@ class Training:
             for own in zip(generators, self._parts, following, strict=True)
         ]
 
-    def _descend(self, phase: Phase, batches: list[Batch], rate: float) -> dict[str, float]:
+    def _descend(self, phase: Phase, batches: list[Batch], rate: float) -> PhaseValues:
+        """Minimise the loss of a phase, and return its values without waiting for them.
+
+        Where a value is not finite, the device leaves the weights as they are.
+        """
         spec, processes = self.run.spec, self.run.processes
         optimizer = self._optimizers[phase.name]
         for group in optimizer.param_groups:
@@ -297,18 +328,15 @@ class Training:
         numbers = torch.stack([torch.stack(list(part.values())) for part in parts]).sum(0)  # (K,)
         gradients = [p.grad for p in phase.parameters if p.grad is not None]
         processes.add([numbers])
-        means = (numbers / (len(parts) * processes.count)).tolist()
-        row = dict(zip(parts[0], means, strict=True))
-        if not all(math.isfinite(value) for value in means):
-            self._stop_at_bad("loss", row, batches[0], rate)
+        means = numbers / (len(parts) * processes.count)  # (K,)
         norm = nn.utils.get_total_norm(gradients)
-        if not math.isfinite(length := norm.item()):
-            self._stop_at_bad("gradient", row, batches[0], rate)
+        values = torch.cat([means.double(), norm.double()[None]])  # (K + 1,)
+        found = PhaseValues(phase.name, list(parts[0]), values, spec.clip is not None)
         if spec.clip is not None:
             nn.utils.clip_grads_with_norm_(phase.parameters, spec.clip, norm)
-            row[f"{phase.name}_gradient"] = length
+        optimizer.found_inf = found.bad  # type: ignore[attr-defined]  # as torch's GradScaler does
         optimizer.step()
-        return row
+        return found
 
     def _backward(self, phase: Phase, batch: Batch, last: bool) -> dict[str, Tensor]:
         """Add the gradient of one part; return its loss and terms as float32 scalars.
@@ -326,27 +354,16 @@ class Training:
         terms = {phase.name: total, **terms}
         return {name: value.detach().float() for name, value in terms.items()}
 
-    def _stop_at_bad(self, what: str, row: dict[str, float], batch: Batch, rate: float) -> None:
+    def _stop_at_bad(self, what: str, step: int, rate: float, row: Mapping[str, float]) -> None:
         values = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
-        indices = (batch.indices % self.run.images).tolist()
+        indices = (self._order.indices(step) % self.run.images).tolist()
         more = ", ..." if len(indices) > NAMED_INDICES else ""
         named = f"[{', '.join(map(str, indices[:NAMED_INDICES]))}{more}]"
         raise TrainingError(
-            f"{self.run.name}: the {what} is not finite at step {batch.step} (learning rate "
+            f"{self.run.name}: the {what} is not finite at step {step} (learning rate "
             f"{rate:.4g}, images {named}; {values}). No artifact was written. A lower train.lr, "
             "train.clip, or train.precision: fp32 may help"
         )
-
-    def _record(self, row: dict[str, float], rate: float) -> None:
-        """Add the step to the history: one row is the mean over an interval of steps."""
-        for name, value in row.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._summed += 1
-        interval = max(1, self.run.spec.steps // HISTORY_ROWS)
-        if self.step % interval == 0 or self.step == self.run.spec.steps:
-            means = {name: total / self._summed for name, total in self._sums.items()}
-            self.history.append({"step": self.step, "learning_rate": rate, **means})
-            self._sums, self._summed = {}, 0
 
     def _refuse_bad_weights(self) -> None:
         """Refuse weights that an update with a finite gradient made infinite."""
@@ -361,6 +378,7 @@ class Training:
 
     def _write_snapshot(self) -> None:
         """Write the averaged weights of this step; a run that resumes before it writes the same."""
+        self._read()
         self._refuse_bad_weights()
         if self.run.processes.leads:
             tensors = {k: v.contiguous() for k, v in self.averaged.state_dict().items()}
@@ -370,8 +388,9 @@ class Training:
         """Write a checkpoint of everything that the next step depends on, in one process.
 
         Raises:
-            TrainingError: weights are not finite; the last checkpoint stays.
+            TrainingError: a loss, a gradient or weights are not finite; the last checkpoint stays.
         """
+        self._read()
         self._refuse_bad_weights()
         if not self.run.processes.leads:
             return
@@ -382,8 +401,8 @@ class Training:
             tensors |= flatten_optimizer(optimizer, f"optimizer.{name}")
         values = {
             "history": self.history,
-            "sums": self._sums,
-            "summed": self._summed,
+            "sums": self._curves.sums,
+            "summed": self._curves.summed,
             "updates": self._average.updates if self._average else 0,
         }
         save_checkpoint(self.run.state, Checkpoint(self.step, tensors, values))
@@ -405,8 +424,10 @@ class Training:
         for name, optimizer in self._optimizers.items():
             restore_optimizer(optimizer, checkpoint.tensors, f"optimizer.{name}")
         self.step = checkpoint.step
-        self.history = checkpoint.values["history"]
-        self._sums, self._summed = checkpoint.values["sums"], checkpoint.values["summed"]
+        curves, values = self._curves, checkpoint.values
+        curves.rows, curves.sums, curves.summed = (
+            values[name] for name in ("history", "sums", "summed")
+        )
         if self._average is not None:
             self._average.updates = checkpoint.values["updates"]
         logger.info("%s: resumed at step %d of %d", self.run.name, self.step, self.run.spec.steps)
@@ -429,15 +450,6 @@ class Training:
     def write_history(self, path: Path) -> None:
         """Write the loss curves as CSV; a phase that starts late leaves early cells empty."""
         write_history(self.history, path)
-
-
-def write_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Write rows of loss curves as CSV; missing values are empty cells."""
-    columns = dict.fromkeys(name for row in history for name in row)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(columns))
-        writer.writeheader()
-        writer.writerows(history)
 
 
 def _check_division(run: Run) -> None:

@@ -2,7 +2,8 @@
 
 `python -m tests.unit.small_diffusion NETWORK ... [--stop STEP SIGNAL]` trains each network with its
 state in the folder of its name and, at the end, writes the weights beside it. The networks after
-`--cut` are trained in double precision with two parts per process, and named so.
+`--cut` are trained in double precision with two parts per process, with activation checkpointing,
+and with values that are read every four steps, and named so.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from diffusability.diffusion.training_loss import diffusion_loss
 from diffusability.errors import TrainingInterrupted
 from diffusability.latents.mapped import MappedLatents, MappedTensor
 from diffusability.latents.posteriors import Posteriors
+from diffusability.training import loop
 from diffusability.training.distributed import joined, processes
 from diffusability.training.loop import Phase, Run, Training
 
@@ -117,8 +119,10 @@ def main() -> int:
                 return error.exit_code
             save_file(weights(training), f"{network}-{together.rank}.safetensors")
         for network in options.cut:
+            loop.steps_per_reading = lambda device, parts: 4  # as if this were a GPU
+            execution = {"accumulation": 2, "activation_checkpointing": True}
             training = Training(
-                small_run(Path(network, "cut"), network, torch.float64, accumulation=2)
+                small_run(Path(network, "cut"), network, torch.float64, **execution)
             )
             training.go()
             save_file(weights(training), f"{network}-cut-{together.rank}.safetensors")

@@ -72,6 +72,14 @@ def test_blocks_of_rows_do_not_matter(monkeypatch) -> None:
     assert measure(real, generated) == whole
 
 
+def test_rows_whose_neighbours_are_all_left_out_do_not_matter(monkeypatch) -> None:
+    real, generated = normal(40, 2, seed=1), normal(25, 2, seed=2)
+    whole = measure(real, generated)
+    monkeypatch.setattr(precision_recall, "_SPARE", 1)  # none looked up beyond the k nearest
+    monkeypatch.setattr(precision_recall, "_PAIR_ROWS", 3)
+    assert measure(real, generated) == whole
+
+
 def test_identical_sets() -> None:
     x = normal(60, 3, seed=3)
     found = measure(x, x)

@@ -1,5 +1,6 @@
 """What is read of Snakemake's workflow object is there, in the version that is installed."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from snakemake.common import get_input_function_aux_params
+from snakemake.resources import Resource
 
 from diffusability.errors import StudyError
 from diffusability.execution import snakemake_adapter
@@ -180,3 +183,15 @@ def test_versions_that_were_not_tried(version: str) -> None:
 @pytest.mark.parametrize("version", ["9.20.0", "9.99.1", None])
 def test_versions_that_work(version: str | None) -> None:
     snakemake_adapter.check_version(version)
+
+
+def test_arguments_of_functions_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = snakemake_adapter.with_known_arguments(lambda wildcards, attempt: attempt)
+    snakemake_adapter.know_arguments_of_resources()
+    resource = Resource("mem_mb", known)
+    monkeypatch.setattr(inspect, "signature", None)  # asking again would fail
+    offered = {"attempt": 3, "threads": 2}
+    assert get_input_function_aux_params(known, offered) == {"attempt": 3}
+    # a resource hands on whatever it is given, and its function takes what it names
+    assert get_input_function_aux_params(resource.evaluate, offered) == offered
+    assert resource.evaluate({}, **offered).value == 3

@@ -1,0 +1,113 @@
+"""Loss curves of a training: read from the device in one transfer for several steps."""
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffusability.study.spec import TrainSpec
+
+HISTORY_ROWS = 100  # maximum rows of a loss curve
+READ_EVERY = 16  # steps of a GPU whose values are read together; reading waits for the GPU
+GRADIENT = "gradient"
+
+Refusal = Callable[[str, int, float, Mapping[str, float]], None]
+
+
+def steps_per_reading(device: torch.device, parts: int) -> int:
+    """Return after how many steps the host waits for the device to read its values.
+
+    Args:
+        device: of the training. A CPU is never ahead, so every step is read.
+        parts: that a step computes one after the other; long steps are read more often.
+    """
+    return max(1, READ_EVERY // parts) if device.type == "cuda" else 1
+
+
+@dataclass(frozen=True)
+class PhaseValues:
+    """What one phase of a step computed, still on the device.
+
+    Attributes:
+        phase: its name.
+        names: of the terms; the first is that of the loss.
+        values: (K + 1,) float64 means over the batch, and the norm of the gradient.
+        clipped: whether the norm belongs into the curves.
+    """
+
+    phase: str
+    names: Sequence[str]
+    values: Tensor
+    clipped: bool
+
+    @property
+    def bad(self) -> Tensor:
+        """Whether a value is not finite: a float32 scalar, 1 or 0, on the device."""
+        return (~self.values.isfinite().all()).float()
+
+
+class History:
+    """Rows of a loss curve: each is the mean over an interval of steps."""
+
+    def __init__(self, spec: TrainSpec) -> None:
+        self._steps = spec.steps
+        self.rows: list[dict[str, float]] = []
+        self.sums: dict[str, float] = {}
+        self.summed = 0
+        self._unread: list[tuple[int, float, list[PhaseValues]]] = []
+
+    def add(self, step: int, rate: float, phases: list[PhaseValues]) -> None:
+        """Note what a step computed with a learning rate, without reading it."""
+        self._unread.append((step, rate, phases))
+
+    def read(self, refuse: Refusal) -> dict[str, float] | None:
+        """Read all values that were noted, and return those of the last step, if there are any.
+
+        Args:
+            refuse: raises an error; called with what is not finite ("loss" or "gradient"), step,
+                learning rate and the values of the phase.
+        """
+        tensors = [phase.values for _, _, phases in self._unread for phase in phases]
+        if not self._unread:
+            return None
+        numbers = torch.cat(tensors).tolist() if tensors else []
+        row: dict[str, float] = {}
+        for step, rate, phases in self._unread:
+            row = {}
+            for phase in phases:
+                count = len(phase.names)
+                means, norm, numbers = numbers[:count], numbers[count], numbers[count + 1 :]
+                own = dict(zip(phase.names, means, strict=True))
+                if not all(map(math.isfinite, means)):
+                    refuse("loss", step, rate, own)
+                if not math.isfinite(norm):
+                    refuse(GRADIENT, step, rate, own)
+                row |= own
+                if phase.clipped:
+                    row[f"{phase.phase}_{GRADIENT}"] = norm
+            self._record(step + 1, rate, row)
+        self._unread = []
+        return row
+
+    def _record(self, done: int, rate: float, row: Mapping[str, float]) -> None:
+        """Add the values of a step, after which `done` steps are done."""
+        for name, value in row.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.summed += 1
+        if done % max(1, self._steps // HISTORY_ROWS) == 0 or done == self._steps:
+            means = {name: total / self.summed for name, total in self.sums.items()}
+            self.rows.append({"step": done, "learning_rate": rate, **means})
+            self.sums, self.summed = {}, 0
+
+
+def write_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Write rows of loss curves as CSV; a phase that starts late leaves early cells empty."""
+    columns = dict.fromkeys(name for row in history for name in row)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(columns))
+        writer.writeheader()
+        writer.writerows(history)
