@@ -19,12 +19,6 @@ from diffusability.analysis.frames import table_frame
 from diffusability.analysis.latent_spaces import (
     DISTANCE,
     FITS,
-    GPE,
-    LEVEL,
-    PERMUTED,
-    PIXELS,
-    TRAINED,
-    VAE,
     fisher_totals,
     networks,
     of_role,
@@ -35,6 +29,7 @@ from diffusability.analysis.latent_spaces import (
 from diffusability.analysis.panels import Measured, Table
 from diffusability.analysis.run_estimates import LOOKS, Ranged, estimates
 from diffusability.fisher.information import log_weights
+from diffusability.study.roles import GPE, LEVEL, PERMUTED, PIXELS, TRAINED, VAE
 from diffusability.study.tokenizer import LinearSource
 
 UNKNOWN = "nothing was trained twice, or the measurement has no error"
