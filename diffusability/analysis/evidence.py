@@ -81,6 +81,7 @@ class Study:
         metrics = [name for name in names if fits(name, selector["metric"])]
         if not metrics:
             reasons.append(f"{', '.join(named(selector['metric']))} was not measured")
+            return
         if kind == "sd":
             for name in metrics:
                 for family in families:
