@@ -14,7 +14,7 @@ from diffusability.analysis.correlation import sign, turned
 from diffusability.analysis.declared import declared_sentence
 from diffusability.analysis.evidence import failed
 from diffusability.analysis.joint import FEWEST
-from diffusability.analysis.panels import Measured, Panel, higher_is_better
+from diffusability.analysis.panels import Measured, Panel, higher_is_better, scales
 from diffusability.study.tables import BEST
 
 LEVEL = 0.05  # of the test after correction for every metric and backbone
@@ -151,8 +151,8 @@ def turned_correlations(correlations: pd.DataFrame, target: str, family: str) ->
     """Return the correlations of every perspective's metric, at the smallest guidance scales."""
     rows = correlations[(correlations["target"] == target) & (correlations["family"] == family)]
     rows = rows[(rows["guidance"] != BEST) & rows["pearson"].notna()]
-    scales = pd.to_numeric(rows["guidance"], errors="coerce").fillna(-1.0)
-    rows = rows[scales == scales.groupby(rows["backbone"]).transform("min")]
+    guidance = pd.to_numeric(rows["guidance"], errors="coerce").fillna(-1.0)
+    rows = rows[guidance == guidance.groupby(rows["backbone"]).transform("min")]
     panels = max(1, rows["backbone"].nunique())
     titles = {short: title for title, shows in PERSPECTIVES.items() for short in shows}
     return [
@@ -170,7 +170,7 @@ def testable(
     measured = Measured.of(tables["measurements"])
     size = int((measured.tokenizers["family"] == family).sum())
     few = f"it has {size} tokenizers of one family, and a correlation needs {FEWEST}"
-    backbones = [str(name) for name in measured.runs(target)]
+    backbones = list(scales(measured, target))
     dead = "most of its diffusion models failed: their images say nothing about latent spaces"
     gone = backbones and all(failed(measured, Panel(target, b, None), family) for b in backbones)
     if gone or size < FEWEST:

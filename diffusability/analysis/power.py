@@ -14,11 +14,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from diffusability.analysis.claims import Claim, paper_value
+from diffusability.analysis.claims import Claim, fits, named, paper_value
 from diffusability.analysis.estimators import Array
 from diffusability.analysis.intervals import MIN_CLUSTERS, Labels
 from diffusability.analysis.joint import FEWEST, Row, Terms, evaluate
-from diffusability.analysis.selection import fits, named
 from diffusability.study.study import Study
 
 DRAWS = 400  # data sets: the error of a power is at most 0.025

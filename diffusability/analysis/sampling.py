@@ -10,7 +10,7 @@ import pandas as pd
 
 from diffusability.analysis.estimators import Array, pearson, whole
 from diffusability.analysis.frames import join_notes, table_frame
-from diffusability.analysis.intervals import Analysis, AnalysisOptions, exact_share
+from diffusability.analysis.intervals import exact_share
 from diffusability.analysis.measurements import control_of, step_of
 from diffusability.analysis.panels import (
     CURVE,
@@ -24,6 +24,7 @@ from diffusability.analysis.panels import (
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.artifacts.card import verified
 from diffusability.study.plan import Artifact, Plan
+from diffusability.study.study import DEFAULTS, AnalysisSpec
 
 FILE = "samples.json"
 VARIANCE = f"velocity{CURVE}"
@@ -149,7 +150,7 @@ def _along(profile: pd.DataFrame, curves: Mapping[str, tuple[Array, Array]]) -> 
 
 def guidance_optima(
     table: Table,
-    analysis: Analysis | None = None,
+    analysis: AnalysisSpec = DEFAULTS,
     inside: tuple[float, float] = (1.5, 2.0),
 ) -> pd.DataFrame:
     """Return the share of tokenizers whose best guidance scale is in a range.
@@ -163,7 +164,7 @@ def guidance_optima(
         interval of as many clusters. NaN with a ``note`` if fewer than two scales were
         sampled or the target has no direction.
     """
-    analysis, table, rows = analysis or AnalysisOptions(), Measured.of(table), []
+    table, rows = Measured.of(table), []
     scanned: dict[tuple[str, str], list[float]] = {}
     for panel in panels(table):
         found = scanned.setdefault((panel.target, panel.backbone), [])

@@ -243,6 +243,6 @@ def _draw_family(axis: Axes, results: Results, family: str) -> None:
     draw_levels(axis, results, PROBE, across=True)
     wanted = {"family": family, "metric": NEIGHBOURS, "target": PROBE}
     found = results.statistic("intercorrelations", "pearson", **wanted)
-    total = len(rows) + len(set(paired.missing.loc[paired.missing["excluded"], "tokenizer"]))
+    total = len(rows) + len(paired.excluded)
     axis.set_title(statistic_title(axis, "r", turned_row(found), total))
     number_points(axis, rows["x"], rows["y"], point_labels(results, rows["tokenizer"]))

@@ -191,7 +191,7 @@ def draw_relation(
     draw_points(axis, paired.rows, results)
     draw_fit(axis, paired.rows)
     draw_levels(axis, results, name)
-    total = len(paired.rows) + len(set(paired.missing.loc[paired.missing["excluded"], "tokenizer"]))
+    total = len(paired.rows) + len(paired.excluded)
     axis.set_title(_title(axis, results, name, scope, total))
     return paired.rows
 
