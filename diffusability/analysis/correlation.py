@@ -26,11 +26,11 @@ from diffusability.analysis.panels import (
     Panel,
     Table,
     at_chance,
-    cells,
     expected_sign,
     families,
     headline_targets,
     matching,
+    paired,
     panels,
     predictors,
 )
@@ -99,12 +99,11 @@ def intercorrelate(
 def _panel_rows(
     table: Measured, panel: Panel, metrics: Sequence[str], confidence: float
 ) -> Iterator[dict[str, object]]:
-    given = cells(table, RECONSTRUCTION, panel.target, panel.backbone, panel.guidance).rows
-    covariate = given.set_index("tokenizer")["x"]
     for family in families(table):
+        given = paired(table, RECONSTRUCTION, panel, family).rows
+        covariate = given.set_index("tokenizer")["x"]
         for metric in metrics:
-            part = cells(table, metric, panel.target, panel.backbone, panel.guidance)
-            part = part.of_family(family)
+            part = paired(table, metric, panel, family)
             if len(part.rows) < FEWEST:
                 continue
             yield {

@@ -15,9 +15,9 @@ from diffusability.analysis.panels import (
     Panel,
     at_chance,
     best_guidance,
-    cells,
     expected_sign,
     higher_is_better,
+    paired,
     panels,
     predictors,
     scales,
@@ -175,10 +175,9 @@ class Study:
 
     def _paired(self, panel: Panel, name: str, family: str) -> pd.DataFrame:
         """Return tokenizer, x and y of a metric, which may be derived."""
-        where = (panel.target, panel.backbone, panel.guidance)
         if name not in _DERIVED:
-            return cells(self.table, name, *where).of_family(family).rows
-        rows = cells(self.table, panel.target, *where).of_family(family).rows
+            return paired(self.table, name, panel, family).rows
+        rows = paired(self.table, panel.target, panel, family).rows
         own = rows["tokenizer"].map(self._derived(panel, name)).astype(float)
         return rows.assign(x=own)[own.notna()]
 

@@ -16,7 +16,7 @@ from diffusability.analysis.intervals import (
     MIN_POINTS,
     spread_interval,
 )
-from diffusability.analysis.panels import Measured, Panel, Table, cells, families, panels
+from diffusability.analysis.panels import Measured, Panel, Table, families, paired, panels
 from diffusability.study.study import DEFAULTS, AnalysisSpec
 
 _NO_REPEATS = "no repeated seeds: noise and reliability are unknown; repeat some runs"
@@ -141,10 +141,9 @@ def noise_floor(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame
     """
     table, rows = Measured.of(table), []
     for panel in panels(table):
-        # a target paired with itself keeps all of its runs
-        paired = cells(table, panel.target, panel.target, panel.backbone, panel.guidance)
         for family in families(table):
-            part = paired.of_family(family)
+            # a target paired with itself keeps all of its runs
+            part = paired(table, panel.target, panel, family)
             row = _row(part.runs, panel, analysis.confidence)
             row["family"] = family
             row["note"] = join_notes(row["note"], part.missing_note())
@@ -217,9 +216,8 @@ def comparability(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFra
     metrics = [m for m in table.metrics if m.startswith(RECONSTRUCTION)]
     rows = []
     for metric in metrics:
-        paired = cells(table, metric, metric, "", None)
         for family in families(table):
-            part = paired.of_family(family)
+            part = paired(table, metric, Panel(metric, "", None), family)
             x, clusters = part.rows["x"].to_numpy(float), part.rows["cluster"]
             row = _spread(x, clusters, analysis.confidence)
             labels = {"family": family, "metric": metric}

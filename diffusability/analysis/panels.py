@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from diffusability.analysis.catalogue import HEADLINE_TARGETS
 from diffusability.analysis.pairing import IDENTITY, Cells, pair
@@ -220,6 +221,27 @@ def cells(table: Measured, metric: str, target: str, backbone: str, guidance: Gu
     by_run = bool((measured["backbone"] != "").any())
     x = _runs(table, metric, backbone if by_run else "")
     return pair(table.tokenizers, (metric, x), (target, y), by_run, problem)
+
+
+def paired(table: Table, metric: str, panel: Panel, family: str) -> Cells:
+    """Return ``cells`` of a metric and the target of a panel, for one family."""
+    found = cells(table, metric, panel.target, panel.backbone, panel.guidance)
+    return found.of_family(family)
+
+
+def paired_together(
+    table: Table, metrics: Sequence[str], panel: Panel, family: str
+) -> tuple[pd.DataFrame, NDArray[np.float64]]:
+    """Return the n tokenizers of a family that have the target and all m metrics.
+
+    Returns:
+        Rows of ``Cells``, index tokenizer, and (n, m) values of the metrics.
+    """
+    parts = [paired(table, name, panel, family).rows.set_index("tokenizer") for name in metrics]
+    rows = parts[0]
+    for part in parts:
+        rows = rows[rows.index.isin(part.index)]
+    return rows, np.column_stack([part["x"].reindex(rows.index) for part in parts])
 
 
 @_once

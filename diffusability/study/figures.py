@@ -136,6 +136,13 @@ _CORRELATED = (models, correlation, perspectives(1))
 FIGURES: Mapping[str, FigureSource] = {
     "correlations": _figure("correlations:draw_correlations", "correlations", needs=_CORRELATED),
     "strongest": _figure("strongest:draw_strongest", "correlations", needs=_CORRELATED),
+    # as the two before, for a phone; the report shows either
+    "correlations_narrow": _figure(
+        "correlations:draw_correlations_narrow", "correlations", needs=_CORRELATED
+    ),
+    "strongest_narrow": _figure(
+        "strongest:draw_strongest_narrow", "correlations", needs=_CORRELATED
+    ),
     "scheme": _figure("scheme:draw_scheme", needs=()),
     "all_metrics": _figure("correlations:draw_all_metrics", "correlations", needs=_CORRELATED),
     "perspectives": _figure(
