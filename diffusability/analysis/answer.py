@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 
 from diffusability.analysis.catalogue import PERSPECTIVES, REPRESENTATIVES, name_metric
-from diffusability.analysis.correlation import sign, turned
+from diffusability.analysis.correlation import at_smallest_guidance, sign, turned
 from diffusability.analysis.declared import declared_sentence
 from diffusability.analysis.evidence import failed
 from diffusability.analysis.joint import FEWEST
 from diffusability.analysis.panels import Measured, Panel, higher_is_better, scales
-from diffusability.study.tables import BEST
 
 LEVEL = 0.05  # of the test after correction for every metric and backbone
 CANNOT = "This study cannot tell which latent space a diffusion model learns well, because "
@@ -150,9 +149,7 @@ def target_means(measurements: pd.DataFrame, target: str, family: str) -> pd.Ser
 def turned_correlations(correlations: pd.DataFrame, target: str, family: str) -> list[Turned]:
     """Return the correlations of every perspective's metric, at the smallest guidance scales."""
     rows = correlations[(correlations["target"] == target) & (correlations["family"] == family)]
-    rows = rows[(rows["guidance"] != BEST) & rows["pearson"].notna()]
-    guidance = pd.to_numeric(rows["guidance"], errors="coerce").fillna(-1.0)
-    rows = rows[guidance == guidance.groupby(rows["backbone"]).transform("min")]
+    rows = at_smallest_guidance(rows[rows["pearson"].notna()])
     panels = max(1, rows["backbone"].nunique())
     titles = {short: title for title, shows in PERSPECTIVES.items() for short in shows}
     return [

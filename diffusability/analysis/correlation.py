@@ -35,6 +35,7 @@ from diffusability.analysis.panels import (
     predictors,
 )
 from diffusability.study.study import DEFAULTS, AnalysisSpec
+from diffusability.study.tables import BEST
 
 
 def sign(row: Mapping[Any, Any]) -> float:
@@ -49,6 +50,13 @@ def turned(row: Mapping[Any, Any], statistic: str = "pearson") -> tuple[float, f
     """
     low, high = sorted(sign(row) * float(row[f"{statistic}_{end}"]) for end in ("low", "high"))
     return sign(row) * float(row[statistic]), low, high
+
+
+def at_smallest_guidance(correlations: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of each backbone's smallest guidance scale."""
+    rows = correlations[correlations["guidance"] != BEST]
+    scales = rows["guidance"].astype(float)
+    return rows[scales == scales.groupby(rows["backbone"]).transform("min")]
 
 
 def correlate(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:

@@ -7,14 +7,13 @@ from typing import Any
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
-from diffusability.analysis.correlation import turned
+from diffusability.analysis.correlation import at_smallest_guidance, turned
 from diffusability.analysis.evidence import failed
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.panels import Measured, Panel
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.analysis.verdicts import NOT_TESTABLE, UNDECIDED
 from diffusability.study.study import DEFAULTS, AnalysisSpec
-from diffusability.study.tables import BEST
 
 AS_DECLARED, OPPOSITE = "as declared", "opposite"
 
@@ -66,15 +65,13 @@ def _row(
     family: str,
 ) -> dict[str, Any]:
     labels = {"target": target, "backbone": backbone, "family": family, "metric": metric}
-    chosen = correlations[correlations["guidance"] != BEST]
+    chosen = correlations
     for name, value in labels.items():
         chosen = chosen[chosen[name] == value]
     if chosen.empty:
         reason = "fewer than three tokenizers have both values"
         return labels | {"verdict": NOT_TESTABLE, "reason": reason}
-    found = (
-        chosen.sort_values("guidance", key=lambda scales: scales.astype(float)).iloc[0].to_dict()
-    )
+    found = at_smallest_guidance(chosen).iloc[0].to_dict()
     labels |= {name: found[name] for name in ("step", "guidance", "n", "clusters")}
     reason = _hindrance(found, measurements, Panel(target, backbone, found["guidance"]))
     if reason:
