@@ -12,7 +12,7 @@ import pandas as pd
 from diffusability.analysis.catalogue import PERSPECTIVES, REPRESENTATIVES, name_metric
 from diffusability.analysis.correlation import at_smallest_guidance, sign, turned
 from diffusability.analysis.declared import declared_sentence
-from diffusability.analysis.evidence import failed
+from diffusability.analysis.failed import failed
 from diffusability.analysis.joint import FEWEST
 from diffusability.analysis.panels import Measured, Panel, higher_is_better, scales
 

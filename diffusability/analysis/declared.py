@@ -8,7 +8,7 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from diffusability.analysis.correlation import at_smallest_guidance, turned
-from diffusability.analysis.evidence import failed
+from diffusability.analysis.failed import failed
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.panels import Measured, Panel
 from diffusability.analysis.snapshots import at_last_step

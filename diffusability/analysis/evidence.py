@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from diffusability.analysis.claims import fits, named, paper_value
+from diffusability.analysis.failed import failed
 from diffusability.analysis.joint import FEWEST, Row, Terms
 from diffusability.analysis.panels import (
     Measured,
@@ -26,7 +27,6 @@ from diffusability.analysis.panels import (
     families as families_of,
 )
 from diffusability.analysis.sampling import deviations, variance_relations
-from diffusability.study.tables import BEST
 
 # numbers of a tokenizer that are derived for claims alone
 DEVIATION = "profile.deviation"  # mean |length ratio - 1| along its trajectories
@@ -205,22 +205,6 @@ def _lack(kind: str, row: Row) -> str:
     if n < FEWEST:
         return f"{n} tokenizers have both values ({metric}, {family})"
     return f"the metric or the target is constant ({metric}, {family})" if row.constant else ""
-
-
-def failed(table: Measured, panel: Panel, family: str) -> bool:
-    """Return whether generation failed for most tokenizers of a panel and family.
-
-    The column ``failed`` of the measurements marks runs whose images are no better than a control
-    without learning, or whose classes are at chance.
-    """
-    rows = table.rows.get(panel.target)
-    if rows is None or not panel.backbone or "failed" not in rows:
-        return False
-    own = rows[(rows["backbone"] == panel.backbone) & (rows["family"] == family)]
-    if panel.guidance not in (None, BEST):
-        own = own[own["guidance"] == panel.guidance]
-    marks = own["failed"].fillna(False).astype(bool)
-    return bool(len(own)) and bool(marks.groupby(own["tokenizer"]).mean().gt(0.5).mean() > 0.5)
 
 
 def _several(rows: list[Row]) -> list[Row]:

@@ -14,6 +14,7 @@ from diffusability.analysis.correlation import turned
 from diffusability.figures.panels import (
     annotate_empty,
     legend_below,
+    lowest,
     sentence_figure,
     set_title,
     wrapped_grid,
@@ -75,7 +76,7 @@ def _draw(results: Results, shown: Mapping[str, Mapping[str, str]], width: float
     for line in axes:
         _label_rows(line[0], results, positions, shown)
     set_title(figure, "What goes with better images? Right: a better metric, better images")
-    for axis in axes[-1]:
+    for axis in lowest(axes):
         axis.set_xlabel("turned r")
     guided = any(len(guidance_scales(results, s.target, s.backbone)) > 1 for s in scopes)
     _legend(figure, guided, width == PAGE)

@@ -6,7 +6,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from diffusability.figures.panels import legend_below, sentence_figure, set_title, wrapped_grid
+from diffusability.figures.panels import (
+    legend_below,
+    lowest,
+    sentence_figure,
+    set_title,
+    wrapped_grid,
+)
 from diffusability.figures.results import Results
 from diffusability.figures.style import INK, PALETTE
 
@@ -37,7 +43,7 @@ def draw_distortion(results: Results) -> Figure:
     for axis, name in zip(axes.flat, names, strict=False):
         axis.set_title(name)
         _draw(axis, rows[rows["tokenizer"] == name])
-    for axis in axes[-1]:
+    for axis in lowest(axes):
         axis.set_xlabel("noise variance v")
     axes[0][0].set_ylabel("v² (FIR \N{MINUS SIGN} FIR of pixels) / D")
     set_title(figure, "Parts of the FIR deviation from pixels")

@@ -87,6 +87,11 @@ def wrapped_grid(
     return figure, axes
 
 
+def lowest(axes: np.ndarray) -> list[Axes]:
+    """Return the lowest panel of each column that was not removed."""
+    return [[axis for axis in column if axis.figure is not None][-1] for column in axes.T]
+
+
 def comparison_grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     """Return small panels, one row per compared item."""
     return panel_grid(rows, columns, panel=(1.42, 1.2), gap=(0.12, 0.85), left=LEFT)

@@ -350,6 +350,13 @@ def test_panels_of_correlations_are_wrapped(study, drawn, name) -> None:
     assert len({place.y0 for place in places}) == (2 if name == "correlations" else 1)
 
 
+def test_the_lowest_panel_of_every_column_is_labelled() -> None:
+    table = figure_table(9, families=("a", "b", "c"))
+    axes = draw_figure("correlations", results_of(table)).axes
+    assert len(axes) == 3  # in two columns
+    assert [axis.get_xlabel() for axis in axes] == ["", "turned r", "turned r"]
+
+
 def test_no_figure_is_wider_than_a_page(drawn) -> None:
     for name, figure in drawn.items():
         assert figure.get_size_inches()[0] <= PAGE + 1e-9, name
