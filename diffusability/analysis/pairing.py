@@ -81,54 +81,53 @@ def pair(
     keys = RUN if by_run else RUN[:2]
     if by_run:
         x = _at_scales_of(x, y)
-    joined = y.merge(
-        x[[*keys, "value", "stderr"]], "outer", on=keys, suffixes=("_y", "_x"), indicator="of"
-    ).sort_values(RUN[:3], na_position="first", kind="stable")
-    matched = joined[joined["of"] == "both"]
-    tokenizer, starts = np.unique(matched["tokenizer"], return_index=True)
+    place = {key: k for k, key in enumerate(_keys(x, keys))}
+    at = np.array([place.get(key, -1) for key in _keys(y, keys)], np.int64)
+    order = np.lexsort([y["seed"], y["tokenizer_seed"], y["tokenizer"]])
+    order = order[at[order] >= 0]
+    mine, theirs = y.iloc[order], x.iloc[at[order]]
+    tokenizer, starts = np.unique(mine["tokenizer"], return_index=True)
     rows = tokenizers.iloc[tokenizer].reset_index(drop=True)
-    rows["guidance"] = matched["guidance"].to_numpy()[starts]
-    for side in "xy":
-        values, errors = (matched[f"{n}_{side}"].to_numpy(float) for n in ("value", "stderr"))
-        found = _nested(values, errors, matched["tokenizer"], matched["tokenizer_seed"])
-        rows[side], rows[f"{side}_stderr"] = found
-    runs = pd.DataFrame(
-        {
-            "tokenizer": tokenizers["tokenizer"].to_numpy()[matched["tokenizer"]],
-            **{name: matched[name].to_numpy() for name in ("tokenizer_seed", "seed")},
-            **{side: matched[f"value_{side}"].to_numpy() for side in "xy"},
-        }
-    )
+    rows["guidance"] = mine["guidance"].to_numpy()[starts]
+    for side, own in (("x", theirs), ("y", mine)):
+        rows[side], rows[f"{side}_stderr"] = _nested(own)
+    runs = mine[["tokenizer_seed", "seed"]].reset_index(drop=True)
+    runs.insert(0, "tokenizer", tokenizers["tokenizer"].to_numpy()[mine["tokenizer"]])
+    runs["x"], runs["y"] = theirs["value"].to_numpy(), mine["value"].to_numpy()
     there = set(tokenizer.tolist())
     lost = _lost(tokenizers, there, {x_name: x, y_name: y}, problem)
-    absent = {"left_only": x_name, "right_only": y_name}
-    for row in joined[joined["of"] != "both"].to_dict("records"):
-        if row["tokenizer"] in there:
-            reason = f"tokenizer seed {row['tokenizer_seed']:.0f}: no value of {absent[row['of']]}"
-            lost.append((*tokenizers.loc[row["tokenizer"], IDENTITY], False, reason))
+    for left, absent in ((y[at < 0], x_name), (x.drop(x.index[at[order]]), y_name)):
+        for index, seed in zip(left["tokenizer"], left["tokenizer_seed"], strict=True):
+            if index in there:
+                reason = f"tokenizer seed {seed:.0f}: no value of {absent}"
+                lost.append((*tokenizers.loc[index, IDENTITY], False, reason))
     missing = pd.DataFrame(lost, columns=_MISSING).astype({"excluded": bool})
     return Cells(rows, runs, missing)
 
 
+def _keys(runs: pd.DataFrame, names: list[str]) -> list[tuple[float, ...]]:
+    """Return what identifies each run; -1 in the place of a missing number."""
+    return list(map(tuple, runs[names].fillna(-1.0).to_numpy(float)))
+
+
 def _at_scales_of(x: pd.DataFrame, y: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs of a metric at the guidance scales of the target for their tokenizer.
+    """Return the runs of a metric at the guidance scale of the target for their tokenizer.
 
-    Metrics of a trained model have no scale (``fisher.learned_*``): they are paired with the
-    single scale of the target for the tokenizer.
+    Metrics of a trained model have no scale (``fisher.learned_*``): they are paired with that one.
     """
-    scales = y[["tokenizer", "guidance"]].drop_duplicates()
+    scale = x["tokenizer"].map(dict(zip(y["tokenizer"], y["guidance"], strict=True)))
     if x["guidance"].isna().all():
-        return x.drop(columns="guidance").merge(scales, "left", on="tokenizer")
-    return x.merge(scales, on=["tokenizer", "guidance"])
+        return x.assign(guidance=scale)
+    return x[x["guidance"] == scale]
 
 
-def _nested(
-    values: Array, errors: Array, tokenizer: pd.Series, tokenizer_seed: pd.Series
-) -> tuple[Array, Array]:
+def _nested(runs: pd.DataFrame) -> tuple[Array, Array]:
     """Return each tokenizer's mean over its seeds, which may have several runs, and its error."""
-    trained, seed = np.unique(np.stack([tokenizer, tokenizer_seed]), axis=1, return_inverse=True)
-    of_seed = np.unique(trained[0], return_inverse=True)[1]  # the tokenizer's place
-    _, starts, of_run = np.unique(tokenizer, return_index=True, return_inverse=True)
+    values, errors = runs["value"].to_numpy(float), runs["stderr"].to_numpy(float)
+    names = runs[RUN[:2]].to_numpy(float)
+    trained, seed = np.unique(names, axis=0, return_inverse=True)
+    of_seed = np.unique(trained[:, 0], return_inverse=True)[1]  # the tokenizer's place
+    _, starts, of_run = np.unique(names[:, 0], return_index=True, return_inverse=True)
     mean, between, seeds = _means(_means(values, seed.ravel())[0], of_seed)
     # a tokenizer's metric is repeated over the diffusion seeds: no spread, hence no estimate
     varies = np.bincount(of_run, values != values[starts][of_run]) > 0
