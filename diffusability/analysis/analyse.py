@@ -8,7 +8,6 @@ import pandas as pd
 
 from diffusability.analysis.equal_reconstruction import without_unequal
 from diffusability.analysis.frames import table_frame
-from diffusability.analysis.intervals import Analysis, AnalysisOptions
 from diffusability.analysis.panels import Measured
 from diffusability.analysis.snapshots import (
     PER_STEP,
@@ -17,6 +16,7 @@ from diffusability.analysis.snapshots import (
     last_steps,
 )
 from diffusability.study.plan import Plan
+from diffusability.study.study import DEFAULTS, AnalysisSpec
 from diffusability.study.tables import ANALYSIS_TABLES, COLLECTED_TABLES, TABLES
 from diffusability.study.targets import table_names
 
@@ -35,7 +35,7 @@ def collect(plan: Plan) -> dict[str, pd.DataFrame]:
 
 def analyse(
     collected: Mapping[str, pd.DataFrame],
-    analysis: Analysis | None = None,
+    analysis: AnalysisSpec = DEFAULTS,
     names: Sequence[str] = ANALYSIS_TABLES,
 ) -> dict[str, pd.DataFrame]:
     """Return the derived tables by name, in the order of their declaration.
@@ -43,18 +43,15 @@ def analyse(
     Args:
         collected: tables by name, from ``collect``; measurements are checked
             (``check_measurements``).
-        analysis: confidence; `equal_reconstruction`, if it has that.
+        analysis: options of the study.
         names: of the tables that the study has.
     """
-    analysis = analysis or AnalysisOptions()
-    limits = getattr(analysis, "equal_reconstruction", None)
-    equal = without_unequal(collected["measurements"], limits)
+    equal = without_unequal(collected["measurements"], analysis)
     steps = last_steps(collected["measurements"])
     # one index of the measurements: pairings of metrics and targets are shared between tables
     known: dict[str, Any] = {**collected, "measurements": Measured(equal)}
     everything = Measured(collected["measurements"])
     earlier = [(step, Measured(part)) for step, part in earlier_snapshots(equal)]
-    given = {"analysis": analysis, "limits": limits}
     for name in names:
         if equal.empty and name not in OF_ALL:
             known[name] = table_frame(name, [])  # nothing is left that can be compared
@@ -63,7 +60,8 @@ def analyse(
         inputs = {source: known[source] for source in TABLES[name].made_from}
         if name in OF_ALL:
             inputs["measurements"] = everything
-        options = {k: v for k, v in given.items() if k in signature(function).parameters}
+        takes = "analysis" in signature(function).parameters
+        options = {"analysis": analysis} if takes else {}
         parts = [function(*inputs.values(), **options)]
         if name in PER_STEP:
             for step, part in earlier:

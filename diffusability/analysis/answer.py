@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 
 from diffusability.analysis.catalogue import PERSPECTIVES, REPRESENTATIVES, name_metric
-from diffusability.analysis.correlation import sign, turned
+from diffusability.analysis.correlation import at_smallest_guidance, sign, turned
 from diffusability.analysis.declared import declared_sentence
-from diffusability.analysis.evidence import failed
+from diffusability.analysis.failed import failed
 from diffusability.analysis.joint import FEWEST
-from diffusability.analysis.panels import Measured, Panel, higher_is_better
-from diffusability.study.tables import BEST
+from diffusability.analysis.panels import Measured, Panel, higher_is_better, scales
 
 LEVEL = 0.05  # of the test after correction for every metric and backbone
 CANNOT = "This study cannot tell which latent space a diffusion model learns well, because "
@@ -150,9 +149,7 @@ def target_means(measurements: pd.DataFrame, target: str, family: str) -> pd.Ser
 def turned_correlations(correlations: pd.DataFrame, target: str, family: str) -> list[Turned]:
     """Return the correlations of every perspective's metric, at the smallest guidance scales."""
     rows = correlations[(correlations["target"] == target) & (correlations["family"] == family)]
-    rows = rows[(rows["guidance"] != BEST) & rows["pearson"].notna()]
-    scales = pd.to_numeric(rows["guidance"], errors="coerce").fillna(-1.0)
-    rows = rows[scales == scales.groupby(rows["backbone"]).transform("min")]
+    rows = at_smallest_guidance(rows[rows["pearson"].notna()])
     panels = max(1, rows["backbone"].nunique())
     titles = {short: title for title, shows in PERSPECTIVES.items() for short in shows}
     return [
@@ -170,7 +167,7 @@ def testable(
     measured = Measured.of(tables["measurements"])
     size = int((measured.tokenizers["family"] == family).sum())
     few = f"it has {size} tokenizers of one family, and a correlation needs {FEWEST}"
-    backbones = [str(name) for name in measured.runs(target)]
+    backbones = list(scales(measured, target))
     dead = "most of its diffusion models failed: their images say nothing about latent spaces"
     gone = backbones and all(failed(measured, Panel(target, b, None), family) for b in backbones)
     if gone or size < FEWEST:

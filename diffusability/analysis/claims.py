@@ -1,7 +1,7 @@
 """The papers' claims as data: a claim is a region for one statistic."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from os import PathLike
@@ -168,6 +168,23 @@ def paper_value(selector: Mapping[str, Any], metric: str) -> float:
     if isinstance(value, Mapping):
         value = next((r for text, r in value.items() if fnmatchcase(metric, text)), math.nan)
     return float(value)
+
+
+def fits(text: str, wanted: object) -> bool:
+    """Return whether a text matches a shell pattern, or a list of them with ``!``; None: any."""
+    patterns = named(wanted)
+    without = [p[1:] for p in patterns if p.startswith("!")]
+    within = [p for p in patterns if not p.startswith("!")] or ["*"]
+    return any(fnmatchcase(text, p) for p in within) and not any(
+        fnmatchcase(text, p) for p in without
+    )
+
+
+def named(wanted: object) -> list[str]:
+    """Return one pattern or several as a list; none of None."""
+    if isinstance(wanted, str):
+        return [wanted]
+    return list(wanted) if isinstance(wanted, Sequence) else []
 
 
 def _region(expect: Any, where: str) -> Region:

@@ -18,22 +18,24 @@ from diffusability.analysis.estimators import (
     whole,
 )
 from diffusability.analysis.frames import join_notes, table_frame
-from diffusability.analysis.intervals import Analysis, AnalysisOptions, cluster_interval
+from diffusability.analysis.intervals import cluster_interval
 from diffusability.analysis.joint import FEWEST
+from diffusability.analysis.pairing import Cells
 from diffusability.analysis.panels import (
-    Cells,
     Measured,
     Panel,
     Table,
     at_chance,
-    cells,
     expected_sign,
     families,
     headline_targets,
     matching,
+    paired,
     panels,
     predictors,
 )
+from diffusability.study.study import DEFAULTS, AnalysisSpec
+from diffusability.study.tables import BEST
 
 
 def sign(row: Mapping[Any, Any]) -> float:
@@ -50,7 +52,14 @@ def turned(row: Mapping[Any, Any], statistic: str = "pearson") -> tuple[float, f
     return sign(row) * float(row[statistic]), low, high
 
 
-def correlate(table: Table, analysis: Analysis | None = None) -> pd.DataFrame:
+def at_smallest_guidance(correlations: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of each backbone's smallest guidance scale."""
+    rows = correlations[correlations["guidance"] != BEST]
+    scales = rows["guidance"].astype(float)
+    return rows[scales == scales.groupby(rows["backbone"]).transform("min")]
+
+
+def correlate(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
     """Return the correlation of every shown metric with every headline target.
 
     Args:
@@ -66,18 +75,18 @@ def correlate(table: Table, analysis: Analysis | None = None) -> pd.DataFrame:
         ``influential`` the one that moves r most. ``at_chance``: the metric does not leave
         chance (``at_chance``). Undefined values are NaN, with the reason in ``note``.
     """
-    table, analysis = Measured.of(table), analysis or AnalysisOptions()
+    table = Measured.of(table)
     metrics = matching(predictors(table), SHOWN_METRICS)
     rows = [
         row
         for panel in panels(table, headline_targets(table))
-        for row in _panel_rows(table, panel, metrics, analysis)
+        for row in _panel_rows(table, panel, metrics, analysis.confidence)
     ]
     return _corrected(table_frame("correlations", rows), ["target", "backbone", "guidance"])
 
 
 def intercorrelate(
-    table: Table, analysis: Analysis | None = None, metrics: Sequence[str] | None = None
+    table: Table, analysis: AnalysisSpec = DEFAULTS, metrics: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """Return the correlations between latent metrics: ``target`` is the second metric of a pair.
 
@@ -85,41 +94,40 @@ def intercorrelate(
         table: a checked tidy table. analysis: confidence.
         metrics: every pair is used once; by default the headline metrics and the probe.
     """
-    table, analysis = Measured.of(table), analysis or AnalysisOptions()
+    table = Measured.of(table)
     names = matching(predictors(table), (*HEADLINE, PROBE)) if metrics is None else metrics
     rows = [
         row
         for index, second in enumerate(names)
-        for row in _panel_rows(table, Panel(second, "", None), names[:index], analysis)
+        for row in _panel_rows(table, Panel(second, "", None), names[:index], analysis.confidence)
     ]
     return table_frame("intercorrelations", rows)
 
 
 def _panel_rows(
-    table: Measured, panel: Panel, metrics: Sequence[str], analysis: Analysis
+    table: Measured, panel: Panel, metrics: Sequence[str], confidence: float
 ) -> Iterator[dict[str, object]]:
-    given = cells(table, RECONSTRUCTION, panel.target, panel.backbone, panel.guidance).rows
-    covariate = given.set_index("tokenizer")["x"]
     for family in families(table):
+        given = paired(table, RECONSTRUCTION, panel, family).rows
+        covariate = given.set_index("tokenizer")["x"]
         for metric in metrics:
-            part = cells(table, metric, panel.target, panel.backbone, panel.guidance)
-            part = part.of_family(family)
+            part = paired(table, metric, panel, family)
             if len(part.rows) < FEWEST:
                 continue
             yield {
                 **panel.labels,
                 **{"family": family, "metric": metric},
-                **_statistics(part, covariate, metric, analysis),
+                **_statistics(part, covariate, metric, confidence),
                 "expected_sign": expected_sign(table, metric, panel.target),
                 "at_chance": at_chance(table, metric, family),
             }
 
 
 def _statistics(
-    part: Cells, covariate: pd.Series, metric: str, analysis: Analysis
+    part: Cells, covariate: pd.Series, metric: str, confidence: float
 ) -> dict[str, object]:
     """Return the statistics of one metric and target over the tokenizers of one family."""
-    rows, confidence = part.rows, analysis.confidence
+    rows = part.rows
     x, y, clusters = rows["x"].to_numpy(float), rows["y"].to_numpy(float), rows["cluster"]
     found: dict[str, object] = {"n": len(rows), "clusters": clusters.nunique()}
     sides = (("metric", x), ("target", y))

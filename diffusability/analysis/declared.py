@@ -7,26 +7,25 @@ from typing import Any
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
-from diffusability.analysis.correlation import turned
-from diffusability.analysis.evidence import failed
+from diffusability.analysis.correlation import at_smallest_guidance, turned
+from diffusability.analysis.failed import failed
 from diffusability.analysis.frames import table_frame
-from diffusability.analysis.intervals import Analysis, AnalysisOptions
 from diffusability.analysis.panels import Measured, Panel
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.analysis.verdicts import NOT_TESTABLE, UNDECIDED
-from diffusability.study.tables import BEST
+from diffusability.study.study import DEFAULTS, AnalysisSpec
 
 AS_DECLARED, OPPOSITE = "as declared", "opposite"
 
 
 def declared_tests(
-    correlations: pd.DataFrame, measurements: Measured, analysis: Analysis | None = None
+    correlations: pd.DataFrame, measurements: Measured, analysis: AnalysisSpec = DEFAULTS
 ) -> pd.DataFrame:
     """Return one row per declared test.
 
     Args:
         correlations: from ``correlate``. measurements: as they were correlated.
-        analysis: confidence, and `declared`, if it has that.
+        analysis: confidence and `declared`.
 
     Returns:
         ``turned_r``: Pearson's r, turned so that it is positive if a metric that its declaration
@@ -36,8 +35,7 @@ def declared_tests(
         `undecided`; `not testable`, with the ``reason``, if there is no such correlation, the
         metric does not leave chance, or generation failed.
     """
-    analysis = analysis or AnalysisOptions()
-    declared = getattr(analysis, "declared", None)
+    declared = analysis.declared
     if declared is None:
         return table_frame("declared_tests", [])
     last = at_last_step(correlations)
@@ -67,15 +65,13 @@ def _row(
     family: str,
 ) -> dict[str, Any]:
     labels = {"target": target, "backbone": backbone, "family": family, "metric": metric}
-    chosen = correlations[correlations["guidance"] != BEST]
+    chosen = correlations
     for name, value in labels.items():
         chosen = chosen[chosen[name] == value]
     if chosen.empty:
         reason = "fewer than three tokenizers have both values"
         return labels | {"verdict": NOT_TESTABLE, "reason": reason}
-    found = (
-        chosen.sort_values("guidance", key=lambda scales: scales.astype(float)).iloc[0].to_dict()
-    )
+    found = at_smallest_guidance(chosen).iloc[0].to_dict()
     labels |= {name: found[name] for name in ("step", "guidance", "n", "clusters")}
     reason = _hindrance(found, measurements, Panel(target, backbone, found["guidance"]))
     if reason:

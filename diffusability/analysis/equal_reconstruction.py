@@ -6,7 +6,7 @@ and left out of every statistic over tokenizers.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,20 +14,12 @@ import pandas as pd
 from diffusability.analysis.catalogue import RECONSTRUCTION
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.panels import Measured, Table
+from diffusability.study.study import DEFAULTS, AnalysisSpec, EqualReconstruction
 
 DISTANCE = "generation.fd_"
 
 
-class Limits(Protocol):
-    """How far reconstruction may differ; ``EqualReconstruction`` of a study has these."""
-
-    @property
-    def psnr_spread(self) -> float: ...
-    @property
-    def rfd_share(self) -> float: ...
-
-
-def tokenizers(table: Table, limits: Limits | None = None) -> pd.DataFrame:
+def tokenizers(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
     """Return one row per tokenizer: its reconstruction, and whether it is like its family's.
 
     A tokenizer of a family falls out if
@@ -39,14 +31,14 @@ def tokenizers(table: Table, limits: Limits | None = None) -> pd.DataFrame:
       smallest mean over seeds, of any backbone and guidance scale, at the last step.
 
     Args:
-        table: a checked tidy table. limits: of the study; none: nothing falls out.
+        table: a checked tidy table. analysis: without `equal_reconstruction` nothing falls out.
 
     Returns:
         ``psnr`` in dB and ``rfd`` as means over tokenizer seeds; ``psnr_spread``, largest minus
         smallest PSNR of the family; ``smallest_gfd`` of the family; ``comparable``, missing
         without limits; ``reason`` why it is not.
     """
-    measured = Measured.of(table)
+    measured, limits = Measured.of(table), analysis.equal_reconstruction
     rows = measured.tokenizers.copy()
     rows["psnr"] = rows["tokenizer"].map(_means(measured.table, RECONSTRUCTION))
     target = next((m for m in measured.metrics if m.startswith(DISTANCE)), None)
@@ -66,11 +58,11 @@ def tokenizers(table: Table, limits: Limits | None = None) -> pd.DataFrame:
     return table_frame("tokenizers", sorted(found, key=lambda row: order[row["tokenizer"]]))
 
 
-def without_unequal(table: pd.DataFrame, limits: Limits | None) -> pd.DataFrame:
+def without_unequal(table: pd.DataFrame, analysis: AnalysisSpec) -> pd.DataFrame:
     """Return the rows of the tokenizers that do not fall out; without limits, all."""
-    if limits is None:
+    if analysis.equal_reconstruction is None:
         return table
-    judged = tokenizers(table, limits)
+    judged = tokenizers(table, analysis)
     return table[~table["tokenizer"].isin(unequal(judged))].reset_index(drop=True)
 
 
@@ -113,7 +105,7 @@ def _widest(psnr: np.ndarray, width: float) -> np.ndarray:
     return best
 
 
-def _reason(row: Mapping[Any, Any], fits: bool, limits: Limits) -> str:
+def _reason(row: Mapping[Any, Any], fits: bool, limits: EqualReconstruction) -> str:
     """Return why a tokenizer falls out, or empty; what was not measured rules nothing out."""
     reasons = []
     if pd.notna(row["psnr"]) and not fits:

@@ -1,32 +1,32 @@
 """The rows of a study's measurements that a claim speaks of."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from diffusability.analysis.claims import paper_value
+from diffusability.analysis.claims import fits, named, paper_value
+from diffusability.analysis.failed import failed
 from diffusability.analysis.joint import FEWEST, Row, Terms
 from diffusability.analysis.panels import (
     Measured,
     Panel,
     at_chance,
     best_guidance,
-    cells,
     expected_sign,
     higher_is_better,
+    paired,
     panels,
     predictors,
+    scales,
 )
 from diffusability.analysis.panels import (
     families as families_of,
 )
 from diffusability.analysis.sampling import deviations, variance_relations
-from diffusability.analysis.selection import fits, named
-from diffusability.study.tables import BEST
 
 # numbers of a tokenizer that are derived for claims alone
 DEVIATION = "profile.deviation"  # mean |length ratio - 1| along its trajectories
@@ -36,6 +36,7 @@ VARIANCE = "profile.variance"  # r of length ratio and irreducible variance alon
 OPTIMUM = "guidance.best"
 DISTANCE = ("generation.fd_*", "!generation.fd_infinity_*", "generation.fid")
 _DERIVED = (DEVIATION, EARLY, LATE, VARIANCE, OPTIMUM)
+_SINGLE = ("sd", "mean", "share")  # statistics of one metric, without a target
 _PARTS = {DEVIATION: (0.0, 1.0), EARLY: (0.0, 2 / 3), LATE: (2 / 3, 1.0)}  # of the way
 
 
@@ -81,26 +82,32 @@ class Study:
         metrics = [name for name in names if fits(name, selector["metric"])]
         if not metrics:
             reasons.append(f"{', '.join(named(selector['metric']))} was not measured")
-        if kind == "sd":
-            for name in metrics:
-                for family in families:
-                    part = cells(self.table, name, name, "", None).of_family(family)
-                    yield from self._single(name, family, part.rows, "x", reasons)
             return
-        if kind == "shared":
-            pairs = [(Panel(b, "", None), a) for a, b in combinations(metrics, 2)]
-        else:
-            pairs = [(panel, name) for panel in self._panels(selector) for name in metrics]
-            if not pairs and metrics:
-                reasons.append("no such target, backbone or guidance scale")
-        for panel, name in pairs if kind != "fit" else [(p, "") for p, _ in pairs[:: len(metrics)]]:
+        candidates = list(self._candidates(kind, metrics, selector))
+        if not candidates and kind != "shared":
+            reasons.append("no such target, backbone or guidance scale")
+        for panel, chosen in candidates:
             for family in families:
-                if kind == "fit":
-                    yield from self._fit(panel, metrics, family, selector, reasons)
-                elif kind in ("mean", "share"):
-                    yield from self._number(panel, name, family, selector, reasons)
+                found = self._row(kind, panel, chosen, family, selector)
+                if isinstance(found, Row):
+                    yield found
                 else:
-                    yield from self._pair(panel, name, family, selector, reasons)
+                    reasons.append(found)
+
+    def _candidates(
+        self, kind: str, metrics: Sequence[str], selector: Mapping[str, Any]
+    ) -> Iterator[tuple[Panel, tuple[str, ...]]]:
+        """Yield each panel with the metrics of one row; a metric itself may be the target."""
+        match kind:
+            case "sd":
+                yield from ((Panel(name, "", None), (name,)) for name in metrics)
+            case "shared":
+                yield from ((Panel(b, "", None), (a,)) for a, b in combinations(metrics, 2))
+            case "fit":
+                yield from ((panel, tuple(metrics)) for panel in self._panels(selector))
+            case _:
+                for panel in self._panels(selector):
+                    yield from ((panel, (name,)) for name in metrics if name != panel.target)
 
     def _panels(self, selector: Mapping[str, Any]) -> Iterator[Panel]:
         wanted = selector.get("target", DISTANCE)
@@ -114,39 +121,63 @@ class Study:
             if matches and panel.guidance == selector.get("guidance", 1):
                 yield panel
 
-    def _pair(
-        self, panel: Panel, name: str, family: str, selector: Mapping[str, Any], reasons: list[str]
-    ) -> Iterator[Row]:
-        if name == panel.target or self._without_optimum(panel, name, reasons):
-            return
-        sign = self._sign(name, panel.target)
-        if sign is None:
-            reasons.append(f"{name} or {panel.target} has no declared direction")
-            return
-        for metric in (name, panel.target):
-            if at_chance(self.table, metric, family):
-                reasons.append(f"{metric} does not leave chance in {family}")
-                return
+    def _row(
+        self,
+        kind: str,
+        panel: Panel,
+        names: tuple[str, ...],
+        family: str,
+        selector: Mapping[str, Any],
+    ) -> Row | str:
+        """Return the row of some metrics over the tokenizers of a family, or why there is none."""
+        if reason := self._hindrance(kind, panel, names, family):
+            return reason
+        parts = [
+            self._paired(panel, name, family) for name in (*names, *named(selector.get("given")))
+        ]
+        first, *others = (part.set_index("tokenizer") for part in parts)
+        for other in others:
+            first = first[first.index.isin(other.index)]
+        columns = [first["x"], *(other["x"].reindex(first.index) for other in others)]
+        values = np.column_stack([column.to_numpy(float) for column in columns])
+        x, given = values[:, : len(names)], values[:, len(names) :]
+        y = first["y"].to_numpy(float)[:, None]
+        if "inside" in selector:
+            low, high = selector["inside"]
+            x = ((low <= x) & (x <= high)).astype(float)
+        if kind in _SINGLE:
+            y = y[:0]
+        elif kind != "fit":
+            x = x * self._sign(names[0], panel.target)
+        row = Row(
+            {**panel.labels, "family": family, "metric": " + ".join(names)},
+            first.index.map(self.place).to_numpy(np.int64),
+            x,
+            y,
+            given if given.size else np.empty((0, 1)),
+            paper_value(selector, names[0]),
+        )
+        return _lack(kind, row) or row
+
+    def _hindrance(self, kind: str, panel: Panel, names: tuple[str, ...], family: str) -> str:
+        """Return why metrics cannot be judged by a panel, or empty."""
+        if OPTIMUM in names and len(scales(self.table, panel.target).get(panel.backbone, ())) < 2:
+            return "one guidance scale was sampled: none is best"
+        if kind not in _SINGLE:
+            if kind != "fit" and self._sign(names[0], panel.target) is None:
+                return f"{names[0]} or {panel.target} has no declared direction"
+            for metric in (*names, panel.target):
+                if at_chance(self.table, metric, family):
+                    return f"{metric} does not leave chance in {family}"
         if failed(self.table, panel, family):
-            reasons.append(f"generation failed ({panel.backbone}, {family})")
-            return
-        rows = self._paired(panel, name, family)
-        given = np.empty((0, 1))
-        if "given" in selector:
-            held = self._paired(panel, selector["given"], family).set_index("tokenizer")["x"]
-            rows = rows[rows["tokenizer"].isin(held.index)]
-            given = rows["tokenizer"].map(held).to_numpy(float)[:, None]
-        x, y = (rows[side].to_numpy(float)[:, None] for side in "xy")
-        labels = {**panel.labels, "family": family, "metric": name}
-        row = Row(labels, self._index(rows), sign * x, y, given, paper_value(selector, name))
-        yield from _usable(row, reasons)
+            return f"generation failed ({panel.backbone}, {family})"
+        return ""
 
     def _paired(self, panel: Panel, name: str, family: str) -> pd.DataFrame:
         """Return tokenizer, x and y of a metric, which may be derived."""
-        where = (panel.target, panel.backbone, panel.guidance)
         if name not in _DERIVED:
-            return cells(self.table, name, *where).of_family(family).rows
-        rows = cells(self.table, panel.target, *where).of_family(family).rows
+            return paired(self.table, name, panel, family).rows
+        rows = paired(self.table, panel.target, panel, family).rows
         own = rows["tokenizer"].map(self._derived(panel, name)).astype(float)
         return rows.assign(x=own)[own.notna()]
 
@@ -163,99 +194,17 @@ class Study:
             return None if better is None else (-1 if better else 1)
         return expected_sign(self.table, name, target)
 
-    def _number(
-        self, panel: Panel, name: str, family: str, selector: Mapping[str, Any], reasons: list[str]
-    ) -> Iterator[Row]:
-        if self._without_optimum(panel, name, reasons):
-            return
-        if failed(self.table, panel, family):
-            reasons.append(f"generation failed ({panel.backbone}, {family})")
-            return
-        rows = self._paired(panel, name, family)
-        if "inside" in selector:
-            rows = rows.assign(x=rows["x"].between(*selector["inside"]).astype(float))
-        for row in self._single(name, family, rows, "x", reasons, panel):
-            yield replace(row, paper=paper_value(selector, name))
 
-    def _without_optimum(self, panel: Panel, name: str, reasons: list[str]) -> bool:
-        """Return whether a best guidance scale is asked for where only one was sampled."""
-        rows = self.table.rows.get(panel.target)
-        if name != OPTIMUM or rows is None:
-            return False
-        scales = rows.loc[rows["backbone"] == panel.backbone, "guidance"].nunique()
-        if scales < 2:
-            reasons.append("one guidance scale was sampled: none is best")
-        return bool(scales < 2)
-
-    def _single(
-        self,
-        name: str,
-        family: str,
-        rows: pd.DataFrame,
-        column: str,
-        reasons: list[str],
-        panel: Panel | None = None,
-    ) -> Iterator[Row]:
-        labels = {**(panel.labels if panel else {}), "family": family, "metric": name}
-        x = rows[column].to_numpy(float)[:, None]
-        row = Row(labels, self._index(rows), x)
-        if len(x) < FEWEST:
-            reasons.append(f"{len(x)} tokenizers of {family} have {name}")
-        else:
-            yield row
-
-    def _fit(
-        self,
-        panel: Panel,
-        metrics: list[str],
-        family: str,
-        selector: Mapping[str, Any],
-        reasons: list[str],
-    ) -> Iterator[Row]:
-        parts = [self._paired(panel, name, family).set_index("tokenizer") for name in metrics]
-        shared = parts[0].index[np.all([parts[0].index.isin(p.index) for p in parts], axis=0)]
-        first = parts[0].loc[shared].reset_index()
-        x = np.column_stack([part.loc[shared, "x"] for part in parts])
-        if len(x) < len(metrics) + 4:
-            reasons.append(f"{len(x)} tokenizers of {family} are too few for a fit")
-        elif any(at_chance(self.table, name, family) for name in metrics):
-            reasons.append(f"a metric does not leave chance in {family}")
-        elif failed(self.table, panel, family):
-            reasons.append(f"generation failed ({panel.backbone}, {family})")
-        else:
-            labels = {**panel.labels, "family": family, "metric": " + ".join(metrics)}
-            y = first["y"].to_numpy(float)[:, None]
-            paper = paper_value(selector, metrics[0])
-            yield from _usable(Row(labels, self._index(first), x, y, paper=paper), reasons)
-
-    def _index(self, rows: pd.DataFrame) -> np.ndarray:
-        return rows["tokenizer"].map(self.place).to_numpy(np.int64)
-
-
-def failed(table: Measured, panel: Panel, family: str) -> bool:
-    """Return whether generation failed for most tokenizers of a panel and family.
-
-    The column ``failed`` of the measurements marks runs whose images are no better than a control
-    without learning, or whose classes are at chance.
-    """
-    rows = table.rows.get(panel.target)
-    if rows is None or not panel.backbone or "failed" not in rows:
-        return False
-    own = rows[(rows["backbone"] == panel.backbone) & (rows["family"] == family)]
-    if panel.guidance not in (None, BEST):
-        own = own[own["guidance"] == panel.guidance]
-    marks = own["failed"].fillna(False).astype(bool)
-    return bool(len(own)) and bool(marks.groupby(own["tokenizer"]).mean().gt(0.5).mean() > 0.5)
-
-
-def _usable(row: Row, reasons: list[str]) -> Iterator[Row]:
-    where = ", ".join(str(row.labels[name]) for name in ("metric", "family"))
-    if len(row.x) < FEWEST:
-        reasons.append(f"{len(row.x)} tokenizers have both values ({where})")
-    elif row.constant:
-        reasons.append(f"the metric or the target is constant ({where})")
-    else:
-        yield row
+def _lack(kind: str, row: Row) -> str:
+    """Return why a row has too little data, or empty."""
+    n, metric, family = len(row.x), row.labels["metric"], row.labels["family"]
+    if kind in _SINGLE:
+        return f"{n} tokenizers of {family} have {metric}" if n < FEWEST else ""
+    if kind == "fit" and n < row.x.shape[1] + 4:
+        return f"{n} tokenizers of {family} are too few for a fit"
+    if n < FEWEST:
+        return f"{n} tokenizers have both values ({metric}, {family})"
+    return f"the metric or the target is constant ({metric}, {family})" if row.constant else ""
 
 
 def _several(rows: list[Row]) -> list[Row]:

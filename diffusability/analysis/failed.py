@@ -7,6 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from diffusability.analysis.panels import Measured, Panel
+from diffusability.study.tables import BEST
+
 ERRORS = 2.0  # standard errors that a model must be better by
 ACCURACY = "generation.class_accuracy_"
 GAUSSIAN = "control.gaussian."
@@ -51,6 +54,22 @@ def mark_failed(table: pd.DataFrame, target: str) -> pd.DataFrame:
         failed=pd.array([None if one is None else bool(one) for one in said], dtype="boolean"),
         failed_reason=[one or "" for one in said],
     )
+
+
+def failed(table: Measured, panel: Panel, family: str) -> bool:
+    """Return whether generation failed for most tokenizers of a panel and family.
+
+    The column ``failed`` of the measurements marks runs whose images are no better than a control
+    without learning, or whose classes are at chance.
+    """
+    rows = table.rows.get(panel.target)
+    if rows is None or not panel.backbone or "failed" not in rows:
+        return False
+    own = rows[(rows["backbone"] == panel.backbone) & (rows["family"] == family)]
+    if panel.guidance not in (None, BEST):
+        own = own[own["guidance"] == panel.guidance]
+    marks = own["failed"].fillna(False).astype(bool)
+    return bool(len(own)) and bool(marks.groupby(own["tokenizer"]).mean().gt(0.5).mean() > 0.5)
 
 
 def failed_sentence(table: pd.DataFrame) -> str:

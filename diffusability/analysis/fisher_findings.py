@@ -11,14 +11,14 @@ tiny-diffusion's schedule has is used.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
 from diffusability.analysis.claims import Claim
+from diffusability.analysis.run_estimates import Ranged, wholes
 from diffusability.analysis.verdicts import check_findings
 from diffusability.fisher.checks import RELATIVE
 from diffusability.fisher.information import log_weights
@@ -31,27 +31,7 @@ REFERENCE = "relu"  # the worst activation according to the paper
 BY_CURVATURE = ("sigmoid", "tanh", "gelu")
 AS_PAPER = ", as the paper estimates"  # ending of a network's name
 _READINGS = ("relative", "scaled", "per_dimension")
-_Curve = Mapping[float, "_Value"]  # by noise variance
-
-
-@dataclass(frozen=True)
-class _Value:
-    """A number with its standard error, to first order."""
-
-    value: float
-    stderr: float
-
-    def __abs__(self) -> "_Value":
-        return _Value(abs(self.value), self.stderr)
-
-    def __sub__(self, other: "_Value") -> "_Value":
-        return _Value(self.value - other.value, math.hypot(self.stderr, other.stderr))
-
-    def log(self) -> "_Value":
-        """Return the natural logarithm; NaN if undefined."""
-        if not self.value > 0:
-            return _Value(math.nan, math.nan)
-        return _Value(math.log(self.value), self.stderr / self.value)
+_Curve = Mapping[float, Ranged]  # by noise variance
 
 
 def fisher_findings(curves: pd.DataFrame) -> pd.DataFrame:
@@ -87,39 +67,15 @@ def fisher_findings(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def _row(
-    statistic: str, network: str, space: str, at: "_Value", v: float = math.nan, what: str = ""
+    statistic: str, network: str, space: str, at: Ranged, v: float = math.nan, what: str = ""
 ) -> dict[str, object]:
-    reach = WIDTH * at.stderr
     note = "" if math.isfinite(at.value) else "the curve is not positive here"
-    return {
-        "statistic": statistic,
-        "network": network,
-        "metric": f"{space}, {what or f'v = {v:.2g}'}",
-        "space": space,
-        "v": v,
-        "value": at.value,
-        "low": at.value - reach,
-        "high": at.value + reach,
-        "note": note,
-    }
+    where = what or f"v = {v:.2g}"
+    return at.row(statistic, space, where, network=network, v=v, note=note)
 
 
-def _ratio(row: pd.Series, name: str) -> _Value:
-    """Return log(latent / data) of a quantity."""
-    latent = _Value(row[name], row[f"{name}_stderr"]).log()
-    return latent - _Value(row[f"pixel_{name}"], row[f"pixel_{name}_stderr"]).log()
-
-
-def _supremum(curve: _Curve) -> _Value:
-    """Return the value farthest from zero, without its sign."""
-    return max((abs(at) for at in curve.values()), key=lambda at: at.value)
-
-
-def _mean(curve: _Curve) -> _Value:
-    """Return the mean distance from zero over log v; errors at different v are not independent."""
-    weights = log_weights(sorted(curve))
-    pairs = [(w, abs(curve[v])) for w, v in zip(weights, sorted(curve), strict=True)]
-    return _Value(sum(w * x.value for w, x in pairs), sum(w * x.stderr for w, x in pairs))
+def _read(row: pd.Series, name: str) -> Ranged:
+    return Ranged(row[name], WIDTH * row[f"{name}_stderr"])
 
 
 def _compare(
@@ -130,12 +86,10 @@ def _compare(
     for v in shared:
         yield _row(statistic, network, space, abs(curve[v]) - abs(other[v]), v)
     known = [v for v in shared if math.isfinite(curve[v].value + other[v].value)]
-    parts = [{v: x[v] for v in known} for x in (curve, other)]
-    wholes: tuple[tuple[str, Callable[[_Curve], _Value]], ...]
-    wholes = (("supremum", _supremum), ("mean over log v", _mean))
-    for what, whole in wholes if known else ():
-        gap = whole(parts[0]) - whole(parts[1])
-        yield _row(f"{statistic}_curve", network, space, gap, what=what)
+    if known:
+        own, others = (wholes({v: abs(x[v]) for v in known}) for x in (curve, other))
+        for what in own:
+            yield _row(f"{statistic}_curve", network, space, own[what] - others[what], what=what)
 
 
 def _activations(curves: pd.DataFrame) -> Iterator[dict[str, object]]:
@@ -143,9 +97,10 @@ def _activations(curves: pd.DataFrame) -> Iterator[dict[str, object]]:
     for key, rows in chosen.groupby("network", sort=False):
         network = str(key)
         for name in ("fi", "fir"):
-            found: dict[str, dict[float, _Value]] = {}
+            found: dict[str, dict[float, Ranged]] = {}
             for _, row in rows.iterrows():
-                found.setdefault(row["space"], {})[row["v"]] = _ratio(row, name)
+                excess = _read(row, name).log() - _read(row, f"pixel_{name}").log()
+                found.setdefault(row["space"], {})[row["v"]] = excess
             for space, curve in found.items():
                 for v, at in curve.items():
                     yield _row(f"{name}_excess", network, space, at, v)
@@ -180,7 +135,7 @@ def _bounds(
 ) -> Iterator[dict[str, object]]:
     for space, slope in slopes.items():
         squeeze = 2 * math.log(min(slope, 1.0))
-        bound = {v: _Value(at.value + squeeze, at.stderr) for v, at in found[space].items()}
+        bound = {v: Ranged(at.value + squeeze, at.reach) for v, at in found[space].items()}
         for v, at in bound.items():
             yield _row("fi_over_bound", network, space, at, v)
         known = [at for at in bound.values() if math.isfinite(at.value)]
@@ -227,7 +182,7 @@ def _straight(
     yield _resolved(found, exact.reindex(value.index).max())
 
 
-def _straightness(x: np.ndarray, y: np.ndarray, error: np.ndarray) -> _Value:
+def _straightness(x: np.ndarray, y: np.ndarray, error: np.ndarray) -> Ranged:
     """Return R^2 of a straight line with its first-order error."""
 
     def squared(values: np.ndarray) -> float:
@@ -235,7 +190,7 @@ def _straightness(x: np.ndarray, y: np.ndarray, error: np.ndarray) -> _Value:
 
     value = squared(y)
     steps = [squared(y + np.eye(len(y))[i] * error[i]) - value for i in range(len(y))]
-    return _Value(value, math.hypot(*steps))
+    return Ranged(value, WIDTH * math.hypot(*steps))
 
 
 def _resolved(row: dict[str, object], effect: float | None) -> dict[str, object]:
@@ -252,10 +207,9 @@ def _cylinder(curves: pd.DataFrame) -> Iterator[dict[str, object]]:
     for (network, v), rows in chosen.groupby(["network", "v"], sort=True):
         ordered = [row for _, row in rows.sort_values("parameter").iterrows()]
         for wide, tight in pairwise(ordered):
-            logs = [_Value(row["relative"], row["relative_stderr"]).log() for row in (tight, wide)]
             step = math.log(tight["parameter"] / wide["parameter"])
-            gap = logs[0] - logs[1]
-            at = _Value(gap.value / step, gap.stderr / step)
+            gap = _read(tight, "relative").log() - _read(wide, "relative").log()
+            at = gap.times(1 / step)
             found = _row("radius_exponent", str(network), tight["space"], at, float(str(v)))
             yield _resolved(found, exact.get(v))
 

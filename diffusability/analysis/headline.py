@@ -10,7 +10,7 @@ import pandas as pd
 
 from diffusability.analysis.answer import Answer, answer, largest_family, target_means
 from diffusability.analysis.catalogue import HEADLINE_METRICS
-from diffusability.analysis.correlation import sign, turned
+from diffusability.analysis.correlation import at_smallest_guidance, sign, turned
 from diffusability.analysis.equal_reconstruction import reconstruction_sentence
 from diffusability.analysis.failed import failed_sentence
 from diffusability.analysis.frames import table_frame
@@ -188,10 +188,8 @@ def headline_correlations(correlations: pd.DataFrame, target: str, family: str) 
         (correlations["target"] == target)
         & correlations["metric"].isin(list(names))
         & (correlations["family"] == family)
-        & (correlations["guidance"] != BEST)
     ]
-    smallest = chosen["guidance"].astype(float).groupby(chosen["backbone"]).transform("min")
-    chosen = chosen[chosen["guidance"] == smallest]
+    chosen = at_smallest_guidance(chosen)
     columns: dict[str, object] = {
         "metric": chosen["metric"].map(names),
         "backbone": chosen["backbone"],

@@ -17,7 +17,7 @@ cluster-robust inference", Journal of Applied Econometrics 38 (2023), the estima
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Union
+from typing import Any, Union
 
 import numpy as np
 import pandas as pd
@@ -30,20 +30,6 @@ from diffusability.analysis.estimators import Array, Weighted, columns, deviatio
 Labels = Union[Sequence[object], NDArray[Any], "pd.Series[Any]"]
 MIN_CLUSTERS = 4
 MIN_POINTS = 4
-
-
-class Analysis(Protocol):
-    """Options of an analysis; ``AnalysisSpec`` of a study has these attributes."""
-
-    @property
-    def confidence(self) -> float: ...
-
-
-@dataclass(frozen=True)
-class AnalysisOptions:
-    """Level of the intervals."""
-
-    confidence: float = 0.95
 
 
 @dataclass(frozen=True)

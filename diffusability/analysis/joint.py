@@ -5,8 +5,8 @@ clusters, so leaving out a cluster leaves it out of every row, and their depende
 interval without any assumption on it.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -94,6 +94,13 @@ class Terms:
         """All rows."""
         return [row for term in (*self.plus, *self.minus) for row in term]
 
+    def map(self, function: Callable[[Row], Row]) -> "Terms":
+        """Return the terms with every row changed."""
+        plus, minus = (
+            [[function(row) for row in term] for term in side] for side in (self.plus, self.minus)
+        )
+        return Terms(plus, minus)
+
 
 def evaluate(
     kind: Kind,
@@ -118,14 +125,14 @@ def evaluate(
     used = np.unique(np.concatenate([row.index for row in terms.rows]))
     labels = np.asarray(clusters, dtype=object)[used]
     place = {int(old): new for new, old in enumerate(used)}
-    at = [[_moved(row, place) for row in term] for term in terms.plus]
-    against = [[_moved(row, place) for row in term] for term in terms.minus]
+    terms = terms.map(lambda row: replace(row, index=np.array([place[i] for i in row.index])))
     weights = np.concatenate([np.ones((1, len(used))), left_out(labels)])
-    values = [_term(kind, rows, weights, labels) for rows in at]
-    lost = [_term(kind, rows, weights, labels) for rows in against]
+    values, lost = (
+        [_term(kind, rows, weights, labels) for rows in side] for side in (terms.plus, terms.minus)
+    )
     nothing = np.full_like(values[0][0], np.nan)
     count = len(weights) - 1
-    scale = _scale(kind, len(at), len(against)) if not least else _scale(kind, 1, 0)
+    scale = _scale(kind, 1, 0) if least else _scale(kind, len(terms.plus), len(terms.minus))
     if least:
         smallest = np.min([value[0] for value in values], axis=0)
     else:
@@ -146,11 +153,6 @@ def evaluate(
     low = np.min([interval.low for interval in own], axis=0)
     high = np.min([interval.high for interval in wide], axis=0)
     return Interval(smallest, low, high, nothing, own[0].note)
-
-
-def _moved(row: Row, place: Mapping[int, int]) -> Row:
-    index = np.array([place[int(old)] for old in row.index])
-    return Row(row.labels, index, row.x, row.y, row.given, row.paper)
 
 
 def _scale(kind: Kind, plus: int, minus: int) -> Scale:

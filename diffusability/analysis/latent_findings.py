@@ -7,10 +7,10 @@ treated as independent, which is conservative if they share their images.
 """
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -19,12 +19,6 @@ from diffusability.analysis.frames import table_frame
 from diffusability.analysis.latent_spaces import (
     DISTANCE,
     FITS,
-    GPE,
-    LEVEL,
-    PERMUTED,
-    PIXELS,
-    TRAINED,
-    VAE,
     fisher_totals,
     networks,
     of_role,
@@ -33,8 +27,8 @@ from diffusability.analysis.latent_spaces import (
     with_roles,
 )
 from diffusability.analysis.panels import Measured, Table
-from diffusability.analysis.run_estimates import LOOKS, Ranged, estimates
-from diffusability.fisher.information import log_weights
+from diffusability.analysis.run_estimates import LOOKS, Ranged, estimates, mean_of, wholes
+from diffusability.study.roles import GPE, LEVEL, PERMUTED, PIXELS, TRAINED, VAE
 from diffusability.study.tokenizer import LinearSource
 
 UNKNOWN = "nothing was trained twice, or the measurement has no error"
@@ -95,10 +89,8 @@ def latent_findings(measurements: Table, spectra: pd.DataFrame) -> pd.DataFrame:
     return found.assign(dataset=dataset, note=note)
 
 
-def _row(statistic: str, space: str, v: float, at: Ranged, **more: object) -> dict[str, object]:
-    where = space if math.isnan(v) else f"{space}, v = {v:.2g}"
-    ends = {"value": at.value, "low": at.value - at.reach, "high": at.value + at.reach}
-    return {"statistic": statistic, "metric": where, "space": space, "v": v, **ends, **more}
+def _row(statistic: str, space: str, v: float, at: Ranged) -> dict[str, Any]:
+    return at.row(statistic, space, f"v = {v:.2g}", v=v)
 
 
 @dataclass(frozen=True)
@@ -167,47 +159,35 @@ def _distance(ratio: Ranged) -> Ranged:
 def _encoder_gaps(curves: _Curves) -> Iterator[dict[str, object]]:
     for gpe, vae, pixels in curves.pairs(GPE, VAE, PIXELS):
         space = f"{gpe} against {vae}"
-        distances: dict[tuple[str, str], dict[float, tuple[Ranged, Ranged]]] = {}
         for quantity, reading in product(("fi", "fir"), _READINGS):
-            for v in curves.levels(quantity, gpe, vae, pixels):
-                a, b = (
-                    _distance(curves.ratio(quantity, s, pixels, v, reading)) for s in (gpe, vae)
-                )
-                yield _row(f"{quantity}_gap_{reading}", space, v, a - b)
-                distances.setdefault((quantity, reading), {})[v] = (a, b)
-        yield from _whole_gaps(space, distances)
-        gaps = {}
-        for v in curves.levels("fir", gpe, vae, pixels):
-            own = _distance(curves.ratio("fir", gpe, pixels, v, "raw"))
-            other = _distance(curves.ratio("fir", vae, pixels, v, "raw"))
-            unit = curves.logs["fir", pixels, v].exp().value  # F_D, whose error enters both
-            gaps[v] = (other - own).times(unit * per_dimension("fir", v, curves.dims[pixels]))
-        grid, half = sorted(gaps), len(gaps) // 2
-        if half:
-            small, large = grid[:half], grid[-half:]
-            fall = _mean_of([gaps[v] for v in small]) - _mean_of([gaps[v] for v in large])
-            yield _row("fir_gap_small_noise", space, math.nan, fall)
+            statistic = f"{quantity}_gap_{reading}"
+            grid = curves.levels(quantity, gpe, vae, pixels)
+            own, other = (
+                {v: _distance(curves.ratio(quantity, s, pixels, v, reading)) for v in grid}
+                for s in (gpe, vae)
+            )
+            for v in grid:
+                yield _row(statistic, space, v, own[v] - other[v])
+            if grid:
+                whole, others = wholes(own), wholes(other)
+                for what in whole:
+                    gap = whole[what] - others[what]
+                    yield gap.row(f"{statistic}_curve", space, what)
+        yield from _small_noise(curves, gpe, vae, pixels)
 
 
-def _mean_of(values: Sequence[Ranged], weights: Sequence[float] = ()) -> Ranged:
-    """Return the mean; reaches add, because values at different noise share their images."""
-    weights = weights or [1 / len(values)] * len(values)
-    pairs = list(zip(weights, values, strict=True))
-    return Ranged(sum(w * x.value for w, x in pairs), sum(w * x.reach for w, x in pairs))
-
-
-def _whole_gaps(
-    space: str, distances: Mapping[tuple[str, str], Mapping[float, tuple[Ranged, Ranged]]]
-) -> Iterator[dict[str, object]]:
-    """Yield how much farther from pixels the GPE's curve is than the VAE's, as a whole."""
-    for (quantity, reading), by_level in distances.items():
-        grid = sorted(by_level)
-        weights, sides = log_weights(grid), list(zip(*(by_level[v] for v in grid), strict=True))
-        most = [max(side, key=lambda at: at.value) for side in sides]
-        means = [_mean_of(side, weights) for side in sides]
-        for what, (own, other) in (("supremum", most), ("mean over log v", means)):
-            row = _row(f"{quantity}_gap_{reading}_curve", space, math.nan, own - other)
-            yield row | {"metric": f"{space}, {what}"}
+def _small_noise(curves: _Curves, gpe: str, vae: str, pixels: str) -> Iterator[dict[str, object]]:
+    """Yield how much more the GPE gains over the VAE at small noise than at large noise."""
+    gaps = []
+    for v in curves.levels("fir", gpe, vae, pixels):
+        own = _distance(curves.ratio("fir", gpe, pixels, v, "raw"))
+        other = _distance(curves.ratio("fir", vae, pixels, v, "raw"))
+        unit = curves.logs["fir", pixels, v].exp().value  # F_D, whose error enters both
+        gaps.append((other - own).times(unit * per_dimension("fir", v, curves.dims[pixels])))
+    half = len(gaps) // 2
+    if half:
+        fall = mean_of(gaps[:half]) - mean_of(gaps[-half:])
+        yield fall.row("fir_gap_small_noise", f"{gpe} against {vae}")
 
 
 def _level_steps(curves: _Curves) -> Iterator[dict[str, object]]:
@@ -278,19 +258,12 @@ def _means(
     return {str(k): found for k, found in estimates(there, ONCE, trained=trained).items()}
 
 
-def _metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    return table[table["metric"] == metric]
-
-
 def _stretch(table: pd.DataFrame) -> Iterator[dict[str, object]]:
     for name in ("min", "max", "ratio"):
-        rows = _metric(table, f"geometry.stretch_{name}")
+        rows = table[table["metric"] == f"geometry.stretch_{name}"]
         for space, value in _positive_means(rows).items():
-            yield _row(f"stretch_{name}", space, math.nan, Ranged(value.value, 0.0)) | {
-                "value": math.exp(value.value),
-                "low": math.exp(value.value - value.reach),
-                "high": math.exp(value.value + value.reach),
-            }
+            row = value.row(f"stretch_{name}", space)
+            yield row | {end: math.exp(row[end]) for end in ("value", "low", "high")}
     yield from _log_gaps(table, "geometry.stretch_q99_q01", "stretch_gap")
 
 
@@ -306,20 +279,20 @@ def _positive_means(rows: pd.DataFrame) -> dict[str, Ranged]:
 
 
 def _errors(table: pd.DataFrame) -> Iterator[dict[str, object]]:
-    rows = _metric(table, "reconstruction.mse")
+    rows = table[table["metric"] == "reconstruction.mse"]
     trained = ~rows["cluster"].isin(get_args(LinearSource))
     found = _means(rows[trained]) | _means(rows[~trained], trained=False)
     for space, value in found.items():
-        yield _row("mse", space, math.nan, value)
+        yield value.row("mse", space)
     yield from _log_gaps(table, "reconstruction.mse", "mse_gap")
 
 
 def _log_gaps(table: pd.DataFrame, metric: str, statistic: str) -> Iterator[dict[str, object]]:
     """Yield the log ratio of a metric of every GPE to that of every VAE."""
-    logs = _means(_metric(table, metric), logarithm=True)
+    logs = _means(table[table["metric"] == metric], logarithm=True)
     for gpe, vae in product(of_role(table, [GPE]), of_role(table, [VAE])):
         if gpe in logs and vae in logs:
-            yield _row(statistic, f"{gpe} against {vae}", math.nan, logs[gpe] - logs[vae])
+            yield (logs[gpe] - logs[vae]).row(statistic, f"{gpe} against {vae}")
 
 
 def _distances(table: pd.DataFrame) -> Iterator[dict[str, object]]:
@@ -330,17 +303,17 @@ def _distances(table: pd.DataFrame) -> Iterator[dict[str, object]]:
             (rows["guidance"] == rows["guidance"].min())
             & (rows["metric"] == rows["metric"].iloc[0])
         ]
-        found, of = _means(rows), {"network": network}
+        found, of = _means(rows), str(network)
         for space, value in found.items():
-            yield _row("distance", space, math.nan, value, **of)
+            yield value.row("distance", space, network=of)
         for gpe, vae in product(of_role(rows, [GPE]), of_role(rows, [VAE])):
             if gpe in found and vae in found:
                 gap = found[gpe] - found[vae]
-                yield _row("distance_gap", f"{gpe} against {vae}", math.nan, gap, **of)
+                yield gap.row("distance_gap", f"{gpe} against {vae}", network=of)
         for space, pixels in product(of_role(rows, [GPE, VAE]), of_role(rows, [PIXELS])):
             if space in found and pixels in found:
                 gap = found[space] - found[pixels]
-                yield _row("distance_to_pixels", space, math.nan, gap, **of)
+                yield gap.row("distance_to_pixels", space, network=of)
 
 
 def _spectra(table: pd.DataFrame, spectra: pd.DataFrame) -> Iterator[dict[str, object]]:
@@ -349,16 +322,16 @@ def _spectra(table: pd.DataFrame, spectra: pd.DataFrame) -> Iterator[dict[str, o
     slopes = _means(rows[rows["role"].isin([PIXELS, PERMUTED])], trained=False)
     slopes |= _means(rows[rows["role"].isin(TRAINED)])
     for space, slope in slopes.items():
-        yield _row("spectrum_slope", space, math.nan, slope)
+        yield slope.row("spectrum_slope", space)
     pixels = [name for name in of_role(table, [PIXELS]) if name in slopes]
     for space, reference in product(of_role(table, [LEVEL, PERMUTED]), pixels):
         if space in slopes:
             role = table.loc[table["tokenizer"] == space, "role"].iloc[0]
             statistic = "spectrum_permuted" if role == PERMUTED else "spectrum_slope_gap"
             gap = slopes[space] - slopes[reference]
-            yield _row(statistic, space, math.nan, gap)
+            yield gap.row(statistic, space)
             if role == LEVEL:
-                yield _row("spectrum_slope_distance", space, math.nan, abs(gap))
+                yield abs(gap).row("spectrum_slope_distance", space)
     if len(spectra):
         yield from _rises(with_roles(spectra))
 
@@ -376,4 +349,4 @@ def _rises(spectra: pd.DataFrame) -> Iterator[dict[str, object]]:
         steps, noise = np.diff(np.log(power)), np.hypot(error[:-1], error[1:])
         at = int(steps.argmax())
         found = Ranged(float(steps[at]), LOOKS * float(noise[at]))
-        yield _row("spectrum_rise", str(space), math.nan, found)
+        yield found.row("spectrum_rise", str(space))

@@ -12,6 +12,7 @@ from diffusability.analysis.frames import table_frame, typed
 from diffusability.analysis.panels import Measured, Table
 from diffusability.artifacts.card import verified
 from diffusability.study.plan import Plan
+from diffusability.study.roles import GPE, VAE, role_of
 from diffusability.study.tables import table_named
 
 # column: metric of the tokenizer
@@ -77,33 +78,6 @@ def _mean(rows: pd.DataFrame) -> tuple[float, float, int]:
     if len(values) > 1:
         error = float(values.std(ddof=1)) / math.sqrt(len(values))
     return float(values.mean()), error, len(values)
-
-
-PIXELS, PERMUTED = "pixels", "permuted pixels"
-GPE, VAE, LEVEL = "gpe", "vae", "level"
-CONTROL = ""  # a tokenizer without a role in the paper's experiments
-TRAINED = (GPE, VAE, LEVEL)
-
-
-def role_of(family: str, cluster: str) -> str:
-    """Return the role of a tokenizer, from two columns of the tidy table.
-
-    Args:
-        family: architecture and latent size. cluster: its method, or its linear map.
-
-    Returns:
-        ``PIXELS``, ``PERMUTED``; of `arch: vector` ``GPE`` or, trained as a plain autoencoder,
-        ``VAE``; of `arch: hierarchical` ``LEVEL``; else ``CONTROL``.
-    """
-    if cluster == "pixels":
-        return PIXELS
-    if cluster == "permuted-pixels":
-        return PERMUTED
-    if cluster == "gpe":
-        return GPE
-    if family.startswith("hierarchical-"):
-        return LEVEL
-    return VAE if family.startswith("vector-") and cluster == "baseline" else CONTROL
 
 
 def with_roles(table: pd.DataFrame) -> pd.DataFrame:

@@ -14,40 +14,12 @@ from scipy import stats
 from diffusability.analysis.frames import join_notes, table_frame
 from diffusability.analysis.intervals import (
     MIN_POINTS,
-    Analysis,
-    AnalysisOptions,
     spread_interval,
 )
-from diffusability.analysis.pairing import group_sizes, group_starts
-from diffusability.analysis.panels import Measured, Panel, Table, cells, families, panels
+from diffusability.analysis.panels import Measured, Panel, Table, families, paired, panels
+from diffusability.study.study import DEFAULTS, AnalysisSpec
 
 _NO_REPEATS = "no repeated seeds: noise and reliability are unknown; repeat some runs"
-
-
-@dataclass(frozen=True)
-class RunGroups:
-    """The sufficient statistics of a panel's runs for variance components.
-
-    Attributes:
-        means: (n,) nested mean of each tokenizer, in the unit of the target.
-        seed_squares: (n,) sum of squares of diffusion runs around their trained tokenizer.
-        seed_df: (n,) degrees of freedom of ``seed_squares``.
-        trained_squares: (n,) sum of squares of trained tokenizers around their mean.
-        trained: (n,) number of tokenizer seeds.
-        inverse_runs: (n,) sum over tokenizer seeds of 1/(diffusion runs).
-    """
-
-    means: np.ndarray
-    seed_squares: np.ndarray
-    seed_df: np.ndarray
-    trained_squares: np.ndarray
-    trained: np.ndarray
-    inverse_runs: np.ndarray
-
-    @property
-    def run_noise_share(self) -> np.ndarray:
-        """(n,) variance of each mean for a diffusion-seed variance of 1."""
-        return self.inverse_runs / self.trained**2
 
 
 @dataclass(frozen=True)
@@ -70,58 +42,52 @@ class Components:
     spread: float
     noise_df: float
 
-    @property
-    def run_noise(self) -> float:
-        """Variance of one run around its tokenizer, from the known components."""
-        return float(np.nansum([self.tokenizer_seeds, self.diffusion_seeds]))
 
+def group_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the sufficient statistics of runs (``Cells.runs``) for variance components.
 
-def group_runs(runs: pd.DataFrame) -> RunGroups:
-    """Reduce the runs of ``Cells.runs`` (tokenizer, tokenizer_seed, y), grouped in that order."""
-    y = runs["y"].to_numpy(float)
-    tokenizer, seed = pd.factorize(runs["tokenizer"])[0], runs["tokenizer_seed"].to_numpy()
-    inner = group_starts(tokenizer, seed)
-    outer = group_starts(tokenizer[inner])
-    if not len(y):
-        return RunGroups(*[np.empty(0)] * 6)
-    count, trained = group_sizes(inner, len(y)), group_sizes(outer, len(inner))
-    mean = np.add.reduceat(y, inner) / count  # of each trained tokenizer
-    whole = np.add.reduceat(mean, outer) / trained
-
-    def by_tokenizer(values: np.ndarray) -> np.ndarray:
-        return np.add.reduceat(values, outer).astype(float)
-
-    squares = np.add.reduceat((y - np.repeat(mean, count)) ** 2, inner)
-    return RunGroups(
-        means=whole,
-        seed_squares=by_tokenizer(squares),
-        seed_df=by_tokenizer(count - 1),
-        trained_squares=by_tokenizer((mean - np.repeat(whole, trained)) ** 2),
-        trained=trained.astype(float),
-        inverse_runs=by_tokenizer(1 / count),
+    Returns:
+        One row per tokenizer: ``mean``, nested over its seeds; ``trained``, number of tokenizer
+        seeds, with ``trained_squares``, the sum of squares of their means; ``seed_squares`` and
+        ``seed_df``, of diffusion runs around the mean of their trained tokenizer;
+        ``inverse_runs``, sum over tokenizer seeds of 1/(diffusion runs).
+    """
+    keys = ["tokenizer", "tokenizer_seed"]
+    apart = runs["y"] - runs.groupby(keys)["y"].transform("mean")
+    seeds = runs.assign(squares=apart**2).groupby(keys, sort=False)
+    trained = seeds.agg(mean=("y", "mean"), runs=("y", "size"), squares=("squares", "sum"))
+    whole = trained.groupby("tokenizer", sort=False)
+    trained["apart"] = (trained["mean"] - whole["mean"].transform("mean")) ** 2
+    trained["df"], trained["inverse"] = trained["runs"] - 1, 1 / trained["runs"]
+    return trained.groupby("tokenizer", sort=False).agg(
+        mean=("mean", "mean"),
+        trained=("mean", "size"),
+        trained_squares=("apart", "sum"),
+        seed_squares=("squares", "sum"),
+        seed_df=("df", "sum"),
+        inverse_runs=("inverse", "sum"),
     )
 
 
-def variance_components(groups: RunGroups) -> Components:
-    """Return the variance components of a target from its grouped runs.
+def variance_components(groups: pd.DataFrame) -> Components:
+    """Return the variance components of a target from its grouped runs (``group_runs``).
 
-    Args:
-        groups: at least two tokenizers.
-
-    Returns:
-        Moment estimates. Without repeated diffusion seeds the noise of a run is estimated from
-        retrained tokenizers, whose spread then includes both; without repeats all are NaN.
+    Moment estimates, of at least two tokenizers. Without repeated diffusion seeds the noise of a
+    run is estimated from retrained tokenizers, whose spread then includes both; without repeats all
+    are NaN.
     """
-    spread = float(groups.means.var(ddof=1)) if len(groups.means) > 1 else math.nan
-    seed_df, trained_df = groups.seed_df.sum(), (groups.trained - 1).sum()
-    per_mean, per_run = float(np.mean(1 / groups.trained)), float(groups.run_noise_share.mean())
-    seeds = groups.seed_squares.sum() / seed_df if seed_df else math.nan
+    spread = float(groups["mean"].var())
+    count = groups["trained"]
+    seed_df, trained_df = int(groups["seed_df"].sum()), int((count - 1).sum())
+    per_mean = float((1 / count).mean())
+    per_run = float((groups["inverse_runs"] / count**2).mean())
+    seeds = float(groups["seed_squares"].sum()) / seed_df if seed_df else math.nan
     trained = math.nan
     noise, noise_df = seeds * per_run, float(seed_df)
     if trained_df:
-        square = groups.trained_squares.sum() / trained_df
-        inside = (groups.trained - 1) * groups.inverse_runs / groups.trained
-        share = float(inside.sum() / trained_df)  # weight of a run's variance in that mean square
+        square = float(groups["trained_squares"].sum()) / trained_df
+        inside = (count - 1) * groups["inverse_runs"] / count
+        share = float(inside.sum()) / trained_df  # weight of a run's variance in that mean square
         trained = square - (share * seeds if seed_df else 0.0)
         if trained > 0:
             parts = [(per_mean * square, trained_df)]
@@ -130,7 +96,7 @@ def variance_components(groups: RunGroups) -> Components:
             noise = sum(part for part, _ in parts)
             noise_df = noise**2 / sum(part**2 / df for part, df in parts)
         trained = max(trained, 0.0)
-    return Components(spread - noise, trained, seeds, noise, spread, float(noise_df))
+    return Components(spread - noise, trained, seeds, noise, spread, noise_df)
 
 
 def reliability(
@@ -159,7 +125,7 @@ def reliability(
     return tuple(float(max(end, 0.0)) for end in ends)  # type: ignore[return-value]
 
 
-def noise_floor(table: Table, analysis: Analysis | None = None) -> pd.DataFrame:
+def noise_floor(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
     """Return the noise floor of every generation metric, backbone, guidance scale and family.
 
     Args:
@@ -173,12 +139,11 @@ def noise_floor(table: Table, analysis: Analysis | None = None) -> pd.DataFrame:
         twice the standard error of the difference of two tokenizers' means. Without repeated
         runs they are NaN and ``note`` says so.
     """
-    table, analysis, rows = Measured.of(table), analysis or AnalysisOptions(), []
+    table, rows = Measured.of(table), []
     for panel in panels(table):
-        # a target paired with itself keeps all of its runs
-        paired = cells(table, panel.target, panel.target, panel.backbone, panel.guidance)
         for family in families(table):
-            part = paired.of_family(family)
+            # a target paired with itself keeps all of its runs
+            part = paired(table, panel.target, panel, family)
             row = _row(part.runs, panel, analysis.confidence)
             row["family"] = family
             row["note"] = join_notes(row["note"], part.missing_note())
@@ -187,15 +152,11 @@ def noise_floor(table: Table, analysis: Analysis | None = None) -> pd.DataFrame:
 
 
 def _row(runs: pd.DataFrame, panel: Panel, confidence: float) -> dict[str, object]:
-    row: dict[str, object] = {**panel.labels, "runs": len(runs)}
     groups = group_runs(runs)
-    count = len(groups.means)
-    row |= {
-        "tokenizers": count,
-        "repeated": int((groups.seed_df > 0).sum()),
-        "retrained": int((groups.trained > 1).sum()),
-        "mean": float(groups.means.mean()) if count else math.nan,
-    }
+    count = len(groups)
+    row: dict[str, object] = {**panel.labels, "runs": len(runs), "tokenizers": count}
+    row |= {"repeated": (groups["seed_df"] > 0).sum(), "retrained": (groups["trained"] > 1).sum()}
+    row["mean"] = groups["mean"].mean()
     if count < 2:
         return row | {"note": "fewer than two tokenizers: no variance between them"}
     found = variance_components(groups)
@@ -207,19 +168,19 @@ def _row(runs: pd.DataFrame, panel: Panel, confidence: float) -> dict[str, objec
     if math.isnan(found.noise):
         return row | {"note": _NO_REPEATS}
     value, low, high = reliability(found, count, confidence)
-    notes = _notes(found, groups)
+    notes = _notes(found)
     if count < MIN_POINTS:
         low = high = math.nan
         notes.append(f"{count} tokenizers, fewer than {MIN_POINTS}: no interval")
     return row | {
-        "run_sd": math.sqrt(found.run_noise),
+        "run_sd": math.sqrt(np.nansum([found.tokenizer_seeds, found.diffusion_seeds])),
         "resolvable_gap": 2 * math.sqrt(2 * found.noise),
         **{"reliability": value, "low": low, "high": high},
         "note": "; ".join(notes),
     }
 
 
-def _notes(found: Components, groups: RunGroups) -> list[str]:
+def _notes(found: Components) -> list[str]:
     notes = []
     if math.isnan(found.tokenizer_seeds):
         notes.append("no tokenizer was retrained: its noise is missing, reliability is too high")
@@ -239,7 +200,7 @@ def _notes(found: Components, groups: RunGroups) -> list[str]:
 RECONSTRUCTION = "reconstruction."
 
 
-def comparability(table: Table, analysis: Analysis | None = None) -> pd.DataFrame:
+def comparability(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
     """Return the spread of reconstruction quality over the tokenizers of each family.
 
     Args:
@@ -251,13 +212,12 @@ def comparability(table: Table, analysis: Analysis | None = None) -> pd.DataFram
         over tokenizers in the metric's unit (lower: more comparable) with its interval over
         clusters, ``cv`` its share of the mean. NaN with a ``note`` where there is none.
     """
-    table, analysis = Measured.of(table), analysis or AnalysisOptions()
+    table = Measured.of(table)
     metrics = [m for m in table.metrics if m.startswith(RECONSTRUCTION)]
     rows = []
     for metric in metrics:
-        paired = cells(table, metric, metric, "", None)
         for family in families(table):
-            part = paired.of_family(family)
+            part = paired(table, metric, Panel(metric, "", None), family)
             x, clusters = part.rows["x"].to_numpy(float), part.rows["cluster"]
             row = _spread(x, clusters, analysis.confidence)
             labels = {"family": family, "metric": metric}

@@ -1,227 +1,156 @@
 """Pairing of a metric's runs with a target's: matched by seed, then averaged by tokenizer."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+Array = NDArray[np.float64]
 IDENTITY = ["tokenizer", "family", "cluster"]
-MEASURED, DIFFUSION_SEEDS, TOKENIZER_SEEDS = "measurement", "diffusion seeds", "tokenizer seeds"
+RUN = ["tokenizer", "tokenizer_seed", "seed", "guidance"]
 _MISSING = [*IDENTITY, "excluded", "reason"]
+_NAMED = 5  # tokenizers that a note names
 
 
 @dataclass(frozen=True)
-class Runs:
-    """The values of one metric, one entry per run, without missing values.
+class Cells:
+    """A metric paired with a target, one row per tokenizer, and all that could not be paired.
 
     Attributes:
-        tokenizer: (N,) index of the tokenizer in the table. tokenizer_seed: (N,) its seed.
-        seed: (N,) diffusion seed, -1 if not applicable. guidance: (N,) guidance scale or NaN.
-        value: (N,) in the metric's unit. stderr: (N,) its standard error or NaN.
+        rows: tokenizer, family, cluster, guidance, x, y and their standard errors x_stderr and
+            y_stderr: over trained tokenizers if there are several, else over diffusion seeds, else
+            that of the measurement.
+        runs: tokenizer, tokenizer_seed, seed, x, y: the runs behind those means.
+        missing: tokenizer, family, cluster, excluded (the tokenizer has no row), reason.
     """
 
-    tokenizer: NDArray[np.int64]
-    tokenizer_seed: NDArray[np.int64]
-    seed: NDArray[np.int64]
-    guidance: NDArray[np.float64]
-    value: NDArray[np.float64]
-    stderr: NDArray[np.float64]
+    rows: pd.DataFrame
+    runs: pd.DataFrame
+    missing: pd.DataFrame
+    _parts: dict[str, "Cells"] = field(default_factory=dict, repr=False, compare=False)
 
-    @classmethod
-    def of(cls, rows: pd.DataFrame, index: Mapping[str, int]) -> "Runs":
-        """Return the runs in rows of a tidy table; ``index`` numbers its tokenizers."""
-        rows = rows[rows["value"].notna()]
-        return cls(
-            np.asarray(rows["tokenizer"].map(index), np.int64),
-            np.asarray(rows["tokenizer_seed"], np.int64),
-            np.asarray(rows["seed"].fillna(-1), np.int64),
-            *(rows[name].to_numpy(np.float64) for name in ("guidance", "value", "stderr")),
-        )
-
-    @classmethod
-    def empty(cls) -> "Runs":
-        """Return an empty set of runs."""
-        whole, real = np.empty(0, np.int64), np.empty(0, np.float64)
-        return cls(whole, whole, whole, real, real, real)
-
-    def where(self, chosen: NDArray[np.bool_]) -> "Runs":
-        """Return the runs for which ``chosen`` (N,) is true."""
-        return Runs(*(getattr(self, field.name)[chosen] for field in fields(self)))
-
-    def at_scales_of(self, other: "Runs") -> "Runs":
-        """Return the runs at the guidance scales of the other metric for their tokenizer.
-
-        Metrics of a trained model have no scale (``fisher.learned_*``): they are paired with the
-        single scale of the other metric for the tokenizer.
-        """
-        if np.isnan(self.guidance).all():
-            scales = dict(zip(other.tokenizer.tolist(), other.guidance.tolist(), strict=True))
-            guidance = [scales.get(index, np.nan) for index in self.tokenizer.tolist()]
-            return replace(self, guidance=np.array(guidance, np.float64))
-        theirs = set(zip(other.tokenizer.tolist(), other.scale.tolist(), strict=True))
-        mine = zip(self.tokenizer.tolist(), self.scale.tolist(), strict=True)
-        return self.where(np.fromiter((key in theirs for key in mine), np.bool_, len(self.value)))
+    def of_family(self, family: str) -> "Cells":
+        """Return the part of one family."""
+        if family not in self._parts:
+            rows = self.rows[self.rows["family"] == family].reset_index(drop=True)
+            runs = self.runs[self.runs["tokenizer"].isin(rows["tokenizer"])].reset_index(drop=True)
+            missing = self.missing[self.missing["family"] == family].reset_index(drop=True)
+            self._parts[family] = Cells(rows, runs, missing)
+        return self._parts[family]
 
     @property
-    def scale(self) -> NDArray[np.float64]:
-        """(N,) guidance scale as a key: -1 if not applicable, since NaN never equals NaN."""
-        return np.nan_to_num(self.guidance, nan=-1.0)
+    def excluded(self) -> list[str]:
+        """Tokenizers without a row."""
+        return list(dict.fromkeys(self.missing.loc[self.missing["excluded"], "tokenizer"]))
 
-    def keys(self, by_run: bool) -> list[tuple[float, ...]]:
-        """Return the key for matching runs: tokenizer and its seed, and the diffusion run."""
-        columns = [self.tokenizer, self.tokenizer_seed]
-        if by_run:
-            columns += [self.seed, self.scale]  # type: ignore[list-item]
-        return list(zip(*(column.tolist() for column in columns), strict=True))
+    def missing_note(self) -> str:
+        """Return one sentence on the tokenizers and runs left out, or empty."""
+        out, notes = self.excluded, []
+        partly = self.missing.loc[~self.missing["excluded"], "tokenizer"]
+        if out:
+            total = len(out) + len(self.rows)
+            notes.append(f"{len(out)} of {total} tokenizers left out: {_first(out)}")
+        if len(partly):
+            names = _first(list(dict.fromkeys(partly)))
+            notes.append(f"{len(partly)} unpaired runs left out of the means of: {names}")
+        return "; ".join(notes)
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 def pair(
     tokenizers: pd.DataFrame,
-    metric: tuple[str, Runs],
-    target: tuple[str, Runs],
+    metric: tuple[str, pd.DataFrame],
+    target: tuple[str, pd.DataFrame],
     by_run: bool,
     problem: str = "",
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+) -> Cells:
     """Match runs of a metric (x) and a target (y), and average them by tokenizer.
 
     Args:
         tokenizers: tokenizer, family, cluster of every tokenizer of the table.
-        metric: name and runs. target: name and runs.
+        metric, target: name, and runs: columns ``RUN``, value, stderr, without missing values.
+            `tokenizer` is the row in ``tokenizers``.
         by_run: whether the metric belongs to the diffusion run instead of the tokenizer.
         problem: reason why the target cannot have runs, or empty.
-
-    Returns:
-        ``rows``, ``runs`` and ``missing`` of ``tables.Cells``.
     """
-    x, y = metric[1], target[1]
-    x_keys, y_keys = x.keys(by_run), y.keys(by_run)
-    indices: dict[tuple[float, ...], list[int]] = {}
-    for index, key in enumerate(x_keys):
-        indices.setdefault(key, []).append(index)
-    matches = [(i, j) for i, key in enumerate(y_keys) for j in indices.get(key, ())]
-    mine, theirs = np.array(matches, np.int64).reshape(-1, 2).T
-    order = np.lexsort([column[mine] for column in (y.seed, y.tokenizer_seed, y.tokenizer)])
-    mine, theirs = mine[order], theirs[order]
-    both = (
-        *(column[mine] for column in (y.tokenizer, y.tokenizer_seed, y.seed, y.guidance)),
-        *(x.value[theirs], y.value[mine], x.stderr[theirs], y.stderr[mine]),
-    )
-    rows, runs = _averages(tokenizers, *both)
-    known = set(y_keys)
-    single = [(key, metric[0]) for key in y_keys if key not in indices]
-    single += [(key, target[0]) for key in x_keys if key not in known]
-    lost = _lost(tokenizers, set(both[0].tolist()), dict((metric, target)), problem)
-    lost += _unpaired(tokenizers, set(both[0].tolist()), single)
-    return rows, runs, pd.DataFrame(lost, columns=_MISSING).astype({"excluded": bool})
+    (x_name, x), (y_name, y) = metric, target
+    keys = RUN if by_run else RUN[:2]
+    if by_run:
+        x = _at_scales_of(x, y)
+    place = {key: k for k, key in enumerate(_keys(x, keys))}
+    at = np.array([place.get(key, -1) for key in _keys(y, keys)], np.int64)
+    order = np.lexsort([y["seed"], y["tokenizer_seed"], y["tokenizer"]])
+    order = order[at[order] >= 0]
+    mine, theirs = y.iloc[order], x.iloc[at[order]]
+    tokenizer, starts = np.unique(mine["tokenizer"], return_index=True)
+    rows = tokenizers.iloc[tokenizer].reset_index(drop=True)
+    rows["guidance"] = mine["guidance"].to_numpy()[starts]
+    for side, own in (("x", theirs), ("y", mine)):
+        rows[side], rows[f"{side}_stderr"] = _nested(own)
+    runs = mine[["tokenizer_seed", "seed"]].reset_index(drop=True)
+    runs.insert(0, "tokenizer", tokenizers["tokenizer"].to_numpy()[mine["tokenizer"]])
+    runs["x"], runs["y"] = theirs["value"].to_numpy(), mine["value"].to_numpy()
+    there = set(tokenizer.tolist())
+    lost = _lost(tokenizers, there, {x_name: x, y_name: y}, problem)
+    for left, absent in ((y[at < 0], x_name), (x.drop(x.index[at[order]]), y_name)):
+        for index, seed in zip(left["tokenizer"], left["tokenizer_seed"], strict=True):
+            if index in there:
+                reason = f"tokenizer seed {seed:.0f}: no value of {absent}"
+                lost.append((*tokenizers.loc[index, IDENTITY], False, reason))
+    missing = pd.DataFrame(lost, columns=_MISSING).astype({"excluded": bool})
+    return Cells(rows, runs, missing)
 
 
-def _averages(
-    tokenizers: pd.DataFrame,
-    tokenizer: np.ndarray,
-    tokenizer_seed: np.ndarray,
-    seed: np.ndarray,
-    guidance: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-    x_stderr: np.ndarray,
-    y_stderr: np.ndarray,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows and runs of matched runs, ordered by tokenizer and its seed."""
-    names = tokenizers["tokenizer"].to_numpy()
-    runs = pd.DataFrame(
-        {
-            "tokenizer": names[tokenizer],
-            "tokenizer_seed": tokenizer_seed,
-            "seed": np.where(seed < 0, np.nan, seed),
-            **{"x": x, "y": y},
-        }
-    )
-    starts = group_starts(tokenizer)
-    x_mean, x_error, _ = _nested(x, x_stderr, tokenizer, tokenizer_seed)
-    y_mean, y_error, source = _nested(y, y_stderr, tokenizer, tokenizer_seed)
-    trained = group_starts(tokenizer, tokenizer_seed)
-    rows = pd.DataFrame(
-        {
-            **{name: tokenizers[name].to_numpy()[tokenizer[starts]] for name in IDENTITY},
-            "guidance": guidance[starts],
-            **{"x": x_mean, "y": y_mean, "x_stderr": x_error, "y_stderr": y_error},
-            "stderr_of": source,
-            "tokenizer_seeds": group_sizes(group_starts(tokenizer[trained]), len(trained)),
-            "runs": group_sizes(starts, len(tokenizer)),
-        }
-    )
-    return rows, runs
+def _keys(runs: pd.DataFrame, names: list[str]) -> list[tuple[float, ...]]:
+    """Return what identifies each run; -1 in the place of a missing number."""
+    return list(map(tuple, runs[names].fillna(-1.0).to_numpy(float)))
 
 
-def _nested(
-    values: np.ndarray, stderr: np.ndarray, tokenizer: np.ndarray, tokenizer_seed: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the mean over trained tokenizers, its standard error, and the error's source."""
-    if not len(values):
-        return values, stderr, np.empty(0, dtype=object)
-    inner, outer = group_starts(tokenizer, tokenizer_seed), group_starts(tokenizer)
-    trained = np.add.reduceat(values, inner) / group_sizes(inner, len(values))
-    groups = group_starts(tokenizer[inner])
-    count, runs = group_sizes(groups, len(inner)), group_sizes(outer, len(values))
-    mean = np.add.reduceat(trained, groups) / count
+def _at_scales_of(x: pd.DataFrame, y: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs of a metric at the guidance scale of the target for their tokenizer.
 
-    def spread(data: np.ndarray, indices: np.ndarray, size: np.ndarray) -> np.ndarray:
-        centre = np.add.reduceat(data, indices) / size
-        squares = np.add.reduceat((data - np.repeat(centre, size)) ** 2, indices)
-        return np.sqrt(squares / np.maximum(size - 1, 1) / size)
+    Metrics of a trained model have no scale (``fisher.learned_*``): they are paired with that one.
+    """
+    scale = x["tokenizer"].map(dict(zip(y["tokenizer"], y["guidance"], strict=True)))
+    if x["guidance"].isna().all():
+        return x.assign(guidance=scale)
+    return x[x["guidance"] == scale]
 
+
+def _nested(runs: pd.DataFrame) -> tuple[Array, Array]:
+    """Return each tokenizer's mean over its seeds, which may have several runs, and its error."""
+    values, errors = runs["value"].to_numpy(float), runs["stderr"].to_numpy(float)
+    names = runs[RUN[:2]].to_numpy(float)
+    trained, seed = np.unique(names, axis=0, return_inverse=True)
+    of_seed = np.unique(trained[:, 0], return_inverse=True)[1]  # the tokenizer's place
+    _, starts, of_run = np.unique(names[:, 0], return_index=True, return_inverse=True)
+    mean, between, seeds = _means(_means(values, seed.ravel())[0], of_seed)
     # a tokenizer's metric is repeated over the diffusion seeds: no spread, hence no estimate
-    varies = np.maximum.reduceat(values, outer) > np.minimum.reduceat(values, outer)
-    error = np.where(varies, spread(values, outer, runs), stderr[outer])
-    error = np.where(count > 1, spread(trained, groups, count), error)
-    source = np.where(np.isnan(error), "", MEASURED).astype(object)
-    source[varies] = DIFFUSION_SEEDS
-    source[count > 1] = TOKENIZER_SEEDS
-    return mean, error, source
+    varies = np.bincount(of_run, values != values[starts][of_run]) > 0
+    error = np.where(varies, _means(values, of_run)[1], errors[starts])
+    return mean, np.where(seeds > 1, between, error)
 
 
-def group_starts(*columns: np.ndarray) -> NDArray[np.int64]:
-    """Return the indices where a new combination of values starts in grouped columns."""
-    if not len(columns[0]):
-        return np.empty(0, np.int64)
-    changes = np.any([column[1:] != column[:-1] for column in columns], axis=0)
-    return np.flatnonzero(np.concatenate([[True], changes]))
-
-
-def group_sizes(starts: np.ndarray, total: int) -> NDArray[np.int64]:
-    """Return the length of each group from the start indices."""
-    return np.diff(starts, append=total)
+def _means(values: Array, codes: NDArray[np.int64]) -> tuple[Array, Array, Array]:
+    """Return mean, its standard error and number of the values of each code 0, 1, ..."""
+    size = np.bincount(codes).astype(float)
+    mean = np.bincount(codes, values) / size
+    squares = np.bincount(codes, (values - mean[codes]) ** 2)
+    return mean, np.sqrt(squares / np.maximum(size - 1, 1) / size), size
 
 
 def _lost(
-    tokenizers: pd.DataFrame, there: set[int], sides: dict[str, Runs], problem: str
+    tokenizers: pd.DataFrame, there: set[int], sides: dict[str, pd.DataFrame], problem: str
 ) -> list[tuple[object, ...]]:
     """Return a row for every tokenizer without any pair."""
-    if len(there) == len(tokenizers):
-        return []
-    known = {name: set(runs.tokenizer.tolist()) for name, runs in sides.items()}
     lost: list[tuple[object, ...]] = []
-    for index, identity in enumerate(tokenizers[IDENTITY].itertuples(index=False, name=None)):
-        if index in there:
-            continue
-        absent = [name for name, has in known.items() if index not in has]
-        reason = f"no value of {' and '.join(absent)}" if absent else "no seed has both values"
-        lost.append((*identity, True, problem or reason))
+    for index, *identity in tokenizers[IDENTITY].itertuples(name=None):
+        if index not in there:
+            absent = [name for name, runs in sides.items() if index not in set(runs["tokenizer"])]
+            reason = f"no value of {' and '.join(absent)}" if absent else "no seed has both values"
+            lost.append((*identity, True, problem or reason))
     return lost
-
-
-def _unpaired(
-    tokenizers: pd.DataFrame, there: set[int], single: list[tuple[tuple[float, ...], str]]
-) -> list[tuple[object, ...]]:
-    """Return a row for every run left out of the means of a paired tokenizer."""
-    return [
-        (
-            *(tokenizers[name].iloc[int(key[0])] for name in IDENTITY),
-            False,
-            f"tokenizer seed {int(key[1])}: no value of {absent}",
-        )
-        for key, absent in sorted(single)
-        if key[0] in there
-    ]

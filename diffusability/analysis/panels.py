@@ -1,16 +1,18 @@
 """The panels of a table of measurements, and a metric paired with a target in each."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from diffusability.analysis.catalogue import HEADLINE_TARGETS
-from diffusability.analysis.pairing import IDENTITY, Runs, pair
+from diffusability.analysis.pairing import IDENTITY, Cells, pair
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.study.tables import BEST
 
@@ -19,6 +21,8 @@ CONTROL = "control."  # what `generation.` is of samples of a diffusion model
 CURVE = ".curve_"
 ABOVE_CHANCE = 1.25  # a metric leaves chance if its median is above this multiple of it
 Guidance = float | str | None
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -41,54 +45,8 @@ class Panel:
         return {"target": self.target, "backbone": self.backbone, "guidance": self.guidance}
 
 
-@dataclass(frozen=True)
-class Cells:
-    """A metric paired with a target, one row per tokenizer, and all that could not be paired.
-
-    Attributes:
-        rows: tokenizer, family, cluster, guidance, x, y, x_stderr, y_stderr, stderr_of (what
-            y_stderr is over: ``tokenizer seeds``, ``diffusion seeds`` or ``measurement``),
-            tokenizer_seeds, runs (diffusion runs behind y).
-        runs: tokenizer, tokenizer_seed, seed, x, y: the runs behind those means.
-        missing: tokenizer, family, cluster, excluded (the tokenizer has no row), reason.
-    """
-
-    rows: pd.DataFrame
-    runs: pd.DataFrame
-    missing: pd.DataFrame
-    _parts: dict[str, "Cells"] = field(default_factory=dict, repr=False, compare=False)
-
-    def of_family(self, family: str) -> "Cells":
-        """Return the part of one family."""
-        if family not in self._parts:
-            self._parts[family] = self._of_family(family)
-        return self._parts[family]
-
-    def _of_family(self, family: str) -> "Cells":
-        rows = self.rows[self.rows["family"] == family].reset_index(drop=True)
-        runs = self.runs[self.runs["tokenizer"].isin(rows["tokenizer"])].reset_index(drop=True)
-        missing = self.missing[self.missing["family"] == family].reset_index(drop=True)
-        return Cells(rows, runs, missing)
-
-    def missing_note(self) -> str:
-        """Return one sentence on the tokenizers and runs left out, or empty."""
-        if self.missing.empty:
-            return ""
-        out = list(dict.fromkeys(self.missing.loc[self.missing["excluded"], "tokenizer"]))
-        partial = self.missing.loc[~self.missing["excluded"], "tokenizer"]
-        notes = []
-        if out:
-            shown = ", ".join(out[:5]) + (", ..." if len(out) > 5 else "")
-            notes.append(f"{len(out)} of {len(out) + len(self.rows)} tokenizers left out: {shown}")
-        if len(partial):
-            names = list(dict.fromkeys(partial))
-            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            notes.append(f"{len(partial)} unpaired runs left out of the means of: {shown}")
-        return "; ".join(notes)
-
-
 class Measured:
-    """A checked table of measurements with an index of metrics and cached pairings.
+    """A checked table of measurements with an index of metrics.
 
     Every function of the analysis accepts a table or a ``Measured``; sharing one ``Measured``
     avoids pairing the same metric and target again. The table must not be changed.
@@ -96,16 +54,11 @@ class Measured:
 
     def __init__(self, table: pd.DataFrame) -> None:
         """Index a table from ``check_measurements``, each backbone at its last step."""
-        table = at_last_step(table)
-        self.table = table
+        self.table = table = at_last_step(table)
         self.tokenizers = table[IDENTITY].drop_duplicates("tokenizer").reset_index(drop=True)
         self.metrics = list(dict.fromkeys(table["metric"]))
         self.families = list(dict.fromkeys(table["family"]))
-        self._runs: dict[str, dict[str, Runs]] = {}
-        self._cells: dict[tuple[str, str, str, Guidance], Cells] = {}
-        self._best: dict[tuple[str, str], tuple[dict[str, float], str]] = {}
-        self._chance: dict[tuple[str, str], bool] = {}
-        self._scales: dict[str, dict[str, list[float]]] = {}
+        self.known: dict[tuple[object, ...], Any] = {}  # results of functions of the table
 
     @classmethod
     def of(cls, table: "Table") -> "Measured":
@@ -123,46 +76,25 @@ class Measured:
         known = self.table.dropna(subset="higher_is_better").drop_duplicates("metric")
         return dict(zip(known["metric"], known["higher_is_better"].astype(bool), strict=True))
 
-    def runs(self, metric: str) -> dict[str, Runs]:
-        """Return the runs of a metric by backbone (empty: of the tokenizer itself)."""
-        if metric not in self._runs and metric in self.rows:
-            optimum = {name: k for k, name in enumerate(self.tokenizers["tokenizer"])}
-            parts = self.rows[metric].groupby("backbone", sort=False)
-            self._runs[metric] = {str(name): Runs.of(part, optimum) for name, part in parts}
-        return self._runs.get(metric, {})
-
-    def scales(self, target: str) -> dict[str, list[float]]:
-        """Return the guidance scales of a target by backbone, computed once."""
-        if target not in self._scales:
-            parts = self.rows[target].groupby("backbone", sort=False)["guidance"]
-            self._scales[target] = {
-                str(n): sorted(map(float, p.dropna().unique())) for n, p in parts
-            }
-        return self._scales[target]
-
-    def best_guidance(self, target: str, backbone: str) -> tuple[dict[str, float], str]:
-        """Return ``best_guidance`` of the table, computed once."""
-        key = (target, backbone)
-        if key not in self._best:
-            self._best[key] = _best_guidance(self, target, backbone)
-        return self._best[key]
-
-    def at_chance(self, metric: str, family: str) -> bool:
-        """Return ``at_chance`` of the table, computed once."""
-        key = (metric, family)
-        if key not in self._chance:
-            self._chance[key] = _at_chance(self, metric, family)
-        return self._chance[key]
-
-    def cells(self, metric: str, target: str, backbone: str, guidance: Guidance) -> Cells:
-        """Return ``cells`` of the table, computed once."""
-        key = (metric, target, backbone, guidance)
-        if key not in self._cells:
-            self._cells[key] = _cells(self, metric, target, backbone, guidance)
-        return self._cells[key]
-
 
 Table = pd.DataFrame | Measured
+
+
+def _once(
+    function: Callable[Concatenate[Measured, Arguments], Result],
+) -> Callable[Concatenate[Table, Arguments], Result]:
+    """Index the table that a function takes first, and keep the result with it."""
+
+    @wraps(function)
+    def kept(table: Table, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        table = Measured.of(table)
+        key = (function.__name__, args, *kwargs.items())
+        if key not in table.known:
+            table.known[key] = function(table, *args, **kwargs)
+        found: Result = table.known[key]
+        return found
+
+    return kept
 
 
 def targets(table: Table) -> list[str]:
@@ -202,26 +134,29 @@ def panels(table: Table, of: Sequence[str] | None = None) -> Iterator[Panel]:
     """
     table = Measured.of(table)
     for target in targets(table) if of is None else of:
-        for backbone, scales in table.scales(target).items():
-            for guidance in scales:
+        for backbone, known in scales(table, target).items():
+            for guidance in known:
                 yield Panel(target, backbone, guidance)
-            if len(scales) > 1:
+            if len(known) > 1:
                 yield Panel(target, backbone, BEST)
 
 
-def at_chance(table: Table, metric: str, family: str) -> bool:
+@_once
+def scales(table: Measured, target: str) -> dict[str, list[float]]:
+    """Return the guidance scales of a target by backbone, ascending."""
+    rows = table.rows.get(target, table.table.iloc[:0])
+    parts = rows.groupby("backbone", sort=False)["guidance"]
+    return {str(name): sorted(map(float, part.dropna().unique())) for name, part in parts}
+
+
+@_once
+def at_chance(table: Measured, metric: str, family: str) -> bool:
     """Return whether a metric does not leave chance over the tokenizers of a family.
 
     The metric states its chance among its options. It leaves chance if its median over tokenizers
     exceeds ``ABOVE_CHANCE`` times that; a metric without a stated chance is never at chance.
     """
-    return Measured.of(table).at_chance(metric, family)
-
-
-def _at_chance(table: Measured, metric: str, family: str) -> bool:
-    rows = table.rows.get(metric)
-    if rows is None:
-        return False
+    rows = table.rows.get(metric, table.table.iloc[:0])
     rows = rows[(rows["family"] == family) & rows["value"].notna()]
     known = [json.loads(text or "{}").get("chance") for text in rows["options"]]
     chance = [float(value) for value in known if value]
@@ -256,7 +191,8 @@ def expected_sign(table: Table, metric: str, target: str) -> int | None:
     return 1 if x == y else -1
 
 
-def cells(table: Table, metric: str, target: str, backbone: str, guidance: Guidance) -> Cells:
+@_once
+def cells(table: Measured, metric: str, target: str, backbone: str, guidance: Guidance) -> Cells:
     """Pair a metric with a target over every tokenizer of a table.
 
     Runs are matched before they are averaged: only tokenizer seeds that have both numbers count,
@@ -271,33 +207,61 @@ def cells(table: Table, metric: str, target: str, backbone: str, guidance: Guida
         backbone: diffusion network of the target; empty if the target is a tokenizer's metric.
         guidance: guidance scale; `BEST` takes each tokenizer at the scale with its best mean
             target; None if not applicable.
+    """
+    y, problem = _runs(table, target, backbone), ""
+    if backbone and guidance is None:
+        y = y[y["guidance"].isna()]
+    elif backbone and guidance == BEST:
+        best, problem = best_guidance(table, target, backbone)
+        names = table.tokenizers["tokenizer"].to_numpy()[y["tokenizer"]]
+        y = y[y["guidance"] == [best.get(name) for name in names]]
+    elif backbone:
+        y = y[y["guidance"] == guidance]
+    measured = table.rows.get(metric, table.table.iloc[:0])
+    by_run = bool((measured["backbone"] != "").any())
+    x = _runs(table, metric, backbone if by_run else "")
+    return pair(table.tokenizers, (metric, x), (target, y), by_run, problem)
+
+
+def paired(table: Table, metric: str, panel: Panel, family: str) -> Cells:
+    """Return ``cells`` of a metric and the target of a panel, for one family."""
+    found = cells(table, metric, panel.target, panel.backbone, panel.guidance)
+    return found.of_family(family)
+
+
+def paired_together(
+    table: Table, metrics: Sequence[str], panel: Panel, family: str
+) -> tuple[pd.DataFrame, NDArray[np.float64]]:
+    """Return the n tokenizers of a family that have the target and all m metrics.
 
     Returns:
-        Paired rows, the runs behind them, and what could not be paired with the reason. Standard
-        errors come from repeated seeds if there are any, else from the measurement.
+        Rows of ``Cells``, index tokenizer, and (n, m) values of the metrics.
     """
-    return Measured.of(table).cells(metric, target, backbone, guidance)
+    parts = [paired(table, name, panel, family).rows.set_index("tokenizer") for name in metrics]
+    rows = parts[0]
+    for part in parts:
+        rows = rows[rows.index.isin(part.index)]
+    return rows, np.column_stack([part["x"].reindex(rows.index) for part in parts])
 
 
-def _cells(table: Measured, metric: str, target: str, backbone: str, guidance: Guidance) -> Cells:
-    y, problem = _target_runs(table, target, backbone, guidance)
-    x, by_run = _metric_runs(table, metric, backbone)
-    if by_run:
-        x = x.at_scales_of(y)
-    rows, runs, missing = pair(table.tokenizers, (metric, x), (target, y), by_run, problem)
-    return Cells(rows, runs, missing)
+@_once
+def _runs(table: Measured, metric: str, backbone: str) -> pd.DataFrame:
+    """Return the runs of a metric (``pairing.pair``); without a backbone, of the tokenizers."""
+    rows = table.rows.get(metric, table.table.iloc[:0])
+    rows = rows[(rows["backbone"] == backbone) & rows["value"].notna()]
+    place = {name: k for k, name in enumerate(table.tokenizers["tokenizer"])}
+    numbers = rows[["tokenizer_seed", "seed", "guidance", "value", "stderr"]].astype(float)
+    numbers.insert(0, "tokenizer", rows["tokenizer"].map(place).astype(int))
+    return numbers
 
 
-def best_guidance(table: Table, target: str, backbone: str) -> tuple[dict[str, float], str]:
+@_once
+def best_guidance(table: Measured, target: str, backbone: str) -> tuple[dict[str, float], str]:
     """Return the guidance scale with the best mean target of every tokenizer.
 
     Returns:
         Scale by tokenizer (ties go to the smaller scale), and the reason if there is none.
     """
-    return Measured.of(table).best_guidance(target, backbone)
-
-
-def _best_guidance(table: Measured, target: str, backbone: str) -> tuple[dict[str, float], str]:
     better = higher_is_better(table, target)
     if better is None:
         return {}, f"{target} has no direction, so no guidance scale is best"
@@ -308,26 +272,3 @@ def _best_guidance(table: Measured, target: str, backbone: str) -> tuple[dict[st
     by_tokenizer = means.groupby(level="tokenizer")
     optima = by_tokenizer.idxmax() if better else by_tokenizer.idxmin()
     return {str(tokenizer): float(scale) for tokenizer, scale in optima}, ""
-
-
-def _target_runs(
-    table: Measured, target: str, backbone: str, guidance: Guidance
-) -> tuple[Runs, str]:
-    """Return the target's runs, and the reason if there cannot be any (else empty)."""
-    runs = table.runs(target).get(backbone, Runs.empty())
-    if not backbone:
-        return runs, ""
-    if guidance is None:
-        return runs.where(np.isnan(runs.guidance)), ""
-    if guidance != BEST:
-        return runs.where(runs.guidance == guidance), ""
-    best, problem = table.best_guidance(target, backbone)
-    scale = table.tokenizers["tokenizer"].map(best).to_numpy(float)
-    return runs.where(runs.guidance == scale[runs.tokenizer]), problem
-
-
-def _metric_runs(table: Measured, metric: str, backbone: str) -> tuple[Runs, bool]:
-    """Return the metric's runs, and whether it is measured once per diffusion run."""
-    by_backbone = table.runs(metric)
-    by_run = any(by_backbone)
-    return by_backbone.get(backbone if by_run else "", Runs.empty()), by_run

@@ -14,11 +14,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from diffusability.analysis.claims import Claim, paper_value
+from diffusability.analysis.claims import Claim, fits, named, paper_value
 from diffusability.analysis.estimators import Array
 from diffusability.analysis.intervals import MIN_CLUSTERS, Labels
 from diffusability.analysis.joint import FEWEST, Row, Terms, evaluate
-from diffusability.analysis.selection import fits, named
 from diffusability.study.study import Study
 
 DRAWS = 400  # data sets: the error of a power is at most 0.025
@@ -102,7 +101,7 @@ def _simulated_fits(terms: Terms, clusters: Labels, reliability: float, seed: in
         signal = x.sum(axis=1, keepdims=True) / math.sqrt(2)
         return replace(row, x=x, y=_mixed(signal, noise, math.sqrt(row.paper * reliability)))
 
-    return Terms([[made(row) for row in term] for term in terms.plus])
+    return terms.map(made)
 
 
 def _simulated_shares(terms: Terms, clusters: Labels, draws: int, seed: int) -> Terms:
@@ -114,7 +113,7 @@ def _simulated_shares(terms: Terms, clusters: Labels, draws: int, seed: int) -> 
     def made(row: Row) -> Row:
         return replace(row, x=(hidden[row.index] < stats.norm.ppf(row.paper)).astype(float))
 
-    return Terms([[made(row) for row in term] for term in terms.plus])
+    return terms.map(made)
 
 
 def _codes(clusters: Labels) -> np.ndarray:
@@ -162,9 +161,7 @@ def simulate(terms: Terms, clusters: Labels, reliability: float, draws: int, see
             metrics[metric] = _mixed(quality, normal(row.index), loading)
         return replace(row, x=metrics[metric], y=targets[panel])
 
-    return Terms(
-        *([[made(row) for row in term] for term in side] for side in (terms.plus, terms.minus))
-    )
+    return terms.map(made)
 
 
 def _mixed(signal: Array, noise: Array, loading: float) -> Array:

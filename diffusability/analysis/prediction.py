@@ -25,10 +25,11 @@ from diffusability.analysis.panels import (
     Measured,
     Panel,
     Table,
-    cells,
     families,
     headline_targets,
     matching,
+    paired,
+    paired_together,
     panels,
     predictors,
 )
@@ -256,23 +257,17 @@ def points_of(
     """
     table = Measured.of(table)
     names = matching(predictors(table), HEADLINE) if metrics is None else list(metrics)
-    parts = {
-        name: cells(table, name, panel.target, panel.backbone, panel.guidance)
-        .of_family(family)
-        .rows.set_index("tokenizer")
-        for name in names
-    }
-    most = max((len(part) for part in parts.values()), default=0)
-    parts = {name: part for name, part in parts.items() if len(part) == most and most}
-    if not parts:
+    parts = {name: len(paired(table, name, panel, family).rows) for name in names}
+    most = max(parts.values(), default=0)
+    names = [name for name, n in parts.items() if n == most and most]
+    if not names:
         return Points((), np.empty((0, 0)), np.empty(0), np.empty(0, np.int64), ())
-    rows = next(iter(parts.values()))
-    there = np.all([rows.index.isin(part.index) for part in parts.values()], axis=0)
-    rows = rows[there & (rows["y"] > 0).to_numpy()]
-    x = np.column_stack([part["x"].reindex(rows.index) for part in parts.values()])
-    varying = np.ptp(x, axis=0) > 0 if len(x) else np.zeros(len(parts), bool)
+    rows, x = paired_together(table, names, panel, family)
+    positive = (rows["y"] > 0).to_numpy()
+    rows, x = rows[positive], x[positive]
+    varying = np.ptp(x, axis=0) > 0 if len(x) else np.zeros(len(names), bool)
     return Points(
-        tuple(name for name, moves in zip(parts, varying, strict=True) if moves),
+        tuple(name for name, moves in zip(names, varying, strict=True) if moves),
         x[:, varying].astype(np.float64),
         np.log(rows["y"].to_numpy(np.float64)),
         pd.factorize(rows["cluster"])[0].astype(np.int64),

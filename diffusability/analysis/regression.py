@@ -17,10 +17,10 @@ from diffusability.analysis.panels import (
     Measured,
     Panel,
     Table,
-    cells,
     families,
     headline_targets,
     matching,
+    paired_together,
     panels,
     predictors,
 )
@@ -65,18 +65,10 @@ def _row(
     table: Measured, panel: Panel, family: str, model: tuple[str, ...]
 ) -> dict[str, object] | None:
     """Return one model over the tokenizers that have all its metrics, None if too few have."""
-    parts = [
-        cells(table, name, panel.target, panel.backbone, panel.guidance)
-        .of_family(family)
-        .rows.set_index("tokenizer")
-        for name in model
-    ]
-    first = parts[0]
-    rows = first[np.all([first.index.isin(part.index) for part in parts], axis=0)]
+    rows, x = paired_together(table, model, panel, family)
     n, k = len(rows), len(model)
     if n < k + 3:
         return None
-    x = np.column_stack([part["x"].reindex(rows.index) for part in parts])
     x, y = standardise(x), standardise(rows["y"].to_numpy(float))
     labels: dict[str, object] = {
         **{**panel.labels, "family": family},

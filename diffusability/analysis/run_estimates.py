@@ -7,9 +7,12 @@ more than once. The pooled spread also applies to single runs.
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
+
+from diffusability.fisher.information import log_weights
 
 CONFIDENCE = 0.95
 LOOKS = 3.0  # standard errors over data: a claim about a curve looks at many noise levels
@@ -32,9 +35,37 @@ class Ranged:
         """Return the exponential, to first order."""
         return Ranged(math.exp(self.value), math.exp(self.value) * self.reach)
 
+    def log(self) -> "Ranged":
+        """Return the natural logarithm, to first order; NaN if undefined."""
+        if not self.value > 0:
+            return Ranged(math.nan, math.nan)
+        return Ranged(math.log(self.value), self.reach / self.value)
+
     def times(self, factor: float) -> "Ranged":
         """Return a multiple of the estimate."""
         return Ranged(factor * self.value, abs(factor) * self.reach)
+
+    def row(self, statistic: str, space: str, where: str = "", **more: object) -> dict[str, Any]:
+        """Return a row of a table of findings; ``where`` says at what the number was taken."""
+        ends = {"value": self.value, "low": self.value - self.reach}
+        ends["high"] = self.value + self.reach
+        metric = ", ".join(filter(None, (space, where)))
+        return {"statistic": statistic, "metric": metric, "space": space, **ends, **more}
+
+
+def mean_of(values: Sequence[Ranged], weights: Sequence[float] = ()) -> Ranged:
+    """Return the mean; reaches add, because values at different noise share their images."""
+    weights = weights or [1 / len(values)] * len(values)
+    pairs = list(zip(weights, values, strict=True))
+    return Ranged(sum(w * x.value for w, x in pairs), sum(w * x.reach for w, x in pairs))
+
+
+def wholes(distances: Mapping[float, Ranged]) -> dict[str, Ranged]:
+    """Return two distances of whole curves, from distances by noise variance."""
+    grid = sorted(distances)
+    values = [distances[v] for v in grid]
+    supremum = max(values, key=lambda at: at.value)
+    return {"supremum": supremum, "mean over log v": mean_of(values, log_weights(grid))}
 
 
 def estimates(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from diffusability.analysis.estimators import Array, pearson, whole
 from diffusability.analysis.frames import join_notes, table_frame
-from diffusability.analysis.intervals import Analysis, AnalysisOptions, exact_share
+from diffusability.analysis.intervals import exact_share
 from diffusability.analysis.measurements import control_of, step_of
 from diffusability.analysis.panels import (
     CURVE,
@@ -19,11 +19,13 @@ from diffusability.analysis.panels import (
     Table,
     best_guidance,
     families,
-    panels,
+    scales,
+    targets,
 )
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.artifacts.card import verified
 from diffusability.study.plan import Artifact, Plan
+from diffusability.study.study import DEFAULTS, AnalysisSpec
 
 FILE = "samples.json"
 VARIANCE = f"velocity{CURVE}"
@@ -149,7 +151,7 @@ def _along(profile: pd.DataFrame, curves: Mapping[str, tuple[Array, Array]]) -> 
 
 def guidance_optima(
     table: Table,
-    analysis: Analysis | None = None,
+    analysis: AnalysisSpec = DEFAULTS,
     inside: tuple[float, float] = (1.5, 2.0),
 ) -> pd.DataFrame:
     """Return the share of tokenizers whose best guidance scale is in a range.
@@ -163,26 +165,23 @@ def guidance_optima(
         interval of as many clusters. NaN with a ``note`` if fewer than two scales were
         sampled or the target has no direction.
     """
-    analysis, table, rows = analysis or AnalysisOptions(), Measured.of(table), []
-    scanned: dict[tuple[str, str], list[float]] = {}
-    for panel in panels(table):
-        found = scanned.setdefault((panel.target, panel.backbone), [])
-        found += [panel.guidance] if isinstance(panel.guidance, float) else []
-    for (target, backbone), scales in scanned.items():
+    table, rows = Measured.of(table), []
+    scanned = {(t, b): found for t in targets(table) for b, found in scales(table, t).items()}
+    for (target, backbone), sampled in scanned.items():
         best, problem = best_guidance(table, target, backbone)
-        if not problem and len(scales) < 2:
-            problem = f"{len(scales)} guidance scale was sampled: there is no best"
-        partly = _partly_scanned(table.rows[target], backbone, len(scales))
+        if not problem and len(sampled) < 2:
+            problem = f"{len(sampled)} guidance scale was sampled: there is no best"
+        partly = _partly_scanned(table.rows[target], backbone, len(sampled))
         own = table.tokenizers.assign(best=table.tokenizers["tokenizer"].map(best).astype(float))
         for family in families(table):
             part = own[(own["family"] == family) & own["best"].notna()]
             row: dict[str, object] = {"target": target, "backbone": backbone, "family": family}
-            row |= {"statistic": "share_inside", "guidance_scales": len(scales)}
+            row |= {"statistic": "share_inside", "guidance_scales": len(sampled)}
             row |= {"n": len(part), "clusters": part["cluster"].nunique()}
             if problem or part.empty:
                 rows.append(row | {"note": join_notes(problem, partly)})
                 continue
-            edge = int(part["best"].isin([scales[0], scales[-1]]).sum())
+            edge = int(part["best"].isin([sampled[0], sampled[-1]]).sum())
             note = f"{edge} of {len(part)} are best at an end of the scan" if edge else ""
             share = np.array([part["best"].between(*inside).mean()])
             ends = exact_share(share, part["cluster"].nunique(), analysis.confidence)

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from diffusability.analysis.claims import Claim, Region
+from diffusability.analysis.claims import Claim, Region, fits
 from diffusability.analysis.evidence import Evidence, Study
 from diffusability.analysis.frames import join_notes, table_frame
-from diffusability.analysis.intervals import Analysis, AnalysisOptions, Labels
+from diffusability.analysis.intervals import Labels
 from diffusability.analysis.joint import CORRELATIONS, Row, Terms, evaluate
 from diffusability.analysis.panels import Measured, Table
 from diffusability.analysis.power import ASSUMED, power, power_reason
-from diffusability.analysis.selection import fits
+from diffusability.study.study import DEFAULTS, AnalysisSpec
 from diffusability.study.tables import CLAIMS_TABLE
 
 REPRODUCED = "reproduced"
@@ -54,7 +54,7 @@ def check_claims(
     profiles: pd.DataFrame,
     floor: pd.DataFrame,
     findings: pd.DataFrame,
-    analysis: Analysis | None = None,
+    analysis: AnalysisSpec = DEFAULTS,
 ) -> pd.DataFrame:
     """Return the verdict on every claim about a study.
 
@@ -69,7 +69,6 @@ def check_claims(
         layout reproduces the claim if the paper's value is true; numbers of rows, tokenizers
         and clusters behind it.
     """
-    analysis = analysis or AnalysisOptions()
     study = Study(Measured.of(measurements), profiles)
     rows: list[dict[Any, Any]] = []
     for claim in claims:

@@ -14,19 +14,26 @@ from diffusability.analysis.correlation import turned
 from diffusability.figures.panels import (
     annotate_empty,
     legend_below,
+    lowest,
     sentence_figure,
     set_title,
     wrapped_grid,
 )
 from diffusability.figures.perspectives import every_scope
 from diffusability.figures.results import Results, Scope, guidance_scales
-from diffusability.figures.style import HALF, PAGE, QUIET, TEXT
+from diffusability.figures.style import HALF, PAGE, PHONE, QUIET, TEXT
 from diffusability.study.tables import BEST
 
 FILLED, OPEN = "#0072B2", "#D55E00"
 OFFSET = 0.17  # rows between the marks of one metric
 ROW = 0.27  # inches per metric
 NARROW, WIDE = 1.3, 2.2  # inches, width of a panel
+LEFT = {PAGE: 1.1, HALF: 1.3, PHONE: 1.1}  # inches, room for the names of the metrics
+# the metric that represents each perspective
+_REPRESENTED = {
+    title: {short: of for short, of in metrics.items() if short in REPRESENTATIVES}
+    for title, metrics in PERSPECTIVES.items()
+}
 
 
 def draw_correlations(results: Results) -> Figure:
@@ -34,17 +41,17 @@ def draw_correlations(results: Results) -> Figure:
 
     Half as wide as the page. Positive: a better value, as the metric declares, means better images.
     """
-    return _draw(results, {title: _first(metrics) for title, metrics in PERSPECTIVES.items()}, HALF)
+    return _draw(results, _REPRESENTED, HALF)
+
+
+def draw_correlations_narrow(results: Results) -> Figure:
+    """Return the same for a phone: one panel under the other."""
+    return _draw(results, _REPRESENTED, PHONE)
 
 
 def draw_all_metrics(results: Results) -> Figure:
     """Return the same for every metric of each perspective, as wide as the page."""
     return _draw(results, PERSPECTIVES, PAGE)
-
-
-def _first(metrics: Mapping[str, str]) -> dict[str, str]:
-    """Return the metric that represents a perspective."""
-    return {short: of for short, of in metrics.items() if short in REPRESENTATIVES}
 
 
 def _draw(results: Results, shown: Mapping[str, Mapping[str, str]], width: float) -> Figure:
@@ -58,18 +65,18 @@ def _draw(results: Results, shown: Mapping[str, Mapping[str, str]], width: float
     if not positions:
         return sentence_figure("no metric of any perspective was measured in this study")
     height = ROW * (max(positions.values()) + 1)
-    left, gap = (1.3 if width < PAGE else 1.1), 0.15
-    columns = min(len(scopes), int((width - left + gap) / (NARROW + gap)))
+    left, gap = LEFT[width], 0.15
+    columns = min(len(scopes), max(1, int((width - left + gap) / (NARROW + gap))))
     panel = min(WIDE, (width - left - gap * (columns - 1)) / columns)
     figure, axes = wrapped_grid(
-        len(scopes), columns, panel=(panel, height), gap=(gap, 0.6), left=left
+        len(scopes), columns, panel=(panel, height), gap=(gap, 0.6), left=left, narrowest=width
     )
     for axis, scope in zip(axes.flat, scopes, strict=False):
         _draw_panel(axis, results, scope, positions)
     for line in axes:
         _label_rows(line[0], results, positions, shown)
     set_title(figure, "What goes with better images? Right: a better metric, better images")
-    for axis in axes[-1]:
+    for axis in lowest(axes):
         axis.set_xlabel("turned r")
     guided = any(len(guidance_scales(results, s.target, s.backbone)) > 1 for s in scopes)
     _legend(figure, guided, width == PAGE)
@@ -185,7 +192,7 @@ def _legend(figure: Figure, guided: bool, every: bool) -> None:
     legend_below(
         figure,
         handles,
-        2 if figure.get_size_inches()[0] < 5 else 3,
+        3 if every else 2 if figure.get_size_inches()[0] > 3 else 1,
         title="bold: represents its perspective   °: no declared direction" if every else None,
         title_fontsize=TEXT - 0.5,
     )

@@ -1,10 +1,18 @@
 """What of each encoder's FIR deviation is dimension, tangential distortion and curvature."""
 
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from diffusability.figures.panels import legend_below, sentence_figure, set_title, wrapped_grid
+from diffusability.figures.panels import (
+    legend_below,
+    lowest,
+    sentence_figure,
+    set_title,
+    wrapped_grid,
+)
 from diffusability.figures.results import Results
 from diffusability.figures.style import INK, PALETTE
 
@@ -16,6 +24,8 @@ PARTS = {
 }
 ESTIMATORS = {"": "mixture of classes", "_empirical": "smoothed empirical measure"}
 COLUMNS = 4  # panels per row
+WHOLE = "sum: the deviation"
+COLOURS = dict(zip((*PARTS.values(), WHOLE), (*PALETTE[: len(PARTS)], INK), strict=True))
 
 
 def draw_distortion(results: Results) -> Figure:
@@ -33,12 +43,12 @@ def draw_distortion(results: Results) -> Figure:
     for axis, name in zip(axes.flat, names, strict=False):
         axis.set_title(name)
         _draw(axis, rows[rows["tokenizer"] == name])
-    for axis in axes[-1]:
+    for axis in lowest(axes):
         axis.set_xlabel("noise variance v")
     axes[0][0].set_ylabel("v² (FIR \N{MINUS SIGN} FIR of pixels) / D")
     set_title(figure, "Parts of the FIR deviation from pixels")
-    drawn = {str(line.get_label()): line for line in axes.flat[0].lines[: len(PARTS) + 1]}
-    legend_below(figure, drawn, len(drawn))
+    handles = {words: Line2D([], [], color=colour) for words, colour in COLOURS.items()}
+    legend_below(figure, handles, len(handles))
     return figure
 
 
@@ -60,11 +70,21 @@ def parts_by_noise(measurements: pd.DataFrame) -> pd.DataFrame:
 
 
 def _draw(axis: Axes, rows: pd.DataFrame) -> None:
-    for ending, style in zip(ESTIMATORS, ("-", ":"), strict=True):
-        own = rows[rows["ending"] == ending].sort_values("v")
-        for (part, words), colour in zip(PARTS.items(), PALETTE, strict=False):
-            axis.plot(own["v"], own[part], style, color=colour, linewidth=1.0, label=words)
-        whole = own[list(PARTS)].sum(axis=1, min_count=len(PARTS))
-        axis.plot(own["v"], whole, style, color=INK, linewidth=1.4, label="sum: the deviation")
+    named = rows.rename(columns=PARTS)
+    named[WHOLE] = rows[list(PARTS)].sum(axis=1, min_count=len(PARTS))
+    sns.lineplot(
+        named.melt(["ending", "v"], list(COLOURS), "part", "value"),
+        x="v",
+        y="value",
+        hue="part",
+        palette=COLOURS,
+        size="part",
+        sizes={words: 1.4 if words == WHOLE else 1.0 for words in COLOURS},
+        style="ending",
+        dashes=dict(zip(ESTIMATORS, ("", (1, 1.5)), strict=True)),
+        estimator=None,
+        legend=False,
+        ax=axis,
+    )
     axis.axhline(0.0, color="0.8", linewidth=0.6, zorder=0)
-    axis.set_xscale("log")
+    axis.set(xscale="log", xlabel="", ylabel="")

@@ -12,11 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from diffusability.analysis.latent_spaces import (
-    GPE,
-    LEVEL,
-    PIXELS,
     POWERS,
-    VAE,
     fisher_totals,
     networks,
     of_role,
@@ -32,6 +28,7 @@ from diffusability.figures.panels import (
 )
 from diffusability.figures.results import Results
 from diffusability.figures.style import PALETTE, QUIET
+from diffusability.study.roles import GPE, LEVEL, PIXELS, VAE
 
 # column: its title; totals have a logarithmic axis
 TOTALS = {"fi": "FI", "fir": "FIR"}

@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diffusability.analysis.catalogue import REPRESENTATIVES, name_metric
-from diffusability.analysis.panels import best_guidance, cells
+from diffusability.analysis.panels import Panel, best_guidance, paired
 from diffusability.figures.labels import number_ends
 from diffusability.figures.panels import (
     SHAPE,
@@ -55,8 +55,7 @@ def _draw_panel(axis: Axes, results: Results, backbone: str, family: str) -> Non
         return
     table, target = results.indexed, results.target
     curves = pd.concat(
-        cells(table, target, target, backbone, guidance).of_family(family).rows
-        for guidance in known
+        paired(table, target, Panel(target, backbone, guidance), family).rows for guidance in known
     )
     if curves.empty:
         annotate_empty(axis, f"{family} was not sampled with {backbone}")
@@ -132,8 +131,8 @@ def _draw_scales(axis: Axes, results: Results, pattern: str, scope: Scope) -> No
     columns = []
     for guidance in guidance_scales(results, scope.target, scope.backbone):
         if name is not None and min(best) <= guidance <= max(best):
-            paired = cells(results.indexed, name, scope.target, scope.backbone, guidance)
-            columns.append(paired.of_family(scope.family).rows)
+            at = scope.at(guidance=guidance)
+            columns.append(paired(results.indexed, name, at, scope.family).rows)
     rows = pd.concat(columns)
     ends = rows.groupby("tokenizer")["y"].agg(["min", "max"])
     x = rows.groupby("tokenizer")["x"].first()

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diffusability.analysis.catalogue import name_metric
-from diffusability.analysis.panels import cells
+from diffusability.analysis.panels import Panel, paired
 from diffusability.figures.labels import number_points
 from diffusability.figures.panels import (
     MARKER,
@@ -50,22 +50,20 @@ def draw_noise_floor(results: Results) -> Figure:
 
 def _draw_panel(axis: Axes, results: Results, scope: Scope) -> None:
     axis.set_xlabel(f"rank by quality, {scope.backbone}")
-    paired = cells(
-        results.indexed, scope.target, scope.target, scope.backbone, scope.guidance
-    ).of_family(scope.family)
-    if paired.rows.empty:
+    found = paired(results.indexed, scope.target, scope, scope.family)
+    if found.rows.empty:
         annotate_empty(axis, f"{scope.family} was not sampled with {scope.backbone}")
         return
-    rows = paired.rows.sort_values(["y", "tokenizer"]).reset_index(drop=True)
+    rows = found.rows.sort_values(["y", "tokenizer"]).reset_index(drop=True)
     rows["position"] = range(1, len(rows) + 1)
-    runs = paired.runs.merge(rows[["tokenizer", "cluster", "position"]], on="tokenizer")
+    runs = found.runs.merge(rows[["tokenizer", "cluster", "position"]], on="tokenizer")
     first = runs.groupby("tokenizer")["tokenizer_seed"].transform("min")
-    found = results.row(
+    floor = results.row(
         "noise_floor",
         **{"target": scope.target, "backbone": scope.backbone},
         **{"guidance": scope.guidance, "family": scope.family},
     )
-    sd = found["run_sd"] if found else float("nan")
+    sd = floor["run_sd"] if floor else float("nan")
     if pd.notna(sd):
         axis.vlines(
             rows["position"], rows["y"] - sd, rows["y"] + sd, color="0.85", linewidth=3, zorder=0
@@ -84,7 +82,7 @@ def _draw_panel(axis: Axes, results: Results, scope: Scope) -> None:
                 label=f"{cluster}{', retrained' if again else ''}",
             )
     axis.locator_params("x", integer=True)
-    axis.set_title(_title(axis, found))
+    axis.set_title(_title(axis, floor))
     lowest = rows["tokenizer"].map(runs.groupby("tokenizer")["y"].min())
     names = point_labels(results, rows["tokenizer"])
     number_points(axis, rows["position"], lowest, names, beside=runs[["position", "y"]])
@@ -126,11 +124,10 @@ def draw_reconstruction(results: Results) -> Figure:
 
 def _draw_metric(axis: Axes, results: Results, metric: str) -> None:
     axis.set_title(wrapped(axis, label_metric(results, name_metric(metric), metric)))
-    paired = cells(results.indexed, metric, metric, "", None)
     families = results.families
     labels, parts = [], []
     for position, family in enumerate(families):
-        rows = paired.of_family(family).rows
+        rows = paired(results.indexed, metric, Panel(metric, "", None), family).rows
         spread = np.linspace(-HALF_WIDTH, HALF_WIDTH, len(rows)) if len(rows) > 1 else np.zeros(1)
         parts.append(rows.assign(x=position + spread[: len(rows)], x_stderr=np.nan))
         labels.append(f"{family}\n{_spread(results, family, metric)}")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from diffusability.analysis.catalogue import REPRESENTATIVES, name_metric
-from diffusability.analysis.panels import cells
+from diffusability.analysis.panels import Panel, paired
 from diffusability.figures.labels import number_points
 from diffusability.figures.panels import (
     add_legend,
@@ -115,8 +115,8 @@ def draw_intercorrelations(results: Results) -> Figure:
 
 def _sizes(results: Results, scope: Scope) -> pd.Series:
     """Return the target of each tokenizer of the scope."""
-    rows = cells(results.indexed, scope.target, scope.target, scope.backbone, scope.guidance)
-    return rows.of_family(scope.family).rows.set_index("tokenizer")["y"]
+    rows = paired(results.indexed, scope.target, scope, scope.family).rows
+    return rows.set_index("tokenizer")["y"]
 
 
 def bubble_diameters(values: np.ndarray, lowest: float, highest: float) -> np.ndarray:
@@ -138,12 +138,7 @@ def _draw_pair(
     names = [results.measured(pattern) for _, pattern in pair]
     axis.set_xlabel(label_metric(results, pair[0][0], names[0]))
     axis.set_ylabel(label_metric(results, pair[1][0], names[1]))
-    parts = [
-        cells(results.indexed, str(name), scope.target, scope.backbone, scope.guidance)
-        .of_family(scope.family)
-        .rows
-        for name in names
-    ]
+    parts = [paired(results.indexed, str(name), scope, scope.family).rows for name in names]
     rows = parts[0].merge(parts[1][["tokenizer", "x"]], on="tokenizer", suffixes=("", "_2"))
     if rows.empty:
         annotate_empty(axis, "no tokenizer has both metrics and the target")
@@ -232,8 +227,8 @@ def _draw_family(axis: Axes, results: Results, family: str) -> None:
         if results.measured(name) is None:
             annotate_empty(axis, f"{words} ({name}) was not measured in this study")
             return
-    paired = cells(results.indexed, NEIGHBOURS, PROBE, "", None).of_family(family)
-    rows = paired.rows
+    found = paired(results.indexed, NEIGHBOURS, Panel(PROBE, "", None), family)
+    rows = found.rows
     if rows.empty:
         annotate_empty(axis, f"no tokenizer of {family} has both values")
         return
@@ -242,7 +237,7 @@ def _draw_family(axis: Axes, results: Results, family: str) -> None:
     draw_levels(axis, results, NEIGHBOURS)
     draw_levels(axis, results, PROBE, across=True)
     wanted = {"family": family, "metric": NEIGHBOURS, "target": PROBE}
-    found = results.statistic("intercorrelations", "pearson", **wanted)
-    total = len(rows) + len(set(paired.missing.loc[paired.missing["excluded"], "tokenizer"]))
-    axis.set_title(statistic_title(axis, "r", turned_row(found), total))
+    row = results.statistic("intercorrelations", "pearson", **wanted)
+    total = len(rows) + len(found.excluded)
+    axis.set_title(statistic_title(axis, "r", turned_row(row), total))
     number_points(axis, rows["x"], rows["y"], point_labels(results, rows["tokenizer"]))

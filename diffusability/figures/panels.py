@@ -36,6 +36,7 @@ def panel_grid(
     gap: tuple[float, float] = (0.2, 0.75),
     left: float = 0.6,
     foot: float = 0.0,
+    narrowest: float = NARROWEST,
 ) -> tuple[Figure, np.ndarray]:
     """Return a figure and its (rows, columns) panels, with fixed sizes in inches.
 
@@ -49,10 +50,11 @@ def panel_grid(
         gap: between two panels, horizontally and vertically, for titles and labels.
         left: room for the labels of the first column.
         foot: room below the last row.
+        narrowest: width of the figure; panels are made wider where it would be less.
     """
     use_style()
     smallest, largest = (
-        (width - left - (columns - 1) * gap[0]) / columns for width in (NARROWEST, PAGE)
+        (width - left - (columns - 1) * gap[0]) / columns for width in (narrowest, PAGE)
     )
     panel = (max(min(panel[0], largest), smallest, THINNEST), panel[1])
     width = left + columns * panel[0] + (columns - 1) * gap[0]
@@ -83,6 +85,11 @@ def wrapped_grid(
     for axis in axes.flat[count:]:
         axis.remove()
     return figure, axes
+
+
+def lowest(axes: np.ndarray) -> list[Axes]:
+    """Return the lowest panel of each column that was not removed."""
+    return [[axis for axis in column if axis.figure is not None][-1] for column in axes.T]
 
 
 def comparison_grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diffusability.analysis.catalogue import PERSPECTIVES, REPRESENTATIVES, name_metric
-from diffusability.analysis.panels import cells
+from diffusability.analysis.panels import paired
 from diffusability.figures.labels import number_points
 from diffusability.figures.panels import (
     add_legend,
@@ -182,18 +182,17 @@ def draw_relation(
     if name is None:
         annotate_empty(axis, f"{short} ({pattern}) was not measured in this study")
         return pd.DataFrame()
-    paired = cells(results.indexed, name, scope.target, scope.backbone, scope.guidance)
-    paired = paired.of_family(scope.family)
-    if paired.rows.empty:
-        reasons = dict.fromkeys(paired.missing["reason"])
+    found = paired(results.indexed, name, scope, scope.family)
+    if found.rows.empty:
+        reasons = dict.fromkeys(found.missing["reason"])
         annotate_empty(axis, "; ".join(reasons) or f"{scope.family} has no tokenizer here")
-        return paired.rows
-    draw_points(axis, paired.rows, results)
-    draw_fit(axis, paired.rows)
+        return found.rows
+    draw_points(axis, found.rows, results)
+    draw_fit(axis, found.rows)
     draw_levels(axis, results, name)
-    total = len(paired.rows) + len(set(paired.missing.loc[paired.missing["excluded"], "tokenizer"]))
+    total = len(found.rows) + len(found.excluded)
     axis.set_title(_title(axis, results, name, scope, total))
-    return paired.rows
+    return found.rows
 
 
 def finish_row(axes: Sequence[Axes], points: Sequence[pd.DataFrame], results: Results) -> None:

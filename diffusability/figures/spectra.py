@@ -5,15 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from diffusability.analysis.latent_spaces import (
-    CONTROL,
-    PERMUTED,
-    PIXELS,
-    TRAINED,
-    of_role,
-    spectrum_order,
-    with_roles,
-)
+from diffusability.analysis.latent_spaces import of_role, spectrum_order, with_roles
 from diffusability.figures.panels import (
     annotate_empty,
     legend_below,
@@ -23,6 +15,7 @@ from diffusability.figures.panels import (
 )
 from diffusability.figures.results import Results
 from diffusability.figures.style import PALETTE, QUIET
+from diffusability.study.roles import CONTROL, PERMUTED, PIXELS, TRAINED
 
 COLUMNS = 4  # panels per row
 FEWEST = 2  # fewest frequencies of a curve

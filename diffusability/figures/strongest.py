@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from diffusability.analysis.answer import Answer, Turned, answer
 from diffusability.analysis.catalogue import name_metric
-from diffusability.analysis.panels import cells
+from diffusability.analysis.panels import Panel, paired
 from diffusability.figures.panels import (
     add_legend,
     draw_fit,
@@ -17,9 +17,10 @@ from diffusability.figures.panels import (
     panel_grid,
     sentence_figure,
     set_title,
+    wrapped,
 )
 from diffusability.figures.results import Results
-from diffusability.figures.style import QUIET, TEXT
+from diffusability.figures.style import HALF, PHONE, QUIET, TEXT
 
 
 def draw_strongest(results: Results) -> Figure:
@@ -27,6 +28,15 @@ def draw_strongest(results: Results) -> Figure:
 
     The best, the worst, and the most influential tokenizer are named.
     """
+    return _draw(results, HALF)
+
+
+def draw_strongest_narrow(results: Results) -> Figure:
+    """Return the same for a phone."""
+    return _draw(results, PHONE)
+
+
+def _draw(results: Results, width: float) -> Figure:
     if "correlations" not in results.last:
         return sentence_figure("correlations were not measured in this study")
     found = answer(results.last, results.target)
@@ -34,11 +44,13 @@ def draw_strongest(results: Results) -> Figure:
     if first is None:
         return sentence_figure(f"{results.target} was not measured with enough tokenizers")
     scale = None if math.isnan(first.guidance) else first.guidance
-    paired = cells(results.indexed, first.metric, results.target, first.backbone, scale)
-    rows = paired.of_family(first.family).rows
+    panel = Panel(results.target, first.backbone, scale)
+    rows = paired(results.indexed, first.metric, panel, first.family).rows
     if rows.empty:
         return sentence_figure(f"{first.metric} was not measured with {results.target}")
-    figure, axes = panel_grid(1, 1, panel=(3.6, 2.7))
+    left = 0.6
+    size = (width - left - 0.1, min(2.7, width))
+    figure, axes = panel_grid(1, 1, panel=size, gap=(0, 1), left=left, narrowest=width)
     axis = axes[0, 0]
     draw_points(axis, rows, results)
     draw_fit(axis, rows)
@@ -48,10 +60,11 @@ def draw_strongest(results: Results) -> Figure:
     named = _named(found, first)
     for row in rows[rows["tokenizer"].isin(list(named))].to_dict("records"):
         name = str(row["tokenizer"])
-        _name(axis, float(row["x"]), float(row["y"]), f"{name} ({named[name]})")
+        between = " " if width == HALF else "\n"
+        _name(axis, float(row["x"]), float(row["y"]), f"{name}{between}({named[name]})")
+    count = f"{len(rows)} tokenizers in {rows['cluster'].nunique()} clusters"
     axis.set_title(
-        f"{first.interval}, {len(rows)} tokenizers in {rows['cluster'].nunique()} clusters\n"
-        f"{first.backbone}, {first.family}"
+        wrapped(axis, f"{first.interval}, {count}") + f"\n{first.backbone}, {first.family}"
     )
     head = "Strongest perspective" if found.decided else "Strongest perspective, sign not settled"
     set_title(figure, f"{head}: {first.perspective} ({first.short})")

@@ -30,6 +30,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 PANEL = 2.9  # inches, width and height of a panel of such series
 PAGE = 8.9  # inches, the widest figure that a page shows at 1280 pixels without scrolling
 HALF = 4.3  # inches, the same for a figure that takes half of the page
+PHONE = 2.4  # inches, the same at 390 pixels
 INK = "0.15"  # grey of text and axes
 QUIET = "0.45"  # grey of secondary elements: bars, lines, sentences
 TEXT = 7.0  # points; only the numbers of points are smaller by more than a point

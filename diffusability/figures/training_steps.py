@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -87,11 +88,26 @@ def _draw_target(axis: Axes, results: Results, scope: Scope) -> None:
         annotate_empty(axis, f"{scope.family} was not sampled with {scope.backbone}")
         return
     styles = cluster_styles(results.measurements["cluster"])
-    for _, rows in own.groupby("tokenizer", sort=False):
-        curve = rows.groupby("step")["value"].mean()
-        colour, marker = styles[rows["cluster"].iloc[0]]
-        x, y = curve.index.to_numpy(float), curve.to_numpy(float)
-        axis.plot(x, y, color=colour, marker=marker, markersize=3, linewidth=0.8, alpha=0.8)
+    curves = own.astype({"step": float}).groupby(["tokenizer", "cluster", "step"], sort=False)
+    sns.lineplot(
+        curves["value"].mean().reset_index(),
+        x="step",
+        y="value",
+        units="tokenizer",
+        estimator=None,
+        hue="cluster",
+        palette={cluster: colour for cluster, (colour, _) in styles.items()},
+        style="cluster",
+        markers={cluster: marker for cluster, (_, marker) in styles.items()},
+        dashes=False,
+        markersize=3,
+        markeredgewidth=0,
+        linewidth=0.8,
+        alpha=0.8,
+        legend=False,
+        ax=axis,
+    )
+    axis.set(xlabel="", ylabel="")
     for name, (style, _) in CONTROLS.items():
         value = control_level(table, scope, name)
         if math.isfinite(value):
@@ -124,7 +140,8 @@ def _draw_correlation(axis: Axes, results: Results, scope: Scope, short: str, me
     axis.vlines(x, found["low"], found["high"], color=colour, linewidth=1.6, alpha=0.55)
     axis.plot(x, found["r"], color=colour, marker="o", markersize=3.5, linewidth=1.1)
     last = found.iloc[-1]
-    ends = f"[{number(last['low'])}, {number(last['high'])}]"
+    known = pd.notna(last["low"])
+    ends = f"[{number(last['low'])}, {number(last['high'])}]" if known else "(no interval)"
     axis.set_title(f"{short}\nat the end {number(last['r'])} {ends}")
     if found["at_chance"].any():
         text = "the metric does not leave chance"

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diffusability.analysis.catalogue import TRAJECTORY, name_metric
-from diffusability.analysis.panels import CURVE, cells
+from diffusability.analysis.panels import CURVE, paired
 from diffusability.figures.panels import (
     add_legend,
     annotate_empty,
@@ -101,9 +101,8 @@ def _overlay_variance(axis: Axes, variance: pd.DataFrame, ranks: Mapping[str, st
 
 def representatives(results: Results, scope: Scope) -> dict[str, str]:
     """Return the worst, median and best tokenizer of a scope; all if fewer than three."""
-    found = cells(results.indexed, scope.target, scope.target, scope.backbone, scope.guidance)
-    rows = found.of_family(scope.family).rows.sort_values(["y", "tokenizer"])
-    names = list(rows["tokenizer"])
+    rows = paired(results.indexed, scope.target, scope, scope.family).rows
+    names = list(rows.sort_values(["y", "tokenizer"])["tokenizer"])
     ranks = {"best": 0, "worst": len(names) - 1, "median": len(names) // 2}
     chosen: dict[str, str] = {}
     for rank, index in ranks.items():

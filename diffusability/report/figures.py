@@ -1,6 +1,6 @@
 """Figures in a report: those that show data, large enough to be read on a phone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,17 +12,22 @@ from diffusability.study.workflow_files import CAPTIONS
 
 # CSS pixels per point of a figure: its smallest type has 6 points, and 11 pixels can be read
 SCALE = 11.2 / 6
+NARROW = "_narrow"  # ends the name of a figure that is shown on a phone in another's place
 _DESCRIPTION = ".//{http://purl.org/dc/elements/1.1/}description"
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure on the page: its name, caption, data URI, and width in CSS pixels."""
+    """A figure on the page: its name, caption, data URI, and width in CSS pixels.
+
+    ``narrow`` is shown in its place on a phone.
+    """
 
     name: str
     caption: str
     source: str
     width: int
+    narrow: "Drawing | None" = None
 
 
 def drawings(study: Study) -> tuple[dict[str, Drawing], dict[str, str]]:
@@ -37,7 +42,9 @@ def drawings(study: Study) -> tuple[dict[str, Drawing], dict[str, str]]:
         width = float(ElementTree.fromstring(content).attrib["width"].removesuffix("pt"))
         source = inline(content, "image/svg+xml")
         drawn[name] = Drawing(name, caption(f"figures/{name}"), source, round(SCALE * width))
-    return drawn, empty
+    wide = {name: figure for name, figure in drawn.items() if not name.endswith(NARROW)}
+    shown = {n: replace(figure, narrow=drawn.get(n + NARROW)) for n, figure in wide.items()}
+    return shown, {name: why for name, why in empty.items() if not name.endswith(NARROW)}
 
 
 def drawing_reason(svg: bytes) -> str:

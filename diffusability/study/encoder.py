@@ -38,10 +38,12 @@ class EncoderEntry(Spec):
     Attributes:
         uses: what an encoder of the kind can serve for.
         needs_images: whether it is trained on, or checked with, the study's images.
+        names_classes: whether it may name the class of an image, as the Inception score takes.
     """
 
     uses: ClassVar[frozenset[Use]]
     needs_images: ClassVar[bool] = False
+    names_classes: ClassVar[bool] = False
 
     kind: str
     if TYPE_CHECKING:  # a kind fixes it, or makes it an option
@@ -147,6 +149,8 @@ class TrainedEncoder(EncoderEntry):
 @ENCODERS.add("diffusability.encoders.pretext:Classification")
 class SupervisedEncoder(TrainedEncoder):
     """Trained to name the class."""
+
+    names_classes = True
 
     kind: Literal["supervised"] = Field(description="trained to name the class")
 
@@ -383,6 +387,7 @@ class InceptionEncoder(PublishedEncoder):
     """Inception-v3 as the original FID uses it: 2,048 features and 1,008 logits."""
 
     uses = frozenset({"features"})
+    names_classes = True
 
     kind: Literal["inception"] = Field(description="Inception-v3 of the original FID")
     weights: Place = Field(description="weight file of torch-fidelity's Inception")
@@ -450,6 +455,7 @@ class PythonEncoder(EncoderEntry, WeightedObject):
 
     uses = frozenset({"alignment", "perceptual", "features"})
     needs_images = True
+    names_classes = True
 
     kind: Literal["python"] = Field(description="a network of your own package")
     factor: PositiveInt = Field(

@@ -94,6 +94,9 @@ class AnalysisSpec(Spec):
     )
 
 
+DEFAULTS = AnalysisSpec()
+
+
 class Study(Spec):
     """A resolved study: names mapped to complete specifications, plus a selection."""
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusability.study.figures import FIGURE_FORMATS, FIGURES, FigureSource
+from diffusability.study.figures import FIGURE_FORMATS, FIGURES
 from diffusability.study.plan import Plan
 from diffusability.study.stages import RESULTS, STAGES
 from diffusability.study.study import Study
@@ -19,18 +19,8 @@ def table_names(study: Study, names: Sequence[str] = tuple(TABLES)) -> tuple[str
 
 
 def figure_names(study: Study) -> tuple[str, ...]:
-    """Return the figures that the study has: what they show is measured in it."""
-    return tuple(name for name, figure in FIGURES.items() if _can_be_drawn(study, figure))
-
-
-def _can_be_drawn(study: Study, figure: FigureSource) -> bool:
-    clusters = {study.tokenizers[name].cluster for name in study.selected_tokenizers}
-    return (
-        (study.has_models or not figure.models)
-        and set(figure.groups) <= set(study.selected_metrics)
-        and set(figure.clusters) <= clusters
-        and len(study.selected_tokenizers) >= figure.tokenizers
-    )
+    """Return the figures that the study has: those that show its data."""
+    return tuple(name for name, figure in FIGURES.items() if figure.shows_data(study))
 
 
 def table_folder(study: Study) -> str:

@@ -3,12 +3,12 @@
 import pandas as pd
 import pytest
 
-from diffusability.analysis.intervals import AnalysisOptions
 from diffusability.analysis.measurements import check_measurements
 from diffusability.errors import MeasurementError
+from diffusability.study.study import AnalysisSpec
 from tests.unit.measurement_table import analysed, measurement_table
 
-QUICK = AnalysisOptions()
+QUICK = AnalysisSpec()
 SRSS, SEC, PSNR = "spatial.srss", "smoothness.sec25", "reconstruction.psnr"
 ENDS = {"noise_floor": ["low", "high"], "comparability": ["low", "high"]}
 # of each tokenizer: they need no other

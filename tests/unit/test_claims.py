@@ -216,6 +216,8 @@ def test_what_cannot_be_tested_says_why(table, tmp_path):
     claims = claims_of(tmp_path)
     none = verdict(claims_of(tmp_path, of="{metric: velocity.warp}"), table)
     assert (none["verdict"], none["reason"]) == (NOT_TESTABLE, "velocity.warp was not measured")
+    fit = verdict(claims_of(tmp_path, statistic="fit", of="{metric: velocity.warp}"), table)
+    assert (fit["verdict"], fit["reason"]) == (NOT_TESTABLE, "velocity.warp was not measured")
     foreign = verdict(claims_of(tmp_path, of="{metric: velocity.viv, backbone: dit}"), table)
     assert "no such target, backbone or guidance scale" in foreign["reason"]
     one = verdict(claims, table.assign(cluster="baseline"))

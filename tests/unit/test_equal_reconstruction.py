@@ -16,7 +16,13 @@ from diffusability.study.study import AnalysisSpec, EqualReconstruction
 from tests.unit.measurement_table import analysed, measurement_table
 from tests.unit.test_tables import row, run
 
-LIMITS = EqualReconstruction()
+
+def limited(**limits: float) -> AnalysisSpec:
+    """Return the options of an analysis with these limits."""
+    return AnalysisSpec(equal_reconstruction=EqualReconstruction(**limits))
+
+
+LIMITS = limited()
 
 
 def table(
@@ -46,7 +52,7 @@ def test_the_window_that_holds_most_tokenizers_stays(
     spread = max(psnr.values()) - min(psnr.values())
     assert found["psnr_spread"].tolist() == [pytest.approx(spread)] * len(psnr)
     assert all("dB" in reason for reason in found.loc[found["tokenizer"].isin(out), "reason"])
-    wider = EqualReconstruction(psnr_spread=5)
+    wider = limited(psnr_spread=5)
     assert unequal(tokenizers(table(psnr), wider)) == []
 
 
@@ -55,7 +61,7 @@ def test_rfd_must_be_below_a_third_of_the_smallest_gfd() -> None:
     found = tokenizers(made, LIMITS)
     assert unequal(found) == ["b", "c"]
     assert found["smallest_gfd"].tolist() == [9.0] * 3
-    assert unequal(tokenizers(made, EqualReconstruction(rfd_share=0.5))) == ["c"]
+    assert unequal(tokenizers(made, limited(rfd_share=0.5))) == ["c"]
     assert reconstruction_sentence(found).startswith("Left out, because")
     assert "b (rFD 3 is not below 0.33 of the smallest gFD (9))" in reconstruction_sentence(found)
 
@@ -71,7 +77,7 @@ def test_without_the_block_nothing_is_judged_and_no_fingerprint_changes() -> Non
     found = tokenizers(made)
     assert found["comparable"].isna().all()
     assert reconstruction_sentence(found) == ""
-    assert without_unequal(made, None) is made
+    assert without_unequal(made, AnalysisSpec()) is made
     assert "equal_reconstruction" not in AnalysisSpec().canonical()
 
 
@@ -91,7 +97,7 @@ def test_every_statistic_over_tokenizers_leaves_them_out() -> None:
         return frame
 
     made = measurement_table(8, seeds=1, retrained=0, backbones=("sit-b",), edit=worse)
-    options = AnalysisSpec(equal_reconstruction=EqualReconstruction())
+    options = LIMITS
     limited, plain = analysed(made, options), analysed(made, AnalysisSpec())
     for name, n in ((limited, 7), (plain, 8)):
         assert set(name["correlations"]["n"]) == {n}

@@ -37,7 +37,7 @@ from diffusability.figures.results import (
     reference_scope,
 )
 from diffusability.figures.scheme import SKETCHES
-from diffusability.figures.style import HALF, PAGE, write_figure
+from diffusability.figures.style import HALF, PAGE, PHONE, write_figure
 from diffusability.figures.trajectories import length_ratios, representatives
 from diffusability.report.figures import drawing_reason
 from diffusability.study.figures import FIGURES, figure_named
@@ -350,11 +350,27 @@ def test_panels_of_correlations_are_wrapped(study, drawn, name) -> None:
     assert len({place.y0 for place in places}) == (2 if name == "correlations" else 1)
 
 
+def test_the_lowest_panel_of_every_column_is_labelled() -> None:
+    table = figure_table(9, families=("a", "b", "c"))
+    axes = draw_figure("correlations", results_of(table)).axes
+    assert len(axes) == 3  # in two columns
+    assert [axis.get_xlabel() for axis in axes] == ["", "turned r", "turned r"]
+
+
 def test_no_figure_is_wider_than_a_page(drawn) -> None:
     for name, figure in drawn.items():
         assert figure.get_size_inches()[0] <= PAGE + 1e-9, name
     for name in ("correlations", "strongest"):  # side by side
         assert drawn[name].get_size_inches()[0] <= HALF + 1e-9, name
+        assert drawn[f"{name}_narrow"].get_size_inches()[0] <= PHONE + 1e-9, name
+
+
+def test_a_phone_shows_what_a_page_shows(drawn) -> None:
+    page, phone = drawn["correlations"].axes, drawn["correlations_narrow"].axes
+    assert [axis.get_title() for axis in page] == [axis.get_title() for axis in phone]
+    assert len({axis.get_position().x0 for axis in phone}) == 1  # one under the other
+    page, phone = drawn["strongest"].axes, drawn["strongest_narrow"].axes
+    np.testing.assert_array_equal(points(page[0]), points(phone[0]))
 
 
 def test_every_perspective_has_a_sketch(drawn) -> None:
@@ -422,6 +438,8 @@ def test_length_ratio_shows_the_three_that_stand_for_all(study, drawn) -> None:
 SENTENCES = {
     "strongest": "correlations were not measured in this study",
     "generalization": "one backbone and one family: there is nothing to compare them with",
+    "strongest_narrow": "correlations were not measured in this study",
+    "correlations_narrow": "no correlation can be computed here",
     "all_metrics": "no correlation can be computed here",
     "scheme": "Latent neighbour consistency",
     "best_guidance": "every backbone was sampled at one guidance scale: there is no best",

@@ -10,13 +10,7 @@ from diffusability.analysis.claims import Claim, load_claims
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.latent_findings import latent_findings
 from diffusability.analysis.latent_spaces import (
-    CONTROL,
     FITS,
-    GPE,
-    LEVEL,
-    PERMUTED,
-    PIXELS,
-    VAE,
     fisher_totals,
     latent_spaces,
     networks,
@@ -30,6 +24,7 @@ from diffusability.analysis.verdicts import (
     UNDECIDED,
     check_findings,
 )
+from diffusability.study.roles import CONTROL, GPE, LEVEL, PERMUTED, PIXELS, VAE
 from diffusability.study.workflow_files import LATENT_CLAIMS as CLAIMS
 from tests.unit.latent_tables import (
     LEVELS,

@@ -19,7 +19,6 @@ from diffusability.analysis.headline import (
     headline_values,
     noise_sentences,
 )
-from diffusability.analysis.intervals import AnalysisOptions
 from diffusability.analysis.latent_spaces import latent_spaces
 from diffusability.analysis.verdicts import CONTRADICTED, NOT_TESTABLE, REPRODUCED
 from diffusability.report.summaries import (
@@ -31,6 +30,7 @@ from diffusability.report.summaries import (
 )
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
+from diffusability.study.study import AnalysisSpec
 from tests.conftest import REPOSITORY
 from tests.unit.latent_tables import SPACES, latent_measurements
 from tests.unit.measurement_table import analysed, measurement_table
@@ -42,7 +42,7 @@ TARGET, FAMILY = "generation.fd_judge", "conv-f2d4"
 def tables():
     """Every table of a study with two guidance scales."""
     table = measurement_table(14, scales=(1.0, 1.5), backbones=("sit-b",))
-    return analysed(table, AnalysisOptions())
+    return analysed(table, AnalysisSpec())
 
 
 def test_noise_in_words(tables):
@@ -68,7 +68,7 @@ def test_the_headline_is_of_the_largest_family_at_the_smallest_scale(tables):
         14, scales=(1.0, 1.5), backbones=("sit-b",), families=("conv-a", "conv-b", "conv-a")
     )
     assert largest_family(table) == "conv-a"
-    mixed = analysed(table, AnalysisOptions())["correlations"]
+    mixed = analysed(table, AnalysisSpec())["correlations"]
     shown = headline_correlations(mixed, TARGET, "conv-a").set_index("metric")
     chosen = mixed[(mixed["family"] == "conv-a") & (mixed["guidance"] == 1.0)]
     chosen = chosen[(chosen["target"] == TARGET) & (chosen["metric"] == "velocity.viv")]
@@ -114,7 +114,7 @@ def test_the_headline_of_a_study_without_perspectives(tables, monkeypatch, kept)
 def told(tokenizers, **more):
     """Return the answer of a made-up study, and its tables."""
     measured = measurement_table(tokenizers, **more)
-    every = {"measurements": measured, **analysed(measured, AnalysisOptions())}
+    every = {"measurements": measured, **analysed(measured, AnalysisSpec())}
     return answer(every, TARGET), every
 
 
@@ -237,7 +237,7 @@ def test_fits_are_shown_of_each_family_apart(tables):
     ]
     assert fits["q2"].iloc[0].startswith(f"{every['q2'].max():.2f} [")
     two = measurement_table(16, backbones=("sit-b",), families=("a", "b"))
-    apart = regression_rows(analysed(two, AnalysisOptions())["regressions"], TARGET, best=3)
+    apart = regression_rows(analysed(two, AnalysisSpec())["regressions"], TARGET, best=3)
     assert list(apart["family"]) == ["a"] * 3 + ["b"] * 3
 
 

@@ -10,6 +10,9 @@ import pytest
 
 from diffusability.analysis.equal_reconstruction import tokenizers
 from diffusability.analysis.frames import table_frame
+from diffusability.figures.panels import panel_grid
+from diffusability.figures.style import write_figure
+from diffusability.report import figures
 from diffusability.report.doubts import (
     damaged_images,
     equality_rows,
@@ -156,3 +159,19 @@ def test_a_page_without_models_shows_every_perspective_and_what_was_left_out(tab
     assert found.loc["SRSS", "reason"] == "the dataset has no masks"
     assert found.loc["SRSS", "tokenizers"] == first["tokenizer"]
     assert "images" in found.loc["velocity ambiguity", "reason"]
+
+
+def test_a_narrow_figure_stands_in_for_its_wide_one_on_a_phone(tmp_path, monkeypatch):
+    widths = {"strongest": 4.0, "strongest_narrow": 2.0, "pairs": 8.0}
+    for name, width in widths.items():
+        figure, _ = panel_grid(1, 1, panel=(1.0, 1.0), narrowest=width)
+        write_figure(figure, [tmp_path / f"{name}.svg"])
+    monkeypatch.setattr(figures, "figure_names", lambda _: tuple(widths))
+    monkeypatch.setattr(figures, "figure_files", lambda _, name: [str(tmp_path / f"{name}.svg")])
+    drawn, empty = figures.drawings(SimpleNamespace())
+    assert (list(drawn), empty) == (["strongest", "pairs"], {})
+    assert drawn["pairs"].narrow is None
+    narrow = drawn["strongest"].narrow
+    assert narrow is not None
+    assert narrow.width < drawn["strongest"].width
+    assert narrow.source != drawn["strongest"].source

@@ -6,7 +6,6 @@ import pytest
 from matplotlib.collections import LineCollection
 
 from diffusability.analysis.catalogue import HEADLINE_METRICS
-from diffusability.analysis.intervals import AnalysisOptions
 from diffusability.analysis.measurements import check_measurements
 from diffusability.analysis.panels import Measured
 from diffusability.analysis.snapshots import (
@@ -22,10 +21,11 @@ from diffusability.figures.training_steps import (
     correlations_by_step,
     draw_training_steps,
 )
+from diffusability.study.study import AnalysisSpec
 from tests.unit.measurement_table import analysed, measurement_table, profiles_of
 
 TARGET = "generation.fd_judge"
-QUICK = AnalysisOptions()
+QUICK = AnalysisSpec()
 STEPS = {"sit-b": (100, 300, 900), "lightningdit-b": (200,)}
 
 
