@@ -147,9 +147,7 @@ class _Extrapolation:
             self._before = image, step, moved
 
 
-def _iterate(
-    samples: Tensor, sizes: Tensor, B: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _iterate(samples: Tensor, sizes: Tensor, B: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """One flip and one flop: B (k, q, q), None for the identity, to the next (A, B, singular)."""
     k, _, p, q = samples.shape
     pieces = samples.split(max(1, _PIECE_BYTES // (k * p * q * samples.element_size())), dim=1)

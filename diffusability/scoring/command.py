@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--vae", "folder of an autoencoder of diffusers"),
         ("--tokenizer", "class of your own package with encode and decode, package:Class"),
         ("--encoder", "vision model (dinov2-b), folder that timm saved, package:Class, or entry"),
-        ("--latents", "latents (N, C, H, W) or tokens (N, L, D) in npy, npz or safetensors"),
+        ("--latents", "latents (N, C, H, W) or tokens (N, L, D) in npy, npz, safetensors or zarr"),
     ):
         parser.add_argument(option, action=_Item, metavar="A", help=meaning)
     add = parser.add_argument

@@ -158,8 +158,12 @@ def files(tmp_path: Path, latents: Tensor) -> Path:
     return tmp_path
 
 
-def test_latents_become_a_study(files: Path) -> None:
-    request = Request([("", str(files / "z.npy"))], labels=str(files / "y.npy"))
+@pytest.mark.parametrize("suffix", ["npy", "zarr"])
+def test_latents_become_a_study(files: Path, latents: Tensor, suffix: str) -> None:
+    if suffix == "zarr":
+        zarr = pytest.importorskip("zarr", reason="zarr is an extra")
+        zarr.create_array(files / "z.zarr", data=latents.numpy())
+    request = Request([("", str(files / f"z.{suffix}"))], labels=str(files / "y.npy"))
     study = resolve_study(requested_study(request), "test")
     check_stored(study)
     assert study.dataset.counts().train == 80
@@ -197,7 +201,7 @@ def test_tokenizers_of_a_study_keep_their_fingerprints() -> None:
     [
         ([], "nothing is named"),
         (["nothing"], "is no folder of an autoencoder"),
-        (["z.zarr"], "write this array with numpy.save"),
+        (["z.zarr"], "no file of latents .*zarr"),
         (["--vae", "stabilityai/sd-vae", "--images", "kind: digits"], "hf download"),
         (["--vae", "{}", "--images", "kind: digits"], "there is no .*config.json"),
         (["{}/z.npy", "--labels", "{}/z.npy"], "labels of shape"),
