@@ -160,8 +160,13 @@ def perspective_rows(measurements: pd.DataFrame) -> pd.DataFrame:
             str(name): column.cell(str(name), []).text
             for name in measurements["tokenizer"].unique()
         }
-        rows.append({"metric": short, **cells, "": column.about, "perspective": title})
-    return pd.DataFrame(rows)
+        row = {"metric": short, **cells, "": column.about, "perspective": title}
+        flags = dict.fromkeys(flag for flag in part["flags"].fillna("") if flag)
+        rows.append({**row, "read with care": "; ".join(flags)})
+    table = pd.DataFrame(rows)
+    if not table.empty and not table["read with care"].any():
+        return table.drop(columns="read with care")
+    return table
 
 
 def left_out_rows(

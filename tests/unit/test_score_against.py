@@ -15,7 +15,7 @@ from diffusability.scoring.against import (
     places_on_page,
     read_known,
 )
-from diffusability.scoring.plot import scores_svg
+from diffusability.scoring.plot import draw_scores, scores_svg
 from diffusability.scoring.table import Score
 
 GALLERY = Path(__file__).parents[2] / "docs/gallery/shapes-small/tables/measurements.csv.gz"
@@ -70,6 +70,10 @@ def test_the_page_shows_the_places_before_its_warnings() -> None:
     known, mine = read_known("shapes-small"), [scored(velocity__viv=(0.3, False))]
     drawn = scores_svg(mine, known)
     assert drawn == scores_svg(mine, known)
+    more = scored(velocity__viv=(0.3, False), fisher__fir=(0.9, False))  # of which none is known
+    assert [axis.get_yticklabels()[0].get_text() for axis in draw_scores([more], known).axes] == [
+        "VIV"
+    ]
     places = places_on_page(mine, known, ["a < b"], drawn)
     assert places is not None
     page = TEMPLATE.read_text(encoding="utf-8")
