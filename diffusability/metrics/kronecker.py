@@ -71,12 +71,14 @@ def flip_flop(
     counts: Tensor,
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
+    *,
+    plain: bool = False,
 ) -> KroneckerFit:
     """Fit A and B of every class at once, each class frozen as soon as it has converged.
 
     Alternates A = mean_i X_i B^-1 X_i^T / q and B = mean_i X_i^T A^-1 X_i / p, whose fixed point
     maximises the likelihood, until both factors change by less than ``tolerance`` (Frobenius,
-    relative). Between the steps B is extrapolated, which changes the number of steps alone.
+    relative).
 
     Args:
         centred: (K, n, p, q) float64 samples minus their class mean; classes with fewer than n
@@ -84,6 +86,8 @@ def flip_flop(
         counts: (K,) samples of each class.
         tolerance: relative change that ends the iteration.
         max_iterations: iterations after which a class is returned unconverged.
+        plain: neither extrapolate B between the steps, which saves some of them, nor take samples
+            in pieces. The result is the same within the tolerance.
 
     Returns:
         The fit; it does not depend on which classes share a batch.
@@ -96,12 +100,15 @@ def flip_flop(
     active = torch.arange(classes, device=centred.device)
     samples, sizes, extrapolation = centred, counts.to(centred), _Extrapolation()
     for iteration in range(1, max_iterations + 1):
-        A_new, B_new, singular = _iterate(samples, sizes, None if iteration == 1 else B[active])
+        start = None if iteration == 1 else B[active]
+        A_new, B_new, singular = _iterate(samples, sizes, start, whole=plain)
         moved = torch.maximum(_change(A_new, A[active]), _change(B_new, B[active]))  # (k,)
         deficient[active] |= singular
         done = moved < tolerance  # (k,)
-        beyond = extrapolation.beyond(B[active], B_new, moved)
-        A[active], B[active] = A_new, torch.where(done[:, None, None], B_new, beyond)
+        if not plain:
+            beyond = extrapolation.beyond(B[active], B_new, moved)
+            B_new = torch.where(done[:, None, None], B_new, beyond)
+        A[active], B[active] = A_new, B_new
         if bool(done.any()):
             iterations[active[done]] = iteration
             converged[active[done]] = True
@@ -147,10 +154,13 @@ class _Extrapolation:
             self._before = image, step, moved
 
 
-def _iterate(samples: Tensor, sizes: Tensor, B: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _iterate(
+    samples: Tensor, sizes: Tensor, B: Tensor | None, whole: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """One flip and one flop: B (k, q, q), None for the identity, to the next (A, B, singular)."""
-    k, _, p, q = samples.shape
-    pieces = samples.split(max(1, _PIECE_BYTES // (k * p * q * samples.element_size())), dim=1)
+    k, n, p, q = samples.shape
+    fitting = max(1, _PIECE_BYTES // (k * p * q * samples.element_size()))
+    pieces = samples.split(n if whole else fitting, dim=1)
     whitener, singular = (None, None) if B is None else _whitener(B)  # (k, q, q)
     A = samples.new_zeros(k, p, p)
     for piece in pieces:

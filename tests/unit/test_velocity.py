@@ -205,6 +205,8 @@ def test_extrapolation_finds_the_same_fit_in_fewer_steps(monkeypatch: pytest.Mon
     assert (found.iterations < 0.75 * plain.iterations).all(), (found.iterations, plain.iterations)
     torch.testing.assert_close(found.columns, plain.columns, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.rows, plain.rows, rtol=1e-4, atol=1e-5)
+    again = flip_flop(samples, counts, max_iterations=400, plain=True)
+    assert torch.equal(again.iterations, plain.iterations)
 
 
 def test_samples_in_pieces_give_the_same_fit(monkeypatch: pytest.MonkeyPatch):
