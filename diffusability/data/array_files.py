@@ -1,5 +1,6 @@
-"""Arrays in files that people save latents, labels and masks in: npy, npz and safetensors."""
+"""Arrays on disk that people save latents, labels and masks in: npy, npz, safetensors, zarr."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +11,44 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusability.errors import DataError
+from diffusability.study.commands import install_command
 
-SUFFIXES = (".npy", ".npz", ".safetensors")
+SUFFIXES = (".npy", ".npz", ".safetensors", ".zarr")
 
 
 def read_array(path: str | Path, names: tuple[str, ...], key: str | None = None) -> Tensor:
     """Return one array of a file; npy and safetensors are mapped and read where they are indexed.
 
     Args:
-        path: of the file.
+        path: of the file, or of the folder of zarr.
         names: usual names of the array; of a file with several the first of these is taken.
         key: its name in the file, where it is another.
 
     Raises:
-        DataError: the file is missing, cannot be read, or does not say which array is meant.
+        DataError: the file is missing, cannot be read, or does not say which array is meant; or
+            zarr is not installed.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise DataError(f"{path}: latents, labels and masks are files of {', '.join(SUFFIXES)}")
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file")
     try:
-        arrays = _arrays(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
+        arrays = _of_zarr(path) if path.suffix == ".zarr" else _arrays(path)
+        key = _chosen(path, arrays, names, key)
+        found = arrays[key]
+        # an array of zarr is read here, and whole
+        return found if isinstance(found, Tensor) else _tensor(np.asarray(found[...]))
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix} ({error!s:.200})") from None
+
+
+def _chosen(path: Path, arrays: Collection[str], names: tuple[str, ...], key: str | None) -> str:
+    """Return the name of the array that is meant.
+
+    Raises:
+        DataError: the file holds no such array, or several.
+    """
     if key is None:
         key = next((name for name in names if name in arrays), None)
     if key is None and len(arrays) == 1:
@@ -41,7 +56,20 @@ def read_array(path: str | Path, names: tuple[str, ...], key: str | None = None)
     if key is None or key not in arrays:
         wanted = f"`{key}`" if key else f"one of {', '.join(names)}"
         raise DataError(f"{path}: holds {', '.join(arrays) or 'nothing'}, and not {wanted}")
-    return arrays[key]
+    return key
+
+
+def _of_zarr(path: Path) -> dict[str, Any]:
+    """Return the arrays of a folder of zarr, not yet read, by name; "" where it is one array."""
+    try:
+        import zarr
+    except ImportError:
+        raise DataError(
+            f"{path}: the package `zarr` is not installed; install it with: "
+            f"{install_command('zarr')}"
+        ) from None
+    found = zarr.open(path, mode="r")
+    return {"": found} if isinstance(found, zarr.Array) else dict(found.arrays())
 
 
 def _arrays(path: Path) -> dict[str, Tensor]:

@@ -53,16 +53,32 @@ def sample_spectra(points: Tensor, block: Tensor, blocks: int) -> tuple[Tensor, 
     Returns:
         Eigenvalues, padded with zeros, and (1 + B,) degrees of freedom N - 1.
     """
-    found = points.new_zeros(1 + blocks, points.shape[1])
-    degrees = points.new_zeros(1 + blocks)
-    for row in range(1 + blocks):
-        part = points if row == 0 else points[block != row - 1]
-        part = part - part.mean(dim=0)
-        degrees[row] = max(1, len(part) - 1)
-        product = part.T @ part if len(part) > part.shape[1] else part @ part.T
-        values = torch.linalg.eigvalsh(product / degrees[row]).clamp(min=0)[-part.shape[1] :]
+    count, rank = points.shape
+    kept = [block != b for b in range(blocks)]
+    found = points.new_zeros(1 + blocks, rank)
+    sizes = torch.tensor([count, *(int(rows.sum()) for rows in kept)], device=points.device)
+    degrees = (sizes - 1).clamp(min=1).to(points)  # (1 + B,)
+    found[0] = points.square().sum(dim=0) / degrees[0]  # the coordinates are uncorrelated
+    few = count <= rank + 1
+    products = points @ points.T if few else points.T @ points  # once, not per block
+    for row, rows in enumerate(kept, start=1):
+        part = _centred(products[rows][:, rows]) if few else products - _lost(points, rows)
+        values = torch.linalg.eigvalsh(part / degrees[row]).clamp(min=0)[-rank:]
         found[row, : len(values)] = values
     return found, degrees
+
+
+def _centred(products: Tensor) -> Tensor:
+    """Return the inner products (n, n) of points from their mean, from those of the points."""
+    mean = products.mean(dim=0)  # (n,)
+    return products - mean - mean[:, None] + mean.mean()
+
+
+def _lost(points: Tensor, kept: Tensor) -> Tensor:
+    """Return what the scatter (r, r) of points, of mean zero, loses if only some are kept."""
+    others, number = points[~kept], kept.sum().clamp(min=1)
+    total = others.sum(dim=0)  # (r,), minus the sum of those that are kept
+    return others.T @ others + torch.outer(total, total) / number
 
 
 def gaussian_gains(values: Tensor, degrees: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:

@@ -65,5 +65,6 @@ def fit_class_gaussians(latents: Tensor, labels: Tensor) -> ClassGaussians:
     require_samples(counts, classes, data.channels, positions)
     mixture = KroneckerMixture.empty(len(classes), data.channels, positions, data.device)
     groups = [torch.nonzero(labels == one).flatten() for one in classes]
-    fit_groups(data, groups, True, mixture)
+    # samples that were drawn from plain steps keep their bits
+    fit_groups(data, groups, True, mixture, plain=True)
     return ClassGaussians(classes, mixture, data.statistics, (data.height, data.width))

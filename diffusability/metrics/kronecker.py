@@ -16,6 +16,7 @@ from diffusability.study.class_sizes import minimum_samples
 
 TOLERANCE = 1e-6
 MAX_ITERATIONS = 100
+_PIECE_BYTES = 2 * 2**20  # of samples at a time, so that products stay in the cache
 _JITTER = 1e-10  # ridge relative to the mean eigenvalue, added only to a singular factor
 
 
@@ -70,11 +71,14 @@ def flip_flop(
     counts: Tensor,
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
+    *,
+    plain: bool = False,
 ) -> KroneckerFit:
     """Fit A and B of every class at once, each class frozen as soon as it has converged.
 
-    Alternates A = mean_i X_i B^-1 X_i^T / q and B = mean_i X_i^T A^-1 X_i / p, a monotone ascent
-    of the likelihood, until both factors change by less than ``tolerance`` (Frobenius, relative).
+    Alternates A = mean_i X_i B^-1 X_i^T / q and B = mean_i X_i^T A^-1 X_i / p, whose fixed point
+    maximises the likelihood, until both factors change by less than ``tolerance`` (Frobenius,
+    relative).
 
     Args:
         centred: (K, n, p, q) float64 samples minus their class mean; classes with fewer than n
@@ -82,6 +86,8 @@ def flip_flop(
         counts: (K,) samples of each class.
         tolerance: relative change that ends the iteration.
         max_iterations: iterations after which a class is returned unconverged.
+        plain: neither extrapolate B between the steps, which saves some of them, nor take samples
+            in pieces. The result is the same within the tolerance.
 
     Returns:
         The fit; it does not depend on which classes share a batch.
@@ -92,33 +98,84 @@ def flip_flop(
     iterations = torch.full((classes,), max_iterations, device=centred.device)
     converged, deficient = torch.zeros(2, classes, dtype=torch.bool, device=centred.device)
     active = torch.arange(classes, device=centred.device)
-    samples, sizes = centred, counts.to(centred)
+    samples, sizes, extrapolation = centred, counts.to(centred), _Extrapolation()
     for iteration in range(1, max_iterations + 1):
-        A_new, B_new, singular = _iterate(samples, sizes, B[active])
+        start = None if iteration == 1 else B[active]
+        A_new, B_new, singular = _iterate(samples, sizes, start, whole=plain)
         moved = torch.maximum(_change(A_new, A[active]), _change(B_new, B[active]))  # (k,)
-        A[active], B[active] = A_new, B_new
         deficient[active] |= singular
         done = moved < tolerance  # (k,)
+        if not plain:
+            beyond = extrapolation.beyond(B[active], B_new, moved)
+            B_new = torch.where(done[:, None, None], B_new, beyond)
+        A[active], B[active] = A_new, B_new
         if bool(done.any()):
             iterations[active[done]] = iteration
             converged[active[done]] = True
             active, samples, sizes = active[~done], samples[~done], sizes[~done]
+            extrapolation.keep(~done)
         if active.numel() == 0:
             break
     return KroneckerFit(A, B, iterations, converged, deficient)
 
 
-def _iterate(samples: Tensor, sizes: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One flip and one flop: B (k, q, q) to the next (A, B, singular)."""
+class _Extrapolation:
+    """Anderson's mixing of the last two steps of a fixed-point iteration, of k classes at once.
+
+    D. G. Anderson, "Iterative procedures for nonlinear integral equations" (1965), with a memory
+    of one step. The fixed point and the test for it are those of the plain iteration.
+    """
+
+    def __init__(self) -> None:
+        self._before: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def beyond(self, point: Tensor, image: Tensor, moved: Tensor) -> Tensor:
+        """Return where to go on: beyond the image (k, q, q) of a point, or where unsafe, there.
+
+        Args:
+            moved: (k,) relative change of the step; where it has grown, nothing is extrapolated.
+        """
+        step = image - point
+        before, self._before = self._before, (image, step, moved)
+        if before is None:
+            return image
+        last_image, last_step, last_moved = before
+        bend = step - last_step
+        least = torch.finfo(step.dtype).tiny
+        share = (bend * step).sum(dim=(1, 2)) / bend.square().sum(dim=(1, 2)).clamp(min=least)
+        beyond = image - share[:, None, None] * (image - last_image)
+        safe = (moved < last_moved) & (torch.linalg.cholesky_ex(beyond)[1] == 0)  # (k,)
+        return torch.where(safe[:, None, None], beyond, image)
+
+    def keep(self, classes: Tensor) -> None:
+        """Go on with some of the classes, (k,) bool."""
+        if self._before is not None:
+            image, step, moved = (each[classes] for each in self._before)
+            self._before = image, step, moved
+
+
+def _iterate(
+    samples: Tensor, sizes: Tensor, B: Tensor | None, whole: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One flip and one flop: B (k, q, q), None for the identity, to the next (A, B, singular)."""
     k, n, p, q = samples.shape
-    whitener, singular_B = _whitener(B)  # (k, q, q)
-    half = (samples.view(k, n * p, q) @ whitener.mT).view(k, n, p, q)  # X B^-1/2
-    A = (half @ half.mT).sum(dim=1) / (sizes * q)[:, None, None]  # (k, p, p)
+    fitting = max(1, _PIECE_BYTES // (k * p * q * samples.element_size()))
+    pieces = samples.split(n if whole else fitting, dim=1)
+    whitener, singular = (None, None) if B is None else _whitener(B)  # (k, q, q)
+    A = samples.new_zeros(k, p, p)
+    for piece in pieces:
+        half = piece if whitener is None else (piece.reshape(k, -1, q) @ whitener.mT)
+        half = half.view(k, -1, p, q)  # X B^-1/2
+        A += (half @ half.mT).sum(dim=1)
+    A /= (sizes * q)[:, None, None]
     whitener, singular_A = _whitener(A)  # (k, p, p)
-    half = (whitener[:, None] @ samples).view(k, n * p, q)  # A^-1/2 X
-    B = half.mT @ half / (sizes * p)[:, None, None]  # (k, q, q)
+    B = samples.new_zeros(k, q, q)
+    for piece in pieces:
+        half = (whitener[:, None] @ piece).view(k, -1, q)  # A^-1/2 X
+        B.baddbmm_(half.mT, half)
+    B /= (sizes * p)[:, None, None]
     scale = torch.diagonal(B, dim1=1, dim2=2).mean(dim=1)[:, None, None]  # (k, 1, 1)
-    return A * scale, B / scale, singular_A | singular_B
+    return A * scale, B / scale, singular_A if singular is None else singular | singular_A
 
 
 def _whitener(covariance: Tensor) -> tuple[Tensor, Tensor]:

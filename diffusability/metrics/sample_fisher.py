@@ -276,6 +276,9 @@ class Sample:
     @cached_property
     def _class_spectra(self) -> tuple[Tensor, Tensor]:
         """Eigenvalues (K, 1 + B, r) of every class, and (K, 1 + B) degrees of freedom."""
+        if not bool((self.labels != self.labels[:1]).any()):  # all of one class
+            values, degrees = self._pooled_spectra
+            return values[None], degrees[None]
         points, kept = self._points
         whole = len(kept) == len(self.chosen)
         found = []

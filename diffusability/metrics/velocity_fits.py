@@ -68,6 +68,8 @@ def fit_groups(
     groups: list[Tensor],
     normalised: bool,
     components: KroneckerMixture | None = None,
+    *,
+    plain: bool = False,
 ) -> GroupFits:
     """Fit every group, batched with others of like size.
 
@@ -77,6 +79,7 @@ def fit_groups(
         normalised: whether to z-score the latents.
         components: where the groups are whole classes, storage for as many components. They
             are written in the order of the list, and the sensitivity is computed.
+        plain: see ``flip_flop``.
 
     Raises:
         MeasurementError: the latents of a group are all identical.
@@ -85,7 +88,9 @@ def fit_groups(
 
     def fit(positions: list[int]) -> GroupFits:
         batch = _read(data, [groups[i] for i in positions], normalised)
-        return _fit_batch(batch, (data.height, data.width), positions, components, normalised)
+        fitted = flip_flop(batch.centred, batch.counts, plain=plain)
+        grid = (data.height, data.width)
+        return _values_of_batch(batch, fitted, grid, positions, components, normalised)
 
     fits = thread_map(fit, batches, data.device)
     back = torch.tensor(list(chain(*batches)), device=data.device).argsort()
@@ -115,16 +120,16 @@ class _Batch:
     energy: Tensor
 
 
-def _fit_batch(
+def _values_of_batch(
     batch: _Batch,
+    fit: KroneckerFit,
     grid: tuple[int, int],
     positions: list[int],
     components: KroneckerMixture | None,
     normalised: bool,
 ) -> GroupFits:
-    """Fit one batch, whose sensitivity is the sum over its groups, not the mean."""
+    """Return the values of one batch, whose sensitivity is the sum over its groups."""
     centred, counts = batch.centred, batch.counts
-    fit = flip_flop(centred, counts)
     spectra = class_spectra(centred, counts, fit)
     if components is not None and normalised:
         shares = dct_shares(centred, counts, grid)  # (k, C)

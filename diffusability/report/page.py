@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -31,7 +32,7 @@ from diffusability.report.doubts import (
 from diffusability.report.figures import caption, drawings
 from diffusability.report.methods import BIBTEX, methods
 from diffusability.report.pictures import tokenizer_pictures
-from diffusability.report.scores import left_out_rows, perspective_rows, score_table
+from diffusability.report.scores import Places, left_out_rows, perspective_rows, score_table
 from diffusability.report.summaries import (
     declared_rows,
     encoder_rows,
@@ -55,8 +56,20 @@ NEXT_FIGURES = ("reconstruction", "noise_floor")  # before the claims
 _HIDDEN = ("study", "dataset", "family", "cluster", "higher_is_better", "options")
 
 
-def write_page(plan: Plan, path: Path) -> None:
+def write_page(
+    plan: Plan,
+    path: Path,
+    *,
+    reasons: Mapping[str, str] = MappingProxyType({}),
+    places: Places | None = None,
+) -> None:
     """Write the report of a finished study to `path`.
+
+    Args:
+        plan: of the study.
+        path: of the page.
+        reasons: of a score: why metric groups are not in the study, by their names.
+        places: of a score: where its latent spaces lie among known ones.
 
     Raises:
         ArtifactError: tables or pictures are missing, or of another state of the study.
@@ -76,7 +89,10 @@ def write_page(plan: Plan, path: Path) -> None:
         "answer": found,
         "extremes": _extremes(found, pictures),
         "perspectives": _rows(pd.DataFrame() if target else perspective_rows(measurements)),
-        "left_out": _rows(left_out_rows(plan.study, measurements, manifests[0]["images_by_class"])),
+        "left_out": _rows(
+            left_out_rows(plan.study, measurements, manifests[0]["images_by_class"], reasons)
+        ),
+        "places": places and {**vars(places), "table": _rows(places.table)},
         "doubts": warnings(tables, damaged_images(plan)),
         "methods": methods(plan, tables, target, manifests, _packages(cards)),
         "bibtex": BIBTEX % __version__,

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -18,6 +19,23 @@ from diffusability.study.study import Study
 NOT_MEASURED = "the study does not measure it"
 UNCONDITIONAL = "unconditional"  # as the flag says of a metric of one class
 ARROWS = {True: "higher is better", False: "lower is better", None: ""}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where scored latent spaces lie among known ones, as the page of a score shows it.
+
+    Attributes:
+        about: sentences on what the known ones are.
+        table: one row per metric, as words.
+        picture: address of an image, or `data:` with it; empty: none.
+        lists: sentences by their heading; headings without sentences are left out.
+    """
+
+    about: str
+    table: pd.DataFrame
+    picture: str = ""
+    lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,18 +160,27 @@ def perspective_rows(measurements: pd.DataFrame) -> pd.DataFrame:
             str(name): column.cell(str(name), []).text
             for name in measurements["tokenizer"].unique()
         }
-        rows.append({"metric": short, **cells, "": column.about, "perspective": title})
-    return pd.DataFrame(rows)
+        row = {"metric": short, **cells, "": column.about, "perspective": title}
+        flags = dict.fromkeys(flag for flag in part["flags"].fillna("") if flag)
+        rows.append({**row, "read with care": "; ".join(flags)})
+    table = pd.DataFrame(rows)
+    if not table.empty and not table["read with care"].any():
+        return table.drop(columns="read with care")
+    return table
 
 
 def left_out_rows(
-    study: Study, measurements: pd.DataFrame, by_class: Mapping[str, Sequence[int]]
+    study: Study,
+    measurements: pd.DataFrame,
+    by_class: Mapping[str, Sequence[int]],
+    known_reasons: Mapping[str, str] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """Return what was not measured of which tokenizers, and why.
 
     Args:
         study: what was asked for. measurements: of it.
         by_class: images of every class, under "train" and "val".
+        known_reasons: why the study does not measure some metric groups, by their names.
     """
     too_few = dict(lacking(study, by_class, study.metrics.groups))
     reasons: dict[tuple[str, str], dict[str, None]] = {}
@@ -169,7 +196,7 @@ def left_out_rows(
     if not study.has_models:
         for name, declared in METRIC_GROUPS.items():
             if declared.shows and name not in study.selected_metrics:
-                reason = too_few.get(name, NOT_MEASURED)
+                reason = known_reasons.get(name) or too_few.get(name, NOT_MEASURED)
                 reasons[declared.title, reason] = dict.fromkeys(study.selected_tokenizers)
     everywhere = len(study.selected_tokenizers)
     rows = [

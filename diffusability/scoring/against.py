@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pandas as pd
 
 from diffusability.errors import StudyError
 from diffusability.report.pictures import inline
+from diffusability.report.scores import Places
 from diffusability.scoring.advice import advice
 from diffusability.scoring.table import Score, is_unconditional, shown_rows
 
@@ -27,7 +27,6 @@ CARE = (
 )
 EXPECTED = "What diffusion models are expected to make of it"
 MOVED = "What moved the metrics of the known ones, against the baseline of their family"
-BEFORE = '<h2 id="doubts">'  # part of the page before which the places are put
 
 
 @dataclass(frozen=True)
@@ -111,15 +110,6 @@ def place(score: Score, known: Known) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _drawn(picture: bytes) -> str:
-    """Return a picture for a page; nothing without one."""
-    if not picture:
-        return ""
-    source = inline(picture, "image/svg+xml")
-    words = "each metric among the known latent spaces"
-    return f'<div class="scroll"><img class="drawn" src="{source}" alt="{words}"></div>\n'
-
-
 def known_values(known: Known, m: Mapping[str, Any]) -> pd.Series | None:
     """Return the known values that a measurement can be compared with, by tokenizer; else None."""
     metric = str(m["metric"])
@@ -156,29 +146,18 @@ def against_text(scores: Sequence[Score], known: Known, expected: Sequence[str] 
     return "\n\n".join(parts)
 
 
-def with_places(
-    page: str,
-    scores: Sequence[Score],
-    known: Known,
-    expected: Sequence[str] = (),
-    picture: bytes = b"",
-) -> str:
-    """Return a score's page with what `against_text` says, before its warnings.
+def places_on_page(
+    scores: Sequence[Score], known: Known, expected: Sequence[str] = (), picture: bytes = b""
+) -> Places | None:
+    """Return what `against_text` says, for the page; None: no metric was measured of both.
 
     Args:
-        page: HTML. scores: that it is of. known: what they are compared with.
+        scores: that the page is of. known: what they are compared with.
         expected: sentences on predictions. picture: SVG of the scores among the known; empty: none.
     """
     table = _places(scores, known)
     if table is None:
-        return page
-    section = (
-        f'<h2 id="against">Against known latent spaces</h2>\n<p>Against {escape(known.about)}. '
-        f"{CARE}</p>\n{_drawn(picture)}"
-        f'<div class="scroll">{table.to_html(index=False, border=0)}</div>\n'
-    )
-    for title, sentences in ((EXPECTED, expected), (MOVED, known.advice)):
-        if sentences:
-            items = "".join(f"<li>{escape(sentence)}</li>\n" for sentence in sentences)
-            section += f"<h3>{title}</h3>\n<ul>\n{items}</ul>\n"
-    return page.replace(BEFORE, f"{section}\n{BEFORE}", 1)
+        return None
+    source = inline(picture, "image/svg+xml") if picture else ""
+    lists = {EXPECTED: expected, MOVED: known.advice}
+    return Places(f"Against {known.about}. {CARE}", table, source, lists)

@@ -1,6 +1,7 @@
 """The command `diffusability score`."""
 
 import argparse
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -9,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from diffusability.scoring.against import against_text, read_known, with_places
+from diffusability.report.page import write_page
+from diffusability.scoring.against import against_text, places_on_page, read_known
 from diffusability.scoring.expected import expected, spaces_of
 from diffusability.scoring.plot import scores_svg
 from diffusability.scoring.request import (
@@ -25,7 +27,8 @@ from diffusability.study.resolve import resolve_study
 
 FOLDER = "diffusability-score"
 EXPECTED = "score-expected.csv"
-WRITTEN = ("score.html", "score.csv", "score.json", EXPECTED, "score.yaml")
+PAGE = "score.html"
+WRITTEN = (PAGE, "score.csv", "score.json", EXPECTED, "score.yaml")
 
 
 class _Item(argparse.Action):
@@ -54,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--vae", "folder of an autoencoder of diffusers"),
         ("--tokenizer", "class of your own package with encode and decode, package:Class"),
         ("--encoder", "vision model (dinov2-b), folder that timm saved, package:Class, or entry"),
-        ("--latents", "latents (N, C, H, W) or tokens (N, L, D) in npy, npz or safetensors"),
+        ("--latents", "latents (N, C, H, W) or tokens (N, L, D) in npy, npz, safetensors or zarr"),
     ):
         parser.add_argument(option, action=_Item, metavar="A", help=meaning)
     add = parser.add_argument
@@ -88,15 +91,18 @@ def score_command(arguments: argparse.Namespace) -> int:
         return 0
     folder = Path(arguments.results or ("." if arguments.study else FOLDER)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    scores = run_study(data, folder, arguments.cores)
+    page = folder / PAGE
+    page.unlink(missing_ok=True)
+    finished = run_study(data, folder, arguments.cores)
+    scores, places = finished.scores, None
     print(score_text(scores))
     if known is not None:
         found = _expectations(scores, data, folder, arguments.against)
         print(f"\n{against_text(scores, known, found)}")
-        if (page := folder / "score.html").exists():
-            text, picture = page.read_text(encoding="utf-8"), scores_svg(scores, known)
-            text = with_places(text, scores, known, found, picture)
-            page.write_text(text, encoding="utf-8")
+        places = places_on_page(scores, known, found, scores_svg(scores, known))
+    if finished.plan is not None:
+        with contextlib.chdir(folder):
+            write_page(finished.plan, page, reasons=finished.reasons, places=places)
     written = [name for name in WRITTEN if (folder / name).exists()]
     print(f"\n{', '.join(written)} in {folder}")
     return 0

@@ -30,7 +30,8 @@ def velocity(
     """Measure velocity irreducible variance (`velocity.viv`, LOWER is better) and its parts.
 
     Without labels it is of one Gaussian, unconditional, and a flag says so. With
-    `unconditional_fallback=True` it also is where a class has too few images. Tokens: defined.
+    `unconditional_fallback=True` it also is where a class has too few images. With `quick=True`
+    errors of large sets take a minute instead of many. Tokens: defined.
     """
     return measure("velocity", latents, labels, masks, seed=seed, **options)
 

@@ -40,11 +40,19 @@ def draw_scores(scores: Sequence[Score], known: Known | None) -> ScoreFigure:
 
     Args:
         scores: of the spaces. known: drawn as grey strokes, where the metric was measured of them.
+            Of a single space, metrics that the known ones do not have are left out.
     """
     by_metric: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for score in scores:
         for _, short, m in shown_rows(score):
             by_metric.setdefault((short, str(m["metric"])), {})[score.name] = m
+    if known is not None:
+        compared = {
+            name: found
+            for name, found in by_metric.items()
+            if len(found) > 1 or known_values(known, next(iter(found.values()))) is not None
+        }
+        by_metric = compared or by_metric
     height = 0.42 * len(by_metric) + 0.8
     figure = ScoreFigure(figsize=(7, height), layout="constrained")
     colours = {score.name: COLOURS[k % len(COLOURS)] for k, score in enumerate(scores)}

@@ -29,7 +29,7 @@ ARCHIVES = {".zip": "zip", ".parquet": "parquet", ".tar": "tar"}
 OF_LATENTS = ("velocity", "semantics", "spatial", "smoothness", "uniformity", "fisher")
 # options that differ from those of a study: seconds in the place of minutes, any size of class
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "velocity": {"unconditional_fallback": True},
+    "velocity": {"unconditional_fallback": True, "quick": True},
     "uniformity": {"points": 1000, "repeats": 5, "iterations": 500},
 }
 SIZE = 256  # pixels, of images in folders and archives
@@ -210,11 +210,7 @@ def _kind(kind: str, name: str) -> str:
     if kind:
         return kind
     path = Path(name)
-    if path.suffix == ".zarr":
-        raise StudyError(
-            f"{name}: latents are read from {', '.join(SUFFIXES)}; write this array with numpy.save"
-        )
-    if path.suffix in SUFFIXES and path.is_file():
+    if path.suffix in SUFFIXES and path.exists():
         return "latents"
     if name in FACTS or (path.is_dir() and is_saved_by_timm(path)):
         return "encoder"
@@ -249,7 +245,7 @@ def _tokenizer(kind: str, name: str, request: Request, channels: int, size: int)
                 raise StudyError(f"{name}: there is no such folder{_from_hub(name)}")
             folder = Path(name, "vae")  # of a whole pipeline
             folder = folder if (folder / "config.json").is_file() else Path(name)
-            factor, latent_channels = latent_shape(str(folder))
+            factor, latent_channels = latent_shape(str(folder), size)
             path = str(folder.absolute())
             return {
                 "source": "diffusers",

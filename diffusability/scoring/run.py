@@ -6,9 +6,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from html import escape
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,12 @@ import yaml
 
 from diffusability.artifacts.inventory import is_done
 from diffusability.errors import StudyError
-from diffusability.report.scores import NOT_MEASURED
 from diffusability.scoring.table import Score, score_name, side_by_side, split_applicable
 from diffusability.study.class_sizes import lacking, least_per_class
-from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.needs import check_needs
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.resolve import resolve_study
 from diffusability.study.stages import RESULTS, STAGES, name_template
-from diffusability.study.targets import report_file
 from diffusability.study.workflow_files import workflow_folder
 
 STEPS = re.compile(r"^(\d+) of (\d+) steps")
@@ -37,16 +33,38 @@ def write_study(data: Mapping[str, Any], path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def run_study(data: Mapping[str, Any], folder: Path, cores: int) -> list[Score]:
+@dataclass(frozen=True)
+class Finished:
+    """A score that was run.
+
+    Attributes:
+        scores: one per tokenizer and seed.
+        plan: of what a page can show; None: its tables could not be made.
+    """
+
+    scores: list[Score]
+    plan: Plan | None
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why metric groups were left out, by their names."""
+        found: dict[str, dict[str, None]] = {}
+        for score in self.scores:
+            for name, reason in score.left_out.items():
+                found.setdefault(name, {})[reason] = None
+        return {name: "; ".join(reasons) for name, reasons in found.items()}
+
+
+def run_study(data: Mapping[str, Any], folder: Path, cores: int) -> Finished:
     """Measure what a study without diffusion models names; finished parts are not measured again.
 
     Args:
         data: mapping of the study file, with absolute paths.
-        folder: for `results/`, the study file, `score.csv`, `score.json` and the page.
+        folder: for `results/`, the study file, `score.csv` and `score.json`.
         cores: that are used at once.
 
     Returns:
-        One score per tokenizer and seed. A metric that fails is left out with its reason.
+        The scores, in which a metric that fails is left out with its reason, and what a page shows.
 
     Raises:
         StudyError: a file that the study needs is missing, or nothing could be measured.
@@ -64,16 +82,11 @@ def run_study(data: Mapping[str, Any], folder: Path, cores: int) -> list[Score]:
             reasons = dict.fromkeys(r for score in scores for r in score.left_out.values())
             raise StudyError(f"nothing was measured: {'; '.join(reasons)} (log: {log})")
         _write(scores)
-        page = folder / "score.html"
-        page.unlink(missing_ok=True)
     if not done:
         plan = _finished_part(plan, data, folder)
         done = _snakemake(folder, cores, log)
         write_study(data, folder / "score.yaml")
-    if done:
-        text = (folder / report_file(plan.study)).read_text(encoding="utf-8")
-        page.write_text(_with_reasons(text, scores), encoding="utf-8")
-    return scores
+    return Finished(scores, plan if done else None)
 
 
 def _finished_part(plan: Plan, data: Mapping[str, Any], folder: Path) -> Plan:
@@ -89,16 +102,6 @@ def _finished_part(plan: Plan, data: Mapping[str, Any], folder: Path) -> Plan:
     part["select"]["tokenizers"] = list(tokenizers)
     write_study(part, folder / "score.yaml")
     return Plan(resolve_study(part, "score"))
-
-
-def _with_reasons(page: str, scores: Sequence[Score]) -> str:
-    """Return a page that says why each metric group was not measured."""
-    for name, group in METRIC_GROUPS.items():
-        found = dict.fromkeys(s.left_out[name] for s in scores if name in s.left_out)
-        if found:
-            item = f"<b>{group.title}</b>: "
-            page = page.replace(f"{item}{NOT_MEASURED}", item + escape("; ".join(found)))
-    return page
 
 
 def _enough_images(

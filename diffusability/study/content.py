@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 READERS = 8  # files read at a time
 ANNOUNCED = 2 * 10**9  # bytes; reading more takes long enough to say so
 UNREADABLE = "unreadable"
+ZARR = (".zarray", ".zgroup")  # of version 2
 SETTLED = 2_000_000_000  # nanoseconds after which a further change gets another time for sure
 
 
@@ -33,7 +34,7 @@ def content_digest(path: str | Path, suffixes: tuple[str, ...] = ()) -> str | No
     """Return the SHA-256 of a file, or of a folder's files with their relative names.
 
     A folder's digest does not depend on the folder's own name or position. Hidden files and
-    folders, and `__pycache__`, stay out.
+    folders, and `__pycache__`, stay out, but for those that state the shape of a zarr array.
 
     Args:
         path: file or folder.
@@ -91,7 +92,7 @@ def file_digests(root: Path, names: Iterable[str], memory: Path | None = None) -
 def _below(folder: Path) -> Iterable[Path]:
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(f for f in folders if f[0] != "." and f != "__pycache__")
-        yield from (Path(parent, name) for name in sorted(files) if name[0] != ".")
+        yield from (Path(parent, n) for n in sorted(files) if n[0] != "." or n in ZARR)
 
 
 def _stat(file: Path) -> list[int] | None:

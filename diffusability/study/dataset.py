@@ -474,12 +474,13 @@ class UnseenDataset(Dataset):
     num_classes: PositiveInt = Field(1, description="classes that are expected; 1 without labels")
     labels: Annotated[str | None, Field(exclude=True)] = Field(
         None,
-        description="npy, npz or safetensors of (images,) integers; not part of the fingerprint",
+        description="npy, npz, safetensors or zarr of (images,) integers; not part of the "
+        "fingerprint",
     )
     masks: Annotated[str | None, Field(exclude=True)] = Field(
         None,
-        description="npy, npz or safetensors of (images, H, W) foreground, true or false or its "
-        "share in [0, 1], at the resolution of the images or of the latents; not part of the "
+        description="npy, npz, safetensors or zarr of (images, H, W) foreground, true or false or "
+        "its share in [0, 1], at the resolution of the images or of the latents; not part of the "
         "fingerprint",
     )
     content: dict[str, str | None] = Field(

@@ -111,6 +111,12 @@ class VelocityMetric(ClassMetricOptions):
         description="where a class has too few images, fit one Gaussian to all images; a flag says "
         "that VIV is then unconditional",
     )
+    quick: bool = Field(
+        False,
+        exclude_if=lambda chosen: not chosen,
+        description="split classes into random halves less often where that would take minutes: "
+        "8 to 128 times in all; values are the same, their standard errors known less well",
+    )
 
 
 @METRIC_GROUPS.add(

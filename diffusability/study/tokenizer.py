@@ -295,8 +295,8 @@ class ExternalTokenizer(SourcedTokenizer):
     """
 
     source: Literal["diffusers"] = Field(
-        description="folder of config.json and safetensors: AutoencoderKL, AutoencoderDC or "
-        "AutoencoderTiny"
+        description="folder of config.json and safetensors of an autoencoder of images, of any "
+        "class of diffusers: AutoencoderKL, AutoencoderDC, AutoencoderTiny, AutoencoderRAE, ..."
     )
     path: Place = Field(description="the folder; not part of the fingerprint")
     content: str = Field(
@@ -471,13 +471,13 @@ class LatentsTokenizer(SourcedTokenizer):
 
     source: Literal["latents"] = Field(description="latents in a file")
     path: Place = Field(
-        description="npy, npz or safetensors of (N, C, H, W), or of tokens (N, L, D); not part of "
-        "the fingerprint"
+        description="npy, npz, safetensors or zarr of (N, C, H, W), or of tokens (N, L, D); not "
+        "part of the fingerprint"
     )
     content: str | None = Field(
         None,
         json_schema_extra=COMPUTED,
-        description="SHA-256 of the file; part of the fingerprint",
+        description="SHA-256 of the file, or of the folder of zarr; part of the fingerprint",
     )
     key: str | None = Field(
         None, description="name of the array in the file; by default `latents`, `mean` or the only"
@@ -502,7 +502,7 @@ class LatentsTokenizer(SourcedTokenizer):
 
     def needs(self) -> tuple[Need, ...]:
         """The file."""
-        remedy = "set the tokenizer's `path` to a file of latents (.npy, .npz or .safetensors)"
+        remedy = "set the tokenizer's `path` to latents (.npy, .npz, .safetensors or .zarr)"
         return (Need("latents", Path(self.path), remedy),)
 
 

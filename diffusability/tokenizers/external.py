@@ -1,8 +1,9 @@
-"""Published autoencoders: AutoencoderKL, AutoencoderDC and AutoencoderTiny of diffusers.
+"""Published autoencoders of images, of any class of diffusers that its AutoModel reads.
 
 The folder that diffusers saves states how its latents are scaled for diffusion; that convention is
 applied, z = (latent - shift) · scale / std, and undone before decoding. The latent metrics and the
 diffusion models of a study normalise every channel anyway, so it changes none of them.
+AutoencoderRAE scales its latents by itself, and takes images in [0, 1].
 """
 
 import json
@@ -28,12 +29,15 @@ from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior
 
 logger = logging.getLogger(__name__)
 
-# class of diffusers to its module and the key of the widths, one per resolution
+# class of diffusers to its module and the key of the widths, one per resolution; the shape of the
+# latents of other classes is found with an image
 CLASSES = {
     "AutoencoderKL": ("autoencoder_kl", "block_out_channels"),
     "AutoencoderDC": ("autoencoder_dc", "encoder_block_out_channels"),
     "AutoencoderTiny": ("autoencoder_tiny", "encoder_block_out_channels"),
 }
+RAE = "AutoencoderRAE"
+PROBED = 64  # pixels along a side of that image
 CONFIG = "config.json"
 KEPT_PRIVATE = ("_class_name", "_diffusers_version")  # of the keys that diffusers adds
 
@@ -63,9 +67,13 @@ class Diffusers(TokenizerSource[ExternalTokenizer]):
 class ExternalAutoencoder(Tokenizer):
     """A published autoencoder behind the interface of the study's own tokenizers.
 
-    AutoencoderKL predicts a posterior. The others are deterministic: their posterior has the
-    latent as mean and the smallest log-variance that a posterior may have (-30), a standard
+    AutoencoderKL and its like predict a posterior. The others are deterministic: their posterior
+    has the latent as mean and the smallest log-variance that a posterior may have (-30), a standard
     deviation of 3e-7, so that a sample is the mean in single precision.
+
+    Attributes:
+        deterministic: whether it predicts no posterior.
+        image_size: side of the only images that it takes, in pixels; None: any whole grid.
     """
 
     network: Any  # of a package that has no types
@@ -76,7 +84,7 @@ class ExternalAutoencoder(Tokenizer):
         """Wrap a network of diffusers.
 
         Args:
-            network: of one of `CLASSES`.
+            network: of a class with encode and decode.
             config: its configuration, with `_class_name`.
 
         Raises:
@@ -85,17 +93,28 @@ class ExternalAutoencoder(Tokenizer):
         """
         super().__init__()
         self.network = network
-        self.image_channels = config["in_channels"]
-        self.latent_channels = config["latent_channels"]
+        name = config["_class_name"]
+        self.image_channels = config.get("in_channels", config.get("num_channels", 3))
         returned = config.get("out_channels", self.image_channels)
         if returned != self.image_channels:
             raise StudyError(
-                f"{config['_class_name']}: {self.image_channels} image channels go in and "
+                f"{name}: {self.image_channels} image channels go in and "
                 f"{returned} come out; only autoencoders of equal channels can be tokenizers"
             )
-        self.deterministic = config["_class_name"] != "AutoencoderKL"
-        self._factor = 2 ** (len(config[CLASSES[config["_class_name"]][1]]) - 1)
-        shift, scale = latent_convention(config)
+        self.own_scale = name == RAE
+        self.image_size = fixed_size(config)
+        stated = _stated_shape(config)
+        if stated is not None:
+            self._factor, self.latent_channels = stated
+            self.deterministic = name != "AutoencoderKL"
+        else:
+            encoded = _encoded_probe(network, self.image_channels, name)
+            self._factor, self.latent_channels = PROBED // encoded[0].shape[-1], encoded[0].shape[1]
+            self.deterministic = encoded[1] is None
+        known = {**config, "latent_channels": self.latent_channels}
+        if self.own_scale:
+            known |= {"scaling_factor": 1.0, "latents_mean": None, "latents_std": None}
+        shift, scale = latent_convention(known)
         # not persistent: they follow from the configuration beside the weights
         self.register_buffer("shift", shift.view(1, -1, 1, 1), persistent=False)  # (1, d, 1, 1)
         self.register_buffer("scale", scale.view(1, -1, 1, 1), persistent=False)  # (1, d, 1, 1)
@@ -108,39 +127,102 @@ class ExternalAutoencoder(Tokenizer):
     @property
     def encoder_last_weight(self) -> Tensor:
         """Weight of the layer that emits the moments."""
-        encoder = self.network.encoder
-        last = getattr(self.network, "quant_conv", None) or getattr(encoder, "conv_out", None)
-        weight: Tensor = (last or encoder.layers[-1]).weight
-        return weight
+        last = getattr(self.network, "quant_conv", None)
+        return last.weight if last is not None else _last_weight(self.network.encoder)
 
     @property
     def decoder_last_weight(self) -> Tensor:
         """Weight of the layer that emits the pixels."""
-        decoder = self.network.decoder
-        weight: Tensor = (getattr(decoder, "conv_out", None) or decoder.layers[-1]).weight
-        return weight
+        return _last_weight(self.network.decoder)
 
     def encode(self, images: Tensor, mask: Tensor | None = None) -> Posterior:
         """Return the posterior of the scaled latents; see `Tokenizer.encode`."""
+        name = type(self.network).__name__
         if mask is not None:
-            raise StudyError(
-                f"{type(self.network).__name__}: images cannot be masked, it has no image tokens"
-            )
+            raise StudyError(f"{name}: images cannot be masked, it has no image tokens")
+        if self.image_size not in (None, images.shape[-1]):
+            raise StudyError(_other_size(name, self.image_size, images.shape[-1]))
         self.grid(images)
-        encoded = self.network.encode(images)
-        if self.deterministic:
-            latent = encoded.latents if hasattr(encoded, "latents") else encoded.latent
-            mean = (latent - self.shift) * self.scale  # (B, d, h, w)
+        latent, logvar = _moments(
+            self.network.encode((images + 1) / 2 if self.own_scale else images), name
+        )
+        mean = (latent - self.shift) * self.scale  # (B, d, h, w)
+        if logvar is None:
             return Posterior(mean, torch.full_like(mean, LOGVAR_RANGE[0]))
-        posterior = encoded.latent_dist
-        mean = (posterior.mean - self.shift) * self.scale  # (B, d, h, w)
-        logvar = posterior.logvar + 2 * self.scale.abs().log()
+        logvar = logvar + 2 * self.scale.abs().log()
         return Posterior(mean, logvar.clamp(*LOGVAR_RANGE))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return the images that scaled latents stand for; see `Tokenizer.decode`."""
         images: Tensor = self.network.decode(latents / self.scale + self.shift).sample
-        return images
+        return images * 2 - 1 if self.own_scale else images
+
+
+def _moments(encoded: Any, name: str) -> tuple[Tensor, Tensor | None]:
+    """Return latents (B, d, h, w) of what a network's `encode` returns, and their log-variances.
+
+    Raises:
+        StudyError: it returns no feature map.
+    """
+    if hasattr(encoded, "latent_dist"):
+        latent, logvar = encoded.latent_dist.mean, encoded.latent_dist.logvar
+    else:
+        kinds = (getattr(encoded, kind, None) for kind in ("latents", "latent"))
+        latent, logvar = next((found for found in kinds if found is not None), None), None
+    if not isinstance(latent, Tensor) or latent.ndim != 4:
+        raise StudyError(
+            f"{name}: its encode returns no latents (B, C, H, W), as metrics need them"
+        )
+    return latent, logvar
+
+
+@torch.no_grad()
+def _encoded_probe(
+    network: nn.Module, image_channels: int, name: str
+) -> tuple[Tensor, Tensor | None]:
+    """Return latents and log-variances of a grey image.
+
+    Raises:
+        StudyError: the network does not encode images.
+    """
+    image = torch.zeros(1, image_channels, PROBED, PROBED)
+    try:
+        return _moments(network.eval().encode(image), name)  # type: ignore[operator]
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        raise StudyError(
+            f"{name}: does not encode images (B, C, H, W) ({error!s:.200}); it may be one of "
+            "videos or of sound"
+        ) from error
+
+
+def _last_weight(network: nn.Module) -> Tensor:
+    """Return the weight of the layer of an encoder or decoder that comes last."""
+    last = getattr(network, "conv_out", None)
+    if last is not None:
+        return last.weight
+    return [weight for weight in network.parameters() if weight.ndim > 1][-1]
+
+
+def fixed_size(config: Mapping[str, Any]) -> int | None:
+    """Return the side of the only images that a network takes; None: any whole grid."""
+    if config["_class_name"] != RAE:
+        return None
+    grid = config.get("encoder_input_size", 224) // config.get("encoder_patch_size", 14)
+    return int(grid * config.get("patch_size", 16))
+
+
+def _other_size(what: str, size: int | None, given: int) -> str:
+    return f"{what}: takes images of {size} pixels, these have {given}; score with --size {size}"
+
+
+def _stated_shape(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return factor and channels of the latents, where the configuration states them."""
+    name = config["_class_name"]
+    if name == RAE:
+        return int(config.get("patch_size", 16)), int(config.get("encoder_hidden_size", 768))
+    if name not in CLASSES:
+        return None
+    return 2 ** (len(config[CLASSES[name][1]]) - 1), int(config["latent_channels"])
 
 
 def latent_convention(config: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -166,16 +248,26 @@ def latent_convention(config: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     return shift.clone(), scale.clone()
 
 
-def latent_shape(path: str) -> tuple[int, int]:
+def latent_shape(path: str, size: int) -> tuple[int, int]:
     """Return factor and channels of the latents of a published autoencoder, from its config.json.
+
+    Args:
+        path: its folder. size: side of the images in pixels.
 
     Raises:
         ArtifactError: there is no config.json, or it cannot be read.
-        StudyError: it is of another class than is known here.
+        StudyError: it is no autoencoder of images, or none of such images; or diffusers is missing.
     """
     config = _read_config(Path(path) / CONFIG, path)
-    widths = config[CLASSES[config["_class_name"]][1]]
-    return 2 ** (len(widths) - 1), int(config["latent_channels"])
+    fixed = fixed_size(config)
+    if fixed not in (None, size):
+        raise StudyError(_other_size(path, fixed, size))
+    stated = _stated_shape(config)
+    if stated is not None:
+        return stated
+    network = _class(config["_class_name"]).from_config(config)
+    tokenizer = ExternalAutoencoder(network, {**network.config, **config})
+    return tokenizer.factor, tokenizer.latent_channels
 
 
 def import_autoencoder(spec: ExternalTokenizer, folder: Path) -> None:
@@ -232,13 +324,28 @@ def load_autoencoder(folder: Path, image_channels: int) -> ExternalAutoencoder:
 
 
 def _class(name: str) -> Any:
-    module, _ = CLASSES[name]
-    imported = import_extra(f"diffusers.models.autoencoders.{module}", f"tokenizer of class {name}")
-    return getattr(imported, name)
+    """Return a class of diffusers that encodes and decodes.
+
+    Raises:
+        StudyError: there is none of this name, or it has no encode and decode.
+    """
+    if name in CLASSES:
+        module = f"diffusers.models.autoencoders.{CLASSES[name][0]}"
+        return getattr(import_extra(module, f"tokenizer of class {name}"), name)
+    package = import_extra("diffusers", f"tokenizer of class {name}")
+    found = getattr(package, name, None)
+    if found is None:
+        raise StudyError(f"diffusers {package.__version__} has no class {name}; a newer one may")
+    if not (hasattr(found, "encode") and hasattr(found, "decode")):
+        raise StudyError(
+            f"{name} of diffusers has no encode and decode; an autoencoder is needed, such as "
+            f"{', '.join([*CLASSES, RAE])}"
+        )
+    return found
 
 
 def _read_config(path: Path, what: str) -> dict[str, Any]:
-    """Return the configuration, once it names a class that is known here."""
+    """Return the configuration, once it names a class."""
     try:
         config = json.loads(path.read_text())
     except FileNotFoundError:
@@ -248,10 +355,10 @@ def _read_config(path: Path, what: str) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise ArtifactError(f"autoencoder `{what}`: {path} is not JSON ({error})") from None
-    if not isinstance(config, dict) or config.get("_class_name") not in CLASSES:
-        found = config.get("_class_name") if isinstance(config, dict) else None
+    if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
         raise StudyError(
-            f"autoencoder `{what}`: {path} is of class {found}; known are {', '.join(CLASSES)}"
+            f"autoencoder `{what}`: {path} names no class of diffusers (`_class_name`), such as "
+            f"{', '.join([*CLASSES, RAE])}"
         )
     return config
 

@@ -21,6 +21,7 @@ from diffusability.tokenizers.external import (
     ExternalAutoencoder,
     import_autoencoder,
     latent_convention,
+    latent_shape,
     load_autoencoder,
 )
 from diffusability.tokenizers.load import load_tokenizer
@@ -87,6 +88,56 @@ def small_tiny(diffusers: Any) -> Any:
     ).eval()
 
 
+def small_rae(diffusers: Any) -> Any:
+    """A random AutoencoderRAE of 8 x 8 colour images, 2 x 2 latents of 64 channels."""
+    pytest.importorskip("transformers", reason="its encoder is of transformers")
+    torch.manual_seed(0)
+    return diffusers.AutoencoderRAE(
+        encoder_hidden_size=64,
+        encoder_num_hidden_layers=1,
+        encoder_input_size=28,
+        patch_size=4,
+        decoder_hidden_size=16,
+        decoder_num_hidden_layers=1,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=16,
+        scaling_factor=0.5,
+        latents_mean=torch.full((64, 1, 1), 0.1),
+        latents_std=torch.full((64, 1, 1), 2.0),
+    ).eval()
+
+
+def small_vq(diffusers: Any) -> Any:
+    """A random VQModel, of which no configuration key states the factor: 2, with 4 channels."""
+    torch.manual_seed(0)
+    return diffusers.VQModel(
+        in_channels=1,
+        out_channels=1,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        norm_num_groups=2,
+        latent_channels=4,
+        num_vq_embeddings=8,
+        scaling_factor=0.5,
+    ).eval()
+
+
+def small_asymmetric(diffusers: Any) -> Any:
+    """A random AsymmetricAutoencoderKL of factor 2 with 4 latent channels, with posteriors."""
+    torch.manual_seed(0)
+    return diffusers.AsymmetricAutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        down_block_out_channels=(8, 8),
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        up_block_out_channels=(8, 8),
+        norm_num_groups=2,
+        scaling_factor=0.5,
+    ).eval()
+
+
 def entry(path: Path, **changes: Any) -> ExternalTokenizer:
     """The study's entry of a folder."""
     values = {"source": "diffusers", "path": str(path), "factor": 2, "channels": 4}
@@ -142,6 +193,52 @@ def test_a_deterministic_autoencoder_has_no_posterior_variance(
     assert tokenizer.encode(IMAGES[:, :, :6, :4]).mean.shape == (3, 4, 3, 2)  # any whole grid
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("make", "deterministic"), [(small_vq, True), (small_asymmetric, False)])
+def test_a_class_that_is_not_listed_is_asked_for_the_shape_of_its_latents(
+    diffusers: Any, tmp_path: Path, make: Any, deterministic: bool
+) -> None:
+    network = make(diffusers)
+    network.save_pretrained(tmp_path / "saved")
+    assert latent_shape(str(tmp_path / "saved"), 8) == (2, 4)
+    tokenizer = imported(network, tmp_path)
+    encoded = network.encode(IMAGES)
+    raw = encoded.latents if deterministic else encoded.latent_dist.mean
+    assert tokenizer.deterministic is deterministic
+    torch.testing.assert_close(tokenizer.encode(IMAGES).mean, raw * 0.5)
+    torch.testing.assert_close(tokenizer.decode(raw * 0.5), network.decode(raw).sample)
+
+
+@torch.no_grad()
+def test_a_representation_autoencoder_takes_its_own_range_and_size(
+    diffusers: Any, tmp_path: Path
+) -> None:
+    network = small_rae(diffusers)
+    network.save_pretrained(tmp_path / "saved")
+    assert latent_shape(str(tmp_path / "saved"), 8) == (4, 64)
+    with pytest.raises(StudyError, match="takes images of 8 pixels, these have 16; .* --size 8"):
+        latent_shape(str(tmp_path / "saved"), 16)
+    (tmp_path / "artifact").mkdir()
+    import_autoencoder(entry(tmp_path / "saved", factor=4, channels=64), tmp_path / "artifact")
+    tokenizer = load_autoencoder(tmp_path / "artifact", image_channels=3)
+    images = IMAGES.expand(3, 3, 8, 8)
+    found = tokenizer.encode(images).mean
+    assert found.shape == (3, 64, 2, 2)
+    unit = (images + 1) / 2  # diffusers documents [0, 1], and scales its latents itself
+    torch.testing.assert_close(found, network.encode(unit).latent)
+    torch.testing.assert_close(tokenizer.decode(found), 2 * network.decode(found).sample - 1)
+    assert tokenizer.decoder_last_weight.shape[0] == 3 * 4 * 4
+    with pytest.raises(StudyError, match="takes images of 8 pixels"):
+        tokenizer.encode(torch.zeros(1, 3, 16, 16))
+
+
+def test_an_autoencoder_of_videos_is_refused_in_a_sentence(diffusers: Any, tmp_path: Path) -> None:
+    config = {"_class_name": "AutoencoderKLWan", "base_dim": 4, "z_dim": 4, "num_res_blocks": 1}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(StudyError, match="AutoencoderKLWan: does not encode images"):
+        latent_shape(str(tmp_path), 8)
+
+
 def test_the_convention_of_every_channel() -> None:
     config = {"_class_name": "AutoencoderKL", "latent_channels": 2, "scaling_factor": 3.0}
     shift, scale = latent_convention(config | {"latents_mean": [1.0, 2.0], "latents_std": [2, 6]})
@@ -194,7 +291,15 @@ def _truncate_config(folder: Path) -> None:
 
 
 def _other_class(folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps({"_class_name": "VQModel"}))
+    (folder / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
+
+
+def _no_class(folder: Path) -> None:
+    (folder / "config.json").write_text("{}")
+
+
+def _newer_class(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"_class_name": "AutoencoderOfTomorrow"}))
 
 
 def _drop_weights(folder: Path) -> None:
@@ -224,7 +329,9 @@ def _break_weight(folder: Path) -> None:
     [
         (_drop_config, "there is no .*config.json"),
         (_truncate_config, "is not JSON"),
-        (_other_class, "of class VQModel; known are AutoencoderKL, AutoencoderDC, AutoencoderTiny"),
+        (_other_class, "UNet2DModel of diffusers has no encode and decode; .* AutoencoderRAE"),
+        (_no_class, "names no class of diffusers"),
+        (_newer_class, "has no class AutoencoderOfTomorrow; a newer one may"),
         (_drop_weights, r"no \*\.safetensors in"),
         (_truncate_weights, "cannot be read"),
         (_drop_layer, "do not fit .*encoder.conv_in.weight"),

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffusability.metrics import velocity as velocity_module
 from diffusability.metrics.class_velocity import (
     channel_sensitivity,
     class_spectra,
@@ -13,6 +14,7 @@ from diffusability.metrics.class_velocity import (
     velocity_values,
 )
 from diffusability.metrics.kronecker import flip_flop
+from diffusability.metrics.velocity import measure_velocity, quick_halvings
 from diffusability.statistics import Halving, corrected_mean, draw_halves, error_of_mean
 from tests.unit.test_velocity import (
     C,
@@ -129,3 +131,38 @@ def test_the_corrected_value_covers_the_truth(classes: int, each: int):
         corrected = found["viv_corrected"]
         hits.append(abs(corrected.value - truth) < 1.96 * corrected.stderr)
     assert 0.90 <= np.mean(hits) <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "rows", "columns", "expected"),
+    [
+        (80, 4, 3, 16, 128),  # nothing to save
+        (5000, 10, 32, 256, 42),
+        (5000, 1, 32, 256, 8),  # no fewer than errors need
+        (300, 1, 768, 196, 8),
+    ],
+)
+def test_quick_errors_come_from_as_many_halvings_as_there_is_time_for(
+    images: int, classes: int, rows: int, columns: int, expected: int
+) -> None:
+    assert quick_halvings(128, images, classes, rows, columns) == expected
+
+
+def test_quick_errors_leave_the_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(velocity_module, "_QUICK_OPERATIONS", 1.0)
+    generator = torch.Generator().manual_seed(3)
+    latents, labels = torch.randn(120, 2, 3, 3, generator=generator), torch.arange(120) % 3
+    whole, quick = (
+        {
+            m.metric: m
+            for m in measure_velocity(
+                latents, labels, generator=torch.Generator().manual_seed(0), quick=chosen
+            )
+        }
+        for chosen in (False, True)
+    )
+    assert whole["velocity.viv"].options["halvings"] == 129
+    assert quick["velocity.viv"].options["halvings"] == 9  # three for each of three classes
+    assert quick["velocity.viv"].value == whole["velocity.viv"].value
+    ratio = quick["velocity.viv"].stderr / whole["velocity.viv"].stderr
+    assert 1 / 3 < ratio < 3

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ import diffusability
 from diffusability.errors import DataError, MeasurementError, StudyError
 from diffusability.metrics.smoothness import measure_smoothness
 from diffusability.metrics.velocity import measure_velocity
-from diffusability.report.scores import NOT_MEASURED
+from diffusability.report.scores import NOT_MEASURED, left_out_rows
 from diffusability.scoring import run as scoring_run
 from diffusability.scoring.command import main
 from diffusability.scoring.latents import measure, score
@@ -27,6 +28,7 @@ from diffusability.scoring.request import (
 from diffusability.scoring.table import Score, score_text, side_by_side
 from diffusability.study.fingerprint import derive_seed
 from diffusability.study.load import load_study, read_yaml
+from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
 from tests.conftest import REPOSITORY
@@ -158,8 +160,12 @@ def files(tmp_path: Path, latents: Tensor) -> Path:
     return tmp_path
 
 
-def test_latents_become_a_study(files: Path) -> None:
-    request = Request([("", str(files / "z.npy"))], labels=str(files / "y.npy"))
+@pytest.mark.parametrize("suffix", ["npy", "zarr"])
+def test_latents_become_a_study(files: Path, latents: Tensor, suffix: str) -> None:
+    if suffix == "zarr":
+        zarr = pytest.importorskip("zarr", reason="zarr is an extra")
+        zarr.create_array(files / "z.zarr", data=latents.numpy())
+    request = Request([("", str(files / f"z.{suffix}"))], labels=str(files / "y.npy"))
     study = resolve_study(requested_study(request), "test")
     check_stored(study)
     assert study.dataset.counts().train == 80
@@ -197,7 +203,7 @@ def test_tokenizers_of_a_study_keep_their_fingerprints() -> None:
     [
         ([], "nothing is named"),
         (["nothing"], "is no folder of an autoencoder"),
-        (["z.zarr"], "write this array with numpy.save"),
+        (["z.zarr"], "no file of latents .*zarr"),
         (["--vae", "stabilityai/sd-vae", "--images", "kind: digits"], "hf download"),
         (["--vae", "{}", "--images", "kind: digits"], "there is no .*config.json"),
         (["{}/z.npy", "--labels", "{}/z.npy"], "labels of shape"),
@@ -285,8 +291,13 @@ def test_the_autoencoder_of_a_pipeline_is_found(tmp_path: Path) -> None:
 
 
 def test_the_page_says_why_a_metric_failed() -> None:
-    page = f"<li><b>spatial structure</b>: {NOT_MEASURED}</li><li><b>x</b>: {NOT_MEASURED}</li>"
-    scores = [Score("a", [], {"spatial": "masks < 25 %"}), Score("b", [], {})]
-    told = scoring_run._with_reasons(page, scores)
-    assert "<b>spatial structure</b>: masks &lt; 25 %</li>" in told
-    assert f"<b>x</b>: {NOT_MEASURED}" in told
+    scores = [Score("a", [], {"spatial": "masks < 25 %"}), Score("b", [], {"spatial": "none"})]
+    reasons = scoring_run.Finished(scores, None).reasons
+    study = resolve_study(study_without_models([SMOKE], ["conv-base"]), "test")
+    chosen = study.select.model_copy(update={"metrics": ("smoothness",)})
+    study = study.model_copy(update={"select": chosen})
+    enough = {"train": [100] * 10, "val": [100] * 10}
+    nothing = pd.DataFrame(columns=["value", "backbone", "metric", "flags", "tokenizer"])
+    found = left_out_rows(study, nothing, enough, reasons).set_index("metric")["reason"]
+    assert found["spatial structure"] == "masks < 25 %; none"
+    assert found[METRIC_GROUPS["uniformity"].title] == NOT_MEASURED

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jinja2
 import pandas as pd
 import pytest
 
@@ -9,13 +10,12 @@ from diffusability.errors import StudyError
 from diffusability.report.page import TEMPLATE
 from diffusability.scoring.against import (
     ABOUT,
-    BEFORE,
     against_text,
     place,
+    places_on_page,
     read_known,
-    with_places,
 )
-from diffusability.scoring.plot import scores_svg
+from diffusability.scoring.plot import draw_scores, scores_svg
 from diffusability.scoring.table import Score
 
 GALLERY = Path(__file__).parents[2] / "docs/gallery/shapes-small/tables/measurements.csv.gz"
@@ -67,17 +67,24 @@ def test_an_unknown_table_is_refused_with_those_that_exist() -> None:
 
 
 def test_the_page_shows_the_places_before_its_warnings() -> None:
-    known = read_known("shapes-small")
-    template = TEMPLATE.read_text()
-    assert template.count(BEFORE) == 1
-    page = with_places(template, [scored(velocity__viv=(0.3, False))], known)
-    section, _, _ = page.partition(BEFORE)
-    assert "<td>VIV</td>" in section
+    known, mine = read_known("shapes-small"), [scored(velocity__viv=(0.3, False))]
+    drawn = scores_svg(mine, known)
+    assert drawn == scores_svg(mine, known)
+    more = scored(velocity__viv=(0.3, False), fisher__fir=(0.9, False))  # of which none is known
+    assert [axis.get_yticklabels()[0].get_text() for axis in draw_scores([more], known).axes] == [
+        "VIV"
+    ]
+    places = places_on_page(mine, known, ["a < b"], drawn)
+    assert places is not None
+    page = TEMPLATE.read_text(encoding="utf-8")
+    start, end = page.index("{% if places %}<h2"), page.index('<h2 id="doubts">')
+    grid = page[page.index("{% macro grid") : page.index("{% macro drawing")]
+    part = jinja2.Environment(autoescape=True).from_string(grid + page[start:end])
+    table = {"header": list(places.table.columns), "rows": places.table.values.tolist()}
+    section = part.render(places={**vars(places), "table": table})
+    assert section.index('id="against"') < section.index("<td>VIV</td>")
     assert "not as a verdict" in section
-    assert page.replace(section.partition('<h2 id="against">')[2], "").count(BEFORE) == 1
-    drawn = scores_svg([scored(velocity__viv=(0.3, False))], known)
-    assert drawn == scores_svg([scored(velocity__viv=(0.3, False))], known)
-    page = with_places(template, [scored(velocity__viv=(0.3, False))], known, ["a < b"], drawn)
-    assert 'src="data:image/svg+xml;base64,' in page
-    assert "<li>a &lt; b</li>" in page
-    assert with_places(template, [scored(other__metric=(0.3, False))], known) == template
+    assert 'src="data:image/svg+xml;base64,' in section
+    assert "<li>a &lt; b</li>" in section
+    assert part.render(places=None).strip() == ""
+    assert places_on_page([scored(other__metric=(0.3, False))], known) is None

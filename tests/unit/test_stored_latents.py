@@ -1,5 +1,6 @@
 """Latents on disk as a tokenizer: looked up, identified by content, refused in a sentence."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,56 @@ def study(folder: Path, dataset: dict[str, Any] | None = None, **entry: Any) -> 
     return resolve_study(data, "test")
 
 
-@pytest.mark.parametrize("name", ["z.npy", "z.npz", "z.safetensors"])
+def write_zarr(path: Path, array: np.ndarray[Any, Any], name: str = "", version: int = 3) -> None:
+    zarr = pytest.importorskip("zarr", reason="zarr is an extra")
+    options = {"chunks": (4, *array.shape[1:]), "zarr_format": version}
+    if name:
+        zarr.open_group(path, mode="a").create_array(name, data=array, chunks=options["chunks"])
+    else:
+        zarr.create_array(path, data=array, **options)
+
+
+@pytest.mark.parametrize("name", ["z.npy", "z.npz", "z.safetensors", "z.zarr", "group.zarr"])
 def test_latents_are_looked_up_by_the_numbers_of_images(tmp_path, latents, name) -> None:
+    if name.endswith(".zarr"):
+        write_zarr(tmp_path / name, latents, "latents" if name == "group.zarr" else "")
+    if name == "group.zarr":
+        write_zarr(tmp_path / name, np.arange(6), "labels")
     spec = LatentsTokenizer(source="latents", path=str(tmp_path / name), channels=3)
     rows = LatentRows(read_latents(spec))
     mean, logvar = rows(rows.numbers[[4, 1]])
     assert np.array_equal(mean.numpy(), latents[[4, 1]])
     assert bool((logvar == -30).all())
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_folder_of_zarr_is_named_by_its_shape_and_its_values(tmp_path, latents, version) -> None:
+    def content(array: np.ndarray[Any, Any], folder: str) -> str | None:
+        write_zarr(tmp_path / folder / "z.zarr", array, version=version)
+        path = str(tmp_path / folder / "z.zarr")
+        return LatentsTokenizer(source="latents", path=path, channels=3).content
+
+    first = content(latents, "a")
+    assert first is not None
+    assert content(latents, "b") == first
+    assert content(latents + 1, "c") != first
+    assert content(latents.view(np.int32), "d") != first  # the same bytes, of another type
+
+
+def test_without_zarr_the_command_that_installs_it_is_named(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    (tmp_path / "z.zarr").mkdir()
+    with pytest.raises(
+        DataError, match=r"z\.zarr: the package `zarr` is not installed; .*\[zarr\]"
+    ):
+        read_array(tmp_path / "z.zarr", ("z",))
+
+
+def test_a_folder_that_is_no_zarr_says_so(tmp_path) -> None:
+    pytest.importorskip("zarr", reason="zarr is an extra")
+    (tmp_path / "z.zarr").mkdir()
+    with pytest.raises(DataError, match=r"z\.zarr: cannot be read as \.zarr"):
+        read_array(tmp_path / "z.zarr", ("z",))
 
 
 def test_tokens_become_a_column_of_cells(tmp_path: Path) -> None:

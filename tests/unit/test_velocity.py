@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks import latent_loops as loops
 from diffusability.errors import MeasurementError
-from diffusability.metrics import velocity_fits
+from diffusability.metrics import kronecker, velocity_fits
 from diffusability.metrics.class_velocity import (
     SCALARS,
     ClassSpectra,
@@ -189,6 +189,35 @@ def test_the_fit_is_a_stationary_point_whatever_the_truth():
     expected = sum(x.T @ torch.linalg.inv(A) @ x for x in X) / (len(X) * C)
     torch.testing.assert_close(B, expected, rtol=1e-9, atol=1e-12)
     assert float(B.trace()) == pytest.approx(S, rel=1e-12)
+
+
+def test_extrapolation_finds_the_same_fit_in_fewer_steps(monkeypatch: pytest.MonkeyPatch):
+    """Channels of different smoothness in classes of few samples, where plain steps are slow."""
+    noise = torch.randn(2, 9, C, S, generator=_generator(), dtype=torch.float64)
+    roots = [torch.linalg.cholesky(_covariance(S, seed)) for seed in range(C)]
+    samples = torch.stack([noise[:, :, c] @ roots[c].T for c in range(C)], dim=2)
+    samples = samples - samples.mean(dim=1, keepdim=True)
+    counts = torch.tensor([9, 9])
+    found = flip_flop(samples, counts, max_iterations=400)
+    monkeypatch.setattr(kronecker._Extrapolation, "beyond", lambda self, point, image, moved: image)
+    plain = flip_flop(samples, counts, max_iterations=400)
+    assert found.converged.all()
+    assert (found.iterations < 0.75 * plain.iterations).all(), (found.iterations, plain.iterations)
+    torch.testing.assert_close(found.columns, plain.columns, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.rows, plain.rows, rtol=1e-4, atol=1e-5)
+    again = flip_flop(samples, counts, max_iterations=400, plain=True)
+    assert torch.equal(again.iterations, plain.iterations)
+
+
+def test_samples_in_pieces_give_the_same_fit(monkeypatch: pytest.MonkeyPatch):
+    samples, counts = (
+        torch.randn(2, 30, C, S, generator=_generator()).double(),
+        torch.tensor([30] * 2),
+    )
+    whole = flip_flop(samples, counts)
+    monkeypatch.setattr(kronecker, "_PIECE_BYTES", 7 * 2 * C * S * 8)
+    pieces = flip_flop(samples, counts)
+    torch.testing.assert_close(pieces.columns, whole.columns, rtol=1e-11, atol=1e-12)
 
 
 # samples
