@@ -242,7 +242,7 @@ class LearnedFisherOptions(LearnedFisherMetric):
     },
     rank="proxy",
     upstream=("pixels",),
-    version=2,
+    version=3,
     quantities=(
         Quantity(
             "fisher.fi",

@@ -29,6 +29,7 @@ METRIC_GROUPS = MetricGroups()
     title="velocity ambiguity",
     shows={"VIV": "velocity.viv"},
     rank="headline",
+    version=2,
     quantities=(
         Quantity(
             "velocity.viv",

@@ -146,7 +146,7 @@ STAGES: dict[str, Stage] = {
     ),
     **{name: _measure(group) for name, group in METRIC_GROUPS.items()},
     "pixel_fisher": Stage(
-        version=2,
+        version=3,
         rule="measure_pixel_fisher",
         about="Fisher information and its rate in pixel space, from which latents deviate.",
         code="diffusability.stages.latent_metrics:pixel_fisher",
