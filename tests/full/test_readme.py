@@ -44,8 +44,9 @@ def test_tokenizers_reconstruct(table: pd.DataFrame) -> None:
 
 
 def test_samples_look_like_digits(table: pd.DataFrame) -> None:
-    accuracy = table[table["metric"] == "generation.class_accuracy_judge"].set_index("tokenizer")
-    assert accuracy["value"].min() > 0.6, accuracy["value"].to_dict()  # chance is 0.1
+    accuracy = table[(table["backbone"] == "sit-xs") & (table["metric"] == "generation.class_accuracy_judge")]
+    assert len(accuracy) >= 10
+    assert accuracy["value"].min() > 0.75, accuracy["value"].tolist()  # chance is 0.1
 
 
 @pytest.mark.parametrize("command", long_commands())
