@@ -44,7 +44,9 @@ def test_tokenizers_reconstruct(table: pd.DataFrame) -> None:
 
 
 def test_samples_look_like_digits(table: pd.DataFrame) -> None:
-    accuracy = table[(table["backbone"] == "sit-xs") & (table["metric"] == "generation.class_accuracy_judge")]
+    accuracy = table[
+        (table["backbone"] == "sit-xs") & (table["metric"] == "generation.class_accuracy_judge")
+    ]
     assert len(accuracy) >= 10
     assert accuracy["value"].min() > 0.75, accuracy["value"].tolist()  # chance is 0.1
 

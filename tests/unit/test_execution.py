@@ -32,7 +32,13 @@ def changed_stages(over: dict[str, Any]) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "entry", [{"train": {"accumulation": 4}}, {"train": {"compile": True}}, {"gpus": 8}]
+    "entry",
+    [
+        {"train": {"accumulation": 4}},
+        {"train": {"activation_checkpointing": True}},
+        {"train": {"compile": True}},
+        {"gpus": 8},
+    ],
 )
 def test_execution_renames_nothing_and_reaches_the_job(entry: dict[str, Any]) -> None:
     over = {"backbones": {"sit-a": entry}}
@@ -42,7 +48,8 @@ def test_execution_renames_nothing_and_reaches_the_job(entry: dict[str, Any]) ->
     assert job.fingerprint == diffusion.fingerprint
     assert job.spec == artifacts()["diffusion/conv-base/s0/sit-a/s0"].spec
     spec = SiTBackbone.model_validate(job.options)
-    default = {"gpus": 1, "train": {"accumulation": 1, "compile": False}}
+    train = {"accumulation": 1, "activation_checkpointing": False, "compile": False}
+    default = {"gpus": 1, "train": train}
     assert spec.local() == job.local == merge(default, entry)
     assert spec.canonical() == job.spec
 
