@@ -237,8 +237,9 @@ def power_table(study: Study, claims: Sequence[Claim], confidence: float = 0.95)
     families: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         families.setdefault(study.tokenizers[name].family, []).append(index)
-    measured = (*study.selected_metrics, "trajectory", "profile", "guidance")
     guided = any(len(study.sampling.scales(name)) > 1 for name in study.selected_backbones)
+    swept = ("guidance",) if guided else ()  # of one scale none is best
+    measured = (*study.selected_metrics, "trajectory", "profile", *swept)
     largest = max(map(len, families.values()))
     few = f"no family has {FEWEST} tokenizers" if largest < FEWEST else ""
     rows = []

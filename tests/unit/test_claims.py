@@ -429,7 +429,10 @@ def test_a_study_is_told_before_it_runs_what_it_can_test(capsys):
     assert main(["plan", "--claims", "--configfile", str(REPOSITORY / "config.yaml")]) == 0
     said = capsys.readouterr().out
     assert "viv-strong" in said
-    assert ASSUMED in next(line for line in said.splitlines() if "better-want-less" in line)
+    assert ASSUMED in next(line for line in said.splitlines() if "compact-classes-help" in line)
+    untestable = said.split("no such metric, family, backbone or guidance scale: ")[1]
+    for of_a_sweep in ("best-guidance-range", "better-want-less-guidance"):
+        assert of_a_sweep in untestable.splitlines()[0]
     assert "If the paper's value is true, this study reproduces" in said
 
 
