@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from diffusability.study.backbone import Backbone
 from diffusability.study.dataset import DecodedDataset
 from diffusability.study.encoder import EncoderEntry, TrainedEncoder
-from diffusability.study.metrics import METRIC_GROUPS
+from diffusability.study.metrics import METRIC_GROUPS, FisherMetric
 from diffusability.study.operations import (
     Autoencoder,
     Size,
@@ -39,6 +39,10 @@ MACHINE = "an H100-class GPU"
 # CPU seconds per number of a latent, measured with 32 x 16 x 16 of them per image
 PER_NUMBER = {"velocity": 4.7e-7, "semantics": 3.7e-7, "spatial": 1.5e-7, "smoothness": 7.3e-8}
 PER_POINT = 1.6e-5  # of uniformity: CPU seconds per point and iteration of t-SNE
+# of Fisher information: CPU seconds per product in spectra of all images and of every class, and
+# per dimension of the distances between images; within a fifth of what four latent spaces of 128 to
+# 8,192 dimensions took. As many images are compared as ``metrics.sample_fisher`` takes.
+PER_PRODUCT, PER_DIMENSION, COMPARED, DISTANCES = 3.2e-10, 0.01, 2048, 1024
 PER_FILE = 1 / 830  # CPU seconds per image file of which the index is built
 
 
@@ -112,8 +116,10 @@ class Costs:
             case "dataset":
                 files = self.images.of("all") if isinstance(self.data, DecodedDataset) else 0
                 return Work(None, "fp32", 0, PER_FILE * files)
-            case "pixel_fisher" | "fisher_toy":  # not known
+            case "fisher_toy":  # not known
                 return Work(None, "fp32", 0)
+            case "pixel_fisher":
+                return Work(None, "fp32", 0, self._fisher(self.channels * self.side**2))
             case stage:
                 entry = self._entry(artifact)
                 on_cores = self._on_cores(stage, entry)
@@ -125,10 +131,25 @@ class Costs:
         if isinstance(options, UniformityMetric):
             points = min(options.points, self.images.of(options.split))
             return PER_POINT * points * options.iterations * options.repeats
+        if isinstance(options, FisherMetric):
+            channels, grid = self._latent(entry)
+            return self._fisher(channels * grid**2)
         if options is None or group not in PER_NUMBER:
             return None
         channels, grid = self._latent(entry)
         return PER_NUMBER[group] * self.images.of(options.split) * channels * grid**2
+
+    def _fisher(self, dimensions: int) -> float | None:
+        """Return the CPU seconds of Fisher curves, but those of trained models."""
+        options = self.study.selected_metrics.get("fisher")
+        if not isinstance(options, FisherMetric):
+            return None
+        images, classes = self.images.of(options.split), self.data.num_classes
+        compared, own = min(images, COMPARED), min(images // classes, COMPARED)
+        products = compared * dimensions * min(compared, dimensions)
+        if classes > 1:
+            products += classes * own * dimensions * min(own, dimensions)
+        return PER_PRODUCT * products + PER_DIMENSION * min(dimensions, DISTANCES)
 
     def _fdr6(self, count: int, done: set[str]) -> int:
         """Return the operations of FDr6's extractors, but those `done`, on so many images."""

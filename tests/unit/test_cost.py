@@ -203,9 +203,19 @@ def test_statistics_of_latents_take_time_of_cores() -> None:
     uniformity = costs.work(of(plan, "uniformity", tokenizer="conv-f16d32-baseline"))
     assert uniformity.core_seconds == pytest.approx(10 * 163, rel=0.03)  # a repeat takes 152 to 175
     assert costs.work(of(plan, "dataset")).core_seconds == pytest.approx(27 * 60, rel=0.02)
-    assert costs.work(of(plan, "fisher")).core_seconds is None
+    found = costs.work(of(plan, "fisher", tokenizer="conv-f16d32-baseline")).core_seconds
+    assert found == pytest.approx(27, rel=0.2)  # as measured of 5,000 images at this size
     (row,) = (cost for cost in Estimates(plan).stages() if cost.stage == "smoothness")
     assert (row.source, row.counted_seconds) == ("counted, of a core", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("file", "measured"), [("config.yaml", 1.1), ("studies/fashion.yaml", 8.3)]
+)
+def test_fisher_information_takes_the_time_that_was_measured(file: str, measured: float) -> None:
+    plan = Plan(load_study(REPOSITORY / file))
+    (seconds,) = {Costs(plan.study).work(a).core_seconds for a in plan.of_stage("fisher")}
+    assert seconds == pytest.approx(measured, rel=0.2)
 
 
 def test_a_machine_without_gpu_by_hand() -> None:
