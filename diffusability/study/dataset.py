@@ -1,6 +1,7 @@
 """Datasets that a study can name."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -19,6 +20,9 @@ from diffusability.study.image_files import (
     CIFAR_FILES,
     IDX_PARTS,
     archive_files,
+    count_in_parquet,
+    count_in_tars,
+    count_in_zips,
     files_digest,
     idx_files,
 )
@@ -267,15 +271,34 @@ class DecodedDataset(Dataset):
         "leave out, named and counted",
     )
 
+    def count_files(self) -> tuple[int, int | None] | None:
+        """Return the images of training and validation as they lie on disk; None if unknown.
+
+        Without a validation split, all are of training and the second number is None.
+        """
+        return None
+
+    @cached_property
+    def _found(self) -> ImageCounts | None:
+        """The number of images per split, or None where there are none."""
+        found = self.count_files()
+        if found is None or found[0] + (found[1] or 0) == 0:
+            return None
+        train, val = found
+        if val is None:
+            val = round(self.val_fraction * train)
+            train -= val
+        return ImageCounts(train, val)
+
     @property
     def counted(self) -> bool:
         """Whether its images were counted; else they are taken to be as many as in ImageNet."""
-        return False
+        return self._found is not None
 
     def counts(self) -> ImageCounts:
-        """There are taken to be as many as in ImageNet."""
+        """Return the number of images; where it is unknown, as many as in ImageNet."""
         train, val = self.num_classes * FOLDER_TRAIN, self.num_classes * FOLDER_VAL
-        return ImageCounts(round(train), round(val))
+        return self._found or ImageCounts(round(train), round(val))
 
 
 @DATASETS.add("diffusability.data.folder:Folder")
@@ -322,26 +345,9 @@ class FolderDataset(DecodedDataset):
         found = self.content or images_identity(self.path, self.masks)
         return found or PurePath(self.path).name
 
-    @cached_property
-    def _found(self) -> ImageCounts | None:
-        """The number of image files per split, or None where there are none."""
-        found = count_images(self.path)
-        if found is None or found[0] + (found[1] or 0) == 0:
-            return None
-        train, val = found
-        if val is None:
-            val = round(self.val_fraction * train)
-            train -= val
-        return ImageCounts(train, val)
-
-    @property
-    def counted(self) -> bool:
-        """Whether the folder is there."""
-        return self._found is not None
-
-    def counts(self) -> ImageCounts:
-        """Return the number of image files; without the folder as many as in ImageNet."""
-        return self._found or super().counts()
+    def count_files(self) -> tuple[int, int | None] | None:
+        """Return the number of image files in the folders."""
+        return count_images(self.path)
 
     def canonical(self) -> dict[str, Any]:
         """Return the resolved values with the identity of the images."""
@@ -408,6 +414,18 @@ class ArchiveDataset(DecodedDataset):
         val = [] if self.val is None else archive_files(self.val, self.suffix)
         return archive_files(self.path, self.suffix), val
 
+    def count_files(self) -> tuple[int, int | None] | None:
+        """Return the number of images in the archives, about so for tars."""
+        train, val = self.files()
+        images, held_out = self.count(train), self.count(val)
+        if images is None or held_out is None:
+            return None
+        return images, None if self.val is None else held_out
+
+    def count(self, files: Sequence[Path]) -> int | None:
+        """Return the number of images in archives; None where it is unknown."""
+        raise NotImplementedError(f"dataset of kind {self.kind}: count the images of archives")
+
     def content_now(self) -> str | None:
         """Return the SHA-256 of the archives as they are now; None where there are none."""
         train, val = (files_digest(files) for files in self.files())
@@ -434,6 +452,10 @@ class ZipDataset(ArchiveDataset):
     suffix = ".zip"
     kind: Literal["zip"] = Field(description="a zip of images with dataset.json")
 
+    def count(self, files: Sequence[Path]) -> int | None:
+        """From the directories of the zips."""
+        return count_in_zips(files)
+
 
 @DATASETS.add("diffusability.data.parquet:ParquetImages")
 class ParquetDataset(ArchiveDataset):
@@ -443,6 +465,10 @@ class ParquetDataset(ArchiveDataset):
     kind: Literal["parquet"] = Field(description="Parquet files with columns of images and labels")
     image: str = Field("image", description="column of the images: bytes, or a struct with `bytes`")
     label: str = Field("label", description="column of the class numbers")
+
+    def count(self, files: Sequence[Path]) -> int | None:
+        """The rows."""
+        return count_in_parquet(files)
 
     def packages(self) -> tuple[str, ...]:
         """The library that reads Parquet."""
@@ -456,6 +482,10 @@ class TarDataset(ArchiveDataset):
     suffix = ".tar"
     kind: Literal["tar"] = Field(description="tar shards of images and labels")
     label: str = Field("label", description="key of the class number in `key.json`")
+
+    def count(self, files: Sequence[Path]) -> int | None:
+        """About as many as the first tar holds, by size."""
+        return count_in_tars(files)
 
 
 @DATASETS.add("diffusability.data.unseen:UnseenImages")

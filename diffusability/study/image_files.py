@@ -2,11 +2,14 @@
 
 import glob
 import hashlib
-from collections.abc import Iterable
+import tarfile
+import zipfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from diffusability.study.content import content_digest
 from diffusability.study.fingerprint import canonical_json
+from diffusability.study.folder_content import is_image
 
 # parts of an IDX data set, by what their names contain
 IDX_PARTS = {
@@ -70,3 +73,45 @@ def files_digest(files: Iterable[Path]) -> str | None:
     if not digests or None in digests:
         return None
     return hashlib.sha256(canonical_json(digests).encode()).hexdigest()
+
+
+def count_in_zips(files: Sequence[Path]) -> int | None:
+    """Return the number of images in zips, from their directories; None if one cannot be read."""
+    images = 0
+    try:
+        for file in files:
+            with zipfile.ZipFile(file) as archive:
+                images += sum(map(is_image, archive.namelist()))
+    except (zipfile.BadZipFile, OSError):
+        return None
+    return images
+
+
+def count_in_parquet(files: Sequence[Path]) -> int | None:
+    """Return the number of rows of Parquet files; None if one cannot be read."""
+    try:
+        from pyarrow import ArrowException  # imported here: an optional dependency
+        from pyarrow.parquet import read_metadata
+    except ImportError:
+        return None
+    try:
+        return sum(int(read_metadata(file).num_rows) for file in files)
+    except (ArrowException, OSError):
+        return None
+
+
+def count_in_tars(files: Sequence[Path]) -> int | None:
+    """Return the number of images in tars: those of the first, times the size of all over its own.
+
+    A tar has no directory, and reading through all of a large data set takes minutes. None if the
+    first cannot be read.
+    """
+    if not files:
+        return 0
+    try:
+        with tarfile.open(files[0], "r:") as first:
+            images = sum(is_image(member.name) for member in first if member.isfile())
+        sizes = [file.stat().st_size for file in files]
+    except (tarfile.TarError, OSError):
+        return None
+    return round(images * sum(sizes) / sizes[0])

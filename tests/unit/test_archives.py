@@ -105,6 +105,24 @@ def test_images_labels_and_split_are_those_of_the_folder(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_plan_counts_the_images(kind: str, root: Path, tmp_path: Path) -> None:
+    paths = archives(kind, root, tmp_path / "archives")
+    train, val = (len(labelled(root, split)) for split in ("train", "val"))
+    spec = spec_of(kind, **paths)
+    assert spec.counted
+    about = 0.3 if kind == "tar" else 0.0  # of several tars, the first is counted
+    assert spec.counts().train == pytest.approx(train, rel=about)
+    assert spec.counts().val == val
+    held_out = spec_of(kind, tmp_path / "archives" / f"val-0.{kind}", val_fraction=0.25).counts()
+    assert (held_out.train, held_out.val) == (val - val // 4, val // 4)
+    Path(paths["val"]).write_bytes(b"no archive")
+    absent = spec_of(kind, tmp_path / f"absent.{kind}")
+    for unread in (spec_of(kind, **paths), absent):
+        assert not unread.counted
+        assert unread.counts().train == round(3 * 1281.167)  # as in ImageNet
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_identity_is_the_content_and_not_the_place(kind: str, root: Path, tmp_path: Path) -> None:
     places = archives(kind, root, tmp_path / "packed")
     spec = spec_of(kind, **places)
