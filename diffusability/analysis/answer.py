@@ -14,6 +14,7 @@ from diffusability.analysis.correlation import at_smallest_guidance, sign, turne
 from diffusability.analysis.declared import declared_sentence
 from diffusability.analysis.failed import failed
 from diffusability.analysis.joint import FEWEST
+from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Measured, Panel, higher_is_better, scales
 
 LEVEL = 0.05  # of the test after correction for every metric and backbone
@@ -134,7 +135,7 @@ def largest_family(measurements: pd.DataFrame) -> str:
 def target_means(measurements: pd.DataFrame, target: str, family: str) -> pd.Series:
     """Return the target of each tokenizer of a family, best first.
 
-    It is the mean over seeds, at the smallest guidance scale of the first backbone.
+    It is the mean over trainings, at the smallest guidance scale of the first backbone.
     """
     rows = measurements[(measurements["metric"] == target) & measurements["value"].notna()]
     rows = rows[rows["family"] == family]
@@ -143,7 +144,7 @@ def target_means(measurements: pd.DataFrame, target: str, family: str) -> pd.Ser
     rows = rows[rows["backbone"] == rows["backbone"].iloc[0]]
     rows = rows[rows["guidance"].fillna(-1) == rows["guidance"].fillna(-1).min()]
     up = bool(higher_is_better(measurements, target))
-    return rows.groupby("tokenizer", sort=False)["value"].mean().sort_values(ascending=not up)
+    return means_by_tokenizer(rows)["value"].sort_values(ascending=not up)
 
 
 def turned_correlations(correlations: pd.DataFrame, target: str, family: str) -> list[Turned]:
@@ -237,8 +238,8 @@ def _doubt(first: Turned, found: list[Turned]) -> str:
     if not first.known:
         metrics = len({c.short for c in found})
         return (
-            f"each of its {metrics} perspectives may go with better images or with worse: the "
-            f"intervals of all perspectives contain zero. Largest: {where}"
+            f"the intervals of all its {metrics} perspectives contain zero: each may go with "
+            f"better or with worse images. Largest: {where}"
         )
     if not first.without[0] * first.without[1] > 0:
         return (
@@ -269,8 +270,8 @@ def _details(
     r, low, high = first.partial
     if not math.isnan(low):
         sentences.append(
-            f"Among tokenizers that reconstruct equally well (given PSNR): r = {r:.2f} "
-            f"[{low:.2f}, {high:.2f}]."
+            f"{first.short} among tokenizers that reconstruct equally well (given PSNR): "
+            f"r = {r:.2f} [{low:.2f}, {high:.2f}]."
         )
     name = name_metric(target)
     sentence = f"Best images: {scores.index[0]} ({name} {scores.iloc[0]:.3g})"

@@ -15,6 +15,7 @@ from diffusability.analysis.equal_reconstruction import reconstruction_sentence
 from diffusability.analysis.failed import failed_sentence
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.measurements import read_tables, target_metric
+from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Guidance
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.study.plan import Plan
@@ -157,8 +158,8 @@ def doubt_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
 def headline_values(measurements: pd.DataFrame, target: str) -> pd.DataFrame:
     """Return one row per tokenizer: headline metrics and the target by backbone and guidance.
 
-    Metrics that no tokenizer has are omitted. Values are means over seeds; the target has its
-    standard error over seeds if there are several, else that of its single measurement.
+    Metrics that no tokenizer has are omitted. Values are means over trainings; the target has its
+    standard error over them if there are several, else that of its single measurement.
     """
     names = {metric: short for short, metric in HEADLINE_METRICS.items()}
     means = measurements.pivot_table(
@@ -171,7 +172,9 @@ def headline_values(measurements: pd.DataFrame, target: str) -> pd.DataFrame:
     for backbone, guidance in zip(keys["backbone"], keys["guidance"], strict=True):
         cell = chosen[(chosen["backbone"] == backbone) & (chosen["guidance"] == guidance)]
         column = f"{target.removeprefix('generation.')} {backbone} guidance {guidance:g}"
-        table[column] = cell.groupby("tokenizer").apply(_plus)
+        values = means_by_tokenizer(cell)
+        pairs = zip(values["value"], values["stderr"], strict=True)
+        table[column] = pd.Series([f"{v:.2f} ± {s:.2f}" for v, s in pairs], values.index)
     return table.round(3).reset_index()
 
 
@@ -206,13 +209,6 @@ def headline_correlations(correlations: pd.DataFrame, target: str, family: str) 
     columns["r without one"] = [_without(row) for row in chosen.to_dict("records")]
     columns["at chance"] = chosen["at_chance"].map({True: "yes"}).fillna("")
     return pd.DataFrame({**columns, "n": chosen["n"].astype(int)}).reset_index(drop=True)
-
-
-def _plus(cell: pd.DataFrame) -> str:
-    values = cell["value"].to_numpy(float)
-    errors = cell["stderr"].to_numpy(float)
-    error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else errors[0]
-    return f"{values.mean():.2f} ± {error:.2f}"
 
 
 def _without(row: Mapping[Hashable, Any]) -> str:

@@ -121,6 +121,25 @@ def _at_scales_of(x: pd.DataFrame, y: pd.DataFrame) -> pd.DataFrame:
     return x[x["guidance"] == scale]
 
 
+def means_by_tokenizer(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return each tokenizer's mean and its standard error, as correlations take them.
+
+    Every training of a tokenizer counts the same, however many diffusion models it has.
+
+    Args:
+        rows: measurements of one metric, at one backbone, guidance scale and step.
+
+    Returns:
+        Columns value and stderr, by tokenizer in the order of the rows.
+    """
+    own = rows[rows["value"].notna()]
+    codes, names = pd.factorize(own["tokenizer"])
+    runs = own.assign(tokenizer=codes, tokenizer_seed=own["tokenizer_seed"].fillna(-1))
+    value, stderr = _nested(runs.sort_values("tokenizer", kind="stable"))
+    index = pd.Index(names, name="tokenizer")
+    return pd.DataFrame({"value": value, "stderr": stderr}, index=index)
+
+
 def _nested(runs: pd.DataFrame) -> tuple[Array, Array]:
     """Return each tokenizer's mean over its seeds, which may have several runs, and its error."""
     values, errors = runs["value"].to_numpy(float), runs["stderr"].to_numpy(float)

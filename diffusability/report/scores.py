@@ -11,6 +11,7 @@ import pandas as pd
 from diffusability.analysis.answer import target_means
 from diffusability.analysis.catalogue import HEADLINE_METRICS, name_metric
 from diffusability.analysis.equal_reconstruction import unequal
+from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Measured, higher_is_better
 from diffusability.study.class_sizes import lacking
 from diffusability.study.metrics import METRIC_GROUPS
@@ -95,14 +96,14 @@ def score_columns(tables: Mapping[str, pd.DataFrame], target: str) -> list[Colum
     ):
         scale = "" if guidance != guidance else f", guidance {guidance:g}"
         better = higher_is_better(indexed, target)
-        by_name = part.groupby("tokenizer")
+        means = means_by_tokenizer(part)
         columns.append(
             Column(
                 f"{name_metric(target)}, {backbone}{scale}",
                 str(units.get(target, "1")),
                 better,
-                _numbers(by_name["value"].mean()),
-                _numbers(by_name.apply(_error)),
+                _numbers(means["value"]),
+                _numbers(means["stderr"]),
             )
         )
     judged = tables["tokenizers"].set_index("tokenizer")
@@ -149,12 +150,13 @@ def perspective_rows(measurements: pd.DataFrame) -> pd.DataFrame:
         part = own[own["metric"] == metric]
         if part["flags"].str.contains(f": {UNCONDITIONAL}", regex=False).all():
             short = f"{short}, {UNCONDITIONAL}"
+        means = means_by_tokenizer(part)
         column = Column(
             short,
             str(part["unit"].iloc[0]),
             higher_is_better(indexed, metric),
-            _numbers(part.groupby("tokenizer", sort=False)["value"].mean()),
-            {str(name): _error(cell) for name, cell in part.groupby("tokenizer", sort=False)},
+            _numbers(means["value"]),
+            _numbers(means["stderr"]),
         )
         cells = {
             str(name): column.cell(str(name), []).text
@@ -222,10 +224,3 @@ def _shown() -> Iterator[tuple[str, str, str]]:
 
 def _numbers(values: pd.Series) -> dict[str, float]:
     return {str(name): float(value) for name, value in values.items()}
-
-
-def _error(cell: pd.DataFrame) -> float:
-    """Return the standard error over seeds if there are several, else that of the measurement."""
-    if len(cell) > 1:
-        return float(cell["value"].std(ddof=1) / len(cell) ** 0.5)
-    return float(cell["stderr"].iloc[0])

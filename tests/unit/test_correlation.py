@@ -3,11 +3,13 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from diffusability.analysis.correlation import correlate, intercorrelate
+from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import at_chance, cells
 from diffusability.study.tables import BEST, TABLES
 from tests.unit.measurement_table import measurement_table
@@ -119,3 +121,21 @@ def test_pairs_of_latent_metrics_occur_once(table):
 def test_the_table_has_the_declared_columns_and_is_small(found):
     assert list(found.columns) == list(TABLES["correlations"].columns)
     assert len(found.to_csv(index=False, float_format="%.6g")) < 400 * len(found)
+
+
+def test_a_retrained_tokenizer_counts_as_much_as_one_with_several_models():
+    """The score table, the answer and the figures show one mean."""
+    rows = pd.DataFrame(
+        {
+            "tokenizer": ["b", "a", "a", "a"],
+            "tokenizer_seed": [0, 0, 0, 1],
+            "seed": [0, 0, 1, 0],
+            "guidance": 1.0,
+            "value": [2.0, 4.2, 4.4, 3.5],
+            "stderr": 0.25,
+        }
+    )
+    found = means_by_tokenizer(rows)
+    assert list(found.index) == ["b", "a"]
+    assert found["value"].tolist() == pytest.approx([2.0, (4.3 + 3.5) / 2])
+    assert found["stderr"].tolist() == pytest.approx([0.25, (4.3 - 3.5) / 2])
