@@ -13,6 +13,7 @@ import pandas as pd
 
 from diffusability.analysis.catalogue import RECONSTRUCTION
 from diffusability.analysis.frames import table_frame
+from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Measured, Table
 from diffusability.study.study import DEFAULTS, AnalysisSpec, EqualReconstruction
 
@@ -90,9 +91,11 @@ def _means(table: pd.DataFrame, metric: str) -> dict[str, float]:
 def _smallest(table: pd.DataFrame, target: str | None) -> dict[str, float]:
     """Return the smallest mean distance of generated images of each family."""
     own = table[(table["metric"] == target) & table["value"].notna()]
-    cells = own.groupby(["family", "tokenizer", "backbone", "guidance"], dropna=False)
-    means = cells["value"].mean().groupby(level="family").min()
-    return {str(k): float(v) for k, v in means.items()}
+    found: dict[str, float] = {}
+    for (family, *_), cell in own.groupby(["family", "backbone", "guidance"], dropna=False):
+        least = float(means_by_tokenizer(cell)["value"].min())
+        found[str(family)] = min(found.get(str(family), least), least)
+    return found
 
 
 def _widest(psnr: np.ndarray, width: float) -> np.ndarray:

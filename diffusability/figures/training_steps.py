@@ -13,6 +13,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from diffusability.analysis.catalogue import HEADLINE_METRICS, name_metric
 from diffusability.analysis.correlation import turned
+from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import CONTROL, GENERATION
 from diffusability.figures.panels import (
     add_legend,
@@ -78,7 +79,7 @@ def _steps(table: pd.DataFrame, scope: Scope) -> list[int]:
 
 
 def _draw_target(axis: Axes, results: Results, scope: Scope) -> None:
-    """Draw the mean over seeds of each tokenizer against the step, and the controls."""
+    """Draw the mean over trainings of each tokenizer against the step, and the controls."""
     table = results.tables["measurements"]
     table = table[table["tokenizer"].isin(results.measurements["tokenizer"])]
     steps = _steps(table, scope)
@@ -88,9 +89,10 @@ def _draw_target(axis: Axes, results: Results, scope: Scope) -> None:
         annotate_empty(axis, f"{scope.family} was not sampled with {scope.backbone}")
         return
     styles = cluster_styles(results.measurements["cluster"])
-    curves = own.astype({"step": float}).groupby(["tokenizer", "cluster", "step"], sort=False)
+    curves = [means_by_tokenizer(own[own["step"] == step]).assign(step=step) for step in steps]
+    clusters = own.drop_duplicates("tokenizer").set_index("tokenizer")["cluster"]
     sns.lineplot(
-        curves["value"].mean().reset_index(),
+        pd.concat(curves).join(clusters).reset_index(),
         x="step",
         y="value",
         units="tokenizer",

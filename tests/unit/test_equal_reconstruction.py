@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from diffusability.analysis.equal_reconstruction import (
+    _smallest,
     reconstruction_sentence,
     tokenizers,
     unequal,
@@ -115,3 +116,21 @@ def test_tables_are_empty_where_no_tokenizer_is_left() -> None:
     found = analysed(check_measurements(pd.concat([made, worse])), options)
     assert len(unequal(found["tokenizers"])) == 5
     assert found["correlations"].empty
+
+
+def test_the_smallest_distance_is_that_of_the_score_table():
+    """A retrained tokenizer counts each of its trainings once, whatever its models."""
+    rows = pd.DataFrame(
+        {
+            "tokenizer": ["a", "a", "a", "b"],
+            "tokenizer_seed": [0, 0, 1, 0],
+            "seed": [0, 1, 0, 0],
+            "family": "f",
+            "backbone": "s",
+            "guidance": 1.0,
+            "metric": "generation.fd_judge",
+            "value": [4.2, 4.4, 3.5, 4.0],
+            "stderr": 0.1,
+        }
+    )
+    assert _smallest(rows, "generation.fd_judge") == {"f": pytest.approx((4.3 + 3.5) / 2)}
