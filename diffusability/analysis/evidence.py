@@ -22,6 +22,7 @@ from diffusability.analysis.panels import (
     panels,
     predictors,
     scales,
+    together,
 )
 from diffusability.analysis.panels import (
     families as families_of,
@@ -135,11 +136,7 @@ class Study:
         parts = [
             self._paired(panel, name, family) for name in (*names, *named(selector.get("given")))
         ]
-        first, *others = (part.set_index("tokenizer") for part in parts)
-        for other in others:
-            first = first[first.index.isin(other.index)]
-        columns = [first["x"], *(other["x"].reindex(first.index) for other in others)]
-        values = np.column_stack([column.to_numpy(float) for column in columns])
+        first, values = together(parts)
         x, given = values[:, : len(names)], values[:, len(names) :]
         y = first["y"].to_numpy(float)[:, None]
         if "inside" in selector:
@@ -148,7 +145,9 @@ class Study:
         if kind in _SINGLE:
             y = y[:0]
         elif kind != "fit":
-            x = x * self._sign(names[0], panel.target)
+            sign = self._sign(names[0], panel.target)
+            assert sign is not None  # `_hindrance` refuses it
+            x = x * sign
         row = Row(
             {**panel.labels, "family": family, "metric": " + ".join(names)},
             first.index.map(self.place).to_numpy(np.int64),

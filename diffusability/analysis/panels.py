@@ -237,11 +237,16 @@ def paired_together(
     Returns:
         Rows of ``Cells``, index tokenizer, and (n, m) values of the metrics.
     """
-    parts = [paired(table, name, panel, family).rows.set_index("tokenizer") for name in metrics]
-    rows = parts[0]
-    for part in parts:
+    return together([paired(table, name, panel, family).rows for name in metrics])
+
+
+def together(parts: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, NDArray[np.float64]]:
+    """Return the rows of the first part whose n tokenizers all m parts have, and (n, m) x."""
+    indexed = [part.set_index("tokenizer") for part in parts]
+    rows = indexed[0]
+    for part in indexed:
         rows = rows[rows.index.isin(part.index)]
-    return rows, np.column_stack([part["x"].reindex(rows.index) for part in parts])
+    return rows, np.column_stack([part["x"].reindex(rows.index) for part in indexed])
 
 
 @_once

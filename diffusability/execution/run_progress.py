@@ -164,10 +164,10 @@ def show_progress(workflow: Any, logger: logging.Logger, plan: Plan) -> None:
     if printer is None:
         return
     names = {artifact.card: artifact.name for artifact in plan}
-
-    on_cores = snakemake_adapter.executor(workflow) == "local" and not machine_gpus(os.environ)
+    local = snakemake_adapter.executor(workflow) == "local"
 
     def estimate() -> dict[str, float]:
+        on_cores = local and not machine_gpus(os.environ)
         tasks = Estimates(plan, here=measure() if on_cores else None).tasks()
         return {artifact.card: task.seconds for artifact, task in tasks.items()}
 

@@ -9,7 +9,8 @@ import pytest
 from diffusability.execution.estimates import Estimates, StageCost, kind_of
 from diffusability.execution.plan_table import plan_table
 from diffusability.execution.this_machine import START_UP, ThisMachine, measure
-from diffusability.study.cost import SUSTAINED, Costs
+from diffusability.metrics import sample_fisher
+from diffusability.study.cost import COMPARED, DISTANCES, SUSTAINED, Costs
 from diffusability.study.dataset import DigitsDataset, FolderDataset, ShapesDataset
 from diffusability.study.load import load_study
 from diffusability.study.plan import Artifact, Plan
@@ -214,6 +215,7 @@ def test_statistics_of_latents_take_time_of_cores() -> None:
 )
 def test_fisher_information_takes_the_time_that_was_measured(file: str, measured: float) -> None:
     plan = Plan(load_study(REPOSITORY / file))
+    assert (COMPARED, DISTANCES) == (sample_fisher.IMAGES, sample_fisher._EMPIRICAL_IMAGES)
     (seconds,) = {Costs(plan.study).work(a).core_seconds for a in plan.of_stage("fisher")}
     assert seconds == pytest.approx(measured, rel=0.2)
 
