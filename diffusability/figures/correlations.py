@@ -77,7 +77,7 @@ def _draw(results: Results, shown: Mapping[str, Mapping[str, str]], width: float
         _label_rows(line[0], results, positions, shown)
     set_title(figure, "What goes with better images? Right: a better metric, better images")
     for axis in lowest(axes):
-        axis.set_xlabel("turned r")
+        axis.set_xlabel("r, turned so that right is good")
     guided = any(len(guidance_scales(results, s.target, s.backbone)) > 1 for s in scopes)
     _legend(figure, guided, width == PAGE)
     return figure
@@ -180,15 +180,13 @@ def _declared(results: Results, pattern: str) -> bool:
 
 
 def _legend(figure: Figure, guided: bool, every: bool) -> None:
-    handles = {"smallest guidance scale": Line2D([], [], color=FILLED, marker="o")}
+    first = "at the smallest guidance scale" if guided else "r and its interval over clusters"
+    handles = {first: Line2D([], [], color=FILLED, marker="o")}
     if guided:
         best = Line2D([], [], color=OPEN, marker="D", markerfacecolor="white")
-        handles["best guidance of each"] = best
+        handles["at the best guidance scale of each"] = best
     for handle in handles.values():
-        handle.set(markersize=3.5, linewidth=2.2)
-    if not guided:
-        handles = {"r": handles["smallest guidance scale"]}
-    handles["interval over clusters"] = Line2D([], [], color=QUIET, linewidth=1.6)
+        handle.set(markersize=3.5, linewidth=1.6)
     legend_below(
         figure,
         handles,

@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -9,6 +10,7 @@ from diffusability.analysis.answer import Answer, Turned, answer
 from diffusability.analysis.catalogue import name_metric
 from diffusability.analysis.panels import Panel, paired
 from diffusability.figures.panels import (
+    MARKER,
     add_legend,
     draw_fit,
     draw_levels,
@@ -61,7 +63,7 @@ def _draw(results: Results, width: float) -> Figure:
     for row in rows[rows["tokenizer"].isin(list(named))].to_dict("records"):
         name = str(row["tokenizer"])
         between = " " if width == HALF else "\n"
-        _name(axis, float(row["x"]), float(row["y"]), f"{name}{between}({named[name]})")
+        _name(axis, rows, (float(row["x"]), float(row["y"])), f"{name}{between}({named[name]})")
     count = f"{len(rows)} tokenizers in {rows['cluster'].nunique()} clusters"
     axis.set_title(
         wrapped(axis, f"{first.interval}, {count}") + f"\n{first.backbone}, {first.family}"
@@ -85,16 +87,18 @@ def _named(found: Answer, first: Turned) -> dict[str, str]:
     return {name: ", ".join(whys) for name, whys in words.items()}
 
 
-def _name(axis: Axes, x: float, y: float, text: str) -> None:
-    """Write a name beside a point, on the side with more room."""
-    low, high = sorted(axis.get_xlim())
-    right = x < (low + high) / 2
-    axis.annotate(
-        text,
-        (x, y),
-        xytext=(6 if right else -6, 4),
-        textcoords="offset points",
-        ha="left" if right else "right",
-        fontsize=TEXT,
-        color=QUIET,
+def _name(axis: Axes, rows: pd.DataFrame, at: tuple[float, float], text: str) -> None:
+    """Write a name beside a point: on the side with more room, where it covers fewest points."""
+    right = at[0] < sum(axis.get_xlim()) / 2
+    points = axis.transData.transform(rows[["x", "y"]].to_numpy(float))
+    label = axis.annotate(
+        text, at, xytext=(0, 0), textcoords="offset points", fontsize=TEXT, color=QUIET
     )
+    label.set_horizontalalignment("left" if right else "right")
+    covered: list[tuple[int, int, float]] = []
+    for up in (4, -4 - TEXT, 4 + TEXT, -4 - 2 * TEXT):
+        label.set_position((6 if right else -6, up))
+        box = label.get_window_extent().padded(2 * MARKER)
+        outside = axis.bbox.y0 > box.y0 or axis.bbox.y1 < box.y1
+        covered.append((box.count_contains(points) + outside, len(covered), up))
+    label.set_position((6 if right else -6, min(covered)[-1]))

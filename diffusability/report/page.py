@@ -13,6 +13,7 @@ import pandas as pd
 from diffusability import __version__
 from diffusability.analysis.answer import Answer, answer, largest_family
 from diffusability.analysis.catalogue import HEADLINE_METRICS, name_metric
+from diffusability.analysis.equal_reconstruction import unequal
 from diffusability.analysis.headline import (
     NO_CORRELATIONS,
     headline_correlations,
@@ -34,6 +35,7 @@ from diffusability.report.methods import BIBTEX, methods
 from diffusability.report.pictures import tokenizer_pictures
 from diffusability.report.scores import Places, left_out_rows, perspective_rows, score_table
 from diffusability.report.summaries import (
+    compared_sentence,
     declared_rows,
     encoder_rows,
     latent_space_rows,
@@ -128,6 +130,7 @@ def _numbers(tables: Mapping[str, pd.DataFrame], target: str) -> dict[str, Any]:
         "relations": _rows(headline_correlations(tables["correlations"], target, family)),
         "no_correlations": NO_CORRELATIONS,
         "equality": _rows(equality_rows(tables["tokenizers"])),
+        "compared": compared_sentence(unequal(tables["tokenizers"])),
         # without models, the page says elsewhere what is not applicable
         "flags": _rows(flag_rows(measurements if target else measurements.dropna(subset="value"))),
         "failed": _rows(failed_rows(measurements)),

@@ -1,6 +1,6 @@
 """Rows of the analysis tables shown in the report: claims, fits, encoders."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from diffusability.analysis.verdicts import VERDICTS
 from diffusability.study.plan import Plan
 from diffusability.study.tables import BEST
 
+NAMED = 3  # tokenizers in one sentence; more are counted
 # column of latent_spaces: its name in the report
 ENCODER_COLUMNS = {
     "stretch_min": "a",
@@ -21,6 +22,17 @@ ENCODER_COLUMNS = {
     "stretch_q99_q01": "99 % / 1 %",
     "mse": "reconstruction MSE",
 }
+
+
+def compared_sentence(left_out: Sequence[str]) -> str:
+    """Return which tokenizers the statistics leave out, because of their reconstruction."""
+    if not left_out:
+        return ""
+    *first, last = left_out
+    listed = f"{', '.join(first)} and {last}" if first else last
+    who = listed if len(left_out) <= NAMED else f"{len(left_out)} of them"
+    verbs = ("reconstruct", "are") if first else ("reconstructs", "is")
+    return f"{who} {verbs[0]} unlike the others and {verbs[1]} left out of the statistics."
 
 
 def verdict_counts(ledger: pd.DataFrame) -> dict[str, int]:

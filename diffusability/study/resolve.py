@@ -355,7 +355,7 @@ def _check_declared(
     _check_list(
         "analysis.declared.backbones", tests.backbones, "backbone", declared["backbones"], problems
     )
-    families = {study.tokenizers[name].family: None for name in study.selected_tokenizers}
+    families = {tokenizer.family: None for tokenizer in study.tokenizers.values()}
     for family in tests.families:
         if family not in families:
             problems.unknown("analysis.declared.families", family, "family", families)

@@ -80,6 +80,14 @@ def test_only_what_the_study_has_can_be_declared() -> None:
     assert "unknown family `conv-f2d4`" not in said
 
 
+def test_a_part_of_a_study_keeps_its_declared_tests() -> None:
+    study = read_yaml(REPOSITORY / "studies" / "fashion.yaml")
+    study["select"] |= {"tokenizers": ["conv-base", "conv-lcr"], "repeats": {}}
+    declared = resolve_study(study, "here").analysis.declared
+    assert declared is not None
+    assert declared.families == ("conv-f4d8", "trans-f4d8")
+
+
 def test_without_a_declaration_there_are_no_tests() -> None:
     frame = measurement_table(8, seeds=1, retrained=0, backbones=("sit-b",))
     table = analysed(frame, AnalysisSpec())["declared_tests"]

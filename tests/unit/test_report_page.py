@@ -22,6 +22,7 @@ from diffusability.report.doubts import (
 )
 from diffusability.report.methods import methods
 from diffusability.report.scores import left_out_rows, perspective_rows, score_table
+from diffusability.report.summaries import compared_sentence
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
 from tests.conftest import REPOSITORY
@@ -111,6 +112,13 @@ def test_reconstruction_is_listed_where_it_is_judged(tables):
     judged = tables["tokenizers"].assign(comparable=[True] * 9 + [False], reason="")
     assert list(equality_rows(judged)["comparable"]) == ["yes"] * 9 + ["no"]
     assert equality_rows(tables["tokenizers"]).empty  # the scores have it
+
+
+def test_tokenizers_that_are_not_compared_are_named_or_counted():
+    assert compared_sentence([]) == ""
+    assert compared_sentence(["a"]).startswith("a reconstructs unlike the others and is left out")
+    assert compared_sentence(["a", "b", "c"]).startswith("a, b and c reconstruct unlike")
+    assert compared_sentence(["a", "b", "c", "d"]).startswith("4 of them reconstruct unlike")
 
 
 def test_damaged_images_are_those_of_the_manifest(tmp_path):
