@@ -28,12 +28,13 @@ from diffusability.analysis.latent_spaces import (
 )
 from diffusability.analysis.panels import Measured, Table
 from diffusability.analysis.run_estimates import LOOKS, Ranged, estimates, mean_of, wholes
-from diffusability.study.roles import GPE, LEVEL, PERMUTED, PIXELS, TRAINED, VAE
+from diffusability.study.roles import GPE, LEVEL, PERMUTED, PIXELS, TRAINED, VAE, VAE_MEANS
 from diffusability.study.tokenizer import LinearSource
 
 UNKNOWN = "nothing was trained twice, or the measurement has no error"
 ONCE = 1.96  # half-width in standard errors for a single number instead of a curve
 _READINGS = ("raw", "per_dimension")
+_VAES = (VAE, VAE_MEANS)  # what the GPE, which has no posterior noise, is compared with
 
 
 def latent_findings(measurements: Table, spectra: pd.DataFrame) -> pd.DataFrame:
@@ -48,7 +49,8 @@ def latent_findings(measurements: Table, spectra: pd.DataFrame) -> pd.DataFrame:
         those of a latent space; <reading> is "raw" for F, or "per_dimension" for F / n.
 
         fi_gap_<reading>, fir_gap_<reading>: |F_d / F_D - 1| of the GPE minus that of the VAE; below
-            0 the GPE is closer to pixels.
+            0 the GPE is closer to pixels. Models are trained on draws from the VAE's posteriors,
+            and, where the study has the source `means`, on their means, which are compared too.
         fi_gap_<reading>_curve, fir_gap_<reading>_curve: the same of the supremum over v, and of the
             mean over log v.
         fir_gap_small_noise: v^2 |F_D - F_d| / D of the VAE minus that of the GPE, its mean over the
@@ -98,11 +100,13 @@ class _Curves:
     """The curves of one network.
 
     Attributes:
+        network: whose curves they are.
         logs: log of the total by quantity, tokenizer and v, means over runs without flags.
         dims: dimensions by tokenizer.
         roles: tokenizers by role; levels from coarse to fine.
     """
 
+    network: str
     logs: dict[tuple[str, str, float], Ranged]
     dims: dict[str, int]
     roles: dict[str, list[str]]
@@ -122,11 +126,16 @@ class _Curves:
             for (quantity, v), at in part.groupby(["quantity", "v"], sort=True):
                 for name, found in estimates(_log_runs(at), trained=bool(is_trained)).items():
                     logs[str(quantity), str(name), float(str(v))] = found
-        return cls(logs, dims, roles)
+        return cls(network, logs, dims, roles)
 
     def pairs(self, *roles: str) -> Iterator[tuple[str, ...]]:
         """Yield every combination of one tokenizer per role."""
         yield from product(*(self.roles[role] for role in roles))
+
+    def encoders(self) -> Iterator[tuple[str, ...]]:
+        """Yield every GPE and VAE with pixels; fits are of means, so each VAE has one."""
+        for vae in _VAES if self.network != FITS else (VAE,):
+            yield from self.pairs(GPE, vae, PIXELS)
 
     def levels(self, quantity: str, *spaces: str) -> list[float]:
         """Return the noise variances with estimates for all spaces."""
@@ -157,7 +166,7 @@ def _distance(ratio: Ranged) -> Ranged:
 
 
 def _encoder_gaps(curves: _Curves) -> Iterator[dict[str, object]]:
-    for gpe, vae, pixels in curves.pairs(GPE, VAE, PIXELS):
+    for gpe, vae, pixels in curves.encoders():
         space = f"{gpe} against {vae}"
         for quantity, reading in product(("fi", "fir"), _READINGS):
             statistic = f"{quantity}_gap_{reading}"
@@ -306,11 +315,11 @@ def _distances(table: pd.DataFrame) -> Iterator[dict[str, object]]:
         found, of = _means(rows), str(network)
         for space, value in found.items():
             yield value.row("distance", space, network=of)
-        for gpe, vae in product(of_role(rows, [GPE]), of_role(rows, [VAE])):
+        for gpe, vae in product(of_role(rows, [GPE]), of_role(rows, _VAES)):
             if gpe in found and vae in found:
                 gap = found[gpe] - found[vae]
                 yield gap.row("distance_gap", f"{gpe} against {vae}", network=of)
-        for space, pixels in product(of_role(rows, [GPE, VAE]), of_role(rows, [PIXELS])):
+        for space, pixels in product(of_role(rows, [GPE, *_VAES]), of_role(rows, [PIXELS])):
             if space in found and pixels in found:
                 gap = found[space] - found[pixels]
                 yield gap.row("distance_to_pixels", space, network=of)

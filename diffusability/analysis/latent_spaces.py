@@ -12,7 +12,7 @@ from diffusability.analysis.frames import table_frame, typed
 from diffusability.analysis.panels import Measured, Table
 from diffusability.artifacts.card import verified
 from diffusability.study.plan import Plan
-from diffusability.study.roles import GPE, VAE, role_of
+from diffusability.study.roles import GPE, VAE, VAE_MEANS, role_of
 from diffusability.study.tables import table_named
 
 # column: metric of the tokenizer
@@ -162,7 +162,7 @@ FILE = "spectra.csv"
 
 def spectrum_order(role: str) -> str:
     """Return the order of a latent's spectrum in the paper: "line" for vectors, else "grid"."""
-    return "line" if role in (GPE, VAE) else "grid"
+    return "line" if role in (GPE, VAE, VAE_MEANS) else "grid"
 
 
 def collect_spectra(plan: Plan) -> pd.DataFrame:

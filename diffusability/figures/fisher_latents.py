@@ -28,7 +28,7 @@ from diffusability.figures.panels import (
 )
 from diffusability.figures.results import Results
 from diffusability.figures.style import PALETTE, QUIET
-from diffusability.study.roles import GPE, LEVEL, PIXELS, VAE
+from diffusability.study.roles import GPE, LEVEL, PIXELS, VAE, VAE_MEANS
 
 # column: its title; totals have a logarithmic axis
 TOTALS = {"fi": "FI", "fir": "FIR"}
@@ -38,19 +38,20 @@ MARK = 2.6  # points
 
 
 def draw_fisher_encoders(results: Results) -> Figure:
-    """Return the curves of pixels, GPE and VAE."""
-    return _draw(results, (GPE, VAE), "Encoders of one architecture and pixels")
+    """Return the curves of pixels, GPE and VAE, and of the VAE's posterior means if there are."""
+    return _draw(results, (GPE, VAE), (VAE_MEANS,), "Encoders of one architecture and pixels")
 
 
 def draw_fisher_levels(results: Results) -> Figure:
     """Return the curves of pixels and of the levels of hierarchical VAEs, coarse levels first."""
-    return _draw(results, (LEVEL,), "Levels of a hierarchical VAE and pixels")
+    return _draw(results, (LEVEL,), (), "Levels of a hierarchical VAE and pixels")
 
 
-def _draw(results: Results, roles: Sequence[str], heading: str) -> Figure:
+def _draw(results: Results, needed: Sequence[str], further: Sequence[str], heading: str) -> Figure:
+    roles = (*needed, *further)
     totals = fisher_totals(results.measurements)
     rows = mean_curves(totals[totals["role"].isin([PIXELS, *roles])])
-    missing = [role for role in (PIXELS, *roles) if role not in set(rows["role"])]
+    missing = [role for role in (PIXELS, *needed) if role not in set(rows["role"])]
     if missing:
         lacking = " and of ".join(f"`{role}`" for role in missing)
         return sentence_figure(f"Fisher curves of {lacking} were not measured in this study")

@@ -21,14 +21,17 @@ from diffusability.study.sizes import check_sizes
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import (
     TOKENIZER_SOURCES,
+    DerivedTokenizer,
     LevelTokenizer,
+    MeansTokenizer,
     ObjectiveSpec,
     TokenizerEntry,
     TokenizerSpec,
     TokenizerTraining,
 )
 
-LEVEL_KEYS = ("source", "of", "factor")
+# keys of tokenizers whose network is that of another entry, by their source
+DERIVED_KEYS = {"level": ("source", "of", "factor"), "means": ("source", "of")}
 TAGGED: dict[str, Registry[Any]] = {
     "datasets": DATASETS,
     "encoders": ENCODERS,
@@ -123,14 +126,14 @@ def _tokenizers(
     entries: Mapping[str, Any], bases: Mapping[str, Any], problems: Problems
 ) -> dict[str, BaseModel]:
     found: dict[str, BaseModel] = {}
-    levels: dict[str, dict[str, Any]] = {}
+    derived: dict[str, dict[str, Any]] = {}
     for name, entry in entries.items():
         where = f"tokenizers.{name}"
         flat = _inherit(where, problems.mapping(where, entry), bases, problems, ())
         if not flat:
             continue
-        if flat.get("source") == "level":  # its network is another entry's
-            levels[name] = flat
+        if flat.get("source") in DERIVED_KEYS:
+            derived[name] = flat
             continue
         if "source" in flat:
             spec: TokenizerEntry | None = problems.validate_tagged(
@@ -140,42 +143,54 @@ def _tokenizers(
             spec = _tokenizer(where, flat, problems)
         if spec is not None:
             found[name] = spec
-    for name, flat in levels.items():
-        level = _level(f"tokenizers.{name}", flat, entries, found, problems)
-        if level is not None:
-            found[name] = level
+    for name, flat in derived.items():
+        spec = _derived(f"tokenizers.{name}", flat, entries, found, problems)
+        if spec is not None:
+            found[name] = spec
     return {name: found[name] for name in entries if name in found}
 
 
-def _level(
+def _derived(
     where: str,
     flat: Mapping[str, Any],
     entries: Mapping[str, Any],
     found: Mapping[str, BaseModel],
     problems: Problems,
-) -> LevelTokenizer | None:
-    """Return another level of a hierarchical tokenizer, with that one's network at its factor."""
-    missing = [key for key in LEVEL_KEYS if key not in flat]
+) -> DerivedTokenizer | None:
+    """Return what a trained tokenizer also offers, with that one's network."""
+    keys = DERIVED_KEYS[flat["source"]]
+    missing = [key for key in keys if key not in flat]
     if missing:
         problems.add(where, f"the key `{missing[0]}` is required")
         return None
     for key in flat:
-        if key not in LEVEL_KEYS:
-            problems.unknown(f"{where}.{key}", key, "key", LEVEL_KEYS)
+        if key not in keys:
+            problems.unknown(f"{where}.{key}", key, "key", keys)
     of = str(flat["of"])
     trained = found.get(of)
-    network = getattr(trained, "network", None)
     if of not in entries:
         problems.unknown(f"{where}.of", of, "tokenizer", entries)
-    elif not isinstance(trained, TokenizerSpec) or not isinstance(network, HierarchicalNetwork):
-        if trained is not None:  # else its own problem is listed
-            problems.add(f"{where}.of", f"`{of}` is not a trained tokenizer of arch hierarchical")
-    elif flat["factor"] not in network.levels:
-        problems.add(
-            f"{where}.factor", f"{flat['factor']} is none of the levels {list(network.levels)}"
-        )
+    elif isinstance(trained, TokenizerSpec):
+        if flat["source"] == "level":
+            return _level(where, of, flat["factor"], trained, problems)
+        method = trained.regularizer.method
+        return MeansTokenizer(source="means", of=of, network=trained.network, method=method)
+    elif trained is not None:  # else its own problem is listed
+        problems.add(f"{where}.of", f"`{of}` is not a tokenizer that is trained here")
+    return None
+
+
+def _level(
+    where: str, of: str, factor: Any, trained: TokenizerSpec, problems: Problems
+) -> LevelTokenizer | None:
+    """Return another level of a hierarchical tokenizer."""
+    network = trained.network
+    if not isinstance(network, HierarchicalNetwork):
+        problems.add(f"{where}.of", f"`{of}` is not a trained tokenizer of arch hierarchical")
+    elif factor not in network.levels:
+        problems.add(f"{where}.factor", f"{factor} is none of the levels {list(network.levels)}")
     else:
-        offered = network.model_copy(update={"factor": flat["factor"]})
+        offered = network.model_copy(update={"factor": factor})
         return LevelTokenizer(source="level", of=of, network=offered)
     return None
 

@@ -1,9 +1,12 @@
 """Roles of tokenizers in the image experiments of the Fisher paper."""
 
+from diffusability.study.tokenizer import MEANS
+
 PIXELS, PERMUTED = "pixels", "permuted pixels"
 GPE, VAE, LEVEL = "gpe", "vae", "level"
+VAE_MEANS = "vae, posterior means"
 CONTROL = ""  # a tokenizer without a role in the paper's experiments
-TRAINED = (GPE, VAE, LEVEL)
+TRAINED = (GPE, VAE, VAE_MEANS, LEVEL)
 
 
 def role_of(family: str, cluster: str) -> str:
@@ -14,7 +17,8 @@ def role_of(family: str, cluster: str) -> str:
 
     Returns:
         ``PIXELS``, ``PERMUTED``; of `arch: vector` ``GPE`` or, trained as a plain autoencoder,
-        ``VAE``; of `arch: hierarchical` ``LEVEL``; else ``CONTROL``.
+        ``VAE``, and without the noise of its posteriors ``VAE_MEANS``; of `arch: hierarchical`
+        ``LEVEL``; else ``CONTROL``.
     """
     if cluster == "pixels":
         return PIXELS
@@ -22,6 +26,8 @@ def role_of(family: str, cluster: str) -> str:
         return PERMUTED
     if cluster == "gpe":
         return GPE
-    if family.startswith("hierarchical-"):
+    if family.startswith("hierarchical-") and not family.endswith(MEANS):
         return LEVEL
-    return VAE if family.startswith("vector-") and cluster == "baseline" else CONTROL
+    if not (family.startswith("vector-") and cluster == "baseline"):
+        return CONTROL
+    return VAE_MEANS if family.endswith(MEANS) else VAE

@@ -15,6 +15,7 @@ from diffusability.study.registry import Registry
 from diffusability.study.regularizer import RegularizerSpec
 from diffusability.study.spec import NamedContent, Need, Place, Spec, TrainSpec, is_none, is_zero
 
+MEANS = "-means"  # end of the families of posterior means
 TOKENIZER_FILES = (".json", ".safetensors")  # of a published autoencoder; others do not count
 
 
@@ -412,15 +413,11 @@ class LinearTokenizer(SourcedTokenizer):
         return linear_map(self, image_channels, side)
 
 
-@TOKENIZER_SOURCES.add("diffusability.tokenizers.load:Level")
-class LevelTokenizer(SourcedTokenizer):
-    """Another level of a trained hierarchical tokenizer: its weights are copied, not trained."""
+class DerivedTokenizer(SourcedTokenizer):
+    """What a trained tokenizer also offers: its weights are copied, nothing is trained."""
 
-    source: Literal["level"] = Field(description="another level of a trained tokenizer")
-    of: Name = Field(
-        exclude=True, description="tokenizer of arch hierarchical; it enters by its fingerprint"
-    )
-    network: HierarchicalNetwork = Field(description="that of `of`, with this level's factor")
+    of: Name = Field(exclude=True, description="trained tokenizer; it enters by its fingerprint")
+    network: NetworkSpec = Field(json_schema_extra=COMPUTED, description="that of `of`")
 
     @property
     def factor(self) -> int:
@@ -433,6 +430,28 @@ class LevelTokenizer(SourcedTokenizer):
         return self.network.channels
 
     @property
+    def trained(self) -> str:
+        """The tokenizer whose weights it takes."""
+        return self.of
+
+    def misfits(self, size: int, image_channels: int) -> Iterator[tuple[str, str]]:
+        """As for the tokenizer that it is derived from."""
+        wrong = list(super().misfits(size, image_channels))
+        yield from wrong or ((f"network.{key}", why) for key, why in self.network.misfits(size))
+
+    def cost(self, image_channels: int, side: int) -> Autoencoder:
+        """Counted from the network's options."""
+        return autoencoder(self.network, image_channels, side)
+
+
+@TOKENIZER_SOURCES.add("diffusability.tokenizers.derived:Level")
+class LevelTokenizer(DerivedTokenizer):
+    """Another level of a trained tokenizer of arch hierarchical."""
+
+    source: Literal["level"] = Field(description="another level of a trained tokenizer")
+    network: HierarchicalNetwork = Field(description="that of `of`, with this level's factor")
+
+    @property
     def cluster(self) -> str:
         """That of the tokenizer which it is a level of."""
         return "baseline"
@@ -442,19 +461,27 @@ class LevelTokenizer(SourcedTokenizer):
         """Architecture and latent size, as the paper names its families."""
         return self.network.family
 
+
+@TOKENIZER_SOURCES.add("diffusability.tokenizers.derived:Means")
+class MeansTokenizer(DerivedTokenizer):
+    """The posterior means of a trained tokenizer, without the noise of its posteriors.
+
+    Diffusion models are then trained on means in the place of draws. It is of a family of its own,
+    because it is not independent of the tokenizer that it is derived from.
+    """
+
+    source: Literal["means"] = Field(description="the posterior means of a trained tokenizer")
+    method: str = Field(exclude=True, json_schema_extra=COMPUTED, description="that of `of`")
+
     @property
-    def trained(self) -> str:
-        """The tokenizer whose weights it takes."""
-        return self.of
+    def cluster(self) -> str:
+        """That of the tokenizer which it is derived from."""
+        return self.method
 
-    def misfits(self, size: int, image_channels: int) -> Iterator[tuple[str, str]]:
-        """As for the tokenizer which it is a level of."""
-        wrong = list(super().misfits(size, image_channels))
-        yield from wrong or ((f"network.{key}", why) for key, why in self.network.misfits(size))
-
-    def cost(self, image_channels: int, side: int) -> Autoencoder:
-        """Counted from the network's options."""
-        return autoencoder(self.network, image_channels, side)
+    @property
+    def family(self) -> str:
+        """Architecture and latent size, and that latents are means."""
+        return f"{self.network.family}{MEANS}"
 
 
 @TOKENIZER_SOURCES.add("diffusability.tokenizers.stored:StoredLatents")

@@ -1,6 +1,5 @@
 """Tokenizers from their artifacts, whatever they were made from."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -11,7 +10,7 @@ from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet
 from diffusability.study.merge import merge
-from diffusability.study.tokenizer import TOKENIZER_SOURCES, LevelTokenizer, SourcedTokenizer
+from diffusability.study.tokenizer import TOKENIZER_SOURCES, SourcedTokenizer
 from diffusability.tokenizers.build import build_tokenizer, tokenizer_network
 from diffusability.tokenizers.interface import Tokenizer
 
@@ -38,18 +37,6 @@ class TokenizerSource(Generic[Entry]):
     def stored(self, folder: Path) -> Any:
         """Return what finds latents by the images' numbers, where they are on disk; else None."""
         return None
-
-
-class Level(TokenizerSource[LevelTokenizer]):
-    """Other levels of trained hierarchical tokenizers."""
-
-    def make(self, job: Job, folder: Path) -> None:
-        """Copy the weights of the tokenizer that this is a level of."""
-        shutil.copyfile(job.input("trained") / WEIGHTS, folder / WEIGHTS)
-
-    def load(self, folder: Path, data: ImageSet) -> Tokenizer:
-        """Return that tokenizer's network, which offers this level."""
-        return load_network(self.spec.network.canonical(), folder, data)
 
 
 def stored_latents(folder: Path) -> Any:

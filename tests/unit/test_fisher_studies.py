@@ -131,4 +131,4 @@ def test_the_contrast_has_what_section_4_3_is_about() -> None:
     )  # finer levels approach pixels in size, as the paper's
     assert len(set(gaps)) == 3
     assert {"distortion", "geometry", "fisher"} <= set(study.selected_metrics)
-    assert len(Plan(study).of_stage("learned_fisher")) == 2 * 16
+    assert len(Plan(study).of_stage("learned_fisher")) == 2 * 19

@@ -25,6 +25,7 @@ from diffusability.analysis.verdicts import (
     check_findings,
 )
 from diffusability.study.roles import CONTROL, GPE, LEVEL, PERMUTED, PIXELS, VAE
+from diffusability.study.tokenizer import MEANS
 from diffusability.study.workflow_files import LATENT_CLAIMS as CLAIMS
 from tests.unit.latent_tables import (
     LEVELS,
@@ -125,6 +126,25 @@ def test_gaps_by_hand(findings) -> None:
     ):
         where = {"network": FITS, "metric": f"gpe against vae, {what}"}
         assert value(findings, "fir_gap_raw_curve", **where) == pytest.approx(expected)
+
+
+def test_models_of_posterior_means_are_compared_and_fits_of_means_only_once(findings) -> None:
+    table = latent_measurements()
+    means = table[table["tokenizer"] == "vae"]
+    means = means.assign(tokenizer="vae-means", family=means["family"] + MEANS)
+    found = latent_findings(pd.concat([table, means], ignore_index=True), made_spectra())
+    gaps = found[found["statistic"].isin(["fi_gap_raw", "distance_gap"])]
+    spaces = {
+        name: set(own["metric"].str.split(",").str[0]) for name, own in gaps.groupby("network")
+    }
+    draws, both = {"gpe against vae"}, {"gpe against vae", "gpe against vae-means"}
+    assert spaces == {"dit-xs": both, "unet-xs": both, FITS: draws}
+    at = {"v": LEVELS[0], "network": "unet-xs"}
+    same = [
+        value(found, "fi_gap_raw", metric=f"{space}, v = {LEVELS[0]:.2g}", **at)
+        for space in sorted(both)
+    ]
+    assert same[0] == same[1]
 
 
 def test_levels_and_permutations_by_hand(findings) -> None:

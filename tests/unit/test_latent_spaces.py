@@ -18,6 +18,7 @@ from diffusability.stages.make import make
 from diffusability.study.load import merge, read_yaml
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.resolve import resolve_study
+from diffusability.study.roles import VAE, VAE_MEANS, role_of
 from diffusability.tokenizers.geometry_preservation import geometry_preservation_loss
 from diffusability.tokenizers.load import load_tokenizer
 from diffusability.tokenizers.posterior import LOGVAR_RANGE
@@ -74,7 +75,7 @@ def test_every_space_is_encoded_decoded_and_measured(workplace: Path) -> None:
     images = to_float(data.images[data.split("val")[:3]])
     shapes = {"haar": (1, 4, 4), "level-8x8": (4, 8, 8), "level-4x4": (4, 4, 4)}
     shapes |= {"pixels": (1, 8, 8), "pixels-permuted": (1, 8, 8), "level-2x2": (4, 2, 2)}
-    assert len(plan.study.tokenizers) == 11
+    assert len(plan.study.tokenizers) == 12
     for name in plan.study.tokenizers:
         shape = shapes.get(name, (1, 4, 4))
         tokenizer = load_tokenizer(made[f"tokenizer/{name}/s0"], data, "cpu")
@@ -83,6 +84,9 @@ def test_every_space_is_encoded_decoded_and_measured(workplace: Path) -> None:
         assert tokenizer.decode(posterior.mean).shape == images.shape
         stated = json.loads((made[f"latents/{name}/s0"] / "latents.json").read_text())
         assert (tuple(stated["shape"]), stated["finite"]) == (shape, True)
+        if name == "vae-means":  # the same means, without noise
+            noisy = load_tokenizer(made["tokenizer/vae/s0"], data, "cpu")
+            assert torch.equal(posterior.mean, noisy.encode(images).mean)
         certain = bool((posterior.logvar == LOGVAR_RANGE[0]).all())
         assert certain == (name != "vae" and not name.startswith("level"))
         cells = measurements(made[f"geometry/{name}/s0"])
@@ -165,6 +169,14 @@ def test_resumed_trainings_end_in_the_same_bits(
     assert all(torch.equal(value, parts[key]) for key, value in whole.items())
 
 
+def test_means_are_of_a_family_of_their_own_and_of_the_same_cluster() -> None:
+    entries = plan_of(1).study.tokenizers
+    vae, means = entries["vae"], entries["vae-means"]
+    assert (means.family, means.cluster) == (f"{vae.family}-means", vae.cluster)
+    assert role_of(vae.family, vae.cluster) == VAE
+    assert role_of(means.family, means.cluster) == VAE_MEANS
+
+
 def test_levels_follow_their_network_alone() -> None:
     plan, wider = plan_of(2), plan_of(2, bases={"levels": {"network": {"width": 16}}})
     for name in plan.study.tokenizers:
@@ -192,12 +204,16 @@ def test_entries_that_do_not_fit() -> None:
     level = {"source": "level", "of": "level-8x8", "factor": 2}
     for change, reason in (
         ({"of": "level-8x9"}, "unknown tokenizer `level-8x9` (did you mean `level-8x8`?)"),
-        ({"of": "pca"}, "`pca` is not a trained tokenizer of arch hierarchical"),
+        ({"of": "pca"}, "`pca` is not a tokenizer that is trained here"),
+        ({"of": "vae"}, "`vae` is not a trained tokenizer of arch hierarchical"),
         ({"factor": 8}, "tokenizers.x.factor: 8 is none of the levels [1, 2, 4]"),
         ({"facter": 8}, "tokenizers.x.facter: unknown key"),
     ):
         refused({"tokenizers": {"x": {**level, **change}}}, reason)
     refused({"tokenizers": {"x": {"source": "level"}}}, "the key `of` is required")
+    means = {"source": "means", "of": "pca"}
+    refused({"tokenizers": {"x": means}}, "`pca` is not a tokenizer that is trained here")
+    refused({"tokenizers": {"x": means | {"factor": 2}}}, "tokenizers.x.factor: unknown key")
     refused({"tokenizers": {"x": {"source": "pcs"}}}, "unknown source `pcs`")
     refused({"tokenizers": {"x": {"base": "levels", "method": "gpe"}}}, "method gpe does not fit")
     eq = {"base": "vector-d16", "method": "eq"}
