@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from diffusability.analysis.claims import Claim
+from diffusability.analysis.latent_spaces import AS_PAPER
 from diffusability.analysis.run_estimates import Ranged, wholes
 from diffusability.analysis.verdicts import check_findings
 from diffusability.fisher.checks import RELATIVE
@@ -29,7 +30,6 @@ COLUMNS = ("statistic", "network", "metric", "space", "v", "value", "low", "high
 REFERENCE = "relu"  # the worst activation according to the paper
 # smooth activations, each more curved than the one before: largest |f''| is 0.10, 0.77 and 0.80
 BY_CURVATURE = ("sigmoid", "tanh", "gelu")
-AS_PAPER = ", as the paper estimates"  # ending of a network's name
 _READINGS = ("relative", "scaled", "per_dimension")
 _Curve = Mapping[float, Ranged]  # by noise variance
 

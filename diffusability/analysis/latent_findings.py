@@ -44,7 +44,8 @@ def latent_findings(measurements: Table, spectra: pd.DataFrame) -> pd.DataFrame:
         measurements: the tidy table. spectra: from ``collect_spectra``; may be empty.
 
     Returns:
-        One row per statistic, network, space and noise variance; "metric" contains space and v as
+        One row per statistic, network, space and noise variance, a network's curves also by the
+        paper's estimators (``AS_PAPER``); "metric" contains space and v as
         text. D and F_D are dimension and FI (or FIR) of pixel space, d and F_d
         those of a latent space; <reading> is "raw" for F, or "per_dimension" for F / n.
 
@@ -77,7 +78,8 @@ def latent_findings(measurements: Table, spectra: pd.DataFrame) -> pd.DataFrame:
         spectrum_permuted: slope of permuted pixels minus that of pixels; 0 is no change.
     """
     measured = Measured.of(measurements).table
-    totals = fisher_totals(measured)
+    ours, papers = fisher_totals(measured), fisher_totals(measured, as_paper=True)
+    totals = pd.concat([ours, papers], ignore_index=True)
     rows: list[dict[str, object]] = []
     for network in networks(totals):
         curves = _Curves.of(totals, network)

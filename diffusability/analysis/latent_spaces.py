@@ -92,6 +92,7 @@ def of_role(table: pd.DataFrame, roles: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(chosen["tokenizer"]))
 
 
+AS_PAPER = ", as the paper estimates"  # ending of a network's name
 FITS = "mixture fit"  # no network: the exact curves of the mixture fitted to the latents
 POWERS = {
     "fi": 1,
@@ -104,15 +105,17 @@ _DOUBTS = ("misfit", "data-limited")
 # fits of z-scored channels, which are what models learn
 _CURVE = re.compile(
     r"fisher\.curve_(?:(learned_)(?=\w+_unconditional_v)|(?=\w+_zscored_v))"
-    r"(fi|fir|mmse_rate)_unconditional(?:_zscored)?_v[0-9.e+-]+"
+    r"(fi|fi_score|fir|mmse_rate)_unconditional(?:_zscored)?_v[0-9.e+-]+"
 )
 
 
-def fisher_totals(measurements: pd.DataFrame) -> pd.DataFrame:
+def fisher_totals(measurements: pd.DataFrame, *, as_paper: bool = False) -> pd.DataFrame:
     """Return every unconditional curve of a study, one row per run, noise variance and quantity.
 
     Args:
         measurements: the tidy table.
+        as_paper: learned curves by the paper's estimators: FI by Eq. 33 (form A, E|s|^2) in the
+            place of the divergence (form B), which errs less; and nothing flagged.
 
     Returns:
         tokenizer, role, network, tokenizer_seed, seed, dim, v, quantity, total, stderr, flags.
@@ -121,7 +124,14 @@ def fisher_totals(measurements: pd.DataFrame) -> pd.DataFrame:
         standard error over data (NaN: unknown); ``flags`` say why it is not reliable.
     """
     names = measurements["metric"].drop_duplicates()
-    parts = {name: match.groups() for name in names if (match := _CURVE.fullmatch(name))}
+    found = {name: match.groups() for name in names if (match := _CURVE.fullmatch(name))}
+    fi = "fi_score" if as_paper else "fi"
+    quantities = {fi: "fi", "fir": "fir", "mmse_rate": "mmse_rate"}
+    parts = {
+        name: (learned, quantities[quantity])
+        for name, (learned, quantity) in found.items()
+        if quantity in quantities and (learned or not as_paper)
+    }
     chosen = measurements[measurements["metric"].isin(parts) & measurements["value"].notna()]
     rows = []
     for row in with_roles(chosen).to_dict("records"):
@@ -131,11 +141,11 @@ def fisher_totals(measurements: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 **{name: row[name] for name in ("tokenizer", "role", "tokenizer_seed", "seed")},
-                "network": row["backbone"] if learned else FITS,
+                "network": row["backbone"] + AS_PAPER * as_paper if learned else FITS,
                 **{"dim": options["dim"], "v": options["v"], "quantity": quantity},
                 "total": options["total"],
                 "stderr": math.nan if pd.isna(row["stderr"]) else row["stderr"] * unit,
-                "flags": row["flags"] if learned else _doubts(row["flags"]),
+                "flags": "" if as_paper else row["flags"] if learned else _doubts(row["flags"]),
             }
         )
     return pd.DataFrame(rows, columns=TOTALS)

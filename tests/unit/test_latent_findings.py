@@ -1,5 +1,6 @@
 """What the second paper says of latent spaces of images, on Gaussians whose curves are known."""
 
+import json
 import math
 
 import pandas as pd
@@ -10,6 +11,7 @@ from diffusability.analysis.claims import Claim, load_claims
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.latent_findings import latent_findings
 from diffusability.analysis.latent_spaces import (
+    AS_PAPER,
     FITS,
     fisher_totals,
     latent_spaces,
@@ -28,6 +30,7 @@ from diffusability.study.roles import CONTROL, GPE, LEVEL, PERMUTED, PIXELS, VAE
 from diffusability.study.tokenizer import MEANS
 from diffusability.study.workflow_files import LATENT_CLAIMS as CLAIMS
 from tests.unit.latent_tables import (
+    BACKBONES,
     LEVELS,
     SPACES,
     latent_measurements,
@@ -126,6 +129,27 @@ def test_gaps_by_hand(findings) -> None:
     ):
         where = {"network": FITS, "metric": f"gpe against vae, {what}"}
         assert value(findings, "fir_gap_raw_curve", **where) == pytest.approx(expected)
+
+
+def test_curves_by_the_papers_estimators_are_judged_beside_ours_and_nothing_is_flagged() -> None:
+    table = latent_measurements(flagged=LEVELS)
+    ours = table["metric"].str.startswith("fisher.curve_learned_fi_u")
+    score = table[ours]
+    names = score["metric"].str.replace("learned_fi", "learned_fi_score")
+    options = [json.loads(text) for text in score["options"]]
+    more = [json.dumps(o | {"total": 2 * o["total"]}) for o in options]
+    score = score.assign(metric=names, options=more, value=2 * score["value"])
+    both = pd.concat([table, score], ignore_index=True)
+    totals = fisher_totals(both, as_paper=True)
+    assert set(totals["flags"]) == {""}
+    assert set(totals["network"]) == {f"{name}{AS_PAPER}" for name in BACKBONES}
+    plain = fisher_totals(both)
+    plain = plain[(plain["network"] != FITS) & (plain["quantity"] == "fi")]
+    doubled = totals[totals["quantity"] == "fi"]["total"].to_numpy()
+    assert doubled == pytest.approx(2 * plain["total"].to_numpy())
+    found = latent_findings(both, made_spectra())
+    judged = set(found.loc[found["statistic"] == "fi_gap_raw", "network"])
+    assert judged == {FITS, *totals["network"]}  # ours are all flagged
 
 
 def test_models_of_posterior_means_are_compared_and_fits_of_means_only_once(findings) -> None:
