@@ -5,7 +5,7 @@ Jacobian-vector product per probe gives all of them (``fisher.estimator``).
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -35,6 +35,24 @@ _QUANTITIES: tuple[tuple[str, Quantity, int, bool | None], ...] = (
 HEADLINE = ("fi", "fir", "mmse_rate")  # also reported as means over log v
 
 
+@dataclass(frozen=True)
+class LearnedCurve:
+    """What a denoiser says at every noise variance.
+
+    Attributes:
+        samples: at each of V variances, of the same N data.
+        measurements: of them.
+    """
+
+    samples: Sequence[FisherSamples]
+    measurements: list[Measurement]
+
+    @property
+    def fir_by_datum(self) -> Tensor:
+        """v^2 |grad s|_F^2 / n of each datum, mean over log v, (N,) float64; its mean is FIR."""
+        return _mean_over_log_v(self.samples, "fir", 2)
+
+
 def measure_learned_fisher(
     x: Tensor,
     denoiser: Denoiser,
@@ -46,7 +64,7 @@ def measure_learned_fisher(
     draws: int = 1,
     sigma_range: tuple[float, float] | None = None,
     batch_size: int = 256,
-) -> list[Measurement]:
+) -> LearnedCurve:
     """Measure FI (three forms), FIR and the MMSE rate of a denoiser at held-out data.
 
     Args:
@@ -62,12 +80,13 @@ def measure_learned_fisher(
         batch_size: data at once; no result depends on it.
 
     Returns:
-        For every v ``fisher.curve_learned_<name>_v<v>``, pure numbers per dimension: v FI / n
-        as ``fi`` (form B, the divergence), ``fi_score`` (A) and ``fi_held_out`` (C, a lower bound),
-        no direction claimed; v^2 FIR / n as ``fir`` and rate / n as ``mmse_rate``, LOWER is
-        better. The total and its error are options. The means of fi, fir and mmse_rate over
-        log v are ``fisher.learned_<name>``. Without labels names end in ``_unconditional``.
-        Standard errors are over data. Flags mark values that are not reliable.
+        The curve with its measurements. For every v ``fisher.curve_learned_<name>_v<v>``, pure
+        numbers per dimension: v FI / n as ``fi`` (form B, the divergence), ``fi_score`` (A) and
+        ``fi_held_out`` (C, a lower bound), no direction claimed; v^2 FIR / n as ``fir`` and
+        rate / n as ``mmse_rate``, LOWER is better. The total and its error are options. The means
+        of fi, fir and mmse_rate over log v are ``fisher.learned_<name>``. Without labels names end
+        in ``_unconditional``. Standard errors are over data. Flags mark values that are not
+        reliable.
 
     Raises:
         MeasurementError: fewer than two data, v not positive and increasing, or see
@@ -97,7 +116,8 @@ def measure_learned_fisher(
     for samples, at_level, gap in zip(curve, flags, gaps, strict=True):
         more = options if gap is None else options | {"curve_mismatch": asdict(gap)}
         found += _at_level(samples, ending, at_level, more)
-    return found + _means(curve, ending, _flags_of_curve(v, flags), options)
+    found += _means(curve, ending, _flags_of_curve(v, flags), options)
+    return LearnedCurve(curve, found)
 
 
 def _at_level(
@@ -126,13 +146,11 @@ def _means(
     curve: Sequence[FisherSamples], ending: str, flags: tuple[str, ...], options: dict[str, Any]
 ) -> list[Measurement]:
     """Return the means over log v; their errors account for data and noise shared by all v."""
-    v = [samples.v for samples in curve]
-    weights, found = torch.tensor(log_weights(v), dtype=torch.float64), []
+    v, found = [samples.v for samples in curve], []
     for name, attribute, power, better in _QUANTITIES:
         if name not in HEADLINE:
             continue
-        pure = [s.v**power / s.dim * getattr(s, attribute) for s in curve]  # V of (N,)
-        mean = Estimate.of(weights @ torch.stack(pure))
+        mean = Estimate.of(_mean_over_log_v(curve, attribute, power))
         found.append(
             Measurement(
                 f"fisher.learned_{name}{ending}",
@@ -145,6 +163,13 @@ def _means(
             )
         )
     return found
+
+
+def _mean_over_log_v(curve: Sequence[FisherSamples], quantity: Quantity, power: int) -> Tensor:
+    """Return the mean over log v of a pure number per dimension of each datum, (N,)."""
+    weights = torch.tensor(log_weights([samples.v for samples in curve]), dtype=torch.float64)
+    pure = [s.v**power / s.dim * getattr(s, quantity) for s in curve]  # V of (N,)
+    return weights @ torch.stack(pure)
 
 
 def _flags_of_curve(v: Sequence[float], flags: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

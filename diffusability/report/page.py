@@ -46,7 +46,7 @@ from diffusability.report.summaries import (
 from diffusability.study.plan import Plan
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
-PICTURE_CAPTIONS = ("reconstructions", "samples")
+PICTURE_CAPTIONS = ("reconstructions", "samples", "fir_images")
 TABLE_CAPTIONS = (
     *("measurements", "claims", "regressions", "predictions", "latent_spaces", "tokenizers"),
     "declared_tests",

@@ -20,11 +20,12 @@ QUALITY = 70  # JPEG quality of a shrunk picture, out of 100
 
 
 def tokenizer_pictures(plan: Plan, tokenizer: str, target: str) -> dict[str, Any]:
-    """Return name, cluster, reconstructions and samples of one tokenizer, with their quality.
+    """Return name, cluster and pictures of one tokenizer, with their quality.
 
     Reconstructions are shown for every training of the tokenizer. Samples are shown only for its
     first training and the first seed of each diffusion model, at the smallest guidance scale and at
-    the best one for `target`, because the paper's study has thousands of grids.
+    the best one for `target`, because the paper's study has thousands of grids. Images that add
+    most and least to the FIR of a model are shown of the same models.
     """
     own = [artifact for artifact in plan if artifact.labels.get("tokenizer") == tokenizer]
     return {
@@ -48,6 +49,14 @@ def tokenizer_pictures(plan: Plan, tokenizer: str, target: str) -> dict[str, Any
             }
             for a in shown_samples(_generations(own), target)
         ],
+        "fir_images": [
+            {
+                "name": a.labels["backbone"],
+                "source": inline_picture(Path(a.path, "fir_images.png")),
+                "quality": _quality(a, "fisher.learned_fir_unconditional"),
+            }
+            for a in _first_runs([a for a in own if a.stage == "learned_fisher"])
+        ],
     }
 
 
@@ -58,6 +67,11 @@ def _generations(artifacts: Sequence[Artifact]) -> list[Artifact]:
         for a in artifacts
         if a.stage == "generation" and control_of(a) is None and not a.labels["snapshot"]
     ]
+
+
+def _first_runs(artifacts: Sequence[Artifact]) -> list[Artifact]:
+    """Return the first artifact of each backbone."""
+    return list({a.labels["backbone"]: a for a in reversed(artifacts)}.values())[::-1]
 
 
 def shown_samples(generations: Sequence[Artifact], target: str) -> list[Artifact]:

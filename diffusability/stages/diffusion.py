@@ -12,6 +12,7 @@ from diffusability.data.images import thinned
 from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
 from diffusability.diffusion.load import backbone_spec, build_diffusion, load_diffusion
 from diffusability.diffusion.training_loss import diffusion_loss
+from diffusability.figures.image_grid import write_image_grid
 from diffusability.fisher.backbone_denoiser import backbone_denoiser
 from diffusability.latents.channel_statistics import ChannelStatistics, mean_variance
 from diffusability.latents.mapped import MappedLatents
@@ -26,6 +27,7 @@ from diffusability.tokenizers.posterior import Posterior
 from diffusability.training.distributed import processes
 from diffusability.training.loop import Phase, Run, train, weights_name
 
+PICTURED = 12  # images of the largest and of the smallest contribution
 UNCONDITIONAL = "the backbone was trained without classes"
 
 
@@ -89,13 +91,15 @@ def _model(
 
 
 def measure_fisher(inputs: Inputs, spec: LearnedFisherOptions, out: Path) -> None:
-    """Write measurements.json, with the class of every latent and without it.
+    """Write measurements.json, with the class of every latent and without it, and fir_images.png.
 
-    A model trained without classes is only measured unconditionally.
+    A model trained without classes is only measured unconditionally. The picture has the images
+    whose noisy latents add most to FIR without classes, the largest first, above those that add
+    least.
     """
     data = inputs.data
-    split = data.split(spec.split)
-    latents = inputs.latents[thinned(split, spec.latents)]
+    images = thinned(data.split(spec.split), spec.latents)
+    latents = inputs.latents[images]
     source = inputs.folder("diffusion")
     _, channels, height, width = latents.mean.shape
     shape = (channels, height, width)
@@ -108,7 +112,7 @@ def measure_fisher(inputs: Inputs, spec: LearnedFisherOptions, out: Path) -> Non
     x, labels = model.normalise(drawn.to(inputs.device)), latents.labels.to(inputs.device)
     found: list[Measurement] = []
     for condition in (labels, None) if backbone.conditional else (None,):
-        found += measure_learned_fisher(
+        curve = measure_learned_fisher(
             x,
             trained.denoise,
             spec.variances,
@@ -118,5 +122,9 @@ def measure_fisher(inputs: Inputs, spec: LearnedFisherOptions, out: Path) -> Non
             draws=spec.draws,
             sigma_range=trained.sigma_range,
         )
+        found += curve.measurements
+    hardest = images[curve.fir_by_datum.argsort(descending=True, stable=True)]
+    shown = torch.cat([hardest[:PICTURED], hardest[-PICTURED:]])
+    write_image_grid(out / "fir_images.png", data.images[shown], columns=PICTURED)
     without = [] if backbone.conditional else [f"fisher.learned_{name}" for name in HEADLINE]
     write_measurements(out, found, [(name, UNCONDITIONAL) for name in without])

@@ -171,11 +171,11 @@ STAGES: dict[str, Stage] = {
         resumes=True,
     ),
     "learned_fisher": Stage(
-        version=2,
+        version=3,
         rule="measure_learned_fisher",
         about="Fisher information, its rate and the MMSE rate that a trained model has learned.",
         code="diffusability.stages.diffusion:measure_fisher",
-        outputs=("measurements.json",),
+        outputs=("measurements.json", "fir_images.png"),
         labels=_DIFFUSION,
         step=_MEASURED,
         memory=32_000,

@@ -31,10 +31,20 @@ def by_name(measurements: list[Measurement]) -> dict[str, Measurement]:
 
 
 class TestDenoiser:
+    def test_every_datum_of_a_gaussian_adds_the_same_to_fir_and_data_at_a_kink_add_more(self):
+        x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        curve = measure_learned_fisher(
+            x, from_oracle(standard_normal(2)), (0.1, 0.5), seed=0, probes="exact"
+        )
+        level = torch.tensor([0.1, 0.5], dtype=torch.float64)
+        exact = float((level / (1 + level)).square().mean())
+        torch.testing.assert_close(curve.fir_by_datum, torch.full_like(x[:, 0], exact))
+
     def test_an_oracle_is_measured_as_it_is(self) -> None:
         gmm, v = mixture(), (0.1, 0.12, 0.14)
         x = gmm.sample(5000, torch.Generator().manual_seed(0))
-        seen = by_name(measure_learned_fisher(x, from_oracle(gmm), v, seed=3, probes="exact"))
+        curve = measure_learned_fisher(x, from_oracle(gmm), v, seed=3, probes="exact")
+        seen = by_name(curve.measurements)
         pure = {}
         for level in v:
             exact = gmm.information(level)
@@ -56,6 +66,8 @@ class TestDenoiser:
             weighted = zip(log_weights(v), v, strict=True)
             exact_mean = sum(weight * pure[name, level] for weight, level in weighted)
             assert abs(mean.value - exact_mean) < 3 * mean.stderr
+        mean = seen["fisher.learned_fir_unconditional"]
+        assert float(curve.fir_by_datum.mean()) == pytest.approx(mean.value)
         first = seen["fisher.curve_learned_fi_unconditional_v0.1"]
         last = seen["fisher.curve_learned_fi_unconditional_v0.14"]
         mismatch = first.options["curve_mismatch"]
@@ -67,7 +79,7 @@ class TestDenoiser:
         gmm, v, means = mixture(), (0.1, 0.2), []
         for seed in range(30):
             x = gmm.sample(60, torch.Generator().manual_seed(seed))
-            seen = by_name(measure_learned_fisher(x, from_oracle(gmm), v, seed=seed))
+            seen = by_name(measure_learned_fisher(x, from_oracle(gmm), v, seed=seed).measurements)
             means.append(seen["fisher.learned_fir_unconditional"])
         spread = float(torch.tensor([m.value for m in means]).std())
         error = float(torch.tensor([m.stderr for m in means]).square().mean().sqrt())
@@ -76,7 +88,9 @@ class TestDenoiser:
     def test_a_wrong_model_is_flagged_in_every_row(self) -> None:
         x = standard_normal(2).sample(3000, torch.Generator().manual_seed(0))
         narrow = Gaussian(torch.zeros(2), 0.2 * torch.eye(2))
-        seen = measure_learned_fisher(x, from_oracle(narrow), (0.2,), seed=0, sigma_range=(1, 2))
+        seen = measure_learned_fisher(
+            x, from_oracle(narrow), (0.2,), seed=0, sigma_range=(1, 2)
+        ).measurements
         for at in seen:
             ending = "" if "curve" in at.metric else " (v = 0.2)"
             assert f"model-error: A - B is not 0{ending}" in at.flags
@@ -86,7 +100,7 @@ class TestDenoiser:
         # 15 draws of a plane have a smaller variance than the plane in some direction
         wide = Gaussian(torch.zeros(2), 9 * torch.eye(2))
         x = standard_normal(2).sample(15, torch.Generator().manual_seed(0))
-        flags = measure_learned_fisher(x, from_oracle(wide), (0.2,), seed=0)[0].flags
+        flags = measure_learned_fisher(x, from_oracle(wide), (0.2,), seed=0).measurements[0].flags
         assert not any("Gaussian bound" in flag for flag in flags)
 
     def test_variances_along_axes_are_a_bound_where_data_are_many_but_dimensions_too(self) -> None:
@@ -94,7 +108,7 @@ class TestDenoiser:
         for scale, violated in ((1.0, False), (9.0, True)):
             flow = GaussianFlow(torch.zeros(4, 4, 4), torch.full((4, 4, 4), scale))
             denoiser = from_velocity(lambda y, t, _, f=flow: f.velocity(y, float(t[0])))
-            flags = measure_learned_fisher(x, denoiser, (0.2,), seed=0)[0].flags
+            flags = measure_learned_fisher(x, denoiser, (0.2,), seed=0).measurements[0].flags
             assert any("FI below the Gaussian bound" in flag for flag in flags) == violated
 
     def test_a_backbone_of_the_study(self) -> None:
@@ -102,7 +116,9 @@ class TestDenoiser:
         x, labels = normal(30, 2, 2, 2).float(), torch.arange(30) % 3
         trained = backbone_denoiser(LatentDiffusion(network.eval()), ENTRY)
         v = (0.5, 1.0)
-        seen = measure_learned_fisher(x, trained.denoise, v, seed=0, labels=labels, probes=2)
+        seen = measure_learned_fisher(
+            x, trained.denoise, v, seed=0, labels=labels, probes=2
+        ).measurements
         assert len(seen) == 13
         assert {m.options["dtype"] for m in seen} == {"float32"}
         # SiT starts at velocity 0: D = t y, G = t I
@@ -138,7 +154,7 @@ class TestDenoiser:
         x = flow.mean + spread.sqrt() * normal(500, 2, 3, 3, seed=8)
         denoiser = from_velocity(lambda y, t, _: flow.velocity(y, float(t[0])))
         results = [
-            by_name(measure_learned_fisher(x, denoiser, v, seed=1, batch_size=size))
+            by_name(measure_learned_fisher(x, denoiser, v, seed=1, batch_size=size).measurements)
             for size in (64, 500)
         ]
         exact = gaussian_curve(spread.flatten(), v)
