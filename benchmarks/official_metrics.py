@@ -5,9 +5,10 @@
     python -m benchmarks.official_metrics neighbours ~/torch-fidelity
     python -m benchmarks.official_metrics frechet ~/FD-Loss --repeats 1
     python -m benchmarks.official_metrics frechet ~/torch-fidelity --repeats 1
+    python -m benchmarks.official_metrics kernel ~/torch-fidelity --repeats 1
 
 Ours compute in float64 and give a standard error; the official code gives the value alone, spatial
-metrics and neighbours in float32.
+metrics, neighbours and the kernel distance in float32.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from torch import Tensor
 from benchmarks.official import Comparison, run
 from diffusability.metrics.feature_moments import FeatureMoments
 from diffusability.metrics.frechet import frechet_distance
+from diffusability.metrics.kernel_distance import measure_kernel_distance
 from diffusability.metrics.latent_set import LatentSet
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.precision_recall import measure_precision_recall
@@ -146,9 +148,38 @@ def official_frechet(options: argparse.Namespace) -> Callable[..., float]:
     return compute_fid
 
 
+def kernel(options: argparse.Namespace) -> Comparison:
+    """The kernel distance: ours of all pairs, theirs as usual over 100 subsets of 1,000."""
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+
+    count = 5 * REAL
+    real, generated = (torch.randn(count, FEATURES).relu() + 0.1 * k for k in (0, 1))
+
+    def ours() -> float:
+        return measure_kernel_distance(
+            reference=real,
+            generated=generated,
+            extractor="benchmark",
+            generator=torch.Generator().manual_seed(0),
+        ).value
+
+    def theirs(subsets: int = 100, size: int = REAL) -> float:
+        found = kid_features_to_metric(
+            real, generated, kid_subsets=subsets, kid_subset_size=size, verbose=False
+        )
+        return float(found[KEY_METRIC_KID_MEAN])
+
+    return Comparison(
+        f"kernel distance, {count:,} x {count:,} of {FEATURES} features",
+        ours,
+        theirs,
+        agreement({"all pairs": (ours(), theirs(1, count))}),
+    )
+
+
 if __name__ == "__main__":
     run(
         "Metrics of ours beside the official code of their papers.",
-        {"spatial": spatial, "neighbours": neighbours, "frechet": frechet},
+        {"spatial": spatial, "neighbours": neighbours, "frechet": frechet, "kernel": kernel},
         batch=256,
     )
