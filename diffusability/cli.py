@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         choices=BULK,
         metavar="STAGE",
-        help="also evict latents, samples (both) that no remaining job needs",
+        help="evict only: latents, samples (both) that no remaining job needs",
     )
     gc.add_argument(
         "--keep",
@@ -246,18 +246,17 @@ def _gc(arguments: argparse.Namespace) -> int:
             print(f"kept: {here} artifacts of study `{study.study}` ({study.source})")
     for doubt in studies.doubts:
         print(f"unclear: {doubt}")
-    garbage = find_garbage(used) + find_leftovers(used)
-    if arguments.yes and studies.doubts and garbage:
-        if not evicts:
+    if evicts:  # what is evicted can be made again, and nothing else goes
+        plans = [Plan(load_study(file, arguments.config)) for file in arguments.study]
+        garbage = find_evictable(plans, arguments.evict or BULK, arguments.keep)
+    else:
+        garbage = find_garbage(used) + find_leftovers(used)
+        if arguments.yes and studies.doubts and garbage:
             where = studies.doubts[0].partition(":")[0]
             raise ArtifactError(
                 f"nothing was removed, because a study may name what would go ({where}); "
                 "first mend what is unclear above"
             )
-        garbage = []  # what is evicted can be made again
-    if evicts:
-        plans = [Plan(load_study(file, arguments.config)) for file in arguments.study]
-        garbage += find_evictable(plans, arguments.evict or BULK, arguments.keep)
     freed = 0
     for item in garbage:
         gone = remove(item) if arguments.yes else True

@@ -15,7 +15,7 @@ from diffusability.scoring.encoders import encoder_entry, is_saved_by_timm
 from diffusability.study.dataset import DATASETS, Dataset, UnseenDataset
 from diffusability.study.folder_content import is_image
 from diffusability.study.merge import merge
-from diffusability.study.names import NAME
+from diffusability.study.names import INCEPTION, NAME
 from diffusability.study.problems import Problems
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import LatentsTokenizer
@@ -33,6 +33,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "uniformity": {"points": 1000, "repeats": 5, "iterations": 500},
 }
 SIZE = 256  # pixels, of images in folders and archives
+PATHS = ("path", "weights", "labels", "masks")  # keys of entries that are files or folders
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def requested_study(request: Request) -> dict[str, Any]:
     tokenizers: dict[str, Any] = {}
     encoders: dict[str, Any] = {}
     if request.extractor is not None:
-        encoders["extractor"] = _mapping("--extractor", request.extractor)
+        entry = _mapping("--extractor", request.extractor)
+        encoders[_extractor_name(entry)] = entry
     for kind, given in request.items:
         if _kind(kind, given) == "encoder":
             entry, encoder = _features(given, request, shape)
@@ -292,8 +294,9 @@ def _metrics(request: Request, images: bool) -> dict[str, Any]:
     if images:
         metrics |= {"equivariance": dict(split), "reconstruction": dict(split)}
         if request.extractor is not None:
-            metrics["reconstruction"]["extractor"] = "extractor"
-            metrics["continuity"] = {"extractor": "extractor"}
+            name = _extractor_name(_mapping("--extractor", request.extractor))
+            metrics["reconstruction"]["extractor"] = name
+            metrics["continuity"] = {"extractor": name}
     chosen = request.metrics or tuple(metrics)
     for name in chosen:
         if name not in metrics:
@@ -303,14 +306,23 @@ def _metrics(request: Request, images: bool) -> dict[str, Any]:
     return {name: metrics[name] for name in metrics if name in chosen}
 
 
+def _extractor_name(entry: Mapping[str, Any]) -> str:
+    """Return the name of the encoder whose features are compared; only Inception's are FID."""
+    return INCEPTION if entry.get("kind") == "inception" else "extractor"
+
+
 def _mapping(option: str, text: str) -> dict[str, Any]:
+    """Return an entry that an option holds; its paths are absolute, as the study runs elsewhere."""
     try:
         found = yaml.safe_load(text if text.lstrip().startswith("{") else f"{{{text}}}")
     except yaml.YAMLError:
         found = None
     if not isinstance(found, Mapping):
         raise StudyError(f"{option} {text}: neither exists nor is an entry such as `kind: digits`")
-    return dict(found)
+    return {
+        key: str(Path(value).absolute()) if key in PATHS and isinstance(value, str) else value
+        for key, value in found.items()
+    }
 
 
 def _name(given: str, taken: Mapping[str, Any]) -> str:

@@ -158,7 +158,7 @@ def _name(
     """Return what the (N, K) class logits of generated images tell, and what they cannot."""
     accuracy, score = (f"generation.{m}_{name}" for m in ("class_accuracy", "inception_score"))
     known = logits.shape[1]
-    if not known:
+    if known < 2:
         reason = f"the extractor `{name}` names no classes"
         return [], [(accuracy, reason), (score, reason)]
     inception_score = measure_inception_score(

@@ -1,5 +1,6 @@
-"""Whether latents, patches and networks fit the size of the images."""
+"""Whether latents, patches, networks and classifiers fit the images and their classes."""
 
+from diffusability.study.encoder import SupervisedEncoder
 from diffusability.study.problems import Problems
 from diffusability.study.study import Study
 
@@ -19,5 +20,12 @@ def check_sizes(study: Study, problems: Problems) -> None:
     for name in study.used_encoders:
         if name not in study.encoders:  # its own problem is listed
             continue
-        for key, reason in study.encoders[name].misfits(size):
+        encoder = study.encoders[name]
+        for key, reason in encoder.misfits(size):
             problems.add(f"encoders.{name}.{key}".rstrip("."), reason)
+        if isinstance(encoder, SupervisedEncoder) and study.dataset.num_classes < 2:
+            problems.add(
+                f"encoders.{name}.kind",
+                f"a classifier has nothing to learn from the {study.dataset.num_classes} class of "
+                f"`{study.select.dataset}`; use kind contrastive or masked",
+            )

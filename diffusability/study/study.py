@@ -104,7 +104,7 @@ class Study(Spec):
     report: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9_.-]+\.html$",
-        description="file under results/; by default reports-<name>.html",
+        description="file under results/; by default report-<name>.html",
     )
     datasets: dict[Name, Annotated[Dataset, DATASETS]] = Field(
         min_length=1, description="images that a study can use, by name"

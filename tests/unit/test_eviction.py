@@ -184,6 +184,19 @@ def test_what_a_job_reads_is_what_its_inputs_lack(plan: Plan) -> None:
     assert evicted_inputs(reader) == []
 
 
+def test_evicting_removes_nothing_that_cannot_be_made_again_alone(
+    plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_no_study = Path("results/tokenizer/older/s0/000000000000")
+    of_no_study.mkdir(parents=True)
+    (of_no_study / "provenance.json").write_text("{}")
+    assert main(["gc", "--configfile", STUDY]) == 0
+    assert str(of_no_study) in capsys.readouterr().out
+    assert main(["gc", "--configfile", STUDY, "--evict", "--yes"]) == 0
+    assert str(of_no_study) not in capsys.readouterr().out
+    assert of_no_study.exists()
+
+
 def test_the_command(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gc", "--configfile", STUDY, "--evict", "samples"]) == 0
     text = capsys.readouterr().out

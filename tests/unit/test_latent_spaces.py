@@ -184,6 +184,12 @@ def test_levels_follow_their_network_alone() -> None:
         assert same == (not name.startswith("level"))
 
 
+def test_a_classifier_of_one_class_is_refused() -> None:
+    one = {"kind": "folder", "path": "photos", "size": 8, "num_classes": 1}
+    over = {"datasets": {"photos": one}, "select": {"dataset": "photos"}}
+    refused(over, "encoders.judge.kind: a classifier has nothing to learn from the 1 class")
+
+
 def test_sizes_that_cannot_be() -> None:
     refused(
         {"tokenizers": {"pca": {"channels": 5}}},

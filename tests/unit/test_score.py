@@ -36,6 +36,12 @@ from tests.conftest import REPOSITORY
 FAST = ("velocity", "semantics", "spatial", "smoothness")
 SMOKE = str(REPOSITORY / "studies" / "smoke.yaml")
 
+VAE_SOURCE = """import torch
+class Vae(torch.nn.Module):
+    def encode(self, x): return x.repeat(1, 5, 1, 1)[:, :, ::2, ::2]
+    def decode(self, z): return z[:, :1].repeat_interleave(2, 2).repeat_interleave(2, 3)
+"""
+
 
 @pytest.fixture(scope="module")
 def latents() -> Tensor:
@@ -176,18 +182,33 @@ def test_latents_become_a_study(files: Path, latents: Tensor, suffix: str) -> No
 
 
 def test_a_class_is_asked_for_its_latents(tmp_path: Path, monkeypatch) -> None:
-    (tmp_path / "scored_vae.py").write_text(
-        "import torch\n"
-        "class Vae(torch.nn.Module):\n"
-        "    def encode(self, x): return x.repeat(1, 5, 1, 1)[:, :, ::2, ::2]\n"
-        "    def decode(self, z): return z[:, :1].repeat_interleave(2, 2).repeat_interleave(2, 3)\n"
-    )
+    (tmp_path / "scored_vae.py").write_text(VAE_SOURCE)
     monkeypatch.syspath_prepend(tmp_path)
     request = Request([("tokenizer", "scored_vae:Vae")], images="kind: digits, size: 8")
     study = resolve_study(requested_study(request), "test")
     entry = study.tokenizers["vae"]
     assert (entry.factor, entry.channels) == (2, 5)
     assert {"equivariance", "reconstruction"} <= set(study.selected_metrics)
+    sys.modules.pop("scored_vae", None)
+
+
+def test_inception_is_called_so_and_paths_inside_an_entry_are_of_this_folder(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(files)
+    (files / "w.pth").write_bytes(b"weights")
+    (files / "scored_vae.py").write_text(VAE_SOURCE)
+    monkeypatch.syspath_prepend(files)
+    for kind, named in (("inception", "inception"), ("timm, model: vit", "extractor")):
+        extractor = f"kind: {kind}, weights: w.pth"
+        request = Request(
+            [("tokenizer", "scored_vae:Vae")], images="kind: digits, size: 8", extractor=extractor
+        )
+        data = requested_study(request)
+        assert data["encoders"][named]["weights"] == str(files / "w.pth")
+        assert data["metrics"]["continuity"]["extractor"] == named
+        if named == "inception":
+            assert resolve_study(data, "test").metrics.continuity.extractor == "inception"
     sys.modules.pop("scored_vae", None)
 
 
