@@ -12,6 +12,7 @@ import pandas as pd
 from diffusability.analysis.catalogue import PERSPECTIVES, REPRESENTATIVES, name_metric
 from diffusability.analysis.correlation import at_smallest_guidance, sign, turned
 from diffusability.analysis.declared import declared_sentence
+from diffusability.analysis.equal_reconstruction import compared
 from diffusability.analysis.failed import failed
 from diffusability.analysis.joint import FEWEST
 from diffusability.analysis.pairing import means_by_tokenizer
@@ -77,7 +78,8 @@ class Answer:
         sentence: the answer with its uncertainty, or why there is none. details: further sentences.
         decided: whether the study can tell.
         strongest: the correlation that the sentence is about, or the largest that is known.
-        best, worst: tokenizers with the best and the worst target; empty without a target.
+        best, worst: tokenizers with the best and the worst target on the backbone of that
+            correlation; empty without a target.
     """
 
     sentence: str
@@ -92,7 +94,8 @@ def answer(tables: Mapping[str, pd.DataFrame], target: str) -> Answer:
     """Return the answer of a study from its tables.
 
     Args:
-        tables: measurements and correlations, each backbone at its last step; noise_floor if known.
+        tables: measurements and correlations, each backbone at its last step; tokenizers and
+            noise_floor if known. Tokenizers that fell out do not count.
         target: the generation metric that is to be predicted; empty without diffusion models.
 
     Returns:
@@ -103,19 +106,23 @@ def answer(tables: Mapping[str, pd.DataFrame], target: str) -> Answer:
     """
     if not target:
         return Answer(f"{NO_MODELS}.")
-    measurements = tables["measurements"]
+    measurements = compared(tables)
+    tables = {**tables, "measurements": measurements}
     family = largest_family(measurements)
     scores = target_means(measurements, target, family)
     if scores.empty:
         return Answer(f"{CANNOT}no generated images were measured.")
-    best, worst = str(scores.index[0]), str(scores.index[-1])
-    worst = worst if worst != best else ""
     found, reason = testable(tables, target, family)
     if not found:
         every = turned_correlations(tables["correlations"], target, family)
         drawn = strongest(every) if every else None
+        if drawn is not None:
+            scores = target_means(measurements, target, family, drawn.backbone)
+        best, worst = _ends(scores)
         return Answer(CANNOT + reason + ".", strongest=drawn, best=best, worst=worst)
     first = strongest(found)
+    scores = target_means(measurements, target, family, first.backbone)
+    best, worst = _ends(scores)
     if first.settled:
         sentence = _decided(first, found, target, bool(higher_is_better(measurements, target)))
     else:
@@ -132,16 +139,25 @@ def largest_family(measurements: pd.DataFrame) -> str:
     return str(members.idxmax())
 
 
-def target_means(measurements: pd.DataFrame, target: str, family: str) -> pd.Series:
+def _ends(scores: pd.Series) -> tuple[str, str]:
+    """Return the tokenizers with the best and the worst score; empty if it is the same one."""
+    best, worst = str(scores.index[0]), str(scores.index[-1])
+    return best, worst if worst != best else ""
+
+
+def target_means(
+    measurements: pd.DataFrame, target: str, family: str, backbone: str = ""
+) -> pd.Series:
     """Return the target of each tokenizer of a family, best first.
 
-    It is the mean over trainings, at the smallest guidance scale of the first backbone.
+    It is the mean over trainings, at the smallest guidance scale of a backbone, by default the
+    first.
     """
     rows = measurements[(measurements["metric"] == target) & measurements["value"].notna()]
     rows = rows[rows["family"] == family]
     if rows.empty:
         return pd.Series(dtype=float)
-    rows = rows[rows["backbone"] == rows["backbone"].iloc[0]]
+    rows = rows[rows["backbone"] == (backbone or rows["backbone"].iloc[0])]
     rows = rows[rows["guidance"].fillna(-1) == rows["guidance"].fillna(-1).min()]
     up = bool(higher_is_better(measurements, target))
     return means_by_tokenizer(rows)["value"].sort_values(ascending=not up)
@@ -274,7 +290,8 @@ def _details(
             f"r = {r:.2f} [{low:.2f}, {high:.2f}]."
         )
     name = name_metric(target)
-    sentence = f"Best images: {scores.index[0]} ({name} {scores.iloc[0]:.3g})"
+    where = f" of {first.backbone}" if len(own) > 1 else ""
+    sentence = f"Best images{where}: {scores.index[0]} ({name} {scores.iloc[0]:.3g})"
     gap = _resolvable_gap(floor, first, target)
     if len(scores) > 1:
         apart = abs(scores.iloc[1] - scores.iloc[0])

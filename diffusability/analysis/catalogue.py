@@ -19,6 +19,7 @@ HEADLINE_METRICS = METRIC_GROUPS.representatives("headline")
 # one metric per group, as the papers highlight them; missing ones are omitted
 HEADLINE = tuple(REPRESENTATIVES.values())
 PROBE = "semantics.probe"
+DISTANCE = r"generation\.(fid|fd_(?!infinity_).*)"  # the Fréchet distance, by its extractor
 RECONSTRUCTION = "reconstruction.psnr"  # held fixed in partial correlations
 TRAJECTORY = {
     "straightness": "trajectory.straightness",

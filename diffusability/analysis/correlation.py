@@ -17,6 +17,7 @@ from diffusability.analysis.estimators import (
     standardise,
     whole,
 )
+from diffusability.analysis.failed import failed
 from diffusability.analysis.frames import join_notes, table_frame
 from diffusability.analysis.intervals import cluster_interval
 from diffusability.analysis.joint import FEWEST
@@ -52,6 +53,11 @@ def turned(row: Mapping[Any, Any], statistic: str = "pearson") -> tuple[float, f
     return sign(row) * float(row[statistic]), low, high
 
 
+def meaningless(row: Mapping[Any, Any]) -> bool:
+    """Return whether a correlation says nothing: the metric is at chance, or generation failed."""
+    return any(pd.notna(row[name]) and bool(row[name]) for name in ("at_chance", "failed"))
+
+
 def at_smallest_guidance(correlations: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of each backbone's smallest guidance scale."""
     rows = correlations[correlations["guidance"] != BEST]
@@ -73,7 +79,8 @@ def correlate(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
         ``pearson_p_by`` correct it for the number of metrics of a panel and family.
         ``without_low`` and ``without_high``: range of r without any one tokenizer,
         ``influential`` the one that moves r most. ``at_chance``: the metric does not leave
-        chance (``at_chance``). Undefined values are NaN, with the reason in ``note``.
+        chance (``at_chance``). ``failed``: most of the diffusion models failed. Undefined values
+        are NaN, with the reason in ``note``.
     """
     table = Measured.of(table)
     metrics = matching(predictors(table), SHOWN_METRICS)
@@ -120,6 +127,7 @@ def _panel_rows(
                 **_statistics(part, covariate, metric, confidence),
                 "expected_sign": expected_sign(table, metric, panel.target),
                 "at_chance": at_chance(table, metric, family),
+                "failed": failed(table, panel, family),
             }
 
 

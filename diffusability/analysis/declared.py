@@ -8,9 +8,7 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from diffusability.analysis.correlation import at_smallest_guidance, turned
-from diffusability.analysis.failed import failed
 from diffusability.analysis.frames import table_frame
-from diffusability.analysis.panels import Measured, Panel
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.analysis.verdicts import NOT_TESTABLE, UNDECIDED
 from diffusability.study.study import DEFAULTS, AnalysisSpec
@@ -18,19 +16,16 @@ from diffusability.study.study import DEFAULTS, AnalysisSpec
 AS_DECLARED, OPPOSITE = "as declared", "opposite"
 
 
-def declared_tests(
-    correlations: pd.DataFrame, measurements: Measured, analysis: AnalysisSpec = DEFAULTS
-) -> pd.DataFrame:
+def declared_tests(correlations: pd.DataFrame, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
     """Return one row per declared test.
 
     Args:
-        correlations: from ``correlate``. measurements: as they were correlated.
-        analysis: confidence and `declared`.
+        correlations: from ``correlate``. analysis: confidence and `declared`.
 
     Returns:
         ``turned_r``: Pearson's r, turned so that it is positive if a metric that its declaration
         calls better goes with better images; with its interval over clusters. ``p`` belongs to that
-        interval, ``p_holm`` corrects it for the number of declared tests that can be made.
+        interval, ``p_holm`` corrects it for the number of declared tests, made or not.
         ``verdict``: `as declared` or `opposite` if ``p_holm`` is below 1 - confidence, else
         `undecided`; `not testable`, with the ``reason``, if there is no such correlation, the
         metric does not leave chance, or generation failed.
@@ -40,7 +35,7 @@ def declared_tests(
         return table_frame("declared_tests", [])
     last = at_last_step(correlations)
     rows = [
-        _row(last, measurements, metric, declared.target, backbone, family)
+        _row(last, metric, declared.target, backbone, family)
         for family in declared.families
         for backbone in declared.backbones
         for metric in declared.metrics
@@ -49,7 +44,8 @@ def declared_tests(
     tested = table["p"].notna()
     if tested.any():
         level = 1 - analysis.confidence
-        table.loc[tested, "p_holm"] = multipletests(table.loc[tested, "p"], method="holm")[1]
+        corrected = multipletests(table["p"].fillna(1.0), method="holm")[1]
+        table["p_holm"] = pd.Series(corrected, table.index).where(tested)
         clear = tested & (table["p_holm"] < level)
         table.loc[clear & (table["turned_r"] > 0), "verdict"] = AS_DECLARED
         table.loc[clear & (table["turned_r"] < 0), "verdict"] = OPPOSITE
@@ -58,7 +54,6 @@ def declared_tests(
 
 def _row(
     correlations: pd.DataFrame,
-    measurements: Measured,
     metric: str,
     target: str,
     backbone: str,
@@ -73,7 +68,7 @@ def _row(
         return labels | {"verdict": NOT_TESTABLE, "reason": reason}
     found = at_smallest_guidance(chosen).iloc[0].to_dict()
     labels |= {name: found[name] for name in ("step", "guidance", "n", "clusters")}
-    reason = _hindrance(found, measurements, Panel(target, backbone, found["guidance"]))
+    reason = _hindrance(found)
     if reason:
         return labels | {"verdict": NOT_TESTABLE, "reason": reason}
     r, low, high = turned(found)
@@ -83,11 +78,11 @@ def _row(
     }
 
 
-def _hindrance(found: Mapping[Hashable, Any], measurements: Measured, panel: Panel) -> str:
+def _hindrance(found: Mapping[Hashable, Any]) -> str:
     """Return why a correlation does not answer its test; empty if it does."""
     if found["at_chance"]:
         return "the metric does not leave chance"
-    if failed(measurements, panel, str(found["family"])):
+    if pd.notna(found["failed"]) and found["failed"]:
         return "generation failed"
     if math.isnan(found["expected_sign"]):
         return "the metric declares no direction"

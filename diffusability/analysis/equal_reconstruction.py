@@ -5,19 +5,20 @@ The paper compares tokenizers of like reconstruction. Where a study has the bloc
 and left out of every statistic over tokenizers.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from diffusability.analysis.catalogue import RECONSTRUCTION
+from diffusability.analysis.catalogue import DISTANCE, RECONSTRUCTION
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Measured, Table
 from diffusability.study.study import DEFAULTS, AnalysisSpec, EqualReconstruction
 
-DISTANCE = "generation.fd_"
+NOT_MEASURED = "neither PSNR nor rFD was measured"
 
 
 def tokenizers(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
@@ -37,12 +38,12 @@ def tokenizers(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
     Returns:
         ``psnr`` in dB and ``rfd`` as means over tokenizer seeds; ``psnr_spread``, largest minus
         smallest PSNR of the family; ``smallest_gfd`` of the family; ``comparable``, missing
-        without limits; ``reason`` why it is not.
+        without limits and where neither PSNR nor rFD says anything; ``reason`` why it is not.
     """
     measured, limits = Measured.of(table), analysis.equal_reconstruction
     rows = measured.tokenizers.copy()
     rows["psnr"] = rows["tokenizer"].map(_means(measured.table, RECONSTRUCTION))
-    target = next((m for m in measured.metrics if m.startswith(DISTANCE)), None)
+    target = next((m for m in measured.metrics if re.fullmatch(DISTANCE, m)), None)
     rfd = target.replace("generation.", "reconstruction.") if target else ""
     rows["rfd"] = rows["tokenizer"].map(_means(measured.table, rfd))
     rows["smallest_gfd"] = rows["family"].map(_smallest(measured.table, target))
@@ -51,9 +52,12 @@ def tokenizers(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
         spread = float(family["psnr"].max() - family["psnr"].min())
         inside = _widest(family["psnr"].to_numpy(float), limits.psnr_spread if limits else np.inf)
         for row, fits in zip(family.to_dict("records"), inside, strict=True):
-            reason = "" if limits is None else _reason(row, bool(fits), limits)
-            comparable = None if limits is None else not reason
-            more = {"psnr_spread": spread, "comparable": comparable, "reason": reason}
+            more: dict[Any, Any] = {"psnr_spread": spread, "comparable": None, "reason": ""}
+            if limits is not None and pd.isna(row["psnr"]) and pd.isna(row["rfd"]):
+                more["reason"] = NOT_MEASURED
+            elif limits is not None:
+                more["reason"] = _reason(row, bool(fits), limits)
+                more["comparable"] = not more["reason"]
             found.append(row | more)
     order = {name: place for place, name in enumerate(rows["tokenizer"])}
     return table_frame("tokenizers", sorted(found, key=lambda row: order[row["tokenizer"]]))
@@ -67,6 +71,19 @@ def without_unequal(table: pd.DataFrame, analysis: AnalysisSpec) -> pd.DataFrame
     return table[~table["tokenizer"].isin(unequal(judged))].reset_index(drop=True)
 
 
+def compared(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the measurements of the tokenizers that are compared; of all, where all fell out.
+
+    Args:
+        tables: measurements, and tokenizers where it is known which of them fell out.
+    """
+    measurements, judged = tables["measurements"], tables.get("tokenizers")
+    if judged is None:
+        return measurements
+    equal = measurements[~measurements["tokenizer"].isin(unequal(judged))]
+    return measurements if equal.empty else equal
+
+
 def unequal(judged: pd.DataFrame) -> list[str]:
     """Return the tokenizers that fall out, by the table of tokenizers."""
     return list(judged.loc[~judged["comparable"].fillna(True).astype(bool), "tokenizer"])
@@ -75,7 +92,8 @@ def unequal(judged: pd.DataFrame) -> list[str]:
 def reconstruction_sentence(judged: pd.DataFrame) -> str:
     """Return one sentence that names the tokenizers that fell out, or empty without limits."""
     if judged["comparable"].isna().all():
-        return ""
+        unknown = bool(judged["reason"].eq(NOT_MEASURED).any())
+        return f"Whether tokenizers reconstruct equally well is unknown: {NOT_MEASURED}" * unknown
     out = judged[judged["tokenizer"].isin(unequal(judged))]
     if out.empty:
         return "All tokenizers reconstruct equally well within their families"

@@ -11,7 +11,7 @@ import pandas as pd
 from diffusability.analysis.answer import Answer, answer, largest_family, target_means
 from diffusability.analysis.catalogue import HEADLINE_METRICS
 from diffusability.analysis.correlation import at_smallest_guidance, sign, turned
-from diffusability.analysis.equal_reconstruction import reconstruction_sentence
+from diffusability.analysis.equal_reconstruction import compared, reconstruction_sentence
 from diffusability.analysis.failed import failed_sentence
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.measurements import read_tables, target_metric
@@ -57,7 +57,7 @@ class Headline:
         """
         tables = study_tables(plan)
         target = target_metric(plan.study)
-        measurements, family = tables["measurements"], largest_family(tables["measurements"])
+        measurements, family = tables["measurements"], largest_family(compared(tables))
         relations = headline_correlations(tables["correlations"], target, family)
         by_size = relations["r"].abs().sort_values(ascending=False, kind="stable").index
         return cls(
@@ -207,7 +207,8 @@ def headline_correlations(correlations: pd.DataFrame, target: str, family: str) 
         columns[interval] = [_interval(row, statistic) for row in chosen.to_dict("records")]
     columns["Holm's p"] = chosen["pearson_p_holm"].round(3)
     columns["r without one"] = [_without(row) for row in chosen.to_dict("records")]
-    columns["at chance"] = chosen["at_chance"].map({True: "yes"}).fillna("")
+    for words, mark in (("at chance", "at_chance"), ("models failed", "failed")):
+        columns[words] = chosen[mark].map({True: "yes"}).fillna("")
     return pd.DataFrame({**columns, "n": chosen["n"].astype(int)}).reset_index(drop=True)
 
 

@@ -15,9 +15,9 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
+from diffusability.analysis.catalogue import DISTANCE
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.latent_spaces import (
-    DISTANCE,
     FITS,
     fisher_totals,
     networks,
@@ -153,13 +153,22 @@ class _Curves:
 
 def _log_runs(rows: pd.DataFrame) -> dict[Hashable, list[tuple[float, float]]]:
     """Return the log total and its error of every run, by tokenizer."""
-    return {
-        name: [
-            (math.log(total), error / total)
-            for total, error in zip(part["total"], part["stderr"], strict=True)
-        ]
-        for name, part in rows.groupby("tokenizer", sort=False)
-    }
+    logs = rows.assign(value=np.log(rows["total"]), stderr=rows["stderr"] / rows["total"])
+    return _runs(logs)
+
+
+def _runs(rows: pd.DataFrame) -> dict[Hashable, list[tuple[float, float]]]:
+    """Return value and error of every run, by tokenizer.
+
+    Of a tokenizer that was trained several times, each training is one run, whose models are
+    averaged: so all trainings count the same.
+    """
+    found: dict[Hashable, list[tuple[float, float]]] = {}
+    for name, part in rows.groupby("tokenizer", sort=False):
+        if part["tokenizer_seed"].nunique() > 1:
+            part = part.groupby("tokenizer_seed", sort=False)[["value", "stderr"]].mean()
+        found[name] = list(part[["value", "stderr"]].itertuples(index=False, name=None))
+    return found
 
 
 def _distance(ratio: Ranged) -> Ranged:
@@ -257,16 +266,11 @@ def _means(
 ) -> dict[str, Ranged]:
     """Return the mean over runs of one metric by tokenizer; empty without runs."""
     known = table[table["value"].notna()]
-    runs: dict[Hashable, list[tuple[float, float]]] = {}
-    for name, part in known.groupby("tokenizer", sort=False):
-        cells = zip(part["value"], part["stderr"], strict=True)
-        if logarithm:
-            positive = [(value, error) for value, error in cells if value > 0]
-            runs[str(name)] = [(math.log(value), error / value) for value, error in positive]
-        else:
-            runs[str(name)] = list(cells)
-    there = {name: group for name, group in runs.items() if group}
-    return {str(k): found for k, found in estimates(there, ONCE, trained=trained).items()}
+    if logarithm:
+        known = known[known["value"] > 0]
+        error = known["stderr"] / known["value"]
+        known = known.assign(value=np.log(known["value"]), stderr=error)
+    return {str(k): found for k, found in estimates(_runs(known), ONCE, trained=trained).items()}
 
 
 def _stretch(table: pd.DataFrame) -> Iterator[dict[str, object]]:

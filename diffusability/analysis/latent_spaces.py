@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from diffusability.analysis.catalogue import DISTANCE
 from diffusability.analysis.frames import table_frame, typed
+from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Measured, Table
 from diffusability.artifacts.card import verified
 from diffusability.study.plan import Plan
@@ -25,7 +27,6 @@ ENCODERS = {
     "mse": "reconstruction.mse",
     "psnr": "reconstruction.psnr",
 }
-DISTANCE = r"generation\.(fid|fd_(?!infinity_).*)"  # the Frechet distance, by its extractor
 
 
 def latent_spaces(measurements: Table) -> pd.DataFrame:
@@ -69,15 +70,12 @@ def latent_spaces(measurements: Table) -> pd.DataFrame:
 
 
 def _mean(rows: pd.DataFrame) -> tuple[float, float, int]:
-    """Return mean over runs, its standard error and the number of runs."""
+    """Return the mean over trainings of a tokenizer, its standard error and the number of runs."""
     known = rows[rows["value"].notna()]
-    values = known["value"].to_numpy(float)
-    if not len(values):
+    if known.empty:
         return math.nan, math.nan, 0
-    error = float(known["stderr"].iloc[0])
-    if len(values) > 1:
-        error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    return float(values.mean()), error, len(values)
+    mean = means_by_tokenizer(known).iloc[0]
+    return float(mean["value"]), float(mean["stderr"]), len(known)
 
 
 def with_roles(table: pd.DataFrame) -> pd.DataFrame:

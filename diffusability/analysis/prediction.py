@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from diffusability.analysis.catalogue import HEADLINE
+from diffusability.analysis.failed import failed
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.intervals import MIN_CLUSTERS
 from diffusability.analysis.panels import (
@@ -48,6 +49,7 @@ class Points:
     Attributes:
         metrics: m names. x: (n, m) their values. y: (n,) logarithms of the target.
         clusters: (n,) numbers of their clusters, from 0. tokenizers: n names.
+        failed: whether most of the diffusion models failed.
     """
 
     metrics: tuple[str, ...]
@@ -55,12 +57,13 @@ class Points:
     y: Array
     clusters: NDArray[np.int64]
     tokenizers: tuple[str, ...]
+    failed: bool = False
 
     def of(self, chosen: NDArray[np.bool_]) -> "Points":
         """Return the points of some tokenizers."""
         clusters = pd.factorize(self.clusters[chosen])[0].astype(np.int64)
         names = tuple(n for n, there in zip(self.tokenizers, chosen, strict=True) if there)
-        return Points(self.metrics, self.x[chosen], self.y[chosen], clusters, names)
+        return Points(self.metrics, self.x[chosen], self.y[chosen], clusters, names, self.failed)
 
     @property
     def groups(self) -> range:
@@ -70,6 +73,8 @@ class Points:
     @property
     def lack(self) -> str:
         """Why nothing can be fitted, or empty."""
+        if self.failed:
+            return "most of its diffusion models failed"
         largest = int(np.bincount(self.clusters).max()) if len(self.clusters) else 0
         if len(self.groups) < MIN_CLUSTERS or len(self.y) - largest < MOST + 2:
             return f"{len(self.groups)} clusters are too few to leave one out"
@@ -272,6 +277,7 @@ def points_of(
         np.log(rows["y"].to_numpy(np.float64)),
         pd.factorize(rows["cluster"])[0].astype(np.int64),
         tuple(map(str, rows.index)),
+        failed(table, panel, family),
     )
 
 

@@ -32,14 +32,15 @@ VARIANCE = f"velocity{CURVE}"
 
 
 def collect_profiles(plan: Plan) -> pd.DataFrame:
-    """Return the length ratio of every sampling step, means over the seeds of a tokenizer.
+    """Return the length ratio of every sampling step, means over trainings of a tokenizer.
 
     Returns:
         One row per tokenizer, backbone, guidance scale and segment i of M: ``time`` is the middle
         of the segment, 0 noise and 1 data; ``value`` M ||step i|| / ||x_M - x_0||, 1 for a
-        straight line at constant speed; ``stderr`` over runs if there are several, else over
-        trajectories; ``n`` images of each of ``runs`` runs. Backbones of process edm
-        are omitted: their steps are not uniform in this time.
+        straight line at constant speed; ``stderr`` over trainings of the tokenizer if there are
+        several, else over runs, else over trajectories; ``n`` images of each of ``runs`` runs. Rows
+        of every snapshot. Backbones of process edm are omitted: their steps are not uniform in
+        this time.
 
     Raises:
         ArtifactError: samples are missing, altered, or not of this plan.
@@ -66,11 +67,14 @@ def _profile(
     spec = plan.study.tokenizers[tokenizer]
     runs = [_read(artifact) for artifact in artifacts]
     ratios = np.array([run["length_ratio"] for run in runs])  # (runs, M)
-    steps, mean = ratios.shape[1], ratios.mean(axis=0)
+    seeds = np.array([artifact.labels["tokenizer_seed"] for artifact in artifacts])
+    trained = np.array([ratios[seeds == seed].mean(axis=0) for seed in np.unique(seeds)])
+    steps, mean = ratios.shape[1], trained.mean(axis=0)
     known, note = runs[0]["length_ratio_stderr"], ""
     errors = np.array(known) if known is not None else np.full(steps, np.nan)
     if len(runs) > 1:
-        errors = ratios.std(axis=0, ddof=1) / math.sqrt(len(runs))
+        repeated = trained if len(trained) > 1 else ratios
+        errors = repeated.std(axis=0, ddof=1) / math.sqrt(len(repeated))
     elif known is None:
         note = "a single trajectory: no standard error"
     for segment in range(steps):

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from diffusability.analysis.claims import Claim, Region, fits
+from diffusability.analysis.equal_reconstruction import without_unequal
 from diffusability.analysis.evidence import Evidence, Study
 from diffusability.analysis.frames import join_notes, table_frame
 from diffusability.analysis.intervals import Labels
@@ -59,7 +60,8 @@ def check_claims(
     """Return the verdict on every claim about a study.
 
     Args:
-        claims: from ``load_claims``. measurements: the tidy table.
+        claims: from ``load_claims``. measurements: the tidy table; tokenizers that fall out of the
+            comparison do not count.
         profiles, floor, findings: the tables ``profiles``, ``noise_floor``, ``latent_findings``.
         analysis: confidence of the intervals.
 
@@ -69,7 +71,8 @@ def check_claims(
         layout reproduces the claim if the paper's value is true; numbers of rows, tokenizers
         and clusters behind it.
     """
-    study = Study(Measured.of(measurements), profiles)
+    equal = without_unequal(Measured.of(measurements).table, analysis)
+    study = Study(Measured(equal), profiles)
     rows: list[dict[Any, Any]] = []
     for claim in claims:
         if claim.table:

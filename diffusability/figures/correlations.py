@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from diffusability.analysis.catalogue import PERSPECTIVES, REPRESENTATIVES
-from diffusability.analysis.correlation import turned
+from diffusability.analysis.correlation import meaningless, turned
 from diffusability.figures.panels import (
     annotate_empty,
     legend_below,
@@ -21,7 +21,7 @@ from diffusability.figures.panels import (
 )
 from diffusability.figures.perspectives import every_scope
 from diffusability.figures.results import Results, Scope, guidance_scales
-from diffusability.figures.style import HALF, PAGE, PHONE, QUIET, TEXT
+from diffusability.figures.style import HALF, NOTHING, PAGE, PHONE, QUIET, TEXT
 from diffusability.study.tables import BEST
 
 FILLED, OPEN = "#0072B2", "#D55E00"
@@ -138,8 +138,9 @@ def _draw_panel(
 def _draw_mark(
     axis: Axes, height: float, row: Mapping[str, Any], colour: str, best: bool, short: str
 ) -> None:
-    """Draw sign-oriented r and its interval over clusters."""
+    """Draw sign-oriented r and its interval over clusters; in grey if it says nothing."""
     r, low, high = turned(row)
+    colour = NOTHING if meaningless(row) else colour
     if np.isfinite((low, high)).all():
         axis.hlines(height, low, high, color=colour, linewidth=1.6, alpha=0.55)
     axis.plot(

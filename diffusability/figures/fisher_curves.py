@@ -58,14 +58,15 @@ def draw_fisher_curves(results: Results) -> Figure:
 
 
 def curve_rows(results: Results, name: str, family: str) -> pd.DataFrame:
-    """Return tokenizer, cluster, backbone, v and value of one curve, means over seeds."""
+    """Return tokenizer, cluster, backbone, v and value of one curve, means over trainings."""
     table = results.measurements
     chosen = table["metric"].str.fullmatch(rf"{PREFIX}{name}_v[0-9.e+-]+")
     rows = table[chosen & (table["family"] == family) & table["value"].notna()]
     levels = [json.loads(options)["v"] for options in rows["options"]]
     rows = rows.assign(v=pd.array(levels, dtype=float))
     keys = ["tokenizer", "cluster", "backbone", "v"]
-    return rows.groupby(keys, sort=True)["value"].mean().reset_index()
+    trained = rows.groupby([*keys, "tokenizer_seed"], sort=True)["value"].mean()
+    return trained.groupby(level=keys).mean().reset_index()
 
 
 def _draw(axis: Axes, results: Results, rows: pd.DataFrame) -> None:

@@ -110,7 +110,11 @@ HALF_WIDTH = 0.32  # width of a family's column, in columns
 
 
 def draw_reconstruction(results: Results) -> Figure:
-    """Return a panel per reconstruction metric, a column per family, in the order of the study."""
+    """Return a panel per reconstruction metric, a column per family, in the order of the study.
+
+    Tokenizers that fell out of the comparison are among them.
+    """
+    results = results.of_every_tokenizer
     metrics = [name for name in map(results.measured, SHOWN) if name]
     if not metrics:
         return sentence_figure("reconstruction was not measured in this study")

@@ -9,12 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from diffusability.analysis.equal_reconstruction import unequal
+from diffusability.analysis.equal_reconstruction import compared
 from diffusability.analysis.headline import guidance_words
 from diffusability.analysis.measurements import read_tables, target_metric
 from diffusability.analysis.panels import Measured, Panel
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.study.plan import Plan
+
+DRAWN = ("profiles", "spectra")  # collected tables of tokenizers, beside the measurements
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,17 @@ class Results:
 
         Where all fell out, points of all are drawn; the tables then have no statistic for them.
         """
-        judged = self.tables.get("tokenizers")
-        out = [] if judged is None else unequal(judged)
         tables = {name: at_last_step(table) for name, table in self.tables.items()}
-        measured = tables["measurements"]
-        equal = measured[~measured["tokenizer"].isin(out)]
-        return tables | {"measurements": measured if equal.empty else equal}
+        equal = compared(tables)
+        out = set(tables["measurements"]["tokenizer"]) - set(equal["tokenizer"])
+        drawn = {name: tables[name] for name in DRAWN if name in tables}
+        drawn = {name: table[~table["tokenizer"].isin(out)] for name, table in drawn.items()}
+        return tables | drawn | {"measurements": equal}
+
+    @property
+    def of_every_tokenizer(self) -> "Results":
+        """The same results with the tokenizers that fell out among the others."""
+        return replace(self, tables={k: v for k, v in self.tables.items() if k != "tokenizers"})
 
     @property
     def measurements(self) -> pd.DataFrame:

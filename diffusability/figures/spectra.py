@@ -30,7 +30,7 @@ def draw_spectra(results: Results) -> Figure:
     Images, levels and permuted pixels over radial frequency, vectors over their index; each also
     with all entries in one random order, to which FI and FIR are invariant. White noise is 1.
     """
-    spectra = results.tables.get("spectra")
+    spectra = results.last.get("spectra")
     names = [] if spectra is None else of_role(with_roles(spectra), (*TRAINED, PIXELS, PERMUTED))
     if spectra is None or not names:
         return sentence_figure("power spectra were not measured in this study")

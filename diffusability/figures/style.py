@@ -32,6 +32,7 @@ PAGE = 8.9  # inches, the widest figure that a page shows at 1280 pixels without
 HALF = 4.3  # inches, the same for a figure that takes half of the page
 PHONE = 2.4  # inches, the same at 390 pixels
 INK = "0.15"  # grey of text and axes
+NOTHING = "0.62"  # of a correlation that says nothing
 QUIET = "0.45"  # grey of secondary elements: bars, lines, sentences
 TEXT = 7.0  # points; only the numbers of points are smaller by more than a point
 EMPTY = "empty: "  # starts the label of a panel without data

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from diffusability.analysis.catalogue import HEADLINE_METRICS, name_metric
-from diffusability.analysis.correlation import turned
+from diffusability.analysis.correlation import meaningless, turned
 from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import CONTROL, GENERATION
 from diffusability.figures.panels import (
@@ -25,7 +25,7 @@ from diffusability.figures.panels import (
 )
 from diffusability.figures.perspectives import every_scope
 from diffusability.figures.results import Results, Scope
-from diffusability.figures.style import PALETTE, QUIET, TEXT, cluster_styles
+from diffusability.figures.style import NOTHING, PALETTE, QUIET, cluster_styles
 
 # line style and words of each control
 CONTROLS: dict[str, tuple[Literal[":", "--", "-."], str]] = {
@@ -140,23 +140,22 @@ def _draw_correlation(axis: Axes, results: Results, scope: Scope, short: str, me
     x = found["step"].to_numpy(float)
     axis.fill_between(x, found["low"], found["high"], color=colour, alpha=0.15, linewidth=0)
     axis.vlines(x, found["low"], found["high"], color=colour, linewidth=1.6, alpha=0.55)
-    axis.plot(x, found["r"], color=colour, marker="o", markersize=3.5, linewidth=1.1)
+    axis.plot(x, found["r"], color=colour, linewidth=1.1)
+    for nothing, part in found.groupby("meaningless"):
+        axis.plot(
+            part["step"], part["r"], "o", color=NOTHING if nothing else colour, markersize=3.5
+        )
     last = found.iloc[-1]
     known = pd.notna(last["low"])
     ends = f"[{number(last['low'])}, {number(last['high'])}]" if known else "(no interval)"
     axis.set_title(f"{short}\nat the end {number(last['r'])} {ends}")
-    if found["at_chance"].any():
-        text = "the metric does not leave chance"
-        axis.text(
-            0.5, 0.04, text, transform=axis.transAxes, ha="center", fontsize=TEXT - 1, color=QUIET
-        )
     axis.set_ylim(-1.05, 1.05)
     axis.set_yticks([-1, 0, 1], ["\N{MINUS SIGN}1", "0", "1"])
     _step_axis(axis, _steps(results.tables["measurements"], scope))
 
 
 def correlations_by_step(results: Results, scope: Scope, metric: str) -> pd.DataFrame:
-    """Return step, turned r, the ends low and high of its interval over clusters, at_chance.
+    """Return step, turned r, low and high of its interval over clusters, and ``meaningless``.
 
     Steps without r have no row; an interval that does not exist is NaN.
     """
@@ -165,12 +164,11 @@ def correlations_by_step(results: Results, scope: Scope, metric: str) -> pd.Data
     own = own[(own["backbone"] == scope.backbone) & (own["family"] == scope.family)]
     own = own[(own["guidance"] == scope.guidance) & own["pearson"].notna() & own["step"].notna()]
     rows = [_oriented(row) for row in own.sort_values("step").to_dict("records")]
-    return pd.DataFrame(rows, columns=["step", "r", "low", "high", "at_chance"])
+    return pd.DataFrame(rows, columns=["step", "r", "low", "high", "meaningless"])
 
 
 def _oriented(row: Mapping[Any, Any]) -> tuple[int, float, float, float, bool]:
-    at_chance = bool(pd.notna(row["at_chance"]) and row["at_chance"])
-    return int(row["step"]), *turned(row), at_chance
+    return int(row["step"]), *turned(row), meaningless(row)
 
 
 def _step_axis(axis: Axes, steps: list[int]) -> None:

@@ -92,7 +92,7 @@ def failed_rows(measurements: pd.DataFrame) -> pd.DataFrame:
     """Return one row per diffusion model and guidance scale that failed, with the reason."""
     failed = measurements["failed"].fillna(False).astype(bool)
     rows = measurements[failed & measurements["guidance"].notna()]
-    columns = ["tokenizer", "backbone", "seed", "guidance", "failed_reason"]
+    columns = ["tokenizer", "tokenizer_seed", "backbone", "seed", "guidance", "failed_reason"]
     return rows[columns].drop_duplicates().rename(columns={"failed_reason": "why it failed"})
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from diffusability import __version__
 from diffusability.analysis.answer import Answer, answer, largest_family
 from diffusability.analysis.catalogue import HEADLINE_METRICS, name_metric
-from diffusability.analysis.equal_reconstruction import unequal
+from diffusability.analysis.equal_reconstruction import compared, unequal
 from diffusability.analysis.headline import (
     NO_CORRELATIONS,
     headline_correlations,
@@ -119,7 +119,7 @@ def render(context: Mapping[str, Any]) -> str:
 def _numbers(tables: Mapping[str, pd.DataFrame], target: str) -> dict[str, Any]:
     """Return what the page shows of the tables."""
     measurements, ledger = tables["measurements"], tables["claims"]
-    family = largest_family(measurements)
+    family = largest_family(compared(tables))
     there = set(measurements["metric"])
     return {
         "target": target,

@@ -117,23 +117,27 @@ def score_columns(tables: Mapping[str, pd.DataFrame], target: str) -> list[Colum
 
 
 def score_table(tables: Mapping[str, pd.DataFrame], target: str) -> dict[str, object]:
-    """Return columns and rows of the score table, family by family, the best target first."""
+    """Return columns and rows of the score table, family by family, the best target first.
+
+    Tokenizers that fell out have no rank.
+    """
     measurements = tables["measurements"]
     known = measurements.drop_duplicates("tokenizer").set_index("tokenizer")
     columns, out = score_columns(tables, target), unequal(tables["tokenizers"])
     rows = []
     for family in dict.fromkeys(known["family"]):
         members = [str(name) for name in known.index[known["family"] == family]]
-        ranked = [str(name) for name in target_means(measurements, target, str(family)).index]
-        ranked += [name for name in members if name not in ranked]
-        for name in ranked:
+        ranked = [name for name in members if name not in out]
+        order = [str(name) for name in target_means(measurements, target, str(family)).index]
+        order += [name for name in members if name not in order]
+        for name in order:
             rows.append(
                 {
                     "tokenizer": name,
                     "family": family,
                     "cluster": known.loc[name, "cluster"],
                     "left_out": name in out,
-                    "cells": [column.cell(name, members) for column in columns],
+                    "cells": [c.cell(name, ranked if name in ranked else []) for c in columns],
                 }
             )
     return {"columns": columns, "rows": rows}

@@ -122,7 +122,7 @@ TABLES: Mapping[str, Table] = {
         | _number("without_low", "without_high")
         | _text("influential")
         | _number("expected_sign")
-        | {"at_chance": "truth"}
+        | {"at_chance": "truth", "failed": "truth"}
         | _COUNTS
         | _NOTE,
         code=f"{_ANALYSIS}.correlation:correlate",
@@ -136,7 +136,7 @@ TABLES: Mapping[str, Table] = {
         | _number("p", "p_holm")
         | _COUNTS,
         code=f"{_ANALYSIS}.declared:declared_tests",
-        made_from=("correlations", "measurements"),
+        made_from=("correlations",),
         models=True,
     ),
     "intercorrelations": Table(

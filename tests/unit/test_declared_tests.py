@@ -67,6 +67,16 @@ def test_what_cannot_be_tested_says_why() -> None:
     assert table["p_holm"].isna().all()
 
 
+def test_a_test_that_cannot_be_made_still_counts_in_the_correction() -> None:
+    frame = measurement_table(8, seeds=1, retrained=0, backbones=("sit-b",))
+    made = declared_of(frame, "velocity.viv")
+    with_lost = declared_of(frame, "velocity.viv", "velocity.nothing", "velocity.other")
+    p = float(made["p"].iloc[0])
+    assert float(made["p_holm"].iloc[0]) == pytest.approx(p)
+    assert float(with_lost["p_holm"].iloc[0]) == pytest.approx(min(1.0, 3 * p))
+    assert with_lost["p_holm"].isna().tolist() == [False, True, True]
+
+
 def test_only_what_the_study_has_can_be_declared() -> None:
     study = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
     names = {"metrics": ["velocity.vif"], "target": "generation.fx", "backbones": ["sit"]}

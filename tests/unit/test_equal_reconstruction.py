@@ -5,7 +5,10 @@ import math
 import pandas as pd
 import pytest
 
+from diffusability.analysis.answer import answer
+from diffusability.analysis.claims import load_claims
 from diffusability.analysis.equal_reconstruction import (
+    NOT_MEASURED,
     _smallest,
     reconstruction_sentence,
     tokenizers,
@@ -13,8 +16,12 @@ from diffusability.analysis.equal_reconstruction import (
     without_unequal,
 )
 from diffusability.analysis.measurements import check_measurements
+from diffusability.analysis.verdicts import check_claims
+from diffusability.figures.results import Results
+from diffusability.report.scores import score_table
 from diffusability.study.study import AnalysisSpec, EqualReconstruction
-from tests.unit.measurement_table import analysed, measurement_table
+from diffusability.study.workflow_files import CLAIMS
+from tests.unit.measurement_table import analysed, measurement_table, profiles_of
 from tests.unit.test_tables import row, run
 
 
@@ -70,7 +77,17 @@ def test_rfd_must_be_below_a_third_of_the_smallest_gfd() -> None:
 def test_what_was_not_measured_rules_nothing_out() -> None:
     found = tokenizers(table({"a": 27.0, "b": math.nan}), LIMITS)
     assert unequal(found) == []
-    assert found["comparable"].tolist() == [True, True]
+    assert found["comparable"].fillna(False).tolist() == [True, False]
+    assert found["reason"].tolist() == ["", NOT_MEASURED]
+    nothing = tokenizers(table({"a": math.nan, "b": math.nan}), LIMITS)
+    assert nothing["comparable"].isna().all()
+    assert "is unknown: neither PSNR nor rFD was measured" in reconstruction_sentence(nothing)
+
+
+def test_inceptions_distance_counts_too() -> None:
+    made = table(dict.fromkeys("abc", 27.0), {"a": 2.9, "b": 3.0, "c": 8.0})
+    renamed = made.assign(metric=made["metric"].str.replace("fd_judge", "fid"))
+    assert unequal(tokenizers(renamed, LIMITS)) == ["b", "c"]
 
 
 def test_without_the_block_nothing_is_judged_and_no_fingerprint_changes() -> None:
@@ -100,11 +117,43 @@ def test_every_statistic_over_tokenizers_leaves_them_out() -> None:
     made = measurement_table(8, seeds=1, retrained=0, backbones=("sit-b",), edit=worse)
     options = LIMITS
     limited, plain = analysed(made, options), analysed(made, AnalysisSpec())
-    for name, n in ((limited, 7), (plain, 8)):
+    claims = [claim for claim in load_claims(CLAIMS) if claim.id == "viv-strong"]
+    for name, n, limits in ((limited, 7, options), (plain, 8, AnalysisSpec())):
         assert set(name["correlations"]["n"]) == {n}
         assert set(name["regressions"]["n"]) == {n}
+        floor = name["noise_floor"]
+        ledger = check_claims(claims, made, profiles_of(made), floor, pd.DataFrame(), limits)
+        assert ledger["n"].tolist() == [n]
     assert unequal(limited["tokenizers"]) == ["t03"]
     assert len(limited["tokenizers"]) == 8
+
+
+def test_the_answer_and_the_ranks_leave_them_out_too() -> None:
+    target = "generation.fd_judge"
+
+    def best_is_unequal(frame: pd.DataFrame) -> pd.DataFrame:
+        same, mine = frame["metric"] == "reconstruction.psnr", frame["tokenizer"] == "t03"
+        frame.loc[same, "value"] = 27.0
+        frame.loc[same & mine, "value"] = 20.0
+        frame.loc[mine & (frame["metric"] == target), "value"] = 0.1
+        return frame
+
+    made = measurement_table(8, seeds=1, retrained=0, backbones=("sit-b",), edit=best_is_unequal)
+    tables = {"measurements": made, **analysed(made, LIMITS)}
+    found = answer(tables, target)
+    assert found.best != "t03"
+    assert "t03" not in " ".join(found.details)
+    assert answer({k: v for k, v in tables.items() if k != "tokenizers"}, target).best == "t03"
+    scores = score_table(tables, target)
+    places = {row["tokenizer"]: row["cells"][0] for row in scores["rows"]}
+    assert not places["t03"].ranked
+    assert places["t03"].text.startswith("0.1")
+    assert places[found.best].best
+    names = {name: k for k, name in enumerate(sorted(set(made["tokenizer"])))}
+    results = Results(tables | {"profiles": profiles_of(made)}, names, target)
+    assert "t03" not in set(results.measurements["tokenizer"])
+    assert "t03" not in set(results.last["profiles"]["tokenizer"])
+    assert "t03" in set(results.of_every_tokenizer.measurements["tokenizer"])
 
 
 def test_tables_are_empty_where_no_tokenizer_is_left() -> None:

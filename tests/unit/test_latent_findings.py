@@ -335,6 +335,19 @@ def test_encoders_and_generation_in_one_table() -> None:
     assert pca[["mse", "distance"]].isna().all(axis=None)
 
 
+def test_every_training_of_an_encoder_counts_the_same() -> None:
+    table = latent_measurements(seeds=(0.0, 0.1, 0.2), encoders=2)
+    target = table["metric"] == "generation.fd_judge"
+    again = table[target & (table["tokenizer"] == "gpe") & (table["seed"] == 0)]
+    again = again.assign(tokenizer_seed=1, value=again["value"] + 3)
+    both = pd.concat([table, again], ignore_index=True)
+    row = latent_spaces(both).set_index(["tokenizer", "backbone"]).loc[("gpe", "dit-xs")]
+    assert row["distance"] == pytest.approx((3.1 + 6.0) / 2)
+    assert row["distance_runs"] == 4
+    found = latent_findings(both, table_frame("spectra", []))
+    assert value(found, "distance", network="dit-xs", metric="gpe") == pytest.approx(4.55)
+
+
 def test_claims_state_what_exact_calculation_says(findings) -> None:
     table = check_findings(_of_findings(), findings)
     said = table.set_index("id")["exact"]

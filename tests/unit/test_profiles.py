@@ -55,7 +55,9 @@ def sampled(plan):
     for artifact in plan.of_stage("samples"):
         job = Job.from_json(artifact.job())
         with job.writing() as folder:
-            shift = 0.1 * int(artifact.labels["seed"])
+            shift = 0.1 * int(artifact.labels["seed"]) + 0.3 * int(
+                artifact.labels["tokenizer_seed"]
+            )
             notes = {"images": 50, "length_ratio": [0.9 + shift, 1.1 + shift]}
             notes["length_ratio_stderr"] = [0.01, 0.02]
             (folder / "samples.json").write_text(json.dumps(notes))
@@ -79,6 +81,16 @@ def test_collected_from_samples(tmp_path, monkeypatch):
     assert repeated["stderr"] == pytest.approx(0.05)  # |0.9 - 1.0| / 2
     assert (single["value"], single["stderr"], single["n"]) == (1.1, 0.02, 50)
     assert table["note"].eq("").all()
+    repeats = {"conv-base": {"seeds": [1], "tokenizer_seeds": [1]}}
+    plan = Plan(
+        load_study(REPOSITORY / "studies" / "smoke.yaml", {"select": select | {"repeats": repeats}})
+    )
+    sampled(plan)
+    nested = collect_profiles(plan).set_index(["tokenizer", "backbone", "segment"])
+    both = nested.loc[("conv-base", "sit-a", 0)]
+    assert both["runs"] == 3
+    assert both["value"] == pytest.approx((0.95 + 1.2) / 2)  # two models of one training, one
+    assert both["stderr"] == pytest.approx(0.125)
     first = plan.of_stage("samples")[0]
     (tmp_path / first.path / "samples.json").write_text("{}")
     with pytest.raises(ArtifactError, match=r"samples\.json has 2 bytes"):

@@ -4,10 +4,17 @@ import io
 import json
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from diffusability.analysis.answer import CANNOT, answer, largest_family, turned_correlations
+from diffusability.analysis.answer import (
+    CANNOT,
+    answer,
+    largest_family,
+    target_means,
+    turned_correlations,
+)
 from diffusability.analysis.catalogue import HEADLINE_METRICS
 from diffusability.analysis.frames import DIGITS, read_table, write_table
 from diffusability.analysis.headline import (
@@ -168,6 +175,24 @@ def test_the_answer_says_why_a_study_cannot_tell(study, reason):
     assert found.sentence.startswith(CANNOT)
     assert not found.decided
     assert reason in found.sentence
+
+
+def test_the_best_tokenizer_and_its_gap_are_of_the_backbone_of_the_correlation():
+    def turned_round(frame):
+        own = (frame["metric"] == TARGET) & (frame["backbone"] == "other")
+        noisy = (frame["metric"] == TARGET) & (frame["backbone"] == "sit-b")
+        rng = np.random.default_rng(0)
+        frame.loc[noisy, "value"] = rng.uniform(50, 150, noisy.sum())
+        frame.loc[own, "value"] = 300 - frame.loc[own, "value"]
+        return frame
+
+    table = measurement_table(24, backbones=("sit-b", "other"), edit=turned_round)
+    every = {"measurements": table, **analysed(table, AnalysisSpec())}
+    found = answer(every, TARGET)
+    assert found.strongest.backbone == "other"
+    means = target_means(table, TARGET, FAMILY, "other")
+    assert (found.best, found.worst) == (means.index[0], means.index[-1])
+    assert f"Best images of other: {means.index[0]}" in found.details[-1]
 
 
 def test_no_answer_rests_on_failed_models_chance_or_one_tokenizer():

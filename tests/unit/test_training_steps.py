@@ -16,6 +16,7 @@ from diffusability.analysis.snapshots import (
 )
 from diffusability.errors import MeasurementError
 from diffusability.figures.results import Results, reference_scope
+from diffusability.figures.style import NOTHING
 from diffusability.figures.training_steps import (
     control_level,
     correlations_by_step,
@@ -137,3 +138,21 @@ def test_the_figure_shows_r_of_every_step_with_its_interval(results: Results) ->
     bars = [c for c in viv_panel.collections if isinstance(c, LineCollection)]
     ends = np.array([segment[:, 1] for segment in bars[0].get_segments()])
     np.testing.assert_allclose(ends, found[["low", "high"]])
+
+
+def test_correlations_of_failed_models_are_marked_and_drawn_in_grey(table: pd.DataFrame) -> None:
+    early = (table["step"] == 100).fillna(False)
+    failing = table.assign(failed=pd.array(early.astype(bool), dtype="boolean"))
+    tables = analysed(failing, QUICK, profiles=profiles_of(at_last_step(table)))
+    own = tables["correlations"]
+    own = own[(own["backbone"] == "sit-b") & (own["target"] == TARGET)]
+    marks = own.groupby("step")["failed"].agg(["all", "any"])
+    assert marks["all"].to_dict() == marks["any"].to_dict() == {100: True, 300: False, 900: False}
+    numbers = {name: k for k, name in enumerate(dict.fromkeys(table["tokenizer"]), start=1)}
+    study = Results({"measurements": failing, **tables}, numbers, TARGET)
+    scope = reference_scope(study, TARGET)
+    found = correlations_by_step(study, scope, "velocity.viv")
+    assert found["meaningless"].tolist() == [True, False, False]
+    axis = next(a for a in draw_training_steps(study).axes if a.get_title().startswith("VIV"))
+    grey = [line for line in axis.get_lines() if line.get_color() == NOTHING]
+    assert [line.get_xdata().tolist() for line in grey] == [[100]]
