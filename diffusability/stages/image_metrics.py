@@ -155,7 +155,7 @@ def continuity(inputs: Inputs, spec: ContinuityMetric, out: Path) -> None:
         pool,
         neighbours=spec.neighbours,
         distance=spec.distance,
-        exclude_self=spec.split == spec.pool,
+        exclude_self=_positions(asked, offered, len(data.labels)),
         query_labels=latents.labels[asked] if spec.same_class else None,
         pool_labels=latents.labels[offered] if spec.same_class else None,
     ).cpu()
@@ -185,6 +185,13 @@ def continuity(inputs: Inputs, spec: ContinuityMetric, out: Path) -> None:
     write_tensors(out / "neighbours.safetensors", table.to_tensors(), table.to_metadata())
     options = measurement.options | {"normalise": spec.normalise}
     write_measurements(out, [replace(measurement, options=options)])
+
+
+def _positions(asked: Tensor, offered: Tensor, images: int) -> Tensor:
+    """Return where in the (m,) offered images each of the (n,) asked ones is, -1: nowhere."""
+    where = torch.full((images,), -1)
+    where[offered] = torch.arange(len(offered))
+    return where[asked]
 
 
 def distortion(inputs: Inputs, spec: DistortionMetric, out: Path) -> None:

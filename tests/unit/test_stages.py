@@ -82,6 +82,17 @@ def test_posterior_samples_are_paired_with_images_that_the_reference_holds(refer
         assert found.stderr < 0.7 * unpaired.stderr
 
 
+def test_where_measured_images_are_in_the_pool() -> None:
+    from diffusability.stages.image_metrics import _positions
+
+    data = images_of(10, 3)
+    train, val, every = (data.split(name) for name in ("train", "val", "all"))
+    assert _positions(val, every, 6).tolist() == [1, 3, 5]
+    assert _positions(every, val, 6).tolist() == [-1, 0, -1, 1, -1, 2]
+    assert _positions(val, val, 6).tolist() == [0, 1, 2]
+    assert _positions(val, train, 6).tolist() == [-1, -1, -1]
+
+
 class FakeExtractor:
     """Known (N, D) features of the images of a dataset."""
 
