@@ -24,7 +24,12 @@ from diffusability.metrics.trajectory import SCALARS
 from diffusability.stages.features import BATCH, Extractor, Features
 from diffusability.stages.inputs import Inputs
 from diffusability.stages.measurements import write_measurements
-from diffusability.stages.references import Reference, extract_reference, load_reference
+from diffusability.stages.references import (
+    Reference,
+    compared_images,
+    extract_reference,
+    load_reference,
+)
 from diffusability.stages.sample_shards import SampleShards, deal_samples
 from diffusability.study.generation import GenerationMetric
 from diffusability.study.names import fdr6_role
@@ -45,9 +50,10 @@ def make(inputs: Inputs, spec: GenerationMetric, out: Path) -> None:
     trajectory, untold = _trajectory(notes)
     dealt = deal_samples(read_card(samples)["spec"], data, inputs.generator("shards"))
     paired = _originals(extractor, spec, data, dealt)
+    images = None if dealt.images is None else (compared_images(spec, data), dealt.images)
     compared = [
         *_distances(extractor, reference, generated, dealt, paired),
-        *_compare(inputs, extractor, reference.vectors, generated.vectors),
+        *_compare(inputs, extractor, reference.vectors, generated.vectors, images),
         *_fdr6(inputs, spec, shards, generated, dealt),
     ]
     asked = _labels(shards) if notes["labels"] else None  # None: nothing was asked for
@@ -154,11 +160,16 @@ def _fdr6(
 
 
 def _compare(
-    inputs: Inputs, extractor: Extractor, real: Tensor, generated: Tensor
+    inputs: Inputs,
+    extractor: Extractor,
+    real: Tensor,
+    generated: Tensor,
+    images: tuple[Tensor, Tensor] | None,
 ) -> list[Measurement]:
     """Return the comparisons of (M, D) generated features with (N, D) real ones, one by one.
 
     All pairs are compared in float64 on the job's device: on a GPU that is held anyway.
+    `images` says which image of the dataset each is a version of, (N,) and (M,).
     """
     real, generated = real.to(inputs.device), generated.to(inputs.device)
     return [
@@ -167,12 +178,14 @@ def _compare(
             generated=generated,
             extractor=extractor.name,
             generator=inputs.generator("kernel distance"),
+            images=images,
         ),
         *measure_precision_recall(
             real=real,
             generated=generated,
             extractor=extractor.name,
             generator=inputs.generator("precision and recall"),
+            images=images,
         ),
     ]
 

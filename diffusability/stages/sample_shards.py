@@ -1,4 +1,4 @@
-"""Which samples are left out together for the standard error of a Fréchet distance."""
+"""Which samples are left out together for the standard errors of distances."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from torch import Tensor
 from diffusability.data.images import ImageSet
 from diffusability.stages.controls import posterior_images
 from diffusability.stages.features import SHARDS
+from diffusability.statistics import deal_blocks
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,12 @@ class SampleShards:
         rows: per shard (n,) int64, which samples it has.
         originals: per shard (m,) int64, which images of the dataset they were encoded from; None:
             the samples were not made from images.
+        images: (N,) int64, which image each sample was encoded from.
     """
 
     rows: list[Tensor]
     originals: list[Tensor] | None = None
+    images: Tensor | None = None
 
 
 def deal_samples(
@@ -54,11 +57,7 @@ def deal_samples(
 
 def _deal_images(images: Tensor, generator: torch.Generator) -> SampleShards:
     """Deal samples of the (N,) images, each image with all its samples."""
-    originals, owner = images.unique(return_inverse=True)  # (n,), (N,)
-    dealt = torch.randperm(len(originals), generator=generator)
-    parts = dealt.tensor_split(min(SHARDS, len(originals)))
-    shard = torch.empty_like(dealt)  # (n,)
-    for position, part in enumerate(parts):
-        shard[part] = position
-    rows = [(shard[owner] == position).nonzero().flatten() for position in range(len(parts))]
-    return SampleShards(rows, [originals[part] for part in parts])
+    originals = images.unique()  # (n,)
+    sets, shards = (images, originals), min(SHARDS, len(originals))
+    rows, own = deal_blocks((len(images), len(originals)), shards, generator, sets)
+    return SampleShards(rows, [originals[part] for part in own], images)
