@@ -16,6 +16,7 @@ from diffusability.study.tokenizer import LatentsTokenizer
 SAFETY = 2  # samples of a Kronecker fit beyond the least number with a unique maximum
 LEAST_FISHER = 3  # of a class, so that a part of it can be left out
 LEAST_CONTINUITY = 40  # images: two for each of the 20 parts of the jackknife
+LEAST_CLASSES = 2  # that neighbours and a linear probe can tell apart
 NAMED = 5
 
 
@@ -73,6 +74,14 @@ def lacking(
                 name,
                 f"needs {images} images, split `{options.split}` has {sum(counts)}; set "
                 f"`{where}.split`, or a larger val_fraction of the dataset",
+            )
+            continue
+        classes = sum(count > 0 for count in counts)
+        if isinstance(options, SemanticsMetric) and classes < LEAST_CLASSES:
+            yield (
+                name,
+                f"needs two classes, split `{options.split}` has {classes}; leave this metric out "
+                "of `select.metrics`",
             )
             continue
         least = least_per_class(study, options)

@@ -88,6 +88,13 @@ def test_every_metric_that_lacks_images_is_named_with_a_remedy() -> None:
     check_classes(plan_of({"metrics": {"velocity": skips, "fisher": skips}}).study, one_small)
 
 
+def test_semantics_of_one_class_is_refused_before_any_training() -> None:
+    study = plan_of({"select": {"metrics": ["semantics"]}}).study
+    with pytest.raises(StudyError, match="semantics: needs two classes, split `all` has 1; leave"):
+        check_classes(study, {"train": [300] + [0] * 9, "val": [60] + [0] * 9})
+    check_classes(study, {"train": [300] * 10, "val": [60] * 10})
+
+
 def test_a_control_that_lacks_images_is_named() -> None:
     metrics = {
         "generation": {"controls": ["gaussian", "posterior"]},
