@@ -7,6 +7,7 @@ computing sample variances" (1979).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -171,6 +172,53 @@ def delete_block_stderr(full: float, left_out: Tensor, sizes: Tensor) -> float:
     # With unequal blocks the estimate is not the plain mean of the pseudo-values.
     estimate = blocks * full - ((1 - 1 / ratio) * left_out).sum()
     return float(((pseudo - estimate).square() / (ratio - 1)).mean().sqrt())
+
+
+def deal_blocks(
+    counts: Sequence[int],
+    blocks: int,
+    generator: torch.Generator,
+    images: Sequence[Tensor] | None = None,
+) -> list[list[Tensor]]:
+    """Deal the samples of several sets into blocks at random, for a jackknife over blocks.
+
+    Args:
+        counts: number of samples of each set.
+        blocks: number B of blocks.
+        generator: CPU generator.
+        images: per set (n,) int64, which image each sample is a version of: all samples of one
+            image, in whatever set, go into one block, because they vary together. None: all
+            samples are independent.
+
+    Returns:
+        Per set B index tensors, which samples are in each block, of nearly equal sizes where
+        every image has as many samples.
+
+    Raises:
+        MeasurementError: there is not one image per sample.
+    """
+    if images is None:
+        orders = [torch.randperm(count, generator=generator) for count in counts]
+        return [list(order.tensor_split(blocks)) for order in orders]
+    if [len(own) for own in images] != list(counts):
+        raise MeasurementError(
+            f"sets of {list(counts)} samples have {[len(own) for own in images]} images; give one "
+            "image per sample"
+        )
+    known, owner = torch.cat([own.cpu() for own in images]).unique(return_inverse=True)
+    owners = owner.split(list(counts))  # per set (n,)
+    # images that are in the same sets are dealt among themselves, so that every block has its
+    # share of each set
+    kind = torch.zeros_like(known)  # (n,)
+    for place, own in enumerate(owners):
+        kind[own.unique()] += 2**place
+    block = torch.empty_like(known)  # (n,)
+    for one in kind.unique():
+        alike = (kind == one).nonzero().flatten()
+        order = alike[torch.randperm(len(alike), generator=generator)]
+        for position, part in enumerate(order.tensor_split(blocks)):
+            block[part] = position
+    return [[(block[own] == b).nonzero().flatten() for b in range(blocks)] for own in owners]
 
 
 def ratio_influences(numerators: Tensor, denominators: Tensor, what: str) -> tuple[float, Tensor]:

@@ -158,6 +158,19 @@ class Job:
             return False
         return True
 
+    def made_since(self, when: float) -> bool:
+        """Return whether the artifact is whole and was finished after a time.
+
+        Args:
+            when: seconds since 1970, on the clock of the machine that made it.
+        """
+        try:
+            card = verified(self.path, self.stage, self.fingerprint)
+        except ArtifactError:
+            return False
+        finished: float = card["started"] + card["seconds"]
+        return finished >= when
+
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:
         """Yield a folder for the outputs; publish them with their card if the block succeeds.

@@ -64,14 +64,19 @@ class Studies:
 def record_study(plan: Plan, files: Sequence[str], overrides: Mapping[str, Any]) -> Path:
     """Write that a study runs in this results folder, and return the record.
 
-    The same study files with the same overrides have one record, which states the last run; a part
-    of a study (`--config select...`) has its own, so it lets go of nothing.
+    The same study files with the same overrides have one record in a working copy, which states
+    the last run; a part of a study (`--config select...`) has its own, so it lets go of nothing.
+    Copies that share a results folder have records of their own, because their files of the same
+    name may differ.
     """
-    command = [list(files), {} if NO_FILE in files else dict(overrides)]
+    folder = Path.cwd()
+    copy = [str(folder), str(workflow_folder().resolve())]
+    command = [list(files), {} if NO_FILE in files else dict(overrides), *copy]
     key = hashlib.sha256(canonical_json(command).encode()).hexdigest()[:8]
     path = RECORDS / f"{plan.study.name}-{key}.json"
     content = {
         "study": plan.study.name,
+        "folder": str(folder),
         "files": list(files),
         "overrides": dict(overrides),
         "started": time.time(),
@@ -133,7 +138,9 @@ def _recorded(path: Path) -> Named:
     record = json.loads(path.read_text())
     names = frozenset(Path(artifact).name for artifact in record["artifacts"])
     when = datetime.fromtimestamp(record["started"]).strftime("%Y-%m-%d %H:%M")
-    return Named(str(record["study"]), f"{path}, last run {when}", names, path)
+    folder = record.get("folder")  # None: an older record
+    where = f" in {folder}" if folder not in (None, str(Path.cwd())) else ""
+    return Named(str(record["study"]), f"{path}, last run {when}{where}", names, path)
 
 
 def _named(study: str, source: str, artifacts: Iterable[Any]) -> Named:

@@ -9,8 +9,11 @@ import os
 import signal
 import socket
 import sys
+import time
 
 ADDRESS = "DIFFUSABILITY_FORK_SERVER"  # environment variable: path of the server's socket
+# environment variable of a job whose fork's status was lost: when it asked for the fork
+LOST = "DIFFUSABILITY_LOST_FORK"
 STREAMS = (0, 1, 2)
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -22,16 +25,20 @@ def hand_over() -> None:
     to this process are forwarded to it. Without a running server this function does nothing.
 
     If the server is killed, the fork works to its end, and its status is lost. Then this function
-    returns: the caller finds what the fork has made, and otherwise resumes or fails as it did.
+    returns, and `lost_fork` says since when the fork may have worked: the caller looks for what it
+    has made, and otherwise resumes or fails as it did.
     """
+    os.environ.pop(LOST, None)
     address = os.environ.get(ADDRESS)
     if not address:
         return
+    asked = time.time()
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             pid = _call(connection, address)
         except OSError:
             return  # the server has ended
+        os.environ[LOST] = str(asked)  # until its status is known
         if pid is None:
             return
         forwarded: list[int] = []
@@ -48,11 +55,17 @@ def hand_over() -> None:
         signal.signal(name, handler)
 
 
+def lost_fork() -> float | None:
+    """Return when this process asked for a fork whose status was lost, in seconds since 1970."""
+    asked = os.environ.get(LOST)
+    return float(asked) if asked else None
+
+
 def _call(connection: socket.socket, address: str) -> int | None:
     """Ask for a fork, wait while the server imports, and return the fork's process number.
 
     Returns:
-        None if the server ended before it forked.
+        None if the server ended before it said that it forked.
     """
     connection.connect(address)
     call = {"argv": sys.argv, "cwd": os.getcwd(), "environment": dict(os.environ)}

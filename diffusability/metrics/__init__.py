@@ -24,7 +24,12 @@ _PUBLIC = {
     "learned_fisher": ("measure_learned_fisher",),
     "measurement": ("Measurement",),
     "precision_recall": ("measure_precision_recall",),
-    "reconstruction": ("measure_lpips", "measure_posterior", "measure_reconstruction"),
+    "reconstruction": (
+        "measure_lpips",
+        "measure_posterior",
+        "measure_reconstruction",
+        "measure_reconstruction_frechet",
+    ),
     "semantics": ("measure_semantics",),
     "smoothness": ("measure_smoothness",),
     "spatial": ("measure_spatial",),

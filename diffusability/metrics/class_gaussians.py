@@ -18,18 +18,22 @@ class ClassGaussians:
 
     Attributes:
         classes: (K,) int64 class numbers, ascending, in the order of the components.
-        mixture: K matrix-normal components over channels and positions.
-        statistics: of the channels, with which latents were z-scored.
-        grid: height and width of the latents.
+        mixture: K matrix-normal components over the c live channels and positions.
+        statistics: of the live channels, with which latents were z-scored.
+        live: (c,) int64, the channels that vary over images.
+        constant: (C, H, W) a latent, for the channels that are the same in every image.
     """
 
     classes: Tensor
     mixture: KroneckerMixture
     statistics: ChannelStatistics
-    grid: tuple[int, int]
+    live: Tensor
+    constant: Tensor
 
     def draw(self, noise: Tensor, labels: Tensor) -> Tensor:
         """Turn noise into draws: mu_k + A_k^(1/2) Z B_k^(1/2), in latent units.
+
+        A dead channel is what it is in every image.
 
         Args:
             noise: (B, C, H, W) standard normal. labels: (B,) int64, each one of `classes`.
@@ -39,10 +43,12 @@ class ClassGaussians:
         """
         fit = self.mixture
         k = torch.searchsorted(self.classes, labels)  # (B,)
-        scaled = noise.double().flatten(2) * fit.eigenvalues(k).sqrt()  # (B, C, H*W)
-        z = fit.means[k] + fit.rotate_back(scaled, k)  # (B, C, H*W)
-        mean, std = self.statistics.mean[:, None], self.statistics.std[:, None]  # (C, 1) each
-        return (z * std + mean).unflatten(2, self.grid).float()
+        noise = noise[:, self.live].double().flatten(2)  # (B, c, H*W)
+        z = fit.means[k] + fit.rotate_back(noise * fit.eigenvalues(k).sqrt(), k)  # (B, c, H*W)
+        mean, std = self.statistics.mean[:, None], self.statistics.std[:, None]  # (c, 1) each
+        drawn = self.constant.float().repeat(len(z), 1, 1, 1)  # (B, C, H, W)
+        drawn[:, self.live] = (z * std + mean).unflatten(2, drawn.shape[2:]).float()
+        return drawn
 
 
 def fit_class_gaussians(latents: Tensor, labels: Tensor) -> ClassGaussians:
@@ -67,4 +73,4 @@ def fit_class_gaussians(latents: Tensor, labels: Tensor) -> ClassGaussians:
     groups = [torch.nonzero(labels == one).flatten() for one in classes]
     # samples that were drawn from plain steps keep their bits
     fit_groups(data, groups, True, mixture, plain=True)
-    return ClassGaussians(classes, mixture, data.statistics, (data.height, data.width))
+    return ClassGaussians(classes, mixture, data.statistics, data.live, latents[0])

@@ -48,7 +48,8 @@ def measure_stretch(
     """Measure the quotients |E(x) - E(x')| / |x - x'| over all pairs of images.
 
     Args:
-        images: (N, C, H, W); pairs of equal images are left out.
+        images: (N, C, H, W) in random order, as blocks of the jackknife are consecutive; pairs of
+            equal images are left out.
         latents: (N, d, h, w) posterior means.
 
     Returns:
@@ -128,7 +129,8 @@ def measure_spectra(
     """Measure power spectra of latents as grids and as vectors, in order and permuted.
 
     Args:
-        latents: (N, d, h, w) posterior means.
+        latents: (N, d, h, w) posterior means, in random order of images, as blocks of the
+            jackknife are consecutive.
         vectors: (N, d·h·w) the same entries in the order of the latent's vector.
         generator: source of the one random order that all latents are permuted by.
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from diffusability.errors import MeasurementError
 from diffusability.metrics.feature_moments import require_extractor_name, require_features
 from diffusability.metrics.measurement import Measurement
-from diffusability.statistics import delete_block_stderr
+from diffusability.statistics import deal_blocks, delete_block_stderr
 
 
 def measure_kernel_distance(
@@ -17,6 +17,7 @@ def measure_kernel_distance(
     generator: torch.Generator,
     blocks: int = 20,
     stage: str = "generation",
+    images: tuple[Tensor, Tensor] | None = None,
 ) -> Measurement:
     """Measure the unbiased squared MMD between two sets of features.
 
@@ -35,6 +36,8 @@ def measure_kernel_distance(
             on it, the standard error does).
         blocks: number of parts, at least 3.
         stage: first part of the metric's name: what made the images.
+        images: (N,) and (M,) int64, which image each sample is a version of, where several samples
+            are of one image: they are left out together. None: all are independent.
 
     Returns:
         ``<stage>.kernel_distance_<extractor>``, a pure number; LOWER is better. Unbiased, hence
@@ -56,7 +59,10 @@ def measure_kernel_distance(
             f"{blocks} blocks need blocks >= 3 and at least {2 * blocks} samples per set, got "
             f"{len(x)} and {len(y)}"
         )
-    x_parts, y_parts = (_deal(z, blocks, generator) for z in (x, y))
+    dealt = deal_blocks((len(x), len(y)), blocks, generator, images)
+    x_parts, y_parts = (
+        [z[rows.to(z.device)] for rows in parts] for z, parts in zip((x, y), dealt, strict=True)
+    )
     sums = _KernelSums(x_parts, y_parts)
     value = sums.mmd(keep=torch.ones(blocks, dtype=torch.bool))
     left_out = [sums.mmd(keep=torch.arange(blocks) != block) for block in range(blocks)]
@@ -74,11 +80,6 @@ def measure_kernel_distance(
             "reference_count": len(x),
         },
     )
-
-
-def _deal(samples: Tensor, blocks: int, generator: torch.Generator) -> list[Tensor]:
-    order = torch.randperm(len(samples), generator=generator)
-    return [samples[part.to(samples.device)] for part in order.tensor_split(blocks)]
 
 
 class _KernelSums:

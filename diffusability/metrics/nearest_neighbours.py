@@ -79,7 +79,7 @@ def nearest_neighbours(
     distance: Distance = "cosine",
     query_labels: Tensor | None = None,
     pool_labels: Tensor | None = None,
-    exclude_self: bool = False,
+    exclude_self: bool | Tensor = False,
     block_size: int = 4096,
 ) -> NeighbourTable:
     """Find the exact K nearest pool latents of every query.
@@ -95,7 +95,8 @@ def nearest_neighbours(
         distance: "cosine" (1 - cosine similarity) or "l2".
         query_labels: (N,) classes; with ``pool_labels``, restricts neighbours to the same class.
         pool_labels: (M,) classes.
-        exclude_self: the pool is the queries in the same order; no query is its own neighbour.
+        exclude_self: no query is its own neighbour. True: the pool is the queries in the same
+            order; (N,) int64: where in the pool each query is, -1 where it is not in it.
         block_size: rows of the pool that one product compares with four times as many queries.
             The pool is read once, whatever the number of queries.
 
@@ -111,11 +112,8 @@ def nearest_neighbours(
         _check("queries", queries[rows].flatten(1), distance)
     if (query_labels is None) != (pool_labels is None):
         raise MeasurementError("same-class neighbours need the labels of queries and of the pool")
-    if exclude_self and len(queries) != len(pool):
-        raise MeasurementError(
-            f"exclude_self: the pool ({len(pool)}) is not the {len(queries)} queries"
-        )
-    search = _Search(queries.flatten(1), pool, neighbours, distance, exclude_self)
+    own = _own_rows(exclude_self, len(queries), len(pool))
+    search = _Search(queries.flatten(1), pool, neighbours, distance, own)
     groups = _groups(queries, pool, query_labels, pool_labels)
     found = [search.run(*group, block_size) for group in groups]
     order = torch.cat([rows for rows, _ in groups]).argsort().to(queries.device)
@@ -131,7 +129,7 @@ class _Search:
     pool: Rows  # (M, ...), d values each
     neighbours: int
     distance: Distance
-    exclude_self: bool
+    own: Tensor  # (N,) where in the pool each query is, -1: nowhere, or it may be its own neighbour
 
     def __post_init__(self) -> None:
         self.precision = torch.promote_types(self.queries.dtype, torch.float32)
@@ -142,7 +140,7 @@ class _Search:
         self, query_rows: Tensor, pool_rows: Tensor, block_size: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return (n, K) pool indices, distances and mean squared differences."""
-        available = len(pool_rows) - int(self.exclude_self)
+        available = len(pool_rows) - int((self.own[query_rows] >= 0).any())
         if available < self.neighbours:
             raise MeasurementError(
                 f"{self.neighbours} neighbours were requested, but only {available} pool latents "
@@ -188,8 +186,9 @@ class _Search:
         score = query @ block.T  # (n, m), larger is closer
         if self.distance == "l2":
             score -= block.square().sum(dim=1) / 2  # the query's own norm is the same for all
-        if self.exclude_self:
-            score[rows.to(score.device)[:, None] == part[None]] = -torch.inf
+        own = self.own[rows]  # (n,)
+        if bool((own >= 0).any()):
+            score[own.to(score.device)[:, None] == part[None]] = -torch.inf
         score = torch.cat([best[0], score], dim=1)
         index = torch.cat([best[1], part.expand(len(rows), -1)], dim=1)
         wanted = min(self.neighbours + _SPARE, score.shape[1])
@@ -222,8 +221,7 @@ class _Search:
                 distances = 1 - (query * other).sum(dim=2) / norms
             else:
                 distances = squared.sqrt()
-            if self.exclude_self:
-                distances[near == part.to(near.device)[:, None]] = torch.inf
+            distances[near == self.own[part].to(near.device)[:, None]] = torch.inf
             distances, where = distances.sort(dim=1, stable=True)
             where = where[:, : self.neighbours]
             mean_squared = squared.gather(1, where) / dimensions
@@ -240,6 +238,20 @@ def _check_shapes(queries: Tensor, pool: Rows, distance: str) -> None:
         )
     if distance not in ("cosine", "l2"):
         raise MeasurementError(f"distance {distance!r} is neither 'cosine' nor 'l2'")
+
+
+def _own_rows(exclude_self: bool | Tensor, queries: int, pool: int) -> Tensor:
+    """Return the (N,) row of the pool that no query may have as its neighbour, -1: any."""
+    if exclude_self is False:
+        return torch.full((queries,), -1)
+    own = torch.arange(queries) if exclude_self is True else exclude_self.cpu()
+    if (
+        (exclude_self is True and queries != pool)
+        or own.shape != (queries,)
+        or int(own.max()) >= pool
+    ):
+        raise MeasurementError(f"exclude_self: the pool ({pool}) is not the {queries} queries")
+    return own
 
 
 def _check(name: str, vectors: Tensor, distance: str) -> None:

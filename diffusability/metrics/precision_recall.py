@@ -8,7 +8,7 @@ from torch import Tensor
 from diffusability.errors import MeasurementError
 from diffusability.metrics.feature_moments import require_extractor_name, require_features
 from diffusability.metrics.measurement import Measurement
-from diffusability.statistics import delete_block_stderr
+from diffusability.statistics import deal_blocks, delete_block_stderr
 
 _ROWS = 1024  # rows of a distance matrix that are held at once
 _PAIR_ROWS = 128  # of these, rows whose close pairs are listed at once
@@ -24,6 +24,7 @@ def measure_precision_recall(
     generator: torch.Generator,
     neighbours: int = 3,
     blocks: int = 10,
+    images: tuple[Tensor, Tensor] | None = None,
 ) -> list[Measurement]:
     """Measure precision, recall, density and coverage.
 
@@ -42,6 +43,8 @@ def measure_precision_recall(
             values do not depend on it.
         neighbours: k.
         blocks: blocks of the jackknife; each replicate leaves out one block of both sets.
+        images: (N,) and (M,) int64, which image each sample is a version of, where several samples
+            are of one image: they are left out together. None: all are independent.
 
     Returns:
         ``generation.<precision|recall|density|coverage>_<extractor>``, pure numbers; HIGHER is
@@ -64,7 +67,8 @@ def measure_precision_recall(
             f"{neighbours} neighbours in {blocks} blocks cannot be found among {len(x)} real and "
             f"{len(y)} generated samples"
         )
-    x_set, y_set = (_BallSet(z, neighbours, blocks, generator) for z in (x, y))
+    dealt = deal_blocks((len(x), len(y)), blocks, generator, images)
+    x_set, y_set = (_BallSet(z, neighbours, rows) for z, rows in zip((x, y), dealt, strict=True))
     values = _statistics(x_set, y_set, neighbours)  # (4, blocks + 1)
     sizes = x_set.block_sizes() + y_set.block_sizes()
     options = {
@@ -93,17 +97,16 @@ class _BallSet:
 
     samples: Tensor  # (N, D)
     neighbours: int
-    blocks: int
-    generator: torch.Generator
+    rows: list[Tensor]  # which samples are in each block
 
     def __post_init__(self) -> None:
-        count = len(self.samples)
-        order = torch.randperm(count, generator=self.generator).to(self.samples.device)
-        self.block = torch.empty_like(order)  # (N,) block of each sample
-        for index, part in enumerate(order.tensor_split(self.blocks)):
-            self.block[part] = index
+        device, self.blocks = self.samples.device, len(self.rows)
+        block = torch.empty(len(self.samples), dtype=torch.int64)
+        for index, part in enumerate(self.rows):
+            block[part] = index
+        self.block = block.to(device)  # (N,) block of each sample
         # (blocks + 1, N): the last row keeps every sample.
-        self.kept = self.block[None] != torch.arange(self.blocks + 1, device=order.device)[:, None]
+        self.kept = self.block[None] != torch.arange(self.blocks + 1, device=device)[:, None]
         self.radii = self._radii()
 
     def block_sizes(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reconstruction quality of a tokenizer (PSNR, MSE, SSIM) and how noisy its posterior is."""
+"""Reconstruction quality of a tokenizer (PSNR, MSE, SSIM, rFD) and how noisy its posterior is."""
 
 from collections.abc import Iterable, Mapping
 
@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusability.errors import MeasurementError
+from diffusability.metrics.feature_moments import FeatureMoments
+from diffusability.metrics.frechet import measure_frechet
 from diffusability.metrics.measurement import Measurement
 from diffusability.statistics import influence_stderr, ratio_influences
 
@@ -146,6 +148,54 @@ def measure_lpips(distances: Tensor) -> Measurement:
         raise MeasurementError("LPIPS: a standard error needs at least two image pairs")
     options = {"trunk": "vgg16", "linear_layers": "0.1"}
     return _over_images("reconstruction.lpips", distances.double(), "1", options, (), False)
+
+
+def measure_reconstruction_frechet(
+    originals: Tensor,
+    reconstructions: Tensor,
+    *,
+    extractor: str,
+    generator: torch.Generator,
+    resolution: int | None = None,
+    shards: int = 20,
+) -> Measurement:
+    """Measure the Fréchet distance of reconstructions from the images themselves (rFD, rFID).
+
+    The images are dealt to shards at random, because they may be in the order of classes; a shard
+    is left out of both sets at once, because an image and its reconstruction vary together.
+
+    Args:
+        originals: (N, D) features of the images.
+        reconstructions: (N, D) features of their reconstructions, in the same order.
+        extractor: name of the network that made both.
+        generator: CPU generator that deals the images; the value depends on it by rounding only.
+        resolution: side of the images in pixels, None if unknown.
+        shards: maximum number of shards.
+
+    Returns:
+        ``reconstruction.fd_<extractor>``, in feature units squared; LOWER is better. The standard
+        error is over images.
+
+    Raises:
+        MeasurementError: if there are fewer than two images, or the sets do not belong together.
+    """
+    if len(originals) != len(reconstructions):
+        raise MeasurementError(
+            f"{len(originals)} originals and {len(reconstructions)} reconstructions: not the "
+            "same images"
+        )
+
+    def moments(vectors: Tensor) -> FeatureMoments:
+        return FeatureMoments.from_features(vectors, extractor=extractor, resolution=resolution)
+
+    order = torch.randperm(len(originals), generator=generator)  # (N,)
+    dealt = order.tensor_split(min(shards, max(1, len(order))))
+    return measure_frechet(
+        reference=moments(originals),
+        generated=[moments(reconstructions[rows]) for rows in dealt],
+        paired=[moments(originals[rows]) for rows in dealt],
+        stage="reconstruction",
+    )
 
 
 def measure_posterior(batches: Iterable[tuple[Tensor, Tensor]]) -> list[Measurement]:

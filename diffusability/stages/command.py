@@ -15,6 +15,7 @@ from diffusability.artifacts.bulk import evicted
 from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
 from diffusability.errors import ArtifactError, DiffusabilityError
+from diffusability.execution.fork_client import lost_fork
 from diffusability.execution.gpus import take_gpus
 from diffusability.study.load import load_study
 from diffusability.study.plan import Artifact, Plan
@@ -70,7 +71,7 @@ def _make(job: Job) -> bool:
     from diffusability.stages.make import make
 
     if "WORLD_SIZE" not in os.environ:
-        if job.made_by_another():
+        if _made_by_another(job):
             return False
         with job.writing() as folder:
             make(job, folder)
@@ -80,7 +81,7 @@ def _make(job: Job) -> bool:
     from diffusability.training.distributed import joined
 
     with joined(job.device) as together:
-        made = together.leads and job.made_by_another()
+        made = together.leads and _made_by_another(job)
         if together.any(made, torch.device(job.device)):
             return False
         if together.leads:
@@ -94,11 +95,20 @@ def _make(job: Job) -> bool:
     return True
 
 
+def _made_by_another(job: Job) -> bool:
+    """Wait while another process makes the artifact; return whether it or a lost fork has made it.
+
+    A fork of this job whose status was lost has ended, so its lock is free.
+    """
+    asked = lost_fork()
+    return job.made_by_another() or (asked is not None and job.made_since(asked))
+
+
 def _restore(job: Job) -> bool:
     """Make evicted files again; return False if another process did while this one waited."""
     from diffusability.stages.make import make
 
-    waited = job.made_by_another()
+    waited = job.made_by_another() or lost_fork() is not None
     there = waited and not evicted(job.path, read_card(job.path))
     with job.restoring() as folder:
         if not there:

@@ -16,7 +16,7 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
-from diffusability.data.images import thinned
+from diffusability.data.images import ImageSet, thinned
 from diffusability.diffusion.sampler import balanced_labels, draw_noise
 from diffusability.latents.channel_statistics import ChannelStatistics
 from diffusability.metrics.class_gaussians import fit_class_gaussians
@@ -75,7 +75,7 @@ def _gaussian(inputs: Inputs) -> Draw:
 
 
 def _posterior(inputs: Inputs, count: int) -> Draw:
-    images = evenly(inputs.data.split("val"), count)
+    images = posterior_images(inputs.data, count)
 
     def draw(indices: range) -> tuple[Tensor, Tensor]:
         chosen = inputs.latents[images[torch.as_tensor(indices)]]
@@ -83,6 +83,11 @@ def _posterior(inputs: Inputs, count: int) -> Draw:
         return chosen.mean + torch.exp(0.5 * chosen.logvar) * noise, chosen.labels
 
     return draw
+
+
+def posterior_images(data: ImageSet, count: int) -> Tensor:
+    """Return the (count,) images of the dataset that `posterior` encodes, sample by sample."""
+    return evenly(data.split("val"), count)
 
 
 def evenly(images: Tensor, count: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Features of images in batches, from the job's extractor."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,10 +83,8 @@ class Extractor:
             vectors, extractor=self.name + part, resolution=self.resolution
         )
 
-    def shard_moments(self, vectors: Tensor, part: str = "") -> list[FeatureMoments]:
-        """Return the moments of consecutive parts of (N, D) features.
-
-        Consecutive, because labels are cyclic: every k-th image would have the same class.
-        """
-        shards = vectors.tensor_split(min(SHARDS, len(vectors)))
-        return [self.moments(shard, part) for shard in shards]
+    def shard_moments(
+        self, vectors: Tensor, rows: Sequence[Tensor], part: str = ""
+    ) -> list[FeatureMoments]:
+        """Return the moments of shards of (N, D) features; `rows` says which each has."""
+        return [self.moments(vectors[one], part) for one in rows]

@@ -1,7 +1,7 @@
 """Stage `generation`: compare generated images with real ones."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from diffusability.artifacts.bulk import check_bulk, evicted
 from diffusability.artifacts.card import read_card
+from diffusability.data.images import ImageSet
 from diffusability.metrics.class_accuracy import measure_class_accuracy
 from diffusability.metrics.fdr6 import load_normalisers, load_references, measure_fdr6
+from diffusability.metrics.feature_moments import FeatureMoments
 from diffusability.metrics.frechet import measure_frechet
 from diffusability.metrics.inception_score import measure_inception_score
 from diffusability.metrics.kernel_distance import measure_kernel_distance
@@ -22,7 +24,13 @@ from diffusability.metrics.trajectory import SCALARS
 from diffusability.stages.features import BATCH, Extractor, Features
 from diffusability.stages.inputs import Inputs
 from diffusability.stages.measurements import write_measurements
-from diffusability.stages.references import Reference, extract_reference, load_reference
+from diffusability.stages.references import (
+    Reference,
+    compared_images,
+    extract_reference,
+    load_reference,
+)
+from diffusability.stages.sample_shards import SampleShards, deal_samples
 from diffusability.study.generation import GenerationMetric
 from diffusability.study.names import fdr6_role
 
@@ -40,10 +48,13 @@ def make(inputs: Inputs, spec: GenerationMetric, out: Path) -> None:
     )
     generated = extractor.of_batches(_images(shards))
     trajectory, untold = _trajectory(notes)
+    dealt = deal_samples(read_card(samples)["spec"], data, inputs.generator("shards"))
+    paired = _originals(extractor, spec, data, dealt)
+    images = None if dealt.images is None else (compared_images(spec, data), dealt.images)
     compared = [
-        *_distances(extractor, reference, generated),
-        *_compare(inputs, extractor, reference.vectors, generated.vectors),
-        *_fdr6(inputs, spec, shards, generated),
+        *_distances(extractor, reference, generated, dealt, paired),
+        *_compare(inputs, extractor, reference.vectors, generated.vectors, images),
+        *_fdr6(inputs, spec, shards, generated, dealt),
     ]
     asked = _labels(shards) if notes["labels"] else None  # None: nothing was asked for
     named, without = _name(inputs, extractor.name, generated.logits, asked, data.num_classes)
@@ -85,14 +96,32 @@ def _labels(shards: Sequence[Path]) -> Tensor:
     return torch.cat(found)
 
 
+def _originals(
+    extractor: Extractor, spec: GenerationMetric, data: ImageSet, dealt: SampleShards
+) -> list[dict[str, FeatureMoments]] | None:
+    """Return the moments of the images behind each shard, by part of the features.
+
+    None: the samples were not made from images that the reference holds.
+    """
+    held = spec.reference in ("val", "all") and spec.reference_content is None
+    if dealt.originals is None or not held:
+        return None
+    return [extractor.moments_of_parts(data, images) for images in dealt.originals]
+
+
 def _distances(
-    extractor: Extractor, reference: Reference, generated: Features
+    extractor: Extractor,
+    reference: Reference,
+    generated: Features,
+    dealt: SampleShards,
+    originals: Sequence[Mapping[str, FeatureMoments]] | None = None,
 ) -> list[Measurement]:
     """Return the Fréchet distance, and in spatial features too where the extractor has them."""
     return [
         measure_frechet(
             reference=reference.moments[extractor.name + part],
-            generated=extractor.shard_moments(values, part),
+            generated=extractor.shard_moments(values, dealt.rows, part),
+            paired=None if originals is None else [shard[part] for shard in originals],
         )
         for part, values in generated.parts().items()
     ]
@@ -103,6 +132,7 @@ def _fdr6(
     spec: GenerationMetric,
     shards: Sequence[Path],
     generated: Features,
+    dealt: SampleShards,
 ) -> list[Measurement]:
     """Return FDr6 and its six ratios, where the study asks for them.
 
@@ -111,6 +141,7 @@ def _fdr6(
         spec: names the extractors.
         shards: files of the generated images.
         generated: features of these images by `spec.extractor`, not extracted twice.
+        dealt: which images are left out together.
     """
     if spec.fdr6 is None:
         return []
@@ -120,7 +151,7 @@ def _fdr6(
         extractor = Extractor(inputs, name, fdr6_role(position))
         known = name == spec.extractor
         features = generated if known else extractor.of_batches(_images(shards))
-        parts[name] = extractor.shard_moments(features.vectors)
+        parts[name] = extractor.shard_moments(features.vectors, dealt.rows)
     return measure_fdr6(
         references=load_references(folder / "references.safetensors"),
         generated=parts,
@@ -129,11 +160,16 @@ def _fdr6(
 
 
 def _compare(
-    inputs: Inputs, extractor: Extractor, real: Tensor, generated: Tensor
+    inputs: Inputs,
+    extractor: Extractor,
+    real: Tensor,
+    generated: Tensor,
+    images: tuple[Tensor, Tensor] | None,
 ) -> list[Measurement]:
     """Return the comparisons of (M, D) generated features with (N, D) real ones, one by one.
 
     All pairs are compared in float64 on the job's device: on a GPU that is held anyway.
+    `images` says which image of the dataset each is a version of, (N,) and (M,).
     """
     real, generated = real.to(inputs.device), generated.to(inputs.device)
     return [
@@ -142,12 +178,14 @@ def _compare(
             generated=generated,
             extractor=extractor.name,
             generator=inputs.generator("kernel distance"),
+            images=images,
         ),
         *measure_precision_recall(
             real=real,
             generated=generated,
             extractor=extractor.name,
             generator=inputs.generator("precision and recall"),
+            images=images,
         ),
     ]
 

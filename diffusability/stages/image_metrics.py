@@ -16,15 +16,15 @@ from diffusability.metrics.alignment import fit_alignment, measure_alignment
 from diffusability.metrics.continuity import measure_interpolation_frechet
 from diffusability.metrics.distortion import measure_distortion
 from diffusability.metrics.equivariance import Transform, measure_equivariance
-from diffusability.metrics.frechet import measure_frechet
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.nearest_neighbours import nearest_neighbours
 from diffusability.metrics.reconstruction import (
     measure_lpips,
     measure_posterior,
     measure_reconstruction,
+    measure_reconstruction_frechet,
 )
-from diffusability.stages.features import BATCH, Extractor
+from diffusability.stages.features import BATCH, SHARDS, Extractor
 from diffusability.stages.inputs import Inputs
 from diffusability.stages.measurements import write_measurements
 from diffusability.study.metrics import DistortionMetric, ReconstructionMetric
@@ -66,10 +66,13 @@ def reconstruction(inputs: Inputs, spec: ReconstructionMetric, out: Path) -> Non
     posterior, without = _posterior(latents)
     found = [*fidelity, *posterior]
     if extractor is not None:
-        frechet = measure_frechet(
-            reference=extractor.moments(torch.cat(real)),
-            generated=extractor.shard_moments(torch.cat(decoded)),
-            stage="reconstruction",
+        frechet = measure_reconstruction_frechet(
+            torch.cat(real),
+            torch.cat(decoded),
+            extractor=extractor.name,
+            generator=inputs.generator("shards"),
+            resolution=extractor.resolution,
+            shards=SHARDS,
         )
         found.append(frechet)
     if distances:
@@ -152,7 +155,7 @@ def continuity(inputs: Inputs, spec: ContinuityMetric, out: Path) -> None:
         pool,
         neighbours=spec.neighbours,
         distance=spec.distance,
-        exclude_self=spec.split == spec.pool,
+        exclude_self=_positions(asked, offered, len(data.labels)),
         query_labels=latents.labels[asked] if spec.same_class else None,
         pool_labels=latents.labels[offered] if spec.same_class else None,
     ).cpu()
@@ -182,6 +185,13 @@ def continuity(inputs: Inputs, spec: ContinuityMetric, out: Path) -> None:
     write_tensors(out / "neighbours.safetensors", table.to_tensors(), table.to_metadata())
     options = measurement.options | {"normalise": spec.normalise}
     write_measurements(out, [replace(measurement, options=options)])
+
+
+def _positions(asked: Tensor, offered: Tensor, images: int) -> Tensor:
+    """Return where in the (m,) offered images each of the (n,) asked ones is, -1: nowhere."""
+    where = torch.full((images,), -1)
+    where[offered] = torch.arange(len(offered))
+    return where[asked]
 
 
 def distortion(inputs: Inputs, spec: DistortionMetric, out: Path) -> None:

@@ -69,8 +69,7 @@ def extract_reference(
     Raises:
         MeasurementError: the published moments are of other images.
     """
-    split = data.split(spec.reference)
-    compared = thinned(split, spec.compared or len(split))
+    split, compared = data.split(spec.reference), compared_images(spec, data)
     features = extractor.of_dataset(data, compared)
     if spec.reference_statistics is not None:
         found = [read_reference(spec, extractor.name + part) for part in features.parts()]
@@ -79,6 +78,12 @@ def extract_reference(
     else:
         found = list(extractor.moments_of_parts(data, split).values())
     return Reference(features.vectors, {each.extractor: each for each in found})
+
+
+def compared_images(spec: GenerationMetric | GenerationReference, data: ImageSet) -> Tensor:
+    """Return the (n,) int64 images of the dataset that samples are compared with one by one."""
+    split = data.split(spec.reference)
+    return thinned(split, spec.compared or len(split))
 
 
 def make_fdr6_reference(inputs: Inputs, spec: Fdr6Reference, out: Path) -> None:

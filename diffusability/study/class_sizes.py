@@ -16,6 +16,7 @@ from diffusability.study.tokenizer import LatentsTokenizer
 SAFETY = 2  # samples of a Kronecker fit beyond the least number with a unique maximum
 LEAST_FISHER = 3  # of a class, so that a part of it can be left out
 LEAST_CONTINUITY = 40  # images: two for each of the 20 parts of the jackknife
+LEAST_CLASSES = 2  # that neighbours and a linear probe can tell apart
 NAMED = 5
 
 
@@ -41,6 +42,11 @@ def least_per_class(study: Study, options: MetricOptions) -> int:
         return LEAST_FISHER
     if isinstance(options, VelocityMetric) and options.unconditional_fallback:
         return 0
+    return _least_of_fit(study)
+
+
+def _least_of_fit(study: Study) -> int:
+    """Return the number of images that the Gaussian of a class needs, 0 where it is not known."""
     size = study.dataset.size
     tokenizers = [study.tokenizers[name] for name in study.selected_tokenizers]
     # the grid of latents on disk is known when they are measured
@@ -70,18 +76,52 @@ def lacking(
                 f"`{where}.split`, or a larger val_fraction of the dataset",
             )
             continue
+        classes = sum(count > 0 for count in counts)
+        if isinstance(options, SemanticsMetric) and classes < LEAST_CLASSES:
+            yield (
+                name,
+                f"needs two classes, split `{options.split}` has {classes}; leave this metric out "
+                "of `select.metrics`",
+            )
+            continue
         least = least_per_class(study, options)
         small = [k for k, count in enumerate(counts) if count < least]
         skips = isinstance(options, ClassMetricOptions) and options.smallest_class == "skip"
         if small and (not skips or len(small) > len(counts) - 2):
-            shown = ", ".join(f"{k} has {counts[k]}" for k in small[:NAMED])
-            more = f" and {len(small) - NAMED} more" if len(small) > NAMED else ""
             yield (
                 name,
-                f"needs {least} images of every class, {len(small)} of {len(counts)} "
-                f"classes have fewer in split `{options.split}` (class {shown}{more}); "
+                f"needs {least} images of every class, {_counted(counts, small, options.split)}; "
                 f"{_remedies(options.split, where, not skips and len(small) < len(counts) - 1)}",
             )
+
+
+def controls_lacking(
+    study: Study, by_class: Mapping[str, Sequence[int]]
+) -> Iterator[tuple[str, str]]:
+    """Yield name and problem of every control that lacks images; see `lacking`."""
+    name, counts, least = "generation.controls", by_class["train"], _least_of_fit(study)
+    small = [k for k, count in enumerate(counts) if 0 < count < least]
+    if "gaussian" in study.controls and small:
+        yield (
+            name,
+            f"`gaussian` needs {least} images of every class, {_counted(counts, small, 'train')}; "
+            "add images, or leave it out",
+        )
+    if "posterior" in study.controls and not sum(by_class["val"]):
+        yield (
+            name,
+            "`posterior` needs images of split `val`, which has none; set a larger val_fraction of "
+            "the dataset, or leave it out",
+        )
+
+
+def _counted(counts: Sequence[int], small: Sequence[int], split: str) -> str:
+    """Return how many classes of a split are too small, and the first of them."""
+    shown = ", ".join(f"{k} has {counts[k]}" for k in small[:NAMED])
+    more = f" and {len(small) - NAMED} more" if len(small) > NAMED else ""
+    return (
+        f"{len(small)} of {len(counts)} classes have fewer in split `{split}` (class {shown}{more})"
+    )
 
 
 def _remedies(split: str, where: str, can_skip: bool) -> str:
@@ -100,7 +140,11 @@ def check_classes(study: Study, by_class: Mapping[str, Sequence[int]]) -> None:
     Raises:
         StudyError: with what every metric group needs, what there is, and what to do.
     """
-    if problems := list(lacking(study, by_class, study.selected_metrics)):
+    problems = [
+        *lacking(study, by_class, study.selected_metrics),
+        *controls_lacking(study, by_class),
+    ]
+    if problems:
         listing = "\n".join(f"  metrics.{name}: {problem}" for name, problem in problems)
         raise StudyError(
             f"dataset `{study.select.dataset}`: too few images; aborted before any training\n"

@@ -25,7 +25,7 @@ __all__ = ["METRIC_GROUPS", "MetricsSpec"]
     about="What the tokenizer itself loses: PSNR, SSIM, Fréchet distance.",
     outputs=("reconstructions.png",),
     upstream=("alignment",),
-    version=2,
+    version=3,
     gpu=True,
     quantities=(
         Quantity(

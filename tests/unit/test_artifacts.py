@@ -20,6 +20,8 @@ from diffusability.artifacts.inventory import damage
 from diffusability.artifacts.job import Job
 from diffusability.artifacts.lock import empty, exclusive, holder
 from diffusability.errors import ArtifactBusyError, ArtifactError
+from diffusability.execution.fork_client import LOST
+from diffusability.stages import command
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
 from tests.conftest import REPOSITORY
@@ -294,6 +296,34 @@ def test_work_of_a_process_that_dies_is_taken_over(job: Job) -> None:
     assert not job.made_by_another()
     publish(job)
     assert read_card(job.path)["attempts"] == 2
+
+
+def test_what_a_fork_made_whose_status_was_lost_is_not_made_again(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def make(_job: Job, folder: Path) -> None:
+        made.append(folder)
+        (folder / "manifest.json").write_text("{}")
+
+    monkeypatch.setattr("diffusability.stages.make.make", make)
+    asked = time.time()
+    monkeypatch.setenv(LOST, str(asked))
+    assert command._make(job)  # the fork failed: nothing is there
+    assert not command._make(job)  # it has made the artifact
+    assert len(made) == 1
+    monkeypatch.setenv(LOST, str(time.time()))
+    assert command._make(job)  # the artifact is older than this job: make it anew
+    monkeypatch.setenv(LOST, str(asked))
+    (job.path / "manifest.json").write_text("[]")
+    assert command._make(job)  # the fork's artifact is damaged
+    assert not command._restore(job)  # nothing is evicted any more
+    assert len(made) == 3
+    monkeypatch.delenv(LOST)
+    assert command._make(job)  # no fork was lost
+    assert command._restore(job)
+    assert len(made) == 5
 
 
 def test_time_that_passed_before_training_is_not_given_again(job: Job) -> None:

@@ -88,6 +88,33 @@ def test_every_metric_that_lacks_images_is_named_with_a_remedy() -> None:
     check_classes(plan_of({"metrics": {"velocity": skips, "fisher": skips}}).study, one_small)
 
 
+def test_semantics_of_one_class_is_refused_before_any_training() -> None:
+    study = plan_of({"select": {"metrics": ["semantics"]}}).study
+    with pytest.raises(StudyError, match="semantics: needs two classes, split `all` has 1; leave"):
+        check_classes(study, {"train": [300] + [0] * 9, "val": [60] + [0] * 9})
+    check_classes(study, {"train": [300] * 10, "val": [60] * 10})
+
+
+def test_a_control_that_lacks_images_is_named() -> None:
+    metrics = {
+        "generation": {"controls": ["gaussian", "posterior"]},
+        "smoothness": {"split": "all"},
+    }
+    chosen = {"metrics": metrics, "select": {"metrics": ["smoothness"]}}
+    study = plan_of(chosen).study
+    check_classes(study, {"train": [8] * 9 + [0], "val": [1] + [0] * 9})  # no image, no Gaussian
+    with pytest.raises(StudyError) as caught:
+        check_classes(study, {"train": [8] * 9 + [2], "val": [0] * 10})
+    message = str(caught.value)
+    assert (
+        "metrics.generation.controls: `gaussian` needs 8 images of every class, 1 of 10 classes "
+        "have fewer in split `train` (class 9 has 2); add images, or leave it out"
+    ) in message
+    assert "metrics.generation.controls: `posterior` needs images of split `val`" in message
+    metrics["generation"]["controls"] = []
+    check_classes(plan_of(chosen).study, {"train": [2] * 10, "val": [0] * 10})
+
+
 def test_a_study_stops_when_its_index_exists(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

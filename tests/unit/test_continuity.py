@@ -107,6 +107,22 @@ class TestNeighbours:
         np.testing.assert_array_equal(table.indices, indices)
         assert table.same_class
 
+    @pytest.mark.parametrize("distance", ["cosine", "l2"])
+    def test_queries_that_are_a_part_of_the_pool_are_not_their_own_neighbours(
+        self, distance: str
+    ) -> None:
+        pool, outside = normal(30, 6, seed=5), normal(4, 6, seed=6)
+        rows = torch.randperm(30, generator=rng(7))[:8]
+        queries = torch.cat([pool[rows], outside])
+        own = torch.cat([rows, torch.full((4,), -1)])
+        table = nearest_neighbours(
+            queries, pool, neighbours=3, distance=distance, exclude_self=own, block_size=4
+        )
+        allowed = (own[:, None] != torch.arange(30)[None]).numpy()
+        np.testing.assert_array_equal(
+            table.indices, brute_force(queries, pool, 3, distance, allowed)[0]
+        )
+
     def test_every_other_latent_can_be_asked_for(self) -> None:
         latents = normal(6, 3, seed=4)
         table = nearest_neighbours(latents, latents, neighbours=5, exclude_self=True)
@@ -149,6 +165,7 @@ class TestNeighbours:
             ({"neighbours": 7}, "only 6 pool latents"),
             ({"neighbours": 6, "exclude_self": True}, "only 5 pool latents"),
             ({"pool": x[:5], "exclude_self": True}, "is not the 6 queries"),
+            ({"exclude_self": torch.arange(6) + 1}, "is not the 6 queries"),
             ({"query_labels": torch.zeros(6)}, "labels of queries and of the pool"),
             ({"query_labels": torch.zeros(5), "pool_labels": torch.zeros(6)}, "do not fit"),
             ({"distance": "l1"}, "neither"),

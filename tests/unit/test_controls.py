@@ -104,6 +104,18 @@ def test_a_draw_by_its_formula_and_the_covariance_is_that_of_viv() -> None:
     assert found["velocity.viv"] == pytest.approx(viv, rel=1e-6)
 
 
+def test_a_dead_channel_is_drawn_as_it_is_in_every_image_and_changes_no_other() -> None:
+    latents, labels = kronecker_classes(50)
+    dead = torch.arange(6.0).view(1, 1, 2, 3).expand(len(latents), -1, -1, -1)
+    wide = torch.cat([latents[:, :1], dead, latents[:, 1:]], dim=1)
+    noise = torch.randn(4, 3, 2, 3, generator=_seeded())
+    asked = torch.tensor([0, 1, 1, 0])
+    drawn = fit_class_gaussians(wide, labels).draw(noise, asked)
+    assert torch.equal(drawn[:, 1], dead[:4, 0])
+    without = fit_class_gaussians(latents, labels).draw(noise[:, [0, 2]], asked)
+    assert torch.equal(drawn[:, [0, 2]], without)
+
+
 def _seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 

@@ -134,7 +134,8 @@ def test_many_at_a_time(tmp_path: Path, environment: dict[str, str]) -> None:
 def test_without_a_server_the_script_runs_by_itself(tmp_path: Path) -> None:
     server = start(())
     server.stop()
-    path = script(tmp_path, "import os, sys\nprint(os.getppid(), 'fractions' in sys.modules)\n")
+    text = "import os, sys\nprint(os.getppid(), 'fractions' in sys.modules)\n"
+    path = script(tmp_path, text + "assert 'DIFFUSABILITY_LOST_FORK' not in os.environ\n")
     for leads in ({}, server.environment):
         result = run(path, env={**os.environ, **leads})
         assert result.stdout == f"{os.getpid()} False\n"
@@ -174,8 +175,10 @@ def test_a_killed_server_loses_nothing(tmp_path: Path) -> None:
     """Its fork works to the end; the script then runs by itself, and has the status of its own."""
     text = (
         "import pathlib, sys, time\n"
+        "from diffusability.execution.fork_client import lost_fork\n"
         "forked = 'fractions' in sys.modules\n"
-        "with open('runs', 'a') as file:\n    file.write(f'{forked}\\n')\n"
+        "lost = lost_fork() is not None and time.time() - 10 < lost_fork() < time.time() - 1\n"
+        "with open('runs', 'a') as file:\n    file.write(f'{forked} {lost}\\n')\n"
         "time.sleep(1 if forked else 0)\n"
         "pathlib.Path('ended').write_text('yes\\n')\n"
         "sys.exit(0 if forked else 75)\n"
@@ -183,13 +186,13 @@ def test_a_killed_server_loses_nothing(tmp_path: Path) -> None:
     server = start(("fractions",))
     path, environment = script(tmp_path, text), {**os.environ, **server.environment}
     process = subprocess.Popen([sys.executable, str(path)], cwd=tmp_path, env=environment)
-    assert wait_for(tmp_path / "runs") == "True\n"
+    assert wait_for(tmp_path / "runs") == "True False\n"
     server.process.kill()
     server.stop()
     assert process.poll() is None
     assert not (tmp_path / "ended").exists()
     assert process.wait(10) == 75
-    assert wait_for(tmp_path / "runs") == "True\nFalse\n"
+    assert wait_for(tmp_path / "runs") == "True False\nFalse True\n"
 
 
 def test_a_job_of_a_killed_server_that_is_told_to_end_ends(tmp_path: Path) -> None:

@@ -86,6 +86,35 @@ def test_an_edited_study_lets_go_of_what_it_named(own: Plan) -> None:
     }
 
 
+def test_copies_that_share_results_keep_what_the_same_study_names_in_each(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(copy: str, steps: int) -> set[str]:
+        """Run the study in a copy, at some steps of an encoder; return its encoders."""
+        monkeypatch.chdir(workplace / copy)
+        plan = Plan(
+            load_study(SMOKE, {"name": "own", "encoders": {"judge": {"train": {"steps": steps}}}})
+        )
+        publish(plan, "encoder")
+        record_study(plan, ["config.yaml"], {})
+        return {artifact.fingerprint for artifact in plan.of_stage("encoder")}
+
+    (workplace / "shared").mkdir()
+    for copy in ("a", "b"):
+        (workplace / copy).mkdir()
+        (workplace / copy / "results").symlink_to(workplace / "shared")
+    first, before, after = run("a", 3), run("b", 4), run("b", 5)
+    assert len(list(Path("results/studies").iterdir())) == 2  # b's edited file has one record
+    code, said = gc(capsys, "--yes")
+    assert code == 0
+    assert f" in {workplace / 'a'})" in said
+    assert {path.name for path in finished()} == first | after
+    assert before - first - after
+    assert gc(capsys, "--forget", "own", "--yes")[0] == 0
+    assert not list(Path("results/studies").iterdir())
+    assert [path.parts[2] for path in finished()] == ["glyph"]  # which smoke.yaml names too
+
+
 @pytest.mark.parametrize("text", ["{", "5", "[]", "{}", '{"study": "own", "artifacts": 3}'])
 def test_nothing_goes_while_a_record_cannot_be_read(
     own: Plan, text: str, capsys: pytest.CaptureFixture[str]

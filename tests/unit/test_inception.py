@@ -201,6 +201,7 @@ def test_references_of_another_kind_are_refused(
     from diffusability.stages.features import Features
     from diffusability.stages.generation import _distances
     from diffusability.stages.references import Reference, read_reference
+    from diffusability.stages.sample_shards import SampleShards
     from diffusability.study.metrics import GenerationMetric
 
     write_reference(workplace / "reference.npz", side, dim)
@@ -214,11 +215,12 @@ def test_references_of_another_kind_are_refused(
         return FeatureMoments.from_features(part, extractor="inception", resolution=8)
 
     extractor = SimpleNamespace(
-        name="inception", shard_moments=lambda x, _part: [moments(s) for s in x.split(10)]
+        name="inception", shard_moments=lambda x, rows, _part: [moments(x[one]) for one in rows]
     )
+    dealt = SampleShards(list(torch.arange(40).split(10)))
     with pytest.raises(MeasurementError, match=message):
         reference = Reference(features, {"inception": read_reference(spec, "inception")})
-        _distances(extractor, reference, drawn)  # type: ignore[arg-type]
+        _distances(extractor, reference, drawn, dealt)  # type: ignore[arg-type]
 
 
 def test_the_size_of_reference_images_is_read_from_the_header(tmp_path: Path) -> None:

@@ -13,13 +13,21 @@ def normal(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def measure(x: torch.Tensor, y: torch.Tensor, *, blocks: int = 5, seed: int = 0) -> Measurement:
+def measure(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    blocks: int = 5,
+    seed: int = 0,
+    images: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> Measurement:
     return measure_kernel_distance(
         reference=x,
         generated=y,
         extractor="probe",
         generator=torch.Generator().manual_seed(seed),
         blocks=blocks,
+        images=images,
     )
 
 
@@ -100,3 +108,20 @@ def test_bad_input_is_refused() -> None:
         measure(x, x[:9])
     with pytest.raises(MeasurementError, match="not finite"):
         measure(x, x / 0)
+
+
+def test_standard_error_of_two_versions_of_the_same_images() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.arange(100), torch.arange(200) % 100  # two versions of every image
+    found, unpaired = [], []
+    for seed in range(30):
+        x = torch.randn(100, 4, generator=generator)
+        y = 0.8 * x[second] + 0.3 + 0.2 * torch.randn(200, 4, generator=generator)
+        found.append(measure(x, y, blocks=20, seed=seed, images=(first, second)))
+        unpaired.append(measure(x, y, blocks=20, seed=seed))
+    values = [m.value for m in found]
+    assert values == pytest.approx([m.value for m in unpaired], rel=1e-9)
+    spread = np.std(values, ddof=1)
+    stated, ignored = (np.sqrt(np.mean([m.stderr**2 for m in s])) for s in (found, unpaired))
+    assert 1 / 1.5 < stated / spread < 1.5
+    assert ignored > 2 * spread

@@ -8,9 +8,13 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from diffusability.errors import MeasurementError
+from diffusability.metrics.feature_moments import FeatureMoments
+from diffusability.metrics.frechet import frechet_distance
+from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.reconstruction import (
     measure_posterior,
     measure_reconstruction,
+    measure_reconstruction_frechet,
     psnr_per_image,
     ssim_per_image,
     ssim_window,
@@ -212,3 +216,43 @@ class TestPosterior:
             measure_posterior([(torch.ones_like(x), x)])
         with pytest.raises(MeasurementError, match="two images"):
             measure_posterior([(x[:1], x[:1])])
+
+
+class TestFrechet:
+    """The images and their reconstructions vary together, and may be in the order of classes."""
+
+    @staticmethod
+    def measure(originals: torch.Tensor, made: torch.Tensor, seed: int = 0) -> Measurement:
+        dealer = torch.Generator().manual_seed(seed)
+        return measure_reconstruction_frechet(
+            originals, made, extractor="probe", generator=dealer, resolution=8
+        )
+
+    @pytest.mark.parametrize("spread", [0.0, 3.0])  # of class means
+    def test_the_error_is_the_spread_over_draws_of_images(self, spread: float) -> None:
+        # 4 dimensions of 200 images of 10 classes, in the order of classes
+        generator = torch.Generator().manual_seed(0)
+        means = spread * torch.randn(10, 4, generator=generator)
+        found = []
+        for repeat in range(80):
+            labels = torch.randint(10, (200,), generator=generator).sort().values
+            images = means[labels] + torch.randn(200, 4, generator=generator)
+            noise = torch.randn(200, 4, generator=generator)
+            found.append(self.measure(images, 0.8 * images + 0.3 + 0.2 * noise, repeat))
+        spread_of_values = np.std([one.value for one in found], ddof=1)
+        stated = math.sqrt(np.mean([one.stderr**2 for one in found]))
+        assert 1 / 1.5 < stated / spread_of_values < 1.5
+
+    def test_the_value_is_the_distance_and_the_images_themselves_have_none(self) -> None:
+        images, made = (noisy(torch.zeros(60, 3), 1, seed=s).double() for s in (0, 1))
+        a, b = (FeatureMoments.from_features(x, extractor="probe") for x in (images, made))
+        found = self.measure(images, made)
+        assert found.metric == "reconstruction.fd_probe"
+        assert found.value == pytest.approx(frechet_distance(a, b), rel=1e-10)
+        same = self.measure(images, images)
+        assert same.value == pytest.approx(0, abs=1e-12)
+        assert same.stderr == pytest.approx(0, abs=1e-12)
+
+    def test_other_images_are_refused(self) -> None:
+        with pytest.raises(MeasurementError, match="not the same images"):
+            self.measure(torch.zeros(4, 2), torch.zeros(5, 2))

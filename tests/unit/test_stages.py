@@ -2,16 +2,21 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from diffusability.data.images import ImageSet
 from diffusability.diffusion.sampler import balanced_labels
+from diffusability.metrics.feature_moments import FeatureMoments
 from diffusability.metrics.measurement import Measurement
-from diffusability.stages.features import Extractor
+from diffusability.stages.controls import evenly
+from diffusability.stages.features import Extractor, Features
 from diffusability.stages.measurements import write_measurements
+from diffusability.stages.references import Reference
+from diffusability.stages.sample_shards import deal_samples
+from diffusability.study.generation import GenerationMetric
 from tests.unit.study_run import measurements, plan_of, run_plan
 
 TOKENIZERS = ("conv-base", "conv-vf-glyph")
@@ -20,12 +25,88 @@ TOKENIZERS = ("conv-base", "conv-vf-glyph")
 def test_shards_of_cyclic_labels_hold_every_class() -> None:
     # every 20th sample of a cycle of 10 classes would be of one class
     labels = balanced_labels(range(1437), 10)
-    extractor = SimpleNamespace(moments=lambda part, _name: part[:, 0])
-    shards = Extractor.shard_moments(extractor, labels[:, None])  # type: ignore[arg-type]
-    assert len(shards) == 20
-    assert torch.equal(torch.cat(shards), labels)
-    counts = torch.stack([shard.bincount(minlength=10) for shard in shards])
+    dealt = deal_samples({"count": 1437}, images_of(10), torch.Generator())
+    assert dealt.originals is None
+    assert len(dealt.rows) == 20
+    assert torch.equal(torch.cat(dealt.rows), torch.arange(1437))
+    counts = torch.stack([labels[rows].bincount(minlength=10) for rows in dealt.rows])
     assert (counts.max(1).values - counts.min(1).values).max() <= 1
+
+
+def test_shards_shorter_than_a_cycle_are_dealt_at_random() -> None:
+    rows = deal_samples({"count": 400}, images_of(100), torch.Generator()).rows
+    assert torch.equal(torch.cat(rows).sort().values, torch.arange(400))
+    labels = balanced_labels(range(400), 100)
+    # consecutive ones would have 20 neighbouring classes each
+    assert all(labels[one].max() - labels[one].min() > 50 for one in rows)
+
+
+def images_of(classes: int, held_out: int = 30) -> ImageSet:
+    """Images without pixels; every second one is held out."""
+    nothing, every = torch.zeros(2 * held_out, 0), torch.arange(2 * held_out)
+    return ImageSet(nothing, every % classes, nothing, every % 2 == 1, classes)
+
+
+@pytest.mark.parametrize("count", [25, 30, 70])  # a part of the held-out images, all, repeats
+def test_images_of_the_posterior_control_are_dealt_with_all_their_samples(count: int) -> None:
+    data = images_of(10)
+    made = {"control": "posterior", "count": count}
+    dealt = deal_samples(made, data, torch.Generator().manual_seed(0))
+    images = evenly(data.split("val"), count)
+    assert torch.equal(torch.cat(dealt.rows).sort().values, torch.arange(count))
+    assert dealt.originals is not None
+    assert len(torch.cat(dealt.originals)) == min(count, 30)
+    for rows, originals in zip(dealt.rows, dealt.originals, strict=True):
+        assert set(images[rows].tolist()) == set(originals.tolist())
+    assert torch.cat(dealt.originals).diff().lt(0).any()  # not in the order of the dataset
+
+
+@pytest.mark.parametrize("reference", ["val", "all", "train"])
+def test_posterior_samples_are_paired_with_images_that_the_reference_holds(reference: str) -> None:
+    from diffusability.stages.generation import _distances, _originals
+
+    data, generator = images_of(10, 60), torch.Generator().manual_seed(0)
+    features = torch.randn(120, 3, generator=generator)  # (N, D) of all images
+    held_out = evenly(data.split("val"), 100)
+    samples = Features(features[held_out], features[:, :0], features[:, :0])  # exact copies
+    extractor = FakeExtractor(features)
+    dealt = deal_samples({"control": "posterior", "count": 100}, data, generator)
+    spec = GenerationMetric(extractor="probe", reference=reference)
+    originals = _originals(extractor, spec, data, dealt)  # type: ignore[arg-type]
+    real = Reference(features, {"probe": extractor.moments(features[data.split(reference)])})
+    (found,) = _distances(extractor, real, samples, dealt, originals)  # type: ignore[arg-type]
+    (unpaired,) = _distances(extractor, real, samples, dealt)  # type: ignore[arg-type]
+    assert found.value == unpaired.value
+    assert (originals is None) == (reference == "train")
+    if originals is not None:
+        assert found.stderr < 0.7 * unpaired.stderr
+
+
+def test_where_measured_images_are_in_the_pool() -> None:
+    from diffusability.stages.image_metrics import _positions
+
+    data = images_of(10, 3)
+    train, val, every = (data.split(name) for name in ("train", "val", "all"))
+    assert _positions(val, every, 6).tolist() == [1, 3, 5]
+    assert _positions(every, val, 6).tolist() == [-1, 0, -1, 1, -1, 2]
+    assert _positions(val, val, 6).tolist() == [0, 1, 2]
+    assert _positions(val, train, 6).tolist() == [-1, -1, -1]
+
+
+class FakeExtractor:
+    """Known (N, D) features of the images of a dataset."""
+
+    name = "probe"
+    shard_moments = Extractor.shard_moments
+
+    def __init__(self, features: torch.Tensor) -> None:
+        self.features = features
+
+    def moments(self, vectors: torch.Tensor, _part: str = "") -> FeatureMoments:
+        return FeatureMoments.from_features(vectors, extractor="probe")
+
+    def moments_of_parts(self, _data: ImageSet, chosen: torch.Tensor) -> dict[str, FeatureMoments]:
+        return {"": self.moments(self.features[chosen])}
 
 
 def test_impossible_cells_are_declared(tmp_path: Path) -> None:

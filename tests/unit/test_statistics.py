@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from diffusability.errors import MeasurementError
-from diffusability.statistics import Moments, mean_and_stderr
+from diffusability.statistics import Moments, deal_blocks, mean_and_stderr
 
 
 def moments(x: Tensor, pairs: bool) -> Moments:
@@ -48,3 +48,32 @@ def test_one_value_has_no_error(vectors: Tensor) -> None:
     mean, stderr = mean_and_stderr(vectors[:, 0], "x")
     assert mean == pytest.approx(float(vectors[:, 0].mean()))
     assert stderr == pytest.approx(float(vectors[:, 0].var() / 60) ** 0.5)
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_samples_of_one_image_are_dealt_together_and_every_block_has_its_share() -> None:
+    # 40 images, 20 of them in the second set, each twice
+    first, second = torch.arange(40) + 7, torch.arange(40) % 20 * 2 + 7
+    sets = deal_blocks((40, 40), 5, seeded(), (first, second))
+    for rows, images in zip(sets, (first, second), strict=True):
+        assert torch.equal(torch.cat(rows).sort().values, torch.arange(40))
+        assert [len(part) for part in rows] == [8] * 5
+        assert images[rows[0]].tolist() != images.sort().values[:8].tolist()  # at random
+    for one, other in zip(*sets, strict=True):
+        assert set(second[other].tolist()) <= set(first[one].tolist())
+
+
+def test_independent_samples_are_dealt_one_set_after_the_other() -> None:
+    generator = seeded()
+    orders = [torch.randperm(n, generator=generator) for n in (7, 5)]
+    found = deal_blocks((7, 5), 3, seeded())
+    for order, rows in zip(orders, found, strict=True):
+        assert torch.equal(torch.cat(rows), order)
+
+
+def test_one_image_per_sample_is_asked_for() -> None:
+    with pytest.raises(MeasurementError, match="one image per sample"):
+        deal_blocks((4, 3), 2, seeded(), (torch.arange(4), torch.arange(4)))
