@@ -39,6 +39,9 @@ TAGGED: dict[str, Registry[Any]] = {
 }
 SECTIONS = (*TAGGED, "tokenizers")
 TOKENIZER_PARTS = ("network", "objective", "train")
+EMPTY = (
+    "holds no key; name a `source`, or a network, a method and its training, or a `base` of these"
+)
 TOKENIZER_OPTIONS = ("gpus",)  # of the entry itself; what is neither is an option of its method
 
 
@@ -129,8 +132,11 @@ def _tokenizers(
     derived: dict[str, dict[str, Any]] = {}
     for name, entry in entries.items():
         where = f"tokenizers.{name}"
-        flat = _inherit(where, problems.mapping(where, entry), bases, problems, ())
+        flat = _inherit(where, entry, bases, problems, ())
+        if flat is None:
+            continue
         if not flat:
+            problems.add(where, EMPTY)
             continue
         if flat.get("source") in DERIVED_KEYS:
             derived[name] = flat
@@ -197,28 +203,29 @@ def _level(
 
 def _inherit(
     where: str,
-    entry: Mapping[str, Any],
+    data: Any,
     bases: Mapping[str, Any],
     problems: Problems,
     chain: tuple[str, ...],
-) -> dict[str, Any]:
-    """Return the entry merged into its base, and that into its own; empty after a problem."""
-    own = {k: v for k, v in entry.items() if k != "base"}
-    base = entry.get("base")
+) -> dict[str, Any] | None:
+    """Return the entry merged into its base, and that into its own; None after a problem."""
+    entry = problems.mapping_or_none(where, data)
+    if entry is None:
+        return None
+    base = entry.pop("base", None)
     if base is None:
-        return own
+        return entry
     if not isinstance(base, str):
         problems.add(f"{where}.base", f"expected the name of an entry of `bases`, got {show(base)}")
-        return {}
+        return None
     if base in chain:
-        problems.add(f"bases.{base}.base", f"refers to itself: {' -> '.join([*chain, str(base)])}")
-        return {}
+        problems.add(f"bases.{base}.base", f"refers to itself: {' -> '.join([*chain, base])}")
+        return None
     if base not in bases:
         problems.unknown(f"{where}.base", base, "base", bases)
-        return {}
-    below = problems.mapping(f"bases.{base}", bases[base])
-    below = _inherit(f"bases.{base}", below, bases, problems, (*chain, str(base)))
-    return merge(below, own) if below else {}
+        return None
+    below = _inherit(f"bases.{base}", bases[base], bases, problems, (*chain, base))
+    return None if below is None else merge(below, entry)
 
 
 def _tokenizer(where: str, flat: Mapping[str, Any], problems: Problems) -> TokenizerSpec | None:

@@ -9,6 +9,7 @@ import yaml
 
 from diffusability.errors import StudyError
 from diffusability.study.load import load_study, read_yaml
+from diffusability.study.resolve import resolve_study
 from tests.conftest import REPOSITORY
 
 SMOKE = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
@@ -158,6 +159,13 @@ CASES: list[tuple[str, Any, list[str]]] = [
     ("tokenizers", {}, ["tokenizers", "at least 1"]),
     ("tokenizers", ["conv-base"], ["tokenizers: expected a mapping"]),
     ("tokenizers.conv-base", "baseline", ["tokenizers.conv-base: expected a mapping"]),
+    # an empty entry is no reason to leave it out
+    ("backbones.none", {}, ["backbones.none: the key `arch` is required"]),
+    ("encoders.none", {}, ["encoders.none: the key `kind` is required"]),
+    ("datasets.none", {}, ["datasets.none: the key `kind` is required"]),
+    ("tokenizers.none", {}, ["tokenizers.none: holds no key"]),
+    (f"{BASE}.network", {}, ["conv-base.network: the key `arch` is required"]),
+    ("", {"bases": {"conv-f2d4": {}}}, ["tokenizers.conv-base.network", "conv-base.train: this"]),
     (f"{BASE}.base", "conv-f2d4", ["refers to itself: conv-f2d4 -> conv-f2d4"]),
     ("select.tokenizers", ["conv-base", "conv-base"], ["`conv-base` is named twice"]),
     ("backbones.sit-a.patch", 3, ["backbones.sit-a.patch: 3 does not divide the 4 x 4"]),
@@ -233,6 +241,12 @@ def test_bases_may_not_form_a_circle(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(study))
     with pytest.raises(StudyError, match="refers to itself: conv-f2d4 -> second -> conv-f2d4"):
         load_study(file)
+
+
+def test_a_base_may_be_empty() -> None:
+    study = changed("bases.nothing", {})
+    study["tokenizers"]["image"] = {"base": "nothing", "source": "pixels", "channels": 1}
+    assert "image" in resolve_study(study, "here").selected_tokenizers
 
 
 @pytest.mark.parametrize(
