@@ -18,9 +18,9 @@ from diffusability.scoring.request import (
     Request,
     check_stored,
     requested_study,
-    study_without_models,
 )
 from diffusability.scoring.run import run_study, write_study
+from diffusability.scoring.study_part import study_without_models
 from diffusability.scoring.table import Score, score_text
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study

@@ -12,15 +12,14 @@ from diffusability.data.array_files import SUFFIXES, read_array
 from diffusability.data.unseen import read_labels, read_masks
 from diffusability.errors import DataError, StudyError
 from diffusability.scoring.encoders import encoder_entry, is_saved_by_timm
+from diffusability.scoring.study_part import absolute_paths
 from diffusability.study.dataset import DATASETS, Dataset, UnseenDataset
 from diffusability.study.folder_content import is_image
-from diffusability.study.merge import merge
 from diffusability.study.names import INCEPTION, NAME
 from diffusability.study.problems import Problems
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import LatentsTokenizer
 from diffusability.study.vision_models import FACTS
-from diffusability.study.yaml_file import read_yaml
 from diffusability.tokenizers.external import latent_shape
 from diffusability.tokenizers.python_object import probe_shape
 from diffusability.tokenizers.stored import NAMES, check_latents, read_latents
@@ -33,7 +32,6 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "uniformity": {"points": 1000, "repeats": 5, "iterations": 500},
 }
 SIZE = 256  # pixels, of images in folders and archives
-PATHS = ("path", "weights", "labels", "masks")  # keys of entries that are files or folders
 
 
 @dataclass(frozen=True)
@@ -133,27 +131,6 @@ def check_stored(study: Study) -> None:
                     f"{entry.path}: {len(latents)} latents, where there are {data.images} images"
                 )
             check_latents(latents, entry.path)
-
-
-def study_without_models(files: Sequence[str], tokenizers: Sequence[str]) -> dict[str, Any]:
-    """Return a study file's mapping without diffusion models, for some of its tokenizers.
-
-    What it measures has the fingerprints, and so the numbers, of the whole study.
-    """
-    data: dict[str, Any] = {}
-    for file in files:
-        data = merge(data, read_yaml(file))
-    for key in ("backbones", "sampling", "report"):
-        data.pop(key, None)
-    metrics = {k: v for k, v in (data.get("metrics") or {}).items() if k != "generation"}
-    if isinstance(metrics.get("fisher"), dict):
-        of_models = ("learned", "reference")
-        metrics["fisher"] = {k: v for k, v in metrics["fisher"].items() if k not in of_models}
-    select = {k: v for k, v in (data.get("select") or {}).items() if k != "backbones"}
-    select = {k: v for k, v in select.items() if k not in ("seeds", "repeats")}
-    if tokenizers:
-        select["tokenizers"] = list(tokenizers)
-    return data | {"name": f"score-{data.get('name', '')}", "metrics": metrics, "select": select}
 
 
 def _dataset(request: Request) -> dict[str, Any]:
@@ -319,10 +296,9 @@ def _mapping(option: str, text: str) -> dict[str, Any]:
         found = None
     if not isinstance(found, Mapping):
         raise StudyError(f"{option} {text}: neither exists nor is an entry such as `kind: digits`")
-    return {
-        key: str(Path(value).absolute()) if key in PATHS and isinstance(value, str) else value
-        for key, value in found.items()
-    }
+    found = absolute_paths(found)
+    assert isinstance(found, dict)
+    return found
 
 
 def _name(given: str, taken: Mapping[str, Any]) -> str:
