@@ -1,14 +1,13 @@
 """The part of a study file that measures some of its tokenizers, without diffusion models."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from diffusability.errors import StudyError
+from diffusability.scoring.entries import absolute_paths
 from diffusability.study.merge import merge
 from diffusability.study.yaml_file import read_yaml
 
-PATHS = ("path", "val", "weights", "labels", "masks")  # keys of entries that are files or folders
 OF_MODELS = {  # what only diffusion models have, by section
     "metrics": ("generation",),
     "analysis": ("declared",),
@@ -39,7 +38,10 @@ def study_without_models(
         data[section] = _without(data.get(section) or {}, keys)
     for section in ("datasets", "encoders", "bases", "tokenizers"):
         if isinstance(data.get(section), Mapping):
-            data[section] = {k: absolute_paths(entry) for k, entry in data[section].items()}
+            data[section] = {
+                name: absolute_paths(entry) if isinstance(entry, Mapping) else entry
+                for name, entry in data[section].items()
+            }
     if isinstance(data["metrics"], Mapping):
         data["metrics"] = _measured(data["metrics"], metrics)
     if isinstance(data["select"], Mapping):
@@ -47,16 +49,6 @@ def study_without_models(
         named = {key: list(names) for key, names in chosen.items() if names}
         data["select"] = {**data["select"], **named}
     return data | {"name": f"score-{data.get('name', '')}"}
-
-
-def absolute_paths(entry: Any) -> Any:
-    """Return an entry of a study file with absolute paths; anything but a mapping as it is."""
-    if not isinstance(entry, Mapping):
-        return entry
-    return {
-        key: str(Path(value).absolute()) if key in PATHS and isinstance(value, str) else value
-        for key, value in entry.items()
-    }
 
 
 def _measured(declared: Mapping[str, Any], chosen: Sequence[str]) -> dict[str, Any]:

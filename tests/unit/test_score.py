@@ -19,13 +19,14 @@ from diffusability.metrics.velocity import measure_velocity
 from diffusability.report.scores import NOT_MEASURED, left_out_rows
 from diffusability.scoring import run as scoring_run
 from diffusability.scoring.command import main
+from diffusability.scoring.entries import PATHS
 from diffusability.scoring.latents import measure, score
 from diffusability.scoring.request import (
     Request,
     check_stored,
     requested_study,
 )
-from diffusability.scoring.study_part import PATHS, study_without_models
+from diffusability.scoring.study_part import study_without_models
 from diffusability.scoring.table import Score, score_text, side_by_side
 from diffusability.study.dataset import DATASETS
 from diffusability.study.encoder import ENCODERS
@@ -300,6 +301,44 @@ def test_bad_names_are_refused_in_a_sentence(files: Path, latents, words, messag
     with pytest.raises((StudyError, DataError, diffusability.errors.ArtifactError), match=message):
         main([word.format(files) for word in words] + ["--write", str(files / "s.yaml")])
     assert not (files / "s.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["conv-base", "--study", SMOKE, "--images", "x"], "--images: a study file states its"),
+        (["conv-base", "--study", SMOKE, "--size", "8"], "--size: a study file states its"),
+        (["conv-base", "--study", SMOKE, "--classes", "0"], "--classes: a study file states its"),
+        (["conv-base", "--study", SMOKE, "--labels", "x"], "--labels: a study file states its"),
+        (["conv-base", "--study", SMOKE, "--masks", "x"], "--masks: a study file states its"),
+        (["conv-base", "--study", SMOKE, "--weights", "x"], "--weights: a study file states its"),
+        (["conv-base", "--study", SMOKE, "--extractor", "x"], "--extractor: a study file states"),
+        (["--vae", "conv-base", "--study", SMOKE], "--vae: a study file states its"),
+        (["conv-base", "--study", SMOKE, "--metrics", "geometry"], "--metrics geometry: not among"),
+        (["{}/z.npy", "--size", "8"], "--size 8: is for images, and none are named"),
+        (["{}/z.npy", "--extractor", "kind: x"], "--extractor kind: x: is for images"),
+        (["{}/z.npy", "--classes", "4"], "--classes 4: latents without labels are of one class"),
+        (["{}/z.npy", "--weights", "w"], "--weights w: nothing that is scored takes it"),
+        (["{}/z.npy", "--images", "kind: digits", "--classes", "4"], "--classes 4: images of kind"),
+        (["{}/z.npy", "--images", "kind: digits", "--size", "9"], "--images.size: .*multiple|9"),
+        (["{}/z.npy", "--images", "{}", "--size", "0", "--classes", "1"], "greater than 0, got 0"),
+    ],
+)
+def test_options_that_are_not_used_are_refused(files: Path, words: list[str], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        main([word.format(files) for word in words] + ["--write", str(files / "s.yaml")])
+
+
+def test_options_narrow_a_study_and_override_an_entry(files: Path) -> None:
+    written = files / "s.yaml"
+    words = ["conv-base", "--study", SMOKE, "--metrics", "smoothness", "velocity"]
+    main([*words, "--write", str(written)])
+    assert set(load_study(written).selected_metrics) == {"velocity", "smoothness"}
+    request = Request([("", str(files / "z.npy"))], images="kind: digits, size: 16", size=8)
+    assert requested_study(request)["datasets"]["images"] == {"kind": "digits", "size": 8}
+    entry = "kind: zip, path: a.zip, size: 8"
+    request = Request([("", str(files / "z.npy"))], images=entry, classes=3)
+    assert requested_study(request)["datasets"]["images"]["num_classes"] == 3
 
 
 def test_the_study_can_be_written_and_read_again(files: Path, capsys) -> None:
