@@ -54,7 +54,7 @@ def _used(study: Study) -> list[Spec]:
     used: list[Spec] = [study.dataset]
     used += [study.encoders[name] for name in study.used_encoders]
     used += [study.generation] if study.has_models else []
-    tokenizers = [study.tokenizers[name] for name in study.selected_tokenizers]
+    tokenizers = [study.tokenizers[name] for name in study.made_tokenizers]
     used += tokenizers
     return used + [t.regularizer for t in tokenizers if isinstance(t, TokenizerSpec)]
 
