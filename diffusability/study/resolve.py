@@ -138,7 +138,7 @@ def _tokenizers(
         if not flat:
             problems.add(where, EMPTY)
             continue
-        if flat.get("source") in DERIVED_KEYS:
+        if isinstance(flat.get("source"), str) and flat["source"] in DERIVED_KEYS:
             derived[name] = flat
             continue
         if "source" in flat:
@@ -172,9 +172,11 @@ def _derived(
     for key in flat:
         if key not in keys:
             problems.unknown(f"{where}.{key}", key, "key", keys)
-    of = str(flat["of"])
-    trained = found.get(of)
-    if of not in entries:
+    of = flat["of"]
+    trained = found.get(of) if isinstance(of, str) else None
+    if not isinstance(of, str):
+        problems.add(f"{where}.of", f"expected the name of a tokenizer, got {show(of)}")
+    elif of not in entries:
         problems.unknown(f"{where}.of", of, "tokenizer", entries)
     elif isinstance(trained, TokenizerSpec):
         if flat["source"] == "level":
@@ -193,8 +195,10 @@ def _level(
     network = trained.network
     if not isinstance(network, HierarchicalNetwork):
         problems.add(f"{where}.of", f"`{of}` is not a trained tokenizer of arch hierarchical")
-    elif factor not in network.levels:
-        problems.add(f"{where}.factor", f"{factor} is none of the levels {list(network.levels)}")
+    elif type(factor) is not int or factor not in network.levels:  # 4.0 and true are no level
+        problems.add(
+            f"{where}.factor", f"{show(factor)} is none of the levels {list(network.levels)}"
+        )
     else:
         offered = network.model_copy(update={"factor": factor})
         return LevelTokenizer(source="level", of=of, network=offered)

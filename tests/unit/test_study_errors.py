@@ -147,6 +147,11 @@ CASES: list[tuple[str, Any, list[str]]] = [
     ("backbones.sit-a.depth", 2**53, ["sit-a.depth: input should be less than or equal to 1000"]),
     (f"{BASE}.network.width", 10**9, [".network.width", "less than or equal to 65536"]),
     (f"{BASE}.network.multipliers", [1, 999], ["network.multipliers.1", "equal to 256"]),
+    # lists where a name is expected
+    ("backbones.sit-a.size", ["S"], ["backbones.sit-a: size ['S'] is none of"]),
+    ("tokenizers.x", {"source": ["pixels"]}, ["tokenizers.x.source: unknown source `['pixels']`"]),
+    ("tokenizers.x", {"source": "means", "of": 3}, ["x.of: expected the name of a tokenizer, got"]),
+    ("tokenizers.x", {"source": "diffusers", "path": "x" * 5000}, ["x.factor: this key is req"]),
     # names are folders
     ("backbones", {"x" * 101: SIT}, ["backbones.'xxx", "longer than 100 characters"]),
     ("name", "x" * 101, ["name: string should have at most 100 characters"]),
