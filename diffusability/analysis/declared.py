@@ -15,6 +15,7 @@ from diffusability.analysis.snapshots import at_last_step
 from diffusability.analysis.verdicts import NOT_TESTABLE, UNDECIDED
 from diffusability.study.study import DEFAULTS, AnalysisSpec
 
+FEW = "fewer than three tokenizers have both values"
 AS_DECLARED, OPPOSITE = "as declared", "opposite"
 
 
@@ -69,7 +70,7 @@ def _row(
     for name, value in labels.items():
         chosen = chosen[chosen[name] == value]
     if chosen.empty:
-        reason = "fewer than three tokenizers have both values"
+        reason = _absent(measurements, labels) or FEW
         return labels | {"verdict": NOT_TESTABLE, "reason": reason}
     found = at_smallest_guidance(chosen).iloc[0].to_dict()
     labels |= {name: found[name] for name in ("step", "guidance", "n", "clusters")}
@@ -81,6 +82,21 @@ def _row(
         **{"turned_r": r, "turned_r_low": low, "turned_r_high": high},
         **{"p": found["pearson_p"], "verdict": UNDECIDED, "reason": ""},
     }
+
+
+def _absent(measurements: Measured, labels: Mapping[str, str]) -> str:
+    """Return why a run has nothing of a test; empty if it has something."""
+    there = {
+        "target": set(measurements.metrics),
+        "backbone": set(measurements.table["backbone"]),
+        "family": set(measurements.families),
+        "metric": set(measurements.metrics),
+    }
+    missing = [kind for kind, names in there.items() if labels[kind] not in names]
+    if not missing:
+        return ""
+    doubt = " or not applicable" if labels["metric"] not in there["metric"] else ""
+    return f"{' and '.join(missing)} not selected in this run{doubt}"
 
 
 def _hindrance(found: Mapping[Hashable, Any], measurements: Measured, panel: Panel) -> str:

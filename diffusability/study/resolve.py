@@ -8,8 +8,9 @@ from pydantic import BaseModel
 
 from diffusability.study.backbone import BACKBONES
 from diffusability.study.dataset import DATASETS
+from diffusability.study.declarable import declarable_metrics, declarable_targets
 from diffusability.study.encoder import ENCODERS, InceptionEncoder, Use
-from diffusability.study.generation import GENERATION, GenerationMetric
+from diffusability.study.generation import GenerationMetric
 from diffusability.study.merge import merge
 from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.names import ENCODER_NAME, INCEPTION, INCEPTION_SPATIAL, MAX_NAME, NAME
@@ -374,7 +375,7 @@ def _check_inception(study: Study, problems: Problems) -> None:
 def _check_declared(
     study: Study, declared: Mapping[str, Mapping[str, Any]], problems: Problems
 ) -> None:
-    """Declared tests must be of metrics, backbones and families that there are."""
+    """Declared tests must be of what the study measures; `select` may leave some of it out."""
     tests = study.analysis.declared
     if tests is None:
         return
@@ -385,11 +386,14 @@ def _check_declared(
     for family in tests.families:
         if family not in families:
             problems.unknown("analysis.declared.families", family, "family", families)
-    shown = METRIC_GROUPS.shown("headline", "proxy", "further")
-    _check_list("analysis.declared.metrics", tests.metrics, "metric", shown, problems)
-    if not any(quantity.covers(tests.target) for quantity in GENERATION):
-        names = [name for quantity in GENERATION for name in quantity.names.split()]
-        problems.unknown("analysis.declared.target", tests.target, "metric", names)
+    if "metrics" not in study.model_fields_set:
+        return
+    where, shown = "analysis.declared.metrics", declarable_metrics(study.metrics)
+    _check_list(where, tests.metrics, "metric", shown, problems)
+    generation = study.metrics.generation
+    targets = () if generation is None else declarable_targets(generation)
+    if tests.target not in targets:
+        problems.unknown("analysis.declared.target", tests.target, "metric", targets)
 
 
 def _check_list(
