@@ -416,14 +416,16 @@ def _check_list(
 
 def _check_latents(study: Study, problems: Problems) -> None:
     """Latents on disk generate no images, and what is measured must be there."""
+    makers = ["`backbones`"] if study.has_models else []
+    makers += ["`metrics.generation.controls`"] if study.controls else []
     for name in study.selected_tokenizers:
         entry = study.tokenizers[name]
-        if study.has_models and not entry.decodes:
+        if makers and not entry.decodes:
             what = "features of an encoder" if entry.encodes else "latents on disk"
             problems.add(
                 f"tokenizers.{name}",
-                f"{what} have no decoder, so no images can be generated from them; leave "
-                "it, or the backbones, out of `select`",
+                f"{what} have no decoder, so no images can be generated from them; leave it out "
+                f"of `select.tokenizers`, or {' and '.join(makers)} out of the study",
             )
         if not study.dataset.has_images and entry.encodes:
             problems.add(

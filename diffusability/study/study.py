@@ -172,6 +172,11 @@ class Study(Spec):
         return () if generation is None else generation.controls
 
     @property
+    def generates(self) -> bool:
+        """Whether images are generated from latents: by diffusion models, or as controls."""
+        return self.has_models or bool(self.controls)
+
+    @property
     def fisher_reference(self) -> str | None:
         """The tokenizer whose learned Fisher curves the others deviate from, if any."""
         fisher = self.metrics.fisher
@@ -183,8 +188,8 @@ class Study(Spec):
         chosen = self.selected_metrics.values()
         names = [n for t in self.made_tokenizers for n in self.tokenizers[t].encoders.values()]
         names += [name for options in chosen for name in options.encoders.values()]
-        generation = self.metrics.generation
-        if generation is not None and (self.has_models or self.controls):
+        generation = self.metrics.generation  # none: another problem of the file
+        if generation is not None and self.generates:
             names += [generation.extractor, *(generation.fdr6 or ())]
         return tuple(dict.fromkeys(names))
 

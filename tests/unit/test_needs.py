@@ -104,3 +104,15 @@ def test_remedies_install_from_the_checkout_or_by_the_names_of_packages(
     named = ["numpy>=2", "timm>=1.0.31; extra == 'paper'", "mypy; extra == 'dev'"]
     monkeypatch.setattr(commands, "requires", lambda package: named)
     assert commands.install_command("paper") == "pip install 'timm>=1.0.31'"
+
+
+def test_controls_alone_need_the_reference_of_generation() -> None:
+    study = read_yaml(REPOSITORY / "studies/smoke.yaml")
+    del study["backbones"]
+    study["encoders"]["inception"] = {"kind": "inception", "weights": "inception.pth"}
+    reference = {"extractor": "inception", "reference_statistics": "nowhere.npz"}
+    study["metrics"]["generation"] = reference | {"controls": ["gaussian"]}
+    needs = {need.path.name for need in missing(study_needs(resolve_study(study, "here")))}
+    assert needs == {"inception.pth", "nowhere.npz"}
+    study["metrics"]["generation"]["controls"] = []
+    assert not missing(study_needs(resolve_study(study, "here")))

@@ -364,3 +364,27 @@ select: {dataset: digit, tokenizers: [v], backbones: [s]}
         "select.dataset",
         "select.tokenizers",
     }
+
+
+def test_what_generates_from_latents_without_a_decoder_is_named() -> None:
+    study = changed("tokenizers.z", {"source": "encoder", "encoder": "glyph", "factor": 2})
+    study["tokenizers"]["z"]["channels"] = 16
+    models, controls = "`backbones`", "`metrics.generation.controls`"
+    study["metrics"]["generation"]["controls"] = ["gaussian"]
+
+    def refused(makers: str) -> bool:
+        with pytest.raises(StudyError) as caught:
+            resolve_study(study, "here")
+        advice = f"leave it out of `select.tokenizers`, or {makers} out of the study"
+        return str(caught.value).endswith(advice)
+
+    assert refused(f"{models} and {controls}")
+    del study["backbones"]
+    assert refused(controls)
+    study["metrics"]["generation"].pop("controls")
+    assert "z" in resolve_study(study, "here").selected_tokenizers  # the advice works
+    study["metrics"]["generation"]["controls"] = ["gaussian"]
+    study["select"]["tokenizers"] = ["conv-base"]
+    found = resolve_study(study, "here")
+    assert found.generates
+    assert not found.has_models
