@@ -61,7 +61,9 @@ class Problems:
 
     def add(self, where: str, reason: str) -> None:
         """Record that the value at the key path `where` is wrong."""
-        self.lines.append(f"{where}: {reason}")
+        line = f"{where}: {reason}"
+        if line not in self.lines:  # several tokenizers share a base
+            self.lines.append(line)
 
     def unknown(self, where: str, name: object, kind: str, valid: Iterable[str]) -> None:
         """Record that `name` at the key path `where` is no known `kind`."""

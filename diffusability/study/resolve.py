@@ -58,6 +58,8 @@ def resolve_study(data: Mapping[str, Any], source: str) -> Study:
     problems = Problems()
     resolved = {str(key): value for key, value in data.items()}
     bases = problems.mapping("bases", resolved.pop("bases", {}))
+    for name, base in bases.items():  # also one that no tokenizer names
+        problems.mapping_or_none(f"bases.{name}", base)
     declared = {
         section: problems.mapping(section, resolved.get(section, {})) for section in SECTIONS
     }

@@ -164,6 +164,8 @@ CASES: list[tuple[str, Any, list[str]]] = [
     ("tokenizers", {}, ["tokenizers", "at least 1"]),
     ("tokenizers", ["conv-base"], ["tokenizers: expected a mapping"]),
     ("tokenizers.conv-base", "baseline", ["tokenizers.conv-base: expected a mapping"]),
+    ("bases.unused", 3, ["1 problem;", "bases.unused: expected a mapping of names to values"]),
+    ("bases.conv-f2d4", None, ["1 problem;", "bases.conv-f2d4: expected a mapping"]),
     # an empty entry is no reason to leave it out
     ("backbones.none", {}, ["backbones.none: the key `arch` is required"]),
     ("encoders.none", {}, ["encoders.none: the key `kind` is required"]),
