@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from diffusability.artifacts.gc import find_evictable, find_garbage, find_leftovers, remove
 from diffusability.artifacts.inventory import damage, finished, is_done, lost
@@ -23,6 +24,7 @@ from diffusability.study.commands import Run, set_run
 from diffusability.study.file import schema
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
+from diffusability.study.problems import show
 from diffusability.study.stages import BULK
 from diffusability.study.workflow_files import CLAIMS, default_study, workflow_folder
 
@@ -90,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
             action="append",
             help="study file (the default study); may be given again",
         )
-        sub.add_argument("--config", type=json.loads, default={}, help="overrides, as JSON")
+        sub.add_argument("--config", type=_overrides, default={}, help="overrides, as JSON")
         return sub
 
     add("schema", _schema, "print the JSON schema of a study file, for editors")
@@ -162,6 +164,19 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: at least 1")
     return number
+
+
+def _overrides(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        example = '{"select": {"tokenizers": ["a"]}}'
+        raise argparse.ArgumentTypeError(
+            f"{show(text)}: not a mapping of keys in JSON such as {example}"
+        )
+    return found
 
 
 def _size(text: str) -> int:

@@ -9,18 +9,23 @@ from statsmodels.stats.multitest import multipletests
 
 from diffusability.analysis.correlation import at_smallest_guidance, turned
 from diffusability.analysis.frames import table_frame
+from diffusability.analysis.panels import Measured
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.analysis.verdicts import NOT_TESTABLE, UNDECIDED
 from diffusability.study.study import DEFAULTS, AnalysisSpec
 
+FEW = "fewer than three tokenizers have both values"
 AS_DECLARED, OPPOSITE = "as declared", "opposite"
 
 
-def declared_tests(correlations: pd.DataFrame, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
+def declared_tests(
+    correlations: pd.DataFrame, measurements: Measured, analysis: AnalysisSpec = DEFAULTS
+) -> pd.DataFrame:
     """Return one row per declared test.
 
     Args:
-        correlations: from ``correlate``. analysis: confidence and `declared`.
+        correlations: from ``correlate``. measurements: as they were correlated.
+        analysis: confidence and `declared`.
 
     Returns:
         ``turned_r``: Pearson's r, turned so that it is positive if a metric that its declaration
@@ -35,7 +40,7 @@ def declared_tests(correlations: pd.DataFrame, analysis: AnalysisSpec = DEFAULTS
         return table_frame("declared_tests", [])
     last = at_last_step(correlations)
     rows = [
-        _row(last, metric, declared.target, backbone, family)
+        _row(last, measurements, metric, declared.target, backbone, family)
         for family in declared.families
         for backbone in declared.backbones
         for metric in declared.metrics
@@ -54,6 +59,7 @@ def declared_tests(correlations: pd.DataFrame, analysis: AnalysisSpec = DEFAULTS
 
 def _row(
     correlations: pd.DataFrame,
+    measurements: Measured,
     metric: str,
     target: str,
     backbone: str,
@@ -64,7 +70,7 @@ def _row(
     for name, value in labels.items():
         chosen = chosen[chosen[name] == value]
     if chosen.empty:
-        reason = "fewer than three tokenizers have both values"
+        reason = _absent(measurements, labels) or FEW
         return labels | {"verdict": NOT_TESTABLE, "reason": reason}
     found = at_smallest_guidance(chosen).iloc[0].to_dict()
     labels |= {name: found[name] for name in ("step", "guidance", "n", "clusters")}
@@ -76,6 +82,21 @@ def _row(
         **{"turned_r": r, "turned_r_low": low, "turned_r_high": high},
         **{"p": found["pearson_p"], "verdict": UNDECIDED, "reason": ""},
     }
+
+
+def _absent(measurements: Measured, labels: Mapping[str, str]) -> str:
+    """Return why a run has nothing of a test; empty if it has something."""
+    there = {
+        "target": set(measurements.metrics),
+        "backbone": set(measurements.table["backbone"]),
+        "family": set(measurements.families),
+        "metric": set(measurements.metrics),
+    }
+    missing = [kind for kind, names in there.items() if labels[kind] not in names]
+    if not missing:
+        return ""
+    doubt = " or not applicable" if labels["metric"] not in there["metric"] else ""
+    return f"{' and '.join(missing)} not selected in this run{doubt}"
 
 
 def _hindrance(found: Mapping[Hashable, Any]) -> str:

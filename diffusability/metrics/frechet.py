@@ -21,27 +21,7 @@ from diffusability.errors import MeasurementError
 from diffusability.metrics.feature_moments import FeatureMoments, merge_moments
 from diffusability.metrics.measurement import Measurement
 from diffusability.statistics import delete_block_stderr
-from diffusability.study.names import INCEPTION, INCEPTION_SPATIAL
-
-
-def distance_name(distance: str, extractor: str) -> str:
-    """Return the name of a Fréchet distance in metric names.
-
-    Args:
-        distance: "fd", "fd_infinity" or "ifd".
-        extractor: name of the feature extractor; a study reserves `inception` for the network
-            that the FID is defined with.
-
-    Returns:
-        ``<distance>_<extractor>``; for Inception "fid", "fid_infinity", "ifid", and for its
-        spatial features the same with an "s" in front.
-    """
-    if extractor == INCEPTION:
-        return distance.replace("fd", "fid")
-    if extractor == INCEPTION_SPATIAL:
-        return "s" + distance.replace("fd", "fid")
-    return f"{distance}_{extractor}"
-
+from diffusability.study.names import distance_name as distance_name  # also used from here
 
 _PANEL = 256  # columns per matrix product
 _CHOLESKY_PANEL = 128  # columns per step of the factorisation

@@ -113,8 +113,11 @@ def _images(manifest: Mapping[str, Any]) -> str:
 
 
 def _repeats(plan: Plan) -> str:
-    repeated = plan.study.select.repeats
-    return f"; {len(repeated)} have further seeds, for the noise floor" if repeated else ""
+    study = plan.study
+    crossed = len(study.select.tokenizer_seeds) * len(study.select.seeds)
+    repeated = sum(len(study.seeds_of(name)) > crossed for name in study.selected_tokenizers)
+    have = "has" if repeated == 1 else "have"
+    return f"; {repeated} {have} further seeds, for the noise floor" if repeated else ""
 
 
 def _equality(plan: Plan) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from diffusability.errors import StudyError
 from diffusability.report.page import write_page
 from diffusability.scoring.against import against_text, places_on_page, read_known
 from diffusability.scoring.expected import expected, spaces_of
@@ -18,9 +19,9 @@ from diffusability.scoring.request import (
     Request,
     check_stored,
     requested_study,
-    study_without_models,
 )
 from diffusability.scoring.run import run_study, write_study
+from diffusability.scoring.study_part import study_without_models
 from diffusability.scoring.table import Score, score_text
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
@@ -28,6 +29,8 @@ from diffusability.study.resolve import resolve_study
 FOLDER = "diffusability-score"
 EXPECTED = "score-expected.csv"
 PAGE = "score.html"
+# options on what is scored that is in no study file; each has the name of a field of `Request`
+OPTIONS = ("images", "size", "classes", "labels", "masks", "weights", "extractor")
 WRITTEN = (PAGE, "score.csv", "score.json", EXPECTED, "score.yaml")
 
 
@@ -121,11 +124,17 @@ def _expectations(
 
 
 def _study(arguments: argparse.Namespace) -> dict[str, Any]:
-    if arguments.study:
-        return study_without_models(arguments.study, [name for _, name in arguments.items])
-    fields = ("images", "size", "classes", "labels", "masks", "weights", "extractor", "metrics")
-    named: dict[str, Any] = {name: getattr(arguments, name) for name in fields}
-    return requested_study(Request(items=arguments.items, **named))
+    named: dict[str, Any] = {name: getattr(arguments, name) for name in OPTIONS}
+    if not arguments.study:
+        return requested_study(Request(items=arguments.items, **named, metrics=arguments.metrics))
+    kinds = {kind: name for kind, name in arguments.items if kind not in ("", "tokenizer")}
+    for option in (*kinds, *(name for name, value in named.items() if value is not None)):
+        raise StudyError(
+            f"--{option}: a study file states its images, networks and files itself; leave the "
+            "option out, or change the file (--study)"
+        )
+    names = [name for _, name in arguments.items]
+    return study_without_models(arguments.study, names, arguments.metrics)
 
 
 def main(words: Sequence[str]) -> int:

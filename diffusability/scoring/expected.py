@@ -23,7 +23,7 @@ from diffusability.analysis.prediction import (
 )
 from diffusability.artifacts.card import read_card
 from diffusability.errors import DiffusabilityError, MeasurementError
-from diffusability.scoring.table import Score, is_unconditional, score_name
+from diffusability.scoring.table import Score, is_unconditional, score_name, tokenizer_of
 from diffusability.study.plan import Plan
 from diffusability.study.stages import path_template
 
@@ -192,7 +192,7 @@ def _expected(score: Score, space: Space, study: FinishedStudy, panel: Panel) ->
         guidance,
     )
     reasons: dict[str, None] = {}
-    for family in families(Measured.of(study.table)):
+    for family in _families(study.table, tokenizer_of(score.name)):
         known = study.space(family)
         reason = _foreign(space, known)
         if known is None or reason:
@@ -200,6 +200,12 @@ def _expected(score: Score, space: Space, study: FinishedStudy, panel: Panel) ->
             continue
         return _of_family(score, space, known, study, panel, family, empty)
     return replace(empty, note="; ".join(reasons))
+
+
+def _families(table: pd.DataFrame, tokenizer: str) -> list[str]:
+    """Return the families of a table; that of a tokenizer of the table comes first."""
+    own = set(table.loc[table["tokenizer"] == tokenizer, "family"])
+    return sorted(families(Measured.of(table)), key=lambda family: family not in own)
 
 
 def _foreign(space: Space, known: Space | None) -> str:
@@ -238,7 +244,8 @@ def _of_family(
             "study's file, with --study",
         )
     points = points_of(study.table, panel, family, usable)
-    own, truth = np.array([name == score.name for name in points.tokenizers]), ""
+    tokenizer = tokenizer_of(score.name)
+    own, truth = np.array([name == tokenizer for name in points.tokenizers]), ""
     if own.any():  # what is to be predicted must not be in the fit, nor must its like
         truth = f"Its own cluster is not in the fit; measured is {np.exp(points.y[own][0]):.4g}"
         points = points.of(points.clusters != points.clusters[own][0])

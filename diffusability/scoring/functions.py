@@ -6,8 +6,11 @@ Args of all:
     labels: (N,) integer classes; None: all of one class.
     masks: (N, h, w) foreground, true or false or its share in [0, 1], at the resolution of the
         images or of the latents.
-    seed: of all that is drawn at random; 0 gives the numbers of a study.
-    options: as under `metrics` of a study file (docs/options.md).
+    seed: of all that is drawn at random; 0 draws what a study draws, so that equal latents and
+        options give its numbers. The linear probe and uniformity of a study read more than arrays
+        hold: the training set, and draws of the posteriors.
+    options: as under `metrics` of a study file (docs/options.md), without those that ask for what
+        arrays do not hold.
 
 All return `Measurements` and raise `MeasurementError` for bad input, and where the metric does not
 apply to it; the message says why.

@@ -23,7 +23,7 @@ from diffusability.stages.make import load_code
 from diffusability.study.fingerprint import derive_seed
 from diffusability.study.metric_group import LACKING
 from diffusability.study.metrics import METRIC_GROUPS, FisherMetric
-from diffusability.study.problems import Problems
+from diffusability.study.problems import Problems, nearest
 
 Array = Tensor | np.ndarray[Any, Any]
 
@@ -48,18 +48,28 @@ def score(
         masks: (N, h, w) foreground, true or false or its share in [0, 1], at the resolution of the
             images or of the latents; None leaves SRSS out.
         metrics: groups of `OF_LATENTS`.
-        seed: of all that is drawn at random; 0 gives the numbers of a study.
+        seed: of all that is drawn at random; 0 draws what a study draws, so that equal latents and
+            options give its numbers. The linear probe and uniformity of a study read more than
+            arrays hold: the training set, and draws of the posteriors.
         name: what tables call the latents.
         progress: whether it shows which metric is being measured; None: on a terminal.
-        options: of a group, by its name, as in a study: `uniformity={"points": 2000}`.
+        options: of a group, by its name, as in a study: `uniformity={"points": 2000}`; those that
+            ask for what arrays do not hold, such as `semantics={"probe": "train"}`, are refused.
 
     Returns:
         A table in a notebook; `s["velocity.viv"]`, `s.to_frame()`, `s.plot()`. A metric that fails
         is left out with its reason.
 
     Raises:
-        MeasurementError: latents, labels or masks do not fit together, or hold NaN.
+        MeasurementError: latents, labels or masks do not fit together, or hold NaN; or options are
+            of no group of `metrics`.
     """
+    for group in options:
+        if group not in metrics:
+            raise MeasurementError(
+                f"options of `{group}`: it is not among the metrics of this score "
+                f"({nearest(group, metrics)})"
+            )
     given = _Given.of(latents, labels, masks)
     found: list[Mapping[str, Any]] = []
     left_out: dict[str, str] = {}
@@ -153,6 +163,10 @@ def _measure(group: str, given: _Given, seed: int, options: Mapping[str, Any]) -
     lacking = [LACKING[need] for need in declared.needs if need in given.lacking]
     if lacking:
         raise MeasurementError("; ".join(lacking))
+    for key, value in options.items():
+        there, reason = _NOT_IN_ARRAYS.get((group, key), _NOT_IN_ARRAYS.get(("", key), (value, "")))
+        if value != there:
+            raise MeasurementError(f"options of {group}.{key}: {reason}; leave it out")
     problems = Problems()
     spec = problems.validate(group, dict(options), declared.options)
     if spec is None:
@@ -202,7 +216,19 @@ def _fisher(given: _Given, spec: FisherMetric, seed: int) -> list[Measurement]:
     return found
 
 
-# names of the random streams, those of the stages: equal seeds give the numbers of a study
+# options of a study that ask for what arrays do not hold, by group (empty: of every group) and key:
+# the value that describes arrays (None: no value does), and why there is no other
+_UNSPLIT = "arrays are not split into training and validation images"
+_NOT_IN_ARRAYS: dict[tuple[str, str], tuple[Any, str]] = {
+    ("", "split"): ("all", _UNSPLIT),
+    ("semantics", "probe"): ("folds", f"{_UNSPLIT}, so the probe is cross-validated"),
+    ("semantics", "probe_images"): (None, f"{_UNSPLIT}, so the probe is cross-validated"),
+    ("uniformity", "posterior"): ("mean", "arrays hold one latent per image, and no posterior"),
+    ("uniformity", "flip"): (False, "arrays hold no latents of mirrored images"),
+    ("fisher", "learned"): (None, "arrays come without diffusion models"),
+    ("fisher", "reference"): (None, "arrays come without diffusion models"),
+}
+# names of the random streams, those of the stages: equal seeds draw what a study draws
 _STREAMS = {"semantics": "folds", "uniformity": "repeats", "fisher": "mixture"}
 _DIRECT: dict[str, Callable[[_Given, Any, int], list[Measurement]]] = {
     "semantics": _semantics,

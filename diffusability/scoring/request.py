@@ -6,34 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from diffusability.data.array_files import SUFFIXES, read_array
 from diffusability.data.unseen import read_labels, read_masks
 from diffusability.errors import DataError, StudyError
 from diffusability.scoring.encoders import encoder_entry, is_saved_by_timm
+from diffusability.scoring.entries import images_entry, is_entry, read_entry
 from diffusability.study.dataset import DATASETS, Dataset, UnseenDataset
-from diffusability.study.folder_content import is_image
-from diffusability.study.merge import merge
 from diffusability.study.names import INCEPTION, NAME
 from diffusability.study.problems import Problems
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import LatentsTokenizer
 from diffusability.study.vision_models import FACTS
-from diffusability.study.yaml_file import read_yaml
 from diffusability.tokenizers.external import latent_shape
 from diffusability.tokenizers.python_object import probe_shape
 from diffusability.tokenizers.stored import NAMES, check_latents, read_latents
 
-ARCHIVES = {".zip": "zip", ".parquet": "parquet", ".tar": "tar"}
 OF_LATENTS = ("velocity", "semantics", "spatial", "smoothness", "uniformity", "fisher")
 # options that differ from those of a study: seconds in the place of minutes, any size of class
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "velocity": {"unconditional_fallback": True, "quick": True},
     "uniformity": {"points": 1000, "repeats": 5, "iterations": 500},
 }
-SIZE = 256  # pixels, of images in folders and archives
-PATHS = ("path", "weights", "labels", "masks")  # keys of entries that are files or folders
 
 
 @dataclass(frozen=True)
@@ -75,12 +68,13 @@ def requested_study(request: Request) -> dict[str, Any]:
             "score: nothing is named; give --vae, --tokenizer, --encoder or --latents, or their "
             "names alone"
         )
+    _check_options(request)
     dataset = _dataset(request)
     shape = _checked(dataset)
     tokenizers: dict[str, Any] = {}
     encoders: dict[str, Any] = {}
     if request.extractor is not None:
-        entry = _mapping("--extractor", request.extractor)
+        entry = read_entry("--extractor", request.extractor)
         encoders[_extractor_name(entry)] = entry
     for kind, given in request.items:
         if _kind(kind, given) == "encoder":
@@ -135,46 +129,49 @@ def check_stored(study: Study) -> None:
             check_latents(latents, entry.path)
 
 
-def study_without_models(files: Sequence[str], tokenizers: Sequence[str]) -> dict[str, Any]:
-    """Return a study file's mapping without diffusion models, for some of its tokenizers.
+def _check_options(request: Request) -> None:
+    """Refuse options that nothing of what is named takes.
 
-    What it measures has the fingerprints, and so the numbers, of the whole study.
+    Raises:
+        StudyError: naming the option and what to do.
     """
-    data: dict[str, Any] = {}
-    for file in files:
-        data = merge(data, read_yaml(file))
-    for key in ("backbones", "sampling", "report"):
-        data.pop(key, None)
-    metrics = {k: v for k, v in (data.get("metrics") or {}).items() if k != "generation"}
-    if isinstance(metrics.get("fisher"), dict):
-        of_models = ("learned", "reference")
-        metrics["fisher"] = {k: v for k, v in metrics["fisher"].items() if k not in of_models}
-    select = {k: v for k, v in (data.get("select") or {}).items() if k != "backbones"}
-    select = {k: v for k, v in select.items() if k not in ("seeds", "repeats")}
-    if tokenizers:
-        select["tokenizers"] = list(tokenizers)
-    return data | {"name": f"score-{data.get('name', '')}", "metrics": metrics, "select": select}
+    weights = request.weights
+    if weights is not None and not any(_takes_weights(*item) for item in request.items):
+        raise StudyError(
+            f"--weights {weights}: nothing that is scored takes it: a folder holds its own, an "
+            "entry names them (`weights: FILE`), and latents have none; leave the option out"
+        )
+    if request.images is not None:
+        if request.labels is not None or request.masks is not None:
+            raise StudyError("--labels and --masks are of latents; images have their own")
+        return
+    for option, value in (("--size", request.size), ("--extractor", request.extractor)):
+        if value is not None:
+            raise StudyError(
+                f"{option} {value}: is for images, and none are named; name them with --images "
+                "FOLDER, or leave the option out"
+            )
+    if request.classes is not None and request.labels is None:
+        raise StudyError(
+            f"--classes {request.classes}: latents without labels are of one class; name a file "
+            "with --labels FILE, or leave the option out"
+        )
+
+
+def _takes_weights(kind: str, name: str) -> bool:
+    """Return whether the file of `--weights` is used for one thing that is scored."""
+    match _kind(kind, name):
+        case "tokenizer":
+            return True
+        case "encoder":
+            return not is_entry(name) and (name in FACTS or not Path(name).is_dir())
+    return False
 
 
 def _dataset(request: Request) -> dict[str, Any]:
-    given = request.images
-    if given is None:
+    if request.images is None:
         return _unseen(request)
-    if request.labels or request.masks:
-        raise StudyError("--labels and --masks are of latents; images have their own")
-    if ":" in given and not Path(given).exists():
-        return _mapping("--images", given)
-    path = Path(given).absolute()
-    if not path.exists():
-        raise StudyError(f"{given}: there is no such folder or archive of images")
-    entry: dict[str, Any] = {"path": str(path), "size": request.size or SIZE}
-    if path.is_dir():
-        return {"kind": "folder", **entry, "num_classes": request.classes or _class_folders(path)}
-    if path.suffix not in ARCHIVES:
-        raise StudyError(f"{given}: images are a folder, or a file of {', '.join(ARCHIVES)}")
-    if request.classes is None:
-        raise StudyError(f"{given}: say how many classes the archive has: --classes N")
-    return {"kind": ARCHIVES[path.suffix], **entry, "num_classes": request.classes}
+    return images_entry(request.images, request.size, request.classes)
 
 
 def _unseen(request: Request) -> dict[str, Any]:
@@ -190,21 +187,12 @@ def _unseen(request: Request) -> dict[str, Any]:
         largest = int(labels.max()) if labels.numel() else 0
         entry |= {
             "labels": str(Path(request.labels).absolute()),
-            "num_classes": request.classes or max(1, largest + 1),
+            "num_classes": max(1, largest + 1) if request.classes is None else request.classes,
         }
     if request.masks is not None:
         masks = read_array(request.masks, ("masks", "mask", "foreground"))
         entry |= {"masks": str(Path(request.masks).absolute()), "size": int(masks.shape[-1])}
     return entry
-
-
-def _class_folders(path: Path) -> int:
-    """Return the number of class folders; 1 for images without any."""
-    root = path / "train" if (path / "train").is_dir() else path
-    folders = [each for each in root.iterdir() if each.is_dir() and each.name[0] != "."]
-    if not folders and not any(is_image(each.name) for each in root.iterdir()):
-        raise StudyError(f"{root}: there are no images in this folder")
-    return max(1, len(folders))
 
 
 def _kind(kind: str, name: str) -> str:
@@ -269,7 +257,7 @@ def _features(name: str, request: Request, shape: Dataset) -> tuple[dict[str, An
     """Return factor and channels of an encoder's feature map, and the encoder's entry."""
     if not shape.has_images:
         raise StudyError(f"{name}: name the images that it encodes: --images FOLDER")
-    mapping = _mapping("--encoder", name) if re.search(r"\w: ", name) else None
+    mapping = read_entry("--encoder", name) if is_entry(name) else None
     encoder, factor, channels = encoder_entry(
         name, request.weights, mapping, shape.image_channels, shape.size
     )
@@ -294,7 +282,7 @@ def _metrics(request: Request, images: bool) -> dict[str, Any]:
     if images:
         metrics |= {"equivariance": dict(split), "reconstruction": dict(split)}
         if request.extractor is not None:
-            name = _extractor_name(_mapping("--extractor", request.extractor))
+            name = _extractor_name(read_entry("--extractor", request.extractor))
             metrics["reconstruction"]["extractor"] = name
             metrics["continuity"] = {"extractor": name}
     chosen = request.metrics or tuple(metrics)
@@ -311,24 +299,10 @@ def _extractor_name(entry: Mapping[str, Any]) -> str:
     return INCEPTION if entry.get("kind") == "inception" else "extractor"
 
 
-def _mapping(option: str, text: str) -> dict[str, Any]:
-    """Return an entry that an option holds; its paths are absolute, as the study runs elsewhere."""
-    try:
-        found = yaml.safe_load(text if text.lstrip().startswith("{") else f"{{{text}}}")
-    except yaml.YAMLError:
-        found = None
-    if not isinstance(found, Mapping):
-        raise StudyError(f"{option} {text}: neither exists nor is an entry such as `kind: digits`")
-    return {
-        key: str(Path(value).absolute()) if key in PATHS and isinstance(value, str) else value
-        for key, value in found.items()
-    }
-
-
 def _name(given: str, taken: Mapping[str, Any]) -> str:
     """Return a name for tables, from a path or a class."""
     last = given.rpartition(":")[2] if ":" in given else Path(given).absolute().name
-    last = "encoder" if re.search(r"\w: ", given) else last
+    last = "encoder" if is_entry(given) else last
     for suffix in SUFFIXES:
         last = last.removesuffix(suffix)
     name = re.sub(r"[^a-z0-9.+-]+", "-", last.lower()).strip("-.+") or "latents"

@@ -89,6 +89,11 @@ def score_name(tokenizer: str, seed: str, seeds: Collection[str]) -> str:
     return tokenizer if len(seeds) == 1 else f"{tokenizer}/s{seed}"
 
 
+def tokenizer_of(name: str) -> str:
+    """Return the tokenizer of a score's name; names of tokenizers have no slash."""
+    return name.partition("/")[0]
+
+
 def shown_rows(score: Score) -> list[tuple[str, str, Mapping[str, Any]]]:
     """Return perspective, short name and measurement of what the table shows, in order."""
     found = []

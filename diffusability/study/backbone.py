@@ -187,7 +187,7 @@ class TransformerBackbone(Backbone):
             return data
         data = dict(data)
         size = data.pop("size")
-        if size not in PUBLISHED_SIZES:
+        if not isinstance(size, str) or size not in PUBLISHED_SIZES:
             raise ValueError(f"size {size!r} is none of {', '.join(PUBLISHED_SIZES)}")
         clash = sorted({"width", "depth", "heads"} & set(data))
         if clash:

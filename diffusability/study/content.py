@@ -44,9 +44,9 @@ def content_digest(path: str | Path, suffixes: tuple[str, ...] = ()) -> str | No
         64 hexadecimal digits, or None where there is nothing at `path` (for a folder: no file).
     """
     path = Path(path).absolute()
-    if path.is_file():
+    if os.path.isfile(path):  # unlike `is_file`, without an error for a path that is too long
         return file_digests(path.parent, [path.name], memory=path)[path.name]
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return None
     files = [file for file in _below(path) if not suffixes or file.suffix in suffixes]
     if not files:

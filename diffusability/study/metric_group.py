@@ -208,8 +208,3 @@ class MetricGroups(Mapping[str, MetricGroup]):
         """Return the first shown metric of each group of the ranks, by short name."""
         shown = [group for group in self._groups.values() if group.shows and group.rank in ranks]
         return dict(next(iter(group.shows.items())) for group in shown)
-
-    def shown(self, *ranks: Rank) -> tuple[str, ...]:
-        """Return all shown metrics of the groups of the ranks."""
-        groups = [group for group in self._groups.values() if group.rank in ranks]
-        return tuple(metric for group in groups for metric in group.shows.values())

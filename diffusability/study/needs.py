@@ -53,8 +53,8 @@ def _used(study: Study) -> list[Spec]:
     """Return what the selection runs of all that is declared."""
     used: list[Spec] = [study.dataset]
     used += [study.encoders[name] for name in study.used_encoders]
-    used += [study.generation] if study.has_models else []
-    tokenizers = [study.tokenizers[name] for name in study.selected_tokenizers]
+    used += [study.generation] if study.generates else []
+    tokenizers = [study.tokenizers[name] for name in study.made_tokenizers]
     used += tokenizers
     return used + [t.regularizer for t in tokenizers if isinstance(t, TokenizerSpec)]
 

@@ -61,7 +61,9 @@ class Problems:
 
     def add(self, where: str, reason: str) -> None:
         """Record that the value at the key path `where` is wrong."""
-        self.lines.append(f"{where}: {reason}")
+        line = f"{where}: {reason}"
+        if line not in self.lines:  # several tokenizers share a base
+            self.lines.append(line)
 
     def unknown(self, where: str, name: object, kind: str, valid: Iterable[str]) -> None:
         """Record that `name` at the key path `where` is no known `kind`."""
@@ -69,9 +71,13 @@ class Problems:
 
     def mapping(self, where: str, value: object) -> dict[str, Any]:
         """Return `value` if it is a mapping, else record the problem and return an empty one."""
+        return self.mapping_or_none(where, value) or {}
+
+    def mapping_or_none(self, where: str, value: object) -> dict[str, Any] | None:
+        """Return `value`, which may be empty, if it is a mapping, else record the problem."""
         if not isinstance(value, Mapping):
             self.add(where, f"expected a mapping of names to values, got {show(value)}")
-            return {}
+            return None
         found: dict[str, Any] = {}
         for key, inner in value.items():
             if str(key) in found:
@@ -107,8 +113,8 @@ class Problems:
         self, where: str, data: object, tag: str, models: Mapping[str, type[Model]]
     ) -> Model | None:
         """Return `data` as the model that its key `tag` names, or record why it cannot be."""
-        entry = self.mapping(where, data)
-        if not entry:
+        entry = self.mapping_or_none(where, data)
+        if entry is None:
             return None
         if tag not in entry:
             self.add(where, f"the key `{tag}` is required (one of {', '.join(models)})")

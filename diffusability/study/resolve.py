@@ -8,8 +8,9 @@ from pydantic import BaseModel
 
 from diffusability.study.backbone import BACKBONES
 from diffusability.study.dataset import DATASETS
+from diffusability.study.declarable import declarable_metrics, declarable_targets
 from diffusability.study.encoder import ENCODERS, InceptionEncoder, Use
-from diffusability.study.generation import GENERATION, GenerationMetric
+from diffusability.study.generation import GenerationMetric
 from diffusability.study.merge import merge
 from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.names import ENCODER_NAME, INCEPTION, INCEPTION_SPATIAL, MAX_NAME, NAME
@@ -39,6 +40,9 @@ TAGGED: dict[str, Registry[Any]] = {
 }
 SECTIONS = (*TAGGED, "tokenizers")
 TOKENIZER_PARTS = ("network", "objective", "train")
+EMPTY = (
+    "holds no key; name a `source`, or a network, a method and its training, or a `base` of these"
+)
 TOKENIZER_OPTIONS = ("gpus",)  # of the entry itself; what is neither is an option of its method
 
 
@@ -54,6 +58,8 @@ def resolve_study(data: Mapping[str, Any], source: str) -> Study:
     problems = Problems()
     resolved = {str(key): value for key, value in data.items()}
     bases = problems.mapping("bases", resolved.pop("bases", {}))
+    for name, base in bases.items():  # also one that no tokenizer names
+        problems.mapping_or_none(f"bases.{name}", base)
     declared = {
         section: problems.mapping(section, resolved.get(section, {})) for section in SECTIONS
     }
@@ -129,10 +135,13 @@ def _tokenizers(
     derived: dict[str, dict[str, Any]] = {}
     for name, entry in entries.items():
         where = f"tokenizers.{name}"
-        flat = _inherit(where, problems.mapping(where, entry), bases, problems, ())
-        if not flat:
+        flat = _inherit(where, entry, bases, problems, ())
+        if flat is None:
             continue
-        if flat.get("source") in DERIVED_KEYS:
+        if not flat:
+            problems.add(where, EMPTY)
+            continue
+        if isinstance(flat.get("source"), str) and flat["source"] in DERIVED_KEYS:
             derived[name] = flat
             continue
         if "source" in flat:
@@ -166,9 +175,11 @@ def _derived(
     for key in flat:
         if key not in keys:
             problems.unknown(f"{where}.{key}", key, "key", keys)
-    of = str(flat["of"])
-    trained = found.get(of)
-    if of not in entries:
+    of = flat["of"]
+    trained = found.get(of) if isinstance(of, str) else None
+    if not isinstance(of, str):
+        problems.add(f"{where}.of", f"expected the name of a tokenizer, got {show(of)}")
+    elif of not in entries:
         problems.unknown(f"{where}.of", of, "tokenizer", entries)
     elif isinstance(trained, TokenizerSpec):
         if flat["source"] == "level":
@@ -187,8 +198,10 @@ def _level(
     network = trained.network
     if not isinstance(network, HierarchicalNetwork):
         problems.add(f"{where}.of", f"`{of}` is not a trained tokenizer of arch hierarchical")
-    elif factor not in network.levels:
-        problems.add(f"{where}.factor", f"{factor} is none of the levels {list(network.levels)}")
+    elif type(factor) is not int or factor not in network.levels:  # 4.0 and true are no level
+        problems.add(
+            f"{where}.factor", f"{show(factor)} is none of the levels {list(network.levels)}"
+        )
     else:
         offered = network.model_copy(update={"factor": factor})
         return LevelTokenizer(source="level", of=of, network=offered)
@@ -197,28 +210,29 @@ def _level(
 
 def _inherit(
     where: str,
-    entry: Mapping[str, Any],
+    data: Any,
     bases: Mapping[str, Any],
     problems: Problems,
     chain: tuple[str, ...],
-) -> dict[str, Any]:
-    """Return the entry merged into its base, and that into its own; empty after a problem."""
-    own = {k: v for k, v in entry.items() if k != "base"}
-    base = entry.get("base")
+) -> dict[str, Any] | None:
+    """Return the entry merged into its base, and that into its own; None after a problem."""
+    entry = problems.mapping_or_none(where, data)
+    if entry is None:
+        return None
+    base = entry.pop("base", None)
     if base is None:
-        return own
+        return entry
     if not isinstance(base, str):
         problems.add(f"{where}.base", f"expected the name of an entry of `bases`, got {show(base)}")
-        return {}
+        return None
     if base in chain:
-        problems.add(f"bases.{base}.base", f"refers to itself: {' -> '.join([*chain, str(base)])}")
-        return {}
+        problems.add(f"bases.{base}.base", f"refers to itself: {' -> '.join([*chain, base])}")
+        return None
     if base not in bases:
         problems.unknown(f"{where}.base", base, "base", bases)
-        return {}
-    below = problems.mapping(f"bases.{base}", bases[base])
-    below = _inherit(f"bases.{base}", below, bases, problems, (*chain, str(base)))
-    return merge(below, own) if below else {}
+        return None
+    below = _inherit(f"bases.{base}", bases[base], bases, problems, (*chain, base))
+    return None if below is None else merge(below, entry)
 
 
 def _tokenizer(where: str, flat: Mapping[str, Any], problems: Problems) -> TokenizerSpec | None:
@@ -363,7 +377,7 @@ def _check_inception(study: Study, problems: Problems) -> None:
 def _check_declared(
     study: Study, declared: Mapping[str, Mapping[str, Any]], problems: Problems
 ) -> None:
-    """Declared tests must be of metrics, backbones and families that there are."""
+    """Declared tests must be of what the study measures; `select` may leave some of it out."""
     tests = study.analysis.declared
     if tests is None:
         return
@@ -374,11 +388,14 @@ def _check_declared(
     for family in tests.families:
         if family not in families:
             problems.unknown("analysis.declared.families", family, "family", families)
-    shown = METRIC_GROUPS.shown("headline", "proxy", "further")
-    _check_list("analysis.declared.metrics", tests.metrics, "metric", shown, problems)
-    if not any(quantity.covers(tests.target) for quantity in GENERATION):
-        names = [name for quantity in GENERATION for name in quantity.names.split()]
-        problems.unknown("analysis.declared.target", tests.target, "metric", names)
+    if "metrics" not in study.model_fields_set:
+        return
+    where, shown = "analysis.declared.metrics", declarable_metrics(study.metrics)
+    _check_list(where, tests.metrics, "metric", shown, problems)
+    generation = study.metrics.generation
+    targets = () if generation is None else declarable_targets(generation)
+    if tests.target not in targets:
+        problems.unknown("analysis.declared.target", tests.target, "metric", targets)
 
 
 def _check_list(
@@ -401,14 +418,16 @@ def _check_list(
 
 def _check_latents(study: Study, problems: Problems) -> None:
     """Latents on disk generate no images, and what is measured must be there."""
+    makers = ["`backbones`"] if study.has_models else []
+    makers += ["`metrics.generation.controls`"] if study.controls else []
     for name in study.selected_tokenizers:
         entry = study.tokenizers[name]
-        if study.has_models and not entry.decodes:
+        if makers and not entry.decodes:
             what = "features of an encoder" if entry.encodes else "latents on disk"
             problems.add(
                 f"tokenizers.{name}",
-                f"{what} have no decoder, so no images can be generated from them; leave "
-                "it, or the backbones, out of `select`",
+                f"{what} have no decoder, so no images can be generated from them; leave it out "
+                f"of `select.tokenizers`, or {' and '.join(makers)} out of the study",
             )
         if not study.dataset.has_images and entry.encodes:
             problems.add(

@@ -8,11 +8,11 @@ from diffusability.study.study import Study
 def check_sizes(study: Study, problems: Problems) -> None:
     """Record what does not divide the image, and patches that do not divide the latent grid."""
     size = study.dataset.size
-    for name in study.selected_tokenizers:
+    for name in study.made_tokenizers:
         spec = study.tokenizers[name]
         for key, reason in spec.misfits(size, study.dataset.image_channels):
             problems.add(f"tokenizers.{name}.{key}", reason)
-        if size % spec.factor:
+        if size % spec.factor or name not in study.selected_tokenizers:
             continue
         for backbone in study.selected_backbones:
             for key, reason in study.backbones[backbone].misfits(size // spec.factor):

@@ -1,5 +1,6 @@
 """The base of every typed piece of a study, and the field types that they share."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ class Need:
     @property
     def there(self) -> bool:
         """Whether it exists and serves."""
-        return self.lacking is None and self.path.exists()
+        return self.lacking is None and os.path.exists(self.path)  # also of a path too long
 
     def __str__(self) -> str:
         """Return one sentence of what is missing, where it was looked for and how to get it."""

@@ -142,6 +142,13 @@ class Study(Spec):
         return tuple(n for n in self.tokenizers if chosen == "all" or n in chosen)
 
     @property
+    def made_tokenizers(self) -> tuple[str, ...]:
+        """Names of the selected tokenizers and of those that they are derived from."""
+        chosen = self.selected_tokenizers
+        made = {*chosen, *(self.tokenizers[name].trained for name in chosen)}
+        return tuple(name for name in self.tokenizers if name in made)
+
+    @property
     def selected_backbones(self) -> tuple[str, ...]:
         """Names of the backbones that are run, in the order of the study file."""
         chosen = self.select.backbones
@@ -165,6 +172,11 @@ class Study(Spec):
         return () if generation is None else generation.controls
 
     @property
+    def generates(self) -> bool:
+        """Whether images are generated from latents: by diffusion models, or as controls."""
+        return self.has_models or bool(self.controls)
+
+    @property
     def fisher_reference(self) -> str | None:
         """The tokenizer whose learned Fisher curves the others deviate from, if any."""
         fisher = self.metrics.fisher
@@ -174,10 +186,10 @@ class Study(Spec):
     def used_encoders(self) -> tuple[str, ...]:
         """Names of the encoders that the selection needs, each once."""
         chosen = self.selected_metrics.values()
-        names = [n for t in self.selected_tokenizers for n in self.tokenizers[t].encoders.values()]
+        names = [n for t in self.made_tokenizers for n in self.tokenizers[t].encoders.values()]
         names += [name for options in chosen for name in options.encoders.values()]
-        generation = self.metrics.generation
-        if generation is not None and (self.has_models or self.controls):
+        generation = self.metrics.generation  # none: another problem of the file
+        if generation is not None and self.generates:
             names += [generation.extractor, *(generation.fdr6 or ())]
         return tuple(dict.fromkeys(names))
 

@@ -136,7 +136,7 @@ TABLES: Mapping[str, Table] = {
         | _number("p", "p_holm")
         | _COUNTS,
         code=f"{_ANALYSIS}.declared:declared_tests",
-        made_from=("correlations",),
+        made_from=("correlations", "measurements"),
         models=True,
     ),
     "intercorrelations": Table(

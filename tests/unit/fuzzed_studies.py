@@ -17,7 +17,12 @@ from tests.conftest import REPOSITORY
 SCHEMA = json.loads(schema())
 BEGUN = [
     read_yaml(REPOSITORY / file)
-    for file in ("studies/smoke.yaml", "studies/shapes-small.yaml", "config.yaml")
+    for file in (
+        "studies/smoke.yaml",
+        "studies/shapes-small.yaml",
+        "config.yaml",
+        "studies/fisher_images.yaml",
+    )
 ]
 ODD: list[Any] = [
     *(None, True, False, 0, -1, 1, 2**53 + 1, 10**400, -(10**400), 0.0, 1e-300, 1e300, 1e7, 0.1),

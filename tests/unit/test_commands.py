@@ -4,6 +4,7 @@ import shlex
 
 import pytest
 
+from diffusability.cli import main
 from diffusability.study import commands
 from diffusability.study.commands import (
     Run,
@@ -46,3 +47,12 @@ def test_of_another_study_elsewhere() -> None:
 def test_of_a_script() -> None:
     assert study_arguments(["a b.yaml"], {}) == "--study 'a b.yaml'"
     assert study_arguments(["none"], {"name": "x"}) == """--study none --config '{"name": "x"}'"""
+
+
+@pytest.mark.parametrize("text", ["3", "[]", "null", "{", "[" * 100_000])
+def test_overrides_that_are_no_mapping_are_refused(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["ls", "--config", text])
+    assert "not a mapping of keys in JSON" in capsys.readouterr().err

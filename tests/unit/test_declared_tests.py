@@ -1,10 +1,16 @@
 """Tests that a study declares before it is run."""
 
+from typing import Any
+
 import pandas as pd
 import pytest
 
+from diffusability.analysis.catalogue import HEADLINE_TARGETS
 from diffusability.analysis.declared import declared_sentence
+from diffusability.analysis.panels import matching
 from diffusability.errors import StudyError
+from diffusability.study.declarable import declarable_targets
+from diffusability.study.generation import GenerationMetric
 from diffusability.study.load import read_yaml
 from diffusability.study.resolve import resolve_study
 from diffusability.study.study import AnalysisSpec, DeclaredTests
@@ -12,6 +18,7 @@ from tests.conftest import REPOSITORY
 from tests.unit.measurement_table import analysed, measurement_table
 
 TARGET = "generation.fd_judge"
+ABSENT = "metric not selected in this run or not applicable"
 MISSING = "fewer than three tokenizers have both values"
 
 
@@ -46,7 +53,7 @@ def test_verdicts_follow_the_corrected_p_and_the_turned_sign() -> None:
     assert rows["verdict"].iloc[:2].tolist() == ["as declared", "opposite"]
     assert rows.loc["velocity.viv", "turned_r_low"] > 0.99
     assert rows.loc["semantics.lnc5", "turned_r_high"] < -0.99
-    assert rows.loc["spatial.lds", "reason"] == MISSING
+    assert rows.loc["spatial.lds", "reason"] == ABSENT
     two = rows["p"].iloc[:2].sort_values()
     assert rows["p_holm"].min() == pytest.approx(2 * two.iloc[0])
     said = "Of 3 tests declared before the run: 1 as declared, 1 opposite, 1 not testable"
@@ -62,7 +69,7 @@ def test_what_cannot_be_tested_says_why() -> None:
     assert table["verdict"].tolist() == ["not testable"] * 2
     assert table["reason"].tolist() == [
         "generation failed",
-        MISSING,
+        ABSENT,
     ]
     assert table["p_holm"].isna().all()
 
@@ -75,6 +82,69 @@ def test_a_test_that_cannot_be_made_still_counts_in_the_correction() -> None:
     assert float(made["p_holm"].iloc[0]) == pytest.approx(p)
     assert float(with_lost["p_holm"].iloc[0]) == pytest.approx(min(1.0, 3 * p))
     assert with_lost["p_holm"].isna().tolist() == [False, True, True]
+
+
+def test_what_a_run_leaves_out_is_told_from_too_few_tokenizers() -> None:
+    def only_two(frame: pd.DataFrame) -> pd.DataFrame:
+        few = frame["metric"].eq("semantics.lnc5") & ~frame["tokenizer"].isin(["t00", "t01"])
+        return frame[~few]
+
+    frame = measurement_table(8, seeds=1, retrained=0, backbones=("sit-b",), edit=only_two)
+    table = declared_of(
+        frame,
+        "semantics.lnc5",
+        "uniformity.gini",
+        backbones=("sit-b", "sit-xl"),
+        families=("conv-f2d4", "trans"),
+    )
+    reasons = table.set_index(["family", "backbone", "metric"])["reason"]
+    assert reasons["conv-f2d4", "sit-b", "semantics.lnc5"] == MISSING
+    assert reasons["conv-f2d4", "sit-b", "uniformity.gini"] == ABSENT
+    assert reasons["conv-f2d4", "sit-xl", "semantics.lnc5"] == "backbone not selected in this run"
+    gone = f"backbone and family and {ABSENT}"
+    assert reasons["trans", "sit-xl", "uniformity.gini"] == gone
+
+
+def declare(**changes: Any) -> StudyError | None:
+    study = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
+    study["encoders"] |= dict.fromkeys("abcdef", study["encoders"]["judge"])
+    study["metrics"] |= changes.pop("groups", {})
+    study["select"] |= changes.pop("select", {})
+    entry = {"metrics": ["velocity.viv"], "target": TARGET, "backbones": ["sit-a"]}
+    study["analysis"] = {"declared": entry | {"families": ["conv-f2d4"]} | changes}
+    try:
+        resolve_study(study, "here")
+    except StudyError as error:
+        return error
+    return None
+
+
+def test_a_declared_test_is_of_what_the_study_measures() -> None:
+    assert declare() is None
+    for target in ("fd_nosuch", "fid", "fdr6", "kernel_distance_judge", "fd_*"):
+        said = str(declare(target=f"generation.{target}"))
+        assert f"analysis.declared.target: unknown metric `generation.{target}`" in said
+    six = {"generation": {"extractor": "judge", "fdr6": [*"abcdef"]}}
+    assert declare(target="generation.fdr6", groups=six) is None
+    assert declare(target="generation.inception_score_judge") is None
+    for metric in ("continuity.if*", "continuity.ifid", "fisher.learned_fi", "psnr"):
+        assert f"unknown metric `{metric}`" in str(declare(metrics=[metric]))
+    measured = ["continuity.ifd_judge", "fisher.learned_fir", "uniformity.gini"]
+    assert declare(metrics=measured) is None
+    said = str(declare(metrics=measured, groups={"uniformity": None, "fisher": {}}))
+    assert "unknown metric `uniformity.gini`" in said
+    assert "unknown metric `fisher.learned_fir`" in said
+    # what a selection leaves out stays declared
+    assert (
+        declare(metrics=measured, select={"metrics": ["velocity"], "backbones": ["sit-b"]}) is None
+    )
+
+
+def test_declared_targets_are_those_that_are_correlated() -> None:
+    named = {"fdr6": tuple("abcdef")}
+    for extractor in ("judge", "inception"):
+        names = declarable_targets(GenerationMetric(extractor=extractor, **named))
+        assert matching(names, HEADLINE_TARGETS) == list(names)
 
 
 def test_only_what_the_study_has_can_be_declared() -> None:

@@ -213,6 +213,8 @@ def test_entries_that_do_not_fit() -> None:
         ({"of": "pca"}, "`pca` is not a tokenizer that is trained here"),
         ({"of": "vae"}, "`vae` is not a trained tokenizer of arch hierarchical"),
         ({"factor": 8}, "tokenizers.x.factor: 8 is none of the levels [1, 2, 4]"),
+        ({"factor": 2.0}, "tokenizers.x.factor: 2.0 is none of the levels [1, 2, 4]"),
+        ({"factor": True}, "tokenizers.x.factor: True is none of the levels [1, 2, 4]"),
         ({"facter": 8}, "tokenizers.x.facter: unknown key"),
     ):
         refused({"tokenizers": {"x": {**level, **change}}}, reason)

@@ -46,6 +46,41 @@ def test_every_metric_of_latents_is_a_function_of_one_signature(name: str, laten
         function(latents, LABELS, pionts=2)
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "value", "reason"),
+    [
+        ("velocity", "split", "val", "arrays are not split"),
+        ("semantics", "probe", "train", "so the probe is cross-validated"),
+        ("semantics", "probe_images", 100, "so the probe is cross-validated"),
+        ("uniformity", "posterior", "draw", "no posterior"),
+        ("uniformity", "flip", True, "no latents of mirrored images"),
+        ("fisher", "learned", {}, "without diffusion models"),
+        ("fisher", "reference", "pixels", "without diffusion models"),
+    ],
+)
+def test_options_of_a_study_that_arrays_cannot_have_are_refused(
+    name: str, option: str, value: object, reason: str, latents: Tensor
+) -> None:
+    refused = rf"options of {name}\.{option}: .*{reason}.*; leave it out"
+    with pytest.raises(MeasurementError, match=refused):
+        getattr(scoring, name)(latents, LABELS, **{option: value})
+
+
+def test_options_that_describe_arrays_change_nothing(latents: Tensor) -> None:
+    plain = scoring.semantics(latents, LABELS)
+    assert scoring.semantics(latents, LABELS, split="all", probe="folds") == plain
+    few = FAST["uniformity"]
+    plain = scoring.uniformity(latents, **few)
+    assert scoring.uniformity(latents, posterior="mean", flip=False, **few) == plain
+
+
+def test_options_of_no_metric_of_a_score_are_refused(latents: Tensor) -> None:
+    with pytest.raises(MeasurementError, match="options of `uniformty`: .*`uniformity`"):
+        score(latents, uniformty={"points": 40})
+    with pytest.raises(MeasurementError, match="options of `fisher`: .*velocity"):
+        score(latents, metrics=["velocity"], fisher={"blocks": 2})
+
+
 def test_fisher_information_needs_no_pixels(latents: Tensor) -> None:
     found = {m.metric for m in scoring.fisher(latents, LABELS, blocks=2)}
     assert {"fisher.fi", "fisher.fir"} <= found

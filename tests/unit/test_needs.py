@@ -8,8 +8,9 @@ import pytest
 from diffusability.errors import StudyError
 from diffusability.study import commands, needs
 from diffusability.study.encoder import VisionEncoder
-from diffusability.study.load import load_study
+from diffusability.study.load import load_study, read_yaml
 from diffusability.study.needs import check_needs, missing, missing_packages, study_needs
+from diffusability.study.resolve import resolve_study
 from diffusability.study.study import Study
 from diffusability.study.vision_models import FACTS, VisionModel, hub_cache
 from tests.conftest import REPOSITORY
@@ -51,6 +52,29 @@ def test_a_missing_weight_file_says_where_and_how(monkeypatch: pytest.MonkeyPatc
     assert need.path == Path("here/clip.safetensors")
 
 
+def test_a_derived_tokenizer_needs_what_the_one_it_is_derived_from_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("class Loss: pass")
+    study = read_yaml(REPOSITORY / "studies/smoke.yaml")
+    study["datasets"]["digits"]["size"] = 16
+    study["encoders"]["lpips"] = {"kind": "lpips", "weights": "vgg.pth"}
+    aligned = {"objective": {"perceptual": 1.0, "perceptual_encoder": "lpips"}}
+    own = {"method": "python", "object": "mine:Nothing"}
+    study["tokenizers"]["own"] = {"base": "conv-f2d4", **own, **aligned}
+    study["tokenizers"]["own-means"] = {"source": "means", "of": "own"}
+    study["select"]["tokenizers"] = ["own-means"]
+    found = resolve_study(study, "here")
+    assert found.made_tokenizers == ("own", "own-means")
+    assert "lpips" in found.used_encoders
+    whats = {need.what for need in missing(study_needs(found))}
+    assert whats == {"code of `mine:Nothing`", "VGG-16 weights of LPIPS"}
+    study["datasets"]["digits"]["size"] = 8
+    with pytest.raises(StudyError, match=r"encoders\.lpips: LPIPS needs images of 16 pixels"):
+        resolve_study(study, "here")
+
+
 def test_packages_and_files_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
     monkeypatch.setattr(needs, "find_spec", lambda name: None)
@@ -80,3 +104,15 @@ def test_remedies_install_from_the_checkout_or_by_the_names_of_packages(
     named = ["numpy>=2", "timm>=1.0.31; extra == 'paper'", "mypy; extra == 'dev'"]
     monkeypatch.setattr(commands, "requires", lambda package: named)
     assert commands.install_command("paper") == "pip install 'timm>=1.0.31'"
+
+
+def test_controls_alone_need_the_reference_of_generation() -> None:
+    study = read_yaml(REPOSITORY / "studies/smoke.yaml")
+    del study["backbones"]
+    study["encoders"]["inception"] = {"kind": "inception", "weights": "inception.pth"}
+    reference = {"extractor": "inception", "reference_statistics": "nowhere.npz"}
+    study["metrics"]["generation"] = reference | {"controls": ["gaussian"]}
+    needs = {need.path.name for need in missing(study_needs(resolve_study(study, "here")))}
+    assert needs == {"inception.pth", "nowhere.npz"}
+    study["metrics"]["generation"]["controls"] = []
+    assert not missing(study_needs(resolve_study(study, "here")))

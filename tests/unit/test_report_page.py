@@ -142,6 +142,21 @@ def test_the_methods_name_sizes_seeds_and_versions(tables):
     assert "torch 2.13.0" in text
 
 
+@pytest.mark.parametrize(
+    ("repeats", "said"),
+    [
+        ({"conv-base": {"seeds": [1]}, "conv-vf-glyph": {"seeds": [1]}}, "; 1 has further seeds"),
+        ({"conv-base": {"seeds": [0]}, "conv-vf-glyph": {"seeds": [1]}}, ""),  # none is another
+    ],
+)
+def test_the_methods_count_repeats_of_what_was_selected(tables, repeats, said):
+    select = {"tokenizers": ["conv-base"], "repeats": repeats}
+    plan = Plan(load_study(REPOSITORY / "studies" / "smoke.yaml", {"select": select}))
+    text = " ".join(methods(plan, tables, TARGET, [], {}))
+    assert ("further seeds" in text) == bool(said)
+    assert said in text
+
+
 def test_a_page_without_models_shows_every_perspective_and_what_was_left_out(tables):
     table = tables["measurements"].copy()
     rows = perspective_rows(table).set_index("metric")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 import diffusability
@@ -18,19 +19,24 @@ from diffusability.metrics.velocity import measure_velocity
 from diffusability.report.scores import NOT_MEASURED, left_out_rows
 from diffusability.scoring import run as scoring_run
 from diffusability.scoring.command import main
+from diffusability.scoring.entries import PATHS
 from diffusability.scoring.latents import measure, score
 from diffusability.scoring.request import (
     Request,
     check_stored,
     requested_study,
-    study_without_models,
 )
+from diffusability.scoring.study_part import study_without_models
 from diffusability.scoring.table import Score, score_text, side_by_side
+from diffusability.study.dataset import DATASETS
+from diffusability.study.encoder import ENCODERS
 from diffusability.study.fingerprint import derive_seed
 from diffusability.study.load import load_study, read_yaml
 from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.plan import Plan
+from diffusability.study.registry import Registry
 from diffusability.study.resolve import resolve_study
+from diffusability.study.tokenizer import TOKENIZER_SOURCES
 from tests.conftest import REPOSITORY
 
 FAST = ("velocity", "semantics", "spatial", "smoothness")
@@ -212,11 +218,62 @@ def test_inception_is_called_so_and_paths_inside_an_entry_are_of_this_folder(
     sys.modules.pop("scored_vae", None)
 
 
-def test_tokenizers_of_a_study_keep_their_fingerprints() -> None:
-    data = study_without_models([SMOKE], ["conv-base"])
-    own = {artifact.path for artifact in Plan(resolve_study(data, "test"))}
-    assert own < {artifact.path for artifact in Plan(load_study(SMOKE))}
-    assert not [path for path in own if "conv-vf-glyph" in path]
+STUDIES = [REPOSITORY / "config.yaml", *sorted((REPOSITORY / "studies").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize(
+    "file", [f for f in STUDIES if "tokenizers" in read_yaml(f)], ids=lambda file: file.stem
+)
+def test_tokenizers_of_a_study_keep_their_fingerprints(file: Path) -> None:
+    whole = load_study(file)
+    first, *others = whole.selected_tokenizers
+    part = resolve_study(study_without_models([str(file)], [first]), "test")
+    assert not part.backbones
+    own = {artifact.path for artifact in Plan(part)}
+    assert own < {artifact.path for artifact in Plan(whole)}
+    assert not [path for path in own for name in others if f"/{name}/" in path]
+
+
+def test_the_paths_of_a_study_file_are_of_this_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text(
+        "name: s\n"
+        "datasets: {d: {kind: zip, path: a.zip, val: b.zip, size: 8, num_classes: 2}}\n"
+        "encoders: {e: {kind: lpips, weights: /w.pth}}\n"
+        "bases: {b: {source: diffusers, path: vae}}\n"
+        "tokenizers: {t: {base: b, factor: 2, channels: 4}}\n"
+        "metrics: {velocity: {}}\n"
+        "select: {dataset: d}\n"
+    )
+    data = study_without_models(["s.yaml"], [])
+    assert data["datasets"]["d"]["path"] == str(tmp_path / "a.zip")
+    assert data["datasets"]["d"]["val"] == str(tmp_path / "b.zip")
+    assert data["encoders"]["e"]["weights"] == "/w.pth"
+    assert data["bases"]["b"]["path"] == str(tmp_path / "vae")
+    before, after = (Plan(resolve_study(each, "x")) for each in (read_yaml("s.yaml"), data))
+    assert [a.fingerprint for a in before] == [a.fingerprint for a in after]
+
+
+def test_every_path_that_an_entry_may_hold_is_known() -> None:
+    registries: list[Registry[Any]] = [DATASETS, ENCODERS, TOKENIZER_SOURCES]
+    stated = {
+        key
+        for registry in registries
+        for model in registry.models()
+        for key, field in model.model_fields.items()
+        if field.exclude and field.annotation in (str, str | None)
+    }
+    assert stated - {"of", "encoder", "method"} == set(PATHS)  # those three are names
+
+
+def test_a_study_that_is_no_study_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    for section in ("metrics", "select", "analysis", "datasets", "tokenizers", "encoders"):
+        file = tmp_path / f"{section}.yaml"
+        file.write_text(yaml.safe_dump(read_yaml(SMOKE) | {section: [3]}))
+        with pytest.raises(StudyError, match=section):
+            resolve_study(study_without_models([str(file)], ["conv-base"]), "test")
 
 
 @pytest.mark.parametrize(
@@ -244,6 +301,44 @@ def test_bad_names_are_refused_in_a_sentence(files: Path, latents, words, messag
     with pytest.raises((StudyError, DataError, diffusability.errors.ArtifactError), match=message):
         main([word.format(files) for word in words] + ["--write", str(files / "s.yaml")])
     assert not (files / "s.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["conv-base", "--study", SMOKE, "--images", "x"], "--images: a study file states its"),
+        (["conv-base", "--study", SMOKE, "--size", "8"], "--size: a study file states its"),
+        (["conv-base", "--study", SMOKE, "--classes", "0"], "--classes: a study file states its"),
+        (["conv-base", "--study", SMOKE, "--labels", "x"], "--labels: a study file states its"),
+        (["conv-base", "--study", SMOKE, "--masks", "x"], "--masks: a study file states its"),
+        (["conv-base", "--study", SMOKE, "--weights", "x"], "--weights: a study file states its"),
+        (["conv-base", "--study", SMOKE, "--extractor", "x"], "--extractor: a study file states"),
+        (["--vae", "conv-base", "--study", SMOKE], "--vae: a study file states its"),
+        (["conv-base", "--study", SMOKE, "--metrics", "geometry"], "--metrics geometry: not among"),
+        (["{}/z.npy", "--size", "8"], "--size 8: is for images, and none are named"),
+        (["{}/z.npy", "--extractor", "kind: x"], "--extractor kind: x: is for images"),
+        (["{}/z.npy", "--classes", "4"], "--classes 4: latents without labels are of one class"),
+        (["{}/z.npy", "--weights", "w"], "--weights w: nothing that is scored takes it"),
+        (["{}/z.npy", "--images", "kind: digits", "--classes", "4"], "--classes 4: images of kind"),
+        (["{}/z.npy", "--images", "kind: digits", "--size", "9"], "--images.size: .*multiple|9"),
+        (["{}/z.npy", "--images", "{}", "--size", "0", "--classes", "1"], "greater than 0, got 0"),
+    ],
+)
+def test_options_that_are_not_used_are_refused(files: Path, words: list[str], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        main([word.format(files) for word in words] + ["--write", str(files / "s.yaml")])
+
+
+def test_options_narrow_a_study_and_override_an_entry(files: Path) -> None:
+    written = files / "s.yaml"
+    words = ["conv-base", "--study", SMOKE, "--metrics", "smoothness", "velocity"]
+    main([*words, "--write", str(written)])
+    assert set(load_study(written).selected_metrics) == {"velocity", "smoothness"}
+    request = Request([("", str(files / "z.npy"))], images="kind: digits, size: 16", size=8)
+    assert requested_study(request)["datasets"]["images"] == {"kind": "digits", "size": 8}
+    entry = "kind: zip, path: a.zip, size: 8"
+    request = Request([("", str(files / "z.npy"))], images=entry, classes=3)
+    assert requested_study(request)["datasets"]["images"]["num_classes"] == 3
 
 
 def test_the_study_can_be_written_and_read_again(files: Path, capsys) -> None:

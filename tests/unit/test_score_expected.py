@@ -63,6 +63,27 @@ def test_a_tokenizer_of_the_study_is_predicted_without_its_cluster(ask, table) -
     assert "Its own cluster is not in the fit" in found.sentence
 
 
+def test_one_of_several_seeds_is_predicted_without_its_cluster(ask) -> None:
+    assert replace(ask(TYPICAL, name="t00/s1"), latents="t00") == ask(TYPICAL, name="t00")
+
+
+def test_a_tokenizer_of_the_study_is_predicted_from_its_own_family(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    families = 6 * ("conv-f2d4",) + 6 * ("trans-f2d4",)  # every cluster in both
+    table = measurement_table(48, backbones=("sit-b",), families=families)
+    table.to_csv(tmp_path / "measurements.csv", index=False)
+    monkeypatch.setattr(FinishedStudy, "space", lambda self, family: HERE)  # of one shape
+    cells = [{"metric": m, "value": v, "flags": []} for m, v in TYPICAL.items()]
+    found = {}
+    for name in ("t00", "t06", "mine"):
+        ((found[name],), _) = expected([Score(name, cells, {})], {name: HERE}, str(tmp_path))
+    assert [found[name].family for name in found] == ["conv-f2d4", "trans-f2d4", "conv-f2d4"]
+    left_out = ["Its own cluster is not in the fit" in each.note for each in found.values()]
+    assert left_out == [True, True, False]
+    assert found["t06"].n < found["mine"].n == 24
+
+
 @pytest.mark.parametrize(
     ("asked", "reason"),
     [

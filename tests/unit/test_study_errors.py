@@ -9,6 +9,7 @@ import yaml
 
 from diffusability.errors import StudyError
 from diffusability.study.load import load_study, read_yaml
+from diffusability.study.resolve import resolve_study
 from tests.conftest import REPOSITORY
 
 SMOKE = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
@@ -146,6 +147,11 @@ CASES: list[tuple[str, Any, list[str]]] = [
     ("backbones.sit-a.depth", 2**53, ["sit-a.depth: input should be less than or equal to 1000"]),
     (f"{BASE}.network.width", 10**9, [".network.width", "less than or equal to 65536"]),
     (f"{BASE}.network.multipliers", [1, 999], ["network.multipliers.1", "equal to 256"]),
+    # lists where a name is expected
+    ("backbones.sit-a.size", ["S"], ["backbones.sit-a: size ['S'] is none of"]),
+    ("tokenizers.x", {"source": ["pixels"]}, ["tokenizers.x.source: unknown source `['pixels']`"]),
+    ("tokenizers.x", {"source": "means", "of": 3}, ["x.of: expected the name of a tokenizer, got"]),
+    ("tokenizers.x", {"source": "diffusers", "path": "x" * 5000}, ["x.factor: this key is req"]),
     # names are folders
     ("backbones", {"x" * 101: SIT}, ["backbones.'xxx", "longer than 100 characters"]),
     ("name", "x" * 101, ["name: string should have at most 100 characters"]),
@@ -158,6 +164,15 @@ CASES: list[tuple[str, Any, list[str]]] = [
     ("tokenizers", {}, ["tokenizers", "at least 1"]),
     ("tokenizers", ["conv-base"], ["tokenizers: expected a mapping"]),
     ("tokenizers.conv-base", "baseline", ["tokenizers.conv-base: expected a mapping"]),
+    ("bases.unused", 3, ["1 problem;", "bases.unused: expected a mapping of names to values"]),
+    ("bases.conv-f2d4", None, ["1 problem;", "bases.conv-f2d4: expected a mapping"]),
+    # an empty entry is no reason to leave it out
+    ("backbones.none", {}, ["backbones.none: the key `arch` is required"]),
+    ("encoders.none", {}, ["encoders.none: the key `kind` is required"]),
+    ("datasets.none", {}, ["datasets.none: the key `kind` is required"]),
+    ("tokenizers.none", {}, ["tokenizers.none: holds no key"]),
+    (f"{BASE}.network", {}, ["conv-base.network: the key `arch` is required"]),
+    ("", {"bases": {"conv-f2d4": {}}}, ["tokenizers.conv-base.network", "conv-base.train: this"]),
     (f"{BASE}.base", "conv-f2d4", ["refers to itself: conv-f2d4 -> conv-f2d4"]),
     ("select.tokenizers", ["conv-base", "conv-base"], ["`conv-base` is named twice"]),
     ("backbones.sit-a.patch", 3, ["backbones.sit-a.patch: 3 does not divide the 4 x 4"]),
@@ -233,6 +248,12 @@ def test_bases_may_not_form_a_circle(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(study))
     with pytest.raises(StudyError, match="refers to itself: conv-f2d4 -> second -> conv-f2d4"):
         load_study(file)
+
+
+def test_a_base_may_be_empty() -> None:
+    study = changed("bases.nothing", {})
+    study["tokenizers"]["image"] = {"base": "nothing", "source": "pixels", "channels": 1}
+    assert "image" in resolve_study(study, "here").selected_tokenizers
 
 
 @pytest.mark.parametrize(
@@ -345,3 +366,27 @@ select: {dataset: digit, tokenizers: [v], backbones: [s]}
         "select.dataset",
         "select.tokenizers",
     }
+
+
+def test_what_generates_from_latents_without_a_decoder_is_named() -> None:
+    study = changed("tokenizers.z", {"source": "encoder", "encoder": "glyph", "factor": 2})
+    study["tokenizers"]["z"]["channels"] = 16
+    models, controls = "`backbones`", "`metrics.generation.controls`"
+    study["metrics"]["generation"]["controls"] = ["gaussian"]
+
+    def refused(makers: str) -> bool:
+        with pytest.raises(StudyError) as caught:
+            resolve_study(study, "here")
+        advice = f"leave it out of `select.tokenizers`, or {makers} out of the study"
+        return str(caught.value).endswith(advice)
+
+    assert refused(f"{models} and {controls}")
+    del study["backbones"]
+    assert refused(controls)
+    study["metrics"]["generation"].pop("controls")
+    assert "z" in resolve_study(study, "here").selected_tokenizers  # the advice works
+    study["metrics"]["generation"]["controls"] = ["gaussian"]
+    study["select"]["tokenizers"] = ["conv-base"]
+    found = resolve_study(study, "here")
+    assert found.generates
+    assert not found.has_models
