@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import json
 import sys
+from functools import cache
 from pathlib import Path
 
 from diffusability.study.registry import Registry
@@ -60,16 +61,17 @@ def _has_meaning(name: str) -> bool:
     return name in MEANING or not excluded
 
 
-def _source(name: str) -> str:
+def _tree(name: str) -> ast.Module:
     spec = importlib.util.find_spec(name)
     assert spec is not None
     assert spec.origin is not None
-    return Path(spec.origin).read_text(encoding="utf-8")
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
 
 
+@cache
 def _imports(name: str) -> list[str]:
     names: list[str] = []
-    for node in ast.walk(ast.parse(_source(name))):
+    for node in ast.walk(_tree(name)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -83,7 +85,7 @@ def _imports(name: str) -> list[str]:
 def _registered(name: str) -> list[str]:
     """Return the modules of the code that a module asks a registry for, of every entry."""
     module, found = importlib.import_module(name), []
-    for node in ast.walk(ast.parse(_source(name))):
+    for node in ast.walk(_tree(name)):
         if isinstance(node, ast.Attribute) and node.attr == "code":
             registry = getattr(module, getattr(node.value, "id", ""), None)
             found += registry.modules() if isinstance(registry, Registry) else []
@@ -100,11 +102,17 @@ def _is_module(name: str) -> bool:
 def _digest(modules: list[str]) -> str:
     sha = hashlib.sha256()
     for name in modules:
-        tree = ast.parse(_source(name))
-        for node in ast.walk(tree):
-            _drop_docstring(node)
-        sha.update(f"{name}\n{ast.dump(tree)}\n".encode())
+        sha.update(f"{name}\n{_meaning(name)}\n".encode())
     return sha.hexdigest()[:16]
+
+
+@cache
+def _meaning(name: str) -> str:
+    """Return the tree of a module without what documents it."""
+    tree = _tree(name)
+    for node in ast.walk(tree):
+        _drop_docstring(node)
+    return ast.dump(tree)
 
 
 def _drop_docstring(node: ast.AST) -> None:
