@@ -32,9 +32,10 @@ def test_a_tokenizer_of_a_study_has_the_numbers_of_the_study(finished: Workspace
     output = finished.run("diffusability", *words, *against).stdout
     assert "VIV (velocity.viv)" in output
     # its images and shape are those of the study, whose models were trained too shortly
+    reason = "the study cannot predict: most of its diffusion models failed"
     for backbone in ("sit-a", "sit-b"):
         sentence = rf"no prediction of Fréchet distance \(judge\) of {backbone} after \d+ steps"
-        assert re.search(f"{sentence}.*: the study cannot predict: most of its diffusion models failed", output)
+        assert re.search(f"{sentence}.*: {reason}", output)
     expected = pd.read_csv(finished.path / "score-expected.csv")
     assert set(expected["latents"]) == {"conv-base"}
     found, expected = numbers(finished, ".", "conv-base"), of_study(finished)
