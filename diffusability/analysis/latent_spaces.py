@@ -146,7 +146,8 @@ def fisher_totals(measurements: pd.DataFrame, *, as_paper: bool = False) -> pd.D
                 "flags": "" if as_paper else row["flags"] if learned else _doubts(row["flags"]),
             }
         )
-    return pd.DataFrame(rows, columns=TOTALS)
+    # without rows too, so that tables can be put together
+    return pd.DataFrame(rows, columns=TOTALS).astype({"v": float, "total": float, "stderr": float})
 
 
 def _doubts(flags: str) -> str:

@@ -152,6 +152,14 @@ def test_curves_by_the_papers_estimators_are_judged_beside_ours_and_nothing_is_f
     assert judged == {FITS, *totals["network"]}  # ours are all flagged
 
 
+def test_fits_are_judged_where_no_model_was_asked() -> None:
+    table = latent_measurements()
+    alone = table[table["backbone"] == ""]
+    assert fisher_totals(alone, as_paper=True).empty
+    found = latent_findings(alone, made_spectra())
+    assert set(found.loc[found["statistic"] == "fi_gap_raw", "network"]) == {FITS}
+
+
 def test_models_of_posterior_means_are_compared_and_fits_of_means_only_once(findings) -> None:
     table = latent_measurements()
     means = table[table["tokenizer"] == "vae"]
