@@ -72,9 +72,16 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
+def _copied(draw: st.DrawFn) -> Any:
+    return copy.deepcopy(draw(ANY))
+
+
 @st.composite
 def studies(draw: st.DrawFn) -> Any:
-    """Draw a study with one to three values replaced, removed or added."""
+    """Draw a study with one to three values replaced, removed or added.
+
+    Values are copied: a later change inside one would also change what is drawn next.
+    """
     study = copy.deepcopy(draw(st.sampled_from(BEGUN)))
     for _ in range(draw(st.integers(1, 3))):
         places = paths(study)
@@ -88,12 +95,12 @@ def studies(draw: st.DrawFn) -> Any:
         if what == "remove":
             del inner[last]
         elif what == "add" and isinstance(inner, dict):
-            inner[draw(TEXT | st.sampled_from(["train", "base", "split", "seed"]))] = draw(ANY)
+            inner[draw(TEXT | st.sampled_from(["train", "base", "split", "seed"]))] = _copied(draw)
         elif what == "section":
             key = draw(st.sampled_from(sorted(SCHEMA["properties"])))
-            study[key] = draw(of_model(SCHEMA["properties"][key]))
+            study[key] = copy.deepcopy(draw(of_model(SCHEMA["properties"][key])))
         else:
-            inner[last] = draw(ANY)
+            inner[last] = _copied(draw)
     return study
 
 
