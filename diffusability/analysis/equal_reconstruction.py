@@ -92,8 +92,9 @@ def unequal(judged: pd.DataFrame) -> list[str]:
 def reconstruction_sentence(judged: pd.DataFrame) -> str:
     """Return one sentence that names the tokenizers that fell out, or empty without limits."""
     if judged["comparable"].isna().all():
-        unknown = bool(judged["reason"].eq(NOT_MEASURED).any())
-        return f"Whether tokenizers reconstruct equally well is unknown: {NOT_MEASURED}" * unknown
+        if judged["reason"].eq(NOT_MEASURED).any():
+            return f"Whether tokenizers reconstruct equally well is unknown: {NOT_MEASURED}"
+        return ""
     out = judged[judged["tokenizer"].isin(unequal(judged))]
     if out.empty:
         return "All tokenizers reconstruct equally well within their families"
