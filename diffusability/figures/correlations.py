@@ -77,7 +77,7 @@ def _draw(results: Results, shown: Mapping[str, Mapping[str, str]], width: float
         _label_rows(line[0], results, positions, shown)
     set_title(figure, "What goes with better images? Right: a better metric, better images")
     for axis in lowest(axes):
-        axis.set_xlabel("r, turned so that right is good")
+        axis.set_xlabel("r (right is good)")
     guided = any(len(guidance_scales(results, s.target, s.backbone)) > 1 for s in scopes)
     _legend(figure, guided, width == PAGE)
     return figure

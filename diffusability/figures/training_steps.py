@@ -25,8 +25,9 @@ from diffusability.figures.panels import (
 )
 from diffusability.figures.perspectives import every_scope
 from diffusability.figures.results import Results, Scope
-from diffusability.figures.style import NOTHING, PALETTE, QUIET, cluster_styles
+from diffusability.figures.style import NOTHING, PALETTE, QUIET, TEXT, cluster_styles
 
+FAR = 3  # times the largest model: a control above that is not drawn as a line
 # line style and words of each control
 CONTROLS: dict[str, tuple[Literal[":", "--", "-."], str]] = {
     "noise": (":", "decoded noise"),
@@ -110,15 +111,24 @@ def _draw_target(axis: Axes, results: Results, scope: Scope) -> None:
         ax=axis,
     )
     axis.set(xlabel="", ylabel="")
-    for name, (style, _) in CONTROLS.items():
-        value = control_level(table, scope, name)
-        if math.isfinite(value):
-            axis.axhline(value, color=QUIET, linestyle=style, linewidth=0.9, zorder=1)
     axis.set_yscale("log")
+    _draw_controls(axis, table, scope, float(own["value"].max()))
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axis.yaxis.set_minor_formatter(NullFormatter())
     _step_axis(axis, steps)
+
+
+def _draw_controls(axis: Axes, table: pd.DataFrame, scope: Scope, largest: float) -> None:
+    """Draw each control as a line; one far above all models is written, so as to see those."""
+    for name, (style, words) in CONTROLS.items():
+        value = control_level(table, scope, name)
+        if value > FAR * largest:
+            said = f"{words}: {value:.3g}"
+            text = axis.text(0.98, 0.98, said, fontsize=TEXT - 1, color=QUIET, ha="right", va="top")
+            text.set_transform(axis.transAxes)
+        elif math.isfinite(value):
+            axis.axhline(value, color=QUIET, linestyle=style, linewidth=0.9, zorder=1)
 
 
 def control_level(table: pd.DataFrame, scope: Scope, control: str) -> float:
@@ -148,7 +158,7 @@ def _draw_correlation(axis: Axes, results: Results, scope: Scope, short: str, me
     last = found.iloc[-1]
     known = pd.notna(last["low"])
     ends = f"[{number(last['low'])}, {number(last['high'])}]" if known else "(no interval)"
-    axis.set_title(f"{short}\nat the end {number(last['r'])} {ends}")
+    axis.set_title(f"{short}\n{number(last['r'])} {ends}")
     axis.set_ylim(-1.05, 1.05)
     axis.set_yticks([-1, 0, 1], ["\N{MINUS SIGN}1", "0", "1"])
     _step_axis(axis, _steps(results.tables["measurements"], scope))

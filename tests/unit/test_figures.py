@@ -356,7 +356,7 @@ def test_the_lowest_panel_of_every_column_is_labelled() -> None:
     table = figure_table(9, families=("a", "b", "c"))
     axes = draw_figure("correlations", results_of(table)).axes
     assert len(axes) == 3  # in two columns
-    assert [axis.get_xlabel() for axis in axes] == ["", *["r, turned so that right is good"] * 2]
+    assert [axis.get_xlabel() for axis in axes] == ["", *["r (right is good)"] * 2]
 
 
 def test_no_figure_is_wider_than_a_page(drawn) -> None:
