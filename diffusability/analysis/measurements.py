@@ -14,8 +14,8 @@ from diffusability.analysis.learned_deviation import learned_deviations
 from diffusability.analysis.panels import CONTROL, GENERATION
 from diffusability.artifacts.card import verified
 from diffusability.errors import ArtifactError, MeasurementError
-from diffusability.metrics.frechet import distance_name
 from diffusability.study.commands import snakemake_command
+from diffusability.study.names import distance_name
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.study import Study
 from diffusability.study.tables import COLLECTED_TABLES

@@ -21,7 +21,7 @@ from diffusability.figures.panels import (
 )
 from diffusability.figures.perspectives import every_scope
 from diffusability.figures.results import Results, Scope, guidance_scales
-from diffusability.figures.style import HALF, NOTHING, PAGE, PHONE, QUIET, TEXT
+from diffusability.figures.style import HALF, MEANINGLESS, PAGE, PHONE, QUIET, TEXT
 from diffusability.study.tables import BEST
 
 FILLED, OPEN = "#0072B2", "#D55E00"
@@ -140,7 +140,7 @@ def _draw_mark(
 ) -> None:
     """Draw sign-oriented r and its interval over clusters; in grey if it says nothing."""
     r, low, high = turned(row)
-    colour = NOTHING if meaningless(row) else colour
+    colour = MEANINGLESS if meaningless(row) else colour
     if np.isfinite((low, high)).all():
         axis.hlines(height, low, high, color=colour, linewidth=1.6, alpha=0.55)
     axis.plot(

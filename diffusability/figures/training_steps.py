@@ -1,7 +1,7 @@
 """Generation quality, and its correlation with latent metrics, against training steps."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import pandas as pd
@@ -25,7 +25,7 @@ from diffusability.figures.panels import (
 )
 from diffusability.figures.perspectives import every_scope
 from diffusability.figures.results import Results, Scope
-from diffusability.figures.style import NOTHING, PALETTE, QUIET, TEXT, cluster_styles
+from diffusability.figures.style import MEANINGLESS, PALETTE, QUIET, TEXT, cluster_styles
 
 FAR = 3  # times the largest model: a control above that is not drawn as a line
 # line style and words of each control
@@ -69,7 +69,7 @@ def draw_training_steps(results: Results) -> Figure:
         "How long must a diffusion model train before a metric predicts its images? "
         "r, turned so that up is good",
     )
-    add_legend(figure, results, _handles(results), key=False)
+    add_legend(figure, results, _handles(axes[:, 0]), key=False)
     return figure
 
 
@@ -128,7 +128,7 @@ def _draw_controls(axis: Axes, table: pd.DataFrame, scope: Scope, largest: float
             text = axis.text(0.98, 0.98, said, fontsize=TEXT - 1, color=QUIET, ha="right", va="top")
             text.set_transform(axis.transAxes)
         elif math.isfinite(value):
-            axis.axhline(value, color=QUIET, linestyle=style, linewidth=0.9, zorder=1)
+            axis.axhline(value, color=QUIET, linestyle=style, linewidth=0.9, zorder=1, label=words)
 
 
 def control_level(table: pd.DataFrame, scope: Scope, control: str) -> float:
@@ -153,7 +153,7 @@ def _draw_correlation(axis: Axes, results: Results, scope: Scope, short: str, me
     axis.plot(x, found["r"], color=colour, linewidth=1.1)
     for nothing, part in found.groupby("meaningless"):
         axis.plot(
-            part["step"], part["r"], "o", color=NOTHING if nothing else colour, markersize=3.5
+            part["step"], part["r"], "o", color=MEANINGLESS if nothing else colour, markersize=3.5
         )
     last = found.iloc[-1]
     known = pd.notna(last["low"])
@@ -189,10 +189,11 @@ def _step_axis(axis: Axes, steps: list[int]) -> None:
     axis.set_xlim(steps[0] / 1.25, steps[-1] * 1.25)
 
 
-def _handles(results: Results) -> dict[str, Line2D]:
-    """Return the line of each control that was measured."""
+def _handles(axes: Iterable[Axes]) -> dict[str, Line2D]:
+    """Return a line of each control that is drawn."""
+    drawn = {str(line.get_label()) for axis in axes for line in axis.get_lines()}
     return {
         words: Line2D([], [], color=QUIET, linestyle=style, linewidth=0.9)
-        for name, (style, words) in CONTROLS.items()
-        if results.measured(f"{CONTROL}{name}.*")
+        for style, words in CONTROLS.values()
+        if words in drawn
     }

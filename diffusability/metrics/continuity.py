@@ -16,10 +16,11 @@ from torch import Tensor
 from diffusability.data.images import Rows
 from diffusability.errors import MeasurementError
 from diffusability.metrics.feature_moments import FeatureMoments, moments_of_batches
-from diffusability.metrics.frechet import distance_name, measure_frechet
+from diffusability.metrics.frechet import measure_frechet
 from diffusability.metrics.latent_set import ImageVariation
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.nearest_neighbours import NeighbourTable
+from diffusability.study.names import distance_name
 
 Choice = Literal["weighted", "nearest"]
 Interpolation = Literal["slerp", "linear"]

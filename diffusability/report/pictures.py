@@ -71,7 +71,10 @@ def _generations(artifacts: Sequence[Artifact]) -> list[Artifact]:
 
 def _first_runs(artifacts: Sequence[Artifact]) -> list[Artifact]:
     """Return the first artifact of each backbone."""
-    return list({a.labels["backbone"]: a for a in reversed(artifacts)}.values())[::-1]
+    found: dict[str, Artifact] = {}
+    for artifact in artifacts:
+        found.setdefault(artifact.labels["backbone"], artifact)
+    return list(found.values())
 
 
 def shown_samples(generations: Sequence[Artifact], target: str) -> list[Artifact]:

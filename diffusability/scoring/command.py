@@ -128,9 +128,10 @@ def _study(arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.study:
         return requested_study(Request(items=arguments.items, **named, metrics=arguments.metrics))
     kinds = {kind: name for kind, name in arguments.items if kind not in ("", "tokenizer")}
-    for option in (*kinds, *(name for name, value in named.items() if value is not None)):
+    ignored = [*kinds, *(name for name, value in named.items() if value is not None)]
+    if ignored:
         raise StudyError(
-            f"--{option}: a study file states its images, networks and files itself; leave the "
+            f"--{ignored[0]}: a study file states its images, networks and files itself; leave the "
             "option out, or change the file (--study)"
         )
     names = [name for _, name in arguments.items]

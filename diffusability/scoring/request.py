@@ -73,9 +73,12 @@ def requested_study(request: Request) -> dict[str, Any]:
     shape = _checked(dataset)
     tokenizers: dict[str, Any] = {}
     encoders: dict[str, Any] = {}
+    extractor = None
     if request.extractor is not None:
         entry = read_entry("--extractor", request.extractor)
-        encoders[_extractor_name(entry)] = entry
+        # only Inception's distances are FID
+        extractor = INCEPTION if entry.get("kind") == "inception" else "extractor"
+        encoders[extractor] = entry
     for kind, given in request.items:
         if _kind(kind, given) == "encoder":
             entry, encoder = _features(given, request, shape)
@@ -89,7 +92,7 @@ def requested_study(request: Request) -> dict[str, Any]:
         tokenizers[_name(given, tokenizers)] = entry
     data: dict[str, Any] = {"name": request.name, "datasets": {"images": dataset}}
     data |= {"encoders": encoders} if encoders else {}
-    data |= {"tokenizers": tokenizers, "metrics": _metrics(request, shape.has_images)}
+    data |= {"tokenizers": tokenizers, "metrics": _metrics(request, shape.has_images, extractor)}
     data["select"] = {"dataset": "images"}
     return data
 
@@ -276,15 +279,14 @@ def _stored(name: str) -> dict[str, Any]:
     return entry | {"channels": shape[1]}
 
 
-def _metrics(request: Request, images: bool) -> dict[str, Any]:
+def _metrics(request: Request, images: bool, extractor: str | None) -> dict[str, Any]:
     split = {"split": "all"}
     metrics: dict[str, Any] = {name: {**split, **DEFAULTS.get(name, {})} for name in OF_LATENTS}
     if images:
         metrics |= {"equivariance": dict(split), "reconstruction": dict(split)}
-        if request.extractor is not None:
-            name = _extractor_name(read_entry("--extractor", request.extractor))
-            metrics["reconstruction"]["extractor"] = name
-            metrics["continuity"] = {"extractor": name}
+        if extractor is not None:
+            metrics["reconstruction"]["extractor"] = extractor
+            metrics["continuity"] = {"extractor": extractor}
     chosen = request.metrics or tuple(metrics)
     for name in chosen:
         if name not in metrics:
@@ -292,11 +294,6 @@ def _metrics(request: Request, images: bool) -> dict[str, Any]:
                 f"--metrics {name}: not among those of this score: {', '.join(metrics)}"
             )
     return {name: metrics[name] for name in metrics if name in chosen}
-
-
-def _extractor_name(entry: Mapping[str, Any]) -> str:
-    """Return the name of the encoder whose features are compared; only Inception's are FID."""
-    return INCEPTION if entry.get("kind") == "inception" else "extractor"
 
 
 def _name(given: str, taken: Mapping[str, Any]) -> str:

@@ -145,12 +145,36 @@ class TokenizerTraining(TrainSpec):
         return data | {"part": None} if data["part"] == batch else data
 
 
-class TokenizerSpec(TokenizerEntry):
+class NetworkEntry(TokenizerEntry):
+    """A tokenizer that is a network of the project: its sizes and cost are those of its options."""
+
+    network: NetworkSpec
+
+    @property
+    def factor(self) -> int:
+        """Image pixels per latent cell, along one side."""
+        return self.network.factor
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latent."""
+        return self.network.channels
+
+    def misfits(self, size: int, image_channels: int) -> Iterator[tuple[str, str]]:
+        """Every halving of its network must be whole."""
+        wrong = [(f"network.{key}", why) for key, why in super().misfits(size, image_channels)]
+        yield from wrong or ((f"network.{key}", why) for key, why in self.network.misfits(size))
+
+    def cost(self, image_channels: int, side: int) -> Autoencoder:
+        """Counted from the network's options."""
+        return autoencoder(self.network, image_channels, side)
+
+
+class TokenizerSpec(NetworkEntry):
     """One tokenizer, resolved: base, entry and defaults merged."""
 
     needs_images = True
 
-    network: NetworkSpec
     objective: ObjectiveSpec = ObjectiveSpec()
     regularizer: RegularizerSpec
     train: TokenizerTraining
@@ -234,25 +258,6 @@ class TokenizerSpec(TokenizerEntry):
     def family(self) -> str:
         """Architecture and latent size, as the paper names its families."""
         return self.network.family
-
-    @property
-    def factor(self) -> int:
-        """Image pixels per latent cell, along one side."""
-        return self.network.factor
-
-    @property
-    def channels(self) -> int:
-        """Channels of the latent."""
-        return self.network.channels
-
-    def misfits(self, size: int, image_channels: int) -> Iterator[tuple[str, str]]:
-        """Every halving of its network must be whole."""
-        wrong = [(f"network.{key}", why) for key, why in super().misfits(size, image_channels)]
-        yield from wrong or ((f"network.{key}", why) for key, why in self.network.misfits(size))
-
-    def cost(self, image_channels: int, side: int) -> Autoencoder:
-        """Counted from the network's options."""
-        return autoencoder(self.network, image_channels, side)
 
     @property
     def encoders(self) -> dict[str, str]:
@@ -413,21 +418,11 @@ class LinearTokenizer(SourcedTokenizer):
         return linear_map(self, image_channels, side)
 
 
-class DerivedTokenizer(SourcedTokenizer):
+class DerivedTokenizer(NetworkEntry, SourcedTokenizer):
     """What a trained tokenizer also offers: its weights are copied, nothing is trained."""
 
     of: Name = Field(exclude=True, description="trained tokenizer; it enters by its fingerprint")
     network: NetworkSpec = Field(json_schema_extra=COMPUTED, description="that of `of`")
-
-    @property
-    def factor(self) -> int:
-        """Image pixels per latent cell, along one side."""
-        return self.network.factor
-
-    @property
-    def channels(self) -> int:
-        """Channels of the latent."""
-        return self.network.channels
 
     @property
     def trained(self) -> str:
@@ -435,13 +430,9 @@ class DerivedTokenizer(SourcedTokenizer):
         return self.of
 
     def misfits(self, size: int, image_channels: int) -> Iterator[tuple[str, str]]:
-        """As for the tokenizer that it is derived from."""
-        wrong = list(super().misfits(size, image_channels))
+        """As for the tokenizer that it is derived from; its `factor` is a key of its own."""
+        wrong = list(SourcedTokenizer.misfits(self, size, image_channels))
         yield from wrong or ((f"network.{key}", why) for key, why in self.network.misfits(size))
-
-    def cost(self, image_channels: int, side: int) -> Autoencoder:
-        """Counted from the network's options."""
-        return autoencoder(self.network, image_channels, side)
 
 
 @TOKENIZER_SOURCES.add("diffusability.tokenizers.derived:Level")

@@ -16,7 +16,7 @@ from diffusability.encoders.inception import InceptionV3, import_inception, load
 from diffusability.encoders.packages import ensure_torchvision
 from diffusability.errors import ArtifactError, MeasurementError, StudyError
 from diffusability.metrics.feature_moments import reference_image_side
-from diffusability.metrics.frechet import distance_name
+from diffusability.study.names import distance_name
 from diffusability.study.needs import missing, study_needs
 from tests.unit.study_run import measurements, plan_of, run_plan
 

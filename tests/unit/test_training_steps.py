@@ -16,7 +16,7 @@ from diffusability.analysis.snapshots import (
 )
 from diffusability.errors import MeasurementError
 from diffusability.figures.results import Results, reference_scope
-from diffusability.figures.style import NOTHING
+from diffusability.figures.style import MEANINGLESS
 from diffusability.figures.training_steps import (
     control_level,
     correlations_by_step,
@@ -154,5 +154,5 @@ def test_correlations_of_failed_models_are_marked_and_drawn_in_grey(table: pd.Da
     found = correlations_by_step(study, scope, "velocity.viv")
     assert found["meaningless"].tolist() == [True, False, False]
     axis = next(a for a in draw_training_steps(study).axes if a.get_title().startswith("VIV"))
-    grey = [line for line in axis.get_lines() if line.get_color() == NOTHING]
+    grey = [line for line in axis.get_lines() if line.get_color() == MEANINGLESS]
     assert [line.get_xdata().tolist() for line in grey] == [[100]]
