@@ -5,6 +5,7 @@ The study of a score runs in its own folder, where a relative path would mean an
 
 import re
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ import yaml
 
 from diffusability.errors import StudyError
 from diffusability.study.dataset import DATASETS
+from diffusability.study.encoder import ENCODERS
 from diffusability.study.folder_content import is_image
+from diffusability.study.tokenizer import TOKENIZER_SOURCES
 
-PATHS = ("path", "val", "weights", "labels", "masks")  # keys of entries that are files or folders
 ARCHIVES = {".zip": "zip", ".parquet": "parquet", ".tar": "tar"}
 SIZE = 256  # pixels, of images in folders and archives
 
 
 def absolute_paths(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an entry of a study file with absolute paths."""
+    """Return an entry of a dataset, encoder or tokenizer with absolute paths."""
+    models = chain(DATASETS.values(), ENCODERS.values(), TOKENIZER_SOURCES.values())
+    keys = {key for model in models for key in model.place_keys()}
     return {
-        key: str(Path(value).absolute()) if key in PATHS and isinstance(value, str) else value
+        key: str(Path(value).absolute()) if key in keys and isinstance(value, str) else value
         for key, value in entry.items()
     }
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -28,7 +28,7 @@ from diffusability.study.image_files import (
 )
 from diffusability.study.python_object import COMPUTED
 from diffusability.study.registry import Registry
-from diffusability.study.spec import NamedContent, Need, Place, Spec
+from diffusability.study.spec import NamedContent, Need, OptionalPlace, Place, Spec
 
 DIGITS_IMAGES = 1797
 # ImageNet-1k has 1,281,167 training and 50,000 validation images in 1,000 classes
@@ -318,7 +318,7 @@ class FolderDataset(DecodedDataset):
         description="a name for what the folder holds, which stands in the fingerprint; none: a "
         "hash of all image files and masks, for which every file is read once",
     )
-    masks: Annotated[str | None, Field(exclude=True)] = Field(
+    masks: OptionalPlace = Field(
         None,
         description="folder of PNG files named as the images, whose pixels hold class numbers as "
         "R + 256 G (ImageNet-S): all but 0 and 1000 are foreground; not part of the fingerprint",
@@ -386,7 +386,7 @@ class ArchiveDataset(DecodedDataset):
         description="an archive, a folder of archives, or a pattern such as `data/train-*`; not "
         "part of the fingerprint"
     )
-    val: Annotated[str | None, Field(exclude=True)] = Field(
+    val: OptionalPlace = Field(
         None,
         description="archives of the validation split, given as `path`; none: a `val_fraction` is "
         "held out",
@@ -502,12 +502,12 @@ class UnseenDataset(Dataset):
     size: PositiveInt = Field(1, description="side of the images, in pixels; known for masks alone")
     images: PositiveInt = Field(description="number of images")
     num_classes: PositiveInt = Field(1, description="classes that are expected; 1 without labels")
-    labels: Annotated[str | None, Field(exclude=True)] = Field(
+    labels: OptionalPlace = Field(
         None,
         description="npy, npz, safetensors or zarr of (images,) integers; not part of the "
         "fingerprint",
     )
-    masks: Annotated[str | None, Field(exclude=True)] = Field(
+    masks: OptionalPlace = Field(
         None,
         description="npy, npz, safetensors or zarr of (images, H, W) foreground, true or false or "
         "its share in [0, 1], at the resolution of the images or of the latents; not part of the "

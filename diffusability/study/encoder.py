@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt, model_validator
 
@@ -17,7 +17,16 @@ from diffusability.study.representations import (
     Representation,
     representation_file,
 )
-from diffusability.study.spec import Need, Place, Probability, Spec, TrainSpec, Width, is_none
+from diffusability.study.spec import (
+    Need,
+    OptionalPlace,
+    Place,
+    Probability,
+    Spec,
+    TrainSpec,
+    Width,
+    is_none,
+)
 from diffusability.study.vision_models import (
     FACTS,
     IMAGENET,
@@ -211,7 +220,7 @@ class MaskedEncoder(TrainedEncoder):
 class PublishedEncoder(EncoderEntry):
     """A network with published weights: nothing is trained, the weights are copied and hashed."""
 
-    weights: Annotated[str | None, Field(exclude=True)] = Field(
+    weights: OptionalPlace = Field(
         None, description="weight file; its content is part of the fingerprint, its path is not"
     )
     weights_content: str | None = Field(

@@ -10,7 +10,7 @@ from diffusability.study.metric_group import Split, first_paragraph
 from diffusability.study.names import INCEPTION, EncoderName
 from diffusability.study.quantity import Quantity
 from diffusability.study.representations import FDR6_SPACES
-from diffusability.study.spec import NamedContent, Need, Spec, is_none
+from diffusability.study.spec import NamedContent, Need, OptionalPlace, Spec, is_none
 
 Control = Literal["noise", "gaussian", "posterior"]
 LEAST_COMPARED = 40  # two images in each of the parts that the kernel distance is jackknifed by
@@ -133,7 +133,7 @@ class GenerationMetric(Spec):
         "decodes N(0, I) in z-scored latents, gaussian decodes draws of VIV's Gaussian per class, "
         "posterior decodes latents of val images. The stages of other samples do not change",
     )
-    reference_statistics: Annotated[str | None, Field(exclude=True)] = Field(
+    reference_statistics: OptionalPlace = Field(
         None,
         description="npz of the ADM evaluator, whose moments FID and sFID take instead of those "
         "of the reference images; not part of the fingerprint",
@@ -206,7 +206,7 @@ class PublishedReference(Spec):
     reference_content: str | None = Field(None, exclude_if=is_none)
     reference_count: PositiveInt | None = Field(None, exclude_if=is_none)
     reference_resolution: PositiveInt | None = Field(None, exclude_if=is_none)
-    reference_statistics: Annotated[str | None, Field(exclude=True)] = None
+    reference_statistics: OptionalPlace = None
 
 
 class GenerationReference(PublishedReference):

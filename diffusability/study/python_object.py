@@ -12,13 +12,13 @@ import ast
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 from pydantic.config import JsonDict
 
 from diffusability.study.content import content_digest
-from diffusability.study.spec import Need, Spec
+from diffusability.study.spec import Need, OptionalPlace, Spec
 
 COMPUTED: JsonDict = {"computed": True}  # follows from the other keys; no key of the study file
 
@@ -80,7 +80,7 @@ class PythonObject(Spec):
 class WeightedObject(PythonObject):
     """An object of the user's own package that takes its weights from a file."""
 
-    weights: Annotated[str | None, Field(exclude=True)] = Field(
+    weights: OptionalPlace = Field(
         None,
         description="safetensors, or a checkpoint that holds tensors only; none: the object comes "
         "with its weights. Its content is part of the fingerprint, its path is not",

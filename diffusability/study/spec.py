@@ -30,7 +30,9 @@ LARGEST = 2**63 - 1  # integer, which every library takes
 TIME_BUDGET = 0.9  # of a job's minutes, after which a training saves its state and ends
 # path of something on this machine: never part of a fingerprint, so it may differ between two
 # machines that share results
-Place = Annotated[str, Field(min_length=1, exclude=True)]
+ON_DISK = "path"
+Place = Annotated[str, Field(min_length=1, exclude=True), ON_DISK]
+OptionalPlace = Annotated[str | None, Field(exclude=True), ON_DISK]
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,11 @@ class Spec(BaseModel):
             elif isinstance(value, Spec) and (inner := value.local()):
                 options[name] = inner
         return options
+
+    @classmethod
+    def place_keys(cls) -> tuple[str, ...]:
+        """Return the keys whose values are paths on this machine."""
+        return tuple(name for name, field in cls.model_fields.items() if ON_DISK in field.metadata)
 
     def needs(self) -> tuple[Need, ...]:
         """Return the files that have to be there before the first job starts."""

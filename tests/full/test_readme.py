@@ -9,12 +9,16 @@ import pytest
 from tests.workflow.readme import long_commands
 from tests.workflow.workspace import Workspace
 
+# the environment of the tests as it is: installed again, it would be of a copy that is removed
+INSTALLED = f"{sys.prefix}/.installed"
+STUDY = ("make", "study", f"VENV={sys.prefix}", f"--old-file={INSTALLED}")
+
 
 @pytest.fixture(scope="module")
 def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A copy of the workflow in which `make study` has run, in the environment of the tests."""
     workspace = Workspace.create(tmp_path_factory.mktemp("newcomer") / "work")
-    output = workspace.run("make", "study", f"VENV={sys.prefix}").stdout
+    output = workspace.run(*STUDY).stdout
     assert "Report: results/report.html" in output
     draws, labels = np.random.default_rng(0), np.arange(400) % 4
     latents = draws.normal(size=(400, 4, 8, 8)) + labels[:, None, None, None]
@@ -32,7 +36,7 @@ def table(newcomer: Workspace) -> pd.DataFrame:
 
 
 def test_second_call_says_that_nothing_is_to_be_done(newcomer: Workspace) -> None:
-    output = newcomer.run("make", "study", f"VENV={sys.prefix}").stdout
+    output = newcomer.run(*STUDY).stdout
     assert "Nothing to be done" in output
     assert "Report: results/report.html" in output
 
