@@ -217,6 +217,7 @@ def test_tokens_that_hold_the_label_are_probed_exactly() -> None:
     assert numbers["probe_mean_stderr"] == 0
 
 
+@pytest.mark.release
 def test_training_makes_single_tokens_know_their_class(tmp_path: Path) -> None:
     data = load_digits(DigitsDataset(kind="digits", size=16))
     chosen = data.split("train")

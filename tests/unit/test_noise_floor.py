@@ -86,6 +86,7 @@ def test_components_are_unbiased_when_only_some_are_repeated():
     np.testing.assert_allclose(np.mean(found, axis=0), [1.0, 0.09], rtol=0.1)
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_reliability_intervals_cover(seeds):
     truth, hits = 1 / (1 + 0.25 / seeds), 0
