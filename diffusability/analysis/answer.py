@@ -1,7 +1,7 @@
 """The answer of a study in one sentence: what predicts generation, or why it cannot tell."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,10 +13,11 @@ from diffusability.analysis.catalogue import PERSPECTIVES, REPRESENTATIVES, name
 from diffusability.analysis.correlation import at_smallest_guidance, sign, turned
 from diffusability.analysis.declared import declared_sentence
 from diffusability.analysis.equal_reconstruction import compared
-from diffusability.analysis.failed import failed
+from diffusability.analysis.estimators import pearson, whole
+from diffusability.analysis.failed import failed, failed_tokenizers
 from diffusability.analysis.joint import FEWEST
 from diffusability.analysis.pairing import means_by_tokenizer
-from diffusability.analysis.panels import Measured, Panel, higher_is_better, scales
+from diffusability.analysis.panels import Measured, Panel, higher_is_better, paired, scales
 
 LEVEL = 0.05  # of the test after correction for every metric and backbone
 CANNOT = "This study cannot tell which latent space a diffusion model learns well, because "
@@ -32,7 +33,9 @@ class Turned:
         short, perspective: names of the metric. metric: its full name. backbone, guidance, family:
             of the panel. r, low, high: with its interval over clusters; ends may be NaN.
         p: of the interval, corrected for every metric and backbone; may be NaN.
-        partial: r, low, high given PSNR. without: smallest and largest r without any one tokenizer.
+        partial: r, low, high given PSNR.
+        without: smallest and largest r without any one tokenizer. without_cluster: the same without
+            any one cluster.
         directed: whether the metric declares a direction; without one, r is not turned.
         row: of the table of correlations.
     """
@@ -49,6 +52,7 @@ class Turned:
     p: float
     partial: tuple[float, float, float]
     without: tuple[float, float]
+    without_cluster: tuple[float, float]
     directed: bool
     row: Mapping[Any, Any]
 
@@ -59,8 +63,23 @@ class Turned:
 
     @property
     def settled(self) -> bool:
-        """Whether the sign stays after the correction and without any one tokenizer."""
-        return self.known and self.p <= LEVEL and self.without[0] * self.without[1] > 0
+        """Whether the sign stays after the correction, and without any tokenizer or cluster."""
+        return self.known and self.p <= LEVEL and not self.carrier
+
+    @property
+    def carrier(self) -> str:
+        """The tokenizer, else the cluster, without which r changes its sign; empty if none."""
+        if self.without[0] * self.without[1] < 0:
+            return f"the tokenizer {self.row['influential']}"
+        if self.without_cluster[0] * self.without_cluster[1] < 0:
+            return f"the cluster {self.row['influential_cluster']}"
+        return ""
+
+    @property
+    def panel(self) -> Panel:
+        """Where it was computed."""
+        scale = None if math.isnan(self.guidance) else self.guidance
+        return Panel(str(self.row["target"]), self.backbone, scale)
 
     @property
     def interval(self) -> str:
@@ -126,11 +145,15 @@ def answer(tables: Mapping[str, pd.DataFrame], target: str) -> Answer:
     if first.settled:
         sentence = _decided(first, found, target, bool(higher_is_better(measurements, target)))
     else:
-        sentence = CANNOT + _doubt(first, found) + "."
+        sentence = CANNOT + _doubt(first, found, target) + "."
     tested = declared_sentence(tables["declared_tests"]) if "declared_tests" in tables else ""
-    details = _details(first, found, scores, tables.get("noise_floor"), target)
-    details = (f"{tested}.", *details) if tested else details
-    return Answer(sentence, details, first.settled, first, best, worst)
+    details = (
+        f"{tested}." if tested else "",
+        _without_failed(first, Measured(measurements)),
+        *_details(first, found),
+        *_images(first, scores, tables.get("noise_floor"), target),
+    )
+    return Answer(sentence, tuple(filter(None, details)), first.settled, first, best, worst)
 
 
 def largest_family(measurements: pd.DataFrame) -> str:
@@ -185,7 +208,7 @@ def testable(
     size = int((measured.tokenizers["family"] == family).sum())
     few = f"it has {size} tokenizers of one family, and a correlation needs {FEWEST}"
     backbones = list(scales(measured, target))
-    dead = "most of its diffusion models failed: their images say nothing about latent spaces"
+    dead = "most of its diffusion models failed: their images are no better than a control's"
     gone = backbones and all(failed(measured, Panel(target, b, None), family) for b in backbones)
     if gone or size < FEWEST:
         return [], "; and ".join([few] * (size < FEWEST) + [dead] * bool(gone))
@@ -214,7 +237,6 @@ def strongest(found: list[Turned]) -> Turned:
 
 def _turn(row: Mapping[Any, Any], short: str, title: str, panels: int) -> Turned:
     r, low, high = turned(row)
-    smallest, largest = sorted(sign(row) * float(row[f"without_{end}"]) for end in ("low", "high"))
     return Turned(
         short=short,
         perspective=title,
@@ -227,91 +249,121 @@ def _turn(row: Mapping[Any, Any], short: str, title: str, panels: int) -> Turned
         high=high,
         p=float(np.minimum(1.0, float(row["pearson_p_holm"]) * panels)),
         partial=turned(row, "pearson_partial"),
-        without=(smallest, largest),
+        without=_range(row, "without"),
+        without_cluster=_range(row, "without_cluster"),
         directed=bool(pd.notna(row["expected_sign"])),
         row=row,
     )
 
 
+def _range(row: Mapping[Any, Any], name: str) -> tuple[float, float]:
+    """Return smallest and largest turned r without any one tokenizer or cluster."""
+    smallest, largest = sorted(sign(row) * float(row[f"{name}_{end}"]) for end in ("low", "high"))
+    return smallest, largest
+
+
 def _decided(first: Turned, found: list[Turned], target: str, up: bool) -> str:
     way = "higher" if (float(first.row["pearson"]) > 0) == up else "lower"
+    settled = len({c.short for c in found if c.settled})
+    others = "the only one" if settled == 1 else f"the strongest of {settled}"
     against = "" if first.r > 0 or not first.directed else ", against what the metric declares"
     return (
-        f"Of {len({c.short for c in found})} perspectives, {first.perspective} predicts generated "
-        f"images best: the {way} the {first.short} of a tokenizer, the better its "
-        f"images by {name_metric(target)}{against}. {first.interval} over "
+        f"Of {len({c.short for c in found})} perspectives, {first.perspective} is {others} whose "
+        f"correlation with image quality is settled: the {way} the {first.short} of a tokenizer, "
+        f"the better its images by {name_metric(target)}{against}. {first.interval} over "
         f"{first.row['n']:.0f} tokenizers in {first.row['clusters']:.0f} clusters "
         f"(p = {first.p:.2g} after correction for every metric and backbone)."
     )
 
 
-def _doubt(first: Turned, found: list[Turned]) -> str:
+def _doubt(first: Turned, found: list[Turned], target: str) -> str:
     """Return why the strongest correlation does not decide."""
+    expected = "" if first.r > 0 or not first.directed else ", against the expected direction"
     where = (
-        f"{first.short} on {first.backbone}, {first.interval} over {first.row['n']:.0f} "
-        f"tokenizers in {first.row['clusters']:.0f} clusters"
+        f"{first.perspective} ({first.short}) on {first.backbone}, {first.interval}{expected}, "
+        f"over {first.row['n']:.0f} tokenizers in {first.row['clusters']:.0f} clusters"
     )
     if not first.known:
         metrics = len({c.short for c in found})
         return (
-            f"the intervals of all its {metrics} perspectives contain zero: each may go with "
-            f"better or with worse images. Largest: {where}"
+            f"no correlation with image quality ({name_metric(target)}) can be told from zero. "
+            f"Largest of {metrics} perspectives: {where}"
         )
-    if not first.without[0] * first.without[1] > 0:
-        return (
-            f"its strongest correlation depends on one tokenizer, {first.row['influential']}: "
-            f"{where}"
-        )
+    if first.carrier:
+        return f"its strongest correlation changes its sign without {first.carrier}: {where}"
     return (
         f"its strongest correlation may be chance among the many tested: {where}, "
         f"p = {first.p:.2g} after correction for every metric and backbone"
     )
 
 
-def _details(
-    first: Turned,
-    found: list[Turned],
-    scores: pd.Series,
-    floor: pd.DataFrame | None,
-    target: str,
-) -> tuple[str, ...]:
+def _without_failed(first: Turned, measurements: Measured) -> str:
+    """Return what is left of a correlation without tokenizers whose diffusion models failed."""
+    out = failed_tokenizers(measurements, first.panel, first.family)
+    rows = paired(measurements, first.metric, first.panel, first.family).rows
+    kept = rows[~rows["tokenizer"].isin(out)]
+    if len(kept) == len(rows):
+        return ""
+    models = f"the diffusion models of {' and '.join(out)} failed (see the warnings)"
+    if len(kept) < FEWEST:
+        return f"Without {models}, {len(kept)} tokenizers are left: no correlation."
+    r = sign(first.row) * float(
+        whole(pearson(kept["x"].to_numpy(), kept["y"].to_numpy()), len(kept))[0]
+    )
+    return f"{models[0].upper()}{models[1:]}; without them, r = {r:.2f} over {len(kept)}."
+
+
+def _details(first: Turned, found: list[Turned]) -> Iterator[str]:
+    """Yield sentences on the other backbones, and on reconstruction."""
     own = [c for c in found if c.metric == first.metric]
-    agree = [c for c in own if c.known and c.r * first.r > 0]
-    sentences = []
     if len(own) > 1:
-        sentences.append(
-            f"{first.short} points the same way, beyond chance, on {len(agree)} of {len(own)} "
-            "backbones."
+        agree = [c for c in own if c.known and c.r * first.r > 0]
+        yield (
+            f"The interval of {first.short}, without correction, is on that side of zero on "
+            f"{len(agree)} of {len(own)} backbones."
         )
     r, low, high = first.partial
     if not math.isnan(low):
-        sentences.append(
-            f"{first.short} among tokenizers that reconstruct equally well (given PSNR): "
-            f"r = {r:.2f} [{low:.2f}, {high:.2f}]."
+        yield f"Partial correlation of {first.short} given PSNR: {r:.2f} [{low:.2f}, {high:.2f}]."
+
+
+def _images(
+    first: Turned, scores: pd.Series, floor: pd.DataFrame | None, target: str
+) -> Iterator[str]:
+    """Yield sentences on how far tokenizers differ beyond seeds, and on the best images."""
+    row = _noise(floor, first, target)
+    known = {name: row.get(name, math.nan) for name in ("reliability", "low", "high")}
+    name, (reliability, low, high) = name_metric(target), known.values()
+    if pd.notna(reliability):
+        ends = f" [{low:.2f}, {high:.2f}]" if pd.notna(low) else ", no interval"
+        yield (
+            f"Reliability of the {name}, the share of its variance that is between tokenizers and "
+            f"not between trainings: {reliability:.2f}{ends}."
         )
-    name = name_metric(target)
-    where = f" of {first.backbone}" if len(own) > 1 else ""
-    sentence = f"Best images{where}: {scores.index[0]} ({name} {scores.iloc[0]:.3g})"
-    gap = _resolvable_gap(floor, first, target)
-    if len(scores) > 1:
-        apart = abs(scores.iloc[1] - scores.iloc[0])
+    gap = row.get("resolvable_gap", math.nan)
+    sentence = f"Best images of {first.backbone}: {scores.index[0]} ({name} {scores.iloc[0]:.3g})"
+    if len(scores) > 1 and pd.notna(gap):
+        near = int((scores.iloc[1:] - scores.iloc[0]).abs().le(gap).sum())
+        sentence += (
+            f"; {near} of the {len(scores) - 1} others differ from it by less than {gap:.3g}, "
+            "as two trainings of one tokenizer may"
+        )
+    elif len(scores) > 1:
         sentence += f", then {scores.index[1]} ({scores.iloc[1]:.3g})"
-        if gap is not None:
-            sentence += ", " + ("more" if apart > gap else "not more") + " than seeds differ by"
-    return (*sentences, sentence + ".")
+    yield sentence + "."
 
 
-def _resolvable_gap(floor: pd.DataFrame | None, first: Turned, target: str) -> float | None:
-    if floor is None or "resolvable_gap" not in floor:
-        return None
+def _noise(floor: pd.DataFrame | None, first: Turned, target: str) -> Mapping[Any, Any]:
+    """Return the row of the table of noise floors; empty where it is unknown."""
+    if floor is None or floor.empty:
+        return {}
     rows = floor[
         (floor["target"] == target)
         & (floor["family"] == first.family)
         & (floor["backbone"] == first.backbone)
         & (floor["guidance"] == first.guidance)
     ]
-    gap = float(rows["resolvable_gap"].iloc[0]) if len(rows) else math.nan
-    return None if math.isnan(gap) else gap
+    return rows.iloc[0].to_dict() if len(rows) else {}
 
 
 def _true(value: object) -> bool:

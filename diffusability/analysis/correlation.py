@@ -78,9 +78,9 @@ def correlate(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
         declared direction is right. ``pearson_p`` of that interval; ``pearson_p_holm`` and
         ``pearson_p_by`` correct it for the number of metrics of a panel and family.
         ``without_low`` and ``without_high``: range of r without any one tokenizer,
-        ``influential`` the one that moves r most. ``at_chance``: the metric does not leave
-        chance (``at_chance``). ``failed``: most of the diffusion models failed. Undefined values
-        are NaN, with the reason in ``note``.
+        ``influential`` the one that moves r most; the same for clusters. ``at_chance``: the metric
+        does not leave chance (``at_chance``). ``failed``: most of the diffusion models failed.
+        Undefined values are NaN, with the reason in ``note``.
     """
     table = Measured.of(table)
     metrics = matching(predictors(table), SHOWN_METRICS)
@@ -148,6 +148,7 @@ def _statistics(
     rank = cluster_interval(spearman(x, y), clusters, confidence)
     found |= plain.columns("pearson") | rank.columns("spearman")
     found |= {"pearson_p": float(plain.p[0]), **_influence(x, y, rows["tokenizer"])}
+    found |= _influence(x, y, clusters, "_cluster")
     held = rows["tokenizer"].map(covariate).to_numpy(float)
     there = np.isfinite(held)
     if metric != RECONSTRUCTION and there.sum() > FEWEST:
@@ -156,16 +157,23 @@ def _statistics(
     return found | {"note": join_notes(plain.note, missing)}
 
 
-def _influence(x: Array, y: Array, tokenizers: pd.Series) -> dict[str, object]:
-    """Return the range of r without any one tokenizer, and the one that moves it most."""
-    statistic = pearson(x, y)
-    without = statistic(1 - np.eye(len(x)))[:, 0]
+def _influence(x: Array, y: Array, groups: pd.Series, end: str = "") -> dict[str, object]:
+    """Return the range of r without any one group of points, and the group that moves it most.
+
+    Args:
+        x: (n,) of the metric. y: (n,) of the target. groups: (n,) names, of tokenizers or clusters.
+        end: of the names of the columns.
+    """
+    statistic, names = pearson(x, y), list(dict.fromkeys(groups))
+    kept = np.array([groups != name for name in names], dtype=float)
+    without = statistic(kept)[:, 0]
+    low, high, most = f"without{end}_low", f"without{end}_high", f"influential{end}"
     if not np.isfinite(without).any():
-        return {"without_low": math.nan, "without_high": math.nan, "influential": ""}
+        return {low: math.nan, high: math.nan, most: ""}
     moved = np.abs(without - whole(statistic, len(x))[0])
     return {
-        **{"without_low": np.nanmin(without), "without_high": np.nanmax(without)},
-        "influential": tokenizers.iloc[int(np.nanargmax(moved))],
+        **{low: np.nanmin(without), high: np.nanmax(without)},
+        most: names[int(np.nanargmax(moved))],
     }
 
 

@@ -1,14 +1,13 @@
 """The metric that goes with generation quality most strongly, on one panel."""
 
-import math
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diffusability.analysis.answer import Answer, Turned, answer
 from diffusability.analysis.catalogue import name_metric
-from diffusability.analysis.panels import Panel, paired
+from diffusability.analysis.failed import failed_tokenizers
+from diffusability.analysis.panels import paired
 from diffusability.figures.panels import (
     MARKER,
     add_legend,
@@ -45,8 +44,7 @@ def _draw(results: Results, width: float) -> Figure:
     first = found.strongest
     if first is None:
         return sentence_figure(f"{results.target} was not measured with enough tokenizers")
-    scale = None if math.isnan(first.guidance) else first.guidance
-    panel = Panel(results.target, first.backbone, scale)
+    panel = first.panel
     rows = paired(results.indexed, first.metric, panel, first.family).rows
     if rows.empty:
         return sentence_figure(f"{first.metric} was not measured with {results.target}")
@@ -54,8 +52,8 @@ def _draw(results: Results, width: float) -> Figure:
     size = (width - left - 0.1, min(2.7, width))
     figure, axes = panel_grid(1, 1, panel=size, gap=(0, 1), left=left, narrowest=width)
     axis = axes[0, 0]
-    draw_points(axis, rows, results)
-    draw_fit(axis, rows)
+    draw_points(axis, rows, results, failed_tokenizers(results.indexed, panel, first.family))
+    draw_fit(axis, rows, first.known)
     draw_levels(axis, results, first.metric)
     axis.set_xlabel(label_metric(results, first.short, first.metric))
     axis.set_ylabel(label_metric(results, name_metric(results.target), results.target))
@@ -68,7 +66,7 @@ def _draw(results: Results, width: float) -> Figure:
     axis.set_title(
         wrapped(axis, f"{first.interval}, {count}") + f"\n{first.backbone}, {first.family}"
     )
-    head = "Strongest perspective" if found.decided else "Strongest perspective, sign not settled"
+    head = "Largest correlation" + ("" if found.decided else ", not settled")
     set_title(figure, f"{head}: {first.perspective} ({first.short})")
     add_legend(figure, results, key=False)
     return figure

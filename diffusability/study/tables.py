@@ -121,6 +121,8 @@ TABLES: Mapping[str, Table] = {
         | _interval("pearson_partial")
         | _number("without_low", "without_high")
         | _text("influential")
+        | _number("without_cluster_low", "without_cluster_high")
+        | _text("influential_cluster")
         | _number("expected_sign")
         | {"at_chance": "truth", "failed": "truth"}
         | _COUNTS

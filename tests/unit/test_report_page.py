@@ -84,7 +84,7 @@ def test_every_kind_of_doubt_is_said(tables):
     chance = {"family": "a", "metric": "semantics.lnc5", "at_chance": True}
     told = tables | {"measurements": table, "correlations": table_frame("correlations", [chance])}
     said = " ".join(warnings(told, {"n01/a.jpg": "truncated"}))
-    assert "diffusion models that failed" in said
+    assert "sets of samples failed" in said
     assert "Damaged image files that were left out (1): n01/a.jpg (truncated)." in said
     assert "At chance over the tokenizers of a, and so without meaning: semantics.lnc5." in said
     flags = flag_rows(table).set_index("flag")
@@ -116,9 +116,9 @@ def test_reconstruction_is_listed_where_it_is_judged(tables):
 
 def test_tokenizers_that_are_not_compared_are_named_or_counted():
     assert compared_sentence([]) == ""
-    assert compared_sentence(["a"]).startswith("a reconstructs unlike the others and is left out")
-    assert compared_sentence(["a", "b", "c"]).startswith("a, b and c reconstruct unlike")
-    assert compared_sentence(["a", "b", "c", "d"]).startswith("4 of them reconstruct unlike")
+    assert compared_sentence(["a"]).startswith("a is left out of the statistics: not equal")
+    assert compared_sentence(["a", "b", "c"]).startswith("a, b and c are left out")
+    assert compared_sentence(["a", "b", "c", "d"]).startswith("4 of them are left out")
 
 
 def test_damaged_images_are_those_of_the_manifest(tmp_path):
@@ -136,9 +136,13 @@ def test_the_methods_name_sizes_seeds_and_versions(tables):
         "1,797 images of 10 classes (1,437 for train, 360 for val); damaged files left out: 1"
         in text
     )
-    assert "10 were trained or read: 5 of a in 3 clusters, 5 of b in 3 clusters" in text
-    assert "of 100 images per model, at guidance 1" in text
-    assert "95% intervals over clusters" in text
+    assert "10: 5 of a in 3 clusters, 5 of b in 3 clusters" in text
+    assert "Images. 100 per model" in text
+    assert "guidance 1 (1: none)" in text
+    assert "Its 95% interval is a delete-one-cluster jackknife" in text
+    entry = plan.study.tokenizers["conv-base"]
+    assert f"{entry.train.steps:,} steps of {entry.train.batch} images" in text
+    assert f"with {plan.study.sampling.evaluations} function evaluations" in text
     assert "torch 2.13.0" in text
 
 
