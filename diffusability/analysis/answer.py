@@ -286,8 +286,8 @@ def _doubt(first: Turned, found: list[Turned], target: str) -> str:
     if not first.known:
         metrics = len({c.short for c in found})
         return (
-            f"no correlation with image quality ({name_metric(target)}) can be told from zero. "
-            f"Largest of {metrics} perspectives: {where}"
+            f"no metric's correlation with the {name_metric(target)} of generated images can be "
+            f"told from zero. Largest of {metrics} perspectives: {where}"
         )
     if first.carrier:
         return f"its strongest correlation changes its sign without {first.carrier}: {where}"

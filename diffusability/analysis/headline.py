@@ -170,7 +170,7 @@ def doubt_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
 
 
 def headline_values(measurements: pd.DataFrame, target: str) -> pd.DataFrame:
-    """Return one row per tokenizer: headline metrics and the target by backbone and guidance.
+    """Return one row per tokenizer: the target by backbone and guidance, and headline metrics.
 
     Metrics that no tokenizer has are omitted. Values are means over trainings; the target has its
     standard error over them if there are several, else that of its single measurement.
@@ -180,6 +180,7 @@ def headline_values(measurements: pd.DataFrame, target: str) -> pd.DataFrame:
     )
     names = represented(means.columns)
     table = means[list(names)].rename(columns=names)
+    scores: dict[str, pd.Series] = {}
     chosen = measurements[measurements["metric"] == target]
     keys = chosen[["backbone", "guidance"]].drop_duplicates().sort_values(["backbone", "guidance"])
     for backbone, guidance in zip(keys["backbone"], keys["guidance"], strict=True):
@@ -187,8 +188,10 @@ def headline_values(measurements: pd.DataFrame, target: str) -> pd.DataFrame:
         column = f"{target.removeprefix('generation.')} {backbone} guidance {guidance:g}"
         values = means_by_tokenizer(cell)
         pairs = zip(values["value"], values["stderr"], strict=True)
-        table[column] = pd.Series([f"{v:.2f} ± {s:.2f}" for v, s in pairs], values.index)
-    return table.round(3).reset_index()
+        scores[column] = pd.Series([f"{v:.2f} ± {s:.2f}" for v, s in pairs], values.index)
+    return pd.concat(
+        [pd.DataFrame(scores, index=table.index), table.round(3)], axis=1
+    ).reset_index()
 
 
 def headline_correlations(correlations: pd.DataFrame, target: str, family: str) -> pd.DataFrame:
