@@ -16,6 +16,7 @@ from diffusability.analysis.equal_reconstruction import compared
 from diffusability.analysis.estimators import pearson, whole
 from diffusability.analysis.failed import failed, failed_tokenizers
 from diffusability.analysis.joint import FEWEST
+from diffusability.analysis.noise_floor import WANTED
 from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Measured, Panel, higher_is_better, paired, scales
 
@@ -336,9 +337,12 @@ def _images(
     name, (reliability, low, high) = name_metric(target), known.values()
     if pd.notna(reliability):
         ends = f" [{low:.2f}, {high:.2f}]" if pd.notna(low) else ", no interval"
+        seeds = row.get("seeds_needed", math.nan)
+        more = f"; {WANTED:g} would take {seeds:.0f} diffusion models per tokenizer"
         yield (
-            f"Reliability of the {name}, the share of its variance that is between tokenizers and "
-            f"not between trainings: {reliability:.2f}{ends}."
+            f"Reliability of the {name}, the share of its variance that is not between diffusion "
+            f"models of one tokenizer: {reliability:.2f}{ends}"
+            f"{more if reliability < WANTED and pd.notna(seeds) else ''}."
         )
     gap = row.get("resolvable_gap", math.nan)
     sentence = f"Best images of {first.backbone}: {scores.index[0]} ({name} {scores.iloc[0]:.3g})"

@@ -270,7 +270,7 @@ def _noise_sentence(row: Mapping[Hashable, Any]) -> str:
         if pd.notna(row[column])
     ]
     between = row["variance_tokenizers"]
-    apart = f"by {between**0.5:.3g}" if between > 0 else "no more than seeds do"
+    apart = f"by {between**0.5:.3g}" if between > 0 else "no more than that"
     known = pd.notna(row["low"])
     interval = f" [{row['low']:.2f}, {row['high']:.2f}]" if known else ", no interval"
     return (

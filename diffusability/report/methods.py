@@ -180,8 +180,9 @@ def _statistics(study: Study) -> str:
         "Student's t of one degree of freedom per cluster less one; p is of that interval, and is "
         "corrected by Holm's method over all metrics of a panel, in the answer also by "
         "Bonferroni's over backbones. Partial correlations are given PSNR. Reliability is the "
-        "share of the variance of the tokenizers' means that is between tokenizers, with the "
-        "interval of ICC(k). Linear fits are judged by leave-one-cluster-out cross-validation."
+        "share of the variance of the tokenizers' means that is not between diffusion models of "
+        "one trained tokenizer, with the interval of ICC(k). Linear fits are judged by "
+        "leave-one-cluster-out cross-validation."
     )
 
 

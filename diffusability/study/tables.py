@@ -177,7 +177,7 @@ TABLES: Mapping[str, Table] = {
         columns=_PANEL
         | _number("tokenizers", "runs", "repeated", "retrained", "mean", "variance_tokenizers")
         | _number("variance_tokenizer_seeds", "variance_diffusion_seeds", "run_sd")
-        | _number("resolvable_gap", "reliability", "low", "high")
+        | _number("resolvable_gap", "reliability", "low", "high", "seeds_needed")
         | _NOTE,
         code=f"{_ANALYSIS}.noise_floor:noise_floor",
         made_from=("measurements",),

@@ -64,7 +64,7 @@ def test_noise_in_words(tables):
     assert f"reliability {row['reliability']:.2f} [{row['low']:.2f}" in first
     assert "best guidance" in sentences[-1]
     drowned = floor.assign(variance_tokenizers=-1.0, low=math.nan)
-    assert "no more than seeds do" in noise_sentences(drowned, TARGET, FAMILY)[0]
+    assert "tokenizers differ no more than that" in noise_sentences(drowned, TARGET, FAMILY)[0]
     assert "no interval" in noise_sentences(drowned, TARGET, FAMILY)[0]
     unknown = floor.assign(reliability=math.nan, note="no repeated seeds")
     assert noise_sentences(unknown, TARGET, FAMILY)[0].endswith("unknown (no repeated seeds)")
@@ -195,7 +195,7 @@ def test_the_best_tokenizer_and_its_gap_are_of_the_backbone_of_the_correlation()
     row = floor[(floor["target"] == TARGET) & (floor["backbone"] == "other")].iloc[0]
     close = (near <= row["resolvable_gap"]).sum()
     assert f"; {close} of the 23 others differ from it by less" in found.details[-1]
-    assert f"between trainings: {row['reliability']:.2f} [" in found.details[-2]
+    assert f"models of one tokenizer: {row['reliability']:.2f} [" in found.details[-2]
 
 
 def test_no_answer_rests_on_failed_models_chance_or_one_tokenizer():
