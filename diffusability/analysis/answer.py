@@ -335,7 +335,7 @@ def _images(
     row = _noise(floor, first, target)
     known = {name: row.get(name, math.nan) for name in ("reliability", "low", "high")}
     name, (reliability, low, high) = name_metric(target), known.values()
-    if pd.notna(reliability):
+    if pd.notna(reliability) and pd.notna(row["variance_diffusion_seeds"]):
         ends = f" [{low:.2f}, {high:.2f}]" if pd.notna(low) else ", no interval"
         seeds = row.get("seeds_needed", math.nan)
         more = f"; {WANTED:g} would take {seeds:.0f} diffusion models per tokenizer"

@@ -28,6 +28,8 @@ FLAGS = {
     "impossible value: FI > n / v": "Fisher information above that of noise: impossible",
     "impossible value: FIR < FI^2 / n": "Fisher rate below its least value: impossible",
     "extrapolation: sigma": "noise level",
+    "data-limited: a bound": "too few images for the number of dimensions: a bound",
+    "loose: bounds of v FI / n differ": "bounds of Fisher information are far apart",
 }
 SPREAD = 1.0  # dB of PSNR within a family above which a report warns
 

@@ -20,6 +20,7 @@ from diffusability.study.study import Study
 
 NOT_MEASURED = "the study does not measure it"
 UNCONDITIONAL = "unconditional"  # as the flag says of a metric of one class
+UNNAMED = ("1", "feature^2")  # units that say nothing to a reader
 ARROWS = {True: "higher is better", False: "lower is better", None: ""}
 
 
@@ -69,7 +70,8 @@ class Column:
     @property
     def about(self) -> str:
         """Unit and direction."""
-        return ", ".join(filter(None, ("" if self.unit == "1" else self.unit, ARROWS[self.better])))
+        unit = "" if self.unit in UNNAMED else self.unit
+        return ", ".join(filter(None, (unit, ARROWS[self.better])))
 
     def cell(self, tokenizer: str, family: list[str]) -> Cell:
         """Return the cell of a tokenizer, ranked among those of its family that have a value."""
