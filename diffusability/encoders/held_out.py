@@ -8,6 +8,7 @@ from torch import Tensor
 
 from diffusability.data.images import ImageSet, in_batches, to_float
 from diffusability.encoders.interface import StudyEncoder
+from diffusability.nn.chunks import chunks
 from diffusability.training.loop import Batch, Losses
 
 BATCH = 256
@@ -178,7 +179,8 @@ def _of_images(
 ) -> Tensor:
     """Return what a network says of the chosen (n,) images, on the CPU."""
     batches = in_batches(data.images, chosen, BATCH)
-    return torch.cat([network(to_float(part.to(device))).cpu() for part in batches])
+    parts = (few for batch in batches for few in chunks(batch))
+    return torch.cat([network(to_float(part.to(device))).cpu() for part in parts])
 
 
 def _accuracy(named: Tensor, labels: Tensor) -> dict[str, float]:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from diffusability.artifacts.atomic import write_json
 from diffusability.artifacts.card import read_card
-from diffusability.data.images import to_uint8
 from diffusability.diffusion.edm_sampler import Churn, integrate_denoiser, sigma_grid
 from diffusability.diffusion.guidance import guided_denoiser, guided_velocity
 from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
@@ -103,8 +102,7 @@ def _write_shards(inputs: Inputs, count: int, draw: Draw, out: Path) -> list[str
         images, labels = [], []
         for first in range(start, stop, BATCH):
             latents, asked = draw(range(first, min(first + BATCH, stop)))
-            decoded = inputs.tokenizer.decode(latents.to(inputs.device))
-            images.append(to_uint8(decoded, inputs.of("decoded samples", "tokenizer")).cpu())
+            images.append(inputs.decode(latents, "decoded samples"))
             labels.append(asked.cpu())
             progress.advance({})
         name = f"shard-{len(shards):05d}.safetensors"

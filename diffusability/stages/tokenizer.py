@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from diffusability.data.images import to_float
 from diffusability.encoders.interface import Encoder
+from diffusability.nn.chunks import chunks
 from diffusability.stages.geometry_preserving import GeometryPreservingTraining
 from diffusability.stages.inputs import Inputs, training_images
 from diffusability.study.network import ConvNetwork
@@ -189,7 +190,7 @@ class TargetFeatures:
             return
         first = encoder.grid(to_float(images.held[:1]))
         if len(images) * first.numel() * first.element_size() <= HELD_BYTES:
-            parts = images.held.split(256)
+            parts = [few for part in images.held.split(256) for few in chunks(part)]
             self._held = torch.cat([encoder.grid(to_float(part)) for part in parts])
 
     @torch.no_grad()

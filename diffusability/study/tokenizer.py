@@ -559,7 +559,11 @@ class EncodingSpec(Spec):
     """How the latents of a tokenizer are cached."""
 
     shard: PositiveInt = Field(1024, description="images per shard file")
-    batch: PositiveInt = Field(256, description="images encoded at a time")
+    batch: PositiveInt = Field(
+        256,
+        description="images read at a time; of images larger than 64 pixels fewer are encoded at "
+        "once, in proportion to their area",
+    )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the stored moments")
     val_means: Literal["float32"] | None = Field(
         None,
