@@ -103,7 +103,9 @@ class Backbone(Spec):
     )
     cosine: NonNegativeFloat = Field(0.0, description="weight of the directional loss")
     class_dropout: Probability = Field(
-        0.1, description="share of labels replaced by null; 1: unconditional, also when sampling"
+        0.1,
+        description="share of labels replaced by null; 1: unconditional, also when sampling; "
+        "0: never without a label, so it cannot be guided",
     )
     process: Literal["flow", "edm"] = Field(
         "flow",
@@ -157,6 +159,11 @@ class Backbone(Spec):
     def conditional(self) -> bool:
         """Whether the model is ever trained with a label."""
         return self.class_dropout < 1
+
+    @property
+    def unconditional(self) -> bool:
+        """Whether the model is ever trained without a label: on the null class."""
+        return self.class_dropout > 0
 
     def canonical(self) -> dict[str, Any]:
         """Return the resolved values without those that the process has no use for."""

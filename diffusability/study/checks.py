@@ -227,12 +227,19 @@ def _check_sampling(study: Study, problems: Problems) -> None:
             problems.add(f"sampling.guidance_of.{name}", f"unknown backbone ({hint})")
     for name in study.selected_backbones:
         backbone = study.backbones[name]
-        scales = [f"{scale:g}" for scale in sampling.scales(name) if scale != 1]
+        scales = ", ".join(f"{scale:g}" for scale in sampling.scales(name) if scale != 1)
+        where = f"backbones.{name}.class_dropout"
         if scales and not backbone.conditional:
             problems.add(
-                f"backbones.{name}.class_dropout",
-                f"1 trains an unconditional model, which guidance at {', '.join(scales)} cannot "
-                "steer; leave these scales out of sampling.guidance, or the backbone out of select",
+                where,
+                f"1 trains an unconditional model, which guidance at {scales} cannot steer; "
+                "leave these scales out of sampling.guidance, or the backbone out of select",
+            )
+        if scales and not backbone.unconditional:
+            problems.add(
+                where,
+                f"0 trains no model without labels, away from which guidance at {scales} could "
+                "steer; set it to 0.1, or leave these scales out of sampling.guidance",
             )
         if backbone.process == "edm" and sampling.steps < 2:
             problems.add(

@@ -205,6 +205,14 @@ CASES: list[tuple[str, Any, list[str]]] = [
         },
         ["sit-a.class_dropout: 1 trains an unconditional model, which guidance at 1.5 cannot"],
     ),
+    (
+        "",
+        {
+            "backbones": {"sit-a": SIT | {"class_dropout": 0}},
+            "sampling": {"guidance": [1, 1.5]},
+        },
+        ["sit-a.class_dropout: 0 trains no model without labels, away from which guidance at 1.5"],
+    ),
     ("sampling", {"solver": "heun", "evaluations": 4}, ["heun spends 2 x steps - 1 evaluations"]),
     (
         "",
