@@ -62,6 +62,11 @@ class EncoderEntry(Spec):
             """Image pixels per cell of the feature map, along one side."""
             ...
 
+    @property
+    def smallest_image(self) -> int:
+        """Side in pixels of the smallest images that it can look at."""
+        return 1
+
     def misfits(self, size: int) -> Iterator[tuple[str, str]]:
         """Yield the key and the reason of what does not fit images of `size` pixels a side."""
         if size % self.factor:
@@ -139,6 +144,11 @@ class TrainedEncoder(EncoderEntry):
                 "a head carries a two-dimensional position"
             )
         return self
+
+    @property
+    def smallest_image(self) -> int:
+        """One patch of a transformer; convolutions are padded."""
+        return self.factor if self.arch == "vit" else 1
 
     @property
     def vit_depth(self) -> int:
@@ -429,8 +439,6 @@ class LpipsEncoder(PublishedEncoder):
 
     uses = frozenset({"perceptual", "lpips"})
 
-    smallest: ClassVar[int] = 16  # side in pixels that survives four halvings
-
     kind: Literal["lpips"] = Field(description="VGG-16 under LPIPS")
     weights: Place = Field(description="weight file of torchvision's VGG-16")
 
@@ -439,10 +447,16 @@ class LpipsEncoder(PublishedEncoder):
         """The file given."""
         return Path(self.weights)
 
+    @property
+    def smallest_image(self) -> int:
+        """Four halvings leave nothing of a smaller one."""
+        return 16
+
     def misfits(self, size: int) -> Iterator[tuple[str, str]]:
-        """Four halvings leave nothing of a smaller image."""
-        if size < self.smallest:
-            yield "", f"LPIPS needs images of {self.smallest} pixels a side, these have {size}"
+        """Images may be too small."""
+        least = self.smallest_image
+        if size < least:
+            yield "", f"LPIPS needs images of {least} pixels a side, these have {size}"
 
     def cost(self, channels: int, side: int, classes: int) -> Size:
         """The convolutions of VGG-16."""
