@@ -129,7 +129,8 @@ class Run:
         snapshots: steps after which the averaged weights are written to `state`, as
             `weights_name(step)`.
         minutes: time after which the state is saved and the run interrupted.
-        checkpoint_seconds: time between checkpoints.
+        checkpoint_seconds: least time between checkpoints.
+        checkpoint_share: of the time that writing them may take; on a slow disk they become rarer.
         processes: processes that share every batch.
     """
 
@@ -147,6 +148,7 @@ class Run:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     minutes: float | None = None
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    checkpoint_share: float = 1 / 50
     processes: Processes = field(default_factory=Processes)
 
     @property
@@ -238,7 +240,7 @@ class Training:
         progress = Progress(run.name, steps, self.step, run.state) if leads else None
         budget = math.inf if run.minutes is None else 60 * TIME_BUDGET * run.minutes
         deadline = time.monotonic() + budget
-        saved = time.monotonic()
+        saved, wait = time.monotonic(), run.checkpoint_seconds
         try:
             with Interruption() as interruption:
                 while self.step < run.spec.steps:
@@ -254,9 +256,10 @@ class Training:
                         stop = self._reads and run.processes.any(stop, run.device)
                     if stop and self.step < run.spec.steps:
                         self._save_and_stop(reason or "another of its processes is stopping")
-                    if now - saved >= run.checkpoint_seconds:
+                    if now - saved >= wait:
                         self.save()
-                        saved = now
+                        saved = time.monotonic()
+                        wait = max(run.checkpoint_seconds, (saved - now) / run.checkpoint_share)
             self._refuse_bad_weights()
         finally:
             if progress is not None:

@@ -4,6 +4,7 @@ import json
 import math
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -152,6 +153,33 @@ def test_time_budget_saves_and_says_so(tmp_path: Path) -> None:
         train(make_run(tmp_path / "parts", minutes=0.0))
     assert caught.value.exit_code == 75
     assert_same(weights(whole), weights(train(make_run(tmp_path / "parts"))))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(1.0, [3, 6, 9, 12]), (5.0, [3, 6, 9, 12]), (400.0, [3])],
+)
+def test_a_slow_disk_makes_checkpoints_rarer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, expected: list[int]
+) -> None:
+    now, saved = [0.0], []
+    take_step = Training._take_step
+
+    def step(training: Training) -> dict[str, float] | None:
+        now[0] += 100.0
+        return take_step(training)
+
+    def save(training: Training) -> None:
+        now[0] += seconds
+        saved.append(training.step)
+
+    monkeypatch.setattr(
+        "diffusability.training.loop.time", SimpleNamespace(monotonic=lambda: now[0])
+    )
+    monkeypatch.setattr(Training, "_take_step", step)
+    monkeypatch.setattr(Training, "save", save)
+    train(make_run(tmp_path))
+    assert saved == expected
 
 
 def test_a_repeated_signal_is_one_request_and_a_second_request_kills(
