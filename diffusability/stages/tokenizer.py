@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from diffusability.data.images import to_float
 from diffusability.encoders.interface import Encoder
 from diffusability.nn.chunks import chunks
+from diffusability.nn.transfer import to_device
 from diffusability.stages.geometry_preserving import GeometryPreservingTraining
 from diffusability.stages.inputs import Inputs, training_images
 from diffusability.study.network import ConvNetwork
@@ -197,5 +198,5 @@ class TargetFeatures:
     def __call__(self, batch: Batch, shown: Tensor) -> Tensor:
         """Return the (B, D, h, w) features of the images `shown` in a step."""
         if self._held is not None:
-            return self._held[batch.picked.to(self._held.device)]
+            return self._held[to_device(batch.picked, self._held.device)]
         return self._encoder.grid(shown)
