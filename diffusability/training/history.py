@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,14 +52,27 @@ class PhaseValues:
 
 
 class History:
-    """Rows of a loss curve: each is the mean over an interval of steps."""
+    """Rows of a loss curve: each is the mean over an interval of steps.
+
+    Of a value that not every step has, as of a phase that starts late, it is the mean over those
+    that have it.
+    """
 
     def __init__(self, spec: TrainSpec) -> None:
         self._steps = spec.steps
         self.rows: list[dict[str, float]] = []
-        self.sums: dict[str, float] = {}
-        self.summed = 0
+        self._sums: dict[str, float] = {}  # of the interval that has begun
+        self._counts: dict[str, int] = {}  # of the steps in each sum
         self._unread: list[tuple[int, float, list[PhaseValues]]] = []
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` takes, as JSON values."""
+        return {"history": self.rows, "sums": self._sums, "summed": self._counts}
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint; in older ones `summed` is one number for all sums."""
+        self.rows, self._sums, summed = (values[name] for name in ("history", "sums", "summed"))
+        self._counts = dict.fromkeys(self._sums, summed) if isinstance(summed, int) else summed
 
     def add(self, step: int, rate: float, phases: list[PhaseValues]) -> None:
         """Note what a step computed with a learning rate, without reading it."""
@@ -96,12 +110,12 @@ class History:
     def _record(self, done: int, rate: float, row: Mapping[str, float]) -> None:
         """Add the values of a step, after which `done` steps are done."""
         for name, value in row.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.summed += 1
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
         if done % max(1, self._steps // HISTORY_ROWS) == 0 or done == self._steps:
-            means = {name: total / self.summed for name, total in self.sums.items()}
+            means = {name: total / self._counts[name] for name, total in self._sums.items()}
             self.rows.append({"step": done, "learning_rate": rate, **means})
-            self.sums, self.summed = {}, 0
+            self._sums, self._counts = {}, {}
 
 
 def write_history(history: Sequence[Mapping[str, float]], path: Path) -> None:

@@ -403,9 +403,7 @@ class Training:
         for name, optimizer in self._optimizers.items():
             tensors |= flatten_optimizer(optimizer, f"optimizer.{name}")
         values = {
-            "history": self.history,
-            "sums": self._curves.sums,
-            "summed": self._curves.summed,
+            **self._curves.state(),
             "updates": self._average.updates if self._average else 0,
         }
         save_checkpoint(self.run.state, Checkpoint(self.step, tensors, values))
@@ -427,10 +425,7 @@ class Training:
         for name, optimizer in self._optimizers.items():
             restore_optimizer(optimizer, checkpoint.tensors, f"optimizer.{name}")
         self.step = checkpoint.step
-        curves, values = self._curves, checkpoint.values
-        curves.rows, curves.sums, curves.summed = (
-            values[name] for name in ("history", "sums", "summed")
-        )
+        self._curves.restore(checkpoint.values)
         if self._average is not None:
             self._average.updates = checkpoint.values["updates"]
         logger.info("%s: resumed at step %d of %d", self.run.name, self.step, self.run.spec.steps)
