@@ -322,6 +322,10 @@ def solver_steps(solver: Solver, evaluations: int) -> int:
 Scales = Annotated[tuple[Annotated[float, Field(ge=1.0, le=1000.0)], ...], Field(min_length=1)]
 
 
+# of sampling, that only models of one process have a use for
+PROCESS_OPTIONS = {"flow": ("shift", "guidance_interval"), "edm": ("edm",)}
+
+
 class SamplingSpec(Spec):
     """How images are generated, the same for every cell of the study."""
 
@@ -392,6 +396,6 @@ class SamplingSpec(Spec):
 
     def of_process(self, process: Literal["flow", "edm"]) -> dict[str, Any]:
         """Return the canonical options that samples of a process depend on, the seed too."""
-        others = ("shift", "guidance_interval") if process == "edm" else ("edm",)
+        others = PROCESS_OPTIONS["flow" if process == "edm" else "edm"]
         unused = (*others, "guidance", "guidance_of")
         return {key: value for key, value in self.canonical().items() if key not in unused}

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from diffusability.study.backbone import PROCESS_OPTIONS
 from diffusability.study.declarable import declarable_metrics, declarable_targets
 from diffusability.study.encoder import InceptionEncoder, Use
 from diffusability.study.generation import GenerationMetric
@@ -38,6 +39,7 @@ def check_parts(
             _check_latents(study, problems)
         if "sampling" in valid or "sampling" not in data:
             _check_sampling(study, problems)
+            _check_process_options(study, declared, problems)
 
 
 def _check_select(study: Study, declared: Declared, problems: Problems) -> None:
@@ -215,6 +217,21 @@ def _check_latents(study: Study, problems: Problems) -> None:
                 problems.add(
                     f"metrics.{metric}.split",
                     f"`{study.select.dataset}` has no validation split; write `split: all`",
+                )
+
+
+def _check_process_options(study: Study, declared: Declared, problems: Problems) -> None:
+    """Options of sampling are for one process, which some backbone must have."""
+    processes = {backbone.process for backbone in study.backbones.values()}
+    if not processes or len(study.backbones) < len(declared["backbones"]):
+        return  # none is sampled from, or some have problems of their own
+    given = study.sampling.model_dump(exclude_defaults=True)
+    for process, keys in PROCESS_OPTIONS.items():
+        for key in keys:
+            if process not in processes and key in given:
+                problems.add(
+                    f"sampling.{key}",
+                    f"for process {process}, which no backbone has; leave it out",
                 )
 
 

@@ -188,6 +188,20 @@ class ContrastiveEncoder(TrainedEncoder):
         "for `vit` and 0 for `convnet`",
     )
 
+    @model_validator(mode="after")
+    def _whole_batches(self) -> "ContrastiveEncoder":
+        if self.train.accumulation > 1:
+            raise ValueError(
+                "train.accumulation must be 1: the loss compares all views of a batch with each "
+                "other"
+            )
+        if self.train.compile and self.dense_share:
+            raise ValueError(
+                "train.compile must be false: it compiles a forward pass, and single tokens are "
+                "contrasted in the feature map; dense: 0 leaves them out"
+            )
+        return self
+
     @property
     def dense_share(self) -> float:
         """Share of the contrast of single tokens in the loss."""

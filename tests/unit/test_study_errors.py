@@ -24,6 +24,7 @@ UNET = {
     "train": {"steps": 1},
 }
 EDM = {"process": "edm"}
+CONTRASTIVE = {"kind": "contrastive", "factor": 2}
 EQ = {"base": "conv-f2d4", "method": "eq", "operators": ["scale", "flip"]}
 
 
@@ -256,6 +257,29 @@ CASES: list[tuple[str, Any, list[str]]] = [
             f"{TOKENIZER}.objective.perceptual_encoder: `vgg` needs images of 16 pixels a side, "
             "and method eq scales those of 16 down to 4",
         ],
+    ),
+    # options that nothing would use
+    (
+        "",
+        {
+            "backbones": {"u": UNET | EDM},
+            "sampling": {"shift": 0.3, "guidance_interval": [0.1, 1], "evaluations": 3},
+        },
+        [
+            "sampling.shift: for process flow, which no backbone has; leave it out",
+            "sampling.guidance_interval: for process flow, which no backbone has",
+        ],
+    ),
+    ("sampling.edm", {"churn": 3}, ["sampling.edm: for process edm, which no backbone has"]),
+    (
+        "encoders.judge",
+        CONTRASTIVE | {"train": {"steps": 1, "accumulation": 2}},
+        ["encoders.judge: train.accumulation must be 1: the loss compares all views"],
+    ),
+    (
+        "encoders.judge",
+        CONTRASTIVE | {"dense": 0.5, "train": {"steps": 1, "compile": True}},
+        ["encoders.judge: train.compile must be false: it compiles a forward pass"],
     ),
     ("sampling", {"solver": "heun", "evaluations": 4}, ["heun spends 2 x steps - 1 evaluations"]),
     (
