@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,16 +85,14 @@ class History:
             refuse: raises an error; called with what is not finite ("loss" or "gradient"), step,
                 learning rate and the values of the phase.
         """
-        tensors = [phase.values for _, _, phases in self._unread for phase in phases]
         if not self._unread:
             return None
-        numbers = torch.cat(tensors).tolist() if tensors else []
+        numbers = _read_together([p.values for _, _, phases in self._unread for p in phases])
         row: dict[str, float] = {}
         for step, rate, phases in self._unread:
             row = {}
             for phase in phases:
-                count = len(phase.names)
-                means, norm, numbers = numbers[:count], numbers[count], numbers[count + 1 :]
+                *means, norm = next(numbers)
                 own = dict(zip(phase.names, means, strict=True))
                 if not all(map(math.isfinite, means)):
                     refuse("loss", step, rate, own)
@@ -116,6 +114,13 @@ class History:
             means = {name: total / self._counts[name] for name, total in self._sums.items()}
             self.rows.append({"step": done, "learning_rate": rate, **means})
             self._sums, self._counts = {}, {}
+
+
+def _read_together(tensors: Sequence[Tensor]) -> Iterator[list[float]]:
+    """Yield the numbers of each (k,) tensor; the device is waited for once."""
+    if tensors:
+        for numbers in torch.cat(list(tensors)).cpu().split([len(tensor) for tensor in tensors]):
+            yield numbers.tolist()
 
 
 def write_history(history: Sequence[Mapping[str, float]], path: Path) -> None:

@@ -304,35 +304,34 @@ class Training:
     def _batches(self, step: int) -> list[Batch]:
         """Return this process's parts of a step's batch, each with a generator of its own."""
         run, indices = self.run, self._order.indices(step)
-        upcoming = [indices[part] for part in self._parts[1:]]
-        last = step + 1 == run.spec.steps
-        first_of_next = None if last else self._order.indices(step + 1)[self._parts[0]]
-        generators = [
-            step_generator(run.seed, step, run.device, part.start // run.part if run.part else None)
-            for part in self._parts
-        ]
-        following = [*upcoming, first_of_next]
-        return [
-            Batch(step, indices, *own)
-            for own in zip(generators, self._parts, following, strict=True)
-        ]
+        batches = []
+        for k, part in enumerate(self._parts):
+            number = part.start // run.part if run.part else None
+            generator = step_generator(run.seed, step, run.device, number)
+            following = self._parts[k + 1 :]
+            upcoming = indices[following[0]] if following else self._first_picked(step + 1)
+            batches.append(Batch(step, indices, generator, part, upcoming))
+        return batches
+
+    def _first_picked(self, step: int) -> Tensor | None:
+        """Return the indices of this process's first part of a step; None after the last step."""
+        if step == self.run.spec.steps:
+            return None
+        return self._order.indices(step)[self._parts[0]]
 
     def _descend(self, phase: Phase, batches: list[Batch], rate: float) -> PhaseValues:
         """Minimise the loss of a phase, and return its values without waiting for them.
 
         Where a value is not finite, the device leaves the weights as they are.
         """
-        spec, processes = self.run.spec, self.run.processes
+        spec = self.run.spec
         optimizer = self._optimizers[phase.name]
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
         parts = [self._backward(phase, batch, batch is batches[-1]) for batch in batches]
-        numbers = torch.stack([torch.stack(list(part.values())) for part in parts]).sum(0)  # (K,)
-        gradients = [p.grad for p in phase.parameters if p.grad is not None]
-        processes.add([numbers])
-        means = numbers / (len(parts) * processes.count)  # (K,)
-        norm = nn.utils.get_total_norm(gradients)
+        means = self._means(parts)  # (K,)
+        norm = nn.utils.get_total_norm([p.grad for p in phase.parameters if p.grad is not None])
         values = torch.cat([means.double(), norm.double()[None]])  # (K + 1,)
         found = PhaseValues(phase.name, list(parts[0]), values, spec.clip is not None)
         if spec.clip is not None:
@@ -340,6 +339,12 @@ class Training:
         optimizer.found_inf = found.bad  # type: ignore[attr-defined]  # as torch's GradScaler does
         optimizer.step()
         return found
+
+    def _means(self, parts: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """Return the (K,) means of K scalars over these parts and those of other processes."""
+        sums = torch.stack([torch.stack(list(part.values())) for part in parts]).sum(0)  # (K,)
+        self.run.processes.add([sums])
+        return sums / (len(parts) * self.run.processes.count)
 
     def _backward(self, phase: Phase, batch: Batch, last: bool) -> dict[str, Tensor]:
         """Add the gradient of one part; return its loss and terms as float32 scalars.
