@@ -55,7 +55,7 @@ class ObjectiveSpec(Spec):
     @property
     def gan_side(self) -> int:
         """Side in pixels of the smallest images that the discriminator takes."""
-        return 3 * 2**self.gan_layers
+        return int(3 * 2**self.gan_layers)
 
     @model_validator(mode="after")
     def _complete(self) -> "ObjectiveSpec":
