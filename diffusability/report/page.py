@@ -30,6 +30,7 @@ from diffusability.report.doubts import (
     failed_rows,
     flag_rows,
     warnings,
+    wider_than_stated,
 )
 from diffusability.report.figures import caption, drawings
 from diffusability.report.methods import BIBTEX, methods
@@ -102,7 +103,7 @@ def write_page(
             left_out_rows(plan.study, measurements, manifests[0]["images_by_class"], reasons)
         ),
         "places": places and {**vars(places), "table": _rows(places.table)},
-        "doubts": warnings(tables, damaged_images(plan)),
+        "doubts": warnings(tables, damaged_images(plan), wider_than_stated(plan)),
         "methods": methods(plan, tables, target, manifests, _packages(cards)),
         "bibtex": BIBTEX % __version__,
         "tokenizers": pictures,

@@ -139,12 +139,13 @@ def latent_space_rows(spaces: pd.DataFrame) -> pd.DataFrame:
 def encoder_rows(plan: Plan) -> pd.DataFrame:
     """Return what each encoder that the study trained knows of held-out images, one row each.
 
-    Accuracies are of linear probes, on single tokens and on their mean. Empty without encoders.
+    Accuracies are of linear probes, on single tokens and on their mean; of images of one class
+    there are none. Empty without encoders.
     """
     rows = []
     for artifact in plan.of_stage("encoder"):
         history = pd.read_csv(Path(artifact.path) / "history.csv")
-        if "probe_token" not in history:
+        if "token_rank" not in history:
             continue  # published weights: nothing was trained
         last, spec = history.iloc[-1], artifact.spec
         rows.append(
@@ -161,7 +162,7 @@ def encoder_rows(plan: Plan) -> pd.DataFrame:
 
 
 def _plus(row: Mapping[Hashable, Any] | pd.Series, column: str) -> str:
-    value, error = row[column], row[f"{column}_stderr"]
+    value, error = row.get(column), row.get(f"{column}_stderr")
     if pd.isna(value):
         return ""
     return f"{value:.3g}" if pd.isna(error) else f"{value:.3g} ± {error:.1g}"
