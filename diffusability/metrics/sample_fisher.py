@@ -27,6 +27,8 @@ from diffusability.latents.channel_statistics import (
     channel_statistics,
     normalise,
 )
+from diffusability.metrics.strata import in_proportion, interleaved_blocks
+from diffusability.statistics import Moments
 
 # ending of a metric: what is fitted
 ESTIMATORS = {
@@ -36,7 +38,7 @@ ESTIMATORS = {
     "_empirical": "smoothed empirical measure",
 }
 ZSCORED = ("", "_unconditional")  # also fitted to channels z-scored one by one
-IMAGES = 2048  # at most, spread evenly over classes, where every pair of images is compared
+IMAGES = 2048  # at most, of each class in proportion, where every pair of images is compared
 _EMPIRICAL_IMAGES = 1024
 _DIRECTIONS = 128  # leading ones, in which classes overlap
 _NO_RATE = 1e-9  # MMSE rate of all dimensions
@@ -109,22 +111,6 @@ class PixelCurves:
         )
 
 
-def interleaved_blocks(labels: Tensor, blocks: int) -> Tensor:
-    """Return the (N,) block of each image, assigned round-robin within each class.
-
-    There are at most as many blocks as the largest class has images.
-    """
-    return _rank_in_class(labels) % blocks
-
-
-def _rank_in_class(labels: Tensor) -> Tensor:
-    rank = torch.empty_like(labels)
-    for name in labels.unique():
-        members = torch.nonzero(labels == name).flatten()
-        rank[members] = torch.arange(len(members))
-    return rank
-
-
 def pixel_curves(
     images: Rows,
     chosen: Tensor,
@@ -193,10 +179,8 @@ class Sample:
         self.block = interleaved_blocks(self.labels, blocks)
         self.sizes = torch.bincount(self.block)
         self.dim = int(torch.tensor(images.shape[1:]).prod())
-        self.variance = self._pooled_spectra[0].sum(dim=1).cpu()
-        self.variance *= (self._pooled_spectra[1] / (1 + self._pooled_spectra[1])).cpu()
-        if not bool((self.variance > 0).all()):
-            raise MeasurementError(f"{len(chosen)} equal images have no Fisher information")
+        self.variance = self._variances()
+        _require_variation(self.variance, len(chosen))
 
     def zscored_curves(self, level: Tensor) -> Curves:
         """Return the gains of the set with each channel z-scored over it, at variances (V,)."""
@@ -236,7 +220,9 @@ class Sample:
                 case "_unconditional":
                     found[name], doubtful[name] = alone + self._overlap(levels[0]), few
                 case "_gaussian":
-                    found[name], small = gaussian_gains(*self._pooled_spectra, levels.to(self._at))
+                    found[name], small = gaussian_gains(
+                        *self._pooled_spectra, levels.to(self._points)
+                    )
                     found[name], doubtful[name] = found[name].cpu(), small[0].cpu()
                 case "_empirical":
                     found[name], bounds = self._empirical(levels[0])
@@ -253,25 +239,44 @@ class Sample:
         values = (to_float(rows) if rows.dtype == torch.uint8 else rows).to(torch.float64)
         return values if self._statistics is None else normalise(values, self._statistics)
 
-    def _spread(self, most: int) -> Tensor:
-        """Return at most some positions, as many of every class as possible."""
-        order = torch.argsort(_rank_in_class(self.labels), stable=True)
-        return order[:most].sort().values
+    def _variances(self) -> Tensor:
+        """Return the (1 + B,) variances of all images, however many, and without each block."""
+        parts: dict[int, list[Moments]] = {b: [] for b in range(len(self.sizes))}
+        for positions in torch.arange(len(self.chosen)).split(IMAGES):
+            data, block = self._read(positions).flatten(1), self.block[positions]
+            for b in block.unique().tolist():
+                own = data[(block == b).to(data.device)]
+                mean = own.mean(dim=0)
+                parts[b].append(Moments(len(own), mean, (own - mean).square().sum(dim=0)))
+        blocks = [reduce(Moments.merge, own) for own in parts.values()]
+        whole = reduce(Moments.merge, blocks)
+        found = [whole, *(whole.without(block) for block in blocks)]
+        return torch.stack([each.scatter.sum() / each.count for each in found]).cpu()
 
     @cached_property
-    def _points(self) -> tuple[Tensor, Tensor]:
-        """Principal coordinates (m, r) of images spread over the set, and their positions."""
-        kept = self._spread(IMAGES)
-        return principal_coordinates(self._read(kept).flatten(1)), kept
+    def _kept(self) -> Tensor:
+        """Positions (m,) of the images that are compared with each other."""
+        return in_proportion(self.labels, IMAGES)
+
+    @cached_property
+    def _points(self) -> Tensor:
+        """Principal coordinates (m, r) of the images that are compared.
+
+        They stand for all images, so they are given the variance of all.
+        """
+        points = principal_coordinates(self._read(self._kept).flatten(1))
+        variance = points.square().sum() / len(points)
+        _require_variation(variance, len(points))
+        return points * (self.variance[0].to(variance) / variance).sqrt()
 
     @cached_property
     def _pooled_spectra(self) -> tuple[Tensor, Tensor]:
-        points, kept = self._points
-        return sample_spectra(points, self.block[kept], len(self.sizes))
-
-    @property
-    def _at(self) -> Tensor:
-        return self._points[0]
+        """Eigenvalues (1 + B, r) with the variance of all images, and degrees of freedom."""
+        blocks = len(self.sizes)
+        values, degrees = sample_spectra(self._points, self.block[self._kept], blocks)
+        variance = values.sum(dim=1) * degrees / (1 + degrees)  # (1 + B,)
+        _require_variation(variance, len(self._points))
+        return values * (self.variance.to(variance) / variance)[:, None], degrees
 
     @cached_property
     def _class_spectra(self) -> tuple[Tensor, Tensor]:
@@ -279,8 +284,7 @@ class Sample:
         if not bool((self.labels != self.labels[:1]).any()):  # all of one class
             values, degrees = self._pooled_spectra
             return values[None], degrees[None]
-        points, kept = self._points
-        whole = len(kept) == len(self.chosen)
+        points, whole = self._points, len(self._kept) == len(self.chosen)
         found = []
         for name in self.labels.unique():
             own = torch.nonzero(self.labels == name).flatten()[:IMAGES]
@@ -295,15 +299,15 @@ class Sample:
 
     def _classes(self, levels: Tensor) -> tuple[Tensor, Tensor]:
         values, degrees = self._class_spectra
-        every = levels.to(self._at).repeat(len(values), 1)  # (K (1 + B), V)
+        every = levels.to(self._points).repeat(len(values), 1)  # (K (1 + B), V)
         gains, small = gaussian_gains(values.flatten(0, 1), degrees.flatten(), every)
         shape = (len(values), *levels.shape)
         return gains.view(*shape, 2).mean(0).cpu(), small.view(shape)[:, 0].any(0).cpu()
 
     def _overlap(self, levels: Tensor) -> Tensor:
         """Return (1 + B, V, 2): what not knowing the class adds, without each block of draws."""
-        points, kept = self._points
-        labels = self.labels[kept].to(points.device)
+        points = self._points
+        labels = self.labels[self._kept].to(points.device)
         if not bool((labels != labels[0]).any()):
             return torch.zeros(1, len(levels), 2, dtype=torch.float64)
         mixture = ClassGaussians.of(points[:, :_DIRECTIONS], labels)
@@ -311,15 +315,19 @@ class Sample:
         return _left_out(draws, len(self.sizes))
 
     def _empirical(self, levels: Tensor) -> tuple[Tensor, Tensor]:
-        points, kept = self._points
-        chosen = self._spread(_EMPIRICAL_IMAGES)
-        points = points[torch.isin(kept, chosen).to(points.device)]
+        chosen = in_proportion(self.labels, _EMPIRICAL_IMAGES)  # some of those that are kept
+        points = self._points[torch.isin(self._kept, chosen).to(self._points.device)]
         at = empirical_gains(points - points.mean(0), levels.to(points), self._generator())
         bounds = torch.stack((at.gains[..., 0].mean(dim=0), at.most.mean(dim=0)), dim=1)
         return _left_out(at.gains, len(self.sizes)), bounds
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
+
+
+def _require_variation(variances: Tensor, images: int) -> None:
+    if not bool((variances > 0).all()):
+        raise MeasurementError(f"{images} equal images have no Fisher information")
 
 
 def _left_out(draws: Tensor, blocks: int) -> Tensor:

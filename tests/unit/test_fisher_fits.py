@@ -21,6 +21,7 @@ from diffusability.fisher.sample_estimators import (
     sample_spectra,
 )
 from diffusability.fisher.toy_oracles import activation_oracle
+from diffusability.metrics import sample_fisher
 from diffusability.metrics.fisher import measure_fisher
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.sample_fisher import (
@@ -28,10 +29,10 @@ from diffusability.metrics.sample_fisher import (
     PixelCurves,
     Sample,
     curve_deviations,
-    interleaved_blocks,
     pixel_curves,
     shares,
 )
+from diffusability.metrics.strata import in_proportion, interleaved_blocks
 from diffusability.study.dataset import ShapesDataset
 from tests.oracles.closed_forms import gaussian_curve
 from tests.oracles.distributions import GaussianMixture
@@ -367,6 +368,48 @@ class TestDeviation:
             assert float(errors.square().mean().sqrt()) == pytest.approx(
                 float(values.std()), rel=0.4
             )
+
+
+class TestSubset:
+    @pytest.mark.parametrize(
+        "sizes",
+        [[100, 100, 100], [270, 30], [1, 5, 94], [3] * 50],
+        ids=lambda sizes: str(sizes[:3]),
+    )
+    @pytest.mark.parametrize("drawn", [False, True])
+    def test_every_class_has_its_share(self, sizes: list[int], drawn: bool) -> None:
+        labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+        labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+        generator = torch.Generator().manual_seed(1) if drawn else None
+        chosen = in_proportion(labels, 60, generator)
+        assert len(chosen.unique()) == 60
+        counts = torch.bincount(labels[chosen], minlength=len(sizes))
+        assert float((counts - 60 * torch.tensor(sizes) / len(labels)).abs().max()) <= 1
+        assert torch.equal(in_proportion(labels, 1000, generator), torch.arange(len(labels)))
+
+    def test_draws_do_not_depend_on_the_order_of_images(self) -> None:
+        labels, times = torch.arange(100) % 10, torch.zeros(100)
+        for seed in range(400):
+            times[in_proportion(labels, 13, torch.Generator().manual_seed(seed))] += 1
+        assert float((times / 400 - 0.13).abs().max()) < 0.08  # 4.5 binomial deviations
+
+    def test_more_images_than_are_compared_have_the_curves_of_all(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        labels = (torch.arange(3000) % 10 == 0).long()  # 90 % and 10 %
+        x = normal(3000, 4, 1, 1) * torch.tensor([0.2, 1.0])[labels].view(-1, 1, 1, 1)
+        monkeypatch.setattr(sample_fisher, "IMAGES", 3000)
+        whole = {m.metric: m for m in measure_fisher(x, labels)[0]}
+        monkeypatch.setattr(sample_fisher, "IMAGES", 600)
+        part = {m.metric: m for m in measure_fisher(x, labels)[0]}
+        for name in ("fi", "fir", "mmse_rate"):
+            for ending in ("", "_unconditional", "_gaussian"):
+                known, found = whole[f"fisher.{name}{ending}"], part[f"fisher.{name}{ending}"]
+                assert found.value == pytest.approx(known.value, abs=0.01)
+        at = Sample(x, torch.arange(3000), labels, blocks=5, samples=8, seed=0)
+        assert float(at.variance[0]) == pytest.approx(float(x.var(0, correction=0).sum()))
+        rest = x[interleaved_blocks(labels, 5) != 2]
+        assert float(at.variance[3]) == pytest.approx(float(rest.var(0, correction=0).sum()))
 
 
 def test_weights_of_a_mean_over_log_v() -> None:
