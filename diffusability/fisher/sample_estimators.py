@@ -11,13 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusability.data.images import thinned
-
 SATURATED = 0.9  # of the degrees of freedom that E tr G may use before the sample is too small
 _NOTHING = 1e-10  # variance relative to the largest that is rounding
 _NEGLIGIBLE = 1e-12  # class probability
 _BISECTIONS = 40
-QUERIES = 128  # noisy points at which an empirical measure is evaluated
 
 
 def principal_coordinates(data: Tensor) -> Tensor:
@@ -239,7 +236,7 @@ class EmpiricalGains:
 
 
 def empirical_gains(
-    points: Tensor, levels: Tensor, generator: torch.Generator, queries: int = QUERIES
+    points: Tensor, levels: Tensor, asked: Tensor, generator: torch.Generator
 ) -> EmpiricalGains:
     """Return the gains of the empirical measure of points, exact for it, at noisy points of it.
 
@@ -250,12 +247,11 @@ def empirical_gains(
     Args:
         points: (N, r) centred, N at least 3.
         levels: (V,) noise variances, in squared units of the points.
-        generator: noise, one draw per query for all levels; on the CPU.
-        queries: points that noise is added to, spread evenly.
+        asked: (M,) positions of the points that noise is added to.
+        generator: noise, one draw per point for all levels; on the CPU.
     """
-    count, rank = points.shape
-    asked = thinned(torch.arange(count), queries)  # (M,)
-    queries = len(asked)
+    queries, rank = len(asked), points.shape[1]
+    asked = asked.to(points.device)
     noise = torch.randn(rank, queries, generator=generator, dtype=torch.float64).to(points).T
     squares = points.square().sum(dim=1)  # (N,)
     products = (points @ points.T).square()  # (N, N)

@@ -40,6 +40,7 @@ ESTIMATORS = {
 ZSCORED = ("", "_unconditional")  # also fitted to channels z-scored one by one
 IMAGES = 2048  # at most, of each class in proportion, where every pair of images is compared
 _EMPIRICAL_IMAGES = 1024
+_NOISY_POINTS = 128  # at which the empirical measure is evaluated
 _DIRECTIONS = 128  # leading ones, in which classes overlap
 _NO_RATE = 1e-9  # MMSE rate of all dimensions
 _WIDE = 0.1  # of v FI / n, between the bounds of the empirical measure
@@ -317,7 +318,10 @@ class Sample:
     def _empirical(self, levels: Tensor) -> tuple[Tensor, Tensor]:
         chosen = in_proportion(self.labels, _EMPIRICAL_IMAGES)  # some of those that are kept
         points = self._points[torch.isin(self._kept, chosen).to(self._points.device)]
-        at = empirical_gains(points - points.mean(0), levels.to(points), self._generator())
+        labels, generator = self.labels[chosen], self._generator()
+        asked = in_proportion(labels, _NOISY_POINTS, generator)
+        asked = asked[labels[asked].argsort(stable=True)]  # so that each block has every class
+        at = empirical_gains(points - points.mean(0), levels.to(points), asked, generator)
         bounds = torch.stack((at.gains[..., 0].mean(dim=0), at.most.mean(dim=0)), dim=1)
         return _left_out(at.gains, len(self.sizes)), bounds
 

@@ -294,7 +294,7 @@ class TestEmpirical:
     def test_the_bounds_hold_a_distribution_of_any_shape(self) -> None:
         oracle = Product([activation_oracle("relu")] * 2)
         x = principal_coordinates(oracle.sample(1200, torch.Generator().manual_seed(0)))
-        at = empirical_gains(x, LEVELS, torch.Generator().manual_seed(1), queries=1200)
+        at = empirical_gains(x, LEVELS, torch.arange(1200), torch.Generator().manual_seed(1))
         for i, v in enumerate(V):
             exact = oracle.information(v)
             trace = 2 - v * exact.fi
@@ -311,13 +311,26 @@ class TestEmpirical:
 
     def test_the_covariance_is_that_of_the_weights(self) -> None:
         x, v = principal_coordinates(normal(30, 3)), 0.4
-        at = empirical_gains(x, torch.tensor([v]), torch.Generator().manual_seed(0), queries=30)
+        generator = torch.Generator().manual_seed(0)
+        at = empirical_gains(x, torch.tensor([v]), torch.arange(30), generator)
         z = torch.randn(3, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64).T
         for i in (0, 17):
             w = (-(x[i] + v**0.5 * z[i] - x).square().sum(1) / (2 * v)).softmax(0)
             inner = (x - w @ x).T * w @ (x - w @ x) / v
             assert float(at.gains[i, 0, 0]) == pytest.approx(float(inner.trace()), rel=1e-6)
             assert float(at.gains[i, 0, 1]) == pytest.approx(float(inner.square().sum()), rel=1e-6)
+
+    def test_noise_is_added_to_images_of_every_class_whatever_their_order(self) -> None:
+        labels = torch.arange(1100) % 10
+        # classes that every eighth image is of are narrow, the others wide
+        x = normal(1100, 2, 1, 1) * torch.where(labels % 2 == 0, 0.1, 2.0).view(-1, 1, 1, 1)
+        by_class = labels.argsort(stable=True)
+        found = [measured(x[order], labels[order]) for order in (torch.arange(1100), by_class)]
+        for name in ("fi", "mmse_rate"):
+            cyclic, sorted_ = (seen[f"fisher.{name}_empirical"] for seen in found)
+            error = math.hypot(cyclic.stderr or 0, sorted_.stderr or 0)
+            assert abs(cyclic.value - sorted_.value) < 4 * error
+            assert error < 0.05
 
     def test_bounds_far_apart_are_flagged(self) -> None:
         seen = measured(normal(60, 4, 2, 2), classes(60))
