@@ -98,7 +98,8 @@ def measure_fisher(inputs: Inputs, spec: LearnedFisherOptions, out: Path) -> Non
     least.
     """
     data = inputs.data
-    images = thinned(data.split(spec.split), spec.latents)
+    split = data.split(spec.split)
+    images = thinned(split, spec.latents, data.labels[split])
     latents = inputs.latents[images]
     source = inputs.folder("diffusion")
     _, channels, height, width = latents.mean.shape

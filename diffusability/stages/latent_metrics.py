@@ -57,7 +57,7 @@ def _probe_training(inputs: Inputs, spec: SemanticsMetric) -> tuple[Tensor, Tens
         return None
     if not len(train) or not len(inputs.data.split("val")):
         return None
-    train = thinned(train, spec.probe_images)
+    train = thinned(train, spec.probe_images, inputs.data.labels[train])
     latents = inputs.latents
     rows = max(1, BLOCK_BYTES // (8 * latents.mean.shape[1:].numel()))
     means = [latents.mean[part].double().mean(dim=(2, 3)) for part in train.split(rows)]

@@ -191,7 +191,7 @@ class DistortionMetric(MetricOptions):
     adds the curvature. Source: Fisher paper, Eq. 7, Theorems 3.4 and 3.5.
     """
 
-    images: int = Field(360, ge=20, description="maximum number, spread evenly over the split")
+    images: int = Field(360, ge=20, description="maximum number, of each class in proportion")
     anchors: int = Field(16, ge=2, description="images that the encoder is expanded around")
     neighbours: PositiveInt = Field(8, description="nearest images that give the directions")
     variances: tuple[Annotated[float, Field(gt=0)], ...] = Field(
@@ -212,7 +212,7 @@ class LearnedFisherMetric(Spec):
         "val",
         description="images whose latents (a draw of each posterior) are diffused; best held out",
     )
-    latents: int = Field(512, ge=20, description="maximum number, spread evenly over the split")
+    latents: int = Field(512, ge=20, description="maximum number, of each class in proportion")
     probes: PositiveInt = Field(1, description="random directions per noisy latent")
     draws: PositiveInt = Field(1, description="noises per latent")
     seeds: Literal["first", "all"] = Field(
