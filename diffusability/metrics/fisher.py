@@ -16,7 +16,7 @@ from torch import Tensor
 from diffusability.errors import MeasurementError
 from diffusability.fisher.deviation import DEVIATIONS
 from diffusability.fisher.information import check_variances, log_weights
-from diffusability.metrics.latent_set import LatentSet, check_labels, classes_of_enough
+from diffusability.metrics.latent_set import ONE_CLASS, LatentSet, check_labels, classes_of_enough
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.sample_fisher import (
     ESTIMATORS,
@@ -65,7 +65,8 @@ def measure_fisher(
 
     Args:
         latents: (N, C, H, W), any floating dtype, in latent units.
-        labels: (N,) integer class numbers; None is one class.
+        labels: (N,) integer class numbers; None is one class, and what is of a Gaussian per class
+            is then unconditional, which a flag says.
         pixels: ``pixel_curves`` of the images of these latents, at the same v and blocks; None
             leaves the deviations from pixel space out.
         v: increasing noise variances, relative to the mean variance of an entry.
@@ -118,7 +119,8 @@ def measure_fisher(
     level = torch.tensor(v, dtype=torch.float64)
     own = sample.curves(sample.variance[:, None] / sample.dim * level)
     zscored = sample.zscored_curves(level)
-    writer = _Writer(tuple(v), sample.sizes, data.count, sample.dim)
+    one_class = not bool((labels != labels[0]).any())
+    writer = _Writer(tuple(v), sample.sizes, data.count, sample.dim, one_class)
     found = [*writer.quantities(own, ""), *writer.quantities(zscored, "_zscored")]
     if pixels is None:
         reason = "there are no images to compare with"
@@ -155,12 +157,14 @@ class _Writer:
 
     Attributes:
         v: noise variances. sizes: (B,) images of each block. count: images. dim: n.
+        one_class: whether all images are of one class.
     """
 
     v: tuple[float, ...]
     sizes: Tensor
     count: int
     dim: int
+    one_class: bool
 
     def quantities(self, curves: Curves, scale: str) -> list[Measurement]:
         """Return FI, FIR and MMSE rate by every estimator, as means and at every v."""
@@ -207,7 +211,8 @@ class _Writer:
         bad = zip(self.v, curves.doubtful[ending].tolist(), strict=True)
         doubtful = tuple(v for v, is_bad in bad if is_bad)
         text = LOOSE if ending == "_empirical" else SMALL
-        return {text.format(f"{doubtful[-1]:g}"): doubtful} if doubtful else {}
+        flags = {text.format(f"{doubtful[-1]:g}"): doubtful} if doubtful else {}
+        return flags | ({ONE_CLASS: self.v} if self.one_class and not ending else {})
 
     def _misfits(self, values: Tensor, bound: Tensor) -> list[str]:
         """Return flags of FI or FIR below those of the Gaussian with the same covariance."""

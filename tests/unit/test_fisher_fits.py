@@ -33,6 +33,7 @@ from diffusability.metrics.sample_fisher import (
     shares,
 )
 from diffusability.metrics.strata import in_proportion, interleaved_blocks
+from diffusability.scoring.table import is_unconditional
 from diffusability.study.dataset import ShapesDataset
 from tests.oracles.closed_forms import gaussian_curve
 from tests.oracles.distributions import GaussianMixture
@@ -453,3 +454,14 @@ def test_latents_alone_are_enough() -> None:
         assert seen[f"fisher.{name}"].value == pytest.approx(one)  # one class
         assert seen[f"fisher.{name}_unconditional"].value == pytest.approx(one)
         assert math.isfinite(seen[f"fisher.{name}_empirical"].value)
+        for ending in ESTIMATORS:
+            assert is_unconditional(seen[f"fisher.{name}{ending}"].to_json()) == (ending == "")
+        assert is_unconditional(seen[f"fisher.{name}_zscored"].to_json())
+        assert is_unconditional(seen[f"fisher.curve_{name}_v0.1"].to_json())
+    of_pixels = curves(x, torch.zeros(60, dtype=torch.int64))
+    for labels, flagged in ((None, True), (classes(60), False)):
+        pixels = of_pixels if flagged else curves(x, labels)
+        rows = measure_fisher(x, labels, pixels, V, blocks=5)[0]
+        assert flagged == any(is_unconditional(m.to_json()) for m in rows)
+        deviation = next(m for m in rows if m.metric == "fisher.fir_deviation_scaled_raw")
+        assert is_unconditional(deviation.to_json()) == flagged
