@@ -34,7 +34,7 @@ MASKS = 256  # decoded at a time
 def semantics(inputs: Inputs, spec: SemanticsMetric, out: Path) -> None:
     """Write measurements.json."""
     chosen, latents = inputs.data.split(spec.split), inputs.latents
-    measurements = measure_semantics(
+    measurements, without = measure_semantics(
         latents.mean[chosen],
         latents.labels[chosen],
         latents.foreground[chosen] if inputs.data.masked else None,
@@ -44,7 +44,7 @@ def semantics(inputs: Inputs, spec: SemanticsMetric, out: Path) -> None:
         training=_probe_training(inputs, spec),
         tested=inputs.data.validation[chosen],
     )
-    write_measurements(out, measurements)
+    write_measurements(out, measurements, without)
 
 
 def _probe_training(inputs: Inputs, spec: SemanticsMetric) -> tuple[Tensor, Tensor] | None:
@@ -72,13 +72,11 @@ def spatial(inputs: Inputs, spec: SpatialMetric, out: Path) -> None:
         mean, undecided = latents.mean[chosen], None
         if data.undecided is not None:
             undecided = _pooled(data.undecided, chosen, mean.shape[-2:])
-        write_measurements(out, measure_spatial(mean, latents.foreground[chosen], undecided))
+        write_measurements(out, *measure_spatial(mean, latents.foreground[chosen], undecided))
         return
-    without = ["spatial.srss", "spatial.srss_raw"]
-    reason = "the dataset has no masks"
-    write_measurements(
-        out, measure_spatial(latents.mean[chosen], None), [(metric, reason) for metric in without]
-    )
+    measurements, _ = measure_spatial(latents.mean[chosen], None)
+    names, reason = ("spatial.srss", "spatial.srss_raw"), "the dataset has no masks"
+    write_measurements(out, measurements, [(name, reason) for name in names])
 
 
 def _pooled(masks: Rows, chosen: Tensor, grid: torch.Size) -> Tensor:
