@@ -3,8 +3,10 @@
 Source: "Understanding Latent Diffusability via Fisher Geometry" (arXiv 2604.02751). Estimators:
 ``fisher.sample_estimators``, fitted to posterior means like all latent metrics here.
 (`learned_fisher` uses posterior samples, as diffusion training does; they are smoother where
-posteriors are wide.) Every number is per dimension and multiplied by v, v^2 or 1, so it is in
-[0, 1] and independent of the dimension (k empty directions add k/v to a raw FI).
+posteriors are wide.) Every number is per dimension and multiplied by v, v^2 or 1, so it does not
+grow with the dimension (k empty directions add k/v to a raw FI). v FI / n lies in [0, 1];
+v^2 FIR / n and the rate are >= 0, and <= 1 where the density is log-concave, as a Gaussian's: then
+Cov(x|y) <= v. Two atoms exceed it.
 """
 
 from collections.abc import Mapping, Sequence

@@ -313,8 +313,10 @@ class FisherMetric(ClassMetricOptions):
        \frac{d\,\mathrm{mmse}}{dv} = n - 2 v\,\mathrm{FI}(v) + v^2\,\mathrm{FIR}(v) \ge 0. $$
 
     Reported numbers are means over $\log v$ of $v\,\mathrm{FI}/n$, $v^2\,\mathrm{FIR}/n$ and
-    $\tfrac{1}{n}\,d\,\mathrm{mmse}/dv$, so each lies in [0, 1] and does not grow with the number of
-    dimensions $n$. For a Gaussian with covariance eigenvalues $\lambda_i$:
+    $\tfrac{1}{n}\,d\,\mathrm{mmse}/dv$, which do not grow with the number of dimensions $n$. The
+    first lies in [0, 1]. The others are not negative, and at most 1 where the density is
+    log-concave; that of two atoms has a larger FIR. For a Gaussian with covariance eigenvalues
+    $\lambda_i$:
 
     $$ \mathrm{FI} = \sum_i \frac{1}{\lambda_i + v}, \qquad
        \mathrm{FIR} = \sum_i \frac{1}{(\lambda_i + v)^2}, \qquad
