@@ -127,6 +127,22 @@ def _freedom(values: Tensor, lam: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class MixtureDraws:
+    """Random numbers that become noisy points of a mixture, M of them.
+
+    Attributes:
+        own: (M,) position of the class of each point.
+        inner: (M, q) standard normal, along the axes of the data; the point is a function of them
+            that changes little where the covariance does.
+        noise: (M, q) standard normal.
+    """
+
+    own: Tensor
+    inner: Tensor
+    noise: Tensor
+
+
+@dataclass(frozen=True)
 class ClassGaussians:
     """A Gaussian of every class in the coordinates of all data.
 
@@ -159,27 +175,34 @@ class ClassGaussians:
         values, vectors = torch.linalg.eigh(fitted)
         return cls(means, values.clamp(min=0), vectors)
 
-    def overlap(self, levels: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-        """Draw estimates of what not knowing the class adds to the mean gain of the classes.
+    def draw(self, samples: int, generator: torch.Generator) -> MixtureDraws:
+        """Draw the random numbers of ``overlap`` with a generator on the CPU."""
+        classes, q = self.means.shape
+        device = self.means.device
+        own = torch.randint(classes, (samples,), generator=generator).to(device)
+        z = torch.randn(2, q, samples, generator=generator, dtype=torch.float64).to(device).mT
+        return MixtureDraws(own, torch.einsum("mij,mj->mi", self.vectors[own], z[0]), z[1])
+
+    def overlap(self, levels: Tensor, draws: MixtureDraws) -> Tensor:
+        """Return estimates of what not knowing the class adds to the mean gain of the classes.
 
         At a point with class probabilities r_k, G = sum r_k G_k + Cov_k(D_k) / v. The mean of
         tr G_k under r_k is that over classes, so only the covariance adds to the trace.
 
         Args:
-            levels: (V,) noise variances. samples: draws M. generator: on the CPU.
+            levels: (V,) noise variances.
+            draws: of these classes, or of others that are like them.
 
         Returns:
             (M, V, 2) unbiased for the differences of tr G (>= 0) and |G|_F^2 between the mixture of
             equally likely classes and the mean over its classes.
         """
-        classes, q = self.means.shape
-        device = self.means.device
-        own = torch.randint(classes, (samples,), generator=generator).to(device)
-        z = torch.randn(2, q, samples, generator=generator, dtype=torch.float64).to(device).mT
-        x = self.means[own] + torch.einsum(
-            "mij,mj->mi", self.vectors[own], z[0] * self.values[own].sqrt()
-        )
-        return torch.stack([self._overlap(x + v.sqrt() * z[1], v) for v in levels], dim=1).cpu()
+        root = self.vectors * self.values[:, None].sqrt() @ self.vectors.mT  # (K, q, q)
+        x = self.means[draws.own] + torch.einsum("mij,mj->mi", root[draws.own], draws.inner)
+        noisy = (x + v.sqrt() * draws.noise for v in levels)
+        return torch.stack(
+            [self._overlap(y, v) for y, v in zip(noisy, levels, strict=True)], 1
+        ).cpu()
 
     def _overlap(self, y: Tensor, v: Tensor) -> Tensor:
         total = self.values + v  # (K, q)

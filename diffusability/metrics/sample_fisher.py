@@ -42,6 +42,7 @@ IMAGES = 2048  # at most, of each class in proportion, where every pair of image
 _EMPIRICAL_IMAGES = 1024
 _NOISY_POINTS = 128  # at which the empirical measure is evaluated
 _DIRECTIONS = 128  # leading ones, in which classes overlap
+_FEW_DIRECTIONS = 8  # in which errors of the classes alone and of their overlap cancel
 _NO_RATE = 1e-9  # MMSE rate of all dimensions
 _WIDE = 0.1  # of v FI / n, between the bounds of the empirical measure
 SMALL, LOOSE = "data-limited: a bound at v <= {}", "loose: bounds of v FI / n differ at v <= {}"
@@ -219,7 +220,7 @@ class Sample:
                 case "":
                     found[name], doubtful[name] = alone, few
                 case "_unconditional":
-                    found[name], doubtful[name] = alone + self._overlap(levels[0]), few
+                    found[name], doubtful[name] = alone + self._overlap(levels), few
                 case "_gaussian":
                     found[name], small = gaussian_gains(
                         *self._pooled_spectra, levels.to(self._points)
@@ -306,14 +307,26 @@ class Sample:
         return gains.view(*shape, 2).mean(0).cpu(), small.view(shape)[:, 0].any(0).cpu()
 
     def _overlap(self, levels: Tensor) -> Tensor:
-        """Return (1 + B, V, 2): what not knowing the class adds, without each block of draws."""
-        points = self._points
-        labels = self.labels[self._kept].to(points.device)
+        """Return (1 + B, V, 2): what not knowing the class adds.
+
+        Without a block of draws, and in few directions of images too: errors of many classes that
+        overlap then cancel most of those of the classes alone.
+        """
+        points = self._points[:, :_DIRECTIONS]
+        labels, levels = self.labels[self._kept].to(points.device), levels.to(points)
         if not bool((labels != labels[0]).any()):
-            return torch.zeros(1, len(levels), 2, dtype=torch.float64)
-        mixture = ClassGaussians.of(points[:, :_DIRECTIONS], labels)
-        draws = mixture.overlap(levels.to(points), self.samples, self._generator())
-        return _left_out(draws, len(self.sizes))
+            return torch.zeros(1, levels.shape[1], 2, dtype=torch.float64)
+        mixture = ClassGaussians.of(points, labels)
+        draws = mixture.draw(self.samples, self._generator())
+        found, blocks = mixture.overlap(levels[0], draws), len(self.sizes)
+        if points.shape[1] > _FEW_DIRECTIONS:
+            return _left_out(found, blocks)
+        block, drawn = self.block[self._kept].to(points.device), torch.arange(len(found)) % blocks
+        means = [found.mean(dim=0)]
+        for b in range(blocks):
+            others = ClassGaussians.of(points[block != b], labels[block != b])
+            means.append(others.overlap(levels[1 + b], draws)[drawn != b].mean(dim=0))
+        return torch.stack(means)
 
     def _empirical(self, levels: Tensor) -> tuple[Tensor, Tensor]:
         chosen = in_proportion(self.labels, _EMPIRICAL_IMAGES)  # some of those that are kept

@@ -250,7 +250,8 @@ class TestMixture:
         means = distance * normal(3, 2, seed=7)
         oracle = GaussianMixture(torch.ones(3), means, covariances)
         generator = torch.Generator().manual_seed(0)
-        draws = ClassGaussians(means, values, vectors).overlap(LEVELS, 8000, generator)
+        mixed = ClassGaussians(means, values, vectors)
+        draws = mixed.overlap(LEVELS, mixed.draw(8000, generator))
         alone = values[:, None] / (values[:, None] + LEVELS[:, None])  # (K, V, 2)
         alone = torch.stack((alone.sum(-1), alone.square().sum(-1)), dim=-1).mean(0)
         for i, v in enumerate(V):
@@ -264,7 +265,8 @@ class TestMixture:
     def test_classes_apart_add_nothing(self) -> None:
         x = normal(300, 2) + 1e4 * classes(300)[:, None]
         mixed = ClassGaussians.of(x, classes(300))
-        assert float(mixed.overlap(LEVELS, 50, torch.Generator()).abs().max()) < 1e-12
+        draws = mixed.draw(50, torch.Generator())
+        assert float(mixed.overlap(LEVELS, draws).abs().max()) < 1e-12
 
     def test_classes_of_two_images_have_the_covariance_of_all(self) -> None:
         x = normal(60, 4)
@@ -289,6 +291,23 @@ class TestMixture:
             at = even.information(v)
             assert float(found[0, i, 0]) == pytest.approx(v * at.fi / 3, abs=0.03)
             assert float(found[0, i, 1]) == pytest.approx(v**2 * at.fir / 3, abs=0.04)
+
+    def test_what_classes_overlap_is_fitted_without_each_block_too(self) -> None:
+        labels, blocks = classes(300), interleaved_blocks(classes(300), 5)
+        x = normal(3, 2, seed=1)[labels] + normal(300, 2)
+        sample = Sample(
+            x.view(-1, 2, 1, 1), torch.arange(300), labels, blocks=5, samples=40, seed=3
+        )
+        levels = LEVELS * torch.arange(1, 7)[:, None]  # (1 + B, V)
+        gains = sample.curves(levels).gains
+        points = principal_coordinates(x)
+        generator = torch.Generator().manual_seed(3)
+        draws = ClassGaussians.of(points, labels).draw(40, generator)
+        for b in (0, 4):
+            rest = blocks != b
+            overlap = ClassGaussians.of(points[rest], labels[rest]).overlap(levels[1 + b], draws)
+            alone = gains["_unconditional"][1 + b] - overlap[torch.arange(40) % 5 != b].mean(0)
+            assert torch.allclose(alone, gains[""][1 + b], rtol=1e-9)
 
 
 class TestEmpirical:
@@ -415,6 +434,7 @@ class TestSubset:
         monkeypatch.setattr(sample_fisher, "IMAGES", 3000)
         whole = {m.metric: m for m in measure_fisher(x, labels)[0]}
         monkeypatch.setattr(sample_fisher, "IMAGES", 600)
+        monkeypatch.setattr(sample_fisher, "_EMPIRICAL_IMAGES", 300)
         part = {m.metric: m for m in measure_fisher(x, labels)[0]}
         for name in ("fi", "fir", "mmse_rate"):
             for ending in ("", "_unconditional", "_gaussian"):
