@@ -6,12 +6,13 @@ of these estimates. All of them are of the gain, the Jacobian G of the posterior
 (Lemma B.1 of arXiv 2604.02751). With them v FI = n - E tr G and v^2 FIR = n - 2 E tr G + E|G|_F^2.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-SATURATED = 0.9  # of the degrees of freedom that E tr G may use before the sample is too small
+_USABLE = 0.9  # share of the degrees of freedom that tr G may use before a sample is too small
 _NOTHING = 1e-10  # variance relative to the largest that is rounding
 _NEGLIGIBLE = 1e-12  # class probability
 _BISECTIONS = 40
@@ -93,31 +94,46 @@ def gaussian_gains(values: Tensor, degrees: Tensor, levels: Tensor) -> tuple[Ten
         levels: (R, V) noise variances in the unit of the eigenvalues.
 
     Returns:
-        (R, V, 2), and (R, V) bool: the sample is too small, tr G would use more than
-        ``SATURATED`` of nu. The value is then that of the smallest v that is not too small, and
-        v FI / n an upper bound.
+        (R, V, 2), and (R, V) bool: the sample is too small, tr G would use more than 0.9 nu. The
+        value is then that of the smallest v that is not too small, and v FI / n an upper bound.
     """
     nu = degrees[:, None]  # (R, 1)
-    if bool((values.count_nonzero(dim=1) > SATURATED * degrees).any()):
-        low, high = torch.zeros_like(nu), values.sum(dim=1, keepdim=True)
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            above = _freedom(values, middle) > SATURATED * nu
-            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-        least = low / (1 - SATURATED)  # (R, 1)
-    else:
-        least = torch.zeros_like(nu)
-    saturated, v = levels < least, levels.maximum(least)
-    low, high = torch.zeros_like(v), v.clone()
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        above = middle > v * (1 - _freedom(values, middle) / nu)
-        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    least = _least_level(values, nu)
+    too_small, v = levels < least, levels.maximum(least)
+    low, high = _bisected(
+        torch.zeros_like(v), v, lambda lam: lam > v * (1 - _freedom(values, lam) / nu)
+    )
     lam = (low + high) / 2  # (R, V)
     trace = _freedom(values, lam)
     slope = -(values[:, None] / (values[:, None] + lam[..., None]).square()).sum(-1)
     fall = slope * (1 - trace / nu) / (1 + v * slope / nu)  # d tr G / dv
-    return torch.stack((trace, (trace + v * fall).clamp(min=0)), dim=-1), saturated
+    return torch.stack((trace, (trace + v * fall).clamp(min=0)), dim=-1), too_small
+
+
+def _least_level(values: Tensor, nu: Tensor) -> Tensor:
+    """Return the (R, 1) smallest v at which tr G uses no more than ``_USABLE`` of nu (R, 1)."""
+    if not bool((values.count_nonzero(dim=1)[:, None] > _USABLE * nu).any()):
+        return torch.zeros_like(nu)
+    most = values.sum(dim=1, keepdim=True)
+    lam, _ = _bisected(
+        torch.zeros_like(nu), most, lambda lam: _freedom(values, lam) <= _USABLE * nu
+    )
+    return lam / (1 - _USABLE)  # lam = v (1 - df / nu)
+
+
+def _bisected(
+    low: Tensor, high: Tensor, is_above: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the ends of intervals that hold a root, narrowed 2^40 times.
+
+    Args:
+        low, high: ends. is_above: whether a point lies above the root, elementwise.
+    """
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        above = is_above(middle)
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return low, high
 
 
 def _freedom(values: Tensor, lam: Tensor) -> Tensor:

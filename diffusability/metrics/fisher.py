@@ -155,7 +155,7 @@ def _require_classes(labels: Tensor) -> None:
 
 @dataclass(frozen=True)
 class _Writer:
-    """Turns curves into measurements.
+    """Turns curves into measurements; R = 1 + B replicates, as in ``sample_fisher``.
 
     Attributes:
         v: noise variances. sizes: (B,) images of each block. count: images. dim: n.
@@ -172,13 +172,15 @@ class _Writer:
         """Return FI, FIR and MMSE rate by every estimator, as means and at every v."""
         found = []
         for ending, gains in curves.gains.items():
-            values = shares(gains, self.dim)  # (1 + B, V, 3)
+            values = shares(gains, self.dim)  # (R, V, 3)
             flags = self._flags(ending, curves)
             if "_gaussian" in curves.gains and ending in _CURVES_OF:
                 bound = shares(curves.gains["_gaussian"], self.dim)[0]
                 flags |= dict.fromkeys(self._misfits(values, bound), self.v)
             more = self._bounds(curves) if ending == "_empirical" else [{}] * len(self.v)
-            found += self._write(values, list(QUANTITIES), ending, scale, flags, True, more)
+            options = self._options(ending, scale)
+            found += self._curve(values, list(QUANTITIES), ending + scale, options, flags, more)
+            found += self._means(values, list(QUANTITIES), ending + scale, options, flags)
         return found
 
     def deviations(
@@ -194,9 +196,11 @@ class _Writer:
                 self.dim,
             )
             flags = self._flags(ending, latent) | self._flags(ending, pixel)
-            curve = not scale and ending in _CURVES_OF
+            options = self._options(ending, scale)
+            if not scale and ending in _CURVES_OF:
+                found += self._curve(gaps, DEVIATIONS, ending, options, flags)
             if ending != "_empirical":
-                found += self._write(gaps, DEVIATIONS, ending, scale, flags, curve)
+                found += self._means(gaps, DEVIATIONS, ending + scale, options, flags)
                 continue
             # both measures are of atoms at small v, and then agree whatever the spaces are
             trusted = ~(latent.doubtful[ending] | pixel.doubtful[ending])
@@ -205,7 +209,7 @@ class _Writer:
                     x for x, is_trusted in zip(self.v, trusted.tolist(), strict=True) if is_trusted
                 )
                 writer = replace(self, v=v)
-                found += writer._write(gaps[:, trusted], DEVIATIONS, ending, scale, {}, False)
+                found += writer._means(gaps[:, trusted], DEVIATIONS, ending + scale, options, {})
         return found
 
     def _flags(self, ending: str, curves: Curves) -> dict[str, tuple[float, ...]]:
@@ -233,37 +237,59 @@ class _Writer:
         ends = 1 - curves.bounds / self.dim
         return [{"fi_at_least": low, "fi_at_most": high} for high, low in ends.tolist()]
 
-    def _write(
+    def _options(self, ending: str, scale: str) -> dict[str, object]:
+        reading = scale.removeprefix("_") or "one scale"
+        return {"estimator": ESTIMATORS[ending], "scale": reading, "dim": self.dim}
+
+    def _curve(
         self,
         values: Tensor,
         names: Sequence[str],
         ending: str,
-        scale: str,
+        options: Mapping[str, object],
         flags: Mapping[str, Sequence[float]],
-        curve: bool,
         more: Sequence[Mapping[str, object]] | None = None,
     ) -> list[Measurement]:
-        """Return the means over log v of (1 + B, V, Q) values, and on request those at every v."""
-        reading = scale.removeprefix("_") or "one scale"
-        options: dict[str, object] = {"estimator": ESTIMATORS[ending], "scale": reading}
-        options["dim"] = self.dim
-        weights = torch.tensor(log_weights(self.v), dtype=torch.float64)
-        means = (values * weights[:, None]).sum(dim=1, keepdim=True)  # (1 + B, 1, Q)
+        """Return (R, V, Q) values of Q names at every v.
+
+        Args:
+            ending: of the metrics: estimator and scale.
+            flags: with the noise variances that they are about.
+            more: further options at each v.
+        """
         found = []
         for j, name in enumerate(names):
             power, better = QUANTITIES.get(name, (None, False))
-            for i, level in enumerate(self.v if curve else ()):
+            for i, level in enumerate(self.v):
                 value, error = self._estimate(values, i, j)
                 at: dict[str, object] = {"v": level, **(more[i] if more else {})}
                 if power is not None:
                     at["total"] = value * self.dim / level**power
-                metric = f"fisher.curve_{name}{ending}{scale}_v{level:g}"
+                metric = f"fisher.curve_{name}{ending}_v{level:g}"
                 marks = [flag for flag, levels in flags.items() if level in levels]
-                found.append(self._row(metric, value, error, better, options | at, marks))
-            mean: dict[str, object] = {"v": list(self.v), "reading": "mean over log v"}
+                found.append(self._row(metric, value, error, better, {**options, **at}, marks))
+        return found
+
+    def _means(
+        self,
+        values: Tensor,
+        names: Sequence[str],
+        ending: str,
+        options: Mapping[str, object],
+        flags: Mapping[str, Sequence[float]],
+    ) -> list[Measurement]:
+        """Return the means over log v of (R, V, Q) values of Q names; see ``_curve``."""
+        weights = torch.tensor(log_weights(self.v), dtype=torch.float64)
+        means = (values * weights[:, None]).sum(dim=1, keepdim=True)  # (R, 1, Q)
+        reading = {"v": list(self.v), "reading": "mean over log v"}
+        found = []
+        for j, name in enumerate(names):
+            _, better = QUANTITIES.get(name, (None, False))
             value, error = self._estimate(means, 0, j)
-            metric = f"fisher.{name}{ending}{scale}"
-            found.append(self._row(metric, value, error, better, options | mean, list(flags)))
+            metric = f"fisher.{name}{ending}"
+            found.append(
+                self._row(metric, value, error, better, {**options, **reading}, list(flags))
+            )
         return found
 
     def _row(
@@ -278,7 +304,7 @@ class _Writer:
         return Measurement(metric, value, error, self.count, "1", better, options, tuple(flags))
 
     def _estimate(self, values: Tensor, level: int, column: int) -> tuple[float, float | None]:
-        own = values[:, level, column]  # (1 + B,)
+        own = values[:, level, column]  # (R,)
         value = float(own[0])
         if len(own) < 3:
             return value, None

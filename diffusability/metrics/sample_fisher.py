@@ -3,6 +3,9 @@
 The estimators (``fisher.sample_estimators``) see distances between data alone. What is read from
 them depends on the scale: of the data as they are ("raw"), of the data times one number, or of
 channels z-scored one by one, which no rotation commutes with.
+
+Standard errors are jackknives. So most tensors have a first axis of R = 1 + B replicates: of all
+images (or Monte-Carlo draws), then without each of B blocks of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +56,7 @@ class Curves:
     """Gains of one space at V noise variances, by estimator.
 
     Attributes:
-        gains: (1 + B, V, 2) E tr G and E|G|_F^2: of all data, then without each block.
+        gains: (R, V, 2) E tr G and E|G|_F^2.
         doubtful: (V,) bool, whether the data are too few at this noise variance.
         bounds: (V, 2) least and most E tr G of any distribution, from the empirical measure.
     """
@@ -159,7 +162,7 @@ class Sample:
 
     Attributes:
         dim: n. sizes: (B,) images of each block.
-        variance: (1 + B,) E|x - E x|^2: of all images, then without each block.
+        variance: (R,) E|x - E x|^2.
 
     Raises:
         MeasurementError: all images are equal.
@@ -207,14 +210,14 @@ class Sample:
         """Return the gains at noise variances in the squared unit of the data.
 
         Args:
-            levels: (1 + B, V), of all images, then without each block.
+            levels: (R, V).
             estimators: some of ``ESTIMATORS``.
         """
         found: dict[str, Tensor] = {}
         doubtful: dict[str, Tensor] = {}
         bounds = None
         if not {"", "_unconditional"}.isdisjoint(estimators):
-            alone, few = self._classes(levels)
+            alone, few = self._gains_of_classes(levels)
         for name in estimators:
             match name:
                 case "":
@@ -242,7 +245,7 @@ class Sample:
         return values if self._statistics is None else normalise(values, self._statistics)
 
     def _variances(self) -> Tensor:
-        """Return the (1 + B,) variances of all images, however many, and without each block."""
+        """Return the (R,) variances of all images, however many."""
         parts: dict[int, list[Moments]] = {b: [] for b in range(len(self.sizes))}
         for positions in torch.arange(len(self.chosen)).split(IMAGES):
             data, block = self._read(positions).flatten(1), self.block[positions]
@@ -252,8 +255,8 @@ class Sample:
                 parts[b].append(Moments(len(own), mean, (own - mean).square().sum(dim=0)))
         blocks = [reduce(Moments.merge, own) for own in parts.values()]
         whole = reduce(Moments.merge, blocks)
-        found = [whole, *(whole.without(block) for block in blocks)]
-        return torch.stack([each.scatter.sum() / each.count for each in found]).cpu()
+        replicates = [whole, *(whole.without(block) for block in blocks)]
+        return torch.stack([each.scatter.sum() / each.count for each in replicates]).cpu()
 
     @cached_property
     def _kept(self) -> Tensor:
@@ -273,16 +276,16 @@ class Sample:
 
     @cached_property
     def _pooled_spectra(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues (1 + B, r) with the variance of all images, and degrees of freedom."""
+        """Eigenvalues (R, r) with the variance of all images, and (R,) degrees of freedom."""
         blocks = len(self.sizes)
         values, degrees = sample_spectra(self._points, self.block[self._kept], blocks)
-        variance = values.sum(dim=1) * degrees / (1 + degrees)  # (1 + B,)
+        variance = values.sum(dim=1) * degrees / (1 + degrees)  # (R,)
         _require_variation(variance, len(self._points))
         return values * (self.variance.to(variance) / variance)[:, None], degrees
 
     @cached_property
     def _class_spectra(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues (K, 1 + B, r) of every class, and (K, 1 + B) degrees of freedom."""
+        """Covariance eigenvalues (K, R, r) of every class, and (K, R) degrees of freedom."""
         if not bool((self.labels != self.labels[:1]).any()):  # all of one class
             values, degrees = self._pooled_spectra
             return values[None], degrees[None]
@@ -299,15 +302,16 @@ class Sample:
         padded = [torch.nn.functional.pad(x, (0, most - x.shape[1])) for x, _ in found]
         return torch.stack(padded), torch.stack([degrees for _, degrees in found])
 
-    def _classes(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+    def _gains_of_classes(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (R, V, 2), the mean over classes, and (V,) whether any class is too small."""
         values, degrees = self._class_spectra
-        every = levels.to(self._points).repeat(len(values), 1)  # (K (1 + B), V)
+        every = levels.to(self._points).repeat(len(values), 1)  # (K R, V)
         gains, small = gaussian_gains(values.flatten(0, 1), degrees.flatten(), every)
         shape = (len(values), *levels.shape)
         return gains.view(*shape, 2).mean(0).cpu(), small.view(shape)[:, 0].any(0).cpu()
 
     def _overlap(self, levels: Tensor) -> Tensor:
-        """Return (1 + B, V, 2): what not knowing the class adds.
+        """Return (R, V, 2): what not knowing the class adds.
 
         Without a block of draws, and in few directions of images too: errors of many classes that
         overlap then cancel most of those of the classes alone.
@@ -329,6 +333,7 @@ class Sample:
         return torch.stack(means)
 
     def _empirical(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (R, V, 2), replicated over noisy points, and (V, 2) bounds of E tr G."""
         chosen = in_proportion(self.labels, _EMPIRICAL_IMAGES)  # some of those that are kept
         points = self._points[torch.isin(self._kept, chosen).to(self._points.device)]
         labels, generator = self.labels[chosen], self._generator()
@@ -348,7 +353,7 @@ def _require_variation(variances: Tensor, images: int) -> None:
 
 
 def _left_out(draws: Tensor, blocks: int) -> Tensor:
-    """Return (1 + B, ...) means of independent draws (M, ...): of all, then without each block."""
+    """Return (R, ...) means of independent draws (M, ...)."""
     block = torch.arange(len(draws)) % blocks
     means = [draws.mean(dim=0)]
     means += [draws[block != b].mean(dim=0) for b in range(blocks)]
