@@ -264,6 +264,18 @@ class Sample:
         return in_proportion(self.labels, IMAGES)
 
     @cached_property
+    def _kept_block(self) -> Tensor:
+        """Blocks (m,) of the images that are compared.
+
+        The first images of classes are in the first blocks, so they are dealt anew where classes
+        have too few of them to be in all blocks.
+        """
+        block, blocks = self.block[self._kept], len(self.sizes)
+        if int(torch.bincount(block, minlength=blocks).min()) * 2 * blocks < len(block):
+            block[self.labels[self._kept].argsort(stable=True)] = torch.arange(len(block)) % blocks
+        return block
+
+    @cached_property
     def _points(self) -> Tensor:
         """Principal coordinates (m, r) of the images that are compared.
 
@@ -278,7 +290,7 @@ class Sample:
     def _pooled_spectra(self) -> tuple[Tensor, Tensor]:
         """Eigenvalues (R, r) with the variance of all images, and (R,) degrees of freedom."""
         blocks = len(self.sizes)
-        values, degrees = sample_spectra(self._points, self.block[self._kept], blocks)
+        values, degrees = sample_spectra(self._points, self._kept_block, blocks)
         variance = values.sum(dim=1) * degrees / (1 + degrees)  # (R,)
         _require_variation(variance, len(self._points))
         return values * (self.variance.to(variance) / variance)[:, None], degrees
@@ -323,9 +335,10 @@ class Sample:
         mixture = ClassGaussians.of(points, labels)
         draws = mixture.draw(self.samples, self._generator())
         found, blocks = mixture.overlap(levels[0], draws), len(self.sizes)
-        if points.shape[1] > _FEW_DIRECTIONS:
+        alone = bool((labels.unique(return_counts=True)[1] < 2).any())  # lost with its block
+        if alone or points.shape[1] > _FEW_DIRECTIONS:
             return _left_out(found, blocks)
-        block, drawn = self.block[self._kept].to(points.device), torch.arange(len(found)) % blocks
+        block, drawn = self._kept_block.to(points.device), torch.arange(len(found)) % blocks
         means = [found.mean(dim=0)]
         for b in range(blocks):
             others = ClassGaussians.of(points[block != b], labels[block != b])

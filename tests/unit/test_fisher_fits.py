@@ -445,6 +445,22 @@ class TestSubset:
         rest = x[interleaved_blocks(labels, 5) != 2]
         assert float(at.variance[3]) == pytest.approx(float(rest.var(0, correction=0).sum()))
 
+    @pytest.mark.parametrize("images", [300, 500])
+    def test_classes_of_one_or_two_compared_images_are_in_all_blocks(
+        self, images: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        labels = torch.arange(3000) % 300
+        x = normal(3000, 5, 1, 1)
+        errors = []
+        for most, count in ((images, 300), (images, 10), (3000, 10)):
+            monkeypatch.setattr(sample_fisher, "IMAGES", most)
+            monkeypatch.setattr(sample_fisher, "_EMPIRICAL_IMAGES", most)
+            seen = {m.metric: m for m in measure_fisher(x, labels % count, v=(1.0,))[0]}
+            errors.append(seen["fisher.fi_gaussian"].stderr)
+        many, few, whole = errors
+        assert 0.5 * few < many < 2 * few
+        assert whole < few
+
 
 def test_weights_of_a_mean_over_log_v() -> None:
     weights = log_weights((0.1, 1.0, 100.0))
