@@ -18,19 +18,10 @@ from torch import Tensor
 from diffusability.errors import MeasurementError
 from diffusability.fisher.deviation import DEVIATIONS
 from diffusability.fisher.information import check_variances, log_weights
+from diffusability.metrics.fisher_curves import Curves, PixelCurves, curve_deviations, shares
 from diffusability.metrics.latent_set import ONE_CLASS, LatentSet, check_labels, classes_of_enough
 from diffusability.metrics.measurement import Measurement
-from diffusability.metrics.sample_fisher import (
-    ESTIMATORS,
-    LOOSE,
-    SMALL,
-    ZSCORED,
-    Curves,
-    PixelCurves,
-    Sample,
-    curve_deviations,
-    shares,
-)
+from diffusability.metrics.sample_fisher import ESTIMATORS, LOOSE, SMALL, ZSCORED, Sample
 from diffusability.statistics import delete_block_stderr
 from diffusability.study.class_sizes import LEAST_FISHER
 from diffusability.study.metric_group import SmallestClass

@@ -13,9 +13,10 @@ from diffusability.data.images import Rows, in_batches, thinned, to_float
 from diffusability.latents.mapped import ChosenLatents
 from diffusability.latents.shards import pool_masks
 from diffusability.metrics.fisher import measure_fisher
+from diffusability.metrics.fisher_curves import PixelCurves
 from diffusability.metrics.geometry import Spectrum, measure_spectra, measure_stretch
 from diffusability.metrics.latent_set import classes_of_enough
-from diffusability.metrics.sample_fisher import PixelCurves, pixel_curves
+from diffusability.metrics.sample_fisher import pixel_curves
 from diffusability.metrics.semantics import measure_semantics
 from diffusability.metrics.spatial import measure_spatial
 from diffusability.metrics.uniformity import measure_uniformity

@@ -23,15 +23,9 @@ from diffusability.fisher.sample_estimators import (
 from diffusability.fisher.toy_oracles import activation_oracle
 from diffusability.metrics import sample_fisher
 from diffusability.metrics.fisher import measure_fisher
+from diffusability.metrics.fisher_curves import PixelCurves, curve_deviations, shares
 from diffusability.metrics.measurement import Measurement
-from diffusability.metrics.sample_fisher import (
-    ESTIMATORS,
-    PixelCurves,
-    Sample,
-    curve_deviations,
-    pixel_curves,
-    shares,
-)
+from diffusability.metrics.sample_fisher import ESTIMATORS, Sample, pixel_curves
 from diffusability.metrics.strata import in_proportion, interleaved_blocks
 from diffusability.scoring.table import is_unconditional
 from diffusability.study.dataset import ShapesDataset
