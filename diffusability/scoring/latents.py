@@ -82,7 +82,9 @@ def score(
         groups.set_postfix_str(group)
         try:
             chosen = {**DEFAULTS.get(group, {}), **options.get(group, {})}
-            found += [m.to_json() for m in _measure(group, given, seed, chosen)]
+            measured, without = _measure(group, given, seed, chosen)
+            found += [m.to_json() for m in measured]
+            left_out |= dict(without)
         except DiffusabilityError as error:
             left_out[group] = str(error)
     return Score(name, found, left_out)
@@ -108,7 +110,7 @@ def measure(
     Raises:
         MeasurementError: bad input, or the group does not apply to it; the message says why.
     """
-    return Measurements(_measure(group, _Given.of(latents, labels, masks), seed, options))
+    return Measurements(_measure(group, _Given.of(latents, labels, masks), seed, options)[0])
 
 
 class _Given:
@@ -156,7 +158,11 @@ def _tensor(values: Array) -> Tensor:
         return torch.from_numpy(np.asarray(values))
 
 
-def _measure(group: str, given: _Given, seed: int, options: Mapping[str, Any]) -> list[Measurement]:
+# measurements, and metrics that do not apply, each with the reason
+_Found = tuple[list[Measurement], list[tuple[str, str]]]
+
+
+def _measure(group: str, given: _Given, seed: int, options: Mapping[str, Any]) -> _Found:
     declared = METRIC_GROUPS[group]
     if not declared.reads and group not in _DIRECT:
         raise MeasurementError(f"{group}: needs images, and is measured by `diffusability score`")
@@ -179,14 +185,14 @@ def _measure(group: str, given: _Given, seed: int, options: Mapping[str, Any]) -
     if declared.generator:
         named["generator"] = torch.Generator().manual_seed(drawn)
     found = load_code(declared.code)(*(tensors[read] for read in declared.reads), **named)
-    return list(found[0] if isinstance(found, tuple) else found)
+    return list(found[0] if isinstance(found, tuple) else found), []
 
 
-def _spatial(given: _Given, spec: Any, seed: int) -> list[Measurement]:
+def _spatial(given: _Given, spec: Any, seed: int) -> _Found:
     return measure_spatial(given.mean, given.foreground)
 
 
-def _semantics(given: _Given, spec: Any, seed: int) -> list[Measurement]:
+def _semantics(given: _Given, spec: Any, seed: int) -> _Found:
     return measure_semantics(
         given.mean,
         given.labels,
@@ -197,12 +203,12 @@ def _semantics(given: _Given, spec: Any, seed: int) -> list[Measurement]:
     )
 
 
-def _uniformity(given: _Given, spec: Any, seed: int) -> list[Measurement]:
+def _uniformity(given: _Given, spec: Any, seed: int) -> _Found:
     named = {key: getattr(spec, key) for key in ("points", "repeats", "perplexity", "iterations")}
-    return measure_uniformity(given.mean, seed=seed % 2**31, **named)
+    return measure_uniformity(given.mean, seed=seed % 2**31, **named), []
 
 
-def _fisher(given: _Given, spec: FisherMetric, seed: int) -> list[Measurement]:
+def _fisher(given: _Given, spec: FisherMetric, seed: int) -> _Found:
     found, _ = measure_fisher(
         given.mean,
         given.labels,
@@ -213,7 +219,7 @@ def _fisher(given: _Given, spec: FisherMetric, seed: int) -> list[Measurement]:
         smallest_class=spec.smallest_class,
         seed=seed,
     )
-    return found
+    return found, []  # nobody expects the deviations from pixels that arrays do not hold
 
 
 # options of a study that ask for what arrays do not hold, by group (empty: of every group) and key:
@@ -230,7 +236,7 @@ _NOT_IN_ARRAYS: dict[tuple[str, str], tuple[Any, str]] = {
 }
 # names of the random streams, those of the stages: equal seeds draw what a study draws
 _STREAMS = {"semantics": "folds", "uniformity": "repeats", "fisher": "mixture"}
-_DIRECT: dict[str, Callable[[_Given, Any, int], list[Measurement]]] = {
+_DIRECT: dict[str, Callable[[_Given, Any, int], _Found]] = {
     "semantics": _semantics,
     "spatial": _spatial,
     "uniformity": _uniformity,

@@ -36,7 +36,12 @@ def velocity(latents: torch.Tensor, labels: torch.Tensor, **options: Any) -> lis
 def semantics(latents: torch.Tensor, labels: torch.Tensor, **options: Any) -> list[Measurement]:
     """Measure with the same random folds every time."""
     generator = torch.Generator().manual_seed(2)
-    return measure_semantics(latents, labels, None, generator=generator, neighbours=(1,), **options)
+    found, without = measure_semantics(
+        latents, labels, None, generator=generator, neighbours=(1,), **options
+    )
+    for _, reason in without:
+        raise MeasurementError(reason)
+    return found
 
 
 @pytest.mark.parametrize(
