@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from diffusability.errors import StudyError
 from diffusability.report.pictures import inline
 from diffusability.report.scores import Places
 from diffusability.scoring.advice import advice
-from diffusability.scoring.table import Score, is_unconditional, shown_rows
+from diffusability.scoring.comparable import difference, of_table
+from diffusability.scoring.table import Score, shown_rows
 
 KNOWN = Path(__file__).with_name("known")
 # what the tables that come with the package are of
@@ -27,6 +28,7 @@ CARE = (
 )
 EXPECTED = "What diffusion models are expected to make of it"
 MOVED = "What moved the metrics of the known ones, against the baseline of their family"
+NOT_COMPARED = "Not compared"
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,18 @@ class Known:
 
     Attributes:
         about: what they are, for the caption.
-        values: one row per tokenizer, one column per metric; means over seeds.
+        rows: their measurements: tokenizer, metric, value, options (JSON) and flags.
         advice: what moved their metrics, a sentence each.
     """
 
     about: str
-    values: pd.DataFrame
+    rows: pd.DataFrame
     advice: Sequence[str] = ()
+
+    @property
+    def values(self) -> pd.DataFrame:
+        """One row per tokenizer, one column per metric; means over seeds."""
+        return self.rows.pivot_table(index="tokenizer", columns="metric", values="value")
 
 
 def read_known(name: str) -> Known:
@@ -73,23 +80,23 @@ def read_known(name: str) -> Known:
     table = table.assign(value=pd.to_numeric(table["value"], errors="coerce"))
     known = [name for name in ("tokenizer", "family", "cluster", "metric") if name in table]
     means = table.groupby(known, sort=False)["value"].mean().reset_index()
-    values = table.pivot_table(index="tokenizer", columns="metric", values="value")
-    return Known(about, values, tuple(advice(means)))
+    how = {name: table.get(name, "") for name in ("options", "flags")}
+    return Known(about, table.assign(**how), tuple(advice(means)))
 
 
 def place(score: Score, known: Known) -> pd.DataFrame:
     """Return where each shown metric lies among the known latent spaces.
 
     Returns:
-        One row per metric that both have: ``better_than`` the share of known latent spaces that are
-        worse, in percent, ties counted half (``above`` where no direction is claimed), of
-        ``known`` many; whether the value is ``outside`` of their range; and the names of the
-        ``nearest``.
+        One row per metric that both have, measured in one way (see ``not_compared``):
+        ``better_than`` the share of known latent spaces that are worse, in percent, ties counted
+        half (``above`` where no direction is claimed), of ``known`` many; whether the value is
+        ``outside`` of their range; and the names of the ``nearest``.
     """
     rows = []
     for _, short, m in shown_rows(score):
-        values = known_values(known, m)
-        if values is None:
+        values, _ = known_values(known, m)
+        if values.empty:
             continue
         value, up = float(m["value"]), m["higher_is_better"]
         below = float(((values < value) + 0.5 * (values == value)).mean())
@@ -110,14 +117,31 @@ def place(score: Score, known: Known) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def known_values(known: Known, m: Mapping[str, Any]) -> pd.Series | None:
-    """Return the known values that a measurement can be compared with, by tokenizer; else None."""
-    metric = str(m["metric"])
-    found = next((name for name in known.values.columns if fnmatchcase(str(name), metric)), None)
-    if found is None or is_unconditional(m):  # the known ones have classes
-        return None
-    values = known.values[found].dropna()
-    return None if values.empty else values
+def known_values(known: Known, m: Mapping[str, Any]) -> tuple[pd.Series, str]:
+    """Return the known values that a measurement can be compared with, by tokenizer.
+
+    Returns:
+        Means over seeds, and, where there are none although the metric was measured of known
+        spaces, the reason.
+    """
+    rows = known.rows[(known.rows["metric"] == m["metric"]) & known.rows["value"].notna()]
+    reasons = [
+        difference(m, of_table(options, flags))
+        for options, flags in zip(rows["options"], rows["flags"], strict=True)
+    ]
+    alike = rows[np.array([not reason for reason in reasons], dtype=bool)]
+    reason = reasons[0] if reasons and alike.empty else ""
+    return alike.groupby("tokenizer")["value"].mean(), reason
+
+
+def not_compared(scores: Sequence[Score], known: Known) -> list[str]:
+    """Return of which metrics there are known values that were measured otherwise, and how."""
+    found: dict[str, None] = {}
+    for score in scores:
+        for _, short, m in shown_rows(score):
+            if reason := known_values(known, m)[1]:
+                found[f"{short} of {score.name}: {reason}"] = None
+    return list(found)
 
 
 def _places(scores: Sequence[Score], known: Known) -> pd.DataFrame | None:
@@ -136,11 +160,13 @@ def _places(scores: Sequence[Score], known: Known) -> pd.DataFrame | None:
 
 def against_text(scores: Sequence[Score], known: Known, expected: Sequence[str] = ()) -> str:
     """Return the places of all scores as text, with what is expected of them, and advice."""
-    table = _places(scores, known)
+    table, others = _places(scores, known), not_compared(scores, known)
     if table is None:
-        return f"Against {known.about}: no metric was measured of both"
+        reasons = "".join(f"\n  {sentence}" for sentence in others)
+        return f"Against {known.about}: no metric was measured of both{reasons}"
     parts = [f"Against {known.about}.\n{CARE}\n{table.to_string(index=False)}"]
-    for title, sentences in ((EXPECTED, expected), (MOVED, known.advice)):
+    lists = {NOT_COMPARED: others, EXPECTED: expected, MOVED: known.advice}
+    for title, sentences in lists.items():
         if sentences:
             parts.append("\n".join([f"{title}:", *(f"  {sentence}" for sentence in sentences)]))
     return "\n\n".join(parts)
@@ -159,5 +185,9 @@ def places_on_page(
     if table is None:
         return None
     source = inline(picture, "image/svg+xml") if picture else ""
-    lists = {EXPECTED: expected, MOVED: known.advice}
+    lists = {
+        NOT_COMPARED: not_compared(scores, known),
+        EXPECTED: expected,
+        MOVED: known.advice,
+    }
     return Places(f"Against {known.about}. {CARE}", table, source, lists)

@@ -23,7 +23,8 @@ from diffusability.analysis.prediction import (
 )
 from diffusability.artifacts.card import read_card
 from diffusability.errors import DiffusabilityError, MeasurementError
-from diffusability.scoring.table import Score, is_unconditional, score_name, tokenizer_of
+from diffusability.scoring.comparable import difference, of_table
+from diffusability.scoring.table import Score, score_name, tokenizer_of
 from diffusability.study.plan import Plan
 from diffusability.study.stages import path_template
 
@@ -126,6 +127,13 @@ class FinishedStudy:
         if key not in self._forecasts:
             self._forecasts[key] = Forecast(points)
         return self._forecasts[key]
+
+    def difference(self, family: str, m: Mapping[str, Any]) -> str:
+        """Return why a measurement is not one of those of a family, or nothing."""
+        rows = self.table[(self.table["family"] == family) & (self.table["metric"] == m["metric"])]
+        texts = rows[["options", "flags"]].fillna("").drop_duplicates()
+        found = [difference(m, of_table(*map(str, row))) for row in texts.to_numpy()]
+        return next(filter(None, found), "")
 
     def space(self, family: str) -> Space | None:
         """Return how the tokenizers of a family were measured; None: the results are gone."""
@@ -230,12 +238,13 @@ def _of_family(
     empty: Expected,
 ) -> Expected:
     """Return the prediction from the tokenizers of one family, or why there is none."""
-    measured = {str(m["metric"]): m for m in score.measurements if not is_unconditional(m)}
+    measured = {str(m["metric"]): m for m in score.measurements}
     points = points_of(study.table, panel, family)
     usable = []
     for name in points.metrics:
         stage = name.partition(".")[0]
-        if name in measured and space.options.get(stage) == known.options.get(stage):
+        alike = space.options.get(stage) == known.options.get(stage)
+        if name in measured and alike and not study.difference(family, measured[name]):
             usable.append(name)
     if points.metrics and not usable:
         return replace(

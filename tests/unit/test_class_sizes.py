@@ -167,7 +167,9 @@ def test_numbers_without_any_image_are_no_classes() -> None:
     study = plan_of({"metrics": {"fisher": {"split": "all"}}}).study
     counts = [12 if k in (3, 10, 17, 24) else 0 for k in range(25)]
     check_classes(study, {"train": counts, "val": counts})
-    with pytest.raises(StudyError, match=r"of every class, 1 of 4 classes have .* \(class 24 has 2"):
+    with pytest.raises(
+        StudyError, match=r"of every class, 1 of 4 classes have .* \(class 24 has 2"
+    ):
         check_classes(study, {"train": [*counts[:24], 2], "val": [*counts[:24], 0]})
     # an image in training alone: its class is there, and missing in validation
     missing = plan_of({"metrics": {"fisher": {"split": "val"}}}).study

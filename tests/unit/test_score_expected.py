@@ -101,6 +101,11 @@ def test_outside_of_its_support_there_is_no_number(ask, asked, reason) -> None:
     assert found.sentence.startswith("mine: no prediction of Fréchet distance (judge) of sit-b")
 
 
+def test_a_bound_predicts_nothing(ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expected_module, "difference", lambda m, other: "a bound")
+    assert "no headline metric was measured as in the study" in ask(TYPICAL).sentence
+
+
 def test_a_study_that_cannot_predict_says_so(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(FinishedStudy, "space", lambda self, family: HERE)
     scores = [Score("mine", [], {})]
