@@ -29,6 +29,7 @@ from diffusability.study.plan import Plan
 from diffusability.study.stages import path_template
 
 Shape = tuple[int, ...]
+_NOTHING = "the table has no generated images"
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,32 @@ class FinishedStudy:
         return Space(dataset, shape, options) if dataset and shape else None
 
 
+def images_of(table: str) -> str:
+    """Return the fingerprint of the images of a finished study; empty: it is not known.
+
+    Args:
+        table: its measurements.csv, or the folder that holds it.
+    """
+    study = _finished(table)
+    if isinstance(study, str):
+        return ""
+    spaces = map(study.space, families(Measured.of(study.table)))
+    return next((space.dataset for space in spaces if space), "")
+
+
+def _finished(table: str) -> FinishedStudy | str:
+    """Return the study of a table, or why there is none."""
+    path = Path(table) / "measurements.csv" if Path(table).is_dir() else Path(table)
+    if not path.is_file():
+        return _NOTHING
+    try:
+        measured = read_measurements(path)
+    except MeasurementError as error:
+        return str(error)
+    above = path.absolute().parents  # of results/tables/<study>/measurements.csv
+    return FinishedStudy(measured, above[min(3, len(above) - 1)])
+
+
 def expected(
     scores: Sequence[Score], spaces: Mapping[str, Space], table: str
 ) -> tuple[list[Expected], str]:
@@ -167,19 +194,12 @@ def expected(
     Returns:
         One item per space, target and backbone; or none, and the reason.
     """
-    path = Path(table) / "measurements.csv" if Path(table).is_dir() else Path(table)
-    nothing = "no prediction: the table has no generated images"
-    if not path.is_file():
-        return [], nothing
-    try:
-        measured = read_measurements(path)
-    except MeasurementError as error:
-        return [], f"no prediction: {error}"
-    panels = predictable_panels(measured)
+    study = _finished(table)
+    if isinstance(study, str):
+        return [], f"no prediction: {study}"
+    panels = predictable_panels(study.table)
     if not panels:
-        return [], nothing
-    above = path.absolute().parents  # of results/tables/<study>/measurements.csv
-    study = FinishedStudy(measured, above[min(3, len(above) - 1)])
+        return [], f"no prediction: {_NOTHING}"
     found = [
         _expected(score, spaces[score.name], study, panel)
         for score in scores

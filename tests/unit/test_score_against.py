@@ -1,5 +1,6 @@
 """Where a latent space lies among known ones."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jinja2
@@ -85,6 +86,35 @@ def test_values_have_a_place_among_those_of_equal_options(fir_of) -> None:
     without = scored(fisher__fir=(0.1, False))  # as in tables of earlier versions
     assert place(without, known)["known"].tolist() == [2]
     assert "Not compared:\n  FIR of mine: measured" in against_text([mine, without], known)
+
+
+def test_a_scored_tokenizer_of_the_study_is_not_compared_with_itself(fir_of) -> None:
+    known = replace(fir_of(), images="d1")
+    mine = scored(fisher__fir=(0.1, False))
+    for images, name, count, nearest in (
+        ("d1", "a", 1, "b"),
+        ("d1", "a/s1", 1, "b"),
+        ("", "a", 1, "b"),
+        ("d2", "a", 2, "a, b"),  # of other images: another space of the same name
+        ("d1", "mine", 2, "a, b"),
+    ):
+        found = place(replace(mine, name=name), known, images).iloc[0]
+        assert (found["known"], found["nearest"]) == (count, nearest)
+        assert found["outside"] == ("yes" if count == 1 else "")
+
+
+def test_a_comparison_on_the_same_images_needs_no_caveat(fir_of) -> None:
+    known, mine = replace(fir_of(), images="d1"), [scored(fisher__fir=(0.1, False))]
+    for images, care in (
+        ("d1", ""),
+        ("d2", "of other images"),
+        ("", "Unless they are of"),
+    ):
+        page = places_on_page(mine, known, images=images)
+        assert page is not None
+        for text in (against_text(mine, known, images=images), page.about):
+            assert care in text
+            assert ("not as a verdict" in text) == bool(care)
 
 
 def test_uniformity_of_a_score_is_measured_as_that_of_the_known_spaces() -> None:
