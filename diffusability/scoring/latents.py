@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from diffusability.scoring.request import DEFAULTS, OF_LATENTS
 from diffusability.scoring.table import Score
 from diffusability.stages.make import load_code
 from diffusability.study.fingerprint import derive_seed
-from diffusability.study.metric_group import LACKING
+from diffusability.study.metric_group import LACKING, UNUSED_MASKS
 from diffusability.study.metrics import METRIC_GROUPS, FisherMetric
 from diffusability.study.problems import Problems, nearest
 
@@ -46,7 +47,8 @@ def score(
             memory-mapped.
         labels: (N,) integer classes; None leaves LNC out, and VIV is unconditional.
         masks: (N, h, w) foreground, true or false or its share in [0, 1], at the resolution of the
-            images or of the latents; None leaves SRSS out.
+            images or of the latents; None leaves SRSS out. Tokens have no position: theirs are not
+            used, and a flag says so.
         metrics: groups of `OF_LATENTS`.
         seed: of all that is drawn at random; 0 draws what a study draws, so that equal latents and
             options give its numbers. The linear probe and uniformity of a study read more than
@@ -74,7 +76,7 @@ def score(
     found: list[Mapping[str, Any]] = []
     left_out: dict[str, str] = {}
     if given.foreground is None and "spatial" in metrics:
-        left_out["spatial.srss"] = "there are no masks"
+        left_out["spatial.srss"] = "; ".join(given.flags) or "there are no masks"
     groups = tqdm(
         metrics, desc=f"score of {name}", disable=None if progress is None else not progress
     )
@@ -115,7 +117,8 @@ class _Given:
     """Latents (N, C, h, w), labels (N,) and foreground (N, h, w) of one set, checked."""
 
     def __init__(self, mean: Tensor, labels: Tensor, foreground: Tensor | None, grid: bool) -> None:
-        self.mean, self.labels, self.foreground = mean, labels, foreground
+        self.mean, self.labels, self.foreground = mean, labels, foreground if grid else None
+        self.flags = (UNUSED_MASKS,) if foreground is not None and not grid else ()
         there = {"classes": bool((labels != labels[:1]).any()), "grid": grid}
         self.lacking = [need for need in LACKING if not there.get(need, False)]
 
@@ -145,7 +148,7 @@ class _Given:
             )
         if foreground is not None and grid:
             foreground = pool_masks(foreground, mean.shape[-2:])
-        return cls(mean, classes.long(), foreground if grid else None, grid)
+        return cls(mean, classes.long(), foreground, grid)
 
 
 def _tensor(values: Array) -> Tensor:
@@ -179,7 +182,9 @@ def _measure(group: str, given: _Given, seed: int, options: Mapping[str, Any]) -
     if declared.generator:
         named["generator"] = torch.Generator().manual_seed(drawn)
     found = load_code(declared.code)(*(tensors[read] for read in declared.reads), **named)
-    return list(found[0] if isinstance(found, tuple) else found)
+    flags = given.flags if "foreground" in declared.reads else ()
+    listed = found[0] if isinstance(found, tuple) else found
+    return [replace(m, flags=(*m.flags, *flags)) for m in listed]
 
 
 def _spatial(given: _Given, spec: Any, seed: int) -> list[Measurement]:
@@ -187,7 +192,7 @@ def _spatial(given: _Given, spec: Any, seed: int) -> list[Measurement]:
 
 
 def _semantics(given: _Given, spec: Any, seed: int) -> list[Measurement]:
-    return measure_semantics(
+    found = measure_semantics(
         given.mean,
         given.labels,
         given.foreground,
@@ -195,6 +200,7 @@ def _semantics(given: _Given, spec: Any, seed: int) -> list[Measurement]:
         neighbours=spec.neighbours,
         smallest_class=spec.smallest_class,
     )
+    return [replace(m, flags=(*m.flags, *given.flags)) for m in found]
 
 
 def _uniformity(given: _Given, spec: Any, seed: int) -> list[Measurement]:
