@@ -11,7 +11,7 @@ BOUND = "data-limited"  # as the flags of values begin that are bounds, not esti
 # They are listed, not those that count, so that an option of a further metric counts by default.
 _NOT_OF_THE_VALUE = {
     *("ceiling", "chance", "classes", "smallest_class", "dim", "reference_digest"),
-    *("near", "far", "decay"),  # of the grid
+    *("near", "far", "decay", "pooling"),  # of the grid, and of whether there are masks
     *("halvings", "max_iterations", "repeats", "seed", "shards", "stderr", "tolerance"),
 }
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusability.errors import DiffusabilityError, MeasurementError
+from diffusability.data.array_files import to_tensor
+from diffusability.errors import DataError, DiffusabilityError, MeasurementError
 from diffusability.latents.shards import pool_masks
 from diffusability.metrics.fisher import measure_fisher
 from diffusability.metrics.measurement import Measurement
@@ -25,6 +26,7 @@ from diffusability.study.fingerprint import derive_seed
 from diffusability.study.metric_group import LACKING, UNUSED_MASKS
 from diffusability.study.metrics import METRIC_GROUPS, FisherMetric
 from diffusability.study.problems import Problems, nearest
+from diffusability.tokenizers.stored import check_latents
 
 Array = Tensor | np.ndarray[Any, Any]
 
@@ -63,8 +65,8 @@ def score(
         is left out with its reason.
 
     Raises:
-        MeasurementError: latents, labels or masks do not fit together, or hold NaN; or options are
-            of no group of `metrics`.
+        MeasurementError: latents, labels or masks are no numbers or do not fit together, latents
+            hold NaN or infinity, or options are of no group of `metrics`.
     """
     for group in options:
         if group not in metrics:
@@ -124,39 +126,68 @@ class _Given:
 
     @classmethod
     def of(cls, latents: Array, labels: Array | None, masks: Array | None) -> "_Given":
-        mean = _tensor(latents)
+        """Check arrays, and bring tokens and masks to the form that metrics take.
+
+        Raises:
+            MeasurementError: they are no numbers, hold NaN, or do not fit together.
+        """
+        mean = _tensor(latents, "latents")
         if mean.ndim not in (3, 4) or not mean.is_floating_point():
             raise MeasurementError(
                 f"latents of shape {tuple(mean.shape)} and {mean.dtype}: floating-point "
                 "(N, C, H, W) or tokens (N, L, D) are expected"
             )
+        try:
+            check_latents(mean, "latents")
+        except DataError as error:
+            raise MeasurementError(str(error)) from None
         grid = mean.ndim == 4
         if not grid:
             mean = mean.transpose(1, 2)[..., None]  # (N, D, L, 1)
-        count = len(mean)
-        classes = torch.zeros(count, dtype=torch.int64) if labels is None else _tensor(labels)
-        if tuple(classes.shape) != (count,) or classes.is_floating_point():
-            raise MeasurementError(
-                f"labels of shape {tuple(classes.shape)} and {classes.dtype} for {count} latents: "
-                "one integer per latent is expected"
-            )
-        foreground = None if masks is None else _tensor(masks)
-        if foreground is not None and (foreground.ndim != 3 or len(foreground) != count):
-            raise MeasurementError(
-                f"masks of shape {tuple(foreground.shape)} for {count} latents: (N, h, w) is "
-                "expected"
-            )
+        classes = _labels(labels, len(mean))
+        foreground = None if masks is None else _masks(masks, len(mean))
         if foreground is not None and grid:
             foreground = pool_masks(foreground, mean.shape[-2:])
-        return cls(mean, classes.long(), foreground, grid)
+        return cls(mean, classes, foreground, grid)
 
 
-def _tensor(values: Array) -> Tensor:
+def _labels(labels: Array | None, count: int) -> Tensor:
+    """Return (N,) int64 labels; all 0 where there are none."""
+    if labels is None:
+        return torch.zeros(count, dtype=torch.int64)
+    classes = _tensor(labels, "labels", "numpy.unique(labels, return_inverse=True)[1] gives some")
+    if tuple(classes.shape) != (count,) or classes.is_floating_point():
+        raise MeasurementError(
+            f"labels of shape {tuple(classes.shape)} and {classes.dtype} for {count} latents: "
+            "one integer per latent is expected"
+        )
+    return classes.long()
+
+
+def _masks(masks: Array, count: int) -> Tensor:
+    """Return (N, H, W) masks, true or false or shares of foreground."""
+    foreground = _tensor(masks, "masks")
+    if foreground.ndim != 3 or len(foreground) != count:
+        raise MeasurementError(
+            f"masks of shape {tuple(foreground.shape)} for {count} latents: (N, h, w) is expected"
+        )
+    return foreground
+
+
+def _tensor(values: Array, what: str, remedy: str = "") -> Tensor:
+    """Return an array as a tensor.
+
+    Raises:
+        MeasurementError: it holds no numbers; with what to do, where that is known.
+    """
     if isinstance(values, Tensor):
         return values.detach()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a map that cannot be written is only read
-        return torch.from_numpy(np.asarray(values))
+        try:
+            return to_tensor(np.asarray(values))
+        except ValueError as error:
+            raise MeasurementError(f"{what}: {error}{'; ' * bool(remedy)}{remedy}") from None
 
 
 def _measure(group: str, given: _Given, seed: int, options: Mapping[str, Any]) -> list[Measurement]:
