@@ -18,7 +18,7 @@ from diffusability.analysis.equal_reconstruction import without_unequal
 from diffusability.analysis.evidence import Evidence, Study
 from diffusability.analysis.frames import join_notes, table_frame
 from diffusability.analysis.intervals import Labels
-from diffusability.analysis.joint import CORRELATIONS, Row, Terms, evaluate
+from diffusability.analysis.joint import CORRELATIONS, RANGES, Row, Terms, evaluate
 from diffusability.analysis.panels import Measured, Table
 from diffusability.analysis.power import ASSUMED, power, power_reason
 from diffusability.study.study import DEFAULTS, AnalysisSpec
@@ -30,7 +30,7 @@ UNDECIDED = "undecided"
 NOT_TESTABLE = "not testable"
 VERDICTS = (REPRODUCED, CONTRADICTED, UNDECIDED, NOT_TESTABLE)
 _NAMED = 4  # maximum reasons named in a verdict
-_NOISY = (*CORRELATIONS, "slope", "offset", "range", "fit")
+_NOISY = (*CORRELATIONS, "slope", "offset", *RANGES, "fit")
 _PANEL = ("target", "backbone", "guidance", "family")
 
 
@@ -183,7 +183,7 @@ def _noise_free(
     """Return the interval of a claim without noise of seeds, None if it has none."""
     if claim.statistic not in _NOISY:
         return None
-    if claim.statistic == "range":
+    if claim.statistic in RANGES:
         return (-math.inf, math.inf) if least < 1 else ends
     if claim.statistic not in CORRELATIONS or claim.least:
         return without_noise(ends, least)
