@@ -57,8 +57,9 @@ def latent_findings(measurements: Table, spectra: pd.DataFrame) -> pd.DataFrame:
         fir_gap_small_noise: v^2 |F_D - F_d| / D of the VAE minus that of the GPE, its mean over the
             smaller half of the noise levels minus that over the larger half.
         fi_level_<reading>, fir_level_<reading>, mmse_rate_level_<reading>: |log F_d / F_D| of a
-            level minus that of the next coarser one; below 0 finer is closer to pixels. The raw
-            FI and FIR have no interval where log n / D of the levels alone decides against it.
+            level minus that of the next coarser one; below 0 finer is closer to pixels. A note
+            says where log n / D of the levels alone decides the raw FI and FIR; where it decides
+            against finer levels, they have no interval.
         fi_level_noise, fir_level_noise: |F_d - F_D| of a level at the largest v minus that at a
             smaller one, over F_D at the smallest; below 0 curves come together with noise.
         fi_level_noise_per_dimension, fir_level_noise_per_dimension: |log F_d / F_D| per dimension
@@ -227,12 +228,15 @@ def _level_steps(curves: _Curves) -> Iterator[dict[str, object]]:
 
 
 def _decided_by_size(curves: _Curves, coarse: str, fine: str, pixels: str) -> dict[str, object]:
-    """Return no interval, and why, where the finer level is farther from pixels in size."""
+    """Return how sizes alone decide; no interval where the finer level is farther in size."""
     far, near = (abs(math.log(curves.dims[s] / curves.dims[pixels])) for s in (coarse, fine))
-    if near < far:
+    if near == far:
         return {}
     sizes = f"{curves.dims[coarse]} and {curves.dims[fine]} beside {curves.dims[pixels]}"
-    note = f"dimensions alone decide: {sizes}; choose levels whose size approaches that of pixels"
+    note = f"dimensions alone decide: {sizes}"
+    if near < far:
+        return {"note": f"{note}, in favour of the finer level"}
+    note += "; choose levels whose size approaches that of pixels"
     return {"low": math.nan, "high": math.nan, "note": note}
 
 

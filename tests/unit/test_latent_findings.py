@@ -222,6 +222,48 @@ def test_sizes_that_decide_alone_judge_nothing() -> None:
     assert found.loc[found["statistic"] == "fi_level_per_dimension", "low"].notna().all()
 
 
+def test_sizes_that_decide_for_a_claim_are_named(findings) -> None:
+    rows = findings[findings["statistic"] == "fi_level_raw"]
+    assert rows["low"].notna().all()
+    assert (
+        rows["note"] == "dimensions alone decide: 2 and 6 beside 8, in favour of the finer level"
+    ).all()
+    table = check_findings(_of_findings(), findings).set_index(["id", "network"])
+    row = table.loc[("finer-levels-nearer-in-fi", "unet-xs")]
+    assert row["verdict"] == REPRODUCED
+    assert "dimensions alone decide" in row["reason"]
+    equal = latent_measurements()
+    options = equal["options"].str.replace('"dim": 6', '"dim": 2')
+    found = latent_findings(equal.assign(options=options), table_frame("spectra", []))
+    ties = found[found["statistic"] == "fi_level_raw"]
+    assert (ties["note"] == "").all()
+    assert ties["low"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("low", "lost", "verdict"),
+    [
+        ((-2.0, -2.0, -2.0), 0, REPRODUCED),
+        ((-2.0, -2.0, -2.0), 1, UNDECIDED),  # a row that cannot be judged might disagree
+        ((-2.0, 1.0, -2.0), 1, CONTRADICTED),  # one that disagrees is enough
+        ((-2.0, -0.5, -2.0), 1, UNDECIDED),
+        ((-2.0, -2.0, -2.0), 3, NOT_TESTABLE),
+    ],
+)
+def test_all_rows_must_agree_also_those_without_an_interval(low, lost, verdict) -> None:
+    names = [f"level, v = {k}" for k in range(3)]
+    table = pd.DataFrame({"metric": names, "low": low, "space": "level", "network": "dit"})
+    table = table.assign(high=table["low"] + 1, value=table["low"] + 0.5, note="", v=math.nan)
+    table.loc[3 - lost :, ["low", "high"]] = math.nan
+    table.loc[3 - lost :, "note"] = "never trained twice"
+    (claim,) = (c for c in _of_findings() if c.id == "finer-levels-nearer-per-dimension")
+    row = check_findings([claim], table.assign(statistic=claim.statistic)).iloc[0]
+    assert row["verdict"] == verdict
+    said = f"{lost} of 3 cannot be judged: no interval (level, v = {3 - lost}): never trained twice"
+    assert (said in row["reason"]) == (0 < lost < 3)
+    assert row["rows"] == 3 - lost
+
+
 def test_intervals_of_a_stretch_are_positive_and_those_of_untrained_spaces_exact() -> None:
     table = latent_measurements(encoders=2)
     wide = table["metric"].eq("geometry.stretch_ratio") & table["tokenizer_seed"].eq(1)
