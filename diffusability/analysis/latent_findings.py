@@ -60,10 +60,11 @@ def latent_findings(measurements: Table, spectra: pd.DataFrame) -> pd.DataFrame:
             level minus that of the next coarser one; below 0 finer is closer to pixels. A note
             says where log n / D of the levels alone decides the raw FI and FIR; where it decides
             against finer levels, they have no interval.
-        fi_level_noise, fir_level_noise: |F_d - F_D| of a level at the largest v minus that at a
-            smaller one, over F_D at the smallest; below 0 curves come together with noise.
+        fi_level_noise, fir_level_noise: |F_d - F_D| of a level at the largest v minus its mean over
+            the smaller half of the noise levels, over F_D at the smallest; below 0 curves come
+            together with noise.
         fi_level_noise_per_dimension, fir_level_noise_per_dimension: |log F_d / F_D| per dimension
-            of a level at the largest v minus that at a smaller one.
+            of a level at the largest v minus its mean over the smaller half.
         fi_permuted, fir_permuted: log F of permuted pixels over that of pixels; 0 is no change.
         stretch_gap: log of the ratio of the 99th to the 1st percentile of the GPE's distance
             quotients, minus that of the VAE; below 0 the GPE is closer to a similarity.
@@ -243,18 +244,22 @@ def _decided_by_size(curves: _Curves, coarse: str, fine: str, pixels: str) -> di
 def _noise_steps(
     curves: _Curves, quantity: str, level: str, pixels: str
 ) -> Iterator[dict[str, object]]:
-    """Yield how the distance of a level from pixels changes towards the largest noise."""
+    """Yield how the distance of a level from pixels changes towards the largest noise.
+
+    Curves may cross, so single noise levels say nothing.
+    """
     grid = curves.levels(quantity, level, pixels)
-    if len(grid) < 2:
+    half = len(grid) // 2
+    if not half:
         return
     totals = [[curves.logs[quantity, s, v].exp() for v in grid] for s in (level, pixels)]
     apart = [abs(a - b) for a, b in zip(*totals, strict=True)]
     unit = 1 / totals[1][0].value
     ratios = [abs(curves.ratio(quantity, level, pixels, v, "per_dimension")) for v in grid]
-    for v, gap, ratio in zip(grid[:-1], apart[:-1], ratios[:-1], strict=True):
-        yield _row(f"{quantity}_level_noise", level, v, (apart[-1] - gap).times(unit))
-        name = f"{quantity}_level_noise_per_dimension"
-        yield _row(name, level, v, ratios[-1] - ratio)
+    together = (apart[-1] - mean_of(apart[:half])).times(unit)
+    yield together.row(f"{quantity}_level_noise", level)
+    closer = ratios[-1] - mean_of(ratios[:half])
+    yield closer.row(f"{quantity}_level_noise_per_dimension", level)
 
 
 def _permutation(curves: _Curves) -> Iterator[dict[str, object]]:

@@ -9,7 +9,7 @@ from scipy import stats
 
 from diffusability.analysis.claims import Claim, load_claims
 from diffusability.analysis.frames import table_frame
-from diffusability.analysis.latent_findings import latent_findings
+from diffusability.analysis.latent_findings import _Curves, _noise_steps, latent_findings
 from diffusability.analysis.latent_spaces import (
     AS_PAPER,
     FITS,
@@ -18,7 +18,7 @@ from diffusability.analysis.latent_spaces import (
     networks,
     with_roles,
 )
-from diffusability.analysis.run_estimates import LOOKS, estimates
+from diffusability.analysis.run_estimates import LOOKS, Ranged, estimates
 from diffusability.analysis.verdicts import (
     CONTRADICTED,
     NOT_TESTABLE,
@@ -189,13 +189,30 @@ def test_levels_and_permutations_by_hand(findings) -> None:
             seen = value(findings, f"{name}_level_per_dimension", **where)
             assert seen == pytest.approx(0, abs=1e-12)
         assert value(findings, "fir_permuted", **where) == pytest.approx(0, abs=1e-12)
-    for v in LEVELS[:-1]:
-        where = {"network": FITS, "space": "level-fine"}
-        seen = value(findings, "fi_level_noise_per_dimension", v, **where)
-        assert seen == pytest.approx(0, abs=1e-12)
-        seen = value(findings, "fi_level_noise", v, **where)
-        apart = [2 / (1 + x) for x in (LEVELS[-1], v)]
-        assert seen == pytest.approx((apart[0] - apart[1]) / (8 / (1 + LEVELS[0])))
+    where = {"network": FITS, "space": "level-fine"}  # one row: the smaller half is one level
+    seen = value(findings, "fi_level_noise_per_dimension", **where)
+    assert seen == pytest.approx(0, abs=1e-12)
+    apart = [2 / (1 + x) for x in (LEVELS[-1], LEVELS[0])]
+    seen = value(findings, "fi_level_noise", **where)
+    assert seen == pytest.approx((apart[0] - apart[1]) / (8 / (1 + LEVELS[0])))
+
+
+def test_crossing_curves_align_where_their_distance_falls_on_average() -> None:
+    """At the second level the curves cross, where they are closer than at the largest noise."""
+    levels = (0.1, 1.0, 2.0, 5.0, 10.0)
+    logs = {
+        ("fir", "level", v): math.log(1 + d) for v, d in zip(levels, (3, 0, 9, 9, 1), strict=True)
+    }
+    logs |= {("fir", "pixels", v): 0.0 for v in levels}
+    curves = _Curves(
+        "dit",
+        {key: Ranged(at, 0.0) for key, at in logs.items()},
+        {"level": 4, "pixels": 4},
+        {},
+    )
+    raw, per_dimension = _noise_steps(curves, "fir", "level", "pixels")
+    assert raw["value"] == pytest.approx(1 - (3 + 0) / 2)
+    assert per_dimension["value"] == pytest.approx(math.log(2) - math.log(4) / 2, abs=1e-12)
 
 
 def test_encoders_by_hand(findings) -> None:
