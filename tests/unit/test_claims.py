@@ -338,6 +338,11 @@ def test_shipped_claims_are_checked_and_none_is_named_twice(table):
     assert load_claims(FISHER_CLAIMS)
 
 
+def test_what_is_called_weak_is_weak_in_either_direction():
+    weak = [c for c in load_claims(CLAIMS) if c.id.startswith(("weak-", "rotation-equivariance"))]
+    assert [(c.region.low, c.region.high) for c in weak] == [(-0.5, 0.5)] * 2
+
+
 def test_claims_of_a_frechet_distance_speak_of_fid_alike():
     """In Inception's features the target is `generation.fid`: the paper's own study."""
     ours = measurement_table(12, backbones=("sit-b",))
