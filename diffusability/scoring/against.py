@@ -156,12 +156,12 @@ def known_values(known: Known, m: Mapping[str, Any]) -> tuple[pd.Series, str]:
 
 def not_compared(scores: Sequence[Score], known: Known) -> list[str]:
     """Return of which metrics there are known values that were measured otherwise, and how."""
-    found: dict[str, None] = {}
+    found: dict[tuple[str, str], list[str]] = {}
     for score in scores:
         for _, short, m in shown_rows(score):
             if reason := known_values(known, m)[1]:
-                found[f"{short} of {score.name}: {reason}"] = None
-    return list(found)
+                found.setdefault((score.name, reason), []).append(short)
+    return [f"{', '.join(shorts)} of {name}: {reason}" for (name, reason), shorts in found.items()]
 
 
 def _places(scores: Sequence[Score], known: Known, images: str) -> pd.DataFrame | None:

@@ -197,10 +197,7 @@ def _measure(group: str, given: _Given, seed: int, options: Mapping[str, Any]) -
     lacking = [LACKING[need] for need in declared.needs if need in given.lacking]
     if lacking:
         raise MeasurementError("; ".join(lacking))
-    for key, value in options.items():
-        there, reason = _NOT_IN_ARRAYS.get((group, key), _NOT_IN_ARRAYS.get(("", key), (value, "")))
-        if value != there:
-            raise MeasurementError(f"options of {group}.{key}: {reason}; leave it out")
+    _refuse_what_arrays_lack(group, options)
     problems = Problems()
     spec = problems.validate(group, dict(options), declared.options)
     if spec is None:
@@ -216,6 +213,18 @@ def _measure(group: str, given: _Given, seed: int, options: Mapping[str, Any]) -
     flags = given.flags if "foreground" in declared.reads else ()
     listed = found[0] if isinstance(found, tuple) else found
     return [replace(m, flags=(*m.flags, *flags)) for m in listed]
+
+
+def _refuse_what_arrays_lack(group: str, options: Mapping[str, Any]) -> None:
+    """Refuse options of a study that ask for what arrays do not hold.
+
+    Raises:
+        MeasurementError: naming the option, and why.
+    """
+    known = {**_NOT_IN_ARRAYS[""], **_NOT_IN_ARRAYS.get(group, {})}
+    for key, (of_arrays, reason) in known.items():
+        if options.get(key, of_arrays) != of_arrays:
+            raise MeasurementError(f"options of {group}.{key}: {reason}; leave it out")
 
 
 def _spatial(given: _Given, spec: Any, seed: int) -> list[Measurement]:
@@ -253,17 +262,21 @@ def _fisher(given: _Given, spec: FisherMetric, seed: int) -> list[Measurement]:
     return found
 
 
-# options of a study that ask for what arrays do not hold, by group (empty: of every group) and key:
-# the value that describes arrays (None: no value does), and why there is no other
+# options of a study that ask for what arrays do not hold, by group (empty: of every group): the
+# value that describes arrays (None: no value does), and why there is no other
 _UNSPLIT = "arrays are not split into training and validation images"
-_NOT_IN_ARRAYS: dict[tuple[str, str], tuple[Any, str]] = {
-    ("", "split"): ("all", _UNSPLIT),
-    ("semantics", "probe"): ("folds", f"{_UNSPLIT}, so the probe is cross-validated"),
-    ("semantics", "probe_images"): (None, f"{_UNSPLIT}, so the probe is cross-validated"),
-    ("uniformity", "posterior"): ("mean", "arrays hold one latent per image, and no posterior"),
-    ("uniformity", "flip"): (False, "arrays hold no latents of mirrored images"),
-    ("fisher", "learned"): (None, "arrays come without diffusion models"),
-    ("fisher", "reference"): (None, "arrays come without diffusion models"),
+_FOLDS, _MODELS = (
+    f"{_UNSPLIT}, so the probe is cross-validated",
+    "arrays come without diffusion models",
+)
+_NOT_IN_ARRAYS: Mapping[str, Mapping[str, tuple[Any, str]]] = {
+    "": {"split": ("all", _UNSPLIT)},
+    "semantics": {"probe": ("folds", _FOLDS), "probe_images": (None, _FOLDS)},
+    "uniformity": {
+        "posterior": ("mean", "arrays hold one latent per image, and no posterior"),
+        "flip": (False, "arrays hold no latents of mirrored images"),
+    },
+    "fisher": {"learned": (None, _MODELS), "reference": (None, _MODELS)},
 }
 # names of the random streams, those of the stages: equal seeds draw what a study draws
 _STREAMS = {"semantics": "folds", "uniformity": "repeats", "fisher": "mixture"}
