@@ -43,6 +43,7 @@ Kind = Literal[
     "slope",  # of the rows' z on the paper's: 0 no relation to its order, 1 as far apart
     "offset",  # mean of r minus the paper's value
     "range",  # largest minus smallest r over the backbones of a metric and family
+    "range_over_families",  # the same over the families of a metric and backbone
     "shared",  # mean adjusted r² of pairs of metrics
     "fit",  # mean adjusted R² of the target on several metrics
     "sd",  # mean over families of the standard deviation of a metric
@@ -51,6 +52,8 @@ Kind = Literal[
 ]
 # nominal intervals of these miss on one side in up to 6 %, not 2.5 %: they get half the tails
 _SKEWED = ("shared", "sd")
+# label that is the same in the rows of one range
+RANGES: Mapping[str, str] = {"range": "family", "range_over_families": "backbone"}
 FEWEST = 3  # tokenizers of a correlation
 CORRELATIONS = ("correlation", "within", "partial")
 
@@ -177,10 +180,10 @@ def _term(kind: Kind, rows: Sequence[Row], weights: Array, labels: NDArray[np.ob
             return np.tensordot(apart, CORRELATION.forth(values), 1) / float(apart @ apart)
         case "offset":
             return (values - np.array([row.paper for row in rows])[:, None, None]).mean(axis=0)
-        case "range":
+        case "range" | "range_over_families":
             groups: dict[tuple[object, ...], list[int]] = {}
             for index, row in enumerate(rows):
-                key = (row.labels["metric"], row.labels["family"], row.labels["target"])
+                key = (row.labels["metric"], row.labels[RANGES[kind]], row.labels["target"])
                 groups.setdefault(key, []).append(index)
             several = [values[own] for own in groups.values() if len(own) > 1]
             return np.mean([part.max(axis=0) - part.min(axis=0) for part in several], axis=0)
@@ -192,7 +195,7 @@ def _of_row(kind: Kind, row: Row, weights: Array, labels: NDArray[np.object_]) -
     """Return the statistic of one row for every row of weights: (B, P)."""
     n = weights.sum(axis=1, keepdims=True)
     match kind:
-        case "correlation" | "slope" | "offset" | "range":
+        case "correlation" | "slope" | "offset" | "range" | "range_over_families":
             return pearson(row.x, row.y)(weights)
         case "within":
             codes = np.unique(labels[row.index].astype(str), return_inverse=True)[1]

@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -35,17 +36,19 @@ MASKS = 256  # decoded at a time
 def semantics(inputs: Inputs, spec: SemanticsMetric, out: Path) -> None:
     """Write measurements.json."""
     chosen, latents = inputs.data.split(spec.split), inputs.latents
+    foreground, flags = inputs.foreground(chosen)
     measurements, without = measure_semantics(
         latents.mean[chosen],
         latents.labels[chosen],
-        latents.foreground[chosen] if inputs.data.masked else None,
+        foreground,
         generator=inputs.generator("folds"),
         neighbours=spec.neighbours,
         smallest_class=spec.smallest_class,
         training=_probe_training(inputs, spec),
         tested=inputs.data.validation[chosen],
     )
-    write_measurements(out, measurements, without)
+    flagged = [replace(m, flags=(*m.flags, *flags)) for m in measurements]
+    write_measurements(out, flagged, without)
 
 
 def _probe_training(inputs: Inputs, spec: SemanticsMetric) -> tuple[Tensor, Tensor] | None:
