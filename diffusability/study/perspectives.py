@@ -29,7 +29,7 @@ METRIC_GROUPS = MetricGroups()
     title="velocity ambiguity",
     shows={"VIV": "velocity.viv"},
     rank="headline",
-    version=2,
+    version=3,
     quantities=(
         Quantity(
             "velocity.viv",
@@ -128,7 +128,7 @@ class VelocityMetric(ClassMetricOptions):
     shows={"LNC": "semantics.lnc5"},
     rank="headline",
     needs=("classes",),
-    version=2,
+    version=3,
     quantities=(
         Quantity(
             "semantics.lnc5",

@@ -146,7 +146,7 @@ STAGES: dict[str, Stage] = {
     ),
     **{name: _measure(group) for name, group in METRIC_GROUPS.items()},
     "pixel_fisher": Stage(
-        version=3,
+        version=4,
         rule="measure_pixel_fisher",
         about="Fisher information and its rate in pixel space, from which latents deviate.",
         code="diffusability.stages.latent_metrics:pixel_fisher",
@@ -171,7 +171,7 @@ STAGES: dict[str, Stage] = {
         resumes=True,
     ),
     "learned_fisher": Stage(
-        version=3,
+        version=4,
         rule="measure_learned_fisher",
         about="Fisher information, its rate and the MMSE rate that a trained model has learned.",
         code="diffusability.stages.diffusion:measure_fisher",
@@ -210,7 +210,7 @@ STAGES: dict[str, Stage] = {
         group=ON_MODELS,
     ),
     "generation_reference": Stage(
-        version=1,
+        version=2,
         rule="extract_generation_reference",
         about="Extract features of the real images to compare samples with, once per dataset.",
         code="diffusability.stages.references:make_generation_reference",
