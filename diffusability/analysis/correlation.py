@@ -15,7 +15,6 @@ from diffusability.analysis.estimators import (
     pearson,
     spearman,
     standardise,
-    whole,
 )
 from diffusability.analysis.failed import failed
 from diffusability.analysis.frames import join_notes, table_frame
@@ -144,25 +143,26 @@ def _statistics(
     if flat:
         problem = f"the {' and the '.join(flat)} is constant: no correlation"
         return found | {"note": join_notes(problem, missing)}
-    plain = cluster_interval(pearson(x, y), clusters, confidence)
-    rank = cluster_interval(spearman(x, y), clusters, confidence)
+    plain = cluster_interval(pearson, (x, y), clusters, confidence)
+    rank = cluster_interval(spearman, (x, y), clusters, confidence)
     found |= plain.columns("pearson") | rank.columns("spearman")
     found |= {"pearson_p": float(plain.p[0]), **_influence(x, y, rows["tokenizer"])}
     held = rows["tokenizer"].map(covariate).to_numpy(float)
     there = np.isfinite(held)
     if metric != RECONSTRUCTION and there.sum() > FEWEST:
-        statistic = partial(x[there], y[there], held[there])
-        found |= cluster_interval(statistic, clusters[there], confidence).columns("pearson_partial")
+        data = (x[there], y[there], held[there])
+        given = cluster_interval(partial, data, clusters[there], confidence)
+        found |= given.columns("pearson_partial")
     return found | {"note": join_notes(plain.note, missing)}
 
 
 def _influence(x: Array, y: Array, tokenizers: pd.Series) -> dict[str, object]:
     """Return the range of r without any one tokenizer, and the one that moves it most."""
-    statistic = pearson(x, y)
-    without = statistic(1 - np.eye(len(x)))[:, 0]
+    kept = ~np.eye(len(x), dtype=bool)
+    without = np.array([float(pearson(x[these], y[these])[0]) for these in kept])
     if not np.isfinite(without).any():
         return {"without_low": math.nan, "without_high": math.nan, "influential": ""}
-    moved = np.abs(without - whole(statistic, len(x))[0])
+    moved = np.abs(without - pearson(x, y)[0])
     return {
         **{"without_low": np.nanmin(without), "without_high": np.nanmax(without)},
         "influential": tokenizers.iloc[int(np.nanargmax(moved))],

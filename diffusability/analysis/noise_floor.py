@@ -11,11 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from diffusability.analysis.estimators import deviation
 from diffusability.analysis.frames import join_notes, table_frame
-from diffusability.analysis.intervals import (
-    MIN_POINTS,
-    spread_interval,
-)
+from diffusability.analysis.intervals import LOGARITHM, MIN_POINTS, cluster_interval
 from diffusability.analysis.panels import Measured, Panel, Table, families, paired, panels
 from diffusability.study.study import DEFAULTS, AnalysisSpec
 
@@ -227,13 +225,10 @@ def comparability(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFra
 
 
 def _spread(values: np.ndarray, clusters: pd.Series, confidence: float) -> dict[str, object]:
-    n = len(values)
-    found = spread_interval(values, clusters, confidence)
-    row: dict[str, object] = {"n": n, "clusters": clusters.nunique(), "note": found.note}
-    if n < 2:
-        return row
+    row: dict[str, object] = {"n": len(values), "clusters": clusters.nunique()}
+    if len(values) < 2:
+        return row | {"note": f"{len(values)} tokenizers: no spread"}
+    found = cluster_interval(deviation, (values,), clusters, confidence, LOGARITHM)
     mean, spread = float(values.mean()), float(found.value[0])
-    ends = {"low": float(found.low[0]), "high": float(found.high[0])}
-    return (
-        row | {"mean": mean, "value": spread, "cv": spread / abs(mean) if mean else math.nan} | ends
-    )
+    row |= {"mean": mean, "value": spread, "cv": spread / abs(mean) if mean else math.nan}
+    return row | {"low": found.low[0], "high": found.high[0], "note": found.note}

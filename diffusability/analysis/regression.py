@@ -10,7 +10,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
 from diffusability.analysis.catalogue import HEADLINE
-from diffusability.analysis.estimators import Array, adjusted_r2, standardise, whole
+from diffusability.analysis.estimators import Array, adjusted_r2, standardise
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.intervals import MIN_CLUSTERS
 from diffusability.analysis.panels import (
@@ -77,7 +77,7 @@ def _row(
     }
     if not y.any() or np.linalg.matrix_rank(x, tol=1e-9 * math.sqrt(n)) < k:
         return labels | {"note": "a metric or the target is constant, or metrics are collinear"}
-    labels["r2_adj"] = float(whole(adjusted_r2(x, y), n)[0])
+    labels["r2_adj"] = float(adjusted_r2(x, y)[0])
     clusters = pd.factorize(rows["cluster"])[0]
     if clusters.max() + 1 < MIN_CLUSTERS or n - np.bincount(clusters).max() < k + 2:
         return labels | {"note": f"{clusters.max() + 1} clusters are too few to leave one out"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from diffusability.analysis.estimators import Array, pearson, whole
+from diffusability.analysis.estimators import Array, pearson
 from diffusability.analysis.frames import join_notes, table_frame
 from diffusability.analysis.intervals import exact_share
 from diffusability.analysis.measurements import control_of, step_of
@@ -150,7 +150,7 @@ def _along(profile: pd.DataFrame, curves: Mapping[str, tuple[Array, Array]]) -> 
     if known is None or len(profile) < 3 or not np.isfinite(known[1]).all():
         return math.nan
     variance = np.interp(profile["time"].to_numpy(float), *known)
-    return float(whole(pearson(profile["value"].to_numpy(float), variance), len(profile))[0])
+    return float(pearson(profile["value"].to_numpy(float), variance)[0])
 
 
 def guidance_optima(
