@@ -15,8 +15,13 @@ from diffusability.analysis.declared import declared_sentence
 from diffusability.analysis.equal_reconstruction import compared
 from diffusability.analysis.failed import failed
 from diffusability.analysis.joint import FEWEST
-from diffusability.analysis.pairing import means_by_tokenizer
-from diffusability.analysis.panels import Measured, Panel, higher_is_better, scales
+from diffusability.analysis.panels import (
+    Measured,
+    Panel,
+    higher_is_better,
+    means_by_tokenizer,
+    scales,
+)
 
 LEVEL = 0.05  # of the test after correction for every metric and backbone
 CANNOT = "This study cannot tell which latent space a diffusion model learns well, because "

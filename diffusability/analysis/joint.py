@@ -135,10 +135,8 @@ def evaluate(
     total = np.sum(plus, axis=0) - (np.sum(minus, axis=0) if minus else 0.0)
     value = np.min(plus, axis=0)[0] if least else total[0]
     if len(groups) < MIN_CLUSTERS or len(used) < MIN_POINTS:
-        few = (
-            f"{len(used)} tokenizers in {len(groups)} clusters: fewer than {MIN_CLUSTERS} clusters"
-        )
-        return no_interval(value, f"{few} clusters")
+        count = f"{len(used)} tokenizers in {len(groups)} clusters"
+        return no_interval(value, f"{count}: fewer than {MIN_CLUSTERS} clusters")
     if kind == "share":
         return exact_share(value, len(groups), confidence)
     scale = _scale(kind, single=least or len(plus) + len(minus) == 1)

@@ -10,8 +10,7 @@ import pandas as pd
 
 from diffusability.analysis.catalogue import DISTANCE
 from diffusability.analysis.frames import table_frame, typed
-from diffusability.analysis.pairing import means_by_tokenizer
-from diffusability.analysis.panels import Measured, Table
+from diffusability.analysis.panels import Measured, Table, means_by_tokenizer
 from diffusability.artifacts.card import verified
 from diffusability.study.plan import Plan
 from diffusability.study.roles import GPE, VAE, VAE_MEANS, role_of

@@ -1,4 +1,10 @@
-"""The panels of a table of measurements, and a metric paired with a target in each."""
+"""The panels of a table of measurements, and a metric paired with a target in each.
+
+Runs are matched before they are averaged: only tokenizer seeds that have both numbers count, and a
+metric of the diffusion model itself (``trajectory.*``, ``fisher.learned_*``) is matched run by run.
+Means are taken over the diffusion seeds of a trained tokenizer, then over its tokenizer seeds, so a
+tokenizer seed with many runs does not outweigh the others.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,10 +18,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from diffusability.analysis.catalogue import HEADLINE_TARGETS
-from diffusability.analysis.pairing import IDENTITY, Cells, pair
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.study.tables import BEST
 
+IDENTITY = ["tokenizer", "family", "cluster"]
+_RUN = ["tokenizer", "tokenizer_seed", "seed", "guidance"]
+_NAMED = 5  # tokenizers that a note names
 GENERATION = "generation."
 CONTROL = "control."  # what `generation.` is of samples of a diffusion model
 CURVE = ".curve_"
@@ -153,17 +161,15 @@ def scales(table: Measured, target: str) -> dict[str, list[float]]:
 def at_chance(table: Measured, metric: str, family: str) -> bool:
     """Return whether a metric does not leave chance over the tokenizers of a family.
 
-    The metric states its chance among its options. It leaves chance if its median over tokenizers
-    exceeds ``ABOVE_CHANCE`` times that; a metric without a stated chance is never at chance.
+    It leaves chance if its median over tokenizers exceeds ``ABOVE_CHANCE`` times the chance that it
+    states; a metric without a stated chance is never at chance.
     """
-    rows = table.rows.get(metric, table.table.iloc[:0])
-    rows = rows[(rows["family"] == family) & rows["value"].notna()]
-    known = [json.loads(text or "{}").get("chance") for text in rows["options"]]
-    chance = [float(value) for value in known if value]
-    if not chance:
+    chance = stated_levels(table, metric).get("chance")
+    if chance is None:
         return False
-    median = rows.groupby("tokenizer")["value"].mean().median()
-    return bool(median <= ABOVE_CHANCE * float(np.mean(chance)))
+    rows = table.rows[metric]
+    median = rows[rows["family"] == family].groupby("tokenizer")["value"].mean().median()
+    return bool(median <= ABOVE_CHANCE * chance)
 
 
 def stated_levels(table: Table, metric: str) -> dict[str, float]:
@@ -191,14 +197,52 @@ def expected_sign(table: Table, metric: str, target: str) -> int | None:
     return 1 if x == y else -1
 
 
+@dataclass(frozen=True)
+class Cells:
+    """A metric paired with a target, one row per tokenizer, and all that could not be paired.
+
+    Attributes:
+        rows: tokenizer, family, cluster, guidance, x, y and their standard errors x_stderr and
+            y_stderr (``means_by_tokenizer``).
+        runs: tokenizer, tokenizer_seed, seed, x, y: the runs behind those means.
+        missing: tokenizer, family, cluster, excluded (the tokenizer has no row), reason.
+    """
+
+    rows: pd.DataFrame
+    runs: pd.DataFrame
+    missing: pd.DataFrame
+
+    def of_family(self, family: str) -> "Cells":
+        """Return the part of one family."""
+        rows, missing = (t[t["family"] == family] for t in (self.rows, self.missing))
+        runs = self.runs[self.runs["tokenizer"].isin(rows["tokenizer"])]
+        return Cells(*(part.reset_index(drop=True) for part in (rows, runs, missing)))
+
+    @property
+    def excluded(self) -> list[str]:
+        """Tokenizers without a row."""
+        return list(self.missing.loc[self.missing["excluded"], "tokenizer"])
+
+    def missing_note(self) -> str:
+        """Return one sentence on the tokenizers and runs left out, or empty."""
+        out, notes = self.excluded, []
+        partly = self.missing.loc[~self.missing["excluded"], "tokenizer"]
+        if out:
+            total = len(out) + len(self.rows)
+            notes.append(f"{len(out)} of {total} tokenizers left out: {_first(out)}")
+        if len(partly):
+            names = _first(list(dict.fromkeys(partly)))
+            notes.append(f"{len(partly)} unpaired runs left out of the means of: {names}")
+        return "; ".join(notes)
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+
+
 @_once
 def cells(table: Measured, metric: str, target: str, backbone: str, guidance: Guidance) -> Cells:
     """Pair a metric with a target over every tokenizer of a table.
-
-    Runs are matched before they are averaged: only tokenizer seeds that have both numbers count,
-    and a metric of the diffusion model itself (``trajectory.*``, ``fisher.learned_*``) is matched
-    run by run. Means are taken over the diffusion seeds of a trained tokenizer, then over its
-    tokenizer seeds, so a tokenizer seed with many runs does not outweigh the others.
 
     Args:
         table: a checked tidy table (``check_measurements``).
@@ -213,17 +257,92 @@ def cells(table: Measured, metric: str, target: str, backbone: str, guidance: Gu
         y = y[y["guidance"].isna()]
     elif backbone and guidance == BEST:
         best, problem = best_guidance(table, target, backbone)
-        names = table.tokenizers["tokenizer"].to_numpy()[y["tokenizer"]]
-        y = y[y["guidance"] == [best.get(name) for name in names]]
+        y = y[y["guidance"] == y["tokenizer"].map(best)]
     elif backbone:
         y = y[y["guidance"] == guidance]
-    measured = table.rows.get(metric, table.table.iloc[:0])
-    by_run = bool((measured["backbone"] != "").any())
-    x = _runs(table, metric, backbone if by_run else "")
-    return pair(table.tokenizers, (metric, x), (target, y), by_run, problem)
+    by_run = metric in table.rows and bool((table.rows[metric]["backbone"] != "").any())
+    x, keys = _runs(table, metric, backbone if by_run else ""), _RUN if by_run else _RUN[:2]
+    if by_run:
+        of_target = y.groupby("tokenizer")["guidance"].first()
+        scale = x["tokenizer"].map(of_target).astype(float)
+        # a trained model's metric without a scale (``fisher.learned_*``) holds at every one
+        x = x.assign(guidance=scale) if x["guidance"].isna().all() else x[x["guidance"] == scale]
+    sides = y.rename(columns={"value": "y", "stderr": "y_stderr"}).merge(
+        x[[*keys, "value", "stderr"]].rename(columns={"value": "x", "stderr": "x_stderr"}),
+        how="outer",
+        on=keys,
+    )
+    whole = sides["x"].notna() & sides["y"].notna()
+    runs = sides[whole]
+    own = runs.groupby("tokenizer")
+    means = own[["guidance"]].first()
+    for side in ("x", "y"):
+        means[[side, f"{side}_stderr"]] = means_by_tokenizer(runs, side, f"{side}_stderr")
+    rows = table.tokenizers.merge(means, left_on="tokenizer", right_index=True)
+    missing = list(_without_row(table, rows, {metric: x, target: y}, problem))
+    if not whole.all():
+        missing += _unpaired(rows, sides[~whole], metric, target)
+    columns = [*IDENTITY, "excluded", "reason"]
+    return Cells(
+        rows.reset_index(drop=True),
+        runs[["tokenizer", "tokenizer_seed", "seed", "x", "y"]].reset_index(drop=True),
+        pd.DataFrame(missing, columns=columns).astype({"excluded": bool}),
+    )
 
 
-def paired(table: Table, metric: str, panel: Panel, family: str) -> Cells:
+def _without_row(
+    table: Measured, rows: pd.DataFrame, sides: dict[str, pd.DataFrame], problem: str
+) -> Iterator[tuple[object, ...]]:
+    """Yield a row of ``Cells.missing`` for every tokenizer without any pair."""
+    there = {name: set(runs["tokenizer"]) for name, runs in sides.items()}
+    lost = table.tokenizers[~table.tokenizers["tokenizer"].isin(rows["tokenizer"])]
+    for tokenizer, *more in lost.itertuples(index=False, name=None):
+        absent = [name for name, tokenizers in there.items() if tokenizer not in tokenizers]
+        reason = f"no value of {' and '.join(absent)}" if absent else "no seed has both values"
+        yield tokenizer, *more, True, problem or reason
+
+
+def _unpaired(
+    rows: pd.DataFrame, alone: pd.DataFrame, metric: str, target: str
+) -> Iterator[tuple[object, ...]]:
+    """Yield a row of ``Cells.missing`` for every unpaired run of a tokenizer that has pairs."""
+    of = rows[IDENTITY].merge(alone, on="tokenizer")
+    for side, absent in (("x", metric), ("y", target)):
+        for run in of[of[side].isna()].to_dict("records"):
+            reason = f"tokenizer seed {run['tokenizer_seed']:.0f}: no value of {absent}"
+            yield *(run[name] for name in IDENTITY), False, reason
+
+
+def means_by_tokenizer(
+    rows: pd.DataFrame, value: str = "value", stderr: str = "stderr"
+) -> pd.DataFrame:
+    """Return each tokenizer's mean and its standard error, as correlations take them.
+
+    Every training of a tokenizer counts the same, however many diffusion models it has. The error
+    is over trained tokenizers if there are several, else over the runs if they differ, else that of
+    the measurement.
+
+    Args:
+        rows: measurements of one metric, at one backbone, guidance scale and step.
+        value, stderr: columns.
+
+    Returns:
+        The two columns, by tokenizer in the order of the rows.
+    """
+    known = rows[rows[value].notna()]
+    seeds = known.groupby(["tokenizer", "tokenizer_seed"], sort=False, dropna=False)[value].mean()
+    trained = seeds.groupby("tokenizer", sort=False)
+    runs = known.groupby("tokenizer", sort=False)[value]
+    measured = known.drop_duplicates("tokenizer").set_index("tokenizer")[stderr]
+    # a tokenizer's metric is repeated over the diffusion seeds: no spread, hence no estimate
+    of_runs = runs.sem().where(runs.nunique() > 1, measured)
+    return pd.DataFrame(
+        {value: trained.mean(), stderr: trained.sem().where(trained.size() > 1, of_runs)}
+    )
+
+
+@_once
+def paired(table: Measured, metric: str, panel: Panel, family: str) -> Cells:
     """Return ``cells`` of a metric and the target of a panel, for one family."""
     found = cells(table, metric, panel.target, panel.backbone, panel.guidance)
     return found.of_family(family)
@@ -251,13 +370,10 @@ def together(parts: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, NDArray[np.fl
 
 @_once
 def _runs(table: Measured, metric: str, backbone: str) -> pd.DataFrame:
-    """Return the runs of a metric (``pairing.pair``); without a backbone, of the tokenizers."""
+    """Return the runs of a metric that have a value; without a backbone, of the tokenizers."""
     rows = table.rows.get(metric, table.table.iloc[:0])
     rows = rows[(rows["backbone"] == backbone) & rows["value"].notna()]
-    place = {name: k for k, name in enumerate(table.tokenizers["tokenizer"])}
-    numbers = rows[["tokenizer_seed", "seed", "guidance", "value", "stderr"]].astype(float)
-    numbers.insert(0, "tokenizer", rows["tokenizer"].map(place).astype(int))
-    return numbers
+    return rows[[*_RUN, "value", "stderr"]].astype(dict.fromkeys(_RUN[1:], float))
 
 
 @_once

@@ -11,8 +11,7 @@ import pandas as pd
 from diffusability.analysis.answer import target_means
 from diffusability.analysis.catalogue import HEADLINE_METRICS, name_metric
 from diffusability.analysis.equal_reconstruction import unequal
-from diffusability.analysis.pairing import means_by_tokenizer
-from diffusability.analysis.panels import Measured, higher_is_better
+from diffusability.analysis.panels import Measured, higher_is_better, means_by_tokenizer
 from diffusability.study.class_sizes import lacking
 from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.study import Study
