@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from diffusability.analysis.catalogue import PERSPECTIVES, REPRESENTATIVES, name_metric
-from diffusability.analysis.correlation import at_smallest_guidance, sign, turned
+from diffusability.analysis.correlation import at_smallest_guidance, turned
 from diffusability.analysis.declared import declared_sentence
 from diffusability.analysis.equal_reconstruction import compared
 from diffusability.analysis.failed import failed
+from diffusability.analysis.frames import is_true, rows_where
 from diffusability.analysis.joint import FEWEST
 from diffusability.analysis.panels import (
     Measured,
@@ -34,28 +35,18 @@ class Turned:
     """A correlation, turned so that positive means: a better metric goes with better images.
 
     Attributes:
-        short, perspective: names of the metric. metric: its full name. backbone, guidance, family:
-            of the panel. r, low, high: with its interval over clusters; ends may be NaN.
+        short, perspective: names of the metric. row: of the table of correlations.
+        r, low, high: with its interval over clusters; ends may be NaN.
         p: of the interval, corrected for every metric and backbone; may be NaN.
-        partial: r, low, high given PSNR. without: smallest and largest r without any one tokenizer.
-        directed: whether the metric declares a direction; without one, r is not turned.
-        row: of the table of correlations.
     """
 
     short: str
     perspective: str
-    metric: str
-    backbone: str
-    guidance: float
-    family: str
+    row: Mapping[Any, Any]
     r: float
     low: float
     high: float
     p: float
-    partial: tuple[float, float, float]
-    without: tuple[float, float]
-    directed: bool
-    row: Mapping[Any, Any]
 
     @property
     def known(self) -> bool:
@@ -63,9 +54,14 @@ class Turned:
         return self.low * self.high > 0
 
     @property
+    def alone(self) -> bool:
+        """Whether the sign depends on a single tokenizer."""
+        return not self.row["without_low"] * self.row["without_high"] > 0
+
+    @property
     def settled(self) -> bool:
         """Whether the sign stays after the correction and without any one tokenizer."""
-        return self.known and self.p <= LEVEL and self.without[0] * self.without[1] > 0
+        return self.known and self.p <= LEVEL and not self.alone
 
     @property
     def interval(self) -> str:
@@ -73,6 +69,11 @@ class Turned:
         if math.isnan(self.low):
             return f"r = {self.r:.2f}, no interval"
         return f"r = {self.r:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+    @property
+    def sample(self) -> str:
+        """The number of tokenizers and clusters in words."""
+        return f"{self.row['n']:.0f} tokenizers in {self.row['clusters']:.0f} clusters"
 
 
 @dataclass(frozen=True)
@@ -114,40 +115,30 @@ def answer(tables: Mapping[str, pd.DataFrame], target: str) -> Answer:
     measurements = compared(tables)
     tables = {**tables, "measurements": measurements}
     family = largest_family(measurements)
-    scores = target_means(measurements, target, family)
-    if scores.empty:
+    if target_means(measurements, target, family).empty:
         return Answer(f"{CANNOT}no generated images were measured.")
     found, reason = testable(tables, target, family)
-    if not found:
-        every = turned_correlations(tables["correlations"], target, family)
-        drawn = strongest(every) if every else None
-        if drawn is not None:
-            scores = target_means(measurements, target, family, drawn.backbone)
-        best, worst = _ends(scores)
-        return Answer(CANNOT + reason + ".", strongest=drawn, best=best, worst=worst)
-    first = strongest(found)
-    scores = target_means(measurements, target, family, first.backbone)
-    best, worst = _ends(scores)
+    every = found or turned_correlations(tables["correlations"], target, family)
+    first = strongest(every) if every else None
+    backbone = first.row["backbone"] if first else ""
+    scores = target_means(measurements, target, family, backbone)
+    best, worst = str(scores.index[0]), str(scores.index[-1]) if len(scores) > 1 else ""
+    if first is None or not found:
+        return Answer(f"{CANNOT}{reason}.", strongest=first, best=best, worst=worst)
     if first.settled:
         sentence = _decided(first, found, target, bool(higher_is_better(measurements, target)))
     else:
-        sentence = CANNOT + _doubt(first, found) + "."
+        sentence = f"{CANNOT}{_doubt(first, found)}."
+    details = _details(first, found, scores, tables.get("noise_floor"))
     tested = declared_sentence(tables["declared_tests"]) if "declared_tests" in tables else ""
-    details = _details(first, found, scores, tables.get("noise_floor"), target)
-    details = (f"{tested}.", *details) if tested else details
-    return Answer(sentence, details, first.settled, first, best, worst)
+    details = [f"{tested}.", *details] if tested else details
+    return Answer(sentence, tuple(details), first.settled, first, best, worst)
 
 
 def largest_family(measurements: pd.DataFrame) -> str:
     """Return the largest family; tokenizers of different families are not comparable."""
     members = measurements.drop_duplicates("tokenizer")["family"].value_counts(sort=False)
     return str(members.idxmax())
-
-
-def _ends(scores: pd.Series) -> tuple[str, str]:
-    """Return the tokenizers with the best and the worst score; empty if it is the same one."""
-    best, worst = str(scores.index[0]), str(scores.index[-1])
-    return best, worst if worst != best else ""
 
 
 def target_means(
@@ -158,24 +149,31 @@ def target_means(
     It is the mean over trainings, at the smallest guidance scale of a backbone, by default the
     first.
     """
-    rows = measurements[(measurements["metric"] == target) & measurements["value"].notna()]
-    rows = rows[rows["family"] == family]
+    rows = rows_where(measurements, metric=target, family=family)
+    rows = rows[rows["value"].notna()]
     if rows.empty:
         return pd.Series(dtype=float)
-    rows = rows[rows["backbone"] == (backbone or rows["backbone"].iloc[0])]
-    rows = rows[rows["guidance"].fillna(-1) == rows["guidance"].fillna(-1).min()]
+    rows = rows_where(rows, backbone=backbone or rows["backbone"].iloc[0])
+    guidance = rows["guidance"].fillna(-1)
     up = bool(higher_is_better(measurements, target))
-    return means_by_tokenizer(rows)["value"].sort_values(ascending=not up)
+    means = means_by_tokenizer(rows[guidance == guidance.min()])
+    return means["value"].sort_values(ascending=not up)
 
 
 def turned_correlations(correlations: pd.DataFrame, target: str, family: str) -> list[Turned]:
     """Return the correlations of every perspective's metric, at the smallest guidance scales."""
-    rows = correlations[(correlations["target"] == target) & (correlations["family"] == family)]
+    rows = rows_where(correlations, target=target, family=family)
     rows = at_smallest_guidance(rows[rows["pearson"].notna()])
     panels = max(1, rows["backbone"].nunique())
     titles = {short: title for title, shows in PERSPECTIVES.items() for short in shows}
     return [
-        _turn(row, short, titles[short], panels)
+        Turned(
+            short,
+            titles[short],
+            row,
+            *turned(row),
+            float(np.minimum(1.0, row["pearson_p_holm"] * panels)),
+        )
         for short, pattern in REPRESENTATIVES.items()
         for row in rows.to_dict("records")
         if fnmatchcase(row["metric"], pattern)
@@ -197,12 +195,10 @@ def testable(
     every = turned_correlations(tables["correlations"], target, family)
     if not every:
         return [], "no metric was measured together with generated images"
-    alive = [
-        c for c in every if not failed(measured, Panel(target, c.backbone, c.guidance), family)
-    ]
+    alive = [c for c in every if not is_true(c.row["failed"])]
     if not alive:
         return [], dead
-    told = [c for c in alive if not _true(c.row["at_chance"])]
+    told = [c for c in alive if not is_true(c.row["at_chance"])]
     if not told:
         return [], "no metric leaves chance"
     if all(math.isnan(c.low) for c in told):
@@ -217,52 +213,28 @@ def strongest(found: list[Turned]) -> Turned:
     return max(found, key=lambda c: (c.settled, c.known, abs(c.r)))
 
 
-def _turn(row: Mapping[Any, Any], short: str, title: str, panels: int) -> Turned:
-    r, low, high = turned(row)
-    smallest, largest = sorted(sign(row) * float(row[f"without_{end}"]) for end in ("low", "high"))
-    return Turned(
-        short=short,
-        perspective=title,
-        metric=str(row["metric"]),
-        backbone=str(row["backbone"]),
-        guidance=float(row["guidance"]),
-        family=str(row["family"]),
-        r=r,
-        low=low,
-        high=high,
-        p=float(np.minimum(1.0, float(row["pearson_p_holm"]) * panels)),
-        partial=turned(row, "pearson_partial"),
-        without=(smallest, largest),
-        directed=bool(pd.notna(row["expected_sign"])),
-        row=row,
-    )
-
-
 def _decided(first: Turned, found: list[Turned], target: str, up: bool) -> str:
-    way = "higher" if (float(first.row["pearson"]) > 0) == up else "lower"
-    against = "" if first.r > 0 or not first.directed else ", against what the metric declares"
+    way = "higher" if (first.row["pearson"] > 0) == up else "lower"
+    opposite = first.r < 0 and pd.notna(first.row["expected_sign"])
+    against = ", against what the metric declares" if opposite else ""
     return (
         f"Of {len({c.short for c in found})} perspectives, {first.perspective} predicts generated "
         f"images best: the {way} the {first.short} of a tokenizer, the better its "
-        f"images by {name_metric(target)}{against}. {first.interval} over "
-        f"{first.row['n']:.0f} tokenizers in {first.row['clusters']:.0f} clusters "
+        f"images by {name_metric(target)}{against}. {first.interval} over {first.sample} "
         f"(p = {first.p:.2g} after correction for every metric and backbone)."
     )
 
 
 def _doubt(first: Turned, found: list[Turned]) -> str:
     """Return why the strongest correlation does not decide."""
-    where = (
-        f"{first.short} on {first.backbone}, {first.interval} over {first.row['n']:.0f} "
-        f"tokenizers in {first.row['clusters']:.0f} clusters"
-    )
+    where = f"{first.short} on {first.row['backbone']}, {first.interval} over {first.sample}"
     if not first.known:
         metrics = len({c.short for c in found})
         return (
             f"the intervals of all its {metrics} perspectives contain zero: each may go with "
             f"better or with worse images. Largest: {where}"
         )
-    if not first.without[0] * first.without[1] > 0:
+    if first.alone:
         return (
             f"its strongest correlation depends on one tokenizer, {first.row['influential']}: "
             f"{where}"
@@ -274,13 +246,9 @@ def _doubt(first: Turned, found: list[Turned]) -> str:
 
 
 def _details(
-    first: Turned,
-    found: list[Turned],
-    scores: pd.Series,
-    floor: pd.DataFrame | None,
-    target: str,
-) -> tuple[str, ...]:
-    own = [c for c in found if c.metric == first.metric]
+    first: Turned, found: list[Turned], scores: pd.Series, floor: pd.DataFrame | None
+) -> list[str]:
+    own = [c for c in found if c.row["metric"] == first.row["metric"]]
     agree = [c for c in own if c.known and c.r * first.r > 0]
     sentences = []
     if len(own) > 1:
@@ -288,36 +256,20 @@ def _details(
             f"{first.short} points the same way, beyond chance, on {len(agree)} of {len(own)} "
             "backbones."
         )
-    r, low, high = first.partial
+    r, low, high = turned(first.row, "pearson_partial")
     if not math.isnan(low):
         sentences.append(
             f"{first.short} among tokenizers that reconstruct equally well (given PSNR): "
             f"r = {r:.2f} [{low:.2f}, {high:.2f}]."
         )
-    name = name_metric(target)
-    where = f" of {first.backbone}" if len(own) > 1 else ""
+    name = name_metric(first.row["target"])
+    where = f" of {first.row['backbone']}" if len(own) > 1 else ""
     sentence = f"Best images{where}: {scores.index[0]} ({name} {scores.iloc[0]:.3g})"
-    gap = _resolvable_gap(floor, first, target)
     if len(scores) > 1:
-        apart = abs(scores.iloc[1] - scores.iloc[0])
         sentence += f", then {scores.index[1]} ({scores.iloc[1]:.3g})"
-        if gap is not None:
-            sentence += ", " + ("more" if apart > gap else "not more") + " than seeds differ by"
-    return (*sentences, sentence + ".")
-
-
-def _resolvable_gap(floor: pd.DataFrame | None, first: Turned, target: str) -> float | None:
-    if floor is None or "resolvable_gap" not in floor:
-        return None
-    rows = floor[
-        (floor["target"] == target)
-        & (floor["family"] == first.family)
-        & (floor["backbone"] == first.backbone)
-        & (floor["guidance"] == first.guidance)
-    ]
-    gap = float(rows["resolvable_gap"].iloc[0]) if len(rows) else math.nan
-    return None if math.isnan(gap) else gap
-
-
-def _true(value: object) -> bool:
-    return bool(pd.notna(value) and value)  # type: ignore[call-overload]
+        panel = {n: first.row[n] for n in ("target", "family", "backbone", "guidance")}
+        noise = None if floor is None else rows_where(floor, **panel)["resolvable_gap"].dropna()
+        if noise is not None and len(noise):
+            apart = abs(scores.iloc[1] - scores.iloc[0])
+            sentence += f", {'more' if apart > noise.iloc[0] else 'not more'} than seeds differ by"
+    return [*sentences, f"{sentence}."]

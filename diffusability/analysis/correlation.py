@@ -17,7 +17,7 @@ from diffusability.analysis.estimators import (
     standardise,
 )
 from diffusability.analysis.failed import failed
-from diffusability.analysis.frames import join_notes, table_frame
+from diffusability.analysis.frames import is_true, join_notes, table_frame
 from diffusability.analysis.intervals import cluster_interval
 from diffusability.analysis.joint import FEWEST
 from diffusability.analysis.panels import (
@@ -54,7 +54,7 @@ def turned(row: Mapping[Any, Any], statistic: str = "pearson") -> tuple[float, f
 
 def meaningless(row: Mapping[Any, Any]) -> bool:
     """Return whether a correlation says nothing: the metric is at chance, or generation failed."""
-    return any(pd.notna(row[name]) and bool(row[name]) for name in ("at_chance", "failed"))
+    return is_true(row["at_chance"]) or is_true(row["failed"])
 
 
 def at_smallest_guidance(correlations: pd.DataFrame) -> pd.DataFrame:

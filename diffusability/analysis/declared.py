@@ -8,7 +8,7 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from diffusability.analysis.correlation import at_smallest_guidance, turned
-from diffusability.analysis.frames import table_frame
+from diffusability.analysis.frames import rows_where, table_frame
 from diffusability.analysis.panels import Measured
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.analysis.verdicts import NOT_TESTABLE, UNDECIDED
@@ -66,9 +66,7 @@ def _row(
     family: str,
 ) -> dict[str, Any]:
     labels = {"target": target, "backbone": backbone, "family": family, "metric": metric}
-    chosen = correlations
-    for name, value in labels.items():
-        chosen = chosen[chosen[name] == value]
+    chosen = rows_where(correlations, **labels)
     if chosen.empty:
         reason = _absent(measurements, labels) or FEW
         return labels | {"verdict": NOT_TESTABLE, "reason": reason}

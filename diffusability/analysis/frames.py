@@ -23,6 +23,18 @@ def join_notes(*notes: object) -> str:
     return "; ".join(dict.fromkeys(str(note) for note in notes if note))
 
 
+def is_true(cell: object) -> bool:
+    """Return whether a cell of truth is true; a missing one is not."""
+    return bool(pd.notna(cell) and cell)  # type: ignore[call-overload]
+
+
+def rows_where(table: pd.DataFrame, **wanted: object) -> pd.DataFrame:
+    """Return the rows whose columns have the given values; None matches a missing cell."""
+    for column, value in wanted.items():  # one column after the other: tables can be long
+        table = table[table[column].isna() if value is None else table[column] == value]
+    return table
+
+
 def table_frame(name: str, rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     """Return rows as the named table; missing values become empty cells."""
     columns = list(table_named(name).columns)

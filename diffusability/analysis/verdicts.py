@@ -16,7 +16,7 @@ import pandas as pd
 from diffusability.analysis.claims import Claim, Region, fits
 from diffusability.analysis.equal_reconstruction import without_unequal
 from diffusability.analysis.evidence import Evidence, Study
-from diffusability.analysis.frames import join_notes, table_frame
+from diffusability.analysis.frames import join_notes, rows_where, table_frame
 from diffusability.analysis.intervals import Labels
 from diffusability.analysis.joint import CORRELATIONS, Row, Terms, evaluate
 from diffusability.analysis.panels import Measured, Table
@@ -210,10 +210,7 @@ def _reliability(floor: pd.DataFrame, rows: Sequence[Row]) -> tuple[float, float
     for where in {tuple(row.labels.get(name) for name in _PANEL) for row in rows}:
         if not where[1]:
             continue
-        same = pd.Series(True, index=floor.index)
-        for column, value in zip(_PANEL, where, strict=True):
-            same &= floor[column].isna() if value is None else floor[column] == value
-        found = floor[same]
+        found = rows_where(floor, **dict(zip(_PANEL, where, strict=True)))
         low = float(found["low"].iloc[0]) if len(found) else math.nan
         point = float(found["reliability"].iloc[0]) if len(found) else math.nan
         lows.append(0.0 if math.isnan(low) else low)

@@ -45,19 +45,20 @@ def _draw(results: Results, width: float) -> Figure:
     first = found.strongest
     if first is None:
         return sentence_figure(f"{results.target} was not measured with enough tokenizers")
-    scale = None if math.isnan(first.guidance) else first.guidance
-    panel = Panel(results.target, first.backbone, scale)
-    rows = paired(results.indexed, first.metric, panel, first.family).rows
+    backbone, guidance, family = (first.row[name] for name in ("backbone", "guidance", "family"))
+    metric = str(first.row["metric"])
+    panel = Panel(results.target, backbone, None if math.isnan(guidance) else guidance)
+    rows = paired(results.indexed, metric, panel, family).rows
     if rows.empty:
-        return sentence_figure(f"{first.metric} was not measured with {results.target}")
+        return sentence_figure(f"{metric} was not measured with {results.target}")
     left = 0.6
     size = (width - left - 0.1, min(2.7, width))
     figure, axes = panel_grid(1, 1, panel=size, gap=(0, 1), left=left, narrowest=width)
     axis = axes[0, 0]
     draw_points(axis, rows, results)
     draw_fit(axis, rows)
-    draw_levels(axis, results, first.metric)
-    axis.set_xlabel(label_metric(results, first.short, first.metric))
+    draw_levels(axis, results, metric)
+    axis.set_xlabel(label_metric(results, first.short, metric))
     axis.set_ylabel(label_metric(results, name_metric(results.target), results.target))
     named = _named(found, first)
     for row in rows[rows["tokenizer"].isin(list(named))].to_dict("records"):
@@ -65,9 +66,7 @@ def _draw(results: Results, width: float) -> Figure:
         between = " " if width == HALF else "\n"
         _name(axis, rows, (float(row["x"]), float(row["y"])), f"{name}{between}({named[name]})")
     count = f"{len(rows)} tokenizers in {rows['cluster'].nunique()} clusters"
-    axis.set_title(
-        wrapped(axis, f"{first.interval}, {count}") + f"\n{first.backbone}, {first.family}"
-    )
+    axis.set_title(wrapped(axis, f"{first.interval}, {count}") + f"\n{backbone}, {family}")
     head = "Strongest perspective" if found.decided else "Strongest perspective, sign not settled"
     set_title(figure, f"{head}: {first.perspective} ({first.short})")
     add_legend(figure, results, key=False)
