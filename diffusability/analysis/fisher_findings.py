@@ -86,10 +86,9 @@ def _compare(
     for v in shared:
         yield _row(statistic, network, space, abs(curve[v]) - abs(other[v]), v)
     known = [v for v in shared if math.isfinite(curve[v].value + other[v].value)]
-    if known:
-        own, others = (wholes({v: abs(x[v]) for v in known}) for x in (curve, other))
-        for what in own:
-            yield _row(f"{statistic}_curve", network, space, own[what] - others[what], what=what)
+    own, others = (wholes({v: abs(x[v]) for v in known}) for x in (curve, other))
+    for what in own:
+        yield _row(f"{statistic}_curve", network, space, own[what] - others[what], what=what)
 
 
 def _activations(curves: pd.DataFrame) -> Iterator[dict[str, object]]:

@@ -1,7 +1,6 @@
 """Latent spaces of the Fisher paper: their roles, Fisher curves, power spectra, Tables 1 to 3."""
 
 import json
-import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,38 +42,25 @@ def latent_spaces(measurements: Table) -> pd.DataFrame:
         several, else of the measurement; NaN if there is none.
     """
     table = with_roles(Measured.of(measurements).table)
-    target = table["metric"].str.fullmatch(DISTANCE)
-    found = table.loc[target & table["value"].notna(), "metric"]
-    generated = table[table["metric"] == (found.iloc[0] if len(found) else "")]
-    rows = []
-    for name, own in table.groupby("tokenizer", sort=False):
-        first = own.iloc[0]
-        base: dict[str, object] = {"tokenizer": name, "cluster": first["cluster"]}
-        base |= {"role": first["role"], "runs": own["tokenizer_seed"].nunique()}
-        for column, metric in ENCODERS.items():
-            base[column], base[f"{column}_stderr"], _ = _mean(own[own["metric"] == metric])
-        models = generated[generated["tokenizer"] == name]
-        for (backbone, guidance), part in models.groupby(["backbone", "guidance"], sort=False):
-            value, error, runs = _mean(part)
-            cell = {
-                "backbone": backbone,
-                "guidance": guidance,
-                "distance_metric": part["metric"].iloc[0],
-            }
-            numbers = {"distance": value, "distance_stderr": error, "distance_runs": runs}
-            rows.append(base | cell | numbers)
-        if models.empty:
-            rows.append(base)
-    return table_frame("latent_spaces", rows)
-
-
-def _mean(rows: pd.DataFrame) -> tuple[float, float, int]:
-    """Return the mean over trainings of a tokenizer, its standard error and the number of runs."""
-    known = rows[rows["value"].notna()]
-    if known.empty:
-        return math.nan, math.nan, 0
-    mean = means_by_tokenizer(known).iloc[0]
-    return float(mean["value"]), float(mean["stderr"]), len(known)
+    spaces = table.groupby("tokenizer", sort=False).agg(
+        cluster=("cluster", "first"), role=("role", "first"), runs=("tokenizer_seed", "nunique")
+    )
+    for column, metric in ENCODERS.items():
+        means = means_by_tokenizer(table[table["metric"] == metric])
+        spaces[[column, f"{column}_stderr"]] = means.reindex(spaces.index)
+    found = table[table["metric"].str.fullmatch(DISTANCE) & table["value"].notna()]
+    found = found[found["metric"] == found["metric"].iloc[0]] if len(found) else found
+    models = []
+    for (backbone, guidance), own in found.groupby(["backbone", "guidance"], sort=False):
+        means = means_by_tokenizer(own).add_prefix("distance_")
+        means = means.rename(columns={"distance_value": "distance"})
+        means["distance_runs"] = own.groupby("tokenizer").size()
+        means["backbone"], means["guidance"] = str(backbone), float(str(guidance))
+        models.append(means.assign(distance_metric=own["metric"].iloc[0]))
+    if models:
+        spaces = spaces.join(pd.concat(models))
+    columns = list(table_named("latent_spaces").columns)
+    return typed(spaces.reset_index().reindex(columns=columns), "latent_spaces")
 
 
 def with_roles(table: pd.DataFrame) -> pd.DataFrame:
@@ -91,18 +77,15 @@ def of_role(table: pd.DataFrame, roles: Iterable[str]) -> list[str]:
 
 AS_PAPER = ", as the paper estimates"  # ending of a network's name
 FITS = "mixture fit"  # no network: the exact curves of the mixture fitted to the latents
-POWERS = {
-    "fi": 1,
-    "fir": 2,
-    "mmse_rate": 0,
-}  # power of v that makes a total per dimension a pure number
+# power of v that makes a total per dimension a pure number
+POWERS = {"fi": 1, "fir": 2, "mmse_rate": 0}
 TOTALS = ["tokenizer", "role", "network", "tokenizer_seed", "seed", "dim", "v", "quantity"]
 TOTALS += ["total", "stderr", "flags"]
 _DOUBTS = ("misfit", "data-limited")
 # fits of z-scored channels, which are what models learn
 _CURVE = re.compile(
-    r"fisher\.curve_(?:(learned_)(?=\w+_unconditional_v)|(?=\w+_zscored_v))"
-    r"(fi|fi_score|fir|mmse_rate)_unconditional(?:_zscored)?_v[0-9.e+-]+"
+    r"^fisher\.curve_(?:(?P<learned>learned_)(?=\w+_unconditional_v)|(?=\w+_zscored_v))"
+    r"(?P<quantity>fi|fi_score|fir|mmse_rate)_unconditional(?:_zscored)?_v[0-9.e+-]+$"
 )
 
 
@@ -120,33 +103,27 @@ def fisher_totals(measurements: pd.DataFrame, *, as_paper: bool = False) -> pd.D
         MMSE rate of all ``dim`` dimensions of z-scored latents at noise variance v, with its
         standard error over data (NaN: unknown); ``flags`` say why it is not reliable.
     """
-    names = measurements["metric"].drop_duplicates()
-    found = {name: match.groups() for name in names if (match := _CURVE.fullmatch(name))}
     fi = "fi_score" if as_paper else "fi"
     quantities = {fi: "fi", "fir": "fir", "mmse_rate": "mmse_rate"}
-    parts = {
-        name: (learned, quantities[quantity])
-        for name, (learned, quantity) in found.items()
-        if quantity in quantities and (learned or not as_paper)
-    }
-    chosen = measurements[measurements["metric"].isin(parts) & measurements["value"].notna()]
-    rows = []
-    for row in with_roles(chosen).to_dict("records"):
-        learned, quantity = parts[row["metric"]]
-        options = json.loads(row["options"])
-        unit = options["dim"] / options["v"] ** POWERS[quantity]
-        rows.append(
-            {
-                **{name: row[name] for name in ("tokenizer", "role", "tokenizer_seed", "seed")},
-                "network": row["backbone"] + AS_PAPER * as_paper if learned else FITS,
-                **{"dim": options["dim"], "v": options["v"], "quantity": quantity},
-                "total": options["total"],
-                "stderr": math.nan if pd.isna(row["stderr"]) else row["stderr"] * unit,
-                "flags": "" if as_paper else row["flags"] if learned else _doubts(row["flags"]),
-            }
-        )
-    # without rows too, so that tables can be put together
-    return pd.DataFrame(rows, columns=TOTALS).astype({"v": float, "total": float, "stderr": float})
+    parts = measurements["metric"].str.extract(_CURVE)
+    wanted = parts["quantity"].isin(list(quantities)) & measurements["value"].notna()
+    if as_paper:
+        wanted &= parts["learned"].notna()
+    rows, parts = with_roles(measurements[wanted]), parts[wanted]
+    if rows.empty:
+        return pd.DataFrame(columns=TOTALS).astype({"v": float, "total": float, "stderr": float})
+    options = pd.DataFrame(list(map(json.loads, rows["options"])), index=rows.index)
+    learned, quantity = parts["learned"].notna(), parts["quantity"].map(quantities)
+    totals = rows.assign(
+        network=(rows["backbone"] + AS_PAPER * as_paper).where(learned, FITS),
+        dim=options["dim"],
+        v=options["v"].astype(float),
+        quantity=quantity,
+        total=options["total"].astype(float),
+        stderr=rows["stderr"] * options["dim"] / options["v"] ** quantity.map(POWERS),
+        flags="" if as_paper else rows["flags"].where(learned, rows["flags"].map(_doubts)),
+    )
+    return totals[TOTALS].reset_index(drop=True)
 
 
 def _doubts(flags: str) -> str:
