@@ -67,19 +67,7 @@ def at_smallest_guidance(correlations: pd.DataFrame) -> pd.DataFrame:
 def correlate(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
     """Return the correlation of every shown metric with every headline target.
 
-    Args:
-        table: a checked tidy table (``check_measurements``). analysis: confidence.
-
-    Returns:
-        One row per panel, family and metric with at least ``FEWEST`` tokenizers; families are never
-        pooled. ``pearson``, ``spearman`` and ``pearson_partial`` (given PSNR), each with its
-        interval over clusters, not sign-oriented: ``expected_sign`` is their sign if the metric's
-        declared direction is right. ``pearson_p`` of that interval; ``pearson_p_holm`` and
-        ``pearson_p_by`` correct it for the number of metrics of a panel and family.
-        ``without_low`` and ``without_high``: range of r without any one tokenizer,
-        ``influential`` the one that moves r most. ``at_chance``: the metric does not leave
-        chance (``at_chance``). ``failed``: most of the diffusion models failed. Undefined values
-        are NaN, with the reason in ``note``.
+    Families are never pooled. The columns: report/captions/tables/correlations.rst.
     """
     table = Measured.of(table)
     metrics = matching(predictors(table), SHOWN_METRICS)
@@ -96,9 +84,7 @@ def intercorrelate(
 ) -> pd.DataFrame:
     """Return the correlations between latent metrics: ``target`` is the second metric of a pair.
 
-    Args:
-        table: a checked tidy table. analysis: confidence.
-        metrics: every pair is used once; by default the headline metrics and the probe.
+    Every pair is used once; by default of the headline metrics and the probe.
     """
     table = Measured.of(table)
     names = matching(predictors(table), (*HEADLINE, PROBE)) if metrics is None else metrics

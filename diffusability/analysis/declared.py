@@ -21,19 +21,11 @@ AS_DECLARED, OPPOSITE = "as declared", "opposite"
 def declared_tests(
     correlations: pd.DataFrame, measurements: Measured, analysis: AnalysisSpec = DEFAULTS
 ) -> pd.DataFrame:
-    """Return one row per declared test.
+    """Return one row per declared test; the columns: report/captions/tables/declared_tests.rst.
 
     Args:
         correlations: from ``correlate``. measurements: as they were correlated.
         analysis: confidence and `declared`.
-
-    Returns:
-        ``turned_r``: Pearson's r, turned so that it is positive if a metric that its declaration
-        calls better goes with better images; with its interval over clusters. ``p`` belongs to that
-        interval, ``p_holm`` corrects it for the number of declared tests, made or not.
-        ``verdict``: `as declared` or `opposite` if ``p_holm`` is below 1 - confidence, else
-        `undecided`; `not testable`, with the ``reason``, if there is no such correlation, the
-        metric does not leave chance, or generation failed.
     """
     declared = analysis.declared
     if declared is None:

@@ -21,7 +21,7 @@ NOT_MEASURED = "neither PSNR nor rFD was measured"
 
 
 def tokenizers(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
-    """Return one row per tokenizer: its reconstruction, and whether it is like its family's.
+    """Return one row per tokenizer; the columns: report/captions/tables/tokenizers.rst.
 
     A tokenizer of a family falls out if
 
@@ -31,13 +31,8 @@ def tokenizers(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
       generation, would limit it. Both are Fréchet distances by one extractor; the gFD is the
       smallest mean over seeds, of any backbone and guidance scale, at the last step.
 
-    Args:
-        table: a checked tidy table. analysis: without `equal_reconstruction` nothing falls out.
-
-    Returns:
-        ``psnr`` in dB and ``rfd`` as means over tokenizer seeds; ``psnr_spread``, largest minus
-        smallest PSNR of the family; ``smallest_gfd`` of the family; ``comparable``, missing
-        without limits and where neither PSNR nor rFD says anything; ``reason`` why it is not.
+    Without `equal_reconstruction` nothing falls out. ``comparable`` is missing without limits and
+    where neither PSNR nor rFD says anything.
     """
     measured, limits = Measured.of(table), analysis.equal_reconstruction
     rows = measured.tokenizers.copy()

@@ -30,16 +30,8 @@ ENCODERS = {
 def latent_spaces(measurements: Table) -> pd.DataFrame:
     """Return distance quotients, reconstruction and generation quality of each tokenizer.
 
-    Args:
-        measurements: the tidy table.
-
-    Returns:
-        One row per tokenizer, backbone and guidance scale: means over seeds of
-        a (``stretch_min``), b (``stretch_max``), b / a (``stretch_ratio``; LOWER is closer to a
-        similarity) and quantiles of |E(x) - E(x')| / |x - x'|; the reconstruction's mean squared
-        error of values in [-1, 1] (LOWER is better) and PSNR in dB (HIGHER is better); the Frechet
-        distance of generated images (LOWER is better). Standard errors are over seeds if there are
-        several, else of the measurement; NaN if there is none.
+    One row per tokenizer, backbone and guidance scale. The columns:
+    report/captions/tables/latent_spaces.rst.
     """
     table = with_roles(Measured.of(measurements).table)
     spaces = table.groupby("tokenizer", sort=False).agg(
@@ -153,11 +145,7 @@ def spectrum_order(role: str) -> str:
 def collect_spectra(plan: Plan) -> pd.DataFrame:
     """Return all measured power spectra in planning order; may be empty.
 
-    Returns:
-        One row per tokenizer, seed, order ("grid": radial, of the latent grid; "line": along the
-        latent's vector), permutation (1: entries in a random order first) and frequency in cycles
-        per cell. ``power`` is a mean over images, each normalised to mean 0 and variance 1, so
-        white noise has 1; ``stderr`` is over images.
+    The columns: report/captions/tables/spectra.rst.
 
     Raises:
         ArtifactError: a spectrum is missing, altered, or not of this plan.

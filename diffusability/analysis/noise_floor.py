@@ -126,16 +126,7 @@ def reliability(
 def noise_floor(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
     """Return the noise floor of every generation metric, backbone, guidance scale and family.
 
-    Args:
-        table: a checked tidy table (``check_measurements``).
-        analysis: its confidence is that of the intervals.
-
-    Returns:
-        One row per panel and family. ``reliability`` is the share of the variance of the means,
-        which correlations use, that is between tokenizers instead of seeds (in [0, 1], higher is
-        better); ``run_sd`` is the noise of one run in the target's unit; ``resolvable_gap`` is
-        twice the standard error of the difference of two tokenizers' means. Without repeated
-        runs they are NaN and ``note`` says so.
+    The columns: report/captions/tables/noise_floor.rst.
     """
     table, rows = Measured.of(table), []
     for panel in panels(table):
@@ -201,14 +192,7 @@ RECONSTRUCTION = "reconstruction."
 def comparability(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
     """Return the spread of reconstruction quality over the tokenizers of each family.
 
-    Args:
-        table: a checked tidy table (``check_measurements``).
-        analysis: its confidence is that of the intervals.
-
-    Returns:
-        One row per family and ``reconstruction.*`` metric: ``value`` is the standard deviation
-        over tokenizers in the metric's unit (lower: more comparable) with its interval over
-        clusters, ``cv`` its share of the mean. NaN with a ``note`` where there is none.
+    The columns: report/captions/tables/comparability.rst.
     """
     table = Measured.of(table)
     metrics = [m for m in table.metrics if m.startswith(RECONSTRUCTION)]

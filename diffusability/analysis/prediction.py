@@ -265,12 +265,9 @@ def predictable_panels(table: Table) -> list[Panel]:
 
 
 def predictions(table: Table) -> pd.DataFrame:
-    """Return how well each panel predicts the clusters that are left out of it.
+    """Return how well each panel and family predicts the clusters that are left out.
 
-    Returns:
-        One row per target, backbone and family: the metrics of the fit, Spearman's correlation of
-        predicted and true values, the skill, the error as a factor of the target, and the share of
-        80 % intervals that hold; or a note on why there is no prediction.
+    The columns: report/captions/tables/predictions.rst.
     """
     table = Measured.of(table)
     rows: list[Mapping[str, object]] = []

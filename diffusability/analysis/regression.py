@@ -29,17 +29,7 @@ from diffusability.analysis.panels import (
 def regress(table: Table, metrics: Sequence[str] | None = None) -> pd.DataFrame:
     """Fit every headline target on every headline metric, and on every pair of them.
 
-    Args:
-        table: a checked tidy table (``check_measurements``).
-        metrics: predictors, by default those of ``catalogue.HEADLINE``.
-
-    Returns:
-        One row per panel, family and model with enough tokenizers; families are never pooled.
-        ``r2_adj``: adjusted R² in sample, the paper's number corrected for its predictors. ``q2``:
-        1 - PRESS/SST of predictions for left-out clusters (1: perfect, 0: no better than the mean),
-        with ``q2_low`` and ``q2_high``, its range when any one cluster is not scored. ``q2`` is
-        cut at -1: what predicts worse than that has no meaning as a number. ``gain``: q2 of a
-        pair minus the larger q2 of its two metrics alone. NaN with a ``note`` if undefined.
+    Families are never pooled. The columns: report/captions/tables/regressions.rst.
     """
     table = Measured.of(table)
     names = matching(predictors(table), HEADLINE) if metrics is None else list(metrics)

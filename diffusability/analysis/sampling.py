@@ -34,13 +34,8 @@ VARIANCE = f"velocity{CURVE}"
 def collect_profiles(plan: Plan) -> pd.DataFrame:
     """Return the length ratio of every sampling step, means over trainings of a tokenizer.
 
-    Returns:
-        One row per tokenizer, backbone, guidance scale and segment i of M: ``time`` is the middle
-        of the segment, 0 noise and 1 data; ``value`` M ||step i|| / ||x_M - x_0||, 1 for a
-        straight line at constant speed; ``stderr`` over trainings of the tokenizer if there are
-        several, else over runs, else over trajectories; ``n`` images of each of ``runs`` runs. Rows
-        of every snapshot. Backbones of process edm are omitted: their steps are not uniform in
-        this time.
+    The columns: report/captions/tables/profiles.rst. Backbones of process edm are omitted: their
+    steps are not uniform in this time.
 
     Raises:
         ArtifactError: samples are missing, altered, or not of this plan.
@@ -158,16 +153,9 @@ def guidance_optima(
     analysis: AnalysisSpec = DEFAULTS,
     inside: tuple[float, float] = (1.5, 2.0),
 ) -> pd.DataFrame:
-    """Return the share of tokenizers whose best guidance scale is in a range.
+    """Return the share of tokenizers whose best guidance scale is in a range, ends included.
 
-    Args:
-        table: a checked tidy table (``check_measurements``).
-        analysis: confidence. inside: range of scales, ends included.
-
-    Returns:
-        One row per target, backbone and family: ``share_inside`` with the Clopper-Pearson
-        interval of as many clusters. NaN with a ``note`` if fewer than two scales were
-        sampled or the target has no direction.
+    The columns: report/captions/tables/guidance.rst.
     """
     table, rows = Measured.of(table), []
     scanned = {(t, b): found for t in targets(table) for b, found in scales(table, t).items()}

@@ -6,9 +6,8 @@ layout has to reproduce the paper's value. What cannot be tested at all says why
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,20 +65,18 @@ def check_claims(
         analysis: confidence of the intervals.
 
     Returns:
-        One row per claim (and network, for claims on findings): ``verdict`` with its ``reason``;
-        the statistic with its interval over clusters; ``power``, the chance that a study of this
-        layout reproduces the claim if the paper's value is true; numbers of rows, tokenizers
-        and clusters behind it.
+        One row per claim (and network, for claims on findings). The columns:
+        report/captions/tables/claims.rst.
     """
     equal = without_unequal(Measured.of(measurements).table, analysis)
     study = Study(Measured(equal), profiles)
-    rows: list[dict[Any, Any]] = []
+    rows: list[dict[str, object]] = []
     for claim in claims:
         if claim.table:
-            rows += check_findings([claim], findings).to_dict("records")
+            rows += _by_network(claim, findings, None)
         else:
             rows.append(_row(claim, _joint(claim, study, floor, analysis.confidence)))
-    return table_frame(CLAIMS_TABLE, [{str(k): v for k, v in row.items()} for row in rows])
+    return table_frame(CLAIMS_TABLE, rows)
 
 
 def _row(claim: Claim, found: _Finding, network: str = "") -> dict[str, object]:
@@ -211,10 +208,8 @@ def _reliability(floor: pd.DataFrame, rows: Sequence[Row]) -> tuple[float, float
         if not where[1]:
             continue
         found = rows_where(floor, **dict(zip(_PANEL, where, strict=True)))
-        low = float(found["low"].iloc[0]) if len(found) else math.nan
-        point = float(found["reliability"].iloc[0]) if len(found) else math.nan
-        lows.append(0.0 if math.isnan(low) else low)
-        points.append(1.0 if math.isnan(point) else point)
+        lows += found["low"].fillna(0.0).tolist() or [0.0]
+        points += found["reliability"].fillna(1.0).tolist()
     return min(lows), min(points)
 
 
@@ -238,27 +233,29 @@ def check_findings(
         wide enough for all noise levels of a curve together. A claim with a second reading, of
         whole curves, is reproduced or contradicted only where both readings agree.
     """
-    rows = []
-    for claim in claims:
-        chosen = table
-        if len(table):
-            chosen = table[table["statistic"].isin([claim.statistic, claim.curve])]
-            for column, wanted in (claim.selector or {}).items():
-                # as an array: an empty list would select no columns
-                matches = [fits(str(cell), wanted) for cell in chosen[column]]
-                chosen = chosen[np.array(matches, dtype=bool)]
-        there = [""]
-        if len(chosen) or networks is not None:
-            there = list(dict.fromkeys(networks if networks is not None else chosen["network"]))
-        for network in there:
-            own = chosen[chosen["network"] == network] if len(chosen) else chosen
-            rows.append(_row(claim, _both_readings(claim, own), network))
+    rows = [row for claim in claims for row in _by_network(claim, table, networks)]
     return table_frame(CLAIMS_TABLE, rows)
+
+
+def _by_network(
+    claim: Claim, table: pd.DataFrame, networks: Sequence[str] | None
+) -> Iterator[dict[str, object]]:
+    """Yield the verdict on a claim for every network."""
+    if table.empty:
+        table = table_frame("latent_findings", [])
+    chosen = table[table["statistic"].isin([claim.statistic, claim.curve])]
+    for column, wanted in (claim.selector or {}).items():
+        matches = [fits(str(cell), wanted) for cell in chosen[column]]
+        chosen = chosen[np.array(matches, dtype=bool)]  # an empty list would select no columns
+    if networks is None:
+        networks = list(chosen["network"].unique()) or [""]
+    for network in networks:
+        yield _row(claim, _both_readings(claim, chosen[chosen["network"] == network]), network)
 
 
 def _both_readings(claim: Claim, rows: pd.DataFrame) -> _Finding:
     """Return the finding at every noise level, unless that of whole curves differs."""
-    if not claim.curve or not len(rows):
+    if not claim.curve or rows.empty:
         return _findings(claim, rows)
     whole = rows["statistic"] == claim.curve
     everywhere, curve = _findings(claim, rows[~whole]), _of_curves(claim, rows[whole])
