@@ -35,10 +35,10 @@ def rows_where(table: pd.DataFrame, **wanted: object) -> pd.DataFrame:
     return table
 
 
-def table_frame(name: str, rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
+def table_frame(name: str, rows: Iterable[Mapping[str, object]] | pd.DataFrame) -> pd.DataFrame:
     """Return rows as the named table; missing values become empty cells."""
-    columns = list(table_named(name).columns)
-    return typed(pd.DataFrame(list(rows), columns=columns), name)
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    return typed(frame.reindex(columns=list(table_named(name).columns)), name)
 
 
 def typed(frame: pd.DataFrame, name: str, source: str = "table") -> pd.DataFrame:

@@ -8,12 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from diffusability.analysis.catalogue import DISTANCE
-from diffusability.analysis.frames import table_frame, typed
+from diffusability.analysis.frames import table_frame
 from diffusability.analysis.panels import Measured, Table, means_by_tokenizer
 from diffusability.artifacts.card import verified
 from diffusability.study.plan import Plan
 from diffusability.study.roles import GPE, VAE, VAE_MEANS, role_of
-from diffusability.study.tables import table_named
 
 # column: metric of the tokenizer
 ENCODERS = {
@@ -51,8 +50,7 @@ def latent_spaces(measurements: Table) -> pd.DataFrame:
         models.append(means.assign(distance_metric=own["metric"].iloc[0]))
     if models:
         spaces = spaces.join(pd.concat(models))
-    columns = list(table_named("latent_spaces").columns)
-    return typed(spaces.reset_index().reindex(columns=columns), "latent_spaces")
+    return table_frame("latent_spaces", spaces.reset_index())
 
 
 def with_roles(table: pd.DataFrame) -> pd.DataFrame:
@@ -150,14 +148,17 @@ def collect_spectra(plan: Plan) -> pd.DataFrame:
     Raises:
         ArtifactError: a spectrum is missing, altered, or not of this plan.
     """
-    parts, columns = [], list(table_named("spectra").columns)
+    parts = []
     for artifact in plan.of_stage("geometry"):
-        path = Path(artifact.path)
+        path, labels = Path(artifact.path), artifact.labels
         verified(path, artifact.stage, artifact.fingerprint, only=(FILE,))
-        name, seed = artifact.labels["tokenizer"], int(artifact.labels["tokenizer_seed"])
-        spec = plan.study.tokenizers[name]
-        labels = {"tokenizer": name, "family": spec.family, "cluster": spec.cluster}
+        spec = plan.study.tokenizers[labels["tokenizer"]]
         parts.append(
-            pd.read_csv(path / FILE, dtype={"order": str}).assign(**labels, tokenizer_seed=seed)
+            pd.read_csv(path / FILE, dtype={"order": str}).assign(
+                tokenizer=labels["tokenizer"],
+                family=spec.family,
+                cluster=spec.cluster,
+                tokenizer_seed=int(labels["tokenizer_seed"]),
+            )
         )
-    return typed(pd.concat(parts), "spectra")[columns] if parts else table_frame("spectra", [])
+    return table_frame("spectra", pd.concat(parts) if parts else [])
