@@ -29,10 +29,8 @@ def mark_failed(table: pd.DataFrame, target: str) -> pd.DataFrame:
       the control.
 
     Rows of a model that have no guidance scale are judged by its smallest. Rows of tokenizers,
-    and of models that neither rule applies to, are not judged: `failed` is missing.
-
-    Args:
-        table: the tidy table. target: the Fréchet distance of generated images.
+    and of models that neither rule applies to, are not judged: `failed` is missing. The target is
+    the Fréchet distance of generated images.
     """
     rows = table[(table["backbone"] != "") & table["value"].notna()]
     controls = table[table["metric"] == target.replace("generation.", GAUSSIAN, 1)]
@@ -57,11 +55,7 @@ def mark_failed(table: pd.DataFrame, target: str) -> pd.DataFrame:
 
 
 def failed(table: Measured, panel: Panel, family: str) -> bool:
-    """Return whether generation failed for most tokenizers of a panel and family.
-
-    The column ``failed`` of the measurements marks runs whose images are no better than a control
-    without learning, or whose classes are at chance.
-    """
+    """Return whether generation failed for most tokenizers of a panel and family."""
     rows = table.rows.get(panel.target)
     if rows is None or not panel.backbone or "failed" not in rows:
         return False

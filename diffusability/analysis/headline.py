@@ -223,12 +223,7 @@ def _interval(row: Mapping[Hashable, Any], statistic: str) -> str:
 
 
 def noise_sentences(floor: pd.DataFrame, target: str, family: str) -> list[str]:
-    """Return one sentence per backbone and guidance scale on the noise of a target.
-
-    Args:
-        floor: the table of noise floors. target: name of a generation metric. family: of the
-            tokenizers.
-    """
+    """Return one sentence per backbone and guidance scale on the noise of a target."""
     chosen = rows_where(floor, target=target, family=family)
     return [_noise_sentence(row) for row in chosen.to_dict("records")]
 

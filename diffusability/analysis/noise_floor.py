@@ -80,11 +80,6 @@ def reliability(
 ) -> tuple[float, float, float]:
     """Return the reliability of the tokenizers' means and its interval.
 
-    Args:
-        components: of the target.
-        tokenizers: number behind them.
-        confidence: nominal coverage.
-
     Returns:
         1 - noise/spread, the share of the variance of the means due to tokenizers, in [0, 1]
         (1: no noise); its interval from the F distribution of spread/noise, exact for a balanced

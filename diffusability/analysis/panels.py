@@ -40,7 +40,8 @@ class Panel:
     Attributes:
         target: generation metric.
         backbone: diffusion network; empty if the target is measured on the tokenizer itself.
-        guidance: guidance scale; `BEST`: the best one of each tokenizer; None if not applicable.
+        guidance: guidance scale; `BEST`: that of each tokenizer with its best mean target; None
+            if not applicable.
     """
 
     target: str
@@ -54,14 +55,14 @@ class Panel:
 
 
 class Measured:
-    """A checked table of measurements with an index of metrics.
+    """A checked table of measurements (``check_measurements``) with an index of metrics.
 
     Every function of the analysis accepts a table or a ``Measured``; sharing one ``Measured``
     avoids pairing the same metric and target again. The table must not be changed.
     """
 
     def __init__(self, table: pd.DataFrame) -> None:
-        """Index a table from ``check_measurements``, each backbone at its last step."""
+        """Index a table, each backbone at its last step."""
         self.table = table = at_last_step(table)
         self.tokenizers = table[IDENTITY].drop_duplicates("tokenizer").reset_index(drop=True)
         self.metrics = list(dict.fromkeys(table["metric"]))
@@ -135,10 +136,8 @@ def families(table: Table) -> list[str]:
 def panels(table: Table, of: Sequence[str] | None = None) -> Iterator[Panel]:
     """Yield every target, backbone and guidance scale, then each tokenizer's best scale.
 
-    The best scale is a separate panel only if there are several scales.
-
-    Args:
-        table: a checked tidy table. of: targets, by default every generation metric.
+    The best scale is a separate panel only if there are several scales. By default the targets are
+    all generation metrics.
     """
     table = Measured.of(table)
     for target in targets(table) if of is None else of:
@@ -242,16 +241,7 @@ def _first(names: list[str]) -> str:
 
 @_once
 def cells(table: Measured, metric: str, target: str, backbone: str, guidance: Guidance) -> Cells:
-    """Pair a metric with a target over every tokenizer of a table.
-
-    Args:
-        table: a checked tidy table (``check_measurements``).
-        metric: the number on the x axis.
-        target: the number on the y axis, usually ``generation.*``.
-        backbone: diffusion network of the target; empty if the target is a tokenizer's metric.
-        guidance: guidance scale; `BEST` takes each tokenizer at the scale with its best mean
-            target; None if not applicable.
-    """
+    """Pair a metric (x) with the target (y) of a panel over every tokenizer of a table."""
     y, problem = _runs(table, target, backbone), ""
     if backbone and guidance is None:
         y = y[y["guidance"].isna()]
@@ -351,16 +341,15 @@ def paired(table: Measured, metric: str, panel: Panel, family: str) -> Cells:
 def paired_together(
     table: Table, metrics: Sequence[str], panel: Panel, family: str
 ) -> tuple[pd.DataFrame, NDArray[np.float64]]:
-    """Return the n tokenizers of a family that have the target and all m metrics.
-
-    Returns:
-        Rows of ``Cells``, index tokenizer, and (n, m) values of the metrics.
-    """
+    """Return the n tokenizers of a family that have the target and all m metrics (``together``)."""
     return together([paired(table, name, panel, family).rows for name in metrics])
 
 
 def together(parts: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, NDArray[np.float64]]:
-    """Return the rows of the first part whose n tokenizers all m parts have, and (n, m) x."""
+    """Return the rows of the first part whose n tokenizers all m parts have, and (n, m) x.
+
+    Parts are rows of ``Cells``; the index of the result is the tokenizer.
+    """
     indexed = [part.set_index("tokenizer") for part in parts]
     rows = indexed[0]
     for part in indexed:

@@ -163,11 +163,7 @@ class Forecast:
     """
 
     def __init__(self, points: Points) -> None:
-        """Fit, and predict every cluster without it.
-
-        Args:
-            points: whose `lack` is empty.
-        """
+        """Fit to points whose `lack` is empty, and predict every cluster without it."""
         self.points, self.line = points, chosen_line(points)
         self.metrics = tuple(points.metrics[column] for column in self.line.columns)
         self.predicted, baseline, reach = (np.empty(len(points.y)) for _ in range(3))
@@ -231,9 +227,7 @@ def points_of(
 ) -> Points:
     """Return the tokenizers of a family that have the target and every metric.
 
-    Args:
-        table: a checked tidy table. panel: of the target.
-        family: of the tokenizers. metrics: by default the headline metrics that most have.
+    By default the metrics are the headline metrics that most tokenizers have.
     """
     table = Measured.of(table)
     names = matching(predictors(table), HEADLINE) if metrics is None else list(metrics)

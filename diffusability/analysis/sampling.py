@@ -97,9 +97,7 @@ def deviations(
 ) -> dict[str, float]:
     """Return mean |length ratio - 1| of each tokenizer between two times; 0 is straight.
 
-    Args:
-        profiles: the table. backbone, guidance: of the trajectories.
-        times: from 0 (noise) to 1 (data); a segment belongs to the time of its middle.
+    Times are from 0 (noise) to 1 (data); a segment belongs to the time of its middle.
     """
     own = _of_panel(profiles, backbone, guidance)
     chosen = own[own["time"].between(*times)].groupby("tokenizer")["value"]
