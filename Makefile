@@ -24,6 +24,7 @@ test: lint
 
 # also required for a release: the default study, every README command, the documentation, clusters
 test-all: $(CHECKS)
+	$(BIN)/pytest tests/unit -m release --numprocesses auto --dist worksteal
 	$(BIN)/pytest tests/full --ignore tests/full/slurm
 	@$(MAKE) --no-print-directory docs
 	@$(MAKE) --no-print-directory test-slurm

@@ -1,7 +1,7 @@
 """The answer of a study in one sentence: what predicts generation, or why it cannot tell."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -10,17 +10,20 @@ import numpy as np
 import pandas as pd
 
 from diffusability.analysis.catalogue import PERSPECTIVES, REPRESENTATIVES, name_metric
-from diffusability.analysis.correlation import at_smallest_guidance, turned
+from diffusability.analysis.correlation import at_smallest_guidance, sign, turned
 from diffusability.analysis.declared import declared_sentence
 from diffusability.analysis.equal_reconstruction import compared
-from diffusability.analysis.failed import failed
+from diffusability.analysis.estimators import pearson
+from diffusability.analysis.failed import failed, failed_tokenizers
 from diffusability.analysis.frames import is_true, rows_where
 from diffusability.analysis.joint import FEWEST
+from diffusability.analysis.noise_floor import WANTED
 from diffusability.analysis.panels import (
     Measured,
     Panel,
     higher_is_better,
     means_by_tokenizer,
+    paired,
     scales,
 )
 
@@ -35,13 +38,17 @@ class Turned:
     """A correlation, turned so that positive means: a better metric goes with better images.
 
     Attributes:
-        short, perspective: names of the metric. row: of the table of correlations.
+        short, perspective: names of the metric. metric: its full name. panel, family: where it was
+            computed. row: of the table of correlations.
         r, low, high: with its interval over clusters; ends may be NaN.
         p: of the interval, corrected for every metric and backbone; may be NaN.
     """
 
     short: str
     perspective: str
+    metric: str
+    panel: Panel
+    family: str
     row: Mapping[Any, Any]
     r: float
     low: float
@@ -54,14 +61,22 @@ class Turned:
         return self.low * self.high > 0
 
     @property
-    def alone(self) -> bool:
-        """Whether the sign depends on a single tokenizer."""
-        return not self.row["without_low"] * self.row["without_high"] > 0
+    def settled(self) -> bool:
+        """Whether the sign stays after the correction, and without any tokenizer or cluster."""
+        return self.known and self.p <= LEVEL and not self.carrier
 
     @property
-    def settled(self) -> bool:
-        """Whether the sign stays after the correction and without any one tokenizer."""
-        return self.known and self.p <= LEVEL and not self.alone
+    def carrier(self) -> str:
+        """The tokenizer, else the cluster, without which r changes its sign; empty if none."""
+        for what, end in (("tokenizer", ""), ("cluster", "_cluster")):
+            if self.row[f"without{end}_low"] * self.row[f"without{end}_high"] < 0:
+                return f"the {what} {self.row[f'influential{end}']}"
+        return ""
+
+    @property
+    def opposite(self) -> bool:
+        """Whether the sign is against the direction that the metric declares."""
+        return not self.r > 0 and pd.notna(self.row["expected_sign"])
 
     @property
     def interval(self) -> str:
@@ -73,7 +88,7 @@ class Turned:
     @property
     def sample(self) -> str:
         """The number of tokenizers and clusters in words."""
-        return f"{self.row['n']:.0f} tokenizers in {self.row['clusters']:.0f} clusters"
+        return f"over {self.row['n']:.0f} tokenizers in {self.row['clusters']:.0f} clusters"
 
 
 @dataclass(frozen=True)
@@ -120,19 +135,22 @@ def answer(tables: Mapping[str, pd.DataFrame], target: str) -> Answer:
     found, reason = testable(tables, target, family)
     every = found or turned_correlations(tables["correlations"], target, family)
     first = strongest(every) if every else None
-    backbone = first.row["backbone"] if first else ""
-    scores = target_means(measurements, target, family, backbone)
+    scores = target_means(measurements, target, family, first.panel.backbone if first else "")
     best, worst = str(scores.index[0]), str(scores.index[-1]) if len(scores) > 1 else ""
     if first is None or not found:
         return Answer(f"{CANNOT}{reason}.", strongest=first, best=best, worst=worst)
     if first.settled:
-        sentence = _decided(first, found, target, bool(higher_is_better(measurements, target)))
+        sentence = _decided(first, found, bool(higher_is_better(measurements, target)))
     else:
         sentence = f"{CANNOT}{_doubt(first, found)}."
-    details = _details(first, found, scores, tables.get("noise_floor"))
     tested = declared_sentence(tables["declared_tests"]) if "declared_tests" in tables else ""
-    details = [f"{tested}.", *details] if tested else details
-    return Answer(sentence, tuple(details), first.settled, first, best, worst)
+    details = (
+        f"{tested}." if tested else "",
+        _without_failed(first, Measured(measurements)),
+        *_details(first, found),
+        *_images(first, scores, tables.get("noise_floor")),
+    )
+    return Answer(sentence, tuple(filter(None, details)), first.settled, first, best, worst)
 
 
 def largest_family(measurements: pd.DataFrame) -> str:
@@ -167,17 +185,18 @@ def turned_correlations(correlations: pd.DataFrame, target: str, family: str) ->
     panels = max(1, rows["backbone"].nunique())
     titles = {short: title for title, shows in PERSPECTIVES.items() for short in shows}
     return [
-        Turned(
-            short,
-            titles[short],
-            row,
-            *turned(row),
-            float(np.minimum(1.0, row["pearson_p_holm"] * panels)),
-        )
+        _turn(row, short, titles[short], panels)
         for short, pattern in REPRESENTATIVES.items()
         for row in rows.to_dict("records")
         if fnmatchcase(row["metric"], pattern)
     ]
+
+
+def _turn(row: Mapping[Any, Any], short: str, title: str, panels: int) -> Turned:
+    guidance = None if pd.isna(row["guidance"]) else float(row["guidance"])
+    panel = Panel(str(row["target"]), str(row["backbone"]), guidance)
+    p = float(np.minimum(1.0, row["pearson_p_holm"] * panels))
+    return Turned(short, title, row["metric"], panel, row["family"], row, *turned(row), p=p)
 
 
 def testable(
@@ -188,14 +207,14 @@ def testable(
     size = int((measured.tokenizers["family"] == family).sum())
     few = f"it has {size} tokenizers of one family, and a correlation needs {FEWEST}"
     backbones = list(scales(measured, target))
-    dead = "most of its diffusion models failed: their images say nothing about latent spaces"
+    dead = "most of its diffusion models failed: their images are no better than a control's"
     gone = backbones and all(failed(measured, Panel(target, b, None), family) for b in backbones)
     if gone or size < FEWEST:
         return [], "; and ".join([few] * (size < FEWEST) + [dead] * bool(gone))
     every = turned_correlations(tables["correlations"], target, family)
     if not every:
         return [], "no metric was measured together with generated images"
-    alive = [c for c in every if not is_true(c.row["failed"])]
+    alive = [c for c in every if not failed(measured, c.panel, family)]
     if not alive:
         return [], dead
     told = [c for c in alive if not is_true(c.row["at_chance"])]
@@ -213,63 +232,94 @@ def strongest(found: list[Turned]) -> Turned:
     return max(found, key=lambda c: (c.settled, c.known, abs(c.r)))
 
 
-def _decided(first: Turned, found: list[Turned], target: str, up: bool) -> str:
+def _decided(first: Turned, found: list[Turned], up: bool) -> str:
     way = "higher" if (first.row["pearson"] > 0) == up else "lower"
-    opposite = first.r < 0 and pd.notna(first.row["expected_sign"])
-    against = ", against what the metric declares" if opposite else ""
+    settled = len({c.short for c in found if c.settled})
+    others = "the only one" if settled == 1 else f"the strongest of {settled}"
+    against = ", against what the metric declares" if first.opposite else ""
     return (
-        f"Of {len({c.short for c in found})} perspectives, {first.perspective} predicts generated "
-        f"images best: the {way} the {first.short} of a tokenizer, the better its "
-        f"images by {name_metric(target)}{against}. {first.interval} over {first.sample} "
-        f"(p = {first.p:.2g} after correction for every metric and backbone)."
+        f"Of {len({c.short for c in found})} perspectives, {first.perspective} is {others} whose "
+        f"correlation with image quality is settled: the {way} the {first.short} of a tokenizer, "
+        f"the better its images by {name_metric(first.panel.target)}{against}. {first.interval} "
+        f"{first.sample} (p = {first.p:.2g} after correction for every metric and backbone)."
     )
 
 
 def _doubt(first: Turned, found: list[Turned]) -> str:
     """Return why the strongest correlation does not decide."""
-    where = f"{first.short} on {first.row['backbone']}, {first.interval} over {first.sample}"
+    expected = ", against the expected direction" if first.opposite else ""
+    where = (
+        f"{first.perspective} ({first.short}) on {first.panel.backbone}, {first.interval}"
+        f"{expected}, {first.sample}"
+    )
     if not first.known:
         metrics = len({c.short for c in found})
         return (
-            f"the intervals of all its {metrics} perspectives contain zero: each may go with "
-            f"better or with worse images. Largest: {where}"
+            f"no metric's correlation with the {name_metric(first.panel.target)} of generated "
+            f"images can be told from zero. Largest of {metrics} perspectives: {where}"
         )
-    if first.alone:
-        return (
-            f"its strongest correlation depends on one tokenizer, {first.row['influential']}: "
-            f"{where}"
-        )
+    if first.carrier:
+        return f"its strongest correlation changes its sign without {first.carrier}: {where}"
     return (
         f"its strongest correlation may be chance among the many tested: {where}, "
         f"p = {first.p:.2g} after correction for every metric and backbone"
     )
 
 
-def _details(
-    first: Turned, found: list[Turned], scores: pd.Series, floor: pd.DataFrame | None
-) -> list[str]:
-    own = [c for c in found if c.row["metric"] == first.row["metric"]]
-    agree = [c for c in own if c.known and c.r * first.r > 0]
-    sentences = []
+def _without_failed(first: Turned, measurements: Measured) -> str:
+    """Return what is left of a correlation without tokenizers whose diffusion models failed."""
+    out = failed_tokenizers(measurements, first.panel, first.family)
+    rows = paired(measurements, first.metric, first.panel, first.family).rows
+    kept = rows[~rows["tokenizer"].isin(out)]
+    if len(kept) == len(rows):
+        return ""
+    models = f"the diffusion models of {' and '.join(out)} failed (see the warnings)"
+    if len(kept) < FEWEST:
+        return f"Without {models}, {len(kept)} tokenizers are left: no correlation."
+    r = sign(first.row) * float(pearson(kept["x"].to_numpy(), kept["y"].to_numpy())[0])
+    return f"{models[0].upper()}{models[1:]}; without them, r = {r:.2f} over {len(kept)}."
+
+
+def _details(first: Turned, found: list[Turned]) -> Iterator[str]:
+    """Yield sentences on the other backbones, and on reconstruction."""
+    own = [c for c in found if c.metric == first.metric]
     if len(own) > 1:
-        sentences.append(
-            f"{first.short} points the same way, beyond chance, on {len(agree)} of {len(own)} "
-            "backbones."
+        agree = [c for c in own if c.known and c.r * first.r > 0]
+        yield (
+            f"The interval of {first.short}, without correction, is on that side of zero on "
+            f"{len(agree)} of {len(own)} backbones."
         )
     r, low, high = turned(first.row, "pearson_partial")
     if not math.isnan(low):
-        sentences.append(
-            f"{first.short} among tokenizers that reconstruct equally well (given PSNR): "
-            f"r = {r:.2f} [{low:.2f}, {high:.2f}]."
+        yield f"Partial correlation of {first.short} given PSNR: {r:.2f} [{low:.2f}, {high:.2f}]."
+
+
+def _images(first: Turned, scores: pd.Series, floor: pd.DataFrame | None) -> Iterator[str]:
+    """Yield sentences on how far tokenizers differ beyond seeds, and on the best images."""
+    where = {**first.panel.labels, "family": first.family}
+    rows = floor if floor is None or floor.empty else rows_where(floor, **where)
+    noise = {} if rows is None or rows.empty else rows.iloc[0].to_dict()
+    reliability, low, high = (noise.get(n, math.nan) for n in ("reliability", "low", "high"))
+    name = name_metric(first.panel.target)
+    if pd.notna(reliability) and pd.notna(noise["variance_diffusion_seeds"]):
+        ends = f" [{low:.2f}, {high:.2f}]" if pd.notna(low) else ", no interval"
+        seeds = noise.get("seeds_needed", math.nan)
+        more = f"; {WANTED:g} would take {seeds:.0f} diffusion models per tokenizer"
+        yield (
+            f"Reliability of the {name}, the share of its variance that is not between diffusion "
+            f"models of one tokenizer: {reliability:.2f}{ends}"
+            f"{more if reliability < WANTED and pd.notna(seeds) else ''}."
         )
-    name = name_metric(first.row["target"])
-    where = f" of {first.row['backbone']}" if len(own) > 1 else ""
-    sentence = f"Best images{where}: {scores.index[0]} ({name} {scores.iloc[0]:.3g})"
-    if len(scores) > 1:
+    gap = noise.get("resolvable_gap", math.nan)
+    sentence = (
+        f"Best images of {first.panel.backbone}: {scores.index[0]} ({name} {scores.iloc[0]:.3g})"
+    )
+    if len(scores) > 1 and pd.notna(gap):
+        near = int((scores.iloc[1:] - scores.iloc[0]).abs().le(gap).sum())
+        sentence += (
+            f"; {near} of the {len(scores) - 1} others differ from it by less than {gap:.3g}, "
+            "as two trainings of one tokenizer may"
+        )
+    elif len(scores) > 1:
         sentence += f", then {scores.index[1]} ({scores.iloc[1]:.3g})"
-        panel = {n: first.row[n] for n in ("target", "family", "backbone", "guidance")}
-        noise = None if floor is None else rows_where(floor, **panel)["resolvable_gap"].dropna()
-        if noise is not None and len(noise):
-            apart = abs(scores.iloc[1] - scores.iloc[0])
-            sentence += f", {'more' if apart > noise.iloc[0] else 'not more'} than seeds differ by"
-    return [*sentences, f"{sentence}."]
+    yield sentence + "."

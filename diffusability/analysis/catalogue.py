@@ -1,12 +1,16 @@
 """The headline metrics of tables and figures, by metric group, and their names in figures."""
 
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
 from diffusability.study.metrics import METRIC_GROUPS
 
 # title of a metric group: short name and metric (a shell pattern); the first represents the group
 PERSPECTIVES = {group.title: dict(group.shows) for group in METRIC_GROUPS.values() if group.shows}
 SHOWN = {short: name for metrics in PERSPECTIVES.values() for short, name in metrics.items()}
-# a group of rank `further` is shown with the others, but no metric represents it
 REPRESENTATIVES = METRIC_GROUPS.representatives("headline", "proxy")
+# those of the perspectives that a figure with many panels can show
+HEADLINE_METRICS = METRIC_GROUPS.representatives("headline")
 # generation metrics paired with every predictor; the others only with the shown metrics
 HEADLINE_TARGETS = (
     "generation.fd_*",
@@ -14,8 +18,6 @@ HEADLINE_TARGETS = (
     "generation.inception_score_*",
     "generation.fdr6",
 )
-# the metric of each perspective that headline tables show, by short name
-HEADLINE_METRICS = METRIC_GROUPS.representatives("headline")
 # one metric per group, as the papers highlight them; missing ones are omitted
 HEADLINE = tuple(REPRESENTATIVES.values())
 PROBE = "semantics.probe"
@@ -43,6 +45,16 @@ _WORDS = (
     ("reconstruction.ssim", "SSIM"),
     ("reconstruction.lpips", "LPIPS"),
 )
+
+
+def represented(metrics: Iterable[str]) -> dict[str, str]:
+    """Return the metrics that represent a perspective, one each, with their short names."""
+    there = list(dict.fromkeys(metrics))
+    found = {
+        short: [metric for metric in there if fnmatchcase(metric, pattern)]
+        for short, pattern in REPRESENTATIVES.items()
+    }
+    return {own[0]: short for short, own in found.items() if own}
 
 
 def name_metric(metric: str) -> str:

@@ -133,6 +133,7 @@ def _statistics(
     rank = cluster_interval(spearman, (x, y), clusters, confidence)
     found |= plain.columns("pearson") | rank.columns("spearman")
     found |= {"pearson_p": float(plain.p[0]), **_influence(x, y, rows["tokenizer"])}
+    found |= _influence(x, y, clusters, "_cluster")
     held = rows["tokenizer"].map(covariate).to_numpy(float)
     there = np.isfinite(held)
     if metric != RECONSTRUCTION and there.sum() > FEWEST:
@@ -142,16 +143,21 @@ def _statistics(
     return found | {"note": join_notes(plain.note, missing)}
 
 
-def _influence(x: Array, y: Array, tokenizers: pd.Series) -> dict[str, object]:
-    """Return the range of r without any one tokenizer, and the one that moves it most."""
-    kept = ~np.eye(len(x), dtype=bool)
+def _influence(x: Array, y: Array, groups: pd.Series, end: str = "") -> dict[str, object]:
+    """Return the range of r without any one group of points, and the group that moves it most.
+
+    Groups are tokenizers or clusters; ``end`` is of the names of the columns.
+    """
+    names, labels = list(dict.fromkeys(groups)), groups.to_numpy()
+    kept = [labels != name for name in names]
     without = np.array([float(pearson(x[these], y[these])[0]) for these in kept])
+    low, high, most = f"without{end}_low", f"without{end}_high", f"influential{end}"
     if not np.isfinite(without).any():
-        return {"without_low": math.nan, "without_high": math.nan, "influential": ""}
+        return {low: math.nan, high: math.nan, most: ""}
     moved = np.abs(without - pearson(x, y)[0])
     return {
-        **{"without_low": np.nanmin(without), "without_high": np.nanmax(without)},
-        "influential": tokenizers.iloc[int(np.nanargmax(moved))],
+        **{low: np.nanmin(without), high: np.nanmax(without)},
+        most: names[int(np.nanargmax(moved))],
     }
 
 

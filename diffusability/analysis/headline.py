@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from diffusability.analysis.answer import Answer, answer, largest_family, target_means
-from diffusability.analysis.catalogue import HEADLINE_METRICS
+from diffusability.analysis.catalogue import represented
 from diffusability.analysis.correlation import at_smallest_guidance, sign, turned
-from diffusability.analysis.equal_reconstruction import compared, reconstruction_sentence
+from diffusability.analysis.equal_reconstruction import compared, reconstruction_sentence, unequal
 from diffusability.analysis.failed import failed_sentence
 from diffusability.analysis.frames import rows_where, table_frame
 from diffusability.analysis.measurements import read_tables, target_metric
@@ -63,7 +63,7 @@ class Headline:
             answer(tables, target),
             target,
             family,
-            best_first(headline_values(measurements, target), measurements, target),
+            best_first(_noted(headline_values(measurements, target), tables), measurements, target),
             relations.loc[by_size],
             [sentence for sentence in doubt_sentences(tables) if sentence],
             noise_sentences(tables["noise_floor"], target, family),
@@ -72,15 +72,14 @@ class Headline:
 
     def text(self) -> str:
         """Return at most ``LINES`` lines of at most ``COLUMNS`` columns."""
-        said = _wrapped(" ".join([self.answer.sentence, *self.answer.details]), 5)
-        scores = _fitted(self.scores, 5, "tokenizer")
+        said = _wrapped(" ".join([self.answer.sentence, *self.answer.details]), 10)
+        scores = _fitted(self.scores, 4, "tokenizer")
         shown = ["metric", "backbone", "r", "r interval", "Holm's p", "n"]
         relations = [f"{NO_CORRELATIONS}."] if self.target else []
         if len(self.relations):
-            head = f"Correlation with {self.target}, positive: agrees with the metric {SCALED}"
+            head = f"Correlation with {self.target}, positive: in the expected direction {SCALED}"
             relations = [head, *_fitted(self.relations[shown], 4, "correlation")]
-        further = _wrapped(". ".join(self.doubts), 2) + _wrapped("".join(self.noise[:1]), 1)
-        lines = [*said, "", *scores, "", *relations, *further, _shortened(f"Report: {self.report}")]
+        lines = [*said, "", *scores, "", *relations, _shortened(f"Report: {self.report}")]
         return "\n".join(lines)
 
     def csv(self) -> str:
@@ -127,6 +126,21 @@ def best_first(values: pd.DataFrame, measurements: pd.DataFrame, target: str) ->
     return values.loc[places.sort_values(kind="stable").index].reset_index(drop=True)
 
 
+def _noted(values: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the values with a column that marks what does not count, if there is such a row."""
+    measurements = tables["measurements"]
+    judged = measurements[measurements["failed"].notna() & measurements["guidance"].notna()]
+    bad = judged["failed"].astype(bool).groupby(judged["tokenizer"]).mean().gt(0.5)
+    out = unequal(tables["tokenizers"])
+    notes = [
+        "left out" if name in out else "failed" if bad.get(name, False) else ""
+        for name in values["tokenizer"]
+    ]
+    if any(notes):
+        values.insert(1, "note", notes)
+    return values
+
+
 def _fitted(table: pd.DataFrame, rows: int, what: str) -> list[str]:
     """Return the first rows and columns of a table that fit, and one line on what does not."""
     shown = table.head(rows).map(lambda cell: cell[:28] if isinstance(cell, str) else cell)
@@ -156,25 +170,23 @@ def doubt_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
 
 
 def headline_values(measurements: pd.DataFrame, target: str) -> pd.DataFrame:
-    """Return one row per tokenizer: headline metrics and the target by backbone and guidance.
+    """Return one row per tokenizer: the target by backbone and guidance, and headline metrics.
 
     Metrics that no tokenizer has are omitted. Values are means over trainings; the target has its
     standard error over them if there are several, else that of its single measurement.
     """
-    names = {metric: short for short, metric in HEADLINE_METRICS.items()}
     means = measurements.pivot_table(
         index="tokenizer", columns="metric", values="value", aggfunc="mean", sort=False
     )
-    measured = [metric for metric in names if metric in means]
-    table = means[measured].rename(columns=names)
+    names = represented(means.columns)
+    table = means[list(names)].rename(columns=names)
+    scores = pd.DataFrame(index=table.index)
     chosen = measurements[measurements["metric"] == target]
     for (backbone, guidance), cell in chosen.groupby(["backbone", "guidance"]):
         column = f"{target.removeprefix('generation.')} {backbone} guidance {guidance:g}"
-        means = means_by_tokenizer(cell)
-        table[column] = means["value"].map("{:.2f}".format) + means["stderr"].map(
-            " ± {:.2f}".format
-        )
-    return table.round(3).reset_index()
+        values = means_by_tokenizer(cell).map("{:.2f}".format)
+        scores[column] = values["value"] + " ± " + values["stderr"]
+    return scores.join(table.round(3)).reset_index()
 
 
 def headline_correlations(correlations: pd.DataFrame, target: str, family: str) -> pd.DataFrame:
@@ -182,16 +194,17 @@ def headline_correlations(correlations: pd.DataFrame, target: str, family: str) 
 
     Turned: positive where a better metric, as it declares, goes with a better target.
     With intervals over clusters, Holm's p over all metrics of the panel, and the range of r without
-    any one tokenizer, with the one that moves it most; at the smallest guidance scale of every
-    backbone, over the tokenizers of one family.
+    any one tokenizer or cluster, with the one that moves it most; at the smallest guidance scale of
+    every backbone, over the tokenizers of one family.
     """
-    names = {metric: short for short, metric in HEADLINE_METRICS.items()}
+    names = represented(correlations["metric"])
     chosen = rows_where(correlations, target=target, family=family)
     chosen = at_smallest_guidance(chosen[chosen["metric"].isin(list(names))])
     columns: dict[str, object] = {
         "metric": chosen["metric"].map(names),
         "backbone": chosen["backbone"],
         "guidance": [f"{guidance:g}" for guidance in chosen["guidance"]],
+        "n": chosen["n"].astype(int),
     }
     for statistic, words, interval in (
         ("pearson", "r", "r interval"),
@@ -201,18 +214,19 @@ def headline_correlations(correlations: pd.DataFrame, target: str, family: str) 
         columns[words] = (chosen[statistic] * chosen["expected_sign"].fillna(1.0)).round(2)
         columns[interval] = [_interval(row, statistic) for row in chosen.to_dict("records")]
     columns["Holm's p"] = chosen["pearson_p_holm"].round(3)
-    columns["r without one"] = [_without(row) for row in chosen.to_dict("records")]
+    for words, end in (("tokenizer", ""), ("cluster", "_cluster")):
+        columns[f"r without one {words}"] = [_without(r, end) for r in chosen.to_dict("records")]
     for words, mark in (("at chance", "at_chance"), ("models failed", "failed")):
         columns[words] = chosen[mark].map({True: "yes"}).fillna("")
-    return pd.DataFrame({**columns, "n": chosen["n"].astype(int)}).reset_index(drop=True)
+    return pd.DataFrame(columns).reset_index(drop=True)
 
 
-def _without(row: Mapping[Hashable, Any]) -> str:
-    """Return the range of r without any one tokenizer, and the one that moves it most."""
-    if pd.isna(row["without_low"]):
+def _without(row: Mapping[Hashable, Any], of: str) -> str:
+    """Return the range of r without any one tokenizer or cluster, and which moves it most."""
+    if pd.isna(row[f"without{of}_low"]):
         return ""
-    low, high = sorted(sign(row) * row[f"without_{end}"] for end in ("low", "high"))
-    return f"{low:.2f} to {high:.2f} ({row['influential']})"
+    low, high = sorted(sign(row) * row[f"without{of}_{end}"] for end in ("low", "high"))
+    return f"{low:.2f} to {high:.2f} ({row[f'influential{of}']})"
 
 
 def _interval(row: Mapping[Hashable, Any], statistic: str) -> str:
@@ -243,7 +257,7 @@ def _noise_sentence(row: Mapping[Hashable, Any]) -> str:
         if pd.notna(row[column])
     ]
     between = row["variance_tokenizers"]
-    apart = f"by {between**0.5:.3g}" if between > 0 else "no more than seeds do"
+    apart = f"by {between**0.5:.3g}" if between > 0 else "no more than that"
     known = pd.notna(row["low"])
     interval = f" [{row['low']:.2f}, {row['high']:.2f}]" if known else ", no interval"
     return (

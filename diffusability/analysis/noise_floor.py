@@ -2,6 +2,10 @@
 
 Nested random effects, one run being y = mean + tokenizer + retrained tokenizer + diffusion run.
 Components are moment estimates (unweighted means), exact analysis of variance in balanced designs.
+
+What is noise depends on the question. A tokenizer that is trained again is another latent space,
+whose metrics are measured too, so for a correlation only the diffusion runs are noise
+(``reliability``). For the difference of two methods both are (``resolvable_gap``).
 """
 
 import math
@@ -17,6 +21,7 @@ from diffusability.analysis.intervals import LOGARITHM, MIN_POINTS, cluster_inte
 from diffusability.analysis.panels import Measured, Panel, Table, families, paired, panels
 from diffusability.study.study import DEFAULTS, AnalysisSpec
 
+WANTED = 0.8  # reliability of a target that a study should reach
 _NO_REPEATS = "no repeated seeds: noise and reliability are unknown; repeat some runs"
 
 
@@ -28,9 +33,11 @@ class Components:
         tokenizers: between tokenizers, corrected for noise; negative if noise explains all of it.
         tokenizer_seeds: between retrainings of a tokenizer, not below 0.
         diffusion_seeds: between diffusion runs on one trained tokenizer.
-        noise: mean noise variance of the means.
+        noise: mean noise variance of the means, of both kinds of seeds.
         spread: variance of the means, with noise.
         noise_df: degrees of freedom of ``noise`` (Satterthwaite).
+        run_noise: the part of ``noise`` that is of diffusion runs; all of it if none was repeated.
+        run_df: degrees of freedom of ``run_noise``.
     """
 
     tokenizers: float
@@ -39,6 +46,8 @@ class Components:
     noise: float
     spread: float
     noise_df: float
+    run_noise: float
+    run_df: float
 
 
 def variance_components(runs: pd.DataFrame) -> Components:
@@ -72,7 +81,8 @@ def variance_components(runs: pd.DataFrame) -> Components:
             noise_df = noise**2 / sum(part**2 / df for part, df in parts)
         trained = max(trained, 0.0)
     spread = float(by_tokenizer.mean().var())
-    return Components(spread - noise, trained, of_seeds, noise, spread, noise_df)
+    of_runs = (of_seeds * per_run, float(seed_df)) if seed_df else (noise, noise_df)
+    return Components(spread - noise, trained, of_seeds, noise, spread, noise_df, *of_runs)
 
 
 def reliability(
@@ -81,19 +91,31 @@ def reliability(
     """Return the reliability of the tokenizers' means and its interval.
 
     Returns:
-        1 - noise/spread, the share of the variance of the means due to tokenizers, in [0, 1]
-        (1: no noise); its interval from the F distribution of spread/noise, exact for a balanced
-        one-way design (ICC(k)). NaN without repeated runs.
+        1 - run_noise/spread, the share of the variance of the means due to trained tokenizers, in
+        [0, 1] (1: no noise); its interval from the F distribution of spread/run_noise, exact for a
+        balanced one-way design (ICC(k)). NaN without repeated runs.
     """
-    if not components.spread > 0 or math.isnan(components.noise):
+    if not components.spread > 0 or math.isnan(components.run_noise):
         return math.nan, math.nan, math.nan
-    if components.noise == 0:
+    if components.run_noise == 0:
         return 1.0, math.nan, math.nan
-    ratio = components.spread / components.noise
+    ratio = components.spread / components.run_noise
     tail = (1 - confidence) / 2
-    upper, lower = stats.f.ppf([1 - tail, tail], tokenizers - 1, components.noise_df)
+    upper, lower = stats.f.ppf([1 - tail, tail], tokenizers - 1, components.run_df)
     ends = (1 - 1 / ratio, 1 - upper / ratio, 1 - lower / ratio)
     return tuple(float(max(end, 0.0)) for end in ends)  # type: ignore[return-value]
+
+
+def seeds_needed(components: Components, wanted: float = WANTED) -> float:
+    """Return the diffusion seeds per tokenizer that a reliability takes; NaN if out of reach.
+
+    Out of reach: tokenizers do not differ beyond the noise of diffusion runs, or the variance of
+    diffusion runs is unknown.
+    """
+    apart = components.spread - components.run_noise
+    if math.isnan(components.diffusion_seeds) or apart <= 0:
+        return math.nan
+    return math.ceil(wanted / (1 - wanted) * components.diffusion_seeds / apart)
 
 
 def noise_floor(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
@@ -139,6 +161,7 @@ def _row(runs: pd.DataFrame, panel: Panel, confidence: float) -> dict[str, objec
         "run_sd": math.sqrt(np.nansum([found.tokenizer_seeds, found.diffusion_seeds])),
         "resolvable_gap": 2 * math.sqrt(2 * found.noise),
         **{"reliability": value, "low": low, "high": high},
+        "seeds_needed": seeds_needed(found),
         "note": "; ".join(notes),
     }
 
@@ -146,13 +169,16 @@ def _row(runs: pd.DataFrame, panel: Panel, confidence: float) -> dict[str, objec
 def _notes(found: Components) -> list[str]:
     notes = []
     if math.isnan(found.tokenizer_seeds):
-        notes.append("no tokenizer was retrained: its noise is missing, reliability is too high")
+        notes.append("no tokenizer was retrained: run_sd and resolvable_gap are too small")
     if math.isnan(found.diffusion_seeds):
-        notes.append("no diffusion run was repeated: noise is estimated from retrained tokenizers")
+        notes.append(
+            "no diffusion run was repeated: noise is estimated from retrained tokenizers, and "
+            "reliability is too low"
+        )
     if found.tokenizer_seeds == 0:
         notes.append("retrained tokenizers differ no more than diffusion runs")
     if found.tokenizers <= 0:
-        notes.append("tokenizers differ no more than seeds do")
+        notes.append("tokenizers differ no more than one does when it is trained again")
     if found.noise == 0:
         notes.append("repeated runs agree exactly: seeds may not have been used")
     if found.spread == 0:

@@ -49,11 +49,12 @@ def _chosen(plan: Plan, name: str) -> list[Artifact]:
     if fingerprints:
         return [artifact for artifact in plan if artifact.fingerprint in fingerprints]
     path = str(Path(name)) if name else ""
-    return [
+    whole = [
         artifact
         for artifact in plan
-        if artifact.name.startswith(name) or f"{artifact.path}/".startswith(f"{path}/")
+        if f"{artifact.name}/".startswith(f"{name}/") or f"{artifact.path}/".startswith(f"{path}/")
     ]
+    return whole or [artifact for artifact in plan if artifact.name.startswith(name)]
 
 
 def _explain(artifact: Artifact) -> list[str]:

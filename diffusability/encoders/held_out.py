@@ -8,6 +8,7 @@ from torch import Tensor
 
 from diffusability.data.images import ImageSet, in_batches, to_float
 from diffusability.encoders.interface import StudyEncoder
+from diffusability.nn.chunks import chunks
 from diffusability.training.loop import Batch, Losses
 
 BATCH = 256
@@ -41,15 +42,21 @@ def held_out_numbers(
         `validation_accuracy`, in [0, 1] and higher is better, with its binomial standard error: of
         the class head where there is one, else of the nearest class mean of training features.
         Without a class head also the training's own loss and terms, means over whole batches.
+        No accuracy where the training images are of one class; nothing without validation images.
     """
     device = generator.device
     asked, known = (_spread(data.split(name)) for name in ("val", "train"))
+    if not len(asked):
+        return {}
     features = _of_images(encoder.features, data, asked, device)  # (M, D)
     if encoder.classes:
         return _accuracy(encoder.logits(features.to(device)).argmax(1).cpu(), data.labels[asked])
-    named = name_by_nearest_centroid(
-        _of_images(encoder.features, data, known, device), data.labels[known], features
-    )
+    accuracy: dict[str, float] = {}
+    if _has_classes(data.labels[known]):
+        named = name_by_nearest_centroid(
+            _of_images(encoder.features, data, known, device), data.labels[known], features
+        )
+        accuracy = _accuracy(named, data.labels[asked])
     loss = loss_on(asked)
     size = min(batch, len(asked))  # the loss of a contrastive encoder depends on it
     rows = []
@@ -60,7 +67,7 @@ def held_out_numbers(
         f"validation_{name}": torch.stack([row[name] for row in rows]).mean().item()
         for name in rows[0]
     }
-    return {**_accuracy(named, data.labels[asked]), **terms}
+    return accuracy | terms
 
 
 @torch.no_grad()
@@ -81,7 +88,8 @@ def token_numbers(
         `probe_token`, the accuracy over all tokens, and `probe_mean`, that of the mean token, in
         [0, 1], higher is better, each with its standard error over images; and `token_rank`, the
         effective rank of the tokens' covariance, between 1 and their channels: near 1 the features
-        have collapsed.
+        have collapsed. The rank alone where the training images are of one class, or where there
+        are no validation images.
     """
     known, asked = (_spread(data.split(name), PROBED) for name in ("train", "val"))
 
@@ -98,6 +106,9 @@ def token_numbers(
 
     learnt = _of_images(drawn, data, known, generator.device)  # (n, k + 1, D)
     tokens, means = learnt[:, :-1], learnt[:, -1:]
+    rank = {"token_rank": effective_rank(tokens.flatten(0, 1))}
+    if not len(asked) or not _has_classes(data.labels[known]):
+        return rank
     labels = data.labels[known][:, None]
     of_token, of_mean = LinearProbe(tokens, labels), LinearProbe(means, labels)
 
@@ -113,7 +124,7 @@ def token_numbers(
     for name, share in shares.items():
         numbers[name] = share.mean().item()
         numbers[f"{name}_stderr"] = (share.std() / len(share) ** 0.5).item()
-    return numbers | {"token_rank": effective_rank(tokens.flatten(0, 1))}
+    return numbers | rank
 
 
 class LinearProbe:
@@ -170,7 +181,12 @@ def name_by_nearest_centroid(features: Tensor, labels: Tensor, queries: Tensor) 
 
 def _spread(indices: Tensor, most: int = JUDGED) -> Tensor:
     """Return at most `most` of the indices, from all along the split."""
-    return indices[:: -(-len(indices) // most)]
+    return indices[:: max(1, -(-len(indices) // most))]
+
+
+def _has_classes(labels: Tensor) -> bool:
+    """Return whether there are two classes that could be told apart."""
+    return len(labels.unique()) > 1
 
 
 def _of_images(
@@ -178,7 +194,8 @@ def _of_images(
 ) -> Tensor:
     """Return what a network says of the chosen (n,) images, on the CPU."""
     batches = in_batches(data.images, chosen, BATCH)
-    return torch.cat([network(to_float(part.to(device))).cpu() for part in batches])
+    parts = (few for batch in batches for few in chunks(batch))
+    return torch.cat([network(to_float(part.to(device))).cpu() for part in parts])
 
 
 def _accuracy(named: Tensor, labels: Tensor) -> dict[str, float]:

@@ -120,13 +120,26 @@ class MaskedVit(SeededModule):
         The same number of cells must be hidden in every image.
         """
         hidden = cells.flatten(1)  # (B, N)
-        kept = (~hidden).nonzero()[:, 1].unflatten(0, (len(cells), -1))  # (B, n), ascending
+        kept = visible_numbers(hidden)  # (B, n)
         seen = self.decoder_in(self.encoder.tokens(images, kept))  # (B, n, width)
-        everywhere = seen.new_zeros(*hidden.shape, seen.shape[2])  # (B, N, width)
-        everywhere = everywhere.scatter(1, kept[..., None].expand_as(seen), seen)
+        everywhere = laid_out(seen, kept, hidden.shape[1])  # (B, N, width)
         grid = (cells.shape[1], cells.shape[2])
         decoded = self.decoder(self.mask_token(everywhere, hidden), grid)  # (B, N, width)
         return self.to_pixels(self.decoder_out(decoded).transpose(1, 2).unflatten(2, grid))
+
+
+def visible_numbers(hidden: Tensor) -> Tensor:
+    """Return the (B, n) numbers, ascending, of what is not hidden; hidden is (B, N) bool.
+
+    n must be the same in every row.
+    """
+    return (~hidden).nonzero()[:, 1].unflatten(0, (len(hidden), -1))
+
+
+def laid_out(tokens: Tensor, numbers: Tensor, count: int) -> Tensor:
+    """Put (B, n, D) tokens at their (B, n) numbers among `count` zeros: (B, count, D)."""
+    zeros = tokens.new_zeros(len(tokens), count, tokens.shape[2])
+    return zeros.scatter(1, numbers[..., None].expand_as(tokens), tokens)
 
 
 def pixels_of(cells: Tensor, images: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from diffusability.encoders.held_out import held_out_numbers, token_numbers
 from diffusability.encoders.interface import StudyEncoder
 from diffusability.encoders.load import HISTORY, WEIGHTS, EncoderKind
 from diffusability.encoders.vit import VitEncoder
+from diffusability.nn.transfer import to_device
 from diffusability.study.encoder import SupervisedEncoder, TrainedEncoder
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train
@@ -158,6 +159,6 @@ class ClassificationLoss:
         shift = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=batch.generator, device=device)
         moved = torch.roll(self.images(batch), shift.tolist(), dims=(2, 3))  # (B, C, H, W)
         logits = self.model(moved).float()  # (B, K)
-        labels = self.labels[batch.picked.to(device)]  # (B,)
+        labels = self.labels[to_device(batch.picked, device)]  # (B,)
         accuracy = (logits.detach().argmax(1) == labels).float().mean()
         return Losses(F.cross_entropy(logits, labels), {"accuracy": accuracy})

@@ -75,9 +75,9 @@ def _draw(results: Results, shown: Mapping[str, Mapping[str, str]], width: float
         _draw_panel(axis, results, scope, positions)
     for line in axes:
         _label_rows(line[0], results, positions, shown)
-    set_title(figure, "What goes with better images? Right: a better metric, better images")
+    set_title(figure, "Correlation of each perspective's metric with image quality")
     for axis in lowest(axes):
-        axis.set_xlabel("r (right is good)")
+        axis.set_xlabel("r (positive: in the expected direction)")
     guided = any(len(guidance_scales(results, s.target, s.backbone)) > 1 for s in scopes)
     _legend(figure, guided, width == PAGE)
     return figure

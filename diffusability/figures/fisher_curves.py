@@ -8,7 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diffusability.analysis.panels import CURVE
-from diffusability.figures.panels import add_legend, annotate_empty, panel_grid, set_title
+from diffusability.figures.panels import (
+    add_legend,
+    annotate_empty,
+    panel_grid,
+    sentence_figure,
+    set_title,
+)
 from diffusability.figures.results import Results, reference_scope
 from diffusability.figures.style import cluster_styles
 
@@ -38,21 +44,26 @@ def draw_fisher_curves(results: Results) -> Figure:
     scope = reference_scope(results, results.target)
     family = results.families[0] if scope is None else scope.family
     backbone = "" if scope is None else scope.backbone
-    # without diffusion models, nothing can be learned
-    drawn = {of: title for of, title in ROWS.items() if backbone or not of[0]}
+    curves = {
+        (source, condition, quantity): _of(
+            curve_rows(results, f"{source}{quantity}{condition}", family), source and backbone
+        )
+        for source, condition in ROWS
+        for quantity in QUANTITIES
+    }
+    drawn = [of for of in ROWS if not all(curves[*of, quantity].empty for quantity in QUANTITIES)]
+    if not drawn:
+        return sentence_figure("Fisher curves were not measured in this study")
     figure, axes = panel_grid(len(drawn), len(QUANTITIES), panel=(1.5, 1.25), gap=(0.45, 0.5))
-    for row, ((source, condition), title) in zip(axes, drawn.items(), strict=True):
+    for row, of in zip(axes, drawn, strict=True):
         for axis, (quantity, words) in zip(row, QUANTITIES.items(), strict=True):
-            rows = curve_rows(results, f"{source}{quantity}{condition}", family)
-            if source:
-                rows = rows[rows["backbone"] == backbone]
-            _draw(axis, results, rows)
+            _draw(axis, results, curves[*of, quantity])
             axis.set_title(words)
-        row[0].set_ylabel(title)
+        row[0].set_ylabel(ROWS[of])
     for axis in axes[-1]:
         axis.set_xlabel("noise variance v")
-    learned = f", learned by {backbone}" if backbone else ""
-    set_title(figure, f"Fisher geometry along the noise, {family}{learned}")
+    learned = f", learned by {backbone}" if any(source for source, _ in drawn) else ""
+    set_title(figure, f"Fisher geometry along the noise, {family}{learned}; n: dimensions")
     add_legend(figure, results, key=False)
     return figure
 
@@ -67,6 +78,11 @@ def curve_rows(results: Results, name: str, family: str) -> pd.DataFrame:
     keys = ["tokenizer", "cluster", "backbone", "v"]
     trained = rows.groupby([*keys, "tokenizer_seed"], sort=True)["value"].mean()
     return trained.groupby(level=keys).mean().reset_index()
+
+
+def _of(rows: pd.DataFrame, backbone: str) -> pd.DataFrame:
+    """Return the rows of a backbone; all without one."""
+    return rows[rows["backbone"] == backbone] if backbone else rows
 
 
 def _draw(axis: Axes, results: Results, rows: pd.DataFrame) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from diffusability.analysis.catalogue import name_metric
 from diffusability.analysis.panels import Panel, paired
@@ -26,7 +27,7 @@ from diffusability.figures.panels import (
     wrapped,
 )
 from diffusability.figures.results import Results, Scope, backbone_scopes
-from diffusability.figures.style import cluster_styles
+from diffusability.figures.style import QUIET, cluster_styles
 
 
 def draw_noise_floor(results: Results) -> Figure:
@@ -44,12 +45,18 @@ def draw_noise_floor(results: Results) -> Figure:
             _draw_panel(axis, results, scope.at(family=family))
         line[0].set_ylabel(f"{family}\n{name_metric(results.target)}")
     set_title(figure, "How much do tokenizers differ, and how much do seeds of one tokenizer?")
-    add_legend(figure, results)
+    marks = {
+        "a run": Line2D([], [], color=QUIET, marker="o", markersize=MARKER, linestyle="none"),
+        "± sd of a run": Line2D([], [], color="0.85", linewidth=3),
+    }
+    again = Line2D([], [], color=QUIET, marker="o", markersize=MARKER, linestyle="none")
+    again.set_markerfacecolor("none")
+    add_legend(figure, results, marks | {"hollow: tokenizer trained again": again})
     return figure
 
 
 def _draw_panel(axis: Axes, results: Results, scope: Scope) -> None:
-    axis.set_xlabel(f"rank by quality, {scope.backbone}")
+    axis.set_xlabel(f"rank (1: best), {scope.backbone}")
     found = paired(results.indexed, scope.target, scope, scope.family)
     if found.rows.empty:
         annotate_empty(axis, f"{scope.family} was not sampled with {scope.backbone}")

@@ -232,12 +232,12 @@ def _draw_family(axis: Axes, results: Results, family: str) -> None:
     if rows.empty:
         annotate_empty(axis, f"no tokenizer of {family} has both values")
         return
-    draw_points(axis, rows, results)
-    draw_fit(axis, rows)
-    draw_levels(axis, results, NEIGHBOURS)
-    draw_levels(axis, results, PROBE, across=True)
     wanted = {"family": family, "metric": NEIGHBOURS, "target": PROBE}
     row = results.statistic("intercorrelations", "pearson", **wanted)
+    draw_points(axis, rows, results)
+    draw_fit(axis, rows, row is not None and row["low"] * row["high"] > 0)
+    draw_levels(axis, results, NEIGHBOURS)
+    draw_levels(axis, results, PROBE, across=True)
     total = len(rows) + len(found.excluded)
     axis.set_title(statistic_title(axis, "r", turned_row(row), total))
     number_points(axis, rows["x"], rows["y"], point_labels(results, rows["tokenizer"]))

@@ -1,7 +1,8 @@
 """Panels: grid, points, titles, legends, and notes in empty panels."""
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -174,16 +175,22 @@ def number(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
-def draw_points(axis: Axes, rows: pd.DataFrame, results: Results) -> None:
+def draw_points(
+    axis: Axes, rows: pd.DataFrame, results: Results, failed: Collection[str] = ()
+) -> None:
     """Draw one point per tokenizer with its standard errors, by cluster.
 
     Args:
         axis: the panel.
-        rows: cluster, x, y, x_stderr, y_stderr (``Cells.rows``).
+        rows: tokenizer, cluster, x, y, x_stderr, y_stderr (``Cells.rows``).
         results: of the study; its clusters set the styles.
+        failed: tokenizers whose diffusion models failed; they are drawn hollow.
     """
-    for cluster, (colour, marker) in cluster_styles(results.measurements["cluster"]).items():
-        part = rows[rows["cluster"] == cluster]
+    bad = rows["tokenizer"].isin(list(failed))
+    for (cluster, (colour, marker)), hollow in product(
+        cluster_styles(results.measurements["cluster"]).items(), (False, True)
+    ):
+        part = rows[(rows["cluster"] == cluster) & (bad == hollow)]
         if part.empty:
             continue
         axis.errorbar(
@@ -194,13 +201,14 @@ def draw_points(axis: Axes, rows: pd.DataFrame, results: Results) -> None:
             linestyle="none",
             marker=marker,
             markersize=MARKER * SHAPE.get(marker, 1.0),
-            markeredgecolor="white",
-            markeredgewidth=0.3,
+            markerfacecolor="white" if hollow else colour,
+            markeredgecolor=colour if hollow else "white",
+            markeredgewidth=0.9 if hollow else 0.3,
             color=colour,
             ecolor="0.75",
             elinewidth=0.6,
             zorder=3,
-            label=cluster,
+            label=f"{cluster}{', failed' if hollow else ''}",
         )
     if len(rows):
         axis.set_xlim(_limits(rows["x"], rows["x_stderr"]))
@@ -217,14 +225,17 @@ def _limits(values: pd.Series, errors: pd.Series) -> tuple[float, float]:
     return low - 0.05 * reach, high + 0.05 * reach
 
 
-def draw_fit(axis: Axes, rows: pd.DataFrame) -> None:
-    """Draw the least-squares line of y on x through three points or more, unless x is constant."""
+def draw_fit(axis: Axes, rows: pd.DataFrame, known: bool) -> None:
+    """Draw the least-squares line of y on x through three points or more, unless x is constant.
+
+    Args:
+        axis: the panel. rows: x and y. known: whether the interval of r leaves out zero; the line
+            is dashed where it does not.
+    """
     if len(rows) > 2 and rows["x"].nunique() > 1:
-        line = {"color": "0.7", "linewidth": 1, "zorder": 1}
-        x, y = (
-            rows["x"].to_numpy(),
-            rows["y"].to_numpy(),
-        )  # without name, so the axes keep their labels
+        line = {"color": "0.7", "linewidth": 1, "zorder": 1, "linestyle": "-" if known else "--"}
+        # without name, so the axes keep their labels
+        x, y = rows["x"].to_numpy(), rows["y"].to_numpy()
         sns.regplot(x=x, y=y, scatter=False, ci=None, line_kws=line, ax=axis)
 
 
@@ -249,11 +260,12 @@ def draw_levels(axis: Axes, results: Results, metric: str, *, across: bool = Fal
         set_(min(low, level - 0.04 * reach), max(high, level + 0.04 * reach))
         low, high = get()
         place = (0.98, level) if across else (level, 0.98)
+        left = not across and level < low + 0.15 * (high - low)  # else the name crosses the axis
         axis.annotate(
             name,
             place,
             xycoords=axis.get_yaxis_transform() if across else axis.get_xaxis_transform(),
-            ha="right",
+            ha="left" if left else "right",
             va="bottom" if across else "top",
             rotation=0 if across else 90,
             fontsize=TEXT - 1,
@@ -333,6 +345,10 @@ def add_legend(
         cluster: Line2D([], [], color=colour, marker=marker, markersize=5.5, linestyle="none")
         for cluster, (colour, marker) in cluster_styles(results.measurements["cluster"]).items()
     } | dict(extra or {})
+    if any(str(c.get_label()).endswith(", failed") for a in figure.axes for c in a.containers):
+        hollow = Line2D([], [], color=QUIET, marker="o", markersize=5.5, linestyle="none")
+        hollow.set_markerfacecolor("white")
+        handles["hollow: models failed"] = hollow
     entry = 0.42 + _CHARACTER * max(map(len, handles))  # inches
     fitting = max(2, int(figure.get_size_inches()[0] / entry))  # entries per row
     legend_below(figure, handles, min(len(handles), fitting), handletextpad=0.3, columnspacing=1.2)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diffusability.analysis.catalogue import PERSPECTIVES, REPRESENTATIVES, name_metric
+from diffusability.analysis.failed import failed_tokenizers
 from diffusability.analysis.panels import paired
 from diffusability.figures.labels import number_points
 from diffusability.figures.panels import (
@@ -58,7 +59,9 @@ def draw_perspectives(results: Results) -> Figure:
             _head(axis, f"{ranks[title]}. {title}", metric in firsts)
         finish_row(row[: len(shown)], points, results)
         row[0].set_ylabel(name_metric(results.target))
-    set_title(figure, f"{name_metric(results.target)} of {scope.where}: perspectives by strength")
+    set_title(
+        figure, f"{name_metric(results.target)} of {scope.where}: perspectives by largest |r|"
+    )
     add_legend(figure, results)
     return figure
 
@@ -187,11 +190,13 @@ def draw_relation(
         reasons = dict.fromkeys(found.missing["reason"])
         annotate_empty(axis, "; ".join(reasons) or f"{scope.family} has no tokenizer here")
         return found.rows
-    draw_points(axis, found.rows, results)
-    draw_fit(axis, found.rows)
+    row = turned_row(correlation(results, name, scope))
+    failed = failed_tokenizers(results.indexed, scope, scope.family)
+    draw_points(axis, found.rows, results, failed)
+    draw_fit(axis, found.rows, row is not None and row["low"] * row["high"] > 0)
     draw_levels(axis, results, name)
     total = len(found.rows) + len(found.excluded)
-    axis.set_title(_title(axis, results, name, scope, total))
+    axis.set_title(statistic_title(axis, "r", row, total))
     return found.rows
 
 
@@ -201,11 +206,6 @@ def finish_row(axes: Sequence[Axes], points: Sequence[pd.DataFrame], results: Re
     for axis, rows in zip(axes, points, strict=True):
         if not rows.empty:
             number_points(axis, rows["x"], rows["y"], point_labels(results, rows["tokenizer"]))
-
-
-def _title(axis: Axes, results: Results, metric: str, scope: Scope, total: int) -> str:
-    """Return r with its interval and the number of tokenizers, or the reason for none."""
-    return statistic_title(axis, "r", turned_row(correlation(results, metric, scope)), total)
 
 
 def correlation(results: Results, metric: str | None, scope: Scope) -> dict[str, Any] | None:

@@ -36,7 +36,7 @@ def draw_scheme(results: Results) -> Figure:
         axis.set_xlabel(textwrap.fill(group.about, LINE))
         if group.title in SKETCHES:
             SKETCHES[group.title](axis)
-    set_title(figure, "What makes a latent space easy to learn? What each perspective measures")
+    set_title(figure, "What each perspective measures of a latent space")
     return figure
 
 

@@ -1,14 +1,13 @@
 """The metric that goes with generation quality most strongly, on one panel."""
 
-import math
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diffusability.analysis.answer import Answer, Turned, answer
 from diffusability.analysis.catalogue import name_metric
-from diffusability.analysis.panels import Panel, paired
+from diffusability.analysis.failed import failed_tokenizers
+from diffusability.analysis.panels import paired
 from diffusability.figures.panels import (
     MARKER,
     add_legend,
@@ -45,20 +44,18 @@ def _draw(results: Results, width: float) -> Figure:
     first = found.strongest
     if first is None:
         return sentence_figure(f"{results.target} was not measured with enough tokenizers")
-    backbone, guidance, family = (first.row[name] for name in ("backbone", "guidance", "family"))
-    metric = str(first.row["metric"])
-    panel = Panel(results.target, backbone, None if math.isnan(guidance) else guidance)
-    rows = paired(results.indexed, metric, panel, family).rows
+    panel = first.panel
+    rows = paired(results.indexed, first.metric, panel, first.family).rows
     if rows.empty:
-        return sentence_figure(f"{metric} was not measured with {results.target}")
+        return sentence_figure(f"{first.metric} was not measured with {results.target}")
     left = 0.6
     size = (width - left - 0.1, min(2.7, width))
     figure, axes = panel_grid(1, 1, panel=size, gap=(0, 1), left=left, narrowest=width)
     axis = axes[0, 0]
-    draw_points(axis, rows, results)
-    draw_fit(axis, rows)
-    draw_levels(axis, results, metric)
-    axis.set_xlabel(label_metric(results, first.short, metric))
+    draw_points(axis, rows, results, failed_tokenizers(results.indexed, panel, first.family))
+    draw_fit(axis, rows, first.known)
+    draw_levels(axis, results, first.metric)
+    axis.set_xlabel(label_metric(results, first.short, first.metric))
     axis.set_ylabel(label_metric(results, name_metric(results.target), results.target))
     named = _named(found, first)
     for row in rows[rows["tokenizer"].isin(list(named))].to_dict("records"):
@@ -66,8 +63,10 @@ def _draw(results: Results, width: float) -> Figure:
         between = " " if width == HALF else "\n"
         _name(axis, rows, (float(row["x"]), float(row["y"])), f"{name}{between}({named[name]})")
     count = f"{len(rows)} tokenizers in {rows['cluster'].nunique()} clusters"
-    axis.set_title(wrapped(axis, f"{first.interval}, {count}") + f"\n{backbone}, {family}")
-    head = "Strongest perspective" if found.decided else "Strongest perspective, sign not settled"
+    axis.set_title(
+        wrapped(axis, f"{first.interval}, {count}") + f"\n{first.panel.backbone}, {first.family}"
+    )
+    head = "Largest correlation" + ("" if found.decided else ", not settled")
     set_title(figure, f"{head}: {first.perspective} ({first.short})")
     add_legend(figure, results, key=False)
     return figure

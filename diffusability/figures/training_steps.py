@@ -65,8 +65,8 @@ def draw_training_steps(results: Results) -> Figure:
         axis.set_xlabel("training steps")
     set_title(
         figure,
-        "How long must a diffusion model train before a metric predicts its images? "
-        "r, turned so that up is good",
+        "Image quality, and its correlation r with each metric, along training "
+        "(positive r: in the expected direction)",
     )
     add_legend(figure, results, _handles(axes[:, 0]), key=False)
     return figure

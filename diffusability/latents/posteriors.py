@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diffusability.latents.mapped import MappedLatents, MappedTensor
+from diffusability.nn.transfer import to_device
 
 HELD_BYTES = 4 * 2**30  # sets up to this size are kept on the device
 READERS = 8  # threads per batch, because page faults wait for the disk
@@ -48,7 +49,7 @@ class Posteriors:
 
     def labels_of(self, indices: Tensor) -> Tensor:
         """Return the (B,) int64 labels of (B,) indices, on the device."""
-        return self.labels[(indices % len(self)).to(self._device)]
+        return self.labels[to_device(indices % len(self), self._device)]
 
     def fetch(self, indices: Tensor, upcoming: Tensor | None = None) -> Moments:
         """Return mean and standard deviation of a batch.
@@ -61,7 +62,7 @@ class Posteriors:
             Two (B, C, h, w) float32 tensors on the device, in latent units.
         """
         if self._held is not None:
-            picked = indices.to(self._device)
+            picked = to_device(indices, self._device)
             return self._held[0][picked], self._held[1][picked]
         if self._ahead is not None and torch.equal(self._ahead[0], indices):
             reading = self._ahead[1]
@@ -70,10 +71,7 @@ class Posteriors:
         self._ahead = None if upcoming is None else (upcoming, self._begin(upcoming))
         parts = [future.result() for future in reading]
         mean, std = (torch.cat(moment) for moment in zip(*parts, strict=True))
-        if self._device.type == "cuda":  # pinned memory is copied while the GPU computes
-            mean, std = mean.pin_memory(), std.pin_memory()
-        to = self._device
-        return mean.to(to, non_blocking=True), std.to(to, non_blocking=True)
+        return to_device(mean, self._device), to_device(std, self._device)
 
     def _begin(self, indices: Tensor) -> list[Future[Moments]]:
         assert self._pool is not None  # read ahead only what is not on the device

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 PERIOD = 10_000.0  # longest wavelength of every sinusoid, in units of 2 pi
 
 
-def axis_frequencies(count: int) -> Tensor:
+def axis_frequencies(count: int, device: torch.device | None = None) -> Tensor:
     """Return `count` frequencies 10000^(-i/count), float64, radians per grid cell."""
-    return PERIOD ** (-torch.arange(count, dtype=torch.float64) / count)
+    return PERIOD ** (-torch.arange(count, dtype=torch.float64, device=device) / count)
 
 
 def grid_angles(grid: tuple[int, int], frequencies: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,7 +21,8 @@ def grid_angles(grid: tuple[int, int], frequencies: Tensor) -> tuple[Tensor, Ten
     Returns:
         Two (rows * columns, F) tensors: row x frequency, and column x frequency.
     """
-    rows, columns = (torch.arange(n, dtype=frequencies.dtype) for n in grid)
+    dtype, device = frequencies.dtype, frequencies.device
+    rows, columns = (torch.arange(n, dtype=dtype, device=device) for n in grid)
     row = rows.repeat_interleave(grid[1])  # (N,) 0 0 0 ... 1 1 1 ...
     column = columns.repeat(grid[0])  # (N,) 0 1 2 ... 0 1 2 ...
     return row[:, None] * frequencies, column[:, None] * frequencies
@@ -43,7 +44,10 @@ def position_embedding(grid: tuple[int, int], width: int) -> Tensor:
 
 
 def rotary_tables(
-    grid: tuple[int, int], head_dim: int, columns_first: bool
+    grid: tuple[int, int],
+    head_dim: int,
+    columns_first: bool,
+    device: torch.device | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the factors of `rotate` for every token of a grid.
 
@@ -54,11 +58,13 @@ def rotary_tables(
         grid: (rows, columns) of tokens.
         head_dim: channels of an attention head, a multiple of 4.
         columns_first: whether the first pairs rotate with the column.
+        device: on which they are computed, as a copy from the CPU would wait for a GPU.
 
     Returns:
         Cosines, and sines negated in the first half, each (N, 1, head_dim) float64.
     """
-    row, column = grid_angles(grid, axis_frequencies(head_dim // 4))  # (N, head_dim/4) each
+    frequencies = axis_frequencies(head_dim // 4, device)
+    row, column = grid_angles(grid, frequencies)  # (N, head_dim/4) each
     angle = torch.cat((column, row) if columns_first else (row, column), dim=1)
     # the minus sign of the first half is stored here, so `rotate` only swaps halves
     signed = torch.cat((-angle.sin(), angle.sin()), dim=1)

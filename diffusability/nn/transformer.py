@@ -85,7 +85,8 @@ class Transformer(nn.Module):
             kept: (B, n) int64, numbers of the tokens that are given; None for all of them.
         """
         absolute = self.positions(grid)  # (1, h·w, width)
-        tables = rotary_tables(grid, self.head_width, columns_first=False)
+        device = tokens.device
+        tables = rotary_tables(grid, self.head_width, columns_first=False, device=device)
         cosine, sine = (table.to(tokens) for table in tables)  # (h·w, 1, head_width) each
         if kept is not None:
             absolute = absolute[0, kept]  # (B, n, width)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from diffusability.analysis.catalogue import HEADLINE_METRICS, RECONSTRUCTION
+from diffusability.analysis.catalogue import RECONSTRUCTION, REPRESENTATIVES
 from diffusability.analysis.frames import join_notes
 from diffusability.analysis.measurements import read_measurements, target_metric
 from diffusability.analysis.panels import (
@@ -28,10 +28,11 @@ from diffusability.study.study import Study
 from diffusability.study.targets import table_file
 
 ABSENT = "(absent)"
+BETTER = {True: "higher", False: "lower", None: "-"}
 SPEC_COLUMNS = ("key", "a", "b")
 COLUMNS = (
     *("tokenizer", "metric", "backbone", "guidance", "a", "stderr_a", "b", "stderr_b"),
-    *("difference", "stderr", "low", "high", "z", "rank_a", "rank_b", "of_a", "of_b", "note"),
+    *("difference", "stderr", "low", "high", "better", "rank_a", "rank_b", "of_a", "of_b", "note"),
 )
 RANK_COLUMNS = ("metric", "backbone", "guidance", "kendall", "p", "n", "note")
 
@@ -77,7 +78,7 @@ def headline_patterns(*studies: Study) -> list[str]:
     """Return the metrics that a comparison shows by default."""
     reconstruction = [RECONSTRUCTION]
     targets = filter(None, map(target_metric, studies))
-    return list(dict.fromkeys([*HEADLINE_METRICS.values(), *reconstruction, *targets]))
+    return list(dict.fromkeys([*REPRESENTATIVES.values(), *reconstruction, *targets]))
 
 
 def compare_tokenizers(
@@ -91,17 +92,16 @@ def compare_tokenizers(
 
     Returns:
         One row per metric, backbone and guidance scale: means over seeds with standard errors,
-        ``difference`` b - a with its normal interval and z, ranks among the tokenizers of the
-        study (1 is best by the declared direction). The standard error of the difference is
-        conservative, because it ignores that both were measured on the same images.
+        ``difference`` b - a with its normal interval, the ``better`` direction, ranks among the
+        tokenizers of the study (1 is best). Errors are over trainings; of a single training they
+        are of its images alone, too small for a difference of methods, and ``note`` says so.
     """
     rows = []
     for metric, backbone, guidance in _keys(table, patterns):
         ranked = _ranked(table, metric, backbone, guidance)
         sides = (_side(ranked, a), _side(ranked, b))
-        rows.append(
-            _row(metric, backbone, guidance, sides, confidence) | {"tokenizer": f"{a} -> {b}"}
-        )
+        row = _row(metric, backbone, guidance, sides, higher_is_better(table, metric), confidence)
+        rows.append(row | {"tokenizer": f"{a} -> {b}"})
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -122,7 +122,9 @@ def compare_studies(
         first, second = (_ranked(table, metric, backbone, guidance) for table in (a, b))
         for name in names:
             sides = (_side(first, name), _side(second, name))
-            rows.append(_row(metric, backbone, guidance, sides, confidence) | {"tokenizer": name})
+            better = higher_is_better(a if metric in a.rows else b, metric)
+            row = _row(metric, backbone, guidance, sides, better, confidence)
+            rows.append(row | {"tokenizer": name})
         ranks.append(
             {"metric": metric, "backbone": backbone, "guidance": guidance} | _order(first, second)
         )
@@ -143,17 +145,19 @@ def _keys(table: Measured, patterns: Sequence[str]) -> Iterator[tuple[str, str, 
 
 def _ranked(table: Measured, metric: str, backbone: str, guidance: float | None) -> pd.DataFrame:
     """Return mean, standard error and rank of every tokenizer that has the metric, by name."""
-    rows = cells(table, metric, metric, backbone, guidance).rows.set_index("tokenizer")
-    better = higher_is_better(table, metric)
+    found = cells(table, metric, metric, backbone, guidance)
+    rows, better = found.rows.set_index("tokenizer"), higher_is_better(table, metric)
     rank = rows["y"].rank(ascending=not better) if better is not None else np.nan
-    return rows.assign(rank=rank)
+    return rows.assign(rank=rank, trainings=found.runs.groupby("tokenizer").size())
 
 
 def _side(ranked: pd.DataFrame, name: str) -> dict[str, float]:
+    names = ("value", "stderr", "rank", "trainings")
     if name not in ranked.index:
-        return {"value": math.nan, "stderr": math.nan, "rank": math.nan, "of": len(ranked)}
-    value, stderr, rank = (float(ranked[c].to_dict()[name]) for c in ("y", "y_stderr", "rank"))
-    return {"value": value, "stderr": stderr, "rank": rank, "of": len(ranked)}
+        return dict.fromkeys(names, math.nan) | {"of": len(ranked)}
+    row = ranked.rename(columns={"y": "value", "y_stderr": "stderr"}).loc[name]
+    found = row[list(names)].astype(float).to_dict()
+    return {str(key): float(value) for key, value in found.items()} | {"of": len(ranked)}
 
 
 def _row(
@@ -161,6 +165,7 @@ def _row(
     backbone: str,
     guidance: float | None,
     sides: tuple[dict[str, float], dict[str, float]],
+    better: bool | None,
     confidence: float,
 ) -> dict[str, object]:
     a, b = sides
@@ -171,12 +176,15 @@ def _row(
     notes = [f"not measured on {side}" for side in missing]
     if not missing and math.isnan(error):
         notes.append("a standard error is unknown: no interval")
+    single = [side for side, s in zip("ab", sides, strict=True) if s["trainings"] == 1]
+    if single and not missing:
+        notes.append(f"one training of {' and '.join(single)}: ± of its images alone")
     return {
         **{"metric": metric, "backbone": backbone, "guidance": guidance},
         **{f"{key}_{n}": s[key] for n, s in zip("ab", sides, strict=True) for key in s},
         **{"a": a["value"], "b": b["value"], "difference": difference, "stderr": error},
         **{"low": difference - reach, "high": difference + reach},
-        "z": difference / error if error > 0 else math.nan,
+        "better": better,
         "note": join_notes(*notes),
     }
 
@@ -202,7 +210,7 @@ SHOWN = [
     "b",
     "difference",
     "interval",
-    "z",
+    "better",
     "ranks",
 ]
 
@@ -281,7 +289,7 @@ def _measured(rows: pd.DataFrame, every: bool) -> str:
         b=[_plus(v, e) for v, e in zip(rows["b"], rows["stderr_b"], strict=True)],
         difference=[_number(v) for v in rows["difference"]],
         interval=[_interval(v, w) for v, w in zip(rows["low"], rows["high"], strict=True)],
-        z=[_number(v, 2) for v in rows["z"]],
+        better=[BETTER[value] for value in rows["better"]],
         ranks=[_ranks(row) for row in rows.to_dict("records")],
     )
     columns = [name for name in SHOWN if name in shown]

@@ -28,7 +28,10 @@ FLAGS = {
     "impossible value: FI > n / v": "Fisher information above that of noise: impossible",
     "impossible value: FIR < FI^2 / n": "Fisher rate below its least value: impossible",
     "extrapolation: sigma": "noise level",
+    "data-limited: a bound": "too few images for the number of dimensions: a bound",
+    "loose: bounds of v FI / n differ": "bounds of Fisher information are far apart",
 }
+WIDE_POSTERIOR = 0.05  # share of posterior noise in the variance above which a report warns
 SPREAD = 1.0  # dB of PSNR within a family above which a report warns
 
 
@@ -41,16 +44,45 @@ def damaged_images(plan: Plan) -> dict[str, str]:
     return found
 
 
-def warnings(tables: Mapping[str, pd.DataFrame], damaged: Mapping[str, str]) -> list[str]:
+def wider_than_stated(plan: Plan) -> dict[str, float]:
+    """Return the tokenizers whose latents are wider than EDM's models take them to be.
+
+    Where a backbone of process edm divides latents by the spread of posterior means, draws from the
+    posteriors have a larger variance than `sigma_data` states. The value is the share of posterior
+    noise in it, above WIDE_POSTERIOR.
+    """
+    found: dict[str, float] = {}
+    for artifact in plan.of_stage("diffusion"):
+        spec = artifact.spec
+        if spec.get("process") != "edm" or spec.get("latent_scale", "means") != "means":
+            continue
+        stated = Path(artifact.upstream["latents"].path, "latents.json").read_text(encoding="utf-8")
+        share = json.loads(stated)["posterior_variance_share"]
+        if share > WIDE_POSTERIOR:
+            found.setdefault(artifact.labels["tokenizer"], share)
+    return found
+
+
+def warnings(
+    tables: Mapping[str, pd.DataFrame], damaged: Mapping[str, str], wide: Mapping[str, float]
+) -> list[str]:
     """Return one sentence per kind of doubt, in the order of importance; none are empty.
 
     Args:
         tables: each backbone at its last step. damaged: image files that were left out.
+        wide: see `wider_than_stated`.
     """
     said = [f"{sentence}." for sentence in doubt_sentences(tables) if sentence]
     if damaged:
         files = _some([f"{name} ({reason})" for name, reason in damaged.items()])
         said.append(f"Damaged image files that were left out ({len(damaged)}): {files}.")
+    if wide:
+        names = _some([f"{name} ({share:.0%})" for name, share in wide.items()])
+        said.append(
+            "Models of process edm were trained on latents of a larger variance than sigma_data "
+            "states, as latents were divided by the spread of posterior means; share of posterior "
+            f"noise: {names}. `latent_scale: draws` in the backbone mends it."
+        )
     said += _spread(tables["tokenizers"])
     rows = tables["correlations"]
     at_chance = rows[rows["at_chance"].fillna(False).astype(bool)]

@@ -6,7 +6,15 @@ from typing import Any
 import pandas as pd
 
 from diffusability.analysis.catalogue import name_metric
+from diffusability.analysis.equal_reconstruction import unequal
+from diffusability.study.encoder import EncoderEntry
 from diffusability.study.plan import Plan
+from diffusability.study.spec import Spec, TrainSpec
+from diffusability.study.study import Study
+from diffusability.study.tokenizer import TokenizerSpec
+
+# options of a network that a methods section names, where it has them
+SIZES = ("factor", "channels", "width", "multipliers", "depth", "heads", "patch")
 
 BIBTEX = """@article{zhong2026diffusing,
   title  = {Diffusing in the Right Space: A Systematic Study of Latent Diffusability},
@@ -49,58 +57,22 @@ def methods(
         manifests: of the datasets. packages: versions by name.
     """
     study, measurements = plan.study, tables["measurements"]
-    known = measurements.drop_duplicates("tokenizer")
-    families = [
-        f"{len(own)} of {family} in {own['cluster'].nunique()} clusters"
-        for family, own in known.groupby("family", sort=False)
-    ]
-    data, size = study.dataset, study.dataset.size
-    read = f"{data.kind} images of {size} × {size} pixels" if data.has_images else "latents alone"
-    paragraphs = [
-        f"Data. {read}{''.join(map(_images, manifests))}.",
-        f"Tokenizers. {len(known)} {'was' if len(known) == 1 else 'were'} trained or read: "
-        f"{', '.join(families)}; a cluster is a "
-        f"regularizer method. Seeds: {_list(study.select.tokenizer_seeds)}{_repeats(plan)}.",
-    ]
+    paragraphs = [_data(study, manifests), _tokenizers(plan, measurements)]
     if study.selected_metrics:
         paragraphs.append(LATENTS)
     models = measurements[measurements["metric"] == target]
     if len(models):
-        paragraphs.append(_models(plan, models, target))
-    versions = f"Versions. {', '.join(f'{name} {version}' for name, version in packages.items())}."
-    if not target:
-        state = f"State of the study: {plan.fingerprint}."
-        return [*paragraphs, f"{versions} {state}"]
-    confidence = f"{study.analysis.confidence:.0%}"
-    paragraphs += [
-        "Statistics. Correlations are Pearson's, over the tokenizers of one family, with "
-        f"{confidence} intervals over clusters: the statistic is computed again without each "
-        "cluster, and the interval uses Student's t with one degree of freedom per cluster less "
-        "one. p-values are corrected by Holm's method over the metrics of a panel. Fits are judged "
-        "on clusters that were left out.",
-        "Decided beforehand. Metrics with their directions, claims with their statistics and "
-        "regions, the rule for failed models and that for metrics at chance are part of the "
-        "program and the study file; none is chosen by the results (state of the study "
-        f"{plan.fingerprint})." + _equality(plan),
-        versions,
-    ]
-    return paragraphs
+        paragraphs += [_models(plan, models), _samples(study, models, target)]
+    if target:
+        paragraphs += [_statistics(study), _fixed(study, tables["tokenizers"])]
+    versions = ", ".join(f"{name} {version}" for name, version in packages.items())
+    return [*paragraphs, f"Versions. {versions}. State of the study: {plan.fingerprint}."]
 
 
-def _models(plan: Plan, models: pd.DataFrame, target: str) -> str:
-    """Return the paragraph on diffusion models and their images."""
-    study = plan.study
-    scales = sorted(models["guidance"].dropna().unique())
-    counts = models["n"].dropna()
-    images = f"{counts.min():,.0f}" if len(counts) else "an unknown number of"
-    trained = len(models[["tokenizer", "tokenizer_seed", "backbone", "seed"]].drop_duplicates())
-    return (
-        f"Diffusion models. {trained} models were trained on the latents: "
-        f"{', '.join(study.selected_backbones)}, with the seeds {_list(study.select.seeds)}. "
-        f"Quality is {name_metric(target)} of {images} images per model"
-        + (f", at guidance {_list(f'{scale:g}' for scale in scales)}" if scales else "")
-        + "."
-    )
+def _data(study: Study, manifests: Iterable[Mapping[str, Any]]) -> str:
+    data, size = study.dataset, study.dataset.size
+    read = f"{data.kind} images of {size} × {size} pixels" if data.has_images else "latents alone"
+    return f"Data. {read}{''.join(map(_images, manifests))}."
 
 
 def _images(manifest: Mapping[str, Any]) -> str:
@@ -112,6 +84,53 @@ def _images(manifest: Mapping[str, Any]) -> str:
     return f", {manifest['images']:,} images{classes} ({', '.join(sizes)}){left_out}"
 
 
+def _tokenizers(plan: Plan, measurements: pd.DataFrame) -> str:
+    """Return the paragraph on tokenizers: how many, how trained, aligned with what."""
+    study, known = plan.study, measurements.drop_duplicates("tokenizer")
+    families = [
+        f"{len(own)} of {family} in {own['cluster'].nunique()} clusters"
+        for family, own in known.groupby("family", sort=False)
+    ]
+    entries = {name: study.tokenizers[name] for name in study.selected_tokenizers}
+    trained = {n: e for n, e in entries.items() if isinstance(e, TokenizerSpec)}
+    networks = {e.family: f"{e.family}: {_network(e.network)}" for e in trained.values()}
+    settings = {e.family: _training(e.train) for e in reversed(trained.values())}
+    others = [name for name, e in trained.items() if _training(e.train) != settings[e.family]]
+    said = [f"{networks[family]}, {settings[family]}" for family in networks]
+    encoders = {getattr(e.regularizer, "encoder", None) for e in trained.values()} - {None}
+    own = [_encoder(name, study.encoders[name]) for name in study.encoders if name in encoders]
+    return (
+        f"Tokenizers. {len(known)}: {', '.join(families)}; a cluster is a regularizer method. "
+        f"Seeds: {_list(study.select.tokenizer_seeds)}{_repeats(plan)}."
+        + (f" Trained as {'; '.join(said)}." if said else "")
+        + (f" Trained otherwise (see the study file): {_list(others)}." if others else "")
+        + (f" Encoders that some are aligned with: {'; '.join(own)}." if own else "")
+    )
+
+
+def _network(network: Spec) -> str:
+    """Return the options of a network in words."""
+    options = network.canonical()
+    named = (f"{key.replace('_', ' ')} {_value(options[key])}" for key in SIZES if key in options)
+    return f"{options['arch']} ({', '.join(named)})"
+
+
+def _training(train: TrainSpec) -> str:
+    """Return the options of a training in words."""
+    return (
+        f"{train.steps:,} steps of {train.batch} images, AdamW with learning rate {train.lr:g} "
+        f"({train.schedule})" + ("" if train.ema is None else f", EMA {train.ema:g}")
+    )
+
+
+def _encoder(name: str, entry: EncoderEntry) -> str:
+    return f"{name} ({', '.join(filter(None, [entry.kind, getattr(entry, 'arch', '')]))})"
+
+
+def _value(value: object) -> str:
+    return "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def _repeats(plan: Plan) -> str:
     study = plan.study
     crossed = len(study.select.tokenizer_seeds) * len(study.select.seeds)
@@ -120,14 +139,74 @@ def _repeats(plan: Plan) -> str:
     return f"; {repeated} {have} further seeds, for the noise floor" if repeated else ""
 
 
-def _equality(plan: Plan) -> str:
-    limits = getattr(plan.study.analysis, "equal_reconstruction", None)
-    if limits is None:
-        return ""
+def _models(plan: Plan, models: pd.DataFrame) -> str:
+    """Return the paragraph on diffusion models."""
+    study = plan.study
+    runs = models[["tokenizer", "tokenizer_seed", "backbone", "seed"]].drop_duplicates()
+    said = [
+        f"{name}: {_network(study.backbones[name])}, {_training(study.backbones[name].train)}"
+        for name in study.selected_backbones
+    ]
+    seeds = sorted(runs["seed"].dropna().astype(int).unique())
     return (
-        f" Tokenizers outside {limits.psnr_spread:g} dB of PSNR of their family, or with an rFD "
-        f"above {limits.rfd_share:.0%} of its smallest gFD, were left out."
+        f"Diffusion models. {len(runs)} were trained on the latents, with the seeds "
+        f"{_list(seeds)}: {'; '.join(said)}."
     )
+
+
+def _samples(study: Study, models: pd.DataFrame, target: str) -> str:
+    """Return the paragraph on generated images and their quality."""
+    scales = sorted(models["guidance"].dropna().unique())
+    counts = models["n"].dropna()
+    images = f"{counts.min():,.0f}" if len(counts) else "an unknown number of"
+    guided = f", classifier-free guidance {_list(f'{s:g}' for s in scales)} (1: none)"
+    judged = study.encoders[study.generation.extractor]
+    failed = models["failed"].fillna(False).astype(bool)
+    return (
+        f"Images. {images} per model, {study.sampling.solver} with "
+        f"{study.sampling.evaluations} function evaluations{guided if scales else ''}. Quality is "
+        f"{name_metric(target)}: between Gaussian fits of features of generated and of "
+        f"{study.generation.reference} images, by the encoder "
+        f"{_encoder(study.generation.extractor, judged)}. {int(failed.sum())} of {len(models)} "
+        "sets of samples failed: class accuracy within two standard errors of chance, or a "
+        "distance that is not below that of draws of a Gaussian per class by two standard errors."
+    )
+
+
+def _statistics(study: Study) -> str:
+    return (
+        f"Statistics. Pearson's r over the tokenizers of one family. Its {_percent(study)} "
+        "interval is a delete-one-cluster jackknife (CV3) on the scale of Fisher's z, with "
+        "Student's t of one degree of freedom per cluster less one; p is of that interval, and is "
+        "corrected by Holm's method over all metrics of a panel, in the answer also by "
+        "Bonferroni's over backbones. Partial correlations are given PSNR. Reliability is the "
+        "share of the variance of the tokenizers' means that is not between diffusion models of "
+        "one trained tokenizer, with the interval of ICC(k). Linear fits are judged by "
+        "leave-one-cluster-out cross-validation."
+    )
+
+
+def _fixed(study: Study, judged: pd.DataFrame) -> str:
+    """Return the paragraph on what the study file fixes, and whom it leaves out."""
+    text = (
+        "Fixed in the program and the study file. Metrics with their directions, the metric that "
+        "represents each perspective, claims with their statistics and regions, and the rules for "
+        "failed models and for metrics at chance."
+    )
+    limits = study.analysis.equal_reconstruction
+    if limits is None:
+        return text
+    out = unequal(judged)
+    return (
+        f"{text} Compared are tokenizers of equal reconstruction: inside the window of "
+        f"{limits.psnr_spread:g} dB of PSNR that holds the most of a family, and with an rFD below "
+        f"{limits.rfd_share:.0%} of the family's smallest gFD. "
+        + (f"Left out: {_list(out)}." if out else "None was left out.")
+    )
+
+
+def _percent(study: Study) -> str:
+    return f"{study.analysis.confidence:.0%}"
 
 
 def _list(names: Iterable[object]) -> str:

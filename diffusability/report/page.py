@@ -1,6 +1,7 @@
 """Write the report of a study as one self-contained page."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 
 from diffusability import __version__
 from diffusability.analysis.answer import Answer, answer, largest_family
-from diffusability.analysis.catalogue import HEADLINE_METRICS, name_metric
+from diffusability.analysis.catalogue import name_metric, represented
 from diffusability.analysis.equal_reconstruction import compared, unequal
 from diffusability.analysis.headline import (
     NO_CORRELATIONS,
@@ -29,6 +30,7 @@ from diffusability.report.doubts import (
     failed_rows,
     flag_rows,
     warnings,
+    wider_than_stated,
 )
 from diffusability.report.figures import caption, drawings
 from diffusability.report.methods import BIBTEX, methods
@@ -40,7 +42,9 @@ from diffusability.report.summaries import (
     encoder_rows,
     latent_space_rows,
     ledger_rows,
+    prediction_rows,
     regression_rows,
+    unpredicted,
     verdict_counts,
 )
 from diffusability.study.plan import Plan
@@ -88,14 +92,18 @@ def write_page(
         "dataset": plan.study.dataset,
         "dataset_name": plan.study.select.dataset,
         "fingerprint": plan.fingerprint,
-        "answer": found,
+        "answer": {
+            "sentence": _typeset(found.sentence),
+            "details": [_typeset(sentence) for sentence in found.details],
+            "decided": found.decided,
+        },
         "extremes": _extremes(found, pictures),
         "perspectives": _rows(pd.DataFrame() if target else perspective_rows(measurements)),
         "left_out": _rows(
             left_out_rows(plan.study, measurements, manifests[0]["images_by_class"], reasons)
         ),
         "places": places and {**vars(places), "table": _rows(places.table)},
-        "doubts": warnings(tables, damaged_images(plan)),
+        "doubts": warnings(tables, damaged_images(plan), wider_than_stated(plan)),
         "methods": methods(plan, tables, target, manifests, _packages(cards)),
         "bibtex": BIBTEX % __version__,
         "tokenizers": pictures,
@@ -120,12 +128,11 @@ def _numbers(tables: Mapping[str, pd.DataFrame], target: str) -> dict[str, Any]:
     """Return what the page shows of the tables."""
     measurements, ledger = tables["measurements"], tables["claims"]
     family = largest_family(compared(tables))
-    there = set(measurements["metric"])
     return {
         "target": target,
         "target_name": name_metric(target),
         "family": family,
-        "metrics": {short: of for short, of in HEADLINE_METRICS.items() if of in there},
+        "metrics": {s: of for of, s in represented(measurements["metric"]).items()},
         "scores": score_table(tables, target),
         "relations": _rows(headline_correlations(tables["correlations"], target, family)),
         "no_correlations": NO_CORRELATIONS,
@@ -140,7 +147,8 @@ def _numbers(tables: Mapping[str, pd.DataFrame], target: str) -> dict[str, Any]:
         "ledger": ledger_rows(ledger),
         "latent_spaces": _rows(latent_space_rows(tables["latent_spaces"])),
         "regressions": _rows(regression_rows(tables["regressions"], target)),
-        "predictions": _rows(tables["predictions"].drop(columns="step").round(3)),
+        "predictions": _rows(prediction_rows(tables["predictions"])),
+        "unpredicted": unpredicted(tables["predictions"]),
     }
 
 
@@ -162,10 +170,18 @@ def _drawn(plan: Plan) -> dict[str, Any]:
 
 def _extremes(found: Answer, pictures: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Return one picture of samples of the tokenizers with the best and the worst images."""
-    samples = {picture["name"]: picture["samples"] for picture in pictures}
+    first = found.strongest
+    samples = {
+        picture["name"]: [
+            own
+            for own in picture["samples"]
+            if first is None or own["backbone"] == first.panel.backbone
+        ]
+        for picture in pictures
+    }
     return [
         {"tokenizer": name, "words": words, **samples[name][0]}
-        for name, words in ((found.best, "best"), (found.worst, "worst"))
+        for name, words in ((found.best, "Best images"), (found.worst, "Worst images"))
         if samples.get(name)
     ]
 
@@ -194,6 +210,12 @@ def _rows(table: pd.DataFrame) -> dict[str, Any]:
         "header": list(table.columns),
         "rows": [[_text(value) for value in row] for row in table.itertuples(index=False)],
     }
+
+
+def _typeset(sentence: str) -> str:
+    """Return a sentence with true minus signs, and intervals that no line break divides."""
+    whole = re.sub(r"\[[^\]]*\]|r = \S+", lambda m: m[0].replace(" ", "\u00a0"), sentence)
+    return re.sub(r"(?<![\w)])-(?=[\d.])", "\N{MINUS SIGN}", whole)
 
 
 def _text(value: object) -> str:

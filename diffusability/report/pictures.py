@@ -42,6 +42,7 @@ def tokenizer_pictures(plan: Plan, tokenizer: str, target: str) -> dict[str, Any
         ],
         "samples": [
             {
+                "backbone": a.labels["backbone"],
                 "name": f"{a.labels['backbone']}, seed {a.labels['seed']}, "
                 f"guidance {a.labels['guidance']}",
                 "source": inline_picture(Path(a.upstream["samples"].path, "samples.png")),

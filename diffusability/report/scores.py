@@ -1,7 +1,7 @@
 """The score table of a report: one row per tokenizer, ranked within its family."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -9,15 +9,17 @@ from types import MappingProxyType
 import pandas as pd
 
 from diffusability.analysis.answer import target_means
-from diffusability.analysis.catalogue import HEADLINE_METRICS, name_metric
+from diffusability.analysis.catalogue import name_metric, represented
 from diffusability.analysis.equal_reconstruction import unequal
-from diffusability.analysis.panels import Measured, higher_is_better, means_by_tokenizer
+from diffusability.analysis.failed import failed_tokenizers
+from diffusability.analysis.panels import Measured, Panel, higher_is_better, means_by_tokenizer
 from diffusability.study.class_sizes import lacking
 from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.study import Study
 
 NOT_MEASURED = "the study does not measure it"
 UNCONDITIONAL = "unconditional"  # as the flag says of a metric of one class
+UNNAMED = ("1", "feature^2")  # units that say nothing to a reader
 ARROWS = {True: "higher is better", False: "lower is better", None: ""}
 
 
@@ -62,11 +64,13 @@ class Column:
     better: bool | None
     values: Mapping[str, float]
     errors: Mapping[str, float] = field(default_factory=dict)
+    failed: Collection[str] = ()  # tokenizers whose diffusion models failed
 
     @property
     def about(self) -> str:
         """Unit and direction."""
-        return ", ".join(filter(None, ("" if self.unit == "1" else self.unit, ARROWS[self.better])))
+        unit = "" if self.unit in UNNAMED else self.unit
+        return ", ".join(filter(None, (unit, ARROWS[self.better])))
 
     def cell(self, tokenizer: str, family: list[str]) -> Cell:
         """Return the cell of a tokenizer, ranked among those of its family that have a value."""
@@ -75,6 +79,7 @@ class Column:
             return Cell("")
         error = self.errors.get(tokenizer, math.nan)
         text = f"{value:.3g}" + ("" if math.isnan(error) else f" ± {error:.1g}")
+        text += " †" * (tokenizer in self.failed)
         others = [v for name in family if not math.isnan(v := self.values.get(name, math.nan))]
         if self.better is None or len(others) < 2:
             return Cell(text, repr(value))
@@ -84,31 +89,32 @@ class Column:
 
 
 def score_columns(tables: Mapping[str, pd.DataFrame], target: str) -> list[Column]:
-    """Return the target by backbone and guidance, reconstruction, and the headline metrics."""
+    """Return the target by backbone and guidance, reconstruction, and each perspective's metric."""
     measurements = tables["measurements"]
     indexed = Measured(measurements)
     units = measurements.drop_duplicates("metric").set_index("metric")["unit"]
     columns = []
     own = measurements[(measurements["metric"] == target) & measurements["value"].notna()]
-    for (backbone, guidance), part in own.groupby(
-        ["backbone", "guidance"], sort=False, dropna=False
-    ):
-        scale = "" if guidance != guidance else f", guidance {guidance:g}"
-        better = higher_is_better(indexed, target)
-        means = means_by_tokenizer(part)
+    for _, part in own.groupby(["backbone", "guidance"], sort=False, dropna=False):
+        backbone, guidance = part["backbone"].iloc[0], part["guidance"].iloc[0]
+        scale = None if pd.isna(guidance) else float(guidance)
+        words = "" if scale is None else f", guidance {scale:g}"
+        panel, means = Panel(target, str(backbone), scale), means_by_tokenizer(part)
+        failed = [failed_tokenizers(indexed, panel, family) for family in indexed.families]
         columns.append(
             Column(
-                f"{name_metric(target)}, {backbone}{scale}",
+                f"{name_metric(target)}, {backbone}{words}",
                 str(units.get(target, "1")),
-                better,
+                higher_is_better(indexed, target),
                 _numbers(means["value"]),
                 _numbers(means["stderr"]),
+                [name for own in failed for name in own],
             )
         )
     judged = tables["tokenizers"].set_index("tokenizer")
-    for name, column, unit, better in (("PSNR", "psnr", "dB", True), ("rFD", "rfd", "", False)):
-        columns.append(Column(name, unit, better, _numbers(judged[column])))
-    for short, metric in HEADLINE_METRICS.items():
+    for name, column, unit, up in (("PSNR", "psnr", "dB", True), ("rFD", "rfd", "", False)):
+        columns.append(Column(name, unit, up, _numbers(judged[column])))
+    for metric, short in represented(measurements["metric"]).items():
         values = measurements[measurements["metric"] == metric].groupby("tokenizer")["value"].mean()
         better = higher_is_better(indexed, metric)
         columns.append(Column(short, str(units.get(metric, "1")), better, _numbers(values)))
@@ -139,7 +145,7 @@ def score_table(tables: Mapping[str, pd.DataFrame], target: str) -> dict[str, ob
                     "cells": [c.cell(name, ranked if name in ranked else []) for c in columns],
                 }
             )
-    return {"columns": columns, "rows": rows}
+    return {"columns": columns, "rows": rows, "failed": any(c.failed for c in columns)}
 
 
 def perspective_rows(measurements: pd.DataFrame) -> pd.DataFrame:

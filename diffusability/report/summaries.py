@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from diffusability.analysis.catalogue import name_metric
 from diffusability.analysis.verdicts import VERDICTS
 from diffusability.study.plan import Plan
 from diffusability.study.tables import BEST
@@ -31,8 +32,8 @@ def compared_sentence(left_out: Sequence[str]) -> str:
     *first, last = left_out
     listed = f"{', '.join(first)} and {last}" if first else last
     who = listed if len(left_out) <= NAMED else f"{len(left_out)} of them"
-    verbs = ("reconstruct", "are") if first else ("reconstructs", "is")
-    return f"{who} {verbs[0]} unlike the others and {verbs[1]} left out of the statistics."
+    be = "are" if first else "is"
+    return f"{who} {be} left out of the statistics: not equal in reconstruction."
 
 
 def verdict_counts(ledger: pd.DataFrame) -> dict[str, int]:
@@ -69,11 +70,33 @@ def regression_rows(regressions: pd.DataFrame, target: str, best: int = 10) -> p
     predictors = fitted["metric_1"] + (" + " + fitted["metric_2"]).where(
         fitted["metric_2"] != "", ""
     )
-    intervals = [
-        with_interval(*row) for row in fitted[["q2", "q2_low", "q2_high"]].to_numpy(float).tolist()
+    ranges = [
+        with_range(*row) for row in fitted[["q2", "q2_low", "q2_high"]].to_numpy(float).tolist()
     ]
-    shown = fitted[panel].assign(predictors=predictors, q2=intervals, r2_adj=fitted["r2_adj"])
-    return shown.join(fitted[["gain", "n", "note"]]).sort_values(panel, kind="stable")
+    shown = fitted[panel].assign(predictors=predictors, q2=ranges, r2_adj=fitted["r2_adj"].round(2))
+    shown = shown.join(fitted[["gain", "n", "note"]].round({"gain": 2}))
+    named = {"q2": "Q² on left-out clusters", "r2_adj": "adjusted R²"}
+    return shown.sort_values(panel, kind="stable").rename(columns=named)
+
+
+def prediction_rows(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the table `predictions` with its columns in words."""
+    words = {
+        "error_factor": "typical error (factor)",
+        "held": "coverage of 80 % intervals",
+        "spearman": "Spearman's ρ",
+    }
+    return predictions.drop(columns="step").round(2).rename(columns=words)
+
+
+def unpredicted(predictions: pd.DataFrame) -> list[str]:
+    """Return one sentence per panel that cannot predict, with the reason."""
+    rows = predictions[predictions["note"].fillna("") != ""].to_dict("records")
+    return [
+        f"{name_metric(str(row['target']))} of {row['backbone']} in {row['family']} cannot be "
+        f"predicted: {row['note']}"
+        for row in rows
+    ]
 
 
 def declared_rows(tests: pd.DataFrame) -> pd.DataFrame:
@@ -82,8 +105,9 @@ def declared_rows(tests: pd.DataFrame) -> pd.DataFrame:
         with_interval(*row)
         for row in tests[["turned_r", "turned_r_low", "turned_r_high"]].to_numpy(float).tolist()
     ]
-    shown = tests[["metric", "backbone", "step", "family"]].assign(turned_r=intervals)
-    return shown.join(tests[["p_holm", "n", "clusters", "verdict", "reason"]])
+    shown = tests[["metric", "backbone", "step", "family"]].assign(r=intervals)
+    shown = shown.join(tests[["p_holm", "n", "clusters", "verdict", "reason"]].round({"p_holm": 3}))
+    return shown.rename(columns={"p_holm": f"p (Holm, {len(tests)} tests)"})
 
 
 def latent_space_rows(spaces: pd.DataFrame) -> pd.DataFrame:
@@ -115,12 +139,13 @@ def latent_space_rows(spaces: pd.DataFrame) -> pd.DataFrame:
 def encoder_rows(plan: Plan) -> pd.DataFrame:
     """Return what each encoder that the study trained knows of held-out images, one row each.
 
-    Accuracies are of linear probes, on single tokens and on their mean. Empty without encoders.
+    Accuracies are of linear probes, on single tokens and on their mean; of images of one class
+    there are none. Empty without encoders.
     """
     rows = []
     for artifact in plan.of_stage("encoder"):
         history = pd.read_csv(Path(artifact.path) / "history.csv")
-        if "probe_token" not in history:
+        if "token_rank" not in history:
             continue  # published weights: nothing was trained
         last, spec = history.iloc[-1], artifact.spec
         rows.append(
@@ -137,10 +162,17 @@ def encoder_rows(plan: Plan) -> pd.DataFrame:
 
 
 def _plus(row: Mapping[Hashable, Any] | pd.Series, column: str) -> str:
-    value, error = row[column], row[f"{column}_stderr"]
+    value, error = row.get(column), row.get(f"{column}_stderr")
     if pd.isna(value):
         return ""
     return f"{value:.3g}" if pd.isna(error) else f"{value:.3g} ± {error:.1g}"
+
+
+def with_range(value: float, low: float, high: float) -> str:
+    """Return "value (range low to high)", or the known part of it."""
+    if pd.isna(value):
+        return "none"
+    return f"{value:.2f}" + ("" if pd.isna(low) else f" (range {low:.2f} to {high:.2f})")
 
 
 def with_interval(value: float, low: float, high: float) -> str:

@@ -29,6 +29,7 @@ from diffusability.training.loop import Phase, Run, train, weights_name
 
 PICTURED = 12  # images of the largest and of the smallest contribution
 UNCONDITIONAL = "the backbone was trained without classes"
+CONDITIONAL = "the backbone was never trained without classes (class_dropout: 0)"
 
 
 def make(inputs: Inputs, spec: BackboneSpec, out: Path) -> None:
@@ -93,9 +94,9 @@ def _model(
 def measure_fisher(inputs: Inputs, spec: LearnedFisherOptions, out: Path) -> None:
     """Write measurements.json, with the class of every latent and without it, and fir_images.png.
 
-    A model trained without classes is only measured unconditionally. The picture has the images
-    whose noisy latents add most to FIR without classes, the largest first, above those that add
-    least.
+    A model trained without classes is only measured unconditionally, one that always had them only
+    with them. The picture has the images whose noisy latents add most to FIR, without classes
+    where that is measured, the largest first, above those that add least.
     """
     data = inputs.data
     images = thinned(data.split(spec.split), spec.latents)
@@ -111,7 +112,14 @@ def measure_fisher(inputs: Inputs, spec: LearnedFisherOptions, out: Path) -> Non
     drawn = posterior.sample(inputs.generator("posterior"))
     x, labels = model.normalise(drawn.to(inputs.device)), latents.labels.to(inputs.device)
     found: list[Measurement] = []
-    for condition in (labels, None) if backbone.conditional else (None,):
+    without: list[tuple[str, str]] = []
+    for ending, condition, learned, reason in (
+        ("", labels, backbone.conditional, UNCONDITIONAL),
+        ("_unconditional", None, backbone.unconditional, CONDITIONAL),
+    ):
+        if not learned:
+            without += [(f"fisher.learned_{name}{ending}", reason) for name in HEADLINE]
+            continue
         curve = measure_learned_fisher(
             x,
             trained.denoise,
@@ -126,5 +134,4 @@ def measure_fisher(inputs: Inputs, spec: LearnedFisherOptions, out: Path) -> Non
     hardest = images[curve.fir_by_datum.argsort(descending=True, stable=True)]
     shown = torch.cat([hardest[:PICTURED], hardest[-PICTURED:]])
     write_image_grid(out / "fir_images.png", data.images[shown], columns=PICTURED)
-    without = [] if backbone.conditional else [f"fisher.learned_{name}" for name in HEADLINE]
-    write_measurements(out, found, [(name, UNCONDITIONAL) for name in without])
+    write_measurements(out, found, without)

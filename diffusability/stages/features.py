@@ -8,6 +8,7 @@ from torch import Tensor
 
 from diffusability.data.images import ImageSet, in_batches, to_float
 from diffusability.metrics.feature_moments import FeatureMoments, moments_of_batches
+from diffusability.nn.chunks import chunks
 from diffusability.stages.inputs import Inputs
 from diffusability.statistics import require_finite
 
@@ -49,10 +50,10 @@ class Extractor:
 
     @torch.no_grad()
     def of_batches(self, batches: Iterable[Tensor]) -> Features:
-        """Return the features of (B, C, H, W) uint8 batches."""
+        """Return the features of (B, C, H, W) uint8 batches, of a few images at a time."""
         vectors, logits, spatial = [], [], []
-        for batch in batches:
-            pixels = to_float(batch.to(self.device))
+        for few in (few for batch in batches for few in chunks(batch)):
+            pixels = to_float(few.to(self.device))
             features, placed = self._model.features_and_spatial(pixels)  # (B, D), (B, S)
             require_finite(features, self._what)
             vectors.append(features.cpu())

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diffusability.data.images import in_batches, to_float
+from diffusability.nn.chunks import chunks
 from diffusability.stages.inputs import Inputs, training_images
 from diffusability.study.regularizer import Gpe
 from diffusability.study.tokenizer import TokenizerSpec
@@ -126,7 +127,8 @@ class GeometryPreservingTraining:
         order = torch.randperm(len(split), generator=self.inputs.generator("scale"))
         batches = in_batches(data.images, split[order[: self.options.scale_images]], BATCH)
         device = self.inputs.device
-        means = [self.tokenizer.encode(to_float(part).to(device)).mean for part in batches]
+        parts = (few for batch in batches for few in chunks(batch))
+        means = [self.tokenizer.encode(to_float(part).to(device)).mean for part in parts]
         return torch.cat([to_vector(mean) for mean in means])
 
     def _minutes(self) -> float | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusability.artifacts.tensors import write_tensors
-from diffusability.data.images import in_batches, thinned, to_float, to_uint8
+from diffusability.data.images import in_batches, thinned, to_float
 from diffusability.figures.image_grid import write_image_grid
 from diffusability.latents.channel_statistics import channel_statistics, denormalise, normalise
 from diffusability.latents.mapped import ChosenLatents, Latents
@@ -24,6 +24,7 @@ from diffusability.metrics.reconstruction import (
     measure_reconstruction,
     measure_reconstruction_frechet,
 )
+from diffusability.nn.chunks import chunks, joined
 from diffusability.stages.features import BATCH, SHARDS, Extractor
 from diffusability.stages.inputs import Inputs
 from diffusability.stages.measurements import write_measurements
@@ -118,7 +119,8 @@ def _alignment(inputs: Inputs, spec: ReconstructionMetric) -> Measurement:
         batches = in_batches(data.images, indices, BATCH)
         for part, images in zip(indices.split(BATCH), batches, strict=True):
             z = normalise(latents.mean[part], statistics)  # (B, d, h, w)
-            features = encoder.grid(to_float(images.to(inputs.device))).cpu()
+            shown = (to_float(few.to(inputs.device)) for few in chunks(images))
+            features = joined([encoder.grid(few).cpu() for few in shown])
             yield z, latent_features(features, z, "alignment cosine")
 
     flags = () if spec.split == "val" else ("in-sample",)
@@ -138,8 +140,7 @@ def _reconstruct(
     """
     images = in_batches(inputs.data.images, chosen, BATCH)
     for originals, z in zip(images, latents.mean.split(BATCH), strict=True):
-        decoded = inputs.tokenizer.decode(z.to(inputs.device))
-        yield originals, to_uint8(decoded, inputs.of("reconstructions", "tokenizer")).cpu()
+        yield originals, inputs.decode(z, "reconstructions")
 
 
 def continuity(inputs: Inputs, spec: ContinuityMetric, out: Path) -> None:
@@ -162,11 +163,9 @@ def continuity(inputs: Inputs, spec: ContinuityMetric, out: Path) -> None:
     extractor = Extractor(inputs, spec.extractor)
     originals = extractor.of_dataset(data, asked).vectors
 
-    @torch.no_grad()
     def decode(interpolated: Tensor) -> Tensor:
         raw = interpolated if statistics is None else denormalise(interpolated, statistics)
-        images = inputs.tokenizer.decode(raw.to(inputs.device))
-        return to_uint8(images, inputs.of("decoded interpolations", "tokenizer")).cpu()
+        return inputs.decode(raw, "decoded interpolations")
 
     measurement = measure_interpolation_frechet(
         queries,
@@ -219,10 +218,9 @@ def equivariance(inputs: Inputs, spec: EquivarianceMetric, out: Path) -> None:
     chosen = inputs.data.split(spec.split)
     statistics = channel_statistics(inputs.latents.mean[chosen])
 
-    @torch.no_grad()
     def encode(images: Tensor) -> Tensor:
-        mean = inputs.tokenizer.encode(images.to(inputs.device)).mean  # (B, C, h, w)
-        return normalise(mean.float().cpu(), statistics)
+        mean, _ = inputs.encode(images)  # (B, C, h, w)
+        return normalise(mean, statistics)
 
     transforms = [Transform("rotate", angle) for angle in spec.rotations]
     transforms += [Transform("scale", scale) for scale in spec.scales]

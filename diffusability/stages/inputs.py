@@ -13,13 +13,14 @@ from torch import Tensor
 from diffusability.artifacts.bulk import check_bulk
 from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
-from diffusability.data.images import ImageSet
+from diffusability.data.images import ImageSet, to_uint8
 from diffusability.data.load import job_dataset
 from diffusability.encoders.interface import Encoder
 from diffusability.encoders.load import load_encoder
 from diffusability.errors import StudyError
 from diffusability.latents.mapped import MappedLatents
 from diffusability.latents.shards import Encode, LatentShards
+from diffusability.nn.chunks import chunks, joined
 from diffusability.statistics import require_finite
 from diffusability.study.tokenizer import EncodingSpec
 from diffusability.tokenizers.interface import Tokenizer
@@ -94,6 +95,30 @@ class Inputs:
         """The tokenizer, frozen, on the job's device."""
         return load_tokenizer(self.folder("tokenizer"), self.data, self.job.device)
 
+    @torch.no_grad()
+    def decode(self, latents: Tensor, what: str) -> Tensor:
+        """Return (B, C, H, W) uint8 images on the CPU, a few decoded at a time.
+
+        Args:
+            latents: (B, d, h, w).
+            what: the images are, for messages, such as "reconstructions".
+
+        Raises:
+            MeasurementError: an image is not finite.
+        """
+        pixels = latents.shape[-2:].numel() * self.tokenizer.factor**2
+        name = self.of(what, "tokenizer")
+        decoded = [
+            to_uint8(self.tokenizer.decode(part.to(self.device)), name).cpu()
+            for part in chunks(latents, pixels)
+        ]
+        return joined(decoded)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance of (B, C, H, W) images; see `encode_with`."""
+        return encode_with(self.tokenizer, images, self.device)
+
     def encoder(self, role: str) -> Encoder:
         """Return the encoder in a role, frozen, on the job's device."""
         return load_encoder(self.folder(role), self.data, self.job.device)
@@ -153,11 +178,26 @@ def _shards(artifact: Path, data: ImageSet, spec: EncodingSpec) -> LatentShards:
     return LatentShards(artifact, len(data.labels), spec.shard, spec.flip)
 
 
+@torch.no_grad()
+def encode_with(
+    tokenizer: Tokenizer, images: Tensor, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return mean and log-variance, (B, d, h, w) float32 on the CPU, a few encoded at a time.
+
+    Args:
+        tokenizer: frozen, on the device.
+        images: (B, C, H, W), in [-1, 1].
+        device: on which they are encoded.
+    """
+    posteriors = [tokenizer.encode(part.to(device)) for part in chunks(images)]
+    mean = joined([posterior.mean.float().cpu() for posterior in posteriors])
+    return mean, joined([posterior.logvar.float().cpu() for posterior in posteriors])
+
+
 def _encode_with(tokenizer: Tokenizer, device: torch.device, what: str) -> Encode:
     @torch.no_grad()
     def encode(images: Tensor) -> tuple[Tensor, Tensor]:
-        posterior = tokenizer.encode(images.to(device))  # of (B, C, h, w)
-        mean, logvar = posterior.mean.float().cpu(), posterior.logvar.float().cpu()
+        mean, logvar = encode_with(tokenizer, images, device)
         require_finite(mean, what)
         require_finite(logvar, f"log-variances of {what}")
         return mean, logvar

@@ -1,5 +1,7 @@
 """Stage `samples`: generate images at one guidance scale and follow their trajectories."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +12,6 @@ from torch import Tensor
 
 from diffusability.artifacts.atomic import write_json
 from diffusability.artifacts.card import read_card
-from diffusability.data.images import to_uint8
 from diffusability.diffusion.edm_sampler import Churn, integrate_denoiser, sigma_grid
 from diffusability.diffusion.guidance import guided_denoiser, guided_velocity
 from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
@@ -60,35 +61,40 @@ class SampleOptions(Spec):
         return solver_steps(self.solver, self.evaluations)
 
 
+@dataclass(frozen=True)
+class _Source:
+    """Where latents come from.
+
+    Attributes:
+        draw: latents and labels.
+        labels: how they are chosen, in words; None without labels.
+        cyclic: whether the label of an image is its index modulo the classes.
+        trajectory: notes on the trajectories of all that was drawn.
+    """
+
+    draw: Draw
+    labels: str | None
+    cyclic: bool
+    trajectory: Callable[[], dict[str, Any]]
+
+
 def make(inputs: Inputs, spec: SampleOptions | ControlOptions, out: Path) -> None:
     """Write uint8 image shards, samples.json (labels, trajectory) and samples.png."""
-    recorder: TrajectoryRecorder | None = None
-    told: str | None
     if isinstance(spec, ControlOptions):
-        told, untold = "of the control", CONTROL
         draw = control_source(inputs, spec)
+        source = _Source(draw, "of the control", True, lambda: _no_trajectory(CONTROL))
     else:
-        model = _model(inputs, spec.step)
-        if isinstance(model, LatentDiffusion) and spec.shift == 1:
-            recorder = TrajectoryRecorder(spec.steps)
-        conditional = backbone_spec(read_card(inputs.folder("diffusion"))["spec"]).conditional
-        told = TOLD[spec.labels] if conditional else None
-        untold = SHIFTED if spec.shift != 1 else NO_TRAJECTORY
-        draw = _model_source(inputs, spec, model, conditional, recorder)
-    shards = _write_shards(inputs, spec.count, draw, out)
+        source = _model_source(inputs, spec)
+    shards = _write_shards(inputs, spec.count, source.draw, out)
     notes = {
         "images": spec.count,
-        "labels": told,
+        "labels": source.labels,
         "classes": inputs.data.num_classes,
         "shards": shards,
     }
-    trajectory = {"trajectory": None, "no_trajectory": untold}
-    if recorder is not None:
-        assert isinstance(spec, SampleOptions)
-        trajectory = _trajectory(spec, recorder)
-    write_json(out / "samples.json", notes | trajectory)
-    cyclic = isinstance(spec, ControlOptions) or spec.labels == "balanced"
-    classes = inputs.data.num_classes if cyclic else 1  # of random labels no column is one class
+    write_json(out / "samples.json", notes | source.trajectory())
+    # of random labels no column is one class
+    classes = inputs.data.num_classes if source.cyclic else 1
     pictured, columns = pictured_indices(min(spec.count, SHARD), classes)
     first_images = load_file(out / shards[0])["images"]
     write_image_grid(out / "samples.png", first_images[pictured], columns)
@@ -103,8 +109,7 @@ def _write_shards(inputs: Inputs, count: int, draw: Draw, out: Path) -> list[str
         images, labels = [], []
         for first in range(start, stop, BATCH):
             latents, asked = draw(range(first, min(first + BATCH, stop)))
-            decoded = inputs.tokenizer.decode(latents.to(inputs.device))
-            images.append(to_uint8(decoded, inputs.of("decoded samples", "tokenizer")).cpu())
+            images.append(inputs.decode(latents, "decoded samples"))
             labels.append(asked.cpu())
             progress.advance({})
         name = f"shard-{len(shards):05d}.safetensors"
@@ -116,14 +121,12 @@ def _write_shards(inputs: Inputs, count: int, draw: Draw, out: Path) -> list[str
     return shards
 
 
-def _model_source(
-    inputs: Inputs,
-    spec: SampleOptions,
-    model: LatentDiffusion | LatentDenoiser,
-    conditional: bool,
-    recorder: TrajectoryRecorder | None,
-) -> Draw:
-    """Return what draws latents from a diffusion model, and their labels."""
+def _model_source(inputs: Inputs, spec: SampleOptions) -> _Source:
+    """Return what draws latents from a diffusion model."""
+    model = _model(inputs, spec.step)
+    conditional = backbone_spec(read_card(inputs.folder("diffusion"))["spec"]).conditional
+    recorded = isinstance(model, LatentDiffusion) and spec.shift == 1
+    recorder = TrajectoryRecorder(spec.steps) if recorded else None
 
     def draw(indices: range) -> tuple[Tensor, Tensor]:
         labels = _labels(inputs, spec, indices, model, conditional)
@@ -131,7 +134,13 @@ def _model_source(
         require_finite(latents, inputs.of("samples", "diffusion"))
         return latents, labels
 
-    return draw
+    def trajectory() -> dict[str, Any]:
+        if recorder is None:
+            return _no_trajectory(SHIFTED if spec.shift != 1 else NO_TRAJECTORY)
+        return _trajectory(spec, recorder)
+
+    told = TOLD[spec.labels] if conditional else None
+    return _Source(draw, told, spec.labels == "balanced", trajectory)
 
 
 def pictured_indices(count: int, classes: int) -> tuple[list[int], int]:
@@ -204,6 +213,10 @@ def _latents(
     denoise = guided_denoiser(model, labels, null, guidance, guided)
     sigmas = sigma_grid(spec.steps, edm)
     return model.denormalise(integrate_denoiser(denoise, noise, sigmas, spec.solver, churn))
+
+
+def _no_trajectory(reason: str) -> dict[str, Any]:
+    return {"trajectory": None, "no_trajectory": reason}
 
 
 def _trajectory(spec: SampleOptions, recorder: TrajectoryRecorder) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from diffusability.data.images import to_float
 from diffusability.encoders.interface import Encoder
+from diffusability.nn.chunks import chunks
+from diffusability.nn.transfer import to_device
 from diffusability.stages.geometry_preserving import GeometryPreservingTraining
 from diffusability.stages.inputs import Inputs, training_images
 from diffusability.study.network import ConvNetwork
@@ -189,12 +191,12 @@ class TargetFeatures:
             return
         first = encoder.grid(to_float(images.held[:1]))
         if len(images) * first.numel() * first.element_size() <= HELD_BYTES:
-            parts = images.held.split(256)
+            parts = [few for part in images.held.split(256) for few in chunks(part)]
             self._held = torch.cat([encoder.grid(to_float(part)) for part in parts])
 
     @torch.no_grad()
     def __call__(self, batch: Batch, shown: Tensor) -> Tensor:
         """Return the (B, D, h, w) features of the images `shown` in a step."""
         if self._held is not None:
-            return self._held[batch.picked.to(self._held.device)]
+            return self._held[to_device(batch.picked, self._held.device)]
         return self._encoder.grid(shown)

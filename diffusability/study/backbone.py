@@ -103,7 +103,9 @@ class Backbone(Spec):
     )
     cosine: NonNegativeFloat = Field(0.0, description="weight of the directional loss")
     class_dropout: Probability = Field(
-        0.1, description="share of labels replaced by null; 1: unconditional, also when sampling"
+        0.1,
+        description="share of labels replaced by null; 1: unconditional, also when sampling; "
+        "0: never without a label, so it cannot be guided",
     )
     process: Literal["flow", "edm"] = Field(
         "flow",
@@ -157,6 +159,11 @@ class Backbone(Spec):
     def conditional(self) -> bool:
         """Whether the model is ever trained with a label."""
         return self.class_dropout < 1
+
+    @property
+    def unconditional(self) -> bool:
+        """Whether the model is ever trained without a label: on the null class."""
+        return self.class_dropout > 0
 
     def canonical(self) -> dict[str, Any]:
         """Return the resolved values without those that the process has no use for."""
@@ -315,6 +322,10 @@ def solver_steps(solver: Solver, evaluations: int) -> int:
 Scales = Annotated[tuple[Annotated[float, Field(ge=1.0, le=1000.0)], ...], Field(min_length=1)]
 
 
+# of sampling, that only models of one process have a use for
+PROCESS_OPTIONS = {"flow": ("shift", "guidance_interval"), "edm": ("edm",)}
+
+
 class SamplingSpec(Spec):
     """How images are generated, the same for every cell of the study."""
 
@@ -385,6 +396,6 @@ class SamplingSpec(Spec):
 
     def of_process(self, process: Literal["flow", "edm"]) -> dict[str, Any]:
         """Return the canonical options that samples of a process depend on, the seed too."""
-        others = ("shift", "guidance_interval") if process == "edm" else ("edm",)
+        others = PROCESS_OPTIONS["flow" if process == "edm" else "edm"]
         unused = (*others, "guidance", "guidance_of")
         return {key: value for key, value in self.canonical().items() if key not in unused}

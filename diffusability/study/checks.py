@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from diffusability.study.backbone import PROCESS_OPTIONS
 from diffusability.study.declarable import declarable_metrics, declarable_targets
 from diffusability.study.encoder import InceptionEncoder, Use
 from diffusability.study.generation import GenerationMetric
@@ -38,6 +39,7 @@ def check_parts(
             _check_latents(study, problems)
         if "sampling" in valid or "sampling" not in data:
             _check_sampling(study, problems)
+            _check_process_options(study, declared, problems)
 
 
 def _check_select(study: Study, declared: Declared, problems: Problems) -> None:
@@ -218,6 +220,21 @@ def _check_latents(study: Study, problems: Problems) -> None:
                 )
 
 
+def _check_process_options(study: Study, declared: Declared, problems: Problems) -> None:
+    """Options of sampling are for one process, which some backbone must have."""
+    processes = {backbone.process for backbone in study.backbones.values()}
+    if not processes or len(study.backbones) < len(declared["backbones"]):
+        return  # none is sampled from, or some have problems of their own
+    given = study.sampling.model_dump(exclude_defaults=True)
+    for process, keys in PROCESS_OPTIONS.items():
+        for key in keys:
+            if process not in processes and key in given:
+                problems.add(
+                    f"sampling.{key}",
+                    f"for process {process}, which no backbone has; leave it out",
+                )
+
+
 def _check_sampling(study: Study, problems: Problems) -> None:
     """Guidance needs labels, and EDM's levels at least two steps."""
     sampling = study.sampling
@@ -227,12 +244,19 @@ def _check_sampling(study: Study, problems: Problems) -> None:
             problems.add(f"sampling.guidance_of.{name}", f"unknown backbone ({hint})")
     for name in study.selected_backbones:
         backbone = study.backbones[name]
-        scales = [f"{scale:g}" for scale in sampling.scales(name) if scale != 1]
+        scales = ", ".join(f"{scale:g}" for scale in sampling.scales(name) if scale != 1)
+        where = f"backbones.{name}.class_dropout"
         if scales and not backbone.conditional:
             problems.add(
-                f"backbones.{name}.class_dropout",
-                f"1 trains an unconditional model, which guidance at {', '.join(scales)} cannot "
-                "steer; leave these scales out of sampling.guidance, or the backbone out of select",
+                where,
+                f"1 trains an unconditional model, which guidance at {scales} cannot steer; "
+                "leave these scales out of sampling.guidance, or the backbone out of select",
+            )
+        if scales and not backbone.unconditional:
+            problems.add(
+                where,
+                f"0 trains no model without labels, away from which guidance at {scales} could "
+                "steer; set it to 0.1, or leave these scales out of sampling.guidance",
             )
         if backbone.process == "edm" and sampling.steps < 2:
             problems.add(

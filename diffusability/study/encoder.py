@@ -62,6 +62,11 @@ class EncoderEntry(Spec):
             """Image pixels per cell of the feature map, along one side."""
             ...
 
+    @property
+    def smallest_image(self) -> int:
+        """Side in pixels of the smallest images that it can look at."""
+        return 1
+
     def misfits(self, size: int) -> Iterator[tuple[str, str]]:
         """Yield the key and the reason of what does not fit images of `size` pixels a side."""
         if size % self.factor:
@@ -141,6 +146,11 @@ class TrainedEncoder(EncoderEntry):
         return self
 
     @property
+    def smallest_image(self) -> int:
+        """One patch of a transformer; convolutions are padded."""
+        return self.factor if self.arch == "vit" else 1
+
+    @property
     def vit_depth(self) -> int:
         """Transformer blocks."""
         return VIT_DEPTH if self.depth is None else self.depth
@@ -177,6 +187,20 @@ class ContrastiveEncoder(TrainedEncoder):
         description="share of the contrast of single tokens in the loss (DenseCL); by default 0.5 "
         "for `vit` and 0 for `convnet`",
     )
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> "ContrastiveEncoder":
+        if self.train.accumulation > 1:
+            raise ValueError(
+                "train.accumulation must be 1: the loss compares all views of a batch with each "
+                "other"
+            )
+        if self.train.compile and self.dense_share:
+            raise ValueError(
+                "train.compile must be false: it compiles a forward pass, and single tokens are "
+                "contrasted in the feature map; dense: 0 leaves them out"
+            )
+        return self
 
     @property
     def dense_share(self) -> float:
@@ -429,8 +453,6 @@ class LpipsEncoder(PublishedEncoder):
 
     uses = frozenset({"perceptual", "lpips"})
 
-    smallest: ClassVar[int] = 16  # side in pixels that survives four halvings
-
     kind: Literal["lpips"] = Field(description="VGG-16 under LPIPS")
     weights: Place = Field(description="weight file of torchvision's VGG-16")
 
@@ -439,10 +461,16 @@ class LpipsEncoder(PublishedEncoder):
         """The file given."""
         return Path(self.weights)
 
+    @property
+    def smallest_image(self) -> int:
+        """Four halvings leave nothing of a smaller one."""
+        return 16
+
     def misfits(self, size: int) -> Iterator[tuple[str, str]]:
-        """Four halvings leave nothing of a smaller image."""
-        if size < self.smallest:
-            yield "", f"LPIPS needs images of {self.smallest} pixels a side, these have {size}"
+        """Images may be too small."""
+        least = self.smallest_image
+        if size < least:
+            yield "", f"LPIPS needs images of {least} pixels a side, these have {size}"
 
     def cost(self, channels: int, side: int, classes: int) -> Size:
         """The convolutions of VGG-16."""

@@ -413,6 +413,7 @@ class UniformityMetric(MetricOptions):
         "scale error": "equivariance.scale_error",
         "rotate error": "equivariance.rotate_error",
     },
+    rank="proxy",  # the study leaves it out of later analyses by its results; here it stays in
     gpu=True,
     needs=("grid", "images", "network"),
     quantities=(

@@ -22,6 +22,7 @@ from diffusability.study.stages import (
     snapshot_label,
 )
 from diffusability.study.study import Study
+from diffusability.study.tables import TABLES
 from diffusability.study.tokenizer import TokenizerSpec
 
 
@@ -163,7 +164,9 @@ class Plan(Artifacts):
         spec = self.study.analysis.canonical()
         if self.study.fisher_reference is not None:
             spec["fisher_reference"] = self.study.fisher_reference
-        return fingerprint("tables", 2, spec, 0, roles)  # 2: with the column `step`
+        # an earlier version's tables, with other columns, are made again
+        spec["columns"] = {name: list(table.columns) for name, table in TABLES.items()}
+        return fingerprint("tables", 2, spec, 0, roles)
 
     def _lay_out(self) -> None:
         select = self.study.select

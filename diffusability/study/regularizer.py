@@ -1,5 +1,6 @@
 """Regularizers that set tokenizers apart: the nine clusters of Table 1, by `method`, and GPE."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
@@ -19,6 +20,14 @@ class Regularizer(Spec):
     """
 
     method: str = Field(description="the regularizer")
+
+    def misfits(self, grid: int) -> Iterator[tuple[str, str]]:
+        """Yield key and reason of every option that a latent of grid x grid cells rules out."""
+        yield from ()
+
+    def smallest_grid(self, grid: int) -> int:
+        """Return the side, in cells, of the smallest latent that the training decodes."""
+        return grid
 
 
 REGULARIZERS: Registry[Regularizer] = Registry("method", tag="method")
@@ -93,6 +102,20 @@ class Eq(Regularizer):
     prior_probability: Probability = Field(
         0.25, description="of downscaling the image in a step whose latent is not transformed"
     )
+
+    def misfits(self, grid: int) -> Iterator[tuple[str, str]]:
+        """Yield the operators where the grid cannot be scaled to a whole smaller one."""
+        if "scale" in self.operators and grid < 2:
+            yield (
+                "operators",
+                f"scale does not exist on a latent grid of {grid} x {grid}; choose flip or "
+                "rotation, or a smaller factor",
+            )
+
+    def smallest_grid(self, grid: int) -> int:
+        """Return a quarter of the side, rounded up, where the latent is scaled."""
+        scaled = "scale" in self.operators and (self.probability or self.prior_probability)
+        return -(-grid // 4) if scaled else grid
 
 
 @REGULARIZERS.add(f"{CODE}.lcr:LocalCorrelation")

@@ -3,6 +3,7 @@
 from diffusability.study.encoder import SupervisedEncoder
 from diffusability.study.problems import Problems
 from diffusability.study.study import Study
+from diffusability.study.tokenizer import TokenizerSpec
 
 
 def check_sizes(study: Study, problems: Problems) -> None:
@@ -12,6 +13,8 @@ def check_sizes(study: Study, problems: Problems) -> None:
         spec = study.tokenizers[name]
         for key, reason in spec.misfits(size, study.dataset.image_channels):
             problems.add(f"tokenizers.{name}.{key}", reason)
+        if isinstance(spec, TokenizerSpec):
+            _check_perceptual(name, spec, study, problems)
         if size % spec.factor or name not in study.selected_tokenizers:
             continue
         for backbone in study.selected_backbones:
@@ -29,3 +32,18 @@ def check_sizes(study: Study, problems: Problems) -> None:
                 f"a classifier has nothing to learn from the {study.dataset.num_classes} class of "
                 f"`{study.select.dataset}`; use kind contrastive or masked",
             )
+
+
+def _check_perceptual(name: str, spec: TokenizerSpec, study: Study, problems: Problems) -> None:
+    """Images that a training makes smaller must not be too small for the perceptual distance."""
+    size, encoder = study.dataset.size, spec.objective.perceptual_encoder
+    if encoder is None or encoder not in study.encoders or size % spec.factor:
+        return
+    least, smallest = study.encoders[encoder].smallest_image, spec.smallest_image(size)
+    if smallest < least <= size:  # larger than the images themselves: the encoder's own misfit
+        problems.add(
+            f"tokenizers.{name}.objective.perceptual_encoder",
+            f"`{encoder}` needs images of {least} pixels a side, and method "
+            f"{spec.regularizer.method} scales those of {size} down to {smallest}; leave `scale` "
+            "out of `operators`, or name another encoder",
+        )

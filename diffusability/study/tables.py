@@ -121,6 +121,8 @@ TABLES: Mapping[str, Table] = {
         | _interval("pearson_partial")
         | _number("without_low", "without_high")
         | _text("influential")
+        | _number("without_cluster_low", "without_cluster_high")
+        | _text("influential_cluster")
         | _number("expected_sign")
         | {"at_chance": "truth", "failed": "truth"}
         | _COUNTS
@@ -175,7 +177,7 @@ TABLES: Mapping[str, Table] = {
         columns=_PANEL
         | _number("tokenizers", "runs", "repeated", "retrained", "mean", "variance_tokenizers")
         | _number("variance_tokenizer_seeds", "variance_diffusion_seeds", "run_sd")
-        | _number("resolvable_gap", "reliability", "low", "high")
+        | _number("resolvable_gap", "reliability", "low", "high", "seeds_needed")
         | _NOTE,
         code=f"{_ANALYSIS}.noise_floor:noise_floor",
         made_from=("measurements",),

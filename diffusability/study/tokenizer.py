@@ -52,6 +52,11 @@ class ObjectiveSpec(Spec):
         "sum", description="over the pixels of an image; the batch is always averaged"
     )
 
+    @property
+    def gan_side(self) -> int:
+        """Side in pixels of the smallest images that the discriminator takes."""
+        return int(3 * 2**self.gan_layers)
+
     @model_validator(mode="after")
     def _complete(self) -> "ObjectiveSpec":
         if bool(self.perceptual) != (self.perceptual_encoder is not None):
@@ -184,6 +189,37 @@ class TokenizerSpec(NetworkEntry):
         description="processes that share the parts of every batch, one GPU each; execution, in no "
         "fingerprint",
     )
+
+    def misfits(self, size: int, image_channels: int) -> Iterator[tuple[str, str]]:
+        """Also what does not fit the latent grid, and a discriminator too deep for the images."""
+        wrong = list(super().misfits(size, image_channels))
+        yield from wrong
+        if wrong:
+            return
+        yield from self.regularizer.misfits(size // self.factor)
+        smallest = self.smallest_image(size)
+        if self.objective.gan and smallest < self.objective.gan_side:
+            layers = (smallest // 3).bit_length() - 1  # 3 * 2^layers pixels, or fewer than one
+            yield (
+                "objective.gan_layers",
+                f"{self.objective.gan_layers} layers of stride 2 need images of "
+                f"{self.objective.gan_side} pixels a side, and the smallest of this training have "
+                f"{smallest}; set " + (f"it to {layers}" if layers > 0 else "objective.gan to 0"),
+            )
+
+    def smallest_image(self, size: int) -> int:
+        """Return the side in pixels of the smallest images that the training decodes."""
+        return self.factor * self.regularizer.smallest_grid(size // self.factor)
+
+    @model_validator(mode="after")
+    def _gan_begins(self) -> "TokenizerSpec":
+        objective, steps = self.objective, self.train.steps
+        if objective.gan and objective.gan_start >= steps:
+            raise ValueError(
+                f"objective.gan_start: the GAN would begin at step {objective.gan_start}, and "
+                f"train.steps is {steps}; let it begin earlier, or set objective.gan to 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _mask_needs_tokens(self) -> "TokenizerSpec":
@@ -559,7 +595,11 @@ class EncodingSpec(Spec):
     """How the latents of a tokenizer are cached."""
 
     shard: PositiveInt = Field(1024, description="images per shard file")
-    batch: PositiveInt = Field(256, description="images encoded at a time")
+    batch: PositiveInt = Field(
+        256,
+        description="images read at a time; of images larger than 64 pixels fewer are encoded at "
+        "once, in proportion to their area",
+    )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the stored moments")
     val_means: Literal["float32"] | None = Field(
         None,

@@ -37,7 +37,7 @@ class PatchDiscriminator(SeededModule):
         """
         super().__init__()
         width, layers = spec.gan_width, spec.gan_layers
-        self.smallest_side = 3 * 2**layers
+        self.smallest_side = spec.gan_side
         with torch.device("meta"):
             modules: list[nn.Module] = [
                 nn.Conv2d(image_channels, width, 4, stride=2, padding=1),

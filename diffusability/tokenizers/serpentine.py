@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusability.errors import StudyError
+from diffusability.nn.transfer import to_device
 
 
 def serpentine(channels: int, height: int, width: int) -> Tensor:
@@ -39,7 +40,7 @@ def to_grid(vectors: Tensor, shape: tuple[int, int, int]) -> Tensor:
     Raises:
         StudyError: the number of entries is not C·H·W.
     """
-    order = serpentine(*shape).to(vectors.device)
+    order = to_device(serpentine(*shape), vectors.device)
     if len(order) != vectors.shape[1]:
         raise StudyError(
             f"a vector of {vectors.shape[1]} entries does not fill a latent of "
@@ -50,5 +51,5 @@ def to_grid(vectors: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 def to_vector(grids: Tensor) -> Tensor:
     """Read latents (B, C, H, W) as the (B, C·H·W) vectors that `to_grid` laid out."""
-    order = serpentine(*grids.shape[1:]).to(grids.device)
+    order = to_device(serpentine(*grids.shape[1:]), grids.device)
     return grids.flatten(1)[:, order]

@@ -9,7 +9,7 @@ from torch import Tensor
 from diffusability.artifacts.job import Job
 from diffusability.data.array_files import read_array
 from diffusability.data.images import ImageSet
-from diffusability.data.load import load_dataset
+from diffusability.data.load import job_dataset
 from diffusability.errors import ArtifactError, DataError, StudyError
 from diffusability.study.content import content_digest
 from diffusability.study.tokenizer import LatentsTokenizer
@@ -27,7 +27,7 @@ class StoredLatents(TokenizerSource[LatentsTokenizer]):
     def make(self, job: Job, folder: Path) -> None:
         """Check the latents, and write their shape; they stay where they are."""
         latents = read_latents(self.spec)
-        images = len(load_dataset(job.input("dataset")).labels)
+        images = len(job_dataset(job).labels)
         if len(latents) != images:
             raise DataError(
                 f"{self.spec.path}: {len(latents)} latents, but the dataset has {images} images; "

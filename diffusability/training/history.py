@@ -2,9 +2,10 @@
 
 import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,14 +52,27 @@ class PhaseValues:
 
 
 class History:
-    """Rows of a loss curve: each is the mean over an interval of steps."""
+    """Rows of a loss curve: each is the mean over an interval of steps.
+
+    Of a value that not every step has, as of a phase that starts late, it is the mean over those
+    that have it.
+    """
 
     def __init__(self, spec: TrainSpec) -> None:
         self._steps = spec.steps
         self.rows: list[dict[str, float]] = []
-        self.sums: dict[str, float] = {}
-        self.summed = 0
+        self._sums: dict[str, float] = {}  # of the interval that has begun
+        self._counts: dict[str, int] = {}  # of the steps in each sum
         self._unread: list[tuple[int, float, list[PhaseValues]]] = []
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` takes, as JSON values."""
+        return {"history": self.rows, "sums": self._sums, "summed": self._counts}
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint; in older ones `summed` is one number for all sums."""
+        self.rows, self._sums, summed = (values[name] for name in ("history", "sums", "summed"))
+        self._counts = dict.fromkeys(self._sums, summed) if isinstance(summed, int) else summed
 
     def add(self, step: int, rate: float, phases: list[PhaseValues]) -> None:
         """Note what a step computed with a learning rate, without reading it."""
@@ -71,16 +85,14 @@ class History:
             refuse: raises an error; called with what is not finite ("loss" or "gradient"), step,
                 learning rate and the values of the phase.
         """
-        tensors = [phase.values for _, _, phases in self._unread for phase in phases]
         if not self._unread:
             return None
-        numbers = torch.cat(tensors).tolist() if tensors else []
+        numbers = _read_together([p.values for _, _, phases in self._unread for p in phases])
         row: dict[str, float] = {}
         for step, rate, phases in self._unread:
             row = {}
             for phase in phases:
-                count = len(phase.names)
-                means, norm, numbers = numbers[:count], numbers[count], numbers[count + 1 :]
+                *means, norm = next(numbers)
                 own = dict(zip(phase.names, means, strict=True))
                 if not all(map(math.isfinite, means)):
                     refuse("loss", step, rate, own)
@@ -96,12 +108,19 @@ class History:
     def _record(self, done: int, rate: float, row: Mapping[str, float]) -> None:
         """Add the values of a step, after which `done` steps are done."""
         for name, value in row.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.summed += 1
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
         if done % max(1, self._steps // HISTORY_ROWS) == 0 or done == self._steps:
-            means = {name: total / self.summed for name, total in self.sums.items()}
+            means = {name: total / self._counts[name] for name, total in self._sums.items()}
             self.rows.append({"step": done, "learning_rate": rate, **means})
-            self.sums, self.summed = {}, 0
+            self._sums, self._counts = {}, {}
+
+
+def _read_together(tensors: Sequence[Tensor]) -> Iterator[list[float]]:
+    """Yield the numbers of each (k,) tensor; the device is waited for once."""
+    if tensors:
+        for numbers in torch.cat(list(tensors)).cpu().split([len(tensor) for tensor in tensors]):
+            yield numbers.tolist()
 
 
 def write_history(history: Sequence[Mapping[str, float]], path: Path) -> None:

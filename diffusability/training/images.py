@@ -7,6 +7,7 @@ from torch import Tensor
 
 from diffusability.data.folder import FolderImages
 from diffusability.data.images import ImageSet, to_float
+from diffusability.nn.transfer import to_device
 from diffusability.study.fingerprint import derive_seed
 from diffusability.training.loop import Batch
 
@@ -38,7 +39,7 @@ class TrainingImages:
     def __call__(self, batch: Batch) -> Tensor:
         """Return the (b, C, H, W) images of a batch, and start decoding the next ones."""
         if self.held is not None:
-            return to_float(self.held[batch.picked.to(self._device)])
+            return to_float(self.held[to_device(batch.picked, self._device)])
         images = self._decoded(batch.step, batch.picked)  # (b, C, H, W) uint8
         if batch.upcoming is not None:
             # with accumulation the next part can belong to the same step
@@ -47,9 +48,7 @@ class TrainingImages:
             step = batch.step if same else batch.step + 1
             reading = self._reader.submit(self._decode, step, batch.upcoming)
             self._ahead = step, batch.upcoming, reading
-        if self._device.type == "cuda":  # pinned memory is copied while the GPU computes
-            images = images.pin_memory()
-        return to_float(images.to(self._device, non_blocking=True))
+        return to_float(to_device(images, self._device))
 
     def _decoded(self, step: int, picked: Tensor) -> Tensor:
         """Return the batch read ahead, or decode the batch now if it is a different one."""

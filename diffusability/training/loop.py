@@ -129,7 +129,8 @@ class Run:
         snapshots: steps after which the averaged weights are written to `state`, as
             `weights_name(step)`.
         minutes: time after which the state is saved and the run interrupted.
-        checkpoint_seconds: time between checkpoints.
+        checkpoint_seconds: least time between checkpoints.
+        checkpoint_share: of the time that writing them may take; on a slow disk they become rarer.
         processes: processes that share every batch.
     """
 
@@ -147,6 +148,7 @@ class Run:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     minutes: float | None = None
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    checkpoint_share: float = 1 / 50
     processes: Processes = field(default_factory=Processes)
 
     @property
@@ -238,7 +240,7 @@ class Training:
         progress = Progress(run.name, steps, self.step, run.state) if leads else None
         budget = math.inf if run.minutes is None else 60 * TIME_BUDGET * run.minutes
         deadline = time.monotonic() + budget
-        saved = time.monotonic()
+        saved, wait = time.monotonic(), run.checkpoint_seconds
         try:
             with Interruption() as interruption:
                 while self.step < run.spec.steps:
@@ -254,9 +256,10 @@ class Training:
                         stop = self._reads and run.processes.any(stop, run.device)
                     if stop and self.step < run.spec.steps:
                         self._save_and_stop(reason or "another of its processes is stopping")
-                    if now - saved >= run.checkpoint_seconds:
+                    if now - saved >= wait:
                         self.save()
-                        saved = now
+                        saved = time.monotonic()
+                        wait = max(run.checkpoint_seconds, (saved - now) / run.checkpoint_share)
             self._refuse_bad_weights()
         finally:
             if progress is not None:
@@ -301,35 +304,34 @@ class Training:
     def _batches(self, step: int) -> list[Batch]:
         """Return this process's parts of a step's batch, each with a generator of its own."""
         run, indices = self.run, self._order.indices(step)
-        upcoming = [indices[part] for part in self._parts[1:]]
-        last = step + 1 == run.spec.steps
-        first_of_next = None if last else self._order.indices(step + 1)[self._parts[0]]
-        generators = [
-            step_generator(run.seed, step, run.device, part.start // run.part if run.part else None)
-            for part in self._parts
-        ]
-        following = [*upcoming, first_of_next]
-        return [
-            Batch(step, indices, *own)
-            for own in zip(generators, self._parts, following, strict=True)
-        ]
+        batches = []
+        for k, part in enumerate(self._parts):
+            number = part.start // run.part if run.part else None
+            generator = step_generator(run.seed, step, run.device, number)
+            following = self._parts[k + 1 :]
+            upcoming = indices[following[0]] if following else self._first_picked(step + 1)
+            batches.append(Batch(step, indices, generator, part, upcoming))
+        return batches
+
+    def _first_picked(self, step: int) -> Tensor | None:
+        """Return the indices of this process's first part of a step; None after the last step."""
+        if step == self.run.spec.steps:
+            return None
+        return self._order.indices(step)[self._parts[0]]
 
     def _descend(self, phase: Phase, batches: list[Batch], rate: float) -> PhaseValues:
         """Minimise the loss of a phase, and return its values without waiting for them.
 
         Where a value is not finite, the device leaves the weights as they are.
         """
-        spec, processes = self.run.spec, self.run.processes
+        spec = self.run.spec
         optimizer = self._optimizers[phase.name]
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
         parts = [self._backward(phase, batch, batch is batches[-1]) for batch in batches]
-        numbers = torch.stack([torch.stack(list(part.values())) for part in parts]).sum(0)  # (K,)
-        gradients = [p.grad for p in phase.parameters if p.grad is not None]
-        processes.add([numbers])
-        means = numbers / (len(parts) * processes.count)  # (K,)
-        norm = nn.utils.get_total_norm(gradients)
+        means = self._means(parts)  # (K,)
+        norm = nn.utils.get_total_norm([p.grad for p in phase.parameters if p.grad is not None])
         values = torch.cat([means.double(), norm.double()[None]])  # (K + 1,)
         found = PhaseValues(phase.name, list(parts[0]), values, spec.clip is not None)
         if spec.clip is not None:
@@ -337,6 +339,12 @@ class Training:
         optimizer.found_inf = found.bad  # type: ignore[attr-defined]  # as torch's GradScaler does
         optimizer.step()
         return found
+
+    def _means(self, parts: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """Return the (K,) means of K scalars over these parts and those of other processes."""
+        sums = torch.stack([torch.stack(list(part.values())) for part in parts]).sum(0)  # (K,)
+        self.run.processes.add([sums])
+        return sums / (len(parts) * self.run.processes.count)
 
     def _backward(self, phase: Phase, batch: Batch, last: bool) -> dict[str, Tensor]:
         """Add the gradient of one part; return its loss and terms as float32 scalars.
@@ -400,9 +408,7 @@ class Training:
         for name, optimizer in self._optimizers.items():
             tensors |= flatten_optimizer(optimizer, f"optimizer.{name}")
         values = {
-            "history": self.history,
-            "sums": self._curves.sums,
-            "summed": self._curves.summed,
+            **self._curves.state(),
             "updates": self._average.updates if self._average else 0,
         }
         save_checkpoint(self.run.state, Checkpoint(self.step, tensors, values))
@@ -424,10 +430,7 @@ class Training:
         for name, optimizer in self._optimizers.items():
             restore_optimizer(optimizer, checkpoint.tensors, f"optimizer.{name}")
         self.step = checkpoint.step
-        curves, values = self._curves, checkpoint.values
-        curves.rows, curves.sums, curves.summed = (
-            values[name] for name in ("history", "sums", "summed")
-        )
+        self._curves.restore(checkpoint.values)
         if self._average is not None:
             self._average.updates = checkpoint.values["updates"]
         logger.info("%s: resumed at step %d of %d", self.run.name, self.step, self.run.spec.steps)

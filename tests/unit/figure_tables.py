@@ -9,7 +9,7 @@ import pandas as pd
 
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.measurements import check_measurements
-from diffusability.analysis.panels import expected_sign, families, panels, predictors
+from diffusability.analysis.panels import Measured, expected_sign, families, panels, predictors
 from diffusability.figures.results import Results
 from diffusability.figures.style import CLUSTERS
 
@@ -132,6 +132,7 @@ def made_tables(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         ends = {"low": value - 0.11, "high": value + 0.07}
         return {"value": value, **ends, "n": next(wheel), "note": ""}
 
+    indexed = Measured(table)
     names = [name for name in predictors(table) if name in METRICS or name in FURTHER]
     pairs = list(combinations([name for name in names if name in METRICS], 2))
     groups = families(table)
@@ -140,7 +141,7 @@ def made_tables(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         for family in groups:
             where = {**panel.labels, "family": family}
             for metric in names:
-                sign = expected_sign(table, metric, panel.target) or np.nan
+                sign = expected_sign(indexed, metric, panel.target) or np.nan
                 row = {**where, "metric": metric, "expected_sign": sign}
                 tables["correlations"].append({**row, **named("pearson", numbers())})
             for first, second in pairs:
@@ -152,7 +153,7 @@ def made_tables(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
             tables["guidance"].append({**row, **numbers()})
     for family in groups:
         for first, second in pairs:
-            sign = expected_sign(table, first, second) or np.nan
+            sign = expected_sign(indexed, first, second) or np.nan
             row = {"target": second, "family": family, "metric": first, "expected_sign": sign}
             tables["intercorrelations"].append({**row, **named("pearson", numbers())})
         for metric in METRICS:

@@ -25,11 +25,21 @@ class DeviceMismatchError(AssertionError):
 
 
 class PretendDevice(TorchFunctionMode):
-    """While it is active, tensors made on or moved to ``DEVICE`` count as being there."""
+    """While it is active, tensors made on or moved to ``DEVICE`` count as being there.
+
+    ``waits`` counts the copies between host and device that the host would wait for.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._there = WeakTensorKeyDictionary()
+        self._pinned = WeakTensorKeyDictionary()
+        self.waits = 0
+
+    def put(self, module: torch.nn.Module) -> None:
+        """Let the parameters and buffers of a module count as being on the device."""
+        for tensor in (*module.parameters(), *module.buffers()):
+            self._there[tensor] = True
 
     def on(self, tensor: Tensor) -> bool:
         """Whether a tensor counts as being on the device."""
@@ -46,6 +56,10 @@ class PretendDevice(TorchFunctionMode):
         if func is Tensor.__iter__:
             with self:
                 return iter(first.unbind(0))
+        if func is Tensor.pin_memory:
+            pinned = first.clone()
+            self._pinned[pinned] = True
+            return pinned
         if func in (Tensor.to, Tensor.cpu):
             return self._moved(func, args, kwargs)
         if func in _READS and self.on(first):
@@ -72,6 +86,8 @@ class PretendDevice(TorchFunctionMode):
             elif isinstance(value, torch.device | str):
                 there = torch.device(value) == DEVICE
         there = there and func is not Tensor.cpu
+        free = source in self._pinned and kwargs.get("non_blocking", False)
+        self.waits += there != self.on(source) and not free
         rest = [_HOST if isinstance(v, torch.device | str) else v for v in rest]
         kwargs = {k: _HOST if k == "device" and v is not None else v for k, v in kwargs.items()}
         result = func(source, *rest, **kwargs)

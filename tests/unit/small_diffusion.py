@@ -7,6 +7,7 @@ and with values that are read every four steps, and named so.
 """
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -81,6 +82,7 @@ def small_run(
         averaged="diffusion",
         minutes=minutes,
         checkpoint_seconds=0.0,
+        checkpoint_share=math.inf,  # one after every step
         processes=processes(),
     )
 

@@ -369,6 +369,7 @@ def bent(z: torch.Tensor) -> torch.Tensor:
     return z + 0.3 * z.square()
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("own", [False, True])
 def test_standard_error_covers(own: bool) -> None:
     assert 0.90 <= coverage(200, own) <= 0.98

@@ -213,11 +213,11 @@ def test_a_model_fails_at_chance_or_if_no_better_than_the_gaussian(
 
 def test_the_headline_counts_what_failed() -> None:
     both = pd.concat([judged(fd=9.0), judged().assign(tokenizer="b")])
-    assert failed_sentence(both).startswith("1 of 2 sets of samples are of diffusion models that")
+    assert failed_sentence(both).startswith("1 of 2 sets of samples failed: they are no better")
     assert failed_sentence(judged()) == ""
 
 
 def test_both_reasons_are_given() -> None:
     reason = judged(fd=9.0, accuracy=0.1)["failed_reason"][0]
-    assert "class accuracy 0.1 is within 2 errors (0.03) of chance (0.1)" in reason
+    assert "class accuracy 0.1 is within 2 standard errors (0.06) of chance (0.1)" in reason
     assert "fd_judge 9 is not below that of the Gaussian control (10)" in reason

@@ -9,7 +9,14 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from diffusability.analysis.correlation import correlate, intercorrelate
-from diffusability.analysis.panels import at_chance, cells, means_by_tokenizer
+from diffusability.analysis.panels import (
+    Measured,
+    Panel,
+    at_chance,
+    cells,
+    means_by_tokenizer,
+    paired,
+)
 from diffusability.study.tables import BEST, TABLES
 from tests.unit.measurement_table import measurement_table
 
@@ -80,6 +87,13 @@ def test_the_tokenizer_that_carries_a_correlation_is_named():
     assert row["influential"] == "t07"
     assert row["pearson"] > 0.9
     assert row["without_low"] < 0.6 < row["without_high"]
+    # t01 and t07 are of one cluster: without both
+    table = Measured(measurement_table(12, backbones=("sit-b",), edit=pulled))
+    points = paired(table, PSNR, Panel(TARGET, "sit-b", 1.0), row["family"]).rows
+    rest = points[~points["tokenizer"].isin(["t01", "t07"])]
+    assert len(rest) == 10
+    assert row["without_cluster_low"] == pytest.approx(rest["x"].corr(rest["y"]))
+    assert row["influential_cluster"] == "mcos+mdms"
 
 
 def test_families_are_never_pooled_and_small_ones_have_no_row():

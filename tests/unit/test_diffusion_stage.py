@@ -130,6 +130,7 @@ def test_latents_of_another_tokenizer_are_refused(workspace: Path) -> None:
     assert not job.path.exists()
 
 
+@pytest.mark.release
 def test_two_processes_write_one_artifact(workspace: Path) -> None:
     Path("study.yaml").write_text(
         yaml.safe_dump(merge(TINY, {"backbones": {"sit-a": {"gpus": 2}}}))

@@ -49,6 +49,7 @@ def test_accumulation_is_the_whole_batch_up_to_rounding(
         assert a == pytest.approx(b, rel=1e-5)  # losses are logged in float32
 
 
+@pytest.mark.release
 def test_two_processes_equal_two_parts_to_the_bit(tmp_path: Path) -> None:
     result = in_two_processes(tmp_path, *NETWORKS, "--cut", "edm")
     assert result.returncode == 0, result.stderr
@@ -63,6 +64,7 @@ def test_two_processes_equal_two_parts_to_the_bit(tmp_path: Path) -> None:
         torch.testing.assert_close(cut[0][name], value, rtol=0, atol=1e-9, msg=name)
 
 
+@pytest.mark.release
 def test_two_processes_stop_together_and_one_goes_on(tmp_path: Path) -> None:
     result = in_two_processes(tmp_path, "sit", "--minutes", "0")
     assert result.returncode != 0

@@ -109,3 +109,16 @@ def test_the_report_shows_what_single_tokens_know(made: dict[str, Path]) -> None
     shown = rows.loc["glyph", "accuracy of a single token"]
     assert shown.startswith(f"{float(last['probe_token']):.3g} ± ")
     assert 0.1 < float(last["probe_token"]) < float(last["probe_mean"]) < 1
+
+
+def test_the_report_shows_encoders_of_one_class_without_accuracies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(resolve_study(small_study(), source="test"))
+    monkeypatch.chdir(tmp_path)
+    for artifact in plan.of_stage("encoder"):
+        Path(artifact.path).mkdir(parents=True)
+        (Path(artifact.path) / "history.csv").write_text("step,token_rank\n20,3.5\n")
+    rows = encoder_rows(plan).set_index("encoder")
+    assert rows.loc["glyph", "effective rank of tokens"] == "3.5"
+    assert rows.loc["glyph", "accuracy of a single token"] == ""

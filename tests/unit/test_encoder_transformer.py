@@ -1,6 +1,7 @@
 """Encoders of `arch: vit`: what a token sees, their losses restated, and what a token knows."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from diffusability.data.digits import load_digits
+from diffusability.data.images import ImageSet
 from diffusability.encoders.contrastive import ContrastiveLoss, ContrastiveNetwork, dense_nt_xent
-from diffusability.encoders.held_out import effective_rank, token_numbers
+from diffusability.encoders.held_out import effective_rank, held_out_numbers, token_numbers
 from diffusability.encoders.masked import (
     ROUNDING,
     MaskedLoss,
@@ -26,7 +28,7 @@ from diffusability.nn.transformer import Transformer
 from diffusability.study.dataset import DigitsDataset
 from diffusability.study.spec import TrainSpec
 from diffusability.training.images import TrainingImages
-from diffusability.training.loop import Batch, Phase, Run, train
+from diffusability.training.loop import Batch, Losses, Phase, Run, train
 from tests.unit import networks
 
 SMALL = {"arch": "vit", "width": 32, "features": 16, "factor": 4, "depth": 2}
@@ -217,6 +219,32 @@ def test_tokens_that_hold_the_label_are_probed_exactly() -> None:
     assert numbers["probe_mean_stderr"] == 0
 
 
+@pytest.mark.parametrize(
+    ("labels", "held_out", "expected"),
+    [
+        ([0] * 8, 4, {"token_rank", "validation_loss"}),
+        ([0] * 8, 0, {"token_rank"}),
+        ([0, 1] * 4, 0, {"token_rank"}),
+        ([0, 0, 0, 0, 0, 1, 0, 1], 4, {"token_rank", "validation_loss"}),
+    ],
+)
+def test_one_class_has_no_accuracy_and_no_validation_no_held_out_numbers(
+    labels: list[int], held_out: int, expected: set[str]
+) -> None:
+    validation = torch.arange(8) >= 8 - held_out
+    pixels = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=seeded())
+    data = ImageSet(pixels, torch.tensor(labels), torch.zeros(8, 16, 16), validation, 2)
+
+    def loss_on(asked: Tensor) -> Callable[[Batch], Losses]:
+        return lambda batch: Losses(torch.tensor(float(len(asked))))
+
+    found = token_numbers(vit(), data, seeded())
+    found |= held_out_numbers(vit(), data, loss_on, "loss", 2, seeded())
+    assert set(found) == expected
+    assert found["token_rank"] > 1
+
+
+@pytest.mark.release
 def test_training_makes_single_tokens_know_their_class(tmp_path: Path) -> None:
     data = load_digits(DigitsDataset(kind="digits", size=16))
     chosen = data.split("train")

@@ -366,6 +366,7 @@ def test_the_extra_is_named_where_the_package_is_missing(
         import_autoencoder(entry(tmp_path), tmp_path)
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("make", [small_kl, small_dc])
 def test_a_study_of_a_published_autoencoder(diffusers: Any, make: Any, workplace: Path) -> None:
     make(diffusers).save_pretrained(workplace / "published")

@@ -182,6 +182,7 @@ def test_weights_that_the_selection_does_not_use_are_not_read(
     assert read == []
 
 
+@pytest.mark.release
 @pytest.mark.parametrize(
     ("code", "cause"),
     [
@@ -206,6 +207,7 @@ def test_a_package_that_does_not_import_is_found_before_the_first_job(
         check_needs(study)
 
 
+@pytest.mark.release
 def test_diffusers_imports_beside_this_torch() -> None:
     """What `make test` installs: a torchvision without a compiled part for a torch without CUDA."""
     code = (

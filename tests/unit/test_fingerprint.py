@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from diffusability.study.fingerprint import canonical_json, derive_seed, fingerp
 from diffusability.study.load import load_study, merge, read_yaml
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
+from diffusability.study.tables import TABLES
 from tests.conftest import REPOSITORY
 
 SMOKE = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
@@ -120,3 +122,13 @@ def test_the_study_layer_needs_no_heavy_package() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout == "set()\n"
+
+
+def test_tables_with_other_columns_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan(load_study(REPOSITORY / "studies" / "smoke.yaml"))
+    before, table = plan.fingerprint, TABLES["noise_floor"]
+    monkeypatch.setitem(
+        TABLES, "noise_floor", replace(table, columns={**table.columns, "x": "text"})
+    )
+    assert plan.fingerprint != before
+    assert [a.fingerprint for a in plan] == [a.fingerprint for a in Plan(plan.study)]

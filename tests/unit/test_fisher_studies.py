@@ -58,6 +58,7 @@ def test_two_unconditional_edm_backbones_and_heun(study: Study) -> None:
         assert not backbone.conditional
         assert backbone.edm is not None
         assert backbone.edm.sigma_data == 1.0
+        assert backbone.latent_scale == "draws"  # of which the deviation is one
         relative = backbone.edm.log_sigma_mean + math.log(HALF)
         assert relative == pytest.approx(-1.2, abs=0.01)
         assert backbone.edm.log_sigma_std == 1.2

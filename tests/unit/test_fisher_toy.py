@@ -108,6 +108,7 @@ class TestCylinder:
 
 
 class TestLearned:
+    @pytest.mark.release
     def test_edm_finds_the_exact_curve(self, plan: FisherToyPlan, tmp_path: Path) -> None:
         """An EDM network on the ReLU toy, trained for a fifth of the study's steps."""
         spec = plan.study.networks["edm"]

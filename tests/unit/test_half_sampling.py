@@ -108,6 +108,7 @@ def _assert_covered(shares: dict[str, float]) -> None:
     assert all(share <= 0.98 for name, share in shares.items() if name not in late)
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("normalise", [True, False])
 def test_standard_errors_cover(normalise: bool):
     _assert_covered(_coverage(400, normalise))

@@ -43,6 +43,7 @@ def extractor_class() -> Any:
     return build
 
 
+@pytest.mark.release
 def test_numbers_are_those_of_the_package(extractor_class: Any, tmp_path: Path) -> None:
     empty = tmp_path / "empty.pth"
     torch.save({}, empty)

@@ -88,6 +88,7 @@ def test_order_blocks_and_dtype_do_not_change_the_value() -> None:
         assert other.value == pytest.approx(first.value, rel=1e-10)
 
 
+@pytest.mark.release
 def test_standard_error_covers() -> None:
     results = [
         measure(normal(200, 8, seed=2 * s), normal(200, 8, seed=2 * s + 1) * 1.4 + 0.4, blocks=20)

@@ -153,22 +153,34 @@ def test_the_perspective_is_measured_tabulated_and_compared(workplace) -> None:
         assert set(table.loc[table["metric"] == metric, "tokenizer"]) == set(values)
 
 
-def test_a_model_without_classes_is_asked_without_them_alone(workplace) -> None:
+@pytest.mark.parametrize(
+    ("dropout", "measured", "left_out", "reason"),
+    [
+        (1.0, "_unconditional", "", "the backbone was trained without classes"),
+        (0.0, "", "_unconditional", "the backbone was never trained without classes"),
+    ],
+)
+def test_a_model_is_asked_only_for_what_it_was_trained_for(
+    workplace, dropout: float, measured: str, left_out: str, reason: str
+) -> None:
     small = {"variances": [0.1, 1.0], "blocks": 2, "samples": 4, "learned": {"latents": 20}}
     over = {
         "metrics": {"fisher": small},
-        "backbones": {"sit-a": {"class_dropout": 1.0}},
+        "backbones": {"sit-a": {"class_dropout": dropout}},
+        "sampling": {"guidance": [1.0]},
         "select": {"metrics": ["fisher"], "tokenizers": ["conv-base"]},
     }
     made = run_plan(plan_of(over), "learned_fisher")
     (folder,) = (path for name, path in made.items() if name.startswith("learned_fisher"))
     found = measurements(folder)
-    assert found["fisher.learned_fir_unconditional"]["value"] > 0
-    assert not [name for name in found if name.startswith("fisher.curve") and "uncond" not in name]
+    assert found[f"fisher.learned_fir{measured}"]["value"] > 0
+    curves = [name for name in found if name.startswith("fisher.curve")]
+    assert {"uncond" in name for name in curves} == {bool(measured)}
     for name in ("fi", "fir", "mmse_rate"):
-        cell = found[f"fisher.learned_{name}"]
+        cell = found[f"fisher.learned_{name}{left_out}"]
         assert cell["value"] is None
-        assert cell["flags"] == ["not applicable: the backbone was trained without classes"]
+        (flag,) = cell["flags"]
+        assert flag.startswith(f"not applicable: {reason}")
 
 
 class _Only:

@@ -165,6 +165,7 @@ def test_the_mean_over_images() -> None:
         measure_lpips(torch.tensor([0.1]))
 
 
+@pytest.mark.release
 def test_the_package_itself(tmp_path: Path) -> None:
     try:
         ensure_torchvision()

@@ -95,6 +95,7 @@ def test_gradients_reach_the_trunk_and_the_step_decides_the_mask() -> None:
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
 
 
+@pytest.mark.release
 def test_training_the_trunk_fills_in_more_and_tells_digits_apart(tmp_path: Path) -> None:
     data = load_digits(DigitsDataset(kind="digits", size=8))
     chosen, asked = data.split("train"), data.split("val")

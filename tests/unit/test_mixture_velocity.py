@@ -174,6 +174,7 @@ def test_marginal_viv_is_never_below_the_conditional(separation: float):
         assert marginal.value > conditional.value + 4 * marginal.stderr
 
 
+@pytest.mark.release
 def test_the_monte_carlo_error_covers():
     mixture, _, _ = _plane()
     exact, tight = between_class_variance(mixture, generator=_generator(), samples=3000)

@@ -11,6 +11,7 @@ from scipy import stats
 from diffusability.analysis.noise_floor import (
     noise_floor,
     reliability,
+    seeds_needed,
     variance_components,
 )
 from tests.unit.measurement_table import measurement_table
@@ -70,6 +71,22 @@ def test_nested_components_by_a_slow_loop():
     assert found.noise == pytest.approx(trained_variance / 3 + seed_variance / 6)
     assert found.tokenizers == pytest.approx(total - found.noise)
     assert found.noise_df == pytest.approx(10)  # the nested mean square of trained tokenizers
+    # a retrained tokenizer is another latent space: of its runs, only the diffusion seeds are noise
+    assert (found.run_noise, found.run_df) == (pytest.approx(seed_variance / 6), 15)
+    value, low, _ = reliability(found, 5)
+    assert value == pytest.approx(1 - seed_variance / 6 / total)
+    assert low == pytest.approx(1 - stats.f.ppf(0.975, 4, 15) * seed_variance / 6 / total)
+
+
+def test_the_seeds_that_a_reliability_takes():
+    """Spearman and Brown: k runs of reliability p each have k p / (1 + (k - 1) p)."""
+    found = variance_components(runs_of(200, 1, 4, sd=(1.0, 0.0, 1.0)))
+    one = 1 - found.diffusion_seeds / (found.tokenizers + found.diffusion_seeds)
+    k = seeds_needed(found)
+    assert k * one / (1 + (k - 1) * one) >= 0.8 > (k - 1) * one / (1 + (k - 2) * one)
+    assert math.isnan(seeds_needed(variance_components(runs_of(8, 1, 1))))
+    same = runs_of(8, 1, 3, sd=(0.0, 0.0, 1.0), seed=3)
+    assert math.isnan(seeds_needed(variance_components(same)))
 
 
 def test_components_are_unbiased_when_only_some_are_repeated():
@@ -85,6 +102,7 @@ def test_components_are_unbiased_when_only_some_are_repeated():
     np.testing.assert_allclose(np.mean(found, axis=0), [1.0, 0.09], rtol=0.1)
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_reliability_intervals_cover(seeds):
     truth, hits = 1 / (1 + 0.25 / seeds), 0

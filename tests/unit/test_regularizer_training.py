@@ -131,6 +131,7 @@ def error_under(network: Tokenizer, transformation: Transformation, images: torc
         return (decoded - transformation.apply(images)).abs().mean().item()
 
 
+@pytest.mark.release
 @pytest.mark.parametrize(
     ("operator", "transformation", "steps"),
     [
@@ -159,6 +160,7 @@ def test_lmr_reconstructs_better_from_masked_latents(digits, conv_baseline):
     assert error(network, masking) < 0.9 * error(conv_baseline, masking)
 
 
+@pytest.mark.release
 def test_mae_reconstructs_better_from_masked_images(digits):
     mask = random_positions((8, 8), len(digits[1]), 0.5, seeded(7))
 

@@ -19,6 +19,7 @@ from diffusability.report.doubts import (
     failed_rows,
     flag_rows,
     warnings,
+    wider_than_stated,
 )
 from diffusability.report.methods import methods
 from diffusability.report.scores import left_out_rows, perspective_rows, score_table
@@ -83,9 +84,10 @@ def test_every_kind_of_doubt_is_said(tables):
     table.loc[table["failed"], "failed_reason"] = "class accuracy at chance"
     chance = {"family": "a", "metric": "semantics.lnc5", "at_chance": True}
     told = tables | {"measurements": table, "correlations": table_frame("correlations", [chance])}
-    said = " ".join(warnings(told, {"n01/a.jpg": "truncated"}))
-    assert "diffusion models that failed" in said
+    said = " ".join(warnings(told, {"n01/a.jpg": "truncated"}, {"vae": 0.84}))
+    assert "sets of samples failed" in said
     assert "Damaged image files that were left out (1): n01/a.jpg (truncated)." in said
+    assert "share of posterior noise: vae (84%). `latent_scale: draws` in the backbone" in said
     assert "At chance over the tokenizers of a, and so without meaning: semantics.lnc5." in said
     flags = flag_rows(table).set_index("flag")
     assert list(flags.index) == ["2 dead channels", "1 skipped"]
@@ -105,7 +107,7 @@ def test_every_kind_of_doubt_is_said(tables):
     assert set(failed["tokenizer"]) == {"t00"}
     assert set(failed["why it failed"]) == {"class accuracy at chance"}
     quiet = tables | {"tokenizers": tables["tokenizers"].assign(psnr_spread=0.1)}
-    assert warnings(quiet, {}) == []
+    assert warnings(quiet, {}, {}) == []
 
 
 def test_reconstruction_is_listed_where_it_is_judged(tables):
@@ -116,15 +118,32 @@ def test_reconstruction_is_listed_where_it_is_judged(tables):
 
 def test_tokenizers_that_are_not_compared_are_named_or_counted():
     assert compared_sentence([]) == ""
-    assert compared_sentence(["a"]).startswith("a reconstructs unlike the others and is left out")
-    assert compared_sentence(["a", "b", "c"]).startswith("a, b and c reconstruct unlike")
-    assert compared_sentence(["a", "b", "c", "d"]).startswith("4 of them reconstruct unlike")
+    assert compared_sentence(["a"]).startswith("a is left out of the statistics: not equal")
+    assert compared_sentence(["a", "b", "c"]).startswith("a, b and c are left out")
+    assert compared_sentence(["a", "b", "c", "d"]).startswith("4 of them are left out")
 
 
 def test_damaged_images_are_those_of_the_manifest(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"damaged": {"a.png": "truncated"}}))
     plan = SimpleNamespace(of_stage=lambda _: [SimpleNamespace(path=str(tmp_path))])
     assert damaged_images(plan) == {"a.png": "truncated"}
+
+
+def test_posteriors_that_edm_does_not_expect_are_found(tmp_path):
+    made = []
+    for name, share, options in (
+        ("wide", 0.84, {"process": "edm"}),
+        ("narrow", 0.01, {"process": "edm"}),
+        ("scaled", 0.84, {"process": "edm", "latent_scale": "draws"}),
+        ("flow", 0.84, {}),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "latents.json").write_text(json.dumps({"posterior_variance_share": share}))
+        latents = SimpleNamespace(path=str(folder))
+        labels = {"tokenizer": name}
+        made.append(SimpleNamespace(spec=options, labels=labels, upstream={"latents": latents}))
+    assert wider_than_stated(SimpleNamespace(of_stage=lambda _: made)) == {"wide": 0.84}
 
 
 def test_the_methods_name_sizes_seeds_and_versions(tables):
@@ -136,9 +155,13 @@ def test_the_methods_name_sizes_seeds_and_versions(tables):
         "1,797 images of 10 classes (1,437 for train, 360 for val); damaged files left out: 1"
         in text
     )
-    assert "10 were trained or read: 5 of a in 3 clusters, 5 of b in 3 clusters" in text
-    assert "of 100 images per model, at guidance 1" in text
-    assert "95% intervals over clusters" in text
+    assert "10: 5 of a in 3 clusters, 5 of b in 3 clusters" in text
+    assert "Images. 100 per model" in text
+    assert "guidance 1 (1: none)" in text
+    assert "Its 95% interval is a delete-one-cluster jackknife" in text
+    entry = plan.study.tokenizers["conv-base"]
+    assert f"{entry.train.steps:,} steps of {entry.train.batch} images" in text
+    assert f"with {plan.study.sampling.evaluations} function evaluations" in text
     assert "torch 2.13.0" in text
 
 

@@ -30,7 +30,13 @@ def stop_at(step: int, name: str, folder: Path, network: str) -> subprocess.Comp
 
 
 @pytest.mark.parametrize(
-    ("network", "name"), [*product(NETWORKS, ["SIGKILL", "SIGTERM"]), ("sit", "SIGINT")]
+    ("network", "name"),
+    [
+        *product(NETWORKS, ["SIGKILL"]),
+        pytest.param("sit", "SIGTERM"),
+        *(pytest.param(x, "SIGTERM", marks=pytest.mark.release) for x in NETWORKS if x != "sit"),
+        pytest.param("sit", "SIGINT", marks=pytest.mark.release),
+    ],
 )
 def test_stopped_and_moved_run_ends_in_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str, name: str

@@ -119,6 +119,7 @@ def test_the_set_holds_training_then_validation_images() -> None:
     assert torch.equal(data.images[300:], draw_shapes(shapes(size=16), "val", range(130))[0])
 
 
+@pytest.mark.release
 @pytest.mark.parametrize(
     "settings",
     [

@@ -192,6 +192,13 @@ def test_why_of_what_is_there(plan: Plan) -> None:
     assert "width 8 -> 9" in text
 
 
+def test_a_whole_name_is_not_the_start_of_others() -> None:
+    default = Plan(load_study(REPOSITORY / "config.yaml"))
+    assert "conv-lcr-weak" not in explain(default, "conv-lcr")
+    assert "results/tokenizer/conv-lcr-weak/" in explain(default, "conv-lcr-w")
+    assert "results/tokenizer/conv-lcr/" in explain(default, "conv-lc")
+
+
 def test_why_of_tables(plan: Plan) -> None:
     text = explain(plan, "results/tables/smoke/measurements.csv")
     assert "to make results/tables/smoke/measurements.csv" in text

@@ -18,6 +18,7 @@ from diffusability.study.resolve import resolve_study
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import LatentsTokenizer
 from diffusability.tokenizers.stored import LatentRows, check_latents, read_latents
+from tests.unit.study_run import run_plan
 
 
 @pytest.fixture
@@ -40,6 +41,18 @@ def study(folder: Path, dataset: dict[str, Any] | None = None, **entry: Any) -> 
     data = {"name": "own", "datasets": {"own": dataset or labelled}, "metrics": metrics}
     data |= {"tokenizers": {"mine": mine | entry}, "select": {"dataset": "own"}}
     return resolve_study(data, "test")
+
+
+def test_labels_may_move_after_the_dataset_was_made(
+    tmp_path: Path, latents: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_plan(Plan(study(tmp_path)), "dataset")
+    (tmp_path / "y.npy").rename(tmp_path / "moved.npy")
+    labels = str(tmp_path / "moved.npy")
+    moved = {"kind": "latents", "images": 6, "num_classes": 2, "labels": labels}
+    made = run_plan(Plan(study(tmp_path, moved)), "latents")
+    assert {name.partition("/")[0] for name in made} == {"dataset", "tokenizer", "latents"}
 
 
 def write_zarr(path: Path, array: np.ndarray[Any, Any], name: str = "", version: int = 3) -> None:

@@ -24,6 +24,8 @@ UNET = {
     "train": {"steps": 1},
 }
 EDM = {"process": "edm"}
+CONTRASTIVE = {"kind": "contrastive", "factor": 2}
+EQ = {"base": "conv-f2d4", "method": "eq", "operators": ["scale", "flip"]}
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
@@ -204,6 +206,80 @@ CASES: list[tuple[str, Any, list[str]]] = [
             "sampling": {"guidance": [1, 1.5]},
         },
         ["sit-a.class_dropout: 1 trains an unconditional model, which guidance at 1.5 cannot"],
+    ),
+    (
+        "",
+        {
+            "backbones": {"sit-a": SIT | {"class_dropout": 0}},
+            "sampling": {"guidance": [1, 1.5]},
+        },
+        ["sit-a.class_dropout: 0 trains no model without labels, away from which guidance at 1.5"],
+    ),
+    # a GAN that never runs, and images that networks of the objective cannot look at
+    (
+        f"{BASE}.objective",
+        {"gan": 0.5},
+        [
+            "tokenizers.conv-base: objective.gan_start: the GAN would begin at step 2500, and "
+            "train.steps is"
+        ],
+    ),
+    (
+        f"{BASE}.objective",
+        {"gan": 0.5, "gan_start": 0},
+        [
+            "objective.gan_layers: 3 layers of stride 2 need images of 24 pixels a side",
+            "have 8; set it to 1",
+        ],
+    ),
+    (
+        TOKENIZER,
+        EQ | {"objective": {"gan": 0.5, "gan_start": 0, "gan_layers": 1}},
+        [
+            f"{TOKENIZER}.objective.gan_layers: 1 layers of stride 2 need images of 6 pixels",
+            "the smallest of this training have 2; set objective.gan to 0",
+        ],
+    ),
+    (
+        TOKENIZER,
+        EQ | {"network": {"factor": 8, "multipliers": [1, 1, 1, 1]}},
+        [f"{TOKENIZER}.operators: scale does not exist on a latent grid of 1 x 1"],
+    ),
+    (
+        "",
+        {
+            "datasets": {"digits": {"kind": "digits", "size": 16}},
+            "encoders": SMOKE["encoders"] | {"vgg": {"kind": "lpips", "weights": "vgg16.pth"}},
+            "tokenizers": SMOKE["tokenizers"]
+            | {"conv-vf-glyph": EQ | {"objective": {"perceptual": 1, "perceptual_encoder": "vgg"}}},
+        },
+        [
+            f"{TOKENIZER}.objective.perceptual_encoder: `vgg` needs images of 16 pixels a side, "
+            "and method eq scales those of 16 down to 4",
+        ],
+    ),
+    # options that nothing would use
+    (
+        "",
+        {
+            "backbones": {"u": UNET | EDM},
+            "sampling": {"shift": 0.3, "guidance_interval": [0.1, 1], "evaluations": 3},
+        },
+        [
+            "sampling.shift: for process flow, which no backbone has; leave it out",
+            "sampling.guidance_interval: for process flow, which no backbone has",
+        ],
+    ),
+    ("sampling.edm", {"churn": 3}, ["sampling.edm: for process edm, which no backbone has"]),
+    (
+        "encoders.judge",
+        CONTRASTIVE | {"train": {"steps": 1, "accumulation": 2}},
+        ["encoders.judge: train.accumulation must be 1: the loss compares all views"],
+    ),
+    (
+        "encoders.judge",
+        CONTRASTIVE | {"dense": 0.5, "train": {"steps": 1, "compile": True}},
+        ["encoders.judge: train.compile must be false: it compiles a forward pass"],
     ),
     ("sampling", {"solver": "heun", "evaluations": 4}, ["heun spends 2 x steps - 1 evaluations"]),
     (

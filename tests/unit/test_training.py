@@ -4,6 +4,7 @@ import json
 import math
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from diffusability.training.checkpoint import (
     save_checkpoint,
 )
 from diffusability.training.ema import ExponentialMovingAverage
+from diffusability.training.history import History, PhaseValues
 from diffusability.training.interruption import Interruption
 from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train
 from diffusability.training.schedule import learning_rate
@@ -152,6 +154,33 @@ def test_time_budget_saves_and_says_so(tmp_path: Path) -> None:
         train(make_run(tmp_path / "parts", minutes=0.0))
     assert caught.value.exit_code == 75
     assert_same(weights(whole), weights(train(make_run(tmp_path / "parts"))))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(1.0, [3, 6, 9, 12]), (5.0, [3, 6, 9, 12]), (400.0, [3])],
+)
+def test_a_slow_disk_makes_checkpoints_rarer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, expected: list[int]
+) -> None:
+    now, saved = [0.0], []
+    take_step = Training._take_step
+
+    def step(training: Training) -> dict[str, float] | None:
+        now[0] += 100.0
+        return take_step(training)
+
+    def save(training: Training) -> None:
+        now[0] += seconds
+        saved.append(training.step)
+
+    monkeypatch.setattr(
+        "diffusability.training.loop.time", SimpleNamespace(monotonic=lambda: now[0])
+    )
+    monkeypatch.setattr(Training, "_take_step", step)
+    monkeypatch.setattr(Training, "save", save)
+    train(make_run(tmp_path))
+    assert saved == expected
 
 
 def test_a_repeated_signal_is_one_request_and_a_second_request_kills(
@@ -289,6 +318,30 @@ def spoil(path: Path) -> None:
     values = json.loads(metadata["values"])
     save_checkpoint(folder, Checkpoint(int(metadata["step"]), tensors, values))
     (folder / CURRENT).replace(path)
+
+
+def read_history(history: History, step: int, **values: float) -> None:
+    """Note a step of one phase, and read it."""
+    numbers = torch.tensor([*values.values(), 0.0], dtype=torch.float64)
+    history.add(step, 0.1, [PhaseValues("p", list(values), numbers, clipped=False)])
+    history.read(lambda *_: pytest.fail("all are finite"))
+
+
+def test_a_term_that_starts_within_an_interval_is_a_mean_over_its_own_steps() -> None:
+    history = History(TrainSpec(steps=400))  # four steps per row
+    for step in range(3):
+        read_history(history, step, l1=1.0 + step)
+    resumed = History(TrainSpec(steps=400))
+    resumed.restore(json.loads(json.dumps(history.state())))
+    read_history(resumed, 3, l1=4.0, gan=8.0)
+    assert resumed.rows == [{"step": 4, "learning_rate": 0.1, "l1": 2.5, "gan": 8.0}]
+
+
+def test_a_checkpoint_with_one_count_for_all_terms_is_resumed() -> None:
+    history = History(TrainSpec(steps=400))
+    history.restore({"history": [], "sums": {"l1": 6.0, "kl": 3.0}, "summed": 3})
+    read_history(history, 3, l1=2.0, kl=1.0)
+    assert history.rows == [{"step": 4, "learning_rate": 0.1, "l1": 2.0, "kl": 1.0}]
 
 
 def test_history_averages_intervals_and_covers_every_step(tmp_path: Path) -> None:

@@ -253,11 +253,13 @@ def coverage(images: int, repetitions: int, side: int = 1, **options) -> dict[st
 
 
 class TestStandardErrors:
+    @pytest.mark.release
     @pytest.mark.parametrize("images", [300, 120])  # all disjoint, and rounds of 4, 4 and 2
     def test_cover(self, images: int, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(uniformity, "TSNE", Projection)
         assert all(0.90 <= share <= 0.98 for share in coverage(images, 200).values())
 
+    @pytest.mark.release
     def test_are_bounds_where_images_say_more_than_one_repeat_takes(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
