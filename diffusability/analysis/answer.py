@@ -18,14 +18,8 @@ from diffusability.analysis.failed import failed, failed_tokenizers
 from diffusability.analysis.frames import is_true, rows_where
 from diffusability.analysis.joint import FEWEST
 from diffusability.analysis.noise_floor import WANTED
-from diffusability.analysis.panels import (
-    Measured,
-    Panel,
-    higher_is_better,
-    means_by_tokenizer,
-    paired,
-    scales,
-)
+from diffusability.analysis.pairing import means_by_tokenizer
+from diffusability.analysis.panels import Measured, Panel, higher_is_better, paired, scales
 
 LEVEL = 0.05  # of the test after correction for every metric and backbone
 CANNOT = "This study cannot tell which latent space a diffusion model learns well, because "

@@ -20,8 +20,8 @@ from diffusability.analysis.failed import failed
 from diffusability.analysis.frames import is_true, join_notes, table_frame
 from diffusability.analysis.intervals import cluster_interval
 from diffusability.analysis.joint import FEWEST
+from diffusability.analysis.pairing import Cells
 from diffusability.analysis.panels import (
-    Cells,
     Measured,
     Panel,
     Table,

@@ -14,7 +14,8 @@ import pandas as pd
 
 from diffusability.analysis.catalogue import DISTANCE, RECONSTRUCTION
 from diffusability.analysis.frames import rows_where, table_frame
-from diffusability.analysis.panels import Measured, Table, means_by_tokenizer
+from diffusability.analysis.pairing import means_by_tokenizer
+from diffusability.analysis.panels import Measured, Table
 from diffusability.study.study import DEFAULTS, AnalysisSpec, EqualReconstruction
 
 NOT_MEASURED = "neither PSNR nor rFD was measured"

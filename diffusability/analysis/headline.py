@@ -15,7 +15,8 @@ from diffusability.analysis.equal_reconstruction import compared, reconstruction
 from diffusability.analysis.failed import failed_sentence
 from diffusability.analysis.frames import rows_where, table_frame
 from diffusability.analysis.measurements import read_tables, target_metric
-from diffusability.analysis.panels import Guidance, means_by_tokenizer
+from diffusability.analysis.pairing import means_by_tokenizer
+from diffusability.analysis.panels import Guidance
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.study.plan import Plan
 from diffusability.study.tables import BEST, TABLES

@@ -9,7 +9,8 @@ import pandas as pd
 
 from diffusability.analysis.catalogue import DISTANCE
 from diffusability.analysis.frames import table_frame
-from diffusability.analysis.panels import Measured, Table, means_by_tokenizer
+from diffusability.analysis.pairing import means_by_tokenizer
+from diffusability.analysis.panels import Measured, Table
 from diffusability.artifacts.card import verified
 from diffusability.study.plan import Plan
 from diffusability.study.roles import GPE, VAE, VAE_MEANS, role_of

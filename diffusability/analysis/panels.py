@@ -1,10 +1,4 @@
-"""The panels of a table of measurements, and a metric paired with a target in each.
-
-Runs are matched before they are averaged: only tokenizer seeds that have both numbers count, and a
-metric of the diffusion model itself (``trajectory.*``, ``fisher.learned_*``) is matched run by run.
-Means are taken over the diffusion seeds of a trained tokenizer, then over its tokenizer seeds, so a
-tokenizer seed with many runs does not outweigh the others.
-"""
+"""The panels of a table of measurements, and a metric paired with a target in each."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,12 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from diffusability.analysis.catalogue import HEADLINE_TARGETS
+from diffusability.analysis.pairing import IDENTITY, Cells, means_by_tokenizer
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.study.tables import BEST
 
-IDENTITY = ["tokenizer", "family", "cluster"]
 _RUN = ["tokenizer", "tokenizer_seed", "seed", "guidance"]
-_NAMED = 5  # tokenizers that a note names
 GENERATION = "generation."
 CONTROL = "control."  # what `generation.` is of samples of a diffusion model
 CURVE = ".curve_"
@@ -196,49 +189,6 @@ def expected_sign(table: Table, metric: str, target: str) -> int | None:
     return 1 if x == y else -1
 
 
-@dataclass(frozen=True)
-class Cells:
-    """A metric paired with a target, one row per tokenizer, and all that could not be paired.
-
-    Attributes:
-        rows: tokenizer, family, cluster, guidance, x, y and their standard errors x_stderr and
-            y_stderr (``means_by_tokenizer``).
-        runs: tokenizer, tokenizer_seed, seed, x, y: the runs behind those means.
-        missing: tokenizer, family, cluster, excluded (the tokenizer has no row), reason.
-    """
-
-    rows: pd.DataFrame
-    runs: pd.DataFrame
-    missing: pd.DataFrame
-
-    def of_family(self, family: str) -> "Cells":
-        """Return the part of one family."""
-        rows, missing = (t[t["family"] == family] for t in (self.rows, self.missing))
-        runs = self.runs[self.runs["tokenizer"].isin(rows["tokenizer"])]
-        return Cells(*(part.reset_index(drop=True) for part in (rows, runs, missing)))
-
-    @property
-    def excluded(self) -> list[str]:
-        """Tokenizers without a row."""
-        return list(self.missing.loc[self.missing["excluded"], "tokenizer"])
-
-    def missing_note(self) -> str:
-        """Return one sentence on the tokenizers and runs left out, or empty."""
-        out, notes = self.excluded, []
-        partly = self.missing.loc[~self.missing["excluded"], "tokenizer"]
-        if out:
-            total = len(out) + len(self.rows)
-            notes.append(f"{len(out)} of {total} tokenizers left out: {_first(out)}")
-        if len(partly):
-            names = _first(list(dict.fromkeys(partly)))
-            notes.append(f"{len(partly)} unpaired runs left out of the means of: {names}")
-        return "; ".join(notes)
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-
-
 @_once
 def cells(table: Measured, metric: str, target: str, backbone: str, guidance: Guidance) -> Cells:
     """Pair a metric (x) with the target (y) of a panel over every tokenizer of a table."""
@@ -301,34 +251,6 @@ def _unpaired(
         for run in of[of[side].isna()].to_dict("records"):
             reason = f"tokenizer seed {run['tokenizer_seed']:.0f}: no value of {absent}"
             yield *(run[name] for name in IDENTITY), False, reason
-
-
-def means_by_tokenizer(
-    rows: pd.DataFrame, value: str = "value", stderr: str = "stderr"
-) -> pd.DataFrame:
-    """Return each tokenizer's mean and its standard error, as correlations take them.
-
-    Every training of a tokenizer counts the same, however many diffusion models it has. The error
-    is over trained tokenizers if there are several, else over the runs if they differ, else that of
-    the measurement.
-
-    Args:
-        rows: measurements of one metric, at one backbone, guidance scale and step.
-        value, stderr: columns.
-
-    Returns:
-        The two columns, by tokenizer in the order of the rows.
-    """
-    known = rows[rows[value].notna()]
-    seeds = known.groupby(["tokenizer", "tokenizer_seed"], sort=False, dropna=False)[value].mean()
-    trained = seeds.groupby("tokenizer", sort=False)
-    runs = known.groupby("tokenizer", sort=False)[value]
-    measured = known.drop_duplicates("tokenizer").set_index("tokenizer")[stderr]
-    # a tokenizer's metric is repeated over the diffusion seeds: no spread, hence no estimate
-    of_runs = runs.sem().where(runs.nunique() > 1, measured)
-    return pd.DataFrame(
-        {value: trained.mean(), stderr: trained.sem().where(trained.size() > 1, of_runs)}
-    )
 
 
 @_once

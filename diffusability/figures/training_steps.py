@@ -13,7 +13,8 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from diffusability.analysis.catalogue import HEADLINE_METRICS, name_metric
 from diffusability.analysis.correlation import meaningless, turned
-from diffusability.analysis.panels import CONTROL, GENERATION, means_by_tokenizer
+from diffusability.analysis.pairing import means_by_tokenizer
+from diffusability.analysis.panels import CONTROL, GENERATION
 from diffusability.figures.panels import (
     add_legend,
     annotate_empty,

@@ -12,7 +12,8 @@ from diffusability.analysis.answer import target_means
 from diffusability.analysis.catalogue import name_metric, represented
 from diffusability.analysis.equal_reconstruction import unequal
 from diffusability.analysis.failed import failed_tokenizers
-from diffusability.analysis.panels import Measured, Panel, higher_is_better, means_by_tokenizer
+from diffusability.analysis.pairing import means_by_tokenizer
+from diffusability.analysis.panels import Measured, Panel, higher_is_better
 from diffusability.study.class_sizes import lacking
 from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.study import Study

@@ -9,14 +9,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from diffusability.analysis.correlation import correlate, intercorrelate
-from diffusability.analysis.panels import (
-    Measured,
-    Panel,
-    at_chance,
-    cells,
-    means_by_tokenizer,
-    paired,
-)
+from diffusability.analysis.pairing import means_by_tokenizer
+from diffusability.analysis.panels import Measured, Panel, at_chance, cells, paired
 from diffusability.study.tables import BEST, TABLES
 from tests.unit.measurement_table import measurement_table
 

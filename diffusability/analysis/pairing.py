@@ -1,0 +1,85 @@
+"""A metric paired with a target: rows of tokenizers, the runs behind them, and what is missing.
+
+Runs are matched before they are averaged: only tokenizer seeds that have both numbers count, and a
+metric of the diffusion model itself (``trajectory.*``, ``fisher.learned_*``) is matched run by run.
+Means are taken over the diffusion seeds of a trained tokenizer, then over its tokenizer seeds, so a
+tokenizer seed with many runs does not outweigh the others.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+IDENTITY = ["tokenizer", "family", "cluster"]
+_NAMED = 5  # tokenizers that a note names
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A metric paired with a target, one row per tokenizer, and all that could not be paired.
+
+    Attributes:
+        rows: tokenizer, family, cluster, guidance, x, y and their standard errors x_stderr and
+            y_stderr (``means_by_tokenizer``).
+        runs: tokenizer, tokenizer_seed, seed, x, y: the runs behind those means.
+        missing: tokenizer, family, cluster, excluded (the tokenizer has no row), reason.
+    """
+
+    rows: pd.DataFrame
+    runs: pd.DataFrame
+    missing: pd.DataFrame
+
+    def of_family(self, family: str) -> "Cells":
+        """Return the part of one family."""
+        rows, missing = (t[t["family"] == family] for t in (self.rows, self.missing))
+        runs = self.runs[self.runs["tokenizer"].isin(rows["tokenizer"])]
+        return Cells(*(part.reset_index(drop=True) for part in (rows, runs, missing)))
+
+    @property
+    def excluded(self) -> list[str]:
+        """Tokenizers without a row."""
+        return list(self.missing.loc[self.missing["excluded"], "tokenizer"])
+
+    def missing_note(self) -> str:
+        """Return one sentence on the tokenizers and runs left out, or empty."""
+        out, notes = self.excluded, []
+        partly = self.missing.loc[~self.missing["excluded"], "tokenizer"]
+        if out:
+            total = len(out) + len(self.rows)
+            notes.append(f"{len(out)} of {total} tokenizers left out: {_first(out)}")
+        if len(partly):
+            names = _first(list(dict.fromkeys(partly)))
+            notes.append(f"{len(partly)} unpaired runs left out of the means of: {names}")
+        return "; ".join(notes)
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+
+
+def means_by_tokenizer(
+    rows: pd.DataFrame, value: str = "value", stderr: str = "stderr"
+) -> pd.DataFrame:
+    """Return each tokenizer's mean and its standard error, as correlations take them.
+
+    Every training of a tokenizer counts the same, however many diffusion models it has. The error
+    is over trained tokenizers if there are several, else over the runs if they differ, else that of
+    the measurement.
+
+    Args:
+        rows: measurements of one metric, at one backbone, guidance scale and step.
+        value, stderr: columns.
+
+    Returns:
+        The two columns, by tokenizer in the order of the rows.
+    """
+    known = rows[rows[value].notna()]
+    seeds = known.groupby(["tokenizer", "tokenizer_seed"], sort=False, dropna=False)[value].mean()
+    trained = seeds.groupby("tokenizer", sort=False)
+    runs = known.groupby("tokenizer", sort=False)[value]
+    measured = known.drop_duplicates("tokenizer").set_index("tokenizer")[stderr]
+    # a tokenizer's metric is repeated over the diffusion seeds: no spread, hence no estimate
+    of_runs = runs.sem().where(runs.nunique() > 1, measured)
+    return pd.DataFrame(
+        {value: trained.mean(), stderr: trained.sem().where(trained.size() > 1, of_runs)}
+    )
