@@ -17,7 +17,8 @@ from torch import Tensor
 from diffusability.fisher.gaussian import Gaussian
 from diffusability.fisher.oracle import Oracle, Product
 from diffusability.fisher.toy_oracles import Arc, activation_oracle
-from diffusability.metrics.sample_fisher import Sample, shares
+from diffusability.metrics.fisher_curves import shares
+from diffusability.metrics.sample_fisher import Sample
 from tests.oracles.distributions import Circle, GaussianMixture, TwoAtoms
 
 V = (0.01, 0.1, 1.0)

@@ -63,7 +63,7 @@ def spatial(options: argparse.Namespace) -> Comparison:
         return found
 
     def ours() -> list[Measurement]:
-        return measure_spatial(latents, masks.float())
+        return measure_spatial(latents, masks.float())[0]
 
     mine, yours = values(ours()), theirs()
     return Comparison(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from diffusability.analysis.claims import fits, named, paper_value
 from diffusability.analysis.failed import failed
-from diffusability.analysis.joint import FEWEST, Row, Terms
+from diffusability.analysis.joint import FEWEST, RANGES, Row, Terms
 from diffusability.analysis.panels import (
     Measured,
     Panel,
@@ -72,8 +72,8 @@ class Study:
             [list(self._rows(kind, selector, reasons)) for selector in side]
             for side in (plus, minus)
         ]
-        if kind == "range":
-            terms = [[_several(rows) for rows in side] for side in terms]
+        if kind in RANGES:
+            terms = [[_several(rows, RANGES[kind]) for rows in side] for side in terms]
         return Evidence(Terms(*terms), tuple(dict.fromkeys(reasons)))
 
     def _rows(self, kind: str, selector: Mapping[str, Any], reasons: list[str]) -> Iterator[Row]:
@@ -206,7 +206,7 @@ def _lack(kind: str, row: Row) -> str:
     return f"the metric or the target is constant ({metric}, {family})" if row.constant else ""
 
 
-def _several(rows: list[Row]) -> list[Row]:
-    """Return the rows of metrics and families with more than one backbone."""
-    keys = [(row.labels["metric"], row.labels["family"], row.labels["target"]) for row in rows]
+def _several(rows: list[Row], fixed: str) -> list[Row]:
+    """Return the rows of which another has the same metric, target and label ``fixed``."""
+    keys = [(row.labels["metric"], row.labels[fixed], row.labels["target"]) for row in rows]
     return [row for row, key in zip(rows, keys, strict=True) if keys.count(key) > 1]

@@ -44,6 +44,7 @@ Kind = Literal[
     "slope",  # of the rows' z on the paper's: 0 no relation to its order, 1 as far apart
     "offset",  # mean of r minus the paper's value
     "range",  # largest minus smallest r over the backbones of a metric and family
+    "range_over_families",  # the same over the families of a metric and backbone
     "shared",  # mean adjusted r² of pairs of metrics
     "fit",  # mean adjusted R² of the target on several metrics
     "sd",  # mean over families of the standard deviation of a metric
@@ -54,6 +55,8 @@ Kind = Literal[
 _SKEWED = ("shared", "sd")
 FEWEST = 3  # tokenizers of a correlation
 CORRELATIONS = ("correlation", "within", "partial")
+# label that is the same in the rows of one range
+RANGES: Mapping[str, str] = {"range": "family", "range_over_families": "backbone"}
 
 
 @dataclass(frozen=True)
@@ -173,8 +176,9 @@ def _term(
             return apart @ CORRELATION.forth(values) / float(apart @ apart)
         case "offset":
             return (values - np.array([row.paper for row in rows])[:, None]).mean(axis=0)
-        case "range":
-            names = [tuple(row.labels[n] for n in ("metric", "family", "target")) for row in rows]
+        case "range" | "range_over_families":
+            same_in = ("metric", RANGES[kind], "target")
+            names = [tuple(row.labels[name] for name in same_in) for row in rows]
             same = [[name == one for one in names] for name in dict.fromkeys(names)]
             return np.mean([np.ptp(values[own], axis=0) for own in same], axis=0)
         case "shared" | "fit" | "sd" | "mean" | "share":
@@ -185,7 +189,7 @@ def _of_row(kind: Kind, row: Row, kept: NDArray[np.bool_], labels: NDArray[np.ob
     """Return the statistic (P,) of the tokenizers of a row that are kept."""
     x, y, given = (v[kept] if len(v) else v for v in (row.x, row.y, row.given))
     match kind:
-        case "correlation" | "slope" | "offset" | "range":
+        case "correlation" | "slope" | "offset" | "range" | "range_over_families":
             return pearson(x, y)
         case "within":
             return within(x, y, labels[kept])

@@ -57,12 +57,14 @@ def latent_findings(measurements: Table, spectra: pd.DataFrame) -> pd.DataFrame:
         fir_gap_small_noise: v^2 |F_D - F_d| / D of the VAE minus that of the GPE, its mean over the
             smaller half of the noise levels minus that over the larger half.
         fi_level_<reading>, fir_level_<reading>, mmse_rate_level_<reading>: |log F_d / F_D| of a
-            level minus that of the next coarser one; below 0 finer is closer to pixels. The raw
-            FI and FIR have no interval where log n / D of the levels alone decides against it.
-        fi_level_noise, fir_level_noise: |F_d - F_D| of a level at the largest v minus that at a
-            smaller one, over F_D at the smallest; below 0 curves come together with noise.
+            level minus that of the next coarser one; below 0 finer is closer to pixels. A note
+            says where log n / D of the levels alone decides the raw FI and FIR; where it decides
+            against finer levels, they have no interval.
+        fi_level_noise, fir_level_noise: |F_d - F_D| of a level at the largest v minus its mean over
+            the smaller half of the noise levels, over F_D at the smallest; below 0 curves come
+            together with noise.
         fi_level_noise_per_dimension, fir_level_noise_per_dimension: |log F_d / F_D| per dimension
-            of a level at the largest v minus that at a smaller one.
+            of a level at the largest v minus its mean over the smaller half.
         fi_permuted, fir_permuted: log F of permuted pixels over that of pixels; 0 is no change.
         stretch_gap: log of the ratio of the 99th to the 1st percentile of the GPE's distance
             quotients, minus that of the VAE; below 0 the GPE is closer to a similarity.
@@ -225,30 +227,37 @@ def _level_steps(curves: _Curves) -> Iterator[dict[str, object]]:
 
 
 def _decided_by_size(curves: _Curves, coarse: str, fine: str, pixels: str) -> dict[str, object]:
-    """Return no interval, and why, where the finer level is farther from pixels in size."""
+    """Return how sizes alone decide; no interval where the finer level is farther in size."""
     far, near = (abs(math.log(curves.dims[s] / curves.dims[pixels])) for s in (coarse, fine))
-    if near < far:
+    if near == far:
         return {}
     sizes = f"{curves.dims[coarse]} and {curves.dims[fine]} beside {curves.dims[pixels]}"
-    note = f"dimensions alone decide: {sizes}; choose levels whose size approaches that of pixels"
+    note = f"dimensions alone decide: {sizes}"
+    if near < far:
+        return {"note": f"{note}, in favour of the finer level"}
+    note += "; choose levels whose size approaches that of pixels"
     return {"low": math.nan, "high": math.nan, "note": note}
 
 
 def _noise_steps(
     curves: _Curves, quantity: str, level: str, pixels: str
 ) -> Iterator[dict[str, object]]:
-    """Yield how the distance of a level from pixels changes towards the largest noise."""
+    """Yield how the distance of a level from pixels changes towards the largest noise.
+
+    Curves may cross, so single noise levels say nothing.
+    """
     grid = curves.levels(quantity, level, pixels)
-    if len(grid) < 2:
+    half = len(grid) // 2
+    if not half:
         return
     totals = [[curves.logs[quantity, s, v].exp() for v in grid] for s in (level, pixels)]
     apart = [abs(a - b) for a, b in zip(*totals, strict=True)]
     unit = 1 / totals[1][0].value
     ratios = [abs(curves.ratio(quantity, level, pixels, v, "per_dimension")) for v in grid]
-    for v, gap, ratio in zip(grid[:-1], apart[:-1], ratios[:-1], strict=True):
-        yield _row(f"{quantity}_level_noise", level, v, (apart[-1] - gap).times(unit))
-        name = f"{quantity}_level_noise_per_dimension"
-        yield _row(name, level, v, ratios[-1] - ratio)
+    together = (apart[-1] - mean_of(apart[:half])).times(unit)
+    yield together.row(f"{quantity}_level_noise", level)
+    closer = ratios[-1] - mean_of(ratios[:half])
+    yield closer.row(f"{quantity}_level_noise_per_dimension", level)
 
 
 def _permutation(curves: _Curves) -> Iterator[dict[str, object]]:

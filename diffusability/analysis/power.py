@@ -28,6 +28,7 @@ ENOUGH = 0.5  # below it, a study hardly tests a claim
 # why the power of a statistic is not computed
 NOT_COMPUTED = {
     "range": "the paper gives no range over backbones, and r per backbone for one family only",
+    "range_over_families": "the paper gives r per family for one backbone only",
     "sd": "the paper shows the spread in a figure, without a number",
     "mean": "how much the number differs between tokenizers is not known before a run",
 }

@@ -6,8 +6,9 @@ layout has to reproduce the paper's value. What cannot be tested at all says why
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,9 @@ import pandas as pd
 from diffusability.analysis.claims import Claim, Region, fits
 from diffusability.analysis.equal_reconstruction import without_unequal
 from diffusability.analysis.evidence import Evidence, Study
-from diffusability.analysis.frames import join_notes, rows_where, table_frame
+from diffusability.analysis.frames import join_notes, table_frame
 from diffusability.analysis.intervals import Labels
-from diffusability.analysis.joint import CORRELATIONS, Row, Terms, evaluate
+from diffusability.analysis.joint import CORRELATIONS, RANGES, Row, Terms, evaluate
 from diffusability.analysis.panels import Measured, Table
 from diffusability.analysis.power import ASSUMED, power, power_reason
 from diffusability.study.study import DEFAULTS, AnalysisSpec
@@ -28,8 +29,9 @@ CONTRADICTED = "contradicted"
 UNDECIDED = "undecided"
 NOT_TESTABLE = "not testable"
 VERDICTS = (REPRODUCED, CONTRADICTED, UNDECIDED, NOT_TESTABLE)
+_WORST_FIRST = (CONTRADICTED, UNDECIDED, REPRODUCED)
 _NAMED = 4  # maximum reasons named in a verdict
-_NOISY = (*CORRELATIONS, "slope", "offset", "range", "fit")
+_NOISY = (*CORRELATIONS, "slope", "offset", *RANGES, "fit")
 _PANEL = ("target", "backbone", "guidance", "family")
 
 
@@ -65,18 +67,20 @@ def check_claims(
         analysis: confidence of the intervals.
 
     Returns:
-        One row per claim (and network, for claims on findings). The columns:
-        report/captions/tables/claims.rst.
+        One row per claim (and network, for claims on findings): ``verdict`` with its ``reason``;
+        the statistic with its interval over clusters; ``power``, the chance that a study of this
+        layout reproduces the claim if the paper's value is true; numbers of rows, tokenizers
+        and clusters behind it.
     """
     equal = without_unequal(Measured.of(measurements).table, analysis)
     study = Study(Measured(equal), profiles)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[Any, Any]] = []
     for claim in claims:
         if claim.table:
-            rows += _by_network(claim, findings, None)
+            rows += check_findings([claim], findings).to_dict("records")
         else:
             rows.append(_row(claim, _joint(claim, study, floor, analysis.confidence)))
-    return table_frame(CLAIMS_TABLE, rows)
+    return table_frame(CLAIMS_TABLE, [{str(k): v for k, v in row.items()} for row in rows])
 
 
 def _row(claim: Claim, found: _Finding, network: str = "") -> dict[str, object]:
@@ -180,7 +184,7 @@ def _noise_free(
     """Return the interval of a claim without noise of seeds, None if it has none."""
     if claim.statistic not in _NOISY:
         return None
-    if claim.statistic == "range":
+    if claim.statistic in RANGES:
         return (-math.inf, math.inf) if least < 1 else ends
     if claim.statistic not in CORRELATIONS or claim.least:
         return without_noise(ends, least)
@@ -207,9 +211,14 @@ def _reliability(floor: pd.DataFrame, rows: Sequence[Row]) -> tuple[float, float
     for where in {tuple(row.labels.get(name) for name in _PANEL) for row in rows}:
         if not where[1]:
             continue
-        found = rows_where(floor, **dict(zip(_PANEL, where, strict=True)))
-        lows += found["low"].fillna(0.0).tolist() or [0.0]
-        points += found["reliability"].fillna(1.0).tolist()
+        same = pd.Series(True, index=floor.index)
+        for column, value in zip(_PANEL, where, strict=True):
+            same &= floor[column].isna() if value is None else floor[column] == value
+        found = floor[same]
+        low = float(found["low"].iloc[0]) if len(found) else math.nan
+        point = float(found["reliability"].iloc[0]) if len(found) else math.nan
+        lows.append(0.0 if math.isnan(low) else low)
+        points.append(1.0 if math.isnan(point) else point)
     return min(lows), min(points)
 
 
@@ -229,77 +238,85 @@ def check_findings(
         networks: that every claim is tested on; by default those with selected rows.
 
     Returns:
-        Rows as of ``check_claims``. All selected rows must agree; the intervals of findings are
-        wide enough for all noise levels of a curve together. A claim with a second reading, of
+        Rows as of ``check_claims``. All selected rows must agree: where one has no interval, a
+        claim is not reproduced. The intervals of findings are wide enough for all noise levels of
+        a curve together. A claim with a second reading, of
         whole curves, is reproduced or contradicted only where both readings agree.
     """
-    rows = [row for claim in claims for row in _by_network(claim, table, networks)]
+    rows = []
+    for claim in claims:
+        chosen = table
+        if len(table):
+            chosen = table[table["statistic"].isin([claim.statistic, claim.curve])]
+            for column, wanted in (claim.selector or {}).items():
+                # as an array: an empty list would select no columns
+                matches = [fits(str(cell), wanted) for cell in chosen[column]]
+                chosen = chosen[np.array(matches, dtype=bool)]
+        there = [""]
+        if len(chosen) or networks is not None:
+            there = list(dict.fromkeys(networks if networks is not None else chosen["network"]))
+        for network in there:
+            own = chosen[chosen["network"] == network] if len(chosen) else chosen
+            rows.append(_row(claim, _both_readings(claim, own), network))
     return table_frame(CLAIMS_TABLE, rows)
-
-
-def _by_network(
-    claim: Claim, table: pd.DataFrame, networks: Sequence[str] | None
-) -> Iterator[dict[str, object]]:
-    """Yield the verdict on a claim for every network."""
-    if table.empty:
-        table = table_frame("latent_findings", [])
-    chosen = table[table["statistic"].isin([claim.statistic, claim.curve])]
-    for column, wanted in (claim.selector or {}).items():
-        matches = [fits(str(cell), wanted) for cell in chosen[column]]
-        chosen = chosen[np.array(matches, dtype=bool)]  # an empty list would select no columns
-    if networks is None:
-        networks = list(chosen["network"].unique()) or [""]
-    for network in networks:
-        yield _row(claim, _both_readings(claim, chosen[chosen["network"] == network]), network)
 
 
 def _both_readings(claim: Claim, rows: pd.DataFrame) -> _Finding:
     """Return the finding at every noise level, unless that of whole curves differs."""
-    if not claim.curve or rows.empty:
-        return _findings(claim, rows)
+    if not claim.curve or not len(rows):
+        return _all([_finding(claim, row) for row in rows.to_dict("records")])
     whole = rows["statistic"] == claim.curve
-    everywhere, curve = _findings(claim, rows[~whole]), _of_curves(claim, rows[whole])
-    if NOT_TESTABLE in (everywhere.verdict, curve.verdict):
-        return everywhere if everywhere.verdict == NOT_TESTABLE else curve
-    text = (
-        f"at every noise level: {everywhere.verdict}, {everywhere.reason}; "
-        f"as a curve: {curve.verdict}, {curve.reason}"
+    everywhere = _all([_finding(claim, row) for row in rows[~whole].to_dict("records")])
+    curves = _all(
+        [
+            _same([_finding(claim, row) for row in own.to_dict("records")])
+            for _, own in rows[whole].groupby("space", sort=False)  # supremum and mean
+        ]
     )
-    agree = everywhere.verdict == curve.verdict
-    return replace(everywhere, verdict=everywhere.verdict if agree else UNDECIDED, reason=text)
+    return _same([everywhere, curves], ("at every noise level", "as a curve"))
 
 
-def _of_curves(claim: Claim, rows: pd.DataFrame) -> _Finding:
-    """Return the finding over spaces, in each of which supremum and mean must agree."""
-    found = []
-    for _, own in rows.groupby("space", sort=False):
-        parts = [_findings(claim, own.iloc[[i]]) for i in range(len(own))]
-        agree = len({part.verdict for part in parts}) == 1
-        reason = "; ".join(part.reason for part in parts)
-        verdict = parts[0].verdict if agree else UNDECIDED
-        found.append(replace(parts[0], verdict=verdict, reason=reason))
-    order = [CONTRADICTED, UNDECIDED, NOT_TESTABLE, REPRODUCED]
-    if not found:
-        return _Finding(NOT_TESTABLE, "this study has no such curves")
-    return min(found, key=lambda finding: order.index(finding.verdict))
+def _finding(claim: Claim, row: Mapping[Any, Any]) -> _Finding:
+    """Return the finding on one row of a table of findings."""
+    low, high = float(row["low"]), float(row["high"])
+    note = f": {row['note']}" if row["note"] else ""
+    if math.isnan(low) or math.isnan(high):
+        return _Finding(NOT_TESTABLE, f"no interval ({row['metric']}){note}")
+    verdict, reason = decide(claim.region, (low, high))
+    reason = f"{reason} ({row['metric']}){note}"
+    return _Finding(verdict, reason, float(row["value"]), low, high, rows=1)
 
 
-def _findings(claim: Claim, rows: pd.DataFrame) -> _Finding:
-    """Return the finding over rows that must all agree: that of the decisive row."""
-    found, reasons = [], []
-    for row in rows.to_dict("records"):
-        low, high = float(row["low"]), float(row["high"])
-        if math.isnan(low) or math.isnan(high):
-            reasons.append(
-                f"no interval ({row['metric']})" + (f": {n}" if (n := row["note"]) else "")
-            )
-            continue
-        verdict, reason = decide(claim.region, (low, high))
-        where = f"{reason} ({row['metric']})"
-        found.append(_Finding(verdict, where, float(row["value"]), low, high, rows=len(rows)))
-    if not found:
-        named = list(dict.fromkeys(reasons))[:_NAMED]
-        return _Finding(NOT_TESTABLE, "; ".join(named) or "this study has no such findings")
-    order = [CONTRADICTED, UNDECIDED, REPRODUCED]
-    # in general a region has no preferred end; among equal verdicts the first row decides
-    return min(found, key=lambda finding: order.index(finding.verdict))
+def _all(parts: Sequence[_Finding]) -> _Finding:
+    """Return the finding of parts that must all agree: one disagrees, or none is left open.
+
+    A part that cannot be judged leaves open what the others reproduce; the reason counts them.
+    """
+    judged = [part for part in parts if part.verdict != NOT_TESTABLE]
+    lost = list(dict.fromkeys(part.reason for part in parts if part.verdict == NOT_TESTABLE))
+    if not judged:
+        return _Finding(NOT_TESTABLE, "; ".join(lost[:_NAMED]) or "this study has no such findings")
+    # among equal verdicts the first decides: a region has no preferred end in general
+    decisive = min(judged, key=lambda part: _WORST_FIRST.index(part.verdict))
+    found = replace(decisive, rows=sum(part.rows for part in judged))
+    if not lost:
+        return found
+    count = f"{len(parts) - len(judged)} of {len(parts)} cannot be judged: {lost[0]}"
+    verdict = UNDECIDED if found.verdict == REPRODUCED else found.verdict
+    return replace(found, verdict=verdict, reason=f"{found.reason}; {count}")
+
+
+def _same(readings: Sequence[_Finding], names: Sequence[str] = ()) -> _Finding:
+    """Return the finding of readings of one thing: none where they differ or one is missing."""
+    lost = [reading for reading in readings if reading.verdict == NOT_TESTABLE]
+    if lost:
+        return lost[0]
+    reasons = [reading.reason for reading in readings]
+    if names:
+        reasons = [
+            f"{name}: {reading.verdict}, {reading.reason}"
+            for name, reading in zip(names, readings, strict=True)
+        ]
+    agree = len({reading.verdict for reading in readings}) == 1
+    verdict = readings[0].verdict if agree else UNDECIDED
+    return replace(readings[0], verdict=verdict, reason="; ".join(reasons))

@@ -38,7 +38,7 @@ def read_array(path: str | Path, names: tuple[str, ...], key: str | None = None)
         key = _chosen(path, arrays, names, key)
         found = arrays[key]
         # an array of zarr is read here, and whole
-        return found if isinstance(found, Tensor) else _tensor(np.asarray(found[...]))
+        return found if isinstance(found, Tensor) else to_tensor(np.asarray(found[...]))
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix} ({error!s:.200})") from None
 
@@ -76,14 +76,24 @@ def _arrays(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return load_file(path)  # mapped on the CPU
     if path.suffix == ".npy":
-        return {"": _tensor(np.load(path, mmap_mode="c", allow_pickle=False))}
+        return {"": to_tensor(np.load(path, mmap_mode="c", allow_pickle=False))}
     with np.load(path, allow_pickle=False) as found:
-        return {name: _tensor(found[name]) for name in found.files}
+        return {name: to_tensor(found[name]) for name in found.files}
 
 
-def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
-    if array.dtype.kind not in "fiub":
+def to_tensor(array: np.ndarray[Any, Any]) -> Tensor:
+    """Return numbers as a tensor, without a copy where torch has their type and byte order.
+
+    Raises:
+        ValueError: it holds no real numbers.
+    """
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind not in "fiub":
         raise ValueError(f"numbers are expected, it holds {array.dtype}")
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+    if kind == "u" and size > 1:
         array = array.astype(np.int64)  # torch has no arithmetic of these
+    elif kind == "f" and size > 8:
+        array = array.astype(np.float64)
+    elif not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     return torch.from_numpy(np.ascontiguousarray(array) if not array.flags.c_contiguous else array)

@@ -67,10 +67,20 @@ class ImageSet:
         return sha.hexdigest()
 
 
-def thinned(chosen: Tensor, count: int) -> Tensor:
-    """Return `count` of (n,) indices, or all; evenly, as they may be in the order of classes."""
+def thinned(chosen: Tensor, count: int, labels: Tensor | None = None) -> Tensor:
+    """Return `count` of (n,) indices in their order, or all; evenly, as they may be sorted.
+
+    Args:
+        chosen: (n,) indices.
+        count: how many.
+        labels: (n,) classes of these indices: each class gets its share also where classes
+            alternate, as every tenth index could be of one class.
+    """
     count = min(count, len(chosen))
-    return chosen[torch.arange(count) * len(chosen) // max(1, count)]
+    places = torch.arange(count) * len(chosen) // max(1, count)
+    if labels is not None:
+        places = labels.argsort(stable=True)[places].sort().values
+    return chosen[places]
 
 
 def in_batches(rows: Rows, chosen: Tensor, size: int) -> Iterator[Tensor]:

@@ -6,18 +6,16 @@ of these estimates. All of them are of the gain, the Jacobian G of the posterior
 (Lemma B.1 of arXiv 2604.02751). With them v FI = n - E tr G and v^2 FIR = n - 2 E tr G + E|G|_F^2.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from diffusability.data.images import thinned
-
-SATURATED = 0.9  # of the degrees of freedom that E tr G may use before the sample is too small
+_USABLE = 0.9  # share of the degrees of freedom that tr G may use before a sample is too small
 _NOTHING = 1e-10  # variance relative to the largest that is rounding
 _NEGLIGIBLE = 1e-12  # class probability
 _BISECTIONS = 40
-QUERIES = 128  # noisy points at which an empirical measure is evaluated
 
 
 def principal_coordinates(data: Tensor) -> Tensor:
@@ -96,37 +94,68 @@ def gaussian_gains(values: Tensor, degrees: Tensor, levels: Tensor) -> tuple[Ten
         levels: (R, V) noise variances in the unit of the eigenvalues.
 
     Returns:
-        (R, V, 2), and (R, V) bool: the sample is too small, tr G would use more than
-        ``SATURATED`` of nu. The value is then that of the smallest v that is not too small, and
-        v FI / n an upper bound.
+        (R, V, 2), and (R, V) bool: the sample is too small, tr G would use more than 0.9 nu. The
+        value is then that of the smallest v that is not too small, and v FI / n an upper bound.
     """
     nu = degrees[:, None]  # (R, 1)
-    if bool((values.count_nonzero(dim=1) > SATURATED * degrees).any()):
-        low, high = torch.zeros_like(nu), values.sum(dim=1, keepdim=True)
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            above = _freedom(values, middle) > SATURATED * nu
-            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-        least = low / (1 - SATURATED)  # (R, 1)
-    else:
-        least = torch.zeros_like(nu)
-    saturated, v = levels < least, levels.maximum(least)
-    low, high = torch.zeros_like(v), v.clone()
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        above = middle > v * (1 - _freedom(values, middle) / nu)
-        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    least = _least_level(values, nu)
+    too_small, v = levels < least, levels.maximum(least)
+    low, high = _bisected(
+        torch.zeros_like(v), v, lambda lam: lam > v * (1 - _freedom(values, lam) / nu)
+    )
     lam = (low + high) / 2  # (R, V)
     trace = _freedom(values, lam)
     slope = -(values[:, None] / (values[:, None] + lam[..., None]).square()).sum(-1)
     fall = slope * (1 - trace / nu) / (1 + v * slope / nu)  # d tr G / dv
-    return torch.stack((trace, (trace + v * fall).clamp(min=0)), dim=-1), saturated
+    return torch.stack((trace, (trace + v * fall).clamp(min=0)), dim=-1), too_small
+
+
+def _least_level(values: Tensor, nu: Tensor) -> Tensor:
+    """Return the (R, 1) smallest v at which tr G uses no more than ``_USABLE`` of nu (R, 1)."""
+    if not bool((values.count_nonzero(dim=1)[:, None] > _USABLE * nu).any()):
+        return torch.zeros_like(nu)
+    most = values.sum(dim=1, keepdim=True)
+    lam, _ = _bisected(
+        torch.zeros_like(nu), most, lambda lam: _freedom(values, lam) <= _USABLE * nu
+    )
+    return lam / (1 - _USABLE)  # lam = v (1 - df / nu)
+
+
+def _bisected(
+    low: Tensor, high: Tensor, is_above: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the ends of intervals that hold a root, narrowed 2^40 times.
+
+    Args:
+        low, high: ends. is_above: whether a point lies above the root, elementwise.
+    """
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        above = is_above(middle)
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return low, high
 
 
 def _freedom(values: Tensor, lam: Tensor) -> Tensor:
     """Return (R, V) sum_i l_i / (l_i + lam), where lam > 0 or l_i > 0."""
     total = values[:, None] + lam[..., None]  # (R, V, r)
     return (values[:, None] / total.clamp(min=1e-300)).sum(-1)
+
+
+@dataclass(frozen=True)
+class MixtureDraws:
+    """Random numbers that become noisy points of a mixture, M of them.
+
+    Attributes:
+        own: (M,) position of the class of each point.
+        inner: (M, q) standard normal, along the axes of the data; the point is a function of them
+            that changes little where the covariance does.
+        noise: (M, q) standard normal.
+    """
+
+    own: Tensor
+    inner: Tensor
+    noise: Tensor
 
 
 @dataclass(frozen=True)
@@ -162,27 +191,34 @@ class ClassGaussians:
         values, vectors = torch.linalg.eigh(fitted)
         return cls(means, values.clamp(min=0), vectors)
 
-    def overlap(self, levels: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-        """Draw estimates of what not knowing the class adds to the mean gain of the classes.
+    def draw(self, samples: int, generator: torch.Generator) -> MixtureDraws:
+        """Draw the random numbers of ``overlap`` with a generator on the CPU."""
+        classes, q = self.means.shape
+        device = self.means.device
+        own = torch.randint(classes, (samples,), generator=generator).to(device)
+        z = torch.randn(2, q, samples, generator=generator, dtype=torch.float64).to(device).mT
+        return MixtureDraws(own, torch.einsum("mij,mj->mi", self.vectors[own], z[0]), z[1])
+
+    def overlap(self, levels: Tensor, draws: MixtureDraws) -> Tensor:
+        """Return estimates of what not knowing the class adds to the mean gain of the classes.
 
         At a point with class probabilities r_k, G = sum r_k G_k + Cov_k(D_k) / v. The mean of
         tr G_k under r_k is that over classes, so only the covariance adds to the trace.
 
         Args:
-            levels: (V,) noise variances. samples: draws M. generator: on the CPU.
+            levels: (V,) noise variances.
+            draws: of these classes, or of others that are like them.
 
         Returns:
             (M, V, 2) unbiased for the differences of tr G (>= 0) and |G|_F^2 between the mixture of
             equally likely classes and the mean over its classes.
         """
-        classes, q = self.means.shape
-        device = self.means.device
-        own = torch.randint(classes, (samples,), generator=generator).to(device)
-        z = torch.randn(2, q, samples, generator=generator, dtype=torch.float64).to(device).mT
-        x = self.means[own] + torch.einsum(
-            "mij,mj->mi", self.vectors[own], z[0] * self.values[own].sqrt()
-        )
-        return torch.stack([self._overlap(x + v.sqrt() * z[1], v) for v in levels], dim=1).cpu()
+        root = self.vectors * self.values[:, None].sqrt() @ self.vectors.mT  # (K, q, q)
+        x = self.means[draws.own] + torch.einsum("mij,mj->mi", root[draws.own], draws.inner)
+        noisy = (x + v.sqrt() * draws.noise for v in levels)
+        return torch.stack(
+            [self._overlap(y, v) for y, v in zip(noisy, levels, strict=True)], 1
+        ).cpu()
 
     def _overlap(self, y: Tensor, v: Tensor) -> Tensor:
         total = self.values + v  # (K, q)
@@ -239,7 +275,7 @@ class EmpiricalGains:
 
 
 def empirical_gains(
-    points: Tensor, levels: Tensor, generator: torch.Generator, queries: int = QUERIES
+    points: Tensor, levels: Tensor, asked: Tensor, generator: torch.Generator
 ) -> EmpiricalGains:
     """Return the gains of the empirical measure of points, exact for it, at noisy points of it.
 
@@ -250,12 +286,11 @@ def empirical_gains(
     Args:
         points: (N, r) centred, N at least 3.
         levels: (V,) noise variances, in squared units of the points.
-        generator: noise, one draw per query for all levels; on the CPU.
-        queries: points that noise is added to, spread evenly.
+        asked: (M,) positions of the points that noise is added to.
+        generator: noise, one draw per point for all levels; on the CPU.
     """
-    count, rank = points.shape
-    asked = thinned(torch.arange(count), queries)  # (M,)
-    queries = len(asked)
+    queries, rank = len(asked), points.shape[1]
+    asked = asked.to(points.device)
     noise = torch.randn(rank, queries, generator=generator, dtype=torch.float64).to(points).T
     squares = points.square().sum(dim=1)  # (N,)
     products = (points @ points.T).square()  # (N, N)

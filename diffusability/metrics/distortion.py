@@ -24,6 +24,7 @@ PARTS = ("dimension", "tangential", "curvature")
 # ending of a metric: the estimator of FIR
 _ESTIMATORS = {"": "_unconditional", "_empirical": "_empirical"}
 _BATCH = 64
+_NO_DIRECTION = 1e-6  # of a step's length that lies outside earlier steps: rounding of images
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,14 @@ class Expansion:
     linear: Tensor
 
 
-def expand(encode: Encoder, images: Tensor, *, anchors: int, neighbours: int) -> Expansion:
-    """Expand an encoder around images that are spread evenly over the set.
+def expand(encode: Encoder, images: Tensor, *, anchors: Tensor, neighbours: int) -> Expansion:
+    """Expand an encoder around some of the images.
 
     Args:
         encode: (B, C, H, W) to (B, d, h, w), differentiable forwards, in evaluation mode.
         images: (N, C, H, W), more than ``neighbours``.
-        anchors: images A to expand around. neighbours: directions k at each.
+        anchors: (A,) positions of the images to expand around.
+        neighbours: directions at each; k are fewer where images span fewer.
 
     Raises:
         MeasurementError: there are too few images, or all latents are equal.
@@ -69,12 +71,10 @@ def expand(encode: Encoder, images: Tensor, *, anchors: int, neighbours: int) ->
         raise MeasurementError("all latents are equal: the encoder has collapsed")
     scale = float((spread[0] / spread[1]).sqrt())
     latents = scale * latents.to(flat)
-    chosen = thinned(torch.arange(len(images)), anchors)
     tangents, remainders, best = [], [], None
-    for a in chosen.tolist():
+    for a in anchors.tolist():
         steps = flat - flat[a]  # (N, D)
-        near = steps.norm(dim=1).argsort()[1 : neighbours + 1]
-        frame = torch.linalg.qr(steps[near].T)[0].T  # (k, D)
+        frame = _nearest_directions(steps, neighbours)  # (k, D)
         pushed = scale * _push(encode, images[a], torch.cat((frame, steps)))
         along, linear = pushed[: len(frame)], latents[a] + pushed[len(frame) :]
         tangents.append(along @ along.T)
@@ -83,6 +83,25 @@ def expand(encode: Encoder, images: Tensor, *, anchors: int, neighbours: int) ->
             best = (float(remainders[-1]), linear)
     assert best is not None  # there is an anchor
     return Expansion(flat, latents, torch.stack(tangents), torch.stack(remainders), best[1])
+
+
+def _nearest_directions(steps: Tensor, count: int) -> Tensor:
+    """Return at most (count, D) orthonormal directions of the shortest of (N, D) steps.
+
+    Steps that add no direction are passed over: of length zero, as to a duplicate of an image, or
+    along earlier ones.
+    """
+    frame = steps.new_zeros(0, steps.shape[1])
+    for step in steps[steps.norm(dim=1).argsort()]:
+        rest = step
+        for _ in range(2):  # Gram and Schmidt, twice for rounding
+            rest = rest - frame.T @ (frame @ rest)
+        length = rest.norm()
+        if bool(length > _NO_DIRECTION * step.norm()):
+            frame = torch.cat((frame, rest[None] / length))
+        if len(frame) == count:
+            break
+    return frame
 
 
 def _push(encode: Encoder, image: Tensor, directions: Tensor) -> Tensor:
@@ -113,7 +132,8 @@ def measure_distortion(
     Args:
         encode: see ``expand``. images: (N, C, H, W) in [-1, 1]. labels: (N,) classes.
         v: noise variances, in units of the mean variance of a pixel.
-        anchors, neighbours: see ``expand``. seed, blocks, samples: see ``sample_fisher.Sample``.
+        anchors: images to expand around, of each class in proportion.
+        neighbours: see ``expand``. seed, blocks, samples: see ``sample_fisher.Sample``.
 
     Returns:
         ``distortion.epsilon``, the mean over anchors of the operator norm of DE^T DE - I along
@@ -131,7 +151,8 @@ def measure_distortion(
         MeasurementError: see ``expand``; or v are not positive and increasing.
     """
     check_variances(v)
-    at = expand(encode, images, anchors=anchors, neighbours=neighbours)
+    chosen = thinned(torch.arange(len(images)), anchors, labels.cpu())
+    at = expand(encode, images, anchors=chosen, neighbours=neighbours)
     dims = at.images.shape[1], at.latents.shape[1]
     variance = (at.images - at.images.mean(dim=0)).square().sum() / len(at.images)
     identity = torch.eye(at.tangents.shape[1]).to(at.tangents)

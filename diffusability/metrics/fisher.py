@@ -3,8 +3,10 @@
 Source: "Understanding Latent Diffusability via Fisher Geometry" (arXiv 2604.02751). Estimators:
 ``fisher.sample_estimators``, fitted to posterior means like all latent metrics here.
 (`learned_fisher` uses posterior samples, as diffusion training does; they are smoother where
-posteriors are wide.) Every number is per dimension and multiplied by v, v^2 or 1, so it is in
-[0, 1] and independent of the dimension (k empty directions add k/v to a raw FI).
+posteriors are wide.) Every number is per dimension and multiplied by v, v^2 or 1, so it does not
+grow with the dimension (k empty directions add k/v to a raw FI). v FI / n lies in [0, 1];
+v^2 FIR / n and the rate are >= 0, and <= 1 where the density is log-concave, as a Gaussian's: then
+Cov(x|y) <= v. Two atoms exceed it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,19 +18,10 @@ from torch import Tensor
 from diffusability.errors import MeasurementError
 from diffusability.fisher.deviation import DEVIATIONS
 from diffusability.fisher.information import check_variances, log_weights
-from diffusability.metrics.latent_set import LatentSet, check_labels, classes_of_enough
+from diffusability.metrics.fisher_curves import Curves, PixelCurves, curve_deviations, shares
+from diffusability.metrics.latent_set import ONE_CLASS, LatentSet, check_labels, classes_of_enough
 from diffusability.metrics.measurement import Measurement
-from diffusability.metrics.sample_fisher import (
-    ESTIMATORS,
-    LOOSE,
-    SMALL,
-    ZSCORED,
-    Curves,
-    PixelCurves,
-    Sample,
-    curve_deviations,
-    shares,
-)
+from diffusability.metrics.sample_fisher import ESTIMATORS, LOOSE, SMALL, ZSCORED, Sample
 from diffusability.statistics import delete_block_stderr
 from diffusability.study.class_sizes import LEAST_FISHER
 from diffusability.study.metric_group import SmallestClass
@@ -65,7 +58,8 @@ def measure_fisher(
 
     Args:
         latents: (N, C, H, W), any floating dtype, in latent units.
-        labels: (N,) integer class numbers; None is one class.
+        labels: (N,) integer class numbers; None is one class, and what is of a Gaussian per class
+            is then unconditional, which a flag says.
         pixels: ``pixel_curves`` of the images of these latents, at the same v and blocks; None
             leaves the deviations from pixel space out.
         v: increasing noise variances, relative to the mean variance of an entry.
@@ -118,7 +112,8 @@ def measure_fisher(
     level = torch.tensor(v, dtype=torch.float64)
     own = sample.curves(sample.variance[:, None] / sample.dim * level)
     zscored = sample.zscored_curves(level)
-    writer = _Writer(tuple(v), sample.sizes, data.count, sample.dim)
+    one_class = not bool((labels != labels[0]).any())
+    writer = _Writer(tuple(v), sample.sizes, data.count, sample.dim, one_class)
     found = [*writer.quantities(own, ""), *writer.quantities(zscored, "_zscored")]
     if pixels is None:
         reason = "there are no images to compare with"
@@ -151,28 +146,32 @@ def _require_classes(labels: Tensor) -> None:
 
 @dataclass(frozen=True)
 class _Writer:
-    """Turns curves into measurements.
+    """Turns curves into measurements; R = 1 + B replicates, as in ``sample_fisher``.
 
     Attributes:
         v: noise variances. sizes: (B,) images of each block. count: images. dim: n.
+        one_class: whether all images are of one class.
     """
 
     v: tuple[float, ...]
     sizes: Tensor
     count: int
     dim: int
+    one_class: bool
 
     def quantities(self, curves: Curves, scale: str) -> list[Measurement]:
         """Return FI, FIR and MMSE rate by every estimator, as means and at every v."""
         found = []
         for ending, gains in curves.gains.items():
-            values = shares(gains, self.dim)  # (1 + B, V, 3)
+            values = shares(gains, self.dim)  # (R, V, 3)
             flags = self._flags(ending, curves)
             if "_gaussian" in curves.gains and ending in _CURVES_OF:
                 bound = shares(curves.gains["_gaussian"], self.dim)[0]
                 flags |= dict.fromkeys(self._misfits(values, bound), self.v)
             more = self._bounds(curves) if ending == "_empirical" else [{}] * len(self.v)
-            found += self._write(values, list(QUANTITIES), ending, scale, flags, True, more)
+            options = self._options(ending, scale)
+            found += self._curve(values, list(QUANTITIES), ending + scale, options, flags, more)
+            found += self._means(values, list(QUANTITIES), ending + scale, options, flags)
         return found
 
     def deviations(
@@ -188,9 +187,11 @@ class _Writer:
                 self.dim,
             )
             flags = self._flags(ending, latent) | self._flags(ending, pixel)
-            curve = not scale and ending in _CURVES_OF
+            options = self._options(ending, scale)
+            if not scale and ending in _CURVES_OF:
+                found += self._curve(gaps, DEVIATIONS, ending, options, flags)
             if ending != "_empirical":
-                found += self._write(gaps, DEVIATIONS, ending, scale, flags, curve)
+                found += self._means(gaps, DEVIATIONS, ending + scale, options, flags)
                 continue
             # both measures are of atoms at small v, and then agree whatever the spaces are
             trusted = ~(latent.doubtful[ending] | pixel.doubtful[ending])
@@ -199,7 +200,7 @@ class _Writer:
                     x for x, is_trusted in zip(self.v, trusted.tolist(), strict=True) if is_trusted
                 )
                 writer = replace(self, v=v)
-                found += writer._write(gaps[:, trusted], DEVIATIONS, ending, scale, {}, False)
+                found += writer._means(gaps[:, trusted], DEVIATIONS, ending + scale, options, {})
         return found
 
     def _flags(self, ending: str, curves: Curves) -> dict[str, tuple[float, ...]]:
@@ -207,7 +208,8 @@ class _Writer:
         bad = zip(self.v, curves.doubtful[ending].tolist(), strict=True)
         doubtful = tuple(v for v, is_bad in bad if is_bad)
         text = LOOSE if ending == "_empirical" else SMALL
-        return {text.format(f"{doubtful[-1]:g}"): doubtful} if doubtful else {}
+        flags = {text.format(f"{doubtful[-1]:g}"): doubtful} if doubtful else {}
+        return flags | ({ONE_CLASS: self.v} if self.one_class and not ending else {})
 
     def _misfits(self, values: Tensor, bound: Tensor) -> list[str]:
         """Return flags of FI or FIR below those of the Gaussian with the same covariance."""
@@ -226,37 +228,59 @@ class _Writer:
         ends = 1 - curves.bounds / self.dim
         return [{"fi_at_least": low, "fi_at_most": high} for high, low in ends.tolist()]
 
-    def _write(
+    def _options(self, ending: str, scale: str) -> dict[str, object]:
+        reading = scale.removeprefix("_") or "one scale"
+        return {"estimator": ESTIMATORS[ending], "scale": reading, "dim": self.dim}
+
+    def _curve(
         self,
         values: Tensor,
         names: Sequence[str],
         ending: str,
-        scale: str,
+        options: Mapping[str, object],
         flags: Mapping[str, Sequence[float]],
-        curve: bool,
         more: Sequence[Mapping[str, object]] | None = None,
     ) -> list[Measurement]:
-        """Return the means over log v of (1 + B, V, Q) values, and on request those at every v."""
-        reading = scale.removeprefix("_") or "one scale"
-        options: dict[str, object] = {"estimator": ESTIMATORS[ending], "scale": reading}
-        options["dim"] = self.dim
-        weights = torch.tensor(log_weights(self.v), dtype=torch.float64)
-        means = (values * weights[:, None]).sum(dim=1, keepdim=True)  # (1 + B, 1, Q)
+        """Return (R, V, Q) values of Q names at every v.
+
+        Args:
+            ending: of the metrics: estimator and scale.
+            flags: with the noise variances that they are about.
+            more: further options at each v.
+        """
         found = []
         for j, name in enumerate(names):
             power, better = QUANTITIES.get(name, (None, False))
-            for i, level in enumerate(self.v if curve else ()):
+            for i, level in enumerate(self.v):
                 value, error = self._estimate(values, i, j)
                 at: dict[str, object] = {"v": level, **(more[i] if more else {})}
                 if power is not None:
                     at["total"] = value * self.dim / level**power
-                metric = f"fisher.curve_{name}{ending}{scale}_v{level:g}"
+                metric = f"fisher.curve_{name}{ending}_v{level:g}"
                 marks = [flag for flag, levels in flags.items() if level in levels]
-                found.append(self._row(metric, value, error, better, options | at, marks))
-            mean: dict[str, object] = {"v": list(self.v), "reading": "mean over log v"}
+                found.append(self._row(metric, value, error, better, {**options, **at}, marks))
+        return found
+
+    def _means(
+        self,
+        values: Tensor,
+        names: Sequence[str],
+        ending: str,
+        options: Mapping[str, object],
+        flags: Mapping[str, Sequence[float]],
+    ) -> list[Measurement]:
+        """Return the means over log v of (R, V, Q) values of Q names; see ``_curve``."""
+        weights = torch.tensor(log_weights(self.v), dtype=torch.float64)
+        means = (values * weights[:, None]).sum(dim=1, keepdim=True)  # (R, 1, Q)
+        reading = {"v": list(self.v), "reading": "mean over log v"}
+        found = []
+        for j, name in enumerate(names):
+            _, better = QUANTITIES.get(name, (None, False))
             value, error = self._estimate(means, 0, j)
-            metric = f"fisher.{name}{ending}{scale}"
-            found.append(self._row(metric, value, error, better, options | mean, list(flags)))
+            metric = f"fisher.{name}{ending}"
+            found.append(
+                self._row(metric, value, error, better, {**options, **reading}, list(flags))
+            )
         return found
 
     def _row(
@@ -271,7 +295,7 @@ class _Writer:
         return Measurement(metric, value, error, self.count, "1", better, options, tuple(flags))
 
     def _estimate(self, values: Tensor, level: int, column: int) -> tuple[float, float | None]:
-        own = values[:, level, column]  # (1 + B,)
+        own = values[:, level, column]  # (R,)
         value = float(own[0])
         if len(own) < 3:
             return value, None

@@ -18,6 +18,9 @@ TOLERANCE = 1e-6
 MAX_ITERATIONS = 100
 _PIECE_BYTES = 2 * 2**20  # of samples at a time, so that products stay in the cache
 _JITTER = 1e-10  # ridge relative to the mean eigenvalue, added only to a singular factor
+# share of a row's (or column's) variance that does not follow from others, below which it is
+# rounding: of single precision 1e-14, and more where means are large
+_FOLLOWS = 1e-12
 
 
 def require_samples(counts: Tensor, names: Tensor, rows: int, columns: int) -> None:
@@ -78,7 +81,8 @@ def flip_flop(
 
     Alternates A = mean_i X_i B^-1 X_i^T / q and B = mean_i X_i^T A^-1 X_i / p, whose fixed point
     maximises the likelihood, until both factors change by less than ``tolerance`` (Frobenius,
-    relative).
+    relative). Where rows follow from others, p is the rank of A: X_i has no more rows that vary by
+    themselves. (The rank of B cancels as B is scaled.)
 
     Args:
         centred: (K, n, p, q) float64 samples minus their class mean; classes with fewer than n
@@ -169,11 +173,12 @@ def _iterate(
         A += (half @ half.mT).sum(dim=1)
     A /= (sizes * q)[:, None, None]
     whitener, singular_A = _whitener(A)  # (k, p, p)
+    rank = _rank(A, singular_A)  # (k,)
     B = samples.new_zeros(k, q, q)
     for piece in pieces:
         half = (whitener[:, None] @ piece).view(k, -1, q)  # A^-1/2 X
         B.baddbmm_(half.mT, half)
-    B /= (sizes * p)[:, None, None]
+    B /= (sizes * rank)[:, None, None]
     scale = torch.diagonal(B, dim1=1, dim2=2).mean(dim=1)[:, None, None]  # (k, 1, 1)
     return A * scale, B / scale, singular_A if singular is None else singular | singular_A
 
@@ -188,13 +193,25 @@ def _whitener(covariance: Tensor) -> tuple[Tensor, Tensor]:
     size = covariance.shape[-1]
     identity = torch.eye(size, dtype=covariance.dtype, device=covariance.device)
     factor, info = torch.linalg.cholesky_ex(covariance)  # (k, s, s)
-    singular = info > 0  # (k,)
+    pivots, variances = (torch.diagonal(x, dim1=1, dim2=2) for x in (factor, covariance))
+    singular = (info > 0) | (pivots.square() < _FOLLOWS * variances).any(dim=1)  # (k,)
     if bool(singular.any()):
         level = torch.diagonal(covariance, dim1=1, dim2=2).mean(dim=1)[:, None, None]  # (k, 1, 1)
         floor = _JITTER * level.clamp(min=torch.finfo(covariance.dtype).tiny) * identity
         mended = torch.linalg.cholesky_ex((covariance + floor)[singular])[0]
         factor[singular] = mended
     return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False), singular
+
+
+def _rank(covariance: Tensor, singular: Tensor) -> Tensor:
+    """Return the (k,) ranks of (k, s, s) covariances, s where they are not singular."""
+    rank = torch.full_like(singular, covariance.shape[-1], dtype=torch.int64)
+    if bool(singular.any()):
+        own = covariance[singular]
+        root = torch.diagonal(own, dim1=1, dim2=2).sqrt().clamp(min=torch.finfo(own.dtype).tiny)
+        correlation = own / root[:, :, None] / root[:, None]
+        rank[singular] = (torch.linalg.eigvalsh(correlation) > _FOLLOWS).sum(dim=1).clamp(min=1)
+    return rank
 
 
 def _change(new: Tensor, old: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ from diffusability.latents.channel_statistics import (
 from diffusability.metrics.measurement import Measurement
 from diffusability.study.metric_group import SmallestClass
 
+ONE_CLASS = "one class: unconditional"  # flag of a metric of classes where there is one
+
 
 class ImageVariation:
     """How much each channel varies from image to image, from blocks of latents."""

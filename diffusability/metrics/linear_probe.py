@@ -14,6 +14,10 @@ _INVERSE_PENALTY = 1.0
 _ITERATIONS = 500
 
 
+class ProbeError(MeasurementError):
+    """Classes are too few or too small for a linear probe."""
+
+
 def linear_probe(
     features: Tensor,
     labels: Tensor,
@@ -37,7 +41,8 @@ def linear_probe(
         ``semantics.probe``, top-1 accuracy in [0, 1]; HIGHER is better.
 
     Raises:
-        MeasurementError: one class, fewer images than folds in every class, or an empty side.
+        ProbeError: one class, or for folds a class of one image.
+        MeasurementError: ``train`` is malformed, or leaves a side empty.
     """
     x = features.cpu().numpy()  # (N, F)
     y = labels.cpu().numpy()  # (N,)
@@ -66,7 +71,7 @@ def _hits(
 ) -> tuple[np.ndarray, bool]:
     """Fit on one part; return which images of the other are right, and whether it converged."""
     if np.unique(y[learn]).size < 2:
-        raise MeasurementError("A linear probe needs two classes in its training part; got one")
+        raise ProbeError("a linear probe needs two classes in its training part; got one")
     centre, spread = x[learn].mean(axis=0), x[learn].std(axis=0, ddof=1)  # (F,) each
     spread[spread == 0] = 1.0  # a constant feature carries no information at any scale
     scaled = (x - centre) / spread  # (N, F)
@@ -83,9 +88,10 @@ def _stratified_folds(labels: np.ndarray, generator: torch.Generator) -> tuple[S
     sizes = np.unique(labels, return_counts=True)[1]
     folds = min(_FOLDS, int(sizes.min()))
     if sizes.size < 2 or folds < 2:
-        raise MeasurementError(
-            f"A linear probe needs two classes with two images each; got {sizes.size} classes, "
-            f"the smallest of {int(sizes.min())}. Leave out classes of one image, or pass `train`"
+        raise ProbeError(
+            f"a linear probe needs two classes with two images each; got {sizes.size} classes, "
+            f"the smallest of {int(sizes.min())}; leave out classes of one image with "
+            "metrics.semantics.smallest_class: skip"
         )
     seed = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)

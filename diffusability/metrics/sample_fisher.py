@@ -3,12 +3,13 @@
 The estimators (``fisher.sample_estimators``) see distances between data alone. What is read from
 them depends on the scale: of the data as they are ("raw"), of the data times one number, or of
 channels z-scored one by one, which no rotation commutes with.
+
+Standard errors are jackknives. So most tensors have a first axis of R = 1 + B replicates: of all
+images (or Monte-Carlo draws), then without each of B blocks of them.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property, reduce
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ from diffusability.latents.channel_statistics import (
     channel_statistics,
     normalise,
 )
+from diffusability.metrics.fisher_curves import Curves, PixelCurves
+from diffusability.metrics.strata import in_proportion, interleaved_blocks
+from diffusability.statistics import Moments
 
 # ending of a metric: what is fitted
 ESTIMATORS = {
@@ -36,93 +40,13 @@ ESTIMATORS = {
     "_empirical": "smoothed empirical measure",
 }
 ZSCORED = ("", "_unconditional")  # also fitted to channels z-scored one by one
-IMAGES = 2048  # at most, spread evenly over classes, where every pair of images is compared
+IMAGES = 2048  # at most, of each class in proportion, where every pair of images is compared
 _EMPIRICAL_IMAGES = 1024
+_NOISY_POINTS = 128  # at which the empirical measure is evaluated
 _DIRECTIONS = 128  # leading ones, in which classes overlap
-_NO_RATE = 1e-9  # MMSE rate of all dimensions
+_FEW_DIRECTIONS = 8  # in which errors of the classes alone and of their overlap cancel
 _WIDE = 0.1  # of v FI / n, between the bounds of the empirical measure
 SMALL, LOOSE = "data-limited: a bound at v <= {}", "loose: bounds of v FI / n differ at v <= {}"
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Gains of one space at V noise variances, by estimator.
-
-    Attributes:
-        gains: (1 + B, V, 2) E tr G and E|G|_F^2: of all data, then without each block.
-        doubtful: (V,) bool, whether the data are too few at this noise variance.
-        bounds: (V, 2) least and most E tr G of any distribution, from the empirical measure.
-    """
-
-    gains: Mapping[str, Tensor]
-    doubtful: Mapping[str, Tensor]
-    bounds: Tensor | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values; float64 survives the round trip exactly."""
-        parts = {"gains": self.gains, "doubtful": self.doubtful}
-        return {name: {k: t.tolist() for k, t in part.items()} for name, part in parts.items()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Curves":
-        """Return the curves that ``to_json`` wrote, without bounds."""
-        gains = {k: torch.tensor(x, dtype=torch.float64) for k, x in values["gains"].items()}
-        return cls(gains, {k: torch.tensor(x) for k, x in values["doubtful"].items()})
-
-
-@dataclass(frozen=True)
-class PixelCurves:
-    """Fisher curves of images, which latents deviate from.
-
-    Attributes:
-        dim: D. variance: total variance of an image, for values in [-1, 1].
-        sizes: (B,) images of each block. v: noise variances of the curves.
-        seed: of every random draw; latents take the same, so that equal spaces have equal curves.
-        scaled: at v times the mean variance of a pixel. zscored: of z-scored channels, at v.
-    """
-
-    dim: int
-    variance: float
-    sizes: Tensor
-    v: tuple[float, ...]
-    seed: int
-    scaled: Curves
-    zscored: Curves
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        plain = {name: getattr(self, name) for name in ("dim", "variance", "seed")}
-        plain |= {"sizes": self.sizes.tolist(), "v": list(self.v)}
-        return plain | {name: getattr(self, name).to_json() for name in ("scaled", "zscored")}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "PixelCurves":
-        """Return the curves that ``to_json`` wrote."""
-        return cls(
-            dim=values["dim"],
-            variance=values["variance"],
-            sizes=torch.tensor(values["sizes"]),
-            v=tuple(values["v"]),
-            seed=values["seed"],
-            scaled=Curves.from_json(values["scaled"]),
-            zscored=Curves.from_json(values["zscored"]),
-        )
-
-
-def interleaved_blocks(labels: Tensor, blocks: int) -> Tensor:
-    """Return the (N,) block of each image, assigned round-robin within each class.
-
-    There are at most as many blocks as the largest class has images.
-    """
-    return _rank_in_class(labels) % blocks
-
-
-def _rank_in_class(labels: Tensor) -> Tensor:
-    rank = torch.empty_like(labels)
-    for name in labels.unique():
-        members = torch.nonzero(labels == name).flatten()
-        rank[members] = torch.arange(len(members))
-    return rank
 
 
 def pixel_curves(
@@ -171,7 +95,7 @@ class Sample:
 
     Attributes:
         dim: n. sizes: (B,) images of each block.
-        variance: (1 + B,) E|x - E x|^2: of all images, then without each block.
+        variance: (R,) E|x - E x|^2.
 
     Raises:
         MeasurementError: all images are equal.
@@ -193,10 +117,8 @@ class Sample:
         self.block = interleaved_blocks(self.labels, blocks)
         self.sizes = torch.bincount(self.block)
         self.dim = int(torch.tensor(images.shape[1:]).prod())
-        self.variance = self._pooled_spectra[0].sum(dim=1).cpu()
-        self.variance *= (self._pooled_spectra[1] / (1 + self._pooled_spectra[1])).cpu()
-        if not bool((self.variance > 0).all()):
-            raise MeasurementError(f"{len(chosen)} equal images have no Fisher information")
+        self.variance = self._variances()
+        _require_variation(self.variance, len(chosen))
 
     def zscored_curves(self, level: Tensor) -> Curves:
         """Return the gains of the set with each channel z-scored over it, at variances (V,)."""
@@ -221,22 +143,24 @@ class Sample:
         """Return the gains at noise variances in the squared unit of the data.
 
         Args:
-            levels: (1 + B, V), of all images, then without each block.
+            levels: (R, V).
             estimators: some of ``ESTIMATORS``.
         """
         found: dict[str, Tensor] = {}
         doubtful: dict[str, Tensor] = {}
         bounds = None
         if not {"", "_unconditional"}.isdisjoint(estimators):
-            alone, few = self._classes(levels)
+            alone, few = self._gains_of_classes(levels)
         for name in estimators:
             match name:
                 case "":
                     found[name], doubtful[name] = alone, few
                 case "_unconditional":
-                    found[name], doubtful[name] = alone + self._overlap(levels[0]), few
+                    found[name], doubtful[name] = alone + self._overlap(levels), few
                 case "_gaussian":
-                    found[name], small = gaussian_gains(*self._pooled_spectra, levels.to(self._at))
+                    found[name], small = gaussian_gains(
+                        *self._pooled_spectra, levels.to(self._points)
+                    )
                     found[name], doubtful[name] = found[name].cpu(), small[0].cpu()
                 case "_empirical":
                     found[name], bounds = self._empirical(levels[0])
@@ -253,34 +177,64 @@ class Sample:
         values = (to_float(rows) if rows.dtype == torch.uint8 else rows).to(torch.float64)
         return values if self._statistics is None else normalise(values, self._statistics)
 
-    def _spread(self, most: int) -> Tensor:
-        """Return at most some positions, as many of every class as possible."""
-        order = torch.argsort(_rank_in_class(self.labels), stable=True)
-        return order[:most].sort().values
+    def _variances(self) -> Tensor:
+        """Return the (R,) variances of all images, however many."""
+        parts: dict[int, list[Moments]] = {b: [] for b in range(len(self.sizes))}
+        for positions in torch.arange(len(self.chosen)).split(IMAGES):
+            data, block = self._read(positions).flatten(1), self.block[positions]
+            for b in block.unique().tolist():
+                own = data[(block == b).to(data.device)]
+                mean = own.mean(dim=0)
+                parts[b].append(Moments(len(own), mean, (own - mean).square().sum(dim=0)))
+        blocks = [reduce(Moments.merge, own) for own in parts.values()]
+        whole = reduce(Moments.merge, blocks)
+        replicates = [whole, *(whole.without(block) for block in blocks)]
+        return torch.stack([each.scatter.sum() / each.count for each in replicates]).cpu()
 
     @cached_property
-    def _points(self) -> tuple[Tensor, Tensor]:
-        """Principal coordinates (m, r) of images spread over the set, and their positions."""
-        kept = self._spread(IMAGES)
-        return principal_coordinates(self._read(kept).flatten(1)), kept
+    def _kept(self) -> Tensor:
+        """Positions (m,) of the images that are compared with each other."""
+        return in_proportion(self.labels, IMAGES)
+
+    @cached_property
+    def _kept_block(self) -> Tensor:
+        """Blocks (m,) of the images that are compared.
+
+        The first images of classes are in the first blocks, so they are dealt anew where classes
+        have too few of them to be in all blocks.
+        """
+        block, blocks = self.block[self._kept], len(self.sizes)
+        if int(torch.bincount(block, minlength=blocks).min()) * 2 * blocks < len(block):
+            block[self.labels[self._kept].argsort(stable=True)] = torch.arange(len(block)) % blocks
+        return block
+
+    @cached_property
+    def _points(self) -> Tensor:
+        """Principal coordinates (m, r) of the images that are compared.
+
+        They stand for all images, so they are given the variance of all.
+        """
+        points = principal_coordinates(self._read(self._kept).flatten(1))
+        variance = points.square().sum() / len(points)
+        _require_variation(variance, len(points))
+        return points * (self.variance[0].to(variance) / variance).sqrt()
 
     @cached_property
     def _pooled_spectra(self) -> tuple[Tensor, Tensor]:
-        points, kept = self._points
-        return sample_spectra(points, self.block[kept], len(self.sizes))
-
-    @property
-    def _at(self) -> Tensor:
-        return self._points[0]
+        """Eigenvalues (R, r) with the variance of all images, and (R,) degrees of freedom."""
+        blocks = len(self.sizes)
+        values, degrees = sample_spectra(self._points, self._kept_block, blocks)
+        variance = values.sum(dim=1) * degrees / (1 + degrees)  # (R,)
+        _require_variation(variance, len(self._points))
+        return values * (self.variance.to(variance) / variance)[:, None], degrees
 
     @cached_property
     def _class_spectra(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues (K, 1 + B, r) of every class, and (K, 1 + B) degrees of freedom."""
+        """Covariance eigenvalues (K, R, r) of every class, and (K, R) degrees of freedom."""
         if not bool((self.labels != self.labels[:1]).any()):  # all of one class
             values, degrees = self._pooled_spectra
             return values[None], degrees[None]
-        points, kept = self._points
-        whole = len(kept) == len(self.chosen)
+        points, whole = self._points, len(self._kept) == len(self.chosen)
         found = []
         for name in self.labels.unique():
             own = torch.nonzero(self.labels == name).flatten()[:IMAGES]
@@ -293,28 +247,45 @@ class Sample:
         padded = [torch.nn.functional.pad(x, (0, most - x.shape[1])) for x, _ in found]
         return torch.stack(padded), torch.stack([degrees for _, degrees in found])
 
-    def _classes(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+    def _gains_of_classes(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (R, V, 2), the mean over classes, and (V,) whether any class is too small."""
         values, degrees = self._class_spectra
-        every = levels.to(self._at).repeat(len(values), 1)  # (K (1 + B), V)
+        every = levels.to(self._points).repeat(len(values), 1)  # (K R, V)
         gains, small = gaussian_gains(values.flatten(0, 1), degrees.flatten(), every)
         shape = (len(values), *levels.shape)
         return gains.view(*shape, 2).mean(0).cpu(), small.view(shape)[:, 0].any(0).cpu()
 
     def _overlap(self, levels: Tensor) -> Tensor:
-        """Return (1 + B, V, 2): what not knowing the class adds, without each block of draws."""
-        points, kept = self._points
-        labels = self.labels[kept].to(points.device)
+        """Return (R, V, 2): what not knowing the class adds.
+
+        Without a block of draws, and in few directions of images too: errors of many classes that
+        overlap then cancel most of those of the classes alone.
+        """
+        points = self._points[:, :_DIRECTIONS]
+        labels, levels = self.labels[self._kept].to(points.device), levels.to(points)
         if not bool((labels != labels[0]).any()):
-            return torch.zeros(1, len(levels), 2, dtype=torch.float64)
-        mixture = ClassGaussians.of(points[:, :_DIRECTIONS], labels)
-        draws = mixture.overlap(levels.to(points), self.samples, self._generator())
-        return _left_out(draws, len(self.sizes))
+            return torch.zeros(1, levels.shape[1], 2, dtype=torch.float64)
+        mixture = ClassGaussians.of(points, labels)
+        draws = mixture.draw(self.samples, self._generator())
+        found, blocks = mixture.overlap(levels[0], draws), len(self.sizes)
+        alone = bool((labels.unique(return_counts=True)[1] < 2).any())  # lost with its block
+        if alone or points.shape[1] > _FEW_DIRECTIONS:
+            return _left_out(found, blocks)
+        block, drawn = self._kept_block.to(points.device), torch.arange(len(found)) % blocks
+        means = [found.mean(dim=0)]
+        for b in range(blocks):
+            others = ClassGaussians.of(points[block != b], labels[block != b])
+            means.append(others.overlap(levels[1 + b], draws)[drawn != b].mean(dim=0))
+        return torch.stack(means)
 
     def _empirical(self, levels: Tensor) -> tuple[Tensor, Tensor]:
-        points, kept = self._points
-        chosen = self._spread(_EMPIRICAL_IMAGES)
-        points = points[torch.isin(kept, chosen).to(points.device)]
-        at = empirical_gains(points - points.mean(0), levels.to(points), self._generator())
+        """Return (R, V, 2), replicated over noisy points, and (V, 2) bounds of E tr G."""
+        chosen = in_proportion(self.labels, _EMPIRICAL_IMAGES)  # some of those that are kept
+        points = self._points[torch.isin(self._kept, chosen).to(self._points.device)]
+        labels, generator = self.labels[chosen], self._generator()
+        asked = in_proportion(labels, _NOISY_POINTS, generator)
+        asked = asked[labels[asked].argsort(stable=True)]  # so that each block has every class
+        at = empirical_gains(points - points.mean(0), levels.to(points), asked, generator)
         bounds = torch.stack((at.gains[..., 0].mean(dim=0), at.most.mean(dim=0)), dim=1)
         return _left_out(at.gains, len(self.sizes)), bounds
 
@@ -322,39 +293,14 @@ class Sample:
         return torch.Generator().manual_seed(self.seed)
 
 
+def _require_variation(variances: Tensor, images: int) -> None:
+    if not bool((variances > 0).all()):
+        raise MeasurementError(f"{images} equal images have no Fisher information")
+
+
 def _left_out(draws: Tensor, blocks: int) -> Tensor:
-    """Return (1 + B, ...) means of independent draws (M, ...): of all, then without each block."""
+    """Return (R, ...) means of independent draws (M, ...)."""
     block = torch.arange(len(draws)) % blocks
     means = [draws.mean(dim=0)]
     means += [draws[block != b].mean(dim=0) for b in range(blocks)]
     return torch.stack(means)
-
-
-def shares(gains: Tensor, dim: int) -> Tensor:
-    """Return v FI / n, v^2 FIR / n and MMSE rate / n (..., 3) of gains (..., 2) in n dimensions."""
-    trace, square = (gains / dim).unbind(-1)
-    return torch.stack((1 - trace, 1 - 2 * trace + square, square), dim=-1)
-
-
-def curve_deviations(pixel: Tensor, latent: Tensor, pixel_dim: int, latent_dim: int) -> Tensor:
-    """Return the deviations of a curve from that of pixel space at the same noise variances.
-
-    Args:
-        pixel: (..., 3) v FI / D, v^2 FIR / D and MMSE rate / D of the data in D dimensions.
-        latent: (..., 3) the same of the latents in d dimensions.
-        pixel_dim: D. latent_dim: d.
-
-    Returns:
-        (..., 5) in the order of ``fisher.deviation.DEVIATIONS``, >= 0 and 0 where nothing changes:
-        |J_D/D - J_d/d| / (J_D/D); |F_D - F_d| / F_D, v^2 |F_D - F_d| / D and
-        |F_D/D - F_d/d| / (F_D/D) (see ``FirDeviation``); |R_D - R_d| / R_D of the MMSE rate.
-    """
-    dims = latent_dim / pixel_dim
-    fi, fir = (latent[..., :2] / pixel[..., :2]).unbind(-1)
-    # a rate of zero on both sides is no deviation
-    rate, of_pixels = (
-        (n * x[..., 2]).clamp(min=_NO_RATE) for n, x in ((latent_dim, latent), (pixel_dim, pixel))
-    )
-    scaled = pixel[..., 1] - dims * latent[..., 1]
-    gaps = (fi - 1, dims * fir - 1, scaled, fir - 1, rate / of_pixels - 1)
-    return torch.stack(gaps, dim=-1).abs()

@@ -13,12 +13,14 @@ from torch import Tensor
 from diffusability.errors import MeasurementError
 from diffusability.latents.channel_statistics import normalise
 from diffusability.metrics.latent_set import LatentSet, check_labels, check_masks, classes_of_enough
-from diffusability.metrics.linear_probe import linear_probe
+from diffusability.metrics.linear_probe import ProbeError, linear_probe
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.nearest_neighbours import nearest_neighbours
 from diffusability.study.metric_group import SmallestClass
 
 _HALVINGS = 64
+_NO_SPAN = 1e-12  # between chance and ceiling: rounding
+_ROOM = 4  # images of a half per neighbour that it uses, below which errors come out too small
 
 
 def foreground_mean(latents: Tensor, weights: Tensor | None) -> Tensor:
@@ -59,16 +61,17 @@ def consistency_stderr(
     *,
     generator: torch.Generator,
     halvings: int = _HALVINGS,
-) -> list[float]:
+) -> list[float | None]:
     """Return the standard error of LNC over images at every K, by half-sampling.
 
     The images of every class are split at random into two halves, LNC is measured in each, and a
     quarter of the squared difference estimates the variance; halvings are averaged. A half uses
     ceil(3 K / 4) neighbours: with K the neighbourhood would reach twice as far, which hides
-    variance once K nears the class size, and K / 2 would average over too few. On Gaussian classes
-    of 14 to 200 images the result is 0.84 to 1.10 of the true spread at K = 1 to 20, where std /
-    sqrt(N) reaches 0.75 and the delete-one jackknife 1.5 (neighbours are no smooth function of the
-    sample).
+    variance once K nears the class size, and K / 2 would average over too few. On 3 to 12 Gaussian
+    classes in 40 to 480 images the result is 0.81 to 1.15 of the true spread at K = 1 to 20 where
+    a half has 4 images or more per neighbour (std / sqrt(N) reaches 0.75, and the delete-one
+    jackknife 1.5: neighbours are no smooth function of the sample). With fewer it falls, to 0.41 at
+    K = 20 of 40 images, so there is no error then.
 
     Args:
         labels: (N,) integers.
@@ -76,6 +79,9 @@ def consistency_stderr(
         ks: numbers of neighbours.
         generator: draws the halves.
         halvings: number of random halvings.
+
+    Returns:
+        One error per K, None where N < ``images_of_an_error(K)``.
     """
     count = labels.numel()
     same = (labels[neighbours] == labels[:, None]).to(torch.float64)  # (N, M)
@@ -89,11 +95,24 @@ def consistency_stderr(
         inside = side[neighbours] == side[:, None]  # (N, M)
         rank = inside.cumsum(dim=1)  # (N, M)
         for index, k in enumerate(ks):
-            used = (inside & (rank <= -(-3 * k // 4))).to(torch.float64)  # (N, M)
+            used = (inside & (rank <= _used(k))).to(torch.float64)  # (N, M)
             own = (same * used).sum(dim=1) / used.sum(dim=1).clamp(min=1)  # (N,)
             difference = float(own[side == 0].mean() - own[side == 1].mean())
             variances[index] += difference**2 / (4 * halvings)
-    return variances.sqrt().tolist()
+    enough = [count >= images_of_an_error(k) for k in ks]
+    return [
+        e if known else None for e, known in zip(variances.sqrt().tolist(), enough, strict=True)
+    ]
+
+
+def images_of_an_error(k: int) -> int:
+    """Return the least number of images of which LNC of k neighbours has a standard error."""
+    return 2 * _ROOM * _used(k)
+
+
+def _used(k: int) -> int:
+    """Return the number of neighbours that a half uses in place of k."""
+    return -(-3 * k // 4)
 
 
 @dataclass(frozen=True)
@@ -140,7 +159,7 @@ def measure_semantics(
     smallest_class: SmallestClass = "refuse",
     training: tuple[Tensor, Tensor] | None = None,
     tested: Tensor | None = None,
-) -> list[Measurement]:
+) -> tuple[list[Measurement], list[tuple[str, str]]]:
     """Measure LNC and linear-probe accuracy.
 
     Args:
@@ -150,14 +169,16 @@ def measure_semantics(
             means. Images without foreground are left out of LNC and counted in a flag.
         generator: draws the halves of the standard errors and the folds of the probe.
         neighbours: the K of LNC.
-        smallest_class: whether classes of one image, which LNC counts as 0 and the probe cannot
-            learn, are left out.
+        smallest_class: whether classes of one image, which LNC counts as 0 and folds of the probe
+            cannot hold, are left out.
         training: what the probe learns from: (n, C) means of latents over the grid, in latent
             units, and (n,) labels. None cross-validates on stratified folds.
         tested: (N,) bool, which of these latents such a probe is tested on; None: all.
 
     Returns:
-        For each K ``semantics.lncK`` (z-scored, foreground mean, cosine), ``_corrected`` (0 at
+        Measurements, and (metric, reason) for metrics that do not apply: the probe where classes
+        are too few or too small, and ``_corrected`` where chance is the ceiling. The measurements
+        are for each K ``semantics.lncK`` (z-scored, foreground mean, cosine), ``_corrected`` (0 at
         chance, 1 at the ceiling), ``_l2``, ``_raw`` (not z-scored) and, with masks, ``_area``
         (positions weighted by their foreground fraction); and ``semantics.probe``, the accuracy
         on whole-image means. All pure numbers, HIGHER is better.
@@ -167,18 +188,18 @@ def measure_semantics(
     """
     data = LatentSet(latents)
     labels = check_labels(labels, data.count).to(data.device)
-    enough, left_out = classes_of_enough(labels, 2, smallest_class)
-    if left_out:
-        data, labels = LatentSet(latents[enough], left_out), labels[enough]
+    enough, few = classes_of_enough(labels, 2, smallest_class)
+    if few:
+        data, labels = LatentSet(latents[enough], few), labels[enough]
         masks = None if masks is None else masks[enough]
         tested = None if tested is None else tested[enough]
     pooled = _pooled_features(data, None if masks is None else check_masks(masks, data))
     kept = pooled.kept
     if int(kept.sum()) <= max(neighbours):
-        without = "" if bool(kept.all()) else f" ({int((~kept).sum())} have no foreground)"
+        bare = "" if bool(kept.all()) else f" ({int((~kept).sum())} have no foreground)"
         raise MeasurementError(
             f"LNC: {max(neighbours)} neighbours need at least {max(neighbours) + 1} images, and "
-            f"{int(kept.sum())} of {data.count} can be used{without}; give more images, masks with "
+            f"{int(kept.sum())} of {data.count} can be used{bare}; give more images, masks with "
             "foreground, or fewer metrics.semantics.neighbours"
         )
     flags = _flags(labels[kept], int((~kept).sum()))
@@ -197,11 +218,18 @@ def measure_semantics(
         features = _scale(raw, data, normalised)[kept]
         choices = (suffix, options, flags)
         measurements += _consistencies(features, labels[kept], neighbours, choices, generator)
+    measured = {m.metric for m in measurements}
+    names = [f"semantics.lnc{k}_corrected" for k in neighbours]
+    reason = "chance is the ceiling: the neighbours are all other images"
+    left_out = [(name, reason) for name in names if name not in measured]
     whole = pooled.whole
     if tested is not None and training is not None:
         whole, labels = whole[tested], labels[tested]
-    probe = _probe(whole, labels, data, training, generator)
-    return data.flagged([*measurements, probe])
+    try:
+        measurements.append(_probe(whole, labels, data, training, generator))
+    except ProbeError as error:
+        left_out.append(("semantics.probe", str(error)))
+    return data.flagged(measurements), left_out
 
 
 def _probe(
@@ -296,12 +324,17 @@ def _consistencies(
         span = limits.ceiling - limits.chance
         value = float(neighbour_consistency(labels, found, k).mean())
         chosen = options | {"k": k, "chance": limits.chance, "ceiling": limits.ceiling}
-        chosen["stderr"] = f"half-sampling of images, {_HALVINGS} halvings"
+        marks = flags
+        if stderr is None:
+            marks = (*flags, f"no standard error: it needs {images_of_an_error(k)} images")
+        else:
+            chosen["stderr"] = f"half-sampling of images, {_HALVINGS} halvings"
         forms = [(f"lnc{k}{suffix}", value, stderr)]
-        if not suffix:
-            forms.append((f"lnc{k}_corrected", (value - limits.chance) / span, stderr / span))
+        if not suffix and span > _NO_SPAN:
+            error = None if stderr is None else stderr / span
+            forms.append((f"lnc{k}_corrected", (value - limits.chance) / span, error))
         measurements += [
-            Measurement(f"semantics.{name}", number, error, count, "1", True, chosen, flags)
+            Measurement(f"semantics.{name}", number, error, count, "1", True, chosen, marks)
             for name, number, error in forms
         ]
     return measurements

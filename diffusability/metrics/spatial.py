@@ -199,7 +199,7 @@ class _Regions:
 
 def measure_spatial(
     latents: Tensor, masks: Tensor | None, undecided: Tensor | None = None
-) -> list[Measurement]:
+) -> tuple[list[Measurement], list[tuple[str, str]]]:
     """Measure spatial structure on z-scored latents (headline) and on raw ones (``_raw``).
 
     The standard error is over images, with the normalisation held fixed.
@@ -213,29 +213,33 @@ def measure_spatial(
             with such pixels and without foreground is neither. None: there are none.
 
     Returns:
-        ``spatial.lds``, ``spatial.cds`` and ``spatial.srss`` (HIGHER is better), ``spatial.rmsc``
+        Measurements, and (metric, reason) for SRSS where masks are given and fewer than two images
+        have both enough foreground and enough background. The measurements are ``spatial.lds``,
+        ``spatial.cds`` and ``spatial.srss`` (HIGHER is better), ``spatial.rmsc``
         (no direction), and each again with ``_raw``; all pure numbers but CDS, which is per token.
 
     Raises:
-        MeasurementError: the grid is too small, the latents have collapsed, or no image has both
-            enough foreground and enough background.
+        MeasurementError: the grid is too small, the latents have collapsed, or masks are of
+            another grid, outside [0, 1], or all without foreground.
     """
     data = LatentSet(latents)
     scales = grid_scales(data.height, data.width)
     regions = None
     if masks is not None:
         regions = _Regions.of(masks, undecided, data)
-        _require_balanced(regions)
     flags = _without_foreground(regions)
-    measurements = []
+    measurements, without = [], []
     for normalised, suffix in ((True, ""), (False, "_raw")):
         per_image = _per_image_statistics(data, normalised, scales, regions)
         options = asdict(scales) | {"distance": "manhattan", "normalise": normalised}
+        if regions is not None and len(per_image["srss"]) < 2:
+            del per_image["srss"]
+            without.append((f"spatial.srss{suffix}", _unbalanced(regions)))
         measurements += [
             _summary(name, suffix, values, options, flags if name == "srss" else ())
             for name, values in per_image.items()
         ]
-    return data.flagged(measurements)
+    return data.flagged(measurements), without
 
 
 def _pair_weights(pairs: Tensor) -> Tensor:
@@ -243,19 +247,18 @@ def _pair_weights(pairs: Tensor) -> Tensor:
     return pairs.to(torch.float64) / pairs.sum()
 
 
-def _require_balanced(regions: _Regions) -> None:
-    """Raise unless some image passes the mask filter."""
-    if bool(balanced_images(regions.foreground, regions.background).any()):
-        return
+def _unbalanced(regions: _Regions) -> str:
+    """Return why too few images are left for SRSS."""
+    usable = int(balanced_images(regions.foreground, regions.background).sum())
     few = [
         int((part.to(torch.float64).mean(dim=1) < _MINIMUM_SHARE).sum())
         for part in (regions.foreground, regions.background)
     ]
-    raise MeasurementError(
-        f"SRSS: none of {len(regions.foreground)} images has at least {_MINIMUM_SHARE:.0%} "
-        f"foreground and {_MINIMUM_SHARE:.0%} background tokens: {few[0]} have too little "
-        f"foreground, {few[1]} too little background. Give pixel masks that separate the object, "
-        "or leave SRSS out"
+    return (
+        f"SRSS needs two images with at least {_MINIMUM_SHARE:.0%} foreground and "
+        f"{_MINIMUM_SHARE:.0%} background tokens, neighbours in the one and distant tokens in the "
+        f"other; {usable} of {len(regions.foreground)} have such shares: {few[0]} have too little "
+        f"foreground, {few[1]} too little background; give pixel masks that separate the object"
     )
 
 

@@ -16,7 +16,7 @@ from diffusability.metrics.kronecker import (
     TOLERANCE,
     require_samples,
 )
-from diffusability.metrics.latent_set import LatentSet, check_labels, classes_of_enough
+from diffusability.metrics.latent_set import ONE_CLASS, LatentSet, check_labels, classes_of_enough
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.mixture_velocity import KroneckerMixture, between_class_variance
 from diffusability.metrics.velocity_fits import GroupFits, fit_groups
@@ -186,7 +186,7 @@ class _Summary:
         if fits.deficient:
             flags.append(f"rank-deficient covariance factors in {fits.deficient} classes")
         if counts.numel() == 1:
-            flags.append("one class: unconditional")
+            flags.append(ONE_CLASS)
         if halving is None:
             flags.append("classes too small to halve: no finite-sample correction")
         self.flags = tuple(flags)

@@ -80,7 +80,8 @@ def _images(manifest: Mapping[str, Any]) -> str:
     sizes = [f"{sum(counts):,} for {name}" for name, counts in splits.items()]
     damaged = len(manifest.get("damaged", {}))
     left_out = f"; damaged files left out: {damaged}" if damaged else ""
-    classes = f" of {manifest['classes']} classes" if manifest.get("classes") else ""
+    gaps = sum(not any(counts) for counts in zip(*splits.values(), strict=False))
+    classes = f" of {manifest['classes'] - gaps} classes" if manifest.get("classes") else ""
     return f", {manifest['images']:,} images{classes} ({', '.join(sizes)}){left_out}"
 
 

@@ -1,18 +1,20 @@
 """Where a latent space lies among known ones: those of a finished study, or of a published one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from diffusability.errors import StudyError
 from diffusability.report.pictures import inline
 from diffusability.report.scores import Places
 from diffusability.scoring.advice import advice
-from diffusability.scoring.table import Score, is_unconditional, shown_rows
+from diffusability.scoring.comparable import difference, of_table
+from diffusability.scoring.expected import images_of
+from diffusability.scoring.table import Score, shown_rows, tokenizer_of
 
 KNOWN = Path(__file__).with_name("known")
 # what the tables that come with the package are of
@@ -22,11 +24,12 @@ ABOUT = {
     "uniformity of posterior means, measured before the defaults were their sources'"
 }
 NEAREST = 2
-CARE = (
-    "They are of other images and other latents: take it as a first orientation, not as a verdict."
-)
+_NO_VERDICT = "take it as a first orientation, not as a verdict."
+OTHER_IMAGES = f"They are of other images and other latents: {_NO_VERDICT}"
+UNKNOWN_IMAGES = f"Unless they are of the same images: {_NO_VERDICT}"
 EXPECTED = "What diffusion models are expected to make of it"
 MOVED = "What moved the metrics of the known ones, against the baseline of their family"
+NOT_COMPARED = "Not compared"
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,32 @@ class Known:
 
     Attributes:
         about: what they are, for the caption.
-        values: one row per tokenizer, one column per metric; means over seeds.
+        rows: their measurements: tokenizer, metric, value, options (JSON) and flags.
         advice: what moved their metrics, a sentence each.
+        images: fingerprint of their dataset; empty: not known.
     """
 
     about: str
-    values: pd.DataFrame
+    rows: pd.DataFrame
     advice: Sequence[str] = ()
+    images: str = ""
+
+    def care(self, images: str) -> str:
+        """Return with what care spaces of a dataset's fingerprint are compared, or nothing."""
+        if not (images and self.images):
+            return UNKNOWN_IMAGES
+        return "" if images == self.images else OTHER_IMAGES
+
+    def beside(self, score: Score, images: str) -> "Known":
+        """Return the known spaces without the scored one, which a study may hold itself."""
+        if images and self.images and images != self.images:
+            return self  # equal names are chance
+        return replace(self, rows=self.rows[self.rows["tokenizer"] != tokenizer_of(score.name)])
+
+    @property
+    def values(self) -> pd.DataFrame:
+        """One row per tokenizer, one column per metric; means over seeds."""
+        return self.rows.pivot_table(index="tokenizer", columns="metric", values="value")
 
 
 def read_known(name: str) -> Known:
@@ -73,23 +95,28 @@ def read_known(name: str) -> Known:
     table = table.assign(value=pd.to_numeric(table["value"], errors="coerce"))
     known = [name for name in ("tokenizer", "family", "cluster", "metric") if name in table]
     means = table.groupby(known, sort=False)["value"].mean().reset_index()
-    values = table.pivot_table(index="tokenizer", columns="metric", values="value")
-    return Known(about, values, tuple(advice(means)))
+    how = {name: table.get(name, "") for name in ("options", "flags")}
+    images = "" if name in ABOUT else images_of(name)
+    return Known(about, table.assign(**how), tuple(advice(means)), images)
 
 
-def place(score: Score, known: Known) -> pd.DataFrame:
+def place(score: Score, known: Known, images: str = "") -> pd.DataFrame:
     """Return where each shown metric lies among the known latent spaces.
 
+    Args:
+        score: of the space; is not compared with itself. known: what it is compared with.
+        images: fingerprint of its dataset; empty: not known.
+
     Returns:
-        One row per metric that both have: ``better_than`` the share of known latent spaces that are
-        worse, in percent, ties counted half (``above`` where no direction is claimed), of
-        ``known`` many; whether the value is ``outside`` of their range; and the names of the
-        ``nearest``.
+        One row per metric that both have, measured in one way (see ``not_compared``):
+        ``better_than`` the share of known latent spaces that are worse, in percent, ties counted
+        half (``above`` where no direction is claimed), of ``known`` many; whether the value is
+        ``outside`` of their range; and the names of the ``nearest``.
     """
-    rows = []
+    rows, known = [], known.beside(score, images)
     for _, short, m in shown_rows(score):
-        values = known_values(known, m)
-        if values is None:
+        values, _ = known_values(known, m)
+        if values.empty:
             continue
         value, up = float(m["value"]), m["higher_is_better"]
         below = float(((values < value) + 0.5 * (values == value)).mean())
@@ -110,19 +137,36 @@ def place(score: Score, known: Known) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def known_values(known: Known, m: Mapping[str, Any]) -> pd.Series | None:
-    """Return the known values that a measurement can be compared with, by tokenizer; else None."""
-    metric = str(m["metric"])
-    found = next((name for name in known.values.columns if fnmatchcase(str(name), metric)), None)
-    if found is None or is_unconditional(m):  # the known ones have classes
-        return None
-    values = known.values[found].dropna()
-    return None if values.empty else values
+def known_values(known: Known, m: Mapping[str, Any]) -> tuple[pd.Series, str]:
+    """Return the known values that a measurement can be compared with, by tokenizer.
+
+    Returns:
+        Means over seeds, and, where there are none although the metric was measured of known
+        spaces, the reason.
+    """
+    rows = known.rows[(known.rows["metric"] == m["metric"]) & known.rows["value"].notna()]
+    reasons = [
+        difference(m, of_table(options, flags))
+        for options, flags in zip(rows["options"], rows["flags"], strict=True)
+    ]
+    alike = rows[np.array([not reason for reason in reasons], dtype=bool)]
+    reason = reasons[0] if reasons and alike.empty else ""
+    return alike.groupby("tokenizer")["value"].mean(), reason
 
 
-def _places(scores: Sequence[Score], known: Known) -> pd.DataFrame | None:
+def not_compared(scores: Sequence[Score], known: Known) -> list[str]:
+    """Return of which metrics there are known values that were measured otherwise, and how."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for score in scores:
+        for _, short, m in shown_rows(score):
+            if reason := known_values(known, m)[1]:
+                found.setdefault((score.name, reason), []).append(short)
+    return [f"{', '.join(shorts)} of {name}: {reason}" for (name, reason), shorts in found.items()]
+
+
+def _places(scores: Sequence[Score], known: Known, images: str) -> pd.DataFrame | None:
     """Return the places of all scores, as words; None: no metric was measured of both."""
-    tables = [table for table in (place(score, known) for score in scores) if not table.empty]
+    tables = [table for table in (place(s, known, images) for s in scores) if not table.empty]
     if not tables:
         return None
     table = pd.concat(tables)
@@ -134,30 +178,50 @@ def _places(scores: Sequence[Score], known: Known) -> pd.DataFrame | None:
     return table.fillna("").rename(columns={"better_than": "better than"})
 
 
-def against_text(scores: Sequence[Score], known: Known, expected: Sequence[str] = ()) -> str:
-    """Return the places of all scores as text, with what is expected of them, and advice."""
-    table = _places(scores, known)
+def against_text(
+    scores: Sequence[Score], known: Known, expected: Sequence[str] = (), images: str = ""
+) -> str:
+    """Return the places of all scores as text, with what is expected of them, and advice.
+
+    Args: those of ``places_on_page``.
+    """
+    table, others = _places(scores, known, images), not_compared(scores, known)
     if table is None:
-        return f"Against {known.about}: no metric was measured of both"
-    parts = [f"Against {known.about}.\n{CARE}\n{table.to_string(index=False)}"]
-    for title, sentences in ((EXPECTED, expected), (MOVED, known.advice)):
+        reasons = "".join(f"\n  {sentence}" for sentence in others)
+        return f"Against {known.about}: no metric was measured of both{reasons}"
+    care = known.care(images)
+    parts = [
+        "\n".join(filter(None, [f"Against {known.about}.", care, table.to_string(index=False)]))
+    ]
+    lists = {NOT_COMPARED: others, EXPECTED: expected, MOVED: known.advice}
+    for title, sentences in lists.items():
         if sentences:
             parts.append("\n".join([f"{title}:", *(f"  {sentence}" for sentence in sentences)]))
     return "\n\n".join(parts)
 
 
 def places_on_page(
-    scores: Sequence[Score], known: Known, expected: Sequence[str] = (), picture: bytes = b""
+    scores: Sequence[Score],
+    known: Known,
+    expected: Sequence[str] = (),
+    picture: bytes = b"",
+    images: str = "",
 ) -> Places | None:
     """Return what `against_text` says, for the page; None: no metric was measured of both.
 
     Args:
         scores: that the page is of. known: what they are compared with.
         expected: sentences on predictions. picture: SVG of the scores among the known; empty: none.
+        images: fingerprint of the dataset of the scores; empty: not known.
     """
-    table = _places(scores, known)
+    table = _places(scores, known, images)
     if table is None:
         return None
     source = inline(picture, "image/svg+xml") if picture else ""
-    lists = {EXPECTED: expected, MOVED: known.advice}
-    return Places(f"Against {known.about}. {CARE}", table, source, lists)
+    lists = {
+        NOT_COMPARED: not_compared(scores, known),
+        EXPECTED: expected,
+        MOVED: known.advice,
+    }
+    about = " ".join(filter(None, [f"Against {known.about}.", known.care(images)]))
+    return Places(about, table, source, lists)

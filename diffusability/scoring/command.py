@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -100,9 +100,11 @@ def score_command(arguments: argparse.Namespace) -> int:
     scores, places = finished.scores, None
     print(score_text(scores))
     if known is not None:
-        found = _expectations(scores, data, folder, arguments.against)
-        print(f"\n{against_text(scores, known, found)}")
-        places = places_on_page(scores, known, found, scores_svg(scores, known))
+        plan = Plan(resolve_study(data, "score"))
+        images = plan.of_stage("dataset")[0].fingerprint
+        found = _expectations(scores, plan, folder, arguments.against)
+        print(f"\n{against_text(scores, known, found, images)}")
+        places = places_on_page(scores, known, found, scores_svg(scores, known), images)
     if finished.plan is not None:
         with contextlib.chdir(folder):
             write_page(finished.plan, page, reasons=finished.reasons, places=places)
@@ -111,12 +113,9 @@ def score_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _expectations(
-    scores: Sequence[Score], data: Mapping[str, Any], folder: Path, table: str
-) -> list[str]:
+def _expectations(scores: Sequence[Score], plan: Plan, folder: Path, table: str) -> list[str]:
     """Return what the study of a table expects of the scored spaces, and write it to a table."""
-    spaces = spaces_of(Plan(resolve_study(data, "score")), folder)
-    found, reason = expected(scores, spaces, table)
+    found, reason = expected(scores, spaces_of(plan, folder), table)
     if not found:
         return [reason]
     pd.DataFrame([asdict(each) for each in found]).to_csv(folder / EXPECTED, index=False)

@@ -23,11 +23,13 @@ from diffusability.analysis.prediction import (
 )
 from diffusability.artifacts.card import read_card
 from diffusability.errors import DiffusabilityError, MeasurementError
-from diffusability.scoring.table import Score, is_unconditional, score_name, tokenizer_of
+from diffusability.scoring.comparable import difference, of_table
+from diffusability.scoring.table import Score, score_name, tokenizer_of
 from diffusability.study.plan import Plan
 from diffusability.study.stages import path_template
 
 Shape = tuple[int, ...]
+_NOTHING = "the table has no generated images"
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,13 @@ class FinishedStudy:
             self._forecasts[key] = Forecast(points)
         return self._forecasts[key]
 
+    def difference(self, family: str, m: Mapping[str, Any]) -> str:
+        """Return why a measurement is not one of those of a family, or nothing."""
+        rows = self.table[(self.table["family"] == family) & (self.table["metric"] == m["metric"])]
+        texts = rows[["options", "flags"]].fillna("").drop_duplicates()
+        found = [difference(m, of_table(*map(str, row))) for row in texts.to_numpy()]
+        return next(filter(None, found), "")
+
     def space(self, family: str) -> Space | None:
         """Return how the tokenizers of a family were measured; None: the results are gone."""
         own = self.table[(self.table["family"] == family) & self.table["value"].notna()]
@@ -147,6 +156,32 @@ class FinishedStudy:
         return Space(dataset, shape, options) if dataset and shape else None
 
 
+def images_of(table: str) -> str:
+    """Return the fingerprint of the images of a finished study; empty: it is not known.
+
+    Args:
+        table: its measurements.csv, or the folder that holds it.
+    """
+    study = _finished(table)
+    if isinstance(study, str):
+        return ""
+    spaces = map(study.space, families(Measured.of(study.table)))
+    return next((space.dataset for space in spaces if space), "")
+
+
+def _finished(table: str) -> FinishedStudy | str:
+    """Return the study of a table, or why there is none."""
+    path = Path(table) / "measurements.csv" if Path(table).is_dir() else Path(table)
+    if not path.is_file():
+        return _NOTHING
+    try:
+        measured = read_measurements(path)
+    except MeasurementError as error:
+        return str(error)
+    above = path.absolute().parents  # of results/tables/<study>/measurements.csv
+    return FinishedStudy(measured, above[min(3, len(above) - 1)])
+
+
 def expected(
     scores: Sequence[Score], spaces: Mapping[str, Space], table: str
 ) -> tuple[list[Expected], str]:
@@ -159,19 +194,12 @@ def expected(
     Returns:
         One item per space, target and backbone; or none, and the reason.
     """
-    path = Path(table) / "measurements.csv" if Path(table).is_dir() else Path(table)
-    nothing = "no prediction: the table has no generated images"
-    if not path.is_file():
-        return [], nothing
-    try:
-        measured = read_measurements(path)
-    except MeasurementError as error:
-        return [], f"no prediction: {error}"
-    panels = predictable_panels(measured)
+    study = _finished(table)
+    if isinstance(study, str):
+        return [], f"no prediction: {study}"
+    panels = predictable_panels(study.table)
     if not panels:
-        return [], nothing
-    above = path.absolute().parents  # of results/tables/<study>/measurements.csv
-    study = FinishedStudy(measured, above[min(3, len(above) - 1)])
+        return [], f"no prediction: {_NOTHING}"
     found = [
         _expected(score, spaces[score.name], study, panel)
         for score in scores
@@ -230,12 +258,13 @@ def _of_family(
     empty: Expected,
 ) -> Expected:
     """Return the prediction from the tokenizers of one family, or why there is none."""
-    measured = {str(m["metric"]): m for m in score.measurements if not is_unconditional(m)}
+    measured = {str(m["metric"]): m for m in score.measurements}
     points = points_of(study.table, panel, family)
     usable = []
     for name in points.metrics:
         stage = name.partition(".")[0]
-        if name in measured and space.options.get(stage) == known.options.get(stage):
+        alike = space.options.get(stage) == known.options.get(stage)
+        if name in measured and alike and not study.difference(family, measured[name]):
             usable.append(name)
     if points.metrics and not usable:
         return replace(

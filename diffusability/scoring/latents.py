@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusability.errors import DiffusabilityError, MeasurementError
+from diffusability.data.array_files import to_tensor
+from diffusability.errors import DataError, DiffusabilityError, MeasurementError
 from diffusability.latents.shards import pool_masks
 from diffusability.metrics.fisher import measure_fisher
 from diffusability.metrics.measurement import Measurement
@@ -21,9 +23,10 @@ from diffusability.scoring.request import DEFAULTS, OF_LATENTS
 from diffusability.scoring.table import Score
 from diffusability.stages.make import load_code
 from diffusability.study.fingerprint import derive_seed
-from diffusability.study.metric_group import LACKING
+from diffusability.study.metric_group import LACKING, UNUSED_MASKS
 from diffusability.study.metrics import METRIC_GROUPS, FisherMetric
 from diffusability.study.problems import Problems, nearest
+from diffusability.tokenizers.stored import check_latents
 
 Array = Tensor | np.ndarray[Any, Any]
 
@@ -46,7 +49,8 @@ def score(
             memory-mapped.
         labels: (N,) integer classes; None leaves LNC out, and VIV is unconditional.
         masks: (N, h, w) foreground, true or false or its share in [0, 1], at the resolution of the
-            images or of the latents; None leaves SRSS out.
+            images or of the latents; None leaves SRSS out. Tokens have no position: theirs are not
+            used, and a flag says so.
         metrics: groups of `OF_LATENTS`.
         seed: of all that is drawn at random; 0 draws what a study draws, so that equal latents and
             options give its numbers. The linear probe and uniformity of a study read more than
@@ -61,8 +65,8 @@ def score(
         is left out with its reason.
 
     Raises:
-        MeasurementError: latents, labels or masks do not fit together, or hold NaN; or options are
-            of no group of `metrics`.
+        MeasurementError: latents, labels or masks are no numbers or do not fit together, latents
+            hold NaN or infinity, or options are of no group of `metrics`.
     """
     for group in options:
         if group not in metrics:
@@ -74,7 +78,7 @@ def score(
     found: list[Mapping[str, Any]] = []
     left_out: dict[str, str] = {}
     if given.foreground is None and "spatial" in metrics:
-        left_out["spatial.srss"] = "there are no masks"
+        left_out["spatial.srss"] = "; ".join(given.flags) or "there are no masks"
     groups = tqdm(
         metrics, desc=f"score of {name}", disable=None if progress is None else not progress
     )
@@ -82,7 +86,9 @@ def score(
         groups.set_postfix_str(group)
         try:
             chosen = {**DEFAULTS.get(group, {}), **options.get(group, {})}
-            found += [m.to_json() for m in _measure(group, given, seed, chosen)]
+            measured, without = _measure(group, given, seed, chosen)
+            found += [m.to_json() for m in measured]
+            left_out |= dict(without)
         except DiffusabilityError as error:
             left_out[group] = str(error)
     return Score(name, found, left_out)
@@ -108,65 +114,96 @@ def measure(
     Raises:
         MeasurementError: bad input, or the group does not apply to it; the message says why.
     """
-    return Measurements(_measure(group, _Given.of(latents, labels, masks), seed, options))
+    return Measurements(_measure(group, _Given.of(latents, labels, masks), seed, options)[0])
 
 
 class _Given:
     """Latents (N, C, h, w), labels (N,) and foreground (N, h, w) of one set, checked."""
 
     def __init__(self, mean: Tensor, labels: Tensor, foreground: Tensor | None, grid: bool) -> None:
-        self.mean, self.labels, self.foreground = mean, labels, foreground
+        self.mean, self.labels, self.foreground = mean, labels, foreground if grid else None
+        self.flags = (UNUSED_MASKS,) if foreground is not None and not grid else ()
         there = {"classes": bool((labels != labels[:1]).any()), "grid": grid}
         self.lacking = [need for need in LACKING if not there.get(need, False)]
 
     @classmethod
     def of(cls, latents: Array, labels: Array | None, masks: Array | None) -> "_Given":
-        mean = _tensor(latents)
+        """Check arrays, and bring tokens and masks to the form that metrics take.
+
+        Raises:
+            MeasurementError: they are no numbers, hold NaN, or do not fit together.
+        """
+        mean = _tensor(latents, "latents")
         if mean.ndim not in (3, 4) or not mean.is_floating_point():
             raise MeasurementError(
                 f"latents of shape {tuple(mean.shape)} and {mean.dtype}: floating-point "
                 "(N, C, H, W) or tokens (N, L, D) are expected"
             )
+        try:
+            check_latents(mean, "latents")
+        except DataError as error:
+            raise MeasurementError(str(error)) from None
         grid = mean.ndim == 4
         if not grid:
             mean = mean.transpose(1, 2)[..., None]  # (N, D, L, 1)
-        count = len(mean)
-        classes = torch.zeros(count, dtype=torch.int64) if labels is None else _tensor(labels)
-        if tuple(classes.shape) != (count,) or classes.is_floating_point():
-            raise MeasurementError(
-                f"labels of shape {tuple(classes.shape)} and {classes.dtype} for {count} latents: "
-                "one integer per latent is expected"
-            )
-        foreground = None if masks is None else _tensor(masks)
-        if foreground is not None and (foreground.ndim != 3 or len(foreground) != count):
-            raise MeasurementError(
-                f"masks of shape {tuple(foreground.shape)} for {count} latents: (N, h, w) is "
-                "expected"
-            )
+        classes = _labels(labels, len(mean))
+        foreground = None if masks is None else _masks(masks, len(mean))
         if foreground is not None and grid:
             foreground = pool_masks(foreground, mean.shape[-2:])
-        return cls(mean, classes.long(), foreground if grid else None, grid)
+        return cls(mean, classes, foreground, grid)
 
 
-def _tensor(values: Array) -> Tensor:
+def _labels(labels: Array | None, count: int) -> Tensor:
+    """Return (N,) int64 labels; all 0 where there are none."""
+    if labels is None:
+        return torch.zeros(count, dtype=torch.int64)
+    classes = _tensor(labels, "labels", "numpy.unique(labels, return_inverse=True)[1] gives some")
+    if tuple(classes.shape) != (count,) or classes.is_floating_point():
+        raise MeasurementError(
+            f"labels of shape {tuple(classes.shape)} and {classes.dtype} for {count} latents: "
+            "one integer per latent is expected"
+        )
+    return classes.long()
+
+
+def _masks(masks: Array, count: int) -> Tensor:
+    """Return (N, H, W) masks, true or false or shares of foreground."""
+    foreground = _tensor(masks, "masks")
+    if foreground.ndim != 3 or len(foreground) != count:
+        raise MeasurementError(
+            f"masks of shape {tuple(foreground.shape)} for {count} latents: (N, h, w) is expected"
+        )
+    return foreground
+
+
+def _tensor(values: Array, what: str, remedy: str = "") -> Tensor:
+    """Return an array as a tensor.
+
+    Raises:
+        MeasurementError: it holds no numbers; with what to do, where that is known.
+    """
     if isinstance(values, Tensor):
         return values.detach()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a map that cannot be written is only read
-        return torch.from_numpy(np.asarray(values))
+        try:
+            return to_tensor(np.asarray(values))
+        except ValueError as error:
+            raise MeasurementError(f"{what}: {error}{'; ' * bool(remedy)}{remedy}") from None
 
 
-def _measure(group: str, given: _Given, seed: int, options: Mapping[str, Any]) -> list[Measurement]:
+# measurements, and metrics that do not apply, each with the reason
+_Found = tuple[list[Measurement], list[tuple[str, str]]]
+
+
+def _measure(group: str, given: _Given, seed: int, options: Mapping[str, Any]) -> _Found:
     declared = METRIC_GROUPS[group]
     if not declared.reads and group not in _DIRECT:
         raise MeasurementError(f"{group}: needs images, and is measured by `diffusability score`")
     lacking = [LACKING[need] for need in declared.needs if need in given.lacking]
     if lacking:
         raise MeasurementError("; ".join(lacking))
-    for key, value in options.items():
-        there, reason = _NOT_IN_ARRAYS.get((group, key), _NOT_IN_ARRAYS.get(("", key), (value, "")))
-        if value != there:
-            raise MeasurementError(f"options of {group}.{key}: {reason}; leave it out")
+    _refuse_what_arrays_lack(group, options)
     problems = Problems()
     spec = problems.validate(group, dict(options), declared.options)
     if spec is None:
@@ -179,15 +216,29 @@ def _measure(group: str, given: _Given, seed: int, options: Mapping[str, Any]) -
     if declared.generator:
         named["generator"] = torch.Generator().manual_seed(drawn)
     found = load_code(declared.code)(*(tensors[read] for read in declared.reads), **named)
-    return list(found[0] if isinstance(found, tuple) else found)
+    flags = given.flags if "foreground" in declared.reads else ()
+    listed = found[0] if isinstance(found, tuple) else found
+    return [replace(m, flags=(*m.flags, *flags)) for m in listed], []
 
 
-def _spatial(given: _Given, spec: Any, seed: int) -> list[Measurement]:
+def _refuse_what_arrays_lack(group: str, options: Mapping[str, Any]) -> None:
+    """Refuse options of a study that ask for what arrays do not hold.
+
+    Raises:
+        MeasurementError: naming the option, and why.
+    """
+    known = {**_NOT_IN_ARRAYS[""], **_NOT_IN_ARRAYS.get(group, {})}
+    for key, (of_arrays, reason) in known.items():
+        if options.get(key, of_arrays) != of_arrays:
+            raise MeasurementError(f"options of {group}.{key}: {reason}; leave it out")
+
+
+def _spatial(given: _Given, spec: Any, seed: int) -> _Found:
     return measure_spatial(given.mean, given.foreground)
 
 
-def _semantics(given: _Given, spec: Any, seed: int) -> list[Measurement]:
-    return measure_semantics(
+def _semantics(given: _Given, spec: Any, seed: int) -> _Found:
+    found, without = measure_semantics(
         given.mean,
         given.labels,
         given.foreground,
@@ -195,14 +246,15 @@ def _semantics(given: _Given, spec: Any, seed: int) -> list[Measurement]:
         neighbours=spec.neighbours,
         smallest_class=spec.smallest_class,
     )
+    return [replace(m, flags=(*m.flags, *given.flags)) for m in found], without
 
 
-def _uniformity(given: _Given, spec: Any, seed: int) -> list[Measurement]:
+def _uniformity(given: _Given, spec: Any, seed: int) -> _Found:
     named = {key: getattr(spec, key) for key in ("points", "repeats", "perplexity", "iterations")}
-    return measure_uniformity(given.mean, seed=seed % 2**31, **named)
+    return measure_uniformity(given.mean, seed=seed % 2**31, **named), []
 
 
-def _fisher(given: _Given, spec: FisherMetric, seed: int) -> list[Measurement]:
+def _fisher(given: _Given, spec: FisherMetric, seed: int) -> _Found:
     found, _ = measure_fisher(
         given.mean,
         given.labels,
@@ -213,24 +265,28 @@ def _fisher(given: _Given, spec: FisherMetric, seed: int) -> list[Measurement]:
         smallest_class=spec.smallest_class,
         seed=seed,
     )
-    return found
+    return found, []  # nobody expects the deviations from pixels that arrays do not hold
 
 
-# options of a study that ask for what arrays do not hold, by group (empty: of every group) and key:
-# the value that describes arrays (None: no value does), and why there is no other
+# options of a study that ask for what arrays do not hold, by group (empty: of every group): the
+# value that describes arrays (None: no value does), and why there is no other
 _UNSPLIT = "arrays are not split into training and validation images"
-_NOT_IN_ARRAYS: dict[tuple[str, str], tuple[Any, str]] = {
-    ("", "split"): ("all", _UNSPLIT),
-    ("semantics", "probe"): ("folds", f"{_UNSPLIT}, so the probe is cross-validated"),
-    ("semantics", "probe_images"): (None, f"{_UNSPLIT}, so the probe is cross-validated"),
-    ("uniformity", "posterior"): ("mean", "arrays hold one latent per image, and no posterior"),
-    ("uniformity", "flip"): (False, "arrays hold no latents of mirrored images"),
-    ("fisher", "learned"): (None, "arrays come without diffusion models"),
-    ("fisher", "reference"): (None, "arrays come without diffusion models"),
+_FOLDS, _MODELS = (
+    f"{_UNSPLIT}, so the probe is cross-validated",
+    "arrays come without diffusion models",
+)
+_NOT_IN_ARRAYS: Mapping[str, Mapping[str, tuple[Any, str]]] = {
+    "": {"split": ("all", _UNSPLIT)},
+    "semantics": {"probe": ("folds", _FOLDS), "probe_images": (None, _FOLDS)},
+    "uniformity": {
+        "posterior": ("mean", "arrays hold one latent per image, and no posterior"),
+        "flip": (False, "arrays hold no latents of mirrored images"),
+    },
+    "fisher": {"learned": (None, _MODELS), "reference": (None, _MODELS)},
 }
 # names of the random streams, those of the stages: equal seeds draw what a study draws
 _STREAMS = {"semantics": "folds", "uniformity": "repeats", "fisher": "mixture"}
-_DIRECT: dict[str, Callable[[_Given, Any, int], list[Measurement]]] = {
+_DIRECT: dict[str, Callable[[_Given, Any, int], _Found]] = {
     "semantics": _semantics,
     "spatial": _spatial,
     "uniformity": _uniformity,

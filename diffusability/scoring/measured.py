@@ -3,6 +3,7 @@
 import pandas as pd
 
 from diffusability.metrics.measurement import Measurement
+from diffusability.scoring.table import COLUMNS
 
 
 class Measurements(list[Measurement]):
@@ -11,8 +12,7 @@ class Measurements(list[Measurement]):
     def to_frame(self) -> pd.DataFrame:
         """Return one row per measurement: metric, value, stderr, n, unit, direction, flags."""
         rows = [{**m.to_json(), "flags": "; ".join(m.flags)} for m in self]
-        columns = ["metric", "value", "stderr", "n", "unit", "higher_is_better", "flags"]
-        return pd.DataFrame(rows, columns=columns)
+        return pd.DataFrame(rows, columns=COLUMNS)
 
     def _repr_html_(self) -> str:
         """Return the table for a notebook."""

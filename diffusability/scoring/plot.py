@@ -50,7 +50,7 @@ def draw_scores(scores: Sequence[Score], known: Known | None) -> ScoreFigure:
         compared = {
             name: found
             for name, found in by_metric.items()
-            if len(found) > 1 or known_values(known, next(iter(found.values()))) is not None
+            if len(found) > 1 or not known_values(known, next(iter(found.values())))[0].empty
         }
         by_metric = compared or by_metric
     height = 0.42 * len(by_metric) + 0.8
@@ -77,8 +77,8 @@ def _draw_metric(
 ) -> None:
     """Draw one metric of all spaces that have it."""
     first = next(iter(found.values()))
-    values = None if known is None else known_values(known, first)
-    if values is not None:
+    if known is not None:
+        values, _ = known_values(known, first)
         axis.plot(values, [0] * len(values), "|", color=KNOWN_COLOUR, markersize=12)
     for name, m in found.items():
         error = [m["stderr"] or 0]

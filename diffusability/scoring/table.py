@@ -1,6 +1,5 @@
 """The numbers of a score: by perspective, with their errors, and what was left out and why."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,6 +13,7 @@ ARROWS = {True: "higher", False: "lower", None: ""}
 # metrics of the table, by perspective, where the figures show none
 FURTHER = {"reconstruction": {"PSNR": "reconstruction.psnr", "SSIM": "reconstruction.ssim"}}
 FURTHER["reconstruction"]["Fréchet distance"] = "reconstruction.f[di]*"
+COLUMNS = ["metric", "value", "stderr", "n", "unit", "higher_is_better", "flags"]
 UNCONDITIONAL = "unconditional"  # as flags of the metrics end
 PREFIX = "not applicable: "
 
@@ -47,11 +47,8 @@ class Score:
 
     def to_frame(self) -> pd.DataFrame:
         """Return every measurement, one per row, with value, stderr, n, unit and direction."""
-        rows = [
-            {**m, "flags": "; ".join(m["flags"]), "options": json.dumps(m["options"])}
-            for m in self.measurements
-        ]
-        return pd.DataFrame(rows).drop(columns="options").assign(latents=self.name)
+        rows = [{**m, "flags": "; ".join(m["flags"])} for m in self.measurements]
+        return pd.DataFrame(rows, columns=COLUMNS).assign(latents=self.name)
 
     def shown(self) -> pd.DataFrame:
         """Return one row per metric of a perspective: value ± error, and which way is better."""

@@ -99,7 +99,8 @@ def measure_fisher(inputs: Inputs, spec: LearnedFisherOptions, out: Path) -> Non
     where that is measured, the largest first, above those that add least.
     """
     data = inputs.data
-    images = thinned(data.split(spec.split), spec.latents)
+    split = data.split(spec.split)
+    images = thinned(split, spec.latents, data.labels[split])
     latents = inputs.latents[images]
     source = inputs.folder("diffusion")
     _, channels, height, width = latents.mean.shape

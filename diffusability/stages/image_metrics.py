@@ -195,7 +195,8 @@ def _positions(asked: Tensor, offered: Tensor, images: int) -> Tensor:
 
 def distortion(inputs: Inputs, spec: DistortionMetric, out: Path) -> None:
     """Write measurements.json."""
-    chosen = thinned(inputs.data.split(spec.split), spec.images)
+    split = inputs.data.split(spec.split)
+    chosen = thinned(split, spec.images, inputs.data.labels[split])
     tokenizer = inputs.tokenizer
 
     def encode(images: Tensor) -> Tensor:

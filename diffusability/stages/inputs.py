@@ -22,6 +22,7 @@ from diffusability.latents.mapped import MappedLatents
 from diffusability.latents.shards import Encode, LatentShards
 from diffusability.nn.chunks import chunks, joined
 from diffusability.statistics import require_finite
+from diffusability.study.metric_group import UNUSED_MASKS
 from diffusability.study.tokenizer import EncodingSpec
 from diffusability.tokenizers.interface import Tokenizer
 from diffusability.tokenizers.load import load_tokenizer, stored_latents
@@ -84,6 +85,17 @@ class Inputs:
             ArtifactError: shards were evicted, or are of other latents; the message has the remedy.
         """
         return self._open_latents().read()
+
+    def foreground(self, chosen: Tensor) -> tuple[Tensor | None, tuple[str, ...]]:
+        """Return the (n, h, w) share of foreground of the cells of chosen latents, and flags.
+
+        None without masks, and for tokens: they have no position that a mask could be of.
+        """
+        if not self.data.masked:
+            return None, ()
+        if read_card(self.folder("tokenizer"))["spec"].get("layout") == "tokens":
+            return None, (UNUSED_MASKS,)
+        return self.latents.foreground[chosen], ()
 
     @cached_property
     def checked_latents(self) -> MappedLatents:

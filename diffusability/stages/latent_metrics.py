@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,9 +14,10 @@ from diffusability.data.images import Rows, in_batches, thinned, to_float
 from diffusability.latents.mapped import ChosenLatents
 from diffusability.latents.shards import pool_masks
 from diffusability.metrics.fisher import measure_fisher
+from diffusability.metrics.fisher_curves import PixelCurves
 from diffusability.metrics.geometry import Spectrum, measure_spectra, measure_stretch
 from diffusability.metrics.latent_set import classes_of_enough
-from diffusability.metrics.sample_fisher import PixelCurves, pixel_curves
+from diffusability.metrics.sample_fisher import pixel_curves
 from diffusability.metrics.semantics import measure_semantics
 from diffusability.metrics.spatial import measure_spatial
 from diffusability.metrics.uniformity import measure_uniformity
@@ -34,17 +36,19 @@ MASKS = 256  # decoded at a time
 def semantics(inputs: Inputs, spec: SemanticsMetric, out: Path) -> None:
     """Write measurements.json."""
     chosen, latents = inputs.data.split(spec.split), inputs.latents
-    measurements = measure_semantics(
+    foreground, flags = inputs.foreground(chosen)
+    measurements, without = measure_semantics(
         latents.mean[chosen],
         latents.labels[chosen],
-        latents.foreground[chosen] if inputs.data.masked else None,
+        foreground,
         generator=inputs.generator("folds"),
         neighbours=spec.neighbours,
         smallest_class=spec.smallest_class,
         training=_probe_training(inputs, spec),
         tested=inputs.data.validation[chosen],
     )
-    write_measurements(out, measurements)
+    flagged = [replace(m, flags=(*m.flags, *flags)) for m in measurements]
+    write_measurements(out, flagged, without)
 
 
 def _probe_training(inputs: Inputs, spec: SemanticsMetric) -> tuple[Tensor, Tensor] | None:
@@ -57,7 +61,7 @@ def _probe_training(inputs: Inputs, spec: SemanticsMetric) -> tuple[Tensor, Tens
         return None
     if not len(train) or not len(inputs.data.split("val")):
         return None
-    train = thinned(train, spec.probe_images)
+    train = thinned(train, spec.probe_images, inputs.data.labels[train])
     latents = inputs.latents
     rows = max(1, BLOCK_BYTES // (8 * latents.mean.shape[1:].numel()))
     means = [latents.mean[part].double().mean(dim=(2, 3)) for part in train.split(rows)]
@@ -72,13 +76,11 @@ def spatial(inputs: Inputs, spec: SpatialMetric, out: Path) -> None:
         mean, undecided = latents.mean[chosen], None
         if data.undecided is not None:
             undecided = _pooled(data.undecided, chosen, mean.shape[-2:])
-        write_measurements(out, measure_spatial(mean, latents.foreground[chosen], undecided))
+        write_measurements(out, *measure_spatial(mean, latents.foreground[chosen], undecided))
         return
-    without = ["spatial.srss", "spatial.srss_raw"]
-    reason = "the dataset has no masks"
-    write_measurements(
-        out, measure_spatial(latents.mean[chosen], None), [(metric, reason) for metric in without]
-    )
+    measurements, _ = measure_spatial(latents.mean[chosen], None)
+    names, reason = ("spatial.srss", "spatial.srss_raw"), "the dataset has no masks"
+    write_measurements(out, measurements, [(name, reason) for name in names])
 
 
 def _pooled(masks: Rows, chosen: Tensor, grid: torch.Size) -> Tensor:

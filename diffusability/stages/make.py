@@ -46,7 +46,7 @@ def plain_metric(inputs: Inputs, spec: MetricOptions, out: Path) -> None:
             case "labels":
                 return latents.labels[chosen]  # (N,)
             case "foreground":
-                return latents.foreground[chosen] if inputs.data.masked else None  # (N, h, w)
+                return inputs.foreground(chosen)[0]  # (N, h, w)
             case _:
                 assert_never(name)
 
@@ -56,9 +56,10 @@ def plain_metric(inputs: Inputs, spec: MetricOptions, out: Path) -> None:
     found = load_code(group.code)(*map(tensor, group.reads), **options)
     measurements, without = found if isinstance(found, tuple) else (found, ())
     rounded = latents.mean.rounded_to(chosen)
+    flags = inputs.foreground(chosen)[1] if "foreground" in group.reads else ()
     if rounded is not None:
-        flag = f"latents rounded to {str(rounded).removeprefix('torch.')}"
-        measurements = [replace(m, flags=(*m.flags, flag)) for m in measurements]
+        flags = (*flags, f"latents rounded to {str(rounded).removeprefix('torch.')}")
+    measurements = [replace(m, flags=(*m.flags, *flags)) for m in measurements]
     write_measurements(out, measurements, without)
 
 

@@ -83,7 +83,7 @@ def extract_reference(
 def compared_images(spec: GenerationMetric | GenerationReference, data: ImageSet) -> Tensor:
     """Return the (n,) int64 images of the dataset that samples are compared with one by one."""
     split = data.split(spec.reference)
-    return thinned(split, spec.compared or len(split))
+    return thinned(split, spec.compared or len(split), data.labels[split])
 
 
 def make_fdr6_reference(inputs: Inputs, spec: Fdr6Reference, out: Path) -> None:

@@ -61,10 +61,12 @@ def lacking(
 
     Args:
         study: whose latents are measured.
-        by_class: images of every class, under "train" and "val".
+        by_class: images of every class, under "train" and "val". A number without any image is no
+            class: latents on disk may keep the labels of the set that they are a part of.
         groups: options by name, of the selected metrics or of others.
     """
     totals = [a + b for a, b in zip(by_class["train"], by_class["val"], strict=True)]
+    there = [k for k, total in enumerate(totals) if total]
     splits = {**by_class, "all": totals}
     for name, options in groups.items():
         counts, where = splits[options.split], f"metrics.{name}"
@@ -85,13 +87,15 @@ def lacking(
             )
             continue
         least = least_per_class(study, options)
-        small = [k for k, count in enumerate(counts) if count < least]
+        small = [k for k in there if counts[k] < least]
         skips = isinstance(options, ClassMetricOptions) and options.smallest_class == "skip"
-        if small and (not skips or len(small) > len(counts) - 2):
+        if small and (not skips or len(small) > len(there) - 2):
+            few = _counted(counts, small, len(there), options.split)
+            can_skip = not skips and len(small) < len(there) - 1
             yield (
                 name,
-                f"needs {least} images of every class, {_counted(counts, small, options.split)}; "
-                f"{_remedies(options.split, where, not skips and len(small) < len(counts) - 1)}",
+                f"needs {least} images of every class, {few}; "
+                f"{_remedies(options.split, where, can_skip)}",
             )
 
 
@@ -100,12 +104,13 @@ def controls_lacking(
 ) -> Iterator[tuple[str, str]]:
     """Yield name and problem of every control that lacks images; see `lacking`."""
     name, counts, least = "generation.controls", by_class["train"], _least_of_fit(study)
-    small = [k for k, count in enumerate(counts) if 0 < count < least]
+    there = [k for k, count in enumerate(counts) if count]
+    small = [k for k in there if counts[k] < least]
     if "gaussian" in study.controls and small:
+        few = _counted(counts, small, len(there), "train")
         yield (
             name,
-            f"`gaussian` needs {least} images of every class, {_counted(counts, small, 'train')}; "
-            "add images, or leave it out",
+            f"`gaussian` needs {least} images of every class, {few}; add images, or leave it out",
         )
     if "posterior" in study.controls and not sum(by_class["val"]):
         yield (
@@ -115,13 +120,11 @@ def controls_lacking(
         )
 
 
-def _counted(counts: Sequence[int], small: Sequence[int], split: str) -> str:
-    """Return how many classes of a split are too small, and the first of them."""
+def _counted(counts: Sequence[int], small: Sequence[int], classes: int, split: str) -> str:
+    """Return how many of some classes are too small in a split, and the first of them."""
     shown = ", ".join(f"{k} has {counts[k]}" for k in small[:NAMED])
     more = f" and {len(small) - NAMED} more" if len(small) > NAMED else ""
-    return (
-        f"{len(small)} of {len(counts)} classes have fewer in split `{split}` (class {shown}{more})"
-    )
+    return f"{len(small)} of {classes} classes have fewer in split `{split}` (class {shown}{more})"
 
 
 def _remedies(split: str, where: str, can_skip: bool) -> str:

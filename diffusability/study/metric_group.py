@@ -23,6 +23,7 @@ LACKING: dict[Needed, str] = {
     "network": "latents on disk have no encoder and decoder",
     "decoder": "features of an encoder have no decoder",
 }
+UNUSED_MASKS = "masks are not used: tokens have no position on a grid"  # flag
 Rank = Literal["headline", "proxy", "further"]
 Model = TypeVar("Model", bound="MetricOptions")
 

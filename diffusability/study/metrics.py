@@ -191,7 +191,7 @@ class DistortionMetric(MetricOptions):
     adds the curvature. Source: Fisher paper, Eq. 7, Theorems 3.4 and 3.5.
     """
 
-    images: int = Field(360, ge=20, description="maximum number, spread evenly over the split")
+    images: int = Field(360, ge=20, description="maximum number, of each class in proportion")
     anchors: int = Field(16, ge=2, description="images that the encoder is expanded around")
     neighbours: PositiveInt = Field(8, description="nearest images that give the directions")
     variances: tuple[Annotated[float, Field(gt=0)], ...] = Field(
@@ -212,7 +212,7 @@ class LearnedFisherMetric(Spec):
         "val",
         description="images whose latents (a draw of each posterior) are diffused; best held out",
     )
-    latents: int = Field(512, ge=20, description="maximum number, spread evenly over the split")
+    latents: int = Field(512, ge=20, description="maximum number, of each class in proportion")
     probes: PositiveInt = Field(1, description="random directions per noisy latent")
     draws: PositiveInt = Field(1, description="noises per latent")
     seeds: Literal["first", "all"] = Field(
@@ -313,8 +313,10 @@ class FisherMetric(ClassMetricOptions):
        \frac{d\,\mathrm{mmse}}{dv} = n - 2 v\,\mathrm{FI}(v) + v^2\,\mathrm{FIR}(v) \ge 0. $$
 
     Reported numbers are means over $\log v$ of $v\,\mathrm{FI}/n$, $v^2\,\mathrm{FIR}/n$ and
-    $\tfrac{1}{n}\,d\,\mathrm{mmse}/dv$, so each lies in [0, 1] and does not grow with the number of
-    dimensions $n$. For a Gaussian with covariance eigenvalues $\lambda_i$:
+    $\tfrac{1}{n}\,d\,\mathrm{mmse}/dv$, which do not grow with the number of dimensions $n$. The
+    first lies in [0, 1]. The others are not negative, and at most 1 where the density is
+    log-concave; that of two atoms has a larger FIR. For a Gaussian with covariance eigenvalues
+    $\lambda_i$:
 
     $$ \mathrm{FI} = \sum_i \frac{1}{\lambda_i + v}, \qquad
        \mathrm{FIR} = \sum_i \frac{1}{(\lambda_i + v)^2}, \qquad

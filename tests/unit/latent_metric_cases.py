@@ -50,12 +50,12 @@ def _velocity(latents: Tensor, labels: Tensor, masks: Tensor) -> list[Measuremen
 
 def _semantics(latents: Tensor, labels: Tensor, masks: Tensor) -> list[Measurement]:
     training = 1.1 * latents.double().mean(dim=(2, 3)), labels
-    masked = measure_semantics(latents, labels, masks, generator=_generator(), training=training)
-    return masked + measure_semantics(latents, labels, None, generator=_generator())
+    masked, _ = measure_semantics(latents, labels, masks, generator=_generator(), training=training)
+    return masked + measure_semantics(latents, labels, None, generator=_generator())[0]
 
 
 def _spatial(latents: Tensor, labels: Tensor, masks: Tensor) -> list[Measurement]:
-    return measure_spatial(latents, masks) + measure_spatial(latents, None)
+    return measure_spatial(latents, masks)[0] + measure_spatial(latents, None)[0]
 
 
 def _uniformity(latents: Tensor, labels: Tensor, masks: Tensor) -> list[Measurement]:

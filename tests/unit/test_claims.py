@@ -11,7 +11,7 @@ from scipy import stats
 
 from benchmarks.statistics import LAYOUTS, STRONG, STRONGER, TRUTHS, verdict_shares
 from diffusability.analysis.catalogue import HEADLINE
-from diffusability.analysis.claims import Region, load_claims
+from diffusability.analysis.claims import Region, fits, load_claims, named, paper_value
 from diffusability.analysis.evidence import DEVIATION, EARLY, LATE, OPTIMUM, Study
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.joint import Row, Terms, evaluate
@@ -168,6 +168,11 @@ def test_other_statistics_by_hand():
         return float(evaluate(kind, Terms([rows]), clusters, **more).value[0])
 
     assert of("range", rows) == pytest.approx(abs(r[0] - r[1]))
+    families = [replace(row, labels={**row.labels, "family": f}) for row in rows for f in "gh"]
+    families[1] = replace(families[1], y=-families[1].y)  # r[0], -r[0] on p; twice r[1] on q
+    assert of("range_over_families", families) == pytest.approx((2 * abs(r[0]) + 0) / 2)
+    apart = np.mean([abs(r[0] - r[1]), abs(-r[0] - r[1])])
+    assert of("range", families) == pytest.approx(apart)
     paper = [
         Row(row.labels, row.index, row.x, row.y, paper=p)
         for row, p in zip(rows, (0.9, 0.5), strict=True)
@@ -184,6 +189,66 @@ def test_other_statistics_by_hand():
     alone = [evaluate("correlation", Terms([[row]]), clusters) for row in rows]
     assert least.low[0] == pytest.approx(min(one.low[0] for one in alone))
     assert least.high[0] > min(one.high[0] for one in alone)  # corrected for two terms
+
+
+# r of Fig. 5 (conv-f16d32: SiT-B, SiT-XL, LightningDiT-B, -XL) and Fig. 6 (SiT-B: d32, d64, trans)
+BACKBONES = {
+    "velocity.viv": (0.870, 0.789, 0.895, 0.786),
+    "semantics.lnc5": (0.794, 0.758, 0.781, 0.668),
+    "spatial.srss": (0.800, 0.842, 0.706, 0.805),
+    "smoothness.sec25": (0.695, 0.625, 0.764, 0.700),
+    "continuity.ifid": (0.650, 0.597, 0.640, 0.542),
+}
+FAMILIES = {
+    "velocity.viv": (0.870, 0.791, 0.789),
+    "spatial.srss": (0.800, 0.871, 0.897),
+    "continuity.ifid": (0.650, 0.871, 0.657),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "label"),
+    [
+        ("viv-and-srss-most-stable", BACKBONES, "backbone"),
+        ("ifid-less-stable", FAMILIES, "family"),
+    ],
+)
+def test_the_papers_own_values_agree_with_claims_on_ranges(name, values, label):
+    (claim,) = (claim for claim in load_claims(CLAIMS) if claim.id == name)
+    x = np.array([1.0, 1.0, -1.0, -1.0] * 2)
+    apart = np.array([1.0, -1.0, 1.0, -1.0] * 2)  # uncorrelated with x, of equal variance
+
+    def rows(selector):
+        return [
+            Row(
+                {"target": "t", "backbone": "b", "guidance": 1, "family": "f"}
+                | {"metric": metric, label: str(k)},
+                np.arange(8),
+                x[:, None],
+                (r * x + math.sqrt(1 - r**2) * apart)[:, None],
+            )
+            for metric, given in values.items()
+            if fits(metric, selector["metric"])
+            for k, r in enumerate(given)
+        ]
+
+    terms = Terms([rows(s) for s in claim.plus], [rows(s) for s in claim.minus])
+    found = float(evaluate(claim.statistic, terms, np.arange(8) // 2).value[0])
+    assert claim.region.low < found < claim.region.high
+
+
+def test_the_papers_own_values_agree_with_its_other_claims():
+    for claim in load_claims(CLAIMS):
+        if claim.statistic in ("slope", "offset", "share") or claim.assumed:
+            continue
+        sides = [
+            [paper_value(term, metric) for term in side for metric in named(term["metric"])]
+            for side in (claim.plus, claim.minus)
+        ]
+        if not any(map(math.isnan, sides[0] + sides[1])):
+            value = min(sides[0]) if claim.least else np.mean(sides[0]) * len(claim.plus)
+            value -= np.mean(sides[1]) * len(claim.minus) if sides[1] else 0.0
+            assert claim.region.low <= value <= claim.region.high, claim.id
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +336,11 @@ def test_shipped_claims_are_checked_and_none_is_named_twice(table):
     tests = [repr((c.statistic, c.plus, c.minus)) for c in load_claims(CLAIMS)]
     assert len(set(tests)) == len(tests)
     assert load_claims(FISHER_CLAIMS)
+
+
+def test_what_is_called_weak_is_weak_in_either_direction():
+    weak = [c for c in load_claims(CLAIMS) if c.id.startswith(("weak-", "rotation-equivariance"))]
+    assert [(c.region.low, c.region.high) for c in weak] == [(-0.5, 0.5)] * 2
 
 
 def test_claims_of_a_frechet_distance_speak_of_fid_alike():
@@ -421,7 +491,7 @@ def test_a_study_is_told_before_it_runs_what_it_can_test(capsys):
         "ifid-less-stable",
         "ratio-against-variance",  # a mean
     }
-    assert set(unknown["note"]) == {NOT_COMPUTED[kind] for kind in ("sd", "range", "mean")}
+    assert set(unknown["note"]) == set(NOT_COMPUTED.values())
     assert paper.loc["three-hold-for-is", "note"] == ASSUMED
     assert paper.loc["viv-strong", "note"] == ""
     assert smoke["power"].isna().all()
@@ -461,6 +531,19 @@ def test_type_one_error_of_other_statistics(layout):
     twice = [[of(0.8, f"m{k}", b) for b in "pqrs"] for k in range(2)]
     first, second = simulate(Terms(twice), clusters, 1.0, draws, 1).plus
     assert beyond("range", [first], 0.0, [second]) < 0.05
+    clusters, count = np.tile(clusters, 2), len(index)  # each in both families
+
+    def families(metric):
+        made = [of(0.8, metric)] * 2
+        labels = [{**row.labels, "family": f"f{k}"} for k, row in enumerate(made)]
+        return [
+            replace(row, labels=where, index=index + k * count)
+            for k, (row, where) in enumerate(zip(made, labels, strict=True))
+        ]
+
+    first, second = simulate(Terms([families("m0"), families("m1")]), clusters, 1.0, draws, 3).plus
+    assert beyond("range_over_families", [first], 0.0, [second]) < 0.05
+    clusters = clusters[:count]
     pairs = simulate(Terms([[of(0.5, f"m{k}")] for k in range(4)]), clusters, 1.0, draws, 2).plus
     assert beyond("shared", [[row for (row,) in pairs]], 0.25) < 0.05
     values = rng.normal(size=(len(index), draws))

@@ -36,7 +36,12 @@ def velocity(latents: torch.Tensor, labels: torch.Tensor, **options: Any) -> lis
 def semantics(latents: torch.Tensor, labels: torch.Tensor, **options: Any) -> list[Measurement]:
     """Measure with the same random folds every time."""
     generator = torch.Generator().manual_seed(2)
-    return measure_semantics(latents, labels, None, generator=generator, neighbours=(1,), **options)
+    found, without = measure_semantics(
+        latents, labels, None, generator=generator, neighbours=(1,), **options
+    )
+    for _, reason in without:
+        raise MeasurementError(reason)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -161,3 +166,17 @@ def test_latents_on_disk_are_not_refused_for_the_size_of_their_masks() -> None:
         "own",
     )
     check_classes(study, {"train": [45, 45], "val": [5, 5]})
+
+
+def test_numbers_without_any_image_are_no_classes() -> None:
+    study = plan_of({"metrics": {"fisher": {"split": "all"}}}).study
+    counts = [12 if k in (3, 10, 17, 24) else 0 for k in range(25)]
+    check_classes(study, {"train": counts, "val": counts})
+    with pytest.raises(
+        StudyError, match=r"of every class, 1 of 4 classes have .* \(class 24 has 2"
+    ):
+        check_classes(study, {"train": [*counts[:24], 2], "val": [*counts[:24], 0]})
+    # an image in training alone: its class is there, and missing in validation
+    missing = plan_of({"metrics": {"fisher": {"split": "val"}}}).study
+    with pytest.raises(StudyError, match=r"of every class, 1 of 5 classes .* \(class 0 has 0\)"):
+        check_classes(missing, {"train": [50, *counts[1:]], "val": counts})

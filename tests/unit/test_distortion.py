@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffusability.data.images import thinned
 from diffusability.errors import MeasurementError
 from diffusability.figures.distortion import parts_by_noise
 from diffusability.fisher.oracle import normal_rule
@@ -64,7 +65,7 @@ def test_a_linear_map_has_a_tangential_part_alone_and_its_closed_form() -> None:
 
 def test_a_bent_plane_is_curved_alone_and_has_its_remainder() -> None:
     radius = 1.5
-    at = expand(cylinder(radius), PLANE, anchors=30, neighbours=2)
+    at = expand(cylinder(radius), PLANE, anchors=torch.arange(0, 600, 20), neighbours=2)
     spreads = [x.var(0, correction=0).sum() for x in (PLANE.flatten(1), at.latents)]
     assert float(spreads[0]) == pytest.approx(float(spreads[1]))
     back = at.tangents / float(at.tangents[0, 0, 0])
@@ -117,6 +118,38 @@ def test_errors_and_refusals() -> None:
         measured(cylinder(1.0), PLANE[:8])
     with pytest.raises(MeasurementError, match="collapsed"):
         measured(flat(lambda x: 0 * x))
+
+
+def test_duplicate_images_give_no_direction() -> None:
+    stretch = torch.tensor([1.4, 0.7, 0.7, 0.7], dtype=torch.float64)
+    # near images differ in three directions
+    near, far = normal(40, 3) @ isometry(4, 3).T, 5 + normal(20, 4, seed=1)
+    images = torch.cat((near, far))
+    encode = flat(lambda x: x * stretch)
+    first = torch.tensor([0])
+    for twice in (0, 1):  # the anchor, and its neighbour
+        nearest = (near - near[0]).norm(dim=1).argsort()
+        more = torch.cat((images, images[nearest[twice]].expand(3, -1)))
+        at, known = (
+            expand(encode, x[:, :, None, None], anchors=first, neighbours=3) for x in (more, images)
+        )
+        scale = (known.latents[0] / at.latents[0]).square()[0]
+        found, exact = (torch.linalg.eigvalsh(each.tangents[0]) for each in (at, known))
+        assert torch.allclose(scale * found, exact, rtol=1e-6)
+
+
+def test_anchors_are_of_every_class_whatever_the_order_of_images() -> None:
+    labels = torch.arange(96) % 12
+    chosen = thinned(torch.arange(96), 16, labels)  # every sixth is of two classes
+    assert torch.equal(chosen, chosen.sort().values)
+    assert set(torch.bincount(labels[chosen], minlength=12).tolist()) == {1, 2}
+    by_class = labels.sort().values
+    assert torch.equal(thinned(torch.arange(96), 16, by_class), thinned(torch.arange(96), 16))
+    x, offset = normal(96, 2), torch.where(labels % 6 == 0, 0.0, 3.0)[:, None]
+    bent = flat(lambda x: torch.cat((x, (x[:, :1] - 2).relu().square()), dim=1))
+    images = (x + offset)[:, :, None, None]
+    rows = {m.metric: m for m in measure_distortion(bent, images, labels, V, anchors=16)}
+    assert rows["distortion.epsilon"].options["least"] < rows["distortion.epsilon"].value / 2
 
 
 def test_the_figure_adds_the_parts_up() -> None:

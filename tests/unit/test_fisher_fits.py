@@ -21,17 +21,13 @@ from diffusability.fisher.sample_estimators import (
     sample_spectra,
 )
 from diffusability.fisher.toy_oracles import activation_oracle
+from diffusability.metrics import sample_fisher
 from diffusability.metrics.fisher import measure_fisher
+from diffusability.metrics.fisher_curves import PixelCurves, curve_deviations, shares
 from diffusability.metrics.measurement import Measurement
-from diffusability.metrics.sample_fisher import (
-    ESTIMATORS,
-    PixelCurves,
-    Sample,
-    curve_deviations,
-    interleaved_blocks,
-    pixel_curves,
-    shares,
-)
+from diffusability.metrics.sample_fisher import ESTIMATORS, Sample, pixel_curves
+from diffusability.metrics.strata import in_proportion, interleaved_blocks
+from diffusability.scoring.table import is_unconditional
 from diffusability.study.dataset import ShapesDataset
 from tests.oracles.closed_forms import gaussian_curve
 from tests.oracles.distributions import GaussianMixture
@@ -248,7 +244,8 @@ class TestMixture:
         means = distance * normal(3, 2, seed=7)
         oracle = GaussianMixture(torch.ones(3), means, covariances)
         generator = torch.Generator().manual_seed(0)
-        draws = ClassGaussians(means, values, vectors).overlap(LEVELS, 8000, generator)
+        mixed = ClassGaussians(means, values, vectors)
+        draws = mixed.overlap(LEVELS, mixed.draw(8000, generator))
         alone = values[:, None] / (values[:, None] + LEVELS[:, None])  # (K, V, 2)
         alone = torch.stack((alone.sum(-1), alone.square().sum(-1)), dim=-1).mean(0)
         for i, v in enumerate(V):
@@ -262,7 +259,8 @@ class TestMixture:
     def test_classes_apart_add_nothing(self) -> None:
         x = normal(300, 2) + 1e4 * classes(300)[:, None]
         mixed = ClassGaussians.of(x, classes(300))
-        assert float(mixed.overlap(LEVELS, 50, torch.Generator()).abs().max()) < 1e-12
+        draws = mixed.draw(50, torch.Generator())
+        assert float(mixed.overlap(LEVELS, draws).abs().max()) < 1e-12
 
     def test_classes_of_two_images_have_the_covariance_of_all(self) -> None:
         x = normal(60, 4)
@@ -288,12 +286,29 @@ class TestMixture:
             assert float(found[0, i, 0]) == pytest.approx(v * at.fi / 3, abs=0.03)
             assert float(found[0, i, 1]) == pytest.approx(v**2 * at.fir / 3, abs=0.04)
 
+    def test_what_classes_overlap_is_fitted_without_each_block_too(self) -> None:
+        labels, blocks = classes(300), interleaved_blocks(classes(300), 5)
+        x = normal(3, 2, seed=1)[labels] + normal(300, 2)
+        sample = Sample(
+            x.view(-1, 2, 1, 1), torch.arange(300), labels, blocks=5, samples=40, seed=3
+        )
+        levels = LEVELS * torch.arange(1, 7)[:, None]  # (1 + B, V)
+        gains = sample.curves(levels).gains
+        points = principal_coordinates(x)
+        generator = torch.Generator().manual_seed(3)
+        draws = ClassGaussians.of(points, labels).draw(40, generator)
+        for b in (0, 4):
+            rest = blocks != b
+            overlap = ClassGaussians.of(points[rest], labels[rest]).overlap(levels[1 + b], draws)
+            alone = gains["_unconditional"][1 + b] - overlap[torch.arange(40) % 5 != b].mean(0)
+            assert torch.allclose(alone, gains[""][1 + b], rtol=1e-9)
+
 
 class TestEmpirical:
     def test_the_bounds_hold_a_distribution_of_any_shape(self) -> None:
         oracle = Product([activation_oracle("relu")] * 2)
         x = principal_coordinates(oracle.sample(1200, torch.Generator().manual_seed(0)))
-        at = empirical_gains(x, LEVELS, torch.Generator().manual_seed(1), queries=1200)
+        at = empirical_gains(x, LEVELS, torch.arange(1200), torch.Generator().manual_seed(1))
         for i, v in enumerate(V):
             exact = oracle.information(v)
             trace = 2 - v * exact.fi
@@ -310,13 +325,26 @@ class TestEmpirical:
 
     def test_the_covariance_is_that_of_the_weights(self) -> None:
         x, v = principal_coordinates(normal(30, 3)), 0.4
-        at = empirical_gains(x, torch.tensor([v]), torch.Generator().manual_seed(0), queries=30)
+        generator = torch.Generator().manual_seed(0)
+        at = empirical_gains(x, torch.tensor([v]), torch.arange(30), generator)
         z = torch.randn(3, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64).T
         for i in (0, 17):
             w = (-(x[i] + v**0.5 * z[i] - x).square().sum(1) / (2 * v)).softmax(0)
             inner = (x - w @ x).T * w @ (x - w @ x) / v
             assert float(at.gains[i, 0, 0]) == pytest.approx(float(inner.trace()), rel=1e-6)
             assert float(at.gains[i, 0, 1]) == pytest.approx(float(inner.square().sum()), rel=1e-6)
+
+    def test_noise_is_added_to_images_of_every_class_whatever_their_order(self) -> None:
+        labels = torch.arange(1100) % 10
+        # classes that every eighth image is of are narrow, the others wide
+        x = normal(1100, 2, 1, 1) * torch.where(labels % 2 == 0, 0.1, 2.0).view(-1, 1, 1, 1)
+        by_class = labels.argsort(stable=True)
+        found = [measured(x[order], labels[order]) for order in (torch.arange(1100), by_class)]
+        for name in ("fi", "mmse_rate"):
+            cyclic, sorted_ = (seen[f"fisher.{name}_empirical"] for seen in found)
+            error = math.hypot(cyclic.stderr or 0, sorted_.stderr or 0)
+            assert abs(cyclic.value - sorted_.value) < 4 * error
+            assert error < 0.05
 
     def test_bounds_far_apart_are_flagged(self) -> None:
         seen = measured(normal(60, 4, 2, 2), classes(60))
@@ -369,6 +397,65 @@ class TestDeviation:
             )
 
 
+class TestSubset:
+    @pytest.mark.parametrize(
+        "sizes",
+        [[100, 100, 100], [270, 30], [1, 5, 94], [3] * 50],
+        ids=lambda sizes: str(sizes[:3]),
+    )
+    @pytest.mark.parametrize("drawn", [False, True])
+    def test_every_class_has_its_share(self, sizes: list[int], drawn: bool) -> None:
+        labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+        labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+        generator = torch.Generator().manual_seed(1) if drawn else None
+        chosen = in_proportion(labels, 60, generator)
+        assert len(chosen.unique()) == 60
+        counts = torch.bincount(labels[chosen], minlength=len(sizes))
+        assert float((counts - 60 * torch.tensor(sizes) / len(labels)).abs().max()) <= 1
+        assert torch.equal(in_proportion(labels, 1000, generator), torch.arange(len(labels)))
+
+    def test_draws_do_not_depend_on_the_order_of_images(self) -> None:
+        labels, times = torch.arange(100) % 10, torch.zeros(100)
+        for seed in range(400):
+            times[in_proportion(labels, 13, torch.Generator().manual_seed(seed))] += 1
+        assert float((times / 400 - 0.13).abs().max()) < 0.08  # 4.5 binomial deviations
+
+    def test_more_images_than_are_compared_have_the_curves_of_all(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        labels = (torch.arange(3000) % 10 == 0).long()  # 90 % and 10 %
+        x = normal(3000, 4, 1, 1) * torch.tensor([0.2, 1.0])[labels].view(-1, 1, 1, 1)
+        monkeypatch.setattr(sample_fisher, "IMAGES", 3000)
+        whole = {m.metric: m for m in measure_fisher(x, labels)[0]}
+        monkeypatch.setattr(sample_fisher, "IMAGES", 600)
+        monkeypatch.setattr(sample_fisher, "_EMPIRICAL_IMAGES", 300)
+        part = {m.metric: m for m in measure_fisher(x, labels)[0]}
+        for name in ("fi", "fir", "mmse_rate"):
+            for ending in ("", "_unconditional", "_gaussian"):
+                known, found = whole[f"fisher.{name}{ending}"], part[f"fisher.{name}{ending}"]
+                assert found.value == pytest.approx(known.value, abs=0.01)
+        at = Sample(x, torch.arange(3000), labels, blocks=5, samples=8, seed=0)
+        assert float(at.variance[0]) == pytest.approx(float(x.var(0, correction=0).sum()))
+        rest = x[interleaved_blocks(labels, 5) != 2]
+        assert float(at.variance[3]) == pytest.approx(float(rest.var(0, correction=0).sum()))
+
+    @pytest.mark.parametrize("images", [300, 500])
+    def test_classes_of_one_or_two_compared_images_are_in_all_blocks(
+        self, images: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        labels = torch.arange(3000) % 300
+        x = normal(3000, 5, 1, 1)
+        errors = []
+        for most, count in ((images, 300), (images, 10), (3000, 10)):
+            monkeypatch.setattr(sample_fisher, "IMAGES", most)
+            monkeypatch.setattr(sample_fisher, "_EMPIRICAL_IMAGES", most)
+            seen = {m.metric: m for m in measure_fisher(x, labels % count, v=(1.0,))[0]}
+            errors.append(seen["fisher.fi_gaussian"].stderr)
+        many, few, whole = errors
+        assert 0.5 * few < many < 2 * few
+        assert whole < few
+
+
 def test_weights_of_a_mean_over_log_v() -> None:
     weights = log_weights((0.1, 1.0, 100.0))
     assert weights == pytest.approx([1 / 6, 1 / 2, 1 / 3])
@@ -397,3 +484,14 @@ def test_latents_alone_are_enough() -> None:
         assert seen[f"fisher.{name}"].value == pytest.approx(one)  # one class
         assert seen[f"fisher.{name}_unconditional"].value == pytest.approx(one)
         assert math.isfinite(seen[f"fisher.{name}_empirical"].value)
+        for ending in ESTIMATORS:
+            assert is_unconditional(seen[f"fisher.{name}{ending}"].to_json()) == (ending == "")
+        assert is_unconditional(seen[f"fisher.{name}_zscored"].to_json())
+        assert is_unconditional(seen[f"fisher.curve_{name}_v0.1"].to_json())
+    of_pixels = curves(x, torch.zeros(60, dtype=torch.int64))
+    for labels, flagged in ((None, True), (classes(60), False)):
+        pixels = of_pixels if flagged else curves(x, labels)
+        rows = measure_fisher(x, labels, pixels, V, blocks=5)[0]
+        assert flagged == any(is_unconditional(m.to_json()) for m in rows)
+        deviation = next(m for m in rows if m.metric == "fisher.fir_deviation_scaled_raw")
+        assert is_unconditional(deviation.to_json()) == flagged

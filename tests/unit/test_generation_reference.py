@@ -65,12 +65,13 @@ def test_some_are_compared_and_the_distance_is_of_all(workplace: Path) -> None:
     assert shared[kernel]["value"] != alone[kernel]["value"]
     assert shared["generation.recall_judge"]["options"]["real_count"] == 50
 
-    # by hand: every 28.8th training image
+    # by hand: every 28.8th training image in the order of classes
     (artifact,) = plan.of_stage("generation_reference")
     job = Job.from_json(artifact.job())
     data = load_dataset(job.input("dataset"))
     split = data.split("train")
-    chosen = split[[k * len(split) // 50 for k in range(50)]]
+    by_class = sorted(split.tolist(), key=lambda image: int(data.labels[image]))
+    chosen = torch.tensor(sorted(by_class[k * len(split) // 50] for k in range(50)))
     vectors = Extractor(Inputs(job), "judge").of_dataset(data, chosen).vectors
     assert torch.equal(load_reference(Path(artifact.path)).vectors, vectors)
     samples = load_file(made[CELL.replace("generation", "samples")] / "shard-00000.safetensors")

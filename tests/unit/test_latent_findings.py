@@ -9,7 +9,7 @@ from scipy import stats
 
 from diffusability.analysis.claims import Claim, load_claims
 from diffusability.analysis.frames import table_frame
-from diffusability.analysis.latent_findings import latent_findings
+from diffusability.analysis.latent_findings import _Curves, _noise_steps, latent_findings
 from diffusability.analysis.latent_spaces import (
     AS_PAPER,
     FITS,
@@ -18,7 +18,7 @@ from diffusability.analysis.latent_spaces import (
     networks,
     with_roles,
 )
-from diffusability.analysis.run_estimates import LOOKS, estimates
+from diffusability.analysis.run_estimates import LOOKS, Ranged, estimates
 from diffusability.analysis.verdicts import (
     CONTRADICTED,
     NOT_TESTABLE,
@@ -189,13 +189,30 @@ def test_levels_and_permutations_by_hand(findings) -> None:
             seen = value(findings, f"{name}_level_per_dimension", **where)
             assert seen == pytest.approx(0, abs=1e-12)
         assert value(findings, "fir_permuted", **where) == pytest.approx(0, abs=1e-12)
-    for v in LEVELS[:-1]:
-        where = {"network": FITS, "space": "level-fine"}
-        seen = value(findings, "fi_level_noise_per_dimension", v, **where)
-        assert seen == pytest.approx(0, abs=1e-12)
-        seen = value(findings, "fi_level_noise", v, **where)
-        apart = [2 / (1 + x) for x in (LEVELS[-1], v)]
-        assert seen == pytest.approx((apart[0] - apart[1]) / (8 / (1 + LEVELS[0])))
+    where = {"network": FITS, "space": "level-fine"}  # one row: the smaller half is one level
+    seen = value(findings, "fi_level_noise_per_dimension", **where)
+    assert seen == pytest.approx(0, abs=1e-12)
+    apart = [2 / (1 + x) for x in (LEVELS[-1], LEVELS[0])]
+    seen = value(findings, "fi_level_noise", **where)
+    assert seen == pytest.approx((apart[0] - apart[1]) / (8 / (1 + LEVELS[0])))
+
+
+def test_crossing_curves_align_where_their_distance_falls_on_average() -> None:
+    """At the second level the curves cross, where they are closer than at the largest noise."""
+    levels = (0.1, 1.0, 2.0, 5.0, 10.0)
+    logs = {
+        ("fir", "level", v): math.log(1 + d) for v, d in zip(levels, (3, 0, 9, 9, 1), strict=True)
+    }
+    logs |= {("fir", "pixels", v): 0.0 for v in levels}
+    curves = _Curves(
+        "dit",
+        {key: Ranged(at, 0.0) for key, at in logs.items()},
+        {"level": 4, "pixels": 4},
+        {},
+    )
+    raw, per_dimension = _noise_steps(curves, "fir", "level", "pixels")
+    assert raw["value"] == pytest.approx(1 - (3 + 0) / 2)
+    assert per_dimension["value"] == pytest.approx(math.log(2) - math.log(4) / 2, abs=1e-12)
 
 
 def test_encoders_by_hand(findings) -> None:
@@ -220,6 +237,48 @@ def test_sizes_that_decide_alone_judge_nothing() -> None:
     assert rows["low"].isna().all()
     assert rows["note"].str.startswith("dimensions alone decide: 2 and 60 beside 8").all()
     assert found.loc[found["statistic"] == "fi_level_per_dimension", "low"].notna().all()
+
+
+def test_sizes_that_decide_for_a_claim_are_named(findings) -> None:
+    rows = findings[findings["statistic"] == "fi_level_raw"]
+    assert rows["low"].notna().all()
+    assert (
+        rows["note"] == "dimensions alone decide: 2 and 6 beside 8, in favour of the finer level"
+    ).all()
+    table = check_findings(_of_findings(), findings).set_index(["id", "network"])
+    row = table.loc[("finer-levels-nearer-in-fi", "unet-xs")]
+    assert row["verdict"] == REPRODUCED
+    assert "dimensions alone decide" in row["reason"]
+    equal = latent_measurements()
+    options = equal["options"].str.replace('"dim": 6', '"dim": 2')
+    found = latent_findings(equal.assign(options=options), table_frame("spectra", []))
+    ties = found[found["statistic"] == "fi_level_raw"]
+    assert (ties["note"] == "").all()
+    assert ties["low"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("low", "lost", "verdict"),
+    [
+        ((-2.0, -2.0, -2.0), 0, REPRODUCED),
+        ((-2.0, -2.0, -2.0), 1, UNDECIDED),  # a row that cannot be judged might disagree
+        ((-2.0, 1.0, -2.0), 1, CONTRADICTED),  # one that disagrees is enough
+        ((-2.0, -0.5, -2.0), 1, UNDECIDED),
+        ((-2.0, -2.0, -2.0), 3, NOT_TESTABLE),
+    ],
+)
+def test_all_rows_must_agree_also_those_without_an_interval(low, lost, verdict) -> None:
+    names = [f"level, v = {k}" for k in range(3)]
+    table = pd.DataFrame({"metric": names, "low": low, "space": "level", "network": "dit"})
+    table = table.assign(high=table["low"] + 1, value=table["low"] + 0.5, note="", v=math.nan)
+    table.loc[3 - lost :, ["low", "high"]] = math.nan
+    table.loc[3 - lost :, "note"] = "never trained twice"
+    (claim,) = (c for c in _of_findings() if c.id == "finer-levels-nearer-per-dimension")
+    row = check_findings([claim], table.assign(statistic=claim.statistic)).iloc[0]
+    assert row["verdict"] == verdict
+    said = f"{lost} of 3 cannot be judged: no interval (level, v = {3 - lost}): never trained twice"
+    assert (said in row["reason"]) == (0 < lost < 3)
+    assert row["rows"] == 3 - lost
 
 
 def test_intervals_of_a_stretch_are_positive_and_those_of_untrained_spaces_exact() -> None:

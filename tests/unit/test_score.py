@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor
 
 import diffusability
+from diffusability.data.array_files import read_array
 from diffusability.errors import DataError, MeasurementError, StudyError
 from diffusability.metrics.smoothness import measure_smoothness
 from diffusability.metrics.velocity import measure_velocity
@@ -126,11 +127,39 @@ def test_a_metric_that_fails_leaves_the_others(latents: Tensor) -> None:
         ((torch.zeros(4, 3, 2, 2), torch.zeros(3).long()), r"labels of shape \(3,\)"),
         ((torch.zeros(4, 3, 2, 2), torch.zeros(4)), "one integer per latent"),
         ((torch.zeros(4, 3, 2, 2), None, torch.zeros(4, 2)), r"masks of shape \(4, 2\)"),
+        ((torch.full((4, 3, 2, 2), torch.nan),), r"4 latents hold NaN .* \[0, 1, 2, 3\]"),
+        ((np.full((4, 3, 2), np.inf),), "4 latents hold NaN or infinite values"),
+        (
+            (torch.zeros(4, 3, 2, 2), np.array(list("abab"))),
+            r"labels: numbers .* <U1; numpy.unique",
+        ),
+        ((torch.zeros(4, 3, 2, 2), [None] * 4), "labels: numbers are expected, it holds object"),
+        ((np.zeros((4, 3, 2, 2), complex),), "latents: numbers are expected, it holds complex128"),
     ],
 )
 def test_bad_arrays_are_refused_in_a_sentence(given, message) -> None:
     with pytest.raises(MeasurementError, match=message):
         score(*given)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f2", np.longdouble])
+def test_arrays_of_any_real_type_and_byte_order_are_read(tmp_path: Path, latents, dtype) -> None:
+    array = latents.half().numpy().astype(dtype)
+    labels = LABELS.numpy()
+    found = values(score(array, labels.astype(">u2"), metrics=["velocity"]))
+    assert found == pytest.approx(values(score(latents.half(), LABELS, metrics=["velocity"])))
+    if dtype is not np.longdouble:
+        np.save(tmp_path / "z.npy", array)
+        assert torch.equal(read_array(tmp_path / "z.npy", ("z",)).half(), latents.half())
+
+
+def test_a_score_of_nothing_is_a_table_without_rows(latents: Tensor) -> None:
+    found = score(latents[:1], metrics=["smoothness", "semantics"])
+    assert set(found.left_out) == {"smoothness", "semantics"}
+    assert found.to_frame().empty
+    assert list(found.to_frame()) == list(score(latents, metrics=["smoothness"]).to_frame())
+    assert "Left out of latents" in repr(found)
+    assert "Left out" in found._repr_html_()
 
 
 def test_metrics_of_images_are_not_of_arrays(latents: Tensor) -> None:

@@ -1,5 +1,6 @@
 """Where a latent space lies among known ones."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jinja2
@@ -10,24 +11,119 @@ from diffusability.errors import StudyError
 from diffusability.report.page import TEMPLATE
 from diffusability.scoring.against import (
     ABOUT,
+    Known,
     against_text,
+    not_compared,
     place,
     places_on_page,
     read_known,
 )
 from diffusability.scoring.plot import draw_scores, scores_svg
+from diffusability.scoring.request import DEFAULTS
 from diffusability.scoring.table import Score
 
 GALLERY = Path(__file__).parents[2] / "docs/gallery/shapes-small/tables/measurements.csv.gz"
 
 
-def scored(**values: tuple[float, bool | None]) -> Score:
+def scored(
+    flags: tuple[str, ...] = (),
+    options: dict[str, object] | None = None,
+    **values: tuple[float, bool | None],
+) -> Score:
     cells = [
         {"metric": name.replace("__", "."), "value": value, "stderr": None, "n": 1, "unit": "1"}
-        | {"higher_is_better": up, "options": {}, "flags": []}
+        | {"higher_is_better": up, "options": options or {}, "flags": list(flags)}
         for name, (value, up) in values.items()
     ]
     return Score("mine", cells, {})
+
+
+@pytest.fixture
+def fir_of(tmp_path: Path):
+    """Return a function that makes a table of the FIR of two spaces, a and b."""
+
+    def written(flags: str = "", options: str = "{}") -> Known:
+        rows = [("a", "fisher.fir", 0.1, flags, options), ("b", "fisher.fir", 0.2, flags, options)]
+        columns = ["tokenizer", "metric", "value", "flags", "options"]
+        pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "measurements.csv")
+        return read_known(str(tmp_path))
+
+    return written
+
+
+UNCONDITIONAL, BOUND = "one class: unconditional", "data-limited: a bound at v <= 0.3"
+
+
+@pytest.mark.parametrize(
+    ("own", "known", "reason"),
+    [
+        ((), "", ""),
+        (("rank-deficient",), "rank-deficient", ""),
+        ((UNCONDITIONAL,), "", "it is unconditional, that of the known ones is of classes"),
+        ((UNCONDITIONAL,), f"x; {UNCONDITIONAL}", ""),  # both are of one class
+        ((), UNCONDITIONAL, "it is of classes, that of the known ones is unconditional"),
+        ((BOUND,), "", "a bound, because there are too few images"),
+        ((), BOUND, "those of the known ones are bounds"),
+    ],
+)
+def test_bounds_and_what_uses_other_labels_have_no_place(fir_of, own, known, reason) -> None:
+    found, mine = fir_of(known), scored(flags=own, fisher__fir=(0.15, False))
+    assert place(mine, found).empty == bool(reason)
+    assert [reason in sentence for sentence in not_compared([mine], found)] == [True] * bool(reason)
+    assert reason in against_text([mine], found)
+
+
+def test_values_have_a_place_among_those_of_equal_options(fir_of) -> None:
+    known = fir_of(options='{"points": 1000, "repeats": 5, "seed": 1, "flip": false}')
+    for options, reason in (
+        ({"points": 1000, "repeats": 2, "seed": 2, "halvings": 8}, ""),
+        ({"points": 500, "flip": False}, "measured otherwise: points 500 (known: 1000)"),
+        ({"points": 1000, "flip": True}, "measured otherwise: flip True (known: False)"),
+    ):
+        mine = scored(options=options, fisher__fir=(0.15, False))
+        assert place(mine, known).empty == bool(reason)
+        assert not_compared([mine], known) == [f"FIR of mine: {reason}"] * bool(reason)
+    without = scored(fisher__fir=(0.1, False))  # as in tables of earlier versions
+    assert place(without, known)["known"].tolist() == [2]
+    assert "Not compared:\n  FIR of mine: measured" in against_text([mine, without], known)
+
+
+def test_a_scored_tokenizer_of_the_study_is_not_compared_with_itself(fir_of) -> None:
+    known = replace(fir_of(), images="d1")
+    mine = scored(fisher__fir=(0.1, False))
+    for images, name, count, nearest in (
+        ("d1", "a", 1, "b"),
+        ("d1", "a/s1", 1, "b"),
+        ("", "a", 1, "b"),
+        ("d2", "a", 2, "a, b"),  # of other images: another space of the same name
+        ("d1", "mine", 2, "a, b"),
+    ):
+        found = place(replace(mine, name=name), known, images).iloc[0]
+        assert (found["known"], found["nearest"]) == (count, nearest)
+        assert found["outside"] == ("yes" if count == 1 else "")
+
+
+def test_a_comparison_on_the_same_images_needs_no_caveat(fir_of) -> None:
+    known, mine = replace(fir_of(), images="d1"), [scored(fisher__fir=(0.1, False))]
+    for images, care in (
+        ("d1", ""),
+        ("d2", "of other images"),
+        ("", "Unless they are of"),
+    ):
+        page = places_on_page(mine, known, images=images)
+        assert page is not None
+        for text in (against_text(mine, known, images=images), page.about):
+            assert care in text
+            assert ("not as a verdict" in text) == bool(care)
+
+
+def test_uniformity_of_a_score_is_measured_as_that_of_the_known_spaces() -> None:
+    known = read_known("shapes-small")
+    options = {"perplexity": 30.0, "posterior": "mean", "flip": False, **DEFAULTS["uniformity"]}
+    alike = scored(options=options, uniformity__normalised_entropy=(0.99, True))
+    assert place(alike, known)["known"].tolist() == [24]
+    fewer = scored(options=options | {"points": 200}, uniformity__normalised_entropy=(0.999, True))
+    assert place(fewer, known).empty  # entropy grows with the number of points
 
 
 def test_a_percentile_counts_the_worse_and_half_of_the_equal(tmp_path: Path) -> None:

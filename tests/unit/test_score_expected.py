@@ -11,6 +11,7 @@ import statsmodels.formula.api
 
 from diffusability.scoring import expected as expected_module
 from diffusability.scoring.advice import advice, method_effects
+from diffusability.scoring.against import read_known
 from diffusability.scoring.expected import Expected, FinishedStudy, Space, expected
 from diffusability.scoring.table import Score
 from tests.unit.measurement_table import measurement_table
@@ -101,6 +102,11 @@ def test_outside_of_its_support_there_is_no_number(ask, asked, reason) -> None:
     assert found.sentence.startswith("mine: no prediction of Fréchet distance (judge) of sit-b")
 
 
+def test_a_bound_predicts_nothing(ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expected_module, "difference", lambda m, other: "a bound")
+    assert "no headline metric was measured as in the study" in ask(TYPICAL).sentence
+
+
 def test_a_study_that_cannot_predict_says_so(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(FinishedStudy, "space", lambda self, family: HERE)
     scores = [Score("mine", [], {})]
@@ -136,12 +142,20 @@ def test_results_beside_the_table_say_how_it_was_measured(tmp_path: Path, monkey
     monkeypatch.setattr(expected_module, "read_card", read_card)
     (tmp_path / "results/latents/t00/s0/abc").mkdir(parents=True)
     (tmp_path / "results/latents/t00/s0/abc/latents.json").write_text('{"shape": [4, 8, 8]}')
-    study = FinishedStudy(measurement_table(8, backbones=("sit-b",)), tmp_path)
+    table = measurement_table(8, backbones=("sit-b",))
+    study = FinishedStudy(table, tmp_path)
     space = study.space("conv-f2d4")
     assert space is not None
     assert (space.dataset, space.shape) == ("d1", (4, 8, 8))
     assert space.options["velocity"] == {"split": "val"}
     assert "results/velocity/t00/s0/0-0" in seen
+    tables = tmp_path / "results/tables/made"
+    tables.mkdir(parents=True)
+    table.to_csv(tables / "measurements.csv", index=False)
+    assert read_known(str(tables)).images == "d1"
+    table.to_csv(tmp_path / "measurements.csv", index=False)  # away from its results
+    monkeypatch.undo()
+    assert read_known(str(tmp_path)).images == ""
 
 
 def methods(**values: list[float]) -> pd.DataFrame:

@@ -45,7 +45,7 @@ def _found(
     options = {"generator": _generator(7), "neighbours": (1, 5)} | options
     return {
         m.metric.removeprefix("semantics."): m
-        for m in measure_semantics(latents, labels, masks, **options)
+        for m in measure_semantics(latents, labels, masks, **options)[0]
     }
 
 
@@ -55,7 +55,7 @@ def test_separated_classes_reach_the_ceiling():
     for k in (1, 5, 10):
         assert found[f"lnc{k}"].value == 1
         assert found[f"lnc{k}_l2"].value == 1
-        assert found[f"lnc{k}"].stderr == 0
+        assert found[f"lnc{k}"].stderr == (0 if k < 10 else None)
     assert found["lnc20"].value == pytest.approx(11 / 20)  # eleven others of the class
     assert found["lnc20_corrected"].value == pytest.approx(1)
     assert found["probe"].value == 1
@@ -250,8 +250,37 @@ def test_lonely_classes_are_flagged():
     training = latents.double().mean(dim=(2, 3)), labels
     flags = _found(latents, labels, training=training)["lnc5"].flags
     assert flags == ("1 classes of one image, which always count as 0",)
-    with pytest.raises(MeasurementError, match="Leave out classes of one image"):
-        _found(latents, labels)
+    # folds cannot hold such a class, which is no reason to leave LNC out
+    found, without = measure_semantics(
+        latents, labels, None, generator=_generator(7), neighbours=(1, 5)
+    )
+    assert {m.metric for m in found} == {
+        f"semantics.lnc{k}{ending}" for k in (1, 5) for ending in ("", "_corrected", "_l2", "_raw")
+    }
+    ((name, reason),) = without
+    assert name == "semantics.probe"
+    assert "leave out classes of one image with metrics.semantics.smallest_class: skip" in reason
+
+
+def test_where_all_images_are_neighbours_chance_is_the_ceiling() -> None:
+    latents, labels = _set(2, 3, 1.0, 0)
+    found, without = measure_semantics(
+        latents, labels, None, generator=_generator(), neighbours=(2, 5)
+    )
+    seen = {m.metric: m for m in found}
+    assert seen["semantics.lnc5"].value == pytest.approx(2 / 5)
+    assert "semantics.lnc2_corrected" in seen
+    assert [name for name, _ in without] == ["semantics.lnc5_corrected"]
+
+
+def test_many_neighbours_of_few_images_have_no_standard_error() -> None:
+    latents, labels = _set(4, 15)
+    seen = _found(latents, labels, neighbours=(5, 10))
+    assert seen["lnc5"].stderr is not None
+    for name in ("lnc10", "lnc10_corrected", "lnc10_raw"):
+        assert seen[name].stderr is None
+        assert seen[name].flags == ("no standard error: it needs 64 images",)
+    assert _found(*_set(4, 16), neighbours=(10,))["lnc10"].stderr is not None
 
 
 def _coverage(repetitions: int) -> dict[str, float]:

@@ -43,7 +43,7 @@ def _masks(count: int = 12, height: int = 5, width: int = 4, seed: int = 1) -> T
 
 
 def _values(latents: Tensor, masks: Tensor | None = None) -> dict[str, float]:
-    return {m.metric.removeprefix("spatial."): m.value for m in measure_spatial(latents, masks)}
+    return {m.metric.removeprefix("spatial."): m.value for m in measure_spatial(latents, masks)[0]}
 
 
 @pytest.mark.parametrize(
@@ -174,15 +174,15 @@ def test_undecided_tokens_are_in_neither_region():
     latents = tokens.permute(2, 0, 1)[None].repeat(2, 1, 1, 1)
     latents[1] += 0.01 * torch.randn(3, 16, 16, generator=_generator(), dtype=torch.float64)
     inside, rim = (regions == 2).double().repeat(2, 1, 1), (regions == 1).double().repeat(2, 1, 1)
-    found = {m.metric: m.value for m in measure_spatial(latents, inside, rim)}
+    found = {m.metric: m.value for m in measure_spatial(latents, inside, rim)[0]}
     assert found["spatial.srss_raw"] == pytest.approx(1, abs=0.02)
-    as_background = {m.metric: m.value for m in measure_spatial(latents, inside)}
+    as_background = {m.metric: m.value for m in measure_spatial(latents, inside)[0]}
     assert as_background["spatial.srss_raw"] < 0.8
     assert found["spatial.lds"] == as_background["spatial.lds"]
-    nothing = {m.metric: m.value for m in measure_spatial(latents, inside, 0 * rim)}
+    nothing = {m.metric: m.value for m in measure_spatial(latents, inside, 0 * rim)[0]}
     assert nothing == as_background
-    with pytest.raises(MeasurementError, match="2 too little background"):
-        measure_spatial(latents, inside, 1 - inside)
+    (_, reason), _ = measure_spatial(latents, inside, 1 - inside)[1]
+    assert "2 too little background" in reason
 
 
 def test_permuted_positions_destroy_the_structure():
@@ -208,7 +208,7 @@ def test_neither_order_nor_batch_nor_dtype_matters(seed: int, images: int):
 
 
 def test_names_directions_and_options():
-    found = {m.metric: m for m in measure_spatial(_latents(), _masks())}
+    found = {m.metric: m for m in measure_spatial(_latents(), _masks())[0]}
     assert len(found) == 8
     assert [found[f"spatial.{n}"].higher_is_better for n in ("lds", "cds", "srss", "rmsc")] == [
         True,
@@ -220,7 +220,7 @@ def test_names_directions_and_options():
     assert (options["near"], options["far"], options["decay"]) == (1, 2, 2)
     assert options["normalise"] is True
     assert found["spatial.srss_raw"].options["normalise"] is False
-    assert {m.metric for m in measure_spatial(_latents(), None)} == {
+    assert {m.metric for m in measure_spatial(_latents(), None)[0]} == {
         name for name in found if "srss" not in name
     }
 
@@ -233,10 +233,18 @@ def test_bad_masks_are_refused():
         measure_spatial(latents, masks * 255)
     with pytest.raises(MeasurementError, match="any foreground"):
         measure_spatial(latents, torch.zeros_like(masks))
-    filled = torch.ones_like(masks)
-    filled[0] = 0
-    with pytest.raises(MeasurementError, match=r"none of 12 images.*1 have.*11 too little back"):
-        measure_spatial(latents, filled)
+
+
+@pytest.mark.parametrize("usable", [0, 1])
+def test_masks_that_say_too_little_leave_srss_out_alone(usable: int) -> None:
+    latents, masks = _latents(), torch.ones(12, 5, 4)
+    masks[0] = 0
+    masks[1, :3] = 1 - usable
+    found, without = measure_spatial(latents, masks)
+    assert [m.to_json() for m in found] == [m.to_json() for m in measure_spatial(latents, None)[0]]
+    assert [name for name, _ in without] == ["spatial.srss", "spatial.srss_raw"]
+    counts = f"{usable} of 12 have such shares: 1 have too little foreground, {11 - usable} too"
+    assert all(counts in reason for _, reason in without)
 
 
 def test_non_finite_channels_are_refused():
@@ -249,7 +257,7 @@ def test_non_finite_channels_are_refused():
 def _coverage(repetitions: int) -> dict[str, float]:
     found: dict[str, list[tuple[float, float]]] = {}
     for seed in range(repetitions):
-        for m in measure_spatial(_latents(60, seed=seed), _masks(60, seed=seed + 10_000)):
+        for m in measure_spatial(_latents(60, seed=seed), _masks(60, seed=seed + 10_000))[0]:
             found.setdefault(m.metric, []).append((m.value, m.stderr))
     table = {name: np.array(pairs) for name, pairs in found.items()}
     return {

@@ -12,13 +12,15 @@ from safetensors.torch import save_file
 from diffusability.data.array_files import read_array
 from diffusability.data.unseen import read_labels, read_masks
 from diffusability.errors import DataError, StudyError
+from diffusability.scoring.latents import score
 from diffusability.study.dataset import UnseenDataset
+from diffusability.study.metric_group import UNUSED_MASKS
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import LatentsTokenizer
 from diffusability.tokenizers.stored import LatentRows, check_latents, read_latents
-from tests.unit.study_run import run_plan
+from tests.unit.study_run import measurements, run_plan
 
 
 @pytest.fixture
@@ -116,6 +118,34 @@ def test_tokens_become_a_column_of_cells(tmp_path: Path) -> None:
     found = read_latents(spec)
     assert found.shape == (2, 3, 4, 1)
     assert found[1, 2, 3, 0] == tokens[1, 3, 2]
+
+
+def test_masks_of_tokens_are_not_used_on_the_command_line_and_in_python(
+    tmp_path: Path, workplace: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    tokens = rng.standard_normal((60, 4, 3)).astype(np.float32)  # (N, L, D)
+    labels, masks = np.arange(60) % 3, np.zeros((60, 8, 8), bool)
+    masks[:, :2] = True  # the first of four bands of rows, which is no place of a token
+    for name, array in {"t": tokens, "y": labels, "m": masks}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    data = {"kind": "latents", "images": 60, "num_classes": 3, "size": 8}
+    data |= {"labels": str(tmp_path / "y.npy"), "masks": str(tmp_path / "m.npy")}
+    spec = study(tmp_path, data, path=str(tmp_path / "t.npy"), layout="tokens")
+    found = measurements(run_plan(Plan(spec), "semantics")["semantics/mine/s0"])
+    own = {m["metric"]: m for m in score(tokens, labels, masks, metrics=["semantics"]).measurements}
+    plain = {m["metric"]: m for m in score(tokens, labels, metrics=["semantics"]).measurements}
+    assert {name: m["value"] for name, m in own.items()} == pytest.approx(
+        {name: m["value"] for name, m in plain.items()}
+    )
+    assert found["semantics.lnc5"]["value"] == pytest.approx(own["semantics.lnc5"]["value"])
+    assert found["semantics.lnc5"]["options"]["pooling"] == "mean"
+    for each in (found, own):
+        assert all(UNUSED_MASKS in m["flags"] for m in each.values())
+    assert not any(UNUSED_MASKS in m["flags"] for m in plain.values())
+    assert (
+        score(tokens, labels, masks, metrics=["spatial"]).left_out["spatial.srss"] == UNUSED_MASKS
+    )
 
 
 def test_they_are_named_by_content_and_not_by_place(tmp_path: Path, latents) -> None:

@@ -270,9 +270,24 @@ def test_the_order_of_positions_leaves_viv_and_changes_the_spatial_metrics():
     for name in ("viv", "viv_mle", "tau", "separability", "spatial_factor", "channel_factor"):
         assert after[name].value == pytest.approx(before[name].value, rel=1e-6)
     assert after["viv_dct"].value > 1.2 * before["viv_dct"].value
-    for measure in (measure_smoothness, lambda x: measure_spatial(x, None)):
+    for measure in (measure_smoothness, lambda x: measure_spatial(x, None)[0]):
         first, second = measure(latents)[0].value, measure(permuted)[0].value
         assert abs(first - second) > 0.2
+
+
+@pytest.mark.parametrize("positions", [1, 2], ids=["own cells", "every cell twice"])
+@pytest.mark.parametrize("weights", [[1.0, 0, 0], [1.0, 1, 0]], ids=["copy", "rounded sum"])
+def test_a_channel_that_follows_from_others_keeps_the_closed_form(weights, positions) -> None:
+    x = torch.randn(3000, 3, 2, 2, generator=_generator())
+    more = torch.einsum("c,nchw->nhw", torch.tensor(weights), x)[:, None]  # float32
+    latents = torch.cat([x, more], dim=1).repeat_interleave(positions, dim=3)
+    found = _found(latents, torch.zeros(3000).long(), normalise=False, halvings=1)
+    # variances: 1, 1, and along the weights 1 + |w|^2; half of the cells add nothing
+    roots = (2 + math.sqrt(1 + sum(w**2 for w in weights))) / 4 * math.sqrt(positions) / positions
+    assert found["separability"].value == pytest.approx(1, abs=0.003)
+    assert found["viv_mle"].value == pytest.approx(math.pi / 2 * roots, rel=0.01)
+    assert found["viv"].value == pytest.approx(math.pi / 2 * roots, rel=0.01)
+    assert "rank-deficient covariance factors in 1 classes" in found["viv"].flags
 
 
 @settings(max_examples=8, deadline=None)

@@ -1,0 +1,53 @@
+"""Whether two values of a metric were measured in one way, so that they can be compared."""
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from diffusability.scoring.table import is_unconditional
+
+BOUND = "data-limited"  # as the flags of values begin that are bounds, not estimates
+# options that follow from the data, or set only the error of a value; all others say what it is.
+# They are listed, not those that count, so that an option of a further metric counts by default.
+_NOT_OF_THE_VALUE = {
+    *("ceiling", "chance", "classes", "smallest_class", "dim", "reference_digest"),
+    *("near", "far", "decay", "pooling"),  # of the grid, and of whether there are masks
+    *("halvings", "max_iterations", "repeats", "seed", "shards", "stderr", "tolerance"),
+}
+
+
+def is_bound(flags: Collection[str]) -> bool:
+    """Return whether the flags of a value say that it is a bound."""
+    return any(flag.startswith(BOUND) for flag in flags)
+
+
+def of_table(options: str, flags: str) -> Mapping[str, Any]:
+    """Return options and flags of a row of `measurements.csv`; either may be empty."""
+    return {"options": json.loads(options or "{}"), "flags": flags.split("; ")}
+
+
+def difference(m: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return why the value of a measurement cannot be compared with a known one, or nothing.
+
+    Entropy and Fréchet distances change with the number of points, VIV with the use of labels: a
+    value has a place only among those with equal options. Options of which only one says anything,
+    as in tables of earlier versions, are taken to be equal.
+
+    Args:
+        m: a measurement, or its `flags` and `options`. other: the known one, of the same metric.
+    """
+    if is_bound(m["flags"]):
+        return "a bound, because there are too few images for an estimate"
+    if is_bound(other["flags"]):
+        return "those of the known ones are bounds"
+    if is_unconditional(m) != is_unconditional(other):
+        if is_unconditional(m):
+            return "it is unconditional, that of the known ones is of classes"
+        return "it is of classes, that of the known ones is unconditional"
+    own, known = m.get("options") or {}, other.get("options") or {}
+    parts = [
+        f"{key} {own[key]} (known: {known[key]})"
+        for key in own
+        if key in known and key not in _NOT_OF_THE_VALUE and own[key] != known[key]
+    ]
+    return f"measured otherwise: {', '.join(parts)}" if parts else ""
