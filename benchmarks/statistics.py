@@ -54,7 +54,7 @@ def coverage(
 ) -> float:
     """Return the share of 95 % intervals of a correlation that hold the true r."""
     x, y = clustered(sizes, resemblance, r, draws, np.random.default_rng(seed))
-    found = cluster_interval(pearson(x, y), labels_of(sizes))
+    found = cluster_interval(pearson, (x, y), labels_of(sizes))
     return float(((found.low <= r) & (r <= found.high)).mean())
 
 

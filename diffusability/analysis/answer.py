@@ -13,8 +13,9 @@ from diffusability.analysis.catalogue import PERSPECTIVES, REPRESENTATIVES, name
 from diffusability.analysis.correlation import at_smallest_guidance, sign, turned
 from diffusability.analysis.declared import declared_sentence
 from diffusability.analysis.equal_reconstruction import compared
-from diffusability.analysis.estimators import pearson, whole
+from diffusability.analysis.estimators import pearson
 from diffusability.analysis.failed import failed, failed_tokenizers
+from diffusability.analysis.frames import is_true, rows_where
 from diffusability.analysis.joint import FEWEST
 from diffusability.analysis.noise_floor import WANTED
 from diffusability.analysis.pairing import means_by_tokenizer
@@ -31,31 +32,22 @@ class Turned:
     """A correlation, turned so that positive means: a better metric goes with better images.
 
     Attributes:
-        short, perspective: names of the metric. metric: its full name. backbone, guidance, family:
-            of the panel. r, low, high: with its interval over clusters; ends may be NaN.
+        short, perspective: names of the metric. metric: its full name. panel, family: where it was
+            computed. row: of the table of correlations.
+        r, low, high: with its interval over clusters; ends may be NaN.
         p: of the interval, corrected for every metric and backbone; may be NaN.
-        partial: r, low, high given PSNR.
-        without: smallest and largest r without any one tokenizer. without_cluster: the same without
-            any one cluster.
-        directed: whether the metric declares a direction; without one, r is not turned.
-        row: of the table of correlations.
     """
 
     short: str
     perspective: str
     metric: str
-    backbone: str
-    guidance: float
+    panel: Panel
     family: str
+    row: Mapping[Any, Any]
     r: float
     low: float
     high: float
     p: float
-    partial: tuple[float, float, float]
-    without: tuple[float, float]
-    without_cluster: tuple[float, float]
-    directed: bool
-    row: Mapping[Any, Any]
 
     @property
     def known(self) -> bool:
@@ -70,17 +62,15 @@ class Turned:
     @property
     def carrier(self) -> str:
         """The tokenizer, else the cluster, without which r changes its sign; empty if none."""
-        if self.without[0] * self.without[1] < 0:
-            return f"the tokenizer {self.row['influential']}"
-        if self.without_cluster[0] * self.without_cluster[1] < 0:
-            return f"the cluster {self.row['influential_cluster']}"
+        for what, end in (("tokenizer", ""), ("cluster", "_cluster")):
+            if self.row[f"without{end}_low"] * self.row[f"without{end}_high"] < 0:
+                return f"the {what} {self.row[f'influential{end}']}"
         return ""
 
     @property
-    def panel(self) -> Panel:
-        """Where it was computed."""
-        scale = None if math.isnan(self.guidance) else self.guidance
-        return Panel(str(self.row["target"]), self.backbone, scale)
+    def opposite(self) -> bool:
+        """Whether the sign is against the direction that the metric declares."""
+        return not self.r > 0 and pd.notna(self.row["expected_sign"])
 
     @property
     def interval(self) -> str:
@@ -88,6 +78,11 @@ class Turned:
         if math.isnan(self.low):
             return f"r = {self.r:.2f}, no interval"
         return f"r = {self.r:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+    @property
+    def sample(self) -> str:
+        """The number of tokenizers and clusters in words."""
+        return f"over {self.row['n']:.0f} tokenizers in {self.row['clusters']:.0f} clusters"
 
 
 @dataclass(frozen=True)
@@ -129,30 +124,25 @@ def answer(tables: Mapping[str, pd.DataFrame], target: str) -> Answer:
     measurements = compared(tables)
     tables = {**tables, "measurements": measurements}
     family = largest_family(measurements)
-    scores = target_means(measurements, target, family)
-    if scores.empty:
+    if target_means(measurements, target, family).empty:
         return Answer(f"{CANNOT}no generated images were measured.")
     found, reason = testable(tables, target, family)
-    if not found:
-        every = turned_correlations(tables["correlations"], target, family)
-        drawn = strongest(every) if every else None
-        if drawn is not None:
-            scores = target_means(measurements, target, family, drawn.backbone)
-        best, worst = _ends(scores)
-        return Answer(CANNOT + reason + ".", strongest=drawn, best=best, worst=worst)
-    first = strongest(found)
-    scores = target_means(measurements, target, family, first.backbone)
-    best, worst = _ends(scores)
+    every = found or turned_correlations(tables["correlations"], target, family)
+    first = strongest(every) if every else None
+    scores = target_means(measurements, target, family, first.panel.backbone if first else "")
+    best, worst = str(scores.index[0]), str(scores.index[-1]) if len(scores) > 1 else ""
+    if first is None or not found:
+        return Answer(f"{CANNOT}{reason}.", strongest=first, best=best, worst=worst)
     if first.settled:
-        sentence = _decided(first, found, target, bool(higher_is_better(measurements, target)))
+        sentence = _decided(first, found, bool(higher_is_better(measurements, target)))
     else:
-        sentence = CANNOT + _doubt(first, found, target) + "."
+        sentence = f"{CANNOT}{_doubt(first, found)}."
     tested = declared_sentence(tables["declared_tests"]) if "declared_tests" in tables else ""
     details = (
         f"{tested}." if tested else "",
         _without_failed(first, Measured(measurements)),
         *_details(first, found),
-        *_images(first, scores, tables.get("noise_floor"), target),
+        *_images(first, scores, tables.get("noise_floor")),
     )
     return Answer(sentence, tuple(filter(None, details)), first.settled, first, best, worst)
 
@@ -163,12 +153,6 @@ def largest_family(measurements: pd.DataFrame) -> str:
     return str(members.idxmax())
 
 
-def _ends(scores: pd.Series) -> tuple[str, str]:
-    """Return the tokenizers with the best and the worst score; empty if it is the same one."""
-    best, worst = str(scores.index[0]), str(scores.index[-1])
-    return best, worst if worst != best else ""
-
-
 def target_means(
     measurements: pd.DataFrame, target: str, family: str, backbone: str = ""
 ) -> pd.Series:
@@ -177,19 +161,20 @@ def target_means(
     It is the mean over trainings, at the smallest guidance scale of a backbone, by default the
     first.
     """
-    rows = measurements[(measurements["metric"] == target) & measurements["value"].notna()]
-    rows = rows[rows["family"] == family]
+    rows = rows_where(measurements, metric=target, family=family)
+    rows = rows[rows["value"].notna()]
     if rows.empty:
         return pd.Series(dtype=float)
-    rows = rows[rows["backbone"] == (backbone or rows["backbone"].iloc[0])]
-    rows = rows[rows["guidance"].fillna(-1) == rows["guidance"].fillna(-1).min()]
+    rows = rows_where(rows, backbone=backbone or rows["backbone"].iloc[0])
+    guidance = rows["guidance"].fillna(-1)
     up = bool(higher_is_better(measurements, target))
-    return means_by_tokenizer(rows)["value"].sort_values(ascending=not up)
+    means = means_by_tokenizer(rows[guidance == guidance.min()])
+    return means["value"].sort_values(ascending=not up)
 
 
 def turned_correlations(correlations: pd.DataFrame, target: str, family: str) -> list[Turned]:
     """Return the correlations of every perspective's metric, at the smallest guidance scales."""
-    rows = correlations[(correlations["target"] == target) & (correlations["family"] == family)]
+    rows = rows_where(correlations, target=target, family=family)
     rows = at_smallest_guidance(rows[rows["pearson"].notna()])
     panels = max(1, rows["backbone"].nunique())
     titles = {short: title for title, shows in PERSPECTIVES.items() for short in shows}
@@ -199,6 +184,13 @@ def turned_correlations(correlations: pd.DataFrame, target: str, family: str) ->
         for row in rows.to_dict("records")
         if fnmatchcase(row["metric"], pattern)
     ]
+
+
+def _turn(row: Mapping[Any, Any], short: str, title: str, panels: int) -> Turned:
+    guidance = None if pd.isna(row["guidance"]) else float(row["guidance"])
+    panel = Panel(str(row["target"]), str(row["backbone"]), guidance)
+    p = float(np.minimum(1.0, row["pearson_p_holm"] * panels))
+    return Turned(short, title, row["metric"], panel, row["family"], row, *turned(row), p=p)
 
 
 def testable(
@@ -216,12 +208,10 @@ def testable(
     every = turned_correlations(tables["correlations"], target, family)
     if not every:
         return [], "no metric was measured together with generated images"
-    alive = [
-        c for c in every if not failed(measured, Panel(target, c.backbone, c.guidance), family)
-    ]
+    alive = [c for c in every if not failed(measured, c.panel, family)]
     if not alive:
         return [], dead
-    told = [c for c in alive if not _true(c.row["at_chance"])]
+    told = [c for c in alive if not is_true(c.row["at_chance"])]
     if not told:
         return [], "no metric leaves chance"
     if all(math.isnan(c.low) for c in told):
@@ -236,59 +226,31 @@ def strongest(found: list[Turned]) -> Turned:
     return max(found, key=lambda c: (c.settled, c.known, abs(c.r)))
 
 
-def _turn(row: Mapping[Any, Any], short: str, title: str, panels: int) -> Turned:
-    r, low, high = turned(row)
-    return Turned(
-        short=short,
-        perspective=title,
-        metric=str(row["metric"]),
-        backbone=str(row["backbone"]),
-        guidance=float(row["guidance"]),
-        family=str(row["family"]),
-        r=r,
-        low=low,
-        high=high,
-        p=float(np.minimum(1.0, float(row["pearson_p_holm"]) * panels)),
-        partial=turned(row, "pearson_partial"),
-        without=_range(row, "without"),
-        without_cluster=_range(row, "without_cluster"),
-        directed=bool(pd.notna(row["expected_sign"])),
-        row=row,
-    )
-
-
-def _range(row: Mapping[Any, Any], name: str) -> tuple[float, float]:
-    """Return smallest and largest turned r without any one tokenizer or cluster."""
-    smallest, largest = sorted(sign(row) * float(row[f"{name}_{end}"]) for end in ("low", "high"))
-    return smallest, largest
-
-
-def _decided(first: Turned, found: list[Turned], target: str, up: bool) -> str:
-    way = "higher" if (float(first.row["pearson"]) > 0) == up else "lower"
+def _decided(first: Turned, found: list[Turned], up: bool) -> str:
+    way = "higher" if (first.row["pearson"] > 0) == up else "lower"
     settled = len({c.short for c in found if c.settled})
     others = "the only one" if settled == 1 else f"the strongest of {settled}"
-    against = "" if first.r > 0 or not first.directed else ", against what the metric declares"
+    against = ", against what the metric declares" if first.opposite else ""
     return (
         f"Of {len({c.short for c in found})} perspectives, {first.perspective} is {others} whose "
         f"correlation with image quality is settled: the {way} the {first.short} of a tokenizer, "
-        f"the better its images by {name_metric(target)}{against}. {first.interval} over "
-        f"{first.row['n']:.0f} tokenizers in {first.row['clusters']:.0f} clusters "
-        f"(p = {first.p:.2g} after correction for every metric and backbone)."
+        f"the better its images by {name_metric(first.panel.target)}{against}. {first.interval} "
+        f"{first.sample} (p = {first.p:.2g} after correction for every metric and backbone)."
     )
 
 
-def _doubt(first: Turned, found: list[Turned], target: str) -> str:
+def _doubt(first: Turned, found: list[Turned]) -> str:
     """Return why the strongest correlation does not decide."""
-    expected = "" if first.r > 0 or not first.directed else ", against the expected direction"
+    expected = ", against the expected direction" if first.opposite else ""
     where = (
-        f"{first.perspective} ({first.short}) on {first.backbone}, {first.interval}{expected}, "
-        f"over {first.row['n']:.0f} tokenizers in {first.row['clusters']:.0f} clusters"
+        f"{first.perspective} ({first.short}) on {first.panel.backbone}, {first.interval}"
+        f"{expected}, {first.sample}"
     )
     if not first.known:
         metrics = len({c.short for c in found})
         return (
-            f"no metric's correlation with the {name_metric(target)} of generated images can be "
-            f"told from zero. Largest of {metrics} perspectives: {where}"
+            f"no metric's correlation with the {name_metric(first.panel.target)} of generated "
+            f"images can be told from zero. Largest of {metrics} perspectives: {where}"
         )
     if first.carrier:
         return f"its strongest correlation changes its sign without {first.carrier}: {where}"
@@ -308,9 +270,7 @@ def _without_failed(first: Turned, measurements: Measured) -> str:
     models = f"the diffusion models of {' and '.join(out)} failed (see the warnings)"
     if len(kept) < FEWEST:
         return f"Without {models}, {len(kept)} tokenizers are left: no correlation."
-    r = sign(first.row) * float(
-        whole(pearson(kept["x"].to_numpy(), kept["y"].to_numpy()), len(kept))[0]
-    )
+    r = sign(first.row) * float(pearson(kept["x"].to_numpy(), kept["y"].to_numpy())[0])
     return f"{models[0].upper()}{models[1:]}; without them, r = {r:.2f} over {len(kept)}."
 
 
@@ -323,29 +283,31 @@ def _details(first: Turned, found: list[Turned]) -> Iterator[str]:
             f"The interval of {first.short}, without correction, is on that side of zero on "
             f"{len(agree)} of {len(own)} backbones."
         )
-    r, low, high = first.partial
+    r, low, high = turned(first.row, "pearson_partial")
     if not math.isnan(low):
         yield f"Partial correlation of {first.short} given PSNR: {r:.2f} [{low:.2f}, {high:.2f}]."
 
 
-def _images(
-    first: Turned, scores: pd.Series, floor: pd.DataFrame | None, target: str
-) -> Iterator[str]:
+def _images(first: Turned, scores: pd.Series, floor: pd.DataFrame | None) -> Iterator[str]:
     """Yield sentences on how far tokenizers differ beyond seeds, and on the best images."""
-    row = _noise(floor, first, target)
-    known = {name: row.get(name, math.nan) for name in ("reliability", "low", "high")}
-    name, (reliability, low, high) = name_metric(target), known.values()
-    if pd.notna(reliability) and pd.notna(row["variance_diffusion_seeds"]):
+    where = {**first.panel.labels, "family": first.family}
+    rows = floor if floor is None or floor.empty else rows_where(floor, **where)
+    noise = {} if rows is None or rows.empty else rows.iloc[0].to_dict()
+    reliability, low, high = (noise.get(n, math.nan) for n in ("reliability", "low", "high"))
+    name = name_metric(first.panel.target)
+    if pd.notna(reliability) and pd.notna(noise["variance_diffusion_seeds"]):
         ends = f" [{low:.2f}, {high:.2f}]" if pd.notna(low) else ", no interval"
-        seeds = row.get("seeds_needed", math.nan)
+        seeds = noise.get("seeds_needed", math.nan)
         more = f"; {WANTED:g} would take {seeds:.0f} diffusion models per tokenizer"
         yield (
             f"Reliability of the {name}, the share of its variance that is not between diffusion "
             f"models of one tokenizer: {reliability:.2f}{ends}"
             f"{more if reliability < WANTED and pd.notna(seeds) else ''}."
         )
-    gap = row.get("resolvable_gap", math.nan)
-    sentence = f"Best images of {first.backbone}: {scores.index[0]} ({name} {scores.iloc[0]:.3g})"
+    gap = noise.get("resolvable_gap", math.nan)
+    sentence = (
+        f"Best images of {first.panel.backbone}: {scores.index[0]} ({name} {scores.iloc[0]:.3g})"
+    )
     if len(scores) > 1 and pd.notna(gap):
         near = int((scores.iloc[1:] - scores.iloc[0]).abs().le(gap).sum())
         sentence += (
@@ -355,20 +317,3 @@ def _images(
     elif len(scores) > 1:
         sentence += f", then {scores.index[1]} ({scores.iloc[1]:.3g})"
     yield sentence + "."
-
-
-def _noise(floor: pd.DataFrame | None, first: Turned, target: str) -> Mapping[Any, Any]:
-    """Return the row of the table of noise floors; empty where it is unknown."""
-    if floor is None or floor.empty:
-        return {}
-    rows = floor[
-        (floor["target"] == target)
-        & (floor["family"] == first.family)
-        & (floor["backbone"] == first.backbone)
-        & (floor["guidance"] == first.guidance)
-    ]
-    return rows.iloc[0].to_dict() if len(rows) else {}
-
-
-def _true(value: object) -> bool:
-    return bool(pd.notna(value) and value)  # type: ignore[call-overload]

@@ -14,17 +14,15 @@ from diffusability.errors import StudyError
 
 KINDS = get_args(Kind)
 _SELECTOR = (
-    "metric",
-    "target",
-    "backbone",
-    "family",
-    "guidance",
-    "given",
-    "paper",
-    "assumed",
-    "inside",
+    *("metric", "target", "backbone", "family", "guidance"),
+    *("given", "paper", "assumed", "inside"),
 )
 _FINDINGS = ("latent_findings", "fisher_findings")  # tables whose rows have intervals already
+_TEXTS = ("id", "section", "statement", "statistic", "refuted_by", "table", "exact", "curve")
+_EVERY = ("id", "section", "statement", "statistic", "expect", "refuted_by")
+# required and optional keys of the two kinds of claims
+_JOINT = ((*_EVERY, "of"), ("against", "every", "read_off"))
+_ON_FINDINGS = ((*_EVERY, "table", "selector"), ("exact", "curve"))
 
 
 @dataclass(frozen=True)
@@ -115,39 +113,24 @@ def _claim(entry: Any, where: str) -> Claim:
     if not isinstance(entry, dict):
         raise StudyError(f"{where}: must be a mapping")
     where = f"{where} ({entry.get('id', 'no id')})"
-    own = {"table", "selector"} if "table" in entry else {"of"}
-    optional = {"exact", "curve"} if "table" in entry else {"against", "every", "read_off"}
-    required = {"id", "section", "statement", "statistic", "expect", "refuted_by"} | own
-    wrong = sorted(required - set(entry)) or sorted(set(entry) - required - optional)
+    kind = _ON_FINDINGS if "table" in entry else _JOINT
+    required, optional = kind
+    wrong = sorted(set(required) - set(entry)) or sorted(set(entry) - {*required, *optional})
     if wrong:
-        kind = "is missing" if wrong[0] in required else "is not a key of a claim"
-        raise StudyError(f"{where}: {wrong[0]} {kind}")
-    text = {name: " ".join(str(entry[name]).split()) for name in ("statement", "refuted_by")}
-    common: dict[str, Any] = {
-        **{name: str(entry[name]) for name in ("id", "section", "statistic")},
-        **text,
-        "region": _region(entry["expect"], where),
-    }
-    if "table" in entry:
-        if entry["table"] not in _FINDINGS:
-            raise StudyError(
-                f"{where}: table {entry['table']} is not one of {', '.join(_FINDINGS)}"
-            )
-        exact = " ".join(str(entry.get("exact", "")).split())
-        second = str(entry.get("curve", ""))
-        return Claim(
-            **common, table=entry["table"], selector=entry["selector"], exact=exact, curve=second
-        )
-    if entry["statistic"] not in KINDS:
-        raise StudyError(
-            f"{where}: statistic {entry['statistic']} is not one of {', '.join(KINDS)}"
-        )
+        problem = "is missing" if wrong[0] in required else "is not a key of a claim"
+        raise StudyError(f"{where}: {wrong[0]} {problem}")
+    name, known = ("table", _FINDINGS) if kind is _ON_FINDINGS else ("statistic", KINDS)
+    if entry[name] not in known:
+        raise StudyError(f"{where}: {name} {entry[name]} is not one of {', '.join(known)}")
+    given = {key: " ".join(str(entry[key]).split()) for key in _TEXTS if key in entry}
     return Claim(
-        **common,
-        plus=_selectors(entry["of"], where),
+        **given,
+        region=_region(entry["expect"], where),
+        plus=_selectors(entry.get("of", []), where),
         minus=_selectors(entry.get("against", []), where),
         least=bool(entry.get("every", False)),
         read_off=bool(entry.get("read_off", False)),
+        selector=entry.get("selector"),
     )
 
 

@@ -15,10 +15,9 @@ from diffusability.analysis.estimators import (
     pearson,
     spearman,
     standardise,
-    whole,
 )
 from diffusability.analysis.failed import failed
-from diffusability.analysis.frames import join_notes, table_frame
+from diffusability.analysis.frames import is_true, join_notes, table_frame
 from diffusability.analysis.intervals import cluster_interval
 from diffusability.analysis.joint import FEWEST
 from diffusability.analysis.pairing import Cells
@@ -55,7 +54,7 @@ def turned(row: Mapping[Any, Any], statistic: str = "pearson") -> tuple[float, f
 
 def meaningless(row: Mapping[Any, Any]) -> bool:
     """Return whether a correlation says nothing: the metric is at chance, or generation failed."""
-    return any(pd.notna(row[name]) and bool(row[name]) for name in ("at_chance", "failed"))
+    return is_true(row["at_chance"]) or is_true(row["failed"])
 
 
 def at_smallest_guidance(correlations: pd.DataFrame) -> pd.DataFrame:
@@ -68,19 +67,7 @@ def at_smallest_guidance(correlations: pd.DataFrame) -> pd.DataFrame:
 def correlate(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
     """Return the correlation of every shown metric with every headline target.
 
-    Args:
-        table: a checked tidy table (``check_measurements``). analysis: confidence.
-
-    Returns:
-        One row per panel, family and metric with at least ``FEWEST`` tokenizers; families are never
-        pooled. ``pearson``, ``spearman`` and ``pearson_partial`` (given PSNR), each with its
-        interval over clusters, not sign-oriented: ``expected_sign`` is their sign if the metric's
-        declared direction is right. ``pearson_p`` of that interval; ``pearson_p_holm`` and
-        ``pearson_p_by`` correct it for the number of metrics of a panel and family.
-        ``without_low`` and ``without_high``: range of r without any one tokenizer,
-        ``influential`` the one that moves r most; the same for clusters. ``at_chance``: the metric
-        does not leave chance (``at_chance``). ``failed``: most of the diffusion models failed.
-        Undefined values are NaN, with the reason in ``note``.
+    Families are never pooled. The columns: report/captions/tables/correlations.rst.
     """
     table = Measured.of(table)
     metrics = matching(predictors(table), SHOWN_METRICS)
@@ -97,9 +84,7 @@ def intercorrelate(
 ) -> pd.DataFrame:
     """Return the correlations between latent metrics: ``target`` is the second metric of a pair.
 
-    Args:
-        table: a checked tidy table. analysis: confidence.
-        metrics: every pair is used once; by default the headline metrics and the probe.
+    Every pair is used once; by default of the headline metrics and the probe.
     """
     table = Measured.of(table)
     names = matching(predictors(table), (*HEADLINE, PROBE)) if metrics is None else metrics
@@ -144,33 +129,32 @@ def _statistics(
     if flat:
         problem = f"the {' and the '.join(flat)} is constant: no correlation"
         return found | {"note": join_notes(problem, missing)}
-    plain = cluster_interval(pearson(x, y), clusters, confidence)
-    rank = cluster_interval(spearman(x, y), clusters, confidence)
+    plain = cluster_interval(pearson, (x, y), clusters, confidence)
+    rank = cluster_interval(spearman, (x, y), clusters, confidence)
     found |= plain.columns("pearson") | rank.columns("spearman")
     found |= {"pearson_p": float(plain.p[0]), **_influence(x, y, rows["tokenizer"])}
     found |= _influence(x, y, clusters, "_cluster")
     held = rows["tokenizer"].map(covariate).to_numpy(float)
     there = np.isfinite(held)
     if metric != RECONSTRUCTION and there.sum() > FEWEST:
-        statistic = partial(x[there], y[there], held[there])
-        found |= cluster_interval(statistic, clusters[there], confidence).columns("pearson_partial")
+        data = (x[there], y[there], held[there])
+        given = cluster_interval(partial, data, clusters[there], confidence)
+        found |= given.columns("pearson_partial")
     return found | {"note": join_notes(plain.note, missing)}
 
 
 def _influence(x: Array, y: Array, groups: pd.Series, end: str = "") -> dict[str, object]:
     """Return the range of r without any one group of points, and the group that moves it most.
 
-    Args:
-        x: (n,) of the metric. y: (n,) of the target. groups: (n,) names, of tokenizers or clusters.
-        end: of the names of the columns.
+    Groups are tokenizers or clusters; ``end`` is of the names of the columns.
     """
-    statistic, names = pearson(x, y), list(dict.fromkeys(groups))
-    kept = np.array([groups != name for name in names], dtype=float)
-    without = statistic(kept)[:, 0]
+    names, labels = list(dict.fromkeys(groups)), groups.to_numpy()
+    kept = [labels != name for name in names]
+    without = np.array([float(pearson(x[these], y[these])[0]) for these in kept])
     low, high, most = f"without{end}_low", f"without{end}_high", f"influential{end}"
     if not np.isfinite(without).any():
         return {low: math.nan, high: math.nan, most: ""}
-    moved = np.abs(without - whole(statistic, len(x))[0])
+    moved = np.abs(without - pearson(x, y)[0])
     return {
         **{low: np.nanmin(without), high: np.nanmax(without)},
         most: names[int(np.nanargmax(moved))],

@@ -8,7 +8,7 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from diffusability.analysis.correlation import at_smallest_guidance, turned
-from diffusability.analysis.frames import table_frame
+from diffusability.analysis.frames import rows_where, table_frame
 from diffusability.analysis.panels import Measured
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.analysis.verdicts import NOT_TESTABLE, UNDECIDED
@@ -21,19 +21,11 @@ AS_DECLARED, OPPOSITE = "as declared", "opposite"
 def declared_tests(
     correlations: pd.DataFrame, measurements: Measured, analysis: AnalysisSpec = DEFAULTS
 ) -> pd.DataFrame:
-    """Return one row per declared test.
+    """Return one row per declared test; the columns: report/captions/tables/declared_tests.rst.
 
     Args:
         correlations: from ``correlate``. measurements: as they were correlated.
         analysis: confidence and `declared`.
-
-    Returns:
-        ``turned_r``: Pearson's r, turned so that it is positive if a metric that its declaration
-        calls better goes with better images; with its interval over clusters. ``p`` belongs to that
-        interval, ``p_holm`` corrects it for the number of declared tests, made or not.
-        ``verdict``: `as declared` or `opposite` if ``p_holm`` is below 1 - confidence, else
-        `undecided`; `not testable`, with the ``reason``, if there is no such correlation, the
-        metric does not leave chance, or generation failed.
     """
     declared = analysis.declared
     if declared is None:
@@ -66,9 +58,7 @@ def _row(
     family: str,
 ) -> dict[str, Any]:
     labels = {"target": target, "backbone": backbone, "family": family, "metric": metric}
-    chosen = correlations
-    for name, value in labels.items():
-        chosen = chosen[chosen[name] == value]
+    chosen = rows_where(correlations, **labels)
     if chosen.empty:
         reason = _absent(measurements, labels) or FEW
         return labels | {"verdict": NOT_TESTABLE, "reason": reason}

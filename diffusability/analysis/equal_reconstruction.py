@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from diffusability.analysis.catalogue import DISTANCE, RECONSTRUCTION
-from diffusability.analysis.frames import table_frame
+from diffusability.analysis.frames import rows_where, table_frame
 from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Measured, Table
 from diffusability.study.study import DEFAULTS, AnalysisSpec, EqualReconstruction
@@ -22,7 +22,7 @@ NOT_MEASURED = "neither PSNR nor rFD was measured"
 
 
 def tokenizers(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
-    """Return one row per tokenizer: its reconstruction, and whether it is like its family's.
+    """Return one row per tokenizer; the columns: report/captions/tables/tokenizers.rst.
 
     A tokenizer of a family falls out if
 
@@ -32,35 +32,29 @@ def tokenizers(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
       generation, would limit it. Both are Fréchet distances by one extractor; the gFD is the
       smallest mean over seeds, of any backbone and guidance scale, at the last step.
 
-    Args:
-        table: a checked tidy table. analysis: without `equal_reconstruction` nothing falls out.
-
-    Returns:
-        ``psnr`` in dB and ``rfd`` as means over tokenizer seeds; ``psnr_spread``, largest minus
-        smallest PSNR of the family; ``smallest_gfd`` of the family; ``comparable``, missing
-        without limits and where neither PSNR nor rFD says anything; ``reason`` why it is not.
+    Without `equal_reconstruction` nothing falls out. ``comparable`` is missing without limits and
+    where neither PSNR nor rFD says anything.
     """
     measured, limits = Measured.of(table), analysis.equal_reconstruction
     rows = measured.tokenizers.copy()
     rows["psnr"] = rows["tokenizer"].map(_means(measured.table, RECONSTRUCTION))
-    target = next((m for m in measured.metrics if re.fullmatch(DISTANCE, m)), None)
-    rfd = target.replace("generation.", "reconstruction.") if target else ""
+    target = next((m for m in measured.metrics if re.fullmatch(DISTANCE, m)), "")
+    rfd = target.replace("generation.", "reconstruction.")
     rows["rfd"] = rows["tokenizer"].map(_means(measured.table, rfd))
     rows["smallest_gfd"] = rows["family"].map(_smallest(measured.table, target))
-    found: list[Mapping[Any, Any]] = []
-    for _, family in rows.groupby("family", sort=False):
-        spread = float(family["psnr"].max() - family["psnr"].min())
-        inside = _widest(family["psnr"].to_numpy(float), limits.psnr_spread if limits else np.inf)
-        for row, fits in zip(family.to_dict("records"), inside, strict=True):
-            more: dict[Any, Any] = {"psnr_spread": spread, "comparable": None, "reason": ""}
-            if limits is not None and pd.isna(row["psnr"]) and pd.isna(row["rfd"]):
-                more["reason"] = NOT_MEASURED
-            elif limits is not None:
-                more["reason"] = _reason(row, bool(fits), limits)
-                more["comparable"] = not more["reason"]
-            found.append(row | more)
-    order = {name: place for place, name in enumerate(rows["tokenizer"])}
-    return table_frame("tokenizers", sorted(found, key=lambda row: order[row["tokenizer"]]))
+    psnr = rows.groupby("family", sort=False)["psnr"]
+    rows["psnr_spread"] = psnr.transform("max") - psnr.transform("min")
+    if limits is None:
+        return table_frame("tokenizers", rows)
+    inside = psnr.transform(lambda own: _widest(own.to_numpy(float), limits.psnr_spread))
+    known = rows["psnr"].notna() | rows["rfd"].notna()
+    reasons = [
+        _reason(row, bool(fits), limits)
+        for row, fits in zip(rows.to_dict("records"), inside, strict=True)
+    ]
+    rows["reason"] = pd.Series(reasons, rows.index).where(known, NOT_MEASURED)
+    rows["comparable"] = rows["reason"].eq("").where(known)
+    return table_frame("tokenizers", rows)
 
 
 def without_unequal(table: pd.DataFrame, analysis: AnalysisSpec) -> pd.DataFrame:
@@ -102,19 +96,17 @@ def reconstruction_sentence(judged: pd.DataFrame) -> str:
     return f"Left out, because they do not reconstruct like the others of their family: {names}"
 
 
-def _means(table: pd.DataFrame, metric: str) -> dict[str, float]:
-    own = table[(table["metric"] == metric) & table["value"].notna()]
-    return {str(k): float(v) for k, v in own.groupby("tokenizer")["value"].mean().items()}
+def _means(table: pd.DataFrame, metric: str) -> pd.Series:
+    """Return the mean of a metric over the seeds of each tokenizer."""
+    return rows_where(table, metric=metric).groupby("tokenizer")["value"].mean()
 
 
-def _smallest(table: pd.DataFrame, target: str | None) -> dict[str, float]:
+def _smallest(table: pd.DataFrame, target: str) -> pd.Series:
     """Return the smallest mean distance of generated images of each family."""
-    own = table[(table["metric"] == target) & table["value"].notna()]
-    found: dict[str, float] = {}
-    for (family, *_), cell in own.groupby(["family", "backbone", "guidance"], dropna=False):
-        least = float(means_by_tokenizer(cell)["value"].min())
-        found[str(family)] = min(found.get(str(family), least), least)
-    return found
+    own = rows_where(table, metric=target)
+    cells = own[own["value"].notna()].groupby(["family", "backbone", "guidance"], dropna=False)
+    means = {key: means_by_tokenizer(cell)["value"].min() for key, cell in cells}
+    return pd.Series(means, dtype=float).groupby(level=0).min()
 
 
 def _widest(psnr: np.ndarray, width: float) -> np.ndarray:

@@ -33,10 +33,8 @@ def mark_failed(table: pd.DataFrame, target: str) -> pd.DataFrame:
       the control.
 
     Rows of a model that have no guidance scale are judged by its smallest. Rows of tokenizers,
-    and of models that neither rule applies to, are not judged: `failed` is missing.
-
-    Args:
-        table: the tidy table. target: the Fréchet distance of generated images.
+    and of models that neither rule applies to, are not judged: `failed` is missing. The target is
+    the Fréchet distance of generated images.
     """
     rows = table[(table["backbone"] != "") & table["value"].notna()]
     controls = table[table["metric"] == target.replace("generation.", GAUSSIAN, 1)]

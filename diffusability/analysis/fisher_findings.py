@@ -86,10 +86,9 @@ def _compare(
     for v in shared:
         yield _row(statistic, network, space, abs(curve[v]) - abs(other[v]), v)
     known = [v for v in shared if math.isfinite(curve[v].value + other[v].value)]
-    if known:
-        own, others = (wholes({v: abs(x[v]) for v in known}) for x in (curve, other))
-        for what in own:
-            yield _row(f"{statistic}_curve", network, space, own[what] - others[what], what=what)
+    own, others = (wholes({v: abs(x[v]) for v in known}) for x in (curve, other))
+    for what in own:
+        yield _row(f"{statistic}_curve", network, space, own[what] - others[what], what=what)
 
 
 def _activations(curves: pd.DataFrame) -> Iterator[dict[str, object]]:
@@ -231,14 +230,8 @@ def as_the_paper(curves: pd.DataFrame) -> pd.DataFrame:
 def check_fisher_claims(claims: Sequence[Claim], curves: pd.DataFrame) -> pd.DataFrame:
     """Return the verdict on every claim, by the exact curves and by those of each network.
 
-    Args:
-        claims: of the Fisher paper, from ``load_claims``.
-        curves: from `fisher.toy_table`.
-
-    Returns:
-        The rows of `check_findings`: for each claim "exact" first, then networks in the order
-        of the table, then the same networks by the paper's own estimators. An exact value needs no
-        interval.
+    For each claim "exact" is first, then networks in the order of the table (`fisher.toy_table`),
+    then the same networks by the paper's own estimators. An exact value needs no interval.
     """
     curves = pd.concat([curves, as_the_paper(curves)], ignore_index=True)
     networks = list(dict.fromkeys(curves["network"]))

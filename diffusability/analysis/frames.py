@@ -23,10 +23,22 @@ def join_notes(*notes: object) -> str:
     return "; ".join(dict.fromkeys(str(note) for note in notes if note))
 
 
-def table_frame(name: str, rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
+def is_true(cell: object) -> bool:
+    """Return whether a cell of truth is true; a missing one is not."""
+    return bool(pd.notna(cell) and cell)  # type: ignore[call-overload]
+
+
+def rows_where(table: pd.DataFrame, **wanted: object) -> pd.DataFrame:
+    """Return the rows whose columns have the given values; None matches a missing cell."""
+    for column, value in wanted.items():  # one column after the other: tables can be long
+        table = table[table[column].isna() if value is None else table[column] == value]
+    return table
+
+
+def table_frame(name: str, rows: Iterable[Mapping[str, object]] | pd.DataFrame) -> pd.DataFrame:
     """Return rows as the named table; missing values become empty cells."""
-    columns = list(table_named(name).columns)
-    return typed(pd.DataFrame(list(rows), columns=columns), name)
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    return typed(frame.reindex(columns=list(table_named(name).columns)), name)
 
 
 def typed(frame: pd.DataFrame, name: str, source: str = "table") -> pd.DataFrame:

@@ -13,7 +13,7 @@ from diffusability.analysis.catalogue import represented
 from diffusability.analysis.correlation import at_smallest_guidance, sign, turned
 from diffusability.analysis.equal_reconstruction import compared, reconstruction_sentence, unequal
 from diffusability.analysis.failed import failed_sentence
-from diffusability.analysis.frames import table_frame
+from diffusability.analysis.frames import rows_where, table_frame
 from diffusability.analysis.measurements import read_tables, target_metric
 from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Guidance
@@ -118,11 +118,12 @@ def study_tables(plan: Plan) -> dict[str, pd.DataFrame]:
 
 def best_first(values: pd.DataFrame, measurements: pd.DataFrame, target: str) -> pd.DataFrame:
     """Return the rows of ``headline_values``, family by family, the best target first."""
-    order: dict[str, int] = {}
-    for family in dict.fromkeys(measurements["family"]):
-        for name in target_means(measurements, target, family).index:
-            order[str(name)] = len(order)
-    places = values["tokenizer"].map(order).fillna(len(values))
+    order = [
+        name
+        for family in dict.fromkeys(measurements["family"])
+        for name in target_means(measurements, target, family).index
+    ]
+    places = values["tokenizer"].map({name: place for place, name in enumerate(order)})
     return values.loc[places.sort_values(kind="stable").index].reset_index(drop=True)
 
 
@@ -180,18 +181,13 @@ def headline_values(measurements: pd.DataFrame, target: str) -> pd.DataFrame:
     )
     names = represented(means.columns)
     table = means[list(names)].rename(columns=names)
-    scores: dict[str, pd.Series] = {}
+    scores = pd.DataFrame(index=table.index)
     chosen = measurements[measurements["metric"] == target]
-    keys = chosen[["backbone", "guidance"]].drop_duplicates().sort_values(["backbone", "guidance"])
-    for backbone, guidance in zip(keys["backbone"], keys["guidance"], strict=True):
-        cell = chosen[(chosen["backbone"] == backbone) & (chosen["guidance"] == guidance)]
+    for (backbone, guidance), cell in chosen.groupby(["backbone", "guidance"]):
         column = f"{target.removeprefix('generation.')} {backbone} guidance {guidance:g}"
-        values = means_by_tokenizer(cell)
-        pairs = zip(values["value"], values["stderr"], strict=True)
-        scores[column] = pd.Series([f"{v:.2f} ± {s:.2f}" for v, s in pairs], values.index)
-    return pd.concat(
-        [pd.DataFrame(scores, index=table.index), table.round(3)], axis=1
-    ).reset_index()
+        values = means_by_tokenizer(cell).map("{:.2f}".format)
+        scores[column] = values["value"] + " ± " + values["stderr"]
+    return scores.join(table.round(3)).reset_index()
 
 
 def headline_correlations(correlations: pd.DataFrame, target: str, family: str) -> pd.DataFrame:
@@ -203,12 +199,8 @@ def headline_correlations(correlations: pd.DataFrame, target: str, family: str) 
     every backbone, over the tokenizers of one family.
     """
     names = represented(correlations["metric"])
-    chosen = correlations[
-        (correlations["target"] == target)
-        & correlations["metric"].isin(list(names))
-        & (correlations["family"] == family)
-    ]
-    chosen = at_smallest_guidance(chosen)
+    chosen = rows_where(correlations, target=target, family=family)
+    chosen = at_smallest_guidance(chosen[chosen["metric"].isin(list(names))])
     columns: dict[str, object] = {
         "metric": chosen["metric"].map(names),
         "backbone": chosen["backbone"],
@@ -246,18 +238,14 @@ def _interval(row: Mapping[Hashable, Any], statistic: str) -> str:
 
 
 def noise_sentences(floor: pd.DataFrame, target: str, family: str) -> list[str]:
-    """Return one sentence per backbone and guidance scale on the noise of a target.
-
-    Args:
-        floor: the table of noise floors. target: name of a generation metric. family: of the
-            tokenizers.
-    """
-    chosen = floor[(floor["target"] == target) & (floor["family"] == family)]
+    """Return one sentence per backbone and guidance scale on the noise of a target."""
+    chosen = rows_where(floor, target=target, family=family)
     return [_noise_sentence(row) for row in chosen.to_dict("records")]
 
 
 def _noise_sentence(row: Mapping[Hashable, Any]) -> str:
-    where = f"Noise floor of {_place(row)}"
+    target = str(row["target"]).removeprefix("generation.")
+    where = f"Noise floor of {target}, {row['backbone']}, {guidance_words(row['guidance'])}"
     if pd.isna(row["reliability"]):
         return f"{where}: unknown ({row['note']})"
     moved = [
@@ -277,11 +265,6 @@ def _noise_sentence(row: Mapping[Hashable, Any]) -> str:
         f"{where}: {', '.join(moved)}, tokenizers differ {apart} (standard deviations); "
         f"reliability {row['reliability']:.2f}{interval}"
     )
-
-
-def _place(row: Mapping[Hashable, Any]) -> str:
-    short = str(row["target"]).removeprefix("generation.")
-    return f"{short}, {row['backbone']}, {guidance_words(row['guidance'])}"
 
 
 def guidance_words(guidance: Guidance) -> str:

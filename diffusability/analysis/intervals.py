@@ -14,7 +14,6 @@ Source: MacKinnon, Nielsen, Webb, "Fast and reliable jackknife and bootstrap met
 cluster-robust inference", Journal of Applied Econometrics 38 (2023), the estimator CV3.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Union
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from diffusability.analysis.estimators import Array, Weighted, columns, deviation
+from diffusability.analysis.estimators import Array
 
 Labels = Union[Sequence[object], NDArray[Any], "pd.Series[Any]"]
 MIN_CLUSTERS = 4
@@ -51,12 +50,9 @@ PLAIN = Scale(lambda values: values, lambda values: values)
 
 @dataclass(frozen=True)
 class Interval:
-    """Intervals of P statistics, in their unit; NaN with a note where there is none.
+    """Intervals of P statistics: values, ends and two-sided p against zero, each (P,).
 
-    Attributes:
-        value: (P,) the statistics. low, high: (P,) the ends.
-        p: (P,) two-sided p against zero.
-        note: why there is no interval, or empty.
+    Ends and p are NaN, with a note, where there is no interval.
     """
 
     value: Array
@@ -65,20 +61,21 @@ class Interval:
     p: Array
     note: str = ""
 
-    def columns(self, name: str, index: int = 0) -> dict[str, object]:
-        """Return one statistic and its ends as columns of a table."""
+    def columns(self, name: str) -> dict[str, object]:
+        """Return the first statistic and its ends as columns of a table."""
         ends = {"": self.value, "_low": self.low, "_high": self.high}
-        return {f"{name}{end}": float(values[index]) for end, values in ends.items()}
+        return {f"{name}{end}": float(values[0]) for end, values in ends.items()}
 
 
-def left_out(clusters: Labels) -> Array:
-    """Return weights (G, n) that leave out each cluster in turn, from the labels (n,)."""
-    codes = pd.factorize(np.asarray(clusters))[0]
-    return 1.0 - (codes[None] == np.arange(codes.max() + 1)[:, None])
+def no_interval(value: Array, note: str) -> Interval:
+    """Return statistics without intervals, and why."""
+    nothing = np.full_like(value, np.nan)
+    return Interval(value, nothing, nothing, nothing, note)
 
 
 def cluster_interval(
-    statistic: Weighted,
+    statistic: Callable[..., Array],
+    data: Sequence[Array],
     clusters: Labels,
     confidence: float = 0.95,
     scale: Scale = CORRELATION,
@@ -86,25 +83,21 @@ def cluster_interval(
     """Return the interval of P statistics over clusters.
 
     Args:
-        statistic: of the n tokenizers. clusters: (n,) their labels.
+        statistic: of the arrays of ``data``, which have n rows.
+        clusters: (n,) their labels.
         confidence: nominal coverage. scale: on which the interval is symmetric.
 
     Returns:
         Values, ends and p; the ends are NaN, with a note, below ``MIN_CLUSTERS`` clusters or
         ``MIN_POINTS`` tokenizers, and where the statistic does not exist without some cluster.
     """
-    n = len(clusters)
-    if not n:
-        nothing = np.full(1, np.nan)
-        return Interval(nothing, nothing, nothing, nothing, "no tokenizer has the values")
-    value = columns(statistic(np.ones((1, n))))[0]
-    weights = left_out(clusters)
-    count = len(weights)
-    nothing = np.full_like(value, np.nan)
-    if count < MIN_CLUSTERS or n < MIN_POINTS:
-        few = f"{n} tokenizers in {count} clusters, fewer than {MIN_CLUSTERS}: no interval"
-        return Interval(value, nothing, nothing, nothing, few)
-    return jackknife_interval(value, statistic(weights), confidence, scale)
+    labels, value = np.asarray(clusters), statistic(*data)
+    groups = pd.unique(labels)
+    if len(groups) < MIN_CLUSTERS or len(labels) < MIN_POINTS:
+        few = f"{len(labels)} tokenizers in {len(groups)} clusters, fewer than {MIN_CLUSTERS}"
+        return no_interval(value, f"{few}: no interval")
+    without = [statistic(*(part[labels != group] for part in data)) for group in groups]
+    return jackknife_interval(value, np.array(without), confidence, scale)
 
 
 def jackknife_interval(
@@ -138,14 +131,6 @@ def jackknife_interval(
         np.where(known, p, np.nan),
         note,
     )
-
-
-def spread_interval(values: Array, clusters: Labels, confidence: float) -> Interval:
-    """Return the standard deviation over tokenizers of values (n,) with its interval."""
-    if len(values) < 2:
-        nothing = np.full(1, math.nan)
-        return Interval(nothing, nothing, nothing, nothing, f"{len(values)} tokenizers: no spread")
-    return cluster_interval(deviation(values), clusters, confidence, LOGARITHM)
 
 
 def exact_share(value: Array, clusters: int, confidence: float) -> Interval:

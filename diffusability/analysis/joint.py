@@ -6,10 +6,11 @@ interval without any assumption on it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from diffusability.analysis.estimators import (
@@ -33,7 +34,7 @@ from diffusability.analysis.intervals import (
     Scale,
     exact_share,
     jackknife_interval,
-    left_out,
+    no_interval,
 )
 
 Kind = Literal[
@@ -52,10 +53,10 @@ Kind = Literal[
 ]
 # nominal intervals of these miss on one side in up to 6 %, not 2.5 %: they get half the tails
 _SKEWED = ("shared", "sd")
-# label that is the same in the rows of one range
-RANGES: Mapping[str, str] = {"range": "family", "range_over_families": "backbone"}
 FEWEST = 3  # tokenizers of a correlation
 CORRELATIONS = ("correlation", "within", "partial")
+# label that is the same in the rows of one range
+RANGES: Mapping[str, str] = {"range": "family", "range_over_families": "backbone"}
 
 
 @dataclass(frozen=True)
@@ -125,89 +126,81 @@ def evaluate(
     Returns:
         P intervals; NaN with a note if there are too few clusters or a term is undefined.
     """
+    labels = np.asarray(clusters, dtype=object)
     used = np.unique(np.concatenate([row.index for row in terms.rows]))
-    labels = np.asarray(clusters, dtype=object)[used]
-    place = {int(old): new for new, old in enumerate(used)}
-    terms = terms.map(lambda row: replace(row, index=np.array([place[i] for i in row.index])))
-    weights = np.concatenate([np.ones((1, len(used))), left_out(labels)])
-    values, lost = (
-        [_term(kind, rows, weights, labels) for rows in side] for side in (terms.plus, terms.minus)
+    groups = pd.unique(labels[used])
+    # all tokenizers, then all without each cluster
+    kept = [np.ones(len(labels), bool), *(labels != group for group in groups)]
+    plus, minus = (
+        [np.array([_term(kind, rows, these, labels) for these in kept]) for rows in side]
+        for side in (terms.plus, terms.minus)
     )
-    nothing = np.full_like(values[0][0], np.nan)
-    count = len(weights) - 1
-    scale = _scale(kind, 1, 0) if least else _scale(kind, len(terms.plus), len(terms.minus))
-    if least:
-        smallest = np.min([value[0] for value in values], axis=0)
-    else:
-        total: Array = np.sum(values, axis=0) - (np.sum(lost, axis=0) if lost else 0.0)
-        smallest = total[0]
-    if count < MIN_CLUSTERS or len(used) < MIN_POINTS:
-        few = f"{len(used)} tokenizers in {count} clusters: fewer than {MIN_CLUSTERS} clusters"
-        return Interval(smallest, nothing, nothing, nothing, few)
+    total = np.sum(plus, axis=0) - (np.sum(minus, axis=0) if minus else 0.0)
+    value = np.min(plus, axis=0)[0] if least else total[0]
+    if len(groups) < MIN_CLUSTERS or len(used) < MIN_POINTS:
+        count = f"{len(used)} tokenizers in {len(groups)} clusters"
+        return no_interval(value, f"{count}: fewer than {MIN_CLUSTERS} clusters")
     if kind == "share":
-        return exact_share(smallest, count, confidence)
+        return exact_share(value, len(groups), confidence)
+    scale = _scale(kind, single=least or len(plus) + len(minus) == 1)
     if not least:
         looks = 2 if kind in _SKEWED else 1
-        return jackknife_interval(total[0], total[1:], confidence, scale, looks)
-    own = [jackknife_interval(value[0], value[1:], confidence, scale) for value in values]
-    wide = [
-        jackknife_interval(value[0], value[1:], confidence, scale, len(values)) for value in values
-    ]
+        return jackknife_interval(value, total[1:], confidence, scale, looks)
+    own, wide = (
+        [jackknife_interval(term[0], term[1:], confidence, scale, looks) for term in plus]
+        for looks in (1, len(plus))
+    )
     low = np.min([interval.low for interval in own], axis=0)
     high = np.min([interval.high for interval in wide], axis=0)
-    return Interval(smallest, low, high, nothing, own[0].note)
+    return Interval(value, low, high, np.full_like(value, np.nan), own[0].note)
 
 
-def _scale(kind: Kind, plus: int, minus: int) -> Scale:
-    match kind:
-        case "correlation" | "within" | "partial" | "fit":
-            return CORRELATION if plus == 1 and not minus else PLAIN
-        case "sd":
-            return LOGARITHM
-        case _:
-            return PLAIN
+def _scale(kind: Kind, single: bool) -> Scale:
+    """Return the scale of the interval of a kind, of a single term or of several."""
+    if kind == "sd":
+        return LOGARITHM
+    return CORRELATION if single and kind in (*CORRELATIONS, "fit") else PLAIN
 
 
-def _term(kind: Kind, rows: Sequence[Row], weights: Array, labels: NDArray[np.object_]) -> Array:
-    """Return one term for every row of weights: (B, P)."""
-    values = np.array([_of_row(kind, row, weights[:, row.index], labels) for row in rows])
+def _term(
+    kind: Kind, rows: Sequence[Row], kept: NDArray[np.bool_], labels: NDArray[np.object_]
+) -> Array:
+    """Return one term (P,) over the tokenizers that are kept."""
+    values = np.array([_of_row(kind, row, kept[row.index], labels[row.index]) for row in rows])
     match kind:
         case "correlation" | "within" | "partial":
             return CORRELATION.back(CORRELATION.forth(values).mean(axis=0))
         case "slope":
             paper = CORRELATION.forth(np.array([row.paper for row in rows]))
             apart = paper - paper.mean()
-            return np.tensordot(apart, CORRELATION.forth(values), 1) / float(apart @ apart)
+            return apart @ CORRELATION.forth(values) / float(apart @ apart)
         case "offset":
-            return (values - np.array([row.paper for row in rows])[:, None, None]).mean(axis=0)
+            return (values - np.array([row.paper for row in rows])[:, None]).mean(axis=0)
         case "range" | "range_over_families":
-            groups: dict[tuple[object, ...], list[int]] = {}
-            for index, row in enumerate(rows):
-                key = (row.labels["metric"], row.labels[RANGES[kind]], row.labels["target"])
-                groups.setdefault(key, []).append(index)
-            several = [values[own] for own in groups.values() if len(own) > 1]
-            return np.mean([part.max(axis=0) - part.min(axis=0) for part in several], axis=0)
+            same_in = ("metric", RANGES[kind], "target")
+            names = [tuple(row.labels[name] for name in same_in) for row in rows]
+            same = [[name == one for one in names] for name in dict.fromkeys(names)]
+            return np.mean([np.ptp(values[own], axis=0) for own in same], axis=0)
         case "shared" | "fit" | "sd" | "mean" | "share":
             return values.mean(axis=0)
 
 
-def _of_row(kind: Kind, row: Row, weights: Array, labels: NDArray[np.object_]) -> Array:
-    """Return the statistic of one row for every row of weights: (B, P)."""
-    n = weights.sum(axis=1, keepdims=True)
+def _of_row(kind: Kind, row: Row, kept: NDArray[np.bool_], labels: NDArray[np.object_]) -> Array:
+    """Return the statistic (P,) of the tokenizers of a row that are kept."""
+    x, y, given = (v[kept] if len(v) else v for v in (row.x, row.y, row.given))
     match kind:
         case "correlation" | "slope" | "offset" | "range" | "range_over_families":
-            return pearson(row.x, row.y)(weights)
+            return pearson(x, y)
         case "within":
-            codes = np.unique(labels[row.index].astype(str), return_inverse=True)[1]
-            return within(row.x, row.y, codes)(weights)
+            return within(x, y, labels[kept])
         case "partial":
-            return partial(row.x, row.y, row.given)(weights)
+            return partial(x, y, given)
         case "shared":
-            r2 = pearson(row.x, row.y)(weights) ** 2
-            return 1 - (1 - r2) * (n - 1) / np.maximum(n - 2, 1)
+            n = len(x)
+            return 1 - (1 - pearson(x, y) ** 2) * (n - 1) / max(n - 2, 1)
         case "fit":
-            return adjusted_r2(row.x, row.y[:, 0])(weights)
+            return adjusted_r2(x, y[:, 0])
         case "sd":
-            return deviation(row.x)(weights)
+            return deviation(x)
         case "mean" | "share":
-            return average(row.x)(weights)
+            return average(x)

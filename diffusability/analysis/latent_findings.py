@@ -190,11 +190,9 @@ def _encoder_gaps(curves: _Curves) -> Iterator[dict[str, object]]:
             )
             for v in grid:
                 yield _row(statistic, space, v, own[v] - other[v])
-            if grid:
-                whole, others = wholes(own), wholes(other)
-                for what in whole:
-                    gap = whole[what] - others[what]
-                    yield gap.row(f"{statistic}_curve", space, what)
+            others = wholes(other)
+            for what, whole in wholes(own).items():
+                yield (whole - others[what]).row(f"{statistic}_curve", space, what)
         yield from _small_noise(curves, gpe, vae, pixels)
 
 
@@ -305,8 +303,7 @@ def _positive_means(rows: pd.DataFrame) -> dict[str, Ranged]:
 def _errors(table: pd.DataFrame) -> Iterator[dict[str, object]]:
     rows = table[table["metric"] == "reconstruction.mse"]
     trained = ~rows["cluster"].isin(get_args(LinearSource))
-    found = _means(rows[trained]) | _means(rows[~trained], trained=False)
-    for space, value in found.items():
+    for space, value in (_means(rows[trained]) | _means(rows[~trained], trained=False)).items():
         yield value.row("mse", space)
     yield from _log_gaps(table, "reconstruction.mse", "mse_gap")
 

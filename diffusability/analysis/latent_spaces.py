@@ -1,7 +1,6 @@
 """Latent spaces of the Fisher paper: their roles, Fisher curves, power spectra, Tables 1 to 3."""
 
 import json
-import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,13 +8,12 @@ from pathlib import Path
 import pandas as pd
 
 from diffusability.analysis.catalogue import DISTANCE
-from diffusability.analysis.frames import table_frame, typed
+from diffusability.analysis.frames import table_frame
 from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Measured, Table
 from diffusability.artifacts.card import verified
 from diffusability.study.plan import Plan
 from diffusability.study.roles import GPE, VAE, VAE_MEANS, role_of
-from diffusability.study.tables import table_named
 
 # column: metric of the tokenizer
 ENCODERS = {
@@ -32,50 +30,28 @@ ENCODERS = {
 def latent_spaces(measurements: Table) -> pd.DataFrame:
     """Return distance quotients, reconstruction and generation quality of each tokenizer.
 
-    Args:
-        measurements: the tidy table.
-
-    Returns:
-        One row per tokenizer, backbone and guidance scale: means over seeds of
-        a (``stretch_min``), b (``stretch_max``), b / a (``stretch_ratio``; LOWER is closer to a
-        similarity) and quantiles of |E(x) - E(x')| / |x - x'|; the reconstruction's mean squared
-        error of values in [-1, 1] (LOWER is better) and PSNR in dB (HIGHER is better); the Frechet
-        distance of generated images (LOWER is better). Standard errors are over seeds if there are
-        several, else of the measurement; NaN if there is none.
+    One row per tokenizer, backbone and guidance scale. The columns:
+    report/captions/tables/latent_spaces.rst.
     """
     table = with_roles(Measured.of(measurements).table)
-    target = table["metric"].str.fullmatch(DISTANCE)
-    found = table.loc[target & table["value"].notna(), "metric"]
-    generated = table[table["metric"] == (found.iloc[0] if len(found) else "")]
-    rows = []
-    for name, own in table.groupby("tokenizer", sort=False):
-        first = own.iloc[0]
-        base: dict[str, object] = {"tokenizer": name, "cluster": first["cluster"]}
-        base |= {"role": first["role"], "runs": own["tokenizer_seed"].nunique()}
-        for column, metric in ENCODERS.items():
-            base[column], base[f"{column}_stderr"], _ = _mean(own[own["metric"] == metric])
-        models = generated[generated["tokenizer"] == name]
-        for (backbone, guidance), part in models.groupby(["backbone", "guidance"], sort=False):
-            value, error, runs = _mean(part)
-            cell = {
-                "backbone": backbone,
-                "guidance": guidance,
-                "distance_metric": part["metric"].iloc[0],
-            }
-            numbers = {"distance": value, "distance_stderr": error, "distance_runs": runs}
-            rows.append(base | cell | numbers)
-        if models.empty:
-            rows.append(base)
-    return table_frame("latent_spaces", rows)
-
-
-def _mean(rows: pd.DataFrame) -> tuple[float, float, int]:
-    """Return the mean over trainings of a tokenizer, its standard error and the number of runs."""
-    known = rows[rows["value"].notna()]
-    if known.empty:
-        return math.nan, math.nan, 0
-    mean = means_by_tokenizer(known).iloc[0]
-    return float(mean["value"]), float(mean["stderr"]), len(known)
+    spaces = table.groupby("tokenizer", sort=False).agg(
+        cluster=("cluster", "first"), role=("role", "first"), runs=("tokenizer_seed", "nunique")
+    )
+    for column, metric in ENCODERS.items():
+        means = means_by_tokenizer(table[table["metric"] == metric])
+        spaces[[column, f"{column}_stderr"]] = means.reindex(spaces.index)
+    found = table[table["metric"].str.fullmatch(DISTANCE) & table["value"].notna()]
+    found = found[found["metric"] == found["metric"].iloc[0]] if len(found) else found
+    models = []
+    for (backbone, guidance), own in found.groupby(["backbone", "guidance"], sort=False):
+        means = means_by_tokenizer(own).add_prefix("distance_")
+        means = means.rename(columns={"distance_value": "distance"})
+        means["distance_runs"] = own.groupby("tokenizer").size()
+        means["backbone"], means["guidance"] = str(backbone), float(str(guidance))
+        models.append(means.assign(distance_metric=own["metric"].iloc[0]))
+    if models:
+        spaces = spaces.join(pd.concat(models))
+    return table_frame("latent_spaces", spaces.reset_index())
 
 
 def with_roles(table: pd.DataFrame) -> pd.DataFrame:
@@ -92,18 +68,15 @@ def of_role(table: pd.DataFrame, roles: Iterable[str]) -> list[str]:
 
 AS_PAPER = ", as the paper estimates"  # ending of a network's name
 FITS = "mixture fit"  # no network: the exact curves of the mixture fitted to the latents
-POWERS = {
-    "fi": 1,
-    "fir": 2,
-    "mmse_rate": 0,
-}  # power of v that makes a total per dimension a pure number
+# power of v that makes a total per dimension a pure number
+POWERS = {"fi": 1, "fir": 2, "mmse_rate": 0}
 TOTALS = ["tokenizer", "role", "network", "tokenizer_seed", "seed", "dim", "v", "quantity"]
 TOTALS += ["total", "stderr", "flags"]
 _DOUBTS = ("misfit", "data-limited")
 # fits of z-scored channels, which are what models learn
 _CURVE = re.compile(
-    r"fisher\.curve_(?:(learned_)(?=\w+_unconditional_v)|(?=\w+_zscored_v))"
-    r"(fi|fi_score|fir|mmse_rate)_unconditional(?:_zscored)?_v[0-9.e+-]+"
+    r"^fisher\.curve_(?:(?P<learned>learned_)(?=\w+_unconditional_v)|(?=\w+_zscored_v))"
+    r"(?P<quantity>fi|fi_score|fir|mmse_rate)_unconditional(?:_zscored)?_v[0-9.e+-]+$"
 )
 
 
@@ -121,33 +94,27 @@ def fisher_totals(measurements: pd.DataFrame, *, as_paper: bool = False) -> pd.D
         MMSE rate of all ``dim`` dimensions of z-scored latents at noise variance v, with its
         standard error over data (NaN: unknown); ``flags`` say why it is not reliable.
     """
-    names = measurements["metric"].drop_duplicates()
-    found = {name: match.groups() for name in names if (match := _CURVE.fullmatch(name))}
     fi = "fi_score" if as_paper else "fi"
     quantities = {fi: "fi", "fir": "fir", "mmse_rate": "mmse_rate"}
-    parts = {
-        name: (learned, quantities[quantity])
-        for name, (learned, quantity) in found.items()
-        if quantity in quantities and (learned or not as_paper)
-    }
-    chosen = measurements[measurements["metric"].isin(parts) & measurements["value"].notna()]
-    rows = []
-    for row in with_roles(chosen).to_dict("records"):
-        learned, quantity = parts[row["metric"]]
-        options = json.loads(row["options"])
-        unit = options["dim"] / options["v"] ** POWERS[quantity]
-        rows.append(
-            {
-                **{name: row[name] for name in ("tokenizer", "role", "tokenizer_seed", "seed")},
-                "network": row["backbone"] + AS_PAPER * as_paper if learned else FITS,
-                **{"dim": options["dim"], "v": options["v"], "quantity": quantity},
-                "total": options["total"],
-                "stderr": math.nan if pd.isna(row["stderr"]) else row["stderr"] * unit,
-                "flags": "" if as_paper else row["flags"] if learned else _doubts(row["flags"]),
-            }
-        )
-    # without rows too, so that tables can be put together
-    return pd.DataFrame(rows, columns=TOTALS).astype({"v": float, "total": float, "stderr": float})
+    parts = measurements["metric"].str.extract(_CURVE)
+    wanted = parts["quantity"].isin(list(quantities)) & measurements["value"].notna()
+    if as_paper:
+        wanted &= parts["learned"].notna()
+    rows, parts = with_roles(measurements[wanted]), parts[wanted]
+    if rows.empty:
+        return pd.DataFrame(columns=TOTALS).astype({"v": float, "total": float, "stderr": float})
+    options = pd.DataFrame(list(map(json.loads, rows["options"])), index=rows.index)
+    learned, quantity = parts["learned"].notna(), parts["quantity"].map(quantities)
+    totals = rows.assign(
+        network=(rows["backbone"] + AS_PAPER * as_paper).where(learned, FITS),
+        dim=options["dim"],
+        v=options["v"].astype(float),
+        quantity=quantity,
+        total=options["total"].astype(float),
+        stderr=rows["stderr"] * options["dim"] / options["v"] ** quantity.map(POWERS),
+        flags="" if as_paper else rows["flags"].where(learned, rows["flags"].map(_doubts)),
+    )
+    return totals[TOTALS].reset_index(drop=True)
 
 
 def _doubts(flags: str) -> str:
@@ -177,23 +144,22 @@ def spectrum_order(role: str) -> str:
 def collect_spectra(plan: Plan) -> pd.DataFrame:
     """Return all measured power spectra in planning order; may be empty.
 
-    Returns:
-        One row per tokenizer, seed, order ("grid": radial, of the latent grid; "line": along the
-        latent's vector), permutation (1: entries in a random order first) and frequency in cycles
-        per cell. ``power`` is a mean over images, each normalised to mean 0 and variance 1, so
-        white noise has 1; ``stderr`` is over images.
+    The columns: report/captions/tables/spectra.rst.
 
     Raises:
         ArtifactError: a spectrum is missing, altered, or not of this plan.
     """
-    parts, columns = [], list(table_named("spectra").columns)
+    parts = []
     for artifact in plan.of_stage("geometry"):
-        path = Path(artifact.path)
+        path, labels = Path(artifact.path), artifact.labels
         verified(path, artifact.stage, artifact.fingerprint, only=(FILE,))
-        name, seed = artifact.labels["tokenizer"], int(artifact.labels["tokenizer_seed"])
-        spec = plan.study.tokenizers[name]
-        labels = {"tokenizer": name, "family": spec.family, "cluster": spec.cluster}
+        spec = plan.study.tokenizers[labels["tokenizer"]]
         parts.append(
-            pd.read_csv(path / FILE, dtype={"order": str}).assign(**labels, tokenizer_seed=seed)
+            pd.read_csv(path / FILE, dtype={"order": str}).assign(
+                tokenizer=labels["tokenizer"],
+                family=spec.family,
+                cluster=spec.cluster,
+                tokenizer_seed=int(labels["tokenizer_seed"]),
+            )
         )
-    return typed(pd.concat(parts), "spectra")[columns] if parts else table_frame("spectra", [])
+    return table_frame("spectra", pd.concat(parts) if parts else [])

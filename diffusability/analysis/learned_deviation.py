@@ -43,7 +43,7 @@ def learned_deviations(rows: Sequence[Row], reference: str) -> list[Row]:
     """Return the rows of a tidy table that compare learned curves with those of a tokenizer.
 
     Args:
-        rows: of ``tabulate``, ``options`` as JSON.
+        rows: of ``tabulate``.
         reference: tokenizer that is the identity on pixels. The deviations of a backbone's runs
             are from the mean over its runs with this backbone.
 

@@ -42,10 +42,9 @@ def tabulate(plan: Plan) -> pd.DataFrame:
 
 
 def _rows(plan: Plan, artifact: Artifact) -> list[dict[str, object]]:
-    """Return the rows of one artifact.
+    """Return the rows of one artifact; those of a control are rows of its tokenizer.
 
-    Measurements of a control are rows of its tokenizer, `control.<name>.<metric>` instead of
-    `generation.<metric>`.
+    The metrics of a control are `control.<name>.<metric>` instead of `generation.<metric>`.
     """
     path = Path(artifact.path)
     verified(path, artifact.stage, artifact.fingerprint)
@@ -108,8 +107,7 @@ def target_metric(study: Study) -> str:
 def read_tables(plan: Plan, names: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
     """Return tables of a study by name, as written; measurements are always included.
 
-    Args:
-        plan: of the study. names: of the tables; by default all that the study has.
+    By default all that the study has.
 
     Raises:
         ArtifactError: a table is missing, or contains measurements of another state of the study.
@@ -159,13 +157,10 @@ def check_measurements(frame: pd.DataFrame, source: str = "table") -> pd.DataFra
     """Return the typed measurements of one study, after checks.
 
     Args:
-        frame: one row per number, with the columns of the table; additional columns are kept. Empty
-            text or NaN in ``seed``, ``step``, ``guidance``, ``stderr`` and ``higher_is_better``
-            means "does not apply", in ``value`` a missing cell.
+        frame: one row per number; additional columns are kept. Empty text or NaN in ``seed``,
+            ``step``, ``guidance``, ``stderr`` and ``higher_is_better`` means "does not apply", in
+            ``value`` a missing cell.
         source: name of the table in messages.
-
-    Returns:
-        A typed copy (``frames.typed``). Idempotent.
 
     Raises:
         MeasurementError: missing columns, no rows, a cell of the wrong type, several studies or

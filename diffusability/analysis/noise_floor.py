@@ -15,11 +15,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from diffusability.analysis.estimators import deviation
 from diffusability.analysis.frames import join_notes, table_frame
-from diffusability.analysis.intervals import (
-    MIN_POINTS,
-    spread_interval,
-)
+from diffusability.analysis.intervals import LOGARITHM, MIN_POINTS, cluster_interval
 from diffusability.analysis.panels import Measured, Panel, Table, families, paired, panels
 from diffusability.study.study import DEFAULTS, AnalysisSpec
 
@@ -52,72 +50,45 @@ class Components:
     run_df: float
 
 
-def group_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the sufficient statistics of runs (``Cells.runs``) for variance components.
-
-    Returns:
-        One row per tokenizer: ``mean``, nested over its seeds; ``trained``, number of tokenizer
-        seeds, with ``trained_squares``, the sum of squares of their means; ``seed_squares`` and
-        ``seed_df``, of diffusion runs around the mean of their trained tokenizer;
-        ``inverse_runs``, sum over tokenizer seeds of 1/(diffusion runs).
-    """
-    keys = ["tokenizer", "tokenizer_seed"]
-    apart = runs["y"] - runs.groupby(keys)["y"].transform("mean")
-    seeds = runs.assign(squares=apart**2).groupby(keys, sort=False)
-    trained = seeds.agg(mean=("y", "mean"), runs=("y", "size"), squares=("squares", "sum"))
-    whole = trained.groupby("tokenizer", sort=False)
-    trained["apart"] = (trained["mean"] - whole["mean"].transform("mean")) ** 2
-    trained["df"], trained["inverse"] = trained["runs"] - 1, 1 / trained["runs"]
-    return trained.groupby("tokenizer", sort=False).agg(
-        mean=("mean", "mean"),
-        trained=("mean", "size"),
-        trained_squares=("apart", "sum"),
-        seed_squares=("squares", "sum"),
-        seed_df=("df", "sum"),
-        inverse_runs=("inverse", "sum"),
-    )
-
-
-def variance_components(groups: pd.DataFrame) -> Components:
-    """Return the variance components of a target from its grouped runs (``group_runs``).
+def variance_components(runs: pd.DataFrame) -> Components:
+    """Return the variance components of a target from its runs (``Cells.runs``).
 
     Moment estimates, of at least two tokenizers. Without repeated diffusion seeds the noise of a
     run is estimated from retrained tokenizers, whose spread then includes both; without repeats all
     are NaN.
     """
-    spread = float(groups["mean"].var())
-    count = groups["trained"]
-    seed_df, trained_df = int(groups["seed_df"].sum()), int((count - 1).sum())
+    seeds = runs.groupby(["tokenizer", "tokenizer_seed"])["y"].agg(["mean", "size", "var"])
+    by_tokenizer = seeds["mean"].groupby("tokenizer")
+    count = by_tokenizer.size()  # of its trainings
+    seed_df, trained_df = int((seeds["size"] - 1).sum()), int((count - 1).sum())
+    inverse_runs = (1 / seeds["size"]).groupby("tokenizer").sum()
     per_mean = float((1 / count).mean())
-    per_run = float((groups["inverse_runs"] / count**2).mean())
-    seeds = float(groups["seed_squares"].sum()) / seed_df if seed_df else math.nan
+    per_run = float((inverse_runs / count**2).mean())
+    squares = float((seeds["var"] * (seeds["size"] - 1)).sum())
+    of_seeds = squares / seed_df if seed_df else math.nan
     trained = math.nan
-    noise, noise_df = seeds * per_run, float(seed_df)
+    noise, noise_df = of_seeds * per_run, float(seed_df)
     if trained_df:
-        square = float(groups["trained_squares"].sum()) / trained_df
-        inside = (count - 1) * groups["inverse_runs"] / count
+        square = float((by_tokenizer.var() * (count - 1)).sum()) / trained_df
+        inside = (count - 1) * inverse_runs / count
         share = float(inside.sum()) / trained_df  # weight of a run's variance in that mean square
-        trained = square - (share * seeds if seed_df else 0.0)
+        trained = square - (share * of_seeds if seed_df else 0.0)
         if trained > 0:
             parts = [(per_mean * square, trained_df)]
             if seed_df:
-                parts.append(((per_run - share * per_mean) * seeds, seed_df))
+                parts.append(((per_run - share * per_mean) * of_seeds, seed_df))
             noise = sum(part for part, _ in parts)
             noise_df = noise**2 / sum(part**2 / df for part, df in parts)
         trained = max(trained, 0.0)
-    of_runs = (seeds * per_run, float(seed_df)) if seed_df else (noise, noise_df)
-    return Components(spread - noise, trained, seeds, noise, spread, noise_df, *of_runs)
+    spread = float(by_tokenizer.mean().var())
+    of_runs = (of_seeds * per_run, float(seed_df)) if seed_df else (noise, noise_df)
+    return Components(spread - noise, trained, of_seeds, noise, spread, noise_df, *of_runs)
 
 
 def reliability(
     components: Components, tokenizers: int, confidence: float = 0.95
 ) -> tuple[float, float, float]:
     """Return the reliability of the tokenizers' means and its interval.
-
-    Args:
-        components: of the target.
-        tokenizers: number behind them.
-        confidence: nominal coverage.
 
     Returns:
         1 - run_noise/spread, the share of the variance of the means due to trained tokenizers, in
@@ -150,17 +121,7 @@ def seeds_needed(components: Components, wanted: float = WANTED) -> float:
 def noise_floor(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
     """Return the noise floor of every generation metric, backbone, guidance scale and family.
 
-    Args:
-        table: a checked tidy table (``check_measurements``).
-        analysis: its confidence is that of the intervals.
-
-    Returns:
-        One row per panel and family. ``reliability`` is the share of the variance of the means,
-        which correlations use, that is between trained tokenizers instead of diffusion runs (in
-        [0, 1], higher is better); ``seeds_needed``, diffusion seeds per tokenizer for a reliability
-        of ``WANTED``; ``run_sd`` is the noise of one run in the target's unit, with the tokenizer
-        trained again; ``resolvable_gap`` is twice the standard error of the difference of two
-        tokenizers' means, so too. Without repeated runs they are NaN and ``note`` says so.
+    The columns: report/captions/tables/noise_floor.rst.
     """
     table, rows = Measured.of(table), []
     for panel in panels(table):
@@ -175,14 +136,15 @@ def noise_floor(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame
 
 
 def _row(runs: pd.DataFrame, panel: Panel, confidence: float) -> dict[str, object]:
-    groups = group_runs(runs)
-    count = len(groups)
+    seeds = runs.groupby(["tokenizer", "tokenizer_seed"])["y"].agg(["mean", "size"])
+    trained = seeds.groupby("tokenizer")
+    count = trained.ngroups
     row: dict[str, object] = {**panel.labels, "runs": len(runs), "tokenizers": count}
-    row |= {"repeated": (groups["seed_df"] > 0).sum(), "retrained": (groups["trained"] > 1).sum()}
-    row["mean"] = groups["mean"].mean()
+    row |= {"repeated": (trained["size"].max() > 1).sum(), "retrained": (trained.size() > 1).sum()}
+    row["mean"] = trained["mean"].mean().mean()
     if count < 2:
         return row | {"note": "fewer than two tokenizers: no variance between them"}
-    found = variance_components(groups)
+    found = variance_components(runs)
     row |= {
         "variance_tokenizers": found.tokenizers,
         "variance_tokenizer_seeds": found.tokenizer_seeds,
@@ -230,14 +192,7 @@ RECONSTRUCTION = "reconstruction."
 def comparability(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
     """Return the spread of reconstruction quality over the tokenizers of each family.
 
-    Args:
-        table: a checked tidy table (``check_measurements``).
-        analysis: its confidence is that of the intervals.
-
-    Returns:
-        One row per family and ``reconstruction.*`` metric: ``value`` is the standard deviation
-        over tokenizers in the metric's unit (lower: more comparable) with its interval over
-        clusters, ``cv`` its share of the mean. NaN with a ``note`` where there is none.
+    The columns: report/captions/tables/comparability.rst.
     """
     table = Measured.of(table)
     metrics = [m for m in table.metrics if m.startswith(RECONSTRUCTION)]
@@ -254,13 +209,10 @@ def comparability(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFra
 
 
 def _spread(values: np.ndarray, clusters: pd.Series, confidence: float) -> dict[str, object]:
-    n = len(values)
-    found = spread_interval(values, clusters, confidence)
-    row: dict[str, object] = {"n": n, "clusters": clusters.nunique(), "note": found.note}
-    if n < 2:
-        return row
+    row: dict[str, object] = {"n": len(values), "clusters": clusters.nunique()}
+    if len(values) < 2:
+        return row | {"note": f"{len(values)} tokenizers: no spread"}
+    found = cluster_interval(deviation, (values,), clusters, confidence, LOGARITHM)
     mean, spread = float(values.mean()), float(found.value[0])
-    ends = {"low": float(found.low[0]), "high": float(found.high[0])}
-    return (
-        row | {"mean": mean, "value": spread, "cv": spread / abs(mean) if mean else math.nan} | ends
-    )
+    row |= {"mean": mean, "value": spread, "cv": spread / abs(mean) if mean else math.nan}
+    return row | {"low": found.low[0], "high": found.high[0], "note": found.note}

@@ -12,10 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from diffusability.analysis.catalogue import HEADLINE_TARGETS
-from diffusability.analysis.pairing import IDENTITY, Cells, pair
+from diffusability.analysis.pairing import IDENTITY, Cells, means_by_tokenizer
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.study.tables import BEST
 
+_RUN = ["tokenizer", "tokenizer_seed", "seed", "guidance"]
 GENERATION = "generation."
 CONTROL = "control."  # what `generation.` is of samples of a diffusion model
 CURVE = ".curve_"
@@ -32,7 +33,8 @@ class Panel:
     Attributes:
         target: generation metric.
         backbone: diffusion network; empty if the target is measured on the tokenizer itself.
-        guidance: guidance scale; `BEST`: the best one of each tokenizer; None if not applicable.
+        guidance: guidance scale; `BEST`: that of each tokenizer with its best mean target; None
+            if not applicable.
     """
 
     target: str
@@ -46,14 +48,14 @@ class Panel:
 
 
 class Measured:
-    """A checked table of measurements with an index of metrics.
+    """A checked table of measurements (``check_measurements``) with an index of metrics.
 
     Every function of the analysis accepts a table or a ``Measured``; sharing one ``Measured``
     avoids pairing the same metric and target again. The table must not be changed.
     """
 
     def __init__(self, table: pd.DataFrame) -> None:
-        """Index a table from ``check_measurements``, each backbone at its last step."""
+        """Index a table, each backbone at its last step."""
         self.table = table = at_last_step(table)
         self.tokenizers = table[IDENTITY].drop_duplicates("tokenizer").reset_index(drop=True)
         self.metrics = list(dict.fromkeys(table["metric"]))
@@ -127,10 +129,8 @@ def families(table: Table) -> list[str]:
 def panels(table: Table, of: Sequence[str] | None = None) -> Iterator[Panel]:
     """Yield every target, backbone and guidance scale, then each tokenizer's best scale.
 
-    The best scale is a separate panel only if there are several scales.
-
-    Args:
-        table: a checked tidy table. of: targets, by default every generation metric.
+    The best scale is a separate panel only if there are several scales. By default the targets are
+    all generation metrics.
     """
     table = Measured.of(table)
     for target in targets(table) if of is None else of:
@@ -153,17 +153,15 @@ def scales(table: Measured, target: str) -> dict[str, list[float]]:
 def at_chance(table: Measured, metric: str, family: str) -> bool:
     """Return whether a metric does not leave chance over the tokenizers of a family.
 
-    The metric states its chance among its options. It leaves chance if its median over tokenizers
-    exceeds ``ABOVE_CHANCE`` times that; a metric without a stated chance is never at chance.
+    It leaves chance if its median over tokenizers exceeds ``ABOVE_CHANCE`` times the chance that it
+    states; a metric without a stated chance is never at chance.
     """
-    rows = table.rows.get(metric, table.table.iloc[:0])
-    rows = rows[(rows["family"] == family) & rows["value"].notna()]
-    known = [json.loads(text or "{}").get("chance") for text in rows["options"]]
-    chance = [float(value) for value in known if value]
-    if not chance:
+    chance = stated_levels(table, metric).get("chance")
+    if chance is None:
         return False
-    median = rows.groupby("tokenizer")["value"].mean().median()
-    return bool(median <= ABOVE_CHANCE * float(np.mean(chance)))
+    rows = table.rows[metric]
+    median = rows[rows["family"] == family].groupby("tokenizer")["value"].mean().median()
+    return bool(median <= ABOVE_CHANCE * chance)
 
 
 def stated_levels(table: Table, metric: str) -> dict[str, float]:
@@ -193,37 +191,70 @@ def expected_sign(table: Table, metric: str, target: str) -> int | None:
 
 @_once
 def cells(table: Measured, metric: str, target: str, backbone: str, guidance: Guidance) -> Cells:
-    """Pair a metric with a target over every tokenizer of a table.
-
-    Runs are matched before they are averaged: only tokenizer seeds that have both numbers count,
-    and a metric of the diffusion model itself (``trajectory.*``, ``fisher.learned_*``) is matched
-    run by run. Means are taken over the diffusion seeds of a trained tokenizer, then over its
-    tokenizer seeds, so a tokenizer seed with many runs does not outweigh the others.
-
-    Args:
-        table: a checked tidy table (``check_measurements``).
-        metric: the number on the x axis.
-        target: the number on the y axis, usually ``generation.*``.
-        backbone: diffusion network of the target; empty if the target is a tokenizer's metric.
-        guidance: guidance scale; `BEST` takes each tokenizer at the scale with its best mean
-            target; None if not applicable.
-    """
+    """Pair a metric (x) with the target (y) of a panel over every tokenizer of a table."""
     y, problem = _runs(table, target, backbone), ""
     if backbone and guidance is None:
         y = y[y["guidance"].isna()]
     elif backbone and guidance == BEST:
         best, problem = best_guidance(table, target, backbone)
-        names = table.tokenizers["tokenizer"].to_numpy()[y["tokenizer"]]
-        y = y[y["guidance"] == [best.get(name) for name in names]]
+        y = y[y["guidance"] == y["tokenizer"].map(best)]
     elif backbone:
         y = y[y["guidance"] == guidance]
-    measured = table.rows.get(metric, table.table.iloc[:0])
-    by_run = bool((measured["backbone"] != "").any())
-    x = _runs(table, metric, backbone if by_run else "")
-    return pair(table.tokenizers, (metric, x), (target, y), by_run, problem)
+    by_run = metric in table.rows and bool((table.rows[metric]["backbone"] != "").any())
+    x, keys = _runs(table, metric, backbone if by_run else ""), _RUN if by_run else _RUN[:2]
+    if by_run:
+        of_target = y.groupby("tokenizer")["guidance"].first()
+        scale = x["tokenizer"].map(of_target).astype(float)
+        # a trained model's metric without a scale (``fisher.learned_*``) holds at every one
+        x = x.assign(guidance=scale) if x["guidance"].isna().all() else x[x["guidance"] == scale]
+    sides = y.rename(columns={"value": "y", "stderr": "y_stderr"}).merge(
+        x[[*keys, "value", "stderr"]].rename(columns={"value": "x", "stderr": "x_stderr"}),
+        how="outer",
+        on=keys,
+    )
+    whole = sides["x"].notna() & sides["y"].notna()
+    runs = sides[whole]
+    own = runs.groupby("tokenizer")
+    means = own[["guidance"]].first()
+    for side in ("x", "y"):
+        means[[side, f"{side}_stderr"]] = means_by_tokenizer(runs, side, f"{side}_stderr")
+    rows = table.tokenizers.merge(means, left_on="tokenizer", right_index=True)
+    missing = list(_without_row(table, rows, {metric: x, target: y}, problem))
+    if not whole.all():
+        missing += _unpaired(rows, sides[~whole], metric, target)
+    columns = [*IDENTITY, "excluded", "reason"]
+    return Cells(
+        rows.reset_index(drop=True),
+        runs[["tokenizer", "tokenizer_seed", "seed", "x", "y"]].reset_index(drop=True),
+        pd.DataFrame(missing, columns=columns).astype({"excluded": bool}),
+    )
 
 
-def paired(table: Table, metric: str, panel: Panel, family: str) -> Cells:
+def _without_row(
+    table: Measured, rows: pd.DataFrame, sides: dict[str, pd.DataFrame], problem: str
+) -> Iterator[tuple[object, ...]]:
+    """Yield a row of ``Cells.missing`` for every tokenizer without any pair."""
+    there = {name: set(runs["tokenizer"]) for name, runs in sides.items()}
+    lost = table.tokenizers[~table.tokenizers["tokenizer"].isin(rows["tokenizer"])]
+    for tokenizer, *more in lost.itertuples(index=False, name=None):
+        absent = [name for name, tokenizers in there.items() if tokenizer not in tokenizers]
+        reason = f"no value of {' and '.join(absent)}" if absent else "no seed has both values"
+        yield tokenizer, *more, True, problem or reason
+
+
+def _unpaired(
+    rows: pd.DataFrame, alone: pd.DataFrame, metric: str, target: str
+) -> Iterator[tuple[object, ...]]:
+    """Yield a row of ``Cells.missing`` for every unpaired run of a tokenizer that has pairs."""
+    of = rows[IDENTITY].merge(alone, on="tokenizer")
+    for side, absent in (("x", metric), ("y", target)):
+        for run in of[of[side].isna()].to_dict("records"):
+            reason = f"tokenizer seed {run['tokenizer_seed']:.0f}: no value of {absent}"
+            yield *(run[name] for name in IDENTITY), False, reason
+
+
+@_once
+def paired(table: Measured, metric: str, panel: Panel, family: str) -> Cells:
     """Return ``cells`` of a metric and the target of a panel, for one family."""
     found = cells(table, metric, panel.target, panel.backbone, panel.guidance)
     return found.of_family(family)
@@ -232,16 +263,15 @@ def paired(table: Table, metric: str, panel: Panel, family: str) -> Cells:
 def paired_together(
     table: Table, metrics: Sequence[str], panel: Panel, family: str
 ) -> tuple[pd.DataFrame, NDArray[np.float64]]:
-    """Return the n tokenizers of a family that have the target and all m metrics.
-
-    Returns:
-        Rows of ``Cells``, index tokenizer, and (n, m) values of the metrics.
-    """
+    """Return the n tokenizers of a family that have the target and all m metrics (``together``)."""
     return together([paired(table, name, panel, family).rows for name in metrics])
 
 
 def together(parts: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, NDArray[np.float64]]:
-    """Return the rows of the first part whose n tokenizers all m parts have, and (n, m) x."""
+    """Return the rows of the first part whose n tokenizers all m parts have, and (n, m) x.
+
+    Parts are rows of ``Cells``; the index of the result is the tokenizer.
+    """
     indexed = [part.set_index("tokenizer") for part in parts]
     rows = indexed[0]
     for part in indexed:
@@ -251,13 +281,10 @@ def together(parts: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, NDArray[np.fl
 
 @_once
 def _runs(table: Measured, metric: str, backbone: str) -> pd.DataFrame:
-    """Return the runs of a metric (``pairing.pair``); without a backbone, of the tokenizers."""
+    """Return the runs of a metric that have a value; without a backbone, of the tokenizers."""
     rows = table.rows.get(metric, table.table.iloc[:0])
     rows = rows[(rows["backbone"] == backbone) & rows["value"].notna()]
-    place = {name: k for k, name in enumerate(table.tokenizers["tokenizer"])}
-    numbers = rows[["tokenizer_seed", "seed", "guidance", "value", "stderr"]].astype(float)
-    numbers.insert(0, "tokenizer", rows["tokenizer"].map(place).astype(int))
-    return numbers
+    return rows[[*_RUN, "value", "stderr"]].astype(dict.fromkeys(_RUN[1:], float))
 
 
 @_once

@@ -6,7 +6,7 @@ of them in which the whole interval of the claim's statistic lies inside its reg
 
 import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -34,7 +34,6 @@ NOT_COMPUTED = {
 }
 NO_VALUE = "the paper gives no value to compute it at"
 ASSUMED = "at an assumed value: the paper gives words only"
-_WITHOUT_NOISE = ("shared", "share")  # of targets
 
 
 def power(
@@ -43,15 +42,14 @@ def power(
     clusters: Labels,
     reliability: float = RELIABILITY,
     confidence: float = 0.95,
-    draws: int = DRAWS,
 ) -> float:
     """Return the probability that a study of this layout reproduces a claim.
 
     Args:
-        claim: with the paper's value at its rows. terms: its rows; only index, labels and
-            paper's value are used. clusters: (N,) label of every tokenizer.
+        terms: rows of the claim; only index, labels and paper's value are used.
+        clusters: (N,) label of every tokenizer.
         reliability: of the targets; noise of seeds weakens every correlation by its root.
-        confidence: of the interval. draws: number of simulated data sets.
+        confidence: of the interval.
 
     Returns:
         In [0, 1]; NaN if it is not computed (``power_reason``).
@@ -59,16 +57,14 @@ def power(
     if power_reason(claim, terms):
         return math.nan
     seed = zlib.crc32(claim.id.encode())
-    made: Iterable[Terms]
     if claim.statistic == "fit":  # one data set after the other
-        made = (
-            _simulated_fits(terms, clusters, reliability, seed + draw) for draw in range(draws // 4)
-        )
+        draws = range(seed, seed + DRAWS // 4)
+        made = [_simulated_fits(terms, clusters, reliability, draw) for draw in draws]
     elif claim.statistic == "share":
-        made = [_simulated_shares(terms, clusters, draws, seed)]
+        made = [_simulated_shares(terms, clusters, DRAWS, seed)]
     else:
-        noise = 1.0 if claim.statistic in _WITHOUT_NOISE else reliability
-        made = [simulate(terms, clusters, noise, draws, seed)]
+        noise = 1.0 if claim.statistic == "shared" else reliability
+        made = [simulate(terms, clusters, noise, DRAWS, seed)]
     found = [
         evaluate(claim.statistic, data, clusters, confidence, claim.least)  # type: ignore[arg-type]
         for data in made
@@ -179,8 +175,8 @@ def planned_terms(
     """Return the rows that a study will have for a claim, before it has run.
 
     Args:
-        claim: whose selectors are read. families: tokenizers by family, their numbers.
-        backbones: of the study. guided: whether several guidance scales are sampled.
+        families: numbers of the tokenizers by family.
+        guided: whether several guidance scales are sampled.
         measured: metric groups of the study, the first part of a metric's name.
 
     Returns:
@@ -224,14 +220,9 @@ def planned_terms(
 def power_table(study: Study, claims: Sequence[Claim], confidence: float = 0.95) -> pd.DataFrame:
     """Return which claims a study can test, before it has run.
 
-    Args:
-        study: its tokenizers, clusters, backbones, scales and metrics.
-        claims: from ``load_claims``; those on findings are left out.
-        confidence: of the intervals.
-
-    Returns:
-        One row per claim: ``power`` at the paper's value, for a reliability of ``RELIABILITY``;
-        ``rows``, ``tokenizers`` and ``clusters`` behind it; ``note`` says why there is no power.
+    One row per claim that is not on findings: ``power`` at the paper's value, for a reliability of
+    ``RELIABILITY``; ``rows``, ``tokenizers`` and ``clusters`` behind it; ``note`` says why there is
+    no power.
     """
     names = study.selected_tokenizers
     labels = [study.tokenizers[name].cluster for name in names]

@@ -10,7 +10,6 @@ not seen either, so these are its errors too. Coverage by simulation: docs/stati
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from diffusability.analysis.catalogue import HEADLINE
+from diffusability.analysis.estimators import Array, standardise
 from diffusability.analysis.failed import failed
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.intervals import MIN_CLUSTERS
@@ -35,7 +35,6 @@ from diffusability.analysis.panels import (
     predictors,
 )
 
-Array = NDArray[np.float64]
 MOST = 2  # metrics of a fit
 FEWEST = 8  # tokenizers of a fit
 LEVEL = 0.8  # of the intervals
@@ -87,34 +86,37 @@ class Points:
 
 @dataclass(frozen=True)
 class Line:
-    """A linear fit on chosen columns, by orthonormal columns of the centred values."""
+    """A least-squares fit of y on chosen columns of x, with its intercept.
+
+    Attributes:
+        columns: of x. coefficients: (1 + k,). inverse: (1 + k, 1 + k) of the design's square.
+    """
 
     columns: tuple[int, ...]
-    centre: Array
-    level: float
-    slopes: Array
+    coefficients: Array
     inverse: Array
-    count: int
 
     @classmethod
     def of(cls, points: Points, columns: Sequence[int]) -> "Line":
         """Fit by least squares."""
-        x = points.x[:, list(columns)]
-        centre, level = x.mean(axis=0), float(points.y.mean())
-        inverse = np.linalg.pinv(x - centre)  # (k, n)
-        slopes = inverse @ (points.y - level)
-        return cls(tuple(columns), centre, level, slopes, inverse @ inverse.T, len(x))
+        inverse = np.linalg.pinv(_design(points.x, columns))  # (1 + k, n)
+        return cls(tuple(columns), inverse @ points.y, inverse @ inverse.T)
 
     def __call__(self, x: Array) -> Array:
         """Return (n,) predictions of (n, m) values of all metrics."""
-        predicted: Array = self.level + (x[:, list(self.columns)] - self.centre) @ self.slopes
+        predicted: Array = _design(x, self.columns) @ self.coefficients
         return predicted
 
     def leverage(self, x: Array) -> Array:
         """Return (n,) how far (n, m) values are from those of the fit; 1/n at their mean."""
-        away = x[:, list(self.columns)] - self.centre  # (n, k)
-        found: Array = 1 / self.count + ((away @ self.inverse) * away).sum(axis=1)
+        design = _design(x, self.columns)
+        found: Array = ((design @ self.inverse) * design).sum(axis=1)
         return found
+
+
+def _design(x: Array, columns: Sequence[int]) -> Array:
+    """Return (n, 1 + k): ones and the chosen columns."""
+    return np.column_stack([np.ones(len(x)), x[:, list(columns)]])
 
 
 def chosen_line(points: Points) -> Line:
@@ -126,19 +128,15 @@ def chosen_line(points: Points) -> Line:
 
 
 def _left_out_error(points: Points, columns: Sequence[int]) -> float:
-    """Return the mean squared error of left-out clusters, from one fit of all (block PRESS)."""
-    x = points.x[:, list(columns)]
-    design = np.column_stack([np.ones(len(x)), (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-300)])
-    q, _ = np.linalg.qr(design)
-    residual = points.y - q @ (q.T @ points.y)
-    total = 0.0
+    """Return the mean squared error of left-out clusters."""
+    design, errors = _design(standardise(points.x), columns), []
     for group in points.groups:
         own = points.clusters == group
-        rest = np.eye(int(own.sum())) - q[own] @ q[own].T  # singular: undetermined without it
-        if np.linalg.matrix_rank(rest, tol=1e-9) < len(rest):
-            return math.inf
-        total += float((np.linalg.solve(rest, residual[own]) ** 2).mean())
-    return total / len(points.groups)
+        coefficients, _, rank, _ = np.linalg.lstsq(design[~own], points.y[~own], rcond=1e-9)
+        if rank < design.shape[1]:
+            return math.inf  # without the cluster the fit is undetermined
+        errors.append(((design[own] @ coefficients - points.y[own]) ** 2).mean())
+    return float(np.mean(errors))
 
 
 @dataclass(frozen=True)
@@ -151,63 +149,47 @@ class Prediction:
 
 
 class Forecast:
-    """The fit of a study, and what leaving out each cluster in turn says about it."""
+    """The fit of a study, and what leaving out each cluster in turn says about it.
+
+    Attributes:
+        points, line: the fit. metrics: the chosen ones.
+        predicted: (n,) predictions of each cluster by a fit that has not seen it.
+        error: root mean square over clusters of the error in the logarithm of the target.
+        skill: 1 - squared error over that of predicting the mean of the other clusters; 0: no use.
+        least_skill: the smallest skill when any one cluster is not scored.
+        spearman: Spearman's correlation of left-out predictions with the truth.
+        coverage: share of tokenizers whose interval, from the other clusters alone, holds the
+            truth.
+    """
 
     def __init__(self, points: Points) -> None:
-        """Fit, and predict every cluster without it.
-
-        Args:
-            points: whose `lack` is empty.
-        """
+        """Fit to points whose `lack` is empty, and predict every cluster without it."""
         self.points, self.line = points, chosen_line(points)
-        self.predicted, self.reach = np.empty(len(points.y)), np.empty(len(points.y))
-        baseline = np.empty(len(points.y))
+        self.metrics = tuple(points.metrics[column] for column in self.line.columns)
+        self.predicted, baseline, reach = (np.empty(len(points.y)) for _ in range(3))
         for group in points.groups:
             own = points.clusters == group
             rest = points.of(~own)
-            line = chosen_line(rest)
-            self.predicted[own] = line(points.x[own])
-            self.reach[own] = self.line_without(rest).leverage(points.x[own])
+            self.predicted[own] = chosen_line(rest)(points.x[own])
+            reach[own] = Line.of(rest, self.line.columns).leverage(points.x[own])
             baseline[own] = rest.y.mean()
-        self._errors = self._by_cluster(self.predicted)
-        self._without_metrics = self._by_cluster(baseline)
-
-    def line_without(self, rest: Points) -> Line:
-        """Return the fit on the chosen metrics to a part of the points."""
-        return Line.of(rest, self.line.columns)
+        self._reach = float(reach.max())
+        errors, without_metrics = self._by_cluster(self.predicted), self._by_cluster(baseline)
+        of_others = errors.sum() - errors  # (G,)
+        self.error = float(errors.mean() ** 0.5)
+        self.skill = float(1 - errors.sum() / without_metrics.sum())
+        least = 1 - of_others / (without_metrics.sum() - without_metrics)
+        self.least_skill = float(least.min())
+        self.spearman = float(stats.spearmanr(self.predicted, points.y).statistic)
+        others = len(errors) - 1
+        widths = np.sqrt(of_others / others) * _quantile(others)
+        held = np.abs(self.predicted - points.y) <= widths[points.clusters]
+        self.coverage = float(held.mean())
 
     def _by_cluster(self, predicted: Array) -> Array:
         """Return (G,) mean squared errors of the clusters."""
         squares = (predicted - self.points.y) ** 2
         return np.array([squares[self.points.clusters == g].mean() for g in self.points.groups])
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The chosen metrics."""
-        return tuple(self.points.metrics[column] for column in self.line.columns)
-
-    @property
-    def error(self) -> float:
-        """Root mean square over clusters of the error in the logarithm of the target."""
-        return float(self._errors.mean() ** 0.5)
-
-    @property
-    def skill(self) -> float:
-        """1 - squared error over that of predicting the mean of the other clusters; 0: no use."""
-        return float(1 - self._errors.mean() / self._without_metrics.mean())
-
-    @property
-    def least_skill(self) -> float:
-        """The smallest skill when any one cluster is not scored."""
-        groups = range(len(self._errors))
-        with_metrics = [np.delete(self._errors, g).mean() for g in groups]
-        without = [np.delete(self._without_metrics, g).mean() for g in groups]
-        return float(np.min(1 - np.array(with_metrics) / np.array(without)))
-
-    @cached_property
-    def spearman(self) -> float:
-        """Spearman's correlation of left-out predictions with the truth."""
-        return float(stats.spearmanr(self.predicted, self.points.y).statistic)
 
     @property
     def lack(self) -> str:
@@ -224,20 +206,9 @@ class Forecast:
             )
         return ""
 
-    @property
-    def coverage(self) -> float:
-        """Share of tokenizers whose interval, from the other clusters alone, holds the truth."""
-        held = []
-        for group in self.points.groups:
-            others = np.delete(self._errors, group)
-            width = float(others.mean() ** 0.5) * _quantile(len(others))
-            own = self.points.clusters == group
-            held.append(np.abs(self.predicted[own] - self.points.y[own]) <= width)
-        return float(np.concatenate(held).mean())
-
     def outside(self, x: Array) -> bool:
         """Whether (m,) values are farther from the known ones than any left-out cluster is."""
-        return bool(self.line.leverage(x[None])[0] > self.reach.max())
+        return bool(self.line.leverage(x[None])[0] > self._reach)
 
     def predict(self, x: Array) -> Prediction:
         """Return what is expected of (m,) values of all metrics."""
@@ -256,9 +227,7 @@ def points_of(
 ) -> Points:
     """Return the tokenizers of a family that have the target and every metric.
 
-    Args:
-        table: a checked tidy table. panel: of the target.
-        family: of the tokenizers. metrics: by default the headline metrics that most have.
+    By default the metrics are the headline metrics that most tokenizers have.
     """
     table = Measured.of(table)
     names = matching(predictors(table), HEADLINE) if metrics is None else list(metrics)
@@ -284,22 +253,15 @@ def points_of(
 def predictable_panels(table: Table) -> list[Panel]:
     """Return the panels that are predicted: every headline target at its smallest guidance."""
     found: dict[tuple[str, str], Panel] = {}
-    for panel in panels(table, headline_targets(Measured.of(table))):
-        if not isinstance(panel.guidance, str):
-            key = (panel.target, panel.backbone)
-            least = found.get(key, panel).guidance
-            if panel.guidance is None or panel.guidance <= (least or math.inf):  # type: ignore[operator]
-                found[key] = panel
+    for panel in panels(table, headline_targets(table)):
+        found.setdefault((panel.target, panel.backbone), panel)
     return list(found.values())
 
 
 def predictions(table: Table) -> pd.DataFrame:
-    """Return how well each panel predicts the clusters that are left out of it.
+    """Return how well each panel and family predicts the clusters that are left out.
 
-    Returns:
-        One row per target, backbone and family: the metrics of the fit, Spearman's correlation of
-        predicted and true values, the skill, the error as a factor of the target, and the share of
-        80 % intervals that hold; or a note on why there is no prediction.
+    The columns: report/captions/tables/predictions.rst.
     """
     table = Measured.of(table)
     rows: list[Mapping[str, object]] = []

@@ -10,7 +10,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
 from diffusability.analysis.catalogue import HEADLINE
-from diffusability.analysis.estimators import Array, adjusted_r2, standardise, whole
+from diffusability.analysis.estimators import Array, adjusted_r2, standardise
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.intervals import MIN_CLUSTERS
 from diffusability.analysis.panels import (
@@ -29,17 +29,7 @@ from diffusability.analysis.panels import (
 def regress(table: Table, metrics: Sequence[str] | None = None) -> pd.DataFrame:
     """Fit every headline target on every headline metric, and on every pair of them.
 
-    Args:
-        table: a checked tidy table (``check_measurements``).
-        metrics: predictors, by default those of ``catalogue.HEADLINE``.
-
-    Returns:
-        One row per panel, family and model with enough tokenizers; families are never pooled.
-        ``r2_adj``: adjusted R² in sample, the paper's number corrected for its predictors. ``q2``:
-        1 - PRESS/SST of predictions for left-out clusters (1: perfect, 0: no better than the mean),
-        with ``q2_low`` and ``q2_high``, its range when any one cluster is not scored. ``q2`` is
-        cut at -1: what predicts worse than that has no meaning as a number. ``gain``: q2 of a
-        pair minus the larger q2 of its two metrics alone. NaN with a ``note`` if undefined.
+    Families are never pooled. The columns: report/captions/tables/regressions.rst.
     """
     table = Measured.of(table)
     names = matching(predictors(table), HEADLINE) if metrics is None else list(metrics)
@@ -77,7 +67,7 @@ def _row(
     }
     if not y.any() or np.linalg.matrix_rank(x, tol=1e-9 * math.sqrt(n)) < k:
         return labels | {"note": "a metric or the target is constant, or metrics are collinear"}
-    labels["r2_adj"] = float(whole(adjusted_r2(x, y), n)[0])
+    labels["r2_adj"] = float(adjusted_r2(x, y)[0])
     clusters = pd.factorize(rows["cluster"])[0]
     if clusters.max() + 1 < MIN_CLUSTERS or n - np.bincount(clusters).max() < k + 2:
         return labels | {"note": f"{clusters.max() + 1} clusters are too few to leave one out"}

@@ -61,7 +61,9 @@ def mean_of(values: Sequence[Ranged], weights: Sequence[float] = ()) -> Ranged:
 
 
 def wholes(distances: Mapping[float, Ranged]) -> dict[str, Ranged]:
-    """Return two distances of whole curves, from distances by noise variance."""
+    """Return two distances of whole curves, from distances by noise variance; none of no curve."""
+    if not distances:
+        return {}
     grid = sorted(distances)
     values = [distances[v] for v in grid]
     supremum = max(values, key=lambda at: at.value)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from diffusability.analysis.estimators import Array, pearson, whole
+from diffusability.analysis.estimators import Array, pearson
 from diffusability.analysis.frames import join_notes, table_frame
 from diffusability.analysis.intervals import exact_share
 from diffusability.analysis.measurements import control_of, step_of
@@ -34,13 +34,8 @@ VARIANCE = f"velocity{CURVE}"
 def collect_profiles(plan: Plan) -> pd.DataFrame:
     """Return the length ratio of every sampling step, means over trainings of a tokenizer.
 
-    Returns:
-        One row per tokenizer, backbone, guidance scale and segment i of M: ``time`` is the middle
-        of the segment, 0 noise and 1 data; ``value`` M ||step i|| / ||x_M - x_0||, 1 for a
-        straight line at constant speed; ``stderr`` over trainings of the tokenizer if there are
-        several, else over runs, else over trajectories; ``n`` images of each of ``runs`` runs. Rows
-        of every snapshot. Backbones of process edm are omitted: their steps are not uniform in
-        this time.
+    The columns: report/captions/tables/profiles.rst. Backbones of process edm are omitted: their
+    steps are not uniform in this time.
 
     Raises:
         ArtifactError: samples are missing, altered, or not of this plan.
@@ -102,9 +97,7 @@ def deviations(
 ) -> dict[str, float]:
     """Return mean |length ratio - 1| of each tokenizer between two times; 0 is straight.
 
-    Args:
-        profiles: the table. backbone, guidance: of the trajectories.
-        times: from 0 (noise) to 1 (data); a segment belongs to the time of its middle.
+    Times are from 0 (noise) to 1 (data); a segment belongs to the time of its middle.
     """
     own = _of_panel(profiles, backbone, guidance)
     chosen = own[own["time"].between(*times)].groupby("tokenizer")["value"]
@@ -150,7 +143,7 @@ def _along(profile: pd.DataFrame, curves: Mapping[str, tuple[Array, Array]]) -> 
     if known is None or len(profile) < 3 or not np.isfinite(known[1]).all():
         return math.nan
     variance = np.interp(profile["time"].to_numpy(float), *known)
-    return float(whole(pearson(profile["value"].to_numpy(float), variance), len(profile))[0])
+    return float(pearson(profile["value"].to_numpy(float), variance)[0])
 
 
 def guidance_optima(
@@ -158,16 +151,9 @@ def guidance_optima(
     analysis: AnalysisSpec = DEFAULTS,
     inside: tuple[float, float] = (1.5, 2.0),
 ) -> pd.DataFrame:
-    """Return the share of tokenizers whose best guidance scale is in a range.
+    """Return the share of tokenizers whose best guidance scale is in a range, ends included.
 
-    Args:
-        table: a checked tidy table (``check_measurements``).
-        analysis: confidence. inside: range of scales, ends included.
-
-    Returns:
-        One row per target, backbone and family: ``share_inside`` with the Clopper-Pearson
-        interval of as many clusters. NaN with a ``note`` if fewer than two scales were
-        sampled or the target has no direction.
+    The columns: report/captions/tables/guidance.rst.
     """
     table, rows = Measured.of(table), []
     scanned = {(t, b): found for t in targets(table) for b, found in scales(table, t).items()}

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from diffusability.analysis.equal_reconstruction import compared
+from diffusability.analysis.frames import rows_where
 from diffusability.analysis.headline import guidance_words
 from diffusability.analysis.measurements import read_tables, target_metric
 from diffusability.analysis.panels import Measured, Panel
@@ -80,13 +81,7 @@ class Results:
         frame = (self.tables if "step" in wanted else self.last).get(table)
         if frame is None:
             return None
-        for (
-            column,
-            value,
-        ) in wanted.items():  # filter by one column after the other, because tables can be long
-            if frame.empty:
-                return None
-            frame = frame[frame[column].isna() if value is None else frame[column] == value]
+        frame = rows_where(frame, **wanted)
         return None if frame.empty else {str(k): v for k, v in frame.iloc[0].items()}
 
     def statistic(self, table: str, name: str, **wanted: object) -> dict[str, Any] | None:

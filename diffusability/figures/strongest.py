@@ -64,7 +64,7 @@ def _draw(results: Results, width: float) -> Figure:
         _name(axis, rows, (float(row["x"]), float(row["y"])), f"{name}{between}({named[name]})")
     count = f"{len(rows)} tokenizers in {rows['cluster'].nunique()} clusters"
     axis.set_title(
-        wrapped(axis, f"{first.interval}, {count}") + f"\n{first.backbone}, {first.family}"
+        wrapped(axis, f"{first.interval}, {count}") + f"\n{first.panel.backbone}, {first.family}"
     )
     head = "Largest correlation" + ("" if found.decided else ", not settled")
     set_title(figure, f"{head}: {first.perspective} ({first.short})")

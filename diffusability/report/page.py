@@ -173,7 +173,9 @@ def _extremes(found: Answer, pictures: list[dict[str, Any]]) -> list[dict[str, s
     first = found.strongest
     samples = {
         picture["name"]: [
-            own for own in picture["samples"] if first is None or own["backbone"] == first.backbone
+            own
+            for own in picture["samples"]
+            if first is None or own["backbone"] == first.panel.backbone
         ]
         for picture in pictures
     }

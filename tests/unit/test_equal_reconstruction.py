@@ -182,4 +182,5 @@ def test_the_smallest_distance_is_that_of_the_score_table():
             "stderr": 0.1,
         }
     )
-    assert _smallest(rows, "generation.fd_judge") == {"f": pytest.approx((4.3 + 3.5) / 2)}
+    found = _smallest(rows, "generation.fd_judge").to_dict()
+    assert found == {"f": pytest.approx((4.3 + 3.5) / 2)}

@@ -388,8 +388,8 @@ def test_the_strongest_metric_is_that_of_the_answer(study, drawn) -> None:
     (axis,) = drawn["strongest"].axes
     found = answer(study.last, study.target)
     assert found.strongest is not None
-    scope = reference_scope(study, TARGET).at(backbone=found.strongest.backbone)
-    shown_points = expected(study, found.strongest.metric, scope)
+    scope = reference_scope(study, TARGET).at(backbone=found.strongest.row["backbone"])
+    shown_points = expected(study, found.strongest.row["metric"], scope)
     np.testing.assert_allclose(points(axis), shown_points, rtol=1e-12)
     assert found.strongest.interval in axis.get_title()
     named = " ".join(text.get_text() for text in axis.texts)

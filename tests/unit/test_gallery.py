@@ -1,67 +1,107 @@
-"""The gallery's table of correlations is what the analysis makes of its measurements."""
+"""What the gallery says of the Fashion-MNIST study is what the analysis makes of its measurements."""
 
 import re
+from functools import cache
 
 import pandas as pd
 import pytest
 
-from diffusability.analysis.correlation import correlate
-from diffusability.analysis.measurements import check_measurements
+from diffusability.analysis.analyse import analyse
+from diffusability.analysis.catalogue import represented
+from diffusability.analysis.correlation import meaningless, turned
+from diffusability.analysis.frames import read_table
+from diffusability.analysis.measurements import read_measurements
+from diffusability.study.load import load_study
 from tests.conftest import REPOSITORY
 
-GALLERY = REPOSITORY / "docs" / "gallery"
+PAGE = REPOSITORY / "docs" / "gallery" / "README.md"
+FOLDER = PAGE.parent / "fashion"
+STUDY = load_study([REPOSITORY / "studies" / "fashion.yaml", FOLDER / "part.yaml"])
 TARGET = "generation.fd_judge"
-METRICS = {
-    "LNC, neighbours of one class": ("semantics.lnc5", "pearson"),
-    "the same given PSNR (LNC)": ("semantics.lnc5", "pearson_partial"),
-    "VIV, irreducible variance": ("velocity.viv", "pearson"),
-    "the same given PSNR (VIV)": ("velocity.viv", "pearson_partial"),
-    "SRSS, spatial structure": ("spatial.srss", "pearson"),
-    "SEC, high-frequency energy": ("smoothness.sec25", "pearson"),
-    "uniformity, entropy": ("uniformity.normalised_entropy", "pearson"),
-    "equivariance to scale": ("equivariance.scale_error", "pearson"),
-    "FIR, Fisher information rate": ("fisher.fir", "pearson"),
-    "FIR's deviation from pixels": ("fisher.fir_deviation_per_dimension", "pearson"),
-}
-PANELS = [
-    ("sit-xs", "conv-f2d16"),
-    ("lightningdit-xs", "conv-f2d16"),
-    ("sit-xs", "trans-f2d16"),
-    ("lightningdit-xs", "trans-f2d16"),
-]
+DERIVED = ("correlations", "declared_tests", "noise_floor", "tokenizers", "predictions")
+COLLECTED = ("measurements",)
 
 
-def cell(row: pd.Series, statistic: str) -> str:
-    """Return r and its interval, oriented, as the gallery writes them."""
-    ends = [row[name] for name in (statistic, f"{statistic}_low", f"{statistic}_high")]
-    value, *interval = [end * row["expected_sign"] for end in ends]
-    low, high = sorted(interval)
-    words = [f"{number:.2f}".replace("0.", ".") for number in (value, low, high)]
+@cache
+def tables() -> dict[str, pd.DataFrame]:
+    """Return the measurements of the gallery, and the tables derived from them here."""
+    measured = read_measurements(FOLDER / "tables" / "measurements.csv.gz")
+    return {"measurements": measured} | analyse({"measurements": measured}, STUDY.analysis, DERIVED)
+
+
+def number(value: float) -> str:
+    """Return a correlation as the gallery writes it: `.87`, `-.30`."""
+    return f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
+
+
+def cell(row: pd.Series, statistic: str = "pearson") -> str:
+    """Return a turned r and its interval: bold without zero, with a star if not tested."""
+    value, low, high = turned(row, statistic)
     bold = "**" if low * high > 0 else ""
-    return f"{bold}{words[0]}{bold} [{words[1]}, {words[2]}]" + "*" * bool(row["at_chance"])
+    star = "*" * meaningless(row)
+    return f"{bold}{number(value)}{bold} [{number(low)}, {number(high)}]{star}"
 
 
-def expected() -> dict[str, list[str]]:
-    """Return the rows of the gallery's table from its measurements."""
-    path = GALLERY / "shapes-small" / "tables" / "measurements.csv.gz"
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    frame = frame.rename(columns={"cfg": "guidance"})
-    wanted = {metric for metric, _ in METRICS.values()} | {TARGET, "reconstruction.psnr"}
-    table = check_measurements(frame[frame["metric"].isin(wanted)])
-    found = correlate(table).set_index(["metric", "backbone", "family"])
+def correlation_rows() -> dict[str, list[str]]:
+    """Return r of each perspective's metric at the last step, by backbone."""
+    own = tables()["correlations"]
+    own = own[(own["target"] == TARGET) & (own["step"] == own["step"].max())]
+    found = own.set_index(["metric", "backbone"])
+    rows = {}
+    for metric, short in represented(own["metric"]).items():
+        panels = [(metric, name) for name in STUDY.selected_backbones]
+        rows[short] = [cell(found.loc[panel]) for panel in panels]
+        if short in ("VIV", "LNC"):
+            held = [cell(found.loc[panel], "pearson_partial") for panel in panels]
+            rows[f"{short} given PSNR"] = held
+    return rows
+
+
+def step_rows() -> dict[str, list[str]]:
+    """Return r of each declared metric at every training length, by backbone."""
+    own = tables()["correlations"]
+    own = own[own["target"] == TARGET].set_index(["metric", "backbone", "step"]).sort_index()
+    names = represented(STUDY.analysis.declared.metrics)
+    steps = sorted(own.index.unique("step"))
     return {
-        words: [cell(found.loc[(metric, *panel)], statistic) for panel in PANELS]
-        for words, (metric, statistic) in METRICS.items()
+        f"{short}, {backbone}": [cell(own.loc[(metric, backbone, step)]) for step in steps]
+        for backbone in STUDY.selected_backbones
+        for metric, short in names.items()
     }
 
 
-@pytest.mark.parametrize("words", list(METRICS))
-def test_every_number_is_recomputed(words: str, rows: dict[str, list[str]]) -> None:
-    text = (GALLERY / "README.md").read_text()
-    (line,) = re.findall(rf"^\| {re.escape(words)} \|(.*)\|$", text, flags=re.MULTILINE)
-    assert [part.strip() for part in line.split("|")] == rows[words]
+def tokenizer_rows() -> dict[str, list[str]]:
+    """Return reconstruction, declared metrics and images of each tokenizer, at the last step."""
+    table, judged = tables()["measurements"], tables()["tokenizers"].set_index("tokenizer")
+    names = represented(STUDY.analysis.declared.metrics)
+    nested = ["tokenizer", "tokenizer_seed"]
+    rows = {}
+    for tokenizer, own in table.groupby("tokenizer", sort=False):
+        psnr, rfd = judged.loc[str(tokenizer), ["psnr", "rfd"]]
+        cells = [f"{psnr:.1f}", f"{rfd:.2f}"]
+        for metric in names:
+            value = own[own["metric"] == metric].groupby("tokenizer_seed")["value"].mean().mean()
+            cells.append(number(value))
+        for backbone in STUDY.selected_backbones:
+            for metric, digits in ((TARGET, 2), ("generation.class_accuracy_judge", 3)):
+                last = own[(own["metric"] == metric) & (own["backbone"] == backbone)]
+                last = last[last["step"] == last["step"].max()]
+                value = last.groupby(nested)["value"].mean().mean()
+                cells.append(f"{value:.{digits}f}")
+        left = "" if judged.loc[str(tokenizer), "comparable"] else " (left out)"
+        rows[f"{tokenizer}{left}"] = cells
+    return rows
 
 
-@pytest.fixture(scope="module")
-def rows() -> dict[str, list[str]]:
-    return expected()
+@pytest.mark.parametrize("rows", [correlation_rows, step_rows, tokenizer_rows])
+def test_every_number_of_a_table_is_recomputed(rows) -> None:
+    text = PAGE.read_text()
+    for words, cells in rows().items():
+        (line,) = re.findall(rf"^\| {re.escape(words)} \|(.*)\|$", text, flags=re.MULTILINE)
+        assert [part.strip() for part in line.split("|")] == cells, words
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_the_tables_of_the_gallery_follow_from_its_measurements(name: str) -> None:
+    stored = read_table(FOLDER / "tables" / f"{name}.csv")
+    pd.testing.assert_frame_equal(stored, tables()[name], check_dtype=False, rtol=1e-5)

@@ -5,24 +5,19 @@ import pytest
 from scipy import stats
 
 from benchmarks.statistics import LAYOUTS, coverage
-from diffusability.analysis.estimators import pearson, spearman, within
+from diffusability.analysis.estimators import average, deviation, pearson, spearman, within
 from diffusability.analysis.intervals import (
     CORRELATION,
+    LOGARITHM,
     PLAIN,
     cluster_interval,
     exact_share,
-    left_out,
-    spread_interval,
 )
-
-
-def mean_of(values):
-    return lambda weights: weights @ values[:, None] / weights.sum(axis=1, keepdims=True)
 
 
 def test_of_a_mean_over_single_tokenizers_is_students():
     values = np.random.default_rng(0).normal(3, 2, 9)
-    found = cluster_interval(mean_of(values), np.arange(9), scale=PLAIN)
+    found = cluster_interval(average, (values,), np.arange(9), scale=PLAIN)
     known = stats.ttest_1samp(values, 0)
     assert (found.low[0], found.high[0]) == pytest.approx(known.confidence_interval(0.95))
     assert found.p[0] == pytest.approx(known.pvalue)
@@ -39,31 +34,27 @@ def test_of_a_correlation_restated_slowly():
         rest.append(np.arctanh(np.corrcoef(x[kept], y[kept])[0, 1]))
     error = np.sqrt(5 / 6 * np.sum((np.array(rest) - z) ** 2))
     reach = stats.t.ppf(0.975, 5) * error
-    found = cluster_interval(pearson(x, y), clusters)
+    found = cluster_interval(pearson, (x, y), clusters)
     assert found.low[0] == pytest.approx(np.tanh(z - reach))
     assert found.high[0] == pytest.approx(np.tanh(z + reach))
     assert found.p[0] == pytest.approx(2 * stats.t.sf(abs(z) / error, 5))
 
 
-def test_statistics_without_a_cluster_are_those_of_the_others():
-    rng = np.random.default_rng(2)
-    x, y = rng.normal(size=(2, 10)).round(1)
+def test_statistics_of_ranks_and_within_clusters_restated():
+    x, y = np.random.default_rng(2).normal(size=(2, 10)).round(1)
     codes = np.array([0, 0, 0, 1, 1, 2, 2, 3, 3, 3])
-    weights = left_out(codes)
-    for g, row in enumerate(weights):
-        kept = codes != g
-        assert np.array_equal(row > 0, kept)
-        rho = stats.spearmanr(x[kept], y[kept]).statistic
-        assert spearman(x, y)(row[None])[0, 0] == pytest.approx(rho)
-        centred = [v[kept] - np.array([v[codes == c].mean() for c in codes[kept]]) for v in (x, y)]
+    for g in range(4):
+        a, b, kept = x[codes != g], y[codes != g], codes[codes != g]
+        assert spearman(a, b)[0] == pytest.approx(stats.spearmanr(a, b).statistic)
+        centred = [v - np.array([v[kept == c].mean() for c in kept]) for v in (a, b)]
         r = np.corrcoef(*centred)[0, 1]
-        assert within(x, y, codes)(row[None])[0, 0] == pytest.approx(r)
+        assert within(a, b, kept)[0] == pytest.approx(r)
 
 
 @pytest.mark.parametrize(("n", "clusters"), [(12, 3), (3, 3)])
 def test_too_few_clusters_have_no_interval_and_a_reason(n, clusters):
     x, y = np.random.default_rng(0).normal(size=(2, n))
-    found = cluster_interval(pearson(x, y), np.arange(n) % clusters)
+    found = cluster_interval(pearson, (x, y), np.arange(n) % clusters)
     assert np.isfinite(found.value[0])
     assert np.isnan([found.low[0], found.high[0], found.p[0]]).all()
     assert f"{n} tokenizers in {clusters} clusters" in found.note
@@ -71,7 +62,7 @@ def test_too_few_clusters_have_no_interval_and_a_reason(n, clusters):
 
 def test_an_exact_relation_keeps_its_interval():
     x = np.arange(8.0)
-    found = cluster_interval(pearson(x, 2 * x), np.arange(8), scale=CORRELATION)
+    found = cluster_interval(pearson, (x, 2 * x), np.arange(8), scale=CORRELATION)
     assert (found.low[0], found.high[0]) == pytest.approx((1, 1), abs=1e-6)
 
 
@@ -84,7 +75,7 @@ def test_a_share_counts_clusters():
 
 def test_a_spread_is_positive_and_has_an_interval():
     values = np.random.default_rng(0).normal(28, 0.5, 12)
-    found = spread_interval(values, np.arange(12) // 2, 0.95)
+    found = cluster_interval(deviation, (values,), np.arange(12) // 2, scale=LOGARITHM)
     assert found.value[0] == pytest.approx(values.std(ddof=1))
     assert 0 < found.low[0] < found.value[0] < found.high[0]
 

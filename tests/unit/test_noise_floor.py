@@ -9,7 +9,6 @@ import statsmodels.formula.api as smf
 from scipy import stats
 
 from diffusability.analysis.noise_floor import (
-    group_runs,
     noise_floor,
     reliability,
     seeds_needed,
@@ -33,7 +32,7 @@ def runs_of(tokenizers, trained, diffusion, sd=(1.0, 0.5, 0.3), seed=0):
 def test_components_by_hand():
     y = [1.0, 3.0, 5.0, 7.0, 4.0, 4.0]
     runs = pd.DataFrame({"tokenizer": list("aabbcc"), "tokenizer_seed": 0, "seed": [0, 1] * 3})
-    found = variance_components(group_runs(runs.assign(y=y)))
+    found = variance_components(runs.assign(y=y))
     # within: (2 + 2 + 0)/3; means 2, 6, 4 with variance 4
     assert found.diffusion_seeds == pytest.approx(4 / 3)
     assert found.spread == pytest.approx(4.0)
@@ -50,7 +49,7 @@ def test_components_by_hand():
 
 def test_one_way_components_are_those_of_a_mixed_model():
     runs = runs_of(12, 1, 4)
-    found = variance_components(group_runs(runs))
+    found = variance_components(runs)
     fit = smf.mixedlm("y ~ 1", runs, groups=runs["tokenizer"]).fit(reml=True)
     assert found.diffusion_seeds == pytest.approx(fit.scale, rel=1e-4)
     assert found.tokenizers == pytest.approx(float(fit.cov_re.iloc[0, 0]), rel=1e-3)
@@ -66,7 +65,7 @@ def test_nested_components_by_a_slow_loop():
     seed_variance = sum(squares) / 15
     trained_variance = np.var(means, axis=1, ddof=1).mean() - seed_variance / 2
     total = np.var(np.mean(means, axis=1), ddof=1)
-    found = variance_components(group_runs(runs))
+    found = variance_components(runs)
     assert found.diffusion_seeds == pytest.approx(seed_variance)
     assert found.tokenizer_seeds == pytest.approx(trained_variance)
     assert found.noise == pytest.approx(trained_variance / 3 + seed_variance / 6)
@@ -81,13 +80,13 @@ def test_nested_components_by_a_slow_loop():
 
 def test_the_seeds_that_a_reliability_takes():
     """Spearman and Brown: k runs of reliability p each have k p / (1 + (k - 1) p)."""
-    found = variance_components(group_runs(runs_of(200, 1, 4, sd=(1.0, 0.0, 1.0))))
+    found = variance_components(runs_of(200, 1, 4, sd=(1.0, 0.0, 1.0)))
     one = 1 - found.diffusion_seeds / (found.tokenizers + found.diffusion_seeds)
     k = seeds_needed(found)
     assert k * one / (1 + (k - 1) * one) >= 0.8 > (k - 1) * one / (1 + (k - 2) * one)
-    assert math.isnan(seeds_needed(variance_components(group_runs(runs_of(8, 1, 1)))))
+    assert math.isnan(seeds_needed(variance_components(runs_of(8, 1, 1))))
     same = runs_of(8, 1, 3, sd=(0.0, 0.0, 1.0), seed=3)
-    assert math.isnan(seeds_needed(variance_components(group_runs(same))))
+    assert math.isnan(seeds_needed(variance_components(same)))
 
 
 def test_components_are_unbiased_when_only_some_are_repeated():
@@ -97,7 +96,7 @@ def test_components_are_unbiased_when_only_some_are_repeated():
         keep = (runs["tokenizer_seed"] == 0) | (
             runs["tokenizer"].isin(["t0", "t1", "t2"]) & (runs["seed"] == 0)
         )
-        part = variance_components(group_runs(runs[keep]))
+        part = variance_components(runs[keep])
         found.append((part.tokenizers, part.diffusion_seeds))
     # the floor at 0 of the middle component moves the others a little
     np.testing.assert_allclose(np.mean(found, axis=0), [1.0, 0.09], rtol=0.1)
@@ -109,7 +108,7 @@ def test_reliability_intervals_cover(seeds):
     truth, hits = 1 / (1 + 0.25 / seeds), 0
     for seed in range(300):
         runs = runs_of(8, 1, seeds, sd=(1.0, 0.0, 0.5), seed=seed)
-        _, low, high = reliability(variance_components(group_runs(runs)), 8)
+        _, low, high = reliability(variance_components(runs), 8)
         hits += low <= truth <= high
     assert 0.91 <= hits / 300 <= 0.99
 

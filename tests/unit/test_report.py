@@ -136,7 +136,7 @@ def test_the_answer_names_the_strongest_perspective_with_its_uncertainty():
         "records"
     )
     assert found.decided
-    assert found.strongest.metric == "velocity.viv"
+    assert found.strongest.row["metric"] == "velocity.viv"
     ends = f"r = {row['pearson']:.2f} [{row['pearson_low']:.2f}, {row['pearson_high']:.2f}]"
     assert ends in found.sentence
     settled = "velocity ambiguity is the strongest of 2 whose correlation with image quality is"
@@ -186,7 +186,7 @@ def test_the_best_tokenizer_and_its_gap_are_of_the_backbone_of_the_correlation()
     table = measurement_table(24, backbones=("sit-b", "other"), edit=turned_round)
     every = {"measurements": table, **analysed(table, AnalysisSpec())}
     found = answer(every, TARGET)
-    assert found.strongest.backbone == "other"
+    assert found.strongest.row["backbone"] == "other"
     means = target_means(table, TARGET, FAMILY, "other")
     assert (found.best, found.worst) == (means.index[0], means.index[-1])
     assert f"Best images of other: {means.index[0]}" in found.details[-1]
