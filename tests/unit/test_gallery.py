@@ -1,4 +1,4 @@
-"""What the gallery says of the Fashion-MNIST study is what the analysis makes of its measurements."""
+"""What the gallery says of Fashion-MNIST is what the analysis makes of its measurements."""
 
 import re
 from functools import cache
@@ -19,7 +19,6 @@ FOLDER = PAGE.parent / "fashion"
 STUDY = load_study([REPOSITORY / "studies" / "fashion.yaml", FOLDER / "part.yaml"])
 TARGET = "generation.fd_judge"
 DERIVED = ("correlations", "declared_tests", "noise_floor", "tokenizers", "predictions")
-COLLECTED = ("measurements",)
 
 
 @cache
@@ -93,7 +92,27 @@ def tokenizer_rows() -> dict[str, list[str]]:
     return rows
 
 
-@pytest.mark.parametrize("rows", [correlation_rows, step_rows, tokenizer_rows])
+def noise_rows() -> dict[str, list[str]]:
+    """Return reliability, both noises, and sets of samples that failed, by backbone."""
+    floor = tables()["noise_floor"]
+    floor = floor[(floor["target"] == TARGET) & (floor["step"] == floor["step"].max())]
+    sets = tables()["measurements"]
+    sets = sets[sets["metric"] == TARGET]
+    rows = {}
+    for backbone, row in floor.set_index("backbone").iterrows():
+        own = sets[sets["backbone"] == backbone]
+        failed = own["failed"].astype(bool).groupby(own["step"]).agg(["sum", "size"])
+        ends = f"[{number(row['low'])}, {number(row['high'])}]"
+        rows[str(backbone)] = [
+            f"{number(row['reliability'])} {ends}",
+            number(row["variance_diffusion_seeds"] ** 0.5),
+            number(row["variance_tokenizer_seeds"] ** 0.5),
+            "; ".join(f"{bad} of {whole}" for bad, whole in failed.itertuples(index=False)),
+        ]
+    return rows
+
+
+@pytest.mark.parametrize("rows", [correlation_rows, step_rows, tokenizer_rows, noise_rows])
 def test_every_number_of_a_table_is_recomputed(rows) -> None:
     text = PAGE.read_text()
     for words, cells in rows().items():
@@ -105,3 +124,32 @@ def test_every_number_of_a_table_is_recomputed(rows) -> None:
 def test_the_tables_of_the_gallery_follow_from_its_measurements(name: str) -> None:
     stored = read_table(FOLDER / "tables" / f"{name}.csv")
     pd.testing.assert_frame_equal(stored, tables()[name], check_dtype=False, rtol=1e-5)
+
+
+def test_the_inception_score_beside_the_distance() -> None:
+    own = tables()["correlations"]
+    own = own[(own["target"] == "generation.inception_score_judge") & (own["step"] == 1600)]
+    row = own.set_index(["backbone", "metric"]).loc[("lightningdit", "semantics.lnc5")]
+    said = cell(row).replace("**", "")
+    assert (
+        f"r = {said}; Holm's p over the metrics of that panel {number(row['pearson_p_holm'])}"
+        in (" ".join(PAGE.read_text().split()))
+    )
+
+
+def test_what_the_page_says_of_all_tests() -> None:
+    assert tables()["declared_tests"]["verdict"].tolist() == ["undecided"] * 8
+    ends = tables()["declared_tests"]
+    known = ends[ends["turned_r_low"] * ends["turned_r_high"] > 0]
+    settled = set(zip(known["metric"], known["backbone"], known["turned_r"] > 0, strict=True))
+    assert settled == {
+        ("spatial.srss", "sit", True),
+        ("spatial.srss", "lightningdit", True),
+        ("semantics.lnc5", "lightningdit", False),
+    }
+    distances = tables()["predictions"].set_index("target").loc[TARGET]
+    assert (distances["note"] != "").all()
+    runs = tables()["measurements"]
+    last = runs[(runs["metric"] == TARGET) & (runs["backbone"] == "sit") & (runs["step"] == 1600)]
+    worst = last.groupby(["tokenizer", "tokenizer_seed"])["value"].mean().idxmax()
+    assert worst == ("conv-base", 1)  # trained again, the worst of all
