@@ -4,6 +4,7 @@ import csv
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +120,9 @@ class History:
 def _read_together(tensors: Sequence[Tensor]) -> Iterator[list[float]]:
     """Yield the numbers of each (k,) tensor; the device is waited for once."""
     if tensors:
-        for numbers in torch.cat(list(tensors)).cpu().split([len(tensor) for tensor in tensors]):
-            yield numbers.tolist()
+        numbers = iter(torch.cat(list(tensors)).tolist())
+        for tensor in tensors:
+            yield list(islice(numbers, len(tensor)))
 
 
 def write_history(history: Sequence[Mapping[str, float]], path: Path) -> None:

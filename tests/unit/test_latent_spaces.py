@@ -229,7 +229,7 @@ def test_entries_that_do_not_fit() -> None:
     conv = {"arch": "conv", "factor": 1, "channels": 1, "multipliers": [1]}
     x = {"network": conv, "method": "gpe", "train": {"steps": 1}}
     refused({"tokenizers": {"x": x}}, "which only arch vector is")
-    x = {"base": "levels", "method": "baseline", "objective": {"gan": 0.5}}
+    x = {"base": "levels", "method": "baseline", "objective": {"gan": 0.5, "gan_start": 0}}
     refused({"tokenizers": {"x": x}}, "objective.gan have no part")
     for base, objective in (
         ("vector-d16", {"kl_balance": True, "kl_warmup": 9}),
