@@ -304,6 +304,8 @@ def _images(first: Turned, scores: pd.Series, floor: pd.DataFrame | None) -> Ite
             f"models of one tokenizer: {reliability:.2f}{ends}"
             f"{more if reliability < WANTED and pd.notna(seeds) else ''}."
         )
+    elif noise:
+        yield f"Reliability of the {name} is unknown: {noise['note']}."
     gap = noise.get("resolvable_gap", math.nan)
     sentence = (
         f"Best images of {first.panel.backbone}: {scores.index[0]} ({name} {scores.iloc[0]:.3g})"

@@ -74,7 +74,7 @@ class Headline:
     def text(self) -> str:
         """Return at most ``LINES`` lines of at most ``COLUMNS`` columns."""
         said = _wrapped(" ".join([self.answer.sentence, *self.answer.details]), 10)
-        scores = _fitted(self.scores, 4, "tokenizer")
+        scores = _fitted(self.scores, 3, "tokenizer")
         shown = ["metric", "backbone", "r", "r interval", "Holm's p", "n"]
         relations = [f"{NO_CORRELATIONS}."] if self.target else []
         if len(self.relations):

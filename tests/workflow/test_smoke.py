@@ -160,9 +160,16 @@ def test_headline_names_the_report(finished: Workspace) -> None:
     output = finished.run("diffusability", "show", "--study", "study.yaml").stdout
     assert output.startswith("This study cannot tell")
     header = next(line for line in output.splitlines() if "VIV" in line).split()
-    assert header[:5] == ["tokenizer", "VIV", "LNC", "SRSS", "SEC"]
-    assert "Noise floor of fd_judge, sit-a, guidance 1: unknown (no repeated seeds" in output
+    assert header[:3] == ["tokenizer", "note", "fd_judge"]
+    assert header[header.index("VIV") :][:4] == ["VIV", "LNC", "SRSS", "SEC"]
     assert "Report: results/report-smoke.html" in output
+    found = json.loads(
+        finished.run("diffusability", "show", "--json", "--study", "study.yaml").stdout
+    )
+    (noise,) = {sentence for sentence in found["noise"] if "guidance 1:" in sentence}
+    assert noise.startswith(
+        "Noise floor of fd_judge, sit-a, guidance 1: unknown (no repeated seeds"
+    )
 
 
 def test_evicted_latents_are_encoded_again(finished: Workspace) -> None:
