@@ -166,7 +166,7 @@ def test_headline_names_the_report(finished: Workspace) -> None:
     found = json.loads(
         finished.run("diffusability", "show", "--json", "--study", "study.yaml").stdout
     )
-    (noise,) = {sentence for sentence in found["noise"] if "guidance 1:" in sentence}
+    (noise,) = {sentence for sentence in found["noise"] if "sit-a, guidance 1:" in sentence}
     assert noise.startswith(
         "Noise floor of fd_judge, sit-a, guidance 1: unknown (no repeated seeds"
     )
