@@ -122,11 +122,11 @@ def answer(tables: Mapping[str, pd.DataFrame], target: str) -> Answer:
     if not target:
         return Answer(f"{NO_MODELS}.")
     measurements = compared(tables)
-    tables = {**tables, "measurements": measurements}
+    measured = Measured(measurements)
     family = largest_family(measurements)
     if target_means(measurements, target, family).empty:
         return Answer(f"{CANNOT}no generated images were measured.")
-    found, reason = testable(tables, target, family)
+    found, reason = testable(measured, tables["correlations"], target, family)
     every = found or turned_correlations(tables["correlations"], target, family)
     first = strongest(every) if every else None
     scores = target_means(measurements, target, family, first.panel.backbone if first else "")
@@ -140,7 +140,7 @@ def answer(tables: Mapping[str, pd.DataFrame], target: str) -> Answer:
     tested = declared_sentence(tables["declared_tests"]) if "declared_tests" in tables else ""
     details = (
         f"{tested}." if tested else "",
-        _without_failed(first, Measured(measurements)),
+        _without_failed(first, measured),
         *_details(first, found),
         *_images(first, scores, tables.get("noise_floor")),
     )
@@ -194,10 +194,9 @@ def _turn(row: Mapping[Any, Any], short: str, title: str, panels: int) -> Turned
 
 
 def testable(
-    tables: Mapping[str, pd.DataFrame], target: str, family: str
+    measured: Measured, correlations: pd.DataFrame, target: str, family: str
 ) -> tuple[list[Turned], str]:
     """Return the correlations that can say something, or the reason why none can."""
-    measured = Measured.of(tables["measurements"])
     size = int((measured.tokenizers["family"] == family).sum())
     few = f"it has {size} tokenizers of one family, and a correlation needs {FEWEST}"
     backbones = list(scales(measured, target))
@@ -205,7 +204,7 @@ def testable(
     gone = backbones and all(failed(measured, Panel(target, b, None), family) for b in backbones)
     if gone or size < FEWEST:
         return [], "; and ".join([few] * (size < FEWEST) + [dead] * bool(gone))
-    every = turned_correlations(tables["correlations"], target, family)
+    every = turned_correlations(correlations, target, family)
     if not every:
         return [], "no metric was measured together with generated images"
     alive = [c for c in every if not failed(measured, c.panel, family)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from diffusability.analysis.panels import Measured, Panel
+from diffusability.analysis.panels import Measured, Panel, scales
 from diffusability.study.tables import BEST
 
 ERRORS = 2.0  # standard errors that a model must be better by
@@ -68,6 +68,16 @@ def failed_tokenizers(table: Measured, panel: Panel, family: str) -> list[str]:
     """Return the tokenizers of a panel and family for which most diffusion models failed."""
     marks = _marks(table, panel, family)
     return [str(name) for name in marks.index[marks]]
+
+
+def failed_on(table: Measured, target: str) -> dict[str, list[str]]:
+    """Return the backbones on which most diffusion models of a tokenizer failed, by tokenizer."""
+    found: dict[str, list[str]] = {}
+    for backbone in scales(table, target):
+        for family in table.families:
+            for name in failed_tokenizers(table, Panel(target, backbone, None), family):
+                found.setdefault(name, []).append(backbone)
+    return found
 
 
 def _marks(table: Measured, panel: Panel, family: str) -> pd.Series:

@@ -12,11 +12,11 @@ from diffusability.analysis.answer import Answer, answer, largest_family, target
 from diffusability.analysis.catalogue import represented
 from diffusability.analysis.correlation import at_smallest_guidance, sign, turned
 from diffusability.analysis.equal_reconstruction import compared, reconstruction_sentence, unequal
-from diffusability.analysis.failed import failed_sentence
+from diffusability.analysis.failed import failed_on, failed_sentence
 from diffusability.analysis.frames import rows_where, table_frame
 from diffusability.analysis.measurements import read_tables, target_metric
 from diffusability.analysis.pairing import means_by_tokenizer
-from diffusability.analysis.panels import Guidance
+from diffusability.analysis.panels import Guidance, Measured
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.study.plan import Plan
 from diffusability.study.tables import BEST, TABLES
@@ -64,7 +64,9 @@ class Headline:
             answer(tables, target),
             target,
             family,
-            best_first(_noted(headline_values(measurements, target), tables), measurements, target),
+            best_first(
+                _noted(headline_values(measurements, target), tables, target), measurements, target
+            ),
             relations.loc[by_size],
             [sentence for sentence in doubt_sentences(tables) if sentence],
             noise_sentences(tables["noise_floor"], target, family),
@@ -127,14 +129,12 @@ def best_first(values: pd.DataFrame, measurements: pd.DataFrame, target: str) ->
     return values.loc[places.sort_values(kind="stable").index].reset_index(drop=True)
 
 
-def _noted(values: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def _noted(values: pd.DataFrame, tables: Mapping[str, pd.DataFrame], target: str) -> pd.DataFrame:
     """Return the values with a column that marks what does not count, if there is such a row."""
-    measurements = tables["measurements"]
-    judged = measurements[measurements["failed"].notna() & measurements["guidance"].notna()]
-    bad = judged["failed"].astype(bool).groupby(judged["tokenizer"]).mean().gt(0.5)
+    bad = failed_on(Measured(tables["measurements"]), target)
     out = unequal(tables["tokenizers"])
     notes = [
-        "left out" if name in out else "failed" if bad.get(name, False) else ""
+        "left out" if name in out else f"failed on {', '.join(bad[name])}" if name in bad else ""
         for name in values["tokenizer"]
     ]
     if any(notes):

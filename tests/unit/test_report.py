@@ -220,6 +220,17 @@ def test_no_answer_rests_on_failed_models_chance_or_one_tokenizer():
     assert "no generated images" in answer(every | {"measurements": bare}, TARGET).sentence
 
 
+def test_show_names_the_backbones_on_which_a_tokenizer_failed(monkeypatch):
+    _found, every = told(8, backbones=("sit-b", "other"))
+    table = every["measurements"]
+    own = table["backbone"] == "other"
+    every["measurements"] = table.assign(failed=(own & (table["tokenizer"] == "t01")).where(own))
+    monkeypatch.setattr("diffusability.analysis.headline.read_tables", lambda _: every)
+    headline = Headline.of(Plan(load_study(REPOSITORY / "studies" / "smoke.yaml")))
+    notes = headline.scores.set_index("tokenizer")["note"]
+    assert notes[notes != ""].to_dict() == {"t01": "failed on other"}
+
+
 def test_ledger_counts_and_puts_decided_claims_first():
     base = {"section": "s", "statement": "t", "expected": "at least 0", "refuted_by": "r"}
     base |= {"reason": "because", "low": math.nan, "high": math.nan, "value": math.nan}
