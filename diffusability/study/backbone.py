@@ -324,6 +324,7 @@ Scales = Annotated[tuple[Annotated[float, Field(ge=1.0, le=1000.0)], ...], Field
 
 # of sampling, that only models of one process have a use for
 PROCESS_OPTIONS = {"flow": ("shift", "guidance_interval"), "edm": ("edm",)}
+GUIDANCE_OPTIONS = ("guidance_interval", "guidance_channels")  # without use at scale 1
 
 
 class SamplingSpec(Spec):
@@ -394,8 +395,9 @@ class SamplingSpec(Spec):
         """Return the guidance scales of a backbone."""
         return self.guidance_of.get(backbone, self.guidance)
 
-    def of_process(self, process: Literal["flow", "edm"]) -> dict[str, Any]:
-        """Return the canonical options that samples of a process depend on, the seed too."""
+    def of_samples(self, process: Literal["flow", "edm"], guidance: float) -> dict[str, Any]:
+        """Return the canonical options that samples at one scale depend on, the seed too."""
         others = PROCESS_OPTIONS["flow" if process == "edm" else "edm"]
-        unused = (*others, "guidance", "guidance_of")
-        return {key: value for key, value in self.canonical().items() if key not in unused}
+        unused = {*others, "guidance_of", *(GUIDANCE_OPTIONS if guidance == 1 else ())}
+        options = self.canonical() | {"guidance": guidance}
+        return {key: value for key, value in options.items() if key not in unused}

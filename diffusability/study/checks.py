@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from diffusability.study.backbone import PROCESS_OPTIONS
+from diffusability.study.backbone import GUIDANCE_OPTIONS, PROCESS_OPTIONS
 from diffusability.study.declarable import declarable_metrics, declarable_targets
 from diffusability.study.encoder import InceptionEncoder, Use
 from diffusability.study.generation import GenerationMetric
@@ -221,7 +221,7 @@ def _check_latents(study: Study, problems: Problems) -> None:
 
 
 def _check_process_options(study: Study, declared: Declared, problems: Problems) -> None:
-    """Options of sampling are for one process, which some backbone must have."""
+    """Options of sampling are for one process, or for guidance, which some backbone must have."""
     processes = {backbone.process for backbone in study.backbones.values()}
     if not processes or len(study.backbones) < len(declared["backbones"]):
         return  # none is sampled from, or some have problems of their own
@@ -232,6 +232,14 @@ def _check_process_options(study: Study, declared: Declared, problems: Problems)
                 problems.add(
                     f"sampling.{key}",
                     f"for process {process}, which no backbone has; leave it out",
+                )
+    if all(scale == 1 for name in study.backbones for scale in study.sampling.scales(name)):
+        for key in GUIDANCE_OPTIONS:
+            if key in given:
+                problems.add(
+                    f"sampling.{key}",
+                    "every guidance scale is 1, which is no guidance; leave it out, or add a scale "
+                    "to sampling.guidance",
                 )
 
 

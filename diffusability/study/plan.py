@@ -276,12 +276,11 @@ class Plan(Artifacts):
         entry = self.study.backbones[backbone]
         diffusion = self._add("diffusion", labels, entry.canonical(), seed, upstream, entry.local())
         self._measure_learned_fisher(diffusion, upstream)
-        sampling = self.study.sampling.of_process(entry.process)
-        noise_seed = sampling.pop("seed")
         made_from = {role: upstream[role] for role in ("dataset", "tokenizer")}
         for guidance in self.study.sampling.scales(backbone):
             for step in (*entry.train.snapshots, None):  # None: the last
-                options = {**sampling, "guidance": guidance}
+                options = self.study.sampling.of_samples(entry.process, guidance)
+                noise_seed = options.pop("seed")
                 samples = self._add(
                     "samples",
                     labels | {"guidance": f"{guidance:g}", "snapshot": snapshot_label(step)},

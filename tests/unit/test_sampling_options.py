@@ -26,18 +26,24 @@ EXTENT = {"select": {"tokenizers": ["conv-base"], "seeds": [0]}}
 
 
 def test_left_out_they_are_in_no_canonical_form() -> None:
-    plain = SamplingSpec().of_process("flow")
-    assert set(plain) == {"solver", "evaluations", "count", "seed"}
+    plain = SamplingSpec().of_samples("flow", 1.5)
+    assert set(plain) == {"solver", "evaluations", "count", "seed", "guidance"}
     stated = SamplingSpec(shift=1, guidance_interval=(0, 1), labels="balanced", guidance_of={})
-    stated = stated.of_process("flow")
+    stated = stated.of_samples("flow", 1.5)
     assert stated == plain
 
 
 def test_they_change_samples_of_flow_models_alone() -> None:
     spec = SamplingSpec(shift=0.3, guidance_interval=(0.1, 1))
-    found = spec.of_process("flow")
+    found = spec.of_samples("flow", 1.5)
     assert (found["shift"], found["guidance_interval"]) == (0.3, [0.1, 1.0])
-    assert spec.of_process("edm") == SamplingSpec().of_process("edm")
+    assert spec.of_samples("edm", 1.5) == SamplingSpec().of_samples("edm", 1.5)
+
+
+def test_how_guidance_acts_changes_no_samples_without_guidance() -> None:
+    spec = SamplingSpec(guidance_interval=(0.1, 1), guidance_channels=3)
+    assert spec.of_samples("flow", 1) == SamplingSpec().of_samples("flow", 1)
+    assert spec.of_samples("flow", 2)["guidance_channels"] == 3
 
 
 @pytest.mark.parametrize(

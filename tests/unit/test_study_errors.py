@@ -270,6 +270,14 @@ CASES: list[tuple[str, Any, list[str]]] = [
             "sampling.guidance_interval: for process flow, which no backbone has",
         ],
     ),
+    (
+        "sampling",
+        {"guidance": [1.0], "guidance_interval": [0.1, 1], "guidance_channels": 3},
+        [
+            "sampling.guidance_interval: every guidance scale is 1, which is no guidance; leave it",
+            "sampling.guidance_channels: every guidance scale is 1",
+        ],
+    ),
     ("sampling.edm", {"churn": 3}, ["sampling.edm: for process edm, which no backbone has"]),
     (
         "encoders.judge",
