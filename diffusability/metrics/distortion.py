@@ -176,13 +176,14 @@ def measure_distortion(
         flags = (text.format(f"{doubtful[-1]:g}"),) if doubtful else ()
         more = options | {"estimator": _ESTIMATORS[ending].strip("_"), "v": list(v)}
         for part, values in zip(PARTS, curves.unbind(-1), strict=True):
-            columns = {f"fir_{part}{ending}": (values @ weights, flags, more)}
+            known = () if part == PARTS[0] else flags  # a dimension is no estimate
+            columns = {f"fir_{part}{ending}": (values @ weights, known, more)}
             for i, level in enumerate(v):
-                at_v = (values[:, i], flags if level in doubtful else (), more | {"v": level})
+                at_v = (values[:, i], known if level in doubtful else (), more | {"v": level})
                 columns[f"curve_fir_{part}{ending}_v{level:g}"] = at_v
-            for name, (column, marks, known) in columns.items():
+            for name, (column, marks, said) in columns.items():
                 error = delete_block_stderr(float(column[0]), column[1:], sizes)
-                found.append(_row(name, float(column[0]), error, len(images), None, known, marks))
+                found.append(_row(name, float(column[0]), error, len(images), None, said, marks))
         rest = curves[0, :, 1:].sum(dim=1).abs()  # (V,)
         lens = float(bends.mean()) * dims[0] ** 0.5 / torch.tensor(v, dtype=torch.float64).sqrt()
         constant = float((rest / (float(strains.mean()) + lens).clamp(min=1e-12)).max())

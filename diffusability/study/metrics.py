@@ -149,7 +149,7 @@ class GeometryMetric(MetricOptions):
     code="diffusability.stages.image_metrics:distortion",
     about="What of an encoder's FIR deviation is dimension, tangential distortion, curvature?",
     gpu=True,
-    version=2,
+    version=3,
     needs=("images", "network"),
     quantities=(
         Quantity(

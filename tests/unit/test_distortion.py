@@ -48,6 +48,15 @@ def test_an_isometry_has_a_dimension_penalty_alone(dim: int) -> None:
     assert seen["distortion.fir_dimension"] == (dim - 2) / 2
 
 
+def test_too_few_images_leave_the_dimension_penalty_exact() -> None:
+    few = PLANE[:12]
+    rows = measure_distortion(cylinder(1.5), few, torch.zeros(12, dtype=torch.int64), [1e-3, 1.0])
+    parts = ("dimension", "tangential")
+    flags = {part: {m.flags for m in rows if f"fir_{part}" in m.metric} for part in parts}
+    assert flags["dimension"] == {()}
+    assert any(flags["tangential"])
+
+
 def test_a_linear_map_has_a_tangential_part_alone_and_its_closed_form() -> None:
     images = normal(2000, 2).view(2000, 2, 1, 1)
     stretch = torch.tensor([1.2, 0.8], dtype=torch.float64)
