@@ -31,10 +31,8 @@ from diffusability.study.memory import check_memory
 from diffusability.study.needs import check_needs
 from diffusability.study.plan import Plan
 from diffusability.study.stages import CARD, RESULTS, STAGES, path_template
+from diffusability.study.tables import ANALYSIS_TABLES, CLAIMS_TABLE, COLLECTED_TABLES
 from diffusability.study.targets import (
-    ANALYSIS_TABLES,
-    CLAIMS_TABLE,
-    COLLECTED_TABLES,
     digest,
     figure_files,
     picture_files,
@@ -64,9 +62,9 @@ try:
     if snakemake_adapter.starts_run(workflow):
         # here too, since onstart is left out where nothing is to be done
         check_named_contents(STUDY, record=False)
+    PLAN = Plan(STUDY)
 except DiffusabilityError as error:
     raise WorkflowError(str(error))
-PLAN = Plan(STUDY)
 TOY_STUDY = toy_study()
 STAGE_FUNCTIONS = StageFunctions(PLAN, TOY_STUDY)
 TRAININGS = {STAGES[artifact.stage].rule for artifact in PLAN if is_resumed(artifact)}

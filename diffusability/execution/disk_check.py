@@ -9,14 +9,14 @@ from diffusability.errors import ArtifactError
 from diffusability.study.commands import diffusability_command
 from diffusability.study.cost import Costs
 from diffusability.study.plan import Plan
-from diffusability.study.stages import RESULTS
+from diffusability.study.stages import BULK, RESULTS
 
 
 def check_results(plan: Plan) -> str | None:
     """Check file locks and free disk space for a study.
 
     Returns:
-        A warning if the study fits only with eviction of latents, else None.
+        A warning if the study fits only with eviction of latents and samples, else None.
 
     Raises:
         ArtifactError: results/ does not support locks, or is too small even with eviction.
@@ -29,21 +29,23 @@ def _check_disk(plan: Plan, free: int) -> str | None:
     """Compare the bytes to be written, computed from shapes, with the `free` bytes."""
     costs = Costs(plan.study)
     sizes = [(a.stage, costs.work(a).bytes) for a in plan if not is_done(a)]
-    latents = [size for stage, size in sizes if stage == "latents"]
+    bulk = {stage: [size for of, size in sizes if of == stage] for stage in BULK}
     whole = sum(size for _, size in sizes)
-    least = whole - sum(latents) + max(latents, default=0)
+    least = whole - sum(sum(each) - max(each, default=0) for each in bulk.values())
     if least > free:
         raise ArtifactError(
-            f"{RESULTS}: study `{plan.study.name}` writes {_gib(least)} even if only the latents "
-            f"of one tokenizer are kept, but {_gib(free)} are free; free more, make {RESULTS} a "
-            "link to a larger disk, or run a part: --config 'select={tokenizers: [...]}'"
+            f"{RESULTS}: study `{plan.study.name}` writes {_gib(least)} even if the latents and "
+            f"samples of only one artifact are kept, but {_gib(free)} are free; free more, make "
+            f"{RESULTS} a link to a larger disk, or run a part: "
+            "--config 'select={tokenizers: [...]}'"
         )
     if whole <= free:
         return None
+    evictable = sum(map(sum, bulk.values()))
     return (
-        f"{RESULTS}: study `{plan.study.name}` writes {_gib(whole)}, {_gib(sum(latents))} of it "
-        f"latents, but {_gib(free)} are free; evict latents while it runs: "
-        + diffusability_command("gc", "--evict", "latents", "--yes")
+        f"{RESULTS}: study `{plan.study.name}` writes {_gib(whole)}, {_gib(evictable)} of it "
+        f"latents and samples, but {_gib(free)} are free; evict them while it runs: "
+        + diffusability_command("gc", "--evict", "--yes")
     )
 
 

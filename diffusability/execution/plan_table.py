@@ -10,7 +10,7 @@ from diffusability.study.commands import diffusability_command
 from diffusability.study.cost import MACHINE, SUSTAINED
 from diffusability.study.dataset import FOLDER_TRAIN, FOLDER_VAL, DecodedDataset
 from diffusability.study.memory import CONTEXT, PASSING, TRAININGS, largest_steps
-from diffusability.study.needs import describe, describe_package, missing, missing_packages
+from diffusability.study.needs import describe_package, missing, missing_packages
 from diffusability.study.needs import study_needs as needs_of
 from diffusability.study.plan import Plan
 
@@ -185,7 +185,7 @@ def _notes(plan: Plan, stages: list[StageCost], here: ThisMachine | None) -> lis
 
 def _lacking(plan: Plan) -> list[str]:
     lacking = [describe_package(package) for package in missing_packages(plan.study)]
-    lacking += [describe(need) for need in missing(needs_of(plan.study))]
+    lacking += [str(need) for need in missing(needs_of(plan.study))]
     return [f"missing: {line}" for line in lacking]
 
 

@@ -378,10 +378,13 @@ class SamplingSpec(Spec):
                 f"heun spends 2 x steps - 1 evaluations, an odd number; got {self.evaluations}"
             )
         for scales in (self.guidance, *self.guidance_of.values()):
-            if len({f"{scale:g}" for scale in scales}) != len(scales):  # folders' names
-                raise ValueError(
-                    f"duplicate guidance scale in {list(scales)}, to six significant digits"
-                )
+            if len(set(scales)) != len(scales):
+                raise ValueError(f"duplicate guidance scale in {list(scales)}")
+            for scale in scales:
+                if float(f"{scale:g}") != scale:  # as folders and tables name it
+                    raise ValueError(
+                        f"guidance {scale!r} has more than six significant digits; write {scale:g}"
+                    )
         if self.guidance_interval[0] > self.guidance_interval[1]:
             raise ValueError(f"guidance_interval {list(self.guidance_interval)} is not in order")
         return self

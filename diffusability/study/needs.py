@@ -64,11 +64,6 @@ def missing(needs: Iterable[Need]) -> list[Need]:
     return [need for need in needs if not need.there]
 
 
-def describe(need: Need) -> str:
-    """Return one sentence of what is missing, where it was looked for and how to get it."""
-    return str(need)
-
-
 def describe_package(package: str) -> str:
     """Return one sentence of what is missing and how to get it."""
     extra = EXTRAS.get(package, "paper")
@@ -83,7 +78,7 @@ def check_needs(study: Study) -> None:
     Raises:
         StudyError: listing every file and package that is missing, with its remedy.
     """
-    absent = [describe(need) for need in missing(study_needs(study))]
+    absent = [str(need) for need in missing(study_needs(study))]
     packages = [describe_package(package) for package in missing_packages(study)]
     packages += [
         f"package {package}: is installed but does not import: {cause}"

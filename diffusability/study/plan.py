@@ -102,6 +102,7 @@ class Artifacts:
         """Start empty; `name` is that of the study, for messages."""
         self._name = name
         self._by_path: dict[str, Artifact] = {}
+        self._by_fingerprint: dict[str, Artifact] = {}
 
     def __iter__(self) -> Iterator[Artifact]:
         """Iterate in an order in which everything follows what it is made from."""
@@ -137,8 +138,20 @@ class Artifacts:
         upstream: Mapping[str, Artifact],
         local: Mapping[str, Any] | None = None,
     ) -> Artifact:
-        """Add an artifact, or return the one that is there under its path."""
+        """Add an artifact, or return the one that is there under its path.
+
+        Raises:
+            StudyError: another name stands for the same artifact, which would be made, and count,
+                twice.
+        """
         artifact = Artifact(stage, labels, spec, seed, upstream, local or {})
+        same = self._by_fingerprint.setdefault(artifact.fingerprint, artifact)
+        if same.path != artifact.path:
+            raise StudyError(
+                f"study `{self._name}`: {stage} {artifact.name} is the same as {same.name}, so it "
+                "would count twice; leave one of the two names out (select.repeats trains a "
+                "tokenizer again with another seed)"
+            )
         return self._by_path.setdefault(artifact.path, artifact)
 
 
@@ -161,7 +174,7 @@ class Plan(Artifacts):
     def fingerprint(self) -> str:
         """Name of the study's tables: of all measurements and of how they are analysed."""
         roles = {artifact.path: artifact.fingerprint for artifact in self.measured}
-        spec = self.study.analysis.canonical()
+        spec = {**self.study.analysis.canonical(), "dataset": self.study.select.dataset}
         if self.study.fisher_reference is not None:
             spec["fisher_reference"] = self.study.fisher_reference
         # an earlier version's tables, with other columns, are made again

@@ -1,6 +1,7 @@
 """Turn what is wrong with a study file into sentences: key path, reason, nearest valid name."""
 
 import difflib
+import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar, get_args
@@ -12,6 +13,8 @@ from diffusability.study.names import MAX_NAME
 
 Model = TypeVar("Model", bound=BaseModel)
 MAX_VALUES, MAX_DEPTH = 100_000, 50  # of a study
+MAX_NAMES = 40  # of a hint
+_BRANCH = re.compile(r"(literal|tuple|list|dict|function-[a-z]+|nullable)\[.*\]")
 _shown = reprlib.Repr()
 _shown.maxstring = _shown.maxother = _shown.maxlong = 60
 
@@ -44,12 +47,13 @@ def check_values(data: object, source: str) -> None:
 
 
 def nearest(name: object, valid: Iterable[str]) -> str:
-    """Return a hint that names the closest valid name, or lists them all when none is close."""
+    """Return a hint that names the closest valid name, or lists the first when none is close."""
     names = sorted(valid)
     close = difflib.get_close_matches(str(name)[:MAX_NAME], names, n=1, cutoff=0.6)
     if close:
         return f"did you mean `{close[0]}`?"
-    return f"valid: {', '.join(names)}" if names else "none is declared"
+    more = f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return f"valid: {', '.join(names[:MAX_NAMES])}{more}" if names else "none is declared"
 
 
 class Problems:
@@ -90,9 +94,7 @@ class Problems:
         try:
             return model.model_validate(data)
         except ValidationError as error:
-            for item in error.errors(include_url=False):
-                path = ".".join([where, *(str(part) for part in item["loc"])])
-                self.add(path.strip("."), _reason(item, model))
+            self._add_all(where, _items(error), model)
             return None
 
     def validate_field(
@@ -104,10 +106,13 @@ class Problems:
         try:
             into[key] = TypeAdapter(kind).validate_python(data)
         except ValidationError as error:
-            for item in error.errors(include_url=False):
-                path = ".".join([key, *(str(part) for part in item["loc"])])
-                inner = {**item, "loc": (key, *item["loc"])}
-                self.add(path, _reason(inner, model))
+            items = [{**item, "loc": (key, *item["loc"])} for item in _items(error)]
+            self._add_all("", items, model)
+
+    def _add_all(self, where: str, items: Iterable[Any], model: type[BaseModel]) -> None:
+        for item in items:
+            path = ".".join([where, *(str(part) for part in item["loc"])])
+            self.add(path.strip("."), _reason(item, model))
 
     def validate_tagged(
         self, where: str, data: object, tag: str, models: Mapping[str, type[Model]]
@@ -132,21 +137,61 @@ class Problems:
             raise StudyError(f"{source}: {count}; aborted before any job started\n{listing}")
 
 
+def _items(error: ValidationError) -> list[dict[str, Any]]:
+    """Return pydantic's errors, one per mistake: of a union only those of the branch that fits."""
+    items: list[dict[str, Any]] = []
+    for entry in error.errors(include_url=False):
+        # the path names the branch of a union, as `tuple[str, ...]`
+        loc = tuple(part for part in entry["loc"] if not _BRANCH.fullmatch(str(part)))
+        items.append({**entry, "loc": loc})
+    deeper = {item["loc"][:n] for item in items for n in range(len(item["loc"]))}
+    items = [item for item in items if item["loc"] not in deeper]  # follows from the deeper one
+    names = {item["loc"]: item for item in items if item["type"] == "literal_error"}
+    others = [item for item in items if item["type"] != "literal_error"]
+    for item in others:
+        if name := names.pop(item["loc"], None):
+            item["or"] = name["ctx"]["expected"].replace("'", "`")
+    return [*others, *names.values()]
+
+
+_EXPECTED = {  # pydantic's word for a type: the study file's
+    **dict.fromkeys(("dict_type", "mapping_type", "model_type"), "a mapping of keys to values"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    "string_type": "a text",
+}
+
+
 def _reason(item: Any, model: type[BaseModel]) -> str:
-    kind, context = item["type"], item.get("ctx", {})
-    if kind == "extra_forbidden":
-        beside = _model_at(model, item["loc"][:-1]).model_fields
-        return f"unknown key ({nearest(item['loc'][-1], beside)})"
-    if kind == "missing":
-        return "this key is required"
-    if kind == "literal_error":
-        options = [o.strip(" '") for o in context["expected"].replace(" or ", ", ").split(",")]
-        return f"unknown value `{_plain(item['input'])}` ({nearest(item['input'], options)})"
-    if kind == "value_error":
-        return str(context["error"])
+    kind, context, given = item["type"], item.get("ctx", {}), item["input"]
+    got = f", got {show(given)}"
+    match kind:
+        case "extra_forbidden":
+            beside = _model_at(model, item["loc"][:-1]).model_fields
+            return f"unknown key ({nearest(item['loc'][-1], beside)})"
+        case "missing":
+            short = isinstance(item["loc"][-1], int)  # an entry of a list of fixed length
+            return f"is missing from the list{got}" if short else "this key is required"
+        case "literal_error":
+            options = [o.strip() for o in context["expected"].replace(" or ", ", ").split(",")]
+            if isinstance(given, str) and given in options:
+                return f"`{given}` is a text here: write it without quotes"
+            names = [option.strip("'") for option in options]
+            return f"unknown value `{_plain(given)}` ({nearest(given, names)})"
+        case "value_error":
+            return str(context["error"])
+        case "tuple_type" | "list_type":
+            example = given if isinstance(given, str | int | float) else "..."
+            other = f", or {item['or']}" if "or" in item else ""
+            return f"expected a list such as [{example}]{other}{got}"
+        case "too_short":
+            return f"expected at least {context['min_length']} in the list{got}"
     quotes = "; a name that reads as a number or a truth value needs quotes"
-    hint = quotes if kind == "string_type" and isinstance(item["input"], int | float) else ""
-    return f"{item['msg'][0].lower()}{item['msg'][1:]}, got {show(item['input'])}{hint}"
+    hint = quotes if kind == "string_type" and isinstance(given, int | float) else ""
+    if kind in _EXPECTED:
+        return f"expected {_EXPECTED[kind]}{got}{hint}"
+    return f"{item['msg'][0].lower()}{item['msg'][1:]}{got}"
 
 
 def _plain(value: object) -> str:

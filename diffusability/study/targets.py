@@ -8,9 +8,7 @@ from diffusability.study.figures import FIGURE_FORMATS, FIGURES
 from diffusability.study.plan import Plan
 from diffusability.study.stages import RESULTS, STAGES
 from diffusability.study.study import Study
-from diffusability.study.tables import ANALYSIS_TABLES, CLAIMS_TABLE, COLLECTED_TABLES, TABLES
-
-__all__ = ["ANALYSIS_TABLES", "CLAIMS_TABLE", "COLLECTED_TABLES", "FIGURE_FORMATS"]
+from diffusability.study.tables import TABLES
 
 
 def table_names(study: Study, names: Sequence[str] = tuple(TABLES)) -> tuple[str, ...]:

@@ -175,8 +175,12 @@ def test_a_disk_that_is_too_small(workplace: Path, monkeypatch: pytest.MonkeyPat
     costs = Costs(plan.study)
     sizes = [(a, costs.work(a).bytes) for a in plan]
     whole = sum(size for _, size in sizes)
-    latents = [size for artifact, size in sizes if artifact.stage == "latents"]
-    assert len(latents) == 2
+    bulk = {
+        stage: sorted(size for artifact, size in sizes if artifact.stage == stage)
+        for stage in ("latents", "samples")
+    }
+    assert [len(each) for each in bulk.values()] == [2, 2]
+    evictable = sum(sum(each[:-1]) for each in bulk.values())
 
     def free(count: int) -> None:
         monkeypatch.setattr(disk_check.shutil, "disk_usage", lambda _: SimpleNamespace(free=count))
@@ -184,8 +188,10 @@ def test_a_disk_that_is_too_small(workplace: Path, monkeypatch: pytest.MonkeyPat
     free(whole)
     assert check_results(plan) is None
     free(whole - 1)
-    assert "evict latents while it runs" in (check_results(plan) or "")
-    free(whole - min(latents) - 1)
+    assert "evict them while it runs: diffusability gc --evict --yes" in (check_results(plan) or "")
+    free(whole - evictable)
+    assert check_results(plan)
+    free(whole - evictable - 1)
     with pytest.raises(ArtifactError, match="are free; free more, make results a link"):
         check_results(plan)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from diffusability.errors import StudyError
 from diffusability.study.fingerprint import canonical_json, derive_seed, fingerprint
 from diffusability.study.load import load_study, merge, read_yaml
 from diffusability.study.plan import Plan
@@ -132,3 +133,21 @@ def test_tables_with_other_columns_are_made_again(monkeypatch: pytest.MonkeyPatc
     )
     assert plan.fingerprint != before
     assert [a.fingerprint for a in plan] == [a.fingerprint for a in Plan(plan.study)]
+
+
+def test_tables_name_their_dataset() -> None:
+    renamed = copy.deepcopy(SMOKE)
+    name = renamed["select"]["dataset"]
+    renamed["datasets"]["other"] = renamed["datasets"].pop(name)
+    renamed["select"]["dataset"] = "other"
+    before, after = (Plan(resolve_study(study, "test")) for study in (SMOKE, renamed))
+    assert [a.fingerprint for a in before.measured] == [a.fingerprint for a in after.measured]
+    assert before.fingerprint != after.fingerprint
+
+
+def test_one_tokenizer_under_two_names_is_refused() -> None:
+    study = copy.deepcopy(SMOKE)
+    name = next(iter(study["tokenizers"]))
+    study["tokenizers"]["twin"] = study["tokenizers"][name]
+    with pytest.raises(StudyError, match=f"tokenizer twin/s0 is the same as {name}/s0"):
+        Plan(resolve_study(study, "test"))

@@ -64,6 +64,20 @@ CASES: list[tuple[str, Any, list[str]]] = [
         {"kind": "masked", "factor": 8, "train": {"steps": 5}},
         ["encoders.glyph.ratio: 0.6 hides 1 of 1 cells of 8 x 8 pixels"],
     ),
+    # values of the wrong kind, in words of the file
+    (
+        "select.tokenizers",
+        "conv-base",
+        ["select.tokenizers: expected a list such as [conv-base], or `all`, got 'conv-base'"],
+    ),
+    ("select.metrics", ["fid"], ["1 problem", "select.metrics.0: unknown value `fid` (valid: con"]),
+    ("select.seeds", 3, ["select.seeds: expected a list such as [3], got 3"]),
+    ("select.seeds", [], ["select.seeds: expected at least 1 in the list, got []"]),
+    ("sampling", [], ["sampling: expected a mapping of keys to values, got []"]),
+    ("sampling.guidance", ["a"], ["1 problem", "sampling.guidance.0: expected a number, got 'a'"]),
+    ("sampling.guidance_interval", [0.1], ["guidance_interval.1: is missing from the list, got"]),
+    ("datasets.digits.size", "8", ["datasets.digits.size: `8` is a text here: write it without"]),
+    ("sampling.a[b]", 1, ["sampling.a[b]: unknown key"]),
     # names that do not exist
     ("select.dataset", "digit", ["select.dataset: unknown dataset `digit`", "`digits`"]),
     ("select.tokenizers", ["conv-bse"], ["unknown tokenizer `conv-bse`", "`conv-base`"]),
@@ -121,7 +135,7 @@ CASES: list[tuple[str, Any, list[str]]] = [
     ("encoders.glyph.kind", "dino", ["encoders.glyph.kind: unknown kind `dino`", "supervised"]),
     # types and ranges
     (f"{BASE}.train.steps", 0, [".train.steps", "greater than 0", "got 0"]),
-    (f"{BASE}.train.steps", "many", [".train.steps", "integer", "got 'many'"]),
+    (f"{BASE}.train.steps", "many", [".train.steps", "a whole number", "got 'many'"]),
     (f"{BASE}.train.lr", -1e-3, [".train.lr", "greater than 0"]),
     (f"{BASE}.train.lr", float("nan"), [".train.lr", "finite"]),
     (f"{BASE}.train.ema", 1.0, [".train.ema", "less than 1"]),
@@ -137,14 +151,18 @@ CASES: list[tuple[str, Any, list[str]]] = [
     ("analysis.confidence", 0.1, ["analysis.confidence", "greater than 0.5"]),
     ("name", "My Study", ["name", "pattern"]),
     # Python counts true as 1
-    (f"{BASE}.train.steps", True, [".train.steps", "integer", "got 'true'"]),
+    (f"{BASE}.train.steps", True, [".train.steps", "a whole number", "got 'true'"]),
     (f"{BASE}.train.lr", True, [".train.lr", "number", "got 'true'"]),
     (f"{BASE}.network.multipliers", [True, 1], ["network.multipliers.0", "got 'true'"]),
     ("select.seeds", [True], ["select.seeds.0", "got 'true'"]),
     ("metrics.semantics.neighbours", [True], ["metrics.semantics.neighbours.0", "got 'true'"]),
     ("sampling.seed", 2**63, ["sampling.seed: an integer above"]),
     ("sampling.guidance", [1.0e7], ["sampling.guidance.0", "less than or equal to 1000"]),
-    ("sampling.guidance", [1, 1.0000000001], ["duplicate guidance scale", "six significant"]),
+    (
+        "sampling.guidance",
+        [1, 1.0000000001],
+        ["guidance 1.0000000001 has more than six significant digits; write 1"],
+    ),
     # a plan counts the operations of every network, layer by layer
     ("backbones.sit-a.depth", 2**53, ["sit-a.depth: input should be less than or equal to 1000"]),
     (f"{BASE}.network.width", 10**9, [".network.width", "less than or equal to 65536"]),
