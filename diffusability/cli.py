@@ -16,7 +16,7 @@ from diffusability.artifacts.records import find_studies
 from diffusability.artifacts.result_card import result_cards, result_problems
 from diffusability.artifacts.status import status_text
 from diffusability.artifacts.why import explain
-from diffusability.errors import ArtifactError, DiffusabilityError
+from diffusability.errors import ArtifactError, DiffusabilityError, StudyError
 from diffusability.execution.gpus import machine_gpus
 from diffusability.execution.plan_table import plan_table
 from diffusability.execution.this_machine import measure
@@ -254,9 +254,13 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _gc(arguments: argparse.Namespace) -> int:
     studies = find_studies(arguments.study, arguments.config, arguments.forget)
-    used, evicts = studies.fingerprints, arguments.evict is not None or arguments.keep is not None
+    used, evicts = studies.artifacts, arguments.evict is not None or arguments.keep is not None
+    if evicts and arguments.forget:
+        raise StudyError(
+            "--forget: lets go of whole studies, and --evict of no study; leave it out"
+        )
     for study in studies.named:
-        here = sum(1 for path in finished() if path.name in study.fingerprints)
+        here = sum(1 for path in finished() if str(path) in study.artifacts)
         if here:
             print(f"kept: {here} artifacts of study `{study.study}` ({study.source})")
     for doubt in studies.doubts:

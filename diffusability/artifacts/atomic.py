@@ -57,6 +57,16 @@ def write_bytes(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with all that it holds; what is already gone is no error."""
+
+    def passed_over(_function: object, _path: object, error: Any) -> None:
+        if not isinstance(error[1], FileNotFoundError):
+            raise error[1]
+
+    shutil.rmtree(folder, onerror=passed_over)
+
+
 def move(source: Path, target: Path) -> None:
     """Move a file atomically, also to another file system, where it is copied first."""
     with source.open("rb") as file:

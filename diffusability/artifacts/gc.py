@@ -2,14 +2,16 @@
 
 import contextlib
 import re
-import shutil
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusability.artifacts.atomic import disk_errors, remove_tree
 from diffusability.artifacts.bulk import cache_folder, marker
 from diffusability.artifacts.inventory import (
+    bytes_of,
+    files,
     finished,
     is_done,
     remove_empty_parents,
@@ -53,22 +55,24 @@ def find_garbage(used: Collection[str]) -> list[Garbage]:
     """Return what can be removed without losing anything that a study names.
 
     Args:
-        used: fingerprints of every artifact of every study that is to be kept.
+        used: paths of every artifact of every study that is to be kept.
     """
+    kept = {Path(path) for path in used}
+    fingerprints = {path.name for path in kept}  # which the cache is named by
     found = [
         Garbage(path, "no study names it", size(path), _state(path) / "lock")
         for path in finished()
-        if path.name not in used
+        if path not in kept
     ]
     found += [
         Garbage(path, "latents of a tokenizer that no study names", size(path), path / "lock")
         for path in _folders(Path(RESULTS, "cache", "latents"))
-        if path.name not in used
+        if path.name not in fingerprints
     ]
     found += [
         Garbage(path, "state of a run that no study names", size(path), path / "lock")
         for path in _states()
-        if path.name not in used
+        if _artifact(path) not in kept
     ]
     return found
 
@@ -77,21 +81,40 @@ def find_leftovers(used: Collection[str]) -> list[Garbage]:
     """Return unfinished files and free locks that killed jobs left in what is kept.
 
     A file counts as left when nothing was written to it for an hour: files are written in one go.
+
+    Args: those of ``find_garbage``.
     """
-    since = time.time() - SETTLED
+    kept = {Path(path) for path in used}
+    fingerprints = {path.name for path in kept}
     found = []
-    for folder in _folders(Path(RESULTS)):
-        for file in sorted(folder.rglob(".*.tmp")):
-            known = folder.name in (*STAGES, "cache", "state")
-            if (known and file.parent.name not in used) or file.stat().st_mtime > since:
-                continue  # goes with its folder, or is being written
-            lock = _state(file.parent) if folder.name in STAGES else file.parent
-            lock_file = lock / "lock" if known else None
-            found.append(Garbage(file, LEFT, file.stat().st_size, lock_file))
-    for lock in sorted(Path(RESULTS, "cache").rglob("lock")):
-        if lock.parent.name in used and holder(lock) is None:
-            found.append(Garbage(lock, LEFT, lock.stat().st_size, lock))
+    for file in _all_files():
+        place = file.parts[1]
+        cached = place == "cache" and file.parent.name in fingerprints
+        if file.name == "lock" and cached and holder(file) is None and file.exists():
+            found.append(Garbage(file, LEFT, bytes_of(file), file))
+        if not (file.name.startswith(".") and file.name.endswith(".tmp") and _settled(file)):
+            continue
+        known = place in (*STAGES, "cache", "state")
+        if not known or cached or _artifact(file.parent) in kept:  # else it goes with its folder
+            lock = _state(file.parent) if place in STAGES else file.parent
+            found.append(Garbage(file, LEFT, bytes_of(file), lock / "lock" if known else None))
     return found
+
+
+def _all_files() -> Iterator[Path]:
+    """Yield every file of the results, of which single folders may be links to other disks."""
+    if Path(RESULTS).is_dir():
+        yield from sorted(child for child in Path(RESULTS).iterdir() if child.is_file())
+    for folder in _folders(Path(RESULTS)):
+        yield from files(folder)
+
+
+def _settled(file: Path) -> bool:
+    """Whether nothing was written to a file for an hour; it may be gone by now."""
+    try:
+        return file.stat().st_mtime <= time.time() - SETTLED
+    except FileNotFoundError:
+        return False
 
 
 def find_evictable(
@@ -115,7 +138,7 @@ def find_evictable(
     needed: list[Garbage] = []
     for name, artifact in artifacts.items():
         folder, pattern = _bulk(artifact)
-        count = sum(file.stat().st_size for file in folder.glob(pattern or "*"))
+        count = sum(map(bytes_of, folder.glob(pattern or "*")))
         if not count:
             continue
         waiting = [reader for reader in readers[name].values() if not is_done(reader)]
@@ -137,14 +160,23 @@ def find_evictable(
 
 
 def remove(garbage: Garbage) -> bool:
-    """Remove the folder, or its bulk, unless a process uses it; return whether it is gone."""
+    """Remove the folder, or its bulk, unless a process uses it; return whether it is gone.
+
+    Raises:
+        ArtifactError: it may not be removed.
+    """
+    with disk_errors(garbage.path):
+        return _remove(garbage)
+
+
+def _remove(garbage: Garbage) -> bool:
     if any(holder(lock) for lock in garbage.users) or garbage.path.name in _being_read():
         return False
     if garbage.marker is not None:
         garbage.marker.unlink(missing_ok=True)
     if garbage.pattern:
         for file in garbage.path.glob(garbage.pattern):
-            file.unlink()
+            file.unlink(missing_ok=True)
         return True
     try:
         with contextlib.ExitStack() as held:
@@ -169,18 +201,24 @@ def _remove_all(garbage: Garbage) -> None:
     if garbage.lock is not None and garbage.lock.parent == garbage.path:
         empty(garbage.lock)
     else:
-        shutil.rmtree(garbage.path, ignore_errors=True)
+        remove_tree(garbage.path)
 
 
 def _being_read() -> set[str]:
     """Return the fingerprints of what running jobs read."""
-    locks = Path(RESULTS, "state").rglob("lock")
+    locks = (file for file in files(Path(RESULTS, "state")) if file.name == "lock")
     return {name for lock in locks for name in read_by_holder(lock)}
 
 
 def _state(path: Path) -> Path:
     """Return the folder of the lock and the checkpoints of the job that makes an artifact."""
     return Path(RESULTS, "state", *path.parts[1:])
+
+
+def _artifact(path: Path) -> Path:
+    """Return the folder of the artifact that a folder of it, or of its job's state, belongs to."""
+    parts = path.parts[1:] if path.parts[1] != "state" else path.parts[2:]
+    return Path(RESULTS, *parts)
 
 
 def _bulk(artifact: Artifact) -> tuple[Path, str]:
@@ -205,6 +243,6 @@ def _folders(path: Path) -> Iterator[Path]:
 
 def _states() -> Iterator[Path]:
     """Yield every folder in which a job left files."""
-    files = (file for file in Path(RESULTS, "state").rglob("*") if file.is_file())
-    folders = {file.parents[1] if file.parent.name == "staging" else file.parent for file in files}
+    parents = {file.parent for file in files(Path(RESULTS, "state"))}
+    folders = {path.parent if path.name == "staging" else path for path in parents}
     yield from sorted(folder for folder in folders if FINGERPRINT.fullmatch(folder.name))

@@ -43,12 +43,30 @@ def state_of(artifact: Artifact) -> Path:
 def finished(stage: str | None = None) -> Iterator[Path]:
     """Yield the folder of every artifact that has a card, of one stage or of all."""
     for name in [stage] if stage else STAGES:
-        yield from sorted(card.parent for card in Path(RESULTS, name).rglob(CARD))
+        yield from (file.parent for file in files(Path(RESULTS, name)) if file.name == CARD)
+
+
+def files(folder: Path) -> Iterator[Path]:
+    """Yield every file below a folder in order; those of running jobs may vanish.
+
+    Links to folders are not followed: what is behind them is listed under its own name.
+    """
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (Path(place, name) for name in sorted(names))
+
+
+def bytes_of(file: Path) -> int:
+    """Return the size of a file, 0 where it is gone."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def size(path: Path) -> int:
     """Return the bytes of all files below a folder."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return sum(map(bytes_of, files(path)))
 
 
 def remove_empty_parents(path: Path) -> None:

@@ -6,7 +6,6 @@ import fcntl
 import json
 import math
 import os
-import shutil
 import socket
 import time
 from collections.abc import Collection, Iterator
@@ -15,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from diffusability.artifacts.atomic import disk_errors
+from diffusability.artifacts.atomic import disk_errors, remove_tree
 from diffusability.errors import ArtifactBusyError, ArtifactError
 
 LONGEST_PAUSE = 1.0  # longest interval in seconds between attempts to take a lock
@@ -84,9 +83,11 @@ def _acquire(lock: FileLock, path: Path, wait: float) -> None:
 def holder(path: Path) -> str | None:
     """Return who holds the lock file `path`, for messages; None if nobody does."""
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
+    except PermissionError:  # of another user; a free lock is removed
+        return "another process"
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -111,7 +112,7 @@ def empty(lock: Path) -> None:
         if entry == lock:
             continue
         if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
+            remove_tree(entry)
         else:
             entry.unlink(missing_ok=True)
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from diffusability.artifacts.atomic import write_json
-from diffusability.errors import DiffusabilityError
+from diffusability.errors import DiffusabilityError, StudyError
 from diffusability.study.fingerprint import canonical_json
 from diffusability.study.fisher_toy import FISHER_TOY, toy_plan
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
+from diffusability.study.problems import nearest
 from diffusability.study.stages import RESULTS
 from diffusability.study.workflow_files import (
     NO_FILE,
@@ -34,13 +35,13 @@ class Named:
     Attributes:
         study: its name.
         source: study file or record, for messages.
-        fingerprints: of the artifacts that it names.
+        artifacts: paths of those that it names.
         record: the file that recorded its run; None for a study whose file is present.
     """
 
     study: str
     source: str
-    fingerprints: frozenset[str]
+    artifacts: frozenset[str]
     record: Path | None = None
 
 
@@ -56,9 +57,9 @@ class Studies:
     doubts: list[str] = field(default_factory=list)
 
     @property
-    def fingerprints(self) -> set[str]:
-        """The artifacts that any of the studies names."""
-        return {name for study in self.named for name in study.fingerprints}
+    def artifacts(self) -> set[str]:
+        """The paths of the artifacts that any of the studies names."""
+        return {path for study in self.named for path in study.artifacts}
 
 
 def record_study(plan: Plan, files: Sequence[str], overrides: Mapping[str, Any]) -> Path:
@@ -97,7 +98,7 @@ def find_studies(
         forget: names of studies to leave out.
 
     Raises:
-        StudyError: a given file is no study.
+        StudyError: a given file is no study, or no study has a name in `forget`.
     """
     found = Studies()
     for file in files:
@@ -119,8 +120,16 @@ def find_studies(
             found.named.append(_recorded(path))
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             found.doubts.append(f"{path}: the record of a study cannot be read ({error!s:.80})")
+    doubtful = _unrecorded(found)
+    known = {study.study for study in found.named} | set(doubtful)
+    for name in forget:
+        if name not in known:
+            raise StudyError(f"--forget {name}: no study of that name ({nearest(name, known)})")
     found.named = [study for study in found.named if study.study not in forget]
-    found.doubts += _unrecorded(found, forget)
+    found.doubts += [f"{RECORDS}: no study was recorded here; run each study once"] * (
+        not RECORDS.is_dir()
+    )
+    found.doubts += [sentence for name, sentence in doubtful.items() if name not in forget]
     return found
 
 
@@ -136,28 +145,28 @@ def _present(given: Collection[str]) -> list[str]:
 def _recorded(path: Path) -> Named:
     """Return what a record says."""
     record = json.loads(path.read_text())
-    names = frozenset(Path(artifact).name for artifact in record["artifacts"])
+    paths = frozenset(map(str, record["artifacts"]))
     when = datetime.fromtimestamp(record["started"]).strftime("%Y-%m-%d %H:%M")
     folder = record.get("folder")  # None: an older record
     where = f" in {folder}" if folder not in (None, str(Path.cwd())) else ""
-    return Named(str(record["study"]), f"{path}, last run {when}{where}", names, path)
+    return Named(str(record["study"]), f"{path}, last run {when}{where}", paths, path)
 
 
 def _named(study: str, source: str, artifacts: Iterable[Any]) -> Named:
-    return Named(study, str(source), frozenset(artifact.fingerprint for artifact in artifacts))
+    return Named(study, str(source), frozenset(artifact.path for artifact in artifacts))
 
 
-def _unrecorded(found: Studies, forget: Collection[str]) -> list[str]:
-    """Return a doubt for every study that left tables here and that nothing names."""
-    known = {study.study for study in found.named} | set(forget)
+def _unrecorded(found: Studies) -> dict[str, str]:
+    """Return a doubt for every study that left tables here and that nothing names, by its name."""
+    known = {study.study for study in found.named}
     folders = [folder for folder in Path(RESULTS, "tables").glob("*") if folder.is_dir()]
-    unknown = [f"{RECORDS}: no study was recorded here; run each study once"]
-    return unknown * (not RECORDS.is_dir()) + [
-        f"{folder}: the tables of a study that is neither recorded nor present; give its file with "
-        f"--configfile to keep what it names, or let go of it with --forget {folder.name}"
+    return {
+        folder.name: f"{folder}: the tables of a study that is neither recorded nor present; give "
+        "its file with --configfile to keep what it names, or let go of it with --forget "
+        f"{folder.name}"
         for folder in sorted(folders)
         if folder.name not in known
-    ]
+    }
 
 
 def _first_line(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """What `diffusability gc` removes, what it keeps for which study, and when it refuses."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -8,13 +9,13 @@ import pytest
 
 from diffusability.artifacts.card import verified
 from diffusability.artifacts.gc import find_garbage, find_leftovers, remove
-from diffusability.artifacts.inventory import finished
+from diffusability.artifacts.inventory import bytes_of, finished
 from diffusability.artifacts.job import Job
 from diffusability.artifacts.lock import exclusive, holder
 from diffusability.artifacts.named_content import record_name
 from diffusability.artifacts.records import find_studies, record_study
 from diffusability.cli import main
-from diffusability.errors import DataError
+from diffusability.errors import ArtifactError, DataError
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
 from diffusability.study.stages import STAGES
@@ -73,7 +74,7 @@ def test_a_part_of_a_study_lets_go_of_nothing(own: Plan) -> None:
     chosen = {"select": {"tokenizers": ["conv-base"]}}
     part = record_study(Plan(load_study(SMOKE, {**OWN, **chosen})), ["own.yaml"], chosen)
     assert whole != part
-    assert {a.fingerprint for a in own} <= find_studies([SMOKE], {}).fingerprints
+    assert {a.path for a in own} <= find_studies([SMOKE], {}).artifacts
 
 
 def test_an_edited_study_lets_go_of_what_it_named(own: Plan) -> None:
@@ -82,7 +83,7 @@ def test_an_edited_study_lets_go_of_what_it_named(own: Plan) -> None:
     )
     assert "encoder" in {
         path.parts[1]
-        for path in (item.path for item in find_garbage(find_studies([SMOKE], {}).fingerprints))
+        for path in (item.path for item in find_garbage(find_studies([SMOKE], {}).artifacts))
     }
 
 
@@ -172,7 +173,7 @@ def test_what_is_being_written_or_read_stays(own: Plan) -> None:
 
 
 def test_leftovers_of_killed_jobs_go(own: Plan) -> None:
-    used = {a.fingerprint for a in own}
+    used = {a.path for a in own}
     artifact = next(iter(own.of_stage("encoder")))
     latents = next(iter(own.of_stage("latents")))
     cache = Path("results/cache/latents", latents.fingerprint)
@@ -223,3 +224,46 @@ def test_links_that_lead_back_do_not_stop_it(own: Plan, capsys: pytest.CaptureFi
     assert "2 artifacts verified, 1 problems" in capsys.readouterr().out  # there is no dataset
     assert gc(capsys, "--yes", "--forget", "own")[0] == 0
     assert len(list(finished())) == 1  # the smoke study has the other
+
+
+def test_what_a_study_now_calls_otherwise_goes(own: Plan) -> None:
+    artifact = next(iter(own.of_stage("encoder")))
+    old = Path(artifact.path)
+    renamed = old.parents[1] / "renamed" / old.name  # as the study names it now
+    assert old in {item.path for item in find_garbage({str(renamed)})}
+    assert old not in {item.path for item in find_garbage({artifact.path})}
+
+
+def test_letting_go_of_nothing_is_refused(own: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    record = record_study(own, ["own.yaml"], {})
+    code, said = gc(capsys, "--forget", "owm", "--yes")
+    assert code == 2
+    assert "--forget owm: no study of that name (did you mean `own`?)" in said
+    assert gc(capsys, "--forget", "own", "--evict", "--yes")[0] == 2
+    assert record.exists()
+
+
+def test_files_that_end_meanwhile_are_no_error(own: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = [Path("results", "state", "x", ".progress.json.1.tmp"), Path("results/cache/y/lock")]
+    monkeypatch.setattr("diffusability.artifacts.gc._all_files", lambda: iter(gone))
+    assert find_leftovers({"results/cache/y"}) == []
+    assert bytes_of(gone[0]) == 0
+
+
+def test_a_page_that_was_half_written_goes(own: Plan) -> None:
+    left = Path("results/.report-own.html.17.tmp")
+    left.write_text("<")
+    assert find_leftovers(()) == []
+    os.utime(left, (0, 0))
+    assert [item.path for item in find_leftovers(())] == [left]
+    assert remove(find_leftovers(())[0])
+    assert not left.exists()
+
+
+def test_what_may_not_be_removed_is_said(own: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(folder: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr("diffusability.artifacts.gc.remove_tree", refused)
+    with pytest.raises(ArtifactError, match=r"cannot be written \(Permission denied\)"):
+        remove(find_garbage(())[0])
