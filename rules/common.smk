@@ -14,7 +14,7 @@ from diffusability.execution.disk_check import check_results
 from diffusability.execution.failures import failure_report
 from diffusability.execution.fork_server import share_imports
 from diffusability.execution.gpus import machine_gpus
-from diffusability.execution.job_environment import prepare_jobs
+from diffusability.execution.job_environment import prepare_jobs, say_who_shares_gpus
 from diffusability.execution.rule_functions import (
     StageFunctions,
     fixed_minutes,
@@ -82,6 +82,7 @@ ASKED = set()  # paths of artifacts that this process has had restored
 onstart:
     # in the process that a person started, and not in those of its jobs
     snakemake_adapter.lift_default_rate_limit(workflow)
+    say_who_shares_gpus(workflow)
     try:
         check_needs(STUDY)
         check_prepared(PLAN)

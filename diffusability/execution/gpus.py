@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 from diffusability.artifacts.job import Job
@@ -27,8 +29,9 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 JOBS_PER_GPU = (
     "DIFFUSABILITY_JOBS_PER_GPU"  # jobs per GPU, because small networks do not fill a large GPU
 )
-# a job of Slurm, PBS, LSF, Grid Engine or Kubernetes sees only its own devices
-SCHEDULERS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID", "KUBERNETES_SERVICE_HOST")
+# 1 in a job that Snakemake submitted, whose devices the scheduler chose (`job_environment`).
+# A workflow that runs as a whole inside an allocation shares it out by locks.
+SUBMITTED = "DIFFUSABILITY_SUBMITTED"
 LOOK_EVERY = 0.5  # seconds between attempts to find a free device
 _held: list[int] = []  # descriptors of locks; the system closes them with the process
 
@@ -36,8 +39,8 @@ _held: list[int] = []  # descriptors of locks; the system closes them with the p
 def take_gpus(count: int, inherit: bool = False, state: Path | None = None) -> list[str]:
     """Take free GPUs for the rest of this process, and hide all others from CUDA.
 
-    Call it before CUDA is initialised. It waits while too few are free. Under a scheduler, and on
-    a machine without GPUs, it does nothing.
+    Call it before CUDA is initialised. It waits while too few are free. In a job that was submitted
+    to a scheduler, and on a machine without GPUs, it does nothing.
 
     Args:
         count: number of GPUs; all of them are taken at once, or none.
@@ -48,9 +51,9 @@ def take_gpus(count: int, inherit: bool = False, state: Path | None = None) -> l
         The devices as now in CUDA_VISIBLE_DEVICES; empty if nothing was done.
 
     Raises:
-        ArtifactError: the machine has fewer.
+        ArtifactError: the machine has fewer, or DIFFUSABILITY_JOBS_PER_GPU is no number.
     """
-    devices = [] if scheduled(os.environ) else machine_gpus(os.environ)
+    devices = [] if os.environ.get(SUBMITTED) == "1" else machine_gpus(os.environ)
     if not devices:
         return []
     if count > len(devices):
@@ -58,8 +61,8 @@ def take_gpus(count: int, inherit: bool = False, state: Path | None = None) -> l
             f"this job needs {count} GPUs, but {len(devices)} can be used here "
             f"({', '.join(devices)}); give its entry of the study fewer `gpus`"
         )
-    folder = lock_folder()
-    taken = _take(devices, count, folder, inherit)
+    slots = list(_slots(devices, lock_folder()))
+    taken = _take(slots, count, inherit)
     if taken is None:
         wanted = f"{count} of {len(devices)} GPUs"
         logger.info("waiting for %s to be free", wanted)
@@ -67,34 +70,38 @@ def take_gpus(count: int, inherit: bool = False, state: Path | None = None) -> l
             write_progress(state, Progress("waiting", waits_for=wanted))
     while taken is None:
         time.sleep(LOOK_EVERY)
-        taken = _take(devices, count, folder, inherit)
+        taken = _take(slots, count, inherit)
     os.environ[VISIBLE] = ",".join(taken)
     return taken
-
-
-def scheduled(environment: Mapping[str, str]) -> bool:
-    """Whether a scheduler has assigned this process's devices."""
-    return any(name in environment for name in SCHEDULERS)
 
 
 def machine_gpus(environment: Mapping[str, str]) -> list[str]:
     """Return the GPUs that jobs may take: those of CUDA_VISIBLE_DEVICES, else all there are."""
     if VISIBLE in environment:
         names = [name.strip() for name in environment[VISIBLE].split(",")]
-        return [name for name in names if name and name != "-1"]
-    if not any(Path("/dev").glob("nvidia[0-9]*")):
-        return []
-    try:  # by UUID, because CUDA and the driver may number them differently
+        seen = takewhile(lambda name: name != "-1", names)  # CUDA hides what follows -1
+        return [name for name in dict.fromkeys(seen) if name]
+    # by UUID, because CUDA and the driver may number them differently
+    return list(_uuids().values())
+
+
+@cache
+def _uuids() -> dict[str, str]:
+    """Return the UUID of every GPU of the machine by its number; that itself if unknown."""
+    devices = sorted(Path("/dev").glob("nvidia[0-9]*"))
+    if not devices:
+        return {}
+    try:
         output = subprocess.run(
-            ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],
+            ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"],
             capture_output=True,
             text=True,
             timeout=60,
             check=True,
         ).stdout
     except (OSError, subprocess.SubprocessError):
-        return [str(k) for k, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
-    return output.split()
+        return {str(k): str(k) for k, _ in enumerate(devices)}
+    return dict(line.split(", ") for line in output.splitlines())
 
 
 def lock_folder() -> Path:
@@ -104,12 +111,12 @@ def lock_folder() -> Path:
     return folder
 
 
-def _take(devices: Sequence[str], count: int, folder: Path, inherit: bool) -> list[str] | None:
+def _take(slots: Sequence[tuple[str, Path]], count: int, inherit: bool) -> list[str] | None:
     """Return `count` devices, locked, or None; one process chooses at a time."""
     taken: dict[str, int] = {}
-    with (folder / "choosing").open("w") as choosing:
+    with (slots[0][1].parent / "choosing").open("w") as choosing:
         fcntl.flock(choosing, fcntl.LOCK_EX)
-        for device, lock in _slots(devices, folder):
+        for device, lock in slots:
             if device in taken:
                 continue
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT)
@@ -132,10 +139,20 @@ def _take(devices: Sequence[str], count: int, folder: Path, inherit: bool) -> li
 
 
 def _slots(devices: Sequence[str], folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield every device with its lock file, once per job that may share it."""
-    for k in range(int(os.environ.get(JOBS_PER_GPU, "1"))):
+    """Yield every device with its lock file, once per job that may share it.
+
+    A lock has the device's UUID, however CUDA_VISIBLE_DEVICES calls it. Numbers are taken to be
+    those of nvidia-smi, as they are where all devices are alike or CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    """
+    text = os.environ.get(JOBS_PER_GPU, "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise ArtifactError(
+            f"{JOBS_PER_GPU}={text}: write a number of jobs, 1 or more, or unset it"
+        )
+    for k in range(int(text)):
         for device in devices:
-            yield device, folder / f"{device.replace('/', '_')}.{k}.lock"
+            name = _uuids().get(device, device).replace("/", "_")
+            yield device, folder / f"{name}.{k}.lock"
 
 
 def _state(command: Sequence[str]) -> Path | None:

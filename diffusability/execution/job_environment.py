@@ -8,6 +8,7 @@ from typing import Any
 
 from diffusability.errors import StudyError
 from diffusability.execution import snakemake_adapter
+from diffusability.execution.gpus import SUBMITTED
 from diffusability.study import commands, workflow_files
 from diffusability.study.workflow_files import PACKAGE, default_study, is_workflow
 
@@ -24,10 +25,21 @@ def prepare_jobs(workflow: Any, files: Sequence[str], overrides: Mapping[str, An
     """
     _put_interpreter_on_path()
     _put_package_on_path(snakemake_adapter.uses_conda(workflow))
+    if not snakemake_adapter.starts_run(workflow):
+        # a submitted job, if the environment of the run was not passed on to it
+        os.environ.setdefault(SUBMITTED, "1")
     os.environ[workflow_files.VARIABLE] = str(snakemake_adapter.workflow_folder(workflow))
     # a job on another machine prints the command of its run, not its own
     if snakemake_adapter.starts_run(workflow) or commands.VARIABLE not in os.environ:
         commands.set_run(_run(workflow, files, overrides))
+
+
+def say_who_shares_gpus(workflow: Any) -> None:
+    """Tell jobs whether a scheduler gives them GPUs, or they take free ones; see `gpus`.
+
+    Call it when the run starts: Snakemake knows its executor only then.
+    """
+    os.environ[SUBMITTED] = str(int(snakemake_adapter.submits_jobs(workflow)))
 
 
 def _run(workflow: Any, files: Sequence[str], overrides: Mapping[str, Any]) -> commands.Run:

@@ -49,7 +49,13 @@ def workflow(*methods: str) -> Any:
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What prepare_jobs sets goes again."""
-    for name in ("PATH", "PYTHONPATH", "DIFFUSABILITY_WORKFLOW", "DIFFUSABILITY_RUN"):
+    for name in (
+        "PATH",
+        "PYTHONPATH",
+        "DIFFUSABILITY_WORKFLOW",
+        "DIFFUSABILITY_RUN",
+        "DIFFUSABILITY_SUBMITTED",
+    ):
         monkeypatch.setenv(name, os.environ.get(name, ""))
     monkeypatch.setenv("PYTHONPATH", "/other")
 

@@ -12,7 +12,8 @@ import pytest
 from diffusability.artifacts.inventory import state_of
 from diffusability.artifacts.progress import read_progress
 from diffusability.errors import ArtifactError
-from diffusability.execution.gpus import SCHEDULERS, machine_gpus, take_gpus
+from diffusability.execution import gpus
+from diffusability.execution.gpus import SUBMITTED, machine_gpus, take_gpus
 from diffusability.stages import command
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
@@ -30,7 +31,7 @@ Environment = dict[str, str]
 @pytest.fixture
 def machine(tmp_path: Path) -> Environment:
     """The environment of a machine with two GPUs, `a` and `b`, and locks of its own."""
-    rest = {name: value for name, value in os.environ.items() if name not in SCHEDULERS}
+    rest = {name: value for name, value in os.environ.items() if name != SUBMITTED}
     rest |= {"PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path)}
     return rest | {"CUDA_VISIBLE_DEVICES": "a,b"}
 
@@ -135,16 +136,42 @@ def test_more_than_there_are_is_refused(machine: Environment) -> None:
     assert "needs 3 GPUs, but 2 can be used here (a, b)" in result.stderr
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_a_schedulers_choice_is_left_alone(monkeypatch: pytest.MonkeyPatch, scheduler: str) -> None:
+def test_a_schedulers_choice_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    monkeypatch.setenv(scheduler, "1")
+    monkeypatch.setenv(SUBMITTED, "1")
     assert take_gpus(1) == []
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
 
 
+def test_jobs_share_the_devices_of_an_interactive_allocation(machine: Environment) -> None:
+    for name in ("SLURM_JOB_ID", "JOB_ID", "KUBERNETES_SERVICE_HOST"):
+        first = job(machine | {name: "7", SUBMITTED: "0"})
+        second = job(machine | {name: "7"})
+        assert {taken(first), taken(second)} == {"a", "b"}
+        end(first, second)
+
+
+def test_a_device_has_one_lock_by_number_and_by_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "_uuids", lambda: {"0": "GPU-x", "1": "GPU-y"})
+    names = [[lock.name for _, lock in gpus._slots(n, Path())] for n in (["0"], ["GPU-x"])]
+    assert names == [["GPU-x.0.lock"]] * 2
+
+
+@pytest.mark.parametrize("text", ["0", "two", "-1", ""])
+def test_jobs_per_gpu_are_a_number(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "a")
+    monkeypatch.delenv(SUBMITTED, raising=False)
+    monkeypatch.setenv("DIFFUSABILITY_JOBS_PER_GPU", text)
+    with pytest.raises(ArtifactError, match="write a number of jobs, 1 or more, or unset it"):
+        take_gpus(1)
+
+
 @pytest.mark.parametrize(
-    ("visible", "expected"), [("", []), ("-1", []), ("2", ["2"]), ("GPU-a, 1", ["GPU-a", "1"])]
+    ("visible", "expected"),
+    [
+        *(("", []), ("-1", []), ("2", ["2"]), ("GPU-a, 1", ["GPU-a", "1"])),
+        *(("0,0", ["0"]), ("0,-1,1", ["0"]), ("-1,0", [])),
+    ],
 )
 def test_visible_devices_are_the_ones_to_take(visible: str, expected: list[str]) -> None:
     assert machine_gpus({"CUDA_VISIBLE_DEVICES": visible}) == expected
