@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusability.artifacts.gc import find_evictable, find_garbage, find_leftovers, remove
-from diffusability.artifacts.inventory import damage, finished, is_done, lost
+from diffusability.artifacts.inventory import damage, files, finished, is_done, lost
 from diffusability.artifacts.records import find_studies
 from diffusability.artifacts.result_card import result_cards, result_problems
 from diffusability.artifacts.status import status_text
@@ -25,7 +25,7 @@ from diffusability.study.file import schema
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
 from diffusability.study.problems import show
-from diffusability.study.stages import BULK
+from diffusability.study.stages import BULK, CARD
 from diffusability.study.workflow_files import CLAIMS, default_study, workflow_folder
 
 
@@ -160,10 +160,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: not a number of 1 or more")
+    return int(text)
 
 
 def _overrides(text: str) -> dict[str, Any]:
@@ -180,7 +179,7 @@ def _overrides(text: str) -> dict[str, Any]:
 
 
 def _size(text: str) -> int:
-    match = re.fullmatch(r"([\d.]+) *([KMGT]?)(i?B)?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"(\d+(?:\.\d*)?) *([KMGT]?)(i?B)?", text.strip(), re.IGNORECASE)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text}: not a size such as 500GiB, 2T or 0")
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
@@ -226,7 +225,7 @@ def _why(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    paths = arguments.paths or list(finished())
+    paths = [found for path in arguments.paths for found in _artifacts(path)] or list(finished())
     wrong = {path: problems for path in paths if (problems := damage(path))}
     cards = [] if arguments.paths else list(result_cards())
     found = [*chain.from_iterable(wrong.values())]
@@ -250,6 +249,12 @@ def _verify(arguments: argparse.Namespace) -> int:
             "of the study that does, and is printed so by `diffusability verify --configfile FILE`"
         )
     return 1 if found or altered else 0
+
+
+def _artifacts(path: Path) -> list[Path]:
+    """Return the folder of an artifact, or those of all below it."""
+    below = [file.parent for file in files(path) if file.name == CARD]
+    return [path] if path in below or not below else below
 
 
 def _gc(arguments: argparse.Namespace) -> int:

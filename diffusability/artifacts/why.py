@@ -1,5 +1,6 @@
 """Why an artifact exists or would be made: its job, its inputs, and what differs."""
 
+import os
 import re
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +33,8 @@ def explain(plan: Plan, name: str) -> str:
         StudyError: nothing in the study has that name.
     """
     study = plan.study
+    if name:
+        name = os.path.relpath(name)
     if name in (*table_files(study), *figure_files(study), report_file(study)):
         return "\n".join(_explain_result(plan, name))
     chosen = _chosen(plan, name)

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import importlib
 import json
+import logging
 import os
 import runpy
 import select
@@ -63,8 +64,14 @@ def shared_modules() -> list[str]:
 
 
 def share_imports() -> None:
-    """Start a server for the jobs of this process; it ends with this process."""
-    os.environ.update(start(shared_modules()).environment)
+    """Start a server for the jobs of this process; it ends with this process.
+
+    Without it, as where TMPDIR is too long for a socket's name, every job imports for itself.
+    """
+    try:
+        os.environ.update(start(shared_modules()).environment)
+    except OSError as error:
+        logging.getLogger(__name__).warning("jobs start one by one, which is slower (%s)", error)
 
 
 @dataclass(frozen=True)

@@ -232,10 +232,10 @@ def comparison_text(study_files: Sequence[str], a: str, b: str, every: bool = Fa
     study = load_study(study_files)
     for name, path in zip((a, b), paths, strict=True):
         if name not in study.tokenizers:
-            kind = "a study file, but the other is not" if path.is_file() else "no study file and"
+            other = " (the other is no study file)" if path.is_file() else ""
             hint = nearest(name, study.tokenizers)
             raise StudyError(
-                f"{name}: {kind} no tokenizer of {', '.join(study_files)} ({hint}); "
+                f"{name}: no tokenizer of {', '.join(study_files)} ({hint}){other}; "
                 "give two study files, or two tokenizers of one study"
             )
     return _two_tokenizers(study, a, b, every)

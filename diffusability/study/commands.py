@@ -61,7 +61,8 @@ def diffusability_command(*words: str) -> str:
     command += [part for file in run.files for part in ("--configfile", file)]
     if run.overrides:
         command += ["--config", json.dumps(dict(run.overrides), sort_keys=True)]
-    return shlex.join(command)
+    moved = f"cd {shlex.quote(run.directory)} && " if run.directory else ""
+    return moved + shlex.join(command)
 
 
 def study_arguments(files: Sequence[str], overrides: Mapping[str, Any]) -> str:

@@ -98,6 +98,12 @@ def test_a_harmed_card_is_found(plan: Plan, harm: str, capsys: pytest.CaptureFix
     assert artifact.path in capsys.readouterr().out
 
 
+def test_verify_takes_a_folder_of_artifacts(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "--configfile", SMOKE, "results/encoder"]) == 0
+    count = len(plan.of_stage("encoder"))
+    assert f"{count} artifacts verified, 0 problems" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\x00", '{"a": 1e999}'])
 def test_a_card_that_is_not_json_is_found(plan: Plan, text: str) -> None:
     path = Path(plan.of_stage("encoder")[0].path)

@@ -37,6 +37,8 @@ def test_of_another_study_elsewhere() -> None:
         """--config 'select={"tokenizers": ["a", "b c"]}'"""
     )
     words = shlex.split(diffusability_command("gc", "--evict"))
+    assert words[:3] == ["cd", "/work", "&&"]
+    words = words[3:]
     assert words[:7] == [
         *("diffusability", "gc", "--evict"),
         *("--configfile", "/x/my study.yaml", "--configfile", "b.yaml"),
@@ -56,3 +58,19 @@ def test_overrides_that_are_no_mapping_are_refused(
     with pytest.raises(SystemExit):
         main(["ls", "--config", text])
     assert "not a mapping of keys in JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["gc", "--keep", "1.2.3"], "1.2.3: not a size such as 500GiB, 2T or 0"),
+        (["plan", "--gpus", "x"], "x: not a number of 1 or more"),
+        (["plan", "--gpus", "0"], "0: not a number of 1 or more"),
+    ],
+)
+def test_numbers_that_are_none_are_refused_in_words(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    assert message in capsys.readouterr().err

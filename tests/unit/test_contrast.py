@@ -123,7 +123,7 @@ def test_command_on_studies(tmp_path, monkeypatch, capsys):
     ("names", "message"),
     [
         (["conv-bse", "conv-base"], "did you mean `conv-base`"),
-        ([SMOKE, "conv-base"], "a study file, but the other is not"),
+        ([SMOKE, "conv-base"], "(the other is no study file)"),
     ],
 )
 def test_what_cannot_be_compared(names, message, capsys):

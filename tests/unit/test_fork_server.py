@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from diffusability.execution import fork_server
 from diffusability.execution.fork_server import shared_modules, start
 
 HAND_OVER = "from diffusability.execution.fork_client import hand_over\nhand_over()\n"
@@ -239,3 +240,16 @@ def test_the_modules_of_jobs_start_no_thread_and_jobs_import_little(tmp_path: Pa
     assert (there, cuda) == ("True", "False")
     assert int(late) < 20
     server.stop()
+
+
+def test_without_a_server_jobs_start_by_themselves(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def too_long(shared: object) -> None:
+        raise OSError("AF_UNIX path too long")
+
+    monkeypatch.setattr(fork_server, "start", too_long)
+    monkeypatch.delenv(fork_server.ADDRESS, raising=False)
+    fork_server.share_imports()
+    assert "slower (AF_UNIX path too long)" in caplog.text
+    assert fork_server.ADDRESS not in os.environ

@@ -179,6 +179,7 @@ def test_why_of_what_is_there(plan: Plan) -> None:
     Path(encoder.card).write_text(json.dumps(card | {"started": 0.0}))
     for name in (
         encoder.path,
+        f"./{encoder.path}",
         f"{encoder.path}/model.safetensors",
         encoder.name,
         encoder.fingerprint,
