@@ -45,6 +45,7 @@ from diffusability.report.summaries import (
     prediction_rows,
     regression_rows,
     unpredicted,
+    untested_claims,
     verdict_counts,
 )
 from diffusability.study.plan import Plan
@@ -145,6 +146,7 @@ def _numbers(tables: Mapping[str, pd.DataFrame], target: str) -> dict[str, Any]:
         "noise": noise_sentences(tables["noise_floor"], target, family),
         "verdicts": verdict_counts(ledger),
         "ledger": ledger_rows(ledger),
+        "untested": untested_claims(ledger),
         "latent_spaces": _rows(latent_space_rows(tables["latent_spaces"])),
         "regressions": _rows(regression_rows(tables["regressions"], target)),
         "predictions": _rows(prediction_rows(tables["predictions"])),

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from diffusability.analysis.catalogue import name_metric
-from diffusability.analysis.verdicts import VERDICTS
+from diffusability.analysis.verdicts import NOT_TESTABLE, VERDICTS
 from diffusability.study.plan import Plan
 from diffusability.study.tables import BEST
 
@@ -42,9 +42,10 @@ def verdict_counts(ledger: pd.DataFrame) -> dict[str, int]:
 
 
 def ledger_rows(ledger: pd.DataFrame) -> list[dict[str, str]]:
-    """Return the claims, decided ones first, with value and interval as text."""
+    """Return the claims that were tested, decided first, with value and interval as text."""
     order = {verdict: rank for rank, verdict in enumerate(VERDICTS)}
-    ranked = ledger.sort_values("verdict", key=lambda v: v.map(order), kind="stable")
+    tested = ledger[ledger["verdict"] != NOT_TESTABLE]
+    ranked = tested.sort_values("verdict", key=lambda v: v.map(order), kind="stable")
     return [
         {
             **{name: str(row[name]) for name in ("id", "network", "section", "statement")},
@@ -55,6 +56,15 @@ def ledger_rows(ledger: pd.DataFrame) -> list[dict[str, str]]:
         }
         for row in ranked.to_dict("records")
     ]
+
+
+def untested_claims(ledger: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the claims that this study cannot test, as statements, by reason."""
+    rows = ledger[ledger["verdict"] == NOT_TESTABLE]
+    found: dict[str, list[str]] = {}
+    for reason, name, network in rows[["reason", "id", "network"]].itertuples(index=False):
+        found.setdefault(str(reason), []).append(f"{name} by {network}" if network else str(name))
+    return found
 
 
 def regression_rows(regressions: pd.DataFrame, target: str, best: int = 10) -> pd.DataFrame:

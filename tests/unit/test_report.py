@@ -32,6 +32,7 @@ from diffusability.report.summaries import (
     latent_space_rows,
     ledger_rows,
     regression_rows,
+    untested_claims,
     verdict_counts,
     with_interval,
 )
@@ -244,12 +245,9 @@ def test_ledger_counts_and_puts_decided_claims_first():
     )
     assert list(verdict_counts(ledger).values()) == [1, 1, 0, 1]
     rows = ledger_rows(ledger)
-    assert [row["id"] for row in rows] == ["a", "b", "c"]
-    assert [row["measured"] for row in rows] == [
-        "0.50 [0.10, 0.70]",
-        "-0.50 [-0.70, -0.10]",
-        "none",
-    ]
+    assert [row["id"] for row in rows] == ["a", "b"]
+    assert [row["measured"] for row in rows] == ["0.50 [0.10, 0.70]", "-0.50 [-0.70, -0.10]"]
+    assert untested_claims(ledger) == {"because": ["c by sit-b"]}
     assert with_interval(0.5, math.nan, math.nan) == "0.50, no interval"
     assert (rows[0]["network"], rows[0]["exact"]) == ("sit-b", "it is so")
 
