@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from diffusability.artifacts.atomic import disk_errors
 from diffusability.artifacts.gc import find_evictable, find_garbage, find_leftovers, remove
 from diffusability.artifacts.inventory import damage, files, finished, is_done, lost
 from diffusability.artifacts.records import find_studies
@@ -262,7 +263,7 @@ def _gc(arguments: argparse.Namespace) -> int:
     used, evicts = studies.artifacts, arguments.evict is not None or arguments.keep is not None
     if evicts and arguments.forget:
         raise StudyError(
-            "--forget: lets go of whole studies, and --evict of no study; leave it out"
+            "--evict lets go of no study; for that alone: diffusability gc --forget NAME --yes"
         )
     for study in studies.named:
         here = sum(1 for path in finished() if str(path) in study.artifacts)
@@ -290,7 +291,8 @@ def _gc(arguments: argparse.Namespace) -> int:
     if arguments.yes:
         for study in find_studies(arguments.study, arguments.config).named:
             if study.record is not None and study.study in arguments.forget:
-                study.record.unlink()
+                with disk_errors(study.record):
+                    study.record.unlink()
     what = "removed" if arguments.yes else "to remove"
     print(f"{len(garbage)} folders and files, {freed / 2**20:.1f} MiB {what}")
     return 0

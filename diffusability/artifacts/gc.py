@@ -1,6 +1,7 @@
 """What can be removed: artifacts that no study names, evictable bulk, abandoned state."""
 
 import contextlib
+import errno
 import re
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -113,7 +114,7 @@ def _settled(file: Path) -> bool:
     """Whether nothing was written to a file for an hour; it may be gone by now."""
     try:
         return file.stat().st_mtime <= time.time() - SETTLED
-    except FileNotFoundError:
+    except OSError:
         return False
 
 
@@ -185,6 +186,10 @@ def _remove(garbage: Garbage) -> bool:
             _remove_all(garbage)
     except ArtifactBusyError:
         return False
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EBUSY):  # another machine reads it, over NFS
+            return False
+        raise
     if garbage.lock is not None:
         remove_empty_parents(garbage.lock)
     remove_empty_parents(garbage.path)

@@ -49,7 +49,7 @@ def finished(stage: str | None = None) -> Iterator[Path]:
 def files(folder: Path) -> Iterator[Path]:
     """Yield every file below a folder in order; those of running jobs may vanish.
 
-    Links to folders are not followed: what is behind them is listed under its own name.
+    Links to folders are not followed: what is behind them may be another artifact.
     """
     for place, folders, names in os.walk(folder):
         folders.sort()
@@ -57,10 +57,10 @@ def files(folder: Path) -> Iterator[Path]:
 
 
 def bytes_of(file: Path) -> int:
-    """Return the size of a file, 0 where it is gone."""
+    """Return the size of a file, 0 where it is gone or a link that leads nowhere."""
     try:
         return file.stat().st_size
-    except FileNotFoundError:
+    except OSError:
         return 0
 
 

@@ -71,7 +71,9 @@ def share_imports() -> None:
     try:
         os.environ.update(start(shared_modules()).environment)
     except OSError as error:
-        logging.getLogger(__name__).warning("jobs start one by one, which is slower (%s)", error)
+        logging.getLogger(__name__).warning(
+            "%s: jobs import each for themselves, which is slower; TMPDIR may be too long", error
+        )
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,11 @@ def start(shared: Sequence[str]) -> Server:
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     one_thread["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # of pyarrow, if pandas has it
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
+        try:
+            listener.bind(address)
+        except OSError:
+            os.rmdir(folder)
+            raise
         listener.listen(128)
         number = listener.fileno()
         process = subprocess.Popen(

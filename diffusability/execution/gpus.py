@@ -80,7 +80,7 @@ def machine_gpus(environment: Mapping[str, str]) -> list[str]:
     if VISIBLE in environment:
         names = [name.strip() for name in environment[VISIBLE].split(",")]
         seen = takewhile(lambda name: name != "-1", names)  # CUDA hides what follows -1
-        return [name for name in dict.fromkeys(seen) if name]
+        return list({_uuids().get(name, name): name for name in seen if name}.values())
     # by UUID, because CUDA and the driver may number them differently
     return list(_uuids().values())
 

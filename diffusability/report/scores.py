@@ -12,6 +12,7 @@ from diffusability.analysis.answer import target_means
 from diffusability.analysis.catalogue import name_metric, represented
 from diffusability.analysis.equal_reconstruction import unequal
 from diffusability.analysis.failed import failed_tokenizers
+from diffusability.analysis.frames import rows_where
 from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Measured, Panel, higher_is_better
 from diffusability.study.class_sizes import lacking
@@ -43,7 +44,11 @@ class Places:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: text, number to sort by, rank in the family from 0 (worst) to 1, whether best."""
+    """A cell: text, number to sort by, rank in the family from 0 (worst) to 1, whether best.
+
+    The rank is the share that it wins of the comparisons with others of its family that differ by
+    more than what is noise, one half where none does. Best are all that lose none and win one.
+    """
 
     text: str
     order: str = ""
@@ -66,6 +71,7 @@ class Column:
     values: Mapping[str, float]
     errors: Mapping[str, float] = field(default_factory=dict)
     failed: Collection[str] = ()  # tokenizers whose diffusion models failed
+    gaps: Mapping[str, float] = field(default_factory=dict)  # see `_gaps`
 
     @property
     def about(self) -> str:
@@ -84,9 +90,11 @@ class Column:
         others = [v for name in family if not math.isnan(v := self.values.get(name, math.nan))]
         if self.better is None or len(others) < 2:
             return Cell(text, repr(value))
-        below = sum(v < value if self.better else v > value for v in others)
-        best = value == (max(others) if self.better else min(others))
-        return Cell(text, repr(value), below / (len(others) - 1), best)
+        sign, gap = 1 if self.better else -1, self.gaps.get(tokenizer, 0.0)
+        won = sum(sign * (value - v) > gap for v in others)
+        lost = sum(sign * (v - value) > gap for v in others)
+        rank = won / (won + lost) if won + lost else 0.5
+        return Cell(text, repr(value), rank, won > 0 and not lost)
 
 
 def score_columns(tables: Mapping[str, pd.DataFrame], target: str) -> list[Column]:
@@ -110,6 +118,7 @@ def score_columns(tables: Mapping[str, pd.DataFrame], target: str) -> list[Colum
                 _numbers(means["value"]),
                 _numbers(means["stderr"]),
                 [name for own in failed for name in own],
+                _gaps(tables, panel),
             )
         )
     judged = tables["tokenizers"].set_index("tokenizer")
@@ -120,6 +129,16 @@ def score_columns(tables: Mapping[str, pd.DataFrame], target: str) -> list[Colum
         better = higher_is_better(indexed, metric)
         columns.append(Column(short, str(units.get(metric, "1")), better, _numbers(values)))
     return [c for c in columns if any(not math.isnan(v) for v in c.values.values())]
+
+
+def _gaps(tables: Mapping[str, pd.DataFrame], panel: Panel) -> dict[str, float]:
+    """Return by how much two trainings of one tokenizer may differ, by tokenizer, if known."""
+    floor, measurements = tables.get("noise_floor"), tables["measurements"]
+    if floor is None or floor.empty:
+        return {}
+    own = rows_where(floor, **panel.labels).set_index("family")["resolvable_gap"].dropna()
+    families = measurements.drop_duplicates("tokenizer").set_index("tokenizer")["family"]
+    return {str(name): own[family] for name, family in families.items() if family in own.index}
 
 
 def score_table(tables: Mapping[str, pd.DataFrame], target: str) -> dict[str, object]:

@@ -251,5 +251,5 @@ def test_without_a_server_jobs_start_by_themselves(
     monkeypatch.setattr(fork_server, "start", too_long)
     monkeypatch.delenv(fork_server.ADDRESS, raising=False)
     fork_server.share_imports()
-    assert "slower (AF_UNIX path too long)" in caplog.text
+    assert "AF_UNIX path too long: jobs import each for themselves" in caplog.text
     assert fork_server.ADDRESS not in os.environ

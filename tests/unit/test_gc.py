@@ -267,3 +267,19 @@ def test_what_may_not_be_removed_is_said(own: Plan, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("diffusability.artifacts.gc.remove_tree", refused)
     with pytest.raises(ArtifactError, match=r"cannot be written \(Permission denied\)"):
         remove(find_garbage(())[0])
+
+
+def test_a_link_to_itself_goes_with_its_artifact(own: Plan) -> None:
+    path = Path(next(iter(own.of_stage("encoder"))).path)
+    (path / "loop").symlink_to("loop")
+    (item,) = [item for item in find_garbage(()) if item.path == path]
+    assert remove(item)
+    assert not path.exists()
+
+
+def test_locks_that_may_not_be_read_count_as_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("diffusability.artifacts.lock.os.open", refused)
+    assert holder(Path("lock")) == "another process"

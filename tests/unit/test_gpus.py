@@ -155,6 +155,7 @@ def test_a_device_has_one_lock_by_number_and_by_uuid(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(gpus, "_uuids", lambda: {"0": "GPU-x", "1": "GPU-y"})
     names = [[lock.name for _, lock in gpus._slots(n, Path())] for n in (["0"], ["GPU-x"])]
     assert names == [["GPU-x.0.lock"]] * 2
+    assert machine_gpus({"CUDA_VISIBLE_DEVICES": "0,GPU-x,1"}) == ["GPU-x", "1"]
 
 
 @pytest.mark.parametrize("text", ["0", "two", "-1", ""])
