@@ -163,6 +163,11 @@ def _labels(labels: Array | None, count: int) -> Tensor:
             f"labels of shape {tuple(classes.shape)} and {classes.dtype} for {count} latents: "
             "one integer per latent is expected"
         )
+    if len(classes) and int(classes.min()) < 0:
+        raise MeasurementError(
+            f"label {int(classes.min())} would be a class of its own: leave out latents without a "
+            "label, latents[labels >= 0], and number classes from 0"
+        )
     return classes.long()
 
 

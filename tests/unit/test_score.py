@@ -125,6 +125,7 @@ def test_a_metric_that_fails_leaves_the_others(latents: Tensor) -> None:
         ((torch.zeros(4, 3), None), r"latents of shape \(4, 3\)"),
         ((torch.zeros(4, 3, 2, 2, dtype=torch.int64), None), "torch.int64: floating-point"),
         ((torch.zeros(4, 3, 2, 2), torch.zeros(3).long()), r"labels of shape \(3,\)"),
+        ((torch.zeros(4, 3, 2, 2), torch.arange(4) - 1), r"label -1 would be a class of its own"),
         ((torch.zeros(4, 3, 2, 2), torch.zeros(4)), "one integer per latent"),
         ((torch.zeros(4, 3, 2, 2), None, torch.zeros(4, 2)), r"masks of shape \(4, 2\)"),
         ((torch.full((4, 3, 2, 2), torch.nan),), r"4 latents hold NaN .* \[0, 1, 2, 3\]"),
