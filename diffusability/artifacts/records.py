@@ -126,9 +126,8 @@ def find_studies(
         if name not in known:
             raise StudyError(f"--forget {name}: no study of that name ({nearest(name, known)})")
     found.named = [study for study in found.named if study.study not in forget]
-    found.doubts += [f"{RECORDS}: no study was recorded here; run each study once"] * (
-        not RECORDS.is_dir()
-    )
+    if not RECORDS.is_dir():
+        found.doubts.append(f"{RECORDS}: no study was recorded here; run each study once")
     found.doubts += [sentence for name, sentence in doubtful.items() if name not in forget]
     return found
 

@@ -59,7 +59,7 @@ def ledger_rows(ledger: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def untested_claims(ledger: pd.DataFrame) -> dict[str, list[str]]:
-    """Return the claims that this study cannot test, as statements, by reason."""
+    """Return the claims that this study cannot test, by reason."""
     rows = ledger[ledger["verdict"] == NOT_TESTABLE]
     found: dict[str, list[str]] = {}
     for reason, name, network in rows[["reason", "id", "network"]].itertuples(index=False):

@@ -29,6 +29,7 @@ def check_parts(
     if "select" in valid:
         _check_select(study, declared, problems)
     _check_tokenizers(study, declared, problems)
+    _check_twins(study, problems)
     if "metrics" in valid:
         _check_metrics(study, declared, problems)
     if {"select", "analysis"} <= valid:
@@ -63,6 +64,25 @@ def _check_tokenizers(study: Study, declared: Declared, problems: Problems) -> N
         for role, encoder in spec.encoders.items():
             key, use = keys[role]
             _check_encoder(f"tokenizers.{name}.{key}", encoder, use, study, declared, problems)
+
+
+def _check_twins(study: Study, problems: Problems) -> None:
+    """One entry under two names would be made twice, and count twice in every statistic."""
+    sections: dict[str, Mapping[str, object]] = {
+        "encoders": study.encoders,
+        "tokenizers": study.tokenizers,
+        "backbones": study.backbones,
+    }
+    for section, entries in sections.items():
+        names = list(entries)
+        for place, name in enumerate(names):
+            for twin in names[:place]:
+                if entries[twin] == entries[name]:
+                    problems.add(
+                        f"{section}.{name}",
+                        f"the same as `{twin}`; leave one of them out (select.repeats trains with "
+                        "other seeds)",
+                    )
 
 
 def _check_metrics(study: Study, declared: Declared, problems: Problems) -> None:

@@ -102,7 +102,6 @@ class Artifacts:
         """Start empty; `name` is that of the study, for messages."""
         self._name = name
         self._by_path: dict[str, Artifact] = {}
-        self._by_fingerprint: dict[str, Artifact] = {}
 
     def __iter__(self) -> Iterator[Artifact]:
         """Iterate in an order in which everything follows what it is made from."""
@@ -138,20 +137,8 @@ class Artifacts:
         upstream: Mapping[str, Artifact],
         local: Mapping[str, Any] | None = None,
     ) -> Artifact:
-        """Add an artifact, or return the one that is there under its path.
-
-        Raises:
-            StudyError: another name stands for the same artifact, which would be made, and count,
-                twice.
-        """
+        """Add an artifact, or return the one that is there under its path."""
         artifact = Artifact(stage, labels, spec, seed, upstream, local or {})
-        same = self._by_fingerprint.setdefault(artifact.fingerprint, artifact)
-        if same.path != artifact.path:
-            raise StudyError(
-                f"study `{self._name}`: {stage} {artifact.name} is the same as {same.name}, so it "
-                "would count twice; leave one of the two names out (select.repeats trains a "
-                "tokenizer again with another seed)"
-            )
         return self._by_path.setdefault(artifact.path, artifact)
 
 

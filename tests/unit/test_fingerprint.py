@@ -149,5 +149,5 @@ def test_one_tokenizer_under_two_names_is_refused() -> None:
     study = copy.deepcopy(SMOKE)
     name = next(iter(study["tokenizers"]))
     study["tokenizers"]["twin"] = study["tokenizers"][name]
-    with pytest.raises(StudyError, match=f"tokenizer twin/s0 is the same as {name}/s0"):
-        Plan(resolve_study(study, "test"))
+    with pytest.raises(StudyError, match=f"tokenizers.twin: the same as `{name}`"):
+        resolve_study(study, "test")
