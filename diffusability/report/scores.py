@@ -46,8 +46,8 @@ class Places:
 class Cell:
     """A cell: text, number to sort by, rank in the family from 0 (worst) to 1, whether best.
 
-    The rank is the share that it wins of the comparisons with others of its family that differ by
-    more than what is noise, one half where none does. Best are all that lose none and win one.
+    The rank is the share of the others of its family that are not better by more than noise; best
+    are all that none beats so. Where noise hides every difference, all have rank 1/2.
     """
 
     text: str
@@ -91,10 +91,10 @@ class Column:
         if self.better is None or len(others) < 2:
             return Cell(text, repr(value))
         sign, gap = 1 if self.better else -1, self.gaps.get(tokenizer, 0.0)
-        won = sum(sign * (value - v) > gap for v in others)
+        if not max(others) - min(others) > gap:
+            return Cell(text, repr(value), 0.5)
         lost = sum(sign * (v - value) > gap for v in others)
-        rank = won / (won + lost) if won + lost else 0.5
-        return Cell(text, repr(value), rank, won > 0 and not lost)
+        return Cell(text, repr(value), 1 - lost / (len(others) - 1), not lost)
 
 
 def score_columns(tables: Mapping[str, pd.DataFrame], target: str) -> list[Column]:
