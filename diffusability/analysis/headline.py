@@ -16,7 +16,7 @@ from diffusability.analysis.failed import failed_on, failed_sentence
 from diffusability.analysis.frames import rows_where, table_frame
 from diffusability.analysis.measurements import read_tables, target_metric
 from diffusability.analysis.pairing import means_by_tokenizer
-from diffusability.analysis.panels import Guidance, Measured
+from diffusability.analysis.panels import Guidance, Measured, scales
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.study.plan import Plan
 from diffusability.study.tables import BEST, TABLES
@@ -131,14 +131,16 @@ def best_first(values: pd.DataFrame, measurements: pd.DataFrame, target: str) ->
 
 def _noted(values: pd.DataFrame, tables: Mapping[str, pd.DataFrame], target: str) -> pd.DataFrame:
     """Return the values with a column that marks what does not count, if there is such a row."""
-    bad = failed_on(Measured(tables["measurements"]), target)
-    out = unequal(tables["tokenizers"])
-    notes = [
-        "left out" if name in out else f"failed on {', '.join(bad[name])}" if name in bad else ""
-        for name in values["tokenizer"]
-    ]
-    if any(notes):
-        values.insert(1, "note", notes)
+    measured = Measured(tables["measurements"])
+    every = list(scales(measured, target))
+    failed = {
+        name: "failed" if backbones == every else f"failed on {', '.join(backbones)}"
+        for name, backbones in failed_on(measured, target).items()
+    }
+    notes = failed | dict.fromkeys(unequal(tables["tokenizers"]), "left out")
+    noted = [notes.get(name, "") for name in values["tokenizer"]]
+    if any(noted):
+        values.insert(1, "note", noted)
     return values
 
 

@@ -69,7 +69,6 @@ def _check_tokenizers(study: Study, declared: Declared, problems: Problems) -> N
 def _check_twins(study: Study, problems: Problems) -> None:
     """One entry under two names would be made twice, and count twice in every statistic."""
     sections: dict[str, Mapping[str, object]] = {
-        "encoders": study.encoders,
         "tokenizers": study.tokenizers,
         "backbones": study.backbones,
     }
