@@ -64,13 +64,21 @@ def start_up() -> None:
         print(f"start-up, {name:<18}{min(times):>6.2f} s")
 
 
+def copies(entries: dict[str, dict], count: int) -> dict[str, dict]:
+    """Return the first entry as often as asked, each with a step more: equal ones are refused."""
+    name, entry = next(iter(entries.items()))
+    steps = (entry.get("train") or {}).get("steps", 100)
+    return {
+        f"{name}-{k}": entry | {"train": (entry.get("train") or {}) | {"steps": steps + k}}
+        for k in range(count)
+    }
+
+
 def dry_run(study: str) -> None:
     """Print jobs per second of a dry-run of a study with as many tokenizers as the paper's."""
     large = read_yaml(study)
-    first, entry = next(iter(large["tokenizers"].items()))
-    large["tokenizers"] = {f"{first}-{k}": entry for k in range(TOKENIZERS)}
-    (name, backbone), *_ = large["backbones"].items()
-    large["backbones"] = {f"{name}-{k}": backbone for k in range(4)}
+    large["tokenizers"] = copies(large["tokenizers"], TOKENIZERS)
+    large["backbones"] = copies(large["backbones"], 4)
     large["sampling"]["guidance"] = GUIDANCE
     large["select"] = {"dataset": large["select"]["dataset"]}
     with tempfile.TemporaryDirectory() as folder:

@@ -73,15 +73,17 @@ def _check_twins(study: Study, problems: Problems) -> None:
         "backbones": study.backbones,
     }
     for section, entries in sections.items():
-        names = list(entries)
-        for place, name in enumerate(names):
-            for twin in names[:place]:
-                if entries[twin] == entries[name]:
-                    problems.add(
-                        f"{section}.{name}",
-                        f"the same as `{twin}`; leave one of them out (select.repeats trains with "
-                        "other seeds)",
-                    )
+        seen: list[str] = []
+        for name, entry in entries.items():
+            twin = next((known for known in seen if entries[known] == entry), None)
+            if twin is None:
+                seen.append(name)
+                continue
+            problems.add(
+                f"{section}.{name}",
+                f"the same as `{twin}`; leave one of them out (select.repeats trains with other "
+                "seeds)",
+            )
 
 
 def _check_metrics(study: Study, declared: Declared, problems: Problems) -> None:

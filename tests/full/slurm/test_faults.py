@@ -76,10 +76,17 @@ def resumed(workspace: Workspace, name: str) -> str:
 
 @pytest.fixture(scope="module")
 def workspace(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A study of equal tokenizers with a fault each; the undisturbed one is made, without Slurm."""
+    """A study of equal trainings with a fault each; the undisturbed one is made, without Slurm.
+
+    They differ in the length at which gradients are clipped, which none reaches: two tokenizers
+    with the same options are refused.
+    """
     study = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
     names = ("undisturbed", *FAULTS, *ALONE)
-    study["tokenizers"] = {name: {"base": "conv-f2d4", "method": "baseline"} for name in names}
+    study["tokenizers"] = {
+        name: {"base": "conv-f2d4", "method": "baseline", "train": {"clip": 1e9 + number}}
+        for number, name in enumerate(names)
+    }
     workspace = prepare(
         tmp_path_factory.mktemp("faults") / "work", study, train_tokenizer=RESOURCES
     )
