@@ -72,13 +72,13 @@ def _of_zarr(path: Path) -> dict[str, Any]:
     return {"": found} if isinstance(found, zarr.Array) else dict(found.arrays())
 
 
-def _arrays(path: Path) -> dict[str, Tensor]:
+def _arrays(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         return load_file(path)  # mapped on the CPU
     if path.suffix == ".npy":
         return {"": to_tensor(np.load(path, mmap_mode="c", allow_pickle=False))}
     with np.load(path, allow_pickle=False) as found:
-        return {name: to_tensor(found[name]) for name in found.files}
+        return {name: found[name] for name in found.files}  # file names may lie beside numbers
 
 
 def to_tensor(array: np.ndarray[Any, Any]) -> Tensor:

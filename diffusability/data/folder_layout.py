@@ -1,7 +1,8 @@
 """Image files of a folder with class and split, sorted by name.
 
 Layouts: `train/<class>/...` with or without `val/<class>/...` (ImageNet), `<class>/...` alone, and
-images without class folders, which are one class.
+images without class folders, which are one class. Where the study has one class, images are of it
+in whatever folders they lie.
 """
 
 import os
@@ -72,15 +73,16 @@ def list_images(root: Path, spec: FolderDataset) -> Listing:
                     f"{root}: holds train/ and {other}/, whose images would not be used; call that "
                     "folder val/"
                 )
-    train = _by_class(root, "train/" if "train" in names else "")
-    val = _by_class(root, "val/") if {"train", "val"} <= names else {}
+    one = spec.num_classes == 1
+    train = _by_class(root, "train/" if "train" in names else "", one)
+    val = _by_class(root, "val/", one) if {"train", "val"} <= names else {}
     classes = list(train)
     if val:
         _compare_classes(root, train, val)
     if len(classes) != spec.num_classes:
         raise DataError(
             f"{root}: {len(classes)} class folders ({named(classes)}), the study has "
-            f"num_classes: {spec.num_classes}"
+            f"num_classes: {spec.num_classes}; with 1 all images are of one, in whatever folders"
         )
     files = [name for group in (train, val) for names in group.values() for name in names]
     labels = [
@@ -133,11 +135,13 @@ def named(items: Collection[str]) -> str:
     return shown + (f" and {len(items) - NAMED} more" if len(items) > NAMED else "")
 
 
-def _by_class(root: Path, prefix: str) -> ByClass:
-    """Return the images of a split; class folders may have subfolders."""
+def _by_class(root: Path, prefix: str, one: bool) -> ByClass:
+    """Return the images of a split; class folders may have subfolders. one: there is one class."""
     found, where = entries(root / prefix), root / prefix
     folders = [entry.name for entry in found if is_folder(entry)]
     flat = [f"{prefix}{e.name}" for e in found if is_image(e.name) and not is_folder(e)]
+    if one and len(folders) + bool(flat) > 1:
+        return {"": sorted(images_below(root, prefix))}
     if flat and folders:
         raise DataError(
             f"{where}: holds images ({named(flat)}) and folders ({named(folders)}); put every "

@@ -16,7 +16,7 @@ from diffusability.data.folder_layout import unread_format
 from diffusability.data.image_file import DamagedImage
 from diffusability.errors import DataError
 from diffusability.study.dataset import TarDataset
-from diffusability.study.folder_content import is_image
+from diffusability.study.folder_content import is_hidden, is_image
 
 END = 1024  # zero bytes that mark the end of a tar, at least
 
@@ -40,6 +40,8 @@ class TarFiles(Archive[TarDataset]):
         try:
             with tarfile.open(file, "r:") as archive:
                 for member in filter(tarfile.TarInfo.isfile, archive):
+                    if is_hidden(member.name):
+                        continue
                     key, extension = _sample(member.name)
                     if is_image(f".{extension}"):
                         if key in images:

@@ -12,7 +12,7 @@ from diffusability.data.folder_layout import unread_format
 from diffusability.data.image_file import DamagedImage
 from diffusability.errors import DataError
 from diffusability.study.dataset import ZipDataset
-from diffusability.study.folder_content import is_image
+from diffusability.study.folder_content import is_hidden, is_image
 
 LABELS = "dataset.json"
 UNPACK = "write the zip with EDM's dataset_tool.py, or unpack it and use a dataset of kind folder"
@@ -29,7 +29,9 @@ class ZipFiles(Archive[ZipDataset]):
     def members(self, number: int) -> list[Member]:
         """Return the images by name, with the labels of dataset.json."""
         file, archive = self.files[number], self._open(number)
-        images = sorted(name for name in archive.namelist() if is_image(name))
+        images = sorted(
+            name for name in archive.namelist() if is_image(name) and not is_hidden(name)
+        )
         if LABELS not in archive.namelist():
             if self.spec.num_classes > 1:
                 raise DataError(f"{file}: has no {LABELS}, which holds the labels; {UNPACK}")
@@ -53,7 +55,8 @@ class ZipFiles(Archive[ZipDataset]):
 
     def unread(self, number: int) -> Sequence[str]:
         """Return the images of formats that are not read; see `Archive.unread`."""
-        return sorted(filter(unread_format, self._open(number).namelist()))
+        names = self._open(number).namelist()
+        return sorted(name for name in names if unread_format(name) and not is_hidden(name))
 
     def content(self, number: int, name: str) -> bytes:
         """Return a member, whose checksum `zipfile` compares."""

@@ -39,6 +39,7 @@ from diffusability.study.python_object import (
 )
 
 CHECKED = 4  # images of the dataset that an object is checked with
+REPEATABLE = 1e-2  # of the spread: more than GPUs differ from themselves, less than any draw
 
 
 class PythonFeatures(EncoderKind[PythonEncoder]):
@@ -56,8 +57,11 @@ class PythonFeatures(EncoderKind[PythonEncoder]):
         network = build_with_weights(self.spec, job.spec.get("weights_content"))
         require_finite(dict(network.named_parameters()), f"weights of `{self.spec.object}`")
         encoder = ModuleEncoder(self.spec, network).to(job.device).eval()
+        images = first_images(data, job.device)
         with torch.no_grad():
-            encoder.grid(first_images(data, job.device))
+            first, second = encoder.grid(images), encoder.grid(images)
+        require_repeatable(self.spec.object, "forward", first, second)
+        require_trained(self.spec, network)
         save_state(network, folder / WEIGHTS)
         (folder / HISTORY).write_text("step\n")
 
@@ -173,6 +177,40 @@ def build_with_weights(spec: WeightedObject, planned: str | None) -> nn.Module:
         state = read_tensors(f"`{spec.object}`", file)
         _load(spec, network, state, file)
     return network.eval().requires_grad_(False)
+
+
+def require_trained(spec: WeightedObject, network: nn.Module) -> None:
+    """Refuse an entry without weights whose parameters are drawn anew each time it is built.
+
+    Raises:
+        StudyError: naming the first of them.
+    """
+    if spec.weights is not None:
+        return
+    again = build_object(spec).state_dict()
+    for name, tensor in network.state_dict().items():
+        if not torch.equal(tensor.cpu(), again[name].cpu()):
+            raise StudyError(
+                f"`{spec.object}`: it has other weights each time that it is built (first {name}), "
+                "so they are not trained ones; give their file with `weights` (of a score: "
+                "--weights FILE), or load them where it is built"
+            )
+
+
+def require_repeatable(name: str, method: str, first: Tensor, second: Tensor) -> None:
+    """Refuse results for the same images that differ by more than rounding.
+
+    Raises:
+        StudyError: with how far they differ.
+    """
+    spread = float(first.std()) if first.numel() > 1 else 1.0
+    differ = float((first - second).abs().max())
+    if differ > REPEATABLE * spread:
+        raise StudyError(
+            f"`{name}`: {method} gives other values when it is called again with the same images "
+            f"(by up to {differ:.3g}, where they spread by {spread:.3g}); draw nothing in it: "
+            "return a mean, or a distribution"
+        )
 
 
 def build_from_artifact(spec: PythonObject, file: Path) -> nn.Module:

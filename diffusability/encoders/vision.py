@@ -98,7 +98,8 @@ class TimmModel(PublishedWeights[TimmEncoder]):
                 f"{what}: it is no vision transformer whose patch features can be read "
                 f"({type(error).__name__}: {error!s:.200})"
             ) from error
-        norm = (spec.mean, spec.std)
+        stated = network.pretrained_cfg
+        norm = (spec.mean or tuple(stated["mean"]), spec.std or tuple(stated["std"]))
         hub = f"timm/{spec.model}"
         return VisionFacts(spec.model, hub, patch, *size, prefix, norm, True, "bicubic")
 

@@ -39,10 +39,27 @@ def read_tensors(what: str, path: Path) -> State:
         raise ArtifactError(f"weights of {what}: {path} cannot be read ({error!s:.200})") from None
     for wrapper in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            _refuse_twins(what, path, content, wrapper)
             content = content[wrapper]
     if not isinstance(content, Mapping):
         raise ArtifactError(f"weights of {what}: {path} holds no mapping of names to tensors")
     return {name: t for name, t in content.items() if isinstance(t, Tensor)}
+
+
+def _refuse_twins(what: str, path: Path, content: Mapping[str, Any], chosen: str) -> None:
+    """Refuse a checkpoint that holds a network twice, such as its average beside it."""
+    names = set(content[chosen])
+    twins = [
+        key
+        for key, other in content.items()
+        if key != chosen and isinstance(other, Mapping) and set(other) == names
+    ]
+    if names and twins:
+        raise ArtifactError(
+            f"weights of {what}: {path} holds `{chosen}` and, of the same tensors, "
+            f"`{'`, `'.join(map(str, twins))}`; save the one that is meant alone: "
+            f'torch.save(torch.load("{path.name}", weights_only=True)["{twins[0]}"], "alone.pt")'
+        )
 
 
 def without(state: Mapping[str, Tensor], unused: tuple[str, ...]) -> State:

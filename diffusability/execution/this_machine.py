@@ -26,6 +26,13 @@ class ThisMachine:
         return START_UP + 2 * (macs or 0) / self.rate
 
 
+def available_cores() -> int:
+    """Return how many cores this process may use, which may be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def measure() -> ThisMachine:
     """Time matrix products; this takes about a tenth of a second."""
     import numpy  # imported here: no other plan needs it
@@ -36,4 +43,4 @@ def measure() -> ThisMachine:
         start = time.perf_counter()
         matrix @ matrix
         fastest = min(fastest, time.perf_counter() - start)
-    return ThisMachine(2 * SIDE**3 / fastest, len(os.sched_getaffinity(0)))
+    return ThisMachine(2 * SIDE**3 / fastest, available_cores())

@@ -2,8 +2,8 @@
 
 import argparse
 import contextlib
-import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from diffusability.errors import StudyError
+from diffusability.execution.this_machine import available_cores
 from diffusability.report.page import write_page
 from diffusability.scoring.against import against_text, places_on_page, read_known
 from diffusability.scoring.expected import expected, spaces_of
@@ -76,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--against", metavar="TABLE", help="folder of a finished study's tables, or shapes-small")
     add("--results", help=f"folder for results, table and page ({FOLDER}; of --study: here)")
     add("--write", metavar="FILE", help="only write the study, to be edited and run")
-    add("--cores", "-c", type=int, default=os.cpu_count() or 1, help="cores that are used (all)")
+    add("--cores", "-c", type=int, default=available_cores(), help="cores that are used (all)")
 
 
 def score_command(arguments: argparse.Namespace) -> int:
@@ -87,6 +88,8 @@ def score_command(arguments: argparse.Namespace) -> int:
     """
     known = None if arguments.against is None else read_known(arguments.against)
     data = _study(arguments)
+    if not arguments.study and arguments.classes is None:
+        _say_classes(data["datasets"]["images"])
     check_stored(resolve_study(data, "score"))
     if arguments.write:
         write_study(data, Path(arguments.write))
@@ -95,7 +98,8 @@ def score_command(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.results or ("." if arguments.study else FOLDER)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / PAGE
-    page.unlink(missing_ok=True)
+    for former in (page, folder / EXPECTED):
+        former.unlink(missing_ok=True)
     finished = run_study(data, folder, arguments.cores)
     scores, places = finished.scores, None
     print(score_text(scores))
@@ -111,6 +115,16 @@ def score_command(arguments: argparse.Namespace) -> int:
     written = [name for name in WRITTEN if (folder / name).exists()]
     print(f"\n{', '.join(written)} in {folder}")
     return 0
+
+
+def _say_classes(images: Mapping[str, Any]) -> None:
+    """Say that folders of images were taken as classes, which nobody may have meant."""
+    if images["kind"] == "folder" and images["num_classes"] > 1:
+        print(
+            f"{images['path']}: its {images['num_classes']} folders are taken as classes; if they "
+            "are none, say so: --classes 1",
+            file=sys.stderr,
+        )
 
 
 def _expectations(scores: Sequence[Score], plan: Plan, folder: Path, table: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusability.encoders.python_object import build_with_weights, called
+from diffusability.encoders.python_object import build_with_weights, called, require_trained
 from diffusability.encoders.vision import TimmModel
 from diffusability.errors import StudyError
 from diffusability.study.encoder import (
@@ -21,6 +21,7 @@ from diffusability.study.encoder import (
     VisionEncoder,
 )
 from diffusability.study.problems import Problems, nearest
+from diffusability.study.python_object import OBJECT
 from diffusability.study.vision_models import CELL, FACTS
 
 CONFIG = "config.json"  # beside the weights that timm saves
@@ -50,7 +51,7 @@ def encoder_entry(
         entry = {"kind": "vision", "model": name, **given}
     elif Path(name).is_dir():
         entry = _saved_by_timm(Path(name))
-    elif re.fullmatch(r"[\w.]+:\w+", name):
+    elif ":" in name and re.match(OBJECT, name):
         entry = {"kind": "python", "object": name, **given}
         factor, features = _probe(entry, channels, size)
         entry |= {"factor": factor, "features": features}
@@ -124,4 +125,5 @@ def _probe(entry: Mapping[str, Any], channels: int, size: int) -> tuple[int, int
         raise StudyError(
             f"`{spec.object}`: forward gives no feature map (B, D, h, w) of a whole grid"
         )
+    require_trained(spec, network)
     return size // grid.shape[-1], grid.shape[1]

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL import Image
 
 from diffusability.errors import StudyError
 from diffusability.study.dataset import DATASETS
 from diffusability.study.encoder import ENCODERS
-from diffusability.study.folder_content import is_image
+from diffusability.study.folder_content import dataset_images, is_image
 from diffusability.study.tokenizer import TOKENIZER_SOURCES
 
 ARCHIVES = {".zip": "zip", ".parquet": "parquet", ".tar": "tar"}
@@ -70,6 +71,8 @@ def images_entry(images: str, size: int | None, classes: int | None) -> dict[str
     entry: dict[str, Any] = {"path": str(path), "size": SIZE if size is None else size}
     if path.is_dir():
         found = _class_folders(path) if classes is None else classes
+        if size is None:
+            _refuse_small(path)
         return {"kind": "folder", **entry, "num_classes": found}
     if path.suffix not in ARCHIVES:
         raise StudyError(f"{images}: images are a folder, or a file of {', '.join(ARCHIVES)}")
@@ -91,6 +94,21 @@ def _with_options(
                 f"--{option} {value}: images of kind {kind} have no key `{key}`; leave it out"
             )
     return entry | dict(given.values())
+
+
+def _refuse_small(path: Path) -> None:
+    """Refuse images that would be enlarged to the default size, which is not seen in the scores."""
+    first = next(dataset_images(path), "")
+    try:
+        with Image.open(path / first) as image:
+            sides = image.size
+    except OSError:
+        return  # named with all others that cannot be read, when the dataset is made
+    if min(sides) < SIZE:
+        raise StudyError(
+            f"{path / first}: its {sides[0]} x {sides[1]} pixels would be enlarged to {SIZE}; say "
+            f"which side images get: --size {min(sides)}, or --size {SIZE}"
+        )
 
 
 def _class_folders(path: Path) -> int:

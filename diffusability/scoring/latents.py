@@ -26,7 +26,7 @@ from diffusability.study.fingerprint import derive_seed
 from diffusability.study.metric_group import LACKING, UNUSED_MASKS
 from diffusability.study.metrics import METRIC_GROUPS, FisherMetric
 from diffusability.study.problems import Problems, nearest
-from diffusability.tokenizers.stored import check_latents
+from diffusability.tokenizers.stored import check_latents, check_layout
 
 Array = Tensor | np.ndarray[Any, Any]
 
@@ -36,7 +36,7 @@ def score(
     labels: Array | None = None,
     masks: Array | None = None,
     *,
-    metrics: Sequence[str] = OF_LATENTS,
+    metrics: str | Sequence[str] = OF_LATENTS,
     seed: int = 0,
     name: str = "latents",
     progress: bool | None = None,
@@ -51,7 +51,7 @@ def score(
         masks: (N, h, w) foreground, true or false or its share in [0, 1], at the resolution of the
             images or of the latents; None leaves SRSS out. Tokens have no position: theirs are not
             used, and a flag says so.
-        metrics: groups of `OF_LATENTS`.
+        metrics: groups of `OF_LATENTS`, or one.
         seed: of all that is drawn at random; 0 draws what a study draws, so that equal latents and
             options give its numbers. The linear probe and uniformity of a study read more than
             arrays hold: the training set, and draws of the posteriors.
@@ -66,8 +66,14 @@ def score(
 
     Raises:
         MeasurementError: latents, labels or masks are no numbers or do not fit together, latents
-            hold NaN or infinity, or options are of no group of `metrics`.
+            hold NaN or infinity, a group does not exist, or options are of no group of `metrics`.
     """
+    metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    for group in metrics:
+        if group not in METRIC_GROUPS:
+            raise MeasurementError(
+                f"metrics: there is no group `{group}` ({nearest(group, OF_LATENTS)})"
+            )
     for group in options:
         if group not in metrics:
             raise MeasurementError(
@@ -140,6 +146,8 @@ class _Given:
                 "(N, C, H, W) or tokens (N, L, D) are expected"
             )
         try:
+            if mean.ndim == 4:
+                check_layout(mean, "latents")
             check_latents(mean, "latents")
         except DataError as error:
             raise MeasurementError(str(error)) from None

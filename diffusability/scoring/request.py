@@ -14,6 +14,7 @@ from diffusability.scoring.entries import images_entry, is_entry, read_entry
 from diffusability.study.dataset import DATASETS, Dataset, UnseenDataset
 from diffusability.study.names import INCEPTION, NAME
 from diffusability.study.problems import Problems
+from diffusability.study.python_object import OBJECT
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import LatentsTokenizer
 from diffusability.study.vision_models import FACTS
@@ -188,14 +189,18 @@ def _unseen(request: Request) -> dict[str, Any]:
         raise StudyError(f"{first}: there are no latents in this file")
     if request.labels is not None:
         labels = read_array(request.labels, ("labels", "label", "y"))
-        largest = int(labels.max()) if labels.numel() else 0
+        # labels that are no integers are refused later
+        largest = int(labels.nan_to_num(0, 0, 0).max()) if labels.numel() else 0
         entry |= {
             "labels": str(Path(request.labels).absolute()),
             "num_classes": max(1, largest + 1) if request.classes is None else request.classes,
         }
     if request.masks is not None:
         masks = read_array(request.masks, ("masks", "mask", "foreground"))
-        entry |= {"masks": str(Path(request.masks).absolute()), "size": int(masks.shape[-1])}
+        entry |= {
+            "masks": str(Path(request.masks).absolute()),
+            "size": int(masks.shape[-1]) if masks.ndim else 1,
+        }
     return entry
 
 
@@ -210,7 +215,7 @@ def _kind(kind: str, name: str) -> str:
         return "encoder"
     if path.is_dir():
         return "vae"
-    if re.fullmatch(r"[\w.]+:\w+", name):
+    if ":" in name and re.match(OBJECT, name):
         return "tokenizer"
     raise StudyError(
         f"{name}: is no folder of an autoencoder, no file of latents ({', '.join(SUFFIXES)}) and "
@@ -248,6 +253,11 @@ def _tokenizer(kind: str, name: str, request: Request, channels: int, size: int)
                 "channels": latent_channels,
             }
         case "tokenizer":
+            if not re.match(OBJECT, name):
+                raise StudyError(
+                    f"--tokenizer {name}: is no class `package:Class`; in ./my_vae.py, or in a "
+                    "my_vae.py on PYTHONPATH, it is my_vae:MyVAE"
+                )
             entry = {"source": "python", "object": name}
             if request.weights is not None:
                 entry["weights"] = str(Path(request.weights).absolute())

@@ -17,6 +17,7 @@ from diffusability.artifacts.job import Job
 from diffusability.errors import ArtifactError, DiffusabilityError
 from diffusability.execution.fork_client import lost_fork
 from diffusability.execution.gpus import take_gpus
+from diffusability.execution.this_machine import available_cores
 from diffusability.study.load import load_study
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.problems import nearest
@@ -147,7 +148,7 @@ def _job(stage: str, arguments: argparse.Namespace) -> Job:
         plan = Plan(load_study(arguments.study))
         text = _named(plan, stage, arguments.name).job()
     _check_processes(stage)
-    threads = arguments.threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    threads = arguments.threads or int(os.environ.get("OMP_NUM_THREADS") or available_cores())
     if arguments.threads:  # torchrun has divided what the environment says
         threads = max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     _limit_threads(threads)

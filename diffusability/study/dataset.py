@@ -307,8 +307,8 @@ class FolderDataset(DecodedDataset):
 
     `path` holds `train/` and `val/`, or `train/` alone, or directly what `train/` would hold;
     without `val/` a `val_fraction` is held out. Each holds one folder per class, as ImageNet does,
-    or the images of one class directly. The index of the folder is an artifact, the images stay
-    where they are.
+    or the images of one class, directly or in any folders (`num_classes: 1`). The index of the
+    folder is an artifact, the images stay where they are.
     """
 
     kind: Literal["folder"] = Field(description="image files in folders")

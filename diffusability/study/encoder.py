@@ -29,7 +29,6 @@ from diffusability.study.spec import (
 )
 from diffusability.study.vision_models import (
     FACTS,
-    IMAGENET,
     Colour,
     VisionFacts,
     VisionModel,
@@ -357,8 +356,17 @@ class TimmEncoder(PublishedEncoder):
     options: dict[str, JsonValue] = Field(
         {}, description="arguments of timm.create_model that the published network does not have"
     )
-    mean: Colour = Field(IMAGENET[0], description="of an image in 0 ... 1, which is subtracted")
-    std: Colour = Field(IMAGENET[1], description="of an image in 0 ... 1, which is divided by")
+    mean: Colour | None = Field(
+        None,
+        exclude_if=is_none,
+        description="of an image in 0 ... 1, which is subtracted; by default as timm states for "
+        "this network",
+    )
+    std: Colour | None = Field(
+        None,
+        exclude_if=is_none,
+        description="of an image in 0 ... 1, which is divided by; by default as timm states",
+    )
 
     @property
     def weight_file(self) -> Path:

@@ -26,6 +26,12 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def is_hidden(member: str) -> bool:
+    """Return whether a member of an archive is hidden, as what macOS adds to each image is."""
+    parts = member.split("/")
+    return any(part == "__MACOSX" or (part[:1] == "." and part.strip(".")) for part in parts)
+
+
 def images_identity(path: str, masks: str | None) -> str | None:
     """Return the identity of a folder of images and of the folder of their masks, if any.
 

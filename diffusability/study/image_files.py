@@ -9,7 +9,7 @@ from pathlib import Path
 
 from diffusability.study.content import content_digest
 from diffusability.study.fingerprint import canonical_json
-from diffusability.study.folder_content import is_image
+from diffusability.study.folder_content import is_hidden, is_image
 
 # parts of an IDX data set, by what their names contain
 IDX_PARTS = {
@@ -81,7 +81,8 @@ def count_in_zips(files: Sequence[Path]) -> int | None:
     try:
         for file in files:
             with zipfile.ZipFile(file) as archive:
-                images += sum(map(is_image, archive.namelist()))
+                names = archive.namelist()
+                images += sum(is_image(name) and not is_hidden(name) for name in names)
     except (zipfile.BadZipFile, OSError):
         return None
     return images

@@ -22,12 +22,15 @@ from diffusability.study.spec import Need, OptionalPlace, Spec
 
 COMPUTED: JsonDict = {"computed": True}  # follows from the other keys; no key of the study file
 
+# an object as an entry names it: a dotted module, `:` or `.`, and a name in it
+OBJECT = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*[.:][A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+
 
 class PythonObject(Spec):
     """An object of the user's own package, and the options that it is built with."""
 
     object: str = Field(
-        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*[.:][A-Za-z_]\w*(\.[A-Za-z_]\w*)*$",
+        pattern=OBJECT,
         description="a class or function as `my_package:MyVAE` or `my_package.MyVAE`, found on "
         "PYTHONPATH or in the working directory",
     )

@@ -40,6 +40,8 @@ from diffusability.encoders.python_object import (
     check_tensor,
     first_images,
     import_object,
+    require_repeatable,
+    require_trained,
     save_state,
 )
 from diffusability.errors import StudyError
@@ -67,9 +69,12 @@ class PythonSource(TokenizerSource[PythonTokenizer]):
         require_finite(dict(network.named_parameters()), f"weights of `{self.spec.object}`")
         tokenizer = ModuleTokenizer(self.spec, network, data.images.shape[1])
         tokenizer.to(job.device).eval()
+        images = first_images(data, job.device)
         with torch.no_grad():
-            posterior = tokenizer.encode(first_images(data, job.device))
-            tokenizer.decode(posterior.mean)
+            mean, again = tokenizer.encode(images).mean, tokenizer.encode(images).mean
+            tokenizer.decode(mean)
+        require_repeatable(self.spec.object, "encode", mean, again)
+        require_trained(self.spec, network)
         save_state(network, folder / WEIGHTS)
 
     def load(self, folder: Path, data: ImageSet) -> Tokenizer:
@@ -147,6 +152,7 @@ def probe_shape(entry: Mapping[str, Any], image_channels: int, size: int) -> tup
         mean, _ = moments(called(spec.object, "encode", network.encode, image))
     if not isinstance(mean, Tensor) or mean.ndim != 4 or size % mean.shape[-1]:
         raise StudyError(f"`{spec.object}`: encode gives no latents (B, d, h, w) of a whole grid")
+    require_trained(spec, network)
     return size // mean.shape[-1], mean.shape[1]
 
 

@@ -88,6 +88,8 @@ def read_latents(spec: LatentsTokenizer) -> Tensor:
             f"{spec.path}: latents of shape {tuple(latents.shape)}; the layout `{spec.layout}` is "
             f"{words}"
         )
+    if dims == 4:
+        check_layout(latents, spec.path)
     grid = latents if dims == 4 else latents.transpose(1, 2)[..., None]  # (N, C, h, w)
     if grid.shape[1] != spec.channels:
         raise DataError(
@@ -95,6 +97,21 @@ def read_latents(spec: LatentsTokenizer) -> Tensor:
             f"entry says channels: {spec.channels}"
         )
     return grid
+
+
+def check_layout(latents: Tensor, path: str) -> None:
+    """Refuse (N, H, W, C), of which every metric would be a number of another space.
+
+    Raises:
+        DataError: with how to turn them.
+    """
+    shape = tuple(latents.shape)
+    if shape[1] == shape[2] != shape[3]:
+        raise DataError(
+            f"{path}: latents of shape {shape} look like (N, H, W, C), and are (N, C, H, W): turn "
+            "them with numpy.moveaxis(latents, -1, 1). If they are (N, C, H, W), swap H and W, "
+            "which changes no metric"
+        )
 
 
 def check_latents(latents: Tensor, path: str) -> None:

@@ -22,6 +22,7 @@ from diffusability.data.images import ImageSet
 from diffusability.data.load import data_source, load_dataset
 from diffusability.errors import DataError
 from diffusability.study.dataset import DATASETS, ArchiveDataset
+from diffusability.study.image_files import count_in_zips
 from diffusability.study.needs import describe_package
 from tests.unit.archive_files import Labelled, labelled, write_parquet, write_tar, write_zip
 from tests.unit.image_files import SIZE, entry, other_pixels, write_images
@@ -75,6 +76,20 @@ def refusal(spec: ArchiveDataset, folder: Path) -> str:
     with pytest.raises(DataError) as caught:
         prepared(spec, folder)
     return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_what_macos_adds_to_an_archive_is_no_image(kind: str, root: Path, tmp_path: Path) -> None:
+    images = labelled(root, "train")
+    added = [image._replace(name=f"__MACOSX/._{Path(image.name).name}") for image in images]
+    hidden = [image._replace(name=f"./x/.{Path(image.name).name}") for image in images]
+    shown = [image._replace(name=f"./{image.name}") for image in images]
+    WRITERS[kind](tmp_path / f"a.{kind}", [*shown, *added, *hidden])
+    if kind == "zip":  # labels are of what is shown
+        write_zip(tmp_path / "a.zip", [*shown, *added], [[i.name, i.label] for i in shown])
+        assert count_in_zips([tmp_path / "a.zip"]) == len(images)
+    data, _ = prepared(spec_of(kind, tmp_path / f"a.{kind}", val_fraction=0.25), tmp_path / "made")
+    assert len(data.labels) == len(images)
 
 
 @pytest.mark.parametrize("kind", KINDS)

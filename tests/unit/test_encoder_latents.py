@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 from diffusability.data.digits import load_digits
 from diffusability.data.images import to_float
 from diffusability.encoders.packages import ensure_torchvision
+from diffusability.encoders.vision import TimmModel
 from diffusability.errors import StudyError
 from diffusability.scoring.command import main
 from diffusability.scoring.request import Request, requested_study
 from diffusability.study.dataset import DigitsDataset
+from diffusability.study.encoder import TimmEncoder
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
 from diffusability.tokenizers.load import load_tokenizer
@@ -62,6 +64,18 @@ def test_patch_tokens_of_a_timm_network_are_latents(saved: Any) -> None:
     tokenizer = load_tokenizer(folder, digits, "cpu")
     with pytest.raises(StudyError, match="have no decoder"):
         tokenizer.decode(mean[:1])
+
+
+@pytest.mark.parametrize(
+    ("model", "mean"), [("vit_tiny_patch16_224", 0.5), ("vit_small_patch14_dinov2", 0.485)]
+)
+def test_images_are_normalised_as_timm_states_for_the_network(model: str, mean: float) -> None:
+    pytest.importorskip("timm")
+    entry = {"kind": "timm", "model": model, "weights": "w.safetensors"}
+    facts = TimmModel(TimmEncoder.model_validate(entry)).facts
+    assert facts.norm[0][0] == mean
+    own = TimmEncoder.model_validate(entry | {"mean": [0.1, 0.2, 0.3]})
+    assert TimmModel(own).facts.norm == ((0.1, 0.2, 0.3), facts.norm[1])
 
 
 def test_what_an_encoder_can_be_measured_for(saved: Any) -> None:

@@ -53,6 +53,14 @@ def test_flat_folder_is_one_class(tmp_path: Path) -> None:
     assert (set(listing.labels), sum(listing.validation)) == ({0}, 3)
 
 
+def test_one_class_holds_the_images_of_all_folders(root: Path) -> None:
+    write_image(root / "train" / "beside.png", 1)
+    one = list_images(root, entry(root, num_classes=1))
+    assert (one.classes, set(one.labels)) == ([""], {0})
+    assert one.files == sorted(one.files)
+    assert len(one.files) == 2 * 12 + 1
+
+
 def test_order_does_not_depend_on_the_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = list_images(root, entry(root))
     scandir, shuffler = os.scandir, random.Random(0)

@@ -83,6 +83,12 @@ class Raising(MyVAE):
         raise KeyError("a key of my own")
 
 
+class Drawing(MyVAE):
+    def encode(self, images):
+        mean = super().encode(images)
+        return mean + torch.randn_like(mean)
+
+
 class NoDecoder(nn.Module):
     def encode(self, images):
         return images
@@ -99,6 +105,7 @@ def make_number():
 class MyEncoder(nn.Module):
     def __init__(self):
         super().__init__()
+        torch.manual_seed(0)  # stands for weights of its own
         self.grid = nn.Conv2d(1, 6, 2, stride=2)
 
     def forward(self, images):
@@ -234,6 +241,11 @@ def test_code_that_changes_after_planning_is_refused(package: Path, tmp_path: Pa
         ({"object": "toy_package:NotFinite"}, "256 of 256 values not finite"),
         ({"object": "toy_package:Whole"}, "decode returns the images of type torch.int64"),
         ({"object": "toy_package:Raising"}, r"encode raised KeyError for \(4, 1, 8, 8\)"),
+        ({"object": "toy_package:Drawing"}, "encode gives other values when it is called again"),
+        (
+            {"object": "toy_package:MyVAE"},
+            r"other weights each time .*first down.weight.*--weights",
+        ),
         ({"object": "toy_package:NoDecoder"}, "it has no method `decode`"),
         ({"object": "toy_package:make_number"}, "gives a int, a torch.nn.Module is needed"),
         ({"object": "toy_package:MyVAE", "options": {"width": 3}}, "calling it with width raised"),
@@ -256,6 +268,15 @@ def test_weights_that_are_not_finite_are_refused(package: Path, tmp_path: Path) 
     plan = Plan(study(tmp_path, object="toy_package:MyVAE", weights=broken))
     make(plan, "dataset")
     with pytest.raises(ArtifactError, match=r"weights of `toy_package:MyVAE`: 1 .*first up.bias"):
+        make(plan, "tokenizer")
+
+
+def test_a_checkpoint_of_two_networks_is_refused(package: Path, tmp_path: Path) -> None:
+    state = load_file(tmp_path / "vae.safetensors")
+    torch.save({"model": state, "ema": state, "step": 3}, tmp_path / "two.pt")
+    plan = Plan(study(tmp_path, object="toy_package:MyVAE", weights=str(tmp_path / "two.pt")))
+    make(plan, "dataset")
+    with pytest.raises(ArtifactError, match=r"holds `model` and, of the same tensors, `ema`; save"):
         make(plan, "tokenizer")
 
 

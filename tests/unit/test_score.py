@@ -38,6 +38,7 @@ from diffusability.study.registry import Registry
 from diffusability.study.resolve import resolve_study
 from diffusability.study.tokenizer import TOKENIZER_SOURCES
 from tests.conftest import REPOSITORY
+from tests.unit.image_files import write_images
 
 FAST = ("velocity", "semantics", "spatial", "smoothness")
 SMOKE = str(REPOSITORY / "studies" / "smoke.yaml")
@@ -128,6 +129,7 @@ def test_a_metric_that_fails_leaves_the_others(latents: Tensor) -> None:
         ((torch.zeros(4, 3, 2, 2), torch.arange(4) - 1), r"label -1 would be a class of its own"),
         ((torch.zeros(4, 3, 2, 2), torch.zeros(4)), "one integer per latent"),
         ((torch.zeros(4, 3, 2, 2), None, torch.zeros(4, 2)), r"masks of shape \(4, 2\)"),
+        ((torch.rand(4, 8, 8, 3),), r"look like \(N, H, W, C\).*numpy.moveaxis"),
         ((torch.full((4, 3, 2, 2), torch.nan),), r"4 latents hold NaN .* \[0, 1, 2, 3\]"),
         ((np.full((4, 3, 2), np.inf),), "4 latents hold NaN or infinite values"),
         (
@@ -161,6 +163,15 @@ def test_a_score_of_nothing_is_a_table_without_rows(latents: Tensor) -> None:
     assert list(found.to_frame()) == list(score(latents, metrics=["smoothness"]).to_frame())
     assert "Left out of latents" in repr(found)
     assert "Left out" in found._repr_html_()
+
+
+def test_one_group_is_named_alone_and_an_unknown_one_is_refused(latents: Tensor) -> None:
+    assert values(score(latents, metrics="smoothness")) == values(
+        score(latents, metrics=["smoothness"])
+    )
+    for metrics in ("viv", ["smoothness", "viv"]):
+        with pytest.raises(MeasurementError, match="there is no group `viv`"):
+            score(latents, metrics=metrics)
 
 
 def test_metrics_of_images_are_not_of_arrays(latents: Tensor) -> None:
@@ -320,6 +331,13 @@ def test_a_study_that_is_no_study_is_refused_in_a_sentence(tmp_path: Path) -> No
         (["{}/z.npy", "--images", "{}/none"], "no such folder or archive"),
         (["--tokenizer", "no_package:Vae", "--images", "kind: digits"], "no_package"),
         (["--tokenizer", "json:dumps", "--images", "kind: digits"], "json:dumps"),
+        (
+            ["--tokenizer", "./vae.py:Vae", "--images", "kind: digits"],
+            "is no class `package:Class`",
+        ),
+        (["{}/last.npy"], r"look like \(N, H, W, C\)"),
+        (["{}/z.npy", "--labels", "{}/y-nan.npy"], "labels must be integers"),
+        (["{}/z.npy", "--masks", "{}/zero.npy"], r"masks of shape \(\)"),
     ],
 )
 def test_bad_names_are_refused_in_a_sentence(files: Path, latents, words, message) -> None:
@@ -327,6 +345,9 @@ def test_bad_names_are_refused_in_a_sentence(files: Path, latents, words, messag
     nan[3, 0, 0, 0] = torch.nan
     np.save(files / "nan.npy", nan.numpy())
     np.save(files / "few.npy", latents[:7].numpy())
+    np.save(files / "last.npy", np.zeros((80, 4, 4, 3), np.float32))
+    np.save(files / "y-nan.npy", np.full(80, np.nan))
+    np.save(files / "zero.npy", np.float32(1))
     with pytest.raises((StudyError, DataError, diffusability.errors.ArtifactError), match=message):
         main([word.format(files) for word in words] + ["--write", str(files / "s.yaml")])
     assert not (files / "s.yaml").exists()
@@ -400,6 +421,31 @@ def test_metrics_that_need_larger_classes_are_left_out_with_the_reason(
     assert "smoothness" not in too_few
     before, after = (resolve_study(each, "x").selected_metrics for each in (enough, fewer))
     assert set(before) - set(after) == set(too_few) & set(before)
+
+
+def test_file_names_may_lie_beside_latents(files: Path, latents: Tensor) -> None:
+    names = np.array([f"{number}.png" for number in range(len(latents))])
+    np.savez(files / "both.npz", z=latents.numpy(), names=names)
+    assert torch.equal(read_array(files / "both.npz", ("z",)), latents)
+    with pytest.raises(DataError, match=r"numbers are expected, it holds <U"):
+        read_array(files / "both.npz", (), "names")
+
+
+def test_folders_are_classes_only_where_nothing_else_is_said(tmp_path: Path, capsys) -> None:
+    write_images(tmp_path / "toy", splits=("",))  # three folders of small images
+    words = ["--images", str(tmp_path / "toy"), "--write", str(tmp_path / "s.yaml")]
+    (tmp_path / "vae").mkdir()
+    config = {"_class_name": "AutoencoderTiny", "latent_channels": 4}
+    config["encoder_block_out_channels"] = [8, 8, 8]
+    (tmp_path / "vae" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(StudyError, match=r"would be enlarged to 256; .*--size \d+, or --size 256"):
+        main([str(tmp_path / "vae"), *words])
+    for classes, said in (([], True), (["--classes", "3"], False), (["--classes", "1"], False)):
+        main([str(tmp_path / "vae"), "--size", "8", *classes, *words])
+        note = "its 3 folders are taken as classes; if they are none, say so: --classes 1"
+        assert (note in capsys.readouterr().err) == said
+        (data,) = load_study(tmp_path / "s.yaml").datasets.values()
+        assert data.num_classes == (1 if "1" in classes else 3)
 
 
 def test_names_that_cannot_be_scored_say_what_to_do(tmp_path: Path) -> None:
