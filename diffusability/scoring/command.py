@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for option, meaning in (
         ("--vae", "folder of an autoencoder of diffusers"),
-        ("--tokenizer", "class of your own package with encode and decode, package:Class"),
+        ("--tokenizer", "class of your own with encode and decode, package:Class, or an entry"),
         ("--encoder", "vision model (dinov2-b), folder that timm saved, package:Class, or entry"),
         ("--latents", "latents (N, C, H, W) or tokens (N, L, D) in npy, npz, safetensors or zarr"),
     ):

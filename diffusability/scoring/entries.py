@@ -4,7 +4,7 @@ The study of a score runs in its own folder, where a relative path would mean an
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
+from diffusability.data.folder_layout import unread_format
 from diffusability.errors import StudyError
 from diffusability.study.dataset import DATASETS
 from diffusability.study.encoder import ENCODERS
@@ -114,7 +115,22 @@ def _refuse_small(path: Path) -> None:
 def _class_folders(path: Path) -> int:
     """Return the number of class folders; 1 for images without any."""
     root = path / "train" if (path / "train").is_dir() else path
-    folders = [each for each in root.iterdir() if each.is_dir() and each.name[0] != "."]
-    if not folders and not any(is_image(each.name) for each in root.iterdir()):
-        raise StudyError(f"{root}: there are no images in this folder")
+    there = [each for each in sorted(root.iterdir()) if each.name[0] != "."]
+    folders = [each for each in there if each.is_dir()]
+    if not folders and not any(is_image(each.name) for each in there):
+        raise StudyError(f"{root}: there are no images in this folder{_what_else(there)}")
     return max(1, len(folders))
+
+
+def _what_else(files: Sequence[Path]) -> str:
+    """Return what a folder without images holds, where that is known to hold some."""
+    for file in files:
+        kind = ARCHIVES.get(file.suffix)
+        if kind:
+            entry = (
+                f"kind: {kind}, path: {file.parent}/*{file.suffix}, num_classes: N, size: {SIZE}"
+            )
+            return f"; of its archives it is --images '{entry}'"
+        if reason := unread_format(file.name):
+            return f"; {reason}: convert {file.name} and the others"
+    return ""

@@ -16,7 +16,7 @@ from diffusability.study.names import INCEPTION, NAME
 from diffusability.study.problems import Problems
 from diffusability.study.python_object import OBJECT
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import LatentsTokenizer
+from diffusability.study.tokenizer import LatentsTokenizer, PythonTokenizer
 from diffusability.study.vision_models import FACTS
 from diffusability.tokenizers.external import latent_shape
 from diffusability.tokenizers.python_object import probe_shape
@@ -91,7 +91,7 @@ def requested_study(request: Request) -> dict[str, Any]:
         entry = _tokenizer(kind, given, request, shape.image_channels, shape.size)
         if not shape.has_images and entry["source"] != "latents":
             raise StudyError(f"{given}: name the images that it encodes: --images FOLDER")
-        tokenizers[_name(given, tokenizers)] = entry
+        tokenizers[_name(entry.get("object", given), tokenizers)] = entry
     data: dict[str, Any] = {"name": request.name, "datasets": {"images": dataset}}
     data |= {"encoders": encoders} if encoders else {}
     data |= {"tokenizers": tokenizers, "metrics": _metrics(request, shape.has_images, extractor)}
@@ -167,7 +167,7 @@ def _takes_weights(kind: str, name: str) -> bool:
     """Return whether the file of `--weights` is used for one thing that is scored."""
     match _kind(kind, name):
         case "tokenizer":
-            return True
+            return not is_entry(name)
         case "encoder":
             return not is_entry(name) and (name in FACTS or not Path(name).is_dir())
     return False
@@ -253,18 +253,29 @@ def _tokenizer(kind: str, name: str, request: Request, channels: int, size: int)
                 "channels": latent_channels,
             }
         case "tokenizer":
-            if not re.match(OBJECT, name):
-                raise StudyError(
-                    f"--tokenizer {name}: is no class `package:Class`; in ./my_vae.py, or in a "
-                    "my_vae.py on PYTHONPATH, it is my_vae:MyVAE"
-                )
-            entry = {"source": "python", "object": name}
-            if request.weights is not None:
-                entry["weights"] = str(Path(request.weights).absolute())
+            entry = _own_class(name, request.weights)
             factor, latent_channels = probe_shape(entry, channels, size)
             return entry | {"factor": factor, "channels": latent_channels}
         case other:
             raise StudyError(f"{name}: unknown kind `{other}` (vae, tokenizer, encoder, latents)")
+
+
+def _own_class(name: str, weights: str | None) -> dict[str, Any]:
+    """Return the entry of a class of the user's own package, without the shape of its latents."""
+    if is_entry(name):
+        entry = {"source": "python", **read_entry("--tokenizer", name)}
+    elif re.match(OBJECT, name):
+        entry = {"source": "python", "object": name}
+        entry |= {} if weights is None else {"weights": str(Path(weights).absolute())}
+    else:
+        raise StudyError(
+            f"--tokenizer {name}: is no class `package:Class` and no entry such as 'object: "
+            "package:Class, options: {width: 64}'; the class MyVAE of ./my_vae.py is my_vae:MyVAE"
+        )
+    problems = Problems()
+    problems.validate("--tokenizer", {**entry, "factor": 1, "channels": 1}, PythonTokenizer)
+    problems.raise_any("score")
+    return entry
 
 
 def _features(name: str, request: Request, shape: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ def run_study(data: Mapping[str, Any], folder: Path, cores: int) -> Finished:
     plan = Plan(resolve_study(data, "score"))
     check_needs(plan.study)
     log = folder / "score.log"
+    log.unlink(missing_ok=True)
     data, too_few = _enough_images(data, folder, cores, log)
     plan = Plan(resolve_study(data, "score"))
     write_study(data, folder / "score.yaml")
@@ -144,7 +145,7 @@ def _snakemake(folder: Path, cores: int, log: Path, *targets: str) -> bool:
     places = [str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
     with (
-        log.open("w", encoding="utf-8") as out,
+        log.open("a", encoding="utf-8") as out,
         subprocess.Popen(
             command,
             cwd=folder,
@@ -191,8 +192,8 @@ def _score(plan: Plan, tokenizer: str, seed: str, artifacts: list[Artifact]) -> 
 
 
 def _failure(artifact: Artifact) -> str:
-    """Return the error of what failed: the artifact's own job, or one upstream."""
-    for each in (*artifact.upstream.values(), artifact):
+    """Return the error of what failed: the artifact's own job, or the first of those it needs."""
+    for each in _needed(artifact):
         name = name_template(each.stage).format(**each.labels, fingerprint=each.fingerprint)
         log = Path(RESULTS, "logs", STAGES[each.stage].rule, f"{name}.log")
         if is_done(each) or not log.exists():
@@ -201,6 +202,13 @@ def _failure(artifact: Artifact) -> str:
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         return errors[-1] if errors else f"its job failed, see {log.absolute()}"
     return "a job that it needs failed; the log is score.log"
+
+
+def _needed(artifact: Artifact) -> Iterator[Artifact]:
+    """Yield an artifact after all that it is made from, however far upstream."""
+    for each in artifact.upstream.values():
+        yield from _needed(each)
+    yield artifact
 
 
 def _write(scores: list[Score]) -> None:

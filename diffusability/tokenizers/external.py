@@ -220,8 +220,8 @@ def _stated_shape(config: Mapping[str, Any]) -> tuple[int, int] | None:
     name = config["_class_name"]
     if name == RAE:
         return int(config.get("patch_size", 16)), int(config.get("encoder_hidden_size", 768))
-    if name not in CLASSES:
-        return None
+    if name not in CLASSES or not {CLASSES[name][1], "latent_channels"} <= config.keys():
+        return None  # then diffusers' own defaults hold
     return 2 ** (len(config[CLASSES[name][1]]) - 1), int(config["latent_channels"])
 
 
@@ -239,7 +239,8 @@ def latent_convention(config: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     std = torch.as_tensor(config.get("latents_std") or 1.0, dtype=torch.float32)
     mean = config.get("latents_mean") or config.get("shift_factor") or 0.0
     shift = torch.as_tensor(mean, dtype=torch.float32).expand(channels)
-    scale = (config.get("scaling_factor", 1.0) / std).expand(channels)
+    factor = config.get("scaling_factor")
+    scale = ((1.0 if factor is None else factor) / std).expand(channels)
     if not bool(torch.isfinite(scale).all() and (scale != 0).all()):
         raise StudyError(
             f"{config['_class_name']}: its latents are scaled by {scale.tolist()}; correct "

@@ -20,6 +20,7 @@ from diffusability.metrics.velocity import measure_velocity
 from diffusability.report.scores import NOT_MEASURED, left_out_rows
 from diffusability.scoring import run as scoring_run
 from diffusability.scoring.command import main
+from diffusability.scoring.entries import images_entry
 from diffusability.scoring.latents import measure, score
 from diffusability.scoring.request import (
     Request,
@@ -36,6 +37,7 @@ from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.plan import Plan
 from diffusability.study.registry import Registry
 from diffusability.study.resolve import resolve_study
+from diffusability.study.stages import STAGES
 from diffusability.study.tokenizer import TOKENIZER_SOURCES
 from tests.conftest import REPOSITORY
 from tests.unit.image_files import write_images
@@ -421,6 +423,54 @@ def test_metrics_that_need_larger_classes_are_left_out_with_the_reason(
     assert "smoothness" not in too_few
     before, after = (resolve_study(each, "x").selected_metrics for each in (enough, fewer))
     assert set(before) - set(after) == set(too_few) & set(before)
+
+
+def test_a_class_may_have_options(tmp_path: Path, monkeypatch) -> None:
+    source = VAE_SOURCE.replace(
+        "def encode",
+        "def __init__(self, d):\n        super().__init__()\n        self.d = d\n    def encode",
+    )
+    (tmp_path / "optional_vae.py").write_text(source.replace("repeat(1, 5", "repeat(1, self.d"))
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def entry(text: str, **named: Any) -> dict[str, Any]:
+        request = Request([("tokenizer", text)], images="kind: digits, size: 8", **named)
+        return requested_study(request)["tokenizers"]
+
+    found = entry("object: optional_vae:Vae, options: {d: 7}")
+    assert (list(found), found["vae"]["channels"]) == (["vae"], 7)
+    for text, named, message in (
+        ("optional_vae:Vae", {}, "calling it with nothing raised TypeError"),
+        ("object: optional_vae:Vae, option: {d: 7}", {}, "did you mean `options`"),
+        ("object: optional_vae:Vae", {"weights": "w"}, "nothing that is scored takes it"),
+    ):
+        with pytest.raises(StudyError, match=message):
+            entry(text, **named)
+    sys.modules.pop("optional_vae", None)
+
+
+def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
+    for name, message in (
+        ("shard-0.tar", r"--images 'kind: tar, path: .*/\*\.tar, num_classes: N"),
+        ("a.bmp", r"\.bmp files are not read"),
+        ("notes.txt", "no images in this folder$"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+        with pytest.raises(StudyError, match=message):
+            images_entry(str(tmp_path / name), None, None)
+
+
+def test_the_reason_of_a_failure_is_found_however_far_upstream(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = Plan(load_study(SMOKE))
+    (measured, *_) = plan.of_stage("generation")
+    (dataset,) = plan.of_stage("dataset")
+    rule = STAGES["dataset"].rule
+    log = Path("results/logs", rule, f"{dataset.name}.{dataset.fingerprint}.log")
+    log.parent.mkdir(parents=True)
+    log.write_text("12:00 reading\nerror: the folder is empty\n")
+    assert scoring_run._failure(measured) == "the folder is empty"
 
 
 def test_file_names_may_lie_beside_latents(files: Path, latents: Tensor) -> None:
