@@ -17,6 +17,7 @@ from diffusability.figures.panels import (
     lowest,
     sentence_figure,
     set_title,
+    wrapped,
     wrapped_grid,
 )
 from diffusability.figures.perspectives import every_scope
@@ -28,7 +29,7 @@ FILLED, OPEN = "#0072B2", "#D55E00"
 OFFSET = 0.17  # rows between the marks of one metric
 ROW = 0.27  # inches per metric
 NARROW, WIDE = 1.3, 2.2  # inches, width of a panel
-LEFT = {PAGE: 1.1, HALF: 1.3, PHONE: 1.1}  # inches, room for the names of the metrics
+LEFT = {PAGE: 1.1, HALF: 1.3, PHONE: 1.3}  # inches, room for the names of the metrics
 # the metric that represents each perspective
 _REPRESENTED = {
     title: {short: of for short, of in metrics.items() if short in REPRESENTATIVES}
@@ -68,8 +69,9 @@ def _draw(results: Results, shown: Mapping[str, Mapping[str, str]], width: float
     left, gap = LEFT[width], 0.15
     columns = min(len(scopes), max(1, int((width - left + gap) / (NARROW + gap))))
     panel = min(WIDE, (width - left - gap * (columns - 1)) / columns)
+    size = (panel, height)
     figure, axes = wrapped_grid(
-        len(scopes), columns, panel=(panel, height), gap=(gap, 0.6), left=left, narrowest=width
+        len(scopes), columns, panel=size, gap=(gap, 0.6), left=left, foot=0.1, narrowest=width
     )
     for axis, scope in zip(axes.flat, scopes, strict=False):
         _draw_panel(axis, results, scope, positions)
@@ -77,7 +79,7 @@ def _draw(results: Results, shown: Mapping[str, Mapping[str, str]], width: float
         _label_rows(line[0], results, positions, shown)
     set_title(figure, "Correlation of each perspective's metric with image quality")
     for axis in lowest(axes):
-        axis.set_xlabel("r (positive: in the expected direction)")
+        axis.set_xlabel(wrapped(axis, "r (positive: in the expected direction)"))
     guided = any(len(guidance_scales(results, s.target, s.backbone)) > 1 for s in scopes)
     _legend(figure, guided, width == PAGE)
     return figure
