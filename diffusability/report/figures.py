@@ -1,5 +1,6 @@
 """Figures in a report: those that show data, large enough to be read on a phone."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -51,6 +52,12 @@ def drawing_reason(svg: bytes) -> str:
     """Return why a figure has no data, as its file says (``figures.style.write_figure``)."""
     found = ElementTree.fromstring(svg).find(_DESCRIPTION)
     return "" if found is None else (found.text or "").removeprefix(EMPTY)
+
+
+def parted(text: str) -> tuple[str, str]:
+    """Return the first sentence of a caption, and all others, which the page folds."""
+    head, *rest = re.split(r"(?<=[a-z)\]]\.) (?=[A-Z])", text, maxsplit=1)
+    return head, "".join(rest)
 
 
 def caption(name: str) -> str:

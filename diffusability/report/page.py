@@ -32,7 +32,7 @@ from diffusability.report.doubts import (
     warnings,
     wider_than_stated,
 )
-from diffusability.report.figures import caption, drawings
+from diffusability.report.figures import caption, drawings, parted
 from diffusability.report.methods import BIBTEX, methods
 from diffusability.report.pictures import tokenizer_pictures
 from diffusability.report.scores import Places, left_out_rows, perspective_rows, score_table
@@ -122,6 +122,7 @@ def write_page(
 def render(context: Mapping[str, Any]) -> str:
     """Return the page with its values filled in."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["parted"] = parted
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(context)
 
 

@@ -244,3 +244,10 @@ def test_a_narrow_figure_stands_in_for_its_wide_one_on_a_phone(tmp_path, monkeyp
     assert narrow is not None
     assert narrow.width < drawn["strongest"].width
     assert narrow.source != drawn["strongest"].source
+
+
+def test_the_page_shows_the_first_sentence_of_a_caption_and_folds_the_others() -> None:
+    text = "Totals as in the paper (Fig. 4, vol. 2). Bars: errors. LOWER is better."
+    head, rest = "Totals as in the paper (Fig. 4, vol. 2).", "Bars: errors. LOWER is better."
+    assert figures.parted(text) == (head, rest)
+    assert figures.parted("One sentence.") == ("One sentence.", "")
