@@ -1,5 +1,7 @@
 """Which measurements of a table are declared with their unit and direction."""
 
+import re
+
 import pandas as pd
 
 from diffusability.study.generation import GENERATION, TRAJECTORY
@@ -17,7 +19,8 @@ def undocumented(table: pd.DataFrame) -> list[str]:
     problems = []
     for metric, unit, better in measured[["metric", "unit", "higher_is_better"]].itertuples(False):
         direction = "none" if pd.isna(better) else "higher" if better else "lower"
-        rows = _rows(declared, metric)
+        # a control is measured as generated images are
+        rows = _rows(declared, re.sub(r"^control\.\w+\.", "generation.", metric))
         if not rows:
             problems.append(f"{metric} is among no group's quantities")
         elif not any(_states(row, str(unit), direction) for row in rows):

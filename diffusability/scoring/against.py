@@ -19,9 +19,8 @@ from diffusability.scoring.table import Score, shown_rows, tokenizer_of
 KNOWN = Path(__file__).with_name("known")
 # what the tables that come with the package are of
 ABOUT = {
-    "shapes-small": "24 tokenizers of a few thousand parameters each, of coloured shapes of "
-    "16 x 16 pixels (studies/shapes-small.yaml); their iFD is of z-scored latents and their "
-    "uniformity of posterior means, measured before the defaults were their sources'"
+    "fashion": "24 tokenizers of about 450,000 parameters each, of Fashion-MNIST at "
+    "32 x 32 pixels (studies/fashion.yaml)"
 }
 NEAREST = 2
 _NO_VERDICT = "take it as a first orientation, not as a verdict."
@@ -59,11 +58,6 @@ class Known:
         if images and self.images and images != self.images:
             return self  # equal names are chance
         return replace(self, rows=self.rows[self.rows["tokenizer"] != tokenizer_of(score.name)])
-
-    @property
-    def values(self) -> pd.DataFrame:
-        """One row per tokenizer, one column per metric; means over seeds."""
-        return self.rows.pivot_table(index="tokenizer", columns="metric", values="value")
 
 
 def read_known(name: str) -> Known:

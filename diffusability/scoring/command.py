@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weights", help="weights of --tokenizer or --encoder")
     add("--extractor", help="encoder entry for Fréchet distances, such as 'kind: ..., ...'")
     add("--metrics", nargs="+", default=[], help="metric groups (all that can be measured)")
-    add("--against", metavar="TABLE", help="folder of a finished study's tables, or shapes-small")
+    add("--against", metavar="TABLE", help="folder of a finished study's tables, or fashion")
     add("--results", help=f"folder for results, table and page ({FOLDER}; of --study: here)")
     add("--write", metavar="FILE", help="only write the study, to be edited and run")
     add("--cores", "-c", type=int, default=available_cores(), help="cores that are used (all)")

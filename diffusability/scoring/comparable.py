@@ -16,6 +16,11 @@ _NOT_OF_THE_VALUE = {
 }
 
 
+def decides_value(option: str) -> bool:
+    """Return whether an option of a metric says what its value is, not how well it is known."""
+    return option not in _NOT_OF_THE_VALUE
+
+
 def is_bound(flags: Collection[str]) -> bool:
     """Return whether the flags of a value say that it is a bound."""
     return any(flag.startswith(BOUND) for flag in flags)
@@ -48,6 +53,6 @@ def difference(m: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     parts = [
         f"{key} {own[key]} (known: {known[key]})"
         for key in own
-        if key in known and key not in _NOT_OF_THE_VALUE and own[key] != known[key]
+        if key in known and decides_value(key) and own[key] != known[key]
     ]
     return f"measured otherwise: {', '.join(parts)}" if parts else ""

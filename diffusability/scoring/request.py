@@ -24,7 +24,7 @@ from diffusability.tokenizers.stored import NAMES, check_latents, read_latents
 
 OF_LATENTS = ("velocity", "semantics", "spatial", "smoothness", "uniformity", "fisher")
 # options that differ from those of a study: seconds in the place of minutes, any size of class;
-# uniformity as of the known spaces of `shapes-small`, which it is compared with
+# uniformity on as many points as of the known spaces of `fashion`, which it is compared with
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "velocity": {"unconditional_fallback": True, "quick": True},
     "uniformity": {"points": 1000, "repeats": 5, "iterations": 400},

@@ -19,7 +19,7 @@ BEGUN = [
     read_yaml(REPOSITORY / file)
     for file in (
         "studies/smoke.yaml",
-        "studies/shapes-small.yaml",
+        "studies/fashion.yaml",
         "config.yaml",
         "studies/fisher_images.yaml",
     )

@@ -106,7 +106,7 @@ def test_unconditional_viv_is_named_and_not_compared_with_others(latents: Tensor
     assert table.loc["VIV, unconditional (velocity.viv)", "few"] == "-"
     assert table.loc["VIV (velocity.viv)", "many"] == "-"
     assert "40 of 40 classes have fewer than" in score_text([many])
-    known = read_known("shapes-small")
+    known = read_known("fashion")
     assert place(many, known).empty
     assert list(place(few, known)["metric"]) == ["VIV"]
 

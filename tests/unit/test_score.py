@@ -199,7 +199,7 @@ def test_tables_show_every_perspective_with_its_error(latents: Tensor) -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mine", "other"]
     assert figure._repr_png_().startswith(b"\x89PNG")  # a notebook shows it without a backend
     known = found.plot().axes[0].get_lines()[0].get_xdata()
-    assert len(known) == 24  # VIV of shapes-small
+    assert len(known) == 24  # VIV of fashion
 
 
 def test_the_package_offers_it() -> None:

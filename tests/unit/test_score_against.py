@@ -21,8 +21,7 @@ from diffusability.scoring.against import (
 from diffusability.scoring.plot import draw_scores, scores_svg
 from diffusability.scoring.request import DEFAULTS
 from diffusability.scoring.table import Score
-
-GALLERY = Path(__file__).parents[2] / "docs/gallery/shapes-small/tables/measurements.csv.gz"
+from tests.known_spaces import FILE, known_spaces
 
 
 def scored(
@@ -118,8 +117,8 @@ def test_a_comparison_on_the_same_images_needs_no_caveat(fir_of) -> None:
 
 
 def test_uniformity_of_a_score_is_measured_as_that_of_the_known_spaces() -> None:
-    known = read_known("shapes-small")
-    options = {"perplexity": 30.0, "posterior": "mean", "flip": False, **DEFAULTS["uniformity"]}
+    known = read_known("fashion")
+    options = {"perplexity": 30.0, "posterior": "draw", "flip": False, **DEFAULTS["uniformity"]}
     alike = scored(options=options, uniformity__normalised_entropy=(0.99, True))
     assert place(alike, known)["known"].tolist() == [24]
     fewer = scored(options=options | {"points": 200}, uniformity__normalised_entropy=(0.999, True))
@@ -146,27 +145,26 @@ def test_a_percentile_counts_the_worse_and_half_of_the_equal(tmp_path: Path) -> 
 
 
 def test_tables_of_the_package_are_those_of_the_gallery() -> None:
-    table = pd.read_csv(GALLERY, low_memory=False)
-    known = read_known("shapes-small")
-    own = table[table["metric"].isin(known.values.columns) & table["backbone"].isna()]
-    means = own.groupby(["tokenizer", "metric"])["value"].mean().unstack()
-    pd.testing.assert_frame_equal(known.values, means, rtol=1e-7)
-    assert "few thousand parameters" in ABOUT["shapes-small"]
+    stored = pd.read_csv(FILE)
+    pd.testing.assert_frame_equal(stored, known_spaces(), check_dtype=False, rtol=1e-7)
+    assert stored.groupby("metric").size().eq(24).all()
+    known = read_known("fashion")
+    assert "450,000 parameters" in ABOUT["fashion"]
     text = against_text([scored(velocity__viv=(0.3, False), semantics__lnc5=(0.5, True))], known)
     assert "not as a verdict" in text
     assert "24" in text
 
 
 def test_an_unknown_table_is_refused_with_those_that_exist() -> None:
-    with pytest.raises(StudyError, match="come with the package: shapes-small"):
+    with pytest.raises(StudyError, match="come with the package: fashion"):
         read_known("imagenet")
 
 
 def test_the_page_shows_the_places_before_its_warnings() -> None:
-    known, mine = read_known("shapes-small"), [scored(velocity__viv=(0.3, False))]
+    known, mine = read_known("fashion"), [scored(velocity__viv=(0.3, False))]
     drawn = scores_svg(mine, known)
     assert drawn == scores_svg(mine, known)
-    more = scored(velocity__viv=(0.3, False), fisher__fir=(0.9, False))  # of which none is known
+    more = scored(velocity__viv=(0.3, False), reconstruction__fid=(9.0, False))  # not known
     assert [axis.get_yticklabels()[0].get_text() for axis in draw_scores([more], known).axes] == [
         "VIV"
     ]
