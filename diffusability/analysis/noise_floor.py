@@ -22,7 +22,7 @@ from diffusability.analysis.panels import Measured, Panel, Table, families, pair
 from diffusability.study.study import DEFAULTS, AnalysisSpec
 
 WANTED = 0.8  # reliability of a target that a study should reach
-_NO_REPEATS = "no repeated seeds: noise and reliability are unknown; repeat some runs"
+_NO_REPEATS = "no repeated seeds; several in select.seeds repeat every run"
 
 
 @dataclass(frozen=True)

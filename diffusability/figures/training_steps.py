@@ -127,6 +127,7 @@ def _draw_controls(axis: Axes, table: pd.DataFrame, scope: Scope, largest: float
             said = f"{words}: {value:.3g}"
             text = axis.text(0.98, 0.98, said, fontsize=TEXT - 1, color=QUIET, ha="right", va="top")
             text.set_transform(axis.transAxes)
+            text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8})  # over a line
         elif math.isfinite(value):
             axis.axhline(value, color=QUIET, linestyle=style, linewidth=0.9, zorder=1, label=words)
 
