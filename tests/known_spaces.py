@@ -5,13 +5,12 @@
 
 import json
 import sys
-from fnmatch import fnmatchcase
 
 import pandas as pd
 
 from diffusability.scoring.against import KNOWN
 from diffusability.scoring.comparable import decides_value
-from diffusability.scoring.table import shown_patterns
+from diffusability.scoring.table import Score, shown_rows
 from tests.conftest import REPOSITORY
 
 GALLERY = REPOSITORY / "docs/gallery/fashion/tables/measurements.csv.gz"
@@ -22,18 +21,17 @@ def known_spaces() -> pd.DataFrame:
     """Return what a score shows of each tokenizer: means over seeds, with their options."""
     table = pd.read_csv(GALLERY, low_memory=False)
     table = table[table["backbone"].isna() & table["value"].notna()]
-    patterns = [pattern for _, _, pattern in shown_patterns()]
     rows = []
-    for _, own in table.groupby("tokenizer", sort=False):
-        for pattern in patterns:
-            names = [name for name in own["metric"].unique() if fnmatchcase(name, pattern)]
-            if not names:
-                continue
-            of_metric = own[own["metric"] == names[0]]
-            row = of_metric.iloc[0][["tokenizer", "family", "cluster", "metric"]].to_dict()
-            options = json.loads(of_metric.iloc[0]["options"] or "{}")
+    for tokenizer, own in table.groupby("tokenizer", sort=False):
+        means = own.groupby("metric", sort=False).agg(
+            {"family": "first", "cluster": "first", "value": "mean", "options": "first"}
+        )
+        cells = means.reset_index().assign(flags=[()] * len(means)).to_dict("records")
+        for _, _, m in shown_rows(Score(str(tokenizer), cells, {})):
+            options = json.loads(m["options"] or "{}")
             kept = {key: value for key, value in options.items() if decides_value(key)}
-            value = float(f"{of_metric['value'].mean():.8g}")
+            row = {"tokenizer": tokenizer, **{k: m[k] for k in ("family", "cluster", "metric")}}
+            value = float(f"{m['value']:.8g}")
             rows.append(row | {"value": value, "options": json.dumps(kept, sort_keys=True)})
     return pd.DataFrame(rows)
 

@@ -82,7 +82,7 @@ def list_images(root: Path, spec: FolderDataset) -> Listing:
     if len(classes) != spec.num_classes:
         raise DataError(
             f"{root}: {len(classes)} class folders ({named(classes)}), the study has "
-            f"num_classes: {spec.num_classes}; with 1 all images are of one, in whatever folders"
+            f"num_classes: {spec.num_classes}; num_classes: 1 takes all images as one class"
         )
     files = [name for group in (train, val) for names in group.values() for name in names]
     labels = [

@@ -16,7 +16,7 @@ from diffusability.data.folder_layout import unread_format
 from diffusability.errors import StudyError
 from diffusability.study.dataset import DATASETS
 from diffusability.study.encoder import ENCODERS
-from diffusability.study.folder_content import dataset_images, is_image
+from diffusability.study.folder_content import dataset_images, entries, is_folder, is_image
 from diffusability.study.tokenizer import TOKENIZER_SOURCES
 
 ARCHIVES = {".zip": "zip", ".parquet": "parquet", ".tar": "tar"}
@@ -115,11 +115,12 @@ def _refuse_small(path: Path) -> None:
 def _class_folders(path: Path) -> int:
     """Return the number of class folders; 1 for images without any."""
     root = path / "train" if (path / "train").is_dir() else path
-    there = [each for each in sorted(root.iterdir()) if each.name[0] != "."]
-    folders = [each for each in there if each.is_dir()]
+    there = entries(root)
+    folders = sum(map(is_folder, there))
     if not folders and not any(is_image(each.name) for each in there):
-        raise StudyError(f"{root}: there are no images in this folder{_what_else(there)}")
-    return max(1, len(folders))
+        files = [Path(each.path) for each in there]
+        raise StudyError(f"{root}: there are no images in this folder{_what_else(files)}")
+    return max(1, folders)
 
 
 def _what_else(files: Sequence[Path]) -> str:

@@ -94,22 +94,14 @@ def tokenizer_of(name: str) -> str:
 def shown_rows(score: Score) -> list[tuple[str, str, Mapping[str, Any]]]:
     """Return perspective, short name and measurement of what the table shows, in order."""
     found = []
-    for perspective, short, pattern in shown_patterns():
-        for m in score.measurements:
-            if m["value"] is not None and fnmatchcase(str(m["metric"]), pattern):
-                named = f"{short}, {UNCONDITIONAL}" if is_unconditional(m) else short
-                found.append((perspective, named, m))
-                break
+    for group in METRIC_GROUPS.values():
+        for short, pattern in {**group.shows, **FURTHER.get(group.name, {})}.items():
+            for m in score.measurements:
+                if m["value"] is not None and fnmatchcase(str(m["metric"]), pattern):
+                    named = f"{short}, {UNCONDITIONAL}" if is_unconditional(m) else short
+                    found.append((group.title or group.name, named, m))
+                    break
     return found
-
-
-def shown_patterns() -> list[tuple[str, str, str]]:
-    """Return perspective, short name and pattern of the metrics of the table, in order."""
-    return [
-        (group.title or group.name, short, pattern)
-        for group in METRIC_GROUPS.values()
-        for short, pattern in {**group.shows, **FURTHER.get(group.name, {})}.items()
-    ]
 
 
 def is_unconditional(m: Mapping[str, Any]) -> bool:

@@ -27,7 +27,7 @@ def is_image(name: str) -> bool:
 
 
 def is_hidden(member: str) -> bool:
-    """Return whether a member of an archive is hidden, as what macOS adds to each image is."""
+    """Return whether a file, or a member of an archive, is hidden, as what macOS adds is."""
     parts = member.split("/")
     return any(part == "__MACOSX" or (part[:1] == "." and part.strip(".")) for part in parts)
 
@@ -125,7 +125,7 @@ def images_below(root: Path, prefix: str = "") -> Iterator[str]:
 def entries(folder: Path) -> list[os.DirEntry[str]]:
     """Return the entries of a folder by name, without hidden ones."""
     with os.scandir(folder) as found:
-        shown = [entry for entry in found if not entry.name.startswith(".")]
+        shown = [entry for entry in found if not is_hidden(entry.name)]
     return sorted(shown, key=lambda entry: entry.name)
 
 

@@ -54,6 +54,8 @@ def test_flat_folder_is_one_class(tmp_path: Path) -> None:
 
 
 def test_one_class_holds_the_images_of_all_folders(root: Path) -> None:
+    write_image(root / "train" / "__MACOSX" / "added.png", 1)  # of an unpacked zip
+    assert list_images(root, entry(root)).classes == list(CLASSES)
     write_image(root / "train" / "beside.png", 1)
     one = list_images(root, entry(root, num_classes=1))
     assert (one.classes, set(one.labels)) == ([""], {0})
