@@ -33,7 +33,7 @@ STUDY = {
     **{part: IMAGES[part] for part in ("name", "datasets", "encoders", "bases", "sampling")},
     "tokenizers": {
         **IMAGES["tokenizers"],
-        "gpe": {"base": "vector-d16", "method": "gpe"},
+        "gpe": {"base": "vector", "method": "gpe"},
         "gpe-noise": IMAGES["tokenizers"]["gpe"],
         "haar": {"source": "haar", "factor": 2, "channels": 1},
     },
@@ -49,7 +49,7 @@ def plan_of(steps: int, **over: Any) -> Plan:
     short = {"train": {"steps": steps, "batch": 32, "warmup": 0}}
     tiny: dict[str, Any] = {
         "encoders": {"judge": {"width": 4, "features": 8, "train": {"steps": 1}}},
-        "bases": {"vector-d16": short, "levels": merge(short, {"network": {"width": 8}})},
+        "bases": {"vector": short, "levels": merge(short, {"network": {"width": 8}})},
         "backbones": {"dit-xs": {"width": 16, "depth": 1, "heads": 2, "train": {"steps": 1}}},
         "sampling": {"evaluations": 3, "count": 20},
         "metrics": {"geometry": {"images": 40}},
@@ -200,7 +200,7 @@ def test_sizes_that_cannot_be() -> None:
     refused({"tokenizers": {"haar": {"factor": 3}}}, "3 is not a power of two")
     refused({"tokenizers": {"pca": {"factor": 3}}}, "3 does not divide the image size 8")
     vector = {"network": {"multipliers": [1, 1, 1, 1]}}
-    refused({"bases": {"vector-d16": vector}}, "4 strided convolutions do not halve the image")
+    refused({"bases": {"vector": vector}}, "4 strided convolutions do not halve the image")
     levels = {"network": {"levels": [1, 2, 8]}}
     refused({"bases": {"levels": levels}}, "[1, 2, 8] do not double")
     refused({"bases": {"levels": {"network": {"factor": 8}}}}, "factor 8 is none of the levels")
@@ -224,7 +224,7 @@ def test_entries_that_do_not_fit() -> None:
     refused({"tokenizers": {"x": means | {"factor": 2}}}, "tokenizers.x.factor: unknown key")
     refused({"tokenizers": {"x": {"source": "pcs"}}}, "unknown source `pcs`")
     refused({"tokenizers": {"x": {"base": "levels", "method": "gpe"}}}, "method gpe does not fit")
-    eq = {"base": "vector-d16", "method": "eq"}
+    eq = {"base": "vector", "method": "eq"}
     refused({"tokenizers": {"x": eq}}, "does not fit arch vector, only baseline or gpe does")
     conv = {"arch": "conv", "factor": 1, "channels": 1, "multipliers": [1]}
     x = {"network": conv, "method": "gpe", "train": {"steps": 1}}
@@ -232,7 +232,7 @@ def test_entries_that_do_not_fit() -> None:
     x = {"base": "levels", "method": "baseline", "objective": {"gan": 0.5, "gan_start": 0}}
     refused({"tokenizers": {"x": x}}, "objective.gan have no part")
     for base, objective in (
-        ("vector-d16", {"kl_balance": True, "kl_warmup": 9}),
+        ("vector", {"kl_balance": True, "kl_warmup": 9}),
         ("levels", {"kl_balance": True, "kl_warmup": 0}),
     ):
         x = {"base": base, "method": "baseline", "objective": objective}
