@@ -261,12 +261,15 @@ def power_text(study: Study, claims: Sequence[Claim], confidence: float = 0.95) 
     """Return the power of a study as text, with one sentence that sums it up."""
     table = power_table(study, claims, confidence)
     known = table["power"].notna()
-    shown = table[known].assign(power=table["power"].map("{:.2f}".format, na_action="ignore"))
+    shown = table[known]
+    shown = shown.assign(power=shown["power"].map("{:.2f}".format))
     counts = ["rows", "tokenizers", "clusters"]
     shown = shown.astype(dict.fromkeys(counts, "Int64"))
     lines = [shown.to_string(index=False), ""] if len(shown) else []
     for note, part in table[~known].groupby("note", sort=False):
         lines += [f"{note}: {', '.join(part['claim'])}", ""]
+    if not known.any():
+        return "\n".join([*lines, f"This study tests none of the {len(table)} claims."])
     good = int((table["power"] >= ENOUGH).sum())
     return "\n".join(
         [

@@ -18,7 +18,14 @@ from diffusability.analysis.joint import Row, Terms, evaluate
 from diffusability.analysis.measurements import check_measurements
 from diffusability.analysis.noise_floor import noise_floor
 from diffusability.analysis.panels import Measured, cells, matching, predictors
-from diffusability.analysis.power import ASSUMED, NOT_COMPUTED, power, power_table, simulate
+from diffusability.analysis.power import (
+    ASSUMED,
+    NOT_COMPUTED,
+    power,
+    power_table,
+    power_text,
+    simulate,
+)
 from diffusability.analysis.sampling import guidance_optima
 from diffusability.analysis.verdicts import (
     CONTRADICTED,
@@ -495,6 +502,9 @@ def test_a_study_is_told_before_it_runs_what_it_can_test(capsys):
     assert paper.loc["three-hold-for-is", "note"] == ASSUMED
     assert paper.loc["viv-strong", "note"] == ""
     assert smoke["power"].isna().all()
+    text = power_text(load_study(REPOSITORY / "studies" / "smoke.yaml"), claims)
+    assert f"tests none of the {len(claims)} claims" in text
+    assert "nan" not in text.lower()
     assert set(smoke["note"]) == {"no family has 3 tokenizers"}
     assert main(["plan", "--claims", "--configfile", str(REPOSITORY / "config.yaml")]) == 0
     said = capsys.readouterr().out
