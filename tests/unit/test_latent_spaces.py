@@ -34,7 +34,7 @@ STUDY = {
     "tokenizers": {
         **IMAGES["tokenizers"],
         "gpe": {"base": "vector", "method": "gpe"},
-        "gpe-noise": IMAGES["tokenizers"]["gpe"],
+        "gpe-noise": {"base": "vector", "method": "gpe", "decoder_noise": 0.1},
         "haar": {"source": "haar", "factor": 2, "channels": 1},
     },
     "backbones": {"dit-xs": IMAGES["backbones"]["dit-xs"]},
