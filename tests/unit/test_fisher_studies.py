@@ -32,12 +32,14 @@ def dimensions(study: Study, name: str) -> int:
     return channels * (study.dataset.size // spec.factor) ** 2
 
 
-def test_gpe_and_vae_share_architecture_and_training(study: Study) -> None:
+def test_gpe_and_vae_share_architecture_and_optimizer(study: Study) -> None:
     gpe, vae = study.tokenizers["gpe"], study.tokenizers["vae"]
     assert isinstance(gpe, TokenizerSpec)
     assert isinstance(vae, TokenizerSpec)
     assert isinstance(gpe.network, VectorNetwork)
-    assert (gpe.network, gpe.train) == (vae.network, vae.train)
+    assert gpe.network == vae.network
+    for key in ("batch", "lr", "betas"):  # the GPE of the small study is trained for longer
+        assert getattr(gpe.train, key) == getattr(vae.train, key)
     assert (gpe.cluster, vae.cluster) == ("gpe", "baseline")
     assert 0 < vae.objective.kl_warmup < vae.train.steps  # the weight of the KL grows
     controls = [n for n, t in study.tokenizers.items() if isinstance(t, LinearTokenizer)]
@@ -122,14 +124,14 @@ def test_every_number_that_is_not_known_is_marked(ffhq: Study) -> None:
 def test_the_contrast_has_what_section_4_3_is_about() -> None:
     study = load_study(REPOSITORY / "studies" / "fisher_contrast.yaml")
     gpe, vae, ae = (study.tokenizers[name] for name in ("gpe", "vae", "ae"))
-    assert (gpe.network, gpe.train) == (vae.network, vae.train) == (ae.network, ae.train)
+    assert gpe.network == vae.network == ae.network
+    assert vae.train == ae.train
     assert vae.objective.kl > 0 == ae.objective.kl
     pixels = dimensions(study, "pixels")
-    sizes = [dimensions(study, f"level-{side}x{side}") for side in (8, 16, 32)]
+    sizes = [dimensions(study, f"level-{side}x{side}") for side in (4, 8, 16)]
     gaps = [abs(math.log(n / pixels)) for n in sizes]
-    assert gaps == sorted(
-        gaps, reverse=True
-    )  # finer levels approach pixels in size, as the paper's
+    # finer levels approach pixels in size, as the paper's
+    assert gaps == sorted(gaps, reverse=True)
     assert len(set(gaps)) == 3
     assert {"distortion", "geometry", "fisher"} <= set(study.selected_metrics)
     assert len(Plan(study).of_stage("learned_fisher")) == 2 * 19
