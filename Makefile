@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 CORES ?= all
 # without compiling all 12,000 modules, of which a study imports a few thousand
 PIP := $(BIN)/python -m pip install --quiet --no-compile
+# containers often forbid to keep bytecode: then every process compiles what it imports, and
+# Snakemake takes three times as long to start
+unexport PYTHONDONTWRITEBYTECODE
 # marker files of installations: for studies, and additionally for the checks
 READY := $(VENV)/.installed
 CHECKS := $(VENV)/.installed-dev

@@ -268,11 +268,12 @@ def test_changed_claims_are_judged_again(
     """Claims are in the package: a copy of it, first on the path, is the one that is used."""
     shutil.copytree(REPOSITORY / "diffusability", finished.path / "diffusability")
     monkeypatch.setenv("PYTHONPATH", str(finished.path))
-    assert finished.planned() == {}
+    cold = Workspace(finished.path)  # a warm Snakemake has imported the repository's
+    assert cold.planned() == {}
     claims = finished.path / "diffusability" / "claims" / "study.yaml"
     claims.write_text(claims.read_text() + CLAIM)
     rest = {rule: jobs for rule, jobs in TABLES.items() if rule not in ("tabulate", "regress")}
-    assert finished.planned() == rest
+    assert cold.planned() == rest
 
 
 def test_a_moved_workflow_and_a_moved_study_file(finished: Workspace, tmp_path: Path) -> None:

@@ -28,9 +28,10 @@ def environment() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder from which Snakemake can be run."""
+    """A folder from which Snakemake can be run; dry-runs may use another command that starts it."""
 
     path: Path
+    dry_run: tuple[str, ...] = ("snakemake",)
 
     @classmethod
     def create(cls, path: Path) -> "Workspace":
@@ -44,7 +45,7 @@ class Workspace:
     def copy(self, path: Path) -> "Workspace":
         """Return a copy with results and Snakemake's own records, times of files included."""
         shutil.copytree(self.path, path, symlinks=True)
-        return Workspace(path)
+        return Workspace(path, self.dry_run)
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command of this environment here; stdout and stderr come back together."""
@@ -65,7 +66,7 @@ class Workspace:
 
     def planned(self, *arguments: str, study: str = "study.yaml") -> Jobs:
         """Return the jobs of a dry-run by rule, without fingerprints and empty snapshots."""
-        output = self.run("snakemake", "-n", *arguments, "--configfile", study).stdout
+        output = self.run(*self.dry_run, "-n", *arguments, "--configfile", study).stdout
         jobs: Jobs = {}
         for block in re.split(r"^\[\w{3} \w{3} .*\]$", output, flags=re.MULTILINE)[1:]:
             rule = RULE.search(block)
