@@ -154,41 +154,38 @@ def kept(
         precision: autocast type of the loss.
         recomputed: network whose blocks are computed again, one at a time, in the backward pass.
     """
-    modules = list(modules)
-    if recomputed is None:
-        return _Saved(modules).run(loss, precision)
-    blocks = recompute_blocks(recomputed, False)
-    largest = 0
     saved = _Saved(modules)
-    starts: list[int] = []
-
-    def before(*_: object) -> None:
-        starts.append(saved.bytes)
-
-    def after(*_: object) -> None:
-        nonlocal largest
-        largest = max(largest, saved.bytes - starts.pop())
-
-    handles = [block.register_forward_pre_hook(before) for block in blocks]
-    handles += [block.register_forward_hook(after) for block in blocks]
+    if recomputed is None:
+        return saved.run(loss, precision)
+    blocks = recompute_blocks(recomputed, False)
+    handles = [block.register_forward_pre_hook(saved.enter) for block in blocks]
+    handles += [block.register_forward_hook(saved.leave) for block in blocks]
     saved.run(loss, precision)
     for handle in handles:
         handle.remove()
-    recompute_blocks(recomputed)
-    return largest + _Saved(modules).run(loss, precision)
+    return saved.largest + saved.outside
 
 
 class _Saved:
-    """Bytes of the tensors that autograd saves, each storage once, without those of weights."""
+    """Bytes of the tensors that autograd saves, each storage once, without those of weights.
+
+    Attributes:
+        bytes: of all.
+        outside: of what is saved outside the blocks, and of their inputs.
+        largest: what the block adds to `bytes` that adds most.
+    """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self.bytes = 0
+        self.bytes = self.outside = self.largest = 0
         self._weights = {
             tensor.untyped_storage()._cdata
             for module in modules
             for tensor in (*module.parameters(), *module.buffers())
         }
-        self._seen: dict[int, Any] = {}  # storages by identity; held, so that none is used again
+        # storages by identity; held, so that none is used again
+        self._seen: dict[int, Any] = {}
+        self._seen_outside: dict[int, Any] = {}
+        self._starts: list[int] = []  # of the blocks that are being computed: bytes before
 
     def run(self, loss: Callable[[], Tensor], precision: str) -> int:
         """Return the bytes that a loss saves."""
@@ -198,12 +195,29 @@ class _Saved:
         del found  # its graph holds what was saved
         return self.bytes
 
+    def enter(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Take note that a block begins; when it is computed again, it is from its inputs."""
+        if not self._starts:
+            tensors = [value for value in inputs if isinstance(value, Tensor)]
+            self.outside += sum(self._new(tensor, self._seen_outside) for tensor in tensors)
+        self._starts.append(self.bytes)
+
+    def leave(self, *_: object) -> None:
+        """Take note that a block has ended."""
+        self.largest = max(self.largest, self.bytes - self._starts.pop())
+
     def _pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._seen and storage._cdata not in self._weights:
-            self.bytes += int(storage.nbytes())
-        self._seen[storage._cdata] = storage
+        self.bytes += self._new(tensor, self._seen)
+        if not self._starts:
+            self.outside += self._new(tensor, self._seen_outside)
         return tensor
+
+    def _new(self, tensor: Tensor, seen: dict[int, Any]) -> int:
+        """Return the bytes of a tensor's storage, 0 if it was seen or is that of a weight."""
+        storage = tensor.untyped_storage()
+        known = storage._cdata in seen or storage._cdata in self._weights
+        seen[storage._cdata] = storage
+        return 0 if known else int(storage.nbytes())
 
 
 def _perceptual(

@@ -152,6 +152,9 @@ def test_inputs_and_the_largest_block_are_counted_by_hand() -> None:
     assert kept(loss, [stack], "fp32") == 4 * 7 * 3 * (10 + 20 + 20)
     # the inputs of three blocks; of one block all, its input once more
     assert kept(loss, [stack], "fp32", stack) == 4 * 7 * (3 * 10 + (10 + 20 + 20))
+    # the inputs are what torch keeps of blocks that it will compute again
+    recompute_blocks(stack)
+    assert kept(loss, [stack], "fp32") == 4 * 7 * 3 * 10
 
 
 def test_a_deep_network_keeps_a_fraction() -> None:
