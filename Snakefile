@@ -40,5 +40,5 @@ rule tables:
 
 rule fisher_toy:
     input:
-        TOY_FIGURES,
+        TOY_FIGURE_FILES,
         TOY_CLAIMS_TABLE,

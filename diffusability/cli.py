@@ -1,23 +1,27 @@
 """`diffusability`: run and inspect studies and their results."""
 
 import argparse
-import json
 import os
 import re
 import sys
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from diffusability.artifacts.atomic import disk_errors
-from diffusability.artifacts.gc import find_evictable, find_garbage, find_leftovers, remove
+from diffusability.artifacts.gc import (
+    Garbage,
+    find_evictable,
+    find_garbage,
+    find_leftovers,
+    remove,
+)
 from diffusability.artifacts.inventory import damage, files, finished, is_done, lost
 from diffusability.artifacts.records import find_studies
 from diffusability.artifacts.result_card import result_cards, result_problems
 from diffusability.artifacts.status import status_text
 from diffusability.artifacts.why import explain
-from diffusability.errors import ArtifactError, DiffusabilityError, StudyError
+from diffusability.errors import ArtifactError, StudyError, exit_status
 from diffusability.execution.gpus import machine_gpus
 from diffusability.execution.plan_table import plan_table
 from diffusability.execution.this_machine import measure
@@ -25,9 +29,9 @@ from diffusability.study.commands import Run, set_run
 from diffusability.study.file import schema
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
-from diffusability.study.problems import show
 from diffusability.study.stages import BULK, CARD
 from diffusability.study.workflow_files import CLAIMS, default_study, workflow_folder
+from diffusability.study.yaml_file import read_overrides
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,17 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["run"]:  # all following arguments are for Snakemake, also --help
         return run_snakemake(words[1:])
     if words[:1] == ["score"]:
-        return _score(words[1:])
-    arguments = _parser().parse_args(words)
+        return exit_status(lambda: _score(words[1:]))
+    return exit_status(lambda: _run(_parser().parse_args(words)))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """State what commands in messages have to name, and run the command."""
     snakefile = workflow_folder() / "Snakefile"
     found = snakefile == Path("Snakefile").absolute()
+    arguments.config = read_overrides(arguments.config)
     set_run(Run(arguments.study or (), arguments.config, "" if found else str(snakefile)))
     arguments.study = arguments.study or [default_study()]
     try:
         return int(arguments.command(arguments))
-    except DiffusabilityError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -56,11 +62,7 @@ def _score(words: Sequence[str]) -> int:
     # imported here: torch is not needed for the other commands
     from diffusability.scoring.command import main as score
 
-    try:
-        return score(words)
-    except DiffusabilityError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    return score(words)
 
 
 def _schema(arguments: argparse.Namespace) -> int:
@@ -93,7 +95,14 @@ def _parser() -> argparse.ArgumentParser:
             action="append",
             help="study file (the default study); may be given again",
         )
-        sub.add_argument("--config", type=_overrides, default={}, help="overrides, as JSON")
+        sub.add_argument(
+            "--config",
+            nargs="+",
+            action="extend",
+            default=[],
+            metavar="KEY=VALUE",
+            help="overrides, as for Snakemake: 'select={tokenizers: [a]}'",
+        )
         return sub
 
     add("schema", _schema, "print the JSON schema of a study file, for editors")
@@ -164,19 +173,6 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: not a number of 1 or more")
     return int(text)
-
-
-def _overrides(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        example = '{"select": {"tokenizers": ["a"]}}'
-        raise argparse.ArgumentTypeError(
-            f"{show(text)}: not a mapping of keys in JSON such as {example}"
-        )
-    return found
 
 
 def _size(text: str) -> int:
@@ -259,15 +255,15 @@ def _artifacts(path: Path) -> list[Path]:
 
 
 def _gc(arguments: argparse.Namespace) -> int:
-    studies = find_studies(arguments.study, arguments.config, arguments.forget)
-    used, evicts = studies.artifacts, arguments.evict is not None or arguments.keep is not None
+    evicts = arguments.evict is not None or arguments.keep is not None
     if evicts and arguments.forget:
         raise StudyError(
             "--evict lets go of no study; for that alone: diffusability gc --forget NAME --yes"
         )
+    studies = find_studies(arguments.study, arguments.config, arguments.forget)
+    there = {str(path) for path in finished()}
     for study in studies.named:
-        here = sum(1 for path in finished() if str(path) in study.artifacts)
-        if here:
+        if here := len(study.artifacts & there):
             print(f"kept: {here} artifacts of study `{study.study}` ({study.source})")
     for doubt in studies.doubts:
         print(f"unclear: {doubt}")
@@ -275,19 +271,14 @@ def _gc(arguments: argparse.Namespace) -> int:
         plans = [Plan(load_study(file, arguments.config)) for file in arguments.study]
         garbage = find_evictable(plans, arguments.evict or BULK, arguments.keep)
     else:
-        garbage = find_garbage(used) + find_leftovers(used)
+        garbage = find_garbage(studies.artifacts) + find_leftovers(studies.artifacts)
         if arguments.yes and studies.doubts and garbage:
             where = studies.doubts[0].partition(":")[0]
             raise ArtifactError(
                 f"nothing was removed, because a study may name what would go ({where}); "
                 "first mend what is unclear above"
             )
-    freed = 0
-    for item in garbage:
-        gone = remove(item) if arguments.yes else True
-        verb = "would remove" if not arguments.yes else "removed" if gone else "in use, kept"
-        freed += item.bytes * gone
-        print(f"{verb} {item.path} ({item.bytes / 2**20:.1f} MiB: {item.reason})")
+    freed = sum(_remove(item, arguments.yes) for item in garbage)
     if arguments.yes:
         for study in find_studies(arguments.study, arguments.config).named:
             if study.record is not None and study.study in arguments.forget:
@@ -296,6 +287,14 @@ def _gc(arguments: argparse.Namespace) -> int:
     what = "removed" if arguments.yes else "to remove"
     print(f"{len(garbage)} folders and files, {freed / 2**20:.1f} MiB {what}")
     return 0
+
+
+def _remove(item: Garbage, really: bool) -> int:
+    """Remove what can go, or only say so; return the bytes that this frees."""
+    gone = remove(item) if really else True
+    verb = "would remove" if not really else "removed" if gone else "in use, kept"
+    print(f"{verb} {item.path} ({item.bytes / 2**20:.1f} MiB: {item.reason})")
+    return item.bytes * gone
 
 
 def _show(arguments: argparse.Namespace) -> int:

@@ -1,5 +1,8 @@
 """Errors for users: one message that says what, where, and what to do."""
 
+import sys
+from collections.abc import Callable
+
 
 class DiffusabilityError(Exception):
     """Base class of errors whose message is written for the user.
@@ -43,3 +46,12 @@ class TrainingInterrupted(DiffusabilityError):  # noqa: N818 - an interruption i
     """The run saved its state and stopped before its last step; the same command resumes it."""
 
     exit_code = 75
+
+
+def exit_status(work: Callable[[], int | None]) -> int:
+    """Return the exit status of `work`: what it returns, or that of its error, which is printed."""
+    try:
+        return work() or 0
+    except DiffusabilityError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code

@@ -1,19 +1,14 @@
 # Fisher information on toy data: from exact and learned curves to one table and four figures. It is a
 # study of its own, studies/fisher_toy.yaml, independent of the study of the other rules; its file is
 # read only if one of these rules is needed. Its curves are made by a rule of stages.smk.
-from diffusability.study.fisher_toy import FISHER_TOY, toy_plan
+from diffusability.study.fisher_toy import FISHER_TOY, TOY_FIGURES, toy_plan
 from diffusability.study.figures import FIGURE_FORMATS
 
 TOY_TABLE = f"{RESULTS}/tables/{FISHER_TOY}/curves.csv"
 TOY_CLAIMS_TABLE = f"{RESULTS}/tables/{FISHER_TOY}/claims.csv"
-TOY_FIGURES = [
+TOY_FIGURE_FILES = [
     f"{RESULTS}/figures/{FISHER_TOY}/{name}.{kind}"
-    for name in (
-        "activations",
-        "deviation_by_parameter",
-        "deviation_by_noise",
-        "deviation_parts",
-    )
+    for name in TOY_FIGURES
     for kind in FIGURE_FORMATS
 ]
 
@@ -45,7 +40,7 @@ rule draw_fisher_toy:
     input:
         TOY_TABLE,
     output:
-        TOY_FIGURES,
+        TOY_FIGURE_FILES,
     log:
         f"{LOGS}/draw_fisher_toy/{FISHER_TOY}.log",
     conda:

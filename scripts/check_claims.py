@@ -8,7 +8,7 @@ from diffusability.analysis.claims import load_claims
 from diffusability.analysis.frames import read_table, write_tables
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.analysis.verdicts import check_claims
-from diffusability.execution.script import run
+from diffusability.execution.result_script import run
 from diffusability.study.plan import Plan
 from diffusability.study.tables import ANALYSIS_TABLES, CLAIMS_TABLE, TABLES
 from diffusability.study.targets import table_file, table_files

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusability.execution.script import run
+from diffusability.execution.result_script import run
 from diffusability.figures.results import read_results
 from diffusability.figures.style import write_figure
 from diffusability.study.figures import figure_named

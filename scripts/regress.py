@@ -7,7 +7,7 @@ from pathlib import Path
 from diffusability.analysis.analyse import analyse
 from diffusability.analysis.frames import write_tables
 from diffusability.analysis.measurements import read_collected
-from diffusability.execution.script import run
+from diffusability.execution.result_script import run
 from diffusability.study.plan import Plan
 from diffusability.study.tables import ANALYSIS_TABLES, COLLECTED_TABLES
 from diffusability.study.targets import table_files, table_names

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusability.execution.script import run
+from diffusability.execution.result_script import run
 from diffusability.report.page import write_page
 from diffusability.study.plan import Plan
 from diffusability.study.targets import figure_files, table_files

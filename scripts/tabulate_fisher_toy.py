@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffusability.artifacts.atomic import write_bytes
-from diffusability.artifacts.result_card import hashes, write_result_card
-from diffusability.errors import DiffusabilityError, StudyError
+from diffusability.errors import exit_status
+from diffusability.execution.result_script import check_unchanged, with_card
 from diffusability.fisher.toy_table import toy_table
 from diffusability.study.fisher_toy import FISHER_TOY, FisherToyPlan, load_fisher_toy
 
@@ -19,18 +19,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--fingerprint", help="refuse to run if the study's differs")
     parser.add_argument("--output", type=Path, required=True, help="table to write")
     arguments = parser.parse_args(argv)
-    try:
+
+    def make() -> None:
         plan = FisherToyPlan(load_fisher_toy(arguments.study))
-        if arguments.fingerprint not in (None, plan.fingerprint):
-            raise StudyError(f"{arguments.study}: was edited while the workflow ran; run it again")
-        inputs = hashes(Path(artifact.path, "curve.csv") for artifact in plan)
-        table = toy_table(plan).to_csv(index=False, lineterminator="\n")
-        write_bytes(arguments.output, table.encode())
-        write_result_card([arguments.output], inputs, FISHER_TOY, plan.fingerprint)
-    except DiffusabilityError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+        check_unchanged(arguments.study, plan.fingerprint, arguments.fingerprint)
+        reads = [f"{artifact.path}/curve.csv" for artifact in plan]
+        with with_card([arguments.output], reads, FISHER_TOY, plan.fingerprint):
+            table = toy_table(plan).to_csv(index=False, lineterminator="\n")
+            write_bytes(arguments.output, table.encode())
+
+    return exit_status(make)
 
 
 if __name__ == "__main__":

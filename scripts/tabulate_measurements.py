@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diffusability.analysis.analyse import collect
 from diffusability.analysis.frames import write_tables
-from diffusability.execution.script import run
+from diffusability.execution.result_script import run
 from diffusability.study.plan import Plan
 from diffusability.study.stages import STAGES
 

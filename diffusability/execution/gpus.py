@@ -22,7 +22,7 @@ from pathlib import Path
 
 from diffusability.artifacts.job import Job
 from diffusability.artifacts.progress import Progress, write_progress
-from diffusability.errors import ArtifactError, DiffusabilityError
+from diffusability.errors import ArtifactError, exit_status
 
 logger = logging.getLogger(__name__)
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -165,12 +165,12 @@ def _state(command: Sequence[str]) -> Path | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Replace this process by a command with as many free GPUs as the first argument says."""
     count, *command = sys.argv[1:] if argv is None else argv
-    try:
+
+    def replace() -> None:
         take_gpus(int(count), inherit=True, state=_state(command))
         os.execvp(command[0], command)
-    except DiffusabilityError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+
+    return exit_status(replace)
 
 
 if __name__ == "__main__":

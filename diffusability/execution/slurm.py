@@ -13,7 +13,6 @@ from typing import Any
 from diffusability.errors import StudyError
 from diffusability.execution import snakemake_adapter
 from diffusability.execution.run_time import shortest_minutes
-from diffusability.execution.stale_jobs import check_no_stale_jobs
 
 PROFILE = "slurm/config.yaml"
 # a resource, and its option of sbatch
@@ -26,6 +25,9 @@ OPTIONS = {
     "constraint": "--constraint",
     "qos": "--qos",
 }
+# Snakemake writes the outputs into the comment of a job
+MADE_BY_SNAKEMAKE = ("rule_", "group_")
+NAMED = 5  # jobs listed in the message about an earlier run
 SUMMED = ("mem_mb", "gpu")  # summed over the jobs of a group; for all others the maximum counts
 
 
@@ -70,6 +72,44 @@ def check_submission(workflow: Any, trainings: set[str]) -> None:
     if snakemake_adapter.executor(workflow) == "slurm":
         check_no_stale_jobs(os.getcwd())
         check_cluster(asked)
+
+
+def check_no_stale_jobs(folder: str) -> None:
+    """Refuse to submit work that jobs of an earlier run, whose driver died, will still do.
+
+    Snakemake's own lock of the folder excludes another running driver, so nothing waits for the
+    jobs of this folder in Slurm's queue.
+
+    Args:
+        folder: absolute path of the folder in which the workflow runs.
+
+    Raises:
+        StudyError: naming the jobs and how to go on.
+    """
+    fields = "%i|%T|%Z|%k"  # number, state, working directory, comment
+    try:
+        command = ["squeue", "--me", "--noheader", f"--format={fields}"]
+        lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+    except FileNotFoundError:
+        return  # no Slurm: the executor reports that itself
+    jobs = [line.split("|", 3) for line in lines if line.count("|") >= 3]
+    earlier = [
+        (number, state, comment)
+        for number, state, where, comment in jobs
+        if comment.startswith(MADE_BY_SNAKEMAKE) and os.path.realpath(where) == folder
+    ]
+    if not earlier:
+        return
+    described = [f"  {number} {state.lower()}: {comment}" for number, state, comment in earlier]
+    more = [f"  ... and {len(earlier) - NAMED} more"] if len(earlier) > NAMED else []
+    numbers = " ".join(number for number, _, _ in earlier)
+    raise StudyError(
+        f"Slurm still has {len(earlier)} jobs of an earlier run of this folder, whose work would "
+        "be done twice; aborted before any job was submitted\n"
+        + "\n".join(described[:NAMED] + more)
+        + f"\nWait until they have ended, or cancel them: scancel {numbers}\n"
+        "A training that is cancelled saves its state, and the next run resumes from it."
+    )
 
 
 def requests(jobs: Iterable[Any], together: Mapping[str, int]) -> list[Request]:

@@ -48,10 +48,7 @@ def snakemake_command(*words: str) -> str:
     command += ["--snakefile", run.snakefile] if run.snakefile else []
     command += ["--directory", run.directory] if run.directory else []
     command += ["--configfile", *run.files] if run.files else []
-    if run.overrides:
-        pairs = [f"{key}={json.dumps(value)}" for key, value in sorted(run.overrides.items())]
-        command += ["--config", *pairs]
-    return shlex.join(command)
+    return shlex.join([*command, *_config(run.overrides)])
 
 
 def diffusability_command(*words: str) -> str:
@@ -59,8 +56,7 @@ def diffusability_command(*words: str) -> str:
     run = current_run()
     command = ["diffusability", *words]
     command += [part for file in run.files for part in ("--configfile", file)]
-    if run.overrides:
-        command += ["--config", json.dumps(dict(run.overrides), sort_keys=True)]
+    command += _config(run.overrides)
     moved = f"cd {shlex.quote(run.directory)} && " if run.directory else ""
     return moved + shlex.join(command)
 
@@ -68,9 +64,13 @@ def diffusability_command(*words: str) -> str:
 def study_arguments(files: Sequence[str], overrides: Mapping[str, Any]) -> str:
     """Return the arguments with which a script resolves the same study, quoted for a shell."""
     arguments = [part for file in files for part in ("--study", file)]
-    if overrides:
-        arguments += ["--config", json.dumps(dict(overrides), sort_keys=True)]
-    return shlex.join(arguments)
+    return shlex.join([*arguments, *_config(overrides)])
+
+
+def _config(overrides: Mapping[str, Any]) -> list[str]:
+    """Return the option that lays values on top of a study; JSON is YAML too."""
+    pairs = [f"{key}={json.dumps(v, ensure_ascii=False)}" for key, v in sorted(overrides.items())]
+    return ["--config", *pairs] if pairs else []
 
 
 def install_command(extra: str) -> str:

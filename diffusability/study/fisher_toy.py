@@ -19,6 +19,13 @@ FISHER_TOY = "fisher_toy"  # name of the study
 STAGE = "fisher_toy"
 EXACT = "exact"  # stands where a learned curve names its network
 DIFFUSION_STEPS = 50  # of tiny-diffusion
+_DRAWN = "diffusability.figures.fisher_toy"
+TOY_FIGURES = {  # each with the function that draws it
+    "activations": f"{_DRAWN}:draw_activations",
+    "deviation_by_parameter": f"{_DRAWN}:draw_deviation_by_parameter",
+    "deviation_by_noise": f"{_DRAWN}:draw_deviation_by_noise",
+    "deviation_parts": f"{_DRAWN}:draw_deviation_parts",
+}
 INTRINSIC_DIM = 2  # of all data of the toy study
 Function = Literal["relu", "gelu", "sigmoid", "tanh", "leaky"]
 Variance = Annotated[float, Field(gt=0)]

@@ -12,7 +12,8 @@ from diffusability.errors import StudyError
 from diffusability.study.names import MAX_NAME
 
 Model = TypeVar("Model", bound=BaseModel)
-MAX_VALUES, MAX_DEPTH = 100_000, 50  # of a study
+MAX_VALUES = 100_000  # of a study, aliases expanded; the largest here has 3,000
+MAX_DEPTH = 50  # of mappings and lists in each other
 MAX_NAMES = 40  # of a hint
 _BRANCH = re.compile(r"(literal|tuple|list|dict|function-[a-z]+|nullable)\[.*\]")
 _shown = reprlib.Repr()

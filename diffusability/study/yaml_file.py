@@ -1,20 +1,22 @@
-"""Read a YAML file so that it means one thing, in bounded time."""
+"""Read YAML, of a file or of the command line, so that it means one thing, in bounded time."""
 
 import re
 import reprlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from diffusability.errors import StudyError
+from diffusability.study.merge import merge
+from diffusability.study.problems import MAX_DEPTH, MAX_VALUES, show
 from diffusability.study.workflow_files import shown, workflow_folder
 
-MAX_VALUES = 100_000  # of a file, its aliases expanded; the largest study here has 3,000
-MAX_DEPTH = 50  # of mappings and lists in each other
 MAX_DIGITS = 19  # of an integer of 64 bits
 _TAG = "tag:yaml.org,2002:"
 _FORMER = yaml.SafeLoader.yaml_implicit_resolvers  # of YAML 1.1
+_OVERRIDE = re.compile(r"[A-Za-z_][\w-]*=")
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9]")
 
 
@@ -79,19 +81,43 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: cannot be read as text ({error})") from None
-    try:
-        data = yaml.load(text, Loader=_StrictLoader)
-    except StudyError as error:
-        raise StudyError(f"{path}, {error}") from None
-    except RecursionError:
-        raise StudyError(f"{path}: lists or mappings are too deeply nested") from None
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise StudyError(f"{path}: this is not YAML: {error}") from None
+    data = _parsed(text, str(path))
     if not isinstance(data, dict):
         raise StudyError(
             f"{path}: a study is a mapping of keys, this file holds {reprlib.repr(data)}"
         )
     return data
+
+
+def read_overrides(words: Iterable[str]) -> dict[str, Any]:
+    """Return what words such as `select={tokenizers: [a]}` lay on top of a study.
+
+    They are written as for Snakemake's `--config`: a key of the study, `=`, and its value in YAML.
+
+    Raises:
+        StudyError: a word is no key with a value, or its value is not YAML; see `read_yaml`.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        if not _OVERRIDE.match(word):
+            raise StudyError(
+                f"--config {show(word)}: is not KEY=VALUE, such as 'select={{tokenizers: [a]}}'"
+            )
+        found = merge(found, {key: _parsed(value, f"--config {key}")})
+    return found
+
+
+def _parsed(text: str, where: str) -> Any:
+    """Return the value of a YAML text; `where` begins the messages of errors."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except StudyError as error:
+        raise StudyError(f"{where}, {error}") from None
+    except RecursionError:
+        raise StudyError(f"{where}: lists or mappings are too deeply nested") from None
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise StudyError(f"{where}: this is not YAML: {error}") from None
 
 
 def _size(node: yaml.Node, known: dict[int, int], depth: int) -> int:

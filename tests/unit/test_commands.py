@@ -14,6 +14,8 @@ from diffusability.study.commands import (
     snakemake_command,
     study_arguments,
 )
+from diffusability.study.yaml_file import read_overrides
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture(autouse=True)
@@ -43,21 +45,46 @@ def test_of_another_study_elsewhere() -> None:
         *("diffusability", "gc", "--evict"),
         *("--configfile", "/x/my study.yaml", "--configfile", "b.yaml"),
     ]
-    assert words[7:] == ["--config", '{"select": {"tokenizers": ["a", "b c"]}}']
+    assert words[7:] == ["--config", 'select={"tokenizers": ["a", "b c"]}']
 
 
 def test_of_a_script() -> None:
     assert study_arguments(["a b.yaml"], {}) == "--study 'a b.yaml'"
-    assert study_arguments(["none"], {"name": "x"}) == """--study none --config '{"name": "x"}'"""
+    assert study_arguments(["none"], {"name": "x"}) == """--study none --config 'name="x"'"""
 
 
-@pytest.mark.parametrize("text", ["3", "[]", "null", "{", "[" * 100_000])
-def test_overrides_that_are_no_mapping_are_refused(
-    text: str, capsys: pytest.CaptureFixture[str]
+def test_what_a_command_prints_is_read_back_as_it_was() -> None:
+    given = {"select": {"tokenizers": ["a", "1"], "seeds": [0, 1]}, "report": "ä.html", "x": 1e-5}
+    words = shlex.split(study_arguments([], given))
+    assert words[0] == "--config"
+    assert read_overrides(words[1:]) == given
+
+
+def test_overrides_are_written_as_for_snakemake(capsys: pytest.CaptureFixture[str]) -> None:
+    study = str(REPOSITORY / "studies" / "smoke.yaml")
+    assert main(["ls", "--configfile", study, "--config", "select={metrics: [velocity]}"]) == 0
+    listed = capsys.readouterr().out
+    assert "results/velocity/" in listed
+    assert "results/spatial/" not in listed
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("3", "--config '3': is not KEY=VALUE"),
+        ('{"select": {"metrics": ["spatial"]}}', "is not KEY=VALUE"),
+        ("=3", "is not KEY=VALUE"),
+        ("select={a: 1", "--config select: this is not YAML"),
+        ("select={a: 010}", "--config select, line 1"),
+        ("select=" + "[" * 100_000, "--config select: lists or mappings are too deeply nested"),
+        ("select=3", "select: expected a mapping of keys to values, got 3"),
+    ],
+)
+def test_overrides_that_are_none_are_refused(
+    text: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit):
-        main(["ls", "--config", text])
-    assert "not a mapping of keys in JSON" in capsys.readouterr().err
+    assert main(["ls", "--config", text]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

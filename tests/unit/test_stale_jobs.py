@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from diffusability.errors import StudyError
-from diffusability.execution.stale_jobs import check_no_stale_jobs
+from diffusability.execution.slurm import check_no_stale_jobs
 
 COMMENT = "rule_train_tokenizer_wildcards_conv-base_0"
 
