@@ -60,10 +60,12 @@ def find_garbage(used: Collection[str]) -> list[Garbage]:
     """
     kept = {Path(path) for path in used}
     fingerprints = {path.name for path in kept}  # which the cache is named by
+    # made before the study called it otherwise: see `folder_of`
+    renamed = {(path.parts[1], path.name) for path in kept if not (path / CARD).exists()}
     found = [
         Garbage(path, "no study names it", size(path), _state(path) / "lock")
         for path in finished()
-        if path not in kept
+        if path not in kept and (path.parts[1], path.name) not in renamed
     ]
     found += [
         Garbage(path, "latents of a tokenizer that no study names", size(path), path / "lock")

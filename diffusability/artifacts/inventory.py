@@ -46,6 +46,19 @@ def finished(stage: str | None = None) -> Iterator[Path]:
         yield from (file.parent for file in files(Path(RESULTS, name)) if file.name == CARD)
 
 
+def folder_of(artifact: Artifact) -> Path:
+    """Return the folder of an artifact, under its name or under one that it had before.
+
+    What the study calls an encoder or a dataset is in no fingerprint. So nothing is made again when
+    one is renamed, and what was made stays in the folder of the earlier name.
+    """
+    own = Path(artifact.path)
+    if os.path.exists(artifact.card):
+        return own
+    others = (path for path in finished(artifact.stage) if path.name == artifact.fingerprint)
+    return next(others, own)
+
+
 def files(folder: Path) -> Iterator[Path]:
     """Yield every file below a folder in order; those of running jobs may vanish.
 
@@ -99,7 +112,7 @@ def lost(plan: Iterable[Artifact]) -> list[str]:
         f"{path}: is missing, although artifacts made from it are there. Make it again with: "
         f"{rebuild_command(Path(path))}"
         for path, artifact in needed.items()
-        if not is_done(artifact) and not Path(artifact.card).exists()
+        if not (folder_of(artifact) / CARD).exists()
     ]
 
 

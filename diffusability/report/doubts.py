@@ -8,6 +8,7 @@ import pandas as pd
 
 from diffusability.analysis.catalogue import RECONSTRUCTION
 from diffusability.analysis.headline import doubt_sentences
+from diffusability.artifacts.inventory import folder_of
 from diffusability.study.plan import Plan
 
 NAMED = 3  # image files and tokenizers that are named; more are counted
@@ -39,7 +40,7 @@ def damaged_images(plan: Plan) -> dict[str, str]:
     """Return the image files that the dataset left out, each with the reason."""
     found: dict[str, str] = {}
     for artifact in plan.of_stage("dataset"):
-        text = Path(artifact.path, "manifest.json").read_text(encoding="utf-8")
+        text = (folder_of(artifact) / "manifest.json").read_text(encoding="utf-8")
         found |= json.loads(text).get("damaged", {})
     return found
 

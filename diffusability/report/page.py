@@ -24,6 +24,7 @@ from diffusability.analysis.headline import (
 from diffusability.analysis.measurements import read_tables, target_metric
 from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.card import read_card
+from diffusability.artifacts.inventory import folder_of
 from diffusability.report.doubts import (
     damaged_images,
     equality_rows,
@@ -83,7 +84,7 @@ def write_page(
     """
     tables, target = study_tables(plan), target_metric(plan.study)
     measurements = read_tables(plan)["measurements"]  # of every step
-    cards, manifests = [read_card(Path(a.path)) for a in plan], _manifests(plan)
+    cards, manifests = [read_card(folder_of(a)) for a in plan], _manifests(plan)
     pictures = [tokenizer_pictures(plan, name, target) for name in plan.study.selected_tokenizers]
     found = answer(tables, target)
     context = {
@@ -112,7 +113,7 @@ def write_page(
         "captions": {name: caption(name) for name in PICTURE_CAPTIONS}
         | {name: caption(f"tables/{name}") for name in TABLE_CAPTIONS},
         "own_encoders": _rows(encoder_rows(plan)),
-        "times": _times(plan),
+        "times": _times(plan, cards),
         "table": _rows(measurements.drop(columns=list(_HIDDEN))),
         "machines": sorted(set(_machine_lines(cards))),
     }
@@ -191,7 +192,7 @@ def _extremes(found: Answer, pictures: list[dict[str, Any]]) -> list[dict[str, s
 
 def _manifests(plan: Plan) -> list[dict[str, Any]]:
     return [
-        json.loads(Path(a.path, "manifest.json").read_text(encoding="utf-8"))
+        json.loads((folder_of(a) / "manifest.json").read_text(encoding="utf-8"))
         for a in plan.of_stage("dataset")
     ]
 
@@ -227,12 +228,13 @@ def _text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _times(plan: Plan) -> dict[str, Any]:
-    """Return jobs, seconds and peak memory by stage, from the cards."""
-    cards = pd.DataFrame(
-        [{"stage": a.stage, **_cost(read_card(Path(a.path)))} for a in plan],
-    )
-    grouped = cards.groupby("stage", sort=False)
+def _times(plan: Plan, cards: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return jobs, seconds and peak memory by stage, from the cards of a plan."""
+    costs = [
+        {"stage": a.stage, "seconds": card["seconds"], "peak": card["peak_memory_bytes"]}
+        for a, card in zip(plan, cards, strict=True)
+    ]
+    grouped = pd.DataFrame(costs).groupby("stage", sort=False)
     table = pd.DataFrame(
         {
             "jobs": grouped.size(),
@@ -242,10 +244,6 @@ def _times(plan: Plan) -> dict[str, Any]:
         }
     ).reset_index()
     return _rows(table)
-
-
-def _cost(card: dict[str, Any]) -> dict[str, float]:
-    return {"seconds": card["seconds"], "peak": card["peak_memory_bytes"]}
 
 
 def _machine_lines(cards: Iterable[dict[str, Any]]) -> Iterable[str]:

@@ -1,13 +1,13 @@
 """Rows of the analysis tables shown in the report: claims, fits, encoders."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from diffusability.analysis.catalogue import name_metric
 from diffusability.analysis.verdicts import NOT_TESTABLE, VERDICTS
+from diffusability.artifacts.inventory import folder_of
 from diffusability.study.plan import Plan
 from diffusability.study.tables import BEST
 
@@ -154,7 +154,7 @@ def encoder_rows(plan: Plan) -> pd.DataFrame:
     """
     rows = []
     for artifact in plan.of_stage("encoder"):
-        history = pd.read_csv(Path(artifact.path) / "history.csv")
+        history = pd.read_csv(folder_of(artifact) / "history.csv")
         if "token_rank" not in history:
             continue  # published weights: nothing was trained
         last, spec = history.iloc[-1], artifact.spec

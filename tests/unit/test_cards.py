@@ -11,7 +11,8 @@ import pytest
 
 from diffusability.artifacts.atomic import write_json
 from diffusability.artifacts.card import read_card, verified
-from diffusability.artifacts.inventory import damage, is_done, lost
+from diffusability.artifacts.gc import find_garbage
+from diffusability.artifacts.inventory import damage, folder_of, is_done, lost
 from diffusability.artifacts.job import Job
 from diffusability.artifacts.result_card import (
     check_result,
@@ -21,6 +22,7 @@ from diffusability.artifacts.result_card import (
 )
 from diffusability.cli import main
 from diffusability.errors import ArtifactError
+from diffusability.report.doubts import damaged_images
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
 from diffusability.study.stages import CARD, STAGES
@@ -200,3 +202,20 @@ def test_hashes_of_artifacts_come_from_their_cards(plan: Plan) -> None:
     assert found == read_card(file.parent)["outputs"]["history.csv"]["sha256"]
     write_json(Path("results/x.json"), {})
     assert list(hashes([Path("results/x.json"), Path("results/none")])) == ["results/x.json"]
+
+
+def test_what_was_made_under_an_earlier_name_is_found(plan: Plan, tmp_path: Path) -> None:
+    text = Path(SMOKE).read_text().replace("glyph", "sign").replace("dataset: digits", "dataset: d")
+    (tmp_path / "renamed.yaml").write_text(text.replace("\n  digits: {", "\n  d: {"))
+    renamed = Plan(load_study(tmp_path / "renamed.yaml"))
+    before = {artifact.fingerprint: artifact.path for artifact in plan}
+    for artifact in renamed.of_stage("dataset", "encoder"):
+        assert folder_of(artifact) == Path(before[artifact.fingerprint])
+    assert {a.path for a in renamed.of_stage("dataset", "encoder")} != set(before.values())
+    assert not lost(renamed)
+    assert damaged_images(renamed) == {}  # a report opens the manifest
+    assert not [item.path for item in find_garbage({a.path for a in renamed})]
+    (dataset,) = plan.of_stage("dataset")
+    shutil.rmtree(dataset.path)
+    (absent,) = renamed.of_stage("dataset")
+    assert folder_of(absent) == Path(absent.path)
