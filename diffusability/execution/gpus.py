@@ -80,7 +80,7 @@ def machine_gpus(environment: Mapping[str, str]) -> list[str]:
     if VISIBLE in environment:
         names = [name.strip() for name in environment[VISIBLE].split(",")]
         seen = takewhile(lambda name: name != "-1", names)  # CUDA hides what follows -1
-        return list({_uuids().get(name, name): name for name in seen if name}.values())
+        return list({_uuid(name): name for name in seen if name}.values())
     # by UUID, because CUDA and the driver may number them differently
     return list(_uuids().values())
 
@@ -102,6 +102,16 @@ def _uuids() -> dict[str, str]:
     except (OSError, subprocess.SubprocessError):
         return {str(k): str(k) for k, _ in enumerate(devices)}
     return dict(line.split(", ") for line in output.splitlines())
+
+
+def _uuid(name: str) -> str:
+    """Return the UUID of a device, which CUDA_VISIBLE_DEVICES may give by number or shortened.
+
+    A name that stands for no device, or for several, stays as it is.
+    """
+    known = _uuids()
+    begun = [uuid for uuid in known.values() if uuid.startswith(name)]
+    return known.get(name, begun[0] if len(begun) == 1 else name)
 
 
 def lock_folder() -> Path:
@@ -151,7 +161,7 @@ def _slots(devices: Sequence[str], folder: Path) -> Iterator[tuple[str, Path]]:
         )
     for k in range(int(text)):
         for device in devices:
-            name = _uuids().get(device, device).replace("/", "_")
+            name = _uuid(device).replace("/", "_")
             yield device, folder / f"{name}.{k}.lock"
 
 

@@ -158,6 +158,16 @@ def test_a_device_has_one_lock_by_number_and_by_uuid(monkeypatch: pytest.MonkeyP
     assert machine_gpus({"CUDA_VISIBLE_DEVICES": "0,GPU-x,1"}) == ["GPU-x", "1"]
 
 
+def test_a_shortened_uuid_is_that_of_its_device(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gpus, "_uuids", lambda: {"0": "GPU-1a2b", "1": "GPU-1c3d"})
+    assert machine_gpus({"CUDA_VISIBLE_DEVICES": "GPU-1c,1"}) == ["1"]
+    locks = [lock for _, lock in gpus._slots(["GPU-1a", "0", "GPU-1"], tmp_path)]
+    assert locks[0] == locks[1] == tmp_path / "GPU-1a2b.0.lock"
+    assert locks[2].name == "GPU-1.0.lock"  # of both, so of none
+
+
 @pytest.mark.parametrize("text", ["0", "two", "-1", ""])
 def test_jobs_per_gpu_are_a_number(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "a")
