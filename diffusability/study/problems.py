@@ -176,8 +176,6 @@ def _reason(item: Any, model: type[BaseModel]) -> str:
             return f"is missing from the list{got}" if short else "this key is required"
         case "literal_error":
             options = [o.strip() for o in context["expected"].replace(" or ", ", ").split(",")]
-            if isinstance(given, str) and given in options:
-                return f"`{given}` is a text here: write it without quotes"
             names = [option.strip("'") for option in options]
             return f"unknown value `{_plain(given)}` ({nearest(given, names)})"
         case "value_error":

@@ -96,6 +96,20 @@ def _without_truth(value: Any) -> Any:
     return [_without_truth(part) for part in value] if isinstance(value, list) else value
 
 
+def _literal_numbers(kind: Any) -> set[int]:
+    """Return the whole numbers that an annotation names as literals."""
+    if type(kind) is int:
+        return {kind}
+    return {number for part in get_args(kind) for number in _literal_numbers(part)}
+
+
+def _chosen_number(value: Any, numbers: set[int]) -> Any:
+    """Return the number that a text says, in a list too, where it is one of some numbers."""
+    if isinstance(value, list):
+        return [_chosen_number(part, numbers) for part in value]
+    return int(value) if isinstance(value, str) and value in map(str, numbers) else value
+
+
 def is_zero(value: object) -> bool:
     """Return whether a weight or a count that was added later is left out (see `Spec`)."""
     return value == 0
@@ -122,6 +136,16 @@ class Spec(BaseModel):
             return data
         numbers = [k for k, f in cls.model_fields.items() if not _takes(f.annotation, (bool, Any))]
         return {**data, **{key: _without_truth(data[key]) for key in numbers if key in data}}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_for_a_number(cls, data: Any) -> Any:
+        """Take a text for a literal number, as for any other: `snakemake --config` gives texts."""
+        if not isinstance(data, Mapping):
+            return data
+        given = {key: field for key, field in cls.model_fields.items() if key in data}
+        numbers = {key: _literal_numbers(field.annotation) for key, field in given.items()}
+        return {**data, **{k: _chosen_number(data[k], few) for k, few in numbers.items() if few}}
 
     @field_validator("*", mode="after")
     @classmethod

@@ -5,6 +5,7 @@ import shlex
 import pytest
 
 from diffusability.cli import main
+from diffusability.errors import StudyError
 from diffusability.study import commands
 from diffusability.study.commands import (
     Run,
@@ -14,6 +15,8 @@ from diffusability.study.commands import (
     snakemake_command,
     study_arguments,
 )
+from diffusability.study.load import load_study
+from diffusability.study.study import Study
 from diffusability.study.yaml_file import read_overrides
 from tests.conftest import REPOSITORY
 
@@ -66,6 +69,18 @@ def test_overrides_are_written_as_for_snakemake(capsys: pytest.CaptureFixture[st
     listed = capsys.readouterr().out
     assert "results/velocity/" in listed
     assert "results/spatial/" not in listed
+
+
+def test_numbers_may_be_texts_as_snakemake_reads_them() -> None:
+    smoke = REPOSITORY / "studies" / "smoke.yaml"
+
+    def study(size: object, angle: object) -> Study:
+        metrics = {"equivariance": {"rotations": [angle]}}
+        return load_study(smoke, {"datasets": {"digits": {"size": size}}, "metrics": metrics})
+
+    assert study("16", "90") == study(16, 90)
+    with pytest.raises(StudyError, match="datasets.digits.size: unknown value `7`"):
+        study("7", 90)
 
 
 @pytest.mark.parametrize(
