@@ -5,7 +5,7 @@ The three penalties of Theorem 3.5 of "Understanding Latent Diffusability via Fi
 one number so that their total variance is that of the images, as in ``metrics.fisher``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,13 +17,14 @@ from diffusability.fisher.information import check_variances, log_weights
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.sample_fisher import LOOSE, SMALL, Sample
 from diffusability.nn.attention import forward_mode_attention
+from diffusability.nn.chunks import chunks
 from diffusability.statistics import delete_block_stderr, mean_and_stderr
 
 Encoder = Callable[[Tensor], Tensor]
 PARTS = ("dimension", "tangential", "curvature")
 # ending of a metric: the estimator of FIR
 _ESTIMATORS = {"": "_unconditional", "_empirical": "_empirical"}
-_BATCH = 64
+_BATCH = 64  # images at once; with their tangents they take twice the memory
 _NO_DIRECTION = 1e-6  # of a step's length that lies outside earlier steps: rounding of images
 
 
@@ -64,7 +65,7 @@ def expand(encode: Encoder, images: Tensor, *, anchors: Tensor, neighbours: int)
             "fewer `neighbours`"
         )
     with torch.no_grad():
-        latents = torch.cat([encode(part).flatten(1) for part in images.split(_BATCH)]).double()
+        latents = torch.cat([encode(part).flatten(1) for part in _few(images)]).double()
     flat = images.flatten(1).double()  # (N, D)
     spread = [(x - x.mean(dim=0)).square().sum() / len(x) for x in (flat, latents.to(flat))]
     if not float(spread[1]) > 0:
@@ -107,12 +108,17 @@ def _nearest_directions(steps: Tensor, count: int) -> Tensor:
 def _push(encode: Encoder, image: Tensor, directions: Tensor) -> Tensor:
     """Return DE(image) applied to (M, D) directions: (M, d) float64 on their device."""
     rows = []
-    for part in directions.split(_BATCH):
-        points = image.expand(len(part), *image.shape).contiguous()
-        tangents = part.to(image.dtype).view_as(points)
+    for tangents in _few(directions.to(image.dtype).view(-1, *image.shape)):
+        points = image.expand_as(tangents).contiguous()
         with forward_mode_attention(), torch.no_grad():
             rows.append(torch.func.jvp(encode, (points,), (tangents,))[1].flatten(1))
     return torch.cat(rows).to(directions)
+
+
+def _few(images: Tensor) -> Iterator[Tensor]:
+    """Yield a few images at a time: at most _BATCH, and large ones fewer."""
+    for part in images.split(_BATCH):
+        yield from chunks(part)
 
 
 def measure_distortion(

@@ -7,7 +7,8 @@ Each draws latents of one tokenizer, which are decoded and measured like any oth
 - `gaussian`: one Gaussian per class, as VIV assumes (`metrics.class_gaussians`), fitted to the
   posterior means of the train split. Labels are balanced over the classes of that split.
 - `posterior`: posterior samples of images of the val split, with their own classes: the
-  tokenizer's floor. Where more are asked for than there are images, images repeat with new noise.
+  tokenizer's floor. Where fewer are asked for than there are images, each class has its share;
+  where more are, images repeat with new noise.
 """
 
 from collections.abc import Callable
@@ -29,10 +30,14 @@ Draw = Callable[[range], tuple[Tensor, Tensor]]  # (B, C, H, W) latents, (B,) la
 
 
 class ControlOptions(Spec):
-    """How one set of images is generated without a diffusion model."""
+    """How one set of images is generated without a diffusion model.
+
+    `revision` is 2 for `posterior`, since few images of many are chosen class by class.
+    """
 
     control: Control
     count: int
+    revision: int = 1
 
 
 def control_source(inputs: Inputs, spec: ControlOptions) -> Draw:
@@ -86,15 +91,15 @@ def _posterior(inputs: Inputs, count: int) -> Draw:
 
 
 def posterior_images(data: ImageSet, count: int) -> Tensor:
-    """Return the (count,) images of the dataset that `posterior` encodes, sample by sample."""
-    return evenly(data.split("val"), count)
+    """Return the (count,) images of the dataset that `posterior` encodes, sample by sample.
 
-
-def evenly(images: Tensor, count: int) -> Tensor:
-    """Return (count,) of (n,) images: evenly spread, or all of them again and again."""
-    if count <= len(images):
-        return thinned(images, count)
-    return images[torch.arange(count) % len(images)]
+    Fewer than the val split has are of each class in proportion, also where classes alternate; of
+    more, all repeat.
+    """
+    val = data.split("val")
+    if count <= len(val):
+        return thinned(val, count, data.labels[val])
+    return val[torch.arange(count) % len(val)]
 
 
 def _draw_noise(inputs: Inputs, indices: range) -> Tensor:

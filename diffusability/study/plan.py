@@ -296,7 +296,9 @@ class Plan(Artifacts):
         """Add samples of one tokenizer that no diffusion model made, and their measurements."""
         sampling = self.study.sampling
         labels = {**labels, "backbone": control_label(control), "seed": "0", "guidance": "1"}
-        spec = {"control": control, "count": sampling.count}
+        spec: dict[str, Any] = {"control": control, "count": sampling.count}
+        if control == "posterior":
+            spec["revision"] = 2  # see `stages.controls.ControlOptions`
         self._judge(
             self._add("samples", labels | {"snapshot": ""}, spec, sampling.seed, upstream),
         )

@@ -13,10 +13,11 @@ from diffusability.analysis.failed import failed_sentence, mark_failed
 from diffusability.analysis.measurements import check_measurements, tabulate
 from diffusability.analysis.panels import predictors, targets
 from diffusability.artifacts.job import Job
+from diffusability.data.images import ImageSet
 from diffusability.latents.channel_statistics import channel_statistics
 from diffusability.metrics.class_gaussians import fit_class_gaussians
 from diffusability.metrics.velocity import measure_velocity
-from diffusability.stages.controls import ControlOptions, control_source, evenly
+from diffusability.stages.controls import ControlOptions, control_source, posterior_images
 from diffusability.stages.inputs import Inputs
 from diffusability.study.cost import Costs
 from diffusability.study.plan import Artifact, Plan
@@ -120,10 +121,14 @@ def _seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def test_held_out_images_are_spread_evenly_or_repeated() -> None:
-    images = torch.tensor([3, 5, 7, 9])
-    assert evenly(images, 2).tolist() == [3, 7]
-    assert evenly(images, 6).tolist() == [3, 5, 7, 9, 3, 5]
+def test_held_out_images_are_of_every_class_or_repeat() -> None:
+    nothing, every = torch.zeros(48, 0), torch.arange(48)
+    alternating = ImageSet(nothing, every % 12, nothing, every >= 24, 12)
+    few = posterior_images(alternating, 12)  # every second one would be of an even class
+    assert alternating.labels[few].sort().values.tolist() == list(range(12))
+    assert bool((few >= 24).all())
+    assert posterior_images(alternating, 24).tolist() == list(range(24, 48))
+    assert posterior_images(alternating, 26).tolist() == [*range(24, 48), 24, 25]
 
 
 def test_they_are_measured_like_samples_and_tabulated_as_the_tokenizers(workplace: Path) -> None:
@@ -161,7 +166,7 @@ def check_sources(samples: dict[str, Artifact]) -> None:
     noise = (drawn["noise"][0] - statistics.mean[:, None, None]) / statistics.std[:, None, None]
     assert noise.mean().abs() < 0.05
     assert noise.std() == pytest.approx(1, abs=0.05)
-    held_out = evenly(inputs.data.split("val"), 120)
+    held_out = posterior_images(inputs.data, 120)
     assert torch.equal(drawn["posterior"][1], inputs.data.labels[held_out])
     moments = inputs.latents[held_out]
     noise = (drawn["posterior"][0] - moments.mean) / torch.exp(0.5 * moments.logvar)

@@ -173,3 +173,16 @@ def test_the_figure_adds_the_parts_up() -> None:
     one = found[(found["ending"] == "") & (found["v"] == 0.5)].iloc[0]
     for part in PARTS:
         assert one[part] == seen[f"distortion.curve_fir_{part}_v0.5"]
+
+
+def test_large_images_are_encoded_and_pushed_a_few_at_a_time() -> None:
+    sizes = []
+
+    def encode(images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        return images[:, :, :1, :2]
+
+    images = torch.randn(6, 1, 512, 512, generator=torch.Generator().manual_seed(0))
+    at = expand(encode, images, anchors=torch.tensor([0]), neighbours=2)
+    assert sizes == [4, 2, 4, 4]  # 16 images of 256 x 256 pixels; then two directions, six steps
+    assert at.linear.shape == (6, 2)

@@ -11,7 +11,7 @@ from diffusability.data.images import ImageSet
 from diffusability.diffusion.sampler import balanced_labels
 from diffusability.metrics.feature_moments import FeatureMoments
 from diffusability.metrics.measurement import Measurement
-from diffusability.stages.controls import evenly
+from diffusability.stages.controls import posterior_images
 from diffusability.stages.features import Extractor, Features
 from diffusability.stages.measurements import write_measurements
 from diffusability.stages.references import Reference
@@ -52,7 +52,7 @@ def test_images_of_the_posterior_control_are_dealt_with_all_their_samples(count:
     data = images_of(10)
     made = {"control": "posterior", "count": count}
     dealt = deal_samples(made, data, torch.Generator().manual_seed(0))
-    images = evenly(data.split("val"), count)
+    images = posterior_images(data, count)
     assert torch.equal(torch.cat(dealt.rows).sort().values, torch.arange(count))
     assert dealt.originals is not None
     assert len(torch.cat(dealt.originals)) == min(count, 30)
@@ -67,7 +67,7 @@ def test_posterior_samples_are_paired_with_images_that_the_reference_holds(refer
 
     data, generator = images_of(10, 60), torch.Generator().manual_seed(0)
     features = torch.randn(120, 3, generator=generator)  # (N, D) of all images
-    held_out = evenly(data.split("val"), 100)
+    held_out = posterior_images(data, 100)
     samples = Features(features[held_out], features[:, :0], features[:, :0])  # exact copies
     extractor = FakeExtractor(features)
     dealt = deal_samples({"control": "posterior", "count": 100}, data, generator)
