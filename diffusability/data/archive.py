@@ -21,7 +21,7 @@ from diffusability.data.folder import (
 )
 from diffusability.data.folder_index import FolderIndex, Inspection, index_images, inspect_file
 from diffusability.data.folder_layout import Listing, unread_format
-from diffusability.data.image_file import DamagedImage
+from diffusability.data.image_file import DamagedImage, stored_size
 from diffusability.data.images import ImageSet, stratified_validation
 from diffusability.data.load import DataSource
 from diffusability.errors import ArtifactError, DataError
@@ -65,6 +65,10 @@ class Archive(Generic[Entry]):
         """Return the images, among the members, whose formats are not read; after `members`."""
         return ()
 
+    def first(self) -> str | None:
+        """Return the name of the first image of the first archive; None: it has none."""
+        return next((member.name for member in self.members(0)), None)
+
     def content(self, number: int, name: str) -> bytes:
         """Return the image file `name` of an archive.
 
@@ -102,6 +106,23 @@ class Archives(DataSource[Entry]):
     """Archives of images: indexed once, then read when images are needed."""
 
     archive: ClassVar[type[Archive[Any]]]
+
+    def first_stored(self) -> tuple[str, tuple[int, int]] | None:
+        """Return place and size of the first image; see `DataSource.first_stored`.
+
+        Raises:
+            DataError: the first archive is damaged, or not what the study says.
+        """
+        train, _ = self.spec.files()
+        archive = self.archive(self.spec, train)
+        name = archive.first()
+        if name is None:
+            return None
+        try:
+            size = stored_size(archive.content(0, name))
+        except DamagedImage:  # named with all others when the dataset is made
+            return None
+        return None if size is None else (f"{train[0]}: {name}", size)
 
     def prepare(self, folder: Path, published: Path) -> tuple[ImageSet, dict[str, Any]]:
         """Write index.json and members.json; return the images and what the manifest says.

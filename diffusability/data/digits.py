@@ -20,6 +20,10 @@ INK = 0.25  # a pixel is foreground from a quarter of the full ink
 class Digits(DataSource[DigitsDataset]):
     """The digits, as scikit-learn ships them."""
 
+    def first_stored(self) -> tuple[str, tuple[int, int]]:
+        """Return the size of every scan; see `DataSource.first_stored`."""
+        return "scikit-learn's digits", (SCAN, SCAN)
+
     def load(self) -> ImageSet:
         """Return all 1,797."""
         return load_digits(self.spec)

@@ -26,6 +26,7 @@ from diffusability.data.image_file import (
     DamagedImage,
     decode_foreground,
     decode_rgb,
+    stored_size,
     upright,
 )
 from diffusability.data.images import ImageSet
@@ -46,6 +47,13 @@ INDEX = "index.json"  # beside the manifest of an image folder
 
 class Folder(DataSource[FolderDataset]):
     """Image files: indexed once, then decoded when they are needed and compared with the index."""
+
+    def first_stored(self) -> tuple[str, tuple[int, int]] | None:
+        """Return place and size of the first image file; see `DataSource.first_stored`."""
+        root = Path(self.spec.path)
+        name = next(dataset_images(root), None)
+        size = None if name is None else stored_size(read_file(root / name))
+        return None if size is None else (str(root / str(name)), size)
 
     def prepare(self, folder: Path, published: Path) -> tuple[ImageSet, dict[str, Any]]:
         """Write index.json; return the images and what the manifest says of a folder alone.

@@ -50,6 +50,14 @@ def decode_rgb(content: bytes) -> Image.Image:
         raise DamagedImage(f"not convertible to RGB: {error}") from None
 
 
+def stored_size(content: bytes) -> tuple[int, int] | None:
+    """Return (width, height) in pixels from an image file's header; None if it has none."""
+    try:
+        return Image.open(io.BytesIO(content), formats=FORMATS).size
+    except _BROKEN:
+        return None
+
+
 def decode_foreground(content: bytes, ignored: int) -> Image.Image:
     """Return the foreground of a segmentation file as a grey image: INSIDE, 0 or UNDECIDED.
 

@@ -30,6 +30,13 @@ class DataSource(Generic[Entry]):
         """Return the images that the entry alone stands for."""
         raise NotImplementedError(f"{type(self).__name__}: define load, or prepare and open")
 
+    def first_stored(self) -> tuple[str, tuple[int, int]] | None:
+        """Return place and (width, height) of the first image as it is stored, read in a moment.
+
+        None: it cannot be read, or images of this kind are never enlarged.
+        """
+        return None
+
     def prepare(self, folder: Path, published: Path) -> tuple[ImageSet, dict[str, Any]]:
         """Look at every image once; return the images and what the manifest says of them.
 

@@ -48,6 +48,14 @@ class PixelFiles(OwnFiles[Entry]):
         """Return the foreground (N, H, W) bool of images (N, C, H, W); None if there is none."""
         return None
 
+    def first_stored(self) -> tuple[str, tuple[int, int]] | None:
+        """Return the size of every image, unless black pixels are put around them."""
+        if self.spec.fit == "pad":
+            return None
+        train, _ = self.read()
+        height, width = train.images.shape[2:]
+        return str(train.file), (width, height)
+
     def load(self) -> ImageSet:
         """Return the chosen images of both splits, training first."""
         spec = self.spec

@@ -8,6 +8,7 @@ import json
 import os
 import tarfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,15 @@ class TarFiles(Archive[TarDataset]):
     def unread(self, number: int) -> Sequence[str]:
         """Return the images of formats that are not read; see `Archive.unread`."""
         return list(self._unread[number].values())
+
+    def first(self) -> str | None:
+        """Return the first image, without reading on to the end; see `Archive.first`."""
+        with suppress(tarfile.ReadError, OSError), tarfile.open(self.files[0], "r:") as archive:
+            for member in filter(tarfile.TarInfo.isfile, archive):
+                if is_image(member.name) and not is_hidden(member.name):
+                    self._spans["0"] = {member.name: [member.offset_data, member.size]}
+                    return member.name
+        return None  # what is wrong with it is said when the dataset is made
 
     def content(self, number: int, name: str) -> bytes:
         """Return the bytes of a member."""

@@ -5,22 +5,22 @@ The study of a score runs in its own folder, where a relative path would mean an
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
-from PIL import Image
 
 from diffusability.data.folder_layout import unread_format
 from diffusability.errors import StudyError
-from diffusability.study.dataset import DATASETS
+from diffusability.study.dataset import DATASETS, Dataset
 from diffusability.study.encoder import ENCODERS
-from diffusability.study.folder_content import dataset_images, entries, is_folder, is_image
+from diffusability.study.folder_content import entries, is_folder, is_image
+from diffusability.study.needs import missing
 from diffusability.study.tokenizer import TOKENIZER_SOURCES
 
 ARCHIVES = {".zip": "zip", ".parquet": "parquet", ".tar": "tar"}
-SIZE = 256  # pixels, of images in folders and archives
 
 
 def absolute_paths(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,8 +57,9 @@ def images_entry(images: str, size: int | None, classes: int | None) -> dict[str
     """Return the entry of the dataset that `--images` names.
 
     Args:
-        images: folder, archive, or an entry. size: side of the images in pixels; None: 256, or
-            that of the entry. classes: their number; None: counted, or that of the entry.
+        images: folder, archive, or an entry. size: side of the images in pixels; None: that of the
+            entry, or its kind's default. classes: their number; None: counted, or that of the
+            entry.
 
     Raises:
         StudyError: there are no such images, or their entry has no key for `size` or `classes`.
@@ -69,11 +70,9 @@ def images_entry(images: str, size: int | None, classes: int | None) -> dict[str
     path = Path(images).absolute()
     if not path.exists():
         raise StudyError(f"{images}: there is no such folder or archive of images")
-    entry: dict[str, Any] = {"path": str(path), "size": SIZE if size is None else size}
+    entry: dict[str, Any] = {"path": str(path)} | ({} if size is None else {"size": size})
     if path.is_dir():
         found = _class_folders(path) if classes is None else classes
-        if size is None:
-            _refuse_small(path)
         return {"kind": "folder", **entry, "num_classes": found}
     if path.suffix not in ARCHIVES:
         raise StudyError(f"{images}: images are a folder, or a file of {', '.join(ARCHIVES)}")
@@ -97,18 +96,24 @@ def _with_options(
     return entry | dict(given.values())
 
 
-def _refuse_small(path: Path) -> None:
-    """Refuse images that would be enlarged to the default size, which is not seen in the scores."""
-    first = next(dataset_images(path), "")
-    try:
-        with Image.open(path / first) as image:
-            sides = image.size
-    except OSError:
-        return  # named with all others that cannot be read, when the dataset is made
-    if min(sides) < SIZE:
+def refuse_enlarged(data: Dataset) -> None:
+    """Refuse images that the default size of their kind would enlarge: no score shows it.
+
+    Raises:
+        StudyError: the first image is smaller than `data.size`; it names both sizes.
+        DataError: the images cannot be read.
+    """
+    if missing(data.needs()) or not all(map(find_spec, data.packages())):
+        return  # said with all else that is missing, when the study is run
+    found = DATASETS.code(data)(data).first_stored()
+    if found is None:
+        return
+    place, (width, height) = found
+    side = min(width, height)
+    if side < data.size:
         raise StudyError(
-            f"{path / first}: its {sides[0]} x {sides[1]} pixels would be enlarged to {SIZE}; say "
-            f"which side images get: --size {min(sides)}, or --size {SIZE}"
+            f"{place}: its {width} x {height} pixels would be enlarged to {data.size}; say which "
+            f"side images get: --size {side}, or --size {data.size}"
         )
 
 
@@ -128,9 +133,7 @@ def _what_else(files: Sequence[Path]) -> str:
     for file in files:
         kind = ARCHIVES.get(file.suffix)
         if kind:
-            entry = (
-                f"kind: {kind}, path: {file.parent}/*{file.suffix}, num_classes: N, size: {SIZE}"
-            )
+            entry = f"kind: {kind}, path: {file.parent}/*{file.suffix}, num_classes: N"
             return f"; of its archives it is --images '{entry}'"
         if reason := unread_format(file.name):
             return f"; {reason}: convert {file.name} and the others"

@@ -10,7 +10,7 @@ from diffusability.data.array_files import SUFFIXES, read_array
 from diffusability.data.unseen import read_labels, read_masks
 from diffusability.errors import DataError, StudyError
 from diffusability.scoring.encoders import encoder_entry, is_saved_by_timm
-from diffusability.scoring.entries import images_entry, is_entry, read_entry
+from diffusability.scoring.entries import images_entry, is_entry, read_entry, refuse_enlarged
 from diffusability.study.dataset import DATASETS, Dataset, UnseenDataset
 from diffusability.study.names import INCEPTION, NAME
 from diffusability.study.problems import Problems
@@ -39,7 +39,8 @@ class Request:
         items: kind (`vae`, `tokenizer`, `encoder`, `latents`, or `` where it is to be found out)
             and name.
         images: folder, archive, or a dataset entry as YAML; None: there are only latents.
-        size: side of the images in pixels; None: 256. classes: their number; None: counted.
+        size: side of the images in pixels; None: the default of their kind, 256 of files.
+        classes: their number; None: counted.
         labels: file of labels of latents. masks: file of their foreground masks.
         weights: file for the tokenizers of the user's own package.
         extractor: encoder entry as YAML, whose features Fréchet distances compare.
@@ -73,6 +74,9 @@ def requested_study(request: Request) -> dict[str, Any]:
     _check_options(request)
     dataset = _dataset(request)
     shape = _checked(dataset)
+    if shape.has_images and "size" not in dataset:
+        refuse_enlarged(shape)
+        dataset["size"] = shape.size  # written down, as the file can be edited
     tokenizers: dict[str, Any] = {}
     encoders: dict[str, Any] = {}
     extractor = None

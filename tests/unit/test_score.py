@@ -40,9 +40,12 @@ from diffusability.study.resolve import resolve_study
 from diffusability.study.stages import STAGES
 from diffusability.study.tokenizer import TOKENIZER_SOURCES
 from tests.conftest import REPOSITORY
-from tests.unit.image_files import write_images
+from tests.unit.archive_files import labelled, write_parquet, write_tar, write_zip
+from tests.unit.idx_files import write_idx
+from tests.unit.image_files import write_image, write_images
 
 FAST = ("velocity", "semantics", "spatial", "smoothness")
+DIGITS = "kind: digits, size: 8"
 SMOKE = str(REPOSITORY / "studies" / "smoke.yaml")
 
 VAE_SOURCE = """import torch
@@ -324,17 +327,17 @@ def test_a_study_that_is_no_study_is_refused_in_a_sentence(tmp_path: Path) -> No
         ([], "nothing is named"),
         (["nothing"], "is no folder of an autoencoder"),
         (["z.zarr"], "no file of latents .*zarr"),
-        (["--vae", "stabilityai/sd-vae", "--images", "kind: digits"], "hf download"),
-        (["--vae", "{}", "--images", "kind: digits"], "there is no .*config.json"),
+        (["--vae", "stabilityai/sd-vae", "--images", DIGITS], "hf download"),
+        (["--vae", "{}", "--images", DIGITS], "there is no .*config.json"),
         (["{}/z.npy", "--labels", "{}/z.npy"], "labels of shape"),
         (["{}/nan.npy"], "1 latents hold NaN"),
         (["{}/z.npy", "{}/few.npy"], "few.npy: 7 latents, where there are 80 images"),
         (["{}/z.npy", "--metrics", "reconstruction"], "--metrics reconstruction: not among those"),
         (["{}/z.npy", "--images", "{}/none"], "no such folder or archive"),
-        (["--tokenizer", "no_package:Vae", "--images", "kind: digits"], "no_package"),
-        (["--tokenizer", "json:dumps", "--images", "kind: digits"], "json:dumps"),
+        (["--tokenizer", "no_package:Vae", "--images", DIGITS], "no_package"),
+        (["--tokenizer", "json:dumps", "--images", DIGITS], "json:dumps"),
         (
-            ["--tokenizer", "./vae.py:Vae", "--images", "kind: digits"],
+            ["--tokenizer", "./vae.py:Vae", "--images", DIGITS],
             "is no class `package:Class`",
         ),
         (["{}/last.npy"], r"look like \(N, H, W, C\)"),
@@ -488,14 +491,45 @@ def test_folders_are_classes_only_where_nothing_else_is_said(tmp_path: Path, cap
     config = {"_class_name": "AutoencoderTiny", "latent_channels": 4}
     config["encoder_block_out_channels"] = [8, 8, 8]
     (tmp_path / "vae" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(StudyError, match=r"would be enlarged to 256; .*--size \d+, or --size 256"):
-        main([str(tmp_path / "vae"), *words])
     for classes, said in (([], True), (["--classes", "3"], False), (["--classes", "1"], False)):
         main([str(tmp_path / "vae"), "--size", "8", *classes, *words])
         note = "its 3 folders are taken as classes; if they are none, say so: --classes 1"
         assert (note in capsys.readouterr().err) == said
         (data,) = load_study(tmp_path / "s.yaml").datasets.values()
         assert data.num_classes == (1 if "1" in classes else 3)
+
+
+def test_images_of_every_kind_that_would_be_enlarged_are_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "toy")  # 24 x 20 pixels
+    images = labelled(tmp_path / "toy", "train")
+    for write, kind in ((write_zip, "zip"), (write_tar, "tar"), (write_parquet, "parquet")):
+        write(tmp_path / f"a.{kind}", images)
+    idx = write_idx(tmp_path / "idx")
+    np.save(tmp_path / "z.npy", np.zeros((4, 2, 2, 2), np.float32))
+
+    def written(given: str, **named: Any) -> dict[str, Any]:
+        request = Request([("", str(tmp_path / "z.npy"))], images=given, **named)
+        return requested_study(request)["datasets"]["images"]
+
+    for given, classes, side, default in (
+        (str(tmp_path / "toy"), None, 20, 256),
+        (str(tmp_path / "a.zip"), 3, 20, 256),
+        (str(tmp_path / "a.tar"), 3, 20, 256),
+        (str(tmp_path / "a.parquet"), 3, 20, 256),
+        (f"kind: tar, path: {tmp_path}/a.tar, num_classes: 3", None, 20, 256),
+        (f"kind: folder, path: {tmp_path}/toy, num_classes: 3", None, 20, 256),
+        (f"kind: idx, path: {idx}, fit: resize", None, 28, 32),
+        ("kind: digits", None, 8, 16),
+    ):
+        match = rf"would be enlarged to {default}; .*--size {side}, or --size {default}$"
+        with pytest.raises(StudyError, match=match):
+            written(given, classes=classes)
+        for said in (side, default) if "digits" not in given else (8, 16):
+            assert written(given, classes=classes, size=said)["size"] == said
+    assert written(f"kind: idx, path: {idx}")["size"] == 32  # padded, not enlarged
+    for file in (tmp_path / "toy").rglob("*.png"):
+        write_image(file, 0, (300, 256))
+    assert written(str(tmp_path / "toy"))["size"] == 256
 
 
 def test_names_that_cannot_be_scored_say_what_to_do(tmp_path: Path) -> None:
