@@ -36,7 +36,13 @@ from diffusability.report.doubts import (
 from diffusability.report.figures import caption, drawings, parted
 from diffusability.report.methods import BIBTEX, methods
 from diffusability.report.pictures import tokenizer_pictures
-from diffusability.report.scores import Places, left_out_rows, perspective_rows, score_table
+from diffusability.report.scores import (
+    LeftOut,
+    Places,
+    left_out_rows,
+    perspective_rows,
+    score_table,
+)
 from diffusability.report.summaries import (
     compared_sentence,
     declared_rows,
@@ -68,7 +74,7 @@ def write_page(
     plan: Plan,
     path: Path,
     *,
-    reasons: Mapping[str, str] = MappingProxyType({}),
+    left_out: LeftOut = MappingProxyType({}),
     places: Places | None = None,
 ) -> None:
     """Write the report of a finished study to `path`.
@@ -76,7 +82,7 @@ def write_page(
     Args:
         plan: of the study.
         path: of the page.
-        reasons: of a score: why metric groups are not in the study, by their names.
+        left_out: of a score: why metric groups and metrics have no value, by tokenizer.
         places: of a score: where its latent spaces lie among known ones.
 
     Raises:
@@ -100,9 +106,11 @@ def write_page(
             "decided": found.decided,
         },
         "extremes": _extremes(found, pictures),
-        "perspectives": _rows(pd.DataFrame() if target else perspective_rows(measurements)),
+        "perspectives": _rows(
+            pd.DataFrame() if target else perspective_rows(measurements, left_out)
+        ),
         "left_out": _rows(
-            left_out_rows(plan.study, measurements, manifests[0]["images_by_class"], reasons)
+            left_out_rows(plan.study, measurements, manifests[0]["images_by_class"], left_out)
         ),
         "places": places and {**vars(places), "table": _rows(places.table)},
         "doubts": warnings(tables, damaged_images(plan), wider_than_stated(plan)),

@@ -16,9 +16,11 @@ from diffusability.analysis.frames import rows_where
 from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Measured, Panel, higher_is_better
 from diffusability.study.class_sizes import lacking
+from diffusability.study.metric_group import LEFT_OUT, is_left_out
 from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.study import Study
 
+LeftOut = Mapping[str, Mapping[str, str]]
 NOT_MEASURED = "the study does not measure it"
 UNCONDITIONAL = "unconditional"  # as the flag says of a metric of one class
 UNNAMED = ("1", "feature^2")  # units that say nothing to a reader
@@ -168,10 +170,17 @@ def score_table(tables: Mapping[str, pd.DataFrame], target: str) -> dict[str, ob
     return {"columns": columns, "rows": rows, "failed": any(c.failed for c in columns)}
 
 
-def perspective_rows(measurements: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per shown metric of the latents, with a column per tokenizer."""
+def perspective_rows(
+    measurements: pd.DataFrame, left_out: LeftOut = MappingProxyType({})
+) -> pd.DataFrame:
+    """Return one row per shown metric of the latents, with a column per tokenizer.
+
+    Args:
+        measurements: of the study. left_out: see `left_out_rows`.
+    """
     own = measurements[_of_latents(measurements) & measurements["value"].notna()]
     indexed, rows = Measured(measurements), []
+    names = dict.fromkeys([*map(str, measurements["tokenizer"].unique()), *left_out])
     for title, short, pattern in _shown():
         metric = next((name for name in own["metric"] if fnmatchcase(name, pattern)), None)
         if metric is None:
@@ -188,8 +197,8 @@ def perspective_rows(measurements: pd.DataFrame) -> pd.DataFrame:
             _numbers(means["stderr"]),
         )
         cells = {
-            str(name): column.cell(str(name), []).text
-            for name in measurements["tokenizer"].unique()
+            name: column.cell(name, []).text or LEFT_OUT * is_left_out(metric, left_out.get(name))
+            for name in names
         }
         row = {"metric": short, **cells, "": column.about, "perspective": title}
         flags = dict.fromkeys(flag for flag in part["flags"].fillna("") if flag)
@@ -204,37 +213,44 @@ def left_out_rows(
     study: Study,
     measurements: pd.DataFrame,
     by_class: Mapping[str, Sequence[int]],
-    known_reasons: Mapping[str, str] = MappingProxyType({}),
+    left_out: LeftOut = MappingProxyType({}),
 ) -> pd.DataFrame:
     """Return what was not measured of which tokenizers, and why.
 
     Args:
         study: what was asked for. measurements: of it.
         by_class: images of every class, under "train" and "val".
-        known_reasons: why the study does not measure some metric groups, by their names.
+        left_out: of a score: why metric groups and metrics have no value, by tokenizer, also of
+            tokenizers of which the study measures nothing.
     """
-    too_few = dict(lacking(study, by_class, study.metrics.groups))
+    names = dict.fromkeys([*study.selected_tokenizers, *left_out])
     reasons: dict[tuple[str, str], dict[str, None]] = {}
-    for tokenizer in study.selected_tokenizers:
-        for group, reason in study.left_out(tokenizer).items():
-            title = METRIC_GROUPS[group].title or group
-            reasons.setdefault((title, reason), {})[tokenizer] = None
+    for name in names:
+        for what, reason in {**study.left_out(name), **left_out.get(name, {})}.items():
+            reasons.setdefault((_words(what), reason), {})[name] = None
     empty = measurements[measurements["value"].isna() & _of_latents(measurements)]
     for _, short, pattern in _shown():
         for _, cell in empty[[fnmatchcase(m, pattern) for m in empty["metric"]]].iterrows():
             reason = str(cell["flags"]).removeprefix("not applicable: ")
             reasons.setdefault((short, reason), {})[str(cell["tokenizer"])] = None
     if not study.has_models:
+        too_few = dict(lacking(study, by_class, study.metrics.groups))
+        told = {what for of_one in left_out.values() for what in of_one}
         for name, declared in METRIC_GROUPS.items():
-            if declared.shows and name not in study.selected_metrics:
-                reason = known_reasons.get(name) or too_few.get(name, NOT_MEASURED)
-                reasons[declared.title, reason] = dict.fromkeys(study.selected_tokenizers)
-    everywhere = len(study.selected_tokenizers)
+            if declared.shows and name not in {*study.selected_metrics, *told}:
+                reasons[declared.title, too_few.get(name, NOT_MEASURED)] = names
     rows = [
-        (what, why, "all" if len(names) == everywhere else ", ".join(names))
-        for (what, why), names in reasons.items()
+        (what, why, "all" if of.keys() == names.keys() else ", ".join(of))
+        for (what, why), of in reasons.items()
     ]
     return pd.DataFrame(rows, columns=["metric", "reason", "tokenizers"])
+
+
+def _words(what: str) -> str:
+    """Return what the page calls a metric group or a metric."""
+    if what in METRIC_GROUPS:
+        return METRIC_GROUPS[what].title or what
+    return next((short for _, short, pattern in _shown() if fnmatchcase(what, pattern)), what)
 
 
 def _of_latents(measurements: pd.DataFrame) -> pd.Series:

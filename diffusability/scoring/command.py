@@ -111,7 +111,7 @@ def score_command(arguments: argparse.Namespace) -> int:
         places = places_on_page(scores, known, found, scores_svg(scores, known), images)
     if finished.plan is not None:
         with contextlib.chdir(folder):
-            write_page(finished.plan, page, reasons=finished.reasons, places=places)
+            write_page(finished.plan, page, left_out=finished.left_out, places=places)
     written = [name for name in WRITTEN if (folder / name).exists()]
     print(f"\n{', '.join(written)} in {folder}")
     return 0

@@ -15,7 +15,13 @@ import yaml
 
 from diffusability.artifacts.inventory import is_done
 from diffusability.errors import StudyError
-from diffusability.scoring.table import Score, score_name, side_by_side, split_applicable
+from diffusability.scoring.table import (
+    Score,
+    score_name,
+    side_by_side,
+    split_applicable,
+    tokenizer_of,
+)
 from diffusability.study.class_sizes import lacking, least_per_class
 from diffusability.study.needs import check_needs
 from diffusability.study.plan import Artifact, Plan
@@ -46,13 +52,12 @@ class Finished:
     plan: Plan | None
 
     @property
-    def reasons(self) -> dict[str, str]:
-        """Why metric groups were left out, by their names."""
-        found: dict[str, dict[str, None]] = {}
+    def left_out(self) -> dict[str, dict[str, str]]:
+        """Why metric groups and metrics were left out, by tokenizer."""
+        found: dict[str, dict[str, str]] = {}
         for score in self.scores:
-            for name, reason in score.left_out.items():
-                found.setdefault(name, {})[reason] = None
-        return {name: "; ".join(reasons) for name, reasons in found.items()}
+            found.setdefault(tokenizer_of(score.name), {}).update(score.left_out)
+        return found
 
 
 def run_study(data: Mapping[str, Any], folder: Path, cores: int) -> Finished:
@@ -84,23 +89,29 @@ def run_study(data: Mapping[str, Any], folder: Path, cores: int) -> Finished:
             raise StudyError(f"nothing was measured: {'; '.join(reasons)} (log: {log})")
         _write(scores)
     if not done:
-        plan = _finished_part(plan, data, folder)
+        plan = _measured_part(plan, data, folder)
         done = _snakemake(folder, cores, log)
         write_study(data, folder / "score.yaml")
     return Finished(scores, plan if done else None)
 
 
-def _finished_part(plan: Plan, data: Mapping[str, Any], folder: Path) -> Plan:
-    """Write the study of those tokenizers and metric groups that were measured; return its plan."""
+def _measured_part(plan: Plan, data: Mapping[str, Any], folder: Path) -> Plan:
+    """Write the study without what failed, and return its plan.
+
+    A metric group that failed is left out of that tokenizer alone, with all seeds of it; a
+    tokenizer of which nothing was measured is not selected.
+    """
+    select = data.get("select") or {}
+    without = {name: list(groups) for name, groups in (select.get("without") or {}).items()}
+    measured: dict[str, None] = {}
     with contextlib.chdir(folder):
-        there = [a for a in plan.measured if is_done(a)]
-        tokenizers = dict.fromkeys(a.labels["tokenizer"] for a in there)
-        failed = {
-            a.stage for a in plan.measured if a.labels["tokenizer"] in tokenizers and not is_done(a)
-        }
-    groups = [name for name in plan.study.selected_metrics if name not in failed]
-    part = _select(data, groups)
-    part["select"]["tokenizers"] = list(tokenizers)
+        for artifact in plan.measured:
+            tokenizer = artifact.labels["tokenizer"]
+            if is_done(artifact):
+                measured[tokenizer] = None
+            elif artifact.stage not in without.setdefault(tokenizer, []):
+                without[tokenizer].append(artifact.stage)
+    part = {**data, "select": {**select, "tokenizers": list(measured), "without": without}}
     write_study(part, folder / "score.yaml")
     return Plan(resolve_study(part, "score"))
 
@@ -200,7 +211,8 @@ def _failure(artifact: Artifact) -> str:
             continue
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        return errors[-1] if errors else f"its job failed, see {log.absolute()}"
+        last = lines[-1] if lines else "its job failed"  # of a traceback: the exception
+        return errors[-1] if errors else f"{last} (log: {log.absolute()})"
     return "a job that it needs failed; the log is score.log"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from diffusability.study.metric_group import LEFT_OUT, is_left_out
 from diffusability.study.metrics import METRIC_GROUPS
 
 ARROWS = {True: "higher", False: "lower", None: ""}
@@ -111,16 +112,16 @@ def is_unconditional(m: Mapping[str, Any]) -> bool:
 
 def side_by_side(scores: Sequence[Score]) -> pd.DataFrame:
     """Return one row per shown metric, with a column per latent space."""
-    rows: dict[str, dict[str, str]] = {}
+    rows: dict[tuple[str, str], dict[str, str]] = {}
     for score in scores:
         for perspective, short, m in shown_rows(score):
-            base = {"perspective": perspective, "metric": f"{short} ({m['metric']})"}
-            row = rows.setdefault(base["metric"], base)
-            row[score.name] = plus_minus(m)
+            metric = str(m["metric"])
+            row = {"perspective": perspective, "metric": f"{short} ({metric})"}
+            row |= {s.name: LEFT_OUT if is_left_out(metric, s.left_out) else "-" for s in scores}
             row["better"] = ARROWS[m["higher_is_better"]]
-    table = pd.DataFrame(list(rows.values()))
+            rows.setdefault((short, metric), row)[score.name] = plus_minus(m)
     columns = ["perspective", "metric", *(score.name for score in scores), "better"]
-    return table.reindex(columns=columns).fillna("-") if rows else pd.DataFrame(columns=columns)
+    return pd.DataFrame(list(rows.values()), columns=columns)
 
 
 def plus_minus(m: Mapping[str, Any]) -> str:

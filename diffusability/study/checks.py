@@ -52,6 +52,7 @@ def _check_select(study: Study, declared: Declared, problems: Problems) -> None:
     _check_list("select.tokenizers", select.tokenizers, "tokenizer", tokenizers, problems)
     _check_list("select.backbones", select.backbones, "backbone", backbones, problems)
     _check_list("select.repeats", select.repeats, "tokenizer", tokenizers, problems)
+    _check_list("select.without", select.without, "tokenizer", tokenizers, problems)
 
 
 def _check_tokenizers(study: Study, declared: Declared, problems: Problems) -> None:

@@ -24,6 +24,7 @@ LACKING: dict[Needed, str] = {
     "decoder": "features of an encoder have no decoder",
 }
 UNUSED_MASKS = "masks are not used: tokens have no position on a grid"  # flag
+LEFT_OUT = "left out"  # in tables, in the place of a value; the reason stands below
 Rank = Literal["headline", "proxy", "further"]
 Model = TypeVar("Model", bound="MetricOptions")
 
@@ -41,6 +42,11 @@ class Passes:
     decoder: int = 0
     extractor: int = 0
     pool: Split | None = None
+
+
+def is_left_out(metric: str, reasons: Mapping[str, str] | None) -> bool:
+    """Return whether a metric, or its group, is among what was left out of a latent space."""
+    return bool(reasons) and (metric in reasons or metric.partition(".")[0] in reasons)
 
 
 def first_paragraph(schema: dict[str, Any]) -> None:

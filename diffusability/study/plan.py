@@ -257,6 +257,8 @@ class Plan(Artifacts):
         metric, labels = self.study.metrics.fisher, diffusion.labels
         if "fisher" not in self.study.selected_metrics or metric.learned is None:
             return
+        if "fisher" in self.study.left_out(labels["tokenizer"]):
+            return
         if metric.learned.backbones != "all" and labels["backbone"] not in metric.learned.backbones:
             return
         seeds = (int(labels["tokenizer_seed"]), int(labels["seed"]))

@@ -46,6 +46,11 @@ class Selection(Spec):
     metrics: Literal["all"] | Annotated[tuple[MetricName, ...], Field(min_length=1)] = Field(
         "all", description="metric groups that are measured on the latents"
     )
+    without: dict[Name, tuple[MetricName, ...]] = Field(
+        {},
+        description="metric groups that are not measured on the latents of single tokenizers, by "
+        "tokenizer",
+    )
     tokenizer_seeds: SeedList = Field((0,), description="seeds of the tokenizers")
     seeds: SeedList = Field((0,), description="seeds of the diffusion models")
     repeats: dict[Name, Repeat] = Field({}, description="further seeds, by tokenizer")
@@ -213,10 +218,11 @@ class Study(Spec):
         return tuple(need for need, given in there.items() if not given)
 
     def left_out(self, tokenizer: str) -> dict[str, str]:
-        """Return the selected metric groups that do not apply to a tokenizer, with reasons."""
-        lacking = self.lacking(tokenizer)
+        """Return the selected metric groups that are not measured of a tokenizer, with reasons."""
+        lacking, without = self.lacking(tokenizer), self.select.without.get(tokenizer, ())
         reasons = {
             name: [LACKING[need] for need in METRIC_GROUPS[name].needs if need in lacking]
+            or ["`select.without` leaves it out"] * (name in without)
             for name in self.selected_metrics
         }
         return {name: "; ".join(found) for name, found in reasons.items() if found}

@@ -1,6 +1,7 @@
 """The score of latents in Python, and what the command line makes of names."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from diffusability.data.array_files import read_array
 from diffusability.errors import DataError, MeasurementError, StudyError
 from diffusability.metrics.smoothness import measure_smoothness
 from diffusability.metrics.velocity import measure_velocity
-from diffusability.report.scores import NOT_MEASURED, left_out_rows
+from diffusability.report.scores import NOT_MEASURED, left_out_rows, perspective_rows
 from diffusability.scoring import run as scoring_run
 from diffusability.scoring.command import main
 from diffusability.scoring.entries import images_entry
@@ -34,7 +35,7 @@ from diffusability.study.encoder import ENCODERS
 from diffusability.study.fingerprint import derive_seed
 from diffusability.study.load import load_study, read_yaml
 from diffusability.study.metrics import METRIC_GROUPS
-from diffusability.study.plan import Plan
+from diffusability.study.plan import Artifact, Plan
 from diffusability.study.registry import Registry
 from diffusability.study.resolve import resolve_study
 from diffusability.study.stages import STAGES
@@ -193,7 +194,9 @@ def test_tables_show_every_perspective_with_its_error(latents: Tensor) -> None:
     own = table[~table["metric"].str.contains("unconditional")]  # that row is of `plain` alone
     assert own["mine"].str.contains("±").all()
     lnc = table[table["metric"].str.contains("lnc5")].iloc[0]
-    assert (lnc["plain"], lnc["better"]) == ("-", "higher")
+    assert (lnc["plain"], lnc["better"]) == ("left out", "higher")
+    other = table[table["metric"].str.contains("unconditional")].iloc[0]
+    assert other["mine"] == "-"  # its own VIV is of classes, and not left out
     assert "Left out of mine:\n  spatial.srss: there are no masks" in score_text([found])
     assert all(part in found._repr_html_() for part in ("<table", "there are no masks"))
     assert len(found.to_frame()) == len(found.measurements)
@@ -565,14 +568,80 @@ def test_the_autoencoder_of_a_pipeline_is_found(tmp_path: Path) -> None:
     assert (first["path"], first["factor"]) == (str(folder), 4)
 
 
-def test_the_page_says_why_a_metric_failed() -> None:
-    scores = [Score("a", [], {"spatial": "masks < 25 %"}), Score("b", [], {"spatial": "none"})]
-    reasons = scoring_run.Finished(scores, None).reasons
-    study = resolve_study(study_without_models([SMOKE], ["conv-base"]), "test")
-    chosen = study.select.model_copy(update={"metrics": ("smoothness",)})
-    study = study.model_copy(update={"select": chosen})
+def test_the_page_says_of_which_space_a_metric_failed_and_why() -> None:
+    names = ("conv-base", "conv-vf-glyph")
+    study = resolve_study(study_without_models([SMOKE], [*names], ["smoothness"]), "test")
+    reasons = {"smoothness": "collapsed", "spatial.srss": "no masks"}
+    scores = [
+        Score("conv-vf-glyph", [], reasons),
+        Score("dead/s1", [], {"smoothness": "collapsed"}),
+    ]
+    left_out = scoring_run.Finished(scores, None).left_out
+    cell = {"metric": "smoothness.sec25", "value": 0.1, "stderr": math.nan, "unit": "1"}
+    cell |= {
+        "higher_is_better": False,
+        "flags": "",
+        "backbone": "",
+        "family": "f",
+        "cluster": "",
+        "tokenizer_seed": 0,
+    }
+    table = pd.DataFrame([{"tokenizer": "conv-base", **cell}])
     enough = {"train": [100] * 10, "val": [100] * 10}
-    nothing = pd.DataFrame(columns=["value", "backbone", "metric", "flags", "tokenizer"])
-    found = left_out_rows(study, nothing, enough, reasons).set_index("metric")["reason"]
-    assert found["spatial structure"] == "masks < 25 %; none"
-    assert found[METRIC_GROUPS["uniformity"].title] == NOT_MEASURED
+    shown = perspective_rows(table, left_out).iloc[0]
+    assert [shown[n] for n in (*names, "dead")] == ["0.1", "left out", "left out"]
+    study = study.model_copy(
+        update={"tokenizers": study.tokenizers | {"dead": study.tokenizers["conv-vf-glyph"]}}
+    )
+    found = left_out_rows(study, table, enough, left_out).set_index("metric")
+    title = METRIC_GROUPS["smoothness"].title
+    assert tuple(found.loc[title]) == ("collapsed", "conv-vf-glyph, dead")
+    assert tuple(found.loc["SRSS"]) == ("no masks", "conv-vf-glyph")
+    assert tuple(found.loc[METRIC_GROUPS["uniformity"].title]) == (NOT_MEASURED, "all")
+
+
+def test_what_failed_is_left_out_of_that_space_alone(tmp_path: Path, monkeypatch) -> None:
+    data = study_without_models([SMOKE], ["conv-base", "conv-vf-glyph"], ["smoothness", "velocity"])
+    data["select"]["without"] = {"conv-base": ["spatial"]}
+    plan = Plan(resolve_study(data, "test"))
+    failed = {("conv-base", "velocity")}
+
+    def done(artifact: Artifact) -> bool:
+        return (artifact.labels["tokenizer"], artifact.stage) not in failed
+
+    monkeypatch.setattr(scoring_run, "is_done", done)
+    part = scoring_run._measured_part(plan, data, tmp_path)
+    assert {(a.labels["tokenizer"], a.stage) for a in part.measured} == {
+        ("conv-base", "smoothness"),
+        ("conv-vf-glyph", "smoothness"),
+        ("conv-vf-glyph", "velocity"),
+    }
+    assert {a.path for a in part.measured} < {a.path for a in plan.measured}  # none is made again
+    without = load_study(tmp_path / "score.yaml").select.without
+    assert without["conv-base"] == ("spatial", "velocity")
+    failed |= {("conv-base", "smoothness")}
+    part = scoring_run._measured_part(plan, data, tmp_path)
+    assert part.study.selected_tokenizers == ("conv-vf-glyph",)
+
+
+def test_a_metric_is_left_out_of_the_tokenizer_that_a_study_names() -> None:
+    whole = Plan(load_study(SMOKE))
+    part = Plan(load_study(SMOKE, {"select": {"without": {"conv-base": ["fisher", "velocity"]}}}))
+    gone = {a.path for a in whole} - {a.path for a in part}
+    assert {path.split("/")[1] for path in gone} == {"fisher", "velocity", "learned_fisher"}
+    assert all(path.split("/")[2] == "conv-base" for path in gone)
+    assert part.study.left_out("conv-base")["velocity"] == "`select.without` leaves it out"
+    for wrong in ({"conv-bas": ["fisher"]}, {"conv-base": ["fishre"]}):
+        with pytest.raises(StudyError, match="select.without"):
+            load_study(SMOKE, {"select": {"without": wrong}})
+
+
+def test_a_job_that_ends_with_an_exception_says_its_last_line(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (dataset,) = (plan := Plan(load_study(SMOKE))).of_stage("dataset")
+    log = Path("results/logs", STAGES["dataset"].rule, f"{dataset.name}.{dataset.fingerprint}.log")
+    log.parent.mkdir(parents=True)
+    log.write_text("Traceback (most recent call last):\n  File x\nRuntimeError: no space\n")
+    assert (
+        scoring_run._failure(plan.measured[0]) == f"RuntimeError: no space (log: {log.absolute()})"
+    )
