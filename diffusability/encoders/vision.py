@@ -98,6 +98,13 @@ class TimmModel(PublishedWeights[TimmEncoder]):
                 f"{what}: it is no vision transformer whose patch features can be read "
                 f"({type(error).__name__}: {error!s:.200})"
             ) from error
+        taken = getattr(getattr(network.patch_embed, "proj", None), "in_channels", 3)
+        if taken != 3:
+            raise StudyError(
+                f"{what}: takes images of {taken} channels, and is given three (grey ones are "
+                "repeated); wrap it in a class of your own that converts them (kind python; of a "
+                "score: --encoder my_package:Encoder)"
+            )
         stated = network.pretrained_cfg
         norm = (spec.mean or tuple(stated["mean"]), spec.std or tuple(stated["std"]))
         hub = f"timm/{spec.model}"

@@ -11,7 +11,7 @@ from diffusability.study.encoder import EncoderEntry
 from diffusability.study.plan import Plan
 from diffusability.study.spec import Spec, TrainSpec
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import TokenizerSpec
+from diffusability.study.tokenizer import ExternalTokenizer, TokenizerSpec
 
 # options of a network that a methods section names, where it has them
 SIZES = ("factor", "channels", "width", "multipliers", "depth", "heads", "patch")
@@ -100,12 +100,30 @@ def _tokenizers(plan: Plan, measurements: pd.DataFrame) -> str:
     said = [f"{networks[family]}, {settings[family]}" for family in networks]
     encoders = {getattr(e.regularizer, "encoder", None) for e in trained.values()} - {None}
     own = [_encoder(name, study.encoders[name]) for name in study.encoders if name in encoders]
+    repeated = grey_repeated(study)
     return (
         f"Tokenizers. {len(known)}: {', '.join(families)}; a cluster is a regularizer method. "
         f"Seeds: {_list(study.select.tokenizer_seeds)}{_repeats(plan)}."
         + (f" Trained as {'; '.join(said)}." if said else "")
         + (f" Trained otherwise (see the study file): {_list(others)}." if others else "")
+        + (f" {repeated}" if repeated else "")
         + (f" Encoders that some are aligned with: {'; '.join(own)}." if own else "")
+    )
+
+
+def grey_repeated(study: Study) -> str:
+    """Return which tokenizers take grey images as colour ones, in a sentence; empty: none."""
+    names = [
+        name
+        for name in study.selected_tokenizers
+        if isinstance(entry := study.tokenizers[name], ExternalTokenizer)
+        and entry.repeats_grey(study.dataset.image_channels)
+    ]
+    if not names:
+        return ""
+    return (
+        f"{_list(names)}: grey images are encoded as three equal channels, and the mean of the "
+        "three is taken of what is decoded."
     )
 
 

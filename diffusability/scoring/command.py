@@ -12,6 +12,7 @@ import pandas as pd
 
 from diffusability.errors import StudyError
 from diffusability.execution.this_machine import available_cores
+from diffusability.report.methods import grey_repeated
 from diffusability.report.page import write_page
 from diffusability.scoring.against import against_text, places_on_page, read_known
 from diffusability.scoring.expected import expected, spaces_of
@@ -90,7 +91,10 @@ def score_command(arguments: argparse.Namespace) -> int:
     data = _study(arguments)
     if not arguments.study and arguments.classes is None:
         _say_classes(data["datasets"]["images"])
-    check_stored(resolve_study(data, "score"))
+    study = resolve_study(data, "score")
+    check_stored(study)
+    if repeated := grey_repeated(study):
+        print(repeated, file=sys.stderr)
     if arguments.write:
         write_study(data, Path(arguments.write))
         print(f"{arguments.write}: run it with: diffusability run --configfile {arguments.write}")

@@ -26,7 +26,7 @@ from diffusability.study.vision_models import CELL, FACTS
 
 CONFIG = "config.json"  # beside the weights that timm saves
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-OF_THE_HEAD = ("num_classes", "global_pool", "img_size", "in_chans")  # no patch feature needs them
+OF_THE_HEAD = ("num_classes", "global_pool", "img_size")  # no patch feature needs them
 
 
 def encoder_entry(

@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from diffusability.study.content import content_digest
+from diffusability.study.image_channels import (
+    channels_misfit,
+    channels_of_folder,
+    repeats_grey,
+)
 from diffusability.study.names import EncoderName, Name
 from diffusability.study.network import HierarchicalNetwork, NetworkSpec
 from diffusability.study.operations import Autoencoder, autoencoder, linear_map
@@ -370,6 +375,17 @@ class ExternalTokenizer(SourcedTokenizer):
         if found in (None, self.content):
             return ()
         return (NamedContent("autoencoder files", self.content, {"folder": found}, self.path),)
+
+    def misfits(self, size: int, image_channels: int) -> Iterator[tuple[str, str]]:
+        """Also images of other channels than its network's, as far as the folder is there."""
+        yield from super().misfits(size, image_channels)
+        taken = channels_of_folder(self.path)
+        if taken is not None and (reason := channels_misfit(taken, image_channels)):
+            yield "path", f"the autoencoder in {self.path} {reason}"
+
+    def repeats_grey(self, image_channels: int) -> bool:
+        """Return whether it is known to take grey images of a study as three equal channels."""
+        return repeats_grey(channels_of_folder(self.path), image_channels)
 
     def needs(self) -> tuple[Need, ...]:
         """The folder."""

@@ -22,6 +22,13 @@ from diffusability.data.images import ImageSet
 from diffusability.encoders.packages import import_extra
 from diffusability.errors import ArtifactError, StudyError
 from diffusability.study.content import content_digest, is_digest
+from diffusability.study.image_channels import (
+    COLOUR,
+    CONFIG,
+    channels_misfit,
+    repeats_grey,
+    taken_channels,
+)
 from diffusability.study.tokenizer import TOKENIZER_FILES, ExternalTokenizer
 from diffusability.tokenizers.interface import Tokenizer
 from diffusability.tokenizers.load import WEIGHTS, TokenizerSource
@@ -38,7 +45,6 @@ CLASSES = {
 }
 RAE = "AutoencoderRAE"
 PROBED = 64  # pixels along a side of that image
-CONFIG = "config.json"
 KEPT_PRIVATE = ("_class_name", "_diffusers_version")  # of the keys that diffusers adds
 
 
@@ -69,7 +75,8 @@ class ExternalAutoencoder(Tokenizer):
 
     AutoencoderKL and its like predict a posterior. The others are deterministic: their posterior
     has the latent as mean and the smallest log-variance that a posterior may have (-30), a standard
-    deviation of 3e-7, so that a sample is the mean in single precision.
+    deviation of 3e-7, so that a sample is the mean in single precision. A network for colour images
+    takes grey ones as `study.image_channels` says.
 
     Attributes:
         deterministic: whether it predicts no posterior.
@@ -80,27 +87,34 @@ class ExternalAutoencoder(Tokenizer):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, network: nn.Module, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, network: nn.Module, config: Mapping[str, Any], image_channels: int | None = None
+    ) -> None:
         """Wrap a network of diffusers.
 
         Args:
             network: of a class with encode and decode.
             config: its configuration, with `_class_name`.
+            image_channels: of the images that it is for; None: as many as the network takes.
 
         Raises:
-            StudyError: if images go in and come out with different numbers of channels, or the
-                scale of the latents is no positive number.
+            StudyError: if images go in and come out with different numbers of channels, or have
+                another number, or the scale of the latents is no positive number.
         """
         super().__init__()
         self.network = network
         name = config["_class_name"]
-        self.image_channels = config.get("in_channels", config.get("num_channels", 3))
-        returned = config.get("out_channels", self.image_channels)
-        if returned != self.image_channels:
+        taken = taken_channels(config)
+        returned = config.get("out_channels", taken)
+        if returned != taken:
             raise StudyError(
-                f"{name}: {self.image_channels} image channels go in and "
-                f"{returned} come out; only autoencoders of equal channels can be tokenizers"
+                f"{name}: {taken} image channels go in and {returned} come out; only autoencoders "
+                "of equal channels can be tokenizers"
             )
+        self.image_channels = taken if image_channels is None else image_channels
+        if reason := channels_misfit(taken, self.image_channels):
+            raise StudyError(f"{name}: {reason}")
+        self._repeats = repeats_grey(taken, self.image_channels)
         self.own_scale = name == RAE
         self.image_size = fixed_size(config)
         stated = _stated_shape(config)
@@ -108,7 +122,7 @@ class ExternalAutoencoder(Tokenizer):
             self._factor, self.latent_channels = stated
             self.deterministic = name != "AutoencoderKL"
         else:
-            encoded = _encoded_probe(network, self.image_channels, name)
+            encoded = _encoded_probe(network, taken, name)
             self._factor, self.latent_channels = PROBED // encoded[0].shape[-1], encoded[0].shape[1]
             self.deterministic = encoded[1] is None
         known = {**config, "latent_channels": self.latent_channels}
@@ -143,8 +157,9 @@ class ExternalAutoencoder(Tokenizer):
         if self.image_size not in (None, images.shape[-1]):
             raise StudyError(_other_size(name, self.image_size, images.shape[-1]))
         self.grid(images)
+        shown = images.expand(-1, COLOUR, -1, -1) if self._repeats else images
         latent, logvar = _moments(
-            self.network.encode((images + 1) / 2 if self.own_scale else images), name
+            self.network.encode((shown + 1) / 2 if self.own_scale else shown), name
         )
         mean = (latent - self.shift) * self.scale  # (B, d, h, w)
         if logvar is None:
@@ -155,7 +170,8 @@ class ExternalAutoencoder(Tokenizer):
     def decode(self, latents: Tensor) -> Tensor:
         """Return the images that scaled latents stand for; see `Tokenizer.decode`."""
         images: Tensor = self.network.decode(latents / self.scale + self.shift).sample
-        return images * 2 - 1 if self.own_scale else images
+        images = images * 2 - 1 if self.own_scale else images
+        return images.mean(dim=1, keepdim=True) if self._repeats else images
 
 
 def _moments(encoded: Any, name: str) -> tuple[Tensor, Tensor | None]:
@@ -310,18 +326,12 @@ def load_autoencoder(folder: Path, image_channels: int) -> ExternalAutoencoder:
     """Return the autoencoder that `import_autoencoder` wrote; nothing else is read.
 
     Raises:
-        StudyError: if it is for images of another number of channels, or diffusers is missing.
+        StudyError: if it cannot take images of so many channels, or diffusers is missing.
     """
     config = _read_config(folder / CONFIG, str(folder))
     network = _class(config["_class_name"]).from_config(config)
     network.load_state_dict(load_file(folder / WEIGHTS))
-    tokenizer = ExternalAutoencoder(network, config)
-    if tokenizer.image_channels != image_channels:
-        raise StudyError(
-            f"{folder}: the autoencoder takes images of {tokenizer.image_channels} channels and "
-            f"the dataset has {image_channels}; choose another dataset or autoencoder"
-        )
-    return tokenizer
+    return ExternalAutoencoder(network, config, image_channels)
 
 
 def _class(name: str) -> Any:

@@ -78,6 +78,13 @@ def test_images_are_normalised_as_timm_states_for_the_network(model: str, mean: 
     assert TimmModel(own).facts.norm == ((0.1, 0.2, 0.3), facts.norm[1])
 
 
+def test_a_vision_model_of_grey_images_is_refused_before_any_job() -> None:
+    pytest.importorskip("timm")
+    entry = "kind: timm, model: vit_tiny_patch16_224, weights: w, options: {in_chans: 1}"
+    with pytest.raises(StudyError, match="takes images of 1 channels, and is given three"):
+        requested_study(Request([("encoder", entry)], images="kind: digits, size: 16"))
+
+
 def test_what_an_encoder_can_be_measured_for(saved: Any) -> None:
     study = resolve_study(requested_study(Request([("", "vit")], images=IMAGES)), "test")
     measured = {artifact.stage for artifact in Plan(study).measured}

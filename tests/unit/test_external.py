@@ -15,7 +15,10 @@ from safetensors.torch import load_file, save_file
 from diffusability.data.digits import load_digits
 from diffusability.encoders.packages import ensure_torchvision
 from diffusability.errors import ArtifactError, StudyError
+from diffusability.report.methods import grey_repeated
 from diffusability.study.dataset import DigitsDataset
+from diffusability.study.image_channels import channels_misfit
+from diffusability.study.resolve import resolve_study
 from diffusability.study.tokenizer import ExternalTokenizer
 from diffusability.tokenizers.external import (
     ExternalAutoencoder,
@@ -347,11 +350,57 @@ def test_a_damaged_folder_is_named(
         import_autoencoder(entry(tmp_path), tmp_path)
 
 
-def test_colour_autoencoders_do_not_take_grey_images(diffusers: Any, tmp_path: Path) -> None:
-    small_kl(diffusers, in_channels=3, out_channels=3).save_pretrained(tmp_path / "published")
-    import_autoencoder(entry(tmp_path / "published"), tmp_path)
-    with pytest.raises(StudyError, match=r"images of 3 channels and the dataset has 1"):
-        load_autoencoder(tmp_path, image_channels=1)
+@torch.no_grad()
+def test_a_colour_autoencoder_takes_grey_images_as_three_equal_channels(
+    diffusers: Any, tmp_path: Path
+) -> None:
+    network = small_kl(diffusers, in_channels=3, out_channels=3)
+    tokenizer = imported(network, tmp_path)
+    assert tokenizer.image_channels == 1
+    raw = network.encode(IMAGES.expand(-1, 3, -1, -1)).latent_dist.mean
+    mean = tokenizer.encode(IMAGES).mean
+    torch.testing.assert_close(mean, (raw - 0.25) * 0.5)
+    decoded = network.decode(raw).sample.mean(dim=1, keepdim=True)
+    torch.testing.assert_close(tokenizer.decode(mean), decoded)
+    with pytest.raises(StudyError, match="have 1 channels, the network was built for 3"):
+        load_autoencoder(tmp_path / "artifact", image_channels=3).encode(IMAGES)
+
+
+def test_a_grey_autoencoder_is_refused_colour_images_before_any_job(tmp_path: Path) -> None:
+    assert channels_misfit(1, 1) == channels_misfit(3, 3) == channels_misfit(3, 1) == ""
+    for taken, given in ((1, 3), (4, 3)):
+        assert channels_misfit(taken, given)
+    spec = ExternalTokenizer(source="diffusers", path=str(tmp_path), factor=2, channels=4)
+    for text, misfits in (
+        (None, False),  # a folder that is not there is named elsewhere
+        ("[", False),
+        ("{}", False),  # of diffusers' own three channels
+        ('{"in_channels": 1}', True),
+        ('{"num_channels": 1}', True),
+        ('{"in_channels": 3}', False),
+    ):
+        if text is not None:
+            (tmp_path / "config.json").write_text(text)
+        found = dict(spec.misfits(8, 3))
+        assert list(found) == ["path"] * misfits
+        assert ("takes grey images" in found.get("path", "")) == misfits
+    data = {
+        "name": "grey",
+        "datasets": {"s": {"kind": "shapes", "size": 16}},
+        "tokenizers": {
+            "vae": {"source": "diffusers", "path": str(tmp_path), "factor": 2, "channels": 4}
+        },
+        "metrics": {"smoothness": {}},
+        "select": {"dataset": "s"},
+    }
+    assert not grey_repeated(resolve_study(data, "test"))
+    data["datasets"] = {"s": {"kind": "digits", "size": 8}}
+    sentence = grey_repeated(resolve_study(data, "test"))
+    assert sentence.startswith("vae: grey images are encoded as three equal channels")
+    (tmp_path / "config.json").write_text('{"in_channels": 1}')
+    data["datasets"] = {"s": {"kind": "shapes", "size": 16}}
+    with pytest.raises(StudyError, match="tokenizers.vae.path: .*takes grey images"):
+        resolve_study(data, "test")
 
 
 def test_the_extra_is_named_where_the_package_is_missing(
