@@ -61,7 +61,6 @@ class PythonFeatures(EncoderKind[PythonEncoder]):
         with torch.no_grad():
             first, second = encoder.grid(images), encoder.grid(images)
         require_repeatable(self.spec.object, "forward", first, second)
-        require_trained(self.spec, network)
         save_state(network, folder / WEIGHTS)
         (folder / HISTORY).write_text("step\n")
 
@@ -182,14 +181,20 @@ def build_with_weights(spec: WeightedObject, planned: str | None) -> nn.Module:
 def require_trained(spec: WeightedObject, network: nn.Module) -> None:
     """Refuse an entry without weights whose parameters are drawn anew each time it is built.
 
+    Two builds are what it takes: the given one, and, unless the entry names weights, another here.
+
     Raises:
         StudyError: naming the first of them.
     """
-    if spec.weights is not None:
-        return
-    again = build_object(spec).state_dict()
-    for name, tensor in network.state_dict().items():
-        if not torch.equal(tensor.cpu(), again[name].cpu()):
+    if spec.weights is None:
+        _require_equal(spec, network.state_dict(), build_object(spec).state_dict())
+
+
+def _require_equal(
+    spec: PythonObject, state: Mapping[str, Tensor], again: Mapping[str, Tensor]
+) -> None:
+    for name, tensor in state.items():
+        if name in again and not torch.equal(tensor.cpu(), again[name].cpu()):
             raise StudyError(
                 f"`{spec.object}`: it has other weights each time that it is built (first {name}), "
                 "so they are not trained ones; give their file with `weights` (of a score: "
@@ -213,10 +218,16 @@ def require_repeatable(name: str, method: str, first: Tensor, second: Tensor) ->
         )
 
 
-def build_from_artifact(spec: PythonObject, file: Path) -> nn.Module:
-    """Return the module with the weights that `save_state` wrote."""
-    network = build_object(spec)
-    _load(spec, network, load_file(file), file)
+def build_from_artifact(spec: WeightedObject, file: Path) -> nn.Module:
+    """Return the module with the weights that `save_state` wrote.
+
+    Raises:
+        StudyError: the entry names no weights, and they are drawn anew each time that it is built.
+    """
+    network, state = build_object(spec), load_file(file)
+    if spec.weights is None:  # the check of `require_trained`, without a build of its own
+        _require_equal(spec, state, network.state_dict())
+    _load(spec, network, state, file)
     return network
 
 

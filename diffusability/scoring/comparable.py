@@ -50,6 +50,11 @@ def difference(m: Mapping[str, Any], other: Mapping[str, Any]) -> str:
             return "it is unconditional, that of the known ones is of classes"
         return "it is of classes, that of the known ones is unconditional"
     own, known = m.get("options") or {}, other.get("options") or {}
+    drawn = own.get("posterior"), known.get("posterior")
+    if drawn == ("mean", "draw"):
+        return "it is of one latent per image, that of the known ones of draws from posteriors"
+    if drawn == ("draw", "mean"):
+        return "it is of draws from posteriors, that of the known ones of one latent per image"
     parts = [
         f"{key} {own[key]} (known: {known[key]})"
         for key in own

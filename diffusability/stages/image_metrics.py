@@ -91,7 +91,9 @@ def _posterior(latents: Latents) -> tuple[list[Measurement], list[tuple[str, str
     if bool((latents.logvar > LOGVAR_RANGE[0]).any()):
         return found, []
     reason = "the encoder is deterministic, its divergence is infinite"
-    return [m for m in found if m.metric != KL], [(KL, reason)]
+    # the smallest variance stands for none, and would be a share of latents in a small unit
+    found = [replace(m, value=0.0, stderr=0.0) for m in found if m.metric != KL]
+    return found, [(KL, reason)]
 
 
 @torch.no_grad()

@@ -97,6 +97,11 @@ class Inputs:
             return None, (UNUSED_MASKS,)
         return self.latents.foreground[chosen], ()
 
+    @property
+    def encodes(self) -> bool:
+        """Whether the tokenizer is a network; else its latents are on disk, one per image."""
+        return read_card(self.folder("tokenizer"))["spec"].get("source") != "latents"
+
     @cached_property
     def checked_latents(self) -> MappedLatents:
         """The latents, whose shards another process of the job hashes when it reads them."""

@@ -91,11 +91,12 @@ def _pooled(masks: Rows, chosen: Tensor, grid: torch.Size) -> Tensor:
 def uniformity(inputs: Inputs, spec: UniformityMetric, out: Path) -> None:
     """Write measurements.json."""
     chosen, latents = inputs.data.split(spec.split), inputs.latents
-    mean, logvar, mirrored = latents.mean[chosen], None, None
+    mean, logvar, mirrored, drawn = latents.mean[chosen], None, None, False
     if spec.posterior == "draw":
         logvar = latents.logvar[chosen]
-        if not bool((logvar > LOGVAR_RANGE[0]).any()):  # of a deterministic encoder
+        if not bool((logvar > LOGVAR_RANGE[0]).any()):  # of a deterministic encoder, or on disk
             logvar = None
+            drawn = inputs.encodes  # then a draw is the mean; of latents on disk nobody knows
     if spec.flip and latents.mirrored is not None:
         means, logvars = (ChosenLatents(moment, chosen) for moment in latents.mirrored)
         mirrored = (means, None if logvar is None else logvars)
@@ -110,6 +111,9 @@ def uniformity(inputs: Inputs, spec: UniformityMetric, out: Path) -> None:
         iterations=spec.iterations,
         n_jobs=int(os.environ.get("OMP_NUM_THREADS", "1")),
     )
+    if drawn:
+        draws = {"posterior": "draw"}
+        measurements = [replace(m, options=m.options | draws) for m in measurements]
     write_measurements(out, measurements)
 
 

@@ -74,7 +74,6 @@ class PythonSource(TokenizerSource[PythonTokenizer]):
             mean, again = tokenizer.encode(images).mean, tokenizer.encode(images).mean
             tokenizer.decode(mean)
         require_repeatable(self.spec.object, "encode", mean, again)
-        require_trained(self.spec, network)
         save_state(network, folder / WEIGHTS)
 
     def load(self, folder: Path, data: ImageSet) -> Tokenizer:
@@ -134,26 +133,31 @@ class ModuleTokenizer(UntrainedTokenizer):
 
 
 def probe_shape(entry: Mapping[str, Any], image_channels: int, size: int) -> tuple[int, int]:
-    """Return factor and channels of the latents of a black image.
+    """Return factor and channels of the latents of a black image, once it is decoded again.
 
     Args:
         entry: of a tokenizer, as plain values, without `factor` and `channels`.
         image_channels: of the images. size: their side in pixels.
 
     Raises:
-        StudyError: the code is missing, or `encode` gives no latents (1, d, h, w).
+        StudyError: the code is missing, `encode` gives no latents (1, d, h, w), `decode` gives no
+            such image, or the weights are not trained ones.
     """
     spec = PythonTokenizer.model_validate({**entry, "factor": 1, "channels": 1})
     network = build_with_weights(spec, spec.weights_content).eval()
-    if not callable(getattr(network, "encode", None)):
-        raise StudyError(f"`{spec.object}`: it has no method `encode`")
+    tokenizer = ModuleTokenizer(spec, network, image_channels)
     with torch.no_grad():
         image = torch.full((1, image_channels, size, size), -1.0)
         mean, _ = moments(called(spec.object, "encode", network.encode, image))
-    if not isinstance(mean, Tensor) or mean.ndim != 4 or size % mean.shape[-1]:
-        raise StudyError(f"`{spec.object}`: encode gives no latents (B, d, h, w) of a whole grid")
+        if not isinstance(mean, Tensor) or mean.ndim != 4 or size % mean.shape[-1]:
+            raise StudyError(
+                f"`{spec.object}`: encode gives no latents (B, d, h, w) of a whole grid"
+            )
+        shape = {"factor": size // mean.shape[-1], "channels": mean.shape[1]}
+        tokenizer.spec = spec.model_copy(update=shape)
+        tokenizer.decode(mean)
     require_trained(spec, network)
-    return size // mean.shape[-1], mean.shape[1]
+    return shape["factor"], shape["channels"]
 
 
 def moments(encoded: Any) -> tuple[Any, Any]:

@@ -20,6 +20,7 @@ from diffusability.study.needs import check_needs
 from diffusability.study.plan import Plan
 from diffusability.study.study import Study
 from diffusability.tokenizers.load import load_tokenizer
+from diffusability.tokenizers.python_object import probe_shape
 
 SMOKE = Path(__file__).parents[2] / "studies" / "smoke.yaml"
 PACKAGE = """
@@ -87,6 +88,16 @@ class Drawing(MyVAE):
     def encode(self, images):
         mean = super().encode(images)
         return mean + torch.randn_like(mean)
+
+
+class Counted(MyVAE):
+    built = 0
+
+    def __init__(self):
+        super().__init__()
+        type(self).built += 1
+        for parameter in self.parameters():
+            nn.init.constant_(parameter, 0.1)
 
 
 class NoDecoder(nn.Module):
@@ -242,10 +253,6 @@ def test_code_that_changes_after_planning_is_refused(package: Path, tmp_path: Pa
         ({"object": "toy_package:Whole"}, "decode returns the images of type torch.int64"),
         ({"object": "toy_package:Raising"}, r"encode raised KeyError for \(4, 1, 8, 8\)"),
         ({"object": "toy_package:Drawing"}, "encode gives other values when it is called again"),
-        (
-            {"object": "toy_package:MyVAE"},
-            r"other weights each time .*first down.weight.*--weights",
-        ),
         ({"object": "toy_package:NoDecoder"}, "it has no method `decode`"),
         ({"object": "toy_package:make_number"}, "gives a int, a torch.nn.Module is needed"),
         ({"object": "toy_package:MyVAE", "options": {"width": 3}}, "calling it with width raised"),
@@ -258,6 +265,37 @@ def test_what_it_returns_is_checked(
     make(plan, "dataset")
     with pytest.raises(StudyError, match=message):
         make(plan, "tokenizer")
+
+
+def test_weights_that_are_drawn_anew_are_refused_where_it_is_built_again(
+    package: Path, tmp_path: Path
+) -> None:
+    made = make(Plan(study(tmp_path, object="toy_package:MyVAE")), "dataset", "tokenizer")
+    message = r"other weights each time .*first down.weight.*--weights"
+    with pytest.raises(StudyError, match=message):
+        load_tokenizer(made["tokenizer"], load_dataset(made["dataset"]), "cpu")
+    with pytest.raises(StudyError, match=message):
+        probe_shape({"source": "python", "object": "toy_package:MyVAE"}, 1, 8)
+
+
+def test_a_class_is_built_no_more_often_than_its_check_needs(package: Path, tmp_path: Path) -> None:
+    entry = {"source": "python", "object": "toy_package:Counted"}
+    assert probe_shape(entry, 1, 8) == (2, 4)
+    counted = sys.modules["toy_package"].Counted
+    assert counted.built == 2  # two builds are compared
+    weighted = entry | {"weights": str(tmp_path / "vae.safetensors")}
+    assert probe_shape(weighted, 1, 8) == (2, 4)
+    assert counted.built == 3
+    made = make(Plan(study(tmp_path, **entry)), "dataset", "tokenizer")
+    assert counted.built == 4
+    load_tokenizer(made["tokenizer"], load_dataset(made["dataset"]), "cpu")
+    assert counted.built == 5  # which every later job needs anyway
+
+
+def test_a_score_decodes_before_any_job(package: Path) -> None:
+    for name, message in (("Whole", "decode returns the images of"), ("NoDecoder", "`decode`")):
+        with pytest.raises(StudyError, match=message):
+            probe_shape({"source": "python", "object": f"toy_package:{name}"}, 1, 8)
 
 
 def test_weights_that_are_not_finite_are_refused(package: Path, tmp_path: Path) -> None:

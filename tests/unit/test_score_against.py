@@ -123,6 +123,11 @@ def test_uniformity_of_a_score_is_measured_as_that_of_the_known_spaces() -> None
     assert place(alike, known)["known"].tolist() == [24]
     fewer = scored(options=options | {"points": 200}, uniformity__normalised_entropy=(0.999, True))
     assert place(fewer, known).empty  # entropy grows with the number of points
+    given = scored(options=options | {"posterior": "mean"}, uniformity__gini=(0.2, False))
+    assert not_compared([given], known) == [
+        "Gini of mine: it is of one latent per image, that of the known ones of draws from "
+        "posteriors"
+    ]
 
 
 def test_a_percentile_counts_the_worse_and_half_of_the_equal(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Uniformity: the three statistics by hand, known densities, and the t-SNE pipeline."""
 
+import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +25,10 @@ from diffusability.metrics.uniformity import (
     normalised_entropy,
     point_densities,
 )
+from diffusability.stages.image_metrics import KL, _posterior
+from diffusability.stages.latent_metrics import uniformity as measure_stage
+from diffusability.study.perspectives import UniformityMetric
+from diffusability.tokenizers.posterior import LOGVAR_RANGE
 
 NAMES = ("density_cv", "gini", "normalised_entropy")
 
@@ -274,3 +281,35 @@ class TestStandardErrors:
     def test_are_bounds_with_tsne_where_repeats_share_images(self) -> None:
         # most of a repeat's scatter is t-SNE's own and of interactions, which shared images spare
         assert all(share >= 0.90 for share in coverage(120, 200).values())
+
+
+@pytest.mark.parametrize(
+    ("encodes", "logvar", "posterior"),
+    [(True, LOGVAR_RANGE[0], "draw"), (False, LOGVAR_RANGE[0], "mean"), (True, -3.0, "draw")],
+)
+def test_the_latent_of_a_deterministic_encoder_is_its_draw(
+    tmp_path: Path, encodes: bool, logvar: float, posterior: str
+) -> None:
+    mean = normal(60, 3, 2, 2, seed=0)
+    latents = SimpleNamespace(mean=mean, logvar=torch.full_like(mean, logvar), mirrored=None)
+    data = SimpleNamespace(split=lambda _: torch.arange(60))
+    inputs = SimpleNamespace(data=data, latents=latents, encodes=encodes, stream=lambda _: 0)
+    options = {"points": 60, "repeats": 2, "perplexity": 10.0, "iterations": 250}
+    measure_stage(inputs, UniformityMetric(**options), tmp_path)
+    cells = json.loads((tmp_path / "measurements.json").read_text())
+    assert {cell["options"]["posterior"] for cell in cells} == {posterior}
+    found = {cell["metric"].removeprefix("uniformity."): cell["value"] for cell in cells}
+    plain = {name: m.value for name, m in measure(mean, **options).items()}
+    assert (found == plain) == (logvar == LOGVAR_RANGE[0])
+
+
+def test_a_deterministic_posterior_has_no_variance_in_whatever_unit() -> None:
+    mean = 1e-7 * normal(8, 3, 2, 2, seed=0)
+    latents = SimpleNamespace(mean=mean, logvar=torch.full_like(mean, LOGVAR_RANGE[0]))
+    (share,), ((metric, _),) = _posterior(latents)
+    assert (share.metric, share.value, share.stderr, metric) == (
+        "reconstruction.posterior_variance_share",
+        0.0,
+        0.0,
+        KL,
+    )
