@@ -22,7 +22,7 @@ from diffusability.scoring.request import (
     check_stored,
     requested_study,
 )
-from diffusability.scoring.run import run_study, write_study
+from diffusability.scoring.run import LOG, run_study, write_study
 from diffusability.scoring.study_part import study_without_models
 from diffusability.scoring.table import Score, score_text
 from diffusability.study.plan import Plan
@@ -116,6 +116,8 @@ def score_command(arguments: argparse.Namespace) -> int:
     if finished.plan is not None:
         with contextlib.chdir(folder):
             write_page(finished.plan, page, left_out=finished.left_out, places=places)
+    else:
+        print(f"{PAGE}: its tables could not be made; the log is {folder / LOG}", file=sys.stderr)
     written = [name for name in WRITTEN if (folder / name).exists()]
     print(f"\n{', '.join(written)} in {folder}")
     return 0

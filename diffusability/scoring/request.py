@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,8 @@ def requested_study(request: Request) -> dict[str, Any]:
             "score: nothing is named; give --vae, --tokenizer, --encoder or --latents, or their "
             "names alone"
         )
+    kinds = [(_kind(kind, name), name) for kind, name in request.items]
+    request = replace(request, items=kinds)
     _check_options(request)
     dataset = _dataset(request)
     shape = _checked(dataset)
@@ -85,16 +87,16 @@ def requested_study(request: Request) -> dict[str, Any]:
         # only Inception's distances are FID
         extractor = INCEPTION if entry.get("kind") == "inception" else "extractor"
         encoders[extractor] = entry
-    for kind, given in request.items:
-        if _kind(kind, given) == "encoder":
+    for kind, given in kinds:
+        if kind != "latents" and not shape.has_images:
+            raise _unseen_images(given)
+        if kind == "encoder":
             entry, encoder = _features(given, request, shape)
             name = _name(given, tokenizers | encoders)
             encoders[name] = encoder
             tokenizers[name] = {"source": "encoder", "encoder": name, **entry}
             continue
-        entry = _tokenizer(kind, given, request, shape.image_channels, shape.size)
-        if not shape.has_images and entry["source"] != "latents":
-            raise StudyError(f"{given}: name the images that it encodes: --images FOLDER")
+        entry = _tokenizer(kind, given, request.weights, shape)
         tokenizers[_name(entry.get("object", given), tokenizers)] = entry
     data: dict[str, Any] = {"name": request.name, "datasets": {"images": dataset}}
     data |= {"encoders": encoders} if encoders else {}
@@ -169,7 +171,7 @@ def _check_options(request: Request) -> None:
 
 def _takes_weights(kind: str, name: str) -> bool:
     """Return whether the file of `--weights` is used for one thing that is scored."""
-    match _kind(kind, name):
+    match kind:
         case "tokenizer":
             return not is_entry(name)
         case "encoder":
@@ -185,9 +187,9 @@ def _dataset(request: Request) -> dict[str, Any]:
 
 def _unseen(request: Request) -> dict[str, Any]:
     """Return the dataset of latents alone; the first file says how many images there are."""
-    first = next((name for kind, name in request.items if _kind(kind, name) == "latents"), None)
+    first = next((name for kind, name in request.items if kind == "latents"), None)
     if first is None:
-        raise StudyError(f"{request.items[0][1]}: name the images that it encodes: --images FOLDER")
+        raise _unseen_images(request.items[0][1])
     entry: dict[str, Any] = {"kind": "latents", "images": len(read_array(first, NAMES))}
     if not entry["images"]:
         raise StudyError(f"{first}: there are no latents in this file")
@@ -206,6 +208,11 @@ def _unseen(request: Request) -> dict[str, Any]:
             "size": int(masks.shape[-1]) if masks.ndim else 1,
         }
     return entry
+
+
+def _unseen_images(name: str) -> StudyError:
+    """Return the error of a network without images that it could encode."""
+    return StudyError(f"{name}: name the images that it encodes: --images FOLDER")
 
 
 def _kind(kind: str, name: str) -> str:
@@ -237,10 +244,9 @@ def _from_hub(name: str) -> str:
     )
 
 
-def _tokenizer(kind: str, name: str, request: Request, channels: int, size: int) -> dict[str, Any]:
+def _tokenizer(kind: str, name: str, weights: str | None, shape: Dataset) -> dict[str, Any]:
     """Return the entry of one thing that is scored."""
-    entry: dict[str, Any]
-    match _kind(kind, name):
+    match kind:
         case "latents":
             return _stored(name)
         case "vae":
@@ -248,7 +254,7 @@ def _tokenizer(kind: str, name: str, request: Request, channels: int, size: int)
                 raise StudyError(f"{name}: there is no such folder{_from_hub(name)}")
             folder = Path(name, "vae")  # of a whole pipeline
             folder = folder if (folder / "config.json").is_file() else Path(name)
-            factor, latent_channels = latent_shape(str(folder), size)
+            factor, latent_channels = latent_shape(str(folder), shape.size)
             path = str(folder.absolute())
             return {
                 "source": "diffusers",
@@ -257,8 +263,8 @@ def _tokenizer(kind: str, name: str, request: Request, channels: int, size: int)
                 "channels": latent_channels,
             }
         case "tokenizer":
-            entry = _own_class(name, request.weights)
-            factor, latent_channels = probe_shape(entry, channels, size)
+            entry = _own_class(name, weights)
+            factor, latent_channels = probe_shape(entry, shape.image_channels, shape.size)
             return entry | {"factor": factor, "channels": latent_channels}
         case other:
             raise StudyError(f"{name}: unknown kind `{other}` (vae, tokenizer, encoder, latents)")
@@ -284,8 +290,6 @@ def _own_class(name: str, weights: str | None) -> dict[str, Any]:
 
 def _features(name: str, request: Request, shape: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return factor and channels of an encoder's feature map, and the encoder's entry."""
-    if not shape.has_images:
-        raise StudyError(f"{name}: name the images that it encodes: --images FOLDER")
     mapping = read_entry("--encoder", name) if is_entry(name) else None
     encoder, factor, channels = encoder_entry(
         name, request.weights, mapping, shape.image_channels, shape.size

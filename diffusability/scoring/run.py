@@ -29,6 +29,7 @@ from diffusability.study.resolve import resolve_study
 from diffusability.study.stages import RESULTS, STAGES, name_template
 from diffusability.study.workflow_files import workflow_folder
 
+LOG = "score.log"
 STEPS = re.compile(r"^(\d+) of (\d+) steps")
 
 
@@ -76,7 +77,7 @@ def run_study(data: Mapping[str, Any], folder: Path, cores: int) -> Finished:
     """
     plan = Plan(resolve_study(data, "score"))
     check_needs(plan.study)
-    log = folder / "score.log"
+    log = folder / LOG
     log.unlink(missing_ok=True)
     data, too_few = _enough_images(data, folder, cores, log)
     plan = Plan(resolve_study(data, "score"))
@@ -213,7 +214,7 @@ def _failure(artifact: Artifact) -> str:
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         last = lines[-1] if lines else "its job failed"  # of a traceback: the exception
         return errors[-1] if errors else f"{last} (log: {log.absolute()})"
-    return "a job that it needs failed; the log is score.log"
+    return f"a job that it needs failed; the log is {LOG}"
 
 
 def _needed(artifact: Artifact) -> Iterator[Artifact]:
