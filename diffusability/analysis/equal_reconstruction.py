@@ -104,9 +104,8 @@ def _means(table: pd.DataFrame, metric: str) -> pd.Series:
 def _smallest(table: pd.DataFrame, target: str) -> pd.Series:
     """Return the smallest mean distance of generated images of each family."""
     own = rows_where(table, metric=target)
-    cells = own[own["value"].notna()].groupby(["family", "backbone", "guidance"], dropna=False)
-    means = {key: means_by_tokenizer(cell)["value"].min() for key, cell in cells}
-    return pd.Series(means, dtype=float).groupby(level=0).min()
+    means = means_by_tokenizer(own, by=["family", "backbone", "guidance", "tokenizer"])
+    return means["value"].groupby("family").min()
 
 
 def _widest(psnr: np.ndarray, width: float) -> np.ndarray:

@@ -1,14 +1,12 @@
 """The rows of a study's measurements that a claim speaks of."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from diffusability.analysis.claims import fits, named, paper_value
+from diffusability.analysis.claims import Selector, fits, named
 from diffusability.analysis.failed import failed
 from diffusability.analysis.joint import FEWEST, RANGES, Row, Terms
 from diffusability.analysis.panels import (
@@ -35,23 +33,10 @@ EARLY = "profile.deviation_early"  # over the first two thirds of the way from n
 LATE = "profile.deviation_late"  # over the last third
 VARIANCE = "profile.variance"  # r of length ratio and irreducible variance along them
 OPTIMUM = "guidance.best"
-DISTANCE = ("generation.fd_*", "!generation.fd_infinity_*", "generation.fid")
+DISTANCE = ["generation.fd_*", "!generation.fd_infinity_*", "generation.fid"]
 _DERIVED = (DEVIATION, EARLY, LATE, VARIANCE, OPTIMUM)
 _SINGLE = ("sd", "mean", "share")  # statistics of one metric, without a target
 _PARTS = {DEVIATION: (0.0, 1.0), EARLY: (0.0, 2 / 3), LATE: (2 / 3, 1.0)}  # of the way
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """The rows of a claim, and why others are missing."""
-
-    terms: Terms
-    reasons: tuple[str, ...]
-
-    @property
-    def complete(self) -> bool:
-        """Whether every term has a row."""
-        return all((*self.terms.plus, *self.terms.minus)) and bool(self.terms.plus)
 
 
 class Study:
@@ -64,9 +49,9 @@ class Study:
         self.clusters = measurements.tokenizers["cluster"].to_numpy(object)
 
     def evidence(
-        self, kind: str, plus: tuple[Mapping[str, Any], ...], minus: tuple[Mapping[str, Any], ...]
-    ) -> Evidence:
-        """Return the rows that match the selectors of a claim."""
+        self, kind: str, plus: Sequence[Selector], minus: Sequence[Selector]
+    ) -> tuple[Terms, list[str]]:
+        """Return the rows that match the selectors of a claim, and why others are missing."""
         reasons: list[str] = []
         terms = [
             [list(self._rows(kind, selector, reasons)) for selector in side]
@@ -74,15 +59,15 @@ class Study:
         ]
         if kind in RANGES:
             terms = [[_several(rows, RANGES[kind]) for rows in side] for side in terms]
-        return Evidence(Terms(*terms), tuple(dict.fromkeys(reasons)))
+        return Terms(*terms), list(dict.fromkeys(reasons))
 
-    def _rows(self, kind: str, selector: Mapping[str, Any], reasons: list[str]) -> Iterator[Row]:
+    def _rows(self, kind: str, selector: Selector, reasons: list[str]) -> Iterator[Row]:
         """Yield the rows of one selector; append why candidates are left out."""
-        families = [f for f in families_of(self.table) if fits(f, selector.get("family"))]
+        families = [f for f in families_of(self.table) if fits(f, selector.family)]
         names = [*predictors(self.table), *_DERIVED]
-        metrics = [name for name in names if fits(name, selector["metric"])]
+        metrics = [name for name in names if fits(name, selector.metric)]
         if not metrics:
-            reasons.append(f"{', '.join(named(selector['metric']))} was not measured")
+            reasons.append(f"{', '.join(named(selector.metric))} was not measured")
             return
         candidates = list(self._candidates(kind, metrics, selector))
         if not candidates and kind != "shared":
@@ -96,7 +81,7 @@ class Study:
                     reasons.append(found)
 
     def _candidates(
-        self, kind: str, metrics: Sequence[str], selector: Mapping[str, Any]
+        self, kind: str, metrics: Sequence[str], selector: Selector
     ) -> Iterator[tuple[Panel, tuple[str, ...]]]:
         """Yield each panel with the metrics of one row; a metric itself may be the target."""
         match kind:
@@ -110,16 +95,16 @@ class Study:
                 for panel in self._panels(selector):
                     yield from ((panel, (name,)) for name in metrics if name != panel.target)
 
-    def _panels(self, selector: Mapping[str, Any]) -> Iterator[Panel]:
-        wanted = selector.get("target", DISTANCE)
+    def _panels(self, selector: Selector) -> Iterator[Panel]:
+        wanted = selector.target or DISTANCE
         single = wanted if isinstance(wanted, str) else ""
         if single in self.table.rows and not single.startswith("generation."):
             yield Panel(single, "", None)
             return
         # a study with one guidance scale has no panel for the best
         for panel in panels(self.table):
-            matches = fits(panel.target, wanted) and fits(panel.backbone, selector.get("backbone"))
-            if matches and panel.guidance == selector.get("guidance", 1):
+            matches = fits(panel.target, wanted) and fits(panel.backbone, selector.backbone)
+            if matches and panel.guidance == selector.guidance:
                 yield panel
 
     def _row(
@@ -128,19 +113,17 @@ class Study:
         panel: Panel,
         names: tuple[str, ...],
         family: str,
-        selector: Mapping[str, Any],
+        selector: Selector,
     ) -> Row | str:
         """Return the row of some metrics over the tokenizers of a family, or why there is none."""
         if reason := self._hindrance(kind, panel, names, family):
             return reason
-        parts = [
-            self._paired(panel, name, family) for name in (*names, *named(selector.get("given")))
-        ]
+        parts = [self._paired(panel, name, family) for name in (*names, *named(selector.given))]
         first, values = together(parts)
         x, given = values[:, : len(names)], values[:, len(names) :]
         y = first["y"].to_numpy(float)[:, None]
-        if "inside" in selector:
-            low, high = selector["inside"]
+        if selector.inside:
+            low, high = selector.inside
             x = ((low <= x) & (x <= high)).astype(float)
         if kind in _SINGLE:
             y = y[:0]
@@ -154,7 +137,7 @@ class Study:
             x,
             y,
             given if given.size else np.empty((0, 1)),
-            paper_value(selector, names[0]),
+            selector.paper_value(names[0]),
         )
         return _lack(kind, row) or row
 

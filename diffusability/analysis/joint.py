@@ -98,6 +98,11 @@ class Terms:
         """All rows."""
         return [row for term in (*self.plus, *self.minus) for row in term]
 
+    @property
+    def complete(self) -> bool:
+        """Whether there are terms, and each has a row."""
+        return bool(self.plus) and all((*self.plus, *self.minus))
+
     def map(self, function: Callable[[Row], Row]) -> "Terms":
         """Return the terms with every row changed."""
         plus, minus = (

@@ -42,16 +42,13 @@ def latent_spaces(measurements: Table) -> pd.DataFrame:
         spaces[[column, f"{column}_stderr"]] = means.reindex(spaces.index)
     found = table[table["metric"].str.fullmatch(DISTANCE) & table["value"].notna()]
     found = found[found["metric"] == found["metric"].iloc[0]] if len(found) else found
-    models = []
-    for (backbone, guidance), own in found.groupby(["backbone", "guidance"], sort=False):
-        means = means_by_tokenizer(own).add_prefix("distance_")
-        means = means.rename(columns={"distance_value": "distance"})
-        means["distance_runs"] = own.groupby("tokenizer").size()
-        means["backbone"], means["guidance"] = str(backbone), float(str(guidance))
-        models.append(means.assign(distance_metric=own["metric"].iloc[0]))
-    if models:
-        spaces = spaces.join(pd.concat(models))
-    return table_frame("latent_spaces", spaces.reset_index())
+    keys = ["tokenizer", "backbone", "guidance"]
+    models = means_by_tokenizer(found, by=keys)
+    models["runs"] = found.groupby(keys).size()
+    models = models.rename(columns={"value": "distance"}).add_prefix("distance_")
+    models = models.rename(columns={"distance_distance": "distance"}).reset_index()
+    models["distance_metric"] = found["metric"].iloc[0] if len(found) else ""
+    return table_frame("latent_spaces", spaces.merge(models, "left", on="tokenizer"))
 
 
 def with_roles(table: pd.DataFrame) -> pd.DataFrame:

@@ -6,6 +6,7 @@ Means are taken over the diffusion seeds of a trained tokenizer, then over its t
 tokenizer seed with many runs does not outweigh the others.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -58,7 +59,10 @@ def _first(names: list[str]) -> str:
 
 
 def means_by_tokenizer(
-    rows: pd.DataFrame, value: str = "value", stderr: str = "stderr"
+    rows: pd.DataFrame,
+    value: str = "value",
+    stderr: str = "stderr",
+    by: Sequence[str] = ("tokenizer",),
 ) -> pd.DataFrame:
     """Return each tokenizer's mean and its standard error, as correlations take them.
 
@@ -67,19 +71,20 @@ def means_by_tokenizer(
     the measurement.
 
     Args:
-        rows: measurements of one metric, at one backbone, guidance scale and step.
-        value, stderr: columns.
+        rows: measurements of one metric. value, stderr: columns.
+        by: columns whose values are averaged apart: by default rows are of one backbone, guidance
+            scale and step.
 
     Returns:
-        The two columns, by tokenizer in the order of the rows.
+        The two columns, by ``by`` in the order of the rows.
     """
+    cell = {"by": list(by), "sort": False, "dropna": False}
     known = rows[rows[value].notna()]
-    seeds = known.groupby(["tokenizer", "tokenizer_seed"], sort=False, dropna=False)[value].mean()
-    trained = seeds.groupby("tokenizer", sort=False)
-    runs = known.groupby("tokenizer", sort=False)[value]
-    measured = known.drop_duplicates("tokenizer").set_index("tokenizer")[stderr]
+    trained = known.groupby([*by, "tokenizer_seed"], sort=False, dropna=False)[value].mean()
+    trainings, runs = trained.groupby(**cell), known.groupby(**cell)[value]
+    measured = known.drop_duplicates(by).set_index(list(by))[stderr]
     # a tokenizer's metric is repeated over the diffusion seeds: no spread, hence no estimate
     of_runs = runs.sem().where(runs.nunique() > 1, measured)
     return pd.DataFrame(
-        {value: trained.mean(), stderr: trained.sem().where(trained.size() > 1, of_runs)}
+        {value: trainings.mean(), stderr: trainings.sem().where(trainings.size() > 1, of_runs)}
     )

@@ -298,9 +298,7 @@ def best_guidance(table: Measured, target: str, backbone: str) -> tuple[dict[str
     if better is None:
         return {}, f"{target} has no direction, so no guidance scale is best"
     rows = table.rows[target]
-    chosen = rows[(rows["backbone"] == backbone) & rows["value"].notna()]
-    trained = chosen.groupby(["tokenizer", "guidance", "tokenizer_seed"], sort=True)["value"].mean()
-    means = trained.groupby(level=["tokenizer", "guidance"]).mean()
-    by_tokenizer = means.groupby(level="tokenizer")
+    means = means_by_tokenizer(rows[rows["backbone"] == backbone], by=["tokenizer", "guidance"])
+    by_tokenizer = means["value"].sort_index().groupby("tokenizer")
     optima = by_tokenizer.idxmax() if better else by_tokenizer.idxmin()
     return {str(tokenizer): float(scale) for tokenizer, scale in optima}, ""

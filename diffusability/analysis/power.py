@@ -6,7 +6,8 @@ of them in which the whole interval of the claim's statistic lies inside its reg
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from diffusability.analysis.claims import Claim, fits, named, paper_value
+from diffusability.analysis.claims import Claim, Selector, fits, named
 from diffusability.analysis.estimators import Array
 from diffusability.analysis.intervals import MIN_CLUSTERS, Labels
 from diffusability.analysis.joint import FEWEST, Row, Terms, evaluate
@@ -165,56 +166,48 @@ def _mixed(signal: Array, noise: Array, loading: float) -> Array:
     return loading * signal + math.sqrt(1 - loading**2) * noise
 
 
-def planned_terms(
-    claim: Claim,
-    families: Mapping[str, Sequence[int]],
-    backbones: Sequence[str],
-    guided: bool,
-    measured: Sequence[str],
-) -> Terms | None:
-    """Return the rows that a study will have for a claim, before it has run.
+def planned_terms(claim: Claim, study: Study) -> Terms:
+    """Return the rows, without data, that a study will have for a claim, before it has run."""
+    families: dict[str, list[int]] = {}
+    for index, name in enumerate(study.selected_tokenizers):
+        families.setdefault(study.tokenizers[name].family, []).append(index)
+    guided = any(len(study.sampling.scales(name)) > 1 for name in study.selected_backbones)
+    # metric groups, the first part of a metric's name; of one guidance scale none is best
+    measured = (*study.selected_metrics, "trajectory", "profile", *["guidance"] * guided)
 
-    Args:
-        families: numbers of the tokenizers by family.
-        guided: whether several guidance scales are sampled.
-        measured: metric groups of the study, the first part of a metric's name.
-
-    Returns:
-        Rows without data, or None if a term has none.
-    """
-
-    def rows(selector: Mapping[str, object]) -> list[Row]:
-        if selector.get("guidance", 1) == "best" and not guided:
+    def rows(selector: Selector) -> list[Row]:
+        if selector.guidance == "best" and not guided:
             return []
-        single = isinstance(selector.get("target"), str)
-        single = single and not str(selector["target"]).startswith("generation.")
-        single = single or claim.statistic in ("sd", "shared")
-        there = [""] if single else [b for b in backbones if fits(b, selector.get("backbone"))]
-        names = [n for n in named(selector["metric"]) if n.partition(".")[0] in measured]
-        pairs = [(selector.get("target"), name) for name in names]
+        target = selector.target
+        single = isinstance(target, str) and not target.startswith("generation.")
+        if single or claim.statistic in ("sd", "shared"):
+            backbones = [""]
+        else:
+            backbones = [b for b in study.selected_backbones if fits(b, selector.backbone)]
+        names = [n for n in named(selector.metric) if n.partition(".")[0] in measured]
+        pairs = [(target, name) for name in names]
         if claim.statistic == "shared":
             pairs = list(combinations(names, 2))
         if claim.statistic == "fit":
-            pairs = pairs[: len(names) == len(named(selector["metric"]))]
+            pairs = pairs[: len(names) == len(named(selector.metric))]
         return [
             Row(
                 {
                     **{"target": target, "backbone": backbone, "family": family},
-                    **{"guidance": selector.get("guidance", 1), "metric": name},
+                    **{"guidance": selector.guidance, "metric": name},
                 },
                 np.array(index),
                 np.empty((0, 1)),
-                given=np.ones((1, 1)) if "given" in selector else np.empty((0, 1)),
-                paper=paper_value(selector, name),
+                given=np.ones((1, 1)) if selector.given else np.empty((0, 1)),
+                paper=selector.paper_value(name),
             )
             for family, index in families.items()
-            if len(index) >= FEWEST and fits(family, selector.get("family"))
-            for backbone in there
+            if len(index) >= FEWEST and fits(family, selector.family)
+            for backbone in backbones
             for target, name in pairs
         ]
 
-    terms = [[rows(selector) for selector in side] for side in (claim.plus, claim.minus)]
-    return Terms(*terms) if all(term for side in terms for term in side) else None
+    return Terms(*([rows(selector) for selector in side] for side in (claim.plus, claim.minus)))
 
 
 def power_table(study: Study, claims: Sequence[Claim], confidence: float = 0.95) -> pd.DataFrame:
@@ -224,33 +217,27 @@ def power_table(study: Study, claims: Sequence[Claim], confidence: float = 0.95)
     ``RELIABILITY``; ``rows``, ``tokenizers`` and ``clusters`` behind it; ``note`` says why there is
     no power.
     """
-    names = study.selected_tokenizers
-    labels = [study.tokenizers[name].cluster for name in names]
-    families: dict[str, list[int]] = {}
-    for index, name in enumerate(names):
-        families.setdefault(study.tokenizers[name].family, []).append(index)
-    guided = any(len(study.sampling.scales(name)) > 1 for name in study.selected_backbones)
-    swept = ("guidance",) if guided else ()  # of one scale none is best
-    measured = (*study.selected_metrics, "trajectory", "profile", *swept)
-    largest = max(map(len, families.values()))
-    few = f"no family has {FEWEST} tokenizers" if largest < FEWEST else ""
+    chosen = [study.tokenizers[name] for name in study.selected_tokenizers]
+    labels = np.array([tokenizer.cluster for tokenizer in chosen], dtype=object)
+    largest = max(Counter(tokenizer.family for tokenizer in chosen).values())
+    absent = "no such metric, family, backbone or guidance scale"
+    if largest < FEWEST:
+        absent = f"no family has {FEWEST} tokenizers"
     rows = []
     for claim in claims:
         if claim.table:
             continue
-        row: dict[str, object] = {"claim": claim.id, "power": math.nan}
-        terms = planned_terms(claim, families, study.selected_backbones, guided, measured)
-        if terms is None:
-            rows.append(row | {"note": few or "no such metric, family, backbone or guidance scale"})
-            continue
-        used = np.unique(np.concatenate([part.index for part in terms.rows]))
-        clusters = len({labels[index] for index in used})
-        row |= {"rows": len(terms.rows), "tokenizers": len(used), "clusters": clusters}
-        if clusters < MIN_CLUSTERS:
-            row["note"] = f"fewer than {MIN_CLUSTERS} clusters: no interval"
-        else:
-            row["power"] = power(claim, terms, labels, confidence=confidence)
-            row["note"] = power_reason(claim, terms) or (ASSUMED if claim.assumed else "")
+        row: dict[str, object] = {"claim": claim.id, "power": math.nan, "note": absent}
+        terms = planned_terms(claim, study)
+        if terms.complete:
+            used = np.unique(np.concatenate([part.index for part in terms.rows]))
+            clusters = len(set(labels[used]))
+            row |= {"rows": len(terms.rows), "tokenizers": len(used), "clusters": clusters}
+            if clusters < MIN_CLUSTERS:
+                row["note"] = f"fewer than {MIN_CLUSTERS} clusters: no interval"
+            else:
+                row["power"] = power(claim, terms, labels, confidence=confidence)
+                row["note"] = power_reason(claim, terms) or (ASSUMED if claim.assumed else "")
         rows.append(row)
     columns = ["claim", "power", "rows", "tokenizers", "clusters", "note"]
     table = pd.DataFrame(rows, columns=columns)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from diffusability.analysis.estimators import Array, pearson
 from diffusability.analysis.frames import join_notes, table_frame
 from diffusability.analysis.intervals import exact_share
 from diffusability.analysis.measurements import control_of, step_of
+from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import (
     CURVE,
     Guidance,
@@ -29,6 +30,7 @@ from diffusability.study.study import DEFAULTS, AnalysisSpec
 
 FILE = "samples.json"
 VARIANCE = f"velocity{CURVE}"
+NO_ERROR = "a single trajectory: no standard error"
 
 
 def collect_profiles(plan: Plan) -> pd.DataFrame:
@@ -40,53 +42,43 @@ def collect_profiles(plan: Plan) -> pd.DataFrame:
     Raises:
         ArtifactError: samples are missing, altered, or not of this plan.
     """
-    by_cell: dict[tuple[str, ...], list[Artifact]] = {}
-    for artifact in plan.of_stage("samples"):
-        if control_of(artifact) is not None:
-            continue
-        labels = artifact.labels
-        edm = plan.study.backbones[labels["backbone"]].process == "edm"
-        if edm or plan.study.sampling.shift != 1:  # their steps are not uniform in time
-            continue
-        step = str(step_of(plan, artifact))
-        key = (labels["tokenizer"], labels["backbone"], step, labels["guidance"])
-        by_cell.setdefault(key, []).append(artifact)
-    rows = [row for key, runs in by_cell.items() for row in _profile(plan, key, runs)]
-    return table_frame("profiles", rows)
+    samples = [a for a in plan.of_stage("samples") if _in_equal_steps(plan, a)]
+    if not samples:
+        return table_frame("profiles", [])
+    runs = pd.concat([_profile(plan, artifact) for artifact in samples], ignore_index=True)
+    keys = ["tokenizer", "backbone", "step", "guidance", "segment"]
+    cells = runs.groupby(keys, sort=False)
+    table = cells[["family", "cluster", "time", "n"]].first()
+    table[["value", "stderr"]] = means_by_tokenizer(runs, by=keys)
+    table["runs"] = cells.size()
+    table["note"] = table["stderr"].isna().map({True: NO_ERROR, False: ""})
+    return table_frame("profiles", table.reset_index())
 
 
-def _profile(
-    plan: Plan, key: tuple[str, ...], artifacts: list[Artifact]
-) -> Iterator[dict[str, object]]:
-    tokenizer, backbone, step, guidance = key
-    spec = plan.study.tokenizers[tokenizer]
-    runs = [_read(artifact) for artifact in artifacts]
-    ratios = np.array([run["length_ratio"] for run in runs])  # (runs, M)
-    seeds = np.array([artifact.labels["tokenizer_seed"] for artifact in artifacts])
-    trained = np.array([ratios[seeds == seed].mean(axis=0) for seed in np.unique(seeds)])
-    steps, mean = ratios.shape[1], trained.mean(axis=0)
-    known, note = runs[0]["length_ratio_stderr"], ""
-    errors = np.array(known) if known is not None else np.full(steps, np.nan)
-    if len(runs) > 1:
-        repeated = trained if len(trained) > 1 else ratios
-        errors = repeated.std(axis=0, ddof=1) / math.sqrt(len(repeated))
-    elif known is None:
-        note = "a single trajectory: no standard error"
-    for segment in range(steps):
-        yield {
-            **{"tokenizer": tokenizer, "family": spec.family, "cluster": spec.cluster},
-            **{"backbone": backbone, "step": int(step)},
-            **{"guidance": float(guidance), "segment": segment},
-            "time": (segment + 0.5) / steps,
-            **{"value": mean[segment], "stderr": errors[segment]},
-            **{"n": runs[0]["images"], "runs": len(runs), "note": note},
+def _in_equal_steps(plan: Plan, samples: Artifact) -> bool:
+    """Return whether samples are of a model, in steps that are uniform in time."""
+    if control_of(samples) is not None or plan.study.sampling.shift != 1:
+        return False
+    return plan.study.backbones[samples.labels["backbone"]].process != "edm"
+
+
+def _profile(plan: Plan, samples: Artifact) -> pd.DataFrame:
+    """Return one row per step of one run."""
+    path, labels = Path(samples.path), samples.labels
+    verified(path, samples.stage, samples.fingerprint, only=(FILE,))
+    run = json.loads((path / FILE).read_text())
+    tokenizer, steps = plan.study.tokenizers[labels["tokenizer"]], len(run["length_ratio"])
+    errors = run["length_ratio_stderr"]
+    return pd.DataFrame(
+        {
+            **{"tokenizer": labels["tokenizer"], "tokenizer_seed": labels["tokenizer_seed"]},
+            **{"family": tokenizer.family, "cluster": tokenizer.cluster},
+            **{"backbone": labels["backbone"], "step": step_of(plan, samples)},
+            **{"guidance": float(labels["guidance"]), "segment": np.arange(steps)},
+            **{"time": (np.arange(steps) + 0.5) / steps, "value": run["length_ratio"]},
+            **{"stderr": math.nan if errors is None else errors, "n": run["images"]},
         }
-
-
-def _read(artifact: Artifact) -> dict[str, list[float]]:
-    path = Path(artifact.path)
-    verified(path, artifact.stage, artifact.fingerprint, only=(FILE,))
-    return dict(json.loads((path / FILE).read_text()))
+    )
 
 
 def deviations(

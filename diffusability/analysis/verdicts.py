@@ -15,7 +15,7 @@ import pandas as pd
 
 from diffusability.analysis.claims import Claim, Region, fits
 from diffusability.analysis.equal_reconstruction import without_unequal
-from diffusability.analysis.evidence import Evidence, Study
+from diffusability.analysis.evidence import Study
 from diffusability.analysis.frames import join_notes, table_frame
 from diffusability.analysis.intervals import Labels
 from diffusability.analysis.joint import CORRELATIONS, RANGES, Row, Terms, evaluate
@@ -95,10 +95,12 @@ def _row(claim: Claim, found: _Finding, network: str = "") -> dict[str, object]:
 
 def _joint(claim: Claim, study: Study, floor: pd.DataFrame, confidence: float) -> _Finding:
     """Return the finding on a claim with a joint statistic."""
-    evidence = study.evidence(claim.statistic, claim.plus, claim.minus)
-    if not evidence.complete:
-        return _Finding(NOT_TESTABLE, _reasons(evidence) or "no such rows")
-    terms = evidence.terms
+    terms, reasons = study.evidence(claim.statistic, claim.plus, claim.minus)
+    left = "; ".join(reasons[:_NAMED])
+    if len(reasons) > _NAMED:
+        left += f"; and {len(reasons) - _NAMED} more"
+    if not terms.complete:
+        return _Finding(NOT_TESTABLE, left or "no such rows")
     used = np.unique(np.concatenate([row.index for row in terms.rows]))
     found = evaluate(claim.statistic, terms, study.clusters, confidence, claim.least)  # type: ignore[arg-type]
     counts = {
@@ -108,13 +110,13 @@ def _joint(claim: Claim, study: Study, floor: pd.DataFrame, confidence: float) -
     }
     value, low, high = (float(part[0]) for part in (found.value, found.low, found.high))
     if math.isnan(low) or math.isnan(high):
-        reason = join_notes(found.note or "no interval", _reasons(evidence))
+        reason = join_notes(found.note or "no interval", left)
         return _Finding(NOT_TESTABLE, reason, value, **counts)
     least, reliability = _reliability(floor, terms.rows)
     chance = power(claim, terms, study.clusters, reliability, confidence)
     free = _noise_free(claim, terms, study.clusters, (low, high), least)
     verdict, reason = decide(claim.region, (low, high), free)
-    left, why = _reasons(evidence), power_reason(claim, terms)
+    why = power_reason(claim, terms)
     reason = join_notes(
         reason,
         f"left out: {left}" if left else "",
@@ -222,12 +224,6 @@ def _reliability(floor: pd.DataFrame, rows: Sequence[Row]) -> tuple[float, float
     return min(lows), min(points)
 
 
-def _reasons(evidence: Evidence) -> str:
-    more = len(evidence.reasons) - _NAMED
-    shown = list(evidence.reasons[:_NAMED]) + [f"and {more} more"] * (more > 0)
-    return "; ".join(shown)
-
-
 def check_findings(
     claims: Sequence[Claim], table: pd.DataFrame, networks: Sequence[str] | None = None
 ) -> pd.DataFrame:
@@ -248,7 +244,7 @@ def check_findings(
         chosen = table
         if len(table):
             chosen = table[table["statistic"].isin([claim.statistic, claim.curve])]
-            for column, wanted in (claim.selector or {}).items():
+            for column, wanted in claim.selector.items():
                 # as an array: an empty list would select no columns
                 matches = [fits(str(cell), wanted) for cell in chosen[column]]
                 chosen = chosen[np.array(matches, dtype=bool)]

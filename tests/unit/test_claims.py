@@ -11,7 +11,7 @@ from scipy import stats
 
 from benchmarks.statistics import LAYOUTS, STRONG, STRONGER, TRUTHS, verdict_shares
 from diffusability.analysis.catalogue import HEADLINE
-from diffusability.analysis.claims import Region, fits, load_claims, named, paper_value
+from diffusability.analysis.claims import Region, Selector, fits, load_claims, named
 from diffusability.analysis.evidence import DEVIATION, EARLY, LATE, OPTIMUM, Study
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.joint import Row, Terms, evaluate
@@ -114,14 +114,15 @@ def test_noise_that_differs_between_panels_widens_a_difference():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"statement": None}, "strong.*statement is missing"),
-        ({"colour": "red"}, "colour is not a key of a claim"),
+        ({"statement": None}, "0.statement\n *Field required"),
+        ({"colour": "red"}, "0.colour\n *Extra inputs"),
         ({"statistic": "horoscope"}, "statistic horoscope is not one of correlation"),
-        ({"expect": "{about: 3}"}, "expect must be at_least"),
-        ({"expect": "{between: [1, 0]}"}, "expect must be at_least"),
-        ({"of": "{metric: a, moons: 3}"}, "moons is not one of metric"),
-        ({"of": "{paper: 3}"}, "a selector without metric"),
-        ({"table": "horoscopes"}, "selector is missing|of is not a key"),
+        ({"expect": "{about: 3}"}, "0.expect\n.*must be at_least"),
+        ({"expect": "{between: [1, 0]}"}, "0.expect\n.*must be at_least"),
+        ({"of": "{metric: a, moons: 3}"}, "0.of.0.moons\n *Extra inputs"),
+        ({"of": "{paper: 3}"}, "0.of.0.metric\n *Field required"),
+        ({"table": "horoscopes"}, "0.table\n *Input should be '', 'latent_findings'"),
+        ({"table": "latent_findings"}, "needs either `of`, or `table` and `selector`"),
     ],
 )
 def test_malformed_claims_are_refused(tmp_path, changes, message):
@@ -132,7 +133,7 @@ def test_malformed_claims_are_refused(tmp_path, changes, message):
 def test_malformed_files_are_refused(tmp_path):
     with pytest.raises(StudyError, match="duplicate claim id strong"):
         claims_of(tmp_path, TEXT + TEXT)
-    with pytest.raises(StudyError, match="list of claims"):
+    with pytest.raises(StudyError, match=r"list of claims(.|\n)*valid list"):
         claims_of(tmp_path, "a: 1")
     with pytest.raises(StudyError, match="cannot be read"):
         load_claims(tmp_path / "nowhere.yaml")
@@ -235,7 +236,7 @@ def test_the_papers_own_values_agree_with_claims_on_ranges(name, values, label):
                 (r * x + math.sqrt(1 - r**2) * apart)[:, None],
             )
             for metric, given in values.items()
-            if fits(metric, selector["metric"])
+            if fits(metric, selector.metric)
             for k, r in enumerate(given)
         ]
 
@@ -249,7 +250,7 @@ def test_the_papers_own_values_agree_with_its_other_claims():
         if claim.statistic in ("slope", "offset", "share") or claim.assumed:
             continue
         sides = [
-            [paper_value(term, metric) for term in side for metric in named(term["metric"])]
+            [term.paper_value(metric) for term in side for metric in named(term.metric)]
             for side in (claim.plus, claim.minus)
         ]
         if not any(map(math.isnan, sides[0] + sides[1])):
@@ -266,7 +267,7 @@ def table():
 def test_rows_are_oriented_and_families_apart(table, tmp_path):
     (claim,) = claims_of(tmp_path, of="{metric: [velocity.viv, semantics.lnc5]}")
     study = Study(Measured(table), profiles_of(table))
-    terms = study.evidence(claim.statistic, claim.plus, claim.minus).terms
+    terms, _ = study.evidence(claim.statistic, claim.plus, claim.minus)
     assert len(terms.rows) == 2 * 2 * 2  # metrics, backbones, families
     assert {row.labels["guidance"] for row in terms.rows} == {1.0}
     for row in terms.rows:
@@ -405,7 +406,8 @@ def test_derived_numbers_of_tokenizers(tmp_path):
     for name, part in ((EARLY, own["segment"] < 5), (LATE, own["segment"] >= 5)):
         gaps = own[part].assign(gap=(own["value"] - 1).abs()).groupby("tokenizer")["gap"].mean()
         study = Study(Measured(table), profiles)
-        (row,) = study.evidence("correlation", ({"metric": name},), ()).terms.rows
+        terms, _ = study.evidence("correlation", [Selector(metric=name)], ())
+        (row,) = terms.rows
         np.testing.assert_allclose(np.sort(row.x[:, 0]), np.sort(gaps))
 
 
@@ -467,7 +469,7 @@ def test_power_of_statistics_other_than_r(
     if statistic == "share":
         table = measurement_table(24, scales=(1.0, 2.0), backbones=("sit-b",))
     study = Study(Measured(table), profiles_of(table))
-    terms = study.evidence(claim.statistic, claim.plus, claim.minus).terms
+    terms, _ = study.evidence(claim.statistic, claim.plus, claim.minus)
     found = power(claim, terms, study.clusters, 1.0)
     assert chance[0] <= found <= chance[1]
 
