@@ -4,8 +4,9 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import pandas as pd
 
 from diffusability.fisher.deviation import (
     DEVIATIONS,
@@ -18,25 +19,10 @@ from diffusability.fisher.information import log_weights
 
 _CURVE = re.compile(r"fisher\.curve_learned_(fi|fir|mmse_rate)(_unconditional|)_v[0-9.e+-]+")
 _NOT_POSITIVE = "not applicable: the learned curve of pixel space is not positive"
-_RUN = ("tokenizer", "tokenizer_seed", "backbone", "seed")
+_RUN = ["tokenizer", "tokenizer_seed", "backbone", "seed"]
+_TOTAL = ["v", "dim", "total", "total_stderr"]  # options of a row
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Curve:
-    """Totals of one run, or their means over runs.
-
-    Attributes:
-        row: a row of the table, whose labels are copied to the deviations.
-        dim: dimensions.
-        totals: value and standard error of fi, fir and mmse_rate by noise variance.
-        flags: of its rows, without duplicates.
-    """
-
-    row: Row
-    dim: int
-    totals: dict[float, dict[str, tuple[float, float]]]
-    flags: tuple[str, ...]
+Totals = Mapping[Any, tuple[float, float]]  # with errors, by noise variance and name
 
 
 def learned_deviations(rows: Sequence[Row], reference: str) -> list[Row]:
@@ -54,102 +40,76 @@ def learned_deviations(rows: Sequence[Row], reference: str) -> list[Row]:
         error of a mean over v treats its terms as dependent. Runs whose backbone has no reference
         are listed as not applicable.
     """
-    runs = _curves(rows)
+    curves = _curves(rows)
     found: list[Row] = []
-    for (tokenizer_run, condition), curve in runs.items():
-        pixels = [
-            other
-            for (run, case), other in runs.items()
-            if run[0] == reference and run[2] == tokenizer_run[2] and case == condition
-        ]
-        found += _compare(curve, _mean(pixels), condition, reference)
+    of_reference = curves[curves["tokenizer"] == reference]
+    for _, own in curves.groupby([*_RUN, "condition"], sort=False):
+        labels = rows[own["row"].iloc[-1]] | {"higher_is_better": False, "unit": "1"}
+        same = of_reference[["backbone", "condition"]] == own[["backbone", "condition"]].iloc[0]
+        cells = _compare(own, of_reference[same.all(axis=1)], reference)
+        found += [labels | cell for cell in cells]
     return found
 
 
-def _curves(rows: Sequence[Row]) -> dict[tuple[tuple[str, ...], str], _Curve]:
-    """Return the learned curves by run and condition."""
-    curves: dict[tuple[tuple[str, ...], str], _Curve] = {}
-    for row in rows:
-        match = _CURVE.fullmatch(row["metric"])
-        if match is None:
-            continue
-        name, condition = match.groups()
-        options = json.loads(row["options"])
-        key = (tuple(row[label] for label in _RUN), condition)
-        before = curves.get(key, _Curve(row, options["dim"], {}, ()))
-        before.totals.setdefault(options["v"], {})[name] = (
-            options["total"],
-            options["total_stderr"],
-        )
-        flags = dict.fromkeys((*before.flags, *filter(None, row["flags"].split("; "))))
-        curves[key] = _Curve(row, before.dim, before.totals, tuple(flags))
-    return curves
+def _curves(rows: Sequence[Row]) -> pd.DataFrame:
+    """Return the totals of learned curves: run, condition, name, place of the row, options."""
+    found = []
+    for place, row in enumerate(rows):
+        if match := _CURVE.fullmatch(row["metric"]):
+            options = json.loads(row["options"])
+            cell = {"name": match[1], "condition": match[2], "row": place, "flags": row["flags"]}
+            cell |= {label: row[label] for label in _RUN}
+            found.append(cell | {name: options[name] for name in _TOTAL})
+    return pd.DataFrame(found, columns=[*_RUN, *_TOTAL, "name", "condition", "row", "flags"])
 
 
-def _mean(curves: Sequence[_Curve]) -> _Curve | None:
-    """Return the mean over independent runs, or None without runs."""
-    if not curves:
-        return None
-    totals = {
-        v: {name: _mean_of([curve.totals[v][name] for curve in curves]) for name in numbers}
-        for v, numbers in curves[0].totals.items()
-    }
-    flags = dict.fromkeys(flag for curve in curves for flag in curve.flags)
-    return _Curve(curves[0].row, curves[0].dim, totals, tuple(flags))
-
-
-def _mean_of(estimates: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    count = len(estimates)
-    return sum(value for value, _ in estimates) / count, math.hypot(
-        *(e for _, e in estimates)
-    ) / count
-
-
-def _compare(curve: _Curve, pixel: _Curve | None, condition: str, reference: str) -> Iterator[Row]:
-    """Yield the deviations of one run."""
-    names = {name: f"fisher.learned_{name}{condition}" for name in DEVIATIONS}
-    base = curve.row | {"higher_is_better": False, "unit": "1"}
-    if pixel is None:
+def _compare(own: pd.DataFrame, pixels: pd.DataFrame, reference: str) -> Iterator[Row]:
+    """Yield the deviations of one run from the mean of the runs of pixels."""
+    names = [f"fisher.learned_{name}{own['condition'].iloc[0]}" for name in DEVIATIONS]
+    if pixels.empty:
         reason = f"not applicable: no model of `{reference}` was measured with this backbone"
-        for metric in names.values():
-            yield base | {"metric": metric, "value": None, "stderr": None, "flags": reason}
+        for metric in names:
+            yield {"metric": metric, "value": None, "stderr": None, "flags": reason}
         return
-    grid = sorted(curve.totals)
-    by_level = [_readings(v, curve, pixel) for v in grid]
+    grid = sorted(own["v"].unique().tolist())
+    dims = own["dim"].iloc[0], pixels["dim"].iloc[0]
+    totals = _mean_totals(own), _mean_totals(pixels)
+    by_level = [_readings(v, *totals, *dims) for v in grid]
     weights = log_weights(grid)
-    flags = "; ".join(dict.fromkeys((*curve.flags, *pixel.flags)))
-    for name, metric in names.items():
-        readings = [level[name] for level in by_level]
+    every = [flag for text in (*own["flags"], *pixels["flags"]) for flag in text.split("; ")]
+    flags = "; ".join(filter(None, dict.fromkeys(every)))
+    for metric, readings in zip(names, zip(*by_level, strict=True), strict=True):
         at_v = metric.replace("fisher.", "fisher.curve_")
         for v, reading in zip(grid, readings, strict=True):
-            yield base | _cell(f"{at_v}_v{v:g}", reading, {"v": v, "reference": reference}, flags)
+            yield _cell(f"{at_v}_v{v:g}", reading, {"v": v, "reference": reference}, flags)
         mean = Reading(
             sum(w * r.value for w, r in zip(weights, readings, strict=True)),
             sum(w * r.stderr for w, r in zip(weights, readings, strict=True)),
         )
         options = {"v": grid, "reference": reference, "reading": "mean over log v"}
-        yield base | _cell(metric, mean, options, flags)
+        yield _cell(metric, mean, options, flags)
 
 
-def _readings(v: float, curve: _Curve, pixel: _Curve) -> Mapping[str, Reading]:
-    """Return every deviation at one noise variance."""
-    own, theirs = curve.totals[v], pixel.totals[v]
-    (fi, fi_error), (pixel_fi, pixel_fi_error) = own["fi"], theirs["fi"]
-    dims = curve.dim / pixel.dim
-    fir = fir_deviation(
-        Rate(theirs["fir"][0], pixel.dim, theirs["fir"][1]),
-        Rate(own["fir"][0], curve.dim, own["fir"][1]),
-        v,
-        0,
+def _mean_totals(curves: pd.DataFrame) -> Totals:
+    """Return the means over independent runs."""
+    cells = curves.groupby(["v", "name"])
+    means = cells["total"].mean()
+    errors = cells["total_stderr"].agg(lambda own: math.hypot(*own) / len(own))
+    return dict(zip(means.index, zip(means, errors, strict=True), strict=True))
+
+
+def _readings(v: float, own: Totals, pixel: Totals, dim: int, pixel_dim: int) -> list[Reading]:
+    """Return every deviation of ``DEVIATIONS`` at one noise variance."""
+    (fi, fi_error), (fir, fir_error) = own[v, "fi"], own[v, "fir"]
+    share = dim / pixel_dim
+    at = fir_deviation(
+        Rate(pixel[v, "fir"][0], pixel_dim, pixel[v, "fir"][1]), Rate(fir, dim, fir_error), v, 0
     )
-    values = (
-        distance_from_one(fi / dims, fi_error / dims, pixel_fi, pixel_fi_error),
-        fir.relative,
-        fir.scaled,
-        fir.per_dimension,
-        distance_from_one(*own["mmse_rate"], *theirs["mmse_rate"]),
-    )
-    return dict(zip(DEVIATIONS, values, strict=True))
+    return [
+        distance_from_one(fi / share, fi_error / share, *pixel[v, "fi"]),
+        *(at.relative, at.scaled, at.per_dimension),
+        distance_from_one(*own[v, "mmse_rate"], *pixel[v, "mmse_rate"]),
+    ]
 
 
 def _cell(metric: str, reading: Reading, options: Row, flags: str) -> Row:
