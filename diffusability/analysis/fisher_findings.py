@@ -30,7 +30,6 @@ COLUMNS = ("statistic", "network", "metric", "space", "v", "value", "low", "high
 REFERENCE = "relu"  # the worst activation according to the paper
 # smooth activations, each more curved than the one before: largest |f''| is 0.10, 0.77 and 0.80
 BY_CURVATURE = ("sigmoid", "tanh", "gelu")
-_READINGS = ("relative", "scaled", "per_dimension")
 _Curve = Mapping[float, Ranged]  # by noise variance
 
 
@@ -46,7 +45,7 @@ def fisher_findings(curves: pd.DataFrame) -> pd.DataFrame:
         contains space and v as text. Statistics, natural logarithms throughout; those with
         ``_curve`` have rows "supremum" and "mean over log v" instead of noise variances:
 
-        fi_excess, fir_excess: log of the latent's FI (FIR) over the data's; 0 is no change.
+        Excess is log of the latent's FI (FIR) over the data's; 0 is no change.
         fi_over_bound, fi_over_bound_curve: log of FI over the upper end that Proposition 3.1 gives
             for a leaky slope a, J / a^2 below one and J above; at most 0 if the bound holds.
         fi_beyond_relu, fir_beyond_relu and ``_curve``: |excess| of an activation minus that of
@@ -100,9 +99,6 @@ def _activations(curves: pd.DataFrame) -> Iterator[dict[str, object]]:
             for _, row in rows.iterrows():
                 excess = _read(row, name).log() - _read(row, f"pixel_{name}").log()
                 found.setdefault(row["space"], {})[row["v"]] = excess
-            for space, curve in found.items():
-                for v, at in curve.items():
-                    yield _row(f"{name}_excess", network, space, at, v)
             functions = rows.loc[rows["parameter"].isna(), "space"].unique()
             for space in functions:
                 if space != REFERENCE and REFERENCE in found:
@@ -113,11 +109,11 @@ def _activations(curves: pd.DataFrame) -> Iterator[dict[str, object]]:
             yield from _toward_one(f"{name}_toward_one", network, found, slopes)
             if name == "fi":
                 yield from _bounds(network, found, slopes)
+                continue
             for smooth, curved in pairwise(s for s in BY_CURVATURE if s in found):
-                if name == "fir":
-                    yield from _compare(
-                        "fir_by_curvature", network, smooth, found[smooth], found[curved]
-                    )
+                yield from _compare(
+                    "fir_by_curvature", network, smooth, found[smooth], found[curved]
+                )
 
 
 def _toward_one(
@@ -144,19 +140,19 @@ def _bounds(
 
 
 def _lines(curves: pd.DataFrame) -> Iterator[dict[str, object]]:
-    for experiment, statistic, readings in (
-        ("scale", "eps_straightness", {"": "relative"}),
-        ("dimension", "dimension_straightness", {f"_{name}": name for name in _READINGS}),
-        ("cylinder", "radius_straightness", {"": "relative"}),
+    for experiment, statistic, reading in (
+        ("scale", "eps_straightness", "relative"),
+        ("dimension", "dimension_straightness_scaled", "scaled"),
+        ("dimension", "dimension_straightness_per_dimension", "per_dimension"),
+        ("cylinder", "radius_straightness", "relative"),
     ):
         chosen = curves[curves["experiment"] == experiment]
         exact = chosen[chosen["network"] == EXACT].groupby("v")["relative"].max()
         for key, rows in chosen.groupby("network", sort=False):
-            for ending, reading in readings.items():
-                value = rows.pivot(index="v", columns="parameter", values=reading)
-                error = rows.pivot(index="v", columns="parameter", values=f"{reading}_stderr")
-                where = (f"{statistic}{ending}", str(key), str(rows.iloc[0]["space"]))
-                yield from _straight(where, value, error, exact)
+            value = rows.pivot(index="v", columns="parameter", values=reading)
+            error = rows.pivot(index="v", columns="parameter", values=f"{reading}_stderr")
+            where = (statistic, str(key), str(rows.iloc[0]["space"]))
+            yield from _straight(where, value, error, exact)
 
 
 def _straight(

@@ -68,16 +68,15 @@ def latent_findings(measurements: Table, spectra: pd.DataFrame) -> pd.DataFrame:
         fi_permuted, fir_permuted: log F of permuted pixels over that of pixels; 0 is no change.
         stretch_gap: log of the ratio of the 99th to the 1st percentile of the GPE's distance
             quotients, minus that of the VAE; below 0 the GPE is closer to a similarity.
-        stretch_min, stretch_max, stretch_ratio, mse, distance: as measured (Tables 1 to 3).
+        stretch_ratio (of what is trained), distance: as measured (Tables 1 to 3).
         mse_gap: log of the reconstruction error of the GPE over that of the VAE.
         distance_gap: Frechet distance in the GPE's latents minus that in the VAE's.
         distance_to_pixels: Frechet distance in a space minus that in pixel space.
-        spectrum_slope: of log power against log frequency; 0 is white.
         spectrum_rise: largest rise of log power between neighbouring frequencies; above 0 the
             spectrum does not fall everywhere.
-        spectrum_slope_gap: slope of a level minus that of pixels. spectrum_slope_distance: without
-            its sign.
-        spectrum_permuted: slope of permuted pixels minus that of pixels; 0 is no change.
+        spectrum_slope_distance: |slope of a level minus that of pixels|; slopes are of log power
+            against log frequency. spectrum_permuted: slope of permuted pixels minus that of
+            pixels; 0 is no change.
     """
     measured = Measured.of(measurements).table
     ours, papers = fisher_totals(measured), fisher_totals(measured, as_paper=True)
@@ -88,7 +87,7 @@ def latent_findings(measurements: Table, spectra: pd.DataFrame) -> pd.DataFrame:
         for part in (_encoder_gaps, _level_steps, _permutation):
             rows += [row | {"network": network} for row in part(curves)]
     table = with_roles(measured)
-    rows += [*_stretch(table), *_errors(table), *_distances(table), *_spectra(table, spectra)]
+    rows += [*_encoders(table), *_distances(table), *_spectra(table, spectra)]
     dataset = measured["dataset"].iloc[0] if len(measured) else ""
     found = table_frame("latent_findings", rows)
     note = found["note"].mask(found["low"].isna() & (found["note"] == ""), UNKNOWN)
@@ -122,14 +121,15 @@ class _Curves:
         dims = dict(zip(own["tokenizer"], own["dim"].astype(int), strict=True))
         roles = {r: of_role(own, [r]) for r in (PIXELS, PERMUTED, *TRAINED)}
         roles[LEVEL].sort(key=lambda name: dims[name])
-        kept = own[(own["flags"] == "") & (own["total"] > 0)]
+        kept = own[(own["flags"] == "") & (own["total"] > 0)].rename(columns={"total": "value"})
         # the fit of an untrained encoder has no spread between trainings
         trained = kept["role"].isin(TRAINED) | (network != FITS)
         logs: dict[tuple[str, str, float], Ranged] = {}
         for is_trained, part in kept.groupby(trained):
             for (quantity, v), at in part.groupby(["quantity", "v"], sort=True):
-                for name, found in estimates(_log_runs(at), trained=bool(is_trained)).items():
-                    logs[str(quantity), str(name), float(str(v))] = found
+                means = _means(at, LOOKS, logarithm=True, trained=bool(is_trained))
+                for name, found in means.items():
+                    logs[str(quantity), name, float(str(v))] = found
         return cls(network, logs, dims, roles)
 
     def pairs(self, *roles: str) -> Iterator[tuple[str, ...]]:
@@ -151,12 +151,6 @@ class _Curves:
         gap = self.logs[quantity, space, v] - self.logs[quantity, pixels, v]
         count = math.log(self.dims[space] / self.dims[pixels])
         return Ranged(gap.value - (count if reading == "per_dimension" else 0.0), gap.reach)
-
-
-def _log_runs(rows: pd.DataFrame) -> dict[Hashable, list[tuple[float, float]]]:
-    """Return the log total and its error of every run, by tokenizer."""
-    logs = rows.assign(value=np.log(rows["total"]), stderr=rows["stderr"] / rows["total"])
-    return _runs(logs)
 
 
 def _runs(rows: pd.DataFrame) -> dict[Hashable, list[tuple[float, float]]]:
@@ -269,42 +263,25 @@ def _permutation(curves: _Curves) -> Iterator[dict[str, object]]:
 
 
 def _means(
-    table: pd.DataFrame, *, logarithm: bool = False, trained: bool = True
+    table: pd.DataFrame, looks: float = ONCE, *, logarithm: bool = False, trained: bool = True
 ) -> dict[str, Ranged]:
-    """Return the mean over runs of one metric by tokenizer; empty without runs."""
+    """Return the mean over runs of one number by tokenizer (``estimates``); empty without runs."""
     known = table[table["value"].notna()]
     if logarithm:
         known = known[known["value"] > 0]
         error = known["stderr"] / known["value"]
         known = known.assign(value=np.log(known["value"]), stderr=error)
-    return {str(k): found for k, found in estimates(_runs(known), ONCE, trained=trained).items()}
+    return {str(k): found for k, found in estimates(_runs(known), looks, trained=trained).items()}
 
 
-def _stretch(table: pd.DataFrame) -> Iterator[dict[str, object]]:
-    for name in ("min", "max", "ratio"):
-        rows = table[table["metric"] == f"geometry.stretch_{name}"]
-        for space, value in _positive_means(rows).items():
-            row = value.row(f"stretch_{name}", space)
-            yield row | {end: math.exp(row[end]) for end in ("value", "low", "high")}
+def _encoders(table: pd.DataFrame) -> Iterator[dict[str, object]]:
+    """Yield what is measured of the encoders alone."""
+    trained = ~table["cluster"].isin(get_args(LinearSource))
+    ratios = table[trained & (table["metric"] == "geometry.stretch_ratio")]
+    for space, value in _means(ratios, logarithm=True).items():
+        row = value.row("stretch_ratio", space)
+        yield row | {end: math.exp(row[end]) for end in ("value", "low", "high")}
     yield from _log_gaps(table, "geometry.stretch_q99_q01", "stretch_gap")
-
-
-def _positive_means(rows: pd.DataFrame) -> dict[str, Ranged]:
-    """Return means of logarithms; only what is trained varies between trainings.
-
-    An extreme has no error over data. That of an untrained space is exact for its images.
-    """
-    trained = ~rows["cluster"].isin(get_args(LinearSource))
-    fixed = rows[~trained].assign(stderr=rows["stderr"].fillna(0.0))
-    found = _means(rows[trained], logarithm=True)
-    return found | _means(fixed, logarithm=True, trained=False)
-
-
-def _errors(table: pd.DataFrame) -> Iterator[dict[str, object]]:
-    rows = table[table["metric"] == "reconstruction.mse"]
-    trained = ~rows["cluster"].isin(get_args(LinearSource))
-    for space, value in (_means(rows[trained]) | _means(rows[~trained], trained=False)).items():
-        yield value.row("mse", space)
     yield from _log_gaps(table, "reconstruction.mse", "mse_gap")
 
 
@@ -342,17 +319,12 @@ def _spectra(table: pd.DataFrame, spectra: pd.DataFrame) -> Iterator[dict[str, o
     rows = table[table["metric"] == own]
     slopes = _means(rows[rows["role"].isin([PIXELS, PERMUTED])], trained=False)
     slopes |= _means(rows[rows["role"].isin(TRAINED)])
-    for space, slope in slopes.items():
-        yield slope.row("spectrum_slope", space)
     pixels = [name for name in of_role(table, [PIXELS]) if name in slopes]
-    for space, reference in product(of_role(table, [LEVEL, PERMUTED]), pixels):
-        if space in slopes:
-            role = table.loc[table["tokenizer"] == space, "role"].iloc[0]
-            statistic = "spectrum_permuted" if role == PERMUTED else "spectrum_slope_gap"
-            gap = slopes[space] - slopes[reference]
-            yield gap.row(statistic, space)
-            if role == LEVEL:
-                yield abs(gap).row("spectrum_slope_distance", space)
+    for role, statistic in ((LEVEL, "spectrum_slope_distance"), (PERMUTED, "spectrum_permuted")):
+        for space, reference in product(of_role(table, [role]), pixels):
+            if space in slopes:
+                gap = slopes[space] - slopes[reference]
+                yield (abs(gap) if role == LEVEL else gap).row(statistic, space)
     if len(spectra):
         yield from _rises(with_roles(spectra))
 

@@ -116,7 +116,6 @@ def test_statistics_by_hand() -> None:
     found = fisher_findings(pd.concat([activations(), sweeps(0.5)]))
     at = found.set_index(["statistic", "space", "v"])["value"]
     assert found["v"].max() < 1  # tiny-diffusion has no such noise
-    assert at["fi_excess", "relu", 0.1] == pytest.approx(math.log(8.862 / 1.818))
     assert at["fi_over_bound", "leaky-0.5", 0.001] == pytest.approx(
         math.log(9.751 / (1.998 / 0.25))
     )
@@ -154,8 +153,9 @@ def test_the_papers_own_estimator_is_judged_beside_ours() -> None:
 
 def test_an_estimate_carries_three_standard_errors() -> None:
     found = fisher_findings(activations(fi_stderr=0.1, pixel_fi_stderr=0.2))
-    cell = found[(found["statistic"] == "fi_excess") & (found["metric"] == "tanh, v = 0.1")].iloc[0]
-    reach = 3 * math.hypot(0.1 / 5.944, 0.2 / 1.818)
+    chosen = (found["statistic"] == "fi_over_bound") & (found["metric"] == "leaky-2, v = 0.1")
+    cell = found[chosen].iloc[0]
+    reach = 3 * math.hypot(0.1 / 1.292, 0.2 / 1.818)
     assert cell["high"] - cell["value"] == pytest.approx(reach)
     assert cell["value"] - cell["low"] == pytest.approx(reach)
 
