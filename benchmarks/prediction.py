@@ -47,8 +47,8 @@ def simulate(
         fit = Forecast(points.of(known))
         predicts.append(not fit.lack)
         for x, truth in zip(points.x[~known], np.exp(points.y[~known]), strict=True):
-            found = fit.predict(x)
-            held_all.append(found.low <= truth <= found.high)
+            _, low, high = fit.predict(x)
+            held_all.append(low <= truth <= high)
             if predicts[-1]:
                 refused.append(fit.outside(x))
                 if not refused[-1]:

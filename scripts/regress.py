@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diffusability.analysis.analyse import analyse
 from diffusability.analysis.frames import write_tables
-from diffusability.analysis.measurements import read_collected
+from diffusability.analysis.measurements import read_tables
 from diffusability.execution.result_script import run
 from diffusability.study.plan import Plan
 from diffusability.study.tables import ANALYSIS_TABLES, COLLECTED_TABLES
@@ -15,8 +15,9 @@ from diffusability.study.targets import table_files, table_names
 
 def work(plan: Plan, outputs: list[Path]) -> None:
     """Write the tables named by the outputs."""
+    collected = read_tables(plan, table_names(plan.study, COLLECTED_TABLES))
     names = table_names(plan.study, ANALYSIS_TABLES)
-    write_tables(outputs, analyse(read_collected(plan.study), plan.study.analysis, names))
+    write_tables(outputs, analyse(collected, plan.study.analysis, names))
 
 
 def reads(plan: Plan) -> list[str]:

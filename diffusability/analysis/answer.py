@@ -15,7 +15,7 @@ from diffusability.analysis.declared import declared_sentence
 from diffusability.analysis.equal_reconstruction import compared
 from diffusability.analysis.estimators import pearson
 from diffusability.analysis.failed import failed, failed_tokenizers
-from diffusability.analysis.frames import is_true, rows_where
+from diffusability.analysis.frames import is_true, rows_where, with_interval
 from diffusability.analysis.joint import FEWEST
 from diffusability.analysis.noise_floor import WANTED
 from diffusability.analysis.pairing import means_by_tokenizer
@@ -75,9 +75,7 @@ class Turned:
     @property
     def interval(self) -> str:
         """The correlation and its interval in words."""
-        if math.isnan(self.low):
-            return f"r = {self.r:.2f}, no interval"
-        return f"r = {self.r:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        return f"r = {with_interval(self.r, self.low, self.high)}"
 
     @property
     def sample(self) -> str:
@@ -284,7 +282,7 @@ def _details(first: Turned, found: list[Turned]) -> Iterator[str]:
         )
     r, low, high = turned(first.row, "pearson_partial")
     if not math.isnan(low):
-        yield f"Partial correlation of {first.short} given PSNR: {r:.2f} [{low:.2f}, {high:.2f}]."
+        yield f"Partial correlation of {first.short} given PSNR: {with_interval(r, low, high)}."
 
 
 def _images(first: Turned, scores: pd.Series, floor: pd.DataFrame | None) -> Iterator[str]:
@@ -295,12 +293,11 @@ def _images(first: Turned, scores: pd.Series, floor: pd.DataFrame | None) -> Ite
     reliability, low, high = (noise.get(n, math.nan) for n in ("reliability", "low", "high"))
     name = name_metric(first.panel.target)
     if pd.notna(reliability) and pd.notna(noise["variance_diffusion_seeds"]):
-        ends = f" [{low:.2f}, {high:.2f}]" if pd.notna(low) else ", no interval"
         seeds = noise.get("seeds_needed", math.nan)
         more = f"; {WANTED:g} would take {seeds:.0f} diffusion models per tokenizer"
         yield (
             f"Reliability of the {name}, the share of its variance that is not between diffusion "
-            f"models of one tokenizer: {reliability:.2f}{ends}"
+            f"models of one tokenizer: {with_interval(reliability, low, high)}"
             f"{more if reliability < WANTED and pd.notna(seeds) else ''}."
         )
     elif noise:

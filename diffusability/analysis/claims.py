@@ -145,9 +145,9 @@ def load_claims(path: str | PathLike[str]) -> list[Claim]:
         claims = TypeAdapter(list[Claim]).validate_python(entries)
     except (OSError, yaml.YAMLError, ValidationError) as error:
         raise StudyError(f"{path}: cannot be read as a list of claims: {error}") from error
-    (name, times), *_ = Counter(claim.id for claim in claims).most_common(1)
-    if times > 1:
-        raise StudyError(f"{path}: duplicate claim id {name}")
+    for name, times in Counter(claim.id for claim in claims).items():
+        if times > 1:
+            raise StudyError(f"{path}: duplicate claim id {name}")
     return claims
 
 

@@ -18,7 +18,7 @@ from diffusability.analysis.estimators import (
 )
 from diffusability.analysis.failed import failed
 from diffusability.analysis.frames import is_true, join_notes, table_frame
-from diffusability.analysis.intervals import cluster_interval
+from diffusability.analysis.intervals import cluster_interval, without_each
 from diffusability.analysis.joint import FEWEST
 from diffusability.analysis.pairing import Cells
 from diffusability.analysis.panels import (
@@ -27,7 +27,6 @@ from diffusability.analysis.panels import (
     Table,
     at_chance,
     expected_sign,
-    families,
     headline_targets,
     matching,
     paired,
@@ -79,15 +78,13 @@ def correlate(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
     return _corrected(table_frame("correlations", rows), ["target", "backbone", "guidance"])
 
 
-def intercorrelate(
-    table: Table, analysis: AnalysisSpec = DEFAULTS, metrics: Sequence[str] | None = None
-) -> pd.DataFrame:
+def intercorrelate(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
     """Return the correlations between latent metrics: ``target`` is the second metric of a pair.
 
-    Every pair is used once; by default of the headline metrics and the probe.
+    Every pair of the headline metrics and the probe is used once.
     """
     table = Measured.of(table)
-    names = matching(predictors(table), (*HEADLINE, PROBE)) if metrics is None else metrics
+    names = matching(predictors(table), (*HEADLINE, PROBE))
     rows = [
         row
         for index, second in enumerate(names)
@@ -99,7 +96,7 @@ def intercorrelate(
 def _panel_rows(
     table: Measured, panel: Panel, metrics: Sequence[str], confidence: float
 ) -> Iterator[dict[str, object]]:
-    for family in families(table):
+    for family in table.families:
         given = paired(table, RECONSTRUCTION, panel, family).rows
         covariate = given.set_index("tokenizer")["x"]
         for metric in metrics:
@@ -148,9 +145,7 @@ def _influence(x: Array, y: Array, groups: pd.Series, end: str = "") -> dict[str
 
     Groups are tokenizers or clusters; ``end`` is of the names of the columns.
     """
-    names, labels = list(dict.fromkeys(groups)), groups.to_numpy()
-    kept = [labels != name for name in names]
-    without = np.array([float(pearson(x[these], y[these])[0]) for these in kept])
+    names, without = without_each(pearson, (x, y), groups)
     low, high, most = f"without{end}_low", f"without{end}_high", f"influential{end}"
     if not np.isfinite(without).any():
         return {low: math.nan, high: math.nan, most: ""}

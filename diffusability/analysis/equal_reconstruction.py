@@ -37,10 +37,11 @@ def tokenizers(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
     """
     measured, limits = Measured.of(table), analysis.equal_reconstruction
     rows = measured.tokenizers.copy()
-    rows["psnr"] = rows["tokenizer"].map(_means(measured.table, RECONSTRUCTION))
     target = next((m for m in measured.metrics if re.fullmatch(DISTANCE, m)), "")
     rfd = target.replace("generation.", "reconstruction.")
-    rows["rfd"] = rows["tokenizer"].map(_means(measured.table, rfd))
+    for column, metric in (("psnr", RECONSTRUCTION), ("rfd", rfd)):
+        means = means_by_tokenizer(rows_where(measured.table, metric=metric))["value"]
+        rows[column] = rows["tokenizer"].map(means)
     rows["smallest_gfd"] = rows["family"].map(_smallest(measured.table, target))
     psnr = rows.groupby("family", sort=False)["psnr"]
     rows["psnr_spread"] = psnr.transform("max") - psnr.transform("min")
@@ -94,11 +95,6 @@ def reconstruction_sentence(judged: pd.DataFrame) -> str:
         return "All tokenizers reconstruct equally well within their families"
     names = "; ".join(f"{row['tokenizer']} ({row['reason']})" for row in out.to_dict("records"))
     return f"Left out, because they do not reconstruct like the others of their family: {names}"
-
-
-def _means(table: pd.DataFrame, metric: str) -> pd.Series:
-    """Return the mean of a metric over the seeds of each tokenizer."""
-    return rows_where(table, metric=metric).groupby("tokenizer")["value"].mean()
 
 
 def _smallest(table: pd.DataFrame, target: str) -> pd.Series:

@@ -6,6 +6,7 @@ They take float64 columns (n, P), or (n,) where P is 1, and return (P,) values; 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from statsmodels.regression.linear_model import OLS
 
 Array = NDArray[np.float64]
 _NEGLIGIBLE = 1e-12  # of the variance: rounding error of a constant
@@ -71,13 +72,27 @@ def deviation(x: Array) -> Array:
 
 def adjusted_r2(x: Array, y: Array) -> Array:
     """Return adjusted R² of the least-squares fit of y (n,) on x (n, k), at most 1; P is 1."""
-    (n, k), centred = x.shape, y - y.mean() if len(y) else y
-    total = float(centred @ centred)
-    if n < k + 3 or total <= 0:
+    if len(x) < x.shape[1] + 3 or not np.ptp(y):
         return np.full(1, np.nan)
-    design = np.column_stack([np.ones(n), x])
-    rest = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
-    return np.array([1 - float(rest @ rest) / total * (n - 1) / (n - k - 1)])
+    return np.array([OLS(y, np.column_stack([np.ones(len(x)), x])).fit().rsquared_adj])
+
+
+def left_out_predictions(x: Array, y: Array, groups: NDArray[np.int64]) -> tuple[Array, bool]:
+    """Predict each group by the least-squares fit, with its intercept, on all others.
+
+    Args:
+        x: (n, k) standardised. y: (n,). groups: (n,) from 0 without gaps.
+
+    Returns:
+        (n,) predictions, and whether every fit was determined.
+    """
+    design, predicted, determined = np.column_stack([np.ones(len(x)), x]), np.empty(len(x)), True
+    for group in range(groups.max() + 1):
+        own = groups == group
+        coefficients, _, rank, _ = np.linalg.lstsq(design[~own], y[~own], rcond=1e-9)
+        predicted[own] = design[own] @ coefficients
+        determined = determined and int(rank) == design.shape[1]
+    return predicted, determined
 
 
 def _of_centred(x: Array, y: Array) -> Array:

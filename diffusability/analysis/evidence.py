@@ -22,9 +22,6 @@ from diffusability.analysis.panels import (
     scales,
     together,
 )
-from diffusability.analysis.panels import (
-    families as families_of,
-)
 from diffusability.analysis.sampling import deviations, variance_relations
 
 # numbers of a tokenizer that are derived for claims alone
@@ -63,7 +60,7 @@ class Study:
 
     def _rows(self, kind: str, selector: Selector, reasons: list[str]) -> Iterator[Row]:
         """Yield the rows of one selector; append why candidates are left out."""
-        families = [f for f in families_of(self.table) if fits(f, selector.family)]
+        families = [f for f in self.table.families if fits(f, selector.family)]
         names = [*predictors(self.table), *_DERIVED]
         metrics = [name for name in names if fits(name, selector.metric)]
         if not metrics:

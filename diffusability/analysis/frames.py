@@ -1,9 +1,8 @@
 """Tables as data frames and as CSV files, with the types that `study/tables.py` declares."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import assert_never
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.result_card import check_result
 from diffusability.errors import MeasurementError
 from diffusability.study.commands import snakemake_command
-from diffusability.study.tables import BEST, table_named
+from diffusability.study.tables import BEST, Kind, table_named
 
 DIGITS = 6  # significant digits of results, more than resampling error allows
 _TRUTH = {"true": True, "false": False, "": None}
@@ -21,6 +20,15 @@ _TRUTH = {"true": True, "false": False, "": None}
 def join_notes(*notes: object) -> str:
     """Return the distinct, non-empty notes joined."""
     return "; ".join(dict.fromkeys(str(note) for note in notes if note))
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """Return "value [low, high]", or the known part of it."""
+    if pd.isna(value):
+        return "none"
+    if pd.isna(low) or pd.isna(high):
+        return f"{value:.2f}, no interval"
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def is_true(cell: object) -> bool:
@@ -66,20 +74,7 @@ def typed(frame: pd.DataFrame, name: str, source: str = "table") -> pd.DataFrame
         )
     table = frame.reset_index(drop=True).copy()
     for column, kind in kinds.items():
-        cells = table[column]
-        match kind:
-            case "text":
-                table[column] = cells.astype(object).where(cells.notna(), "").astype(str)
-            case "number":
-                table[column] = _numbers(cells, source)
-            case "integer":
-                table[column] = _integers(cells, source)
-            case "truth":
-                table[column] = _truths(cells, source)
-            case "guidance":
-                table[column] = _guidance(cells, source)
-            case _:
-                assert_never(kind)
+        table[column] = _CONVERTED[kind](table[column], source)
     return table
 
 
@@ -116,6 +111,10 @@ def write_tables(paths: Sequence[Path], tables: Mapping[str, pd.DataFrame]) -> N
     """Write each file as the table with its name."""
     for path in paths:
         write_table(path, tables[path.stem])
+
+
+def _texts(cells: pd.Series, source: str) -> pd.Series:
+    return cells.astype(object).where(cells.notna(), "").astype(str)
 
 
 def _numbers(cells: pd.Series, source: str) -> pd.Series:
@@ -156,3 +155,12 @@ def _guidance(cells: pd.Series, source: str) -> pd.Series:
     best = cells.map(lambda cell: isinstance(cell, str) and cell == BEST).astype(bool)
     scales = _numbers(cells.astype(object).where(~best, np.nan), source)
     return scales.astype(object).where(~best, BEST) if best.any() else scales
+
+
+_CONVERTED: Mapping[Kind, Callable[[pd.Series, str], pd.Series]] = {
+    "text": _texts,
+    "number": _numbers,
+    "integer": _integers,
+    "truth": _truths,
+    "guidance": _guidance,
+}

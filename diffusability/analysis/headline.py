@@ -13,7 +13,7 @@ from diffusability.analysis.catalogue import represented
 from diffusability.analysis.correlation import at_smallest_guidance, sign, turned
 from diffusability.analysis.equal_reconstruction import compared, reconstruction_sentence, unequal
 from diffusability.analysis.failed import failed_on, failed_sentence
-from diffusability.analysis.frames import rows_where, table_frame
+from diffusability.analysis.frames import rows_where, table_frame, with_interval
 from diffusability.analysis.measurements import read_tables, target_metric
 from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Guidance, Measured, scales
@@ -75,15 +75,17 @@ class Headline:
 
     def text(self) -> str:
         """Return at most ``LINES`` lines of at most ``COLUMNS`` columns."""
-        said = _wrapped(" ".join([self.answer.sentence, *self.answer.details]), 10)
+        words = " ".join([self.answer.sentence, *self.answer.details])
+        said = textwrap.wrap(words, COLUMNS, max_lines=10, placeholder=" ...")
         scores = _fitted(self.scores, 3, "tokenizer")
         shown = ["metric", "backbone", "r", "r interval", "Holm's p", "n"]
         relations = [f"{NO_CORRELATIONS}."] if self.target else []
         if len(self.relations):
             head = f"Correlation with {self.target}, positive: in the expected direction {SCALED}"
             relations = [head, *_fitted(self.relations[shown], 4, "correlation")]
-        lines = [*said, "", *scores, "", *relations, _shortened(f"Report: {self.report}")]
-        return "\n".join(lines)
+        page = f"Report: {self.report}"
+        page = page if len(page) <= COLUMNS else f"...{page[3 - COLUMNS :]}"
+        return "\n".join([*said, "", *scores, "", *relations, page])
 
     def csv(self) -> str:
         """Return the scores of every tokenizer as CSV."""
@@ -156,14 +158,6 @@ def _fitted(table: pd.DataFrame, rows: int, what: str) -> list[str]:
     left = {what: len(table) - len(shown), "column": len(table.columns) - len(columns)}
     said = [f"{n} more {name}{'s' * (n > 1)}" for name, n in left.items() if n]
     return [*lines, f"({', '.join(said)}: --csv, --json)"] if said else lines
-
-
-def _wrapped(text: str, lines: int) -> list[str]:
-    return textwrap.wrap(text, COLUMNS, max_lines=lines, placeholder=" ...")
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= COLUMNS else f"...{text[3 - COLUMNS :]}"
 
 
 def doubt_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
@@ -261,11 +255,9 @@ def _noise_sentence(row: Mapping[Hashable, Any]) -> str:
     ]
     between = row["variance_tokenizers"]
     apart = f"by {between**0.5:.3g}" if between > 0 else "no more than that"
-    known = pd.notna(row["low"])
-    interval = f" [{row['low']:.2f}, {row['high']:.2f}]" if known else ", no interval"
     return (
         f"{where}: {', '.join(moved)}, tokenizers differ {apart} (standard deviations); "
-        f"reliability {row['reliability']:.2f}{interval}"
+        f"reliability {with_interval(row['reliability'], row['low'], row['high'])}"
     )
 
 

@@ -91,13 +91,21 @@ def cluster_interval(
         Values, ends and p; the ends are NaN, with a note, below ``MIN_CLUSTERS`` clusters or
         ``MIN_POINTS`` tokenizers, and where the statistic does not exist without some cluster.
     """
-    labels, value = np.asarray(clusters), statistic(*data)
-    groups = pd.unique(labels)
-    if len(groups) < MIN_CLUSTERS or len(labels) < MIN_POINTS:
-        few = f"{len(labels)} tokenizers in {len(groups)} clusters, fewer than {MIN_CLUSTERS}"
+    value, groups = statistic(*data), len(set(clusters))
+    if groups < MIN_CLUSTERS or len(clusters) < MIN_POINTS:
+        few = f"{len(clusters)} tokenizers in {groups} clusters, fewer than {MIN_CLUSTERS}"
         return no_interval(value, f"{few}: no interval")
-    without = [statistic(*(part[labels != group] for part in data)) for group in groups]
-    return jackknife_interval(value, np.array(without), confidence, scale)
+    return jackknife_interval(value, without_each(statistic, data, clusters)[1], confidence, scale)
+
+
+def without_each(
+    statistic: Callable[..., Array], data: Sequence[Array], groups: Labels
+) -> tuple[NDArray[Any], Array]:
+    """Return the names of G groups of rows, and the P statistics (G, P) without each of them."""
+    labels = np.asarray(groups)
+    names = pd.unique(labels)
+    kept = [labels != name for name in names]
+    return names, np.array([statistic(*(part[these] for part in data)) for these in kept])
 
 
 def jackknife_interval(

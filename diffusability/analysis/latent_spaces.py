@@ -43,12 +43,11 @@ def latent_spaces(measurements: Table) -> pd.DataFrame:
     found = table[table["metric"].str.fullmatch(DISTANCE) & table["value"].notna()]
     found = found[found["metric"] == found["metric"].iloc[0]] if len(found) else found
     keys = ["tokenizer", "backbone", "guidance"]
-    models = means_by_tokenizer(found, by=keys)
-    models["runs"] = found.groupby(keys).size()
-    models = models.rename(columns={"value": "distance"}).add_prefix("distance_")
-    models = models.rename(columns={"distance_distance": "distance"}).reset_index()
+    models = means_by_tokenizer(found, by=keys).set_axis(["distance", "distance_stderr"], axis=1)
+    models["distance_runs"] = found.groupby(keys).size()
     models["distance_metric"] = found["metric"].iloc[0] if len(found) else ""
-    return table_frame("latent_spaces", spaces.merge(models, "left", on="tokenizer"))
+    spaces = spaces.reset_index().merge(models.reset_index(), "left", on="tokenizer")
+    return table_frame("latent_spaces", spaces)
 
 
 def with_roles(table: pd.DataFrame) -> pd.DataFrame:

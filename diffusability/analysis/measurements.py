@@ -18,7 +18,6 @@ from diffusability.study.commands import snakemake_command
 from diffusability.study.names import distance_name
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.study import Study
-from diffusability.study.tables import COLLECTED_TABLES
 from diffusability.study.targets import table_file, table_names
 
 # columns that identify a measurement
@@ -129,19 +128,6 @@ def read_tables(plan: Plan, names: Sequence[str] | None = None) -> dict[str, pd.
         )
     others = {name: read_table(path) for name, path in paths.items() if name != "measurements"}
     return {"measurements": measurements, **others}
-
-
-def read_collected(study: Study) -> dict[str, pd.DataFrame]:
-    """Return the tables that were collected from a study's artifacts, by name.
-
-    Raises:
-        MeasurementError: a file is missing, or not the table with its name.
-    """
-    paths = {name: table_file(study, name) for name in table_names(study, COLLECTED_TABLES)}
-    return {
-        name: (read_measurements if name == "measurements" else read_table)(path)
-        for name, path in paths.items()
-    }
 
 
 def read_measurements(path: str | PathLike[str]) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from scipy import stats
 from diffusability.analysis.estimators import deviation
 from diffusability.analysis.frames import join_notes, table_frame
 from diffusability.analysis.intervals import LOGARITHM, MIN_POINTS, cluster_interval
-from diffusability.analysis.panels import Measured, Panel, Table, families, paired, panels
+from diffusability.analysis.panels import Measured, Panel, Table, paired, panels
 from diffusability.study.study import DEFAULTS, AnalysisSpec
 
 WANTED = 0.8  # reliability of a target that a study should reach
@@ -35,7 +35,6 @@ class Components:
         diffusion_seeds: between diffusion runs on one trained tokenizer.
         noise: mean noise variance of the means, of both kinds of seeds.
         spread: variance of the means, with noise.
-        noise_df: degrees of freedom of ``noise`` (Satterthwaite).
         run_noise: the part of ``noise`` that is of diffusion runs; all of it if none was repeated.
         run_df: degrees of freedom of ``run_noise``.
     """
@@ -45,9 +44,8 @@ class Components:
     diffusion_seeds: float
     noise: float
     spread: float
-    noise_df: float
     run_noise: float
-    run_df: float
+    run_df: int
 
 
 def variance_components(runs: pd.DataFrame) -> Components:
@@ -67,22 +65,19 @@ def variance_components(runs: pd.DataFrame) -> Components:
     squares = float((seeds["var"] * (seeds["size"] - 1)).sum())
     of_seeds = squares / seed_df if seed_df else math.nan
     trained = math.nan
-    noise, noise_df = of_seeds * per_run, float(seed_df)
+    noise = of_seeds * per_run
     if trained_df:
         square = float((by_tokenizer.var() * (count - 1)).sum()) / trained_df
         inside = (count - 1) * inverse_runs / count
         share = float(inside.sum()) / trained_df  # weight of a run's variance in that mean square
         trained = square - (share * of_seeds if seed_df else 0.0)
         if trained > 0:
-            parts = [(per_mean * square, trained_df)]
-            if seed_df:
-                parts.append(((per_run - share * per_mean) * of_seeds, seed_df))
-            noise = sum(part for part, _ in parts)
-            noise_df = noise**2 / sum(part**2 / df for part, df in parts)
+            noise = per_mean * square
+            noise += (per_run - share * per_mean) * of_seeds if seed_df else 0.0
         trained = max(trained, 0.0)
     spread = float(by_tokenizer.mean().var())
-    of_runs = (of_seeds * per_run, float(seed_df)) if seed_df else (noise, noise_df)
-    return Components(spread - noise, trained, of_seeds, noise, spread, noise_df, *of_runs)
+    of_runs = (of_seeds * per_run, seed_df) if seed_df else (noise, trained_df)
+    return Components(spread - noise, trained, of_seeds, noise, spread, *of_runs)
 
 
 def reliability(
@@ -106,8 +101,8 @@ def reliability(
     return tuple(float(max(end, 0.0)) for end in ends)  # type: ignore[return-value]
 
 
-def seeds_needed(components: Components, wanted: float = WANTED) -> float:
-    """Return the diffusion seeds per tokenizer that a reliability takes; NaN if out of reach.
+def seeds_needed(components: Components) -> float:
+    """Return diffusion seeds per tokenizer for a reliability of ``WANTED``; NaN if out of reach.
 
     Out of reach: tokenizers do not differ beyond the noise of diffusion runs, or the variance of
     diffusion runs is unknown.
@@ -115,7 +110,7 @@ def seeds_needed(components: Components, wanted: float = WANTED) -> float:
     apart = components.spread - components.run_noise
     if math.isnan(components.diffusion_seeds) or apart <= 0:
         return math.nan
-    return math.ceil(wanted / (1 - wanted) * components.diffusion_seeds / apart)
+    return math.ceil(WANTED / (1 - WANTED) * components.diffusion_seeds / apart)
 
 
 def noise_floor(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
@@ -125,7 +120,7 @@ def noise_floor(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame
     """
     table, rows = Measured.of(table), []
     for panel in panels(table):
-        for family in families(table):
+        for family in table.families:
             # a target paired with itself keeps all of its runs
             part = paired(table, panel.target, panel, family)
             row = _row(part.runs, panel, analysis.confidence)
@@ -198,7 +193,7 @@ def comparability(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFra
     metrics = [m for m in table.metrics if m.startswith(RECONSTRUCTION)]
     rows = []
     for metric in metrics:
-        for family in families(table):
+        for family in table.families:
             part = paired(table, metric, Panel(metric, "", None), family)
             x, clusters = part.rows["x"].to_numpy(float), part.rows["cluster"]
             row = _spread(x, clusters, analysis.confidence)

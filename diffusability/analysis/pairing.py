@@ -23,34 +23,32 @@ class Cells:
         rows: tokenizer, family, cluster, guidance, x, y and their standard errors x_stderr and
             y_stderr (``means_by_tokenizer``).
         runs: tokenizer, tokenizer_seed, seed, x, y: the runs behind those means.
-        missing: tokenizer, family, cluster, excluded (the tokenizer has no row), reason.
+        missing: tokenizer, family, cluster, reason of every tokenizer without a row.
+        unpaired: tokenizer of every run without a partner, of tokenizers with a row.
     """
 
     rows: pd.DataFrame
     runs: pd.DataFrame
     missing: pd.DataFrame
+    unpaired: pd.DataFrame
 
     def of_family(self, family: str) -> "Cells":
         """Return the part of one family."""
         rows, missing = (t[t["family"] == family] for t in (self.rows, self.missing))
-        runs = self.runs[self.runs["tokenizer"].isin(rows["tokenizer"])]
-        return Cells(*(part.reset_index(drop=True) for part in (rows, runs, missing)))
-
-    @property
-    def excluded(self) -> list[str]:
-        """Tokenizers without a row."""
-        return list(self.missing.loc[self.missing["excluded"], "tokenizer"])
+        there = rows["tokenizer"]
+        runs, unpaired = (t[t["tokenizer"].isin(there)] for t in (self.runs, self.unpaired))
+        return Cells(*(t.reset_index(drop=True) for t in (rows, runs, missing, unpaired)))
 
     def missing_note(self) -> str:
         """Return one sentence on the tokenizers and runs left out, or empty."""
-        out, notes = self.excluded, []
-        partly = self.missing.loc[~self.missing["excluded"], "tokenizer"]
+        out, notes = list(self.missing["tokenizer"]), []
+        partly = list(dict.fromkeys(self.unpaired["tokenizer"]))
         if out:
             total = len(out) + len(self.rows)
             notes.append(f"{len(out)} of {total} tokenizers left out: {_first(out)}")
-        if len(partly):
-            names = _first(list(dict.fromkeys(partly)))
-            notes.append(f"{len(partly)} unpaired runs left out of the means of: {names}")
+        if partly:
+            runs = f"{len(self.unpaired)} unpaired runs"
+            notes.append(f"{runs} left out of the means of: {_first(partly)}")
         return "; ".join(notes)
 
 
@@ -78,11 +76,11 @@ def means_by_tokenizer(
     Returns:
         The two columns, by ``by`` in the order of the rows.
     """
-    cell = {"by": list(by), "sort": False, "dropna": False}
-    known = rows[rows[value].notna()]
-    trained = known.groupby([*by, "tokenizer_seed"], sort=False, dropna=False)[value].mean()
-    trainings, runs = trained.groupby(**cell), known.groupby(**cell)[value]
-    measured = known.drop_duplicates(by).set_index(list(by))[stderr]
+    keys, known = list(by), rows[rows[value].notna()]
+    trained = known.groupby([*keys, "tokenizer_seed"], sort=False, dropna=False)[value].mean()
+    trainings = trained.groupby(keys, sort=False, dropna=False)
+    runs = known.groupby(keys, sort=False, dropna=False)[value]
+    measured = known.drop_duplicates(keys).set_index(keys)[stderr]
     # a tokenizer's metric is repeated over the diffusion seeds: no spread, hence no estimate
     of_runs = runs.sem().where(runs.nunique() > 1, measured)
     return pd.DataFrame(

@@ -1,7 +1,7 @@
 """The panels of a table of measurements, and a metric paired with a target in each."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property, wraps
@@ -59,6 +59,7 @@ class Measured:
         self.table = table = at_last_step(table)
         self.tokenizers = table[IDENTITY].drop_duplicates("tokenizer").reset_index(drop=True)
         self.metrics = list(dict.fromkeys(table["metric"]))
+        # in the order of the table; tokenizers of two are not comparable
         self.families = list(dict.fromkeys(table["family"]))
         self.known: dict[tuple[object, ...], Any] = {}  # results of functions of the table
 
@@ -119,11 +120,6 @@ def predictors(table: Table) -> list[str]:
     """Return the predictors: all metrics except those of generated images, and curves."""
     names = Measured.of(table).metrics
     return [m for m in names if not m.startswith((GENERATION, CONTROL)) and CURVE not in m]
-
-
-def families(table: Table) -> list[str]:
-    """Return every family in the order of the table; tokenizers of two are not comparable."""
-    return Measured.of(table).families
 
 
 def panels(table: Table, of: Sequence[str] | None = None) -> Iterator[Panel]:
@@ -219,38 +215,21 @@ def cells(table: Measured, metric: str, target: str, backbone: str, guidance: Gu
     for side in ("x", "y"):
         means[[side, f"{side}_stderr"]] = means_by_tokenizer(runs, side, f"{side}_stderr")
     rows = table.tokenizers.merge(means, left_on="tokenizer", right_index=True)
-    missing = list(_without_row(table, rows, {metric: x, target: y}, problem))
-    if not whole.all():
-        missing += _unpaired(rows, sides[~whole], metric, target)
-    columns = [*IDENTITY, "excluded", "reason"]
-    return Cells(
-        rows.reset_index(drop=True),
-        runs[["tokenizer", "tokenizer_seed", "seed", "x", "y"]].reset_index(drop=True),
-        pd.DataFrame(missing, columns=columns).astype({"excluded": bool}),
-    )
-
-
-def _without_row(
-    table: Measured, rows: pd.DataFrame, sides: dict[str, pd.DataFrame], problem: str
-) -> Iterator[tuple[object, ...]]:
-    """Yield a row of ``Cells.missing`` for every tokenizer without any pair."""
-    there = {name: set(runs["tokenizer"]) for name, runs in sides.items()}
     lost = table.tokenizers[~table.tokenizers["tokenizer"].isin(rows["tokenizer"])]
-    for tokenizer, *more in lost.itertuples(index=False, name=None):
-        absent = [name for name, tokenizers in there.items() if tokenizer not in tokenizers]
-        reason = f"no value of {' and '.join(absent)}" if absent else "no seed has both values"
-        yield tokenizer, *more, True, problem or reason
+    there = {name: set(side["tokenizer"]) for name, side in ((metric, x), (target, y))}
+    parts = (
+        rows,
+        runs[["tokenizer", "tokenizer_seed", "seed", "x", "y"]],
+        lost.assign(reason=[problem or _absence(name, there) for name in lost["tokenizer"]]),
+        rows[["tokenizer"]].merge(sides.loc[~whole, ["tokenizer"]]),
+    )
+    return Cells(*(part.reset_index(drop=True) for part in parts))
 
 
-def _unpaired(
-    rows: pd.DataFrame, alone: pd.DataFrame, metric: str, target: str
-) -> Iterator[tuple[object, ...]]:
-    """Yield a row of ``Cells.missing`` for every unpaired run of a tokenizer that has pairs."""
-    of = rows[IDENTITY].merge(alone, on="tokenizer")
-    for side, absent in (("x", metric), ("y", target)):
-        for run in of[of[side].isna()].to_dict("records"):
-            reason = f"tokenizer seed {run['tokenizer_seed']:.0f}: no value of {absent}"
-            yield *(run[name] for name in IDENTITY), False, reason
+def _absence(tokenizer: str, there: Mapping[str, set[str]]) -> str:
+    """Return why a tokenizer has no pair, from the tokenizers of each metric."""
+    absent = [name for name, tokenizers in there.items() if tokenizer not in tokenizers]
+    return f"no value of {' and '.join(absent)}" if absent else "no seed has both values"
 
 
 @_once

@@ -185,9 +185,9 @@ def planned_terms(claim: Claim, study: Study) -> Terms:
         else:
             backbones = [b for b in study.selected_backbones if fits(b, selector.backbone)]
         names = [n for n in named(selector.metric) if n.partition(".")[0] in measured]
-        pairs = [(target, name) for name in names]
+        pairs: list[tuple[object, str]] = [(target, name) for name in names]
         if claim.statistic == "shared":
-            pairs = list(combinations(names, 2))
+            pairs = [*combinations(names, 2)]
         if claim.statistic == "fit":
             pairs = pairs[: len(names) == len(named(selector.metric))]
         return [

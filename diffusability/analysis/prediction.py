@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
+from statsmodels.regression.linear_model import OLS
 
 from diffusability.analysis.catalogue import HEADLINE
-from diffusability.analysis.estimators import Array, standardise
+from diffusability.analysis.estimators import Array, left_out_predictions, standardise
 from diffusability.analysis.failed import failed
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.intervals import MIN_CLUSTERS
@@ -26,7 +27,6 @@ from diffusability.analysis.panels import (
     Measured,
     Panel,
     Table,
-    families,
     headline_targets,
     matching,
     paired,
@@ -69,6 +69,11 @@ class Points:
         """Numbers of the clusters."""
         return range(int(self.clusters.max()) + 1 if len(self.clusters) else 0)
 
+    def squares(self, predicted: Array) -> Array:
+        """Return (G,) mean squared errors of the clusters, from (n,) predictions."""
+        squares = (predicted - self.y) ** 2
+        return np.array([squares[self.clusters == group].mean() for group in self.groups])
+
     @property
     def lack(self) -> str:
         """Why nothing can be fitted, or empty."""
@@ -84,34 +89,22 @@ class Points:
         return "" if np.ptp(self.y) > 0 else "all have the same target"
 
 
-@dataclass(frozen=True)
 class Line:
-    """A least-squares fit of y on chosen columns of x, with its intercept.
+    """A least-squares fit on chosen columns of the metrics, with its intercept."""
 
-    Attributes:
-        columns: of x. coefficients: (1 + k,). inverse: (1 + k, 1 + k) of the design's square.
-    """
-
-    columns: tuple[int, ...]
-    coefficients: Array
-    inverse: Array
-
-    @classmethod
-    def of(cls, points: Points, columns: Sequence[int]) -> "Line":
+    def __init__(self, points: Points, columns: Sequence[int]) -> None:
         """Fit by least squares."""
-        inverse = np.linalg.pinv(_design(points.x, columns))  # (1 + k, n)
-        return cls(tuple(columns), inverse @ points.y, inverse @ inverse.T)
+        self.columns = tuple(columns)
+        self.fit = OLS(points.y, _design(points.x, columns)).fit()
 
     def __call__(self, x: Array) -> Array:
         """Return (n,) predictions of (n, m) values of all metrics."""
-        predicted: Array = _design(x, self.columns) @ self.coefficients
-        return predicted
+        return np.asarray(self.fit.predict(_design(x, self.columns)))
 
     def leverage(self, x: Array) -> Array:
         """Return (n,) how far (n, m) values are from those of the fit; 1/n at their mean."""
         design = _design(x, self.columns)
-        found: Array = ((design @ self.inverse) * design).sum(axis=1)
-        return found
+        return np.asarray(((design @ self.fit.normalized_cov_params) * design).sum(axis=1))
 
 
 def _design(x: Array, columns: Sequence[int]) -> Array:
@@ -123,29 +116,15 @@ def chosen_line(points: Points) -> Line:
     """Return the fit on one or two metrics that predicts left-out clusters best."""
     names = range(len(points.metrics))
     models = [c for k in range(1, MOST + 1) for c in combinations(names, k)]
-    errors = [_left_out_error(points, model) for model in models]
-    return Line.of(points, models[int(np.argmin(errors))])
+    x = standardise(points.x)
+    errors = [_left_out_error(points, x[:, list(model)]) for model in models]
+    return Line(points, models[int(np.argmin(errors))])
 
 
-def _left_out_error(points: Points, columns: Sequence[int]) -> float:
-    """Return the mean squared error of left-out clusters."""
-    design, errors = _design(standardise(points.x), columns), []
-    for group in points.groups:
-        own = points.clusters == group
-        coefficients, _, rank, _ = np.linalg.lstsq(design[~own], points.y[~own], rcond=1e-9)
-        if rank < design.shape[1]:
-            return math.inf  # without the cluster the fit is undetermined
-        errors.append(((design[own] @ coefficients - points.y[own]) ** 2).mean())
-    return float(np.mean(errors))
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What is expected of one latent space, in units of the target."""
-
-    value: float
-    low: float
-    high: float
+def _left_out_error(points: Points, x: Array) -> float:
+    """Return the mean squared error of left-out clusters; infinite where a fit is undetermined."""
+    predicted, determined = left_out_predictions(x, points.y, points.clusters)
+    return float(points.squares(predicted).mean()) if determined else math.inf
 
 
 class Forecast:
@@ -171,10 +150,10 @@ class Forecast:
             own = points.clusters == group
             rest = points.of(~own)
             self.predicted[own] = chosen_line(rest)(points.x[own])
-            reach[own] = Line.of(rest, self.line.columns).leverage(points.x[own])
+            reach[own] = Line(rest, self.line.columns).leverage(points.x[own])
             baseline[own] = rest.y.mean()
         self._reach = float(reach.max())
-        errors, without_metrics = self._by_cluster(self.predicted), self._by_cluster(baseline)
+        errors, without_metrics = points.squares(self.predicted), points.squares(baseline)
         of_others = errors.sum() - errors  # (G,)
         self.error = float(errors.mean() ** 0.5)
         self.skill = float(1 - errors.sum() / without_metrics.sum())
@@ -185,11 +164,6 @@ class Forecast:
         widths = np.sqrt(of_others / others) * _quantile(others)
         held = np.abs(self.predicted - points.y) <= widths[points.clusters]
         self.coverage = float(held.mean())
-
-    def _by_cluster(self, predicted: Array) -> Array:
-        """Return (G,) mean squared errors of the clusters."""
-        squares = (predicted - self.points.y) ** 2
-        return np.array([squares[self.points.clusters == g].mean() for g in self.points.groups])
 
     @property
     def lack(self) -> str:
@@ -210,11 +184,11 @@ class Forecast:
         """Whether (m,) values are farther from the known ones than any left-out cluster is."""
         return bool(self.line.leverage(x[None])[0] > self._reach)
 
-    def predict(self, x: Array) -> Prediction:
-        """Return what is expected of (m,) values of all metrics."""
+    def predict(self, x: Array) -> tuple[float, float, float]:
+        """Return the target expected at (m,) values of all metrics, and its interval's ends."""
         middle = float(self.line(x[None])[0])
         width = _quantile(len(self.points.groups)) * self.error
-        return Prediction(*(math.exp(middle + step) for step in (0.0, -width, width)))
+        return math.exp(middle), math.exp(middle - width), math.exp(middle + width)
 
 
 def _quantile(clusters: int) -> float:
@@ -266,7 +240,7 @@ def predictions(table: Table) -> pd.DataFrame:
     table = Measured.of(table)
     rows: list[Mapping[str, object]] = []
     for panel in predictable_panels(table):
-        for family in families(table):
+        for family in table.families:
             points = points_of(table, panel, family)
             row = {**panel.labels, "family": family, "n": len(points.y)}
             row["clusters"] = len(points.groups)

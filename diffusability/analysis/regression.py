@@ -1,23 +1,24 @@
 """Fits of generation quality on one or two metrics, judged on tokenizers of left-out clusters."""
 
 import math
-from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LinearRegression
-from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
 from diffusability.analysis.catalogue import HEADLINE
-from diffusability.analysis.estimators import Array, adjusted_r2, standardise
+from diffusability.analysis.estimators import (
+    Array,
+    adjusted_r2,
+    left_out_predictions,
+    standardise,
+)
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.intervals import MIN_CLUSTERS
 from diffusability.analysis.panels import (
     Measured,
     Panel,
     Table,
-    families,
     headline_targets,
     matching,
     paired_together,
@@ -26,17 +27,17 @@ from diffusability.analysis.panels import (
 )
 
 
-def regress(table: Table, metrics: Sequence[str] | None = None) -> pd.DataFrame:
+def regress(table: Table) -> pd.DataFrame:
     """Fit every headline target on every headline metric, and on every pair of them.
 
     Families are never pooled. The columns: report/captions/tables/regressions.rst.
     """
     table = Measured.of(table)
-    names = matching(predictors(table), HEADLINE) if metrics is None else list(metrics)
+    names = matching(predictors(table), HEADLINE)
     models = [(name,) for name in names] + list(combinations(names, 2))
     rows = []
     for panel in panels(table, headline_targets(table)):
-        for family in families(table):
+        for family in table.families:
             alone: dict[str, float] = {}
             for model in models:
                 row = _row(table, panel, family, model)
@@ -71,7 +72,7 @@ def _row(
     clusters = pd.factorize(rows["cluster"])[0]
     if clusters.max() + 1 < MIN_CLUSTERS or n - np.bincount(clusters).max() < k + 2:
         return labels | {"note": f"{clusters.max() + 1} clusters are too few to leave one out"}
-    predicted = cross_val_predict(LinearRegression(), x, y, groups=clusters, cv=LeaveOneGroupOut())
+    predicted, _ = left_out_predictions(x, y, clusters)
     without = [q2_score(predicted[clusters != g], y[clusters != g]) for g in set(clusters)]
     scores = [q2_score(predicted, y), min(without), max(without)]
     names = ("q2", "q2_low", "q2_high")

@@ -19,7 +19,6 @@ from diffusability.analysis.panels import (
     Measured,
     Table,
     best_guidance,
-    families,
     scales,
     targets,
 )
@@ -30,6 +29,7 @@ from diffusability.study.study import DEFAULTS, AnalysisSpec
 
 FILE = "samples.json"
 VARIANCE = f"velocity{CURVE}"
+INSIDE = (1.5, 2.0)  # guidance scales
 NO_ERROR = "a single trajectory: no standard error"
 
 
@@ -138,12 +138,8 @@ def _along(profile: pd.DataFrame, curves: Mapping[str, tuple[Array, Array]]) -> 
     return float(pearson(profile["value"].to_numpy(float), variance)[0])
 
 
-def guidance_optima(
-    table: Table,
-    analysis: AnalysisSpec = DEFAULTS,
-    inside: tuple[float, float] = (1.5, 2.0),
-) -> pd.DataFrame:
-    """Return the share of tokenizers whose best guidance scale is in a range, ends included.
+def guidance_optima(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
+    """Return the share of tokenizers whose best guidance scale is in ``INSIDE``, ends included.
 
     The columns: report/captions/tables/guidance.rst.
     """
@@ -155,7 +151,7 @@ def guidance_optima(
             problem = f"{len(sampled)} guidance scale was sampled: there is no best"
         partly = _partly_scanned(table.rows[target], backbone, len(sampled))
         own = table.tokenizers.assign(best=table.tokenizers["tokenizer"].map(best).astype(float))
-        for family in families(table):
+        for family in table.families:
             part = own[(own["family"] == family) & own["best"].notna()]
             row: dict[str, object] = {"target": target, "backbone": backbone, "family": family}
             row |= {"statistic": "share_inside", "guidance_scales": len(sampled)}
@@ -165,7 +161,7 @@ def guidance_optima(
                 continue
             edge = int(part["best"].isin([sampled[0], sampled[-1]]).sum())
             note = f"{edge} of {len(part)} are best at an end of the scan" if edge else ""
-            share = np.array([part["best"].between(*inside).mean()])
+            share = np.array([part["best"].between(*INSIDE).mean()])
             ends = exact_share(share, part["cluster"].nunique(), analysis.confidence)
             row |= {"value": share[0], "low": ends.low[0], "high": ends.high[0]}
             rows.append(row | {"note": join_notes(note, partly)})

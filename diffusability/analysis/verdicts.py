@@ -6,7 +6,7 @@ layout has to reproduce the paper's value. What cannot be tested at all says why
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import pandas as pd
 from diffusability.analysis.claims import Claim, Region, fits
 from diffusability.analysis.equal_reconstruction import without_unequal
 from diffusability.analysis.evidence import Study
-from diffusability.analysis.frames import join_notes, table_frame
+from diffusability.analysis.frames import join_notes, rows_where, table_frame
 from diffusability.analysis.intervals import Labels
 from diffusability.analysis.joint import CORRELATIONS, RANGES, Row, Terms, evaluate
 from diffusability.analysis.panels import Measured, Table
@@ -74,13 +74,13 @@ def check_claims(
     """
     equal = without_unequal(Measured.of(measurements).table, analysis)
     study = Study(Measured(equal), profiles)
-    rows: list[dict[Any, Any]] = []
+    rows: list[dict[str, object]] = []
     for claim in claims:
         if claim.table:
-            rows += check_findings([claim], findings).to_dict("records")
+            rows += _on_findings(claim, findings)
         else:
             rows.append(_row(claim, _joint(claim, study, floor, analysis.confidence)))
-    return table_frame(CLAIMS_TABLE, [{str(k): v for k, v in row.items()} for row in rows])
+    return table_frame(CLAIMS_TABLE, rows)
 
 
 def _row(claim: Claim, found: _Finding, network: str = "") -> dict[str, object]:
@@ -213,14 +213,9 @@ def _reliability(floor: pd.DataFrame, rows: Sequence[Row]) -> tuple[float, float
     for where in {tuple(row.labels.get(name) for name in _PANEL) for row in rows}:
         if not where[1]:
             continue
-        same = pd.Series(True, index=floor.index)
-        for column, value in zip(_PANEL, where, strict=True):
-            same &= floor[column].isna() if value is None else floor[column] == value
-        found = floor[same]
-        low = float(found["low"].iloc[0]) if len(found) else math.nan
-        point = float(found["reliability"].iloc[0]) if len(found) else math.nan
-        lows.append(0.0 if math.isnan(low) else low)
-        points.append(1.0 if math.isnan(point) else point)
+        found = rows_where(floor, **dict(zip(_PANEL, where, strict=True)))
+        lows += found["low"].fillna(0.0).tolist() or [0.0]
+        points += found["reliability"].dropna().tolist()
     return min(lows), min(points)
 
 
@@ -239,22 +234,26 @@ def check_findings(
         a curve together. A claim with a second reading, of
         whole curves, is reproduced or contradicted only where both readings agree.
     """
-    rows = []
-    for claim in claims:
-        chosen = table
-        if len(table):
-            chosen = table[table["statistic"].isin([claim.statistic, claim.curve])]
-            for column, wanted in claim.selector.items():
-                # as an array: an empty list would select no columns
-                matches = [fits(str(cell), wanted) for cell in chosen[column]]
-                chosen = chosen[np.array(matches, dtype=bool)]
-        there = [""]
-        if len(chosen) or networks is not None:
-            there = list(dict.fromkeys(networks if networks is not None else chosen["network"]))
-        for network in there:
-            own = chosen[chosen["network"] == network] if len(chosen) else chosen
-            rows.append(_row(claim, _both_readings(claim, own), network))
+    rows = [row for claim in claims for row in _on_findings(claim, table, networks)]
     return table_frame(CLAIMS_TABLE, rows)
+
+
+def _on_findings(
+    claim: Claim, table: pd.DataFrame, networks: Sequence[str] | None = None
+) -> Iterator[dict[str, object]]:
+    """Yield the rows of one claim on findings."""
+    chosen = table
+    if len(table):
+        chosen = table[table["statistic"].isin([claim.statistic, claim.curve])]
+        for column, wanted in claim.selector.items():
+            # as an array: an empty list would select no columns
+            matches = [fits(str(cell), wanted) for cell in chosen[column]]
+            chosen = chosen[np.array(matches, dtype=bool)]
+    if networks is None:
+        networks = list(dict.fromkeys(chosen["network"])) if len(chosen) else [""]
+    for network in networks:
+        own = chosen[chosen["network"] == network] if len(chosen) else chosen
+        yield _row(claim, _both_readings(claim, own), network)
 
 
 def _both_readings(claim: Claim, rows: pd.DataFrame) -> _Finding:

@@ -238,6 +238,6 @@ def _draw_family(axis: Axes, results: Results, family: str) -> None:
     draw_fit(axis, rows, row is not None and row["low"] * row["high"] > 0)
     draw_levels(axis, results, NEIGHBOURS)
     draw_levels(axis, results, PROBE, across=True)
-    total = len(rows) + len(found.excluded)
+    total = len(rows) + len(found.missing)
     axis.set_title(statistic_title(axis, "r", turned_row(row), total))
     number_points(axis, rows["x"], rows["y"], point_labels(results, rows["tokenizer"]))

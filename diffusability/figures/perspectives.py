@@ -195,7 +195,7 @@ def draw_relation(
     draw_points(axis, found.rows, results, failed)
     draw_fit(axis, found.rows, row is not None and row["low"] * row["high"] > 0)
     draw_levels(axis, results, name)
-    total = len(found.rows) + len(found.excluded)
+    total = len(found.rows) + len(found.missing)
     axis.set_title(statistic_title(axis, "r", row, total))
     return found.rows
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pandas as pd
 
+from diffusability.analysis.answer import largest_family
 from diffusability.analysis.equal_reconstruction import compared
 from diffusability.analysis.frames import rows_where
 from diffusability.analysis.headline import guidance_words
 from diffusability.analysis.measurements import read_tables, target_metric
-from diffusability.analysis.panels import Measured, Panel
+from diffusability.analysis.panels import Measured, Panel, scales
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.study.plan import Plan
 
@@ -66,7 +67,7 @@ class Results:
     @property
     def families(self) -> list[str]:
         """The tokenizer families, in the order of the table."""
-        return list(dict.fromkeys(self.measurements["family"]))
+        return self.indexed.families
 
     def measured(self, pattern: str) -> str | None:
         """Return the first metric that matches a shell pattern, or None."""
@@ -130,15 +131,12 @@ class Scope(Panel):
 
 def backbones(results: Results, target: str) -> list[str]:
     """Return the backbones that have a target, in the order of the table."""
-    table = results.measurements
-    return list(dict.fromkeys(table.loc[table["metric"] == target, "backbone"]))
+    return list(scales(results.indexed, target))
 
 
 def guidance_scales(results: Results, target: str, backbone: str) -> list[float]:
     """Return the guidance scales of a target and backbone, ascending."""
-    table = results.measurements
-    chosen = (table["metric"] == target) & (table["backbone"] == backbone)
-    return sorted(float(guidance) for guidance in table.loc[chosen, "guidance"].dropna().unique())
+    return scales(results.indexed, target).get(backbone, [])
 
 
 def reference_scope(results: Results, target: str) -> Scope | None:
@@ -149,10 +147,9 @@ def reference_scope(results: Results, target: str) -> Scope | None:
     there = backbones(results, target)
     if not there:
         return None
-    table = results.measurements.drop_duplicates("tokenizer")
-    largest = max(results.families, key=lambda family: int((table["family"] == family).sum()))
     lowest = guidance_scales(results, target, there[0])
-    return Scope(target, there[0], lowest[0] if lowest else None, largest)
+    family = largest_family(results.measurements)
+    return Scope(target, there[0], lowest[0] if lowest else None, family)
 
 
 def backbone_scopes(results: Results, target: str) -> Iterator[Scope]:

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from diffusability.analysis.catalogue import name_metric
+from diffusability.analysis.frames import with_interval
 from diffusability.analysis.verdicts import NOT_TESTABLE, VERDICTS
 from diffusability.artifacts.inventory import folder_of
 from diffusability.study.plan import Plan
@@ -183,12 +184,3 @@ def with_range(value: float, low: float, high: float) -> str:
     if pd.isna(value):
         return "none"
     return f"{value:.2f}" + ("" if pd.isna(low) else f" (range {low:.2f} to {high:.2f})")
-
-
-def with_interval(value: float, low: float, high: float) -> str:
-    """Return "value [low, high]", or the known part of it."""
-    if pd.isna(value):
-        return "none"
-    if pd.isna(low) or pd.isna(high):
-        return f"{value:.2f}, no interval"
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"

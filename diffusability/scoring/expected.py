@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pandas as pd
 
 from diffusability.analysis.catalogue import SHOWN, name_metric
 from diffusability.analysis.measurements import read_measurements
-from diffusability.analysis.panels import Measured, Panel, families
+from diffusability.analysis.panels import Measured, Panel
 from diffusability.analysis.prediction import (
     SHOWN_LEVEL,
     Forecast,
@@ -165,7 +165,7 @@ def images_of(table: str) -> str:
     study = _finished(table)
     if isinstance(study, str):
         return ""
-    spaces = map(study.space, families(Measured.of(study.table)))
+    spaces = map(study.space, Measured.of(study.table).families)
     return next((space.dataset for space in spaces if space), "")
 
 
@@ -233,7 +233,7 @@ def _expected(score: Score, space: Space, study: FinishedStudy, panel: Panel) ->
 def _families(table: pd.DataFrame, tokenizer: str) -> list[str]:
     """Return the families of a table; that of a tokenizer of the table comes first."""
     own = set(table.loc[table["tokenizer"] == tokenizer, "family"])
-    return sorted(families(Measured.of(table)), key=lambda family: family not in own)
+    return sorted(Measured.of(table).families, key=lambda family: family not in own)
 
 
 def _foreign(space: Space, known: Space | None) -> str:
@@ -290,11 +290,13 @@ def _of_family(
             note=f"its {_shorts(fit.metrics)} lie outside of what the study has seen (the leverage "
             "is larger than that of any left-out cluster)",
         )
-    found = fit.predict(x)
+    value, low, high = fit.predict(x)
     return replace(
         empty,
         family=family,
-        **asdict(found),
+        value=value,
+        low=low,
+        high=high,
         metrics=_shorts(fit.metrics),
         spearman=fit.spearman,
         error_factor=float(np.exp(fit.error)),

@@ -9,7 +9,7 @@ import pandas as pd
 
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.measurements import check_measurements
-from diffusability.analysis.panels import Measured, expected_sign, families, panels, predictors
+from diffusability.analysis.panels import Measured, expected_sign, panels, predictors
 from diffusability.figures.results import Results
 from diffusability.figures.style import CLUSTERS
 
@@ -135,7 +135,7 @@ def made_tables(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     indexed = Measured(table)
     names = [name for name in predictors(table) if name in METRICS or name in FURTHER]
     pairs = list(combinations([name for name in names if name in METRICS], 2))
-    groups = families(table)
+    groups = indexed.families
     tables: dict[str, list[dict[str, object]]] = {name: [] for name in MADE}
     for panel in panels(table):
         for family in groups:

@@ -517,11 +517,7 @@ def test_the_reasons_of_the_analysis_stand_in_the_panels() -> None:
     keep = table["metric"].str.match(r"generation|velocity.viv|semantics.lnc5|smoothness")
     table = table[keep].reset_index(drop=True)
     options = SimpleNamespace(confidence=0.95)
-    pairs = ["velocity.viv", "semantics.lnc5"]
-    tables = {
-        "correlations": correlate(table, options),
-        "regressions": regress(table, pairs),
-    }
+    tables = {"correlations": correlate(table, options), "regressions": regress(table)}
     results = results_of(table, tables | {"noise_floor": noise_floor(table)})
     said = texts(draw_figure("perspectives", results))
     assert "no r: the metric is constant" in said

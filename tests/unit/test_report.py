@@ -16,7 +16,7 @@ from diffusability.analysis.answer import (
     turned_correlations,
 )
 from diffusability.analysis.catalogue import HEADLINE_METRICS
-from diffusability.analysis.frames import DIGITS, read_table, write_table
+from diffusability.analysis.frames import DIGITS, read_table, with_interval, write_table
 from diffusability.analysis.headline import (
     COLUMNS,
     LINES,
@@ -34,7 +34,6 @@ from diffusability.report.summaries import (
     regression_rows,
     untested_claims,
     verdict_counts,
-    with_interval,
 )
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan

@@ -9,10 +9,10 @@ import pytest
 from diffusability.analysis.frames import read_table, table_frame, write_table
 from diffusability.analysis.measurements import check_measurements, read_measurements
 from diffusability.analysis.panels import (
+    Measured,
     best_guidance,
     cells,
     expected_sign,
-    families,
     panels,
     predictors,
 )
@@ -155,9 +155,8 @@ def test_what_is_missing_is_said():
     assert lost.loc["c", "reason"] == "no value of generation.fd_judge"
     assert lost.loc["d", "reason"] == lost.loc["f", "reason"] == "no value of velocity.viv"
     assert lost.loc["e", "reason"] == "no value of velocity.viv and generation.fd_judge"
-    assert lost.loc["b", "reason"] == "tokenizer seed 7: no value of velocity.viv"
-    assert not lost.loc["b", "excluded"]
-    assert lost.loc[["c", "d", "e", "f"], "excluded"].all()
+    assert list(lost.index) == ["c", "d", "e", "f"]
+    assert list(found.unpaired["tokenizer"]) == ["b"]
     assert "4 of 6 tokenizers left out: c, d, e, f" in found.missing_note()
     assert "1 unpaired runs left out of the means of: b" in found.missing_note()
     assert found.of_family("other").rows.empty
@@ -172,7 +171,8 @@ def test_metrics_of_diffusion_runs_are_matched_run_by_run():
     found = cells(table, "trajectory.straightness", "generation.fd_judge", "b", 1.0)
     assert found.rows.loc[0, ["x", "y"]].tolist() == [0.5, 3.0]
     assert len(found.runs) == 1
-    assert found.missing["excluded"].tolist() == [False]
+    assert found.missing.empty
+    assert found.unpaired["tokenizer"].tolist() == ["a"]
 
 
 def test_metrics_of_a_trained_model_hold_at_every_guidance_scale():
@@ -216,9 +216,9 @@ def test_roles_of_metrics():
     rows = [*small(), row("a", "velocity.curve_t05", 1.0), row("a", "spatial.rmsc", 1.0, up="")]
     table = check_measurements(pd.DataFrame(rows))
     assert predictors(table) == ["velocity.viv", "spatial.rmsc"]
-    assert families(table) == ["conv-f2d4"]
+    assert Measured(table).families == ["conv-f2d4"]
     two = table.assign(family=table["tokenizer"])
-    assert families(two) == ["a", "b"]
+    assert Measured(two).families == ["a", "b"]
     assert expected_sign(table, "velocity.viv", "generation.fd_judge") == 1
     assert expected_sign(table, "velocity.curve_t05", "generation.fd_judge") == -1
     assert expected_sign(table, "spatial.rmsc", "generation.fd_judge") is None
