@@ -46,7 +46,7 @@ class Passes:
 
 def is_left_out(metric: str, reasons: Mapping[str, str] | None) -> bool:
     """Return whether a metric, or its group, is among what was left out of a latent space."""
-    return bool(reasons) and (metric in reasons or metric.partition(".")[0] in reasons)
+    return reasons is not None and (metric in reasons or metric.partition(".")[0] in reasons)
 
 
 def first_paragraph(schema: dict[str, Any]) -> None:
