@@ -51,7 +51,8 @@ def latent_findings(measurements: Table, spectra: pd.DataFrame) -> pd.DataFrame:
 
         fi_gap_<reading>, fir_gap_<reading>: |F_d / F_D - 1| of the GPE minus that of the VAE; below
             0 the GPE is closer to pixels. Models are trained on draws from the VAE's posteriors,
-            and, where the study has the source `means`, on their means, which are compared too.
+            and, where the study has the source `means`, on their means, as all fits are; the
+            space ends in "(draws)" or "(means)".
         fi_gap_<reading>_curve, fir_gap_<reading>_curve: the same of the supremum over v, and of the
             mean over log v.
         fir_gap_small_noise: v^2 |F_D - F_d| / D of the VAE minus that of the GPE, its mean over the
@@ -136,10 +137,16 @@ class _Curves:
         """Yield every combination of one tokenizer per role."""
         yield from product(*(self.roles[role] for role in roles))
 
-    def encoders(self) -> Iterator[tuple[str, ...]]:
-        """Yield every GPE and VAE with pixels; fits are of means, so each VAE has one."""
-        for vae in _VAES if self.network != FITS else (VAE,):
-            yield from self.pairs(GPE, vae, PIXELS)
+    def encoders(self) -> Iterator[tuple[str, str, str, str]]:
+        """Yield every GPE, VAE and pixel space, and of what the VAE's curve is.
+
+        Models of a VAE have seen draws from its posteriors; those of its source `means`, and all
+        fits, posterior means.
+        """
+        seen = {VAE: "means"} if self.network == FITS else {VAE: "draws", VAE_MEANS: "means"}
+        for role, what in seen.items():
+            for gpe, vae, pixels in self.pairs(GPE, role, PIXELS):
+                yield gpe, vae, pixels, what
 
     def levels(self, quantity: str, *spaces: str) -> list[float]:
         """Return the noise variances with estimates for all spaces."""
@@ -173,8 +180,8 @@ def _distance(ratio: Ranged) -> Ranged:
 
 
 def _encoder_gaps(curves: _Curves) -> Iterator[dict[str, object]]:
-    for gpe, vae, pixels in curves.encoders():
-        space = f"{gpe} against {vae}"
+    for gpe, vae, pixels, what in curves.encoders():
+        space = f"{gpe} against {vae} ({what})"
         for quantity, reading in product(("fi", "fir"), _READINGS):
             statistic = f"{quantity}_gap_{reading}"
             grid = curves.levels(quantity, gpe, vae, pixels)
@@ -185,12 +192,14 @@ def _encoder_gaps(curves: _Curves) -> Iterator[dict[str, object]]:
             for v in grid:
                 yield _row(statistic, space, v, own[v] - other[v])
             others = wholes(other)
-            for what, whole in wholes(own).items():
-                yield (whole - others[what]).row(f"{statistic}_curve", space, what)
-        yield from _small_noise(curves, gpe, vae, pixels)
+            for part, whole in wholes(own).items():
+                yield (whole - others[part]).row(f"{statistic}_curve", space, part)
+        yield from _small_noise(curves, gpe, vae, pixels, space)
 
 
-def _small_noise(curves: _Curves, gpe: str, vae: str, pixels: str) -> Iterator[dict[str, object]]:
+def _small_noise(
+    curves: _Curves, gpe: str, vae: str, pixels: str, space: str
+) -> Iterator[dict[str, object]]:
     """Yield how much more the GPE gains over the VAE at small noise than at large noise."""
     gaps = []
     for v in curves.levels("fir", gpe, vae, pixels):
@@ -201,7 +210,7 @@ def _small_noise(curves: _Curves, gpe: str, vae: str, pixels: str) -> Iterator[d
     half = len(gaps) // 2
     if half:
         fall = mean_of(gaps[:half]) - mean_of(gaps[-half:])
-        yield fall.row("fir_gap_small_noise", f"{gpe} against {vae}")
+        yield fall.row("fir_gap_small_noise", space)
 
 
 def _level_steps(curves: _Curves) -> Iterator[dict[str, object]]:

@@ -24,6 +24,7 @@ PARTS = {
 }
 ESTIMATORS = {"": "mixture of classes", "_empirical": "smoothed empirical measure"}
 COLUMNS = 4  # panels per row
+LEAST = 0.02  # height of a panel in units of the deviation: what is 0 but for rounding is drawn as 0
 WHOLE = "sum: the deviation"
 COLOURS = dict(zip((*PARTS.values(), WHOLE), (*PALETTE[: len(PARTS)], INK), strict=True))
 
@@ -88,3 +89,6 @@ def _draw(axis: Axes, rows: pd.DataFrame) -> None:
     )
     axis.axhline(0.0, color="0.8", linewidth=0.6, zorder=0)
     axis.set(xscale="log", xlabel="", ylabel="")
+    low, high = axis.get_ylim()
+    if high - low < LEAST:
+        axis.set_ylim(-LEAST / 2, LEAST / 2)
