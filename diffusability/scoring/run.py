@@ -31,6 +31,7 @@ from diffusability.study.workflow_files import workflow_folder
 
 LOG = "score.log"
 STEPS = re.compile(r"^(\d+) of (\d+) steps")
+ERROR = re.compile(r"^error: (.*(?:\n  .*)*)", re.MULTILINE)  # with its list of problems
 
 
 def write_study(data: Mapping[str, Any], path: Path) -> None:
@@ -210,10 +211,11 @@ def _failure(artifact: Artifact) -> str:
         log = Path(RESULTS, "logs", STAGES[each.stage].rule, f"{name}.log")
         if is_done(each) or not log.exists():
             continue
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        last = lines[-1] if lines else "its job failed"  # of a traceback: the exception
-        return errors[-1] if errors else f"{last} (log: {log.absolute()})"
+        text = log.read_text(encoding="utf-8", errors="replace").strip()
+        if errors := ERROR.findall(text):
+            return "; ".join(line.strip() for line in errors[-1].splitlines())
+        last = text.splitlines()[-1] if text else "its job failed"  # of a traceback: the exception
+        return f"{last} (log: {log.absolute()})"
     return f"a job that it needs failed; the log is {LOG}"
 
 

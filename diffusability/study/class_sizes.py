@@ -79,7 +79,9 @@ def lacking(
             )
             continue
         classes = sum(count > 0 for count in counts)
-        if isinstance(options, SemanticsMetric) and classes < LEAST_CLASSES:
+        # of images without classes it is left out, see `Study.left_out`
+        declared = study.dataset.num_classes >= LEAST_CLASSES
+        if isinstance(options, SemanticsMetric) and declared and classes < LEAST_CLASSES:
             yield (
                 name,
                 f"needs two classes, split `{options.split}` has {classes}; leave this metric out "

@@ -14,6 +14,7 @@ from diffusability.metrics.velocity import measure_velocity
 from diffusability.study.class_sizes import check_classes, check_prepared
 from diffusability.study.commands import VARIABLE, Run, set_run
 from diffusability.study.resolve import resolve_study
+from diffusability.study.study import Study
 from diffusability.study.workflow_files import NO_FILE
 from tests.unit.study_run import TINY, measurements, merge, plan_of, run_plan
 
@@ -152,20 +153,29 @@ def test_fisher_leaves_the_same_classes_out_of_pixels_and_latents(workplace: Pat
     assert flag in found["fisher.fi_deviation"]["flags"]
 
 
-def test_latents_on_disk_are_not_refused_for_the_size_of_their_masks() -> None:
-    data = {"kind": "latents", "images": 100, "num_classes": 2, "labels": "y.npy", "size": 32}
-    entry = {"source": "latents", "path": "z.npy", "channels": 4}
-    study = resolve_study(
+def of_latents(data: dict[str, Any], metric: str) -> Study:
+    """Return a study that measures one metric group of latents on disk."""
+    return resolve_study(
         {
             "name": "own",
-            "datasets": {"images": data},
-            "tokenizers": {"z": entry},
-            "metrics": {"velocity": {"split": "all"}},
+            "datasets": {"images": {"kind": "latents", "images": 100} | data},
+            "tokenizers": {"z": {"source": "latents", "path": "z.npy", "channels": 4}},
+            "metrics": {metric: {"split": "all"}},
             "select": {"dataset": "images"},
         },
         "own",
     )
+
+
+def test_latents_on_disk_are_not_refused_for_the_size_of_their_masks() -> None:
+    study = of_latents({"num_classes": 2, "labels": "y.npy", "size": 32}, "velocity")
     check_classes(study, {"train": [45, 45], "val": [5, 5]})
+
+
+def test_semantics_of_images_without_labels_is_left_out_and_not_refused() -> None:
+    study = of_latents({}, "semantics")
+    check_classes(study, {"train": [0], "val": [100]})
+    assert study.left_out("z") == {"semantics": "there are no labels, or one class"}
 
 
 def test_numbers_without_any_image_are_no_classes() -> None:

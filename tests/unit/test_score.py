@@ -477,6 +477,10 @@ def test_the_reason_of_a_failure_is_found_however_far_upstream(tmp_path: Path, m
     log.parent.mkdir(parents=True)
     log.write_text("12:00 reading\nerror: the folder is empty\n")
     assert scoring_run._failure(measured) == "the folder is empty"
+    log.write_text("error: too few images\n  metrics.a: needs 2\n  metrics.b: needs 3\n13:00 end\n")
+    assert scoring_run._failure(measured) == (
+        "too few images; metrics.a: needs 2; metrics.b: needs 3"
+    )
 
 
 def test_file_names_may_lie_beside_latents(files: Path, latents: Tensor) -> None:
