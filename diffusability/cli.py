@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
             action="extend",
             default=[],
             metavar="KEY=VALUE",
-            help="overrides, as for Snakemake: 'select={tokenizers: [a]}'",
+            help="keys that override those of the study, as for Snakemake: 'select={tokenizers: [a]}'",
         )
         return sub
 
@@ -114,7 +114,8 @@ def _parser() -> argparse.ArgumentParser:
         "--gpus",
         type=_count,
         nargs="+",
-        help="GPUs to share the work (8 64; on a machine without GPUs: this machine)",
+        help="numbers of GPUs that time is estimated for (8 64; on a machine without GPUs: this "
+        "machine)",
     )
     plan.add_argument(
         "--claims", action="store_true", help="which claims of the paper the study can test"
@@ -129,31 +130,31 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         default="",
         metavar="PATH",
-        help="path of an artifact, or a prefix of its name",
+        help="path of an artifact, or the beginning of its name (all)",
     )
-    add("verify", _verify, "hash every file and compare it with its card").add_argument(
+    add("verify", _verify, "hash every file and compare it with its provenance card").add_argument(
         "paths", nargs="*", type=Path, help="folders of artifacts (all)"
     )
-    gc = add("gc", _gc, "list what no study names that ran here or is present; --yes removes it")
+    gc = add("gc", _gc, "list artifacts of no study that ran here or is here; --yes removes them")
     gc.add_argument(
         "--evict",
         nargs="*",
         choices=BULK,
         metavar="STAGE",
-        help="evict only: latents, samples (both) that no remaining job needs",
+        help="remove only latents, samples (default: both) that no remaining job needs",
     )
     gc.add_argument(
         "--keep",
         type=_size,
         metavar="SIZE",
-        help="evict until at most SIZE is left (500GiB, 0), even if needed",
+        help="remove latents and samples until at most SIZE is left (500GiB, 0), even if needed",
     )
     gc.add_argument(
         "--forget",
         action="append",
         default=[],
         metavar="NAME",
-        help="a study whose artifacts are to go, unless another study names them",
+        help="name of a study whose artifacts go too, unless another study names them",
     )
     gc.add_argument("--yes", action="store_true", help="remove instead of listing")
     show = add("show", _show, "print the answer and the headline tables of a finished study")

@@ -56,12 +56,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.set_defaults(items=[])
     parser.add_argument(
-        "names", nargs="*", action=_Item, metavar="A", help="what is scored, of any kind below"
+        "names",
+        nargs="*",
+        action=_Item,
+        metavar="A",
+        help="what is scored: folder of an autoencoder, file of latents, package:Class, or with "
+        "--study names of tokenizers",
     )
     for option, meaning in (
-        ("--vae", "folder of an autoencoder of diffusers"),
-        ("--tokenizer", "class of your own with encode and decode, package:Class, or an entry"),
-        ("--encoder", "vision model (dinov2-b), folder that timm saved, package:Class, or entry"),
+        ("--vae", "folder of an autoencoder that diffusers saved"),
+        ("--tokenizer", "class of your own, package:Class, or an entry of a study's tokenizers"),
+        ("--encoder", "vision model (dinov2-b), folder that timm saved, package:Class, an entry"),
         ("--latents", "latents (N, C, H, W) or tokens (N, L, D) in npy, npz, safetensors or zarr"),
     ):
         parser.add_argument(option, action=_Item, metavar="A", help=meaning)
@@ -74,8 +79,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--masks", help="file of (N, H, W) foreground masks of latents")
     add("--weights", help="weights of --tokenizer or --encoder")
     add("--extractor", help="encoder entry for Fréchet distances, such as 'kind: ..., ...'")
-    add("--metrics", nargs="+", default=[], help="metric groups (all that can be measured)")
-    add("--against", metavar="TABLE", help="folder of a finished study's tables, or fashion")
+    add(
+        "--metrics",
+        nargs="+",
+        default=[],
+        metavar="GROUP",
+        help="velocity, semantics, ... (all that can be measured)",
+    )
+    add(
+        "--against",
+        metavar="TABLE",
+        help="latent spaces to compare with: folder of a finished study's tables, or fashion",
+    )
     add("--results", help=f"folder for results, table and page ({FOLDER}; of --study: here)")
     add("--write", metavar="FILE", help="only write the study, to be edited and run")
     add("--cores", "-c", type=int, default=available_cores(), help="cores that are used (all)")
