@@ -123,6 +123,14 @@ def test_readme_is_short_and_names_the_papers() -> None:
         assert number in text, f"README.md does not name {number}"
 
 
+@pytest.mark.release
+@pytest.mark.parametrize("page", ["fisher.md", "metrics.md", "score.md"])
+def test_python_examples_run_when_pasted(page: str) -> None:
+    examples = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.M | re.DOTALL)
+    assert examples
+    exec(compile("\n".join(examples), page, "exec"), {})
+
+
 def test_python_example_is_the_same_everywhere() -> None:
     """The README's is run by its own test."""
     for page in (REPOSITORY / "README.md", DOCS / "metrics.md"):
