@@ -9,8 +9,8 @@ README = (REPOSITORY / "README.md").read_text()
 # reader's own (tests/workflow/test_score.py scores one)
 VAE = "diffusability score --vae path/to/autoencoder --images path/to/images"
 # an editable installation of a copy without the library would take it from every later test
-INSTALL = 'pip install -e ".[paper]"'
-NOT_RUN = {"make test", "make test-all", VAE, INSTALL}
+INSTALL = {"make install", "source .venv/bin/activate", 'pip install -e ".[paper]"'}
+NOT_RUN = {"make test", "make test-all", VAE, *INSTALL}
 PLANS = re.compile(r"^snakemake .*(-n|--dry-run)\b|^diffusability (plan|ls|status|gc)\b(?!.*--yes)")
 
 
