@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusability.errors import MeasurementError
-from diffusability.study.class_sizes import minimum_samples
+from diffusability.study.class_sizes import LEAST_CLASSES, minimum_samples
 
 TOLERANCE = 1e-6
 MAX_ITERATIONS = 100
@@ -41,12 +41,16 @@ def require_samples(counts: Tensor, names: Tensor, rows: int, columns: int) -> N
             f"{name} has {count}"
             for name, count in zip(names[few].tolist(), counts[few].tolist(), strict=True)
         ]
+        skip = (  # a metric of classes needs two that are left
+            ", or leave these classes out with smallest_class: skip"
+            if counts.numel() - len(listed) >= LEAST_CLASSES
+            else ""
+        )
         raise MeasurementError(
             f"{len(listed)} of {counts.numel()} classes have fewer than {least} samples, below "
             f"which the covariance of {rows} channels x {columns} positions has no reliable "
             f"maximum-likelihood fit (n > p/q + q/p + 1, plus a margin): class "
-            f"{', '.join(listed[:5])}. Measure on more images per class, or leave these "
-            "classes out with smallest_class: skip"
+            f"{', '.join(listed[:5])}. Measure on more images per class{skip}"
         )
 
 
