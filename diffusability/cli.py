@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
             action="extend",
             default=[],
             metavar="KEY=VALUE",
-            help="keys that override those of the study, as for Snakemake: 'select={tokenizers: [a]}'",
+            help="keys to set in the study, as for Snakemake: 'select={tokenizers: [a]}'",
         )
         return sub
 

@@ -24,7 +24,7 @@ PARTS = {
 }
 ESTIMATORS = {"": "mixture of classes", "_empirical": "smoothed empirical measure"}
 COLUMNS = 4  # panels per row
-LEAST = 0.02  # height of a panel in units of the deviation: what is 0 but for rounding is drawn as 0
+LEAST = 0.02  # height of a panel, of the deviation: what is 0 but for rounding is drawn as 0
 WHOLE = "sum: the deviation"
 COLOURS = dict(zip((*PARTS.values(), WHOLE), (*PALETTE[: len(PARTS)], INK), strict=True))
 
