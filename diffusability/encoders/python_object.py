@@ -226,7 +226,7 @@ def build_from_artifact(spec: WeightedObject, file: Path) -> nn.Module:
     """
     network, state = build_object(spec), load_file(file)
     if spec.weights is None:  # the check of `require_trained`, without a build of its own
-        _require_equal(spec, state, network.state_dict())
+        _require_equal(spec, network.state_dict(), state)
     _load(spec, network, state, file)
     return network
 
