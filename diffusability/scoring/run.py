@@ -192,7 +192,8 @@ def _score(plan: Plan, tokenizer: str, seed: str, artifacts: list[Artifact]) -> 
     measurements: list[Mapping[str, Any]] = []
     for artifact in artifacts:
         if not is_done(artifact):
-            left_out[artifact.stage] = _failure(artifact)
+            # some errors begin with the group, which tables name before the reason
+            left_out[artifact.stage] = _failure(artifact).removeprefix(f"{artifact.stage}: ")
             continue
         cells = json.loads(Path(artifact.path, "measurements.json").read_text(encoding="utf-8"))
         found, without = split_applicable(cells)
