@@ -36,7 +36,7 @@ from diffusability.study.backbone import BACKBONES
 from diffusability.study.network import ConvNetwork, ImageShape
 from diffusability.study.regularizer import Baseline
 from diffusability.study.spec import TrainSpec
-from diffusability.study.tokenizer import ObjectiveSpec, TokenizerTraining
+from diffusability.study.trained_tokenizer import ObjectiveSpec, TokenizerTraining
 from diffusability.tokenizers.conv import ConvAutoencoder
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.objective import Objective

@@ -9,7 +9,7 @@ import time
 import torch
 
 from diffusability.data.shapes import draw_shapes
-from diffusability.study.dataset import ShapesDataset
+from diffusability.study.pixel_dataset import ShapesDataset
 
 
 def main() -> None:

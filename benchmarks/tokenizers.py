@@ -26,7 +26,7 @@ from benchmarks.plain_tokenizers import (
 )
 from diffusability.study.network import ConvNetwork, ImageShape, VitNetwork
 from diffusability.study.regularizer import Baseline
-from diffusability.study.tokenizer import ObjectiveSpec
+from diffusability.study.trained_tokenizer import ObjectiveSpec
 from diffusability.tokenizers.conv import ConvAutoencoder
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.interface import Tokenizer

@@ -16,7 +16,7 @@ from diffusability.data.images import ImageSet
 from diffusability.diffusion.load import backbone_spec, build_diffusion
 from diffusability.encoders.load import encoder_kind
 from diffusability.encoders.pretext import Pretext
-from diffusability.study.tokenizer import ObjectiveSpec
+from diffusability.study.trained_tokenizer import ObjectiveSpec
 from diffusability.tokenizers.build import build_tokenizer, tokenizer_network
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 

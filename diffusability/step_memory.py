@@ -21,7 +21,7 @@ from diffusability.encoders.load import encoder_kind
 from diffusability.encoders.pretext import Pretext
 from diffusability.nn.recomputation import recompute_blocks
 from diffusability.study.regularizer import Baseline
-from diffusability.study.tokenizer import ObjectiveSpec
+from diffusability.study.trained_tokenizer import ObjectiveSpec
 from diffusability.tokenizers.build import build_tokenizer, tokenizer_network
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.hierarchical import HierarchicalAutoencoder, hierarchical_loss

@@ -19,7 +19,8 @@ from diffusability.encoders.interface import StudyEncoder
 from diffusability.encoders.load import HISTORY, WEIGHTS, EncoderKind
 from diffusability.encoders.vit import VitEncoder
 from diffusability.nn.transfer import to_device
-from diffusability.study.encoder import SupervisedEncoder, TrainedEncoder
+from diffusability.study.encoder import TrainedEncoder
+from diffusability.study.trained_encoder import SupervisedEncoder
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train
 

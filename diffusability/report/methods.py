@@ -11,7 +11,8 @@ from diffusability.study.encoder import EncoderEntry
 from diffusability.study.plan import Plan
 from diffusability.study.spec import Spec, TrainSpec
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import ExternalTokenizer, TokenizerSpec
+from diffusability.study.tokenizer import ExternalTokenizer
+from diffusability.study.trained_tokenizer import TokenizerSpec
 
 # options of a network that a methods section names, where it has them
 SIZES = ("factor", "channels", "width", "multipliers", "depth", "heads", "patch")

@@ -9,7 +9,7 @@ from diffusability.data.images import in_batches, to_float
 from diffusability.nn.chunks import chunks
 from diffusability.stages.inputs import Inputs, training_images
 from diffusability.study.regularizer import Gpe
-from diffusability.study.tokenizer import TokenizerSpec
+from diffusability.study.trained_tokenizer import TokenizerSpec
 from diffusability.tokenizers.geometry_preservation import geometry_preservation_loss
 from diffusability.tokenizers.objective import Objective
 from diffusability.tokenizers.serpentine import to_vector

@@ -22,8 +22,8 @@ from diffusability.metrics.trajectory import TrajectoryRecorder
 from diffusability.stages.controls import ControlOptions, Draw, control_source
 from diffusability.stages.inputs import Inputs
 from diffusability.statistics import require_finite
-from diffusability.study.backbone import EDMSampling, Solver, solver_steps
 from diffusability.study.fingerprint import derive_seed
+from diffusability.study.sampling import EDMSampling, Solver, solver_steps
 from diffusability.study.spec import Spec
 from diffusability.training.progress import Progress
 

@@ -16,7 +16,7 @@ from diffusability.stages.geometry_preserving import GeometryPreservingTraining
 from diffusability.stages.inputs import Inputs, training_images
 from diffusability.study.network import ConvNetwork
 from diffusability.study.regularizer import Gpe
-from diffusability.study.tokenizer import TokenizerSpec
+from diffusability.study.trained_tokenizer import TokenizerSpec
 from diffusability.tokenizers.build import build_regularizer, build_tokenizer
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.hierarchical import HierarchicalAutoencoder, hierarchical_loss

@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from diffusability.study.backbone import GUIDANCE_OPTIONS, PROCESS_OPTIONS
 from diffusability.study.declarable import declarable_metrics, declarable_targets
-from diffusability.study.encoder import InceptionEncoder, Use
+from diffusability.study.encoder import InceptionEncoder
+from diffusability.study.encoder_entry import Use
 from diffusability.study.generation import GenerationMetric
 from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.names import INCEPTION, INCEPTION_SPATIAL
 from diffusability.study.problems import Problems, nearest
+from diffusability.study.sampling import GUIDANCE_OPTIONS, PROCESS_OPTIONS
 from diffusability.study.sizes import check_sizes
 from diffusability.study.study import Study
 

@@ -23,7 +23,8 @@ from diffusability.study.plan import Artifact
 from diffusability.study.regularizer import Gpe
 from diffusability.study.spec import Precision, TrainSpec
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import TokenizerEntry, TokenizerSpec
+from diffusability.study.tokenizer_entry import TokenizerEntry
+from diffusability.study.trained_tokenizer import TokenizerSpec
 
 BYTES = {"float32": 4, "bfloat16": 2}
 TRAINING = 3  # passes of a step, in forward passes

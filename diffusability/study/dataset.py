@@ -1,15 +1,18 @@
-"""Datasets that a study can name."""
+"""Datasets that a study can name: of image files and archives, decoded when they are needed.
+
+Those of small images, which are held in memory, are in `pixel_dataset.py`.
+"""
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from diffusability.study.content import content_digest, is_digest
+from diffusability.study.dataset_entry import DATASETS, Dataset, ImageCounts
 from diffusability.study.folder_content import (
     count_images,
     folder_digest,
@@ -17,234 +20,20 @@ from diffusability.study.folder_content import (
     is_small,
 )
 from diffusability.study.image_files import (
-    CIFAR_FILES,
-    IDX_PARTS,
     archive_files,
     count_in_parquet,
     count_in_tars,
     count_in_zips,
     files_digest,
-    idx_files,
 )
+from diffusability.study.pixel_dataset import PixelDataset
 from diffusability.study.python_object import COMPUTED
-from diffusability.study.registry import Registry
-from diffusability.study.spec import NamedContent, Need, OptionalPlace, Place, Spec
+from diffusability.study.spec import NamedContent, Need, OptionalPlace, Place
 
-DIGITS_IMAGES = 1797
+__all__ = ["DATASETS", "Dataset", "ImageCounts", "PixelDataset"]  # whole: all kinds are declared
+
 # ImageNet-1k has 1,281,167 training and 50,000 validation images in 1,000 classes
 FOLDER_TRAIN, FOLDER_VAL = 1281.167, 50.0
-FASHION_MNIST = "/usr/share/datasets/fashion-mnist"  # of Debian's package dataset-fashion-mnist
-
-
-@dataclass(frozen=True)
-class ImageCounts:
-    """How many images a dataset holds, as far as its entry says."""
-
-    train: int
-    val: int
-
-    def of(self, split: Literal["train", "val", "all"]) -> int:
-        """Return the number in a split."""
-        return {"train": self.train, "val": self.val, "all": self.train + self.val}[split]
-
-
-class Dataset(Spec):
-    """What every kind of dataset states; a kind is declared with its `DataSource`.
-
-    Attributes:
-        has_images: whether there are images; else only labels and masks of latents on disk.
-    """
-
-    has_images: ClassVar[bool] = True
-
-    kind: str
-    size: int = Field(description="side of the square images in pixels")
-    if TYPE_CHECKING:  # a kind fixes the number, or makes it an option
-
-        @property
-        def num_classes(self) -> int:
-            """Number of classes."""
-            ...
-
-    @property
-    def image_channels(self) -> int:
-        """Colour images; grey ones are repeated."""
-        return 3
-
-    def counts(self) -> ImageCounts:
-        """Return the number of images per split, for estimates of cost."""
-        raise NotImplementedError(f"dataset of kind {self.kind}: state its counts")
-
-
-DATASETS: Registry[Dataset] = Registry("dataset", "kind")
-
-
-@DATASETS.add("diffusability.data.digits:Digits")
-class DigitsDataset(Dataset):
-    """Scikit-learn's handwritten digits: 1,797 real scans of 8 x 8 in 17 grey levels.
-
-    The images are enlarged bilinearly; ink is the foreground.
-    """
-
-    kind: Literal["digits"] = Field(description="scikit-learn's handwritten digits")
-    size: Literal[8, 16, 32] = Field(16, description="side of the square images in pixels")
-    val_fraction: float = Field(
-        0.2, gt=0, lt=1, description="share of every class that is held out for validation"
-    )
-
-    @property
-    def image_channels(self) -> int:
-        """Grey images."""
-        return 1
-
-    @property
-    def num_classes(self) -> int:
-        """The ten digits."""
-        return 10
-
-    def counts(self) -> ImageCounts:
-        """The held-out share of every class is rounded as one."""
-        val = round(self.val_fraction * DIGITS_IMAGES)
-        return ImageCounts(DIGITS_IMAGES - val, val)
-
-
-@DATASETS.add("diffusability.data.shapes:Shapes")
-class ShapesDataset(Dataset):
-    """Procedural colour images: one of twelve shapes before a photograph.
-
-    The photographs ship inside scikit-learn. The shape is the class and, exactly, the foreground.
-    """
-
-    kind: Literal["shapes"] = Field(description="procedural shapes before photographs")
-    size: Literal[16, 32, 64] = Field(32, description="side of the square images in pixels")
-    train: PositiveInt = Field(20_000, description="training images")
-    val: PositiveInt = Field(5_000, description="validation images")
-    seed: NonNegativeInt = Field(0, description="another seed gives other images")
-
-    @property
-    def num_classes(self) -> int:
-        """The twelve shapes."""
-        return 12
-
-    def counts(self) -> ImageCounts:
-        """As the entry says."""
-        return ImageCounts(self.train, self.val)
-
-
-class PixelDataset(Dataset):
-    """Small images of one size, stored as plain pixels with their division into two splits."""
-
-    path: Place
-    content: str | None = Field(
-        None,
-        json_schema_extra=COMPUTED,
-        description="SHA-256 of the files; part of the fingerprint, while `path` is not",
-    )
-    size: PositiveInt = Field(32, description="side of the square images in pixels")
-    fit: Literal["pad", "resize"] = Field(
-        "pad",
-        description="how images get this size: black pixels around them, or resized as the images "
-        "of a folder are",
-    )
-    train: PositiveInt | None = Field(
-        None,
-        description="training images, the first ones of every class in equal numbers; none: all",
-    )
-    val: PositiveInt | None = Field(None, description="validation images, as `train`")
-
-    @model_validator(mode="after")
-    def _one_data_set(self) -> "PixelDataset":
-        self.files()  # raises ValueError where a folder holds several
-        return self
-
-    def canonical(self) -> dict[str, Any]:
-        """Return the resolved values with the content of the files.
-
-        They are read when this is asked first: a study may declare data sets that it does not use.
-        """
-        return super().canonical() | {"content": self.content or self.content_now()}
-
-    def files(self) -> list[Path]:
-        """Return the files of images and labels, in a fixed order."""
-        raise NotImplementedError(f"dataset of kind {self.kind}: state its files")
-
-    def content_now(self) -> str | None:
-        """Return the SHA-256 of the files as they are now; None where one is missing."""
-        return files_digest(self.files())
-
-
-@DATASETS.add("diffusability.data.idx:Idx")
-class IdxDataset(PixelDataset):
-    """Grey images in the format of MNIST: Fashion-MNIST, MNIST, KMNIST, a set of EMNIST.
-
-    `path` holds four IDX files, gzipped or not: images and labels of a training and of a test
-    split, which is the validation split here. By default it is the folder of Debian's package
-    `dataset-fashion-mnist`.
-    """
-
-    kind: Literal["idx"] = Field(description="IDX files, the format of MNIST")
-    path: Place = Field(FASHION_MNIST, description="folder of the files")
-    num_classes: PositiveInt = Field(10, description="classes that are expected")
-    foreground: PositiveInt | None = Field(
-        10,
-        le=255,
-        description="least grey level, out of 255, of a foreground pixel; the background is "
-        "black. none: no masks",
-    )
-
-    @property
-    def image_channels(self) -> int:
-        """Grey images."""
-        return 1
-
-    def files(self) -> list[Path]:
-        """Return the four files, or those of them that exist."""
-        return list(idx_files(self.path).values())
-
-    def counts(self) -> ImageCounts:
-        """Without `train` and `val` as many as in MNIST."""
-        return ImageCounts(self.train or 60_000, self.val or 10_000)
-
-    def needs(self) -> tuple[Need, ...]:
-        """The four files."""
-        remedy = (
-            "install Fashion-MNIST with `apt-get install dataset-fashion-mnist`, or set the "
-            "dataset's `path` to a folder of IDX files"
-        )
-        files = idx_files(self.path)
-        lacking = f"not at {self.path}" if not files else None
-        if files and (missing := [part for part in IDX_PARTS if part not in files]):
-            lacking = f"{self.path} has no file of {', '.join(missing)}"
-        return (Need("IDX images", Path(self.path), remedy, lacking),)
-
-
-@DATASETS.add("diffusability.data.cifar:Cifar")
-class CifarDataset(PixelDataset):
-    """CIFAR-10 or CIFAR-100 in their binary version, colour images of 32 x 32 pixels.
-
-    `path` holds `data_batch_1.bin` ... and `test_batch.bin`, or `train.bin` and `test.bin`; the
-    test split is the validation split here. There are no masks.
-    """
-
-    kind: Literal["cifar"] = Field(description="CIFAR's binary files")
-    path: Place = Field(description="folder of the files")
-    num_classes: Literal[10, 20, 100] = Field(
-        10, description="10: CIFAR-10; 100: CIFAR-100; 20: superclasses of CIFAR-100"
-    )
-
-    def files(self) -> list[Path]:
-        """Return the files of training, then of testing."""
-        return [Path(self.path, name) for split in CIFAR_FILES[self.num_classes] for name in split]
-
-    def counts(self) -> ImageCounts:
-        """Without `train` and `val` all of them."""
-        return ImageCounts(self.train or 50_000, self.val or 10_000)
-
-    def needs(self) -> tuple[Need, ...]:
-        """Every file."""
-        name = "cifar-10-binary" if self.num_classes == 10 else "cifar-100-binary"
-        remedy = f"set the dataset's `path` to the folder of the files in {name}.tar.gz"
-        return tuple(Need("CIFAR images", file, remedy) for file in self.files())
 
 
 class DecodedDataset(Dataset):

@@ -19,7 +19,7 @@ from diffusability.study.operations import (
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.regularizer import Gpe
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import TokenizerSpec
+from diffusability.study.trained_tokenizer import TokenizerSpec
 
 TRAININGS = ("tokenizer", "diffusion")  # stages whose steps are counted
 TRAINED = 16  # bytes of a trained number: itself, its gradient and the two moments of Adam

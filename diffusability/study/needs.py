@@ -9,7 +9,7 @@ from diffusability.errors import StudyError
 from diffusability.study.commands import install_command
 from diffusability.study.spec import NamedContent, Need, Spec
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import TokenizerSpec
+from diffusability.study.trained_tokenizer import TokenizerSpec
 
 EXTRAS = {"pyarrow": "parquet"}  # package to its extra, where that is not `paper`
 

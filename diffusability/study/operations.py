@@ -22,7 +22,8 @@ from diffusability.study.vision_models import FACTS, VisionModel
 
 if TYPE_CHECKING:  # these state their own cost with what is counted here
     from diffusability.study.encoder import EncoderEntry, TrainedEncoder
-    from diffusability.study.tokenizer import LinearTokenizer, ObjectiveSpec
+    from diffusability.study.tokenizer import LinearTokenizer
+    from diffusability.study.trained_tokenizer import ObjectiveSpec
 
 UNTRAINED = {"train": {"steps": 1}}  # how it is trained changes no count
 PACKAGE = Path(__file__).parents[1]

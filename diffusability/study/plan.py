@@ -23,7 +23,7 @@ from diffusability.study.stages import (
 )
 from diffusability.study.study import Study
 from diffusability.study.tables import TABLES
-from diffusability.study.tokenizer import TokenizerSpec
+from diffusability.study.trained_tokenizer import TokenizerSpec
 
 
 @dataclass(frozen=True, eq=False)

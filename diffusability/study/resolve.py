@@ -22,11 +22,9 @@ from diffusability.study.tokenizer import (
     DerivedTokenizer,
     LevelTokenizer,
     MeansTokenizer,
-    ObjectiveSpec,
-    TokenizerEntry,
-    TokenizerSpec,
-    TokenizerTraining,
 )
+from diffusability.study.tokenizer_entry import TokenizerEntry
+from diffusability.study.trained_tokenizer import ObjectiveSpec, TokenizerSpec, TokenizerTraining
 
 # keys of tokenizers whose network is that of another entry, by their source
 DERIVED_KEYS = {"level": ("source", "of", "factor"), "means": ("source", "of")}

@@ -1,9 +1,9 @@
 """Whether latents, patches, networks and classifiers fit the images and their classes."""
 
-from diffusability.study.encoder import SupervisedEncoder
 from diffusability.study.problems import Problems
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import TokenizerSpec
+from diffusability.study.trained_encoder import SupervisedEncoder
+from diffusability.study.trained_tokenizer import TokenizerSpec
 
 
 def check_sizes(study: Study, problems: Problems) -> None:

@@ -5,7 +5,7 @@ from pydantic import TypeAdapter
 from diffusability.errors import StudyError
 from diffusability.study.network import NETWORKS, ImageShape, Network, NetworkSpec
 from diffusability.study.regularizer import REGULARIZERS, Gpe
-from diffusability.study.tokenizer import TokenizerSpec
+from diffusability.study.trained_tokenizer import TokenizerSpec
 from diffusability.tokenizers.interface import Tokenizer
 from diffusability.tokenizers.regularizers.interface import Regularizer
 

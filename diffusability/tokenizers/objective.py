@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffusability.errors import StudyError
-from diffusability.study.tokenizer import ObjectiveSpec
+from diffusability.study.trained_tokenizer import ObjectiveSpec
 
 PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
 Terms = dict[str, Tensor]

@@ -18,7 +18,7 @@ from diffusability.study.network import (
     VitNetwork,
 )
 from diffusability.study.regularizer import REGULARIZERS
-from diffusability.study.tokenizer import ObjectiveSpec
+from diffusability.study.trained_tokenizer import ObjectiveSpec
 from diffusability.tokenizers.conv import ConvAutoencoder
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.hierarchical import HierarchicalAutoencoder

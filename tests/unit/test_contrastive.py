@@ -9,7 +9,7 @@ import torch
 from diffusability.data.digits import load_digits
 from diffusability.encoders.augmentation import CUT_OUT, may_flip, random_view
 from diffusability.encoders.contrastive import ContrastiveLoss, ContrastiveNetwork, nt_xent
-from diffusability.study.dataset import DigitsDataset
+from diffusability.study.pixel_dataset import DigitsDataset
 from diffusability.study.spec import TrainSpec
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Batch, Phase, Run, train

@@ -11,8 +11,9 @@ from diffusability.execution.plan_table import plan_table
 from diffusability.execution.this_machine import START_UP, ThisMachine, measure
 from diffusability.metrics import sample_fisher
 from diffusability.study.cost import COMPARED, DISTANCES, SUSTAINED, Costs
-from diffusability.study.dataset import DigitsDataset, FolderDataset, ShapesDataset
+from diffusability.study.dataset import FolderDataset
 from diffusability.study.load import load_study
+from diffusability.study.pixel_dataset import DigitsDataset, ShapesDataset
 from diffusability.study.plan import Artifact, Plan
 from tests.conftest import REPOSITORY
 

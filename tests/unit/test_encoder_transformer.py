@@ -25,7 +25,7 @@ from diffusability.encoders.pretext import ClassificationLoss
 from diffusability.encoders.vit import VitEncoder
 from diffusability.nn.layers import SwiGLU
 from diffusability.nn.transformer import Transformer
-from diffusability.study.dataset import DigitsDataset
+from diffusability.study.pixel_dataset import DigitsDataset
 from diffusability.study.spec import TrainSpec
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Batch, Losses, Phase, Run, train

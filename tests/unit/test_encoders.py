@@ -11,7 +11,7 @@ from diffusability.encoders.contrastive import ContrastiveNetwork
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.encoders.masked import MaskedAutoencoder
 from diffusability.encoders.pretext import ClassificationLoss
-from diffusability.study.dataset import DigitsDataset
+from diffusability.study.pixel_dataset import DigitsDataset
 from diffusability.study.spec import TrainSpec
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Phase, Run, train

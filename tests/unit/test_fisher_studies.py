@@ -9,7 +9,8 @@ from diffusability.study.load import load_study
 from diffusability.study.network import VectorNetwork
 from diffusability.study.plan import Plan
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import LevelTokenizer, LinearTokenizer, TokenizerSpec
+from diffusability.study.tokenizer import LevelTokenizer, LinearTokenizer
+from diffusability.study.trained_tokenizer import TokenizerSpec
 from tests.conftest import REPOSITORY
 
 HALF = 0.5  # EDM's standard deviation of data; latents have 1, so its noise levels are doubled

@@ -9,7 +9,7 @@ from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
 from diffusability.study.representations import REPRESENTATIONS
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import TokenizerSpec
+from diffusability.study.trained_tokenizer import TokenizerSpec
 from diffusability.study.vision_models import FACTS
 from tests.conftest import REPOSITORY
 

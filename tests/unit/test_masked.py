@@ -14,7 +14,7 @@ from diffusability.encoders.masked import (
     pixels_of,
 )
 from diffusability.errors import StudyError
-from diffusability.study.dataset import DigitsDataset
+from diffusability.study.pixel_dataset import DigitsDataset
 from diffusability.study.spec import TrainSpec
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Batch, Phase, Run, train

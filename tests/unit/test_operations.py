@@ -22,7 +22,6 @@ from diffusability.study.backbone import (
     SiTBackbone,
     UNetBackbone,
 )
-from diffusability.study.encoder import SupervisedEncoder
 from diffusability.study.network import (
     ConvNetwork,
     HierarchicalNetwork,
@@ -38,7 +37,8 @@ from diffusability.study.operations import (
     vgg16,
     vision_model,
 )
-from diffusability.study.tokenizer import ObjectiveSpec
+from diffusability.study.trained_encoder import SupervisedEncoder
+from diffusability.study.trained_tokenizer import ObjectiveSpec
 from diffusability.tokenizers.build import build_tokenizer
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 

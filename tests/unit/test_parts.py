@@ -23,7 +23,7 @@ from diffusability.study.network import ConvNetwork
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
 from diffusability.study.spec import TrainSpec
-from diffusability.study.tokenizer import ObjectiveSpec
+from diffusability.study.trained_tokenizer import ObjectiveSpec
 from diffusability.tokenizers.build import build_tokenizer
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.objective import Objective

@@ -19,7 +19,7 @@ from diffusability.study.load import load_study
 from diffusability.study.memory import CONTEXT, PASSING_RECOMPUTED, check_memory
 from diffusability.study.memory import step_memory as memory_of
 from diffusability.study.plan import Plan
-from diffusability.study.tokenizer import ObjectiveSpec
+from diffusability.study.trained_tokenizer import ObjectiveSpec
 from diffusability.tokenizers.training_step import TokenizerLosses
 from diffusability.training.loop import Training
 from tests.conftest import REPOSITORY

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from diffusability.errors import StudyError, TrainingError
 from diffusability.study.regularizer import REGULARIZERS
-from diffusability.study.tokenizer import TokenizerSpec
+from diffusability.study.trained_tokenizer import TokenizerSpec
 from diffusability.tokenizers.build import build_regularizer
 from diffusability.tokenizers.posterior import Posterior
 from diffusability.tokenizers.regularizers.alignment import (

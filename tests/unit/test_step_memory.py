@@ -15,7 +15,7 @@ from diffusability.study.memory import CONTEXT, PASSING, StepMemory, check_memor
 from diffusability.study.memory import step_memory as memory_of
 from diffusability.study.operations import Kept
 from diffusability.study.plan import Plan
-from diffusability.study.tokenizer import ObjectiveSpec
+from diffusability.study.trained_tokenizer import ObjectiveSpec
 from diffusability.tokenizers.build import build_tokenizer, tokenizer_network
 from tests.conftest import REPOSITORY
 

@@ -26,10 +26,10 @@ from diffusability.encoders.vision import (
 )
 from diffusability.errors import ArtifactError, StudyError
 from diffusability.stages.make import make
-from diffusability.study.dataset import DigitsDataset
 from diffusability.study.encoder import VisionEncoder
 from diffusability.study.fingerprint import fingerprint
 from diffusability.study.load import read_yaml
+from diffusability.study.pixel_dataset import DigitsDataset
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
 from diffusability.study.stages import STAGES
