@@ -8,6 +8,8 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 import pytest
 
+from diffusability.study import commands
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -22,3 +24,10 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def run_of_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the run that a command states end with its test; jobs of later tests look for it."""
+    monkeypatch.setenv(commands.VARIABLE, "{}")  # what was there comes back
+    monkeypatch.delenv(commands.VARIABLE)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -226,12 +227,14 @@ def test_links_that_lead_back_do_not_stop_it(own: Plan, capsys: pytest.CaptureFi
     assert len(list(finished())) == 1  # the smoke study has the other
 
 
-def test_what_a_study_now_calls_otherwise_goes(own: Plan) -> None:
+def test_what_a_study_now_calls_otherwise_goes_once_it_is_made_anew(own: Plan) -> None:
     artifact = next(iter(own.of_stage("encoder")))
     old = Path(artifact.path)
     renamed = old.parents[1] / "renamed" / old.name  # as the study names it now
-    assert old in {item.path for item in find_garbage({str(renamed)})}
+    assert old not in {item.path for item in find_garbage({str(renamed)})}  # see `folder_of`
     assert old not in {item.path for item in find_garbage({artifact.path})}
+    shutil.copytree(old, renamed)
+    assert old in {item.path for item in find_garbage({str(renamed)})}
 
 
 def test_letting_go_of_nothing_is_refused(own: Plan, capsys: pytest.CaptureFixture[str]) -> None:

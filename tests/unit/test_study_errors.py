@@ -76,7 +76,7 @@ CASES: list[tuple[str, Any, list[str]]] = [
     ("sampling", [], ["sampling: expected a mapping of keys to values, got []"]),
     ("sampling.guidance", ["a"], ["1 problem", "sampling.guidance.0: expected a number, got 'a'"]),
     ("sampling.guidance_interval", [0.1], ["guidance_interval.1: is missing from the list, got"]),
-    ("datasets.digits.size", "8", ["datasets.digits.size: `8` is a text here: write it without"]),
+    ("datasets.digits.size", "7", ["datasets.digits.size: unknown value `7` (valid: 16, 32, 8)"]),
     ("sampling.a[b]", 1, ["sampling.a[b]: unknown key"]),
     # names that do not exist
     ("select.dataset", "digit", ["select.dataset: unknown dataset `digit`", "`digits`"]),
