@@ -27,6 +27,7 @@ from diffusability.report.scores import left_out_rows, perspective_rows, score_t
 from diffusability.report.summaries import compared_sentence
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
+from diffusability.study.stages import CARD
 from tests.conftest import REPOSITORY
 from tests.unit.measurement_table import measurement_table
 
@@ -147,7 +148,9 @@ def test_tokenizers_that_are_not_compared_are_named_or_counted():
 
 def test_damaged_images_are_those_of_the_manifest(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"damaged": {"a.png": "truncated"}}))
-    plan = SimpleNamespace(of_stage=lambda _: [SimpleNamespace(path=str(tmp_path))])
+    (tmp_path / CARD).touch()
+    dataset = SimpleNamespace(path=str(tmp_path), card=str(tmp_path / CARD))
+    plan = SimpleNamespace(of_stage=lambda _: [dataset])
     assert damaged_images(plan) == {"a.png": "truncated"}
 
 
