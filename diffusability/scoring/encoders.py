@@ -107,6 +107,8 @@ def _saved_by_timm(folder: Path) -> dict[str, Any]:
     if weights is None:
         raise StudyError(f"--encoder {folder}: there is no {' or '.join(WEIGHT_FILES)}")
     arguments = {k: v for k, v in config.get("model_args", {}).items() if k not in OF_THE_HEAD}
+    if arguments.get("in_chans") == 3:  # what timm writes for all; another number is refused
+        del arguments["in_chans"]
     entry = {"kind": "timm", "model": config["architecture"], "weights": str(weights.absolute())}
     entry |= {"options": arguments} if arguments else {}
     colours = config.get("pretrained_cfg", {})

@@ -85,6 +85,14 @@ def test_a_vision_model_of_grey_images_is_refused_before_any_job() -> None:
         requested_study(Request([("encoder", entry)], images="kind: digits, size: 16"))
 
 
+def test_a_saved_network_of_grey_images_is_refused_before_any_job(saved: Any) -> None:
+    config = json.loads(Path("vit/config.json").read_text())
+    config["model_args"] = SMALL | {"in_chans": 1}
+    Path("vit/config.json").write_text(json.dumps(config))
+    with pytest.raises(StudyError, match="takes images of 1 channels"):
+        requested_study(Request([("encoder", "vit")], images=IMAGES))
+
+
 def test_what_an_encoder_can_be_measured_for(saved: Any) -> None:
     study = resolve_study(requested_study(Request([("", "vit")], images=IMAGES)), "test")
     measured = {artifact.stage for artifact in Plan(study).measured}
