@@ -290,7 +290,10 @@ def _all(parts: Sequence[_Finding]) -> _Finding:
     judged = [part for part in parts if part.verdict != NOT_TESTABLE]
     lost = list(dict.fromkeys(part.reason for part in parts if part.verdict == NOT_TESTABLE))
     if not judged:
-        return _Finding(NOT_TESTABLE, "; ".join(lost[:_NAMED]) or "this study has no such findings")
+        return _Finding(
+            NOT_TESTABLE,
+            "; ".join(lost[:_NAMED]) or "not measured here or every estimate has a flag",
+        )
     # among equal verdicts the first decides: a region has no preferred end in general
     decisive = min(judged, key=lambda part: _WORST_FIRST.index(part.verdict))
     found = replace(decisive, rows=sum(part.rows for part in judged))

@@ -423,4 +423,6 @@ def test_findings_that_no_selector_matches_are_not_testable(findings) -> None:
     nowhere = findings.assign(space="elsewhere", dataset="digits")
     table = check_findings(_of_findings(), nowhere).set_index("id")
     assert table.loc["table-2-gpe-fid", "verdict"] == NOT_TESTABLE
-    assert table.loc["table-2-gpe-fid", "reason"] == "this study has no such findings"
+    assert (
+        table.loc["table-2-gpe-fid", "reason"] == "not measured here or every estimate has a flag"
+    )
