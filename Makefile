@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 READY := $(VENV)/.installed
 CHECKS := $(VENV)/.installed-dev
 
-.PHONY: install study test test-all test-slurm test-slow test-faults lint docs bench simulate clean
+.PHONY: install study test test-all test-full test-slurm test-slow test-faults lint docs bench simulate clean
 
 install: $(READY)
 
@@ -25,12 +25,15 @@ study: $(READY)
 test: lint
 	$(BIN)/pytest tests/unit tests/workflow --numprocesses auto --dist worksteal
 
-# also required for a release: the default study, every README command, the documentation, clusters
+# also required for a release: the default study, every README command, the documentation, clusters;
+# jobs on a real Slurm mostly wait for it, so the other tests run beside them
 test-all: $(CHECKS)
 	$(BIN)/pytest tests/unit -m release --numprocesses auto --dist worksteal
-	$(BIN)/pytest tests/full --ignore tests/full/slurm
-	@$(MAKE) --no-print-directory docs
-	@$(MAKE) --no-print-directory test-slurm
+	@$(MAKE) --no-print-directory --jobs 2 test-slurm test-full docs
+
+# the make of a test is none of this one's
+test-full: $(CHECKS)
+	env -u MAKEFLAGS -u MAKELEVEL $(BIN)/pytest tests/full --ignore tests/full/slurm
 
 # a cluster of one node, started in a scratch folder and stopped again, if it can be installed
 test-slurm: $(CHECKS)
