@@ -54,6 +54,7 @@ VERDICTS = {
     "FIR per dimension: finer levels nearer": "finer-levels-nearer-per-dimension",
     "MMSE rate: finer levels nearer": "finer-levels-nearer-in-mmse-rate",
 }
+LENGTHS = ("tiny", "tiny-long")  # 6,000 updates of 128 points, 50,000 of 32
 TOY_NETWORKS = ("exact", "tiny", "edm")
 TOY_VERDICTS = {
     "ReLU has the largest FI": "relu-deviates-most-fi",
@@ -139,7 +140,21 @@ def toy_rows() -> dict[str, list[str]]:
     return verdict_rows(toy_verdicts(), TOY_VERDICTS, TOY_NETWORKS)
 
 
-@pytest.mark.parametrize("rows", [space_rows, part_rows, image_rows, toy_rows])
+def training_rows() -> dict[str, list[str]]:
+    """Return both estimates of FI of a short and of a long training, and the exact FI."""
+    table = pd.read_csv(TOY / "training_length.csv").set_index(["space", "network"])
+    rows = {}
+    for space in ("data", "tanh"):
+        for at in (0, 3):  # of the noise variances
+            own = {name: table.loc[(space, name)].iloc[at] for name in ("exact", *LENGTHS)}
+            cells = [f"{own['exact']['fi']:.2f}"]
+            for length in LENGTHS:
+                cells += [f"{own[length]['fi']:.2f}", f"{own[length]['fi_score']:.2f}"]
+            rows[f"{space}, v = {own['exact']['v']:.2g}"] = cells
+    return rows
+
+
+@pytest.mark.parametrize("rows", [space_rows, part_rows, image_rows, toy_rows, training_rows])
 def test_every_number_and_verdict_of_a_table_is_recomputed(rows) -> None:
     text = PAGE.read_text()
     for words, cells in rows().items():
