@@ -119,8 +119,9 @@ def draw_deviation_parts(table: pd.DataFrame) -> Figure:
         axis.bar(places, parts["dimension"], color=colours["dimension"], label="dimension")
         axis.bar(places, parts["rest"], bottom=parts["dimension"], color=colours[rest], label=rest)
         known = parts["theory"].notna().to_numpy()
-        at = [k for k in places if known[k]]
-        axis.plot(at, parts["theory"][known], "o", color=INK, markersize=3, label="theory")
+        if known.any():
+            at = [k for k in places if known[k]]
+            axis.plot(at, parts["theory"][known], "o", color=INK, markersize=3, label="theory")
         axis.set_xticks(list(places), [f"{p:g}" for p in parts["parameter"]])
         axis.set_title(experiment)
         axis.set_xlabel(title)

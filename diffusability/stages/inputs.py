@@ -23,7 +23,7 @@ from diffusability.latents.shards import Encode, LatentShards
 from diffusability.nn.chunks import chunks, joined
 from diffusability.statistics import require_finite
 from diffusability.study.metric_group import UNUSED_MASKS
-from diffusability.study.tokenizer import EncodingSpec
+from diffusability.study.tokenizer import TOKENIZER_SOURCES, EncodingSpec
 from diffusability.tokenizers.interface import Tokenizer
 from diffusability.tokenizers.load import load_tokenizer, stored_latents
 from diffusability.tokenizers.perceptual import FeaturePerceptual, LpipsPerceptual
@@ -100,7 +100,8 @@ class Inputs:
     @property
     def encodes(self) -> bool:
         """Whether the tokenizer is a network; else its latents are on disk, one per image."""
-        return read_card(self.folder("tokenizer"))["spec"].get("source") != "latents"
+        source = read_card(self.folder("tokenizer"))["spec"].get("source")
+        return source is None or TOKENIZER_SOURCES[source].encodes
 
     @cached_property
     def checked_latents(self) -> MappedLatents:

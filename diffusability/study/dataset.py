@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from diffusability.study.content import content_digest, is_digest
-from diffusability.study.dataset_entry import DATASETS, Dataset, ImageCounts
+from diffusability.study.dataset_entry import DATASETS, Dataset, FilesDataset, ImageCounts
 from diffusability.study.folder_content import (
     count_images,
     folder_digest,
@@ -166,7 +166,7 @@ class FolderDataset(DecodedDataset):
         return images, Need(f"masks of `{name}`", Path(self.masks), remedy)
 
 
-class ArchiveDataset(DecodedDataset):
+class ArchiveDataset(DecodedDataset, FilesDataset):
     """Image files with their labels in archives, read where they are; there are no masks."""
 
     suffix: ClassVar[str]
@@ -185,18 +185,6 @@ class ArchiveDataset(DecodedDataset):
         json_schema_extra=COMPUTED,
         description="SHA-256 of the archives; part of the fingerprint, while their paths are not",
     )
-
-    @model_validator(mode="after")
-    def _one_data_set(self) -> "ArchiveDataset":
-        self.files()  # raises ValueError where a folder holds several
-        return self
-
-    def canonical(self) -> dict[str, Any]:
-        """Return the resolved values with the content of the files.
-
-        They are read when this is asked first: a study may declare data sets that it does not use.
-        """
-        return super().canonical() | {"content": self.content or self.content_now()}
 
     def files(self) -> tuple[list[Path], list[Path]]:
         """Return the archives of training and those of validation, each by name."""

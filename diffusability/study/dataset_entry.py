@@ -1,9 +1,9 @@
 """What every kind of dataset states, and the registry of kinds, which `dataset.py` completes."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from diffusability.study.registry import Registry
 from diffusability.study.spec import Spec
@@ -47,6 +47,33 @@ class Dataset(Spec):
     def counts(self) -> ImageCounts:
         """Return the number of images per split, for estimates of cost."""
         raise NotImplementedError(f"dataset of kind {self.kind}: state its counts")
+
+
+class FilesDataset(Dataset):
+    """A dataset whose fingerprint has the content of its files in the place of their paths."""
+
+    if TYPE_CHECKING:  # each states what it is the SHA-256 of
+        content: str | None
+
+    @model_validator(mode="after")
+    def _one_data_set(self) -> Self:
+        self.files()  # raises ValueError where a folder holds several
+        return self
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the resolved values with the content of the files.
+
+        They are read when this is asked first: a study may declare data sets that it does not use.
+        """
+        return super().canonical() | {"content": self.content or self.content_now()}
+
+    def files(self) -> Any:
+        """Return the files, in a fixed order."""
+        raise NotImplementedError(f"dataset of kind {self.kind}: state its files")
+
+    def content_now(self) -> str | None:
+        """Return the SHA-256 of the files as they are now; None where one is missing."""
+        raise NotImplementedError(f"dataset of kind {self.kind}: state its content")
 
 
 DATASETS: Registry[Dataset] = Registry("dataset", "kind")

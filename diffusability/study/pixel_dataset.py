@@ -1,11 +1,11 @@
 """Datasets of small images of one size that are held in memory."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt
 
-from diffusability.study.dataset_entry import DATASETS, Dataset, ImageCounts
+from diffusability.study.dataset_entry import DATASETS, Dataset, FilesDataset, ImageCounts
 from diffusability.study.image_files import CIFAR_FILES, IDX_PARTS, files_digest, idx_files
 from diffusability.study.python_object import COMPUTED
 from diffusability.study.spec import Need, Place
@@ -66,7 +66,7 @@ class ShapesDataset(Dataset):
         return ImageCounts(self.train, self.val)
 
 
-class PixelDataset(Dataset):
+class PixelDataset(FilesDataset):
     """Small images of one size, stored as plain pixels with their division into two splits."""
 
     path: Place
@@ -86,18 +86,6 @@ class PixelDataset(Dataset):
         description="training images, the first ones of every class in equal numbers; none: all",
     )
     val: PositiveInt | None = Field(None, description="validation images, as `train`")
-
-    @model_validator(mode="after")
-    def _one_data_set(self) -> "PixelDataset":
-        self.files()  # raises ValueError where a folder holds several
-        return self
-
-    def canonical(self) -> dict[str, Any]:
-        """Return the resolved values with the content of the files.
-
-        They are read when this is asked first: a study may declare data sets that it does not use.
-        """
-        return super().canonical() | {"content": self.content or self.content_now()}
 
     def files(self) -> list[Path]:
         """Return the files of images and labels, in a fixed order."""
