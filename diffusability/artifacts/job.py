@@ -53,7 +53,7 @@ class Job:
         spec: resolved options of the stage, plain JSON values.
         seed: seed of the stage's randomness.
         upstream: role to `{"stage", "fingerprint", "path"}` of each input artifact, and `local` of
-            a dataset: where its images are now.
+            a dataset or a tokenizer that was not trained: where its files are now.
         path: directory of the artifact.
         local: paths and runtime options of this machine; not part of the fingerprint.
         device: torch device; not part of the fingerprint.

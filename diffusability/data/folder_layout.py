@@ -73,6 +73,7 @@ def list_images(root: Path, spec: FolderDataset) -> Listing:
                     f"{root}: holds train/ and {other}/, whose images would not be used; call that "
                     "folder val/"
                 )
+        _refuse_unused(root, spec.masks)
     one = spec.num_classes == 1
     train = _by_class(root, "train/" if "train" in names else "", one)
     val = _by_class(root, "val/", one) if {"train", "val"} <= names else {}
@@ -94,6 +95,27 @@ def list_images(root: Path, spec: FolderDataset) -> Listing:
         seed = derive_seed("folder split")
         validation = stratified_validation(torch.tensor(labels), spec.val_fraction, seed).tolist()
     return Listing(classes, files, labels, validation)
+
+
+def _refuse_unused(root: Path, masks: str | None) -> None:
+    """Refuse folders of images beside a train/ alone: it may be a class of that name among others.
+
+    A folder test/ may be there, which is never read.
+    """
+    known = {(root / name).resolve() for name in ("train", "test", masks or "train")}
+    unused = [
+        entry.name
+        for entry in entries(root)
+        if is_folder(entry)
+        and Path(entry.path).resolve() not in known
+        and next(images_below(root, f"{entry.name}/"), None) is not None
+    ]
+    if unused:
+        raise DataError(
+            f"{root}: the images of {named(unused)} would not be used, because the folder train/ "
+            "beside them is taken for the training split; if it is a class, give it another name, "
+            "else move the others away"
+        )
 
 
 def unread_images(root: Path, without: Path | None) -> dict[str, str]:

@@ -9,6 +9,7 @@ row is read, so that a metric on means reads no log-variances. `diffusability ve
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -33,7 +34,6 @@ from diffusability.errors import ArtifactError
 from diffusability.latents.mapped import MappedLatents, MappedTensor
 
 logger = logging.getLogger(__name__)
-GLANCE = 1.0  # seconds; who looks whether a lock is held takes it for an instant
 Moments = tuple[Tensor, Tensor]
 Encode = Callable[[Tensor], Moments]
 
@@ -70,15 +70,14 @@ class LatentShards:
             batch: images encoded at a time.
             dtype: of the stored mean and log-variance.
             val_means: of the means in shards that hold a validation image; None: `dtype`.
-
-        Raises:
-            ArtifactBusyError: another process writes or removes them.
         """
-        missing = self._unusable(hashed=True)
         lock = self.folder / "lock"
-        if not missing and not lock.exists():  # one of a job that was killed is removed below
+        if not self._unusable(hashed=True) and not lock.exists():
             return
-        with exclusive(lock, str(self.folder), wait=GLANCE):
+        # a lock of a job that was killed is removed; one that is held may be of another study,
+        # which has the same latents under another name
+        with exclusive(lock, str(self.folder), wait=math.inf):
+            missing = self._unusable(hashed=True)
             for left in leftovers(self.folder):  # of a job that was killed
                 left.unlink(missing_ok=True)
             encoder = encode() if missing else None

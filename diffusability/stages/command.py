@@ -16,7 +16,7 @@ from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
 from diffusability.errors import ArtifactError, DiffusabilityError
 from diffusability.execution.fork_client import lost_fork
-from diffusability.execution.gpus import take_gpus
+from diffusability.execution.gpus import SUBMITTED, take_gpus
 from diffusability.execution.this_machine import available_cores
 from diffusability.study.load import load_study
 from diffusability.study.plan import Artifact, Plan
@@ -134,7 +134,12 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
         "--device", default="auto", help="torch device; auto: a GPU if there is one"
     )
     parser.add_argument("--threads", type=int, help="CPU threads of torch (all cores)")
-    parser.add_argument("--minutes", type=float, help="save the state and stop after this time")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="save the state and stop before this time is over (not where Snakemake starts the job "
+        "on its own machine)",
+    )
     parser.add_argument(
         "--restore", action="store_true", help="make evicted files of a finished artifact again"
     )
@@ -152,7 +157,9 @@ def _job(stage: str, arguments: argparse.Namespace) -> Job:
     if arguments.threads:  # torchrun has divided what the environment says
         threads = max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     _limit_threads(threads)
-    job = Job.from_json(text, minutes=arguments.minutes)
+    # a scheduler ends what takes longer; nothing ends what Snakemake starts on its own machine
+    minutes = None if os.environ.get(SUBMITTED) == "0" else arguments.minutes
+    job = Job.from_json(text, minutes=minutes)
     if job.stage != stage:
         raise ArtifactError(f"--job: is of stage {job.stage}, not {stage}")
     if arguments.dry_run:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -49,7 +50,7 @@ class Inputs:
         return role in self.job.upstream
 
     def folder(self, role: str) -> Path:
-        """Return the folder of what is upstream in a role.
+        """Return the folder of the upstream artifact with this role.
 
         Raises:
             ArtifactError: it is missing, altered, or not what the job was planned for.
@@ -111,7 +112,17 @@ class Inputs:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, frozen, on the job's device."""
-        return load_tokenizer(self.folder("tokenizer"), self.data, self.job.device)
+        return self._new_tokenizer()
+
+    def _new_tokenizer(self) -> Tokenizer:
+        folder, places = self.folder("tokenizer"), self._tokenizer_places
+        return load_tokenizer(folder, self.data, self.job.device, places)
+
+    @property
+    def _tokenizer_places(self) -> Mapping[str, Any]:
+        """Where the files of a tokenizer that was not trained are now."""
+        places: Mapping[str, Any] = self.job.upstream["tokenizer"].get("local", {})
+        return places
 
     @torch.no_grad()
     def decode(self, latents: Tensor, what: str) -> Tensor:
@@ -163,7 +174,7 @@ class Inputs:
         shards = _shards(self.job.path, self.data, spec)
         dtype = getattr(torch, spec.dtype)
         val_means = None if spec.val_means is None else getattr(torch, spec.val_means)
-        stored = stored_latents(self.folder("tokenizer"))
+        stored = stored_latents(self.folder("tokenizer"), self._tokenizer_places)
         if stored is not None:
             if spec.flip:
                 raise StudyError("encoding.flip: latents on disk have no mirrored images")
@@ -172,8 +183,7 @@ class Inputs:
             return shards.read()
 
         def encode() -> Encode:  # with a tokenizer that is freed once all is encoded
-            tokenizer = load_tokenizer(self.folder("tokenizer"), self.data, self.job.device)
-            return _encode_with(tokenizer, self.device, self.of("latents", "tokenizer"))
+            return _encode_with(self._new_tokenizer(), self.device, self.of("latents", "tokenizer"))
 
         shards.ensure(self.data, encode, spec.batch, dtype, val_means)
         return shards.read()

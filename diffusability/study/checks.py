@@ -6,6 +6,7 @@ from typing import Any
 from diffusability.study.declarable import declarable_metrics, declarable_targets
 from diffusability.study.encoder import InceptionEncoder
 from diffusability.study.encoder_entry import Use
+from diffusability.study.fingerprint import canonical_json
 from diffusability.study.generation import GenerationMetric
 from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.names import INCEPTION, INCEPTION_SPATIAL
@@ -69,23 +70,35 @@ def _check_tokenizers(study: Study, declared: Declared, problems: Problems) -> N
 
 
 def _check_twins(study: Study, problems: Problems) -> None:
-    """One entry under two names would be made twice, and count twice in every statistic."""
-    sections: dict[str, Mapping[str, object]] = {
-        "tokenizers": study.tokenizers,
-        "backbones": study.backbones,
+    """One entry under two names would be made twice, and count twice in every statistic.
+
+    Two entries are one where the same is hashed of them: paths and options of execution may differ.
+    """
+    sections = {
+        "tokenizers": {name: _hashed(study, name) for name in study.tokenizers},
+        "backbones": {name: entry.canonical() for name, entry in study.backbones.items()},
     }
     for section, entries in sections.items():
-        seen: list[str] = []
-        for name, entry in entries.items():
-            twin = next((known for known in seen if entries[known] == entry), None)
-            if twin is None:
-                seen.append(name)
-                continue
-            problems.add(
-                f"{section}.{name}",
-                f"the same as `{twin}`; leave one of them out (select.repeats trains with other "
-                "seeds)",
-            )
+        first: dict[str, str] = {}
+        for name, hashed in entries.items():
+            twin = first.setdefault(canonical_json(hashed), name)
+            if twin != name:
+                problems.add(
+                    f"{section}.{name}",
+                    f"the same as `{twin}`; leave one of them out (select.repeats trains with "
+                    "other seeds)",
+                )
+
+
+def _hashed(study: Study, tokenizer: str) -> dict[str, Any]:
+    """Return what the fingerprint of a tokenizer depends on, but for images and seed."""
+    spec = study.tokenizers[tokenizer]
+    encoders = {
+        role: study.encoders[name].canonical() if name in study.encoders else name
+        for role, name in spec.encoders.items()
+    }
+    trained = _hashed(study, spec.trained) if spec.trained in study.tokenizers else None
+    return {"entry": spec.fingerprinted(), "encoders": encoders, "trained": trained}
 
 
 def _check_metrics(study: Study, declared: Declared, problems: Problems) -> None:

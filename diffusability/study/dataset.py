@@ -27,8 +27,7 @@ from diffusability.study.image_files import (
     files_digest,
 )
 from diffusability.study.pixel_dataset import PixelDataset
-from diffusability.study.python_object import COMPUTED
-from diffusability.study.spec import NamedContent, Need, OptionalPlace, Place
+from diffusability.study.spec import COMPUTED, NamedContent, Need, OptionalPlace, Place
 
 __all__ = ["DATASETS", "Dataset", "ImageCounts", "PixelDataset"]  # whole: all kinds are declared
 
@@ -114,7 +113,7 @@ class FolderDataset(DecodedDataset):
     )
     masked: bool = Field(
         False,
-        json_schema_extra={"computed": True},
+        json_schema_extra=COMPUTED,
         description="whether there are masks; follows from `masks`",
     )
 
@@ -187,9 +186,20 @@ class ArchiveDataset(DecodedDataset, FilesDataset):
     )
 
     def files(self) -> tuple[list[Path], list[Path]]:
-        """Return the archives of training and those of validation, each by name."""
+        """Return the archives of training and those of validation, each by name.
+
+        Raises:
+            ValueError: they share a file, or a folder holds those of several splits.
+        """
         val = [] if self.val is None else archive_files(self.val, self.suffix)
-        return archive_files(self.path, self.suffix), val
+        train = archive_files(self.path, self.suffix)
+        held_out = {file.resolve() for file in val}
+        if both := [file for file in train if file.resolve() in held_out]:
+            raise ValueError(
+                f"{both[0]} is part of both `path` and `val`, so its images would be trained on "
+                "and held out; let the two name different files"
+            )
+        return train, val
 
     def count_files(self) -> tuple[int, int | None] | None:
         """Return the number of images in the archives, about so for tars."""

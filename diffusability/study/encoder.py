@@ -15,9 +15,9 @@ from pydantic import Field, JsonValue, PositiveInt, model_validator
 from diffusability.study.content import content_digest
 from diffusability.study.encoder_entry import ENCODERS, EncoderEntry
 from diffusability.study.operations import INCEPTION, Size, vgg16, vision_model
-from diffusability.study.python_object import COMPUTED, WeightedObject
+from diffusability.study.python_object import WeightedObject
 from diffusability.study.representations import REPRESENTATIONS, Representation, representation_file
-from diffusability.study.spec import Need, OptionalPlace, Place, Width, is_none
+from diffusability.study.spec import COMPUTED, Need, OptionalPlace, Place, Width, is_none
 from diffusability.study.trained_encoder import TrainedEncoder
 from diffusability.study.vision_models import FACTS, Colour, VisionFacts, VisionModel, weight_file
 

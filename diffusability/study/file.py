@@ -40,7 +40,7 @@ from diffusability.study.network import NETWORKS
 from diffusability.study.quantity import after_first_paragraph, section
 from diffusability.study.registry import Registry
 from diffusability.study.regularizer import REGULARIZERS
-from diffusability.study.spec import Spec, TrainSpec
+from diffusability.study.spec import Spec, TrainSpec, is_computed
 from diffusability.study.study import Study
 from diffusability.study.tokenizer import TOKENIZER_SOURCES, LevelTokenizer
 from diffusability.study.trained_tokenizer import ObjectiveSpec, TokenizerSpec, TokenizerTraining
@@ -64,16 +64,9 @@ def _models(kind: Any) -> list[type[BaseModel]]:
     return [m for m in options if isinstance(m, type) and issubclass(m, Spec)]
 
 
-def computed(field: FieldInfo) -> bool:
-    """Return whether a field follows from others, and is no key of the file."""
-    return isinstance(field.json_schema_extra, dict) and bool(
-        field.json_schema_extra.get("computed")
-    )
-
-
 def written(model: type[BaseModel]) -> dict[str, FieldInfo]:
     """Return the fields of a model that a study file may hold."""
-    fields = {key: f for key, f in model.model_fields.items() if not computed(f)}
+    fields = {key: f for key, f in model.model_fields.items() if not is_computed(f)}
     if model is LevelTokenizer:  # its network is that of `of`
         fields["factor"] = FieldInfo(annotation=int, description="one of that network's `levels`")
         del fields["network"]

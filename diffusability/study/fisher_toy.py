@@ -1,7 +1,7 @@
 """The toy study of Fisher information as typed data, and the artifacts that it consists of."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -159,8 +159,9 @@ class FisherToyPlan(Artifacts):
 
     @property
     def fingerprint(self) -> str:
-        """Name of the study's table."""
-        return fingerprint("tables", 1, {}, 0, {a.path: a.fingerprint for a in self})
+        """Name of the study's table: of all curves, and of which is compared with which."""
+        panels = {"panels": [asdict(panel) for panel in self.panels]}
+        return fingerprint("tables", 1, panels, 0, {a.path: a.fingerprint for a in self})
 
     def curve(self, space: str, network: str, seed: int) -> Artifact:
         """Return the curve of a space and a network (or "exact", which has no seed)."""

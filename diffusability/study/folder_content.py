@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from diffusability.errors import DataError
-from diffusability.study.content import SETTLED, file_digests
+from diffusability.study.content import SETTLED, UNREADABLE, file_digests
 from diffusability.study.fingerprint import canonical_json
 from diffusability.study.user_cache import cached, recall, remember
 
@@ -160,8 +160,10 @@ def folder_digest(folder: str, split: bool) -> str | None:
     listing, changed = _listing(root, names)
     if known.get("listing") == listing and isinstance(known.get("content"), str):
         return str(known["content"])
-    content = names_digest(file_digests(root, names))
-    if time.time_ns() - changed > SETTLED:
+    digests = file_digests(root, names)
+    content = names_digest(digests)
+    # a file that cannot be read now may be readable later, without a trace in the listing
+    if UNREADABLE not in digests.values() and time.time_ns() - changed > SETTLED:
         remember(memory, {"listing": listing, "content": content})
     return content
 

@@ -7,8 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from diffusability.study.dataset_entry import DATASETS, Dataset, FilesDataset, ImageCounts
 from diffusability.study.image_files import CIFAR_FILES, IDX_PARTS, files_digest, idx_files
-from diffusability.study.python_object import COMPUTED
-from diffusability.study.spec import Need, Place
+from diffusability.study.spec import COMPUTED, Need, Place
 
 DIGITS_IMAGES = 1797
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"  # of Debian's package dataset-fashion-mnist

@@ -23,7 +23,6 @@ from diffusability.study.stages import (
 )
 from diffusability.study.study import Study
 from diffusability.study.tables import TABLES
-from diffusability.study.trained_tokenizer import TokenizerSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +89,8 @@ class Artifact:
             "fingerprint": self.fingerprint,
             "path": self.path,
         }
-        if self.stage == "dataset" and self.local:  # its files may have moved since
+        from_files = self.stage == "dataset" or "source" in self.spec
+        if from_files and self.local:  # they may have moved since it was made
             known["local"] = self.local
         return known
 
@@ -209,17 +209,13 @@ class Plan(Artifacts):
         """Add one tokenizer at one seed."""
         spec = self.study.tokenizers[name]
         labels = {"tokenizer": name, "tokenizer_seed": str(tokenizer_seed)}
-        canonical = spec.canonical()
-        # encoders enter by their fingerprints; what the study calls them changes nothing
         made_from = {role: self._encoder(name) for role, name in spec.encoders.items()}
-        if isinstance(spec, TokenizerSpec):
-            canonical["regularizer"].pop("encoder", None)
-            canonical["objective"].pop("perceptual_encoder")
         if spec.needs_images:
             made_from["dataset"] = self._dataset
         if spec.trained is not None:
             made_from["trained"] = self._tokenizer(spec.trained, tokenizer_seed)
-        return self._add("tokenizer", labels, canonical, tokenizer_seed, made_from, spec.local())
+        options = spec.fingerprinted()
+        return self._add("tokenizer", labels, options, tokenizer_seed, made_from, spec.local())
 
     def _measure(
         self,

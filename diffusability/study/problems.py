@@ -10,6 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from diffusability.errors import StudyError
 from diffusability.study.names import MAX_NAME
+from diffusability.study.spec import is_computed
 
 Model = TypeVar("Model", bound=BaseModel)
 MAX_VALUES = 100_000  # of a study, aliases expanded; the largest here has 3,000
@@ -92,6 +93,10 @@ class Problems:
 
     def validate(self, where: str, data: object, model: type[Model]) -> Model | None:
         """Return `data` as `model`, or record every reason why it is none."""
+        given = data if isinstance(data, Mapping) else {}
+        for key in [k for k, f in model.model_fields.items() if is_computed(f) and k in given]:
+            self.add(f"{where}.{key}", "follows from the other keys and cannot be set; remove it")
+            return None
         try:
             return model.model_validate(data)
         except ValidationError as error:

@@ -15,12 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, JsonValue, field_validator, model_validator
-from pydantic.config import JsonDict
 
 from diffusability.study.content import content_digest
-from diffusability.study.spec import Need, OptionalPlace, Spec
-
-COMPUTED: JsonDict = {"computed": True}  # follows from the other keys; no key of the study file
+from diffusability.study.spec import COMPUTED, Need, OptionalPlace, Spec
 
 # an object as an entry names it: a dotted module, `:` or `.`, and a name in it
 OBJECT = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*[.:][A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"

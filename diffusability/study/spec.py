@@ -16,6 +16,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.config import JsonDict
+from pydantic.fields import FieldInfo
 
 from diffusability.study.fingerprint import canonical_json
 
@@ -31,6 +33,7 @@ TIME_BUDGET = 0.9  # of a job's minutes, after which a training saves its state 
 # path of something on this machine: never part of a fingerprint, so it may differ between two
 # machines that share results
 ON_DISK = "path"
+COMPUTED: JsonDict = {"computed": True}  # follows from the other keys; no key of the study file
 Place = Annotated[str, Field(min_length=1, exclude=True), ON_DISK]
 OptionalPlace = Annotated[str | None, Field(exclude=True), ON_DISK]
 
@@ -76,6 +79,13 @@ class NamedContent:
     name: str
     digests: Mapping[str, str | None]
     place: str
+
+
+def is_computed(field: FieldInfo) -> bool:
+    """Return whether a field follows from others, and is no key of the study file."""
+    return isinstance(field.json_schema_extra, dict) and bool(
+        field.json_schema_extra.get("computed")
+    )
 
 
 def is_none(value: object) -> bool:

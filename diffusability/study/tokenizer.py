@@ -18,9 +18,9 @@ from diffusability.study.image_channels import (
 from diffusability.study.names import EncoderName, Name
 from diffusability.study.network import HierarchicalNetwork, NetworkSpec
 from diffusability.study.operations import Autoencoder, linear_map
-from diffusability.study.python_object import COMPUTED, WeightedObject
+from diffusability.study.python_object import WeightedObject
 from diffusability.study.registry import Registry
-from diffusability.study.spec import NamedContent, Need, Place, Spec, is_none
+from diffusability.study.spec import COMPUTED, NamedContent, Need, Place, Spec, is_none
 from diffusability.study.tokenizer_entry import NetworkEntry, TokenizerEntry
 
 MEANS = "-means"  # end of the families of posterior means

@@ -1,7 +1,7 @@
 """What every entry of `tokenizers` states, trained or not."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from diffusability.study.network import NetworkSpec
 from diffusability.study.operations import Autoencoder, autoencoder
@@ -52,6 +52,10 @@ class TokenizerEntry(Spec):
     def trained(self) -> str | None:
         """Name of the tokenizer whose weights it takes."""
         return None
+
+    def fingerprinted(self) -> dict[str, Any]:
+        """Return what is hashed: not the names of its encoders, which enter by their content."""
+        return self.canonical()
 
     def misfits(self, size: int, image_channels: int) -> Iterator[tuple[str, str]]:
         """Yield the key and the reason of what does not fit square images of `size` pixels."""

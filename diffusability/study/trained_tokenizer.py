@@ -98,6 +98,13 @@ class TokenizerSpec(NetworkEntry):
         "fingerprint",
     )
 
+    def fingerprinted(self) -> dict[str, Any]:
+        """Also without the name of the encoder that a perceptual distance compares features of."""
+        options = self.canonical()
+        options["regularizer"].pop("encoder", None)
+        options["objective"].pop("perceptual_encoder")
+        return options
+
     def misfits(self, size: int, image_channels: int) -> Iterator[tuple[str, str]]:
         """Also what does not fit the latent grid, and a discriminator too deep for the images."""
         wrong = list(super().misfits(size, image_channels))

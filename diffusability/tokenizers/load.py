@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from safetensors.torch import load_file
@@ -15,6 +16,7 @@ from diffusability.tokenizers.build import build_tokenizer, tokenizer_network
 from diffusability.tokenizers.interface import Tokenizer
 
 WEIGHTS = "model.safetensors"
+NO_PLACES: Mapping[str, Any] = MappingProxyType({})
 
 Entry = TypeVar("Entry", bound=SourcedTokenizer)
 
@@ -39,15 +41,19 @@ class TokenizerSource(Generic[Entry]):
         return None
 
 
-def stored_latents(folder: Path) -> Any:
+def stored_latents(folder: Path, places: Mapping[str, Any] = NO_PLACES) -> Any:
     """Return what finds latents by the images' numbers, of latents on disk; None of a network.
 
-    See `tokenizers.stored.LatentRows`.
+    See `tokenizers.stored.LatentRows` and, of `places`, `load_tokenizer`.
     """
     card = read_card(folder)
-    if "source" not in card["spec"]:
-        return None
-    return tokenizer_source(merge(card["spec"], card["local"])).stored(folder)
+    return _made_source(card, places).stored(folder) if "source" in card["spec"] else None
+
+
+def _made_source(card: Mapping[str, Any], places: Mapping[str, Any]) -> TokenizerSource[Any]:
+    """Return the source of a tokenizer that was made, with its files where they are now."""
+    now = {key: place for key, place in places.items() if place is not None}
+    return tokenizer_source(merge(merge(card["spec"], card["local"]), now))
 
 
 def tokenizer_source(entry: Mapping[str, Any]) -> TokenizerSource[Any]:
@@ -61,12 +67,21 @@ def tokenizer_source(entry: Mapping[str, Any]) -> TokenizerSource[Any]:
     return source
 
 
-def load_tokenizer(folder: Path, data: ImageSet, device: str) -> Tokenizer:
-    """Return the tokenizer of a verified artifact, frozen, in evaluation mode."""
+def load_tokenizer(
+    folder: Path, data: ImageSet, device: str, places: Mapping[str, Any] = NO_PLACES
+) -> Tokenizer:
+    """Return the tokenizer of a verified artifact, frozen, in evaluation mode.
+
+    Args:
+        folder: of the artifact.
+        data: the images.
+        device: of torch.
+        places: where files are on this machine, as keys of the entry; where they were when the
+            artifact was made, for keys that are not given.
+    """
     card = read_card(folder)
     if "source" in card["spec"]:
-        source = tokenizer_source(merge(card["spec"], card["local"]))
-        tokenizer = source.load(folder, data)
+        tokenizer = _made_source(card, places).load(folder, data)
     else:
         tokenizer = load_network(card["spec"]["network"], folder, data)
     return tokenizer.to(device).eval().requires_grad_(False)

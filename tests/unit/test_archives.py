@@ -21,7 +21,7 @@ from diffusability.data.folder_index import build_index
 from diffusability.data.images import ImageSet
 from diffusability.data.load import data_source, load_dataset
 from diffusability.errors import DataError
-from diffusability.study.dataset import DATASETS, ArchiveDataset
+from diffusability.study.dataset import DATASETS, ArchiveDataset, TarDataset
 from diffusability.study.image_files import count_in_zips
 from diffusability.study.needs import describe_package
 from tests.unit.archive_files import Labelled, labelled, write_parquet, write_tar, write_zip
@@ -304,6 +304,17 @@ def test_a_folder_of_several_splits_is_not_mixed(root: Path, tmp_path: Path) -> 
         spec_of("tar", tmp_path / "packed")
     (need,) = spec_of("parquet", tmp_path / "nowhere").needs()
     assert "no .parquet file at" in str(need)
+
+
+@pytest.mark.parametrize("held_out", ["packed/train.tar", "./packed/../packed/tr*.tar"])
+def test_no_archive_is_both_trained_on_and_held_out(
+    held_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "train.tar").touch()
+    with pytest.raises(ValueError, match="train.tar is part of both `path` and `val`"):
+        TarDataset(kind="tar", path="packed", val=held_out)
 
 
 def test_json_labels_and_plain_bytes_are_read_too(root: Path, tmp_path: Path) -> None:

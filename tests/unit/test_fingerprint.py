@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -145,9 +146,21 @@ def test_tables_name_their_dataset() -> None:
     assert before.fingerprint != after.fingerprint
 
 
-def test_one_tokenizer_under_two_names_is_refused() -> None:
+# how it is made says nothing of what is made
+@pytest.mark.parametrize("change", [{}, {"train": {"activation_checkpointing": True}}])
+def test_one_tokenizer_under_two_names_is_refused(change: dict[str, Any]) -> None:
     study = copy.deepcopy(SMOKE)
     name = next(iter(study["tokenizers"]))
-    study["tokenizers"]["twin"] = study["tokenizers"][name]
+    study["tokenizers"]["twin"] = merge(study["tokenizers"][name], change)
     with pytest.raises(StudyError, match=f"tokenizers.twin: the same as `{name}`"):
+        resolve_study(study, "test")
+
+
+def test_names_of_encoders_make_no_other_tokenizer() -> None:
+    study = copy.deepcopy(SMOKE)
+    name = next(n for n, entry in study["tokenizers"].items() if "encoder" in entry)
+    entry = study["tokenizers"][name]
+    study["encoders"]["twin"] = study["encoders"][entry["encoder"]]
+    study["tokenizers"]["other"] = entry | {"encoder": "twin"}
+    with pytest.raises(StudyError, match=f"tokenizers.other: the same as `{name}`"):
         resolve_study(study, "test")

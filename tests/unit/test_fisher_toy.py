@@ -208,6 +208,13 @@ class TestPlan:
         assert not {a.path for a in plan if "/edm/" in a.path} & {a.path for a in other}
         assert other.fingerprint != plan.fingerprint
 
+    def test_what_a_curve_is_compared_with_names_the_table(self, plan: FisherToyPlan) -> None:
+        dims = plan.study.dimension.model_copy(update={"ambient": 6})
+        assert 6 in dims.dims  # so the curves are the same
+        other = FisherToyPlan(plan.study.model_copy(update={"dimension": dims}))
+        assert {a.path for a in other} == {a.path for a in plan}
+        assert other.fingerprint != plan.fingerprint
+
     def test_curves_are_found_by_their_wildcards(self, plan: FisherToyPlan) -> None:
         for artifact in plan:
             labels = {**artifact.labels, "fingerprint": artifact.fingerprint}

@@ -125,6 +125,21 @@ def test_a_validation_folder_of_another_name_is_refused(root: Path, name: str) -
     list_images(root, entry(root))
 
 
+def test_a_class_called_train_does_not_hide_the_others(tmp_path: Path) -> None:
+    for name in ("bus", "train"):
+        write_image(tmp_path / name / "a.png", 1)
+    with pytest.raises(DataError, match="the images of bus would not be used"):
+        list_images(tmp_path, entry(tmp_path, num_classes=1))
+
+
+def test_beside_train_there_may_be_test_masks_and_notes(root: Path) -> None:
+    before = list_images(root, entry(root))
+    write_image(root / "test" / "a.png", 1)
+    write_image(root / "masks" / "a.png", 1)
+    (root / "notes").mkdir()
+    assert list_images(root, entry(root, masks=str(root / "masks"))) == before
+
+
 def test_images_of_other_formats_are_refused_or_named_and_counted(root: Path) -> None:
     for k, suffix in enumerate((".bmp", ".tiff", ".GIF")):
         write_image(root / "train" / "n01" / f"other{k}{suffix}", k)

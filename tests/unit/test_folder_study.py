@@ -225,6 +225,17 @@ def test_a_name_stands_for_one_content(workplace: Path, change: Callable[[Path],
     make(plan(study("toy", masks="masks", content="toy-2")), "dataset")
 
 
+def test_a_file_that_could_not_be_read_once_leaves_no_trace(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(workplace / "toy", per_class=2)
+    settle(workplace / "toy")
+    with monkeypatch.context() as broken:
+        broken.setattr(content, "_sha256", lambda file: content.UNREADABLE)
+        plan(unnamed("toy"))
+    make(plan(unnamed("toy")), "dataset")
+
+
 def test_planning_reads_images_once(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(workplace / "toy", per_class=2)
     settle(workplace / "toy")

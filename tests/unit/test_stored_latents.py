@@ -57,6 +57,16 @@ def test_labels_may_move_after_the_dataset_was_made(
     assert {name.partition("/")[0] for name in made} == {"dataset", "tokenizer", "latents"}
 
 
+def test_latents_may_move_after_the_tokenizer_was_made(
+    tmp_path: Path, latents: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_plan(Plan(study(tmp_path)), "tokenizer")
+    (tmp_path / "z.npy").rename(tmp_path / "moved.npy")
+    made = run_plan(Plan(study(tmp_path, path=str(tmp_path / "moved.npy"))), "latents")
+    assert len(made) == 3
+
+
 def write_zarr(path: Path, array: np.ndarray[Any, Any], name: str = "", version: int = 3) -> None:
     zarr = pytest.importorskip("zarr", reason="zarr is an extra")
     options = {"chunks": (4, *array.shape[1:]), "zarr_format": version}

@@ -315,6 +315,12 @@ CASES: list[tuple[str, Any, list[str]]] = [
     ),
     ("sampling.edm", {"sigma_min": 90}, ["sampling.edm: sigma_min 90.0 is not below sigma_max"]),
     ("sampling.edm", {"churn_min": 9, "churn_max": 8}, ["churn_min 9.0 is above churn_max 8.0"]),
+    ("datasets.digits.content", "mine", ["datasets.digits.content: unknown key"]),
+    (
+        "datasets.digits",
+        {"kind": "tar", "path": "nowhere", "content": "mine"},
+        ["datasets.digits.content: follows from the other keys and cannot be set; remove it"],
+    ),
     ("encoders.glyph.factor", 16, ["encoders.glyph.factor: 16 does not divide the image size 8"]),
 ]
 
