@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusability.analysis.claims import Region
 from diffusability.analysis.estimators import Array, pearson
-from diffusability.analysis.intervals import cluster_interval
+from diffusability.analysis.intervals import cluster_interval, units
 from diffusability.analysis.joint import Row, Terms, evaluate
 from diffusability.analysis.power import simulate
 
@@ -24,6 +24,15 @@ LAYOUTS: dict[str, tuple[int, ...]] = {
     "21 in 8": (4, 4, 3, 3, 2, 2, 2, 1),
     "43 in 8": (6, 6, 6, 5, 5, 5, 5, 5),
     "43 in 8 (the paper)": (15, 6, 6, 6, 4, 3, 2, 1),
+}
+# methods and encoders, empty without one, of tokenizers whose encoders cross the methods
+CROSSED: dict[str, tuple[tuple[str, str], ...]] = {
+    "10 in 8, 2 encoders": tuple(zip("brrcdvvelm", ["", *"LVLLLV", "", "", ""], strict=True)),
+    "12 in 8, 3 encoders": tuple(zip("brrccdvvvelm", ["", *"LVLPLLVP", "", "", ""], strict=True)),
+    "43 in 9, 7 encoders": (
+        *((method, encoder) for method in "rcdvx" for encoder in "1234567"),
+        *((method, "") for method in "beellmma"),
+    ),
 }
 METRICS = ("a", "b", "c")
 BACKBONES = ("sit-b", "lightningdit-b")
@@ -56,6 +65,43 @@ def coverage(
     x, y = clustered(sizes, resemblance, r, draws, np.random.default_rng(seed))
     found = cluster_interval(pearson, (x, y), labels_of(sizes))
     return float(((found.low <= r) & (r <= found.high)).mean())
+
+
+def crossed_coverage(
+    layout: Sequence[tuple[str, str]],
+    likeness: tuple[float, float],
+    r: float,
+    draws: int = 4000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the coverage of a true r where methods and encoders cross each other.
+
+    Args:
+        layout: method and encoder of each tokenizer.
+        likeness: shares of variance common to a method and to an encoder.
+        r: true correlation. draws: number of data sets. seed: of the data.
+
+    Returns:
+        Of the interval, and of one over methods alone.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.array(layout, dtype=object)
+    ways = [np.unique(way.astype(str), return_inverse=True)[1] for way in units(labels)[:2]]
+
+    def normal() -> Array:
+        parts = [
+            math.sqrt(share) * rng.standard_normal((codes.max() + 1, draws))[codes]
+            for share, codes in zip(likeness, ways, strict=True)
+        ]
+        own = rng.standard_normal((len(labels), draws))
+        total: Array = sum(parts) + math.sqrt(1 - sum(likeness)) * own
+        return total
+
+    x, rest = normal(), normal()
+    y = r * x + math.sqrt(1 - r * r) * rest
+    both, methods = (cluster_interval(pearson, (x, y), of) for of in (labels, labels[:, 0]))
+    held, alone = (((i.low <= r) & (r <= i.high)).mean() for i in (both, methods))
+    return float(held), float(alone)
 
 
 def rows_of(
@@ -133,6 +179,18 @@ def print_coverage(draws: int) -> None:
             print(f"| {name} | {likeness:g} | {cells} |")
 
 
+def print_crossed(draws: int) -> None:
+    """Print the coverage where encoders cross the methods, and that over methods alone."""
+    print("\n| tokenizers in methods | likeness | r = 0 | r = .7 | methods alone |")
+    print("|---|---|---|---|---|")
+    for name, layout in CROSSED.items():
+        for likeness in ((0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.0, 0.8), (0.4, 0.4)):
+            found = [crossed_coverage(layout, likeness, r, draws) for r in (0.0, 0.7)]
+            cells = " | ".join(f"{held:.3f}" for held, _ in found)
+            words = f"{likeness[0]:g}, {likeness[1]:g}"
+            print(f"| {name} | {words} | {cells} | {min(alone for _, alone in found):.3f} |")
+
+
 def print_verdicts(draws: int) -> None:
     """Print how often verdicts are given."""
     print("\n| claim | layout | families | reproduced | contradicted |\n|---|---|---|---|---|")
@@ -150,6 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--draws", type=int, default=4000, help="data sets per number")
     draws = parser.parse_args(argv).draws
     print_coverage(draws)
+    print_crossed(draws)
     print_verdicts(draws)
     return 0
 

@@ -77,10 +77,10 @@ class Turned:
         """The correlation and its interval in words."""
         return f"r = {with_interval(self.r, self.low, self.high)}"
 
-    @property
-    def sample(self) -> str:
-        """The number of tokenizers and clusters in words."""
-        return f"over {self.row['n']:.0f} tokenizers in {self.row['clusters']:.0f} clusters"
+    def sample(self, family: str) -> str:
+        """Return the numbers of tokenizers and clusters in words, with the family unless empty."""
+        of = f" of {family}" if family else ""
+        return f"over {self.row['n']:.0f} tokenizers{of} in {self.row['clusters']:.0f} clusters"
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,11 @@ def answer(tables: Mapping[str, pd.DataFrame], target: str) -> Answer:
     best, worst = str(scores.index[0]), str(scores.index[-1]) if len(scores) > 1 else ""
     if first is None or not found:
         return Answer(f"{CANNOT}{reason}.", strongest=first, best=best, worst=worst)
+    named = family if len(measured.families) > 1 else ""
     if first.settled:
-        sentence = _decided(first, found, bool(higher_is_better(measurements, target)))
+        sentence = _decided(first, found, bool(higher_is_better(measurements, target)), named)
     else:
-        sentence = f"{CANNOT}{_doubt(first, found)}."
+        sentence = f"{CANNOT}{_doubt(first, found, named)}."
     tested = declared_sentence(tables["declared_tests"]) if "declared_tests" in tables else ""
     details = (
         f"{tested}." if tested else "",
@@ -223,7 +224,8 @@ def strongest(found: list[Turned]) -> Turned:
     return max(found, key=lambda c: (c.settled, c.known, abs(c.r)))
 
 
-def _decided(first: Turned, found: list[Turned], up: bool) -> str:
+def _decided(first: Turned, found: list[Turned], up: bool, family: str) -> str:
+    """Return the answer; ``family`` is empty where the study has only one."""
     way = "higher" if (first.row["pearson"] > 0) == up else "lower"
     settled = len({c.short for c in found if c.settled})
     others = "the only one" if settled == 1 else f"the strongest of {settled}"
@@ -232,27 +234,29 @@ def _decided(first: Turned, found: list[Turned], up: bool) -> str:
         f"Of {len({c.short for c in found})} perspectives, {first.perspective} is {others} whose "
         f"correlation with image quality is settled: the {way} the {first.short} of a tokenizer, "
         f"the better its images by {name_metric(first.panel.target)}{against}. {first.interval} "
-        f"{first.sample} (p = {first.p:.2g} after correction for every metric and backbone)."
+        f"{first.sample(family)} (p = {first.p:.2g} after correction for every metric and "
+        "backbone)."
     )
 
 
-def _doubt(first: Turned, found: list[Turned]) -> str:
-    """Return why the strongest correlation does not decide."""
+def _doubt(first: Turned, found: list[Turned], family: str) -> str:
+    """Return why the strongest correlation does not decide; see `_decided`."""
+    among = f" among the tokenizers of {family}" if family else ""
     expected = ", against the expected direction" if first.opposite else ""
     where = (
         f"{first.perspective} ({first.short}) on {first.panel.backbone}, {first.interval}"
-        f"{expected}, {first.sample}"
+        f"{expected}, {first.sample(family)}"
     )
     if not first.known:
         metrics = len({c.short for c in found})
         return (
             f"no metric's correlation with the {name_metric(first.panel.target)} of generated "
-            f"images can be told from zero. Largest of {metrics} perspectives: {where}"
+            f"images{among} can be told from zero. Largest of {metrics} perspectives: {where}"
         )
     if first.carrier:
-        return f"its strongest correlation changes its sign without {first.carrier}: {where}"
+        return f"the strongest correlation{among} changes its sign without {first.carrier}: {where}"
     return (
-        f"its strongest correlation may be chance among the many tested: {where}, "
+        f"the strongest correlation{among} may be chance among the many tested: {where}, "
         f"p = {first.p:.2g} after correction for every metric and backbone"
     )
 
@@ -308,9 +312,11 @@ def _images(first: Turned, scores: pd.Series, floor: pd.DataFrame | None) -> Ite
     )
     if len(scores) > 1 and pd.notna(gap):
         near = int((scores.iloc[1:] - scores.iloc[0]).abs().le(gap).sum())
+        retrained = pd.notna(noise["variance_tokenizer_seeds"])
+        what = "trainings" if retrained else "diffusion models"
         sentence += (
             f"; {near} of the {len(scores) - 1} others differ from it by less than {gap:.3g}, "
-            "as two trainings of one tokenizer may"
+            f"as two {what} of one tokenizer may"
         )
     elif len(scores) > 1:
         sentence += f", then {scores.index[1]} ({scores.iloc[1]:.3g})"

@@ -20,7 +20,7 @@ from diffusability.analysis.failed import failed
 from diffusability.analysis.frames import is_true, join_notes, table_frame
 from diffusability.analysis.intervals import cluster_interval, without_each
 from diffusability.analysis.joint import FEWEST
-from diffusability.analysis.pairing import Cells
+from diffusability.analysis.pairing import UNITS, Cells
 from diffusability.analysis.panels import (
     Measured,
     Panel,
@@ -119,6 +119,7 @@ def _statistics(
     """Return the statistics of one metric and target over the tokenizers of one family."""
     rows = part.rows
     x, y, clusters = rows["x"].to_numpy(float), rows["y"].to_numpy(float), rows["cluster"]
+    labels = rows[UNITS].to_numpy(object)
     found: dict[str, object] = {"n": len(rows), "clusters": clusters.nunique()}
     sides = (("metric", x), ("target", y))
     flat = [name for name, values in sides if not standardise(values).any()]
@@ -126,8 +127,8 @@ def _statistics(
     if flat:
         problem = f"the {' and the '.join(flat)} is constant: no correlation"
         return found | {"note": join_notes(problem, missing)}
-    plain = cluster_interval(pearson, (x, y), clusters, confidence)
-    rank = cluster_interval(spearman, (x, y), clusters, confidence)
+    plain = cluster_interval(pearson, (x, y), labels, confidence)
+    rank = cluster_interval(spearman, (x, y), labels, confidence)
     found |= plain.columns("pearson") | rank.columns("spearman")
     found |= {"pearson_p": float(plain.p[0]), **_influence(x, y, rows["tokenizer"])}
     found |= _influence(x, y, clusters, "_cluster")
@@ -135,7 +136,7 @@ def _statistics(
     there = np.isfinite(held)
     if metric != RECONSTRUCTION and there.sum() > FEWEST:
         data = (x[there], y[there], held[there])
-        given = cluster_interval(partial, data, clusters[there], confidence)
+        given = cluster_interval(partial, data, labels[there], confidence)
         found |= given.columns("pearson_partial")
     return found | {"note": join_notes(plain.note, missing)}
 

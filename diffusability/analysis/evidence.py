@@ -9,6 +9,7 @@ import pandas as pd
 from diffusability.analysis.claims import Selector, fits, named
 from diffusability.analysis.failed import failed
 from diffusability.analysis.joint import FEWEST, RANGES, Row, Terms
+from diffusability.analysis.pairing import UNITS
 from diffusability.analysis.panels import (
     Measured,
     Panel,
@@ -43,7 +44,7 @@ class Study:
         """Number the tokenizers."""
         self.table, self.profiles = measurements, profiles
         self.place = {name: k for k, name in enumerate(measurements.tokenizers["tokenizer"])}
-        self.clusters = measurements.tokenizers["cluster"].to_numpy(object)
+        self.clusters = measurements.tokenizers[UNITS].to_numpy(object)
 
     def evidence(
         self, kind: str, plus: Sequence[Selector], minus: Sequence[Selector]

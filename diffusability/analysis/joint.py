@@ -7,6 +7,7 @@ interval without any assumption on it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -26,15 +27,16 @@ from diffusability.analysis.estimators import (
 from diffusability.analysis.intervals import (
     CORRELATION,
     LOGARITHM,
-    MIN_CLUSTERS,
-    MIN_POINTS,
     PLAIN,
     Interval,
     Labels,
     Scale,
     exact_share,
     jackknife_interval,
+    methods_of,
     no_interval,
+    too_few,
+    units,
 )
 
 Kind = Literal[
@@ -122,7 +124,7 @@ def evaluate(
 
     Args:
         kind: of the statistic. terms: its rows.
-        clusters: (N,) label of every tokenizer of the study.
+        clusters: (N,) of every tokenizer of the study, or (N, 2) with its encoder (``units``).
         confidence: nominal coverage.
         least: the smallest of the terms instead of their sum. It is at least a value if every
             term is (no correction is needed for that), and below it if any one is (corrected for
@@ -131,28 +133,35 @@ def evaluate(
     Returns:
         P intervals; NaN with a note if there are too few clusters or a term is undefined.
     """
-    labels = np.asarray(clusters, dtype=object)
     used = np.unique(np.concatenate([row.index for row in terms.rows]))
-    groups = pd.unique(labels[used])
-    # all tokenizers, then all without each cluster
-    kept = [np.ones(len(labels), bool), *(labels != group for group in groups)]
+    ways = units(np.asarray(clusters, dtype=object)[used])
+    kept = [np.ones(len(clusters), bool)]  # all tokenizers, then all without each unit
+    for labels in ways:
+        for group in pd.unique(labels):
+            kept.append(np.ones(len(clusters), bool))
+            kept[-1][used[labels == group]] = False
+    methods = methods_of(clusters)
     plus, minus = (
-        [np.array([_term(kind, rows, these, labels) for these in kept]) for rows in side]
+        [np.array([_term(kind, rows, these, methods) for these in kept]) for rows in side]
         for side in (terms.plus, terms.minus)
     )
     total = np.sum(plus, axis=0) - (np.sum(minus, axis=0) if minus else 0.0)
     value = np.min(plus, axis=0)[0] if least else total[0]
-    if len(groups) < MIN_CLUSTERS or len(used) < MIN_POINTS:
-        count = f"{len(used)} tokenizers in {len(groups)} clusters"
-        return no_interval(value, f"{count}: fewer than {MIN_CLUSTERS} clusters")
+    if few := too_few(ways):
+        return no_interval(value, f"{few}: no interval")
     if kind == "share":
-        return exact_share(value, len(groups), confidence)
+        return exact_share(value, len(set(ways[0])), confidence)
+    ends = np.cumsum([1, *(len(set(labels)) for labels in ways)])
+
+    def without(values: Array) -> list[Array]:
+        return [values[first:last] for first, last in pairwise(ends)]
+
     scale = _scale(kind, single=least or len(plus) + len(minus) == 1)
     if not least:
         looks = 2 if kind in _SKEWED else 1
-        return jackknife_interval(value, total[1:], confidence, scale, looks)
+        return jackknife_interval(value, without(total), confidence, scale, looks)
     own, wide = (
-        [jackknife_interval(term[0], term[1:], confidence, scale, looks) for term in plus]
+        [jackknife_interval(term[0], without(term), confidence, scale, looks) for term in plus]
         for looks in (1, len(plus))
     )
     low = np.min([interval.low for interval in own], axis=0)
@@ -182,12 +191,19 @@ def _term(
         case "offset":
             return (values - np.array([row.paper for row in rows])[:, None]).mean(axis=0)
         case "range" | "range_over_families":
-            same_in = ("metric", RANGES[kind], "target")
-            names = [tuple(row.labels[name] for name in same_in) for row in rows]
-            same = [[name == one for one in names] for name in dict.fromkeys(names)]
-            return np.mean([np.ptp(values[own], axis=0) for own in same], axis=0)
+            ranges = [np.ptp(values[own], axis=0) for own in in_ranges(kind, rows)]
+            return np.mean(ranges, axis=0)
         case "shared" | "fit" | "sd" | "mean" | "share":
             return values.mean(axis=0)
+
+
+def in_ranges(kind: Kind, rows: Sequence[Row]) -> list[list[int]]:
+    """Return the positions of the rows that each range of a term is over."""
+    found: dict[tuple[object, ...], list[int]] = {}
+    for position, row in enumerate(rows):
+        same = tuple(row.labels[name] for name in ("metric", RANGES[kind], "target"))
+        found.setdefault(same, []).append(position)
+    return list(found.values())
 
 
 def _of_row(kind: Kind, row: Row, kept: NDArray[np.bool_], labels: NDArray[np.object_]) -> Array:

@@ -64,6 +64,7 @@ def _rows(plan: Plan, artifact: Artifact) -> list[dict[str, object]]:
         **{label: own.get(label, "") for label in labels},
         "step": None if control else step_of(plan, artifact),
         **{"family": tokenizer.family, "cluster": tokenizer.cluster},
+        "encoder": tokenizer.aligned_with,
         "fingerprint": artifact.fingerprint,
     }
     return [
@@ -151,7 +152,7 @@ def check_measurements(frame: pd.DataFrame, source: str = "table") -> pd.DataFra
     Raises:
         MeasurementError: missing columns, no rows, a cell of the wrong type, several studies or
             datasets, a cell given twice (with one fingerprint or with two), a tokenizer in two
-            families or clusters, a metric measured in two units or with two directions.
+            families, clusters or encoders, a metric measured in two units or with two directions.
     """
     table = typed(frame, "measurements", source)
     if table.empty:
@@ -178,7 +179,7 @@ def _check_one_study(table: pd.DataFrame, source: str) -> None:
         table["value"].notna()
     ]  # a cell that is not applicable has neither unit nor direction
     for key, columns, rows in (
-        ("tokenizer", ("family", "cluster"), table),
+        ("tokenizer", ("family", "cluster", "encoder"), table),
         ("metric", ("unit", "higher_is_better"), measured),
     ):
         for column in columns:

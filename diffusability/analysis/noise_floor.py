@@ -18,6 +18,7 @@ from scipy import stats
 from diffusability.analysis.estimators import deviation
 from diffusability.analysis.frames import join_notes, table_frame
 from diffusability.analysis.intervals import LOGARITHM, MIN_POINTS, cluster_interval
+from diffusability.analysis.pairing import UNITS
 from diffusability.analysis.panels import Measured, Panel, Table, paired, panels
 from diffusability.study.study import DEFAULTS, AnalysisSpec
 
@@ -34,6 +35,7 @@ class Components:
         tokenizer_seeds: between retrainings of a tokenizer, not below 0.
         diffusion_seeds: between diffusion runs on one trained tokenizer.
         noise: mean noise variance of the means, of both kinds of seeds.
+        df: degrees of freedom of ``noise`` (Satterthwaite).
         spread: variance of the means, with noise.
         run_noise: the part of ``noise`` that is of diffusion runs; all of it if none was repeated.
         run_df: degrees of freedom of ``run_noise``.
@@ -43,6 +45,7 @@ class Components:
     tokenizer_seeds: float
     diffusion_seeds: float
     noise: float
+    df: float
     spread: float
     run_noise: float
     run_df: int
@@ -65,19 +68,21 @@ def variance_components(runs: pd.DataFrame) -> Components:
     squares = float((seeds["var"] * (seeds["size"] - 1)).sum())
     of_seeds = squares / seed_df if seed_df else math.nan
     trained = math.nan
-    noise = of_seeds * per_run
+    noise, df = of_seeds * per_run, float(seed_df)
     if trained_df:
         square = float((by_tokenizer.var() * (count - 1)).sum()) / trained_df
         inside = (count - 1) * inverse_runs / count
         share = float(inside.sum()) / trained_df  # weight of a run's variance in that mean square
         trained = square - (share * of_seeds if seed_df else 0.0)
         if trained > 0:
-            noise = per_mean * square
-            noise += (per_run - share * per_mean) * of_seeds if seed_df else 0.0
+            parts = [(per_mean * square, trained_df)]
+            parts += [((per_run - share * per_mean) * of_seeds, seed_df)] if seed_df else []
+            noise = sum(part for part, _ in parts)
+            df = noise**2 / sum(part**2 / count for part, count in parts)
         trained = max(trained, 0.0)
     spread = float(by_tokenizer.mean().var())
     of_runs = (of_seeds * per_run, seed_df) if seed_df else (noise, trained_df)
-    return Components(spread - noise, trained, of_seeds, noise, spread, *of_runs)
+    return Components(spread - noise, trained, of_seeds, noise, df, spread, *of_runs)
 
 
 def reliability(
@@ -111,6 +116,16 @@ def seeds_needed(components: Components) -> float:
     if math.isnan(components.diffusion_seeds) or apart <= 0:
         return math.nan
     return math.ceil(WANTED / (1 - WANTED) * components.diffusion_seeds / apart)
+
+
+def resolvable_gap(components: Components, confidence: float = 0.95) -> float:
+    """Return the difference of two means that noise alone exceeds in 1 - ``confidence`` of pairs.
+
+    Student's quantile with the degrees of freedom of the noise: known from few trainings, it is
+    large.
+    """
+    quantile = stats.t.isf((1 - confidence) / 2, max(components.df, 1.0))
+    return float(quantile) * math.sqrt(2 * components.noise)
 
 
 def noise_floor(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
@@ -154,7 +169,7 @@ def _row(runs: pd.DataFrame, panel: Panel, confidence: float) -> dict[str, objec
         notes.append(f"{count} tokenizers, fewer than {MIN_POINTS}: no interval")
     return row | {
         "run_sd": math.sqrt(np.nansum([found.tokenizer_seeds, found.diffusion_seeds])),
-        "resolvable_gap": 2 * math.sqrt(2 * found.noise),
+        "resolvable_gap": resolvable_gap(found, confidence),
         **{"reliability": value, "low": low, "high": high},
         "seeds_needed": seeds_needed(found),
         "note": "; ".join(notes),
@@ -164,7 +179,7 @@ def _row(runs: pd.DataFrame, panel: Panel, confidence: float) -> dict[str, objec
 def _notes(found: Components) -> list[str]:
     notes = []
     if math.isnan(found.tokenizer_seeds):
-        notes.append("no tokenizer was retrained: run_sd and resolvable_gap are too small")
+        notes.append("no tokenizer was retrained: run_sd and resolvable_gap are of diffusion runs")
     if math.isnan(found.diffusion_seeds):
         notes.append(
             "no diffusion run was repeated: noise is estimated from retrained tokenizers, and "
@@ -195,19 +210,19 @@ def comparability(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFra
     for metric in metrics:
         for family in table.families:
             part = paired(table, metric, Panel(metric, "", None), family)
-            x, clusters = part.rows["x"].to_numpy(float), part.rows["cluster"]
-            row = _spread(x, clusters, analysis.confidence)
+            x, units = part.rows["x"].to_numpy(float), part.rows[UNITS].to_numpy(object)
+            row = _spread(x, units, analysis.confidence)
             labels = {"family": family, "metric": metric}
             row |= {"note": join_notes(row["note"], part.missing_note())}
             rows.append(labels | row)
     return table_frame("comparability", rows)
 
 
-def _spread(values: np.ndarray, clusters: pd.Series, confidence: float) -> dict[str, object]:
-    row: dict[str, object] = {"n": len(values), "clusters": clusters.nunique()}
+def _spread(values: np.ndarray, labels: np.ndarray, confidence: float) -> dict[str, object]:
+    row: dict[str, object] = {"n": len(values), "clusters": len(set(labels[:, 0]))}
     if len(values) < 2:
         return row | {"note": f"{len(values)} tokenizers: no spread"}
-    found = cluster_interval(deviation, (values,), clusters, confidence, LOGARITHM)
+    found = cluster_interval(deviation, (values,), labels, confidence, LOGARITHM)
     mean, spread = float(values.mean()), float(found.value[0])
     row |= {"mean": mean, "value": spread, "cv": spread / abs(mean) if mean else math.nan}
     return row | {"low": found.low[0], "high": found.high[0], "note": found.note}

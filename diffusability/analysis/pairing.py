@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-IDENTITY = ["tokenizer", "family", "cluster"]
+IDENTITY = ["tokenizer", "family", "cluster", "encoder"]
+UNITS = ["cluster", "encoder"]  # in which tokenizers resemble each other, see ``intervals.units``
 _NAMED = 5  # tokenizers that a note names
 
 
@@ -20,10 +21,10 @@ class Cells:
     """A metric paired with a target, one row per tokenizer, and all that could not be paired.
 
     Attributes:
-        rows: tokenizer, family, cluster, guidance, x, y and their standard errors x_stderr and
-            y_stderr (``means_by_tokenizer``).
+        rows: tokenizer, family, cluster, encoder, guidance, x, y and their standard errors
+            x_stderr and y_stderr (``means_by_tokenizer``).
         runs: tokenizer, tokenizer_seed, seed, x, y: the runs behind those means.
-        missing: tokenizer, family, cluster, reason of every tokenizer without a row.
+        missing: tokenizer, family, cluster, encoder, reason of every tokenizer without a row.
         unpaired: tokenizer of every run without a partner, of tokenizers with a row.
     """
 

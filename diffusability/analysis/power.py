@@ -17,7 +17,7 @@ from scipy import stats
 
 from diffusability.analysis.claims import Claim, Selector, fits, named
 from diffusability.analysis.estimators import Array
-from diffusability.analysis.intervals import MIN_CLUSTERS, Labels
+from diffusability.analysis.intervals import MIN_CLUSTERS, Labels, methods_of
 from diffusability.analysis.joint import FEWEST, Row, Terms, evaluate
 from diffusability.study.study import Study
 
@@ -48,7 +48,7 @@ def power(
 
     Args:
         terms: rows of the claim; only index, labels and paper's value are used.
-        clusters: (N,) label of every tokenizer.
+        clusters: (N,) label of every tokenizer, or (N, 2) with its encoder (``intervals.units``).
         reliability: of the targets; noise of seeds weakens every correlation by its root.
         confidence: of the interval.
 
@@ -116,7 +116,7 @@ def _simulated_shares(terms: Terms, clusters: Labels, draws: int, seed: int) -> 
 
 def _codes(clusters: Labels) -> np.ndarray:
     """Return the number of each tokenizer's cluster, from 0."""
-    return np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)[1]
+    return np.unique(methods_of(clusters).astype(str), return_inverse=True)[1]
 
 
 def _normal(codes: np.ndarray, draws: int, rng: np.random.Generator) -> Array:
@@ -218,7 +218,7 @@ def power_table(study: Study, claims: Sequence[Claim], confidence: float = 0.95)
     no power.
     """
     chosen = [study.tokenizers[name] for name in study.selected_tokenizers]
-    labels = np.array([tokenizer.cluster for tokenizer in chosen], dtype=object)
+    labels = np.array([(each.cluster, each.aligned_with) for each in chosen], dtype=object)
     largest = max(Counter(tokenizer.family for tokenizer in chosen).values())
     absent = "no such metric, family, backbone or guidance scale"
     if largest < FEWEST:
@@ -231,7 +231,7 @@ def power_table(study: Study, claims: Sequence[Claim], confidence: float = 0.95)
         terms = planned_terms(claim, study)
         if terms.complete:
             used = np.unique(np.concatenate([part.index for part in terms.rows]))
-            clusters = len(set(labels[used]))
+            clusters = len(set(methods_of(labels)[used]))
             row |= {"rows": len(terms.rows), "tokenizers": len(used), "clusters": clusters}
             if clusters < MIN_CLUSTERS:
                 row["note"] = f"fewer than {MIN_CLUSTERS} clusters: no interval"

@@ -15,10 +15,11 @@ import pandas as pd
 
 from diffusability.analysis.claims import Claim, Region, fits
 from diffusability.analysis.equal_reconstruction import without_unequal
+from diffusability.analysis.estimators import pearson
 from diffusability.analysis.evidence import Study
 from diffusability.analysis.frames import join_notes, rows_where, table_frame
-from diffusability.analysis.intervals import Labels
-from diffusability.analysis.joint import CORRELATIONS, RANGES, Row, Terms, evaluate
+from diffusability.analysis.intervals import Labels, methods_of
+from diffusability.analysis.joint import CORRELATIONS, RANGES, Row, Terms, evaluate, in_ranges
 from diffusability.analysis.panels import Measured, Table
 from diffusability.analysis.power import ASSUMED, power, power_reason
 from diffusability.study.study import DEFAULTS, AnalysisSpec
@@ -106,7 +107,7 @@ def _joint(claim: Claim, study: Study, floor: pd.DataFrame, confidence: float) -
     counts = {
         "rows": len(terms.rows),
         "n": len(used),
-        "clusters": len(set(study.clusters[used])),
+        "clusters": len(set(methods_of(study.clusters)[used])),
     }
     value, low, high = (float(part[0]) for part in (found.value, found.low, found.high))
     if math.isnan(low) or math.isnan(high):
@@ -114,7 +115,7 @@ def _joint(claim: Claim, study: Study, floor: pd.DataFrame, confidence: float) -
         return _Finding(NOT_TESTABLE, reason, value, **counts)
     least, reliability = _reliability(floor, terms.rows)
     chance = power(claim, terms, study.clusters, reliability, confidence)
-    free = _noise_free(claim, terms, study.clusters, (low, high), least)
+    free = noise_free(claim, terms, study.clusters, (low, high), least)
     verdict, reason = decide(claim.region, (low, high), free)
     why = power_reason(claim, terms)
     reason = join_notes(
@@ -180,14 +181,28 @@ def without_noise(
     return ends[0] - down, ends[1] + up
 
 
-def _noise_free(
+def noise_free(
     claim: Claim, terms: Terms, clusters: Labels, ends: tuple[float, float], least: float
 ) -> tuple[float, float] | None:
-    """Return the interval of a claim without noise of seeds, None if it has none."""
+    """Return the values that a claim's statistic may have without noise of seeds.
+
+    Args:
+        claim: of the statistic. terms: its rows. clusters: of the study's tokenizers.
+        ends: the measured interval. least: lower end of the reliability of all targets.
+
+    Returns:
+        A wider interval; None for statistics of latent spaces alone, which have no such noise.
+    """
     if claim.statistic not in _NOISY:
         return None
     if claim.statistic in RANGES:
-        return (-math.inf, math.inf) if least < 1 else ends
+        return _range_without_noise(claim, terms, ends, least)
+    if claim.statistic == "fit":  # R² is weakened by the reliability, r by its root
+        return without_noise(ends, least**2)
+    if claim.statistic == "offset":  # of r from the paper's: it is r that noise weakens
+        paper = float(np.mean([row.paper for row in terms.rows]))
+        low, high = np.clip(without_noise((ends[0] + paper, ends[1] + paper), least), -1, 1)
+        return min(float(low) - paper, ends[0]), max(float(high) - paper, ends[1])
     if claim.statistic not in CORRELATIONS or claim.least:
         return without_noise(ends, least)
     places = [
@@ -201,6 +216,28 @@ def _noise_free(
         for side in (terms.plus, terms.minus)
     ]
     return without_noise(ends, least, *sides)
+
+
+def _range_without_noise(
+    claim: Claim, terms: Terms, ends: tuple[float, float], least: float
+) -> tuple[float, float]:
+    """Return the values that a range of correlations may have without noise of seeds.
+
+    Noise may have weakened each of them by a factor of its own, which changes a range either way.
+    """
+    root, down, up = math.sqrt(least), 0.0, 0.0
+    for sign, side in ((1, terms.plus), (-1, terms.minus)):
+        for rows in side:
+            groups = in_ranges(claim.statistic, rows)  # type: ignore[arg-type]
+            for own in groups:
+                r = np.array([float(pearson(rows[k].x, rows[k].y)[0]) for k in own])
+                free = np.clip(r / root, -1, 1) if root else np.sign(r)
+                low, high = np.minimum(r, free), np.maximum(r, free)
+                least_range = max(0.0, float(low.max() - high.min()))
+                change = (np.ptp(r) - least_range, float(high.max() - low.min()) - np.ptp(r))
+                fewer, more = change if sign > 0 else change[::-1]
+                down, up = down + float(fewer) / len(groups), up + float(more) / len(groups)
+    return ends[0] - down, ends[1] + up
 
 
 def _reliability(floor: pd.DataFrame, rows: Sequence[Row]) -> tuple[float, float]:

@@ -34,7 +34,7 @@ COLUMNS = (
     *("tokenizer", "metric", "backbone", "guidance", "a", "stderr_a", "b", "stderr_b"),
     *("difference", "stderr", "low", "high", "better", "rank_a", "rank_b", "of_a", "of_b", "note"),
 )
-RANK_COLUMNS = ("metric", "backbone", "guidance", "kendall", "p", "n", "note")
+RANK_COLUMNS = ("family", "metric", "backbone", "guidance", "kendall", "n", "note")
 
 
 def compare_specs(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
@@ -92,9 +92,10 @@ def compare_tokenizers(
 
     Returns:
         One row per metric, backbone and guidance scale: means over seeds with standard errors,
-        ``difference`` b - a with its normal interval, the ``better`` direction, ranks among the
-        tokenizers of the study (1 is best). Errors are over trainings; of a single training they
-        are of its images alone, too small for a difference of methods, and ``note`` says so.
+        ``difference`` b - a with its interval, the ``better`` direction, ranks among the tokenizers
+        of its family (1 is best). Errors are over trainings, and the interval is Student's with
+        Welch's degrees of freedom; of a single training they are of its images alone, too small for
+        a difference of methods, and ``note`` says so.
     """
     rows = []
     for metric, backbone, guidance in _keys(table, patterns):
@@ -112,8 +113,8 @@ def compare_studies(
 
     Returns:
         Rows as in ``compare_tokenizers``, one per tokenizer and metric; and the agreement of the
-        two orders of the tokenizers that both have: Kendall's tau (1: same order, -1: reversed)
-        with its p, by metric. Values missing in one study give a row with a ``note``.
+        two orders of the tokenizers of a family that both have: Kendall's tau (1: same order, -1:
+        reversed), by metric. Values missing in one study give a row with a ``note``.
     """
     keys = list(dict.fromkeys([*_keys(a, patterns), *_keys(b, patterns)]))
     names = list(dict.fromkeys([*a.tokenizers["tokenizer"], *b.tokenizers["tokenizer"]]))
@@ -125,9 +126,8 @@ def compare_studies(
             better = higher_is_better(a if metric in a.rows else b, metric)
             row = _row(metric, backbone, guidance, sides, better, confidence)
             rows.append(row | {"tokenizer": name})
-        ranks.append(
-            {"metric": metric, "backbone": backbone, "guidance": guidance} | _order(first, second)
-        )
+        where = {"metric": metric, "backbone": backbone, "guidance": guidance}
+        ranks += [{"family": family} | where | order for family, order in _orders(first, second)]
     return (
         pd.DataFrame(rows, columns=list(COLUMNS)),
         pd.DataFrame(ranks, columns=list(RANK_COLUMNS)),
@@ -144,20 +144,29 @@ def _keys(table: Measured, patterns: Sequence[str]) -> Iterator[tuple[str, str, 
 
 
 def _ranked(table: Measured, metric: str, backbone: str, guidance: float | None) -> pd.DataFrame:
-    """Return mean, standard error and rank of every tokenizer that has the metric, by name."""
+    """Return what is known of every tokenizer that has the metric, by name.
+
+    Mean ``y`` and its error ``y_stderr`` of ``df`` degrees of freedom (infinite where it is the
+    error of one measurement), number of ``runs``, ``rank`` among the ``of`` of its family.
+    """
     found = cells(table, metric, metric, backbone, guidance)
     rows, better = found.rows.set_index("tokenizer"), higher_is_better(table, metric)
-    rank = rows["y"].rank(ascending=not better) if better is not None else np.nan
-    return rows.assign(rank=rank, trainings=found.runs.groupby("tokenizer").size())
+    of_family = rows.groupby("family")["y"]
+    rank = of_family.rank(ascending=not better) if better is not None else np.nan
+    runs = found.runs.groupby("tokenizer")
+    trainings, different = runs["tokenizer_seed"].nunique(), runs["y"].nunique()
+    df = np.where(trainings > 1, trainings - 1, np.where(different > 1, runs.size() - 1, np.inf))
+    known = pd.DataFrame({"runs": runs.size(), "df": df})
+    return rows.assign(rank=rank, of=of_family.transform("size")).join(known)
 
 
 def _side(ranked: pd.DataFrame, name: str) -> dict[str, float]:
-    names = ("value", "stderr", "rank", "trainings")
+    names = ("value", "stderr", "df", "rank", "of", "runs")
     if name not in ranked.index:
-        return dict.fromkeys(names, math.nan) | {"of": len(ranked)}
+        return dict.fromkeys(names, math.nan)
     row = ranked.rename(columns={"y": "value", "y_stderr": "stderr"}).loc[name]
     found = row[list(names)].astype(float).to_dict()
-    return {str(key): float(value) for key, value in found.items()} | {"of": len(ranked)}
+    return {str(key): float(value) for key, value in found.items()}
 
 
 def _row(
@@ -171,12 +180,14 @@ def _row(
     a, b = sides
     difference = b["value"] - a["value"]
     error = math.hypot(a["stderr"], b["stderr"])
-    reach = float(stats.norm.ppf(0.5 + confidence / 2)) * error
+    lost = sum(s["stderr"] ** 4 / s["df"] for s in sides)  # Welch and Satterthwaite
+    df = error**4 / lost if lost > 0 else math.inf
+    reach = float(stats.t.ppf(0.5 + confidence / 2, df)) * error
     missing = [side for side, known in zip("ab", sides, strict=True) if math.isnan(known["value"])]
     notes = [f"not measured on {side}" for side in missing]
     if not missing and math.isnan(error):
         notes.append("a standard error is unknown: no interval")
-    single = [side for side, s in zip("ab", sides, strict=True) if s["trainings"] == 1]
+    single = [side for side, s in zip("ab", sides, strict=True) if s["runs"] == 1]
     if single and not missing:
         notes.append(f"one training of {' and '.join(single)}: ± of its images alone")
     return {
@@ -189,16 +200,21 @@ def _row(
     }
 
 
+def _orders(a: pd.DataFrame, b: pd.DataFrame) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield how two orders agree, by family: those of different families are not comparable."""
+    for family in dict.fromkeys([*a["family"], *b["family"]]):
+        yield str(family), _order(a[a["family"] == family], b[b["family"] == family])
+
+
 def _order(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, object]:
     shared = [name for name in a.index if name in b.index]
     x, y = a.loc[shared, "y"].to_numpy(float), b.loc[shared, "y"].to_numpy(float)
-    row: dict[str, object] = {"kendall": math.nan, "p": math.nan, "n": len(shared), "note": ""}
+    row: dict[str, object] = {"kendall": math.nan, "n": len(shared), "note": ""}
     if len(shared) < 3:
         return row | {"note": f"{len(shared)} tokenizers in both: no agreement of orders"}
     if not (np.ptp(x) and np.ptp(y)):
         return row | {"note": "one of the two is constant: no agreement of orders"}
-    found = stats.kendalltau(x, y)
-    return row | {"kendall": float(found.statistic), "p": float(found.pvalue)}
+    return row | {"kendall": float(stats.kendalltau(x, y).statistic)}
 
 
 SHOWN = [
@@ -268,7 +284,7 @@ def _two_studies(files: tuple[str, str], every: bool) -> str:
     parts += [f"Note: {problem}" for problem in problems if problem]
     patterns = ["*"] if every else headline_patterns(a, b)
     rows, orders = compare_studies(first, second, patterns, a.analysis.confidence)
-    agreement = _text(orders.round({"kendall": 2, "p": 3}))
+    agreement = _text(orders.round({"kendall": 2}))
     title = "Agreement of the two rankings of common tokenizers (Kendall's tau)"
     return "\n\n".join([*parts, _measured(rows, every), f"{title}\n{agreement}"])
 
@@ -316,7 +332,7 @@ def _interval(low: float, high: float) -> str:
 
 def _ranks(row: dict[Any, Any]) -> str:
     sides = [
-        "-" if pd.isna(row[f"rank_{side}"]) else f"{row[f'rank_{side}']:g} of {row[f'of_{side}']}"
+        "-" if pd.isna(row[f"rank_{side}"]) else f"{row[f'rank_{side}']:g} of {row[f'of_{side}']:g}"
         for side in "ab"
     ]
     return " -> ".join(sides)

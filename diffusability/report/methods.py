@@ -196,13 +196,14 @@ def _samples(study: Study, models: pd.DataFrame, target: str) -> str:
 def _statistics(study: Study) -> str:
     return (
         f"Statistics. Pearson's r over the tokenizers of one family. Its {_percent(study)} "
-        "interval is a delete-one-cluster jackknife (CV3) on the scale of Fisher's z, with "
-        "Student's t of one degree of freedom per cluster less one; p is of that interval, and is "
+        "interval is a delete-one-cluster jackknife (CV3) on the scale of Fisher's z, two-way "
+        "over clusters and alignment encoders where several clusters share an encoder, with "
+        "Student's t of one degree of freedom per unit less one; p is of that interval, and is "
         "corrected by Holm's method over all metrics of a panel, in the answer also by "
         "Bonferroni's over backbones. Partial correlations are given PSNR. Reliability is the "
         "share of the variance of the tokenizers' means that is not between diffusion models of "
-        "one trained tokenizer, with the interval of ICC(k). Linear fits are judged by "
-        "leave-one-cluster-out cross-validation."
+        "one trained tokenizer, with the interval of ICC(k) for independent tokenizers. Linear "
+        "fits are judged by leave-one-cluster-out cross-validation."
     )
 
 

@@ -38,8 +38,14 @@ def compared_sentence(left_out: Sequence[str]) -> str:
 
 
 def verdict_counts(ledger: pd.DataFrame) -> dict[str, int]:
-    """Return the number of claims for each verdict, including zeros."""
-    return {verdict: int((ledger["verdict"] == verdict).sum()) for verdict in VERDICTS}
+    """Return the number of claims with each verdict, including zeros.
+
+    A claim that is tested on several networks counts once for each verdict that it gets.
+    """
+    return {
+        verdict: int(ledger.loc[ledger["verdict"] == verdict, "id"].nunique())
+        for verdict in VERDICTS
+    }
 
 
 def ledger_rows(ledger: pd.DataFrame) -> list[dict[str, str]]:

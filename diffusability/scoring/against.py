@@ -53,11 +53,21 @@ class Known:
             return UNKNOWN_IMAGES
         return "" if images == self.images else OTHER_IMAGES
 
-    def beside(self, score: Score, images: str) -> "Known":
-        """Return the known spaces without the scored one, which a study may hold itself."""
-        if images and self.images and images != self.images:
-            return self  # equal names are chance
-        return replace(self, rows=self.rows[self.rows["tokenizer"] != tokenizer_of(score.name)])
+    def beside(self, score: Score, images: str) -> dict[str, "Known"]:
+        """Return the known spaces by family, without the scored one, which a study may hold itself.
+
+        Values of two families may not overlap at all, so a place among both says nothing. A
+        tokenizer of the study is compared with its own family alone.
+        """
+        rows = self.rows
+        if not (images and self.images and images != self.images):  # else equal names are chance
+            own = rows["tokenizer"] == tokenizer_of(score.name)
+            family = rows.loc[own, "family"].unique()
+            rows = rows[~own & (rows["family"].isin(family) if len(family) else True)]
+        return {
+            str(family): replace(self, rows=part)
+            for family, part in rows.groupby("family", sort=False)
+        }
 
 
 def read_known(name: str) -> Known:
@@ -89,7 +99,7 @@ def read_known(name: str) -> Known:
     table = table.assign(value=pd.to_numeric(table["value"], errors="coerce"))
     known = [name for name in ("tokenizer", "family", "cluster", "metric") if name in table]
     means = table.groupby(known, sort=False)["value"].mean().reset_index()
-    how = {name: table.get(name, "") for name in ("options", "flags")}
+    how = {name: table.get(name, "") for name in ("options", "flags", "family")}
     images = "" if name in ABOUT else images_of(name)
     return Known(about, table.assign(**how), tuple(advice(means)), images)
 
@@ -102,33 +112,37 @@ def place(score: Score, known: Known, images: str = "") -> pd.DataFrame:
         images: fingerprint of its dataset; empty: not known.
 
     Returns:
-        One row per metric that both have, measured in one way (see ``not_compared``):
+        One row per metric that both have, measured in one way (see ``not_compared``), and family:
         ``better_than`` the share of known latent spaces that are worse, in percent, ties counted
         half (``above`` where no direction is claimed), of ``known`` many; whether the value is
         ``outside`` of their range; and the names of the ``nearest``.
     """
-    rows, known = [], known.beside(score, images)
-    for _, short, m in shown_rows(score):
-        values, _ = known_values(known, m)
-        if values.empty:
-            continue
-        value, up = float(m["value"]), m["higher_is_better"]
-        below = float(((values < value) + 0.5 * (values == value)).mean())
-        share = 1 - below if up is False else below
-        nearest = (values - value).abs().sort_values(kind="stable").index[:NEAREST]
-        rows.append(
-            {
-                "latents": score.name,
-                "metric": short,
-                "value": value,
-                "above" if up is None else "better_than": 100 * share,
-                "outside": "" if values.min() <= value <= values.max() else "yes",
-                "known": len(values),
-                "range": f"{values.min():.4g} to {values.max():.4g}",
-                "nearest": ", ".join(map(str, nearest)),
-            }
-        )
+    families = known.beside(score, images)
+    rows = [
+        {"latents": score.name, "metric": short}
+        | ({"family": family} if len(families) > 1 else {})
+        | _place(m, values)
+        for _, short, m in shown_rows(score)
+        for family, part in families.items()
+        if len(values := known_values(part, m)[0])
+    ]
     return pd.DataFrame(rows)
+
+
+def _place(m: Mapping[str, Any], values: pd.Series) -> dict[str, object]:
+    """Return where a measurement lies among known values, by the names of their tokenizers."""
+    value, up = float(m["value"]), m["higher_is_better"]
+    below = float(((values < value) + 0.5 * (values == value)).mean())
+    share = 1 - below if up is False else below
+    nearest = (values - value).abs().sort_values(kind="stable").index[:NEAREST]
+    return {
+        "value": value,
+        "above" if up is None else "better_than": 100 * share,
+        "outside": "" if values.min() <= value <= values.max() else "yes",
+        "known": len(values),
+        "range": f"{values.min():.4g} to {values.max():.4g}",
+        "nearest": ", ".join(map(str, nearest)),
+    }
 
 
 def known_values(known: Known, m: Mapping[str, Any]) -> tuple[pd.Series, str]:

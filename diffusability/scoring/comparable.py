@@ -44,17 +44,17 @@ def difference(m: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     if is_bound(m["flags"]):
         return "a bound, because there are too few images for an estimate"
     if is_bound(other["flags"]):
-        return "those of the known ones are bounds"
+        return "the values of the known spaces are bounds"
     if is_unconditional(m) != is_unconditional(other):
         if is_unconditional(m):
-            return "it is unconditional, that of the known ones is of classes"
-        return "it is of classes, that of the known ones is unconditional"
+            return "measured without classes here, with classes for the known spaces"
+        return "measured with classes here, without for the known spaces"
     own, known = m.get("options") or {}, other.get("options") or {}
     drawn = own.get("posterior"), known.get("posterior")
     if drawn == ("mean", "draw"):
-        return "it is of one latent per image, that of the known ones of draws from posteriors"
+        return "measured on one latent per image here, on posterior draws for the known spaces"
     if drawn == ("draw", "mean"):
-        return "it is of draws from posteriors, that of the known ones of one latent per image"
+        return "measured on posterior draws here, on one latent per image for the known spaces"
     parts = [
         f"{key} {own[key]} (known: {known[key]})"
         for key in own

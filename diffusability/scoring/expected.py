@@ -39,11 +39,13 @@ class Space:
     Attributes:
         dataset: fingerprint of its images. shape: (C, h, w) of a latent; empty: not known.
         options: of each metric group, as they are fingerprinted.
+        family: architecture and latent size; empty: not known.
     """
 
     dataset: str
     shape: Shape
     options: Mapping[str, Mapping[str, Any]]
+    family: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class Expected:
         scale = "" if self.guidance is None else f", guidance {self.guidance:g}"
         what = f"{name_metric(self.target)} of {self.backbone}{steps}{scale}"
         if self.value is None:
-            return f"{self.latents}: no prediction of {what}: {self.note}"
+            source = f" from {self.family}" if self.family else ""
+            return f"{self.latents}: no prediction of {what}{source}: {self.note}"
         return (
             f"{self.latents}: expected {what}: {self.value:.4g} ({SHOWN_LEVEL} interval "
             f"{self.low:.4g} to {self.high:.4g}), from {self.metrics} of {self.n} tokenizers "
@@ -98,7 +101,8 @@ def spaces_of(plan: Plan, folder: Path) -> dict[str, Space]:
         own = [a for a in plan.measured if a.upstream.get("latents") is latents]
         options = {artifact.stage: artifact.spec for artifact in own}
         dataset = latents.upstream["dataset"].fingerprint
-        found[key] = Space(dataset, _shape(folder / latents.path), options)
+        family = plan.study.tokenizers[latents.labels["tokenizer"]].family
+        found[key] = Space(dataset, _shape(folder / latents.path), options, family)
     return found
 
 
@@ -115,11 +119,14 @@ class FinishedStudy:
     """The measurements of a finished study, and its results, which say how they were made.
 
     Attributes:
-        table: of measurements. root: folder that holds `results/`.
+        table: of measurements of the tokenizers that it compares.
+        root: folder that holds `results/`.
+        left_out: why each of the others does not reconstruct like them.
     """
 
     table: pd.DataFrame
     root: Path
+    left_out: Mapping[str, str] = field(default_factory=dict)
     _forecasts: dict[Any, Forecast] = field(default_factory=dict)
 
     def forecast(self, panel: Panel, family: str, points: Points) -> Forecast:
@@ -153,7 +160,7 @@ class FinishedStudy:
                 options[stage] = card["spec"]
                 dataset = card["upstream"]["dataset"]["fingerprint"]
                 shape = shape or _shape(self.root / card["upstream"]["latents"]["path"])
-        return Space(dataset, shape, options) if dataset and shape else None
+        return Space(dataset, shape, options, family) if dataset and shape else None
 
 
 def images_of(table: str) -> str:
@@ -179,7 +186,18 @@ def _finished(table: str) -> FinishedStudy | str:
     except MeasurementError as error:
         return str(error)
     above = path.absolute().parents  # of results/tables/<study>/measurements.csv
-    return FinishedStudy(measured, above[min(3, len(above) - 1)])
+    out = _left_out(path.with_name("tokenizers.csv"))
+    compared = measured[~measured["tokenizer"].isin(list(out))]
+    return FinishedStudy(compared, above[min(3, len(above) - 1)], out)
+
+
+def _left_out(table: Path) -> dict[str, str]:
+    """Return the tokenizers that a study compares with no other, and why, by its table of them."""
+    if not table.is_file():
+        return {}
+    judged = pd.read_csv(table, dtype={"tokenizer": str}, keep_default_na=False)
+    out = judged[judged["comparable"].astype(str) == "False"]
+    return dict(zip(out["tokenizer"], out["reason"], strict=True))
 
 
 def expected(
@@ -192,7 +210,8 @@ def expected(
         table: the study's measurements.csv, or the folder that holds it.
 
     Returns:
-        One item per space, target and backbone; or none, and the reason.
+        One item per space, target and backbone, and per family of like latent spaces unless its
+        own is among those of the study; or none, and the reason.
     """
     study = _finished(table)
     if isinstance(study, str):
@@ -201,15 +220,16 @@ def expected(
     if not panels:
         return [], f"no prediction: {_NOTHING}"
     found = [
-        _expected(score, spaces[score.name], study, panel)
+        item
         for score in scores
         if score.name in spaces
         for panel in panels
+        for item in _expected(score, spaces[score.name], study, panel)
     ]
     return found, ""
 
 
-def _expected(score: Score, space: Space, study: FinishedStudy, panel: Panel) -> Expected:
+def _expected(score: Score, space: Space, study: FinishedStudy, panel: Panel) -> list[Expected]:
     steps = study.table.loc[study.table["backbone"] == panel.backbone, "step"].dropna()
     guidance = panel.guidance if isinstance(panel.guidance, float) else None
     empty = Expected(
@@ -219,27 +239,26 @@ def _expected(score: Score, space: Space, study: FinishedStudy, panel: Panel) ->
         int(steps.max()) if len(steps) else None,
         guidance,
     )
+    if out := study.left_out.get(tokenizer_of(score.name)):
+        return [replace(empty, note=f"the study compares it with no other: {out}")]
+    families = Measured.of(study.table).families
     reasons: dict[str, None] = {}
-    for family in _families(study.table, tokenizer_of(score.name)):
+    found = []
+    for family in [space.family] if space.family in families else families:
         known = study.space(family)
         reason = _foreign(space, known)
         if known is None or reason:
             reasons[reason] = None
-            continue
-        return _of_family(score, space, known, study, panel, family, empty)
-    return replace(empty, note="; ".join(reasons))
-
-
-def _families(table: pd.DataFrame, tokenizer: str) -> list[str]:
-    """Return the families of a table; that of a tokenizer of the table comes first."""
-    own = set(table.loc[table["tokenizer"] == tokenizer, "family"])
-    return sorted(Measured.of(table).families, key=lambda family: family not in own)
+        else:
+            of_family = replace(empty, family=family)
+            found.append(_of_family(score, space, known, study, panel, of_family))
+    return found or [replace(empty, note="; ".join(reasons))]
 
 
 def _foreign(space: Space, known: Space | None) -> str:
     """Return why a fit to known latent spaces says nothing about another, or nothing."""
     if known is None:
-        return "the results of the study are not beside its table, so nothing says of what it is"
+        return "the results of the study are not beside its table, so its images are unknown"
     if space.dataset != known.dataset:
         return "the study is of other images"
     if space.shape != known.shape:
@@ -254,10 +273,10 @@ def _of_family(
     known: Space,
     study: FinishedStudy,
     panel: Panel,
-    family: str,
     empty: Expected,
 ) -> Expected:
-    """Return the prediction from the tokenizers of one family, or why there is none."""
+    """Return the prediction from the tokenizers of the family of `empty`, or why there is none."""
+    family = empty.family
     measured = {str(m["metric"]): m for m in score.measurements}
     points = points_of(study.table, panel, family)
     usable = []
@@ -287,13 +306,12 @@ def _of_family(
     if fit.outside(x):
         return replace(
             empty,
-            note=f"its {_shorts(fit.metrics)} lie outside of what the study has seen (the leverage "
-            "is larger than that of any left-out cluster)",
+            note=f"its {_shorts(fit.metrics)} lie outside the study's range: their leverage "
+            "exceeds that of every left-out cluster",
         )
     value, low, high = fit.predict(x)
     return replace(
         empty,
-        family=family,
         value=value,
         low=low,
         high=high,

@@ -79,6 +79,7 @@ TABLES: Mapping[str, Table] = {
     "measurements": Table(
         columns=_text("study", "dataset")
         | _IDENTITY
+        | _text("encoder")
         | _integer("tokenizer_seed")
         | _text("backbone")
         | _integer("seed")
@@ -93,7 +94,7 @@ TABLES: Mapping[str, Table] = {
         | {"failed": "truth"}
         | _text("failed_reason"),
         code=f"{_ANALYSIS}.measurements:tabulate",
-        further=("step", "failed", "failed_reason"),
+        further=("encoder", "step", "failed", "failed_reason"),
     ),
     "profiles": Table(
         columns=_IDENTITY

@@ -44,6 +44,11 @@ class TokenizerEntry(Spec):
         raise NotImplementedError
 
     @property
+    def aligned_with(self) -> str:
+        """Name of the encoder that its latents are aligned with; empty without one."""
+        return self.encoders.get("encoder", "")
+
+    @property
     def encoders(self) -> dict[str, str]:
         """Names of the encoders that its training looks at, by role."""
         return {}

@@ -35,6 +35,7 @@ from diffusability.analysis.verdicts import (
     VERDICTS,
     check_claims,
     decide,
+    noise_free,
     without_noise,
 )
 from diffusability.cli import main
@@ -109,6 +110,47 @@ def test_noise_that_differs_between_panels_widens_a_difference():
     assert without_noise((0.05, 0.15), 0.64, [0.6], [0.5]) == pytest.approx((-0.075, 0.3))
     # no correlation exceeds one, however noisy
     assert without_noise((0.05, 0.15), 0.0, [0.6], [0.5]) == pytest.approx((-0.45, 0.55))
+
+
+def rows_of(*correlations: float, paper: float = math.nan) -> Terms:
+    """Return one term of rows over 20 tokenizers, a backbone each, with given correlations."""
+    rng = np.random.default_rng(0)
+    x = stats.zscore(rng.standard_normal(20))
+    other = rng.standard_normal(20)
+    other = stats.zscore(other - x * (x @ other) / 20)  # orthogonal to x and to a constant
+    rows = []
+    for k, r in enumerate(correlations):
+        y = r * x + math.sqrt(1 - r**2) * other
+        labels = {"target": TARGET, "backbone": f"b{k}", "guidance": 1.0, "family": "f"}
+        rows.append(
+            Row(labels | {"metric": LNC}, np.arange(20), x[:, None], y[:, None], paper=paper)
+        )
+    return Terms([rows])
+
+
+def test_noise_weakens_the_correlation_of_an_offset_and_not_the_offset(tmp_path):
+    (claim,) = claims_of(tmp_path, statistic="offset", expect="{between: [-0.2, 0.2]}")
+    terms, ends, clusters = rows_of(0.45, paper=0.75), (-0.40, -0.25), [f"c{k}" for k in range(20)]
+    assert noise_free(claim, terms, clusters, ends, 1.0) == pytest.approx(ends)
+    free = noise_free(claim, terms, clusters, ends, 0.64)
+    assert free == pytest.approx((-0.40, 0.5 / 0.8 - 0.75))
+    assert decide(claim.region, ends, free)[0] == UNDECIDED
+    # of an unknown reliability r may be 1, and no more
+    assert noise_free(claim, terms, clusters, ends, 0.0) == pytest.approx((-0.40, 0.25))
+
+
+def test_noise_weakens_r_squared_by_the_reliability(tmp_path):
+    (claim,) = claims_of(tmp_path, statistic="fit", expect="{at_least: 0.5}")
+    free = noise_free(claim, rows_of(0.5), [], (0.10, 0.38), 0.64)
+    assert free == pytest.approx((0.10, 0.38 / 0.64))
+
+
+def test_noise_changes_a_range_by_what_it_does_to_each_correlation(tmp_path):
+    (claim,) = claims_of(tmp_path, statistic="range", expect="{at_most: 0.6}")
+    terms = rows_of(0.6, 0.2)
+    # without noise .6 to 1 and .2 to .4: their range is .2 to .8 in the place of .4
+    assert noise_free(claim, terms, [], (0.3, 0.5), 0.25) == pytest.approx((0.1, 0.9))
+    assert noise_free(claim, terms, [], (0.3, 0.5), 1.0) == pytest.approx((0.3, 0.5))
 
 
 @pytest.mark.parametrize(
@@ -295,7 +337,7 @@ def test_what_cannot_be_tested_says_why(table, tmp_path):
     assert "no such target, backbone or guidance scale" in foreign["reason"]
     one = verdict(claims, table.assign(cluster="baseline"))
     assert one["verdict"] == NOT_TESTABLE
-    assert "fewer than 4 clusters" in one["reason"]
+    assert "24 tokenizers in 1 clusters, fewer than 4" in one["reason"]
     failed = verdict(claims, table.assign(failed=table["metric"] == TARGET))
     assert "generation failed" in failed["reason"]
     some = table.assign(failed=(table["metric"] == TARGET) & (table["backbone"] == "sit-b"))

@@ -40,10 +40,29 @@ def test_two_tokenizers_by_hand():
     assert row["stderr"] == pytest.approx(error)
     assert not row["better"]
     assert row["note"] == ""  # each was trained several times
-    assert row["high"] - row["low"] == pytest.approx(2 * stats.norm.ppf(0.975) * error)
+    # two standard errors of few trainings each: Welch's degrees of freedom
+    runs = cells(table, TARGET, TARGET, "sit-b", 1.0).runs.groupby("tokenizer")
+    trainings = runs["tokenizer_seed"].nunique()
+    df = {n: (trainings[n] if trainings[n] > 1 else runs.size()[n]) - 1 for n in ("t00", "t05")}
+    welch = error**4 / (a["y_stderr"] ** 4 / df["t00"] + b["y_stderr"] ** 4 / df["t05"])
+    assert row["high"] - row["low"] == pytest.approx(2 * stats.t.ppf(0.975, welch) * error)
     order = list(means["y"].sort_values().index)  # lower is better
     assert (row["rank_a"], row["rank_b"]) == (order.index("t00") + 1, order.index("t05") + 1)
     assert list(found["metric"]) == ["velocity.viv", TARGET]
+
+
+def test_ranks_and_orders_are_those_of_one_family():
+    families = 3 * ("conv",) + 3 * ("trans",)
+    table = measurement_table(12, backbones=("sit-b",), families=families)
+    shifted = table["family"].eq("trans") & table["metric"].eq(TARGET)
+    table.loc[shifted, "value"] += 1000  # another judge
+    found = compare_tokenizers(Measured(table), "t00", "t03", [TARGET]).iloc[0]
+    assert (found["of_a"], found["of_b"]) == (6, 6)
+    assert found["rank_b"] <= 6
+    orders = compare_studies(Measured(table), Measured(table), [TARGET])[1]
+    assert orders["family"].tolist() == ["conv", "trans"]
+    assert orders["kendall"].tolist() == pytest.approx([1.0, 1.0])
+    assert orders["n"].tolist() == [6, 6]
 
 
 def test_directions_and_missing_numbers():

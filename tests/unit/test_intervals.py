@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.statistics import LAYOUTS, coverage
+from benchmarks.statistics import CROSSED, LAYOUTS, coverage, crossed_coverage
 from diffusability.analysis.estimators import average, deviation, pearson, spearman, within
 from diffusability.analysis.intervals import (
     CORRELATION,
@@ -12,7 +12,9 @@ from diffusability.analysis.intervals import (
     PLAIN,
     cluster_interval,
     exact_share,
+    units,
 )
+from diffusability.analysis.joint import Row, Terms, evaluate
 
 
 def test_of_a_mean_over_single_tokenizers_is_students():
@@ -60,6 +62,48 @@ def test_too_few_clusters_have_no_interval_and_a_reason(n, clusters):
     assert f"{n} tokenizers in {clusters} clusters" in found.note
 
 
+def test_encoders_that_cross_the_clusters_restated_slowly():
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(2, 10))
+    labels = np.array(CROSSED["10 in 8, 2 encoders"], dtype=object)
+    z = np.arctanh(np.corrcoef(x, y)[0, 1])
+
+    def variance(names):
+        groups = sorted(set(names))
+        rest = []
+        for group in groups:
+            kept = [k for k, name in enumerate(names) if name != group]
+            rest.append(np.arctanh(np.corrcoef(x[kept], y[kept])[0, 1]))
+        count = len(groups)
+        return (count - 1) / count * sum((t - z) ** 2 for t in rest), count
+
+    methods = [method for method, _ in labels]
+    encoders = [encoder or f"-{k}" for k, (_, encoder) in enumerate(labels)]
+    pairs = [f"{m}/{e}" for m, e in zip(methods, encoders, strict=True)]
+    (one, a), (other, b), (both, _) = map(variance, (methods, encoders, pairs))
+    reach = stats.t.ppf(0.975, min(a, b) - 1) * np.sqrt(max(one, other, one + other - both))
+    found = cluster_interval(pearson, (x, y), labels)
+    assert found.low[0] == pytest.approx(np.tanh(z - reach))
+    assert found.high[0] == pytest.approx(np.tanh(z + reach))
+    # the joint statistic of a claim has the same interval
+    row = Row({"metric": "m", "target": "t"}, np.arange(10), x[:, None], y[:, None])
+    joint = evaluate("correlation", Terms([[row]]), labels)
+    assert (joint.low[0], joint.high[0]) == pytest.approx((found.low[0], found.high[0]))
+
+
+@pytest.mark.parametrize("encoders", [["", "", "", ""], ["e", "e", "", "f"]])
+def test_encoders_within_one_cluster_change_nothing(encoders):
+    labels = np.array(list(zip("aabc", encoders, strict=True)), dtype=object)
+    assert [list(way) for way in units(labels)] == [list("aabc")]
+
+
+def test_too_few_groups_of_one_encoder_have_no_interval():
+    labels = np.array([(f"m{k}", "e" if k < 5 else "f") for k in range(10)], dtype=object)
+    found = cluster_interval(pearson, np.random.default_rng(0).normal(size=(2, 10)), labels)
+    assert "10 tokenizers in 2 groups of one encoder, fewer than 4" in found.note
+    assert np.isnan(found.low[0])
+
+
 def test_an_exact_relation_keeps_its_interval():
     x = np.arange(8.0)
     found = cluster_interval(pearson, (x, 2 * x), np.arange(8), scale=CORRELATION)
@@ -83,6 +127,19 @@ def test_a_spread_is_positive_and_has_an_interval():
 @pytest.mark.parametrize("layout", ["12 in 8", "43 in 8 (the paper)"])
 def test_coverage_of_clustered_tokenizers(layout):
     assert coverage(LAYOUTS[layout], 0.8, 0.7, 600) > 0.92
+
+
+def test_coverage_where_encoders_cross_the_methods():
+    held, methods_alone = crossed_coverage(CROSSED["43 in 9, 7 encoders"], (0.0, 0.8), 0.7, 400)
+    assert methods_alone < 0.8 < 0.92 < held
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", list(CROSSED))
+@pytest.mark.parametrize("likeness", [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.0, 0.8), (0.4, 0.4)])
+@pytest.mark.parametrize("r", [0.0, 0.7])
+def test_coverage_everywhere_that_encoders_cross(layout, likeness, r):
+    assert 0.93 < crossed_coverage(CROSSED[layout], likeness, r, 2000)[0] < 0.995
 
 
 @pytest.mark.slow

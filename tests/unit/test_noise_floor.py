@@ -11,6 +11,7 @@ from scipy import stats
 from diffusability.analysis.noise_floor import (
     noise_floor,
     reliability,
+    resolvable_gap,
     seeds_needed,
     variance_components,
 )
@@ -44,6 +45,7 @@ def test_components_by_hand():
     # ICC(k) of a balanced one-way design: F = 6 with 2 and 3 degrees of freedom
     assert low == max(0.0, 1 - stats.f.ppf(0.975, 2, 3) / 6)
     assert high == pytest.approx(1 - stats.f.ppf(0.025, 2, 3) / 6)
+    assert found.df == 3
     # Spearman-Brown backwards: a single run has variance share (10/3)/(10/3 + 4/3)
 
 
@@ -70,6 +72,8 @@ def test_nested_components_by_a_slow_loop():
     assert found.tokenizer_seeds == pytest.approx(trained_variance)
     assert found.noise == pytest.approx(trained_variance / 3 + seed_variance / 6)
     assert found.tokenizers == pytest.approx(total - found.noise)
+    # balanced: the noise is a third of the mean square of trainings, of 2 x 5 degrees of freedom
+    assert found.df == pytest.approx(10)
     # a retrained tokenizer is another latent space: of its runs, only the diffusion seeds are noise
     assert (found.run_noise, found.run_df) == (pytest.approx(seed_variance / 6), 15)
     value, low, _ = reliability(found, 5)
@@ -117,6 +121,20 @@ def test_no_repeats_are_said():
     assert floor["reliability"].isna().all()
     assert floor["note"].str.contains("no repeated seeds").all()
     assert (floor["repeated"] == 0).all()
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("retrained", [1, 2])
+def test_equal_tokenizers_seldom_differ_by_the_resolvable_gap(retrained):
+    """However few trainings the noise is known from, about 5 % of pairs differ by more."""
+    beyond = []
+    for seed in range(600):
+        runs = runs_of(10, 2, 2, sd=(0.0, 0.5, 0.3), seed=seed)
+        first = runs["tokenizer_seed"] == 0
+        kept = runs[first | runs["tokenizer"].isin([f"t{k}" for k in range(retrained)])]
+        means = [runs[first & (runs["tokenizer"] == t)]["y"].mean() for t in ("t8", "t9")]
+        beyond.append(abs(means[0] - means[1]) > resolvable_gap(variance_components(kept)))
+    assert np.mean(beyond) < 0.08
 
 
 def test_table_rows():

@@ -58,11 +58,11 @@ UNCONDITIONAL, BOUND = "one class: unconditional", "data-limited: a bound at v <
     [
         ((), "", ""),
         (("rank-deficient",), "rank-deficient", ""),
-        ((UNCONDITIONAL,), "", "it is unconditional, that of the known ones is of classes"),
+        ((UNCONDITIONAL,), "", "measured without classes here, with classes for the known spaces"),
         ((UNCONDITIONAL,), f"x; {UNCONDITIONAL}", ""),  # both are of one class
-        ((), UNCONDITIONAL, "it is of classes, that of the known ones is unconditional"),
+        ((), UNCONDITIONAL, "measured with classes here, without for the known spaces"),
         ((BOUND,), "", "a bound, because there are too few images"),
-        ((), BOUND, "those of the known ones are bounds"),
+        ((), BOUND, "the values of the known spaces are bounds"),
     ],
 )
 def test_bounds_and_what_uses_other_labels_have_no_place(fir_of, own, known, reason) -> None:
@@ -120,13 +120,13 @@ def test_uniformity_of_a_score_is_measured_as_that_of_the_known_spaces() -> None
     known = read_known("fashion")
     options = {"perplexity": 30.0, "posterior": "draw", "flip": False, **DEFAULTS["uniformity"]}
     alike = scored(options=options, uniformity__normalised_entropy=(0.99, True))
-    assert place(alike, known)["known"].tolist() == [24]
+    assert place(alike, known)["known"].tolist() == [12, 12]  # of each family
     fewer = scored(options=options | {"points": 200}, uniformity__normalised_entropy=(0.999, True))
     assert place(fewer, known).empty  # entropy grows with the number of points
     given = scored(options=options | {"posterior": "mean"}, uniformity__gini=(0.2, False))
     assert not_compared([given], known) == [
-        "Gini of mine: it is of one latent per image, that of the known ones of draws from "
-        "posteriors"
+        "Gini of mine: measured on one latent per image here, on posterior draws for the "
+        "known spaces"
     ]
 
 

@@ -77,12 +77,37 @@ def test_a_tokenizer_of_the_study_is_predicted_from_its_own_family(
     monkeypatch.setattr(FinishedStudy, "space", lambda self, family: HERE)  # of one shape
     cells = [{"metric": m, "value": v, "flags": []} for m, v in TYPICAL.items()]
     found = {}
-    for name in ("t00", "t06", "mine"):
-        ((found[name],), _) = expected([Score(name, cells, {})], {name: HERE}, str(tmp_path))
-    assert [found[name].family for name in found] == ["conv-f2d4", "trans-f2d4", "conv-f2d4"]
+    conv, trans = "conv-f2d4", "trans-f2d4"
+    for name, family in (("t00", conv), ("t06", trans), ("mine", trans)):
+        space = {name: replace(HERE, family=family)}
+        ((found[name],), _) = expected([Score(name, cells, {})], space, str(tmp_path))
+        assert found[name].family == family
     left_out = ["Its own cluster is not in the fit" in each.note for each in found.values()]
     assert left_out == [True, True, False]
     assert found["t06"].n < found["mine"].n == 24
+    # a family that the study does not have: a number from each that is alike
+    foreign = {"mine": replace(HERE, family="vae-f2d4")}
+    both, _ = expected([Score("mine", cells, {})], foreign, str(tmp_path))
+    assert [item.family for item in both] == [conv, trans]
+
+
+def test_what_the_study_left_out_is_neither_in_the_fit_nor_predicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = measurement_table(24, backbones=("sit-b",))
+    table.to_csv(tmp_path / "measurements.csv", index=False)
+    monkeypatch.setattr(FinishedStudy, "space", lambda self, family: HERE)
+    cells = [{"metric": m, "value": v, "flags": []} for m, v in TYPICAL.items()]
+
+    def n(name: str) -> tuple[int, str]:
+        ((found,), _) = expected([Score(name, cells, {})], {name: HERE}, str(tmp_path))
+        return found.n, found.note
+
+    assert n("mine") == (24, "")
+    judged = pd.DataFrame({"tokenizer": ["t00", "t01"], "comparable": [False, True]})
+    judged.assign(reason=["PSNR 20 dB", ""]).to_csv(tmp_path / "tokenizers.csv", index=False)
+    assert n("mine") == (23, "")
+    assert n("t00") == (0, "the study compares it with no other: PSNR 20 dB")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +117,7 @@ def test_a_tokenizer_of_the_study_is_predicted_from_its_own_family(
         ({"dataset": "d2"}, "the study is of other images"),
         ({"shape": (16, 8, 8)}, "its latents are 16 x 8 x 8, those of the study 4 x 8 x 8"),
         ({"options": {"velocity": {"split": "all"}}}, "no headline metric was measured as in the"),
-        ({"values": {**TYPICAL, "velocity.viv": 50.0}}, "outside of what the study has seen"),
+        ({"values": {**TYPICAL, "velocity.viv": 50.0}}, "outside the study's range"),
     ],
 )
 def test_outside_of_its_support_there_is_no_number(ask, asked, reason) -> None:
