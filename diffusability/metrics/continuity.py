@@ -184,7 +184,7 @@ def measure_interpolation_frechet(
     variation = ImageVariation()
     for rows in torch.arange(len(queries)).split(batch_size):
         variation.add(queries[rows])
-    dead = variation.live_channels()[1]
+    dead = variation.live_channels("kept")[1]
     chosen = choose_neighbours(table, choice=choice, generator=generator)
     name, side, parts, own = reference.extractor, reference.resolution, [], []
     for rows in torch.randperm(len(queries), generator=generator).tensor_split(shards):

@@ -14,8 +14,9 @@ from torch import Tensor
 from diffusability.data.images import thinned
 from diffusability.errors import MeasurementError
 from diffusability.fisher.information import check_variances, log_weights
+from diffusability.metrics.latent_set import ONE_CLASS
 from diffusability.metrics.measurement import Measurement
-from diffusability.metrics.sample_fisher import LOOSE, SMALL, Sample
+from diffusability.metrics.sample_fisher import LOOSE, SMALL, Sample, tells_overlap
 from diffusability.nn.attention import forward_mode_attention
 from diffusability.nn.chunks import chunks
 from diffusability.statistics import delete_block_stderr, mean_and_stderr
@@ -137,6 +138,7 @@ def measure_distortion(
 
     Args:
         encode: see ``expand``. images: (N, C, H, W) in [-1, 1]. labels: (N,) classes.
+            Where they are too many for the images, all are taken as one, with a flag.
         v: noise variances, in units of the mean variance of a pixel.
         anchors: images to expand around, of each class in proportion.
         neighbours: see ``expand``. seed, blocks, samples: see ``sample_fisher.Sample``.
@@ -173,13 +175,17 @@ def measure_distortion(
     for name, values in (("epsilon", strains), ("kappa", bends)):
         value, error = mean_and_stderr(values.cpu(), "distortion", "anchors")
         more = options | {"least": float(values.min())}
-        found.append(_row(name, value, error, len(images), False, more))
+        found.append(_row(name, value, error, len(values), False, more))
+    told = tells_overlap(labels)
+    if not told:
+        labels = torch.zeros_like(labels)
     parts, sizes, doubts = _parts(at, labels, v, float(variance), seed, blocks, samples)
     weights = torch.tensor(log_weights(v), dtype=torch.float64)
     for ending, curves in parts.items():  # (1 + B, V, 3)
         doubtful = [level for level, bad in zip(v, doubts[ending], strict=True) if bad]
         text = LOOSE if ending else SMALL
         flags = (text.format(f"{doubtful[-1]:g}"),) if doubtful else ()
+        flags += () if told or ending else (ONE_CLASS,)
         more = options | {"estimator": _ESTIMATORS[ending].strip("_"), "v": list(v)}
         for part, values in zip(PARTS, curves.unbind(-1), strict=True):
             known = () if part == PARTS[0] else flags  # a dimension is no estimate

@@ -168,7 +168,7 @@ def measure_equivariance(
                 _visit(cell, encode, images, latents)
     if count < 2:
         raise MeasurementError("equivariance: a standard error needs at least two images")
-    flags = variation.live_channels()[1]
+    flags = variation.live_channels("kept")[1]
     measurements: list[Measurement] = []
     not_applicable: list[tuple[str, str]] = []
     for name, members in _rows(cells).items():

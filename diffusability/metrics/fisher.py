@@ -21,7 +21,14 @@ from diffusability.fisher.information import check_variances, log_weights
 from diffusability.metrics.fisher_curves import Curves, PixelCurves, curve_deviations, shares
 from diffusability.metrics.latent_set import ONE_CLASS, LatentSet, check_labels, classes_of_enough
 from diffusability.metrics.measurement import Measurement
-from diffusability.metrics.sample_fisher import ESTIMATORS, LOOSE, SMALL, ZSCORED, Sample
+from diffusability.metrics.sample_fisher import (
+    ESTIMATORS,
+    LEAST_OVERLAP,
+    LOOSE,
+    SMALL,
+    ZSCORED,
+    Sample,
+)
 from diffusability.statistics import delete_block_stderr
 from diffusability.study.class_sizes import LEAST_FISHER
 from diffusability.study.metric_group import SmallestClass
@@ -58,8 +65,8 @@ def measure_fisher(
 
     Args:
         latents: (N, C, H, W), any floating dtype, in latent units.
-        labels: (N,) integer class numbers; None is one class, and what is of a Gaussian per class
-            is then unconditional, which a flag says.
+        labels: (N,) integer class numbers; None: all images are one class. The estimates per class
+            are then unconditional, and flagged.
         pixels: ``pixel_curves`` of the images of these latents, at the same v and blocks; None
             leaves the deviations from pixel space out.
         v: increasing noise variances, relative to the mean variance of an entry.
@@ -74,9 +81,9 @@ def measure_fisher(
         direction), ``fisher.fir`` and ``fisher.mmse_rate`` (LOWER is better) are means over log v
         of v FI / n, v^2 FIR / n and rate / n. Endings name the estimator: none for a Gaussian per
         class, ``_unconditional`` for the mixture of the classes, ``_gaussian`` for one Gaussian and
-        ``_empirical`` for the smoothed empirical measure. All of them are of latents times
-        one number, so that permutations, rotations and isometric embeddings change nothing;
-        ``_zscored`` at the end is of channels z-scored one by one, as diffusion models see them.
+        ``_empirical`` for the smoothed empirical measure. All use latents scaled by one number,
+        so that permutations, rotations and isometric embeddings change nothing; names ending in
+        ``_zscored`` z-score each channel by itself, as diffusion models see them.
 
         Deviations from pixel space (LOWER is nearer; see ``curve_deviations``) are
         ``fisher.fi_deviation``, ``fisher.fir_deviation_relative``, ``_scaled``,
@@ -115,10 +122,11 @@ def measure_fisher(
     one_class = not bool((labels != labels[0]).any())
     writer = _Writer(tuple(v), sample.sizes, data.count, sample.dim, one_class)
     found = [*writer.quantities(own, ""), *writer.quantities(zscored, "_zscored")]
+    without = [] if "_unconditional" in own.gains else _no_overlap(pixels is not None)
     if pixels is None:
         reason = "there are no images to compare with"
         names = [f"fisher.{name}{ending}" for name in DEVIATIONS for ending in ESTIMATORS]
-        return data.flagged(found), [(name, reason) for name in names]
+        return data.flagged(found), [*without, *((name, reason) for name in names)]
     matched = sample.curves(sample.variance[:, None] / pixels.dim * level)
     raw = sample.curves(
         (pixels.variance / pixels.dim * level).expand(len(sample.variance), -1), ZSCORED
@@ -132,7 +140,18 @@ def measure_fisher(
     measured = {m.metric for m in found}
     names = [f"fisher.{name}_empirical" for name in DEVIATIONS]
     reason = "the images are too few for the empirical measure at every noise variance"
-    return data.flagged(found), [(name, reason) for name in names if name not in measured]
+    without += [(name, reason) for name in names if name not in measured]
+    return data.flagged(found), without
+
+
+def _no_overlap(pixels: bool) -> list[tuple[str, str]]:
+    """Return the metrics of a mixture of too many classes, with the reason."""
+    reason = (
+        f"fewer than {LEAST_OVERLAP} of the compared images are of one class: the errors of their "
+        "means would be taken for differences of the classes"
+    )
+    names = [*QUANTITIES, *(DEVIATIONS if pixels else ())]
+    return [(f"fisher.{name}_unconditional", reason) for name in names]
 
 
 def _require_classes(labels: Tensor) -> None:

@@ -42,8 +42,11 @@ class ImageVariation:
         self._square += change.square().sum(dim=0)
         self._energy += block.square().sum(dim=(0, 2, 3))
 
-    def live_channels(self) -> tuple[Tensor, tuple[str, ...]]:
+    def live_channels(self, fate: str = "left out") -> tuple[Tensor, tuple[str, ...]]:
         """Return the (c,) int64 channels that vary over images, and a flag that names the others.
+
+        Args:
+            fate: what the metric does with the others, for the flag.
 
         Raises:
             MeasurementError: none varies: the latents have collapsed.
@@ -55,9 +58,7 @@ class ImageVariation:
         if len(dead) == alive.numel():
             raise collapsed(f"all {self._count} images have the same latent, up to rounding")
         many = "s" * (len(dead) > 1)
-        flags = (f"{len(dead)} dead channel{many} of {alive.numel()} left out: {dead}",) * bool(
-            dead
-        )
+        flags = (f"{len(dead)} dead channel{many} of {alive.numel()} {fate}: {dead}",) * bool(dead)
         return torch.nonzero(alive).flatten(), flags
 
 

@@ -69,8 +69,8 @@ def _noise(inputs: Inputs) -> Draw:
 
 
 def _gaussian(inputs: Inputs) -> Draw:
-    latents = inputs.latents[inputs.data.split("train")]
-    fit = fit_class_gaussians(latents.mean, latents.labels)
+    train = inputs.data.split("train")
+    fit = fit_class_gaussians(inputs.latents.mean[train], inputs.latents.labels[train])
 
     def draw(indices: range) -> tuple[Tensor, Tensor]:
         labels = fit.classes[balanced_labels(indices, len(fit.classes))]
@@ -93,8 +93,8 @@ def _posterior(inputs: Inputs, count: int) -> Draw:
 def posterior_images(data: ImageSet, count: int) -> Tensor:
     """Return the (count,) images of the dataset that `posterior` encodes, sample by sample.
 
-    Fewer than the val split has are of each class in proportion, also where classes alternate; of
-    more, all repeat.
+    At most as many as the val split has are of each class in proportion, also where classes
+    alternate; for more, the whole split repeats.
     """
     val = data.split("val")
     if count <= len(val):

@@ -149,7 +149,7 @@ class GeometryMetric(MetricOptions):
     code="diffusability.stages.image_metrics:distortion",
     about="What of an encoder's FIR deviation is dimension, tangential distortion, curvature?",
     gpu=True,
-    version=3,
+    version=4,
     needs=("images", "network"),
     quantities=(
         Quantity(
@@ -243,7 +243,7 @@ class LearnedFisherOptions(LearnedFisherMetric):
     },
     rank="proxy",
     upstream=("pixels",),
-    version=4,
+    version=5,
     quantities=(
         Quantity(
             "fisher.fi",

@@ -129,6 +129,18 @@ def test_errors_and_refusals() -> None:
         measured(flat(lambda x: 0 * x))
 
 
+def test_too_many_classes_for_the_images_are_taken_as_one() -> None:
+    images = PLANE[:60]
+    alone, many = (
+        {m.metric: m for m in measure_distortion(cylinder(1.0), images, labels, V, neighbours=2)}
+        for labels in (NO_CLASS[:60], torch.arange(60))
+    )
+    part = "distortion.fir_tangential"
+    assert many[part].value == alone[part].value
+    assert many[part].flags == (*alone[part].flags, "one class: unconditional")
+    assert alone["distortion.epsilon"].n == 16  # anchors, which the error is over
+
+
 def test_duplicate_images_give_no_direction() -> None:
     stretch = torch.tensor([1.4, 0.7, 0.7, 0.7], dtype=torch.float64)
     # near images differ in three directions

@@ -286,6 +286,27 @@ class TestMixture:
             assert float(found[0, i, 0]) == pytest.approx(v * at.fi / 3, abs=0.03)
             assert float(found[0, i, 1]) == pytest.approx(v**2 * at.fir / 3, abs=0.04)
 
+    def test_equal_classes_add_only_the_error_of_their_means(self) -> None:
+        """All classes are one Gaussian: knowing them tells nothing, and the mixture is it."""
+        x, labels = normal(2000, 16, 1, 1), torch.arange(2000)
+        for per_class in (100, 20):
+            found = {m.metric: m for m in measure_fisher(x, labels % (2000 // per_class))[0]}
+            lost = 0.5 - found["fisher.curve_fi_unconditional_v1"].value
+            assert 0 < lost < 0.35 / per_class + 0.003
+
+    @pytest.mark.parametrize("pixels", [False, True])
+    def test_too_many_classes_for_the_images_have_no_mixture(self, pixels: bool) -> None:
+        x, labels = normal(900, 4, 1, 1), torch.arange(900) % 100
+        space = curves(x, labels, 10) if pixels else None
+        found, without = measure_fisher(x, labels, space, V, blocks=10)
+        assert not [m.metric for m in found if "_unconditional" in m.metric]
+        reasons = {name: reason for name, reason in without if "_unconditional" in name}
+        assert "fisher.fir_unconditional" in reasons
+        assert "fisher.fir_deviation_scaled_unconditional" in reasons
+        assert "fewer than 10" in reasons["fisher.fi_unconditional"]
+        others = {"fisher.fi", "fisher.fi_gaussian", "fisher.fi_empirical"}
+        assert others <= {m.metric for m in found}
+
     def test_what_classes_overlap_is_fitted_without_each_block_too(self) -> None:
         labels, blocks = classes(300), interleaved_blocks(classes(300), 5)
         x = normal(3, 2, seed=1)[labels] + normal(300, 2)
@@ -366,7 +387,7 @@ class TestDeviation:
             assert float(row[4]) == pytest.approx(abs(1 - float(8 * b[2] / (30 * a[2]))))
 
     def test_images_themselves_deviate_by_nothing_but_rounding(self) -> None:
-        data = load_shapes(ShapesDataset(kind="shapes", size=16, train=20, val=10))
+        data = load_shapes(ShapesDataset(kind="shapes", size=16, train=40, val=20))
         chosen = data.split("all")
         labels, images = data.labels[chosen] % 3, data.images[chosen]
         pixels = pixel_curves(data.images, chosen, labels, v=V, blocks=3, samples=32, seed=0)
