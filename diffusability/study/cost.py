@@ -32,7 +32,10 @@ RECOMPUTED = 1  # passes more, where blocks are computed again in the backward p
 TANGENT = 2  # a Jacobian-vector product: the pass and its derivative
 CONDITIONS = 2  # with the label and without
 PERCEPTUAL = 3  # both images forward, and back to the pixels of one
-ADVERSARIAL = 8  # the generator's step: forward and back to pixels; its own: three a real and fake
+# the generator's step: forward, and back to pixels twice (for the adaptive factor too); its own:
+# three passes of a real and three of a fake image
+ADVERSARIAL = 9
+BALANCING = 1  # an adaptive factor: the reconstruction's gradient once more, of inputs alone
 # bf16: LightningDiT-B trains on at least 1,190 images/s of an H100 (hustvl/LightningDiT#74), which
 # is 164 TFLOP/s; fp32: half of it, as the chip's peak in TF32 is half of that in bf16
 SUSTAINED: dict[Precision, float] = {"bf16": 160e12, "fp32": 80e12}
@@ -184,8 +187,13 @@ class Costs:
         an_image = _passes(train) * network.whole.macs
         if "encoder" in entry.encoders:
             an_image += self._features(entry.encoders["encoder"]).macs
+        distance = 0
         if "perceptual" in entry.encoders:
-            an_image += PERCEPTUAL * self._features(entry.encoders["perceptual"]).macs
+            distance = self._features(entry.encoders["perceptual"]).macs
+        an_image += PERCEPTUAL * distance
+        if entry.regularizer.balanced:
+            again = 1 + train.activation_checkpointing  # blocks are computed again for it
+            an_image += BALANCING * (distance + again * network.decoder.macs)
         macs = train.steps * train.batch * an_image
         if isinstance(entry.regularizer, Gpe):  # encoder and decoder one after the other
             decoded = entry.regularizer.decoder_steps or train.steps
@@ -194,7 +202,8 @@ class Costs:
             macs = halves * train.batch
         if objective.gan:
             rounds = max(0, train.steps - objective.gan_start) * train.batch
-            macs += rounds * ADVERSARIAL * discriminator(objective, self.channels, self.side).macs
+            judged = ADVERSARIAL * discriminator(objective, self.channels, self.side).macs
+            macs += rounds * (judged + BALANCING * distance)
         return Work(macs, train.precision, 4 * network.whole.parameters)
 
     def _latents(self, entry: TokenizerEntry) -> Work:

@@ -1,7 +1,7 @@
 """Regularizers that set tokenizers apart: the nine clusters of Table 1, by `method`, and GPE."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
@@ -17,7 +17,13 @@ class Regularizer(Spec):
     A regularizer is declared with `REGULARIZERS.add`: a subclass with
     `method: Literal["its name"]`, and the `tokenizers.regularizers.interface.Regularizer` that
     takes it as `module:class`.
+
+    Attributes:
+        balanced: whether its loss has an adaptive factor, for which gradients of the reconstruction
+            go back to the encoder's last layer once more.
     """
+
+    balanced: ClassVar[bool] = False
 
     method: str = Field(description="the regularizer")
 
@@ -45,6 +51,8 @@ class Baseline(Regularizer):
 class Repa(Regularizer):
     """Representation alignment through a small network."""
 
+    balanced = True
+
     method: Literal["repa"]
     encoder: EncoderName
     weight: NonNegativeFloat = Field(0.1, description="before the adaptive factor")
@@ -54,6 +62,8 @@ class Repa(Regularizer):
 @REGULARIZERS.add(f"{CODE}.alignment:VisionAlignment")
 class Mcos(Regularizer):
     """VA-VAE's marginal cosine similarity alone."""
+
+    balanced = True
 
     method: Literal["mcos"]
     encoder: EncoderName
@@ -67,6 +77,8 @@ class Mcos(Regularizer):
 class Mdms(Regularizer):
     """VA-VAE's marginal distance-matrix similarity alone."""
 
+    balanced = True
+
     method: Literal["mdms"]
     encoder: EncoderName
     weight: NonNegativeFloat = Field(0.1, description="before the adaptive factor")
@@ -78,6 +90,8 @@ class Mdms(Regularizer):
 @REGULARIZERS.add(f"{CODE}.alignment:VisionAlignment")
 class McosMdms(Regularizer):
     """VA-VAE's alignment: marginal cosine plus marginal distance-matrix similarity."""
+
+    balanced = True
 
     method: Literal["mcos+mdms"]
     encoder: EncoderName
@@ -121,6 +135,8 @@ class Eq(Regularizer):
 @REGULARIZERS.add(f"{CODE}.lcr:LocalCorrelation")
 class Lcr(Regularizer):
     """SSVAE's local correlation regularization."""
+
+    balanced = True
 
     method: Literal["lcr"]
     weight: NonNegativeFloat = Field(0.02, description="w of Table 1")
@@ -177,6 +193,8 @@ class Gpe(Regularizer):
 @REGULARIZERS.add("diffusability.tokenizers.python_object:build_python_regularizer")
 class PythonRegularizer(Regularizer, PythonObject):
     """A regularizer of the user's own package; see `tokenizers/python_object.py`."""
+
+    balanced = True
 
     method: Literal["python"] = Field(description="a regularizer of your own package")
     encoder: EncoderName | None = Field(

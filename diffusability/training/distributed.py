@@ -115,10 +115,14 @@ def _lost_processes() -> Iterator[None]:
     """Turn a broken connection between processes into a TrainingError."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
-        raise TrainingError("another process of this training ended; see its message") from error
+        text = str(error)
+        # gloo has no exception of its own
+        if not isinstance(error, dist.DistError) and "gloo" not in text and "peer" not in text:
+            raise  # an error of this process, such as no memory
+        raise TrainingError(
+            f"another process of this training ended; see its message (here: {text:.200})"
+        ) from error
 
 
 class _Loss(nn.Module):
@@ -159,10 +163,10 @@ def joined(device: str) -> Iterator[Processes]:
     if cuda is not None:
         torch.cuda.set_device(cuda)
     dist.init_process_group("gloo" if cuda is None else "nccl", timeout=PATIENCE, device_id=cuda)
-    try:
-        yield Processes(dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
+    yield Processes(dist.get_rank(), dist.get_world_size())
+    # not after an error: with NCCL it waits for the other processes, which wait for this one, and
+    # torchrun ends them only when this one has ended
+    dist.destroy_process_group()
 
 
 def processes() -> Processes:

@@ -343,6 +343,17 @@ def test_one_seed_gives_one_result_without_global_state(index):
     assert torch.equal(state, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("index", range(7))
+def test_an_entry_says_whether_a_step_computes_an_adaptive_factor(index):
+    """A plan counts the passes that it costs."""
+    images, features = normal(4, 1, 16, 16).float().clamp(-1, 1), normal(4, 6, 8, 8).float()
+    made = everything()[index].initialise(seeded())
+    network = vit(1, 4, 2, 8, 16, 1, 2).initialise(seeded())
+    losses = TokenizerLosses(network, objective(perceptual=0, gan=0), made)
+    terms = losses.autoencoder_loss(images, features, 0, seeded()).terms
+    assert any(name.endswith("_factor") for name in terms) == made.options.balanced
+
+
 # the registry
 
 
