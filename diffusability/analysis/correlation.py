@@ -144,7 +144,7 @@ def _statistics(
 def _influence(x: Array, y: Array, groups: pd.Series, end: str = "") -> dict[str, object]:
     """Return the range of r without any one group of points, and the group that moves it most.
 
-    Groups are tokenizers or clusters; ``end`` is of the names of the columns.
+    Groups are tokenizers or clusters; ``end`` is the ending of the column names.
     """
     names, without = without_each(pearson, (x, y), groups)
     low, high, most = f"without{end}_low", f"without{end}_high", f"influential{end}"

@@ -86,7 +86,7 @@ def control_of(artifact: Artifact) -> str | None:
 
 
 def step_of(plan: Plan, artifact: Artifact) -> int | None:
-    """Return the training step of the model that an artifact is of; None if it is of none."""
+    """Return the training step of an artifact's diffusion model; None if it has no model."""
     if "backbone" not in artifact.labels:
         return None
     samples = artifact.upstream.get("samples", artifact)

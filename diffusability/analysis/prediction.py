@@ -3,8 +3,8 @@
 A linear fit of the logarithm of a target on one or two headline metrics, over the tokenizers of one
 family. The metrics are those that predict left-out clusters best. Everything that is said about
 the fit comes from a second leaving-out around the first: each cluster is predicted by a fit, and a
-choice of metrics, that have not seen it. A further latent space is of a cluster that the study has
-not seen either, so these are its errors too. Coverage by simulation: docs/statistics.md.
+choice of metrics, that have not seen it. A further latent space also belongs to a cluster that the
+study has not seen, so these errors are its errors too. Coverage by simulation: docs/statistics.md.
 """
 
 import math

@@ -126,7 +126,7 @@ def identity_problems(path: Path, card: Mapping[str, Any]) -> list[str]:
     own = fingerprint_of(card["stage"], card["version"], card["spec"], card["seed"], roles)
     found = []
     if own != card["fingerprint"]:
-        found.append("its card was edited: its fingerprint is not that of what it says")
+        found.append("its card was edited: the fingerprint does not match the specification")
     folder = Path(card["stage"], card["name"], card["fingerprint"]).parts
     if path.parts[-len(folder) :] != folder:
         found.append(f"its card is that of {'/'.join(folder)}")

@@ -128,8 +128,8 @@ def find_evictable(
     Args:
         plans: of the studies.
         stages: of `latents` and `samples`, whose bulk may go.
-        keep: evict until the bulk has no more than that many bytes, first what nothing left to
-            make needs, then what is needed last; None evicts all of the former, and no other.
+        keep: bytes that may remain. Files that no remaining job needs go first, then those that are
+            needed last; None: all of the first kind, and no other.
     """
     artifacts = {a.fingerprint: a for plan in plans for a in plan if a.stage in stages}
     readers: dict[str, dict[str, Artifact]] = {name: {} for name in artifacts}

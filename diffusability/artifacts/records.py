@@ -156,7 +156,7 @@ def _named(study: str, source: str, artifacts: Iterable[Any]) -> Named:
 
 
 def _unrecorded(found: Studies) -> dict[str, str]:
-    """Return a doubt for every study that left tables here and that nothing names, by its name."""
+    """Return a warning per study with tables here that is neither recorded nor present, by name."""
     known = {study.study for study in found.named}
     folders = [folder for folder in Path(RESULTS, "tables").glob("*") if folder.is_dir()]
     return {

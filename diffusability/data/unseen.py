@@ -11,7 +11,7 @@ from diffusability.study.dataset import UnseenDataset
 
 
 class UnseenImages(OwnFiles[UnseenDataset]):
-    """Labels and masks in the order of the latents; every image is of no pixels."""
+    """Labels and masks in the order of the latents; images have no pixels."""
 
     keys = ("labels", "masks")
     what = "labels and masks"

@@ -170,9 +170,8 @@ def _notes(plan: Plan, stages: list[StageCost], here: ThisMachine | None) -> lis
             "in order: jobs start in the order of the rules' priorities, one tokenizer after "
             "another; several GPUs share a job without loss, and what is unknown takes no time. "
             f"Evicted (`{diffusability_command('gc', '--evict', '--yes')}` while it runs) are "
-            "latents and samples that nothing left to make needs; `--keep SIZE` holds a size "
-            "whatever the order, and "
-            "what is needed again is made again by jobs of its own"
+            "latents and samples that no remaining job needs; `--keep SIZE` enforces a size in any "
+            "order, and further jobs restore what is needed again"
         )
     data = plan.study.dataset
     if isinstance(data, DecodedDataset) and not data.counted:

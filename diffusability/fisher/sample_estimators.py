@@ -200,7 +200,7 @@ class ClassGaussians:
         return MixtureDraws(own, torch.einsum("mij,mj->mi", self.vectors[own], z[0]), z[1])
 
     def overlap(self, levels: Tensor, draws: MixtureDraws) -> Tensor:
-        """Return estimates of what not knowing the class adds to the mean gain of the classes.
+        """Estimate how much larger the gain is when the class is not known.
 
         At a point with class probabilities r_k, G = sum r_k G_k + Cov_k(D_k) / v. The mean of
         tr G_k under r_k is that over classes, so only the covariance adds to the trace.

@@ -106,7 +106,7 @@ def consistency_stderr(
 
 
 def images_of_an_error(k: int) -> int:
-    """Return the least number of images of which LNC of k neighbours has a standard error."""
+    """Return the least number of images for a standard error of LNC with k neighbours."""
     return 2 * _ROOM * _used(k)
 
 

@@ -141,7 +141,7 @@ def check_stored(study: Study) -> None:
 
 
 def _check_options(request: Request) -> None:
-    """Refuse options that nothing of what is named takes.
+    """Refuse options that apply to nothing that is scored.
 
     Raises:
         StudyError: naming the option and what to do.

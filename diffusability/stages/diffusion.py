@@ -94,9 +94,9 @@ def _model(
 def measure_fisher(inputs: Inputs, spec: LearnedFisherOptions, out: Path) -> None:
     """Write measurements.json, with the class of every latent and without it, and fir_images.png.
 
-    A model trained without classes is only measured unconditionally, one that always had them only
-    with them. The picture has the images whose noisy latents add most to FIR, without classes
-    where that is measured, the largest first, above those that add least.
+    A model trained without classes is measured without them only, and one always trained with them
+    with them only. The upper row of the picture has the images that add most to FIR (to that
+    without classes where it is measured), the lower row those that add least.
     """
     data = inputs.data
     split = data.split(spec.split)

@@ -193,7 +193,7 @@ def _compare(
 def _name(
     inputs: Inputs, name: str, logits: Tensor, labels: Tensor | None, classes: int
 ) -> tuple[list[Measurement], list[tuple[str, str]]]:
-    """Return what the (N, K) class logits of generated images tell, and what they cannot."""
+    """Return class accuracy and Inception score of (N, K) logits, and those that do not apply."""
     accuracy, score = (f"generation.{m}_{name}" for m in ("class_accuracy", "inception_score"))
     known = logits.shape[1]
     if known < 2:

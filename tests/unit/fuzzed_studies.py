@@ -116,5 +116,7 @@ def plan_or_refuse(study: Any) -> bool:
             artifact.job()
             costs.work(artifact)
     except DiffusabilityError as error:
-        return not str(error)  # a message for the user
+        if not str(error):  # no message for the user
+            raise
+        return False
     return True

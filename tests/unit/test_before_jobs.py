@@ -3,6 +3,7 @@
 import errno
 import fcntl
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -80,9 +81,12 @@ def test_what_it_lacks_is_refused(cluster: Cluster, change: dict[str, Any], mess
     assert stub_slurm.submitted(folder) == []
 
 
-def test_a_cluster_without_accounts_needs_none(cluster: Cluster) -> None:
-    cluster(needs_account=False)
-    check_cluster(asks(slurm_account=""))
+@pytest.mark.parametrize("needed", [False, True])
+def test_an_account_is_needed_where_the_cluster_needs_one(cluster: Cluster, needed: bool) -> None:
+    cluster(needs_account=needed)
+    refused = pytest.raises(StudyError, match="account") if needed else nullcontext()
+    with refused:
+        check_cluster(asks(slurm_account=""))
 
 
 def test_no_slurm_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -44,6 +44,9 @@ def test_other_jobs_are_none_of_its_business(squeue: Path, tmp_path: Path) -> No
         "slurm_load_jobs error: a message\n"
     )
     check_no_stale_jobs(str(mine))
+    squeue.write_text(squeue.read_text() + f"3|RUNNING|{mine}|{COMMENT}\n")
+    with pytest.raises(StudyError, match="scancel 3\n"):
+        check_no_stale_jobs(str(mine))
 
 
 def test_without_slurm_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -304,6 +304,7 @@ def test_a_tokenizer_is_aligned_with_it() -> None:
             make(job, folder)
     with Path(tokenizer.path, "history.csv").open() as file:
         rows = list(csv.DictReader(file))
+    assert len(rows) == 2
     assert all(0 < float(row["mcos"]) <= 1.5 for row in rows)  # 1 - margin - cosine
 
 

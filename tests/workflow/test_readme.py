@@ -30,9 +30,12 @@ def test_every_command_is_run_by_one_tier_or_named() -> None:
     assert len(quick_commands()) >= 3
 
 
-def test_python_example_runs() -> None:
+def test_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = blocks("python")
-    exec(compile(block, "README.md", "exec"), {})  # it must run; values are tested elsewhere
+    exec(compile(block, "README.md", "exec"), {})
+    printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    value, error = map(float, printed["velocity.viv"].split())
+    assert 0 < error < value < 2  # of normal latents; the values are tested elsewhere
 
 
 def test_named_files_exist() -> None:
