@@ -43,7 +43,8 @@ from diffusability.tokenizers.objective import Objective
 from diffusability.tokenizers.perceptual import LpipsPerceptual
 from diffusability.tokenizers.regularizers.interface import Regularizer
 from diffusability.tokenizers.training_step import TokenizerLosses
-from diffusability.training.loop import Batch, Losses, Phase, Run, Training
+from diffusability.training.loop import Training
+from diffusability.training.run import Batch, Losses, Phase, Run
 
 CLASSES, WIDTH, HEADS = 1000, 768, 12
 EMA = 0.9999

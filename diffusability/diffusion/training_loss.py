@@ -9,7 +9,7 @@ from diffusability.diffusion.guidance import require_classes
 from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
 from diffusability.latents.posteriors import Posteriors
 from diffusability.study.backbone import Backbone
-from diffusability.training.loop import Batch, Losses
+from diffusability.training.run import Batch, Losses
 
 
 class _Draws:

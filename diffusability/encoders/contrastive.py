@@ -15,7 +15,7 @@ from diffusability.encoders.interface import StudyEncoder
 from diffusability.encoders.pretext import Network, Pretext
 from diffusability.nn.initialisation import SeededModule, draw_kaiming
 from diffusability.study.trained_encoder import ContrastiveEncoder
-from diffusability.training.loop import Batch, Losses
+from diffusability.training.run import Batch, Losses
 
 
 class Contrastive(Pretext[ContrastiveEncoder]):

@@ -9,7 +9,7 @@ from torch import Tensor
 from diffusability.data.images import ImageSet, in_batches, to_float
 from diffusability.encoders.interface import StudyEncoder
 from diffusability.nn.chunks import chunks
-from diffusability.training.loop import Batch, Losses
+from diffusability.training.run import Batch, Losses
 
 BATCH = 256
 PROBED = 2_000  # images that the probes learn from, and that they name, at most

@@ -22,7 +22,8 @@ from diffusability.nn.transfer import to_device
 from diffusability.study.encoder import TrainedEncoder
 from diffusability.study.trained_encoder import SupervisedEncoder
 from diffusability.training.images import TrainingImages
-from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train
+from diffusability.training.loop import Training, train
+from diffusability.training.run import Batch, Losses, Phase, Run
 
 logger = logging.getLogger(__name__)
 SHIFT = 1  # largest random shift of a supervised batch, in pixels, along both axes

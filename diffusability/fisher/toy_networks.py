@@ -18,7 +18,7 @@ from diffusability.fisher.denoiser import Denoiser, from_edm, from_noise_predict
 from diffusability.nn.initialisation import SeededModule
 from diffusability.study.backbone import EDMTraining
 from diffusability.study.fisher_toy import DIFFUSION_STEPS, ToyNetwork
-from diffusability.training.loop import Batch, Losses
+from diffusability.training.run import Batch, Losses
 
 EMBEDDING = 128  # features of an embedded scalar
 INPUT_SCALE = 25.0  # of coordinates before their sinusoids

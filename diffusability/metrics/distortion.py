@@ -184,11 +184,11 @@ def measure_distortion(
     for ending, curves in parts.items():  # (1 + B, V, 3)
         doubtful = [level for level, bad in zip(v, doubts[ending], strict=True) if bad]
         text = LOOSE if ending else SMALL
-        flags = (text.format(f"{doubtful[-1]:g}"),) if doubtful else ()
-        flags += () if told or ending else (ONE_CLASS,)
+        flags = [text.format(f"{doubtful[-1]:g}")] if doubtful else []
+        flags += [] if told or ending else [ONE_CLASS]
         more = options | {"estimator": _ESTIMATORS[ending].strip("_"), "v": list(v)}
         for part, values in zip(PARTS, curves.unbind(-1), strict=True):
-            known = () if part == PARTS[0] else flags  # a dimension is no estimate
+            known = () if part == PARTS[0] else tuple(flags)  # a dimension is no estimate
             columns = {f"fir_{part}{ending}": (values @ weights, known, more)}
             for i, level in enumerate(v):
                 at_v = (values[:, i], known if level in doubtful else (), more | {"v": level})
@@ -200,7 +200,7 @@ def measure_distortion(
         lens = float(bends.mean()) * dims[0] ** 0.5 / torch.tensor(v, dtype=torch.float64).sqrt()
         constant = float((rest / (float(strains.mean()) + lens).clamp(min=1e-12)).max())
         name = f"theorem_constant{ending}"
-        found.append(_row(name, constant, None, len(images), None, options, flags))
+        found.append(_row(name, constant, None, len(images), None, options, tuple(flags)))
     return found
 
 

@@ -25,7 +25,8 @@ from diffusability.study.backbone import Backbone, BackboneSpec
 from diffusability.study.metrics import LearnedFisherOptions
 from diffusability.tokenizers.posterior import Posterior
 from diffusability.training.distributed import processes
-from diffusability.training.loop import Phase, Run, train, weights_name
+from diffusability.training.loop import train
+from diffusability.training.run import Phase, Run, weights_name
 
 PICTURED = 12  # images of the largest and of the smallest contribution
 UNCONDITIONAL = "the backbone was trained without classes"

@@ -7,7 +7,8 @@ from diffusability.fisher.toy_networks import ToyLoss, toy_network
 from diffusability.fisher.toy_oracles import toy_oracle
 from diffusability.stages.inputs import Inputs
 from diffusability.study.fisher_toy import ToyCurve
-from diffusability.training.loop import Phase, Run, train
+from diffusability.training.loop import train
+from diffusability.training.run import Phase, Run
 
 
 def make(inputs: Inputs, spec: ToyCurve, out: Path) -> None:

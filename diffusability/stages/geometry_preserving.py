@@ -14,7 +14,8 @@ from diffusability.tokenizers.geometry_preservation import geometry_preservation
 from diffusability.tokenizers.objective import Objective
 from diffusability.tokenizers.serpentine import to_vector
 from diffusability.tokenizers.vector import VectorAutoencoder
-from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train
+from diffusability.training.loop import Training, train
+from diffusability.training.run import Batch, Losses, Phase, Run
 
 BATCH = 256
 

@@ -28,7 +28,8 @@ from diffusability.tokenizers.vector import VectorAutoencoder
 from diffusability.training.distributed import processes
 from diffusability.training.history import write_history
 from diffusability.training.images import TrainingImages
-from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train
+from diffusability.training.loop import Training, train
+from diffusability.training.run import Batch, Losses, Phase, Run
 
 HELD_BYTES = 2 * 2**30  # features of all images up to this size stay on the device
 

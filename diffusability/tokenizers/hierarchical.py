@@ -17,7 +17,7 @@ from diffusability.tokenizers.conv import Downsample, ResidualBlock, Upsample
 from diffusability.tokenizers.interface import NetworkTokenizer
 from diffusability.tokenizers.objective import Objective
 from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior
-from diffusability.training.loop import Losses
+from diffusability.training.run import Losses
 
 LOGVAR_BOUND = 5.0  # bound of the prior's log-variance, and of the posterior's relative to it
 KL_FLOOR = 0.01  # nats, so that a level without information still has a weight

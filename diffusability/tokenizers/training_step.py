@@ -22,7 +22,7 @@ from diffusability.tokenizers.objective import (
     adaptive_weight,
 )
 from diffusability.tokenizers.regularizers.interface import Penalty, Regularizer
-from diffusability.training.loop import Losses
+from diffusability.training.run import Losses
 
 
 class TokenizerLosses:

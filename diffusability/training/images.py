@@ -9,7 +9,7 @@ from diffusability.data.folder import FolderImages
 from diffusability.data.images import ImageSet, to_float
 from diffusability.nn.transfer import to_device
 from diffusability.study.fingerprint import derive_seed
-from diffusability.training.loop import Batch
+from diffusability.training.run import Batch
 
 
 class TrainingImages:

@@ -18,8 +18,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.tensors import non_finite
 from diffusability.errors import TrainingError, TrainingInterrupted
 from diffusability.nn.recomputation import recompute_blocks
-from diffusability.study.spec import CHECKPOINT_SECONDS, TIME_BUDGET, TrainSpec
+from diffusability.study.spec import TIME_BUDGET
 from diffusability.training.batches import BatchOrder, step_generator
 from diffusability.training.checkpoint import (
     Checkpoint,
@@ -41,7 +40,6 @@ from diffusability.training.checkpoint import (
     save_checkpoint,
 )
 from diffusability.training.compilation import compile_forward, compiler_errors
-from diffusability.training.distributed import Processes
 from diffusability.training.ema import ExponentialMovingAverage
 from diffusability.training.history import (
     History,
@@ -51,112 +49,11 @@ from diffusability.training.history import (
 )
 from diffusability.training.interruption import Interruption
 from diffusability.training.progress import Progress
+from diffusability.training.run import Batch, Phase, Run, check_division, weights_name
 from diffusability.training.schedule import learning_rate
 
 logger = logging.getLogger(__name__)
 NAMED_INDICES = 8  # images of a bad batch named in the message
-
-
-def weights_name(step: int | None = None) -> str:
-    """Return the name of the file with the averaged weights of a step, by default the last."""
-    return "model.safetensors" if step is None else f"model-{step:06d}.safetensors"
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Result of one phase: a scalar to minimise, and named detached scalars to log."""
-
-    total: Tensor
-    terms: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The images of one step, and the part that a loss is computed on.
-
-    Attributes:
-        step: counted from zero.
-        indices: (B,) int64 on the CPU, of the whole batch.
-        generator: of all randomness. If the run cuts its batches into slices of one loss, it is at
-            the same state for every part: draw for the whole batch and keep the slice `part`. If
-            parts have losses of their own (`Run.part`), each has its own generator.
-        part: slice of the batch that this loss averages over.
-        upcoming: (b,) `picked` of the next call, for reading ahead; None at the end of the run.
-    """
-
-    step: int
-    indices: Tensor
-    generator: torch.Generator
-    part: slice = field(default_factory=lambda: slice(None))
-    upcoming: Tensor | None = None
-
-    @property
-    def picked(self) -> Tensor:
-        """The (b,) indices of this part."""
-        return self.indices[self.part]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One optimizer and the loss that it minimises, from step `starts` on.
-
-    `divisible` says that the loss is a mean over images with random numbers drawn for the whole
-    batch: only then may `train.accumulation` cut the batch.
-    """
-
-    name: str
-    parameters: Sequence[nn.Parameter]
-    loss: Callable[[Batch], Losses]
-    divisible: bool = False
-    starts: int = 0
-
-
-@dataclass(frozen=True)
-class Run:
-    """Definition of a training run: modules, phases, data order and state folder.
-
-    Attributes:
-        name: for messages.
-        spec: steps, batch, learning rate and the like.
-        modules: everything with weights, by name; all of it is checkpointed.
-        phases: stepped in order at every step.
-        images: number of training images.
-        part: images per part with a loss of its own; None: the batch has one loss.
-        versions: number of versions of every image; one is drawn each time.
-        seed: of data order and of each step's generator.
-        state: folder of the checkpoints.
-        averaged: name of the module that gets a moving average, if `spec.ema` is set.
-        snapshots: steps after which the averaged weights are written to `state`, as
-            `weights_name(step)`.
-        minutes: time after which the state is saved and the run interrupted.
-        checkpoint_seconds: least time between checkpoints.
-        checkpoint_share: of the time that writing them may take; on a slow disk they become rarer.
-        processes: processes that share every batch.
-    """
-
-    name: str
-    spec: TrainSpec
-    modules: Mapping[str, nn.Module]
-    phases: Sequence[Phase]
-    images: int
-    seed: int
-    state: Path
-    averaged: str | None = None
-    snapshots: Sequence[int] = ()
-    part: int | None = None
-    versions: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    minutes: float | None = None
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
-    checkpoint_share: float = 1 / 50
-    processes: Processes = field(default_factory=Processes)
-
-    @property
-    def parts(self) -> int:
-        """Parts of a batch that one process computes one after the other."""
-        if self.part is None:
-            return self.spec.accumulation
-        return self.spec.batch // (self.part * self.processes.count)
 
 
 def train(run: Run) -> "Training":
@@ -182,7 +79,7 @@ class Training:
         Raises:
             TrainingError: the batch cannot be cut into the requested parts.
         """
-        _check_division(run)
+        check_division(run)
         self.run = run
         self.step = 0
         self._curves = History(run.spec)
@@ -453,26 +350,3 @@ class Training:
     def write_history(self, path: Path) -> None:
         """Write the loss curves as CSV; a phase that starts late leaves early cells empty."""
         write_history(self.history, path)
-
-
-def _check_division(run: Run) -> None:
-    """Refuse to cut a batch whose loss is not a mean over images, or into unequal parts."""
-    if run.part is not None:
-        if run.spec.batch % (run.part * run.processes.count):
-            raise TrainingError(
-                f"{run.name}: train.batch {run.spec.batch} cannot be cut into parts of {run.part} "
-                f"images, equally many for each of {run.processes.count} processes"
-            )
-        return
-    parts = run.spec.accumulation * run.processes.count
-    whole = [phase.name for phase in run.phases if not phase.divisible]
-    if parts > 1 and whole:
-        raise TrainingError(
-            f"{run.name}: the loss {whole[0]} needs its whole batch at once; train it in one "
-            "process with train.accumulation: 1"
-        )
-    if run.spec.batch % parts:
-        raise TrainingError(
-            f"{run.name}: train.batch {run.spec.batch} cannot be cut into {parts} equal parts "
-            f"({run.processes.count} processes x train.accumulation {run.spec.accumulation})"
-        )

@@ -24,7 +24,8 @@ from diffusability.latents.mapped import MappedLatents, MappedTensor
 from diffusability.latents.posteriors import Posteriors
 from diffusability.training import loop
 from diffusability.training.distributed import joined, processes
-from diffusability.training.loop import Phase, Run, Training
+from diffusability.training.loop import Training
+from diffusability.training.run import Phase, Run
 
 IMAGES, SHAPE, CLASSES = 23, (2, 4, 4), 3
 TRANSFORMER = {"width": 16, "depth": 1, "heads": 2}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from diffusability.encoders.pretext import Network, Pretext
 from diffusability.study.encoder import ColourEncoder
-from diffusability.training.loop import Batch, Losses
+from diffusability.training.run import Batch, Losses
 
 
 class Colours(Pretext[ColourEncoder]):

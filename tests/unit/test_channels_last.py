@@ -11,7 +11,8 @@ from diffusability.study.load import merge, read_yaml
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.resolve import resolve_study
 from diffusability.study.spec import TrainSpec
-from diffusability.training.loop import Batch, Losses, Phase, Run, Training
+from diffusability.training.loop import Training
+from diffusability.training.run import Batch, Losses, Phase, Run
 from tests.conftest import REPOSITORY
 from tests.unit.networks import conv
 

@@ -14,7 +14,8 @@ from diffusability.errors import TrainingError
 from diffusability.training.batches import BatchOrder
 from diffusability.training.checkpoint import CURRENT, load_checkpoint
 from diffusability.training.distributed import Processes, joined
-from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train
+from diffusability.training.loop import Training, train
+from diffusability.training.run import Batch, Losses, Phase, Run
 from tests.conftest import REPOSITORY
 from tests.unit.small_diffusion import NETWORKS, assert_same, small_run, weights
 

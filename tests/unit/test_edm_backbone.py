@@ -20,7 +20,8 @@ from diffusability.fisher.estimator import sample_fisher
 from diffusability.stages import samples
 from diffusability.stages.inputs import Inputs
 from diffusability.study.plan import Plan
-from diffusability.training.loop import Batch, Training
+from diffusability.training.loop import Training
+from diffusability.training.run import Batch
 from tests.unit.small_diffusion import CLASSES, SHAPE, small_run
 from tests.unit.study_run import measurements, plan_of, run_plan
 

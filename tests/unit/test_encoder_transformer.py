@@ -28,7 +28,8 @@ from diffusability.nn.transformer import Transformer
 from diffusability.study.pixel_dataset import DigitsDataset
 from diffusability.study.spec import TrainSpec
 from diffusability.training.images import TrainingImages
-from diffusability.training.loop import Batch, Losses, Phase, Run, train
+from diffusability.training.loop import train
+from diffusability.training.run import Batch, Losses, Phase, Run
 from tests.unit import networks
 
 SMALL = {"arch": "vit", "width": 32, "features": 16, "factor": 4, "depth": 2}

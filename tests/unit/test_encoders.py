@@ -14,7 +14,8 @@ from diffusability.encoders.pretext import ClassificationLoss
 from diffusability.study.pixel_dataset import DigitsDataset
 from diffusability.study.spec import TrainSpec
 from diffusability.training.images import TrainingImages
-from diffusability.training.loop import Phase, Run, train
+from diffusability.training.loop import train
+from diffusability.training.run import Phase, Run
 from tests.unit import networks
 
 

@@ -18,7 +18,8 @@ from diffusability.study.fisher_toy import (
     load_fisher_toy,
     step_variances,
 )
-from diffusability.training.loop import Phase, Run, train
+from diffusability.training.loop import train
+from diffusability.training.run import Phase, Run
 
 STUDY = Path(__file__).parents[2] / "studies" / "fisher_toy.yaml"
 VARIANCES = (0.001, 0.01, 0.1, 1.0)

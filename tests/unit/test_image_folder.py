@@ -23,7 +23,8 @@ from diffusability.study.fingerprint import derive_seed
 from diffusability.study.spec import TrainSpec
 from diffusability.training.batches import step_generator
 from diffusability.training.images import TrainingImages
-from diffusability.training.loop import Batch, Phase, Run, Training
+from diffusability.training.loop import Training
+from diffusability.training.run import Batch, Phase, Run
 from tests.unit import networks
 from tests.unit.image_files import (
     SIZE,

@@ -17,7 +17,8 @@ from diffusability.errors import StudyError
 from diffusability.study.pixel_dataset import DigitsDataset
 from diffusability.study.spec import TrainSpec
 from diffusability.training.images import TrainingImages
-from diffusability.training.loop import Batch, Phase, Run, train
+from diffusability.training.loop import train
+from diffusability.training.run import Batch, Phase, Run
 from tests.unit import networks
 from tests.unit.feature_probe import nearest_mean_accuracy
 

@@ -15,7 +15,7 @@ from diffusability.nn.transformer import Transformer
 from diffusability.stages.tokenizer import TargetFeatures
 from diffusability.tokenizers.serpentine import to_grid, to_vector
 from diffusability.training.images import TrainingImages
-from diffusability.training.loop import Batch
+from diffusability.training.run import Batch
 from tests.unit.pretend_device import DEVICE, PretendDevice
 from tests.unit.small_diffusion import IMAGES, small_latents
 

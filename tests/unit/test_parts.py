@@ -31,7 +31,8 @@ from diffusability.tokenizers.perceptual import FeaturePerceptual
 from diffusability.tokenizers.training_step import TokenizerLosses
 from diffusability.training.batches import BatchOrder, step_generator
 from diffusability.training.distributed import Processes
-from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train
+from diffusability.training.loop import Training, train
+from diffusability.training.run import Batch, Losses, Phase, Run
 from tests.conftest import REPOSITORY
 from tests.unit.networks import regularizer
 from tests.unit.small_diffusion import assert_same

@@ -13,7 +13,8 @@ from diffusability.study.spec import TrainSpec
 from diffusability.training import loop
 from diffusability.training.checkpoint import load_checkpoint
 from diffusability.training.history import READ_EVERY, steps_per_reading
-from diffusability.training.loop import Batch, Losses, Phase, Training, train, weights_name
+from diffusability.training.loop import Training, train
+from diffusability.training.run import Batch, Losses, Phase, weights_name
 from tests.unit.small_diffusion import assert_same, small_run, weights
 from tests.unit.test_training import make_run
 

@@ -12,7 +12,8 @@ import torch
 
 from diffusability.errors import TrainingInterrupted
 from diffusability.training.checkpoint import load_checkpoint
-from diffusability.training.loop import Run, train
+from diffusability.training.loop import train
+from diffusability.training.run import Run
 from tests.conftest import REPOSITORY
 from tests.unit.small_diffusion import NETWORKS, assert_same, small_run, weights
 

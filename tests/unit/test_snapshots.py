@@ -14,7 +14,8 @@ from diffusability.study.cost import Costs
 from diffusability.study.load import merge, read_yaml
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.resolve import resolve_study
-from diffusability.training.loop import Run, train, weights_name
+from diffusability.training.loop import train
+from diffusability.training.run import Run, weights_name
 from tests.conftest import REPOSITORY
 from tests.unit.small_diffusion import assert_same, small_run
 

@@ -25,7 +25,8 @@ from diffusability.training.checkpoint import (
 from diffusability.training.ema import ExponentialMovingAverage
 from diffusability.training.history import History, PhaseValues
 from diffusability.training.interruption import Interruption
-from diffusability.training.loop import Batch, Losses, Phase, Run, Training, train
+from diffusability.training.loop import Training, train
+from diffusability.training.run import Batch, Losses, Phase, Run
 from diffusability.training.schedule import learning_rate
 from tests.unit.small_diffusion import assert_same, weights
 

@@ -14,12 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffusability.encoders.packages import ensure_torchvision
-from diffusability.encoders.vision import (
-    VisionModelEncoder,
-    build_network,
-    load_vision_encoder,
-    read_weights,
-)
+from diffusability.encoders.vision import VisionModelEncoder, build_network, load_vision_encoder
+from diffusability.encoders.vision_weights import read_weights
 from diffusability.encoders.weights import State
 from diffusability.errors import ArtifactError
 from diffusability.study.encoder import VisionEncoder

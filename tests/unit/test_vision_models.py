@@ -18,12 +18,8 @@ from diffusability.artifacts.job import Job
 from diffusability.data.digits import load_digits
 from diffusability.encoders.load import load_encoder
 from diffusability.encoders.packages import ensure_torchvision
-from diffusability.encoders.vision import (
-    VisionModelEncoder,
-    build_network,
-    load_vision_encoder,
-    read_weights,
-)
+from diffusability.encoders.vision import VisionModelEncoder, build_network, load_vision_encoder
+from diffusability.encoders.vision_weights import read_weights
 from diffusability.errors import ArtifactError, StudyError
 from diffusability.stages.make import make
 from diffusability.study.encoder import VisionEncoder
