@@ -67,9 +67,9 @@ def tokenizer_step(
     spec = tokenizer_network(network)
     options = ObjectiveSpec.model_validate(objective)
     tokenizer = build_tokenizer(spec, channels, side)
-    judge = PatchDiscriminator(options, channels) if options.gan else None
+    discriminator = PatchDiscriminator(options, channels) if options.gan else None
     distance, frozen = _perceptual(perceptual, channels, side)
-    modules = [module for module in (tokenizer, judge) if module is not None]
+    modules = [module for module in (tokenizer, discriminator) if module is not None]
     loss = Objective(options)
     generator = torch.Generator()
     again = tokenizer if recomputed else None
@@ -84,11 +84,11 @@ def tokenizer_step(
                 again,
             )
         plain = Regularizer[Baseline, None](Baseline(method="baseline"), spec.channels)
-        losses = TokenizerLosses(tokenizer, loss, plain, judge, distance)
+        losses = TokenizerLosses(tokenizer, loss, plain, discriminator, distance)
         start = options.gan_start
         run = lambda: losses.autoencoder_loss(shown, None, start, generator).total  # noqa: E731
         first = kept(run, [*modules, *frozen], precision, again)
-        if judge is None:
+        if discriminator is None:
             return first
         return max(first, kept(lambda: losses.discriminator_loss().total, modules, precision))
 

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusability.diffusion.ddpm import linear_alpha_bars
 from diffusability.diffusion.edm import PreconditionedDenoiser, denoising_loss, training_sigma
 from diffusability.errors import MeasurementError
 from diffusability.fisher.denoiser import Denoiser, from_edm, from_noise_prediction
@@ -23,6 +22,21 @@ from diffusability.training.run import Batch, Losses
 EMBEDDING = 128  # features of an embedded scalar
 INPUT_SCALE = 25.0  # of coordinates before their sinusoids
 NOISE_SCALE = 25.0  # of EDM's noise condition, ln(sigma) / 4, which spans about one unit
+
+
+def linear_alpha_bars(steps: int, *, low: float = 1e-4, high: float = 0.02) -> Tensor:
+    """Return the signal power abar after each step, x_t = sqrt(abar) x + sqrt(1 - abar) z.
+
+    The variance-preserving process with a linear schedule (arXiv 2006.11239).
+
+    Args:
+        steps: T.
+        low, high: variance added in the first and in the last step.
+
+    Returns:
+        (T,) float64, decreasing in (0, 1).
+    """
+    return torch.cumprod(1 - torch.linspace(low, high, steps, dtype=torch.float64), dim=0)
 
 
 def sinusoids(x: Tensor, scale: float) -> Tensor:

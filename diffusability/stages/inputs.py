@@ -98,6 +98,11 @@ class Inputs:
             return None, (UNUSED_MASKS,)
         return self.latents.foreground[chosen], ()
 
+    def rounding(self, chosen: Tensor) -> tuple[str, ...]:
+        """Return a flag where the means of chosen latents are stored in half precision."""
+        rounded = self.latents.mean.rounded_to(chosen)
+        return () if rounded is None else (f"latents rounded to {rounded}".replace("torch.", ""),)
+
     @property
     def encodes(self) -> bool:
         """Whether the tokenizer is a network; else its latents are on disk, one per image."""

@@ -22,7 +22,7 @@ from diffusability.metrics.semantics import measure_semantics
 from diffusability.metrics.spatial import measure_spatial
 from diffusability.metrics.uniformity import measure_uniformity
 from diffusability.stages.inputs import Inputs
-from diffusability.stages.measurements import write_measurements
+from diffusability.stages.measurements import flagged, write_measurements
 from diffusability.study.class_sizes import LEAST_FISHER
 from diffusability.study.metrics import FisherMetric, GeometryMetric
 from diffusability.study.perspectives import SemanticsMetric, SpatialMetric, UniformityMetric
@@ -47,8 +47,7 @@ def semantics(inputs: Inputs, spec: SemanticsMetric, out: Path) -> None:
         training=_probe_training(inputs, spec),
         tested=inputs.data.validation[chosen],
     )
-    flagged = [replace(m, flags=(*m.flags, *flags)) for m in measurements]
-    write_measurements(out, flagged, without)
+    write_measurements(out, flagged(measurements, *flags, *inputs.rounding(chosen)), without)
 
 
 def _probe_training(inputs: Inputs, spec: SemanticsMetric) -> tuple[Tensor, Tensor] | None:
@@ -76,11 +75,12 @@ def spatial(inputs: Inputs, spec: SpatialMetric, out: Path) -> None:
         mean, undecided = latents.mean[chosen], None
         if data.undecided is not None:
             undecided = _pooled(data.undecided, chosen, mean.shape[-2:])
-        write_measurements(out, *measure_spatial(mean, latents.foreground[chosen], undecided))
-        return
-    measurements, _ = measure_spatial(latents.mean[chosen], None)
-    names, reason = ("spatial.srss", "spatial.srss_raw"), "the dataset has no masks"
-    write_measurements(out, measurements, [(name, reason) for name in names])
+        measurements, without = measure_spatial(mean, latents.foreground[chosen], undecided)
+    else:
+        measurements, _ = measure_spatial(latents.mean[chosen], None)
+        reason = "the dataset has no masks"
+        without = [(name, reason) for name in ("spatial.srss", "spatial.srss_raw")]
+    write_measurements(out, flagged(measurements, *inputs.rounding(chosen)), without)
 
 
 def _pooled(masks: Rows, chosen: Tensor, grid: torch.Size) -> Tensor:
@@ -114,7 +114,7 @@ def uniformity(inputs: Inputs, spec: UniformityMetric, out: Path) -> None:
     if drawn:
         draws = {"posterior": "draw"}
         measurements = [replace(m, options=m.options | draws) for m in measurements]
-    write_measurements(out, measurements)
+    write_measurements(out, flagged(measurements, *inputs.rounding(chosen)))
 
 
 def geometry(inputs: Inputs, spec: GeometryMetric, out: Path) -> None:
@@ -126,7 +126,8 @@ def geometry(inputs: Inputs, spec: GeometryMetric, out: Path) -> None:
     stretch, unstretched = measure_stretch(images, mean)
     order = inputs.generator("order")
     slopes, unsloped, spectra = measure_spectra(mean, to_vector(mean), order)
-    write_measurements(out, [*stretch, *slopes], [*unstretched, *unsloped])
+    found = flagged([*stretch, *slopes], *inputs.rounding(chosen))
+    write_measurements(out, found, [*unstretched, *unsloped])
     _write_spectra(spectra, out / "spectra.csv")
 
 
@@ -154,7 +155,7 @@ def fisher(inputs: Inputs, spec: FisherMetric, out: Path) -> None:
         samples=spec.samples,
         smallest_class=spec.smallest_class,
     )
-    write_measurements(out, measurements, without)
+    write_measurements(out, flagged(measurements, *inputs.rounding(chosen)), without)
 
 
 def pixel_fisher(inputs: Inputs, spec: FisherMetric, out: Path) -> None:

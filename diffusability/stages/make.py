@@ -1,7 +1,6 @@
 """Make one artifact: find its code, give it typed inputs and options."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, assert_never, get_type_hints
@@ -11,7 +10,7 @@ from pydantic import TypeAdapter
 from diffusability.artifacts.job import Job
 from diffusability.errors import ArtifactError
 from diffusability.stages.inputs import Inputs
-from diffusability.stages.measurements import write_measurements
+from diffusability.stages.measurements import flagged, write_measurements
 from diffusability.study.metric_group import MetricOptions, Tensor
 from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.stages import STAGES
@@ -55,12 +54,8 @@ def plain_metric(inputs: Inputs, spec: MetricOptions, out: Path) -> None:
         options["generator"] = inputs.generator(group.generator)
     found = load_code(group.code)(*map(tensor, group.reads), **options)
     measurements, without = found if isinstance(found, tuple) else (found, ())
-    rounded = latents.mean.rounded_to(chosen)
     flags = inputs.foreground(chosen)[1] if "foreground" in group.reads else ()
-    if rounded is not None:
-        flags = (*flags, f"latents rounded to {str(rounded).removeprefix('torch.')}")
-    measurements = [replace(m, flags=(*m.flags, *flags)) for m in measurements]
-    write_measurements(out, measurements, without)
+    write_measurements(out, flagged(measurements, *flags, *inputs.rounding(chosen)), without)
 
 
 def load_code(code: str) -> Callable[..., Any]:

@@ -286,7 +286,7 @@ class Plan(Artifacts):
                     noise_seed,
                     {**made_from, "diffusion": diffusion},
                 )
-                self._judge(samples)
+                self._evaluate(samples)
 
     def _lay_out_control(
         self, control: str, labels: Mapping[str, str], upstream: Mapping[str, Artifact]
@@ -297,26 +297,26 @@ class Plan(Artifacts):
         spec: dict[str, Any] = {"control": control, "count": sampling.count}
         if control == "posterior":
             spec["revision"] = 2  # see `stages.controls.ControlOptions`
-        self._judge(
+        self._evaluate(
             self._add("samples", labels | {"snapshot": ""}, spec, sampling.seed, upstream),
         )
 
-    def _judge(self, samples: Artifact) -> None:
+    def _evaluate(self, samples: Artifact) -> None:
         """Add the measurements of one set of samples."""
-        spec, judges, local = self._judging
-        upstream = {"samples": samples, **judges, "dataset": self._dataset}
+        spec, made_from, local = self._evaluation
+        upstream = {"samples": samples, **made_from, "dataset": self._dataset}
         self._add("generation", samples.labels, spec, 0, upstream, local)
 
     @cached_property
-    def _judging(self) -> tuple[dict[str, Any], dict[str, Artifact], dict[str, Any]]:
-        """Options and judges of all sets of samples, and what a job is told of this machine."""
+    def _evaluation(self) -> tuple[dict[str, Any], dict[str, Artifact], dict[str, Any]]:
+        """How every set of samples is evaluated: options, upstream artifacts, local options."""
         metric = self.study.generation
-        judges = {"extractor": self._encoder(metric.extractor)}
+        made_from = {"extractor": self._encoder(metric.extractor)}
         if metric.compared is not None:
-            judges["reference"] = self._generation_reference(metric)
+            made_from["reference"] = self._generation_reference(metric)
         if metric.fdr6 is not None:
-            judges |= self._fdr6_judges(metric)
-        return metric.judged(), judges, _stated(metric)
+            made_from |= self._fdr6_extractors(metric)
+        return metric.judged(), made_from, _stated(metric)
 
     def _generation_reference(self, metric: GenerationMetric) -> Artifact:
         """Return the features of real images that all sets of samples are compared with."""
@@ -330,7 +330,7 @@ class Plan(Artifacts):
             _stated(spec),
         )
 
-    def _fdr6_judges(self, metric: GenerationMetric) -> dict[str, Artifact]:
+    def _fdr6_extractors(self, metric: GenerationMetric) -> dict[str, Artifact]:
         """Return the six extractors of FDr6 by role, and what samples are compared with."""
         assert metric.fdr6 is not None
         extractors = {

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusability.diffusion.ddpm import linear_alpha_bars
 from diffusability.diffusion.edm import (
     PreconditionedDenoiser,
     denoising_loss,
     training_sigma,
 )
 from diffusability.fisher.gaussian import Gaussian
+from diffusability.fisher.toy_networks import linear_alpha_bars
 from diffusability.study.backbone import EDMTraining
 
 

@@ -106,13 +106,17 @@ def test_measurements_of_rounded_latents_say_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    over = EXTENT | {"metrics": {"smoothness": {"split": "val"}}}
+    groups = ("smoothness", "semantics", "spatial", "fisher")
+    over = EXTENT | {"metrics": {group: {"split": "val"} for group in groups}}
     flag = "latents rounded to bfloat16"
     for encoding, rounded in (
         ({"dtype": "bfloat16"}, True),
         ({"dtype": "bfloat16", "val_means": "float32"}, False),
     ):
-        made = run_plan(plan_of(over | {"encoding": encoding}), "smoothness")
-        (folder,) = (path for name, path in made.items() if name.startswith("smoothness/"))
-        for cell in measurements(folder).values():
-            assert (flag in cell["flags"]) == rounded
+        made = run_plan(plan_of(over | {"encoding": encoding}), *groups)
+        folders = [path for name, path in made.items() if name.partition("/")[0] in groups]
+        cells = [cell for folder in folders for cell in measurements(folder).values()]
+        assert len(folders) == len(groups)
+        assert all(
+            (flag in cell["flags"]) == rounded for cell in cells if cell["value"] is not None
+        )
