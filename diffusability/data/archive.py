@@ -162,6 +162,7 @@ class Archives(DataSource[Entry]):
             "sha256": indexed.index.digest(),
             "foreground_share": 0.0,
             "damaged": dict(indexed.damaged),
+            "enlarged": indexed.enlarged,
             "archives": [[file.name, file.stat().st_size] for file in archive.files],
             "places": {key: os.path.abspath(place) for key, place in given.items() if place},
         }

@@ -73,6 +73,7 @@ class Folder(DataSource[FolderDataset]):
             "foreground_share": indexed.foreground_share,
             "masks": len(indexed.index.masks),
             "damaged": dict(indexed.damaged),
+            "enlarged": indexed.enlarged,
             "places": places,
         }
         return open_folder(published, indexed.index, spec), notes

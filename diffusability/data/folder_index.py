@@ -107,6 +107,7 @@ class Inspection(NamedTuple):
         foreground: share of the mask's centre crop that is foreground.
         damaged: name of the damaged file to the reason.
         whole: whether the image itself can be decoded.
+        enlarged: whether its shorter side has fewer pixels than the study's images.
     """
 
     bytes: int
@@ -115,6 +116,7 @@ class Inspection(NamedTuple):
     foreground: float = 0.0
     damaged: Mapping[str, str] = MappingProxyType({})
     whole: bool = True
+    enlarged: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,11 +128,13 @@ class IndexedFolder:
         damaged: files that were left out, also of formats that are not read, relative to root or
             masks, with the reason.
         foreground_share: mean share of foreground pixels over the images that have a mask.
+        enlarged: number of images that are smaller than the study's.
     """
 
     index: FolderIndex
     damaged: Mapping[str, str]
     foreground_share: float
+    enlarged: int
 
 
 def build_index(spec: FolderDataset, threads: int) -> IndexedFolder:
@@ -195,7 +199,12 @@ def index_images(
         )
     shares = [found.foreground for found in inspections if found.mask is not None]
     index = _join(place, listing, inspections)
-    return IndexedFolder(index, damaged, float(np.mean(shares)) if shares else 0.0)
+    enlarged = sum(found.enlarged for found in inspections)
+    if enlarged:
+        logger.warning(
+            "%d of %d images are enlarged to %d pixels", enlarged, len(inspections), spec.size
+        )
+    return IndexedFolder(index, damaged, float(np.mean(shares)) if shares else 0.0, enlarged)
 
 
 def inspect_file(content: bytes, file: str, mask: tuple[Path, str] | None, size: int) -> Inspection:
@@ -205,6 +214,7 @@ def inspect_file(content: bytes, file: str, mask: tuple[Path, str] | None, size:
         image = decode_rgb(content)
     except DamagedImage as damage:
         return found._replace(damaged={file: str(damage)}, whole=False)
+    found = found._replace(enlarged=min(image.size) < size)
     if mask is None:
         return found
     folder, name = mask

@@ -45,6 +45,17 @@ def damaged_images(plan: Plan) -> dict[str, str]:
     return found
 
 
+def enlarged_images(plan: Plan) -> str:
+    """Return how many images of the dataset are smaller than the study's, in words, or nothing."""
+    for artifact in plan.of_stage("dataset"):
+        text = (folder_of(artifact) / "manifest.json").read_text(encoding="utf-8")
+        manifest = json.loads(text)
+        if count := manifest.get("enlarged", 0):
+            side = manifest["shape"][-1]
+            return f"{count} of {manifest['images']} images are enlarged to {side} pixels"
+    return ""
+
+
 def wider_than_stated(plan: Plan) -> dict[str, float]:
     """Return the tokenizers whose latents are wider than EDM's models take them to be.
 
@@ -65,18 +76,23 @@ def wider_than_stated(plan: Plan) -> dict[str, float]:
 
 
 def warnings(
-    tables: Mapping[str, pd.DataFrame], damaged: Mapping[str, str], wide: Mapping[str, float]
+    tables: Mapping[str, pd.DataFrame],
+    damaged: Mapping[str, str],
+    wide: Mapping[str, float],
+    enlarged: str = "",
 ) -> list[str]:
     """Return one sentence per kind of doubt, in the order of importance; none are empty.
 
     Args:
         tables: each backbone at its last step. damaged: image files that were left out.
-        wide: see `wider_than_stated`.
+        wide: see `wider_than_stated`. enlarged: see `enlarged_images`.
     """
     said = [f"{sentence}." for sentence in doubt_sentences(tables) if sentence]
     if damaged:
         files = _some([f"{name} ({reason})" for name, reason in damaged.items()])
         said.append(f"Damaged image files that were left out ({len(damaged)}): {files}.")
+    if enlarged:
+        said.append(f"{enlarged}: they hold less detail than the others.")
     if wide:
         names = _some([f"{name} ({share:.0%})" for name, share in wide.items()])
         said.append(

@@ -27,6 +27,7 @@ from diffusability.artifacts.card import read_card
 from diffusability.artifacts.inventory import folder_of
 from diffusability.report.doubts import (
     damaged_images,
+    enlarged_images,
     equality_rows,
     failed_rows,
     flag_rows,
@@ -113,7 +114,9 @@ def write_page(
             left_out_rows(plan.study, measurements, manifests[0]["images_by_class"], left_out)
         ),
         "places": places and {**vars(places), "table": _rows(places.table)},
-        "doubts": warnings(tables, damaged_images(plan), wider_than_stated(plan)),
+        "doubts": warnings(
+            tables, damaged_images(plan), wider_than_stated(plan), enlarged_images(plan)
+        ),
         "methods": methods(plan, tables, target, manifests, _packages(cards)),
         "bibtex": BIBTEX % __version__,
         "tokenizers": pictures,

@@ -95,6 +95,14 @@ def damage(root: Path) -> list[str]:
     return names
 
 
+def test_images_that_are_enlarged_are_counted(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    count = len(build_index(entry(root), 1).index.files)
+    assert build_index(entry(root), 1).enlarged == 0
+    write_image(root / "train" / "n01" / "small.png", 1, (4 * SIZE, SIZE - 1))
+    assert build_index(entry(root), 1).enlarged == 1
+    assert f"1 of {count + 1} images are enlarged to {SIZE} pixels" in caplog.text
+
+
 def test_damaged_files_are_refused_by_name(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     names = damage(root)
     with pytest.raises(DataError) as caught:

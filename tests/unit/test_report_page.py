@@ -107,7 +107,9 @@ def test_every_kind_of_doubt_is_said(tables):
     table.loc[table["failed"], "failed_reason"] = "class accuracy at chance"
     chance = {"family": "a", "metric": "semantics.lnc5", "at_chance": True}
     told = tables | {"measurements": table, "correlations": table_frame("correlations", [chance])}
-    said = " ".join(warnings(told, {"n01/a.jpg": "truncated"}, {"vae": 0.84}))
+    enlarged = "3 of 9 images are enlarged to 256 pixels"
+    said = " ".join(warnings(told, {"n01/a.jpg": "truncated"}, {"vae": 0.84}, enlarged))
+    assert f"{enlarged}: they hold less detail" in said
     assert "sets of samples failed" in said
     assert "Damaged image files that were left out (1): n01/a.jpg (truncated)." in said
     assert "share of posterior noise: vae (84%). `latent_scale: draws` in the backbone" in said
