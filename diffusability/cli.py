@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
+from diffusability import __version__
 from diffusability.artifacts.atomic import disk_errors
 from diffusability.artifacts.gc import (
     Garbage,
@@ -79,6 +80,7 @@ def run_snakemake(words: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="diffusability", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser(
         "run", help=f"run Snakemake, with its own arguments, on the workflow in {workflow_folder()}"

@@ -29,7 +29,7 @@ from diffusability.study.plan import Plan
 from diffusability.study.stages import path_template
 
 Shape = tuple[int, ...]
-_NOTHING = "the table has no generated images"
+_NOTHING = "the table has no generated images; that of a finished study with diffusion models has"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import shlex
 
 import pytest
 
+from diffusability import __version__
 from diffusability.cli import main
 from diffusability.errors import StudyError
 from diffusability.study import commands
@@ -61,6 +62,12 @@ def test_what_a_command_prints_is_read_back_as_it_was() -> None:
     words = shlex.split(study_arguments([], given))
     assert words[0] == "--config"
     assert read_overrides(words[1:]) == given
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"diffusability {__version__}\n"
 
 
 def test_overrides_are_written_as_for_snakemake(capsys: pytest.CaptureFixture[str]) -> None:

@@ -145,8 +145,9 @@ def test_a_study_that_cannot_predict_says_so(tmp_path: Path, monkeypatch) -> Non
     scores[0] = Score("mine", [cells], {})
     assert "the study cannot predict: 4 clusters are too few" in asked(few)[0][0].sentence
     plain = few[~few["metric"].str.startswith(("generation", "trajectory"))]
-    assert asked(plain) == ([], "no prediction: the table has no generated images")
-    assert expected(scores, {"mine": HERE}, "fashion")[1].endswith("no generated images")
+    nothing = "no prediction: the table has no generated images"
+    assert asked(plain)[1].startswith(nothing)
+    assert expected(scores, {"mine": HERE}, "fashion")[1].startswith(nothing)
     rng = np.random.default_rng(0)
     table = measurement_table(24, backbones=("sit-b",))
     generated = table["metric"] == "generation.fd_judge"
