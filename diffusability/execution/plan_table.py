@@ -142,8 +142,8 @@ def _notes(plan: Plan, stages: list[StageCost], here: ThisMachine | None) -> lis
         rates = ", ".join(f"{rate / 1e12:g} TFLOP/s in {name}" for name, rate in SUSTAINED.items())
         notes.append(
             "counted: multiplications of the networks (a training step is three forward passes), "
-            f"on {MACHINE} that sustains {rates} (published speeds of LightningDiT-B); small "
-            "networks and small batches run far below that"
+            f"on {MACHINE} that sustains {rates} (from the published speed of LightningDiT-B, "
+            "compiled; see `train.compile`); small networks and small batches run far below that"
         )
     if any(stage.timed for stage in stages):
         notes.append(

@@ -14,9 +14,9 @@ import os
 import torch
 
 from diffusability.errors import StudyError
+from diffusability.study.stages import IN_TF32
 
 VARIABLE = "DIFFUSABILITY_TF32"  # 1, the default, or 0
-STAGES = ("encoder", "tokenizer", "diffusion", "samples")
 
 
 def set_float32_precision(stage: str, device: str) -> bool:
@@ -37,7 +37,7 @@ def set_float32_precision(stage: str, device: str) -> bool:
         )
     if torch.device(device).type != "cuda":
         return False
-    allowed = asked == "1" and stage in STAGES
+    allowed = asked == "1" and stage in IN_TF32
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
     return allowed

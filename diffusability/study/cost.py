@@ -6,7 +6,8 @@ For stages that need a GPU, operations are counted. For those that run on CPU co
 proportion to the latent numbers that they read, as it was measured once (benchmarks/RESULTS.md).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from diffusability.study.backbone import Backbone
 from diffusability.study.dataset import DecodedDataset
@@ -22,6 +23,7 @@ from diffusability.study.perspectives import UniformityMetric
 from diffusability.study.plan import Artifact
 from diffusability.study.regularizer import Gpe
 from diffusability.study.spec import Precision, TrainSpec
+from diffusability.study.stages import IN_TF32
 from diffusability.study.study import Study
 from diffusability.study.tokenizer_entry import TokenizerEntry
 from diffusability.study.trained_tokenizer import TokenizerSpec
@@ -36,9 +38,11 @@ PERCEPTUAL = 3  # both images forward, and back to the pixels of one
 # three passes of a real and three of a fake image
 ADVERSARIAL = 9
 BALANCING = 1  # an adaptive factor: the reconstruction's gradient once more, of inputs alone
-# bf16: LightningDiT-B trains on at least 1,190 images/s of an H100 (hustvl/LightningDiT#74), which
-# is 164 TFLOP/s; fp32: half of it, as the chip's peak in TF32 is half of that in bf16
-SUSTAINED: dict[Precision, float] = {"bf16": 160e12, "fp32": 80e12}
+Speed = Literal[Precision, "full fp32"]
+# bf16: LightningDiT-B, compiled, trains on at least 1,190 images/s of an H100
+# (hustvl/LightningDiT#74), which is 164 TFLOP/s; fp32: half of it, as the chip's peak in TF32 is
+# half of that in bf16; without TF32 three fifths of the peak of 67 TFLOP/s
+SUSTAINED: dict[Speed, float] = {"bf16": 160e12, "fp32": 80e12, "full fp32": 40e12}
 MACHINE = "an H100-class GPU"
 # CPU seconds per number of a latent, measured with 32 x 16 x 16 of them per image
 PER_NUMBER = {"velocity": 4.7e-7, "semantics": 3.7e-7, "spatial": 1.5e-7, "smoothness": 7.3e-8}
@@ -56,20 +60,20 @@ class Work:
 
     Attributes:
         macs: multiply-accumulates in all; None where none are counted.
-        precision: that they run in.
+        speed: the precision that they run in, which says how fast.
         bytes: on disk when it is finished, the bulk that it stands for included.
         core_seconds: of a stage that needs no GPU, on one CPU core; None where it is not known.
     """
 
     macs: int | None
-    precision: Precision
+    speed: Speed
     bytes: int
     core_seconds: float | None = None
 
     @property
     def seconds(self) -> float | None:
         """On one GPU of the assumed speed."""
-        return None if self.macs is None else 2 * self.macs / SUSTAINED[self.precision]
+        return None if self.macs is None else 2 * self.macs / SUSTAINED[self.speed]
 
 
 def _passes(train: TrainSpec) -> int:
@@ -88,6 +92,12 @@ class Costs:
 
     def work(self, artifact: Artifact) -> Work:
         """Return the cost of one artifact of the study's plan."""
+        found = self._work(artifact)
+        if found.speed == "fp32" and artifact.stage not in IN_TF32:
+            return replace(found, speed="full fp32")
+        return found
+
+    def _work(self, artifact: Artifact) -> Work:
         match artifact.stage:
             case "encoder":
                 return self._encoder(self.study.encoders[artifact.labels["encoder"]])

@@ -16,6 +16,7 @@ from diffusability.study.metric_group import MetricGroup
 from diffusability.study.metrics import METRIC_GROUPS
 
 RESULTS = "results"
+IN_TF32 = ("encoder", "tokenizer", "diffusion", "samples")  # on GPUs; others in full float32
 BULK = ("latents", "samples")  # stages whose files can be evicted, and restored
 CARD = "provenance.json"
 RESTORED = "restored.json"  # beside the card, once evicted files were made again

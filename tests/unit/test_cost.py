@@ -68,7 +68,11 @@ def test_training_of_a_backbone_is_three_passes_an_image() -> None:
     costs = Costs(plan.study)
     work = costs.work(of(plan, "diffusion", backbone="lightningdit-xl"))
     assert work.macs == pytest.approx(3 * 100_000 * 1024 * 118.4e9, rel=5e-3)
-    assert work.precision == "bf16"
+    assert work.speed == "bf16"
+    # metrics and latents are computed without TF32
+    reference = costs.work(of(plan, "latents", tokenizer="conv-f16d32-baseline"))
+    assert reference.speed == "full fp32"
+    assert reference.seconds == pytest.approx(2 * reference.macs / 40e12)
     assert work.seconds == pytest.approx(2 * work.macs / SUSTAINED["bf16"])
     assert work.bytes == pytest.approx(4 * 675.26e6, rel=1e-3)
     # published: 10 hours for 80,000 such steps on 8 GPUs; another: 4.5 hours on 32

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from diffusability.errors import StudyError
-from diffusability.stages.precision import STAGES, VARIABLE, set_float32_precision
-from diffusability.study.stages import STAGES as ALL
+from diffusability.stages.precision import VARIABLE, set_float32_precision
+from diffusability.study.stages import IN_TF32
+from diffusability.study.stages import IN_TF32 as ALL
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,7 @@ def settings() -> tuple[str, bool]:
 @pytest.mark.parametrize("stage", ALL)
 def test_training_and_sampling_alone(stage: str) -> None:
     allowed = set_float32_precision(stage, "cuda")
-    assert allowed == (stage in STAGES)
+    assert allowed == (stage in IN_TF32)
     assert settings() == (("high", True) if allowed else ("highest", False))
 
 

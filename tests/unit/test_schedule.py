@@ -154,8 +154,8 @@ def test_rules_ask_for_these_priorities_and_for_gpus_where_stages_have_them(tmp_
 @pytest.mark.usefixtures("workplace")
 def test_the_plan_says_how_long_and_how_full() -> None:
     text = plan_table(Plan(load_study(REPOSITORY / "studies" / "imagenet256.yaml")), gpus=[16])
-    assert re.search(r"critical path: 33\.\d h \(dataset .*, tokenizer .* generation ", text)
+    assert re.search(r"critical path: 37\.\d h \(dataset .*, tokenizer .* generation ", text)
     assert re.search(
-        r" 16 +1,90\d\.\d h +[\d,.]+ h  21\.4 TiB / 12\.\d TiB / [\d.]+ [TG]iB\n", text
+        r" 16 +2,0\d\d\.\d h +[\d,.]+ h  21\.4 TiB / 12\.\d TiB / [\d.]+ [TG]iB\n", text
     )
     assert re.search(r"latents of \d+ tokenizers \([\d.]+ [TG]iB\), [\d.]+ GiB of samples\n", text)
