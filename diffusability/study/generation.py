@@ -37,7 +37,7 @@ GENERATION = (
     ),
     Quantity(
         "generation.fdr6 generation.fdr_*",
-        "mean of six Fréchet distances in units of what held-out real images have; its terms",
+        "mean of six Fréchet distances, each over that of held-out real images; its terms",
         "lower",
     ),
     Quantity(

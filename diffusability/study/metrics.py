@@ -292,7 +292,7 @@ class LearnedFisherOptions(LearnedFisherMetric):
         Quantity(
             "fisher.curve_*_v*",
             "the value at one noise variance v; of models also `fi_score` and "
-            "`fi_held_out`, two further estimates of FI",
+            "`fi_held_out`, two other estimates of FI",
             "as above",
         ),
     ),
