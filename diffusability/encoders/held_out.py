@@ -87,7 +87,7 @@ def token_numbers(
     Returns:
         `probe_token`, the accuracy over all tokens, and `probe_mean`, that of the mean token, in
         [0, 1], higher is better, each with its standard error over images; and `token_rank`, the
-        effective rank of the tokens' covariance, between 1 and their channels: near 1 the features
+        entropy rank of the tokens' covariance, between 1 and their channels: near 1 the features
         have collapsed. The rank alone where the training images are of one class, or where there
         are no validation images.
     """
@@ -106,7 +106,7 @@ def token_numbers(
 
     learnt = _of_images(drawn, data, known, generator.device)  # (n, k + 1, D)
     tokens, means = learnt[:, :-1], learnt[:, -1:]
-    rank = {"token_rank": effective_rank(tokens.flatten(0, 1))}
+    rank = {"token_rank": entropy_rank(tokens.flatten(0, 1))}
     if not len(asked) or not _has_classes(data.labels[known]):
         return rank
     labels = data.labels[known][:, None]
@@ -144,7 +144,7 @@ class LinearProbe:
         return torch.from_numpy(self.model.predict(scaled.numpy())).view(features.shape[:2])
 
 
-def effective_rank(features: Tensor) -> float:
+def entropy_rank(features: Tensor) -> float:
     """Return exp(-Σ p log p) of the covariance's eigenvalues p, scaled to sum one.
 
     Roy and Vetterli, The effective rank (EUSIPCO 2007), of a covariance.

@@ -172,7 +172,7 @@ def encoder_rows(plan: Plan) -> pd.DataFrame:
                 "network": str(spec.get("arch", "convnet")),
                 "accuracy of a single token": _plus(last, "probe_token"),
                 "accuracy of the mean token": _plus(last, "probe_mean"),
-                "effective rank of tokens": f"{last['token_rank']:.3g}",
+                "entropy rank of tokens": f"{last['token_rank']:.3g}",
             }
         )
     return pd.DataFrame(rows)

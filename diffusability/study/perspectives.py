@@ -281,7 +281,7 @@ class SmoothnessMetric(MetricOptions):
     $$ \mathrm{SEC}_\rho = \frac{\sum_{u + v > \tau} E_{uv}}{\sum_{u,v} E_{uv}}, \qquad
        \tau = \rho\,\big((H-1) + (W-1)\big), \quad \rho \in \{0.25,\ 0.5\}. $$
 
-    With eigenvalues $l_i$ of the channel covariance the effective rank is
+    With eigenvalues $l_i$ of the channel covariance the effective rank (participation ratio) is
     $(\sum l_i)^2 / \sum l_i^2$. Sources of the others: Spectrum Matching (arXiv 2603.14645) for the
     slope, SSVAE (arXiv 2512.05394) for local correlation and rank.
     """

@@ -120,5 +120,5 @@ def test_the_report_shows_encoders_of_one_class_without_accuracies(
         Path(artifact.path).mkdir(parents=True)
         (Path(artifact.path) / "history.csv").write_text("step,token_rank\n20,3.5\n")
     rows = encoder_rows(plan).set_index("encoder")
-    assert rows.loc["glyph", "effective rank of tokens"] == "3.5"
+    assert rows.loc["glyph", "entropy rank of tokens"] == "3.5"
     assert rows.loc["glyph", "accuracy of a single token"] == ""

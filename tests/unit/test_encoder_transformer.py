@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diffusability.data.digits import load_digits
 from diffusability.data.images import ImageSet
 from diffusability.encoders.contrastive import ContrastiveLoss, ContrastiveNetwork, dense_nt_xent
-from diffusability.encoders.held_out import effective_rank, held_out_numbers, token_numbers
+from diffusability.encoders.held_out import entropy_rank, held_out_numbers, token_numbers
 from diffusability.encoders.masked import (
     ROUNDING,
     MaskedLoss,
@@ -189,10 +189,10 @@ def test_a_convnet_keeps_the_options_that_it_is_fingerprinted_by() -> None:
     assert {"arch", "depth"} <= set(networks.encoder_spec("masked", **SMALL).canonical())
 
 
-def test_effective_rank_of_known_covariances() -> None:
+def test_entropy_rank_of_known_covariances() -> None:
     draws = torch.randn(20_000, 6, generator=seeded(), dtype=torch.float64)
-    assert effective_rank(draws) == pytest.approx(6, rel=1e-3)
-    assert effective_rank(draws[:, :1] @ torch.ones(1, 6, dtype=torch.float64)) == pytest.approx(1)
+    assert entropy_rank(draws) == pytest.approx(6, rel=1e-3)
+    assert entropy_rank(draws[:, :1] @ torch.ones(1, 6, dtype=torch.float64)) == pytest.approx(1)
 
 
 def test_tokens_that_hold_the_label_are_probed_exactly() -> None:
