@@ -268,7 +268,9 @@ def _without_failed(first: Turned, measurements: Measured) -> str:
     kept = rows[~rows["tokenizer"].isin(out)]
     if len(kept) == len(rows):
         return ""
-    models = f"the diffusion models of {' and '.join(out)} failed (see the warnings)"
+    *others, last = out
+    names = f"{', '.join(others)} and {last}" if others else last
+    models = f"the diffusion models of {names} failed (see the warnings)"
     if len(kept) < FEWEST:
         return f"Without {models}, {len(kept)} tokenizers are left: no correlation."
     r = sign(first.row) * float(pearson(kept["x"].to_numpy(), kept["y"].to_numpy())[0])
