@@ -13,6 +13,7 @@ from diffusability.analysis.frames import read_table, table_frame, typed
 from diffusability.analysis.learned_deviation import learned_deviations
 from diffusability.analysis.panels import CONTROL, GENERATION
 from diffusability.artifacts.card import verified
+from diffusability.artifacts.result_card import made_for
 from diffusability.errors import ArtifactError, MeasurementError
 from diffusability.study.commands import snakemake_command
 from diffusability.study.names import distance_name
@@ -127,6 +128,12 @@ def read_tables(plan: Plan, names: Sequence[str] | None = None) -> dict[str, pd.
             f"{path}: its measurements are not those of the study as it is now. "
             f"Make it again with: {snakemake_command('-c2', '-f', str(path))}"
         )
+    for path in paths.values():
+        if made_for(path) not in (None, plan.fingerprint):
+            raise ArtifactError(
+                f"{path}: was made for another state of the study, or for another study of this "
+                f"name. Make it again with: {snakemake_command('-c2', '-R', 'tabulate')}"
+            )
     others = {name: read_table(path) for name, path in paths.items() if name != "measurements"}
     return {"measurements": measurements, **others}
 

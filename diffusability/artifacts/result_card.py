@@ -81,6 +81,15 @@ def check_result(path: Path) -> None:
             raise ArtifactError(_altered(str(path)))
 
 
+def made_for(path: Path) -> str | None:
+    """Return the fingerprint of the study that a file was made for; None: it has no card."""
+    for card in result_cards(path.parent):
+        found = _read(card)
+        if str(path) in found.outputs:
+            return found.fingerprint
+    return None
+
+
 def result_problems(card: Path, alone: bool = False) -> list[str]:
     """Return what is wrong with the files of one card, each with the command that mends it.
 

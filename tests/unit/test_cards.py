@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from diffusability.analysis.frames import write_table
 from diffusability.artifacts.atomic import write_json
 from diffusability.artifacts.card import read_card, verified
 from diffusability.artifacts.gc import find_garbage
@@ -26,8 +27,9 @@ from diffusability.report.doubts import damaged_images
 from diffusability.study.load import load_study
 from diffusability.study.plan import Plan
 from diffusability.study.stages import CARD, STAGES
-from diffusability.study.targets import table_names
+from diffusability.study.targets import table_file, table_names
 from tests.conftest import REPOSITORY
+from tests.unit.measurement_table import measurement_table
 
 SMOKE = str(REPOSITORY / "studies" / "smoke.yaml")
 
@@ -160,6 +162,25 @@ def test_show_refuses_an_edited_table(table: Path, capsys: pytest.CaptureFixture
         table.with_name(f"{name}.csv").touch()
     assert main(["show", "--configfile", SMOKE]) == 1
     assert f"{measurements}: was altered after it was made" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("workplace")
+def test_show_refuses_tables_of_another_analysis(capsys: pytest.CaptureFixture[str]) -> None:
+    """As where Snakemake's records of what changed are lost, or are another working copy's."""
+    plan = Plan(load_study(SMOKE))
+    prints = [artifact.fingerprint for artifact in plan.measured]
+    frame = measurement_table(4)
+    frame["fingerprint"] = [prints[row % len(prints)] for row in range(len(frame))]
+    tables = [Path(table_file(plan.study, name)) for name in table_names(plan.study)]
+    for path in tables:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    write_table(tables[0].with_name("measurements.csv"), frame)
+    write_result_card(tables, {}, "smoke", "0" * 12)
+    assert main(["show", "--configfile", SMOKE]) == 1
+    said = capsys.readouterr().err
+    assert "was made for another state of the study" in said
+    assert "-R tabulate" in said
 
 
 def test_a_table_made_from_another_state_is_found(table: Path) -> None:
