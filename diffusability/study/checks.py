@@ -98,7 +98,13 @@ def _hashed(study: Study, tokenizer: str) -> dict[str, Any]:
         for role, name in spec.encoders.items()
     }
     trained = _hashed(study, spec.trained) if spec.trained in study.tokenizers else None
-    return {"entry": spec.fingerprinted(), "encoders": encoders, "trained": trained}
+    # files that are missing, or that the study gives a name, may be different ones
+    unknown = [str(need.path) for need in spec.needs() if not need.there]
+    unknown += [named.place for named in spec.named_contents()]
+    return {
+        **{"entry": spec.fingerprinted(), "encoders": encoders},
+        **{"trained": trained, "unknown": unknown},
+    }
 
 
 def _check_metrics(study: Study, declared: Declared, problems: Problems) -> None:

@@ -76,6 +76,7 @@ inputs = SimpleNamespace(
     job=SimpleNamespace(stage="roughness"),
     data=SimpleNamespace(split=lambda name: torch.tensor([0, 1]), masked=False),
     latents=SimpleNamespace(mean=mean),
+    rounding=lambda chosen: (),
 )
 options = METRIC_GROUPS["roughness"].options.model_validate(artifact.spec)
 make.load_code(STAGES["roughness"].code)(inputs, options, Path())

@@ -588,6 +588,7 @@ def test_the_page_says_of_which_space_a_metric_failed_and_why() -> None:
         "backbone": "",
         "family": "f",
         "cluster": "",
+        "encoder": "",
         "tokenizer_seed": 0,
     }
     table = pd.DataFrame([{"tokenizer": "conv-base", **cell}])

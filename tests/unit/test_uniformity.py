@@ -293,7 +293,9 @@ def test_the_latent_of_a_deterministic_encoder_is_its_draw(
     mean = normal(60, 3, 2, 2, seed=0)
     latents = SimpleNamespace(mean=mean, logvar=torch.full_like(mean, logvar), mirrored=None)
     data = SimpleNamespace(split=lambda _: torch.arange(60))
-    inputs = SimpleNamespace(data=data, latents=latents, encodes=encodes, stream=lambda _: 0)
+    inputs = SimpleNamespace(
+        data=data, latents=latents, encodes=encodes, stream=lambda _: 0, rounding=lambda _: ()
+    )
     options = {"points": 60, "repeats": 2, "perplexity": 10.0, "iterations": 250}
     measure_stage(inputs, UniformityMetric(**options), tmp_path)
     cells = json.loads((tmp_path / "measurements.json").read_text())
