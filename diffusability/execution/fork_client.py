@@ -33,24 +33,31 @@ def hand_over() -> None:
     if not address:
         return
     asked = time.time()
-    with socket.socket(socket.AF_UNIX) as connection:
-        try:
-            pid = _call(connection, address)
-        except OSError:
-            return  # the server has ended
+    received: list[int] = []
+    early: list[int] = []  # before there was a fork
+    forks: list[int] = []  # process number of the fork
+
+    def forward(number: int, _: object) -> None:
+        received.append(number)
+        for pid in forks:
+            _send(pid, number)
+        if not forks:
+            early.append(number)
+
+    before = {name: signal.signal(name, forward) for name in FORWARDED}
+    ended = b""
+    with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(OSError):
+        pid = _call(connection, address)  # an error: the server has ended
         os.environ[LOST] = str(asked)  # until its status is known
-        if pid is None:
-            return
-        forwarded: list[int] = []
-        before = {
-            name: signal.signal(name, lambda number, _: forwarded.append(_send(pid, number)))
-            for name in FORWARDED
-        }
-        ended = _line(connection)  # nothing if the server was killed, once the fork has ended, too
+        if pid is not None:
+            forks.append(pid)
+            while early:
+                _send(pid, early.pop(0))
+            ended = _line(connection)  # nothing if the server was killed, once the fork has ended
     if ended:
         _exit_as(int(ended))
-    if forwarded:  # it was told to end
-        _exit_as(-forwarded[-1])
+    if received:  # it was told to end
+        _exit_as(-received[-1])
     for name, handler in before.items():
         signal.signal(name, handler)
 
@@ -89,11 +96,10 @@ def _line(connection: socket.socket) -> bytes:
     return said
 
 
-def _send(pid: int, number: int) -> int:
-    """Send a signal to the fork, which may have ended already; return its number."""
+def _send(pid: int, number: int) -> None:
+    """Send a signal to the fork, which may have ended already."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    return number
 
 
 def _exit_as(status: int) -> None:
