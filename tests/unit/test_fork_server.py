@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from diffusability.execution import fork_server
+from diffusability.execution.fork_client import ADDRESS
 from diffusability.execution.fork_server import shared_modules, start
 
 HAND_OVER = "from diffusability.execution.fork_client import hand_over\nhand_over()\n"
@@ -110,6 +112,25 @@ def test_a_signal_reaches_the_fork(tmp_path: Path, environment: dict[str, str]) 
     wait_for(tmp_path / "ready")
     process.terminate()
     assert process.wait(10) == 42
+
+
+def test_a_signal_before_there_is_a_fork_reaches_it_later(tmp_path: Path) -> None:
+    path = script(tmp_path, "")
+    with socket.socket(socket.AF_UNIX) as server, subprocess.Popen(["sleep", "60"]) as fork:
+        server.bind(str(tmp_path / "socket"))
+        server.listen()
+        environment = {**os.environ, ADDRESS: str(tmp_path / "socket")}
+        process = subprocess.Popen([sys.executable, str(path)], env=environment)
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(1)  # it has asked, and waits
+            process.terminate()
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            connection.sendall(f"{fork.pid}\n".encode())
+            assert fork.wait(10) == -signal.SIGTERM
+            connection.sendall(f"{-signal.SIGTERM}\n".encode())
+            assert process.wait(10) == -signal.SIGTERM
 
 
 def test_a_killed_script_takes_its_fork_along(tmp_path: Path, environment: dict[str, str]) -> None:
