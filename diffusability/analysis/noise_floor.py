@@ -73,13 +73,14 @@ def variance_components(runs: pd.DataFrame) -> Components:
         square = float((by_tokenizer.var() * (count - 1)).sum()) / trained_df
         inside = (count - 1) * inverse_runs / count
         share = float(inside.sum()) / trained_df  # weight of a run's variance in that mean square
-        trained = square - (share * of_seeds if seed_df else 0.0)
-        if trained > 0:
-            parts = [(per_mean * square, trained_df)]
-            parts += [((per_run - share * per_mean) * of_seeds, seed_df)] if seed_df else []
-            noise = sum(part for part, _ in parts)
-            df = noise**2 / sum(part**2 / count for part, count in parts)
-        trained = max(trained, 0.0)
+        least = share * of_seeds if seed_df else 0.0
+        trained = max(square - least, 0.0)
+        # few trainings may agree by chance, so their degrees of freedom count in any case
+        parts = [(per_mean * max(square, least), trained_df)]
+        parts += [((per_run - share * per_mean) * of_seeds, seed_df)] if seed_df else []
+        noise = sum(part for part, _ in parts)
+        lost = sum(part**2 / known for part, known in parts)
+        df = noise**2 / lost if lost else float(trained_df)
     spread = float(by_tokenizer.mean().var())
     of_runs = (of_seeds * per_run, seed_df) if seed_df else (noise, trained_df)
     return Components(spread - noise, trained, of_seeds, noise, df, spread, *of_runs)
