@@ -15,7 +15,7 @@ from diffusability.analysis.declared import declared_sentence
 from diffusability.analysis.equal_reconstruction import compared
 from diffusability.analysis.estimators import pearson
 from diffusability.analysis.failed import failed, failed_tokenizers
-from diffusability.analysis.frames import is_true, rows_where, with_interval
+from diffusability.analysis.frames import in_words, is_true, rows_where, with_interval
 from diffusability.analysis.joint import FEWEST
 from diffusability.analysis.noise_floor import WANTED
 from diffusability.analysis.pairing import means_by_tokenizer
@@ -268,9 +268,7 @@ def _without_failed(first: Turned, measurements: Measured) -> str:
     kept = rows[~rows["tokenizer"].isin(out)]
     if len(kept) == len(rows):
         return ""
-    *others, last = out
-    names = f"{', '.join(others)} and {last}" if others else last
-    models = f"the diffusion models of {names} failed (see the warnings)"
+    models = f"the diffusion models of {in_words(out)} failed (see the warnings)"
     if len(kept) < FEWEST:
         return f"Without {models}, {len(kept)} tokenizers are left: no correlation."
     r = sign(first.row) * float(pearson(kept["x"].to_numpy(), kept["y"].to_numpy())[0])

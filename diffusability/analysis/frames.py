@@ -43,6 +43,12 @@ def rows_where(table: pd.DataFrame, **wanted: object) -> pd.DataFrame:
     return table
 
 
+def in_words(names: Sequence[str]) -> str:
+    """Return names as `a, b and c`."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def table_frame(name: str, rows: Iterable[Mapping[str, object]] | pd.DataFrame) -> pd.DataFrame:
     """Return rows as the named table; missing values become empty cells."""
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))

@@ -184,14 +184,19 @@ def measure_distortion(
     for ending, curves in parts.items():  # (1 + B, V, 3)
         doubtful = [level for level, bad in zip(v, doubts[ending], strict=True) if bad]
         text = LOOSE if ending else SMALL
-        flags = [text.format(f"{doubtful[-1]:g}")] if doubtful else []
-        flags += [] if told or ending else [ONE_CLASS]
+        small = (text.format(f"{doubtful[-1]:g}"),) if doubtful else ()
+        always = () if told or ending else (ONE_CLASS,)
         more = options | {"estimator": _ESTIMATORS[ending].strip("_"), "v": list(v)}
         for part, values in zip(PARTS, curves.unbind(-1), strict=True):
-            known = () if part == PARTS[0] else tuple(flags)  # a dimension is no estimate
+            exact = part == PARTS[0]  # a dimension is no estimate
+            known = () if exact else (*small, *always)
             columns = {f"fir_{part}{ending}": (values @ weights, known, more)}
             for i, level in enumerate(v):
-                at_v = (values[:, i], known if level in doubtful else (), more | {"v": level})
+                at_v = (
+                    values[:, i],
+                    known if exact or level in doubtful else always,
+                    more | {"v": level},
+                )
                 columns[f"curve_fir_{part}{ending}_v{level:g}"] = at_v
             for name, (column, marks, said) in columns.items():
                 error = delete_block_stderr(float(column[0]), column[1:], sizes)
@@ -200,7 +205,7 @@ def measure_distortion(
         lens = float(bends.mean()) * dims[0] ** 0.5 / torch.tensor(v, dtype=torch.float64).sqrt()
         constant = float((rest / (float(strains.mean()) + lens).clamp(min=1e-12)).max())
         name = f"theorem_constant{ending}"
-        found.append(_row(name, constant, None, len(images), None, options, tuple(flags)))
+        found.append(_row(name, constant, None, len(images), None, options, (*small, *always)))
     return found
 
 

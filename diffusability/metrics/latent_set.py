@@ -14,7 +14,7 @@ from diffusability.latents.channel_statistics import (
     latent_blocks,
     normalise,
 )
-from diffusability.metrics.measurement import Measurement
+from diffusability.metrics.measurement import Measurement, flagged
 from diffusability.study.metric_group import SmallestClass
 
 ONE_CLASS = "one class: unconditional"  # flag of a metric of classes where there is one
@@ -97,7 +97,7 @@ class LatentSet:
 
     def flagged(self, measurements: Iterable[Measurement]) -> list[Measurement]:
         """Return measurements of this set with its flags."""
-        return [replace(m, flags=(*m.flags, *self.flags)) for m in measurements]
+        return flagged(measurements, *self.flags)
 
     @property
     def device(self) -> torch.device:

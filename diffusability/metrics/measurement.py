@@ -1,7 +1,8 @@
 """The result type of every metric: a number, its uncertainty, and what is needed to read it."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from diffusability.errors import MeasurementError
@@ -42,3 +43,8 @@ class Measurement:
     def to_json(self) -> dict[str, Any]:
         """Return the measurement as plain JSON values."""
         return asdict(self) | {"flags": list(self.flags)}
+
+
+def flagged(measurements: Iterable[Measurement], *flags: str) -> list[Measurement]:
+    """Return measurements with more flags."""
+    return [replace(m, flags=(*m.flags, *flags)) for m in measurements]

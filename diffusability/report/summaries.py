@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from diffusability.analysis.catalogue import name_metric
-from diffusability.analysis.frames import with_interval
+from diffusability.analysis.frames import in_words, with_interval
 from diffusability.analysis.verdicts import NOT_TESTABLE, VERDICTS
 from diffusability.artifacts.inventory import folder_of
 from diffusability.study.plan import Plan
@@ -30,10 +30,8 @@ def compared_sentence(left_out: Sequence[str]) -> str:
     """Return which tokenizers the statistics leave out, because of their reconstruction."""
     if not left_out:
         return ""
-    *first, last = left_out
-    listed = f"{', '.join(first)} and {last}" if first else last
-    who = listed if len(left_out) <= NAMED else f"{len(left_out)} of them"
-    be = "are" if first else "is"
+    who = in_words(left_out) if len(left_out) <= NAMED else f"{len(left_out)} of them"
+    be = "are" if len(left_out) > 1 else "is"
     return f"{who} {be} left out of the statistics: not equal in reconstruction."
 
 

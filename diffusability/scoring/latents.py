@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from diffusability.data.array_files import to_tensor
 from diffusability.errors import DataError, DiffusabilityError, MeasurementError
 from diffusability.latents.shards import pool_masks
 from diffusability.metrics.fisher import measure_fisher
-from diffusability.metrics.measurement import Measurement
+from diffusability.metrics.measurement import Measurement, flagged
 from diffusability.metrics.semantics import measure_semantics
 from diffusability.metrics.spatial import measure_spatial
 from diffusability.metrics.uniformity import measure_uniformity
@@ -231,7 +230,7 @@ def _measure(group: str, given: _Given, seed: int, options: Mapping[str, Any]) -
     found = load_code(declared.code)(*(tensors[read] for read in declared.reads), **named)
     flags = given.flags if "foreground" in declared.reads else ()
     listed = found[0] if isinstance(found, tuple) else found
-    return [replace(m, flags=(*m.flags, *flags)) for m in listed], []
+    return flagged(listed, *flags), []
 
 
 def _refuse_what_arrays_lack(group: str, options: Mapping[str, Any]) -> None:
@@ -259,7 +258,7 @@ def _semantics(given: _Given, spec: Any, seed: int) -> _Found:
         neighbours=spec.neighbours,
         smallest_class=spec.smallest_class,
     )
-    return [replace(m, flags=(*m.flags, *given.flags)) for m in found], without
+    return flagged(found, *given.flags), without
 
 
 def _uniformity(given: _Given, spec: Any, seed: int) -> _Found:

@@ -17,12 +17,13 @@ from diffusability.metrics.fisher import measure_fisher
 from diffusability.metrics.fisher_curves import PixelCurves
 from diffusability.metrics.geometry import Spectrum, measure_spectra, measure_stretch
 from diffusability.metrics.latent_set import classes_of_enough
+from diffusability.metrics.measurement import flagged
 from diffusability.metrics.sample_fisher import pixel_curves
 from diffusability.metrics.semantics import measure_semantics
 from diffusability.metrics.spatial import measure_spatial
 from diffusability.metrics.uniformity import measure_uniformity
 from diffusability.stages.inputs import Inputs
-from diffusability.stages.measurements import flagged, write_measurements
+from diffusability.stages.measurements import write_measurements
 from diffusability.study.class_sizes import LEAST_FISHER
 from diffusability.study.metrics import FisherMetric, GeometryMetric
 from diffusability.study.perspectives import SemanticsMetric, SpatialMetric, UniformityMetric

@@ -9,8 +9,9 @@ from pydantic import TypeAdapter
 
 from diffusability.artifacts.job import Job
 from diffusability.errors import ArtifactError
+from diffusability.metrics.measurement import flagged
 from diffusability.stages.inputs import Inputs
-from diffusability.stages.measurements import flagged, write_measurements
+from diffusability.stages.measurements import write_measurements
 from diffusability.study.metric_group import MetricOptions, Tensor
 from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.stages import STAGES

@@ -1,7 +1,6 @@
 """Write the measurements of one artifact."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,6 @@ def write_measurements(
     """
     cells = [m.to_json() for m in measurements] + [_declare(*cell) for cell in without]
     write_json(folder / "measurements.json", cells)
-
-
-def flagged(measurements: Iterable[Measurement], *flags: str) -> list[Measurement]:
-    """Return measurements with further flags."""
-    return [replace(m, flags=(*m.flags, *flags)) for m in measurements]
 
 
 def _declare(metric: str, reason: str) -> dict[str, Any]:

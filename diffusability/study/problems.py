@@ -94,8 +94,10 @@ class Problems:
     def validate(self, where: str, data: object, model: type[Model]) -> Model | None:
         """Return `data` as `model`, or record every reason why it is none."""
         given = data if isinstance(data, Mapping) else {}
-        for key in [k for k, f in model.model_fields.items() if is_computed(f) and k in given]:
+        computed = [k for k, f in model.model_fields.items() if is_computed(f) and k in given]
+        for key in computed:
             self.add(f"{where}.{key}", "follows from the other keys and cannot be set; remove it")
+        if computed:
             return None
         try:
             return model.model_validate(data)

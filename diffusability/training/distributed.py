@@ -118,7 +118,7 @@ def _lost_processes() -> Iterator[None]:
     except RuntimeError as error:
         text = str(error)
         # gloo has no exception of its own
-        if not isinstance(error, dist.DistError) and "gloo" not in text and "peer" not in text:
+        if not isinstance(error, dist.DistError) and "gloo" not in text and "by peer" not in text:
             raise  # an error of this process, such as no memory
         raise TrainingError(
             f"another process of this training ended; see its message (here: {text:.200})"

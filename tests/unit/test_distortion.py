@@ -138,6 +138,8 @@ def test_too_many_classes_for_the_images_are_taken_as_one() -> None:
     part = "distortion.fir_tangential"
     assert many[part].value == alone[part].value
     assert many[part].flags == (*alone[part].flags, "one class: unconditional")
+    assert "one class: unconditional" in many["distortion.curve_fir_curvature_v2"].flags
+    assert many["distortion.curve_fir_dimension_v2"].flags == ()
     assert alone["distortion.epsilon"].n == 16  # anchors, which the error is over
 
 
