@@ -213,3 +213,21 @@ def test_what_the_page_says_of_the_samples() -> None:
         )  # those whose samples are shown
     left_out = tables()["tokenizers"]["comparable"].eq(False)
     assert left_out.sum() == 3
+
+
+def test_what_statistics_say_of_encoders() -> None:
+    text = (PAGE.parent.parent / "statistics.md").read_text()
+    rows = tables()["measurements"].query("metric == 'semantics.lnc5' and encoder != ''")
+    kept = tables()["tokenizers"].query("comparable")["tokenizer"]
+    rows = rows[rows["tokenizer"].isin(kept)]
+    found = {}
+    for family, name in FAMILIES.items():
+        own = rows[rows["family"] == family]
+        own = own.groupby(["tokenizer", "cluster", "encoder"], as_index=False)["value"].mean()
+        for unit in ("encoder", "cluster"):
+            between = own.groupby(unit)["value"].transform("mean").var(ddof=0)
+            found[unit, name] = f"{between / own['value'].var(ddof=0):.0%}".replace("%", " %")
+    assert f"{found['encoder', 'conv']} (convolutions)" in text
+    assert f"{found['encoder', 'trans']} (transformers)" in text
+    said = f"{found['cluster', 'conv']} and {found['cluster', 'trans']} between methods"
+    assert said in " ".join(text.split())
