@@ -143,13 +143,13 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         choices=BULK,
         metavar="STAGE",
-        help="remove only latents, samples (default: both) that no remaining job needs",
+        help="choose only latents, samples (default: both) that no remaining job needs",
     )
     gc.add_argument(
         "--keep",
         type=_size,
         metavar="SIZE",
-        help="remove latents and samples until at most SIZE is left (500GiB, 0), even if needed",
+        help="choose latents and samples until at most SIZE is left (500GiB, 0), even if needed",
     )
     gc.add_argument(
         "--forget",
@@ -271,8 +271,7 @@ def _gc(arguments: argparse.Namespace) -> int:
     for doubt in studies.doubts:
         print(f"unclear: {doubt}")
     if evicts:  # what is evicted can be made again, and nothing else goes
-        plans = [Plan(load_study(file, arguments.config)) for file in arguments.study]
-        garbage = find_evictable(plans, arguments.evict or BULK, arguments.keep)
+        garbage = find_evictable([_load(arguments)], arguments.evict or BULK, arguments.keep)
     else:
         garbage = find_garbage(studies.artifacts) + find_leftovers(studies.artifacts)
         if arguments.yes and studies.doubts and garbage:
@@ -315,7 +314,10 @@ def _show(arguments: argparse.Namespace) -> int:
 def _compare(arguments: argparse.Namespace) -> int:
     from diffusability.report.compare import comparison_text
 
-    print(comparison_text(arguments.study, arguments.a, arguments.b, arguments.all))
+    text = comparison_text(
+        arguments.study, arguments.a, arguments.b, arguments.all, arguments.config
+    )
+    print(text)
     return 0
 
 

@@ -90,7 +90,7 @@ class Answer:
     Attributes:
         sentence: the answer with its uncertainty, or why there is none. details: further sentences.
         decided: whether the study can tell.
-        strongest: the correlation that the sentence is about, or the largest that is known.
+        strongest: the correlation that the sentence is about; see `strongest`.
         best, worst: tokenizers with the best and the worst target on the backbone of that
             correlation; empty without a target.
     """
@@ -240,7 +240,7 @@ def _decided(first: Turned, found: list[Turned], up: bool, family: str) -> str:
 
 
 def _doubt(first: Turned, found: list[Turned], family: str) -> str:
-    """Return why the strongest correlation does not decide; see `_decided`."""
+    """Return why the correlation to speak of does not decide; see `_decided`."""
     among = f" among the tokenizers of {family}" if family else ""
     expected = ", against the expected direction" if first.opposite else ""
     where = (
@@ -250,13 +250,13 @@ def _doubt(first: Turned, found: list[Turned], family: str) -> str:
     if not first.known:
         metrics = len({c.short for c in found})
         return (
-            f"no metric's correlation with the {name_metric(first.panel.target)} of generated "
-            f"images{among} can be told from zero. Largest of {metrics} perspectives: {where}"
+            f"no perspective's correlation with the {name_metric(first.panel.target)} of generated "
+            f"images{among} can be told from zero. Largest of {metrics}: {where}"
         )
     if first.carrier:
-        return f"the strongest correlation{among} changes its sign without {first.carrier}: {where}"
+        return f"the clearest correlation{among} changes its sign without {first.carrier}: {where}"
     return (
-        f"the strongest correlation{among} may be chance among the many tested: {where}, "
+        f"the clearest correlation{among} may be chance among the many tested: {where}, "
         f"p = {first.p:.2g} after correction for every metric and backbone"
     )
 
@@ -268,11 +268,11 @@ def _without_failed(first: Turned, measurements: Measured) -> str:
     kept = rows[~rows["tokenizer"].isin(out)]
     if len(kept) == len(rows):
         return ""
-    models = f"the diffusion models of {in_words(out)} failed (see the warnings)"
+    models = f"the diffusion models of {in_words(out)} failed"
     if len(kept) < FEWEST:
         return f"Without {models}, {len(kept)} tokenizers are left: no correlation."
     r = sign(first.row) * float(pearson(kept["x"].to_numpy(), kept["y"].to_numpy())[0])
-    return f"{models[0].upper()}{models[1:]}; without them, r = {r:.2f} over {len(kept)}."
+    return f"{models[0].upper()}{models[1:]}; without them, r = {r:.2f} over the other {len(kept)}."
 
 
 def _details(first: Turned, found: list[Turned]) -> Iterator[str]:
@@ -281,7 +281,7 @@ def _details(first: Turned, found: list[Turned]) -> Iterator[str]:
     if len(own) > 1:
         agree = [c for c in own if c.known and c.r * first.r > 0]
         yield (
-            f"The interval of {first.short}, without correction, is on that side of zero on "
+            f"Without correction, the interval of {first.short} excludes zero with this sign on "
             f"{len(agree)} of {len(own)} backbones."
         )
     r, low, high = turned(first.row, "pearson_partial")

@@ -85,14 +85,14 @@ def unequal(judged: pd.DataFrame) -> list[str]:
 
 
 def reconstruction_sentence(judged: pd.DataFrame) -> str:
-    """Return one sentence that names the tokenizers that fell out, or empty without limits."""
+    """Return one sentence that names the tokenizers that fell out; empty if none did."""
     if judged["comparable"].isna().all():
         if judged["reason"].eq(NOT_MEASURED).any():
             return f"Whether tokenizers reconstruct equally well is unknown: {NOT_MEASURED}"
         return ""
     out = judged[judged["tokenizer"].isin(unequal(judged))]
     if out.empty:
-        return "All tokenizers reconstruct equally well within their families"
+        return ""
     names = "; ".join(f"{row['tokenizer']} ({row['reason']})" for row in out.to_dict("records"))
     return f"Left out, because they do not reconstruct like the others of their family: {names}"
 

@@ -58,14 +58,15 @@ def _rows(plan: Plan, artifact: Artifact) -> list[dict[str, object]]:
             for m in measurements
             if m["metric"].startswith(GENERATION)
         ]
-    tokenizer = plan.study.tokenizers[artifact.labels["tokenizer"]]
+    name = artifact.labels["tokenizer"]
+    tokenizer = plan.study.tokenizers[name]
     labels = ("tokenizer", "tokenizer_seed", "backbone", "seed", "guidance")
     identity: dict[str, object] = {
         **{"study": plan.study.name, "dataset": plan.study.select.dataset},
         **{label: own.get(label, "") for label in labels},
         "step": None if control else step_of(plan, artifact),
         **{"family": tokenizer.family, "cluster": tokenizer.cluster},
-        "encoder": tokenizer.aligned_with,
+        "encoder": plan.study.aligned_with(name),
         "fingerprint": artifact.fingerprint,
     }
     return [

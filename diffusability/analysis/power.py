@@ -217,8 +217,10 @@ def power_table(study: Study, claims: Sequence[Claim], confidence: float = 0.95)
     ``RELIABILITY``; ``rows``, ``tokenizers`` and ``clusters`` behind it; ``note`` says why there is
     no power.
     """
-    chosen = [study.tokenizers[name] for name in study.selected_tokenizers]
-    labels = np.array([(each.cluster, each.aligned_with) for each in chosen], dtype=object)
+    names = study.selected_tokenizers
+    chosen = [study.tokenizers[name] for name in names]
+    crossed = [(study.tokenizers[name].cluster, study.aligned_with(name)) for name in names]
+    labels = np.array(crossed, dtype=object)
     largest = max(Counter(tokenizer.family for tokenizer in chosen).values())
     absent = "no such metric, family, backbone or guidance scale"
     if largest < FEWEST:

@@ -175,8 +175,8 @@ class Forecast:
             )
         if self.least_skill <= 0:
             return (
-                "that its metrics predict left-out clusters better than the mean of the others "
-                "does rests on a single cluster"
+                "without one cluster, its metrics predict left-out clusters no better than the "
+                "mean of the others does"
             )
         return ""
 

@@ -270,7 +270,7 @@ class Job:
             "outputs": outputs,
             "machine": describe_machine(self.device),
             "started": self.started,
-            "seconds": time.time() - self.started,
+            "seconds": max(0.0, time.time() - self.started),  # a clock may be set back
             "attempts": attempts,
             "peak_memory_bytes": peak_memory(self.device),
         }

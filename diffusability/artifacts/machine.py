@@ -49,7 +49,9 @@ def _device_name(device: str) -> str:
 
 def _commit() -> str | None:
     """Return the commit of the library's checkout, marked if it has uncommitted changes."""
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[2]
+    if not (folder / ".git").exists():  # installed, perhaps below another repository
+        return None
     try:
         output = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"],

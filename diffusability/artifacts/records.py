@@ -94,17 +94,17 @@ def find_studies(
     """Return the studies that ran in this results folder or whose files are present.
 
     Args:
-        files: study files that are given; they must be readable. overrides: laid on top of them.
+        files: of one study, each laid over those before it. overrides: laid on top of them.
         forget: names of studies to leave out.
 
     Raises:
-        StudyError: a given file is no study, or no study has a name in `forget`.
+        StudyError: the given files are no study, or no study has a name in `forget`.
     """
     found = Studies()
-    for file in files:
-        plan = Plan(load_study(file, overrides))
-        found.named.append(_named(plan.study.name, file, plan))
-    for file in _present(files if not overrides else ()):
+    if files:
+        plan = Plan(load_study(files, overrides))
+        found.named.append(_named(plan.study.name, " ".join(files), plan))
+    for file in _present(files if len(files) == 1 and not overrides else ()):
         try:
             plan = Plan(load_study(file))
         except DiffusabilityError as error:

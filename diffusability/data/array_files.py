@@ -1,5 +1,7 @@
 """Arrays on disk that people save latents, labels and masks in: npy, npz, safetensors, zarr."""
 
+import zipfile
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from torch import Tensor
 from diffusability.errors import DataError
 from diffusability.study.commands import install_command
 
+BROKEN = (zipfile.BadZipFile, zlib.error)  # npz files are zips
 SUFFIXES = (".npy", ".npz", ".safetensors", ".zarr")
 
 
@@ -39,7 +42,7 @@ def read_array(path: str | Path, names: tuple[str, ...], key: str | None = None)
         found = arrays[key]
         # an array of zarr is read here, and whole
         return found if isinstance(found, Tensor) else to_tensor(np.asarray(found[...]))
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, EOFError, *BROKEN, SafetensorError) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix} ({error!s:.200})") from None
 
 

@@ -25,6 +25,7 @@ from diffusability.data.crops import centre_crop
 from diffusability.data.folder_layout import Listing, list_images, named, unread_images
 from diffusability.data.image_file import (
     INSIDE,
+    PIXELS,
     DamagedImage,
     decode_foreground,
     decode_orientation,
@@ -214,6 +215,9 @@ def inspect_file(content: bytes, file: str, mask: tuple[Path, str] | None, size:
         image = decode_rgb(content)
     except DamagedImage as damage:
         return found._replace(damaged={file: str(damage)}, whole=False)
+    if size**2 * max(image.size) / min(image.size) > PIXELS:  # once its shorter side is `size`
+        thin = f"{image.width} x {image.height} pixels are too thin to be resized to {size}"
+        return found._replace(damaged={file: thin}, whole=False)
     found = found._replace(enlarged=min(image.size) < size)
     if mask is None:
         return found

@@ -40,8 +40,16 @@ class TarFiles(Archive[TarDataset]):
         unread = self._unread[number] = {}
         try:
             with tarfile.open(file, "r:") as archive:
-                for member in filter(tarfile.TarInfo.isfile, archive):
+                for member in archive:
                     if is_hidden(member.name):
+                        continue
+                    if (member.issym() or member.islnk()) and is_image(member.name):
+                        raise DataError(
+                            f"{file}: {member.name} is a link to {member.linkname}, and links are "
+                            "not followed; pack the files themselves: tar --dereference "
+                            "--hard-dereference"
+                        )
+                    if not member.isfile():
                         continue
                     key, extension = _sample(member.name)
                     if is_image(f".{extension}"):

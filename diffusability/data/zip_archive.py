@@ -1,10 +1,12 @@
 """A zip as EDM's dataset tool writes it: image files, and dataset.json with their labels."""
 
 import json
+import lzma
 import os
 import zipfile
 import zlib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from diffusability.data.archive import Archive, Archives, Member
@@ -15,6 +17,7 @@ from diffusability.study.dataset import ZipDataset
 from diffusability.study.folder_content import is_hidden, is_image
 
 LABELS = "dataset.json"
+_ALTERED = (zlib.error, lzma.LZMAError)  # members that do not unpack
 UNPACK = "write the zip with EDM's dataset_tool.py, or unpack it and use a dataset of kind folder"
 
 
@@ -32,6 +35,10 @@ class ZipFiles(Archive[ZipDataset]):
         images = sorted(
             name for name in archive.namelist() if is_image(name) and not is_hidden(name)
         )
+        if twice := [name for name, after in pairwise(images) if name == after]:
+            raise DataError(
+                f"{file}: holds {twice[0]} twice, and only its last copy can be read; {UNPACK}"
+            )
         if LABELS not in archive.namelist():
             if self.spec.num_classes > 1:
                 raise DataError(f"{file}: has no {LABELS}, which holds the labels; {UNPACK}")
@@ -62,7 +69,7 @@ class ZipFiles(Archive[ZipDataset]):
         """Return a member, whose checksum `zipfile` compares."""
         try:
             return self._open(number).read(name)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, KeyError) as error:
+        except (zipfile.BadZipFile, *_ALTERED, EOFError, RuntimeError, KeyError) as error:
             raise DamagedImage(str(error)) from None
         except OSError as error:
             raise DataError(f"{self.files[number]}: cannot be read ({error.strerror})") from error

@@ -140,7 +140,7 @@ def _draw_panel(
 def _draw_mark(
     axis: Axes, height: float, row: Mapping[str, Any], colour: str, best: bool, short: str
 ) -> None:
-    """Draw sign-oriented r and its interval over clusters; in grey if it says nothing."""
+    """Draw sign-oriented r and its interval; in grey if it says nothing."""
     r, low, high = turned(row)
     colour = MEANINGLESS if meaningless(row) else colour
     if np.isfinite((low, high)).all():
@@ -183,7 +183,7 @@ def _declared(results: Results, pattern: str) -> bool:
 
 
 def _legend(figure: Figure, guided: bool, every: bool) -> None:
-    first = "at the smallest guidance scale" if guided else "r and its interval over clusters"
+    first = "at the smallest guidance scale" if guided else "r and its interval"
     handles = {first: Line2D([], [], color=FILLED, marker="o")}
     if guided:
         best = Line2D([], [], color=OPEN, marker="D", markerfacecolor="white")

@@ -116,8 +116,10 @@ def draw_deviation_parts(table: pd.DataFrame) -> Figure:
         parts = deviation_parts(table, experiment)
         places = range(len(parts))
         rest = rests[experiment]
-        axis.bar(places, parts["dimension"], color=colours["dimension"], label="dimension")
-        axis.bar(places, parts["rest"], bottom=parts["dimension"], color=colours[rest], label=rest)
+        below = parts["dimension"]
+        for part, name, bottom in ((below, "dimension", None), (parts["rest"], rest, below)):
+            if part.abs().max() > NOTHING:
+                axis.bar(places, part, bottom=bottom, color=colours[name], label=name)
         known = parts["theory"].notna().to_numpy()
         if known.any():
             at = [k for k in places if known[k]]
@@ -125,10 +127,17 @@ def draw_deviation_parts(table: pd.DataFrame) -> Figure:
         axis.set_xticks(list(places), [f"{p:g}" for p in parts["parameter"]])
         axis.set_title(experiment)
         axis.set_xlabel(title)
-        axis.legend(fontsize=6, frameon=False)
-    figure.axes[0].set_ylabel("v² (FIR - FIR of data) / D")
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=6, frameon=False)
+    level = shown_level(table[table["network"] == "exact"])
+    figure.axes[0].set_ylabel(f"v² (FIR - FIR of data) / D at v = {level:.2g}")
     figure.tight_layout()
     return figure
+
+
+def shown_level(rows: pd.DataFrame) -> float:
+    """Return the noise variance of a table that is nearest to the one shown."""
+    return min(rows["v"].unique(), key=lambda level: abs(level - SHOWN), default=SHOWN)
 
 
 def deviation_parts(table: pd.DataFrame, experiment: str) -> pd.DataFrame:
@@ -137,8 +146,7 @@ def deviation_parts(table: pd.DataFrame, experiment: str) -> pd.DataFrame:
     Theory is the value of the whole deviation, NaN for the bent plane, which has no closed form.
     """
     rows = table[(table["experiment"] == experiment) & (table["network"] == "exact")]
-    levels = rows["v"].unique()
-    v = min(levels, key=lambda level: abs(level - SHOWN)) if len(levels) else SHOWN
+    v = shown_level(rows)
     rows = rows[rows["v"] == v].sort_values("parameter").reset_index(drop=True)
     whole = v**2 * (rows["fir"] - rows["pixel_fir"]) / rows["pixel_dim"]
     dimension = (rows["dim"] - rows["pixel_dim"]) / rows["pixel_dim"]

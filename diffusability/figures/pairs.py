@@ -163,7 +163,8 @@ def _draw_pair(
     )
     axis.margins(0.12)
     _draw_plane(axis, rows)
-    axis.set_title(statistic_title(axis, "Q²", _fitted(results, scope, pair), len(sizes)))
+    title = statistic_title(axis, "Q²", _fitted(results, scope, pair), len(sizes))
+    axis.set_title(title.replace("[", "range [", 1))  # without single clusters: no interval
     names_shown = point_labels(results, rows["tokenizer"])
     number_points(axis, rows["x"], rows["x_2"], names_shown, diameters / 2)
 

@@ -87,12 +87,13 @@ def _spatial(axis: Axes) -> None:
 def _smoothness(axis: Axes) -> None:
     """Power against frequency, of a smooth and of a rough latent."""
     f = np.linspace(0.15, 1.85, 50)
-    axis.add_patch(Rectangle((1.42, 0), 0.43, 1, color="0.93"))
+    # SEC counts the power above a quarter of the frequencies
+    axis.add_patch(Rectangle((0.575, 0), 1.275, 1, color="0.93"))
     axis.plot(f, 0.15 + 0.7 * np.exp(-2.2 * (f - 0.15)), color=BLUE, linewidth=1.2)
     axis.plot(f, 0.62 - 0.12 * f, color=ORANGE, linewidth=1.2)
-    _write(axis, 0.62, 0.2, "smooth")
-    _write(axis, 0.8, 0.64, "rough")
-    _write(axis, 1.63, 0.92, "fine detail")
+    _write(axis, 0.8, 0.2, "smooth")
+    _write(axis, 0.85, 0.64, "rough")
+    _write(axis, 1.21, 0.92, "fine detail")
     _write(axis, 1.0, 0.05, "frequency")
 
 

@@ -1,4 +1,4 @@
-"""The metric that goes with generation quality most strongly, on one panel."""
+"""The metric that the answer of the study is about, against generation quality."""
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -66,7 +66,8 @@ def _draw(results: Results, width: float) -> Figure:
     axis.set_title(
         wrapped(axis, f"{first.interval}, {count}") + f"\n{first.panel.backbone}, {first.family}"
     )
-    head = "Largest correlation" + ("" if found.decided else ", not settled")
+    doubt = "Clearest correlation" if first.known else "Largest correlation"
+    head = "Settled correlation" if found.decided else f"{doubt}, not settled"
     set_title(figure, f"{head}: {first.perspective} ({first.short})")
     add_legend(figure, results, key=False)
     return figure

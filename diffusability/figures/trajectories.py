@@ -54,9 +54,8 @@ def draw_length_ratio(results: Results) -> Figure:
         for axis, scope in zip(line, scopes, strict=True):
             _draw_profiles(axis, results, scope.at(family=family))
         line[0].set_ylabel("length ratio of a step")
-    set_title(
-        figure, f"Length of sampling steps; tokenizers ordered by {name_metric(results.target)}"
-    )
+    best = f"worst, median and best tokenizer by {name_metric(results.target)}"
+    set_title(figure, f"Length of sampling steps of the {best}")
     return figure
 
 

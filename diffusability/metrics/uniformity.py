@@ -1,4 +1,4 @@
-"""Uniformity of the latent space: how evenly single-pixel latents spread in a t-SNE plane.
+"""Uniformity of the latent space: how evenly the cells of latents spread in a t-SNE plane.
 
 Protocol of VA-VAE (Yao et al., "Reconstruction vs. Generation", CVPR 2025), which "Diffusing in the
 Right Space" (arXiv 2606.03578) adopts: from each image, mirrored or not, one pixel of a draw of its

@@ -231,21 +231,28 @@ SHOWN = [
 ]
 
 
-def comparison_text(study_files: Sequence[str], a: str, b: str, every: bool = False) -> str:
+def comparison_text(
+    study_files: Sequence[str],
+    a: str,
+    b: str,
+    every: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> str:
     """Return the differences of A and B in specification, metrics and rank.
 
     Args:
         study_files: the study whose tokenizers A and B may name.
         a: a tokenizer of that study, or the path of a study file. b: a second one of the same kind.
         every: whether all metrics are compared, not only the headline metrics.
+        overrides: keys that narrow or change the studies, as for `load_study`.
 
     Raises:
         StudyError: A and B are neither two tokenizers of the study nor two study files.
     """
     paths = [Path(name) for name in (a, b)]
     if all(path.is_file() for path in paths):
-        return _two_studies((a, b), every)
-    study = load_study(study_files)
+        return _two_studies((a, b), every, overrides)
+    study = load_study(study_files, overrides)
     for name, path in zip((a, b), paths, strict=True):
         if name not in study.tokenizers:
             other = " (the other is no study file)" if path.is_file() else ""
@@ -269,8 +276,8 @@ def _two_tokenizers(study: Study, a: str, b: str, every: bool) -> str:
     return "\n\n".join([*parts, _measured(rows.drop(columns="tokenizer"), every)])
 
 
-def _two_studies(files: tuple[str, str], every: bool) -> str:
-    a, b = map(load_study, files)
+def _two_studies(files: tuple[str, str], every: bool, overrides: Mapping[str, Any] | None) -> str:
+    a, b = (load_study(file, overrides) for file in files)
     found = []
     for file, study in zip(files, (a, b), strict=True):
         set_run(replace(current_run(), files=[file], overrides={}))  # named in a message

@@ -92,7 +92,7 @@ def warnings(
         files = _some([f"{name} ({reason})" for name, reason in damaged.items()])
         said.append(f"Damaged image files that were left out ({len(damaged)}): {files}.")
     if enlarged:
-        said.append(f"{enlarged}: they hold less detail than the others.")
+        said.append(f"{enlarged}: they hold less detail than images of that size.")
     if wide:
         names = _some([f"{name} ({share:.0%})" for name, share in wide.items()])
         said.append(
@@ -115,7 +115,7 @@ def flag_rows(measurements: pd.DataFrame) -> pd.DataFrame:
     """Return one row per flag of a measurement: where it was raised, and how often."""
     flagged = measurements[measurements["flags"] != ""]
     flags = flagged.assign(flag=flagged["flags"].str.split("; ")).explode("flag")
-    flags["flag"] = flags["flag"].map(_plain)
+    flags["flag"] = flags["flag"].map(in_plain_words)
     rows = [
         {
             "flag": flag,
@@ -128,7 +128,7 @@ def flag_rows(measurements: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["flag", "metrics", "tokenizers", "measurements"])
 
 
-def _plain(flag: str) -> str:
+def in_plain_words(flag: str) -> str:
     """Return a flag in plain words, without the noise levels that it names."""
     flag = flag.partition(" (v = ")[0]
     for key, words in FLAGS.items():

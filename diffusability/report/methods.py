@@ -37,10 +37,9 @@ BIBTEX = """@article{zhong2026diffusing,
 }"""
 
 LATENTS = (
-    "Metrics of latents. They are of posterior means, z-scored per channel; that goes for the "
-    "headline's LNC, SRSS, LDS and CDS too, whose reference code takes raw latents: the tables "
-    "have those under the same names with _raw. iFID is of raw latents, uniformity of draws from "
-    "the posteriors, unless the study says otherwise."
+    "Metrics of latents. They use posterior means, z-scored per channel. The reference code of "
+    "LNC, SRSS, LDS and CDS uses raw latents; those values are in the tables as _raw. iFID uses "
+    "raw latents, uniformity draws from the posteriors, unless the study says otherwise."
 )
 
 
@@ -181,15 +180,27 @@ def _samples(study: Study, models: pd.DataFrame, target: str) -> str:
     images = f"{counts.min():,.0f}" if len(counts) else "an unknown number of"
     guided = f", classifier-free guidance {_list(f'{s:g}' for s in scales)} (1: none)"
     judged = study.encoders[study.generation.extractor]
-    failed = models["failed"].fillna(False).astype(bool)
     return (
         f"Images. {images} per model, {study.sampling.solver} with "
         f"{study.sampling.evaluations} function evaluations{guided if scales else ''}. Quality is "
         f"{name_metric(target)}: between Gaussian fits of features of generated and of "
         f"{study.generation.reference} images, by the encoder "
-        f"{_encoder(study.generation.extractor, judged)}. {int(failed.sum())} of {len(models)} "
-        "sets of samples failed: class accuracy within two standard errors of chance, or a "
-        "distance that is not below that of draws of a Gaussian per class by two standard errors."
+        f"{_encoder(study.generation.extractor, judged)}. {_failures(study, models)}"
+    )
+
+
+def _failures(study: Study, models: pd.DataFrame) -> str:
+    """Return how many of the judged sets of samples failed, and by which of the two rules."""
+    failed = models["failed"].dropna().astype(bool)
+    if failed.empty:
+        return "Whether samples failed was not judged."
+    gaussian = (
+        ", or a distance that is not below that of draws of a Gaussian per class by two standard "
+        "errors"
+    )
+    return (
+        f"{failed.sum()} of {len(failed)} sets of samples failed: class accuracy within two "
+        f"standard errors of chance{gaussian * ('gaussian' in study.controls)}."
     )
 
 
@@ -219,7 +230,7 @@ def _fixed(study: Study, judged: pd.DataFrame) -> str:
         return text
     out = unequal(judged)
     return (
-        f"{text} Compared are tokenizers of equal reconstruction: inside the window of "
+        f"{text} Only tokenizers of equal reconstruction are compared: inside the window of "
         f"{limits.psnr_spread:g} dB of PSNR that holds the most of a family, and with an rFD below "
         f"{limits.rfd_share:.0%} of the family's smallest gFD. "
         + (f"Left out: {_list(out)}." if out else "None was left out.")

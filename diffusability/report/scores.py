@@ -15,6 +15,7 @@ from diffusability.analysis.failed import failed_tokenizers
 from diffusability.analysis.frames import rows_where
 from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Measured, Panel, higher_is_better
+from diffusability.report.doubts import in_plain_words
 from diffusability.study.class_sizes import lacking
 from diffusability.study.metric_group import LEFT_OUT, is_left_out
 from diffusability.study.metrics import METRIC_GROUPS
@@ -202,7 +203,7 @@ def perspective_rows(
         }
         row = {"metric": short, **cells, "": column.about, "perspective": title}
         flags = dict.fromkeys(flag for flag in part["flags"].fillna("") if flag)
-        rows.append({**row, "read with care": "; ".join(flags)})
+        rows.append({**row, "read with care": "; ".join(map(in_plain_words, flags))})
     table = pd.DataFrame(rows)
     if not table.empty and not table["read with care"].any():
         return table.drop(columns="read with care")

@@ -92,7 +92,7 @@ def uniformity(
     seed: int = 0,
     **options: Any,
 ) -> Measurements:
-    """Measure how evenly single-pixel latents spread: density CV, Gini, normalised entropy.
+    """Measure how evenly the cells of latents spread: density CV, Gini, normalised entropy.
 
     Tokens: defined, one token at random per image.
     """

@@ -16,7 +16,7 @@ from diffusability.metrics.alignment import fit_alignment, measure_alignment
 from diffusability.metrics.continuity import measure_interpolation_frechet
 from diffusability.metrics.distortion import measure_distortion
 from diffusability.metrics.equivariance import Transform, measure_equivariance
-from diffusability.metrics.measurement import Measurement
+from diffusability.metrics.measurement import Measurement, flagged
 from diffusability.metrics.nearest_neighbours import nearest_neighbours
 from diffusability.metrics.reconstruction import (
     measure_lpips,
@@ -185,7 +185,9 @@ def continuity(inputs: Inputs, spec: ContinuityMetric, out: Path) -> None:
     )
     write_tensors(out / "neighbours.safetensors", table.to_tensors(), table.to_metadata())
     options = measurement.options | {"normalise": spec.normalise}
-    write_measurements(out, [replace(measurement, options=options)])
+    measurement = replace(measurement, options=options)
+    read = torch.cat([asked, offered])
+    write_measurements(out, flagged([measurement], *inputs.rounding(read)))
 
 
 def _positions(asked: Tensor, offered: Tensor, images: int) -> Tensor:

@@ -1,12 +1,16 @@
 """What every kind of dataset states, and the registry of kinds, which `dataset.py` completes."""
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from diffusability.study.fingerprint import canonical_json
 from diffusability.study.registry import Registry
 from diffusability.study.spec import Spec
+from diffusability.study.user_cache import cached, recall, remember
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,19 @@ class FilesDataset(Dataset):
 
         They are read when this is asked first: a study may declare data sets that it does not use.
         """
-        return super().canonical() | {"content": self.content or self.content_now()}
+        return super().canonical() | {"content": self.content or self._last_content()}
+
+    def _last_content(self) -> str | None:
+        """Return the SHA-256 of the files; while one is missing, the last that they had here."""
+        places = [place for key in self.place_keys() if (place := getattr(self, key)) is not None]
+        named = canonical_json([self.kind, *(str(Path(place).absolute()) for place in places)])
+        memory = cached("content", f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.files.json")
+        found, known = self.content_now(), recall(memory).get("content")
+        if found is None:
+            return known if isinstance(known, str) else None
+        if found != known:
+            remember(memory, {"content": found})
+        return found
 
     def files(self) -> Any:
         """Return the files, in a fixed order."""

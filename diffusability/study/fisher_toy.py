@@ -196,6 +196,17 @@ def load_fisher_toy(path: str | Path) -> FisherToy:
             if network not in study.networks:
                 hint = nearest(network, study.networks)
                 raise StudyError(f"{path}: {name}.networks: no network `{network}` ({hint})")
+    for key, values, learned in (
+        ("activation.slopes", study.activation.slopes, ()),
+        ("scale.eps", study.scale.eps, study.scale.learned),
+        ("dimension.dims", study.dimension.dims, study.dimension.learned),
+        ("cylinder.inverse_radii", study.cylinder.inverse_radii, study.cylinder.learned),
+    ):
+        if long := [value for value in values if float(f"{value:g}") != value]:
+            raise StudyError(f"{path}: {key}: {long[0]} has more than six digits; round it")
+        if unknown := sorted(set(learned) - set(values)):
+            group = key.partition(".")[0]
+            raise StudyError(f"{path}: {group}.learned: {unknown[0]} is not among {key}")
     return study
 
 

@@ -123,9 +123,16 @@ def images_below(root: Path, prefix: str = "") -> Iterator[str]:
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder by name, without hidden ones."""
-    with os.scandir(folder) as found:
-        shown = [entry for entry in found if not is_hidden(entry.name)]
+    """Return the entries of a folder by name, without hidden ones.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as found:
+            shown = [entry for entry in found if not is_hidden(entry.name)]
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror})") from None
     return sorted(shown, key=lambda entry: entry.name)
 
 

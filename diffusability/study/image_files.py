@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import re
 import tarfile
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -51,10 +52,13 @@ def archive_files(path: str, suffix: str) -> list[Path]:
     Raises:
         ValueError: a folder holds archives of a training and of another split.
     """
+    if Path(path).is_file():  # its name may hold what a pattern reads otherwise
+        return [Path(path)]
     if not Path(path).is_dir():
         return [Path(name) for name in sorted(glob.glob(path))]
     files = sorted(file for file in Path(path).glob(f"*{suffix}") if file.name[0] != ".")
-    splits = {split for split in ("train", "val", "test") for f in files if split in f.name}
+    words = r"(?<![a-z])(train|val|test)"  # not in "retrieval"
+    splits = {word for file in files for word in re.findall(words, file.name.lower())}
     if len(splits) > 1:
         raise ValueError(
             f"{path}: holds files of several splits ({', '.join(sorted(splits))}); name the files "

@@ -352,7 +352,7 @@ class ContinuityMetric(MetricOptions):
 @METRIC_GROUPS.add(
     "uniformity",
     code="diffusability.stages.latent_metrics:uniformity",
-    about="How evenly do single-pixel latents spread?",
+    about="How evenly do the cells of latents spread?",
     title="distribution uniformity",
     shows={
         "entropy": "uniformity.normalised_entropy",
@@ -375,7 +375,7 @@ class ContinuityMetric(MetricOptions):
     ),
 )
 class UniformityMetric(MetricOptions):
-    r"""Density of single-pixel latents in a t-SNE embedding (VA-VAE's protocol).
+    r"""Density of single cells of latents in a t-SNE embedding (VA-VAE's protocol).
 
     How evenly do the latents fill their space?
 

@@ -164,6 +164,8 @@ class Plan(Artifacts):
         spec = {**self.study.analysis.canonical(), "dataset": self.study.select.dataset}
         if self.study.fisher_reference is not None:
             spec["fisher_reference"] = self.study.fisher_reference
+        names = self.study.selected_tokenizers  # encoders enter artifacts by their content alone
+        spec["encoders"] = {name: self.study.aligned_with(name) for name in names}
         # an earlier version's tables, with other columns, are made again
         spec["columns"] = {name: list(table.columns) for name, table in TABLES.items()}
         return fingerprint("tables", 2, spec, 0, roles)

@@ -4,12 +4,16 @@
 `sys.path` (which PYTHONPATH extends) and then in the working directory, without running any of it:
 a study is planned without torch. It is imported by the job that needs it.
 
-Its identity is the content of its code: of all `.py` files of the top-level package, or of the one
-file where the module is no package. The path is no part of it.
+Its identity is the content of its code: of all `.py` files of the top-level package. Where the
+module is no package, it is that of its file and of all that this imports from the same folder, also
+indirectly. The path is no part of it.
 """
 
 import ast
+import hashlib
 import sys
+import sysconfig
+from collections.abc import Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from typing import Any
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from diffusability.study.content import content_digest
+from diffusability.study.fingerprint import canonical_json
 from diffusability.study.spec import COMPUTED, Need, OptionalPlace, Spec
 
 # an object as an entry names it: a dotted module, `:` or `.`, and a name in it
@@ -37,7 +42,8 @@ class PythonObject(Spec):
     code: str | None = Field(
         None,
         json_schema_extra=COMPUTED,
-        description="SHA-256 of the object's code: all .py files of its package",
+        description="SHA-256 of the object's code: all .py files of its package, or its module "
+        "with those beside it that it imports",
     )
 
     @field_validator("object")
@@ -132,7 +138,47 @@ def code_digest(name: str) -> str | None:
         return None
     for location in spec.submodule_search_locations or ():
         return content_digest(location, suffixes=(".py",))
-    return content_digest(spec.origin) if spec.has_location and spec.origin else None
+    if not spec.has_location or not spec.origin:
+        return None
+    file = Path(spec.origin)
+    beside = _imported_beside(file)
+    if not beside:
+        return content_digest(file)
+    digests = {path.name: content_digest(path, suffixes=(".py",)) for path in (file, *beside)}
+    return hashlib.sha256(canonical_json(digests).encode()).hexdigest()
+
+
+def _imported_beside(file: Path) -> list[Path]:
+    """Return the modules and packages in a module's folder that it imports, also indirectly.
+
+    None of installed modules, whose folder holds everybody's.
+    """
+    if file.suffix != ".py" or str(file.parent) in sysconfig.get_paths().values():
+        return []
+    found: dict[str, Path] = {}
+    unread = [file]
+    while unread:
+        path = unread.pop()
+        for source in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            for name in _imports(source):
+                for beside in (file.parent / name, file.parent / f"{name}.py"):
+                    if beside.exists() and beside != file and name not in found:
+                        found[name] = beside
+                        unread.append(beside)
+    return [found[name] for name in sorted(found)]
+
+
+def _imports(file: Path) -> Iterator[str]:
+    """Yield the top-level names of the modules that a file imports, in any place."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return  # the import says more
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
 
 
 def _find(module: str) -> ModuleSpec | None:

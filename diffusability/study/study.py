@@ -150,6 +150,14 @@ class Study(Spec):
         made = {*chosen, *(self.tokenizers[name].trained for name in chosen)}
         return tuple(name for name in self.tokenizers if name in made)
 
+    def aligned_with(self, tokenizer: str) -> str:
+        """Return the encoder that its latents were aligned with in training; empty without one.
+
+        That of a derived latent space is the one of the tokenizer whose weights it takes.
+        """
+        entry = self.tokenizers[tokenizer]
+        return self.tokenizers[entry.trained or tokenizer].aligned_with
+
     @property
     def selected_backbones(self) -> tuple[str, ...]:
         """Names of the backbones that are run, in the order of the study file."""

@@ -14,7 +14,10 @@ from typing import Any
 
 def cached(*parts: str) -> Path:
     """Return the path of a file in the cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError:  # a user without a home
+        cache = Path(tempfile.gettempdir(), f"cache-{os.getuid()}")
     return cache.joinpath("diffusability", *parts)
 
 
@@ -32,6 +35,9 @@ def remember(path: Path, known: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem)
-        with os.fdopen(handle, "w") as out:
-            json.dump(known, out, sort_keys=True)
-        os.replace(name, path)
+        try:
+            with os.fdopen(handle, "w") as out:
+                json.dump(known, out, sort_keys=True)
+            os.replace(name, path)
+        finally:
+            Path(name).unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tarfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +23,7 @@ from diffusability.data.images import ImageSet
 from diffusability.data.load import data_source, load_dataset
 from diffusability.errors import DataError
 from diffusability.study.dataset import DATASETS, ArchiveDataset, TarDataset
-from diffusability.study.image_files import count_in_zips
+from diffusability.study.image_files import archive_files, count_in_zips
 from diffusability.study.needs import describe_package
 from tests.unit.archive_files import Labelled, labelled, write_parquet, write_tar, write_zip
 from tests.unit.image_files import SIZE, entry, other_pixels, write_images
@@ -296,6 +297,53 @@ def test_images_without_labels_are_one_class(kind: str, root: Path, tmp_path: Pa
     data, _ = prepared(spec_of(kind, path, num_classes=1, val_fraction=0.25), tmp_path / "a")
     assert data.labels.tolist() == [0] * 12
     assert int(data.validation.sum()) == 3
+
+
+def test_links_of_a_tar_are_refused(root: Path, tmp_path: Path) -> None:
+    image = labelled(root, "train")[0]
+    for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE):
+        link = tarfile.TarInfo("other.png")
+        link.type, link.linkname = kind, image.name
+        write_tar(tmp_path / "a.tar", [image])
+        with tarfile.open(tmp_path / "a.tar", "a") as archive:
+            archive.addfile(link)
+        said = refusal(spec_of("tar", tmp_path / "a.tar", num_classes=1), tmp_path / f"m{kind!r}")
+        assert f"other.png is a link to {image.name}" in said
+        assert "--hard-dereference" in said
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_twice_in_a_zip_is_refused(root: Path, tmp_path: Path) -> None:
+    images = labelled(root, "train")
+    again = images[0]._replace(content=images[1].content)
+    write_zip(tmp_path / "a.zip", [*images, again])
+    said = refusal(spec_of("zip", tmp_path / "a.zip"), tmp_path / "made")
+    assert f"holds {images[0].name} twice" in said
+
+
+def test_an_archive_is_found_whatever_its_name_is(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x[1]" / "t*.zip"
+    path.parent.mkdir()
+    write_zip(path, labelled(root, "train"))
+    assert spec_of("zip", path).counts().train + spec_of("zip", path).counts().val == 12
+
+
+def test_splits_are_told_by_whole_words(tmp_path: Path) -> None:
+    for name in ("constraints-0.tar", "retrieval-1.tar"):
+        (tmp_path / name).touch()
+    assert len(archive_files(str(tmp_path), ".tar")) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_archives_that_are_gone_have_the_identity_that_they_had(
+    kind: str, root: Path, tmp_path: Path
+) -> None:
+    places = archives(kind, root, tmp_path / "packed")
+    before = spec_of(kind, **places).canonical()["content"]
+    shutil.rmtree(tmp_path / "packed")
+    assert spec_of(kind, **places).canonical()["content"] == before is not None
+    other = places | {"path": f"{tmp_path}/packed/other-*"}
+    assert spec_of(kind, **other).canonical()["content"] is None  # nothing was ever there
 
 
 def test_a_folder_of_several_splits_is_not_mixed(root: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from diffusability.study.fingerprint import canonical_json, derive_seed, fingerp
 from diffusability.study.load import load_study, merge, read_yaml
 from diffusability.study.plan import Plan
 from diffusability.study.resolve import resolve_study
+from diffusability.study.study import Study
 from diffusability.study.tables import TABLES
 from tests.conftest import REPOSITORY
 
@@ -134,6 +135,20 @@ def test_tables_with_other_columns_are_made_again(monkeypatch: pytest.MonkeyPatc
     )
     assert plan.fingerprint != before
     assert [a.fingerprint for a in plan] == [a.fingerprint for a in Plan(plan.study)]
+
+
+def test_tables_follow_the_names_of_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan(load_study(REPOSITORY / "studies" / "smoke.yaml"))
+    before = plan.fingerprint
+    monkeypatch.setattr(Study, "aligned_with", lambda self, name: f"renamed-{name}")
+    assert plan.fingerprint != before  # tables have a column of them
+
+
+def test_derived_latents_are_aligned_with_what_they_are_derived_from() -> None:
+    means = {"tokenizers": {"means": {"source": "means", "of": "conv-vf-glyph"}}}
+    study = load_study(REPOSITORY / "studies" / "smoke.yaml", means)
+    assert study.aligned_with("means") == study.aligned_with("conv-vf-glyph") == "glyph"
+    assert study.aligned_with("conv-base") == ""
 
 
 def test_tables_name_their_dataset() -> None:

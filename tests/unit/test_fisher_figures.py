@@ -87,6 +87,7 @@ def test_parts_of_the_deviation_are_those_of_the_theory(table) -> None:
     rows.loc[flat, "dim"], rows.loc[flat, "pixel_dim"] = rows.loc[flat, "parameter"], 3
     rows.loc[flat, "pixel_fir"] += 1 / v**2
     rows.loc[flat, "fir"] += (rows.loc[flat, "dim"] - 2) / v**2
+    rows.loc[rows["experiment"] == "cylinder", "fir"] += 0.5
     linear, plane = (deviation_parts(rows, name) for name in ("scale", "dimension"))
     assert linear["rest"].tolist() == pytest.approx(linear["theory"].tolist())
     assert linear["dimension"].eq(0).all()
@@ -94,7 +95,9 @@ def test_parts_of_the_deviation_are_those_of_the_theory(table) -> None:
     assert plane["rest"].tolist() == pytest.approx([0, 0], abs=1e-12)
     axes = draw_deviation_parts(rows).axes
     assert [axis.get_title() for axis in axes] == ["scale", "dimension", "cylinder"]
-    assert [len(axis.patches) for axis in axes] == [10, 4, 4]
+    # parts that are zero everywhere are not drawn
+    assert [len(axis.patches) for axis in axes] == [5, 2, 2]
+    assert "at v = 0.1" in axes[0].get_ylabel()
     # the bent plane has no closed form, so none is named
     named = [{text.get_text() for text in axis.get_legend().get_texts()} for axis in axes]
     assert ["theory" in words for words in named] == [True, True, False]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from diffusability.errors import MeasurementError, StudyError, TrainingInterrupted
 from diffusability.fisher.gaussian import standard_normal
@@ -233,3 +234,12 @@ class TestPlan:
         with pytest.raises(StudyError, match=r"sample: Extra inputs") as error:
             load_fisher_toy(path)
         assert "samples: Field required" in str(error.value)
+        study = yaml.safe_load(text)
+        study["cylinder"]["inverse_radii"] = [1 / 3]
+        path.write_text(yaml.safe_dump(study))
+        with pytest.raises(StudyError, match="inverse_radii: 0.333.* more than six digits"):
+            load_fisher_toy(path)
+        study["cylinder"].update(inverse_radii=[0.25], learned=[0.5])
+        path.write_text(yaml.safe_dump(study))
+        with pytest.raises(StudyError, match="cylinder.learned: 0.5 is not among cylinder.inv"):
+            load_fisher_toy(path)

@@ -78,6 +78,18 @@ def test_a_part_of_a_study_lets_go_of_nothing(own: Plan) -> None:
     assert {a.path for a in own} <= find_studies([SMOKE], {}).artifacts
 
 
+def test_further_files_are_laid_over_the_first(
+    own: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("over.yaml").write_text(json.dumps(OWN))
+    both = ["--configfile", SMOKE, "--configfile", "over.yaml"]
+    assert {a.path for a in own} <= find_studies([SMOKE, "over.yaml"], {}).artifacts
+    code, said = gc(capsys, "--evict", *both)
+    assert (code, "0 folders and files" in said) == (0, True), said
+    code, said = gc(capsys, *both)
+    assert f"artifacts of study `own` ({SMOKE} over.yaml)" in said
+
+
 def test_an_edited_study_lets_go_of_what_it_named(own: Plan) -> None:
     assert record_study(own, ["own.yaml"], {}) == record_study(
         Plan(load_study(SMOKE, {"name": "own"})), ["own.yaml"], {}

@@ -1,6 +1,7 @@
 """Image folders: the index, lazily decoded images and masks, damaged and changed files."""
 
 import hashlib
+import io
 import os
 import random
 import shutil
@@ -13,13 +14,14 @@ from PIL import Image
 
 from diffusability.data.crops import centre_crop, random_crop
 from diffusability.data.folder import FolderImages, IndexedFile, open_folder
-from diffusability.data.folder_index import FolderIndex, build_index
+from diffusability.data.folder_index import FolderIndex, build_index, inspect_file
 from diffusability.data.image_file import DamagedImage
 from diffusability.data.images import ImageSet, in_batches
 from diffusability.encoders.pretext import ClassificationLoss
 from diffusability.errors import DataError
 from diffusability.study.dataset import FolderDataset
 from diffusability.study.fingerprint import derive_seed
+from diffusability.study.folder_content import entries
 from diffusability.study.spec import TrainSpec
 from diffusability.training.batches import step_generator
 from diffusability.training.images import TrainingImages
@@ -174,6 +176,21 @@ def test_an_image_that_is_too_large_is_not_decoded(root: Path) -> None:
     with pytest.raises(DataError, match="12000 x 12000 pixels; at most 89,478,485 are read"):
         build_index(entry(root), 2)
     assert set(build_index(entry(root, damaged="skip"), 2).damaged) == {name}
+
+
+def test_an_image_that_is_too_thin_to_be_resized_is_damaged(root: Path) -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (1, 20_000)).save(content, "PNG")
+    found = inspect_file(content.getvalue(), "thin.png", None, 256)
+    assert "1 x 20000 pixels are too thin to be resized to 256" in found.damaged["thin.png"]
+    assert not found.whole
+    assert inspect_file(content.getvalue(), "thin.png", None, SIZE).whole
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file: cannot be read \(Not a directory\)"):
+        entries(tmp_path / "file")
 
 
 @pytest.mark.parametrize("threads", [1, 3])

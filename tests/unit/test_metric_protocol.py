@@ -106,8 +106,9 @@ def test_measurements_of_rounded_latents_say_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    groups = ("smoothness", "semantics", "spatial", "fisher")
+    groups = ("smoothness", "semantics", "spatial", "fisher", "continuity")
     over = EXTENT | {"metrics": {group: {"split": "val"} for group in groups}}
+    over["metrics"]["continuity"] |= {"pool": "val", "extractor": "judge"}
     flag = "latents rounded to bfloat16"
     for encoding, rounded in (
         ({"dtype": "bfloat16"}, True),

@@ -18,6 +18,7 @@ from diffusability.study.content import content_digest
 from diffusability.study.load import load_study
 from diffusability.study.needs import check_needs
 from diffusability.study.plan import Plan
+from diffusability.study.python_object import code_digest
 from diffusability.study.study import Study
 from diffusability.tokenizers.load import load_tokenizer
 from diffusability.tokenizers.python_object import probe_shape
@@ -397,3 +398,27 @@ def test_content_is_remembered_until_a_file_changes(
     (tmp_path / "moved" / "scale.py").write_text("SCALE = 3.0\n")
     assert content_digest(tmp_path / "moved") != first
     assert content_digest(tmp_path / "nothing") is None
+
+
+def test_the_code_of_a_module_has_what_it_imports_from_its_folder(package: Path) -> None:
+    Path("own.py").write_text("import torch\n\nclass MyVAE: ...\n")
+    assert code_digest("own:MyVAE") == content_digest(Path("own.py"))
+    Path("own.py").write_text("from layers import Block\n\nclass MyVAE: ...\n")
+    Path("layers.py").write_text("def late():\n    from toy_package.scale import SCALE\n")
+    Path("other.py").write_text("")
+    digests = [code_digest("own:MyVAE")]
+    for file in ("layers.py", "toy_package/scale.py"):
+        Path(file).write_text(Path(file).read_text() + "# edited\n")
+        digests.append(code_digest("own:MyVAE"))
+    assert len(set(digests)) == 3
+    Path("other.py").write_text("# not imported\n")
+    assert code_digest("own:MyVAE") == digests[-1]
+
+
+def test_an_installed_module_is_its_own_file(
+    monkeypatch: pytest.MonkeyPatch, package: Path
+) -> None:
+    Path("own.py").write_text("import layers\n")
+    Path("layers.py").write_text("")
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"purelib": str(Path.cwd())})
+    assert code_digest("own:MyVAE") == content_digest(Path("own.py"))
