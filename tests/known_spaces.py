@@ -9,11 +9,11 @@ import sys
 import pandas as pd
 
 from diffusability.scoring.against import KNOWN
-from diffusability.scoring.comparable import decides_value
-from diffusability.scoring.table import Score, shown_rows
+from diffusability.scoring.table import Score, decides_value, shown_rows
 from tests.conftest import REPOSITORY
 
 GALLERY = REPOSITORY / "docs/gallery/fashion/tables/measurements.csv.gz"
+ALIKE = ("chance", "smallest_class")  # see `comparable.difference`
 FILE = KNOWN / "fashion.csv"
 
 
@@ -29,7 +29,9 @@ def known_spaces() -> pd.DataFrame:
         cells = means.reset_index().assign(flags=[()] * len(means)).to_dict("records")
         for _, _, m in shown_rows(Score(str(tokenizer), cells, {})):
             options = json.loads(m["options"] or "{}")
-            kept = {key: value for key, value in options.items() if decides_value(key)}
+            kept = {
+                key: value for key, value in options.items() if decides_value(key) or key in ALIKE
+            }
             row = {"tokenizer": tokenizer, **{k: m[k] for k in ("family", "cluster", "metric")}}
             value = float(f"{m['value']:.8g}")
             rows.append(row | {"value": value, "options": json.dumps(kept, sort_keys=True)})

@@ -13,6 +13,7 @@ tiny-diffusion's schedule has is used.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,8 +38,8 @@ def fisher_findings(curves: pd.DataFrame) -> pd.DataFrame:
     """Return the statistics used by claims on Fisher information.
 
     Args:
-        curves: from `fisher.toy_table`. Rows with flags (inconsistent estimates) are left out; a
-            network without remaining rows has no findings.
+        curves: from `fisher.toy_table`. Rows where the curve of the space or of the data has flags
+            (inconsistent estimates) are left out; a network without other rows has no findings.
 
     Returns:
         One row per statistic, network, space and noise variance, columns ``COLUMNS``; "metric"
@@ -59,7 +60,8 @@ def fisher_findings(curves: pd.DataFrame) -> pd.DataFrame:
             of their means over log v.
         radius_exponent: slope of log deviation over log 1/R between neighbours.
     """
-    curves = curves[curves["flags"].isna() | (curves["flags"] == "")]
+    kept = curves[["flags", "pixel_flags"]].isin(["", math.nan]).all(axis=1)
+    curves = curves[kept]
     curves = curves[curves["v"] <= step_variances()[-1] * (1 + 1e-9)]
     rows = [row for part in (_activations, _lines, _cylinder) for row in part(curves)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -67,7 +69,7 @@ def fisher_findings(curves: pd.DataFrame) -> pd.DataFrame:
 
 def _row(
     statistic: str, network: str, space: str, at: Ranged, v: float = math.nan, what: str = ""
-) -> dict[str, object]:
+) -> dict[str, Any]:
     note = "" if math.isfinite(at.value) else "the curve is not positive here"
     where = what or f"v = {v:.2g}"
     return at.row(statistic, space, where, network=network, v=v, note=note)
@@ -161,20 +163,29 @@ def _straight(
     """Yield R^2 over the parameter (columns) at every v (rows), and of the means over log v."""
     whole = value.notna().all(axis=1)
     value, error = value[whole], error[whole]
-    if value.shape[0] == 0 or value.shape[1] < 3:
+    if value.shape[0] == 0:
         return
     statistic, network, space = where
-    parameter = value.columns.to_numpy(float)
     levels = [float(v) for v in value.index]
+    if value.shape[1] < 3:
+        for v in levels:
+            row = _row(statistic, network, space, Ranged(math.nan, math.nan), v)
+            yield _resolved(row | {"note": "a line needs three parameters"}, exact.get(v))
+        return
+    parameter = value.columns.to_numpy(float)
     for v, y, spread in zip(levels, value.to_numpy(float), error.to_numpy(float), strict=True):
-        at = _straightness(parameter, y, spread)
-        yield _resolved(_row(statistic, network, space, at, v), exact.get(v))
+        row = _row(statistic, network, space, _straightness(parameter, y, spread), v)
+        yield _resolved(_share(row), exact.get(v))
     weights = np.array(log_weights(levels))
     mean, spread = weights @ value.to_numpy(float), weights @ error.to_numpy(float)
-    found = _row(
-        f"{statistic}_curve", network, space, _straightness(parameter, mean, spread), what="mean"
-    )
+    at = _straightness(parameter, mean, spread)
+    found = _share(_row(f"{statistic}_curve", network, space, at, what="mean"))
     yield _resolved(found, exact.reindex(value.index).max())
+
+
+def _share(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row whose interval ends at the limits of a share, 0 and 1."""
+    return row | {"low": max(0.0, row["low"]), "high": min(1.0, row["high"])}
 
 
 def _straightness(x: np.ndarray, y: np.ndarray, error: np.ndarray) -> Ranged:
@@ -188,7 +199,7 @@ def _straightness(x: np.ndarray, y: np.ndarray, error: np.ndarray) -> Ranged:
     return Ranged(value, WIDTH * math.hypot(*steps))
 
 
-def _resolved(row: dict[str, object], effect: float | None) -> dict[str, object]:
+def _resolved(row: dict[str, Any], effect: float | None) -> dict[str, Any]:
     """Return a row without its interval where a learned score cannot have seen the effect."""
     if row["network"] == EXACT or effect is None or not effect < RELATIVE:
         return row
@@ -220,7 +231,8 @@ def as_the_paper(curves: pd.DataFrame) -> pd.DataFrame:
         return curves.iloc[:0]
     names = [f"{side}fi{end}" for side in ("", "pixel_") for end in ("", "_stderr")]
     score = {name: learned[name.replace("fi", "fi_score", 1)] for name in names}
-    return learned.assign(network=learned["network"] + AS_PAPER, flags="", **score)
+    named = learned["network"] + AS_PAPER
+    return learned.assign(network=named, flags="", pixel_flags="", **score)
 
 
 def check_fisher_claims(claims: Sequence[Claim], curves: pd.DataFrame) -> pd.DataFrame:

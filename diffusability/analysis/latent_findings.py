@@ -7,7 +7,7 @@ treated as independent, which is conservative if they share their images.
 """
 
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any, get_args
@@ -32,6 +32,7 @@ from diffusability.study.roles import GPE, LEVEL, PERMUTED, PIXELS, TRAINED, VAE
 from diffusability.study.tokenizer import LinearSource
 
 UNKNOWN = "nothing was trained twice, or the measurement has no error"
+HALF_LOST = "most noise levels of one half have flags"
 ONCE = 1.96  # half-width in standard errors for a single number instead of a curve
 _READINGS = ("raw", "per_dimension")
 _VAES = (VAE, VAE_MEANS)  # what the GPE, which has no posterior noise, is compared with
@@ -57,8 +58,9 @@ def latent_findings(measurements: Table, spectra: pd.DataFrame) -> pd.DataFrame:
             mean over log v.
         fir_gap_small_noise: v^2 |F_D - F_d| / D of the VAE minus that of the GPE, its mean over the
             smaller half of the noise levels minus that over the larger half.
-        fi_level_<reading>, fir_level_<reading>, mmse_rate_level_<reading>: |log F_d / F_D| of a
-            level minus that of the next coarser one; below 0 finer is closer to pixels. A note
+        fi_level_<reading>, fir_level_<reading>, mmse_rate_level_<reading> and ``_curve``: |log F_d
+            / F_D| of a level minus that of the next coarser one, at every v, and of the supremum
+            and the mean over log v; below 0 finer is closer to pixels. A note
             says where log n / D of the levels alone decides the raw FI and FIR; where it decides
             against finer levels, they have no interval.
         fi_level_noise, fir_level_noise: |F_d - F_D| of a level at the largest v minus its mean over
@@ -108,12 +110,14 @@ class _Curves:
         logs: log of the total by quantity, tokenizer and v, means over runs without flags.
         dims: dimensions by tokenizer.
         roles: tokenizers by role; levels from coarse to fine.
+        grid: noise variances that were asked for, also where every estimate has a flag.
     """
 
     network: str
     logs: dict[tuple[str, str, float], Ranged]
     dims: dict[str, int]
     roles: dict[str, list[str]]
+    grid: tuple[float, ...]
 
     @classmethod
     def of(cls, totals: pd.DataFrame, network: str) -> "_Curves":
@@ -122,7 +126,10 @@ class _Curves:
         dims = dict(zip(own["tokenizer"], own["dim"].astype(int), strict=True))
         roles = {r: of_role(own, [r]) for r in (PIXELS, PERMUTED, *TRAINED)}
         roles[LEVEL].sort(key=lambda name: dims[name])
-        kept = own[(own["flags"] == "") & (own["total"] > 0)].rename(columns={"total": "value"})
+        # of several trainings, one with a flag at a noise level takes that level from all
+        good = (own["flags"] == "") & (own["total"] > 0)
+        good &= good.groupby([own["quantity"], own["tokenizer"], own["v"]]).transform("all")
+        kept = own[good].rename(columns={"total": "value"})
         # the fit of an untrained encoder has no spread between trainings
         trained = kept["role"].isin(TRAINED) | (network != FITS)
         logs: dict[tuple[str, str, float], Ranged] = {}
@@ -131,7 +138,7 @@ class _Curves:
                 means = _means(at, LOOKS, logarithm=True, trained=bool(is_trained))
                 for name, found in means.items():
                     logs[str(quantity), name, float(str(v))] = found
-        return cls(network, logs, dims, roles)
+        return cls(network, logs, dims, roles, tuple(sorted(own["v"].unique())))
 
     def pairs(self, *roles: str) -> Iterator[tuple[str, ...]]:
         """Yield every combination of one tokenizer per role."""
@@ -152,6 +159,16 @@ class _Curves:
         """Return the noise variances with estimates for all spaces."""
         there = [{v for q, s, v in self.logs if q == quantity and s == name} for name in spaces]
         return sorted(set.intersection(*there)) if there else []
+
+    def halves(self, known: Sequence[float]) -> tuple[list[float], list[float]] | None:
+        """Return the known levels of the smaller and of the larger half of the noise variances.
+
+        None: fewer than half of either half are known, which then says little of it.
+        """
+        size = len(self.grid) // 2
+        parts = self.grid[:size], self.grid[-size:]
+        small, large = ([v for v in part if v in known] for part in parts)
+        return (small, large) if 2 * min(len(small), len(large)) >= max(1, size) else None
 
     def ratio(self, quantity: str, space: str, pixels: str, v: float, reading: str) -> Ranged:
         """Return log F_d / F_D, or the same per dimension."""
@@ -201,30 +218,38 @@ def _small_noise(
     curves: _Curves, gpe: str, vae: str, pixels: str, space: str
 ) -> Iterator[dict[str, object]]:
     """Yield how much more the GPE gains over the VAE at small noise than at large noise."""
-    gaps = []
+    gaps: dict[float, Ranged] = {}
     for v in curves.levels("fir", gpe, vae, pixels):
         own = _distance(curves.ratio("fir", gpe, pixels, v, "raw"))
         other = _distance(curves.ratio("fir", vae, pixels, v, "raw"))
         unit = curves.logs["fir", pixels, v].exp().value  # F_D, whose error enters both
-        gaps.append((other - own).times(unit * per_dimension("fir", v, curves.dims[pixels])))
-    half = len(gaps) // 2
-    if half:
-        fall = mean_of(gaps[:half]) - mean_of(gaps[-half:])
-        yield fall.row("fir_gap_small_noise", space)
+        gaps[v] = (other - own).times(unit * per_dimension("fir", v, curves.dims[pixels]))
+    if halves := curves.halves(list(gaps)):
+        small, large = (mean_of([gaps[v] for v in half]) for half in halves)
+        yield (small - large).row("fir_gap_small_noise", space)
+    elif gaps:
+        nothing = Ranged(math.nan, math.nan).row("fir_gap_small_noise", space)
+        yield nothing | {"note": HALF_LOST}
 
 
 def _level_steps(curves: _Curves) -> Iterator[dict[str, object]]:
     for pixels in curves.roles[PIXELS]:
         for quantity, reading in product(("fi", "fir", "mmse_rate"), _READINGS):
+            statistic = f"{quantity}_level_{reading}"
+            counted = reading == "raw" and quantity != "mmse_rate"
             for coarse, fine in pairwise(curves.roles[LEVEL]):
-                for v in curves.levels(quantity, coarse, fine, pixels):
-                    far, near = (
-                        abs(curves.ratio(quantity, s, pixels, v, reading)) for s in (coarse, fine)
-                    )
-                    space = f"{fine} against {coarse}"
-                    row = _row(f"{quantity}_level_{reading}", space, v, near - far)
-                    counted = reading == "raw" and quantity != "mmse_rate"
-                    yield row | (_decided_by_size(curves, coarse, fine, pixels) if counted else {})
+                more = _decided_by_size(curves, coarse, fine, pixels) if counted else {}
+                space = f"{fine} against {coarse}"
+                grid = curves.levels(quantity, coarse, fine, pixels)
+                far, near = (
+                    {v: abs(curves.ratio(quantity, s, pixels, v, reading)) for v in grid}
+                    for s in (coarse, fine)
+                )
+                for v in grid:
+                    yield _row(statistic, space, v, near[v] - far[v]) | more
+                others = wholes(far)
+                for part, whole in wholes(near).items():
+                    yield (whole - others[part]).row(f"{statistic}_curve", space, part) | more
         for quantity, level in product(("fi", "fir"), curves.roles[LEVEL]):
             yield from _noise_steps(curves, quantity, level, pixels)
 
@@ -250,16 +275,22 @@ def _noise_steps(
     Curves may cross, so single noise levels say nothing.
     """
     grid = curves.levels(quantity, level, pixels)
-    half = len(grid) // 2
-    if not half:
+    halves = curves.halves(grid)
+    if halves is None:
+        if grid:
+            for ending in ("noise", "noise_per_dimension"):
+                nothing = Ranged(math.nan, math.nan).row(f"{quantity}_level_{ending}", level)
+                yield nothing | {"note": HALF_LOST}
         return
-    totals = [[curves.logs[quantity, s, v].exp() for v in grid] for s in (level, pixels)]
-    apart = [abs(a - b) for a, b in zip(*totals, strict=True)]
-    unit = 1 / totals[1][0].value
-    ratios = [abs(curves.ratio(quantity, level, pixels, v, "per_dimension")) for v in grid]
-    together = (apart[-1] - mean_of(apart[:half])).times(unit)
-    yield together.row(f"{quantity}_level_noise", level)
-    closer = ratios[-1] - mean_of(ratios[:half])
+    small, last = halves[0], grid[-1]
+    of_level, of_pixels = (
+        {v: curves.logs[quantity, s, v].exp() for v in grid} for s in (level, pixels)
+    )
+    apart = {v: abs(of_level[v] - of_pixels[v]) for v in grid}
+    together = apart[last] - mean_of([apart[v] for v in small])
+    yield together.times(1 / of_pixels[grid[0]].value).row(f"{quantity}_level_noise", level)
+    ratios = {v: abs(curves.ratio(quantity, level, pixels, v, "per_dimension")) for v in grid}
+    closer = ratios[last] - mean_of([ratios[v] for v in small])
     yield closer.row(f"{quantity}_level_noise_per_dimension", level)
 
 

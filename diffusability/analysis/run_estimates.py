@@ -14,8 +14,7 @@ from scipy import stats
 
 from diffusability.fisher.information import log_weights
 
-CONFIDENCE = 0.95
-LOOKS = 3.0  # standard errors over data: a claim about a curve looks at many noise levels
+LOOKS = 3.0  # standard errors: a claim about a curve looks at many noise levels
 
 
 @dataclass(frozen=True)
@@ -80,12 +79,13 @@ def estimates(
 
     Args:
         runs: by group, value and standard error over data of every run (NaN: none is known).
-        looks: half-width in standard errors over data.
+        looks: half-width in standard errors, for normal errors.
         trained: whether the runs are trainings, which differ when repeated.
 
     Returns:
-        Means. The half-width combines the mean error over data, which runs share, with Student's
-        quantile times the pooled standard deviation of runs over the root of their number. It is
+        Means. The half-width combines ``looks`` times the mean error over data, which runs share,
+        with the pooled standard deviation of runs over the root of their number, times Student's
+        quantile of the level that ``looks`` has of a normal distribution. It is
         NaN if no training was repeated, because its spread is then unknown, or if no error is
         known.
     """
@@ -94,7 +94,8 @@ def estimates(
     squares = sum(float(((group - group.mean()) ** 2).sum()) for group in values.values())
     scatter = 0.0
     if freedom:
-        scatter = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(squares / freedom)
+        wide = float(stats.t.isf(stats.norm.sf(looks), freedom))
+        scatter = wide * math.sqrt(squares / freedom)
     found = {}
     for key, group in runs.items():
         known = [error for _, error in group if not math.isnan(error)]

@@ -295,17 +295,24 @@ def _on_findings(
 
 def _both_readings(claim: Claim, rows: pd.DataFrame) -> _Finding:
     """Return the finding at every noise level, unless that of whole curves differs."""
+    if claim.statistic.endswith("_curve") and len(rows):
+        return _of_curves(claim, rows)
     if not claim.curve or not len(rows):
         return _all([_finding(claim, row) for row in rows.to_dict("records")])
     whole = rows["statistic"] == claim.curve
     everywhere = _all([_finding(claim, row) for row in rows[~whole].to_dict("records")])
-    curves = _all(
+    curves = _of_curves(claim, rows[whole])
+    return _same([everywhere, curves], ("at every noise level", "as a curve"))
+
+
+def _of_curves(claim: Claim, rows: pd.DataFrame) -> _Finding:
+    """Return the finding on whole curves: supremum and mean of each space must agree."""
+    return _all(
         [
             _same([_finding(claim, row) for row in own.to_dict("records")])
-            for _, own in rows[whole].groupby("space", sort=False)  # supremum and mean
+            for _, own in rows.groupby("space", sort=False)
         ]
     )
-    return _same([everywhere, curves], ("at every noise level", "as a curve"))
 
 
 def _finding(claim: Claim, row: Mapping[Any, Any]) -> _Finding:

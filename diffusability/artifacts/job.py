@@ -212,7 +212,7 @@ class Job:
             )
         lock, reads = self.state / "lock", [u["fingerprint"] for u in self.upstream.values()]
         with disk_errors(self.path), exclusive(lock, str(self.path), wait=GLANCE, reads=reads):
-            for left in leftovers(self.path):
+            for left in (*leftovers(self.path), *leftovers(self.state)):
                 left.unlink(missing_ok=True)
             staging = self.state / "staging"
             shutil.rmtree(staging, ignore_errors=True)  # left by an attempt that was killed

@@ -84,6 +84,28 @@ def _arrays(path: Path) -> dict[str, Any]:
         return {name: found[name] for name in found.files}  # file names may lie beside numbers
 
 
+def as_labels(found: Tensor, count: int, what: str) -> Tensor:
+    """Return an array of labels as (count,) int64.
+
+    Raises:
+        DataError: they are not one whole number per latent, or one is negative.
+    """
+    if tuple(found.shape) != (count,):
+        raise DataError(
+            f"{what}: labels of shape {tuple(found.shape)} for {count} latents; there must be one "
+            "per image"
+        )
+    labels = found.to(torch.int64)
+    if found.dtype == torch.bool or not torch.equal(labels.to(found.dtype), found):
+        raise DataError(f"{what}: labels must be integers, these are {found.dtype}")
+    if count and int(labels.min()) < 0:
+        raise DataError(
+            f"{what}: label {int(labels.min())} would be a class of its own: leave out latents "
+            "without a label, latents[labels >= 0], and number classes from 0"
+        )
+    return labels
+
+
 def to_tensor(array: np.ndarray[Any, Any]) -> Tensor:
     """Return numbers as a tensor, without a copy where torch has their type and byte order.
 

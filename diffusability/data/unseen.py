@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from diffusability.data.array_files import read_array
+from diffusability.data.array_files import as_labels, read_array
 from diffusability.data.images import ImageSet
 from diffusability.data.load import OwnFiles
 from diffusability.errors import DataError
@@ -44,16 +44,9 @@ def read_labels(spec: UnseenDataset) -> Tensor:
     if spec.labels is None:
         return torch.zeros(spec.images, dtype=torch.int64)
     found = read_array(spec.labels, ("labels", "label", "y"))
-    if tuple(found.shape) != (spec.images,):
-        raise DataError(
-            f"{spec.labels}: labels of shape {tuple(found.shape)} for {spec.images} latents; there "
-            "must be one per image"
-        )
-    labels = found.to(torch.int64)
-    if not torch.equal(labels.to(found.dtype), found) or found.dtype == torch.bool:
-        raise DataError(f"{spec.labels}: labels must be integers, these are {found.dtype}")
+    labels = as_labels(found, spec.images, spec.labels)
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= spec.num_classes:
+    if high >= spec.num_classes:
         raise DataError(
             f"{spec.labels}: labels from {low} to {high}, the study has num_classes: "
             f"{spec.num_classes}, which are the labels 0 to {spec.num_classes - 1}"

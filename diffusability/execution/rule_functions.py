@@ -23,6 +23,7 @@ from diffusability.study.workflow_files import VARIABLE
 Of = Callable[[Any], Any]  # from wildcards
 AtAttempt = Callable[[Any, int], int]  # from wildcards and the number of the attempt
 PER_PROCESS = 8_000  # megabytes of host memory of each of several processes of one training
+SHUTDOWN = 600  # seconds that processes have to write a checkpoint after SIGTERM
 LAUNCHER = "torch.distributed.run"  # starts one process per GPU
 
 
@@ -101,11 +102,19 @@ class StageFunctions:
         return {"gpu": with_known_arguments(count)}
 
     def memory(self, stage: str) -> AtAttempt:
-        """Return a resources function: megabytes of the stage, more for many processes."""
+        """Return a resources function: megabytes of the stage, more for many processes.
+
+        A diffusion training reads its latents in random order, again in every epoch: there is room
+        for all of them in the page cache.
+        """
 
         def at_attempt(wildcards: Any, attempt: int) -> int:
-            gpus = self.find(stage, wildcards).local.get("gpus", 1)
-            return more_memory(max(STAGES[stage].memory, PER_PROCESS * gpus), attempt)
+            artifact = self.find(stage, wildcards)
+            cached = 0
+            if stage == "diffusion":
+                cached = self._costs.work(artifact.upstream["latents"]).bytes // 10**6
+            gpus = artifact.local.get("gpus", 1)
+            return more_memory(max(STAGES[stage].memory, PER_PROCESS * gpus), attempt) + cached
 
         return with_known_arguments(at_attempt)
 
@@ -138,7 +147,8 @@ class StageFunctions:
                 return f"{alone}{limit}"
             script = f'"${VARIABLE}/scripts/make.py"'
             return (
-                f"python -m diffusability.execution.gpus {resources.gpu}"
+                f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN};"
+                f" python -m diffusability.execution.gpus {resources.gpu}"
                 f" python -m {LAUNCHER} --standalone --nproc-per-node {resources.gpu}"
                 f" {script} {stage}{options}{limit}"
             )

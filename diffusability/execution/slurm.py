@@ -21,6 +21,7 @@ OPTIONS = {
     "slurm_partition": "--partition",
     "runtime": "--time",
     "mem_mb": "--mem",
+    "nodes": "--nodes",
     "gres": "--gres",
     "constraint": "--constraint",
     "qos": "--qos",
@@ -53,6 +54,8 @@ class Request:
         words = [f"{option}={value}" for option, value in given.items() if value]
         extra = shlex.split(str(self.resources.get("slurm_extra", "")))
         cpus = f"--cpus-per-task={self.threads}"
+        if gpus and (per_gpu := self.resources.get("cpus_per_gpu")):
+            cpus = f"--cpus-per-gpu={per_gpu}"
         return ["sbatch", "--test-only", *words, cpus, *extra, "--wrap=true"]
 
 

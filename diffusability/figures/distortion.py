@@ -23,6 +23,7 @@ PARTS = {
     "curvature": "curvature",
 }
 ESTIMATORS = {"": "mixture of classes", "_empirical": "smoothed empirical measure"}
+DOTS = (1, 1.5)  # on and off, of the second
 COLUMNS = 4  # panels per row
 LEAST = 0.02  # height of a panel, of the deviation: what is 0 but for rounding is drawn as 0
 WHOLE = "sum: the deviation"
@@ -49,7 +50,11 @@ def draw_distortion(results: Results) -> Figure:
     axes[0][0].set_ylabel("v² (FIR \N{MINUS SIGN} FIR of pixels) / D")
     set_title(figure, "Parts of the FIR deviation from pixels")
     handles = {words: Line2D([], [], color=colour) for words, colour in COLOURS.items()}
-    legend_below(figure, handles, len(handles))
+    handles |= {
+        words: Line2D([], [], color="0.5", dashes=dashes)
+        for words, dashes in zip(ESTIMATORS.values(), ((1, 0), DOTS), strict=True)
+    }
+    legend_below(figure, handles, len(COLOURS))
     return figure
 
 
@@ -82,7 +87,7 @@ def _draw(axis: Axes, rows: pd.DataFrame) -> None:
         size="part",
         sizes={words: 1.4 if words == WHOLE else 1.0 for words in COLOURS},
         style="ending",
-        dashes=dict(zip(ESTIMATORS, ("", (1, 1.5)), strict=True)),
+        dashes=dict(zip(ESTIMATORS, ("", DOTS), strict=True)),
         estimator=None,
         legend=False,
         ax=axis,

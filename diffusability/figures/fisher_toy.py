@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diffusability.figures.style import INK, MARKERS, PALETTE, PANEL, use_style
+from diffusability.fisher.toy_table import READINGS
 from diffusability.study.fisher_toy import INTRINSIC_DIM
 
 QUANTITIES = (("fi", "FI"), ("fir", "FIR"), ("mmse_rate", "MMSE rate"))
@@ -65,7 +66,6 @@ def _draw_panel(axis: Axes, rows: pd.DataFrame, name: str) -> None:
     axis.set_yscale("log")
 
 
-READINGS = ("relative", "scaled", "per_dimension", "intrinsic")
 EXPERIMENTS = (("scale", "eps"), ("dimension", "latent dimension d"), ("cylinder", "1 / R"))
 CURVES = 4  # noise levels, or parameters, drawn in one panel
 NOTHING = (

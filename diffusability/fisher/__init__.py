@@ -9,7 +9,7 @@ from typing import Any
 from diffusability.lazy import lazy_import, public_names
 
 _PUBLIC = {
-    "checks": ("curve_mismatch", "flags_of"),
+    "checks": ("flags_of",),
     "denoiser": (
         "Denoiser",
         "from_edm",

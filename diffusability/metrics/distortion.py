@@ -153,7 +153,8 @@ def measure_distortion(
         log v, and ``distortion.curve_fir_<part>_v<v>``; jackknife errors over images. An ending
         ``_empirical`` is of the smoothed empirical measure instead of the mixture of classes.
         ``distortion.theorem_constant`` is the smallest C with which Theorem 3.5 holds at all v,
-        |deviation - (d - D) / D| <= C (epsilon + kappa / sqrt(v)).
+        |deviation - (d - D) / D| <= C (epsilon + kappa / sqrt(v)), with the largest epsilon and the
+        smallest kappa of the anchors; none where that epsilon is not below 1, as the theorem asks.
 
     Raises:
         MeasurementError: see ``expand``; or v are not positive and increasing.
@@ -201,11 +202,13 @@ def measure_distortion(
             for name, (column, marks, said) in columns.items():
                 error = delete_block_stderr(float(column[0]), column[1:], sizes)
                 found.append(_row(name, float(column[0]), error, len(images), None, said, marks))
-        rest = curves[0, :, 1:].sum(dim=1).abs()  # (V,)
-        lens = float(bends.mean()) * dims[0] ** 0.5 / torch.tensor(v, dtype=torch.float64).sqrt()
-        constant = float((rest / (float(strains.mean()) + lens).clamp(min=1e-12)).max())
-        name = f"theorem_constant{ending}"
-        found.append(_row(name, constant, None, len(images), None, options, (*small, *always)))
+        if float(strains.max()) < 1:
+            rest = curves[0, :, 1:].sum(dim=1).abs()  # (V,)
+            noise = torch.tensor(v, dtype=torch.float64).sqrt() / dims[0] ** 0.5
+            bound = (float(strains.max()) + float(bends.min()) / noise).clamp(min=1e-12)
+            constant = float((rest / bound).max())
+            name = f"theorem_constant{ending}"
+            found.append(_row(name, constant, None, len(images), None, options, (*small, *always)))
     return found
 
 

@@ -5,13 +5,13 @@ Jacobian-vector product per probe gives all of them (``fisher.estimator``).
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from diffusability.fisher.checks import curve_mismatch, flags_of
+from diffusability.fisher.checks import flags_of
 from diffusability.fisher.denoiser import Denoiser
 from diffusability.fisher.estimator import (
     Estimate,
@@ -108,14 +108,12 @@ def measure_learned_fisher(
     ]
     bound = _variances_for_bounds(x)
     flags = [flags_of(at, eigenvalues=bound, sigma_range=sigma_range) for at in curve]
-    gaps: list[Estimate | None] = [*curve_mismatch(curve), None]
     dtype = str(x.dtype).removeprefix("torch.")
     options = {"probes": probes, "draws": draws, "seed": seed, "dtype": dtype, "dim": curve[0].dim}
     ending = "_unconditional" if labels is None else ""
     found = []
-    for samples, at_level, gap in zip(curve, flags, gaps, strict=True):
-        more = options if gap is None else options | {"curve_mismatch": asdict(gap)}
-        found += _at_level(samples, ending, at_level, more)
+    for samples, at_level in zip(curve, flags, strict=True):
+        found += _at_level(samples, ending, at_level, options)
     found += _means(curve, ending, _flags_of_curve(v, flags), options)
     return LearnedCurve(curve, found)
 

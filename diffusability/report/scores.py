@@ -186,24 +186,28 @@ def perspective_rows(
         metric = next((name for name in own["metric"] if fnmatchcase(name, pattern)), None)
         if metric is None:
             continue
-        part = own[own["metric"] == metric]
-        if part["flags"].str.contains(f": {UNCONDITIONAL}", regex=False).all():
-            short = f"{short}, {UNCONDITIONAL}"
-        means = means_by_tokenizer(part)
-        column = Column(
-            short,
-            str(part["unit"].iloc[0]),
-            higher_is_better(indexed, metric),
-            _numbers(means["value"]),
-            _numbers(means["stderr"]),
-        )
-        cells = {
-            name: column.cell(name, []).text or LEFT_OUT * is_left_out(metric, left_out.get(name))
-            for name in names
-        }
-        row = {"metric": short, **cells, "": column.about, "perspective": title}
-        flags = dict.fromkeys(flag for flag in part["flags"].fillna("") if flag)
-        rows.append({**row, "read with care": "; ".join(map(in_plain_words, flags))})
+        measured = own[own["metric"] == metric]
+        alone = measured["flags"].fillna("").str.contains(f": {UNCONDITIONAL}", regex=False)
+        named = {short: measured[~alone], f"{short}, {UNCONDITIONAL}": measured[alone]}
+        for name, part in named.items():
+            if part.empty:
+                continue
+            means = means_by_tokenizer(part)
+            column = Column(
+                name,
+                str(part["unit"].iloc[0]),
+                higher_is_better(indexed, metric),
+                _numbers(means["value"]),
+                _numbers(means["stderr"]),
+            )
+            cells = {
+                tokenizer: column.cell(tokenizer, []).text
+                or LEFT_OUT * is_left_out(metric, left_out.get(tokenizer))
+                for tokenizer in names
+            }
+            row = {"metric": name, **cells, "": column.about, "perspective": title}
+            flags = dict.fromkeys(flag for flag in part["flags"].fillna("") if flag)
+            rows.append({**row, "read with care": "; ".join(map(in_plain_words, flags))})
     table = pd.DataFrame(rows)
     if not table.empty and not table["read with care"].any():
         return table.drop(columns="read with care")

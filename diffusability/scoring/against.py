@@ -1,5 +1,6 @@
 """Where a latent space lies among known ones: those of a finished study, or of a published one."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ ABOUT = {
 }
 NEAREST = 2
 _NO_VERDICT = "take it as a first orientation, not as a verdict."
-OTHER_IMAGES = f"They are of other images and other latents: {_NO_VERDICT}"
+OTHER_IMAGES = f"They are of other images, or of the same with other options: {_NO_VERDICT}"
 UNKNOWN_IMAGES = f"Unless they are of the same images: {_NO_VERDICT}"
 EXPECTED = "What diffusion models are expected to make of it"
 MOVED = "What moved the metrics of the known ones, against the baseline of their family"
@@ -91,7 +92,15 @@ def read_known(name: str) -> Known:
             f"tables that come with the package: {', '.join(ABOUT)}"
         )
     # read as text first: a tokenizer may be called "007" or "nan"
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        for options in set(table.get("options", ())):
+            json.loads(options or "{}")
+    except ValueError as error:  # also of pandas, of its text, and of JSON
+        raise StudyError(
+            f"--against {path}: is no table of measurements ({str(error)[:200]}); name the folder "
+            "of a finished study's tables, results/tables/<study>"
+        ) from None
     if not {"tokenizer", "metric", "value"} <= set(table.columns):
         raise StudyError(f"--against {path}: has no columns tokenizer, metric and value")
     if "backbone" in table:

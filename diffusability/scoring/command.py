@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -33,6 +34,7 @@ EXPECTED = "score-expected.csv"
 PAGE = "score.html"
 # options on what is scored that is in no study file; each has the name of a field of `Request`
 OPTIONS = ("images", "size", "classes", "labels", "masks", "weights", "extractor")
+NO_EXTRACTOR = {"continuity": "iFID needs a feature extractor: --extractor"}
 WRITTEN = (PAGE, "score.csv", "score.json", EXPECTED, "score.yaml")
 
 
@@ -102,6 +104,10 @@ def score_command(arguments: argparse.Namespace) -> int:
     Raises:
         DiffusabilityError: what is named does not exist or does not fit.
     """
+    if arguments.write:
+        for option in ("against", "results"):
+            if getattr(arguments, option) is not None:
+                raise StudyError(f"--{option}: --write runs nothing; leave one of the two out")
     known = None if arguments.against is None else read_known(arguments.against)
     data = _study(arguments)
     if not arguments.study and arguments.classes is None:
@@ -112,19 +118,23 @@ def score_command(arguments: argparse.Namespace) -> int:
         print(repeated, file=sys.stderr)
     if arguments.write:
         write_study(data, Path(arguments.write))
-        print(f"{arguments.write}: run it with: diffusability run --configfile {arguments.write}")
+        run = f"diffusability run -c{arguments.cores} --configfile {shlex.quote(arguments.write)}"
+        print(f"{arguments.write}: run it with: {run}")
         return 0
     folder = Path(arguments.results or ("." if arguments.study else FOLDER)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / PAGE
     for former in (page, folder / EXPECTED):
         former.unlink(missing_ok=True)
-    finished = run_study(data, folder, arguments.cores)
+    unasked = not arguments.study and not arguments.metrics and arguments.images
+    hint = NO_EXTRACTOR if unasked and not arguments.extractor else {}
+    finished = run_study(data, folder, arguments.cores, hint)
     scores, places = finished.scores, None
     print(score_text(scores))
     if known is not None:
         plan = Plan(resolve_study(data, "score"))
-        images = plan.of_stage("dataset")[0].fingerprint
+        seen = plan.study.dataset.has_images  # latents do not say what images they are of
+        images = plan.of_stage("dataset")[0].fingerprint if seen else ""
         found = _expectations(scores, plan, folder, arguments.against)
         print(f"\n{against_text(scores, known, found, images)}")
         places = places_on_page(scores, known, found, scores_svg(scores, known), images)
@@ -176,7 +186,7 @@ def main(words: Sequence[str]) -> int:
     """Parse the words after `diffusability score` and run it."""
     parser = argparse.ArgumentParser(prog="diffusability score", description=DESCRIPTION)
     add_arguments(parser)
-    return score_command(parser.parse_args(words))
+    return score_command(parser.parse_intermixed_args(words))  # names between options
 
 
 DESCRIPTION = (

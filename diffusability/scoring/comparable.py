@@ -4,21 +4,13 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from diffusability.scoring.table import is_unconditional
+from diffusability.scoring.table import decides_value, is_unconditional
 
 BOUND = "data-limited"  # as the flags of values begin that are bounds, not estimates
-# options that follow from the data, or set only the error of a value; all others say what it is.
-# They are listed, not those that count, so that an option of a further metric counts by default.
-_NOT_OF_THE_VALUE = {
-    *("ceiling", "chance", "classes", "smallest_class", "dim", "reference_digest"),
-    *("near", "far", "decay", "pooling"),  # of the grid, and of whether there are masks
-    *("halvings", "max_iterations", "repeats", "seed", "shards", "stderr", "tolerance"),
-}
-
-
-def decides_value(option: str) -> bool:
-    """Return whether an option of a metric says what its value is, not how well it is known."""
-    return option not in _NOT_OF_THE_VALUE
+CHANCE = 0.02  # of an accuracy, by which values with other classes are at most apart
+# VIV is measured lower with few images of a class (4 % with 60): where one side has fewer than FEW,
+# the other may have MANY times as many at most
+FEW, MANY = 100, 4
 
 
 def is_bound(flags: Collection[str]) -> bool:
@@ -35,8 +27,9 @@ def difference(m: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """Return why the value of a measurement cannot be compared with a known one, or nothing.
 
     Entropy and Fréchet distances change with the number of points, VIV with the use of labels: a
-    value has a place only among those with equal options. Options of which only one says anything,
-    as in tables of earlier versions, are taken to be equal.
+    value has a place only among those with equal options, with a like chance, and with like numbers
+    of images of a class. Options of which only one says anything, as in tables of earlier versions,
+    are taken to be equal.
 
     Args:
         m: a measurement, or its `flags` and `options`. other: the known one, of the same metric.
@@ -50,6 +43,12 @@ def difference(m: Mapping[str, Any], other: Mapping[str, Any]) -> str:
             return "measured without classes here, with classes for the known spaces"
         return "measured with classes here, without for the known spaces"
     own, known = m.get("options") or {}, other.get("options") or {}
+    both = own.keys() & known.keys()
+    if "chance" in both and abs(own["chance"] - known["chance"]) > CHANCE:
+        return f"chance is {own['chance']:.2g} here, {known['chance']:.2g} for the known spaces"
+    few = [each["smallest_class"] for each in (own, known)] if "smallest_class" in both else [1]
+    if min(few) < FEW and max(few) > MANY * min(few):
+        return f"{few[0]} images of the smallest class here, {few[1]} for the known spaces"
     drawn = own.get("posterior"), known.get("posterior")
     if drawn == ("mean", "draw"):
         return "measured on one latent per image here, on posterior draws for the known spaces"

@@ -260,7 +260,10 @@ def _foreign(space: Space, known: Space | None) -> str:
     if known is None:
         return "the results of the study are not beside its table, so its images are unknown"
     if space.dataset != known.dataset:
-        return "the study is of other images"
+        return (
+            "its images are not known to be those of the study, read with the same options; score "
+            "it as a tokenizer of the study's file, with --study"
+        )
     if space.shape != known.shape:
         sides = [" x ".join(map(str, shape)) for shape in (space.shape, known.shape)]
         return f"its latents are {sides[0]}, those of the study {sides[1]}"
@@ -279,6 +282,8 @@ def _of_family(
     family = empty.family
     measured = {str(m["metric"]): m for m in score.measurements}
     points = points_of(study.table, panel, family)
+    if points.lack:
+        return replace(empty, note=f"the study cannot predict: {points.lack}")
     usable = []
     for name in points.metrics:
         stage = name.partition(".")[0]

@@ -1,7 +1,9 @@
 """Score latents that are in memory, or mapped from a file, in Python or a notebook."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,22 +11,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusability.data.array_files import to_tensor
+from diffusability.data.array_files import as_labels, to_tensor
 from diffusability.errors import DataError, DiffusabilityError, MeasurementError
 from diffusability.latents.shards import pool_masks
-from diffusability.metrics.fisher import measure_fisher
-from diffusability.metrics.measurement import Measurement, flagged
-from diffusability.metrics.semantics import measure_semantics
-from diffusability.metrics.spatial import measure_spatial
-from diffusability.metrics.uniformity import measure_uniformity
 from diffusability.scoring.measured import Measurements
 from diffusability.scoring.request import DEFAULTS, OF_LATENTS
-from diffusability.scoring.table import Score
+from diffusability.scoring.table import Score, is_shown
 from diffusability.stages.make import load_code
+from diffusability.stages.measurements import Found
 from diffusability.study.fingerprint import derive_seed
 from diffusability.study.metric_group import LACKING, UNUSED_MASKS
-from diffusability.study.metrics import METRIC_GROUPS, FisherMetric
+from diffusability.study.metrics import METRIC_GROUPS
 from diffusability.study.problems import Problems, nearest
+from diffusability.study.stages import STAGES
+from diffusability.tokenizers.posterior import LOGVAR_RANGE
 from diffusability.tokenizers.stored import check_latents, check_layout
 
 Array = Tensor | np.ndarray[Any, Any]
@@ -73,27 +73,29 @@ def score(
             raise MeasurementError(
                 f"metrics: there is no group `{group}` ({nearest(group, OF_LATENTS)})"
             )
-    for group in options:
+    for group, given in options.items():
+        if not isinstance(given, Mapping):
+            raise MeasurementError(f"options of {group}: a mapping is expected, not {given!r}")
         if group not in metrics:
             raise MeasurementError(
                 f"options of `{group}`: it is not among the metrics of this score "
                 f"({nearest(group, metrics)})"
             )
-    given = _Given.of(latents, labels, masks)
+    specs = {g: _options(g, {**DEFAULTS.get(g, {}), **options.get(g, {})}) for g in metrics}
+    arrays = _Given.of(latents, labels, masks)
     found: list[Mapping[str, Any]] = []
     left_out: dict[str, str] = {}
-    if given.foreground is None and "spatial" in metrics:
-        left_out["spatial.srss"] = "; ".join(given.flags) or "there are no masks"
+    if arrays.foreground is None and "spatial" in metrics:
+        left_out["spatial.srss"] = "; ".join(arrays.flags) or "there are no masks"
     groups = tqdm(
         metrics, desc=f"score of {name}", disable=None if progress is None else not progress
     )
     for group in groups:
         groups.set_postfix_str(group)
         try:
-            chosen = {**DEFAULTS.get(group, {}), **options.get(group, {})}
-            measured, without = _measure(group, given, seed, chosen)
+            measured, without = _measure(group, arrays, seed, specs[group])
             found += [m.to_json() for m in measured]
-            left_out |= dict(without)
+            left_out = {name: reason for name, reason in without if is_shown(name)} | left_out
         except DiffusabilityError as error:
             left_out[group] = str(error)
     return Score(name, found, left_out)
@@ -119,7 +121,8 @@ def measure(
     Raises:
         MeasurementError: bad input, or the group does not apply to it; the message says why.
     """
-    return Measurements(_measure(group, _Given.of(latents, labels, masks), seed, options)[0])
+    spec = _options(group, options)
+    return Measurements(_measure(group, _Given.of(latents, labels, masks), seed, spec)[0])
 
 
 class _Given:
@@ -165,23 +168,16 @@ def _labels(labels: Array | None, count: int) -> Tensor:
     if labels is None:
         return torch.zeros(count, dtype=torch.int64)
     classes = _tensor(labels, "labels", "numpy.unique(labels, return_inverse=True)[1] gives some")
-    if tuple(classes.shape) != (count,) or classes.is_floating_point():
-        raise MeasurementError(
-            f"labels of shape {tuple(classes.shape)} and {classes.dtype} for {count} latents: "
-            "one integer per latent is expected"
-        )
-    if len(classes) and int(classes.min()) < 0:
-        raise MeasurementError(
-            f"label {int(classes.min())} would be a class of its own: leave out latents without a "
-            "label, latents[labels >= 0], and number classes from 0"
-        )
-    return classes.long()
+    try:
+        return as_labels(classes, count, "labels")
+    except DataError as error:
+        raise MeasurementError(str(error)) from None
 
 
 def _masks(masks: Array, count: int) -> Tensor:
     """Return (N, H, W) masks, true or false or shares of foreground."""
     foreground = _tensor(masks, "masks")
-    if foreground.ndim != 3 or len(foreground) != count:
+    if foreground.ndim != 3 or len(foreground) != count or not foreground[:1].numel():
         raise MeasurementError(
             f"masks of shape {tuple(foreground.shape)} for {count} latents: (N, h, w) is expected"
         )
@@ -204,33 +200,74 @@ def _tensor(values: Array, what: str, remedy: str = "") -> Tensor:
             raise MeasurementError(f"{what}: {error}{'; ' * bool(remedy)}{remedy}") from None
 
 
-# measurements, and metrics that do not apply, each with the reason
-_Found = tuple[list[Measurement], list[tuple[str, str]]]
+class _ArrayInputs:
+    """What the stages of metrics read, from arrays: one latent per image, none held out."""
+
+    encodes = False
+
+    def __init__(self, given: _Given, group: str, seed: int) -> None:
+        """Take checked arrays, the group that is measured, and the seed of all that is drawn."""
+        self.stage, self._seed, self._flags = group, seed, given.flags
+        least = torch.full((1,), LOGVAR_RANGE[0]).expand(given.mean.shape)  # of no posterior
+        self.latents = SimpleNamespace(
+            mean=given.mean,
+            logvar=least,
+            labels=given.labels,
+            foreground=given.foreground,
+            mirrored=None,
+        )
+        self.data = SimpleNamespace(
+            masked=given.foreground is not None,
+            undecided=None,
+            validation=torch.zeros(len(given.mean), dtype=torch.bool),
+            split=lambda name: slice(None) if name == "all" else torch.arange(0),
+        )
+
+    def __contains__(self, role: str) -> bool:
+        return False
+
+    def foreground(self, chosen: object) -> tuple[Tensor | None, tuple[str, ...]]:
+        return self.latents.foreground, self._flags
+
+    def rounding(self, chosen: object) -> tuple[str, ...]:
+        return ()
+
+    def stream(self, use: str) -> int:
+        return derive_seed(self.stage, self._seed, use)
+
+    def generator(self, use: str) -> torch.Generator:
+        return torch.Generator().manual_seed(self.stream(use))
 
 
-def _measure(group: str, given: _Given, seed: int, options: Mapping[str, Any]) -> _Found:
+def _options(group: str, options: Mapping[str, Any]) -> Any:
+    """Return the options of a group, as a study would have them for all of its images.
+
+    Raises:
+        MeasurementError: they are not valid, or ask for what arrays do not hold.
+    """
+    _refuse_what_arrays_lack(group, options)
+    problems = Problems()
+    spec = problems.validate(group, dict(options), METRIC_GROUPS[group].options)
+    if spec is None:
+        raise MeasurementError(f"options of {'; '.join(problems.lines)}")
+    return spec.model_copy(update={"split": "all"})
+
+
+def _measure(group: str, given: _Given, seed: int, spec: Any) -> Found:
+    """Return what the code of the group's stage measures, and what is not applicable."""
     declared = METRIC_GROUPS[group]
-    if not declared.reads and group not in _DIRECT:
-        raise MeasurementError(f"{group}: needs images, and is measured by `diffusability score`")
+    if {"images", "network", "decoder"} & set(declared.needs):
+        raise MeasurementError(f"{group}: needs images; name it under `metrics` of a study")
     lacking = [LACKING[need] for need in declared.needs if need in given.lacking]
     if lacking:
         raise MeasurementError("; ".join(lacking))
-    _refuse_what_arrays_lack(group, options)
-    problems = Problems()
-    spec = problems.validate(group, dict(options), declared.options)
-    if spec is None:
-        raise MeasurementError(f"options of {'; '.join(problems.lines)}")
-    drawn = derive_seed(group, seed, declared.generator or _STREAMS.get(group, ""))
-    if group in _DIRECT:
-        return _DIRECT[group](given, spec, drawn)
-    tensors = {"mean": given.mean, "labels": given.labels, "foreground": given.foreground}
-    named = {key: getattr(spec, key) for key in type(spec).model_fields if key != "split"}
-    if declared.generator:
-        named["generator"] = torch.Generator().manual_seed(drawn)
-    found = load_code(declared.code)(*(tensors[read] for read in declared.reads), **named)
-    flags = given.flags if "foreground" in declared.reads else ()
-    listed = found[0] if isinstance(found, tuple) else found
-    return flagged(listed, *flags), []
+    found, without = load_code(STAGES[group].code)(_ArrayInputs(given, group, seed), spec, Path())
+    return found, [(name, why) for name, why in without if not _of_pixels(name)]
+
+
+def _of_pixels(metric: str) -> bool:
+    """Whether a metric is a deviation from pixels, which nobody expects of arrays."""
+    return metric.startswith("fisher.") and "deviation" in metric
 
 
 def _refuse_what_arrays_lack(group: str, options: Mapping[str, Any]) -> None:
@@ -243,42 +280,6 @@ def _refuse_what_arrays_lack(group: str, options: Mapping[str, Any]) -> None:
     for key, (of_arrays, reason) in known.items():
         if options.get(key, of_arrays) != of_arrays:
             raise MeasurementError(f"options of {group}.{key}: {reason}; leave it out")
-
-
-def _spatial(given: _Given, spec: Any, seed: int) -> _Found:
-    return measure_spatial(given.mean, given.foreground)
-
-
-def _semantics(given: _Given, spec: Any, seed: int) -> _Found:
-    found, without = measure_semantics(
-        given.mean,
-        given.labels,
-        given.foreground,
-        generator=torch.Generator().manual_seed(seed),
-        neighbours=spec.neighbours,
-        smallest_class=spec.smallest_class,
-    )
-    return flagged(found, *given.flags), without
-
-
-def _uniformity(given: _Given, spec: Any, seed: int) -> _Found:
-    named = {key: getattr(spec, key) for key in ("points", "repeats", "perplexity", "iterations")}
-    return measure_uniformity(given.mean, seed=seed % 2**31, **named), []
-
-
-def _fisher(given: _Given, spec: FisherMetric, seed: int) -> _Found:
-    found, without = measure_fisher(
-        given.mean,
-        given.labels,
-        None,
-        spec.variances,
-        blocks=spec.blocks,
-        samples=spec.samples,
-        smallest_class=spec.smallest_class,
-        seed=seed,
-    )
-    # nobody expects the deviations from pixels that arrays do not hold
-    return found, [(name, reason) for name, reason in without if "deviation" not in name]
 
 
 # options of a study that ask for what arrays do not hold, by group (empty: of every group): the
@@ -296,12 +297,4 @@ _NOT_IN_ARRAYS: Mapping[str, Mapping[str, tuple[Any, str]]] = {
         "flip": (False, "arrays hold no latents of mirrored images"),
     },
     "fisher": {"learned": (None, _MODELS), "reference": (None, _MODELS)},
-}
-# names of the random streams, those of the stages: equal seeds draw what a study draws
-_STREAMS = {"semantics": "folds", "uniformity": "repeats", "fisher": "mixture"}
-_DIRECT: dict[str, Callable[[_Given, Any, int], _Found]] = {
-    "semantics": _semantics,
-    "spatial": _spatial,
-    "uniformity": _uniformity,
-    "fisher": _fisher,
 }

@@ -50,7 +50,7 @@ def draw_scores(scores: Sequence[Score], known: Known | None) -> ScoreFigure:
         compared = {
             name: found
             for name, found in by_metric.items()
-            if len(found) > 1 or not known_values(known, next(iter(found.values())))[0].empty
+            if len(found) > 1 or any(_compared(known, m) for m in found.values())
         }
         by_metric = compared or by_metric
     height = 0.42 * len(by_metric) + 0.8
@@ -64,8 +64,14 @@ def draw_scores(scores: Sequence[Score], known: Known | None) -> ScoreFigure:
         handles=handles, loc="outside upper center", ncols=4, fontsize=SMALL, frameon=False
     )
     if known is not None:
-        figure.supxlabel(f"grey: {known.about}", fontsize=SMALL, wrap=True)
+        about = f"grey: {known.about}; open: not measured as they were"
+        figure.supxlabel(about, fontsize=SMALL, wrap=True)
     return figure
+
+
+def _compared(known: Known, m: Mapping[str, Any]) -> bool:
+    """Return whether a value can be compared with known ones."""
+    return not known_values(known, m)[0].empty
 
 
 def _draw_metric(
@@ -77,12 +83,20 @@ def _draw_metric(
 ) -> None:
     """Draw one metric of all spaces that have it."""
     first = next(iter(found.values()))
-    if known is not None:
-        values, _ = known_values(known, first)
+    alike = {name for name, m in found.items() if known is not None and _compared(known, m)}
+    if known is not None and alike:
+        values, _ = known_values(known, next(m for name, m in found.items() if name in alike))
         axis.plot(values, [0] * len(values), "|", color=KNOWN_COLOUR, markersize=12)
     for name, m in found.items():
-        error = [m["stderr"] or 0]
-        axis.errorbar([m["value"]], [0], xerr=error, fmt="o", color=colours[name], markersize=6)
+        axis.errorbar(
+            [m["value"]],
+            [0],
+            xerr=[m["stderr"] or 0],
+            fmt="o",
+            color=colours[name],
+            markerfacecolor=colours[name] if known is None or name in alike else "white",
+            markersize=6,
+        )
     axis.margins(x=0.06)
     axis.set_ylim(-1, 1)
     axis.set_yticks([0], [short])

@@ -12,7 +12,7 @@ from diffusability.errors import DataError, StudyError
 from diffusability.scoring.encoders import encoder_entry, is_saved_by_timm
 from diffusability.scoring.entries import images_entry, is_entry, read_entry, refuse_enlarged
 from diffusability.study.dataset import DATASETS, Dataset, UnseenDataset
-from diffusability.study.names import INCEPTION, NAME
+from diffusability.study.names import INCEPTION, MAX_NAME, NAME
 from diffusability.study.problems import Problems
 from diffusability.study.python_object import OBJECT
 from diffusability.study.study import Study
@@ -23,6 +23,7 @@ from diffusability.tokenizers.python_object import probe_shape
 from diffusability.tokenizers.stored import NAMES, check_latents, read_latents
 
 OF_LATENTS = ("velocity", "semantics", "spatial", "smoothness", "uniformity", "fisher")
+MOST_CLASSES = 10**6  # labels above it are ids, and no numbers of classes
 # options that differ from those of a study: seconds in the place of minutes, any size of class;
 # uniformity on as many points as of the known spaces of `fashion`, which it is compared with
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -92,7 +93,7 @@ def requested_study(request: Request) -> dict[str, Any]:
             raise _unseen_images(given)
         if kind == "encoder":
             entry, encoder = _features(given, request, shape)
-            name = _name(given, tokenizers | encoders)
+            name = _name(given, tokenizers | encoders, "-")  # of an encoder, which has no dots
             encoders[name] = encoder
             tokenizers[name] = {"source": "encoder", "encoder": name, **entry}
             continue
@@ -152,6 +153,14 @@ def _check_options(request: Request) -> None:
             f"--weights {weights}: nothing that is scored takes it: a folder holds its own, an "
             "entry names them (`weights: FILE`), and latents have none; leave the option out"
         )
+    uses = {"extractor": ("reconstruction", "continuity"), "masks": ("spatial", "semantics")}
+    for option, groups in uses.items():
+        given = getattr(request, option)
+        if given is not None and request.metrics and not set(groups) & set(request.metrics):
+            raise StudyError(
+                f"--{option} {given}: none of --metrics {' '.join(request.metrics)} uses it; leave "
+                f"it out, or add {' or '.join(groups)}"
+            )
     if request.images is not None:
         if request.labels is not None or request.masks is not None:
             raise StudyError("--labels and --masks are of latents; images have their own")
@@ -190,13 +199,24 @@ def _unseen(request: Request) -> dict[str, Any]:
     first = next((name for kind, name in request.items if kind == "latents"), None)
     if first is None:
         raise _unseen_images(request.items[0][1])
-    entry: dict[str, Any] = {"kind": "latents", "images": len(read_array(first, NAMES))}
+    latents = read_array(first, NAMES)
+    if latents.ndim not in (3, 4):
+        raise StudyError(
+            f"{first}: latents of shape {tuple(latents.shape)}, which is neither (N, C, H, W) nor "
+            "(N, L, D)"
+        )
+    entry: dict[str, Any] = {"kind": "latents", "images": len(latents)}
     if not entry["images"]:
         raise StudyError(f"{first}: there are no latents in this file")
     if request.labels is not None:
         labels = read_array(request.labels, ("labels", "label", "y"))
         # labels that are no integers are refused later
         largest = int(labels.nan_to_num(0, 0, 0).max()) if labels.numel() else 0
+        if largest >= MOST_CLASSES:
+            raise StudyError(
+                f"{request.labels}: label {largest}: number the classes from 0, for example with "
+                "numpy.unique(labels, return_inverse=True)[1]"
+            )
         entry |= {
             "labels": str(Path(request.labels).absolute()),
             "num_classes": max(1, largest + 1) if request.classes is None else request.classes,
@@ -321,18 +341,20 @@ def _metrics(request: Request, images: bool, extractor: str | None) -> dict[str,
     for name in chosen:
         if name not in metrics:
             raise StudyError(
-                f"--metrics {name}: not among those of this score: {', '.join(metrics)}"
+                f"--metrics {name}: not among those of this score: {', '.join(metrics)}; name what "
+                "is scored before --metrics"
             )
     return {name: metrics[name] for name in metrics if name in chosen}
 
 
-def _name(given: str, taken: Mapping[str, Any]) -> str:
-    """Return a name for tables, from a path or a class."""
+def _name(given: str, taken: Mapping[str, Any], dot: str = ".") -> str:
+    """Return a name for tables, from a path or a class; dots and plus signs may be replaced."""
     last = given.rpartition(":")[2] if ":" in given else Path(given).absolute().name
     last = "encoder" if is_entry(given) else last
     for suffix in SUFFIXES:
         last = last.removesuffix(suffix)
-    name = re.sub(r"[^a-z0-9.+-]+", "-", last.lower()).strip("-.+") or "latents"
+    last = last.lower() if dot == "." else re.sub(r"[.+]", dot, last.lower())
+    name = re.sub(r"[^a-z0-9.+-]+", "-", last)[: MAX_NAME - 4].strip("-.+") or "latents"
     assert re.fullmatch(NAME, name)
     free = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 3))]
     return next(each for each in free if each not in taken)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -24,9 +25,11 @@ from diffusability.scoring.table import (
 )
 from diffusability.study.class_sizes import lacking, least_per_class
 from diffusability.study.needs import check_needs
+from diffusability.study.perspectives import ContinuityMetric
 from diffusability.study.plan import Artifact, Plan
 from diffusability.study.resolve import resolve_study
 from diffusability.study.stages import RESULTS, STAGES, name_template
+from diffusability.study.study import Study
 from diffusability.study.workflow_files import workflow_folder
 
 LOG = "score.log"
@@ -62,13 +65,19 @@ class Finished:
         return found
 
 
-def run_study(data: Mapping[str, Any], folder: Path, cores: int) -> Finished:
+def run_study(
+    data: Mapping[str, Any],
+    folder: Path,
+    cores: int,
+    hint: Mapping[str, str] = MappingProxyType({}),
+) -> Finished:
     """Measure what a study without diffusion models names; finished parts are not measured again.
 
     Args:
         data: mapping of the study file, with absolute paths.
         folder: for `results/`, the study file, `score.csv` and `score.json`.
         cores: that are used at once.
+        hint: what would have been measured with another option, and which, of spaces that decode.
 
     Returns:
         The scores, in which a metric that fails is left out with its reason, and what a page shows.
@@ -85,7 +94,7 @@ def run_study(data: Mapping[str, Any], folder: Path, cores: int) -> Finished:
     write_study(data, folder / "score.yaml")
     done = _snakemake(folder, cores, log)
     with contextlib.chdir(folder):
-        scores = [replace(s, left_out={**too_few, **s.left_out}) for s in _read(plan)]
+        scores = [replace(s, left_out={**too_few, **s.left_out}) for s in _read(plan, hint)]
         if not any(score.measurements for score in scores):
             reasons = dict.fromkeys(r for score in scores for r in score.left_out.values())
             raise StudyError(f"nothing was measured: {'; '.join(reasons)} (log: {log})")
@@ -127,10 +136,9 @@ def _enough_images(
         The study, and why each metric group was left out.
     """
     study = resolve_study(data, "score")
-    if study.dataset.num_classes == 1:
-        return data, {}
-    free = {n: o for n, o in study.selected_metrics.items() if not least_per_class(study, o)}
-    if not free or len(free) == len(study.selected_metrics):
+    chosen = study.selected_metrics
+    free = measurable(study)
+    if not free or len(free) == len(chosen):
         return data, {}
     counted = _select(data, free)
     (dataset,) = Plan(resolve_study(counted, "score")).of_stage("dataset")
@@ -139,9 +147,20 @@ def _enough_images(
     if not (folder / manifest).exists() and not _snakemake(folder, cores, log, str(manifest)):
         return data, {}  # the whole study says why
     by_class = json.loads((folder / manifest).read_text(encoding="utf-8"))["images_by_class"]
-    too_few = dict(lacking(study, by_class, study.selected_metrics))
-    left = {name: o for name, o in study.selected_metrics.items() if name not in too_few}
+    too_few = dict(lacking(study, by_class, chosen))
+    left = {name: options for name, options in chosen.items() if name not in too_few}
     return (_select(data, left), too_few) if too_few and left else (data, {})
+
+
+def measurable(study: Study) -> list[str]:
+    """Return the metric groups that any number of images is enough for."""
+    several = study.dataset.num_classes > 1
+    return [
+        name
+        for name, options in study.selected_metrics.items()
+        if not isinstance(options, ContinuityMetric)
+        and not (several and least_per_class(study, options))
+    ]
 
 
 def _select(data: Mapping[str, Any], metrics: Iterable[str]) -> dict[str, Any]:
@@ -178,17 +197,23 @@ def _snakemake(folder: Path, cores: int, log: Path, *targets: str) -> bool:
     return process.returncode == 0
 
 
-def _read(plan: Plan) -> list[Score]:
+def _read(plan: Plan, hint: Mapping[str, str]) -> list[Score]:
     """Return the scores of a plan's tokenizers, from the artifacts that are there."""
     by_space: dict[tuple[str, str], list[Artifact]] = {}
     for artifact in plan.measured:
         key = artifact.labels["tokenizer"], artifact.labels["tokenizer_seed"]
         by_space.setdefault(key, []).append(artifact)
-    return [_score(plan, *key, artifacts) for key, artifacts in by_space.items()]
+    found = []
+    for (tokenizer, seed), artifacts in by_space.items():
+        hinted = hint if plan.study.tokenizers[tokenizer].decodes else {}
+        found.append(_score(plan, tokenizer, seed, artifacts, hinted))
+    return found
 
 
-def _score(plan: Plan, tokenizer: str, seed: str, artifacts: list[Artifact]) -> Score:
-    left_out = dict(plan.study.left_out(tokenizer))
+def _score(
+    plan: Plan, tokenizer: str, seed: str, artifacts: list[Artifact], hint: Mapping[str, str]
+) -> Score:
+    left_out = {**hint, **plan.study.left_out(tokenizer)}
     measurements: list[Mapping[str, Any]] = []
     for artifact in artifacts:
         if not is_done(artifact):
@@ -199,8 +224,6 @@ def _score(plan: Plan, tokenizer: str, seed: str, artifacts: list[Artifact]) -> 
         found, without = split_applicable(cells)
         measurements += found
         left_out |= without
-    if "reconstruction" in plan.study.selected_metrics and not plan.study.encoders:
-        left_out |= {"continuity": "iFID needs a feature extractor: --extractor"}
     seeds = {a.labels["tokenizer_seed"] for a in plan.measured}
     return Score(score_name(tokenizer, seed, seeds), measurements, left_out)
 

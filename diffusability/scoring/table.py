@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from diffusability.errors import StudyError
 from diffusability.study.metric_group import LEFT_OUT, is_left_out
 from diffusability.study.metrics import METRIC_GROUPS
 
@@ -17,6 +18,13 @@ FURTHER["reconstruction"]["Fréchet distance"] = "reconstruction.f[di]*"
 COLUMNS = ["metric", "value", "stderr", "n", "unit", "higher_is_better", "flags"]
 UNCONDITIONAL = "unconditional"  # as flags of the metrics end
 PREFIX = "not applicable: "
+# options that follow from the data, or set only the error of a value; all others say what it is.
+# They are listed, not those that count, so that an option of a further metric counts by default.
+_NOT_OF_THE_VALUE = {
+    *("ceiling", "chance", "classes", "smallest_class", "dim", "reference_digest"),
+    *("near", "far", "decay", "pooling"),  # of the grid, and of whether there are masks
+    *("halvings", "max_iterations", "repeats", "seed", "shards", "stderr", "tolerance"),
+}
 
 
 @dataclass(frozen=True)
@@ -73,11 +81,17 @@ class Score:
             against: known latent spaces, drawn in grey; see `--against`. None: none.
 
         Raises:
-            StudyError: there is no such table.
+            StudyError: there is no such table, or two scores have one name.
         """
         from diffusability.scoring.against import read_known
         from diffusability.scoring.plot import draw_scores
 
+        names = [score.name for score in (self, *others)]
+        if len(set(names)) < len(names):
+            raise StudyError(
+                f"plot: several scores are called {', '.join(names)}; give each a name of its own: "
+                "score(..., name=...)"
+            )
         known = None if against is None else read_known(against)
         return draw_scores([self, *others], known)
 
@@ -134,6 +148,9 @@ def plus_minus(m: Mapping[str, Any]) -> str:
 def score_text(scores: Sequence[Score]) -> str:
     """Return the table of one or several latent spaces as text, with what was left out."""
     lines = [side_by_side(scores).to_string(index=False, justify="left")]
+    if unlike := _unlike(scores):
+        lines += ["", "Not measured alike, so not to be compared:"]
+        lines += [f"  {name}: {reason}" for name, reason in unlike.items()]
     for score in scores:
         if score.left_out:
             lines += ["", f"Left out of {score.name}:"]
@@ -148,14 +165,38 @@ def score_text(scores: Sequence[Score]) -> str:
     return "\n".join(lines)
 
 
+def decides_value(option: str) -> bool:
+    """Return whether an option of a metric says what its value is, not how well it is known."""
+    return option not in _NOT_OF_THE_VALUE
+
+
+def _unlike(scores: Sequence[Score]) -> dict[str, str]:
+    """Return the shown metrics that two spaces were not measured alike in, with the options."""
+    unlike: dict[str, str] = {}
+    first: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    for score in scores:
+        for _, short, m in shown_rows(score):
+            name, other = first.setdefault(short, (score.name, m["options"]))
+            for key in other.keys() & m["options"].keys():
+                if decides_value(key) and other[key] != m["options"][key]:
+                    what = f"{key} {other[key]} of {name}, {m['options'][key]} of {score.name}"
+                    unlike.setdefault(short, what)
+    return unlike
+
+
+def is_shown(metric: str) -> bool:
+    """Return whether figures and tables show a metric."""
+    shown = (pattern for group in METRIC_GROUPS.values() for pattern in group.shows.values())
+    return any(fnmatchcase(metric, pattern) for pattern in shown)
+
+
 def split_applicable(
     measurements: Sequence[Mapping[str, Any]],
 ) -> tuple[list[Mapping[str, Any]], dict[str, str]]:
     """Return the measurements that have a value, and the reasons of shown ones that have none."""
-    shown = [p for g in METRIC_GROUPS.values() for p in g.shows.values()]
     without = {
         str(m["metric"]): "; ".join(m["flags"]).removeprefix(PREFIX)
         for m in measurements
-        if m["value"] is None and any(fnmatchcase(str(m["metric"]), p) for p in shown)
+        if m["value"] is None and is_shown(str(m["metric"]))
     }
     return [m for m in measurements if m["value"] is not None], without

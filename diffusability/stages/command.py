@@ -154,8 +154,8 @@ def _job(stage: str, arguments: argparse.Namespace) -> Job:
         text = _named(plan, stage, arguments.name).job()
     _check_processes(stage)
     threads = arguments.threads or int(os.environ.get("OMP_NUM_THREADS") or available_cores())
-    if arguments.threads:  # torchrun has divided what the environment says
-        threads = max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun's processes share what the job was given
+        threads = max(1, available_cores() // int(os.environ["LOCAL_WORLD_SIZE"]))
     _limit_threads(threads)
     # a scheduler ends what takes longer; nothing ends what Snakemake starts on its own machine
     minutes = None if os.environ.get(SUBMITTED) == "0" else arguments.minutes

@@ -20,7 +20,7 @@ from diffusability.latents.posteriors import Posteriors
 from diffusability.metrics.learned_fisher import HEADLINE, measure_learned_fisher
 from diffusability.metrics.measurement import Measurement
 from diffusability.stages.inputs import Inputs
-from diffusability.stages.measurements import write_measurements
+from diffusability.stages.measurements import Found
 from diffusability.study.backbone import Backbone, BackboneSpec
 from diffusability.study.metrics import LearnedFisherOptions
 from diffusability.tokenizers.posterior import Posterior
@@ -48,7 +48,7 @@ def make(inputs: Inputs, spec: BackboneSpec, out: Path) -> None:
             name=job.name,
             spec=spec.train,
             modules={"diffusion": model},
-            phases=[Phase("loss", list(model.parameters()), loss, divisible=True)],
+            phases=[Phase("loss", list(model.parameters()), loss, divisible=True, complete=True)],
             images=len(posteriors),
             versions=posteriors.versions,
             seed=inputs.stream("steps"),
@@ -92,7 +92,7 @@ def _model(
     return model
 
 
-def measure_fisher(inputs: Inputs, spec: LearnedFisherOptions, out: Path) -> None:
+def measure_fisher(inputs: Inputs, spec: LearnedFisherOptions, out: Path) -> Found:
     """Write measurements.json, with the class of every latent and without it, and fir_images.png.
 
     A model trained without classes is measured without them only, and one always trained with them
@@ -136,4 +136,4 @@ def measure_fisher(inputs: Inputs, spec: LearnedFisherOptions, out: Path) -> Non
     hardest = images[curve.fir_by_datum.argsort(descending=True, stable=True)]
     shown = torch.cat([hardest[:PICTURED], hardest[-PICTURED:]])
     write_image_grid(out / "fir_images.png", data.images[shown], columns=PICTURED)
-    write_measurements(out, found, without)
+    return found, without

@@ -23,7 +23,7 @@ from diffusability.metrics.precision_recall import measure_precision_recall
 from diffusability.metrics.trajectory import SCALARS
 from diffusability.stages.features import BATCH, Extractor, Features
 from diffusability.stages.inputs import Inputs
-from diffusability.stages.measurements import write_measurements
+from diffusability.stages.measurements import Found
 from diffusability.stages.references import (
     Reference,
     compared_images,
@@ -35,8 +35,8 @@ from diffusability.study.generation import GenerationMetric
 from diffusability.study.names import fdr6_role
 
 
-def make(inputs: Inputs, spec: GenerationMetric, out: Path) -> None:
-    """Write measurements.json: distances, accuracy, and the trajectories of the samples."""
+def make(inputs: Inputs, spec: GenerationMetric, out: Path) -> Found:
+    """Return distances, accuracy, and the trajectories of the samples."""
     data, samples = inputs.data, _samples(inputs)
     notes = json.loads((samples / "samples.json").read_text())
     shards = [samples / name for name in notes["shards"]]
@@ -58,7 +58,7 @@ def make(inputs: Inputs, spec: GenerationMetric, out: Path) -> None:
     ]
     asked = _labels(shards) if notes["labels"] else None  # None: nothing was asked for
     named, without = _name(inputs, extractor.name, generated.logits, asked, data.num_classes)
-    write_measurements(out, [*compared, *named, *trajectory], [*without, *untold])
+    return [*compared, *named, *trajectory], [*without, *untold]
 
 
 def _trajectory(notes: dict[str, Any]) -> tuple[list[Measurement], list[tuple[str, str]]]:

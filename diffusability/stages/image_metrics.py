@@ -27,7 +27,7 @@ from diffusability.metrics.reconstruction import (
 from diffusability.nn.chunks import chunks, joined
 from diffusability.stages.features import BATCH, SHARDS, Extractor
 from diffusability.stages.inputs import Inputs
-from diffusability.stages.measurements import write_measurements
+from diffusability.stages.measurements import Found
 from diffusability.study.metrics import DistortionMetric, ReconstructionMetric
 from diffusability.study.perspectives import ContinuityMetric, EquivarianceMetric
 from diffusability.tokenizers.perceptual import LpipsPerceptual
@@ -40,8 +40,8 @@ LPIPS_BATCH = 32  # VGG-16 at full resolution needs about 0.2 GB per image pair
 KL = "reconstruction.kl"
 
 
-def reconstruction(inputs: Inputs, spec: ReconstructionMetric, out: Path) -> None:
-    """Write measurements.json and reconstructions.png (originals above reconstructions)."""
+def reconstruction(inputs: Inputs, spec: ReconstructionMetric, out: Path) -> Found:
+    """Return what decoding keeps, and write reconstructions.png (originals above them)."""
     chosen = inputs.data.split(spec.split)
     latents = inputs.latents[chosen]
     extractor = None if spec.extractor is None else Extractor(inputs, spec.extractor)
@@ -61,7 +61,7 @@ def reconstruction(inputs: Inputs, spec: ReconstructionMetric, out: Path) -> Non
                 distances.append(_distances(distance, *pair, inputs.device))
             if not pictured:
                 pictured.extend(images[:PICTURED] for images in pair)
-            yield pair
+            yield pair[0].to(inputs.device), pair[1].to(inputs.device)  # SSIM costs most
 
     fidelity = measure_reconstruction(pairs())
     posterior, without = _posterior(latents)
@@ -80,8 +80,8 @@ def reconstruction(inputs: Inputs, spec: ReconstructionMetric, out: Path) -> Non
         found.append(measure_lpips(torch.cat(distances)))
     if "alignment" in inputs:
         found.append(_alignment(inputs, spec))
-    write_measurements(out, found, without)
     write_image_grid(out / "reconstructions.png", torch.cat(pictured), columns=PICTURED)
+    return found, without
 
 
 def _posterior(latents: Latents) -> tuple[list[Measurement], list[tuple[str, str]]]:
@@ -145,8 +145,8 @@ def _reconstruct(
         yield originals, inputs.decode(z, "reconstructions")
 
 
-def continuity(inputs: Inputs, spec: ContinuityMetric, out: Path) -> None:
-    """Write measurements.json and the neighbours that were found."""
+def continuity(inputs: Inputs, spec: ContinuityMetric, out: Path) -> Found:
+    """Return iFID, and write the neighbours that were found."""
     data, latents = inputs.data, inputs.latents
     asked, offered = data.split(spec.split), data.split(spec.pool)
     statistics = channel_statistics(latents.mean, offered) if spec.normalise else None
@@ -187,7 +187,7 @@ def continuity(inputs: Inputs, spec: ContinuityMetric, out: Path) -> None:
     options = measurement.options | {"normalise": spec.normalise}
     measurement = replace(measurement, options=options)
     read = torch.cat([asked, offered])
-    write_measurements(out, flagged([measurement], *inputs.rounding(read)))
+    return flagged([measurement], *inputs.rounding(read)), []
 
 
 def _positions(asked: Tensor, offered: Tensor, images: int) -> Tensor:
@@ -197,8 +197,8 @@ def _positions(asked: Tensor, offered: Tensor, images: int) -> Tensor:
     return where[asked]
 
 
-def distortion(inputs: Inputs, spec: DistortionMetric, out: Path) -> None:
-    """Write measurements.json."""
+def distortion(inputs: Inputs, spec: DistortionMetric, out: Path) -> Found:
+    """Return distortion of tangents, curvature and their parts; see `measure_distortion`."""
     split = inputs.data.split(spec.split)
     chosen = thinned(split, spec.images, inputs.data.labels[split])
     tokenizer = inputs.tokenizer
@@ -215,11 +215,11 @@ def distortion(inputs: Inputs, spec: DistortionMetric, out: Path) -> None:
         neighbours=spec.neighbours,
         seed=inputs.stream("draws") % 2**31,
     )
-    write_measurements(out, found)
+    return found, []
 
 
-def equivariance(inputs: Inputs, spec: EquivarianceMetric, out: Path) -> None:
-    """Write measurements.json, including metrics that are not applicable to the tokenizer."""
+def equivariance(inputs: Inputs, spec: EquivarianceMetric, out: Path) -> Found:
+    """Return errors of equivariance; see `measure_equivariance`."""
     chosen = inputs.data.split(spec.split)
     statistics = channel_statistics(inputs.latents.mean[chosen])
 
@@ -237,4 +237,4 @@ def equivariance(inputs: Inputs, spec: EquivarianceMetric, out: Path) -> None:
         for cell, reason in without
         for kind in ("error", "cosine")
     ]
-    write_measurements(out, measurements, cells)
+    return measurements, cells

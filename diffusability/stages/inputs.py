@@ -44,6 +44,12 @@ class Inputs:
     def __init__(self, job: Job) -> None:
         """Open nothing yet."""
         self.job, self.device = job, torch.device(job.device)
+        self._verified: dict[str, Path] = {}
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage; of a stage that measures, that of its metric group."""
+        return self.job.stage
 
     def __contains__(self, role: str) -> bool:
         """Return whether the artifact is made from something in this role."""
@@ -55,7 +61,9 @@ class Inputs:
         Raises:
             ArtifactError: it is missing, altered, or not what the job was planned for.
         """
-        return self.job.input(role)
+        if role not in self._verified:  # every file is hashed for it
+            self._verified[role] = self.job.input(role)
+        return self._verified[role]
 
     def of(self, what: str, role: str) -> str:
         """Return what it is and the path of the network that made it, for messages."""

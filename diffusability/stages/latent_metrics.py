@@ -23,7 +23,7 @@ from diffusability.metrics.semantics import measure_semantics
 from diffusability.metrics.spatial import measure_spatial
 from diffusability.metrics.uniformity import measure_uniformity
 from diffusability.stages.inputs import Inputs
-from diffusability.stages.measurements import write_measurements
+from diffusability.stages.measurements import Found
 from diffusability.study.class_sizes import LEAST_FISHER
 from diffusability.study.metrics import FisherMetric, GeometryMetric
 from diffusability.study.perspectives import SemanticsMetric, SpatialMetric, UniformityMetric
@@ -34,8 +34,8 @@ BLOCK_BYTES = 256 * 2**20  # of training latents in memory at a time
 MASKS = 256  # decoded at a time
 
 
-def semantics(inputs: Inputs, spec: SemanticsMetric, out: Path) -> None:
-    """Write measurements.json."""
+def semantics(inputs: Inputs, spec: SemanticsMetric, out: Path) -> Found:
+    """Return class neighbourhoods and the probe; see `measure_semantics`."""
     chosen, latents = inputs.data.split(spec.split), inputs.latents
     foreground, flags = inputs.foreground(chosen)
     measurements, without = measure_semantics(
@@ -48,7 +48,7 @@ def semantics(inputs: Inputs, spec: SemanticsMetric, out: Path) -> None:
         training=_probe_training(inputs, spec),
         tested=inputs.data.validation[chosen],
     )
-    write_measurements(out, flagged(measurements, *flags, *inputs.rounding(chosen)), without)
+    return flagged(measurements, *flags, *inputs.rounding(chosen)), without
 
 
 def _probe_training(inputs: Inputs, spec: SemanticsMetric) -> tuple[Tensor, Tensor] | None:
@@ -68,8 +68,8 @@ def _probe_training(inputs: Inputs, spec: SemanticsMetric) -> tuple[Tensor, Tens
     return torch.cat(means), latents.labels[train]
 
 
-def spatial(inputs: Inputs, spec: SpatialMetric, out: Path) -> None:
-    """Write measurements.json."""
+def spatial(inputs: Inputs, spec: SpatialMetric, out: Path) -> Found:
+    """Return spatial structure; see `measure_spatial`."""
     data, latents = inputs.data, inputs.latents
     chosen = data.split(spec.split)
     if data.masked:
@@ -81,7 +81,7 @@ def spatial(inputs: Inputs, spec: SpatialMetric, out: Path) -> None:
         measurements, _ = measure_spatial(latents.mean[chosen], None)
         reason = "the dataset has no masks"
         without = [(name, reason) for name in ("spatial.srss", "spatial.srss_raw")]
-    write_measurements(out, flagged(measurements, *inputs.rounding(chosen)), without)
+    return flagged(measurements, *inputs.rounding(chosen)), without
 
 
 def _pooled(masks: Rows, chosen: Tensor, grid: torch.Size) -> Tensor:
@@ -89,8 +89,8 @@ def _pooled(masks: Rows, chosen: Tensor, grid: torch.Size) -> Tensor:
     return torch.cat([pool_masks(part, grid) for part in in_batches(masks, chosen, MASKS)])
 
 
-def uniformity(inputs: Inputs, spec: UniformityMetric, out: Path) -> None:
-    """Write measurements.json."""
+def uniformity(inputs: Inputs, spec: UniformityMetric, out: Path) -> Found:
+    """Return the density of latent cells; see `measure_uniformity`."""
     chosen, latents = inputs.data.split(spec.split), inputs.latents
     mean, logvar, mirrored, drawn = latents.mean[chosen], None, None, False
     if spec.posterior == "draw":
@@ -115,11 +115,11 @@ def uniformity(inputs: Inputs, spec: UniformityMetric, out: Path) -> None:
     if drawn:
         draws = {"posterior": "draw"}
         measurements = [replace(m, options=m.options | draws) for m in measurements]
-    write_measurements(out, flagged(measurements, *inputs.rounding(chosen)))
+    return flagged(measurements, *inputs.rounding(chosen)), []
 
 
-def geometry(inputs: Inputs, spec: GeometryMetric, out: Path) -> None:
-    """Write measurements.json and spectra.csv."""
+def geometry(inputs: Inputs, spec: GeometryMetric, out: Path) -> Found:
+    """Return stretch and slopes of spectra, and write spectra.csv."""
     split = inputs.data.split(spec.split)
     chosen = split[torch.randperm(len(split), generator=inputs.generator("images"))[: spec.images]]
     images = to_float(inputs.data.images[chosen])  # (N, C, H, W)
@@ -128,8 +128,8 @@ def geometry(inputs: Inputs, spec: GeometryMetric, out: Path) -> None:
     order = inputs.generator("order")
     slopes, unsloped, spectra = measure_spectra(mean, to_vector(mean), order)
     found = flagged([*stretch, *slopes], *inputs.rounding(chosen))
-    write_measurements(out, found, [*unstretched, *unsloped])
     _write_spectra(spectra, out / "spectra.csv")
+    return found, [*unstretched, *unsloped]
 
 
 def _write_spectra(spectra: Sequence[Spectrum], path: Path) -> None:
@@ -143,8 +143,8 @@ def _write_spectra(spectra: Sequence[Spectrum], path: Path) -> None:
                 rows.writerow([spectrum.order, int(spectrum.permuted), *values])
 
 
-def fisher(inputs: Inputs, spec: FisherMetric, out: Path) -> None:
-    """Write measurements.json, including metrics that are not applicable to the latent space."""
+def fisher(inputs: Inputs, spec: FisherMetric, out: Path) -> Found:
+    """Return Fisher curves of fits to the latents; see `measure_fisher`."""
     chosen, latents = inputs.data.split(spec.split), inputs.latents
     measurements, without = measure_fisher(
         latents.mean[chosen],
@@ -156,7 +156,7 @@ def fisher(inputs: Inputs, spec: FisherMetric, out: Path) -> None:
         samples=spec.samples,
         smallest_class=spec.smallest_class,
     )
-    write_measurements(out, flagged(measurements, *inputs.rounding(chosen)), without)
+    return flagged(measurements, *inputs.rounding(chosen)), without
 
 
 def pixel_fisher(inputs: Inputs, spec: FisherMetric, out: Path) -> None:

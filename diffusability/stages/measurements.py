@@ -1,11 +1,14 @@
-"""Write the measurements of one artifact."""
+"""What the stages of metrics return, and how it is written."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffusability.artifacts.atomic import write_json
 from diffusability.metrics.measurement import Measurement
+
+# measurements, and metrics that are not applicable here, each with the reason
+Found = tuple[Sequence[Measurement], Sequence[tuple[str, str]]]
 
 
 def write_measurements(

@@ -87,12 +87,15 @@ def _train_regularized(inputs: Inputs, spec: TokenizerSpec) -> Training:
     def discriminator(batch: Batch) -> Losses:
         return losses.discriminator_loss()
 
+    # not complete: the token that masking puts in for others is not used in every step
     phases = [Phase("autoencoder", list(losses.autoencoder_parameters()), autoencoder)]
     modules = {"tokenizer": losses.tokenizer, "regularizer": losses.regularizer}
     if losses.discriminator is not None:
         parameters = list(losses.discriminator.parameters())
         starts = spec.objective.gan_start
-        phases.append(Phase("discriminator", parameters, discriminator, starts=starts))
+        phases.append(
+            Phase("discriminator", parameters, discriminator, complete=True, starts=starts)
+        )
         modules["discriminator"] = losses.discriminator
     return _train(inputs, spec, modules, phases, len(images))
 

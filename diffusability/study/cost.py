@@ -11,7 +11,7 @@ from typing import Literal
 
 from diffusability.study.backbone import Backbone
 from diffusability.study.dataset import DecodedDataset
-from diffusability.study.encoder import EncoderEntry, TrainedEncoder
+from diffusability.study.encoder import EncoderEntry, RepresentationEncoder, TrainedEncoder
 from diffusability.study.metrics import METRIC_GROUPS, FisherMetric
 from diffusability.study.operations import (
     Autoencoder,
@@ -118,7 +118,7 @@ class Costs:
                     count += self.images.of(metric.reference)
                 judged = count * self._features(metric.extractor).macs
                 own = {metric.extractor}  # whose features of the samples are there already
-                return Work(judged + self._fdr6(self.study.sampling.count, own), "fp32", 0)
+                return self._with_fdr6(judged, self.study.sampling.count, own)
             case "generation_reference":
                 metric = self.study.generation
                 published = metric.reference_statistics is not None
@@ -126,7 +126,7 @@ class Costs:
                 count += metric.compared or 0
                 return Work(count * self._features(metric.extractor).macs, "fp32", 0)
             case "fdr6_reference":
-                return Work(self._fdr6(self.images.of("all"), set()), "fp32", 0)
+                return self._with_fdr6(0, self.images.of("all"), set())
             case "dataset":
                 files = self.images.of("all") if isinstance(self.data, DecodedDataset) else 0
                 return Work(None, "fp32", 0, PER_FILE * files)
@@ -165,10 +165,17 @@ class Costs:
             products += classes * own * dimensions * min(own, dimensions)
         return PER_PRODUCT * products + PER_DIMENSION * min(dimensions, DISTANCES)
 
-    def _fdr6(self, count: int, done: set[str]) -> int:
-        """Return the operations of FDr6's extractors, but those `done`, on so many images."""
+    def _with_fdr6(self, macs: int, count: int, done: set[str]) -> Work:
+        """Return other operations in float32 with those of FDr6 on so many images.
+
+        Args:
+            macs: the others. count: of images. done: extractors of FDr6 that need not run.
+        """
         names = set(self.study.generation.fdr6 or ()) - done
-        return count * sum(self._features(name).macs for name in names)
+        half = {n for n in names if isinstance(self.study.encoders[n], RepresentationEncoder)}
+        macs += count * sum(self._features(name).macs for name in names - half)
+        halved = count * sum(self._features(name).macs for name in half)  # they run in bf16
+        return Work(macs + round(halved * SUSTAINED["full fp32"] / SUSTAINED["bf16"]), "fp32", 0)
 
     def _entry(self, artifact: Artifact) -> TokenizerEntry:
         return self.study.tokenizers[artifact.labels["tokenizer"]]

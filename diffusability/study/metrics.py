@@ -149,7 +149,7 @@ class GeometryMetric(MetricOptions):
     code="diffusability.stages.image_metrics:distortion",
     about="What of an encoder's FIR deviation is dimension, tangential distortion, curvature?",
     gpu=True,
-    version=4,
+    version=5,
     needs=("images", "network"),
     quantities=(
         Quantity(
@@ -167,7 +167,11 @@ class GeometryMetric(MetricOptions):
             "parts of $v^2 (F_d - F_D) / D$, means over noise levels",
             "none",
         ),
-        Quantity("distortion.theorem_constant", "smallest C with which Theorem 3.5 holds", "none"),
+        Quantity(
+            "distortion.theorem_constant",
+            "smallest C with which Theorem 3.5 holds, where epsilon is below 1",
+            "none",
+        ),
         Quantity(
             "distortion.*_empirical",
             "of the smoothed empirical measure instead of the mixture of classes",

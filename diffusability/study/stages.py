@@ -172,7 +172,7 @@ STAGES: dict[str, Stage] = {
         resumes=True,
     ),
     "learned_fisher": Stage(
-        version=4,
+        version=5,
         rule="measure_learned_fisher",
         about="Fisher information, its rate and the MMSE rate that a trained model has learned.",
         code="diffusability.stages.diffusion:measure_fisher",
@@ -235,7 +235,7 @@ STAGES: dict[str, Stage] = {
         gpu=True,
     ),
     "fisher_toy": Stage(
-        version=1,
+        version=2,
         rule="measure_fisher_toy",
         about="Compute one curve of FI, FIR and MMSE rate: by quadrature, or from a network.",
         code="diffusability.stages.fisher_toy:make",

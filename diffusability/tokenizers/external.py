@@ -30,9 +30,9 @@ from diffusability.study.image_channels import (
     taken_channels,
 )
 from diffusability.study.tokenizer import TOKENIZER_FILES, ExternalTokenizer
-from diffusability.tokenizers.interface import Tokenizer
+from diffusability.tokenizers.interface import UntrainedTokenizer
 from diffusability.tokenizers.load import WEIGHTS, TokenizerSource
-from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior
+from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior, moments_of
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Diffusers(TokenizerSource[ExternalTokenizer]):
         return load_autoencoder(folder, data.images.shape[1])
 
 
-class ExternalAutoencoder(Tokenizer):
+class ExternalAutoencoder(UntrainedTokenizer):
     """A published autoencoder behind the interface of the study's own tokenizers.
 
     AutoencoderKL and its like predict a posterior. The others are deterministic: their posterior
@@ -79,7 +79,6 @@ class ExternalAutoencoder(Tokenizer):
     takes grey ones as `study.image_channels` says.
 
     Attributes:
-        deterministic: whether it predicts no posterior.
         image_size: side of the only images that it takes, in pixels; None: any whole grid.
     """
 
@@ -120,11 +119,9 @@ class ExternalAutoencoder(Tokenizer):
         stated = _stated_shape(config)
         if stated is not None:
             self._factor, self.latent_channels = stated
-            self.deterministic = name != "AutoencoderKL"
         else:
-            encoded = _encoded_probe(network, taken, name)
-            self._factor, self.latent_channels = PROBED // encoded[0].shape[-1], encoded[0].shape[1]
-            self.deterministic = encoded[1] is None
+            latent, _ = _encoded_probe(network, taken, name)
+            self._factor, self.latent_channels = PROBED // latent.shape[-1], latent.shape[1]
         known = {**config, "latent_channels": self.latent_channels}
         if self.own_scale:
             known |= {"scaling_factor": 1.0, "latents_mean": None, "latents_std": None}
@@ -137,17 +134,6 @@ class ExternalAutoencoder(Tokenizer):
     def factor(self) -> int:
         """Image pixels per latent cell, along one side."""
         return self._factor
-
-    @property
-    def encoder_last_weight(self) -> Tensor:
-        """Weight of the layer that emits the moments."""
-        last = getattr(self.network, "quant_conv", None)
-        return last.weight if last is not None else _last_weight(self.network.encoder)
-
-    @property
-    def decoder_last_weight(self) -> Tensor:
-        """Weight of the layer that emits the pixels."""
-        return _last_weight(self.network.decoder)
 
     def encode(self, images: Tensor, mask: Tensor | None = None) -> Posterior:
         """Return the posterior of the scaled latents; see `Tokenizer.encode`."""
@@ -180,11 +166,7 @@ def _moments(encoded: Any, name: str) -> tuple[Tensor, Tensor | None]:
     Raises:
         StudyError: it returns no feature map.
     """
-    if hasattr(encoded, "latent_dist"):
-        latent, logvar = encoded.latent_dist.mean, encoded.latent_dist.logvar
-    else:
-        kinds = (getattr(encoded, kind, None) for kind in ("latents", "latent"))
-        latent, logvar = next((found for found in kinds if found is not None), None), None
+    latent, logvar = moments_of(encoded)
     if not isinstance(latent, Tensor) or latent.ndim != 4:
         raise StudyError(
             f"{name}: its encode returns no latents (B, C, H, W), as metrics need them"
@@ -209,14 +191,6 @@ def _encoded_probe(
             f"{name}: does not encode images (B, C, H, W) ({error!s:.200}); it may be one of "
             "videos or of sound"
         ) from error
-
-
-def _last_weight(network: nn.Module) -> Tensor:
-    """Return the weight of the layer of an encoder or decoder that comes last."""
-    last = getattr(network, "conv_out", None)
-    if last is not None:
-        return last.weight
-    return [weight for weight in network.parameters() if weight.ndim > 1][-1]
 
 
 def fixed_size(config: Mapping[str, Any]) -> int | None:

@@ -1,12 +1,30 @@
 """The diagonal Gaussian that an encoder predicts for each image."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 LOGVAR_RANGE = (-30.0, 20.0)
+
+
+def moments_of(encoded: Any) -> tuple[Any, Any]:
+    """Return mean and log-variance of what an `encode` returned; None without a log-variance.
+
+    It may be a tensor, a pair, a distribution, or an output of diffusers with one of these as
+    `latent_dist`, `latents` or `latent`.
+    """
+    if isinstance(encoded, tuple | list) and len(encoded) == 2:
+        return encoded[0], encoded[1]
+    for attribute in ("latent_dist", "latents", "latent"):
+        encoded = getattr(encoded, attribute, encoded)
+    if isinstance(encoded, Tensor):
+        return encoded, None
+    logvar = getattr(encoded, "logvar", None)
+    if logvar is None and isinstance(variance := getattr(encoded, "variance", None), Tensor):
+        logvar = variance.log()  # a distribution of torch.distributions
+    return getattr(encoded, "mean", encoded), logvar
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ from diffusability.study.regularizer import PythonRegularizer
 from diffusability.study.tokenizer import PythonTokenizer
 from diffusability.tokenizers.interface import Tokenizer, UntrainedTokenizer
 from diffusability.tokenizers.load import WEIGHTS, TokenizerSource
-from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior
+from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior, moments_of
 from diffusability.tokenizers.regularizers.interface import Regularizer
 
 
@@ -114,7 +114,7 @@ class ModuleTokenizer(UntrainedTokenizer):
         if mask is not None:
             raise StudyError(f"`{name}`: images cannot be masked, it has no image tokens")
         shape = (len(images), self.latent_channels, *self.grid(images))
-        mean, logvar = moments(called(name, "encode", self.network.encode, images))
+        mean, logvar = moments_of(called(name, "encode", self.network.encode, images))
         check_tensor(name, "encode", "the mean", mean, images, shape)
         if logvar is None:
             return Posterior(mean, torch.full_like(mean, LOGVAR_RANGE[0]))
@@ -148,7 +148,7 @@ def probe_shape(entry: Mapping[str, Any], image_channels: int, size: int) -> tup
     tokenizer = ModuleTokenizer(spec, network, image_channels)
     with torch.no_grad():
         image = torch.full((1, image_channels, size, size), -1.0)
-        mean, _ = moments(called(spec.object, "encode", network.encode, image))
+        mean, _ = moments_of(called(spec.object, "encode", network.encode, image))
         if not isinstance(mean, Tensor) or mean.ndim != 4 or size % mean.shape[-1]:
             raise StudyError(
                 f"`{spec.object}`: encode gives no latents (B, d, h, w) of a whole grid"
@@ -158,20 +158,6 @@ def probe_shape(entry: Mapping[str, Any], image_channels: int, size: int) -> tup
         tokenizer.decode(mean)
     require_trained(spec, network)
     return shape["factor"], shape["channels"]
-
-
-def moments(encoded: Any) -> tuple[Any, Any]:
-    """Return mean and log-variance of what `encode` returned; None for no log-variance."""
-    if isinstance(encoded, tuple | list) and len(encoded) == 2:
-        return encoded[0], encoded[1]
-    for attribute in ("latent_dist", "latent"):
-        encoded = getattr(encoded, attribute, encoded)
-    if isinstance(encoded, Tensor):
-        return encoded, None
-    logvar = getattr(encoded, "logvar", None)
-    if logvar is None and isinstance(variance := getattr(encoded, "variance", None), Tensor):
-        logvar = variance.log()  # a distribution of torch.distributions
-    return getattr(encoded, "mean", encoded), logvar
 
 
 def build_python_regularizer(

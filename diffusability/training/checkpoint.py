@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
-from diffusability.artifacts.atomic import write_bytes
+from diffusability.artifacts.atomic import writing
 from diffusability.artifacts.tensors import non_finite
 from diffusability.errors import TrainingError
 
@@ -35,13 +35,14 @@ class Checkpoint:
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint; the previous one is kept as a backup."""
-    tensors = {name: tensor.detach().contiguous() for name, tensor in checkpoint.tensors.items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
     metadata = {"step": str(checkpoint.step), "values": json.dumps(checkpoint.values)}
-    data = save(tensors, {**metadata, HASH: _hash(metadata, tensors)})
+    metadata[HASH] = _hash(metadata, tensors)
     current = folder / CURRENT
-    if current.exists():
-        current.replace(folder / PREVIOUS)
-    write_bytes(current, data)
+    with writing(current) as unfinished:  # not as bytes in memory: XL has 11 GB
+        save_file(tensors, unfinished, metadata)
+        if current.exists():
+            current.replace(folder / PREVIOUS)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
@@ -100,7 +101,7 @@ def _hash(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps([metadata["step"], metadata["values"]]).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        flat = tensor.cpu().contiguous().reshape(-1)
+        flat = tensor.contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
@@ -129,7 +130,7 @@ def restore_optimizer(
             index, _, name = key.removeprefix(f"{prefix}.").partition(".")
             parameter = parameters[int(index)]
             if tensor.shape == parameter.shape:
-                tensor = torch.empty_like(parameter, device="cpu").copy_(tensor)
+                tensor = torch.empty_like(parameter).copy_(tensor)  # mapped: no copy on the host
             state.setdefault(int(index), {})[name] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

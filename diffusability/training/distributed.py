@@ -45,7 +45,9 @@ class Processes:
         first = self.rank * accumulation
         return [slice(k * size, (k + 1) * size) for k in range(first, first + accumulation)]
 
-    def reduced(self, loss: Callable[[Any], Any], parameters: Sequence[nn.Parameter]) -> nn.Module:
+    def reduced(
+        self, loss: Callable[[Any], Any], parameters: Sequence[nn.Parameter], complete: bool
+    ) -> nn.Module:
         """Return a module of `loss` whose backward pass sums gradients over the processes.
 
         Gradients travel while the backward pass still runs, in buckets
@@ -54,7 +56,8 @@ class Processes:
 
         Args:
             loss: maps a batch to an object with a scalar `total` and further scalars `terms`.
-            parameters: that gradients are needed of; not every one has to be used every time.
+            parameters: that gradients are needed of.
+            complete: whether every step uses all of them; else those are searched for.
 
         Returns:
             Maps a batch to (total, terms).
@@ -66,7 +69,7 @@ class Processes:
             wrapped = DistributedDataParallel(
                 module,
                 broadcast_buffers=False,
-                find_unused_parameters=True,
+                find_unused_parameters=not complete,
                 gradient_as_bucket_view=True,
             )
         wrapped.register_comm_hook(None, _sum)

@@ -111,7 +111,10 @@ class Training:
     def _losses(self) -> dict[str, nn.Module]:
         """The loss of each phase, for all processes together; made when all of them train."""
         reduced = self.run.processes.reduced
-        return {phase.name: reduced(phase.loss, phase.parameters) for phase in self.run.phases}
+        return {
+            phase.name: reduced(phase.loss, phase.parameters, phase.complete)
+            for phase in self.run.phases
+        }
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -225,7 +228,9 @@ class Training:
         optimizer = self._optimizers[phase.name]
         for group in optimizer.param_groups:
             group["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
+        # buckets of several processes are kept; a parameter without use must not have a gradient
+        keep = phase.complete and self.run.processes.count > 1
+        optimizer.zero_grad(set_to_none=not keep)
         parts = [self._backward(phase, batch, batch is batches[-1]) for batch in batches]
         means = self._means(parts)  # (K,)
         norm = nn.utils.get_total_norm([p.grad for p in phase.parameters if p.grad is not None])

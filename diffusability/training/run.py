@@ -56,13 +56,15 @@ class Phase:
     """One optimizer and the loss that it minimises, from step `starts` on.
 
     `divisible` says that the loss is a mean over images with random numbers drawn for the whole
-    batch: only then may `train.accumulation` cut the batch.
+    batch: only then may `train.accumulation` cut the batch. `complete` says that every step uses
+    all parameters, which spares several processes the search for those that it does not use.
     """
 
     name: str
     parameters: Sequence[nn.Parameter]
     loss: Callable[[Batch], Losses]
     divisible: bool = False
+    complete: bool = False
     starts: int = 0
 
 

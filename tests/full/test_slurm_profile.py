@@ -89,7 +89,8 @@ def test_a_training_gets_its_gpus_and_more_memory_when_it_was_killed_for_it(run:
     first, second = run.of("train_diffusion")
     # the comment says rule, tokenizer and backbone
     assert first["comment"].startswith("rule_train_diffusion_wildcards_conv-base_0_sit-b_0")
-    assert (first["partition"], first["gpus"], first["cpus_per_task"]) == ("gpu", "8", "8")
+    assert (first["partition"], first["gpus"], first["cpus_per_gpu"]) == ("gpu", "8", "8")
+    assert first["nodes"] == "1"
     assert [first["state"], second["state"]] == ["OUT_OF_MEMORY", "COMPLETED"]
     assert [first["mem"], second["mem"]] == ["64000", "128000"]
     assert first["time"] == second["time"] == "720"

@@ -39,6 +39,7 @@ BACKBONES = {
 }
 NETWORKS = tuple(BACKBONES)
 CPU = torch.device("cpu")
+MEAN, STD = (0.5, -1.0), (2.0, 0.25)  # of the latents' channels
 
 
 def small_latents(per_shard: int = 7, flip: bool = True) -> MappedLatents:
@@ -67,6 +68,7 @@ def small_run(
     posteriors = Posteriors(small_latents(), torch.arange(1, IMAGES), CPU, held_bytes=0)
     model = build_diffusion(spec, SHAPE, CLASSES)
     model.network.initialise(torch.Generator().manual_seed(0))
+    model.set_normalisation(torch.tensor(MEAN), torch.tensor(STD))
     model = model.to(dtype)
     # time and noise level are drawn in float32
     model.register_forward_pre_hook(lambda _, given: (given[0], given[1].to(dtype), given[2]))

@@ -114,6 +114,18 @@ def test_theorem_3_5_holds_on_toys_with_one_constant() -> None:
     assert worst < 0.3
 
 
+def test_the_constant_of_theorem_3_5_is_of_the_largest_epsilon_below_one() -> None:
+    def stretched(by: float) -> dict[str, float]:
+        return measured(flat(lambda x: x * torch.tensor([by, 1.0])), neighbours=2)
+
+    seen = stretched(math.sqrt(1.5))  # no curvature, and one epsilon at every image
+    rest = [sum(seen[f"distortion.curve_fir_{part}_v{v:g}"] for part in PARTS[1:]) for v in V]
+    constant = max(map(abs, rest)) / seen["distortion.epsilon"]
+    assert seen["distortion.theorem_constant"] == pytest.approx(constant, rel=1e-6)
+    uneven = flat(lambda x: torch.stack((x[:, 0] ** 3, x[:, 1]), dim=1))
+    assert "distortion.theorem_constant" not in measured(uneven, neighbours=2)
+
+
 def test_errors_and_refusals() -> None:
     found = measure_distortion(cylinder(1.0), PLANE[:60], NO_CLASS[:60], V, neighbours=2)
     rows = {m.metric: m for m in found}

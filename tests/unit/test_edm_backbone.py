@@ -21,8 +21,8 @@ from diffusability.stages import samples
 from diffusability.stages.inputs import Inputs
 from diffusability.study.plan import Plan
 from diffusability.training.loop import Training
-from diffusability.training.run import Batch
-from tests.unit.small_diffusion import CLASSES, SHAPE, small_run
+from diffusability.training.run import Batch, Phase
+from tests.unit.small_diffusion import CLASSES, MEAN, SHAPE, STD, small_run
 from tests.unit.study_run import measurements, plan_of, run_plan
 
 SIT = {"arch": "sit", "width": 16, "depth": 1, "heads": 1, "train": {"steps": 2}}
@@ -77,8 +77,11 @@ def test_options_reach_the_artifacts_that_they_change() -> None:
 # --- training --------------------------------------------------------------------------------
 
 
-def test_the_loss_of_a_step_equals_its_restatement(tmp_path: Path) -> None:
-    training = Training(small_run(tmp_path, "edm", torch.float64))
+def drawn_and_moved(
+    tmp_path: Path, network: str
+) -> tuple[Phase, LatentDiffusion | LatentDenoiser, Tensor, Tensor, Tensor]:
+    """Return a phase, its model with moved weights, indices, z-scored draws and log-variances."""
+    training = Training(small_run(tmp_path, network, torch.float64))
     (phase,) = training.run.phases
     model = training.run.modules["diffusion"]
     with torch.no_grad():
@@ -87,16 +90,26 @@ def test_the_loss_of_a_step_equals_its_restatement(tmp_path: Path) -> None:
                 weight.shape, generator=torch.Generator().manual_seed(k), dtype=torch.float64
             )
     indices = torch.tensor([3, 0, 5])
-    batch = Batch(0, indices, torch.Generator().manual_seed(8))
-    found = phase.loss(batch)
+    mean, std = phase.loss._posteriors.fetch(indices)  # type: ignore[attr-defined]
+    return phase, model, indices, mean, std
+
+
+def z_scores(latents: Tensor) -> Tensor:
+    """Return (B, C, H, W) latents with the mean and spread of `small_diffusion` taken out."""
+    mean, std = (torch.tensor(each)[:, None, None] for each in (MEAN, STD))
+    return (latents - mean) / std
+
+
+def test_the_loss_of_a_step_equals_its_restatement(tmp_path: Path) -> None:
+    phase, model, indices, mean, std = drawn_and_moved(tmp_path, "edm")
+    found = phase.loss(Batch(0, indices, torch.Generator().manual_seed(8)))
 
     generator = torch.Generator().manual_seed(8)
-    posteriors = phase.loss._posteriors  # type: ignore[attr-defined]
-    mean, std = posteriors.fetch(indices)
-    data = mean + std * torch.randn(3, *SHAPE, generator=generator)
+    data = z_scores(mean + std * torch.randn(3, *SHAPE, generator=generator))
     noise = torch.randn(3, *SHAPE, generator=generator)
     sigma = (-1.2 + 1.2 * torch.randn(3, generator=generator)).exp()
     dropped = torch.rand(3, generator=generator) < 0.1
+    posteriors = phase.loss._posteriors  # type: ignore[attr-defined]
     labels = torch.where(dropped, CLASSES, posteriors.labels_of(indices))
     squares = []
     for b in range(3):
@@ -110,9 +123,36 @@ def test_the_loss_of_a_step_equals_its_restatement(tmp_path: Path) -> None:
         denoised = point / (1 + s**2) + s / (1 + s**2) ** 0.5 * inner
         squares.append((1 + s**2) / s**2 * (denoised - x).square().mean())
     expected = torch.stack(squares).mean()
-    assert found is not None
     # noise levels are drawn in float32
     assert found.total.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("network", ["sit", "lightningdit"])
+def test_the_flow_loss_of_a_step_equals_its_restatement(tmp_path: Path, network: str) -> None:
+    phase, model, indices, mean, std = drawn_and_moved(tmp_path, network)
+    found = phase.loss(Batch(0, indices, torch.Generator().manual_seed(8)))
+
+    generator = torch.Generator().manual_seed(8)
+    data = z_scores(mean + std * torch.randn(3, *SHAPE, generator=generator)).double()
+    noise = torch.randn(3, *SHAPE, generator=generator).double()
+    if network == "sit":
+        time = torch.rand(3, generator=generator)
+    else:  # logit-normal
+        time = torch.sigmoid(torch.randn(3, generator=generator))
+    dropped = torch.rand(3, generator=generator) < 0.1
+    posteriors = phase.loss._posteriors  # type: ignore[attr-defined]
+    labels = torch.where(dropped, CLASSES, posteriors.labels_of(indices))
+    losses = []
+    for b in range(3):
+        t = time[b].double()
+        point = t * data[b] + (1 - t) * noise[b]
+        predicted = model.network(point[None], time[b : b + 1].double(), labels[b : b + 1])[0]
+        target = data[b] - noise[b]
+        loss = (predicted - target).square().mean()
+        if network == "lightningdit":  # the cosine term, over channels at every position
+            loss = loss + (1 - torch.cosine_similarity(predicted, target, dim=0)).mean()
+        losses.append(loss)
+    assert found.total.item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-6)
 
 
 @pytest.fixture(scope="module")

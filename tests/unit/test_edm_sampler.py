@@ -91,6 +91,17 @@ def test_fresh_noise_keeps_the_distribution() -> None:
     assert float((drawn - plain).abs().mean()) > 0.1
 
 
+def test_fresh_noise_is_multiplied_by_its_factor() -> None:
+    def drawn(factor: float) -> Tensor:
+        options = EDMSampling(churn=20.0, churn_noise=factor)
+        churn = Churn(lambda i: normal(50, 2, seed=10 + i), options)
+        start = torch.zeros(50, 2, dtype=torch.float64)
+        return integrate_denoiser(lambda y, _: y, start, sigma_grid(5, EDMSampling()), churn=churn)
+
+    assert drawn(1.0).std() > 0.1  # a denoiser that returns its input adds nothing else
+    torch.testing.assert_close(drawn(0.5), 0.5 * drawn(1.0))
+
+
 def test_fresh_noise_stays_in_its_range() -> None:
     churn = Churn(lambda i: torch.zeros(1), EDMSampling(churn=40, churn_min=0.05, churn_max=50))
     assert churn.raised(60, 40) == 60

@@ -191,6 +191,7 @@ def test_a_failing_encoder_is_not_an_impossible_cell() -> None:
         cells(out_of_memory, normal(4, 3, 8, 8, seed=1), (HALF,))
 
 
+@pytest.mark.release
 def test_standard_errors_cover() -> None:
     weight = normal(2, 3, 4, 4, seed=9)
     encode = lambda x: F.conv2d(x, weight, stride=4)  # noqa: E731

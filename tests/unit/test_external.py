@@ -184,8 +184,6 @@ def test_a_deterministic_autoencoder_has_no_posterior_variance(
     network = make(diffusers)
     tokenizer = imported(network, tmp_path)
     assert (tokenizer.factor, tokenizer.latent_channels) == (2, 4)
-    assert tokenizer.encoder_last_weight.shape[0] == 4
-    assert tokenizer.decoder_last_weight.shape[0] == 1
     raw = getattr(network.encode(IMAGES), output)
     posterior = tokenizer.encode(IMAGES)
     torch.testing.assert_close(posterior.mean, raw * scale)
@@ -207,7 +205,6 @@ def test_a_class_that_is_not_listed_is_asked_for_the_shape_of_its_latents(
     tokenizer = imported(network, tmp_path)
     encoded = network.encode(IMAGES)
     raw = encoded.latents if deterministic else encoded.latent_dist.mean
-    assert tokenizer.deterministic is deterministic
     torch.testing.assert_close(tokenizer.encode(IMAGES).mean, raw * 0.5)
     torch.testing.assert_close(tokenizer.decode(raw * 0.5), network.decode(raw).sample)
 
@@ -230,7 +227,6 @@ def test_a_representation_autoencoder_takes_its_own_range_and_size(
     unit = (images + 1) / 2  # diffusers documents [0, 1], and scales its latents itself
     torch.testing.assert_close(found, network.encode(unit).latent)
     torch.testing.assert_close(tokenizer.decode(found), 2 * network.decode(found).sample - 1)
-    assert tokenizer.decoder_last_weight.shape[0] == 3 * 4 * 4
     with pytest.raises(StudyError, match="takes images of 8 pixels"):
         tokenizer.encode(torch.zeros(1, 3, 16, 16))
 

@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from diffusability.diffusion.transformer import LightningDiT, SiT
 from diffusability.errors import MeasurementError
-from diffusability.fisher.checks import curve_mismatch, flags_of, integrated_rate
+from diffusability.fisher.checks import flags_of
 from diffusability.fisher.denoiser import (
     Denoiser,
     from_edm,
@@ -313,25 +313,3 @@ class TestChecks:
         assert "defect: (A + C) / 2 is not B" in flags_of(broken)
         wrong = Gaussian(self.oracle.mean + 1, 0.3 * self.oracle.covariance)
         assert not any(flag.startswith("defect") for flag in self.flags(from_oracle(wrong)))
-
-    def test_area_of_a_power(self) -> None:
-        v = [0.01, 0.03, 0.2, 1.0]
-        grid = torch.tensor(v, dtype=FLOAT)
-        for power in (-2.0, -1.0, -0.5, 0.0):
-            area = integrated_rate(v, 3 * grid**power)
-            exact = grid[1:] / grid[:-1]
-            exact = (
-                exact.log()
-                if power == -1
-                else (grid[1:] ** (power + 1) - grid[:-1] ** (power + 1)) / (power + 1)
-            )
-            torch.testing.assert_close(area, 3 * exact, rtol=1e-9, atol=0)
-
-    def test_curves_fit_their_slope_unless_levels_are_mixed_up(self) -> None:
-        v = [0.1 * 1.2**k for k in range(5)]
-        true = [sample(mixture(), level, 2000) for level in v]
-        for gap in curve_mismatch(true):
-            assert abs(gap.value) < 3 * gap.stderr + 2e-3
-        wrong = from_score(lambda y, level: mixture().score(y, 0.3))  # one score for every level
-        false = [sample_fisher(wrong, draw(mixture(), 2000), level, seed=5) for level in v]
-        assert any(abs(gap.value) > 3 * gap.stderr + 0.05 for gap in curve_mismatch(false))

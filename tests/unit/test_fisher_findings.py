@@ -29,7 +29,8 @@ EXACT = {
 
 def row(experiment: str, space: str, parameter: float, v: float, **values: float) -> dict:
     cell = {"experiment": experiment, "space": space, "parameter": parameter, "v": v}
-    base = {"network": "exact", "seed": 0, "flags": float("nan")}  # as an empty cell is read back
+    nothing = float("nan")  # as an empty cell is read back
+    base = {"network": "exact", "seed": 0, "flags": nothing, "pixel_flags": nothing}
     names = ("fi", "fir", "pixel_fi", "pixel_fir", "relative", "scaled", "per_dimension")
     numbers = {name: values.get(name, 1.0) for name in names}
     errors = {f"{name}_stderr": values.get(f"{name}_stderr", 0.0) for name in names}
@@ -160,10 +161,29 @@ def test_an_estimate_carries_three_standard_errors() -> None:
     assert cell["value"] - cell["low"] == pytest.approx(reach)
 
 
-def test_estimates_that_contradict_themselves_are_left_out() -> None:
-    curves = activations().assign(flags="A and B differ")
+@pytest.mark.parametrize("column", ["flags", "pixel_flags"])
+def test_estimates_that_contradict_themselves_are_left_out(column: str) -> None:
+    curves = activations().assign(**{column: "A and B differ"})  # of the latents, of the data
     assert fisher_findings(curves).empty
     assert set(verdicts(curves).values()) == {NOT_TESTABLE}
+
+
+def test_a_line_through_two_parameters_is_not_judged_and_an_unseen_effect_is_named() -> None:
+    curves = sweeps(0.0)
+    curves.loc[curves["experiment"] == "cylinder", "relative"] *= 1e-6
+    learned = sweeps(0.0).assign(network="edm")
+    learned = learned[(learned["experiment"] != "cylinder") | (learned["parameter"] > 0.1)]
+    table = check_fisher_claims(load_claims(CLAIMS), pd.concat([curves, learned]))
+    row = table.set_index(["id", "network"]).loc[("deviation-linear-in-curvature", "edm")]
+    assert row["verdict"] == NOT_TESTABLE
+    assert "too small for a learned score" in row["reason"]
+
+
+def test_a_share_ends_at_one() -> None:
+    found = fisher_findings(sweeps(0.1).assign(relative_stderr=0.2))
+    lines = found[found["statistic"] == "eps_straightness"]
+    assert lines["value"].between(0.5, 1).all()
+    assert (lines["high"].max(), lines["low"].min()) == (1.0, 0.0)
 
 
 def test_every_network_is_judged_by_itself() -> None:

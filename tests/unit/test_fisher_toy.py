@@ -21,6 +21,7 @@ from diffusability.study.fisher_toy import (
 )
 from diffusability.training.loop import train
 from diffusability.training.run import Phase, Run
+from tests.oracles.distributions import from_oracle
 
 STUDY = Path(__file__).parents[2] / "studies" / "fisher_toy.yaml"
 VARIANCES = (0.001, 0.01, 0.1, 1.0)
@@ -139,6 +140,14 @@ class TestLearned:
         assert seen["fir"].tolist() == pytest.approx(exact["fir"].tolist(), rel=0.1)
         assert (seen["fi_stderr"] > 0).all()
         assert set(seen) == set(exact)
+
+    def test_an_exact_score_has_no_flag_whatever_was_drawn(self) -> None:
+        for oracle in (standard_normal(2), toy_oracle(ToyDistribution(kind="normal", eps=0.5))):
+            for seed in range(10):
+                seen = learned_curve(
+                    from_oracle(oracle), oracle, (0.0015, 0.05, 0.66), samples=1000, seed=seed
+                )
+                assert set(seen["flags"]) == {""}
 
     @pytest.mark.parametrize("name", ["tiny", "edm"])
     def test_interrupted_training_goes_on_to_the_same_bits(

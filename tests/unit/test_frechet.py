@@ -357,6 +357,7 @@ def coverage(count: int, dim: int, parts: int, repeats: int) -> tuple[float, flo
     return float(hits.mean()), float(np.sqrt(np.mean(errors**2)) / values.std(ddof=1))
 
 
+@pytest.mark.release
 def test_standard_error_covers() -> None:
     share, ratio = coverage(count=400, dim=4, parts=20, repeats=250)
     assert 0.90 <= share <= 0.98

@@ -30,9 +30,15 @@ PANELS = [(backbone, family) for backbone in BACKBONES for family in FAMILIES]
 
 @cache
 def tables() -> dict[str, pd.DataFrame]:
-    """Return the measurements of the gallery, and the tables derived from them here."""
+    """Return the tables of the gallery; one test compares them with what is recomputed."""
     measured = read_measurements(FOLDER / "tables" / "measurements.csv.gz")
-    return {"measurements": measured} | analyse({"measurements": measured}, STUDY.analysis, DERIVED)
+    stored = {name: read_table(FOLDER / "tables" / f"{name}.csv", name) for name in DERIVED}
+    return {"measurements": measured} | stored
+
+
+def recomputed() -> dict[str, pd.DataFrame]:
+    """Return the tables that follow from the measurements; this takes the whole analysis."""
+    return analyse({"measurements": tables()["measurements"]}, STUDY.analysis, DERIVED)
 
 
 def of_target() -> pd.DataFrame:
@@ -137,10 +143,10 @@ def test_every_number_of_a_table_is_recomputed(rows) -> None:
         assert [part.strip() for part in line.split("|")] == cells, words
 
 
-@pytest.mark.parametrize("name", DERIVED)
-def test_the_tables_of_the_gallery_follow_from_its_measurements(name: str) -> None:
-    stored = read_table(FOLDER / "tables" / f"{name}.csv")
-    pd.testing.assert_frame_equal(stored, tables()[name], check_dtype=False, rtol=1e-5)
+def test_the_tables_of_the_gallery_follow_from_its_measurements() -> None:
+    for name, table in recomputed().items():
+        stored = tables()[name]
+        pd.testing.assert_frame_equal(stored, table, check_dtype=False, rtol=1e-5, obj=name)
 
 
 def test_the_inception_score_beside_the_distance() -> None:

@@ -206,6 +206,7 @@ def test_crossing_curves_align_where_their_distance_falls_on_average() -> None:
         {key: Ranged(at, 0.0) for key, at in logs.items()},
         {"level": 4, "pixels": 4},
         {},
+        levels,
     )
     raw, per_dimension = _noise_steps(curves, "fir", "level", "pixels")
     assert raw["value"] == pytest.approx(1 - (3 + 0) / 2)
@@ -269,7 +270,7 @@ def test_all_rows_must_agree_also_those_without_an_interval(low, lost, verdict) 
     table = table.assign(high=table["low"] + 1, value=table["low"] + 0.5, note="", v=math.nan)
     table.loc[3 - lost :, ["low", "high"]] = math.nan
     table.loc[3 - lost :, "note"] = "never trained twice"
-    (claim,) = (c for c in _of_findings() if c.id == "finer-levels-nearer-per-dimension")
+    (claim,) = (c for c in _of_findings() if c.id == "levels-align-at-large-noise-per-dimension")
     row = check_findings([claim], table.assign(statistic=claim.statistic)).iloc[0]
     assert row["verdict"] == verdict
     said = f"{lost} of 3 cannot be judged: no interval (level, v = {3 - lost}): never trained twice"
@@ -353,6 +354,17 @@ def test_flagged_levels_judge_nothing() -> None:
     assert gaps["v"].tolist() == list(LEVELS[1:])
 
 
+def test_halves_of_the_noise_are_those_that_were_asked_for() -> None:
+    curves = _Curves("dit", {}, {}, {}, (0.1, 0.2, 0.5, 1.0))
+    assert curves.halves([0.1, 0.2, 0.5, 1.0]) == ([0.1, 0.2], [0.5, 1.0])
+    assert curves.halves([0.2, 1.0]) == ([0.2], [1.0])
+    assert curves.halves([0.5, 1.0]) is None  # nothing is known of small noise
+    lost = latent_findings(latent_measurements(flagged=LEVELS[:1]), table_frame("spectra", []))
+    row = lost[(lost["statistic"] == "fir_gap_small_noise") & (lost["network"] == "dit-xs")].iloc[0]
+    assert math.isnan(row["low"])
+    assert row["note"] == "most noise levels of one half have flags"
+
+
 def test_a_study_of_other_tokenizers_tests_none_of_it() -> None:
     table = latent_measurements()
     foreign = table.assign(family="conv-f2d4", cluster="eq")
@@ -364,7 +376,11 @@ def test_a_study_of_other_tokenizers_tests_none_of_it() -> None:
 def test_the_reach_of_a_mean_knows_data_and_training() -> None:
     runs = {"a": [(1.0, 0.1), (3.0, 0.1)], "b": [(5.0, 0.2)]}
     found = estimates(runs)
-    scatter = float(stats.t.ppf(0.975, 1)) * math.sqrt(2.0)  # one degree of freedom, variance 2
+    wide = stats.t.isf(stats.norm.sf(LOOKS), 1)  # of all noise levels together, as of the data
+    scatter = float(wide) * math.sqrt(2.0)  # one degree of freedom, variance 2
+    once = estimates(runs, 1.96)["a"].reach
+    narrow = float(stats.t.ppf(0.975, 1)) * math.sqrt(2.0)
+    assert once == pytest.approx(math.hypot(1.96 * 0.1, narrow / math.sqrt(2)), rel=1e-3)
     assert found["a"].value == 2.0
     assert found["a"].reach == pytest.approx(math.hypot(LOOKS * 0.1, scatter / math.sqrt(2)))
     assert found["b"].reach == pytest.approx(math.hypot(LOOKS * 0.2, scatter))

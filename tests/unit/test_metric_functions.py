@@ -1,6 +1,7 @@
 """The metrics of latents as functions of one signature, and unconditional VIV as the fallback."""
 
 import inspect
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ import torch
 from torch import Tensor
 
 from diffusability import scoring
-from diffusability.errors import MeasurementError
-from diffusability.scoring.against import place, read_known
+from diffusability.errors import MeasurementError, StudyError
+from diffusability.scoring.against import not_compared, place, read_known
 from diffusability.scoring.latents import OF_LATENTS, measure, score
 from diffusability.scoring.table import Score, score_text, side_by_side
 from diffusability.study.class_sizes import lacking
@@ -81,6 +82,38 @@ def test_options_of_no_metric_of_a_score_are_refused(latents: Tensor) -> None:
         score(latents, metrics=["velocity"], fisher={"blocks": 2})
 
 
+def test_wrong_options_are_refused_before_anything_is_measured(latents: Tensor) -> None:
+    for options, message in (
+        ({"velocity": {"quik": True}}, "quik"),
+        ({"semantics": {"probe": "train"}}, "options of semantics.probe"),
+        ({"smoothness": 5}, "options of smoothness: a mapping is expected, not 5"),
+    ):
+        with pytest.raises(MeasurementError, match=message):
+            score(latents, LABELS, **options)
+
+
+def test_labels_are_read_as_from_a_file(latents: Tensor) -> None:
+    whole = score(latents, LABELS.double(), metrics=["velocity"])
+    assert whole.measurements == score(latents, LABELS, metrics=["velocity"]).measurements
+    for labels, message in ((LABELS > 1, "torch.bool"), (LABELS - 1, "label -1 would be a class")):
+        with pytest.raises(MeasurementError, match=message):
+            score(latents, labels)
+    with pytest.raises(MeasurementError, match=r"masks of shape \(80, 0, 0\)"):
+        score(latents, masks=torch.zeros(80, 0, 0))
+
+
+def test_what_spaces_were_not_measured_alike_in_is_said(latents: Tensor) -> None:
+    a = score(latents, LABELS, metrics=["semantics"], semantics={"neighbours": [5]}, name="a")
+    b = replace(a, name="b")
+    assert "Not measured alike" not in score_text([a, b])
+    cells = [{**m, "options": {**m["options"], "posterior": "draw"}} for m in b.measurements]
+    c = replace(a, name="c", measurements=[{**m, "options": {"posterior": "mean"}} for m in cells])
+    said = score_text([replace(b, measurements=cells), c])
+    assert "LNC: posterior draw of b, mean of c" in said
+    with pytest.raises(StudyError, match="several scores are called a, a; give each a name"):
+        a.plot(a)
+
+
 def test_fisher_information_needs_no_pixels(latents: Tensor) -> None:
     found = {m.metric for m in scoring.fisher(latents, LABELS, blocks=2)}
     assert {"fisher.fi", "fisher.fir"} <= found
@@ -108,7 +141,12 @@ def test_unconditional_viv_is_named_and_not_compared_with_others(latents: Tensor
     assert "40 of 40 classes have fewer than" in score_text([many])
     known = read_known("fashion")
     assert place(many, known).empty
-    assert list(place(few, known)["metric"]) == ["VIV", "VIV"]  # of each family
+    assert place(few, known).empty  # 20 images of a class, where VIV is measured too low
+    reason = "20 images of the smallest class here, 2000 for the known spaces"
+    assert reason in " ".join(not_compared([few], known))
+    enough = latents.repeat(10, 1, 1, 1) + 0.1 * torch.randn(800, *latents.shape[1:])
+    found = score(enough, LABELS.repeat(10), metrics=["velocity"], velocity={"quick": True})
+    assert list(place(found, known)["metric"]) == ["VIV", "VIV"]  # of each family
 
 
 def test_a_study_may_fall_back_too() -> None:

@@ -84,8 +84,9 @@ def test_undecided_pixels_reach_srss(
     rim = torch.zeros_like(masks)
     rim[:, :, 1:] = masks[:, :, :-1] & ~masks[:, :, 1:]
     object.__setattr__(data, "undecided", rim)
-    spatial(inputs, plan.study.metrics.spatial, tmp_path)
-    found, before = measurements(tmp_path), measurements(folders["spatial"])
+    cells, _ = spatial(inputs, plan.study.metrics.spatial, tmp_path)
+    found = {cell.metric: cell.to_json() for cell in cells}
+    before = measurements(folders["spatial"])
     assert found["spatial.srss"]["value"] != before["spatial.srss"]["value"]
     assert found["spatial.lds"] == before["spatial.lds"]
 
@@ -97,9 +98,8 @@ def test_means_of_unmirrored_images_on_request(
     monkeypatch.chdir(folder)
     inputs = Inputs(Job.from_json(artifact(plan, "uniformity").job()))
     spec = plan.study.metrics.uniformity.model_copy(update={"posterior": "mean", "flip": False})
-    uniformity(inputs, spec, tmp_path)
-    for cell in measurements(tmp_path).values():
-        assert (cell["options"]["posterior"], cell["options"]["flip"]) == ("mean", False)
+    for cell in uniformity(inputs, spec, tmp_path)[0]:
+        assert (cell.options["posterior"], cell.options["flip"]) == ("mean", False)
 
 
 def test_measurements_of_rounded_latents_say_so(

@@ -191,6 +191,7 @@ class TestPosterior:
             assert a.value == pytest.approx(b.value, rel=1e-12)
             assert a.stderr == pytest.approx(b.stderr, rel=1e-10)
 
+    @pytest.mark.release
     def test_standard_errors_cover(self) -> None:
         results = []
         for seed in range(300):

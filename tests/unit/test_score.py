@@ -16,6 +16,7 @@ from torch import Tensor
 import diffusability
 from diffusability.data.array_files import read_array
 from diffusability.errors import DataError, MeasurementError, StudyError
+from diffusability.execution.this_machine import available_cores
 from diffusability.metrics.smoothness import measure_smoothness
 from diffusability.metrics.velocity import measure_velocity
 from diffusability.report.scores import NOT_MEASURED, left_out_rows, perspective_rows
@@ -25,9 +26,11 @@ from diffusability.scoring.entries import images_entry
 from diffusability.scoring.latents import measure, score
 from diffusability.scoring.request import (
     Request,
+    _name,
     check_stored,
     requested_study,
 )
+from diffusability.scoring.run import measurable
 from diffusability.scoring.study_part import study_without_models
 from diffusability.scoring.table import Score, score_text, side_by_side
 from diffusability.study.dataset import DATASETS
@@ -133,7 +136,7 @@ def test_a_metric_that_fails_leaves_the_others(latents: Tensor) -> None:
         ((torch.zeros(4, 3, 2, 2, dtype=torch.int64), None), "torch.int64: floating-point"),
         ((torch.zeros(4, 3, 2, 2), torch.zeros(3).long()), r"labels of shape \(3,\)"),
         ((torch.zeros(4, 3, 2, 2), torch.arange(4) - 1), r"label -1 would be a class of its own"),
-        ((torch.zeros(4, 3, 2, 2), torch.zeros(4)), "one integer per latent"),
+        ((torch.zeros(4, 3, 2, 2), torch.zeros(4) + 0.5), "labels must be integers"),
         ((torch.zeros(4, 3, 2, 2), None, torch.zeros(4, 2)), r"masks of shape \(4, 2\)"),
         ((torch.rand(4, 8, 8, 3),), r"look like \(N, H, W, C\).*numpy.moveaxis"),
         ((torch.full((4, 3, 2, 2), torch.nan),), r"4 latents hold NaN .* \[0, 1, 2, 3\]"),
@@ -200,12 +203,12 @@ def test_tables_show_every_perspective_with_its_error(latents: Tensor) -> None:
     assert "Left out of mine:\n  spatial.srss: there are no masks" in score_text([found])
     assert all(part in found._repr_html_() for part in ("<table", "there are no masks"))
     assert len(found.to_frame()) == len(found.measurements)
-    assert len(found.plot().axes) == len(found.shown())
+    assert len(found.plot(against=None).axes) == len(found.shown())
     figure = found.plot(score(latents, LABELS, metrics=FAST, name="other"), against=None)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mine", "other"]
     assert figure._repr_png_().startswith(b"\x89PNG")  # a notebook shows it without a backend
-    known = found.plot().axes[0].get_lines()[0].get_xdata()
-    assert len(known) == 24  # VIV of fashion
+    among = found.plot().axes  # VIV and LNC of so few images and classes are not compared
+    assert [len(axis.get_lines()[0].get_xdata()) for axis in among] == [24] * 3
 
 
 def test_the_package_offers_it() -> None:
@@ -402,7 +405,9 @@ def test_options_narrow_a_study_and_override_an_entry(files: Path) -> None:
 def test_the_study_can_be_written_and_read_again(files: Path, capsys) -> None:
     written = files / "s.yaml"
     assert main([str(files / "z.npy"), "--write", str(written)]) == 0
-    assert f"diffusability run --configfile {written}" in capsys.readouterr().out
+    assert (
+        f"diffusability run -c{available_cores()} --configfile {written}" in capsys.readouterr().out
+    )
     assert load_study(written).name == "score"
     assert json.dumps(read_yaml(written))
 
@@ -429,6 +434,42 @@ def test_metrics_that_need_larger_classes_are_left_out_with_the_reason(
     assert "smoothness" not in too_few
     before, after = (resolve_study(each, "x").selected_metrics for each in (enough, fewer))
     assert set(before) - set(after) == set(too_few) & set(before)
+
+
+@pytest.mark.parametrize("classes", [1, 10])
+def test_ifid_needs_images_that_are_counted_first(classes: int) -> None:
+    images = {"kind": "folder", "path": "/nowhere", "size": 8, "num_classes": classes}
+    data = {
+        "name": "s",
+        "datasets": {"images": images},
+        "encoders": {"x": {"kind": "contrastive", "train": {"steps": 1}}},
+        "tokenizers": {"t": {"source": "haar", "factor": 2, "channels": 3}},
+        "metrics": {"continuity": {"extractor": "x"}, "smoothness": {}},
+        "select": {"dataset": "images"},
+    }
+    assert measurable(resolve_study(data, "test")) == ["smoothness"]
+
+
+def test_names_stand_anywhere_between_options(files: Path, capsys) -> None:
+    np.save(files / "other.npy", np.load(files / "z.npy") + 1)
+    words = [str(files / "z.npy"), "--labels", str(files / "y.npy"), str(files / "other.npy")]
+    assert main([*words, "--write", str(files / "s.yaml")]) == 0
+    assert list(load_study(files / "s.yaml").tokenizers) == ["z", "other"]
+    with pytest.raises(StudyError, match="--against: --write runs nothing"):
+        main([*words, "--write", str(files / "s.yaml"), "--against", "fashion"])
+    np.save(files / "ids.npy", np.arange(80) * 10**10)
+    with pytest.raises(StudyError, match=r"number the classes from 0.*numpy.unique"):
+        main([words[0], "--labels", str(files / "ids.npy"), "--write", str(files / "s.yaml")])
+    np.save(files / "one.npy", np.float32(1))
+    with pytest.raises(StudyError, match=r"latents of shape \(\), which is neither"):
+        main([str(files / "one.npy"), "--write", str(files / "s.yaml")])
+
+
+def test_a_folder_of_an_encoder_may_have_dots_in_its_name() -> None:
+    assert _name("/m/vit_small_patch16_224.augreg_in21k", {}, "-") == (
+        "vit-small-patch16-224-augreg-in21k"
+    )
+    assert len(_name("/m/" + "x" * 200, {})) < 100
 
 
 def test_a_class_may_have_options(tmp_path: Path, monkeypatch) -> None:

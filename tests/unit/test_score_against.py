@@ -87,6 +87,29 @@ def test_values_have_a_place_among_those_of_equal_options(fir_of) -> None:
     assert "Not compared:\n  FIR of mine: measured" in against_text([mine, without], known)
 
 
+def test_values_of_other_classes_and_of_few_images_of_a_class_have_no_place(fir_of) -> None:
+    known = fir_of(options='{"chance": 0.1, "smallest_class": 500}')
+    for options, reason in (
+        ({"chance": 0.11, "smallest_class": 130}, ""),
+        ({"chance": 0.5, "smallest_class": 500}, "chance is 0.5 here, 0.1 for the known spaces"),
+        ({"chance": 0.1, "smallest_class": 24}, "24 images of the smallest class here, 500 for"),
+    ):
+        mine = scored(options=options, fisher__fir=(0.15, False))
+        assert place(mine, known).empty == bool(reason)
+        assert reason in " ".join(not_compared([mine], known))
+
+
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "measurements.csv"
+    for content in (b"", b"\xff\xfe\x00", b"a,b\n1,2,3\n1,2,3,4\n"):
+        path.write_bytes(content)
+        with pytest.raises(StudyError, match="is no table of measurements|has no columns"):
+            read_known(str(tmp_path))
+    path.write_text("tokenizer,metric,value,options\na,velocity.viv,1,{x\n")
+    with pytest.raises(StudyError, match="is no table of measurements"):
+        read_known(str(tmp_path))
+
+
 def test_a_scored_tokenizer_of_the_study_is_not_compared_with_itself(fir_of) -> None:
     known = replace(fir_of(), images="d1")
     mine = scored(fisher__fir=(0.1, False))

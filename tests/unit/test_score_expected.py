@@ -114,7 +114,7 @@ def test_what_the_study_left_out_is_neither_in_the_fit_nor_predicted(
     ("asked", "reason"),
     [
         ({"known": None}, "the results of the study are not beside its table"),
-        ({"dataset": "d2"}, "the study is of other images"),
+        ({"dataset": "d2"}, "its images are not known to be those of the study"),
         ({"shape": (16, 8, 8)}, "its latents are 16 x 8 x 8, those of the study 4 x 8 x 8"),
         ({"options": {"velocity": {"split": "all"}}}, "no headline metric was measured as in the"),
         ({"values": {**TYPICAL, "velocity.viv": 50.0}}, "outside the study's range"),
@@ -153,7 +153,7 @@ def test_a_study_that_cannot_predict_says_so(tmp_path: Path, monkeypatch) -> Non
     generated = table["metric"] == "generation.fd_judge"
     table.loc[generated, "value"] = rng.uniform(50, 100, generated.sum())
     (found,) = asked(table)[0]
-    assert "the study cannot predict: that its metrics predict left-out" in found.sentence
+    assert "the study cannot predict: without one cluster, its metrics" in found.sentence
 
 
 def test_results_beside_the_table_say_how_it_was_measured(tmp_path: Path, monkeypatch) -> None:

@@ -266,6 +266,7 @@ def _coverage(repetitions: int) -> dict[str, float]:
     }
 
 
+@pytest.mark.release
 def test_standard_errors_cover():
     assert all(0.90 <= share <= 0.98 for share in _coverage(300).values())
 

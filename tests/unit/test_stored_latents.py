@@ -233,7 +233,8 @@ def test_latents_that_are_no_numbers_are_counted(latents) -> None:
         (np.arange(5), r"labels of shape \(5,\) for 6 latents"),
         (np.arange(6) + 0.5, "labels must be integers"),
         (np.arange(6), "labels from 0 to 5, the study has num_classes: 2"),
-        (np.arange(6) - 1, "labels from -1 to 4"),
+        (np.arange(6) - 1, r"label -1 would be a class of its own.*latents\[labels >= 0\]"),
+        (np.arange(6) > 2, "labels must be integers, these are torch.bool"),
     ],
 )
 def test_bad_labels_are_refused_in_a_sentence(tmp_path, labels, message) -> None:

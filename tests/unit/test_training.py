@@ -137,6 +137,18 @@ def test_one_step_by_hand(tmp_path: Path) -> None:
     assert module.weight.item() == pytest.approx(2.0 * (1 - 0.1 * 0.5) - 0.1, abs=1e-6)
 
 
+def test_gradients_are_clipped_to_their_norm(tmp_path: Path) -> None:
+    for clip, expected in ((None, 3.0), (10.0, 3.0), (1e-3, 1e-3)):
+        module = nn.Linear(1, 1, bias=False)
+        spec = TrainSpec(steps=1, batch=1, lr=0.1, betas=(0.9, 0.999), clip=clip)
+        phase = Phase("p", [module.weight], lambda batch, m=module: Losses(3.0 * m.weight.sum()))
+        folder = tmp_path / str(clip)
+        training = train(Run("clip", spec, {"m": module}, [phase], 1, 0, folder))
+        # Adam's step does not depend on the scale of its first gradient, its moment does
+        (state,) = training._optimizers["p"].state.values()
+        assert state["exp_avg"].item() == pytest.approx(0.1 * expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("stop", [1, 5, 11])
 def test_resume_equals_no_interruption(tmp_path: Path, stop: int) -> None:
     whole = train(make_run(tmp_path / "whole"))
@@ -204,7 +216,7 @@ def test_a_repeated_signal_is_one_request_and_a_second_request_kills(
         signal.signal(signal.SIGTERM, former)
 
 
-def _crash(path: Path, data: bytes) -> None:
+def _crash(*given: object) -> None:
     raise KeyboardInterrupt
 
 
@@ -221,7 +233,7 @@ def test_half_a_checkpoint_falls_back_to_the_one_before(
     assert checkpoint is not None
     assert checkpoint.step == 1
     # the next save must not keep the damaged one as the one before, in case it is not finished
-    monkeypatch.setattr("diffusability.training.checkpoint.write_bytes", _crash)
+    monkeypatch.setattr("diffusability.training.checkpoint.save_file", _crash)
     resumed = Training(make_run(tmp_path))
     resumed.resume()
     with pytest.raises(KeyboardInterrupt):

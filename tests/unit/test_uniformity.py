@@ -1,6 +1,5 @@
 """Uniformity: the three statistics by hand, known densities, and the t-SNE pipeline."""
 
-import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.uniformity import (
     _Cells,
     _disjoint_rounds,
+    _errors,
     density_cv,
     gini,
     measure_uniformity,
@@ -161,6 +161,14 @@ class TestRounds:
             assert set(dealt.ravel()) <= set(range(100))
 
 
+def test_the_error_of_a_spread_is_that_of_normal_repeats() -> None:
+    values = np.array([1.0, 2.0, 4.0, 5.0])  # two rounds of two
+    spread, of_spread, of_mean = _errors(values, [2, 2], 0.0)
+    assert spread == pytest.approx(0.5**0.5)  # variances 1/2 and 1/2 within rounds
+    assert of_spread == pytest.approx(spread / (2 * 2) ** 0.5)
+    assert of_mean == pytest.approx(spread / 4**0.5)
+
+
 class TestPipeline:
     latents = normal(150, 4, 3, 3, seed=1)
 
@@ -297,10 +305,9 @@ def test_the_latent_of_a_deterministic_encoder_is_its_draw(
         data=data, latents=latents, encodes=encodes, stream=lambda _: 0, rounding=lambda _: ()
     )
     options = {"points": 60, "repeats": 2, "perplexity": 10.0, "iterations": 250}
-    measure_stage(inputs, UniformityMetric(**options), tmp_path)
-    cells = json.loads((tmp_path / "measurements.json").read_text())
-    assert {cell["options"]["posterior"] for cell in cells} == {posterior}
-    found = {cell["metric"].removeprefix("uniformity."): cell["value"] for cell in cells}
+    cells, _ = measure_stage(inputs, UniformityMetric(**options), tmp_path)
+    assert {cell.options["posterior"] for cell in cells} == {posterior}
+    found = {cell.metric.removeprefix("uniformity."): cell.value for cell in cells}
     plain = {name: m.value for name, m in measure(mean, **options).items()}
     assert (found == plain) == (logvar == LOGVAR_RANGE[0])
 

@@ -32,6 +32,9 @@ def prepare(path: Path, study: Mapping[str, Any], **resources: Mapping[str, str]
     profile = yaml.safe_load((path / PROFILE).read_text())
     profile = _renamed(profile)
     profile["set-threads"] = dict.fromkeys(profile.get("set-threads", {}), 1)  # two real cores
+    for values in profile["set-resources"].values():
+        if values.get("cpus_per_gpu"):
+            values["cpus_per_gpu"] = 1
     for rule, values in resources.items():
         profile["set-resources"].setdefault(rule, {}).update(values)
     (path / PROFILE).write_text(yaml.safe_dump(profile, sort_keys=False))
