@@ -338,7 +338,8 @@ class FisherMetric(ClassMetricOptions):
     **Scale.** Latents are multiplied by one number: their own curves are in units of the mean
     variance of an entry. For deviations, pixels and latents have the same total variance and are
     read at the same $v$, in units of the mean variance of a pixel. So an isometry has no deviation
-    of the MMSE rate. Per-channel z-scores, which diffusion training sees, do not keep isometries.
+    of the MMSE rate. Per-channel z-scores, which diffusion training sees, do not keep isometries:
+    learned curves and their deviations (`fisher.learned_*`) are of z-scored latents.
 
     **Deviations.** The text of Definition 3.2
     does not determine the deviation of FIR between a pixel space of dimension $D$ and a latent
