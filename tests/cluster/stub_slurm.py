@@ -106,7 +106,8 @@ class _Slurm:
             kind = kinds[0] if kinds else ""
         have = sum(n for name, n in partition["gpus"].items() if kind in ("", name))
         short = int(asked.time or 0) > partition["minutes"] or int(count or 0) > have
-        short |= int(asked.cpus_per_task) > partition["cpus"]
+        cpus = int(asked.cpus_per_gpu or 0) * int(count or 0) or int(asked.cpus_per_task)
+        short |= cpus > partition["cpus"]
         if short or int(asked.mem or 0) > partition["mem_mb"]:
             return "Requested node configuration is not available"
         return None
@@ -228,7 +229,8 @@ def _options() -> argparse.ArgumentParser:
     for option in ("--job-name", "--export", "--comment", "--mem", "--gpus", "--gres", "--wrap"):
         parser.add_argument(option)
     parser.add_argument("--output", default="/dev/null")
-    parser.add_argument("--ntasks")
+    for option in ("--ntasks", "--nodes", "--cpus-per-gpu"):
+        parser.add_argument(option)
     parser.add_argument("--cpus-per-task", default="1")
     for short, long in (("-A", "--account"), ("-p", "--partition"), ("-t", "--time")):
         parser.add_argument(short, long)

@@ -73,16 +73,15 @@ class Latents(torch.Tensor):
 
 mean = torch.arange(24.0).reshape(2, 1, 3, 4).as_subclass(Latents)
 inputs = SimpleNamespace(
-    job=SimpleNamespace(stage="roughness"),
+    stage="roughness",
     data=SimpleNamespace(split=lambda name: torch.tensor([0, 1]), masked=False),
     latents=SimpleNamespace(mean=mean),
     rounding=lambda chosen: (),
 )
 options = METRIC_GROUPS["roughness"].options.model_validate(artifact.spec)
-make.load_code(STAGES["roughness"].code)(inputs, options, Path())
-cell, = json.loads(Path("measurements.json").read_text())
+(cell,), _ = make.load_code(STAGES["roughness"].code)(inputs, options, Path())
 print(json.dumps({
-    "value": cell["value"],
+    "value": cell.value,
     "spec": dict(artifact.spec),
     "in": sorted(artifact.upstream),
     "title": PERSPECTIVES["roughness"],

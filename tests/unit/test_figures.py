@@ -274,7 +274,7 @@ def test_pairs_have_bubbles_that_grow_with_the_distance(study, drawn) -> None:
     np.testing.assert_allclose(there[np.argsort(there[:, 0])], want[np.argsort(want[:, 0])])
     where = {"target": TARGET, "backbone": "sit-b", "guidance": 1.0, "family": FAMILIES[0]}
     row = study.row("regressions", **where, metric_1=names[0], metric_2=names[1])
-    assert f"Q² = {shown(row['q2'])} [{shown(row['q2_low'])}" in axis.get_title()
+    assert f"Q² = {shown(row['q2'])} range [{shown(row['q2_low'])}" in axis.get_title()
 
 
 def test_intercorrelations_are_oriented_and_name_each_pair_once(study, drawn) -> None:
