@@ -189,7 +189,7 @@ def test_what_the_page_says_of_predictions() -> None:
     (predicted,) = distances.index[distances["note"] == ""]
     assert predicted == ("lightningdit", "trans-f4d8")
     row = distances.loc[predicted]
-    assert row["metrics"] == "continuity.ifd_judge + equivariance.scale_error"
+    assert row["metrics"] == "smoothness.sec25 + continuity.ifd_judge"
     assert f"(Spearman {number(row['spearman'])})" in PAGE.read_text()
 
 
