@@ -7,7 +7,7 @@ treated as independent, which is conservative if they share their images.
 """
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any, get_args
@@ -196,6 +196,25 @@ def _distance(ratio: Ranged) -> Ranged:
     return abs(ratio.exp() - Ranged(1.0, 0.0))
 
 
+def _farther(
+    statistic: str, space: str, own: Mapping[float, Ranged], other: Mapping[float, Ranged]
+) -> Iterator[dict[str, object]]:
+    """Yield how much larger the distances of a curve are than those of another of the same levels.
+
+    At every noise variance, and as a whole (``_curve``).
+    """
+    for v in own:
+        yield _row(statistic, space, v, own[v] - other[v])
+    others = wholes(other)
+    for part, whole in wholes(own).items():
+        yield (whole - others[part]).row(f"{statistic}_curve", space, part)
+
+
+def _half_lost(statistic: str, space: str) -> dict[str, object]:
+    """Return the row of a statistic of halves of the noise variances that cannot be told."""
+    return Ranged(math.nan, math.nan).row(statistic, space) | {"note": HALF_LOST}
+
+
 def _encoder_gaps(curves: _Curves) -> Iterator[dict[str, object]]:
     for gpe, vae, pixels, what in curves.encoders():
         space = f"{gpe} against {vae} ({what})"
@@ -206,11 +225,7 @@ def _encoder_gaps(curves: _Curves) -> Iterator[dict[str, object]]:
                 {v: _distance(curves.ratio(quantity, s, pixels, v, reading)) for v in grid}
                 for s in (gpe, vae)
             )
-            for v in grid:
-                yield _row(statistic, space, v, own[v] - other[v])
-            others = wholes(other)
-            for part, whole in wholes(own).items():
-                yield (whole - others[part]).row(f"{statistic}_curve", space, part)
+            yield from _farther(statistic, space, own, other)
         yield from _small_noise(curves, gpe, vae, pixels, space)
 
 
@@ -228,8 +243,7 @@ def _small_noise(
         small, large = (mean_of([gaps[v] for v in half]) for half in halves)
         yield (small - large).row("fir_gap_small_noise", space)
     elif gaps:
-        nothing = Ranged(math.nan, math.nan).row("fir_gap_small_noise", space)
-        yield nothing | {"note": HALF_LOST}
+        yield _half_lost("fir_gap_small_noise", space)
 
 
 def _level_steps(curves: _Curves) -> Iterator[dict[str, object]]:
@@ -245,11 +259,7 @@ def _level_steps(curves: _Curves) -> Iterator[dict[str, object]]:
                     {v: abs(curves.ratio(quantity, s, pixels, v, reading)) for v in grid}
                     for s in (coarse, fine)
                 )
-                for v in grid:
-                    yield _row(statistic, space, v, near[v] - far[v]) | more
-                others = wholes(far)
-                for part, whole in wholes(near).items():
-                    yield (whole - others[part]).row(f"{statistic}_curve", space, part) | more
+                yield from (row | more for row in _farther(statistic, space, near, far))
         for quantity, level in product(("fi", "fir"), curves.roles[LEVEL]):
             yield from _noise_steps(curves, quantity, level, pixels)
 
@@ -279,8 +289,7 @@ def _noise_steps(
     if halves is None:
         if grid:
             for ending in ("noise", "noise_per_dimension"):
-                nothing = Ranged(math.nan, math.nan).row(f"{quantity}_level_{ending}", level)
-                yield nothing | {"note": HALF_LOST}
+                yield _half_lost(f"{quantity}_level_{ending}", level)
         return
     small, last = halves[0], grid[-1]
     of_level, of_pixels = (

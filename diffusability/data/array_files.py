@@ -15,7 +15,7 @@ from torch import Tensor
 from diffusability.errors import DataError
 from diffusability.study.commands import install_command
 
-BROKEN = (zipfile.BadZipFile, zlib.error)  # npz files are zips
+_BROKEN = (zipfile.BadZipFile, zlib.error)  # npz files are zips
 SUFFIXES = (".npy", ".npz", ".safetensors", ".zarr")
 
 
@@ -42,7 +42,7 @@ def read_array(path: str | Path, names: tuple[str, ...], key: str | None = None)
         found = arrays[key]
         # an array of zarr is read here, and whole
         return found if isinstance(found, Tensor) else to_tensor(np.asarray(found[...]))
-    except (OSError, ValueError, TypeError, EOFError, *BROKEN, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, EOFError, *_BROKEN, SafetensorError) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix} ({error!s:.200})") from None
 
 

@@ -46,7 +46,7 @@ class ZipFiles(Archive[ZipDataset]):
         try:
             labels = json.loads(archive.read(LABELS))["labels"]
             named = {} if labels is None else {str(name): label for name, label in labels}
-        except (ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        except (ValueError, KeyError, TypeError, zipfile.BadZipFile, *_ALTERED) as error:
             raise DataError(
                 f"{file}: {LABELS} does not hold `labels` as pairs of name and class ({error!r}); "
                 f"{UNPACK}"

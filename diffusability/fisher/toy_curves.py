@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from diffusability.fisher.checks import SIGNIFICANT, flags_of
+from diffusability.fisher.checks import flags_of, raised
 from diffusability.fisher.denoiser import Denoiser
 from diffusability.fisher.estimator import Quantity, sample_fisher
 from diffusability.fisher.oracle import Oracle
@@ -41,9 +41,7 @@ def learned_curve(
         seed: of draws and noise, both shared by all variances.
     """
     x = oracle.sample(samples, torch.Generator().manual_seed(seed))
-    # those of a sample scatter: raised by three of their standard errors, they bound from below
-    raised = 1 + SIGNIFICANT * (2 / samples) ** 0.5
-    eigenvalues = raised * torch.linalg.eigvalsh(torch.cov(x.T)).clamp(min=0)
+    eigenvalues = raised(torch.linalg.eigvalsh(torch.cov(x.T)).clamp(min=0), samples)
     rows = []
     for v in variances:
         at = sample_fisher(denoiser, x, v, seed=seed + 1, probes="exact")

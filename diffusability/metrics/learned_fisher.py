@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from diffusability.fisher.checks import flags_of
+from diffusability.fisher.checks import flags_of, raised
 from diffusability.fisher.denoiser import Denoiser
 from diffusability.fisher.estimator import (
     Estimate,
@@ -190,4 +190,4 @@ def _variances_for_bounds(x: Tensor) -> Tensor | None:
     if count < _BOUND_IMAGES:
         return None
     axes = cosine_transform(data).flatten(1) if data.ndim == 4 else data.flatten(1)
-    return ((1 + 3 * (2 / count) ** 0.5) * axes.var(dim=0)).cpu()
+    return raised(axes.var(dim=0), count).cpu()

@@ -266,7 +266,7 @@ def _measure(group: str, given: _Given, seed: int, spec: Any) -> Found:
 
 
 def _of_pixels(metric: str) -> bool:
-    """Whether a metric is a deviation from pixels, which nobody expects of arrays."""
+    """Return whether a metric is a deviation from pixels, which nobody expects of arrays."""
     return metric.startswith("fisher.") and "deviation" in metric
 
 

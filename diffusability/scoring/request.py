@@ -199,13 +199,7 @@ def _unseen(request: Request) -> dict[str, Any]:
     first = next((name for kind, name in request.items if kind == "latents"), None)
     if first is None:
         raise _unseen_images(request.items[0][1])
-    latents = read_array(first, NAMES)
-    if latents.ndim not in (3, 4):
-        raise StudyError(
-            f"{first}: latents of shape {tuple(latents.shape)}, which is neither (N, C, H, W) nor "
-            "(N, L, D)"
-        )
-    entry: dict[str, Any] = {"kind": "latents", "images": len(latents)}
+    entry: dict[str, Any] = {"kind": "latents", "images": _shape(first)[0]}
     if not entry["images"]:
         raise StudyError(f"{first}: there are no latents in this file")
     if request.labels is not None:
@@ -318,15 +312,25 @@ def _features(name: str, request: Request, shape: Dataset) -> tuple[dict[str, An
 
 
 def _stored(name: str) -> dict[str, Any]:
-    shape = read_array(name, NAMES).shape
+    shape = _shape(name)
     entry: dict[str, Any] = {"source": "latents", "path": str(Path(name).absolute())}
     if len(shape) == 3:
         return entry | {"channels": shape[2], "layout": "tokens"}
-    if len(shape) != 4:
-        raise StudyError(
-            f"{name}: latents of shape {tuple(shape)}, which is neither (N, C, H, W) nor (N, L, D)"
-        )
     return entry | {"channels": shape[1]}
+
+
+def _shape(name: str) -> tuple[int, ...]:
+    """Return the shape of the latents in a file.
+
+    Raises:
+        StudyError: they are neither on a grid nor tokens.
+    """
+    shape = tuple(read_array(name, NAMES).shape)
+    if len(shape) not in (3, 4):
+        raise StudyError(
+            f"{name}: latents of shape {shape}, which is neither (N, C, H, W) nor (N, L, D)"
+        )
+    return shape
 
 
 def _metrics(request: Request, images: bool, extractor: str | None) -> dict[str, Any]:

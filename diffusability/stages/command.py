@@ -133,7 +133,11 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", default="auto", help="torch device; auto: a GPU if there is one"
     )
-    parser.add_argument("--threads", type=int, help="CPU threads of torch (all cores)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        help="CPU threads of torch (all cores; processes of torchrun share all)",
+    )
     parser.add_argument(
         "--minutes",
         type=float,
