@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from diffusability.diffusion.flow import flow_matching_loss, sample_time
 from diffusability.diffusion.network import timestep_sinusoid
 from diffusability.diffusion.transformer import LatentTransformer, LightningDiT, SiT
-from diffusability.study.backbone import BACKBONES, PUBLISHED_SIZES, SiTBackbone
-from diffusability.study.operations import backbone
+from diffusability.study.entries.backbone import BACKBONES, PUBLISHED_SIZES, SiTBackbone
+from diffusability.study.entries.operations import backbone
 
 SIZES = {
     name: dict(zip(("width", "depth", "heads"), numbers, strict=True))

@@ -20,7 +20,7 @@ from sklearn.datasets import load_sample_images
 
 from diffusability.data.folder import open_folder
 from diffusability.data.folder_index import build_index
-from diffusability.study.dataset import FolderDataset
+from diffusability.study.entries.dataset import FolderDataset
 
 WIDTH, HEIGHT = 500, 375
 QUALITY = 90

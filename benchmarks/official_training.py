@@ -32,11 +32,11 @@ from benchmarks.official import Comparison, repository, run, stand_in
 from diffusability.diffusion.flow import drop_labels, flow_matching_loss, sample_time
 from diffusability.diffusion.transformer import LatentTransformer, LightningDiT, SiT
 from diffusability.encoders.packages import import_extra
-from diffusability.study.backbone import BACKBONES
-from diffusability.study.network import ConvNetwork, ImageShape
-from diffusability.study.regularizer import Baseline
-from diffusability.study.spec import TrainSpec
-from diffusability.study.trained_tokenizer import ObjectiveSpec, TokenizerTraining
+from diffusability.study.core.spec import TrainSpec
+from diffusability.study.entries.backbone import BACKBONES
+from diffusability.study.entries.network import ConvNetwork, ImageShape
+from diffusability.study.entries.regularizer import Baseline
+from diffusability.study.entries.trained_tokenizer import ObjectiveSpec, TokenizerTraining
 from diffusability.tokenizers.conv import ConvAutoencoder
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.objective import Objective

@@ -29,8 +29,8 @@ from diffusability.diffusion.transformer import LightningDiT, SiT
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.metrics.feature_moments import FeatureMoments, moments_of_batches
 from diffusability.metrics.frechet import frechet_distance
-from diffusability.study.network import ConvNetwork, ImageShape
-from diffusability.study.trained_encoder import SupervisedEncoder
+from diffusability.study.entries.network import ConvNetwork, ImageShape
+from diffusability.study.entries.trained_encoder import SupervisedEncoder
 from diffusability.tokenizers.conv import ConvAutoencoder
 
 STEPS, BATCH = 10, 64

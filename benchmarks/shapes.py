@@ -9,7 +9,7 @@ import time
 import torch
 
 from diffusability.data.shapes import draw_shapes
-from diffusability.study.pixel_dataset import ShapesDataset
+from diffusability.study.entries.pixel_dataset import ShapesDataset
 
 
 def main() -> None:

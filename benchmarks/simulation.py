@@ -15,9 +15,9 @@ from pathlib import Path
 
 from diffusability.artifacts.atomic import write_json
 from diffusability.artifacts.card import read_card
-from diffusability.study.load import load_study, read_yaml
-from diffusability.study.plan import Plan
-from diffusability.study.targets import table_file, table_names
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.targets import table_file, table_names
+from diffusability.study.reading.load import load_study, read_yaml
 from tests.cluster import stub_slurm, warm_snakemake
 from tests.cluster.simulation import HERE, NO_NEEDS, ON_SLURM, Outcome, create, simulate
 from tests.workflow.workspace import Workspace

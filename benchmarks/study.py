@@ -14,9 +14,9 @@ from statistics import median
 import yaml
 
 from diffusability.artifacts.card import read_card
-from diffusability.study.load import load_study, read_yaml
-from diffusability.study.plan import Plan
-from diffusability.study.workflow_files import default_study
+from diffusability.study.core.workflow_files import default_study
+from diffusability.study.planning.plan import Plan
+from diffusability.study.reading.load import load_study, read_yaml
 
 TOKENIZERS = 86
 GUIDANCE = [1.0, 1.5, 2.0]
@@ -51,7 +51,7 @@ def start_up() -> None:
     """Print what a job costs before it works: interpreter, library, torch."""
     codes = {
         "python": "pass",
-        "study layer": "import diffusability.study.plan, diffusability.study.load",
+        "study layer": "import diffusability.study.planning.plan, diffusability.study.reading.load",
         "a metric stage": "import diffusability.stages.latent_metrics",
         "a training stage": "import diffusability.stages.diffusion",
     }

@@ -24,9 +24,9 @@ from benchmarks.plain_tokenizers import (
     plain_conv,
     plain_losses,
 )
-from diffusability.study.network import ConvNetwork, ImageShape, VitNetwork
-from diffusability.study.regularizer import Baseline
-from diffusability.study.trained_tokenizer import ObjectiveSpec
+from diffusability.study.entries.network import ConvNetwork, ImageShape, VitNetwork
+from diffusability.study.entries.regularizer import Baseline
+from diffusability.study.entries.trained_tokenizer import ObjectiveSpec
 from diffusability.tokenizers.conv import ConvAutoencoder
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.interface import Tokenizer

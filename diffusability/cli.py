@@ -26,13 +26,13 @@ from diffusability.errors import ArtifactError, StudyError, exit_status
 from diffusability.execution.gpus import machine_gpus
 from diffusability.execution.plan_table import plan_table
 from diffusability.execution.this_machine import measure
-from diffusability.study.commands import Run, set_run
-from diffusability.study.file import schema
-from diffusability.study.load import load_study
-from diffusability.study.plan import Plan
-from diffusability.study.stages import BULK, CARD
-from diffusability.study.workflow_files import CLAIMS, default_study, workflow_folder
-from diffusability.study.yaml_file import read_overrides
+from diffusability.study.core.commands import Run, set_run
+from diffusability.study.core.workflow_files import CLAIMS, default_study, workflow_folder
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.stages import BULK, CARD
+from diffusability.study.reading.load import load_study
+from diffusability.study.reading.study_file import schema
+from diffusability.study.reading.yaml_file import read_overrides
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """Parameters and multiplications of networks, counted by torch's own counter on the meta device.
 
 Nothing is computed and weights take no memory. Norms, activations and resizing are not counted:
-they add a few per cent. `diffusability.study.operations` calls this module and caches the results.
+they add a few per cent. `study/entries/operations.py` calls this module and caches the results.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from diffusability.data.images import ImageSet
 from diffusability.diffusion.load import backbone_spec, build_diffusion
 from diffusability.encoders.load import encoder_kind
 from diffusability.encoders.pretext import Pretext
-from diffusability.study.trained_tokenizer import ObjectiveSpec
+from diffusability.study.entries.trained_tokenizer import ObjectiveSpec
 from diffusability.tokenizers.build import build_tokenizer, tokenizer_network
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 

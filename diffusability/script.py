@@ -10,7 +10,7 @@ import runpy
 import sys
 
 from diffusability.execution.fork_client import hand_over
-from diffusability.study.workflow_files import VARIABLE
+from diffusability.study.core.workflow_files import VARIABLE
 
 
 def main() -> None:

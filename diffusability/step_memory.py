@@ -3,8 +3,8 @@
 The step runs on fake tensors, which have shapes and types and no content, so nothing is computed
 and no memory is taken. Every tensor that autograd saves is counted once, however often it is saved;
 weights are not, as they are counted by themselves. With activation checkpointing, one block at a
-time is computed again: the largest is counted beside what is kept. `diffusability.study.operations`
-calls this module and caches the results.
+time is computed again: the largest is counted beside what is kept.
+`study/entries/operations.py` calls this module and caches the results.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,8 +20,8 @@ from diffusability.diffusion.load import backbone_spec, build_diffusion
 from diffusability.encoders.load import encoder_kind
 from diffusability.encoders.pretext import Pretext
 from diffusability.nn.recomputation import recompute_blocks
-from diffusability.study.regularizer import Baseline
-from diffusability.study.trained_tokenizer import ObjectiveSpec
+from diffusability.study.entries.regularizer import Baseline
+from diffusability.study.entries.trained_tokenizer import ObjectiveSpec
 from diffusability.tokenizers.build import build_tokenizer, tokenizer_network
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.hierarchical import HierarchicalAutoencoder, hierarchical_loss

@@ -23,16 +23,16 @@ from diffusability.execution.rule_functions import (
 from diffusability.execution.run_progress import end_progress, show_progress
 from diffusability.execution.run_time import is_resumed
 from diffusability.execution.slurm import check_submission
-from diffusability.study.class_sizes import check_prepared
+from diffusability.study.preflight.class_sizes import check_prepared
 from diffusability.execution.stale_lock import remove_stale_lock
-from diffusability.study.commands import study_arguments
-from diffusability.study.load import load_study
-from diffusability.study.memory import check_memory
-from diffusability.study.needs import check_needs
-from diffusability.study.plan import Plan
-from diffusability.study.stages import CARD, RESULTS, STAGES, path_template
-from diffusability.study.tables import ANALYSIS_TABLES, CLAIMS_TABLE, COLLECTED_TABLES
-from diffusability.study.targets import (
+from diffusability.study.core.commands import study_arguments
+from diffusability.study.reading.load import load_study
+from diffusability.study.preflight.memory import check_memory
+from diffusability.study.preflight.needs import check_needs
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.stages import CARD, RESULTS, STAGES, path_template
+from diffusability.study.planning.tables import ANALYSIS_TABLES, CLAIMS_TABLE, COLLECTED_TABLES
+from diffusability.study.planning.targets import (
     digest,
     figure_files,
     picture_files,
@@ -40,7 +40,7 @@ from diffusability.study.targets import (
     table_files,
     table_names,
 )
-from diffusability.study.workflow_files import (
+from diffusability.study.core.workflow_files import (
     CAPTIONS,
     CLAIMS,
     FISHER_CLAIMS,

@@ -1,5 +1,5 @@
 # From tables to figures: one rule per figure; they differ only in its name.
-from diffusability.study.targets import figure_names
+from diffusability.study.planning.targets import figure_names
 
 for figure in figure_names(STUDY):
 

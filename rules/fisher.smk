@@ -2,7 +2,7 @@
 # study of its own, studies/fisher_toy.yaml, independent of the study of the other rules; its file is
 # read only if one of these rules is needed. Its curves are made by a rule of stages.smk.
 from diffusability.study.fisher_toy import FISHER_TOY, TOY_FIGURES, toy_plan
-from diffusability.study.figures import FIGURE_FORMATS
+from diffusability.study.planning.figures import FIGURE_FORMATS
 
 TOY_TABLE = f"{RESULTS}/tables/{FISHER_TOY}/curves.csv"
 TOY_CLAIMS_TABLE = f"{RESULTS}/tables/{FISHER_TOY}/claims.csv"

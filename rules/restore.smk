@@ -1,6 +1,6 @@
 # Evicted latents and samples (`diffusability gc --evict`) are made again by jobs of their own, when a
 # job is to be made that reads them. What is finished is not looked at.
-from diffusability.study.stages import BULK, RESTORED
+from diffusability.study.planning.stages import BULK, RESTORED
 
 for stage in BULK:
     declared = STAGES[stage]

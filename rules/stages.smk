@@ -1,6 +1,6 @@
 # From images to measurements: one rule per stage, of one shape. What each reads, writes and needs is
-# declared in diffusability/study/stages.py, and for metrics in diffusability/study/metrics.py.
-from diffusability.study.stages import name_template
+# declared in diffusability/study/planning/stages.py, and for metrics in diffusability/study/metrics/groups.py.
+from diffusability.study.planning.stages import name_template
 
 for stage, declared in STAGES.items():
 

@@ -9,10 +9,10 @@ from diffusability.analysis.frames import read_table, write_tables
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.analysis.verdicts import check_claims
 from diffusability.execution.result_script import run
-from diffusability.study.plan import Plan
-from diffusability.study.tables import ANALYSIS_TABLES, CLAIMS_TABLE, TABLES
-from diffusability.study.targets import table_file, table_files
-from diffusability.study.workflow_files import CLAIMS, LATENT_CLAIMS
+from diffusability.study.core.workflow_files import CLAIMS, LATENT_CLAIMS
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.tables import ANALYSIS_TABLES, CLAIMS_TABLE, TABLES
+from diffusability.study.planning.targets import table_file, table_files
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:

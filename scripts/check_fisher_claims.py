@@ -10,7 +10,7 @@ from diffusability.analysis.claims import load_claims
 from diffusability.analysis.fisher_findings import check_fisher_claims
 from diffusability.analysis.frames import write_tables
 from diffusability.execution.result_script import run_on_toy_table
-from diffusability.study.workflow_files import FISHER_CLAIMS
+from diffusability.study.core.workflow_files import FISHER_CLAIMS
 
 
 def work(table: Path, outputs: list[Path]) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from diffusability.execution.result_script import run
 from diffusability.figures.results import read_results
 from diffusability.figures.style import write_figure
-from diffusability.study.figures import figure_named
-from diffusability.study.plan import Plan
-from diffusability.study.targets import table_files
+from diffusability.study.planning.figures import figure_named
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.targets import table_files
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:

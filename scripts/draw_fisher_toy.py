@@ -9,7 +9,7 @@ import pandas as pd
 from diffusability.execution.result_script import run_on_toy_table
 from diffusability.figures.style import write_figure
 from diffusability.study.fisher_toy import TOY_FIGURES
-from diffusability.study.tables import import_function
+from diffusability.study.planning.tables import import_function
 
 
 def work(table: Path, outputs: list[Path]) -> None:

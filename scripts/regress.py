@@ -8,9 +8,9 @@ from diffusability.analysis.analyse import analyse
 from diffusability.analysis.frames import write_tables
 from diffusability.analysis.measurements import read_tables
 from diffusability.execution.result_script import run
-from diffusability.study.plan import Plan
-from diffusability.study.tables import ANALYSIS_TABLES, COLLECTED_TABLES
-from diffusability.study.targets import table_files, table_names
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.tables import ANALYSIS_TABLES, COLLECTED_TABLES
+from diffusability.study.planning.targets import table_files, table_names
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:

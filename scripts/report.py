@@ -6,8 +6,8 @@ from pathlib import Path
 
 from diffusability.execution.result_script import run
 from diffusability.report.page import write_page
-from diffusability.study.plan import Plan
-from diffusability.study.targets import figure_files, table_files
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.targets import figure_files, table_files
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:

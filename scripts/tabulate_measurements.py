@@ -7,8 +7,8 @@ from pathlib import Path
 from diffusability.analysis.analyse import collect
 from diffusability.analysis.frames import write_tables
 from diffusability.execution.result_script import run
-from diffusability.study.plan import Plan
-from diffusability.study.stages import STAGES
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.stages import STAGES
 
 
 def work(plan: Plan, outputs: list[Path]) -> None:

@@ -9,7 +9,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 import pytest
 
-from diffusability.study import commands
+from diffusability.study.core import commands
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -4,9 +4,9 @@ import re
 
 import pandas as pd
 
-from diffusability.study.generation import GENERATION, TRAJECTORY
-from diffusability.study.metrics import METRIC_GROUPS
-from diffusability.study.quantity import Quantity
+from diffusability.study.metrics.generation import GENERATION, TRAJECTORY
+from diffusability.study.metrics.groups import METRIC_GROUPS
+from diffusability.study.metrics.quantity import Quantity
 
 ABOVE = "as above"
 

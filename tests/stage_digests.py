@@ -12,8 +12,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from diffusability.study.registry import Registry
-from diffusability.study.stages import STAGES, stage_code
+from diffusability.study.core.registry import Registry
+from diffusability.study.planning.stages import STAGES, stage_code
 
 FILE = Path(__file__).with_name("stage_digests.json")
 PACKAGE = "diffusability"
@@ -29,9 +29,9 @@ NOT_MEANING = (
 )
 # seeds are derived in the one; the others' preprocessing and features are in no fingerprint
 MEANING = (
-    "diffusability.study.fingerprint",
-    "diffusability.study.representations",
-    "diffusability.study.vision_models",
+    "diffusability.study.core.fingerprint",
+    "diffusability.study.entries.representations",
+    "diffusability.study.entries.vision_models",
 )
 
 

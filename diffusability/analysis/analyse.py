@@ -15,10 +15,10 @@ from diffusability.analysis.snapshots import (
     fill_steps,
     last_steps,
 )
-from diffusability.study.plan import Plan
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.tables import ANALYSIS_TABLES, COLLECTED_TABLES, TABLES
+from diffusability.study.planning.targets import table_names
 from diffusability.study.study import DEFAULTS, AnalysisSpec
-from diffusability.study.tables import ANALYSIS_TABLES, COLLECTED_TABLES, TABLES
-from diffusability.study.targets import table_names
 
 OF_ALL = ("tokenizers", "comparability", "latent_spaces")  # tables on every tokenizer
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from diffusability.study.metrics import METRIC_GROUPS
+from diffusability.study.metrics.groups import METRIC_GROUPS
 
 # title of a metric group: short name and metric (a shell pattern); the first represents the group
 PERSPECTIVES = {group.title: dict(group.shows) for group in METRIC_GROUPS.values() if group.shows}

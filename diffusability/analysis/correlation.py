@@ -33,8 +33,8 @@ from diffusability.analysis.panels import (
     panels,
     predictors,
 )
+from diffusability.study.planning.tables import BEST
 from diffusability.study.study import DEFAULTS, AnalysisSpec
-from diffusability.study.tables import BEST
 
 
 def sign(row: Mapping[Any, Any]) -> float:

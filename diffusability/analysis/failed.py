@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from diffusability.analysis.panels import Measured, Panel, scales
-from diffusability.study.tables import BEST
+from diffusability.study.planning.tables import BEST
 
 ERRORS = 2.0  # standard errors that a model must be better by
 ACCURACY = "generation.class_accuracy_"

@@ -1,4 +1,4 @@
-"""Tables as data frames and as CSV files, with the types that `study/tables.py` declares."""
+"""Tables as data frames and as CSV files, typed as `study/planning/tables.py` declares."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
@@ -10,8 +10,8 @@ import pandas as pd
 from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.result_card import check_result
 from diffusability.errors import MeasurementError
-from diffusability.study.commands import snakemake_command
-from diffusability.study.tables import BEST, Kind, table_named
+from diffusability.study.core.commands import snakemake_command
+from diffusability.study.planning.tables import BEST, Kind, table_named
 
 DIGITS = 6  # significant digits of results, more than resampling error allows
 _TRUTH = {"true": True, "false": False, "": None}

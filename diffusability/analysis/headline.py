@@ -18,9 +18,9 @@ from diffusability.analysis.measurements import read_tables, target_metric
 from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Guidance, Measured, scales
 from diffusability.analysis.snapshots import at_last_step
-from diffusability.study.plan import Plan
-from diffusability.study.tables import BEST, TABLES
-from diffusability.study.targets import report_file
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.tables import BEST, TABLES
+from diffusability.study.planning.targets import report_file
 
 LINES, COLUMNS = 25, 100  # of the text
 SCALED = "(LNC and SRSS: z-scored)"

@@ -28,8 +28,8 @@ from diffusability.analysis.latent_spaces import (
 )
 from diffusability.analysis.panels import Measured, Table
 from diffusability.analysis.run_estimates import LOOKS, Ranged, estimates, mean_of, wholes
-from diffusability.study.roles import GPE, LEVEL, PERMUTED, PIXELS, TRAINED, VAE, VAE_MEANS
-from diffusability.study.tokenizer import LinearSource
+from diffusability.study.entries.roles import GPE, LEVEL, PERMUTED, PIXELS, TRAINED, VAE, VAE_MEANS
+from diffusability.study.entries.tokenizer import LinearSource
 
 UNKNOWN = "nothing was trained twice, or the measurement has no error"
 HALF_LOST = "most noise levels of one half have flags"

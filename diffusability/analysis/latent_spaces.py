@@ -12,8 +12,8 @@ from diffusability.analysis.frames import table_frame
 from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Measured, Table
 from diffusability.artifacts.card import verified
-from diffusability.study.plan import Plan
-from diffusability.study.roles import GPE, VAE, VAE_MEANS, role_of
+from diffusability.study.entries.roles import GPE, VAE, VAE_MEANS, role_of
+from diffusability.study.planning.plan import Plan
 
 # column: metric of the tokenizer
 ENCODERS = {

@@ -15,11 +15,11 @@ from diffusability.analysis.panels import CONTROL, GENERATION
 from diffusability.artifacts.card import verified
 from diffusability.artifacts.result_card import made_for
 from diffusability.errors import ArtifactError, MeasurementError
-from diffusability.study.commands import snakemake_command
-from diffusability.study.names import distance_name
-from diffusability.study.plan import Artifact, Plan
+from diffusability.study.core.commands import snakemake_command
+from diffusability.study.core.names import distance_name
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.planning.targets import table_file, table_names
 from diffusability.study.study import Study
-from diffusability.study.targets import table_file, table_names
 
 # columns that identify a measurement
 KEY = ("tokenizer", "tokenizer_seed", "backbone", "seed", "step", "guidance", "metric")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from diffusability.analysis.catalogue import HEADLINE_TARGETS
 from diffusability.analysis.pairing import IDENTITY, Cells, means_by_tokenizer
 from diffusability.analysis.snapshots import at_last_step
-from diffusability.study.tables import BEST
+from diffusability.study.planning.tables import BEST
 
 _RUN = ["tokenizer", "tokenizer_seed", "seed", "guidance"]
 GENERATION = "generation."

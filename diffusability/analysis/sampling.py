@@ -24,7 +24,7 @@ from diffusability.analysis.panels import (
 )
 from diffusability.analysis.snapshots import at_last_step
 from diffusability.artifacts.card import verified
-from diffusability.study.plan import Artifact, Plan
+from diffusability.study.planning.plan import Artifact, Plan
 from diffusability.study.study import DEFAULTS, AnalysisSpec
 
 FILE = "samples.json"

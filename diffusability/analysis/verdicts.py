@@ -22,8 +22,8 @@ from diffusability.analysis.intervals import Labels, methods_of
 from diffusability.analysis.joint import CORRELATIONS, RANGES, Row, Terms, evaluate, in_ranges
 from diffusability.analysis.panels import Measured, Table
 from diffusability.analysis.power import ASSUMED, power, power_reason
+from diffusability.study.planning.tables import CLAIMS_TABLE
 from diffusability.study.study import DEFAULTS, AnalysisSpec
-from diffusability.study.tables import CLAIMS_TABLE
 
 REPRODUCED = "reproduced"
 CONTRADICTED = "contradicted"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusability.errors import ArtifactError
-from diffusability.study.commands import diffusability_command
+from diffusability.study.core.commands import diffusability_command
 
 COPIED = 16 * 2**20  # bytes copied at a time between file systems
 

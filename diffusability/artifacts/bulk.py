@@ -8,8 +8,8 @@ from typing import Any
 
 from diffusability.artifacts.hashed_tensors import altered_tensors, read_header
 from diffusability.errors import ArtifactError
-from diffusability.study.commands import snakemake_command
-from diffusability.study.stages import RESTORED, RESULTS, STAGES
+from diffusability.study.core.commands import snakemake_command
+from diffusability.study.planning.stages import RESTORED, RESULTS, STAGES
 
 
 def cache_folder(stage: str, fingerprint: str) -> Path:

@@ -12,9 +12,9 @@ from typing_extensions import TypedDict  # that of Python 3.11 has no configurat
 from diffusability.artifacts.atomic import sha256
 from diffusability.artifacts.bulk import evicted
 from diffusability.errors import ArtifactError
-from diffusability.study.commands import snakemake_command
-from diffusability.study.fingerprint import fingerprint as fingerprint_of
-from diffusability.study.stages import CARD, RESULTS, STAGES
+from diffusability.study.core.commands import snakemake_command
+from diffusability.study.core.fingerprint import fingerprint as fingerprint_of
+from diffusability.study.planning.stages import CARD, RESULTS, STAGES
 
 LATEST = 4e9  # seconds since 1970: later times are mistakes
 _STRICT = ConfigDict(strict=True, extra="allow")

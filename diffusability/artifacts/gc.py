@@ -21,8 +21,8 @@ from diffusability.artifacts.inventory import (
 )
 from diffusability.artifacts.lock import empty, exclusive, holder, read_by_holder
 from diffusability.errors import ArtifactBusyError
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.stages import CARD, RESULTS, STAGES
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.planning.stages import CARD, RESULTS, STAGES
 
 FINGERPRINT = re.compile("[0-9a-f]{12}")
 SETTLED = 3600  # seconds without a change after which an unfinished file is taken to be left

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from diffusability.study.fingerprint import canonical_json
+from diffusability.study.core.fingerprint import canonical_json
 
 LENGTH = 8  # bytes of the header's length
 LARGEST_HEADER = 100 * 2**20  # bytes, as the library

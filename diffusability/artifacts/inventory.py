@@ -15,8 +15,8 @@ from diffusability.artifacts.card import (
     rebuild_command,
 )
 from diffusability.errors import ArtifactError
-from diffusability.study.plan import Artifact
-from diffusability.study.stages import BULK, CARD, RESULTS, STAGES
+from diffusability.study.planning.plan import Artifact
+from diffusability.study.planning.stages import BULK, CARD, RESULTS, STAGES
 
 
 def is_done(artifact: Artifact) -> bool:

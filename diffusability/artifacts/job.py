@@ -33,10 +33,10 @@ from diffusability.artifacts.progress import (
     write_progress,
 )
 from diffusability.errors import ArtifactError, TrainingInterrupted
-from diffusability.study.fingerprint import derive_seed, fingerprint
-from diffusability.study.merge import merge
-from diffusability.study.spec import TIME_BUDGET
-from diffusability.study.stages import CARD, RESULTS, STAGES
+from diffusability.study.core.fingerprint import derive_seed, fingerprint
+from diffusability.study.core.merge import merge
+from diffusability.study.core.spec import TIME_BUDGET
+from diffusability.study.planning.stages import CARD, RESULTS, STAGES
 
 logger = logging.getLogger(__name__)
 GLANCE = 1.0  # seconds; checking whether a lock is held takes it briefly

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from diffusability.artifacts.atomic import write_json
 from diffusability.errors import DataError
-from diffusability.study.needs import named_contents
-from diffusability.study.stages import RESULTS
+from diffusability.study.planning.stages import RESULTS
+from diffusability.study.preflight.needs import named_contents
 from diffusability.study.study import Study
 
 

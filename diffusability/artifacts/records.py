@@ -11,19 +11,19 @@ from typing import Any
 
 from diffusability.artifacts.atomic import write_json
 from diffusability.errors import DiffusabilityError, StudyError
-from diffusability.study.fingerprint import canonical_json
-from diffusability.study.fisher_toy import FISHER_TOY, toy_plan
-from diffusability.study.load import load_study
-from diffusability.study.plan import Plan
-from diffusability.study.problems import nearest
-from diffusability.study.stages import RESULTS
-from diffusability.study.workflow_files import (
+from diffusability.study.core.fingerprint import canonical_json
+from diffusability.study.core.problems import nearest
+from diffusability.study.core.workflow_files import (
     NO_FILE,
     default_study,
     shown,
     toy_study,
     workflow_folder,
 )
+from diffusability.study.fisher_toy import FISHER_TOY, toy_plan
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.stages import RESULTS
+from diffusability.study.reading.load import load_study
 
 RECORDS = Path(RESULTS, "studies")
 

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from diffusability.artifacts.atomic import sha256, write_json
 from diffusability.artifacts.card import read_card
 from diffusability.errors import ArtifactError
-from diffusability.study.commands import snakemake_command
-from diffusability.study.stages import CARD, RESULTS
+from diffusability.study.core.commands import snakemake_command
+from diffusability.study.planning.stages import CARD, RESULTS
 
 FOLDER = "provenance"  # beside the files
 

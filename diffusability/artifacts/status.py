@@ -11,8 +11,8 @@ from typing import Any
 from diffusability.artifacts.inventory import state_of
 from diffusability.artifacts.lock import holder
 from diffusability.artifacts.progress import Progress, read_progress
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.stages import RESULTS, STAGES
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.planning.stages import RESULTS, STAGES
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG_TAIL = 65_536  # bytes

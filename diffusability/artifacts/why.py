@@ -10,11 +10,11 @@ from diffusability.artifacts.card import read_card
 from diffusability.artifacts.inventory import is_done, reasons
 from diffusability.artifacts.status import duration, wrapped
 from diffusability.errors import StudyError
-from diffusability.study.commands import snakemake_command
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.problems import nearest
-from diffusability.study.stages import CARD, STAGES
-from diffusability.study.targets import figure_files, report_file, table_files
+from diffusability.study.core.commands import snakemake_command
+from diffusability.study.core.problems import nearest
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.planning.stages import CARD, STAGES
+from diffusability.study.planning.targets import figure_files, report_file, table_files
 
 FINGERPRINT = re.compile(r"(?<![0-9a-f])[0-9a-f]{12}(?![0-9a-f])")
 INDENT = " " * 8

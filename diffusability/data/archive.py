@@ -25,9 +25,9 @@ from diffusability.data.image_file import DamagedImage, stored_size
 from diffusability.data.images import ImageSet, stratified_validation
 from diffusability.data.load import DataSource
 from diffusability.errors import ArtifactError, DataError
-from diffusability.study.commands import snakemake_command
-from diffusability.study.dataset import ArchiveDataset
-from diffusability.study.fingerprint import canonical_json, derive_seed
+from diffusability.study.core.commands import snakemake_command
+from diffusability.study.core.fingerprint import canonical_json, derive_seed
+from diffusability.study.entries.dataset import ArchiveDataset
 
 MEMBERS = "members.json"  # beside the index, where an archive has no directory of its own
 Entry = TypeVar("Entry", bound=ArchiveDataset)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusability.errors import DataError
-from diffusability.study.commands import install_command
+from diffusability.study.core.commands import install_command
 
 _BROKEN = (zipfile.BadZipFile, zlib.error)  # npz files are zips
 SUFFIXES = (".npy", ".npz", ".safetensors", ".zarr")

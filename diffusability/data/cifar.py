@@ -6,8 +6,8 @@ import numpy as np
 
 from diffusability.data.pixels import PixelFiles, Split
 from diffusability.errors import DataError
-from diffusability.study.image_files import CIFAR_FILES
-from diffusability.study.pixel_dataset import CifarDataset
+from diffusability.study.entries.pixel_dataset import CifarDataset
+from diffusability.study.sources.image_files import CIFAR_FILES
 
 SHAPE = (3, 32, 32)  # red, green, blue; rows; columns
 PIXELS = 3 * 32 * 32

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from diffusability.data.bundled import bundled_file
 from diffusability.data.images import ImageSet, stratified_validation
 from diffusability.data.load import DataSource
-from diffusability.study.fingerprint import derive_seed
-from diffusability.study.pixel_dataset import DigitsDataset
+from diffusability.study.core.fingerprint import derive_seed
+from diffusability.study.entries.pixel_dataset import DigitsDataset
 
 DIGITS = "data/digits.csv.gz"  # 64 pixels and the label of one scan per line
 SCAN = 8

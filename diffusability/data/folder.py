@@ -32,10 +32,10 @@ from diffusability.data.image_file import (
 from diffusability.data.images import ImageSet
 from diffusability.data.load import DataSource
 from diffusability.errors import ArtifactError, DataError
-from diffusability.study.commands import snakemake_command
-from diffusability.study.content import is_digest
-from diffusability.study.dataset import DecodedDataset, FolderDataset
-from diffusability.study.folder_content import (
+from diffusability.study.core.commands import snakemake_command
+from diffusability.study.entries.dataset import DecodedDataset, FolderDataset
+from diffusability.study.sources.content import is_digest
+from diffusability.study.sources.folder_content import (
     dataset_images,
     images_below,
     joint_digest,

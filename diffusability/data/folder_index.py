@@ -33,9 +33,9 @@ from diffusability.data.image_file import (
     upright,
 )
 from diffusability.errors import DataError
-from diffusability.study.dataset import DecodedDataset, FolderDataset
-from diffusability.study.fingerprint import canonical_json
-from diffusability.study.folder_content import images_below
+from diffusability.study.core.fingerprint import canonical_json
+from diffusability.study.entries.dataset import DecodedDataset, FolderDataset
+from diffusability.study.sources.folder_content import images_below
 
 logger = logging.getLogger(__name__)
 IGNORED = 1000  # class number of ImageNet-S for pixels that are neither object nor background

@@ -14,9 +14,9 @@ import torch
 
 from diffusability.data.images import stratified_validation
 from diffusability.errors import DataError
-from diffusability.study.dataset import FolderDataset
-from diffusability.study.fingerprint import derive_seed
-from diffusability.study.folder_content import entries, images_below, is_folder, is_image
+from diffusability.study.core.fingerprint import derive_seed
+from diffusability.study.entries.dataset import FolderDataset
+from diffusability.study.sources.folder_content import entries, images_below, is_folder, is_image
 
 NAMED = 5  # names listed in a message
 # formats that are pictures and that this project does not read

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from diffusability.data.pixels import PixelFiles, Split
 from diffusability.errors import DataError
-from diffusability.study.image_files import IDX_PARTS, idx_files
-from diffusability.study.pixel_dataset import IdxDataset
+from diffusability.study.entries.pixel_dataset import IdxDataset
+from diffusability.study.sources.image_files import IDX_PARTS, idx_files
 
 UNSIGNED_BYTE = 0x08  # type code in the third byte
 

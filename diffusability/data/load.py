@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet
 from diffusability.errors import ArtifactError, DataError
-from diffusability.study.commands import snakemake_command
-from diffusability.study.dataset import DATASETS, Dataset
+from diffusability.study.core.commands import snakemake_command
+from diffusability.study.entries.dataset import DATASETS, Dataset
 
 Entry = TypeVar("Entry", bound=Dataset)
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from diffusability.data.archive import Archive, Archives, Member
 from diffusability.data.image_file import DamagedImage
 from diffusability.errors import DataError
-from diffusability.study.dataset import ParquetDataset
+from diffusability.study.entries.dataset import ParquetDataset
 
 KEPT = 2**29  # bytes of row groups kept in memory per process
 

@@ -17,7 +17,7 @@ from diffusability.data.crops import centre_crop
 from diffusability.data.images import ImageSet
 from diffusability.data.load import OwnFiles
 from diffusability.errors import DataError
-from diffusability.study.pixel_dataset import PixelDataset
+from diffusability.study.entries.pixel_dataset import PixelDataset
 
 Entry = TypeVar("Entry", bound=PixelDataset)
 Bytes = NDArray[np.uint8]

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from diffusability.data.bundled import bundled_file
 from diffusability.data.images import ImageSet
 from diffusability.data.load import DataSource
-from diffusability.study.fingerprint import derive_seed
-from diffusability.study.pixel_dataset import ShapesDataset
+from diffusability.study.core.fingerprint import derive_seed
+from diffusability.study.entries.pixel_dataset import ShapesDataset
 
 Loop = NDArray[np.float64]  # (K, 2) corners x, y of a closed polygon, inside the unit disc
 SIDE = 256  # cells of a distance table along one side, over -EXTENT ... EXTENT

@@ -16,8 +16,8 @@ from diffusability.data.archive import Archive, Archives, Member
 from diffusability.data.folder_layout import unread_format
 from diffusability.data.image_file import DamagedImage
 from diffusability.errors import DataError
-from diffusability.study.dataset import TarDataset
-from diffusability.study.folder_content import is_hidden, is_image
+from diffusability.study.entries.dataset import TarDataset
+from diffusability.study.sources.folder_content import is_hidden, is_image
 
 END = 1024  # zero bytes that mark the end of a tar, at least
 

@@ -7,7 +7,7 @@ from diffusability.data.array_files import as_labels, read_array
 from diffusability.data.images import ImageSet
 from diffusability.data.load import OwnFiles
 from diffusability.errors import DataError
-from diffusability.study.dataset import UnseenDataset
+from diffusability.study.entries.dataset import UnseenDataset
 
 
 class UnseenImages(OwnFiles[UnseenDataset]):

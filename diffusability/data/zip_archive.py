@@ -13,8 +13,8 @@ from diffusability.data.archive import Archive, Archives, Member
 from diffusability.data.folder_layout import unread_format
 from diffusability.data.image_file import DamagedImage
 from diffusability.errors import DataError
-from diffusability.study.dataset import ZipDataset
-from diffusability.study.folder_content import is_hidden, is_image
+from diffusability.study.entries.dataset import ZipDataset
+from diffusability.study.sources.folder_content import is_hidden, is_image
 
 LABELS = "dataset.json"
 _ALTERED = (zlib.error, lzma.LZMAError)  # members that do not unpack

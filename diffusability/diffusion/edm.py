@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from diffusability.study.backbone import EDMTraining
+from diffusability.study.entries.backbone import EDMTraining
 
 # (point (B, ...), level (B,), labels (B,) or None) -> (B, ...); D(y; sigma) or F(c_in y; c_noise)
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]

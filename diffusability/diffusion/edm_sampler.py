@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusability.diffusion.sampler import Solver, function_evaluations
 from diffusability.errors import StudyError
-from diffusability.study.sampling import EDMSampling
+from diffusability.study.entries.sampling import EDMSampling
 
 # D at one noise level for the whole batch: noisy data (B, ...) and sigma -> (B, ...)
 DenoiserField = Callable[[Tensor, float], Tensor]

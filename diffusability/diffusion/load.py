@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from diffusability.artifacts.card import read_card
 from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
-from diffusability.study.backbone import BACKBONES, Backbone, BackboneSpec
+from diffusability.study.entries.backbone import BACKBONES, Backbone, BackboneSpec
 from diffusability.training.run import weights_name
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from diffusability.errors import StudyError
 from diffusability.nn.initialisation import SeededModule
 from diffusability.nn.positions import PERIOD
-from diffusability.study.backbone import Backbone
+from diffusability.study.entries.backbone import Backbone
 
 Options = TypeVar("Options", bound=Backbone)
 

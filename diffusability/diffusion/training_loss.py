@@ -8,7 +8,7 @@ from diffusability.diffusion.flow import drop_labels, flow_matching_loss, sample
 from diffusability.diffusion.guidance import require_classes
 from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
 from diffusability.latents.posteriors import Posteriors
-from diffusability.study.backbone import Backbone
+from diffusability.study.entries.backbone import Backbone
 from diffusability.training.run import Batch, Losses
 
 

@@ -16,7 +16,7 @@ from diffusability.nn.attention import Attention
 from diffusability.nn.initialisation import draw_normal, draw_xavier, set_zero
 from diffusability.nn.layers import MLP, RMSNorm, SwiGLU
 from diffusability.nn.positions import RotaryPosition, position_embedding
-from diffusability.study.backbone import TransformerBackbone
+from diffusability.study.entries.backbone import TransformerBackbone
 
 MLP_RATIO = 4  # hidden width of the feed-forward layers, in units of the width
 EMBEDDING_STD = 0.02

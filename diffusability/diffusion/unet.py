@@ -17,7 +17,7 @@ from diffusability.nn.attention import Attention
 from diffusability.nn.initialisation import draw_normal, draw_xavier, set_zero
 from diffusability.nn.layers import group_norm
 from diffusability.nn.recomputation import Block
-from diffusability.study.backbone import UNetBackbone
+from diffusability.study.entries.backbone import UNetBackbone
 
 CONDITION = 4  # channels of the condition, in units of the width
 SKIP_SCALE = math.sqrt(0.5)  # keeps the variance of a sum of two terms

@@ -14,7 +14,7 @@ from diffusability.encoders.augmentation import random_view
 from diffusability.encoders.interface import StudyEncoder
 from diffusability.encoders.pretext import Network, Pretext
 from diffusability.nn.initialisation import SeededModule, draw_kaiming
-from diffusability.study.trained_encoder import ContrastiveEncoder
+from diffusability.study.entries.trained_encoder import ContrastiveEncoder
 from diffusability.training.run import Batch, Losses
 
 

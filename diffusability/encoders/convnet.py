@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from diffusability.encoders.interface import StudyEncoder
 from diffusability.nn.initialisation import draw_kaiming
-from diffusability.study.encoder import TrainedEncoder
+from diffusability.study.entries.encoder import TrainedEncoder
 
 
 class ConvEncoder(StudyEncoder):

@@ -14,7 +14,7 @@ from diffusability.encoders.interface import Encoder
 from diffusability.encoders.load import WEIGHTS, PublishedWeights
 from diffusability.encoders.packages import import_extra
 from diffusability.errors import ArtifactError
-from diffusability.study.encoder import InceptionEncoder
+from diffusability.study.entries.encoder import InceptionEncoder
 
 FEATURES, CLASSES, SPATIAL_CHANNELS = 2048, 1008, 7
 

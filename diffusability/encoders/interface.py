@@ -10,8 +10,8 @@ from diffusability.nn.initialisation import SeededModule
 class Encoder(nn.Module):
     """Images to features; images are (B, C, H, W) floats in -1 ... 1 of the study's dataset.
 
-    An encoder of one use need not offer what another use asks for: `study/encoder.py` declares
-    the uses of every kind, and a study that asks for more is refused before it starts.
+    An encoder of one use need not offer what another use asks for: `study/entries/encoder.py`
+    declares the uses of every kind, and a study that asks for more is refused before it starts.
 
     Attributes:
         grid_channels: channels D of `grid`.

@@ -10,9 +10,9 @@ from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet
 from diffusability.encoders.interface import Encoder
 from diffusability.errors import ArtifactError
-from diffusability.study.content import content_digest
-from diffusability.study.encoder import ENCODERS, EncoderEntry, PublishedEncoder
-from diffusability.study.merge import merge
+from diffusability.study.core.merge import merge
+from diffusability.study.entries.encoder import ENCODERS, EncoderEntry, PublishedEncoder
+from diffusability.study.sources.content import content_digest
 
 logger = logging.getLogger(__name__)
 WEIGHTS = "model.safetensors"

@@ -12,7 +12,7 @@ from diffusability.encoders.vit import VitEncoder
 from diffusability.errors import StudyError
 from diffusability.nn.initialisation import SeededModule, draw_kaiming, draw_xavier
 from diffusability.nn.transformer import MaskToken, Transformer
-from diffusability.study.trained_encoder import MaskedEncoder
+from diffusability.study.entries.trained_encoder import MaskedEncoder
 from diffusability.training.run import Batch, Losses
 
 ROUNDING = (2 / 255) ** 2 / 12  # variance of rounding to 8 bits, where images span -1 ... 1

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from diffusability.errors import StudyError
-from diffusability.study.commands import install_command
+from diffusability.study.core.commands import install_command
 
 # modules that a package loads late, and that the networks need
 LATE = {

@@ -19,8 +19,8 @@ from diffusability.encoders.interface import StudyEncoder
 from diffusability.encoders.load import HISTORY, WEIGHTS, EncoderKind
 from diffusability.encoders.vit import VitEncoder
 from diffusability.nn.transfer import to_device
-from diffusability.study.encoder import TrainedEncoder
-from diffusability.study.trained_encoder import SupervisedEncoder
+from diffusability.study.entries.encoder import TrainedEncoder
+from diffusability.study.entries.trained_encoder import SupervisedEncoder
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Training, train
 from diffusability.training.run import Batch, Losses, Phase, Run

@@ -30,8 +30,8 @@ from diffusability.encoders.interface import Encoder
 from diffusability.encoders.load import HISTORY, WEIGHTS, EncoderKind, require_content
 from diffusability.encoders.weights import read_tensors
 from diffusability.errors import ArtifactError, StudyError
-from diffusability.study.encoder import PythonEncoder
-from diffusability.study.python_object import (
+from diffusability.study.entries.encoder import PythonEncoder
+from diffusability.study.sources.python_object import (
     PythonObject,
     WeightedObject,
     code_digest,

@@ -20,8 +20,8 @@ from diffusability.encoders.weights import (
     without,
 )
 from diffusability.errors import StudyError
-from diffusability.study.encoder import RepresentationEncoder
-from diffusability.study.representations import (
+from diffusability.study.entries.encoder import RepresentationEncoder
+from diffusability.study.entries.representations import (
     REPRESENTATIONS,
     Representation,
     RepresentationFacts,

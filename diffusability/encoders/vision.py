@@ -20,8 +20,8 @@ from diffusability.encoders.packages import import_extra
 from diffusability.encoders.vision_weights import UNUSED, read_weights, to_network
 from diffusability.encoders.weights import State, load_weights, read_tensors, without
 from diffusability.errors import StudyError
-from diffusability.study.encoder import TimmEncoder, VisionEncoder
-from diffusability.study.vision_models import CELL, FACTS, VisionFacts, VisionModel
+from diffusability.study.entries.encoder import TimmEncoder, VisionEncoder
+from diffusability.study.entries.vision_models import CELL, FACTS, VisionFacts, VisionModel
 
 
 class Vision(PublishedWeights[VisionEncoder]):

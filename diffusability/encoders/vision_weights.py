@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from diffusability.encoders.weights import State, read_tensors, timm_layout, without
 from diffusability.errors import ArtifactError
-from diffusability.study.vision_models import VisionFacts, VisionModel
+from diffusability.study.entries.vision_models import VisionFacts, VisionModel
 
 # heads, poolings and the token that hides patches in pre-training: no patch feature depends on them
 UNUSED = ("head.", "fc_norm.", "attn_pool.", "embeddings.mask_token")

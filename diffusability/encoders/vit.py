@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from diffusability.encoders.interface import StudyEncoder
 from diffusability.nn.initialisation import draw_xavier
 from diffusability.nn.transformer import Transformer
-from diffusability.study.encoder import TrainedEncoder
+from diffusability.study.entries.encoder import TrainedEncoder
 
 
 class VitEncoder(StudyEncoder):

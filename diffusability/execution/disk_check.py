@@ -6,10 +6,10 @@ from pathlib import Path
 from diffusability.artifacts.inventory import is_done
 from diffusability.artifacts.lock import check_locks
 from diffusability.errors import ArtifactError
-from diffusability.study.commands import diffusability_command
-from diffusability.study.cost import Costs
-from diffusability.study.plan import Plan
-from diffusability.study.stages import BULK, RESULTS
+from diffusability.study.core.commands import diffusability_command
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.stages import BULK, RESULTS
+from diffusability.study.preflight.cost import Costs
 
 
 def check_results(plan: Plan) -> str | None:

@@ -13,10 +13,10 @@ from diffusability.artifacts.inventory import finished, is_done
 from diffusability.errors import ArtifactError
 from diffusability.execution.schedule import Task
 from diffusability.execution.this_machine import ThisMachine
-from diffusability.study.cost import Costs, Work
-from diffusability.study.fingerprint import fingerprint
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.stages import STAGES
+from diffusability.study.core.fingerprint import fingerprint
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.planning.stages import STAGES
+from diffusability.study.preflight.cost import Costs, Work
 
 # options that may differ within one kind, because they hardly change the cost
 FREE = {"tokenizer": "regularizer", "samples": "step"}

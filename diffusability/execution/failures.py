@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from diffusability.artifacts.status import last_lines
-from diffusability.study.commands import diffusability_command, snakemake_command
-from diffusability.study.stages import RESULTS
+from diffusability.study.core.commands import diffusability_command, snakemake_command
+from diffusability.study.planning.stages import RESULTS
 
 FULL = 2**20  # bytes; with less left a log cannot be written
 LINES = 8  # shown per job

@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusability.execution.fork_client import ADDRESS, STREAMS
-from diffusability.study.figures import FIGURES
-from diffusability.study.stages import STAGES, stage_code
-from diffusability.study.tables import TABLES
+from diffusability.study.planning.figures import FIGURES
+from diffusability.study.planning.stages import STAGES, stage_code
+from diffusability.study.planning.tables import TABLES
 
 # imported before the first fork, with the code of all stages, tables and figures; a missing module
 # is an error only in the job that needs it

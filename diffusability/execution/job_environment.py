@@ -9,8 +9,8 @@ from typing import Any
 from diffusability.errors import StudyError
 from diffusability.execution import snakemake_adapter
 from diffusability.execution.gpus import SUBMITTED
-from diffusability.study import commands, workflow_files
-from diffusability.study.workflow_files import PACKAGE, default_study, is_workflow
+from diffusability.study.core import commands, workflow_files
+from diffusability.study.core.workflow_files import PACKAGE, default_study, is_workflow
 
 
 def prepare_jobs(workflow: Any, files: Sequence[str], overrides: Mapping[str, Any]) -> None:

@@ -6,13 +6,13 @@ from itertools import groupby
 from diffusability.execution.estimates import Estimates, StageCost
 from diffusability.execution.schedule import critical_path, schedule
 from diffusability.execution.this_machine import SIDE, START_UP, ThisMachine
-from diffusability.study.commands import diffusability_command
-from diffusability.study.cost import MACHINE, SUSTAINED
-from diffusability.study.dataset import FOLDER_TRAIN, FOLDER_VAL, DecodedDataset
-from diffusability.study.memory import CONTEXT, PASSING, TRAININGS, largest_steps
-from diffusability.study.needs import describe_package, missing, missing_packages
-from diffusability.study.needs import study_needs as needs_of
-from diffusability.study.plan import Plan
+from diffusability.study.core.commands import diffusability_command
+from diffusability.study.entries.dataset import FOLDER_TRAIN, FOLDER_VAL, DecodedDataset
+from diffusability.study.planning.plan import Plan
+from diffusability.study.preflight.cost import MACHINE, SUSTAINED
+from diffusability.study.preflight.memory import CONTEXT, PASSING, TRAININGS, largest_steps
+from diffusability.study.preflight.needs import describe_package, missing, missing_packages
+from diffusability.study.preflight.needs import study_needs as needs_of
 
 COLUMNS = ("stage", "jobs", "done", "to do", "time each", "time", "disk", "time from")
 WIDTHS = (-21, 6, 6, 7, 11, 11, 11)

@@ -1,7 +1,7 @@
 """Which of the jobs that can start goes first: tokenizers are finished one after another."""
 
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.stages import STAGES
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.planning.stages import STAGES
 
 CHAIN = 100  # between one tokenizer and the next
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from diffusability.artifacts.result_card import check_result, hashes, write_result_card
 from diffusability.errors import StudyError, exit_status
+from diffusability.study.core.workflow_files import default_study
 from diffusability.study.fisher_toy import FISHER_TOY
-from diffusability.study.load import load_study
-from diffusability.study.plan import Plan
-from diffusability.study.workflow_files import default_study
-from diffusability.study.yaml_file import read_overrides
+from diffusability.study.planning.plan import Plan
+from diffusability.study.reading.load import load_study
+from diffusability.study.reading.yaml_file import read_overrides
 
 Work = Callable[[Plan, list[Path]], None]
 Reads = Callable[[Plan], Iterable[str]]

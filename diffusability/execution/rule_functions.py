@@ -13,12 +13,12 @@ from snakemake.io import ancient  # type: ignore[import-untyped]
 from diffusability.execution.priority import Priorities
 from diffusability.execution.run_time import more_memory, more_minutes, run_minutes
 from diffusability.execution.snakemake_adapter import with_known_arguments
-from diffusability.study.cost import Costs
+from diffusability.study.core.workflow_files import VARIABLE
 from diffusability.study.fisher_toy import STAGE as TOY_STAGE
 from diffusability.study.fisher_toy import toy_plan
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.stages import STAGES
-from diffusability.study.workflow_files import VARIABLE
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.planning.stages import STAGES
+from diffusability.study.preflight.cost import Costs
 
 Of = Callable[[Any], Any]  # from wildcards
 AtAttempt = Callable[[Any, int], int]  # from wildcards and the number of the attempt

@@ -22,7 +22,7 @@ from diffusability.execution.estimates import Estimates
 from diffusability.execution.gpus import machine_gpus
 from diffusability.execution.this_machine import measure
 from diffusability.execution.time_left import Running, TimeLeft
-from diffusability.study.plan import Plan
+from diffusability.study.planning.plan import Plan
 
 REPLACED = {"JOB_INFO", "JOB_STARTED", "JOB_FINISHED", "GROUP_INFO", "PROGRESS"}
 FIRST, PERIOD, REDRAWN = 5.0, 60.0, 0.5  # seconds: to a log's first line, between lines, of a bar

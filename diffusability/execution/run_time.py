@@ -2,8 +2,8 @@
 
 import math
 
-from diffusability.study.plan import Artifact
-from diffusability.study.spec import CHECKPOINT_SECONDS, TIME_BUDGET
+from diffusability.study.core.spec import CHECKPOINT_SECONDS, TIME_BUDGET
+from diffusability.study.planning.plan import Artifact
 
 MARGIN = 2.0  # of counted time: data, start-up, and a GPU slower than the assumed one
 DAY = 24 * 60  # longest job in minutes, unless more was counted; trainings are cut in such jobs

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import count
 
 from diffusability.execution.priority import Priorities
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.stages import BULK
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.planning.stages import BULK
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from snakemake.checkpoints import Checkpoint  # type: ignore[import-untyped]
 from snakemake.resources import Resource  # type: ignore[import-untyped]
 
 from diffusability.errors import StudyError
-from diffusability.study.workflow_files import DEFAULT_STUDY, NO_FILE, PACKAGE, shown
+from diffusability.study.core.workflow_files import DEFAULT_STUDY, NO_FILE, PACKAGE, shown
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 LEAST, BELOW = (9, 20), (10,)

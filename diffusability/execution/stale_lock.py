@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffusability.study.stages import RESULTS, STAGES
+from diffusability.study.planning.stages import RESULTS, STAGES
 
 FOLDER = Path(".snakemake")
 _held: list[int] = []  # descriptors: the operating system releases the lock with the process

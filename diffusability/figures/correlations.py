@@ -23,7 +23,7 @@ from diffusability.figures.panels import (
 from diffusability.figures.perspectives import every_scope
 from diffusability.figures.results import Results, Scope, guidance_scales
 from diffusability.figures.style import HALF, MEANINGLESS, PAGE, PHONE, QUIET, TEXT
-from diffusability.study.tables import BEST
+from diffusability.study.planning.tables import BEST
 
 FILLED, OPEN = "#0072B2", "#D55E00"
 OFFSET = 0.17  # rows between the marks of one metric

@@ -28,7 +28,7 @@ from diffusability.figures.panels import (
 )
 from diffusability.figures.results import Results
 from diffusability.figures.style import PALETTE, QUIET
-from diffusability.study.roles import GPE, LEVEL, PIXELS, VAE, VAE_MEANS
+from diffusability.study.entries.roles import GPE, LEVEL, PIXELS, VAE, VAE_MEANS
 
 # column: its title; totals have a logarithmic axis
 TOTALS = {"fi": "FI", "fir": "FIR"}

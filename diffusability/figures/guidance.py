@@ -26,7 +26,7 @@ from diffusability.figures.results import (
     guidance_scales,
 )
 from diffusability.figures.style import QUIET, cluster_styles
-from diffusability.study.tables import BEST
+from diffusability.study.planning.tables import BEST
 
 
 def draw_guidance(results: Results) -> Figure:

@@ -16,7 +16,7 @@ from diffusability.analysis.headline import guidance_words
 from diffusability.analysis.measurements import read_tables, target_metric
 from diffusability.analysis.panels import Measured, Panel, scales
 from diffusability.analysis.snapshots import at_last_step
-from diffusability.study.plan import Plan
+from diffusability.study.planning.plan import Plan
 
 DRAWN = ("profiles", "spectra")  # collected tables of tokenizers, beside the measurements
 

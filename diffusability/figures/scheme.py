@@ -11,7 +11,7 @@ from matplotlib.patches import Polygon, Rectangle
 from diffusability.figures.panels import sentence_figure, set_title, wrapped_grid
 from diffusability.figures.results import Results
 from diffusability.figures.style import PALETTE, QUIET, TEXT
-from diffusability.study.metrics import METRIC_GROUPS
+from diffusability.study.metrics.groups import METRIC_GROUPS
 
 BLUE, ORANGE, GREEN = PALETTE[0], PALETTE[1], PALETTE[2]
 COLUMNS = 4

@@ -15,7 +15,7 @@ from diffusability.figures.panels import (
 )
 from diffusability.figures.results import Results
 from diffusability.figures.style import PALETTE, QUIET
-from diffusability.study.roles import CONTROL, PERMUTED, PIXELS, TRAINED
+from diffusability.study.entries.roles import CONTROL, PERMUTED, PIXELS, TRAINED
 
 COLUMNS = 4  # panels per row
 FEWEST = 2  # fewest frequencies of a curve

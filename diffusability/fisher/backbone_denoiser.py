@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from diffusability.diffusion.latent_diffusion import LatentDenoiser, LatentDiffusion
 from diffusability.fisher.denoiser import Denoiser, from_trained
-from diffusability.study.backbone import Backbone
+from diffusability.study.entries.backbone import Backbone
 
 _NORMAL = 1.959964  # quantile: 95 % of a standard normal lie within
 

@@ -15,7 +15,7 @@ from diffusability.diffusion.edm import PreconditionedDenoiser, denoising_loss, 
 from diffusability.errors import MeasurementError
 from diffusability.fisher.denoiser import Denoiser, from_edm, from_noise_prediction
 from diffusability.nn.initialisation import SeededModule
-from diffusability.study.backbone import EDMTraining
+from diffusability.study.entries.backbone import EDMTraining
 from diffusability.study.fisher_toy import DIFFUSION_STEPS, ToyNetwork
 from diffusability.training.run import Batch, Losses
 

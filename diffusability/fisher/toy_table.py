@@ -8,7 +8,7 @@ import pandas as pd
 from diffusability.artifacts.card import verified
 from diffusability.fisher.deviation import Rate, fir_deviation
 from diffusability.study.fisher_toy import EXACT, INTRINSIC_DIM, FisherToyPlan, Panel
-from diffusability.study.plan import Artifact
+from diffusability.study.planning.plan import Artifact
 
 READINGS = ("relative", "scaled", "per_dimension", "intrinsic")
 

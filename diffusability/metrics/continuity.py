@@ -20,7 +20,7 @@ from diffusability.metrics.frechet import measure_frechet
 from diffusability.metrics.latent_set import ImageVariation
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.nearest_neighbours import NeighbourTable
-from diffusability.study.names import distance_name
+from diffusability.study.core.names import distance_name
 
 Choice = Literal["weighted", "nearest"]
 Interpolation = Literal["slerp", "linear"]

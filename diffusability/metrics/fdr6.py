@@ -5,7 +5,7 @@ is the arithmetic mean of the six, so real images score 1. Source: "Representati
 Visual Generation" (arXiv 2604.28190). The published denominators are rounded to two decimals, which
 moves the MAE term by up to 12.5 %; here they are recomputed at full precision and stored with a
 hash of the statistics that they were computed from. The paper's six spaces are those of
-`study/representations.py` and Inception's; any six spaces can be used for other images.
+`study/entries/representations.py` and Inception's; any six spaces can be used for other images.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from diffusability.metrics.feature_moments import FeatureMoments, merge_moments
 from diffusability.metrics.frechet import FrechetReference, frechet_distance
 from diffusability.metrics.measurement import Measurement
 from diffusability.statistics import delete_block_stderr
-from diffusability.study.representations import FDR6_SPACES
+from diffusability.study.entries.representations import FDR6_SPACES
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ from diffusability.metrics.sample_fisher import (
     Sample,
 )
 from diffusability.statistics import delete_block_stderr
-from diffusability.study.class_sizes import LEAST_FISHER
-from diffusability.study.metric_group import SmallestClass
-from diffusability.study.metrics import FisherMetric
+from diffusability.study.metrics.groups import FisherMetric
+from diffusability.study.metrics.metric_group import SmallestClass
+from diffusability.study.preflight.class_sizes import LEAST_FISHER
 
 # power of v in the pure number, and direction; FI claims none, because it falls both with
 # compact classes and with noise-like latents

@@ -21,7 +21,7 @@ from diffusability.errors import MeasurementError
 from diffusability.metrics.feature_moments import FeatureMoments, merge_moments
 from diffusability.metrics.measurement import Measurement
 from diffusability.statistics import delete_block_stderr
-from diffusability.study.names import distance_name
+from diffusability.study.core.names import distance_name
 
 _PANEL = 256  # columns per matrix product
 _CHOLESKY_PANEL = 128  # columns per step of the factorisation

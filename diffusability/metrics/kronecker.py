@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusability.errors import MeasurementError
-from diffusability.study.class_sizes import LEAST_CLASSES, minimum_samples
+from diffusability.study.preflight.class_sizes import LEAST_CLASSES, minimum_samples
 
 TOLERANCE = 1e-6
 MAX_ITERATIONS = 100

@@ -15,7 +15,7 @@ from diffusability.latents.channel_statistics import (
     normalise,
 )
 from diffusability.metrics.measurement import Measurement, flagged
-from diffusability.study.metric_group import SmallestClass
+from diffusability.study.metrics.metric_group import SmallestClass
 
 ONE_CLASS = "one class: unconditional"  # flag of a metric of classes where there is one
 

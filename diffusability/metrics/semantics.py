@@ -16,7 +16,7 @@ from diffusability.metrics.latent_set import LatentSet, check_labels, check_mask
 from diffusability.metrics.linear_probe import ProbeError, linear_probe
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.nearest_neighbours import nearest_neighbours
-from diffusability.study.metric_group import SmallestClass
+from diffusability.study.metrics.metric_group import SmallestClass
 
 _HALVINGS = 64
 _NO_SPAN = 1e-12  # between chance and ceiling: rounding

@@ -27,8 +27,8 @@ from diffusability.statistics import (
     draw_halves,
     error_of_mean,
 )
-from diffusability.study.class_sizes import minimum_samples
-from diffusability.study.metric_group import SmallestClass
+from diffusability.study.metrics.metric_group import SmallestClass
+from diffusability.study.preflight.class_sizes import minimum_samples
 
 _DIRECTIONS = {
     "viv": False,

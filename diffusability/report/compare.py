@@ -20,12 +20,12 @@ from diffusability.analysis.panels import (
     higher_is_better,
 )
 from diffusability.errors import StudyError
-from diffusability.study.commands import current_run, set_run, snakemake_command
-from diffusability.study.load import load_study
-from diffusability.study.plan import Plan
-from diffusability.study.problems import nearest
+from diffusability.study.core.commands import current_run, set_run, snakemake_command
+from diffusability.study.core.problems import nearest
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.targets import table_file
+from diffusability.study.reading.load import load_study
 from diffusability.study.study import Study
-from diffusability.study.targets import table_file
 
 ABSENT = "(absent)"
 BETTER = {True: "higher", False: "lower", None: "-"}

@@ -9,7 +9,7 @@ import pandas as pd
 from diffusability.analysis.catalogue import RECONSTRUCTION
 from diffusability.analysis.headline import doubt_sentences
 from diffusability.artifacts.inventory import folder_of
-from diffusability.study.plan import Plan
+from diffusability.study.planning.plan import Plan
 
 NAMED = 3  # image files and tokenizers that are named; more are counted
 # flags of measurements in plain words; a flag may go on after the key

@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 
 from diffusability.figures.style import EMPTY
 from diffusability.report.pictures import inline
+from diffusability.study.core.workflow_files import CAPTIONS
+from diffusability.study.planning.targets import figure_files, figure_names
 from diffusability.study.study import Study
-from diffusability.study.targets import figure_files, figure_names
-from diffusability.study.workflow_files import CAPTIONS
 
 # CSS pixels per point of a figure: its smallest type has 6 points, and 11 pixels can be read
 SCALE = 11.2 / 6

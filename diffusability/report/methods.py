@@ -7,12 +7,12 @@ import pandas as pd
 
 from diffusability.analysis.catalogue import name_metric
 from diffusability.analysis.equal_reconstruction import unequal
-from diffusability.study.encoder import EncoderEntry
-from diffusability.study.plan import Plan
-from diffusability.study.spec import Spec, TrainSpec
+from diffusability.study.core.spec import Spec, TrainSpec
+from diffusability.study.entries.encoder import EncoderEntry
+from diffusability.study.entries.tokenizer import ExternalTokenizer
+from diffusability.study.entries.trained_tokenizer import TokenizerSpec
+from diffusability.study.planning.plan import Plan
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import ExternalTokenizer
-from diffusability.study.trained_tokenizer import TokenizerSpec
 
 # options of a network that a methods section names, where it has them
 SIZES = ("factor", "channels", "width", "multipliers", "depth", "heads", "patch")

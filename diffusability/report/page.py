@@ -56,7 +56,7 @@ from diffusability.report.summaries import (
     untested_claims,
     verdict_counts,
 )
-from diffusability.study.plan import Plan
+from diffusability.study.planning.plan import Plan
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 PICTURE_CAPTIONS = ("reconstructions", "samples", "fir_images")

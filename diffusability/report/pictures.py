@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffusability.analysis.catalogue import name_metric
 from diffusability.analysis.measurements import control_of
-from diffusability.study.plan import Artifact, Plan
+from diffusability.study.planning.plan import Artifact, Plan
 
 # pixels: the widest grid of small images fits; larger ones are shrunk, and the originals are in
 # the artifacts

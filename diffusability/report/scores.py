@@ -16,9 +16,9 @@ from diffusability.analysis.frames import rows_where
 from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Measured, Panel, higher_is_better
 from diffusability.report.doubts import in_plain_words
-from diffusability.study.class_sizes import lacking
-from diffusability.study.metric_group import LEFT_OUT, is_left_out
-from diffusability.study.metrics import METRIC_GROUPS
+from diffusability.study.metrics.groups import METRIC_GROUPS
+from diffusability.study.metrics.metric_group import LEFT_OUT, is_left_out
+from diffusability.study.preflight.class_sizes import lacking
 from diffusability.study.study import Study
 
 LeftOut = Mapping[str, Mapping[str, str]]

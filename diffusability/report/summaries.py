@@ -9,8 +9,8 @@ from diffusability.analysis.catalogue import name_metric
 from diffusability.analysis.frames import in_words, with_interval
 from diffusability.analysis.verdicts import NOT_TESTABLE, VERDICTS
 from diffusability.artifacts.inventory import folder_of
-from diffusability.study.plan import Plan
-from diffusability.study.tables import BEST
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.tables import BEST
 
 NAMED = 3  # tokenizers in one sentence; more are counted
 # column of latent_spaces: its name in the report

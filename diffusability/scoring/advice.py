@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from diffusability.study.metrics import METRIC_GROUPS
+from diffusability.study.metrics.groups import METRIC_GROUPS
 
 BASELINE = "baseline"  # the cluster of tokenizers without a regularizer
 LEVEL = 0.95

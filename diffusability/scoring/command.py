@@ -26,8 +26,8 @@ from diffusability.scoring.request import (
 from diffusability.scoring.run import LOG, run_study, write_study
 from diffusability.scoring.study_part import study_without_models
 from diffusability.scoring.table import Score, score_text
-from diffusability.study.plan import Plan
-from diffusability.study.resolve import resolve_study
+from diffusability.study.planning.plan import Plan
+from diffusability.study.reading.resolve import resolve_study
 
 FOLDER = "diffusability-score"
 EXPECTED = "score-expected.csv"

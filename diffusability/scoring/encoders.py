@@ -12,7 +12,8 @@ from torch import Tensor
 from diffusability.encoders.python_object import build_with_weights, called, require_trained
 from diffusability.encoders.vision import TimmModel
 from diffusability.errors import StudyError
-from diffusability.study.encoder import (
+from diffusability.study.core.problems import Problems, nearest
+from diffusability.study.entries.encoder import (
     ENCODERS,
     EncoderEntry,
     PythonEncoder,
@@ -20,9 +21,8 @@ from diffusability.study.encoder import (
     TrainedEncoder,
     VisionEncoder,
 )
-from diffusability.study.problems import Problems, nearest
-from diffusability.study.python_object import OBJECT
-from diffusability.study.vision_models import CELL, FACTS
+from diffusability.study.entries.vision_models import CELL, FACTS
+from diffusability.study.sources.python_object import OBJECT
 
 CONFIG = "config.json"  # beside the weights that timm saves
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")

@@ -14,11 +14,11 @@ import yaml
 
 from diffusability.data.folder_layout import unread_format
 from diffusability.errors import StudyError
-from diffusability.study.dataset import DATASETS, Dataset
-from diffusability.study.encoder import ENCODERS
-from diffusability.study.folder_content import entries, is_folder, is_image
-from diffusability.study.needs import missing
-from diffusability.study.tokenizer import TOKENIZER_SOURCES
+from diffusability.study.entries.dataset import DATASETS, Dataset
+from diffusability.study.entries.encoder import ENCODERS
+from diffusability.study.entries.tokenizer import TOKENIZER_SOURCES
+from diffusability.study.preflight.needs import missing
+from diffusability.study.sources.folder_content import entries, is_folder, is_image
 
 ARCHIVES = {".zip": "zip", ".parquet": "parquet", ".tar": "tar"}
 

@@ -25,8 +25,8 @@ from diffusability.artifacts.card import read_card
 from diffusability.errors import DiffusabilityError, MeasurementError
 from diffusability.scoring.comparable import difference, of_table
 from diffusability.scoring.table import Score, score_name, tokenizer_of
-from diffusability.study.plan import Plan
-from diffusability.study.stages import path_template
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.stages import path_template
 
 Shape = tuple[int, ...]
 _NOTHING = "the table has no generated images; that of a finished study with diffusion models has"

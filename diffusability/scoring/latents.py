@@ -19,11 +19,11 @@ from diffusability.scoring.request import DEFAULTS, OF_LATENTS
 from diffusability.scoring.table import Score, is_shown
 from diffusability.stages.make import load_code
 from diffusability.stages.measurements import Found
-from diffusability.study.fingerprint import derive_seed
-from diffusability.study.metric_group import LACKING, UNUSED_MASKS
-from diffusability.study.metrics import METRIC_GROUPS
-from diffusability.study.problems import Problems, nearest
-from diffusability.study.stages import STAGES
+from diffusability.study.core.fingerprint import derive_seed
+from diffusability.study.core.problems import Problems, nearest
+from diffusability.study.metrics.groups import METRIC_GROUPS
+from diffusability.study.metrics.metric_group import LACKING, UNUSED_MASKS
+from diffusability.study.planning.stages import STAGES
 from diffusability.tokenizers.posterior import LOGVAR_RANGE
 from diffusability.tokenizers.stored import check_latents, check_layout
 

@@ -11,13 +11,13 @@ from diffusability.data.unseen import read_labels, read_masks
 from diffusability.errors import DataError, StudyError
 from diffusability.scoring.encoders import encoder_entry, is_saved_by_timm
 from diffusability.scoring.entries import images_entry, is_entry, read_entry, refuse_enlarged
-from diffusability.study.dataset import DATASETS, Dataset, UnseenDataset
-from diffusability.study.names import INCEPTION, MAX_NAME, NAME
-from diffusability.study.problems import Problems
-from diffusability.study.python_object import OBJECT
+from diffusability.study.core.names import INCEPTION, MAX_NAME, NAME
+from diffusability.study.core.problems import Problems
+from diffusability.study.entries.dataset import DATASETS, Dataset, UnseenDataset
+from diffusability.study.entries.tokenizer import LatentsTokenizer, PythonTokenizer
+from diffusability.study.entries.vision_models import FACTS
+from diffusability.study.sources.python_object import OBJECT
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import LatentsTokenizer, PythonTokenizer
-from diffusability.study.vision_models import FACTS
 from diffusability.tokenizers.external import latent_shape
 from diffusability.tokenizers.python_object import probe_shape
 from diffusability.tokenizers.stored import NAMES, check_latents, read_latents

@@ -23,14 +23,14 @@ from diffusability.scoring.table import (
     split_applicable,
     tokenizer_of,
 )
-from diffusability.study.class_sizes import lacking, least_per_class
-from diffusability.study.needs import check_needs
-from diffusability.study.perspectives import ContinuityMetric
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.resolve import resolve_study
-from diffusability.study.stages import RESULTS, STAGES, name_template
+from diffusability.study.core.workflow_files import workflow_folder
+from diffusability.study.metrics.perspectives import ContinuityMetric
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.planning.stages import RESULTS, STAGES, name_template
+from diffusability.study.preflight.class_sizes import lacking, least_per_class
+from diffusability.study.preflight.needs import check_needs
+from diffusability.study.reading.resolve import resolve_study
 from diffusability.study.study import Study
-from diffusability.study.workflow_files import workflow_folder
 
 LOG = "score.log"
 STEPS = re.compile(r"^(\d+) of (\d+) steps")

@@ -5,8 +5,8 @@ from typing import Any
 
 from diffusability.errors import StudyError
 from diffusability.scoring.entries import absolute_paths
-from diffusability.study.merge import merge
-from diffusability.study.yaml_file import read_yaml
+from diffusability.study.core.merge import merge
+from diffusability.study.reading.yaml_file import read_yaml
 
 OF_MODELS = {  # what only diffusion models have, by section
     "metrics": ("generation",),

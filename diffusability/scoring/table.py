@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from diffusability.errors import StudyError
-from diffusability.study.metric_group import LEFT_OUT, is_left_out
-from diffusability.study.metrics import METRIC_GROUPS
+from diffusability.study.metrics.groups import METRIC_GROUPS
+from diffusability.study.metrics.metric_group import LEFT_OUT, is_left_out
 
 ARROWS = {True: "higher", False: "lower", None: ""}
 # metrics of the table, by perspective, where the figures show none

@@ -18,10 +18,10 @@ from diffusability.errors import ArtifactError, DiffusabilityError
 from diffusability.execution.fork_client import lost_fork
 from diffusability.execution.gpus import SUBMITTED, take_gpus
 from diffusability.execution.this_machine import available_cores
-from diffusability.study.load import load_study
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.problems import nearest
-from diffusability.study.stages import STAGES
+from diffusability.study.core.problems import nearest
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.planning.stages import STAGES
+from diffusability.study.reading.load import load_study
 
 # variables that torchrun sets, and their least values
 TORCHRUN = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}

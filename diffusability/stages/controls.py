@@ -22,9 +22,9 @@ from diffusability.diffusion.sampler import balanced_labels, draw_noise
 from diffusability.latents.channel_statistics import ChannelStatistics
 from diffusability.metrics.class_gaussians import fit_class_gaussians
 from diffusability.stages.inputs import Inputs
-from diffusability.study.fingerprint import derive_seed
-from diffusability.study.generation import Control
-from diffusability.study.spec import Spec
+from diffusability.study.core.fingerprint import derive_seed
+from diffusability.study.core.spec import Spec
+from diffusability.study.metrics.generation import Control
 
 Draw = Callable[[range], tuple[Tensor, Tensor]]  # (B, C, H, W) latents, (B,) labels
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from diffusability.artifacts.atomic import write_json
 from diffusability.data.load import DataSource
 from diffusability.stages.inputs import Inputs
-from diffusability.study.class_sizes import check_classes
-from diffusability.study.commands import VARIABLE, current_run
-from diffusability.study.dataset import DATASETS, Dataset
-from diffusability.study.load import load_study
+from diffusability.study.core.commands import VARIABLE, current_run
+from diffusability.study.entries.dataset import DATASETS, Dataset
+from diffusability.study.preflight.class_sizes import check_classes
+from diffusability.study.reading.load import load_study
 from diffusability.study.study import Study
 
 

@@ -21,8 +21,8 @@ from diffusability.metrics.learned_fisher import HEADLINE, measure_learned_fishe
 from diffusability.metrics.measurement import Measurement
 from diffusability.stages.inputs import Inputs
 from diffusability.stages.measurements import Found
-from diffusability.study.backbone import Backbone, BackboneSpec
-from diffusability.study.metrics import LearnedFisherOptions
+from diffusability.study.entries.backbone import Backbone, BackboneSpec
+from diffusability.study.metrics.groups import LearnedFisherOptions
 from diffusability.tokenizers.posterior import Posterior
 from diffusability.training.distributed import processes
 from diffusability.training.loop import train

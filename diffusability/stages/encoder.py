@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from diffusability.encoders.load import EncoderKind
 from diffusability.stages.inputs import Inputs
-from diffusability.study.encoder import ENCODERS, EncoderEntry
+from diffusability.study.entries.encoder import ENCODERS, EncoderEntry
 
 
 def make(inputs: Inputs, spec: Annotated[EncoderEntry, ENCODERS], out: Path) -> None:

@@ -31,8 +31,8 @@ from diffusability.stages.references import (
     load_reference,
 )
 from diffusability.stages.sample_shards import SampleShards, deal_samples
-from diffusability.study.generation import GenerationMetric
-from diffusability.study.names import fdr6_role
+from diffusability.study.core.names import fdr6_role
+from diffusability.study.metrics.generation import GenerationMetric
 
 
 def make(inputs: Inputs, spec: GenerationMetric, out: Path) -> Found:

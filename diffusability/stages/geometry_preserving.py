@@ -8,8 +8,8 @@ from torch import Tensor
 from diffusability.data.images import in_batches, to_float
 from diffusability.nn.chunks import chunks
 from diffusability.stages.inputs import Inputs, training_images
-from diffusability.study.regularizer import Gpe
-from diffusability.study.trained_tokenizer import TokenizerSpec
+from diffusability.study.entries.regularizer import Gpe
+from diffusability.study.entries.trained_tokenizer import TokenizerSpec
 from diffusability.tokenizers.geometry_preservation import geometry_preservation_loss
 from diffusability.tokenizers.objective import Objective
 from diffusability.tokenizers.serpentine import to_vector

@@ -28,8 +28,8 @@ from diffusability.nn.chunks import chunks, joined
 from diffusability.stages.features import BATCH, SHARDS, Extractor
 from diffusability.stages.inputs import Inputs
 from diffusability.stages.measurements import Found
-from diffusability.study.metrics import DistortionMetric, ReconstructionMetric
-from diffusability.study.perspectives import ContinuityMetric, EquivarianceMetric
+from diffusability.study.metrics.groups import DistortionMetric, ReconstructionMetric
+from diffusability.study.metrics.perspectives import ContinuityMetric, EquivarianceMetric
 from diffusability.tokenizers.perceptual import LpipsPerceptual
 from diffusability.tokenizers.posterior import LOGVAR_RANGE
 from diffusability.tokenizers.regularizers.alignment import latent_features

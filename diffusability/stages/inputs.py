@@ -23,8 +23,8 @@ from diffusability.latents.mapped import MappedLatents
 from diffusability.latents.shards import Encode, LatentShards
 from diffusability.nn.chunks import chunks, joined
 from diffusability.statistics import require_finite
-from diffusability.study.metric_group import UNUSED_MASKS
-from diffusability.study.tokenizer import TOKENIZER_SOURCES, EncodingSpec
+from diffusability.study.entries.tokenizer import TOKENIZER_SOURCES, EncodingSpec
+from diffusability.study.metrics.metric_group import UNUSED_MASKS
 from diffusability.tokenizers.interface import Tokenizer
 from diffusability.tokenizers.load import load_tokenizer, stored_latents
 from diffusability.tokenizers.perceptual import FeaturePerceptual, LpipsPerceptual

@@ -24,9 +24,13 @@ from diffusability.metrics.spatial import measure_spatial
 from diffusability.metrics.uniformity import measure_uniformity
 from diffusability.stages.inputs import Inputs
 from diffusability.stages.measurements import Found
-from diffusability.study.class_sizes import LEAST_FISHER
-from diffusability.study.metrics import FisherMetric, GeometryMetric
-from diffusability.study.perspectives import SemanticsMetric, SpatialMetric, UniformityMetric
+from diffusability.study.metrics.groups import FisherMetric, GeometryMetric
+from diffusability.study.metrics.perspectives import (
+    SemanticsMetric,
+    SpatialMetric,
+    UniformityMetric,
+)
+from diffusability.study.preflight.class_sizes import LEAST_FISHER
 from diffusability.tokenizers.posterior import LOGVAR_RANGE
 from diffusability.tokenizers.serpentine import to_vector
 

@@ -9,7 +9,7 @@ from diffusability.artifacts.atomic import write_json
 from diffusability.latents.channel_statistics import channel_statistics
 from diffusability.latents.mapped import MappedLatents
 from diffusability.stages.inputs import Inputs
-from diffusability.study.tokenizer import EncodingSpec
+from diffusability.study.entries.tokenizer import EncodingSpec
 
 BLOCK_BYTES = 256 * 2**20  # of latents in memory at a time
 

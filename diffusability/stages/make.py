@@ -12,9 +12,9 @@ from diffusability.errors import ArtifactError
 from diffusability.metrics.measurement import flagged
 from diffusability.stages.inputs import Inputs
 from diffusability.stages.measurements import Found, write_measurements
-from diffusability.study.metric_group import MetricOptions, Tensor
-from diffusability.study.metrics import METRIC_GROUPS
-from diffusability.study.stages import STAGES
+from diffusability.study.metrics.groups import METRIC_GROUPS
+from diffusability.study.metrics.metric_group import MetricOptions, Tensor
+from diffusability.study.planning.stages import STAGES
 
 
 def make(job: Job, out: Path) -> None:

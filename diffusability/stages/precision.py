@@ -14,7 +14,7 @@ import os
 import torch
 
 from diffusability.errors import StudyError
-from diffusability.study.stages import IN_TF32
+from diffusability.study.planning.stages import IN_TF32
 
 VARIABLE = "DIFFUSABILITY_TF32"  # 1, the default, or 0
 

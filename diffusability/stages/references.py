@@ -24,13 +24,13 @@ from diffusability.metrics.feature_moments import (
 )
 from diffusability.stages.features import Extractor
 from diffusability.stages.inputs import Inputs
-from diffusability.study.generation import (
+from diffusability.study.core.names import INCEPTION, fdr6_role
+from diffusability.study.metrics.generation import (
     Fdr6Reference,
     GenerationMetric,
     GenerationReference,
     PublishedReference,
 )
-from diffusability.study.names import INCEPTION, fdr6_role
 
 logger = logging.getLogger(__name__)
 MOMENTS, VECTORS = "moments.safetensors", "vectors.safetensors"

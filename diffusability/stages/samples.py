@@ -22,9 +22,9 @@ from diffusability.metrics.trajectory import TrajectoryRecorder
 from diffusability.stages.controls import ControlOptions, Draw, control_source
 from diffusability.stages.inputs import Inputs
 from diffusability.statistics import require_finite
-from diffusability.study.fingerprint import derive_seed
-from diffusability.study.sampling import EDMSampling, Solver, solver_steps
-from diffusability.study.spec import Spec
+from diffusability.study.core.fingerprint import derive_seed
+from diffusability.study.core.spec import Spec
+from diffusability.study.entries.sampling import EDMSampling, Solver, solver_steps
 from diffusability.training.progress import Progress
 
 BATCH = 256

@@ -14,9 +14,9 @@ from diffusability.nn.chunks import chunks
 from diffusability.nn.transfer import to_device
 from diffusability.stages.geometry_preserving import GeometryPreservingTraining
 from diffusability.stages.inputs import Inputs, training_images
-from diffusability.study.network import ConvNetwork
-from diffusability.study.regularizer import Gpe
-from diffusability.study.trained_tokenizer import TokenizerSpec
+from diffusability.study.entries.network import ConvNetwork
+from diffusability.study.entries.regularizer import Gpe
+from diffusability.study.entries.trained_tokenizer import TokenizerSpec
 from diffusability.tokenizers.build import build_regularizer, build_tokenizer
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.hierarchical import HierarchicalAutoencoder, hierarchical_loss

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from diffusability.errors import StudyError
-from diffusability.study.fingerprint import fingerprint
-from diffusability.study.plan import Artifact, Artifacts
-from diffusability.study.problems import nearest
-from diffusability.study.spec import Spec, TrainSpec
-from diffusability.study.yaml_file import read_yaml
+from diffusability.study.core.fingerprint import fingerprint
+from diffusability.study.core.problems import nearest
+from diffusability.study.core.spec import Spec, TrainSpec
+from diffusability.study.planning.plan import Artifact, Artifacts
+from diffusability.study.reading.yaml_file import read_yaml
 
 FISHER_TOY = "fisher_toy"  # name of the study
 STAGE = "fisher_toy"

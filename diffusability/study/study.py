@@ -4,17 +4,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from diffusability.study.backbone import BackboneSpec
-from diffusability.study.dataset import DATASETS, Dataset
-from diffusability.study.encoder import ENCODERS, EncoderEntry
-from diffusability.study.generation import Control, GenerationMetric
-from diffusability.study.metric_group import LACKING, MetricOptions, Needed
-from diffusability.study.metrics import METRIC_GROUPS, MetricsSpec
-from diffusability.study.names import EncoderName, Name
-from diffusability.study.sampling import SamplingSpec
-from diffusability.study.spec import Spec, is_none
-from diffusability.study.tokenizer import TOKENIZER_SOURCES, EncodingSpec, SourcedTokenizer
-from diffusability.study.trained_tokenizer import TokenizerSpec
+from diffusability.study.core.names import EncoderName, Name
+from diffusability.study.core.spec import Spec, is_none
+from diffusability.study.entries.backbone import BackboneSpec
+from diffusability.study.entries.dataset import DATASETS, Dataset
+from diffusability.study.entries.encoder import ENCODERS, EncoderEntry
+from diffusability.study.entries.sampling import SamplingSpec
+from diffusability.study.entries.tokenizer import TOKENIZER_SOURCES, EncodingSpec, SourcedTokenizer
+from diffusability.study.entries.trained_tokenizer import TokenizerSpec
+from diffusability.study.metrics.generation import Control, GenerationMetric
+from diffusability.study.metrics.groups import METRIC_GROUPS, MetricsSpec
+from diffusability.study.metrics.metric_group import LACKING, MetricOptions, Needed
 
 SeedList = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
 if TYPE_CHECKING:

@@ -3,9 +3,9 @@
 from pydantic import TypeAdapter
 
 from diffusability.errors import StudyError
-from diffusability.study.network import NETWORKS, ImageShape, Network, NetworkSpec
-from diffusability.study.regularizer import REGULARIZERS, Gpe
-from diffusability.study.trained_tokenizer import TokenizerSpec
+from diffusability.study.entries.network import NETWORKS, ImageShape, Network, NetworkSpec
+from diffusability.study.entries.regularizer import REGULARIZERS, Gpe
+from diffusability.study.entries.trained_tokenizer import TokenizerSpec
 from diffusability.tokenizers.interface import Tokenizer
 from diffusability.tokenizers.regularizers.interface import Regularizer
 

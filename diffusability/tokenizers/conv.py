@@ -12,7 +12,7 @@ from diffusability.errors import StudyError
 from diffusability.nn.attention import attend
 from diffusability.nn.layers import group_norm
 from diffusability.nn.recomputation import Block
-from diffusability.study.network import ConvNetwork, ImageShape
+from diffusability.study.entries.network import ConvNetwork, ImageShape
 from diffusability.tokenizers.interface import NetworkTokenizer
 from diffusability.tokenizers.posterior import Posterior
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet
-from diffusability.study.tokenizer import DerivedTokenizer, LevelTokenizer, MeansTokenizer
+from diffusability.study.entries.tokenizer import DerivedTokenizer, LevelTokenizer, MeansTokenizer
 from diffusability.tokenizers.interface import Tokenizer, UntrainedTokenizer
 from diffusability.tokenizers.load import WEIGHTS, TokenizerSource, load_network
 from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from diffusability.errors import StudyError
 from diffusability.nn.initialisation import SeededModule, redraw_normal
-from diffusability.study.trained_tokenizer import ObjectiveSpec
+from diffusability.study.entries.trained_tokenizer import ObjectiveSpec
 
 WEIGHT_STD = 0.02
 WIDEST = 8  # largest multiple of the first layer's channels

@@ -15,8 +15,8 @@ from diffusability.encoders.interface import Encoder
 from diffusability.encoders.load import encoder_kind
 from diffusability.encoders.python_object import first_images
 from diffusability.errors import StudyError
-from diffusability.study.merge import merge
-from diffusability.study.tokenizer import EncoderTokenizer
+from diffusability.study.core.merge import merge
+from diffusability.study.entries.tokenizer import EncoderTokenizer
 from diffusability.tokenizers.interface import Tokenizer, UntrainedTokenizer
 from diffusability.tokenizers.load import WEIGHTS, TokenizerSource
 from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior

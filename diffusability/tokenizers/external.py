@@ -21,15 +21,15 @@ from diffusability.artifacts.tensors import require_finite
 from diffusability.data.images import ImageSet
 from diffusability.encoders.packages import import_extra
 from diffusability.errors import ArtifactError, StudyError
-from diffusability.study.content import content_digest, is_digest
-from diffusability.study.image_channels import (
+from diffusability.study.entries.tokenizer import TOKENIZER_FILES, ExternalTokenizer
+from diffusability.study.sources.content import content_digest, is_digest
+from diffusability.study.sources.image_channels import (
     COLOUR,
     CONFIG,
     channels_misfit,
     repeats_grey,
     taken_channels,
 )
-from diffusability.study.tokenizer import TOKENIZER_FILES, ExternalTokenizer
 from diffusability.tokenizers.interface import UntrainedTokenizer
 from diffusability.tokenizers.load import WEIGHTS, TokenizerSource
 from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior, moments_of

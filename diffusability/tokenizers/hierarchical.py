@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diffusability.errors import StudyError
 from diffusability.nn.layers import group_norm
-from diffusability.study.network import HierarchicalNetwork, ImageShape
+from diffusability.study.entries.network import HierarchicalNetwork, ImageShape
 from diffusability.tokenizers.conv import Downsample, ResidualBlock, Upsample
 from diffusability.tokenizers.interface import NetworkTokenizer
 from diffusability.tokenizers.objective import Objective

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from diffusability.errors import StudyError
 from diffusability.nn.initialisation import SeededModule
-from diffusability.study.network import ImageShape, Network
+from diffusability.study.entries.network import ImageShape, Network
 from diffusability.tokenizers.posterior import Posterior
 
 

@@ -20,7 +20,7 @@ from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet, in_batches, to_float
 from diffusability.data.load import job_dataset
 from diffusability.errors import StudyError
-from diffusability.study.tokenizer import LinearTokenizer
+from diffusability.study.entries.tokenizer import LinearTokenizer
 from diffusability.tokenizers.interface import Tokenizer, UntrainedTokenizer
 from diffusability.tokenizers.load import WEIGHTS, TokenizerSource
 from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
 from diffusability.data.images import ImageSet
-from diffusability.study.merge import merge
-from diffusability.study.tokenizer import TOKENIZER_SOURCES, SourcedTokenizer
+from diffusability.study.core.merge import merge
+from diffusability.study.entries.tokenizer import TOKENIZER_SOURCES, SourcedTokenizer
 from diffusability.tokenizers.build import build_tokenizer, tokenizer_network
 from diffusability.tokenizers.interface import Tokenizer
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffusability.errors import StudyError
-from diffusability.study.trained_tokenizer import ObjectiveSpec
+from diffusability.study.entries.trained_tokenizer import ObjectiveSpec
 
 PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
 Terms = dict[str, Tensor]

@@ -15,7 +15,7 @@ from diffusability.encoders.interface import Encoder
 from diffusability.encoders.load import PublishedWeights
 from diffusability.encoders.packages import import_extra
 from diffusability.errors import ArtifactError
-from diffusability.study.encoder import LpipsEncoder
+from diffusability.study.entries.encoder import LpipsEncoder
 
 Features = Callable[[Tensor], list[Tensor]]
 NORM_EPSILON = 1e-10

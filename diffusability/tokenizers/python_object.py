@@ -45,8 +45,8 @@ from diffusability.encoders.python_object import (
     save_state,
 )
 from diffusability.errors import StudyError
-from diffusability.study.regularizer import PythonRegularizer
-from diffusability.study.tokenizer import PythonTokenizer
+from diffusability.study.entries.regularizer import PythonRegularizer
+from diffusability.study.entries.tokenizer import PythonTokenizer
 from diffusability.tokenizers.interface import Tokenizer, UntrainedTokenizer
 from diffusability.tokenizers.load import WEIGHTS, TokenizerSource
 from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior, moments_of

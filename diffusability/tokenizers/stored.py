@@ -11,8 +11,8 @@ from diffusability.data.array_files import read_array
 from diffusability.data.images import ImageSet
 from diffusability.data.load import job_dataset
 from diffusability.errors import ArtifactError, DataError, StudyError
-from diffusability.study.content import content_digest
-from diffusability.study.tokenizer import LatentsTokenizer
+from diffusability.study.entries.tokenizer import LatentsTokenizer
+from diffusability.study.sources.content import content_digest
 from diffusability.tokenizers.interface import Tokenizer
 from diffusability.tokenizers.load import WEIGHTS, TokenizerSource
 from diffusability.tokenizers.posterior import LOGVAR_RANGE

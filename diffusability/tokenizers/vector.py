@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diffusability.errors import StudyError
 from diffusability.nn.layers import group_norm
-from diffusability.study.network import ImageShape, VectorNetwork
+from diffusability.study.entries.network import ImageShape, VectorNetwork
 from diffusability.tokenizers.interface import NetworkTokenizer
 from diffusability.tokenizers.posterior import LOGVAR_RANGE, Posterior
 from diffusability.tokenizers.serpentine import to_grid, to_vector

@@ -13,7 +13,7 @@ from torch.nn import functional
 from diffusability.errors import StudyError
 from diffusability.nn.initialisation import redraw_normal
 from diffusability.nn.transformer import WEIGHT_STD, MaskToken, Transformer
-from diffusability.study.network import ImageShape, VitNetwork
+from diffusability.study.entries.network import ImageShape, VitNetwork
 from diffusability.tokenizers.interface import NetworkTokenizer
 from diffusability.tokenizers.posterior import Posterior
 

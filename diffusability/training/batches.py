@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from diffusability.study.fingerprint import derive_seed
+from diffusability.study.core.fingerprint import derive_seed
 
 
 class BatchOrder:

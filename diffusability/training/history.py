@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusability.study.spec import TrainSpec
+from diffusability.study.core.spec import TrainSpec
 
 HISTORY_ROWS = 100  # maximum rows of a loss curve
 READ_EVERY = 16  # steps of a GPU whose values are read together; reading waits for the GPU

@@ -8,7 +8,7 @@ from torch import Tensor
 from diffusability.data.folder import FolderImages
 from diffusability.data.images import ImageSet, to_float
 from diffusability.nn.transfer import to_device
-from diffusability.study.fingerprint import derive_seed
+from diffusability.study.core.fingerprint import derive_seed
 from diffusability.training.run import Batch
 
 

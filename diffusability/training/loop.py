@@ -30,7 +30,7 @@ from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.tensors import non_finite
 from diffusability.errors import TrainingError, TrainingInterrupted
 from diffusability.nn.recomputation import recompute_blocks
-from diffusability.study.spec import TIME_BUDGET
+from diffusability.study.core.spec import TIME_BUDGET
 from diffusability.training.batches import BatchOrder, step_generator
 from diffusability.training.checkpoint import (
     Checkpoint,

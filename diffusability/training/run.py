@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusability.errors import TrainingError
-from diffusability.study.spec import CHECKPOINT_SECONDS, TrainSpec
+from diffusability.study.core.spec import CHECKPOINT_SECONDS, TrainSpec
 from diffusability.training.distributed import Processes
 
 

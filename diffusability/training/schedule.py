@@ -2,7 +2,7 @@
 
 import math
 
-from diffusability.study.spec import TrainSpec
+from diffusability.study.core.spec import TrainSpec
 
 
 def learning_rate(step: int, spec: TrainSpec) -> float:

@@ -14,8 +14,8 @@ from typing import Any
 from diffusability.artifacts.bulk import cache_folder, evicted, shard_name
 from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
-from diffusability.study.names import distance_name
-from diffusability.study.stages import BULK, STAGES
+from diffusability.study.core.names import distance_name
+from diffusability.study.planning.stages import BULK, STAGES
 
 METRICS: dict[str, tuple[tuple[str, bool | None], ...]] = {
     "velocity": (("viv", False), ("tau", False)),

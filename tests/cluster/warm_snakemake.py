@@ -52,9 +52,6 @@ def serve(address: str) -> None:
     """Fork for every call, until terminated."""
     import snakemake.cli  # noqa: F401  # what follows is what the workflow's rules import, too
 
-    import diffusability.study.load
-    import diffusability.study.plan  # noqa: F401
-
     with socket.socket(socket.AF_UNIX) as listener:
         scratch = f"{address}.new"  # who sees the address can connect
         listener.bind(scratch)

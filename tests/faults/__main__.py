@@ -23,8 +23,8 @@ from pathlib import Path
 from diffusability.artifacts.records import record_study
 from diffusability.errors import DiffusabilityError
 from diffusability.stages.command import run
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.stages import CARD, STAGES
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.planning.stages import CARD, STAGES
 from tests.faults.inject import Fault, Injector
 from tests.unit.study_run import plan_of, run_plan
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from diffusability.artifacts.card import read_card
-from diffusability.study.load import read_yaml
-from diffusability.study.merge import merge
-from diffusability.study.plan import Plan
-from diffusability.study.resolve import resolve_study
-from diffusability.study.targets import table_file, table_names
+from diffusability.study.core.merge import merge
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.targets import table_file, table_names
+from diffusability.study.reading.load import read_yaml
+from diffusability.study.reading.resolve import resolve_study
 from tests.cluster.simulation import HERE, create, simulate
 from tests.conftest import REPOSITORY
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from diffusability.study.load import read_yaml
-from diffusability.study.merge import merge
-from diffusability.study.plan import Plan
-from diffusability.study.resolve import resolve_study
+from diffusability.study.core.merge import merge
+from diffusability.study.planning.plan import Plan
+from diffusability.study.reading.load import read_yaml
+from diffusability.study.reading.resolve import resolve_study
 from tests.cluster import stub_slurm, warm_snakemake
 from tests.cluster.simulation import ON_SLURM, create, simulate
 from tests.conftest import REPOSITORY

@@ -7,11 +7,11 @@ from typing import Any
 from hypothesis import strategies as st
 
 from diffusability.errors import DiffusabilityError
-from diffusability.study.cost import Costs
-from diffusability.study.file import schema
-from diffusability.study.load import load_study, read_yaml
-from diffusability.study.plan import Plan
-from diffusability.study.workflow_files import NO_FILE
+from diffusability.study.core.workflow_files import NO_FILE
+from diffusability.study.planning.plan import Plan
+from diffusability.study.preflight.cost import Costs
+from diffusability.study.reading.load import load_study, read_yaml
+from diffusability.study.reading.study_file import schema
 from tests.conftest import REPOSITORY
 
 SCHEMA = json.loads(schema())

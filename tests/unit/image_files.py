@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffusability.study.dataset import FolderDataset
+from diffusability.study.entries.dataset import FolderDataset
 
 CLASSES = ("n01", "n02", "n03")
 SIZE = 16

@@ -8,17 +8,17 @@ import torch
 from diffusability.diffusion.transformer import LatentTransformer, LightningDiT, SiT
 from diffusability.diffusion.unet import LatentUNet
 from diffusability.encoders.convnet import ConvEncoder
-from diffusability.study.backbone import BACKBONES, Backbone
-from diffusability.study.encoder import ENCODERS
-from diffusability.study.network import (
+from diffusability.study.entries.backbone import BACKBONES, Backbone
+from diffusability.study.entries.encoder import ENCODERS
+from diffusability.study.entries.network import (
     ConvNetwork,
     HierarchicalNetwork,
     ImageShape,
     VectorNetwork,
     VitNetwork,
 )
-from diffusability.study.regularizer import REGULARIZERS
-from diffusability.study.trained_tokenizer import ObjectiveSpec
+from diffusability.study.entries.regularizer import REGULARIZERS
+from diffusability.study.entries.trained_tokenizer import ObjectiveSpec
 from diffusability.tokenizers.conv import ConvAutoencoder
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.hierarchical import HierarchicalAutoencoder

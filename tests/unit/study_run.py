@@ -7,9 +7,9 @@ from typing import Any
 
 from diffusability.artifacts.job import Job
 from diffusability.stages.make import make
-from diffusability.study.load import merge, read_yaml
-from diffusability.study.plan import Plan
-from diffusability.study.resolve import resolve_study
+from diffusability.study.planning.plan import Plan
+from diffusability.study.reading.load import merge, read_yaml
+from diffusability.study.reading.resolve import resolve_study
 from tests.conftest import REPOSITORY
 
 TINY = merge(

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusability.diffusion.network import LatentNetwork, TimestepEmbedding
-from diffusability.study.backbone import ConvNetBackbone
+from diffusability.study.entries.backbone import ConvNetBackbone
 
 
 class LatentConvNet(LatentNetwork[ConvNetBackbone]):
@@ -77,7 +77,7 @@ print(json.dumps({
 
 def test_two_files_make_a_backbone(tmp_path: Path) -> None:
     package = ExtendedPackage(tmp_path)
-    package.insert("study/backbone.py", OPTIONS.strip("\n"), before="BackboneSpec = ")
+    package.insert("study/entries/backbone.py", OPTIONS.strip("\n"), before="BackboneSpec = ")
     package.add("diffusion/convnet.py", CODE.lstrip("\n"))
     assert len(package.changed()) == 2
     found = json.loads(package.run(PROGRAM).splitlines()[-1])

@@ -29,7 +29,7 @@ import torch
 
 from diffusability.data.images import ImageSet
 from diffusability.data.load import DataSource
-from diffusability.study.dataset import StripesDataset
+from diffusability.study.entries.dataset import StripesDataset
 
 
 class Stripes(DataSource[StripesDataset]):
@@ -49,8 +49,8 @@ from diffusability.artifacts.job import Job
 from diffusability.data.load import load_dataset
 from diffusability.errors import StudyError
 from diffusability.stages.make import make
-from diffusability.study.load import load_study
-from diffusability.study.plan import Plan
+from diffusability.study.reading.load import load_study
+from diffusability.study.planning.plan import Plan
 
 over = {"datasets": {"mine": {"kind": "stripes"}}, "select": {"dataset": "mine"}}
 plan = Plan(load_study(SMOKE, over))

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from diffusability.study.metric_group import MetricGroup, MetricGroups, MetricOptions
-from diffusability.study.quantity import Quantity
+from diffusability.study.metrics.metric_group import MetricGroup, MetricGroups, MetricOptions
+from diffusability.study.metrics.quantity import Quantity
 from tests.conftest import REPOSITORY
 from tests.workflow.workspace import Workspace
 
@@ -58,11 +58,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from diffusability.analysis.catalogue import PERSPECTIVES, SHOWN, SHOWN_METRICS
 from diffusability.stages import make
-from diffusability.study.load import load_study
-from diffusability.study.metrics import METRIC_GROUPS
-from diffusability.study.plan import Plan
-from diffusability.study.stages import STAGES
-from diffusability.study.cost import Costs
+from diffusability.study.reading.load import load_study
+from diffusability.study.metrics.groups import METRIC_GROUPS
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.stages import STAGES
+from diffusability.study.preflight.cost import Costs
 
 study = load_study("study.yaml")
 artifact = Plan(study).of_stage("roughness")[0]

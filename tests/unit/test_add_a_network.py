@@ -20,7 +20,7 @@ CODE = '''
 import torch
 from torch import Tensor, nn
 
-from diffusability.study.network import ImageShape, PatchwiseNetwork
+from diffusability.study.entries.network import ImageShape, PatchwiseNetwork
 from diffusability.tokenizers.interface import NetworkTokenizer
 from diffusability.tokenizers.posterior import Posterior
 
@@ -77,7 +77,7 @@ print(json.dumps({
 
 def test_two_files_make_a_network(tmp_path: Path) -> None:
     package = ExtendedPackage(tmp_path)
-    package.insert("study/network.py", OPTIONS.strip("\n"), before="NetworkSpec = ")
+    package.insert("study/entries/network.py", OPTIONS.strip("\n"), before="NetworkSpec = ")
     package.add("tokenizers/patchwise.py", CODE.lstrip("\n"))
     assert len(package.changed()) == 2
     found = json.loads(package.run(PROGRAM).splitlines()[-1])

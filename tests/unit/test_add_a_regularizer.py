@@ -19,7 +19,7 @@ CODE = '''
 
 from torch import Tensor
 
-from diffusability.study.regularizer import Variation
+from diffusability.study.entries.regularizer import Variation
 from diffusability.tokenizers.posterior import Posterior
 from diffusability.tokenizers.regularizers.interface import Penalty, Regularizer
 
@@ -57,7 +57,7 @@ print(json.dumps({
 
 def test_two_files_make_a_regularizer(tmp_path: Path) -> None:
     package = ExtendedPackage(tmp_path)
-    package.insert("study/regularizer.py", OPTIONS.strip("\n"), before="RegularizerSpec = ")
+    package.insert("study/entries/regularizer.py", OPTIONS.strip("\n"), before="RegularizerSpec = ")
     package.add("tokenizers/regularizers/variation.py", CODE.lstrip("\n"))
     assert len(package.changed()) == 2
     found = json.loads(package.run(PROGRAM).splitlines()[-1])
@@ -71,7 +71,7 @@ def test_two_files_make_a_regularizer(tmp_path: Path) -> None:
 
 def test_a_regularizer_without_code_is_an_error(tmp_path: Path) -> None:
     package = ExtendedPackage(tmp_path)
-    package.insert("study/regularizer.py", OPTIONS.strip("\n"), before="RegularizerSpec = ")
+    package.insert("study/entries/regularizer.py", OPTIONS.strip("\n"), before="RegularizerSpec = ")
     program = PROGRAM.replace(
         'made = run_plan(plan, "tokenizer")',
         "try:\n    run_plan(plan, 'tokenizer')\nexcept ModuleNotFoundError as error:\n"

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from diffusability.encoders.pretext import Network, Pretext
-from diffusability.study.encoder import ColourEncoder
+from diffusability.study.entries.encoder import ColourEncoder
 from diffusability.training.run import Batch, Losses
 
 
@@ -48,9 +48,9 @@ from diffusability.data.load import load_dataset
 from diffusability.encoders.load import load_encoder
 from diffusability.errors import StudyError
 from diffusability.stages.make import make
-from diffusability.study.cost import Costs
-from diffusability.study.load import load_study
-from diffusability.study.plan import Plan
+from diffusability.study.preflight.cost import Costs
+from diffusability.study.reading.load import load_study
+from diffusability.study.planning.plan import Plan
 
 entry = {"kind": "brightness", "width": 4, "features": 6, "train": {"steps": 2}}
 plan = Plan(load_study(SMOKE, {"encoders": {"judge": entry | {"seed": 0, "factor": 2}}}))

@@ -22,9 +22,9 @@ from diffusability.data.folder_index import build_index
 from diffusability.data.images import ImageSet
 from diffusability.data.load import data_source, load_dataset
 from diffusability.errors import DataError
-from diffusability.study.dataset import DATASETS, ArchiveDataset, TarDataset
-from diffusability.study.image_files import archive_files, count_in_zips
-from diffusability.study.needs import describe_package
+from diffusability.study.entries.dataset import DATASETS, ArchiveDataset, TarDataset
+from diffusability.study.preflight.needs import describe_package
+from diffusability.study.sources.image_files import archive_files, count_in_zips
 from tests.unit.archive_files import Labelled, labelled, write_parquet, write_tar, write_zip
 from tests.unit.image_files import SIZE, entry, other_pixels, write_images
 

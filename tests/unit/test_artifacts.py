@@ -22,8 +22,8 @@ from diffusability.artifacts.lock import empty, exclusive, holder
 from diffusability.errors import ArtifactBusyError, ArtifactError
 from diffusability.execution.fork_client import LOST
 from diffusability.stages import command
-from diffusability.study.load import load_study
-from diffusability.study.plan import Plan
+from diffusability.study.planning.plan import Plan
+from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY
 
 

@@ -23,7 +23,7 @@ from diffusability.execution.slurm import (
     gpu_types,
     requests,
 )
-from diffusability.study.cost import Costs
+from diffusability.study.preflight.cost import Costs
 from tests.cluster import stub_slurm
 from tests.unit.study_run import plan_of
 

@@ -24,10 +24,10 @@ from diffusability.artifacts.result_card import (
 from diffusability.cli import main
 from diffusability.errors import ArtifactError
 from diffusability.report.doubts import damaged_images
-from diffusability.study.load import load_study
-from diffusability.study.plan import Plan
-from diffusability.study.stages import CARD, STAGES
-from diffusability.study.targets import table_file, table_names
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.stages import CARD, STAGES
+from diffusability.study.planning.targets import table_file, table_names
+from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY
 from tests.unit.measurement_table import measurement_table
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from diffusability.artifacts.job import Job
-from diffusability.study.load import merge, read_yaml
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.resolve import resolve_study
-from diffusability.study.spec import TrainSpec
+from diffusability.study.core.spec import TrainSpec
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.reading.load import merge, read_yaml
+from diffusability.study.reading.resolve import resolve_study
 from diffusability.training.loop import Training
 from diffusability.training.run import Batch, Losses, Phase, Run
 from tests.conftest import REPOSITORY

@@ -40,8 +40,8 @@ from diffusability.analysis.verdicts import (
 )
 from diffusability.cli import main
 from diffusability.errors import StudyError
-from diffusability.study.load import load_study
-from diffusability.study.workflow_files import CLAIMS, FISHER_CLAIMS, LATENT_CLAIMS
+from diffusability.study.core.workflow_files import CLAIMS, FISHER_CLAIMS, LATENT_CLAIMS
+from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY
 from tests.unit.measurement_table import measurement_table, profiles_of
 

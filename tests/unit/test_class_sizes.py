@@ -11,11 +11,11 @@ from diffusability.errors import MeasurementError, StudyError
 from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.semantics import measure_semantics
 from diffusability.metrics.velocity import measure_velocity
-from diffusability.study.class_sizes import check_classes, check_prepared
-from diffusability.study.commands import VARIABLE, Run, set_run
-from diffusability.study.resolve import resolve_study
+from diffusability.study.core.commands import VARIABLE, Run, set_run
+from diffusability.study.core.workflow_files import NO_FILE
+from diffusability.study.preflight.class_sizes import check_classes, check_prepared
+from diffusability.study.reading.resolve import resolve_study
 from diffusability.study.study import Study
-from diffusability.study.workflow_files import NO_FILE
 from tests.unit.study_run import TINY, measurements, merge, plan_of, run_plan
 
 

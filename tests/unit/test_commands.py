@@ -7,8 +7,8 @@ import pytest
 from diffusability import __version__
 from diffusability.cli import main
 from diffusability.errors import StudyError
-from diffusability.study import commands
-from diffusability.study.commands import (
+from diffusability.study.core import commands
+from diffusability.study.core.commands import (
     Run,
     current_run,
     diffusability_command,
@@ -16,9 +16,9 @@ from diffusability.study.commands import (
     snakemake_command,
     study_arguments,
 )
-from diffusability.study.load import load_study
+from diffusability.study.reading.load import load_study
+from diffusability.study.reading.yaml_file import read_overrides
 from diffusability.study.study import Study
-from diffusability.study.yaml_file import read_overrides
 from tests.conftest import REPOSITORY
 
 

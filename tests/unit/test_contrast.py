@@ -8,8 +8,8 @@ from scipy import stats
 from diffusability.analysis.panels import Measured, cells
 from diffusability.cli import main
 from diffusability.report.compare import compare_specs, compare_studies, compare_tokenizers
-from diffusability.study.load import load_study
-from diffusability.study.targets import table_file
+from diffusability.study.planning.targets import table_file
+from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY
 from tests.unit.measurement_table import measurement_table
 

@@ -9,8 +9,8 @@ import torch
 from diffusability.data.digits import load_digits
 from diffusability.encoders.augmentation import CUT_OUT, may_flip, random_view
 from diffusability.encoders.contrastive import ContrastiveLoss, ContrastiveNetwork, nt_xent
-from diffusability.study.pixel_dataset import DigitsDataset
-from diffusability.study.spec import TrainSpec
+from diffusability.study.core.spec import TrainSpec
+from diffusability.study.entries.pixel_dataset import DigitsDataset
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import train
 from diffusability.training.run import Batch, Phase, Run

@@ -19,8 +19,8 @@ from diffusability.metrics.class_gaussians import fit_class_gaussians
 from diffusability.metrics.velocity import measure_velocity
 from diffusability.stages.controls import ControlOptions, control_source, posterior_images
 from diffusability.stages.inputs import Inputs
-from diffusability.study.cost import Costs
-from diffusability.study.plan import Artifact, Plan
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.preflight.cost import Costs
 from tests.unit.study_run import plan_of, run_plan
 
 CONTROLS = ["noise", "gaussian", "posterior"]

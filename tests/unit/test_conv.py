@@ -8,7 +8,7 @@ from torch.nn import functional
 from diffusability.errors import StudyError
 from diffusability.nn.initialisation import initialise
 from diffusability.nn.layers import group_norm
-from diffusability.study.network import ConvNetwork
+from diffusability.study.entries.network import ConvNetwork
 from diffusability.tokenizers.conv import AttentionBlock, ConvAutoencoder, Downsample, Upsample
 from tests.unit.networks import conv
 

@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 from diffusability.analysis.correlation import correlate, intercorrelate
 from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Measured, Panel, at_chance, cells, paired
-from diffusability.study.tables import BEST, TABLES
+from diffusability.study.planning.tables import BEST, TABLES
 from tests.unit.measurement_table import measurement_table
 
 TARGET, LNC, PSNR = "generation.fd_judge", "semantics.lnc5", "reconstruction.psnr"

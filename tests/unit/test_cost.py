@@ -10,11 +10,11 @@ from diffusability.execution.estimates import Estimates, StageCost, kind_of
 from diffusability.execution.plan_table import plan_table
 from diffusability.execution.this_machine import START_UP, ThisMachine, measure
 from diffusability.metrics import sample_fisher
-from diffusability.study.cost import COMPARED, DISTANCES, SUSTAINED, Costs
-from diffusability.study.dataset import FolderDataset
-from diffusability.study.load import load_study
-from diffusability.study.pixel_dataset import DigitsDataset, ShapesDataset
-from diffusability.study.plan import Artifact, Plan
+from diffusability.study.entries.dataset import FolderDataset
+from diffusability.study.entries.pixel_dataset import DigitsDataset, ShapesDataset
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.preflight.cost import COMPARED, DISTANCES, SUSTAINED, Costs
+from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY
 
 SMOKE = REPOSITORY / "studies" / "smoke.yaml"

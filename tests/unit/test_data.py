@@ -15,7 +15,7 @@ from diffusability.data.images import stratified_validation, to_float, to_uint8
 from diffusability.data.shapes import PHOTOGRAPHS
 from diffusability.errors import DataError
 from diffusability.latents.shards import pool_masks
-from diffusability.study.pixel_dataset import DIGITS_IMAGES, DigitsDataset
+from diffusability.study.entries.pixel_dataset import DIGITS_IMAGES, DigitsDataset
 
 
 def test_images_are_the_scans() -> None:

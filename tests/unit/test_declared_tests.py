@@ -9,10 +9,10 @@ from diffusability.analysis.catalogue import HEADLINE_TARGETS
 from diffusability.analysis.declared import declared_sentence
 from diffusability.analysis.panels import matching
 from diffusability.errors import StudyError
-from diffusability.study.declarable import declarable_targets
-from diffusability.study.generation import GenerationMetric
-from diffusability.study.load import read_yaml
-from diffusability.study.resolve import resolve_study
+from diffusability.study.metrics.generation import GenerationMetric
+from diffusability.study.reading.declarable import declarable_targets
+from diffusability.study.reading.load import read_yaml
+from diffusability.study.reading.resolve import resolve_study
 from diffusability.study.study import AnalysisSpec, DeclaredTests
 from tests.conftest import REPOSITORY
 from tests.unit.measurement_table import analysed, measurement_table

@@ -18,9 +18,9 @@ from diffusability.errors import ArtifactError, TrainingError
 from diffusability.stages import command
 from diffusability.stages.inputs import Inputs
 from diffusability.stages.make import make as make_files
-from diffusability.study.load import merge, read_yaml
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.resolve import resolve_study
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.reading.load import merge, read_yaml
+from diffusability.study.reading.resolve import resolve_study
 from diffusability.tokenizers.posterior import Posterior
 from tests.conftest import REPOSITORY
 

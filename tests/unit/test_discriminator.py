@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from diffusability.errors import StudyError
-from diffusability.study.trained_tokenizer import ObjectiveSpec
+from diffusability.study.entries.trained_tokenizer import ObjectiveSpec
 from diffusability.tokenizers.discriminator import (
     PatchDiscriminator,
     discriminator_hinge,

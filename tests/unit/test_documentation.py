@@ -11,8 +11,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from diffusability.study.merge import merge
-from diffusability.study.resolve import resolve_study
+from diffusability.study.core.merge import merge
+from diffusability.study.reading.resolve import resolve_study
 from diffusability.study.study import Study
 from tests.conftest import REPOSITORY
 from tests.documented import undocumented

@@ -13,7 +13,7 @@ from diffusability.diffusion.edm import (
 )
 from diffusability.fisher.gaussian import Gaussian
 from diffusability.fisher.toy_networks import linear_alpha_bars
-from diffusability.study.backbone import EDMTraining
+from diffusability.study.entries.backbone import EDMTraining
 
 
 class Nothing(nn.Module):

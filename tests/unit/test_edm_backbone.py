@@ -19,7 +19,7 @@ from diffusability.fisher.denoiser import from_trained
 from diffusability.fisher.estimator import sample_fisher
 from diffusability.stages import samples
 from diffusability.stages.inputs import Inputs
-from diffusability.study.plan import Plan
+from diffusability.study.planning.plan import Plan
 from diffusability.training.loop import Training
 from diffusability.training.run import Batch, Phase
 from tests.unit.small_diffusion import CLASSES, MEAN, SHAPE, STD, small_run

@@ -12,7 +12,7 @@ from diffusability.diffusion.edm_sampler import Churn, integrate_denoiser, sigma
 from diffusability.diffusion.guidance import guided_denoiser, guided_velocity
 from diffusability.diffusion.sampler import draw_noise, function_evaluations
 from diffusability.errors import StudyError
-from diffusability.study.sampling import EDMSampling, SamplingSpec
+from diffusability.study.entries.sampling import EDMSampling, SamplingSpec
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

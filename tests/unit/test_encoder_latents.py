@@ -15,10 +15,10 @@ from diffusability.encoders.vision import TimmModel
 from diffusability.errors import StudyError
 from diffusability.scoring.command import main
 from diffusability.scoring.request import Request, requested_study
-from diffusability.study.encoder import TimmEncoder
-from diffusability.study.pixel_dataset import DigitsDataset
-from diffusability.study.plan import Plan
-from diffusability.study.resolve import resolve_study
+from diffusability.study.entries.encoder import TimmEncoder
+from diffusability.study.entries.pixel_dataset import DigitsDataset
+from diffusability.study.planning.plan import Plan
+from diffusability.study.reading.resolve import resolve_study
 from diffusability.tokenizers.load import load_tokenizer
 from tests.unit.study_run import plan_of, run_plan
 

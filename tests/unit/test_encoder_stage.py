@@ -13,9 +13,9 @@ from diffusability.data.load import load_dataset
 from diffusability.encoders.load import load_encoder
 from diffusability.report.summaries import encoder_rows
 from diffusability.stages.make import make
-from diffusability.study.load import read_yaml
-from diffusability.study.plan import Plan
-from diffusability.study.resolve import resolve_study
+from diffusability.study.planning.plan import Plan
+from diffusability.study.reading.load import read_yaml
+from diffusability.study.reading.resolve import resolve_study
 from tests.conftest import REPOSITORY
 
 STAGES = ("dataset", "encoder", "tokenizer", "latents", "reconstruction", "continuity")

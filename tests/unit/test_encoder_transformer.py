@@ -25,8 +25,8 @@ from diffusability.encoders.pretext import ClassificationLoss
 from diffusability.encoders.vit import VitEncoder
 from diffusability.nn.layers import SwiGLU
 from diffusability.nn.transformer import Transformer
-from diffusability.study.pixel_dataset import DigitsDataset
-from diffusability.study.spec import TrainSpec
+from diffusability.study.core.spec import TrainSpec
+from diffusability.study.entries.pixel_dataset import DigitsDataset
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import train
 from diffusability.training.run import Batch, Losses, Phase, Run

@@ -11,8 +11,8 @@ from diffusability.encoders.contrastive import ContrastiveNetwork
 from diffusability.encoders.convnet import ConvEncoder
 from diffusability.encoders.masked import MaskedAutoencoder
 from diffusability.encoders.pretext import ClassificationLoss
-from diffusability.study.pixel_dataset import DigitsDataset
-from diffusability.study.spec import TrainSpec
+from diffusability.study.core.spec import TrainSpec
+from diffusability.study.entries.pixel_dataset import DigitsDataset
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import train
 from diffusability.training.run import Phase, Run

@@ -19,8 +19,8 @@ from diffusability.analysis.measurements import check_measurements
 from diffusability.analysis.verdicts import check_claims
 from diffusability.figures.results import Results
 from diffusability.report.scores import score_table
+from diffusability.study.core.workflow_files import CLAIMS
 from diffusability.study.study import AnalysisSpec, EqualReconstruction
-from diffusability.study.workflow_files import CLAIMS
 from tests.unit.measurement_table import analysed, measurement_table, profiles_of
 from tests.unit.test_tables import row, run
 

@@ -14,9 +14,9 @@ from diffusability.artifacts.job import Job
 from diffusability.errors import ArtifactError
 from diffusability.stages import command
 from diffusability.stages.make import make
-from diffusability.study import commands
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.stages import BULK, RESTORED
+from diffusability.study.core import commands
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.planning.stages import BULK, RESTORED
 from tests.unit.study_run import plan_of, run_plan
 
 ONE = {"select": {"backbones": ["sit-a"], "tokenizers": ["conv-base"], "metrics": ["smoothness"]}}

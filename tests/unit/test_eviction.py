@@ -12,9 +12,9 @@ from diffusability.artifacts.job import Job
 from diffusability.artifacts.lock import exclusive, holder
 from diffusability.cli import main
 from diffusability.errors import ArtifactError
-from diffusability.study.load import load_study
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.stages import BULK, STAGES
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.planning.stages import BULK, STAGES
+from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY
 
 STUDY = str(REPOSITORY / "studies" / "smoke.yaml")

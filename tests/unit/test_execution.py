@@ -7,12 +7,12 @@ import pytest
 
 from diffusability.artifacts.job import Job
 from diffusability.errors import StudyError
-from diffusability.study.backbone import SiTBackbone
-from diffusability.study.load import merge, read_yaml
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.resolve import resolve_study
-from diffusability.study.spec import TrainSpec
-from diffusability.study.tokenizer import EncodingSpec
+from diffusability.study.core.spec import TrainSpec
+from diffusability.study.entries.backbone import SiTBackbone
+from diffusability.study.entries.tokenizer import EncodingSpec
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.reading.load import merge, read_yaml
+from diffusability.study.reading.resolve import resolve_study
 from tests.conftest import REPOSITORY
 
 SMOKE = read_yaml(REPOSITORY / "studies" / "smoke.yaml")

@@ -9,14 +9,14 @@ from tests.unit.extended_package import ExtendedPackage
 
 BLOCK = re.compile(r"^```python\n(# diffusability/.*?)^```", re.MULTILINE | re.DOTALL)
 BEFORE = {  # what a declaration is inserted before; None: at the end
-    "study/metrics.py": "class _Metrics(Spec):",
-    "study/regularizer.py": "RegularizerSpec = ",
-    "study/backbone.py": "BackboneSpec = ",
-    "study/dataset.py": None,
-    "study/encoder.py": None,
+    "study/metrics/groups.py": "class _Metrics(Spec):",
+    "study/entries/regularizer.py": "RegularizerSpec = ",
+    "study/entries/backbone.py": "BackboneSpec = ",
+    "study/entries/dataset.py": None,
+    "study/entries/encoder.py": None,
 }
-TABLE = "study/tables.py"
-DRAWN = ("study/figures.py", "figures/extremes.py")  # the page leaves the drawing out
+TABLE = "study/planning/tables.py"
+DRAWN = ("study/planning/figures.py", "figures/extremes.py")  # the page leaves the drawing out
 PROGRAM = """
 import json
 import pandas as pd
@@ -24,13 +24,13 @@ import torch
 from diffusability.analysis.extremes import extremes
 from diffusability.diffusion.load import backbone_spec, build_diffusion
 from diffusability.metrics.kurtosis import measure_kurtosis
-from diffusability.study.dataset import DATASETS
-from diffusability.study.encoder import ENCODERS
-from diffusability.study.file import GENERATED, metrics_page
-from diffusability.study.metrics import METRIC_GROUPS
-from diffusability.study.regularizer import REGULARIZERS
-from diffusability.study.stages import STAGES
-from diffusability.study.tables import TABLES
+from diffusability.study.entries.dataset import DATASETS
+from diffusability.study.entries.encoder import ENCODERS
+from diffusability.study.reading.option_pages import GENERATED, metrics_page
+from diffusability.study.metrics.groups import METRIC_GROUPS
+from diffusability.study.entries.regularizer import REGULARIZERS
+from diffusability.study.planning.stages import STAGES
+from diffusability.study.planning.tables import TABLES
 
 normal = torch.randn(4000, 2, 4, 4, generator=torch.Generator().manual_seed(0))
 (excess,) = measure_kurtosis(normal)

@@ -16,10 +16,10 @@ from diffusability.data.digits import load_digits
 from diffusability.encoders.packages import ensure_torchvision
 from diffusability.errors import ArtifactError, StudyError
 from diffusability.report.methods import grey_repeated
-from diffusability.study.image_channels import channels_misfit
-from diffusability.study.pixel_dataset import DigitsDataset
-from diffusability.study.resolve import resolve_study
-from diffusability.study.tokenizer import ExternalTokenizer
+from diffusability.study.entries.pixel_dataset import DigitsDataset
+from diffusability.study.entries.tokenizer import ExternalTokenizer
+from diffusability.study.reading.resolve import resolve_study
+from diffusability.study.sources.image_channels import channels_misfit
 from diffusability.tokenizers.external import (
     ExternalAutoencoder,
     import_autoencoder,

@@ -11,13 +11,18 @@ from diffusability.artifacts.job import Job
 from diffusability.artifacts.named_content import check_named_contents
 from diffusability.errors import ArtifactError, DataError, StudyError
 from diffusability.stages.make import make
-from diffusability.study import needs
-from diffusability.study.encoder import LpipsEncoder
-from diffusability.study.generation import GenerationMetric
-from diffusability.study.needs import broken_packages, check_needs, missing_packages, study_needs
-from diffusability.study.plan import Plan
+from diffusability.study.entries.encoder import LpipsEncoder
+from diffusability.study.entries.tokenizer import ExternalTokenizer
+from diffusability.study.metrics.generation import GenerationMetric
+from diffusability.study.planning.plan import Plan
+from diffusability.study.preflight import needs
+from diffusability.study.preflight.needs import (
+    broken_packages,
+    check_needs,
+    missing_packages,
+    study_needs,
+)
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import ExternalTokenizer
 from tests.conftest import REPOSITORY
 from tests.unit.study_run import plan_of
 
@@ -173,7 +178,7 @@ def test_weights_that_the_selection_does_not_use_are_not_read(
 ) -> None:
     read: list[str] = []
     monkeypatch.setattr(
-        "diffusability.study.encoder.content_digest", lambda file: read.append(str(file))
+        "diffusability.study.entries.encoder.content_digest", lambda file: read.append(str(file))
     )
     published(backbones="all")
     assert set(read) == {"/nowhere/inception.pth", "/nowhere/vgg16.pth"}

@@ -16,7 +16,7 @@ from diffusability.data.images import to_float
 from diffusability.encoders.inception import import_inception, load_inception
 from diffusability.encoders.packages import ensure_torchvision
 from diffusability.encoders.representation import RepresentationModel, build_representation
-from diffusability.study.representations import REPRESENTATIONS, Representation
+from diffusability.study.entries.representations import REPRESENTATIONS, Representation
 from diffusability.tokenizers.perceptual import LpipsPerceptual
 from tests.oracles import convolutional
 from tests.oracles import vision_transformers as oracle

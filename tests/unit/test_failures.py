@@ -11,7 +11,7 @@ import pytest
 
 from diffusability.execution.failures import failure_report
 from diffusability.execution.stale_lock import remove_stale_lock
-from diffusability.study.commands import VARIABLE
+from diffusability.study.core.commands import VARIABLE
 
 Usage = namedtuple("Usage", "free")
 

@@ -19,7 +19,7 @@ from diffusability.metrics.fdr6 import (
 from diffusability.metrics.feature_moments import FeatureMoments, merge_moments
 from diffusability.metrics.frechet import frechet_distance
 from diffusability.metrics.measurement import Measurement
-from diffusability.study.representations import FDR6_SPACES, REPRESENTATIONS
+from diffusability.study.entries.representations import FDR6_SPACES, REPRESENTATIONS
 
 NAMES = ["inception", *REPRESENTATIONS]
 

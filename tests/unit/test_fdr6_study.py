@@ -15,7 +15,7 @@ from diffusability.encoders.load import load_encoder
 from diffusability.errors import ArtifactError
 from diffusability.metrics.feature_moments import FeatureMoments
 from diffusability.metrics.frechet import frechet_distance
-from diffusability.study.plan import Plan
+from diffusability.study.planning.plan import Plan
 from tests.unit.study_run import measurements, plan_of, run_plan
 
 SPACES = ("judge", "a", "b", "c", "d", "e")

@@ -41,12 +41,12 @@ from diffusability.figures.scheme import SKETCHES
 from diffusability.figures.style import HALF, PAGE, PHONE, write_figure
 from diffusability.figures.trajectories import length_ratios, representatives
 from diffusability.report.figures import drawing_reason
-from diffusability.study.figures import FIGURES, figure_named
-from diffusability.study.load import load_study
-from diffusability.study.plan import Plan
-from diffusability.study.tables import BEST, TABLES, table_named
-from diffusability.study.targets import table_files
-from diffusability.study.workflow_files import CAPTIONS
+from diffusability.study.core.workflow_files import CAPTIONS
+from diffusability.study.planning.figures import FIGURES, figure_named
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.tables import BEST, TABLES, table_named
+from diffusability.study.planning.targets import table_files
+from diffusability.study.reading.load import load_study
 from scripts import draw
 from tests.conftest import REPOSITORY
 from tests.unit.figure_tables import TARGET, figure_table, made_tables, results_of

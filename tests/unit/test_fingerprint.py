@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from diffusability.errors import StudyError
-from diffusability.study.fingerprint import canonical_json, derive_seed, fingerprint
-from diffusability.study.load import load_study, merge, read_yaml
-from diffusability.study.plan import Plan
-from diffusability.study.resolve import resolve_study
+from diffusability.study.core.fingerprint import canonical_json, derive_seed, fingerprint
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.tables import TABLES
+from diffusability.study.reading.load import load_study, merge, read_yaml
+from diffusability.study.reading.resolve import resolve_study
 from diffusability.study.study import Study
-from diffusability.study.tables import TABLES
 from tests.conftest import REPOSITORY
 
 SMOKE = read_yaml(REPOSITORY / "studies" / "smoke.yaml")
@@ -117,8 +117,9 @@ def test_the_study_layer_needs_no_heavy_package() -> None:
     """Snakemake imports it again in every job."""
     code = (
         "import sys;"
-        "from diffusability.study.load import load_study;"
-        "from diffusability.study.plan import Plan; import diffusability.study.targets;"
+        "from diffusability.study.reading.load import load_study;"
+        "from diffusability.study.planning.plan import Plan;"
+        "import diffusability.study.planning.targets;"
         "print({'torch', 'numpy', 'pandas', 'scipy', 'sklearn'} & set(sys.modules))"
     )
     result = subprocess.run(

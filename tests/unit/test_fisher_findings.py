@@ -9,7 +9,7 @@ from scipy import stats
 from diffusability.analysis.claims import load_claims
 from diffusability.analysis.fisher_findings import check_fisher_claims, fisher_findings
 from diffusability.analysis.verdicts import CONTRADICTED, NOT_TESTABLE, REPRODUCED, UNDECIDED
-from diffusability.study.workflow_files import FISHER_CLAIMS as CLAIMS
+from diffusability.study.core.workflow_files import FISHER_CLAIMS as CLAIMS
 
 LEVELS = (0.001, 0.01, 0.1, 1.0)
 # FI and FIR of N(0, I_2) behind each function, by independent quadrature

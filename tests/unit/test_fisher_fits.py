@@ -28,7 +28,7 @@ from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.sample_fisher import ESTIMATORS, Sample, pixel_curves
 from diffusability.metrics.strata import in_proportion, interleaved_blocks
 from diffusability.scoring.table import is_unconditional
-from diffusability.study.pixel_dataset import ShapesDataset
+from diffusability.study.entries.pixel_dataset import ShapesDataset
 from tests.oracles.closed_forms import gaussian_curve
 from tests.oracles.distributions import GaussianMixture
 from tests.unit.fisher_examples import covariance, isometry, mixture, normal

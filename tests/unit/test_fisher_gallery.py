@@ -14,8 +14,8 @@ from diffusability.analysis.latent_spaces import latent_spaces
 from diffusability.analysis.measurements import read_measurements
 from diffusability.analysis.noise_floor import noise_floor
 from diffusability.analysis.verdicts import check_claims
-from diffusability.study.load import load_study
-from diffusability.study.workflow_files import FISHER_CLAIMS, LATENT_CLAIMS
+from diffusability.study.core.workflow_files import FISHER_CLAIMS, LATENT_CLAIMS
+from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "gallery" / "README.md"

@@ -4,13 +4,13 @@ import math
 
 import pytest
 
-from diffusability.study.backbone import SiTBackbone, UNetBackbone
-from diffusability.study.load import load_study
-from diffusability.study.network import VectorNetwork
-from diffusability.study.plan import Plan
+from diffusability.study.entries.backbone import SiTBackbone, UNetBackbone
+from diffusability.study.entries.network import VectorNetwork
+from diffusability.study.entries.tokenizer import LevelTokenizer, LinearTokenizer
+from diffusability.study.entries.trained_tokenizer import TokenizerSpec
+from diffusability.study.planning.plan import Plan
+from diffusability.study.reading.load import load_study
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import LevelTokenizer, LinearTokenizer
-from diffusability.study.trained_tokenizer import TokenizerSpec
 from tests.conftest import REPOSITORY
 
 HALF = 0.5  # EDM's standard deviation of data; latents have 1, so its noise levels are doubled

@@ -7,8 +7,8 @@ import torch
 
 from diffusability.errors import StudyError
 from diffusability.stages.precision import VARIABLE, set_float32_precision
-from diffusability.study.stages import IN_TF32
-from diffusability.study.stages import IN_TF32 as ALL
+from diffusability.study.planning.stages import IN_TF32
+from diffusability.study.planning.stages import IN_TF32 as ALL
 
 
 @pytest.fixture(autouse=True)

@@ -17,12 +17,12 @@ from diffusability.artifacts.named_content import check_named_contents
 from diffusability.data.load import job_dataset, load_dataset
 from diffusability.errors import DataError
 from diffusability.stages.make import make as make_files
-from diffusability.study import content
-from diffusability.study.dataset import FolderDataset
-from diffusability.study.load import merge, read_yaml
-from diffusability.study.plan import Plan
-from diffusability.study.resolve import resolve_study
-from diffusability.study.stages import STAGES
+from diffusability.study.entries.dataset import FolderDataset
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.stages import STAGES
+from diffusability.study.reading.load import merge, read_yaml
+from diffusability.study.reading.resolve import resolve_study
+from diffusability.study.sources import content
 from tests.conftest import REPOSITORY
 from tests.unit.image_files import other_pixels, write_image, write_images, write_mask
 

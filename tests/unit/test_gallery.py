@@ -15,7 +15,7 @@ from diffusability.analysis.frames import read_table
 from diffusability.analysis.intervals import cluster_interval
 from diffusability.analysis.measurements import read_measurements
 from diffusability.analysis.panels import Panel, paired
-from diffusability.study.load import load_study
+from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "gallery" / "README.md"

@@ -17,9 +17,9 @@ from diffusability.artifacts.named_content import record_name
 from diffusability.artifacts.records import find_studies, record_study
 from diffusability.cli import main
 from diffusability.errors import ArtifactError, DataError
-from diffusability.study.load import load_study
-from diffusability.study.plan import Plan
-from diffusability.study.stages import STAGES
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.stages import STAGES
+from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY
 
 SMOKE = str(REPOSITORY / "studies" / "smoke.yaml")

@@ -13,8 +13,8 @@ from diffusability.metrics.precision_recall import measure_precision_recall
 from diffusability.stages.features import Extractor
 from diffusability.stages.inputs import Inputs
 from diffusability.stages.references import load_reference
-from diffusability.study.cost import Costs
-from diffusability.study.plan import Plan
+from diffusability.study.planning.plan import Plan
+from diffusability.study.preflight.cost import Costs
 from tests.unit.study_run import measurements, plan_of, run_plan
 
 CELL = "generation/conv-base/s0/sit-a/s0/guidance1"

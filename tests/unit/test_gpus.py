@@ -16,8 +16,8 @@ from diffusability.errors import ArtifactError
 from diffusability.execution import gpus
 from diffusability.execution.gpus import SUBMITTED, machine_gpus, take_gpus
 from diffusability.stages import command
-from diffusability.study.load import load_study
-from diffusability.study.plan import Plan
+from diffusability.study.planning.plan import Plan
+from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY
 
 TAKE = """

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from diffusability.data.image_file import DamagedImage, decode_foreground, decode_rgb
-from diffusability.study.folder_content import is_image
+from diffusability.study.sources.folder_content import is_image
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (6, 5, 3), dtype=np.uint8)  # 6 high, 5 wide

@@ -19,10 +19,10 @@ from diffusability.data.image_file import DamagedImage
 from diffusability.data.images import ImageSet, in_batches
 from diffusability.encoders.pretext import ClassificationLoss
 from diffusability.errors import DataError
-from diffusability.study.dataset import FolderDataset
-from diffusability.study.fingerprint import derive_seed
-from diffusability.study.folder_content import entries
-from diffusability.study.spec import TrainSpec
+from diffusability.study.core.fingerprint import derive_seed
+from diffusability.study.core.spec import TrainSpec
+from diffusability.study.entries.dataset import FolderDataset
+from diffusability.study.sources.folder_content import entries
 from diffusability.training.batches import step_generator
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import Training

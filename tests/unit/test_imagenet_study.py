@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from diffusability.study.load import load_study
-from diffusability.study.plan import Plan
-from diffusability.study.representations import REPRESENTATIONS
+from diffusability.study.entries.representations import REPRESENTATIONS
+from diffusability.study.entries.trained_tokenizer import TokenizerSpec
+from diffusability.study.entries.vision_models import FACTS
+from diffusability.study.planning.plan import Plan
+from diffusability.study.reading.load import load_study
 from diffusability.study.study import Study
-from diffusability.study.trained_tokenizer import TokenizerSpec
-from diffusability.study.vision_models import FACTS
 from tests.conftest import REPOSITORY
 
 TABLE = Path(__file__).parents[1] / "data" / "table1_tokenizers.csv"

@@ -16,8 +16,8 @@ from diffusability.encoders.inception import InceptionV3, import_inception, load
 from diffusability.encoders.packages import ensure_torchvision
 from diffusability.errors import ArtifactError, MeasurementError, StudyError
 from diffusability.metrics.feature_moments import reference_image_side
-from diffusability.study.names import distance_name
-from diffusability.study.needs import missing, study_needs
+from diffusability.study.core.names import distance_name
+from diffusability.study.preflight.needs import missing, study_needs
 from tests.unit.study_run import measurements, plan_of, run_plan
 
 MODULE = "torch_fidelity.feature_extractor_inceptionv3"
@@ -203,7 +203,7 @@ def test_references_of_another_kind_are_refused(
     from diffusability.stages.generation import _distances
     from diffusability.stages.references import Reference, read_reference
     from diffusability.stages.sample_shards import SampleShards
-    from diffusability.study.metrics import GenerationMetric
+    from diffusability.study.metrics.groups import GenerationMetric
 
     write_reference(workplace / "reference.npz", side, dim)
     spec = GenerationMetric.model_validate(

@@ -12,9 +12,9 @@ from diffusability.encoders.contrastive import ContrastiveNetwork
 from diffusability.encoders.masked import MaskedAutoencoder
 from diffusability.fisher.toy_networks import ResidualMLP
 from diffusability.nn.initialisation import SeededModule, initialise
-from diffusability.study.backbone import BACKBONES
+from diffusability.study.entries.backbone import BACKBONES
+from diffusability.study.entries.network import NETWORKS
 from diffusability.study.fisher_toy import ToyNetwork
-from diffusability.study.network import NETWORKS
 from tests.unit import networks
 
 SMALL = {"width": 16, "depth": 1, "heads": 2}

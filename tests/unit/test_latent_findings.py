@@ -26,9 +26,9 @@ from diffusability.analysis.verdicts import (
     UNDECIDED,
     check_findings,
 )
-from diffusability.study.roles import CONTROL, GPE, LEVEL, PERMUTED, PIXELS, VAE
-from diffusability.study.tokenizer import MEANS
-from diffusability.study.workflow_files import LATENT_CLAIMS as CLAIMS
+from diffusability.study.core.workflow_files import LATENT_CLAIMS as CLAIMS
+from diffusability.study.entries.roles import CONTROL, GPE, LEVEL, PERMUTED, PIXELS, VAE
+from diffusability.study.entries.tokenizer import MEANS
 from tests.unit.latent_tables import (
     BACKBONES,
     LEVELS,

@@ -15,10 +15,10 @@ from diffusability.data.images import to_float
 from diffusability.data.load import load_dataset
 from diffusability.errors import StudyError, TrainingInterrupted
 from diffusability.stages.make import make
-from diffusability.study.load import merge, read_yaml
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.resolve import resolve_study
-from diffusability.study.roles import VAE, VAE_MEANS, role_of
+from diffusability.study.entries.roles import VAE, VAE_MEANS, role_of
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.reading.load import merge, read_yaml
+from diffusability.study.reading.resolve import resolve_study
 from diffusability.tokenizers.geometry_preservation import geometry_preservation_loss
 from diffusability.tokenizers.load import load_tokenizer
 from diffusability.tokenizers.posterior import LOGVAR_RANGE

@@ -5,7 +5,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from diffusability.errors import StudyError
-from diffusability.study.tokenizer import LinearTokenizer
+from diffusability.study.entries.tokenizer import LinearTokenizer
 from diffusability.tokenizers.linear import (
     HaarTokenizer,
     Isometry,

@@ -13,7 +13,7 @@ from diffusability.encoders.packages import ensure_torchvision
 from diffusability.errors import ArtifactError, MeasurementError, StudyError
 from diffusability.metrics.reconstruction import measure_lpips
 from diffusability.stages import inputs
-from diffusability.study.load import merge
+from diffusability.study.reading.load import merge
 from diffusability.tokenizers.interface import Tokenizer
 from diffusability.tokenizers.perceptual import LpipsPerceptual
 from tests.unit.study_run import measurements, plan_of, run_plan

@@ -14,8 +14,8 @@ from diffusability.encoders.masked import (
     pixels_of,
 )
 from diffusability.errors import StudyError
-from diffusability.study.pixel_dataset import DigitsDataset
-from diffusability.study.spec import TrainSpec
+from diffusability.study.core.spec import TrainSpec
+from diffusability.study.entries.pixel_dataset import DigitsDataset
 from diffusability.training.images import TrainingImages
 from diffusability.training.loop import train
 from diffusability.training.run import Batch, Phase, Run

@@ -13,8 +13,8 @@ from diffusability.errors import MeasurementError, StudyError
 from diffusability.scoring.against import not_compared, place, read_known
 from diffusability.scoring.latents import OF_LATENTS, measure, score
 from diffusability.scoring.table import Score, score_text, side_by_side
-from diffusability.study.class_sizes import lacking
-from diffusability.study.resolve import resolve_study
+from diffusability.study.preflight.class_sizes import lacking
+from diffusability.study.reading.resolve import resolve_study
 
 FAST = {"uniformity": {"points": 40, "repeats": 2, "iterations": 250}, "fisher": {"blocks": 2}}
 LABELS = torch.arange(80) % 4

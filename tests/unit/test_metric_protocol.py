@@ -11,7 +11,7 @@ from diffusability.artifacts.job import Job
 from diffusability.metrics.nearest_neighbours import nearest_neighbours
 from diffusability.stages.inputs import Inputs
 from diffusability.stages.latent_metrics import spatial, uniformity
-from diffusability.study.plan import Artifact, Plan
+from diffusability.study.planning.plan import Artifact, Plan
 from tests.unit.study_run import measurements, plan_of, run_plan
 
 EXTENT: dict[str, Any] = {

@@ -6,13 +6,14 @@ from typing import get_args
 import pytest
 
 from diffusability.errors import StudyError
-from diffusability.study import commands, needs
-from diffusability.study.encoder import VisionEncoder
-from diffusability.study.load import load_study, read_yaml
-from diffusability.study.needs import check_needs, missing, missing_packages, study_needs
-from diffusability.study.resolve import resolve_study
+from diffusability.study.core import commands
+from diffusability.study.entries.encoder import VisionEncoder
+from diffusability.study.entries.vision_models import FACTS, VisionModel, hub_cache
+from diffusability.study.preflight import needs
+from diffusability.study.preflight.needs import check_needs, missing, missing_packages, study_needs
+from diffusability.study.reading.load import load_study, read_yaml
+from diffusability.study.reading.resolve import resolve_study
 from diffusability.study.study import Study
-from diffusability.study.vision_models import FACTS, VisionModel, hub_cache
 from tests.conftest import REPOSITORY
 
 

@@ -15,21 +15,21 @@ from diffusability.diffusion.load import build_diffusion
 from diffusability.diffusion.transformer import LightningDiT, SiT
 from diffusability.diffusion.unet import LatentUNet
 from diffusability.encoders.convnet import ConvEncoder
-from diffusability.study import operations
-from diffusability.study.backbone import (
+from diffusability.study.entries import operations
+from diffusability.study.entries.backbone import (
     Backbone,
     LightningDiTBackbone,
     SiTBackbone,
     UNetBackbone,
 )
-from diffusability.study.network import (
+from diffusability.study.entries.network import (
     ConvNetwork,
     HierarchicalNetwork,
     Network,
     VectorNetwork,
     VitNetwork,
 )
-from diffusability.study.operations import (
+from diffusability.study.entries.operations import (
     autoencoder,
     backbone,
     discriminator,
@@ -37,8 +37,8 @@ from diffusability.study.operations import (
     vgg16,
     vision_model,
 )
-from diffusability.study.trained_encoder import SupervisedEncoder
-from diffusability.study.trained_tokenizer import ObjectiveSpec
+from diffusability.study.entries.trained_encoder import SupervisedEncoder
+from diffusability.study.entries.trained_tokenizer import ObjectiveSpec
 from diffusability.tokenizers.build import build_tokenizer
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 
@@ -178,8 +178,8 @@ def test_counts_are_made_once_and_read_without_torch(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     file = tmp_path / "diffusability" / operations.FILE
     program = (
-        "import sys; from diffusability.study.network import ConvNetwork; "
-        "from diffusability.study.operations import autoencoder; "
+        "import sys; from diffusability.study.entries.network import ConvNetwork; "
+        "from diffusability.study.entries.operations import autoencoder; "
         "network = ConvNetwork(arch='conv', factor=4, width=8, multipliers=(1, 2, 4)); "
         "print(autoencoder(network, 3, 32).whole.macs, 'torch' in sys.modules)"
     )

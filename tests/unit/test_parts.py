@@ -18,12 +18,12 @@ from diffusability.artifacts.card import read_card
 from diffusability.errors import StudyError, TrainingError
 from diffusability.execution.rule_functions import StageFunctions
 from diffusability.step_memory import Vgg16
-from diffusability.study.load import merge
-from diffusability.study.network import ConvNetwork
-from diffusability.study.plan import Plan
-from diffusability.study.resolve import resolve_study
-from diffusability.study.spec import TrainSpec
-from diffusability.study.trained_tokenizer import ObjectiveSpec
+from diffusability.study.core.spec import TrainSpec
+from diffusability.study.entries.network import ConvNetwork
+from diffusability.study.entries.trained_tokenizer import ObjectiveSpec
+from diffusability.study.planning.plan import Plan
+from diffusability.study.reading.load import merge
+from diffusability.study.reading.resolve import resolve_study
 from diffusability.tokenizers.build import build_tokenizer
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.objective import Objective

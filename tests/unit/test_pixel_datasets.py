@@ -16,8 +16,8 @@ from diffusability.data.idx import read_idx
 from diffusability.data.images import ImageSet
 from diffusability.data.load import data_source, load_dataset
 from diffusability.errors import DataError
-from diffusability.study.dataset import DATASETS
-from diffusability.study.pixel_dataset import CifarDataset, IdxDataset
+from diffusability.study.entries.dataset import DATASETS
+from diffusability.study.entries.pixel_dataset import CifarDataset, IdxDataset
 from tests.unit.idx_files import IMAGES, LABELS, idx_bytes, write_idx
 
 

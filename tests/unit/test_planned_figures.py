@@ -14,13 +14,13 @@ from diffusability.analysis.frames import table_frame
 from diffusability.analysis.measurements import check_measurements, target_metric
 from diffusability.figures.results import Results
 from diffusability.figures.style import empty_reason
-from diffusability.study.figures import FIGURES
-from diffusability.study.load import read_yaml
-from diffusability.study.metrics import METRIC_GROUPS
-from diffusability.study.resolve import resolve_study
-from diffusability.study.roles import role_of
+from diffusability.study.entries.roles import role_of
+from diffusability.study.metrics.groups import METRIC_GROUPS
+from diffusability.study.planning.figures import FIGURES
+from diffusability.study.planning.targets import figure_names, table_names
+from diffusability.study.reading.load import read_yaml
+from diffusability.study.reading.resolve import resolve_study
 from diffusability.study.study import Study
-from diffusability.study.targets import figure_names, table_names
 from tests.conftest import REPOSITORY
 
 CURVES = ("fi_unconditional_zscored", "fir_unconditional_zscored", "fi", "fir")

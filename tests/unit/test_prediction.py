@@ -17,7 +17,7 @@ from diffusability.analysis.prediction import (
     predictable_panels,
     predictions,
 )
-from diffusability.study.tables import TABLES
+from diffusability.study.planning.tables import TABLES
 from tests.conftest import REPOSITORY
 from tests.unit.measurement_table import measurement_table
 

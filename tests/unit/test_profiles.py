@@ -10,8 +10,8 @@ from diffusability.analysis.panels import Measured
 from diffusability.analysis.sampling import collect_profiles, deviations, variance_relations
 from diffusability.artifacts.job import Job
 from diffusability.errors import ArtifactError
-from diffusability.study.load import load_study
-from diffusability.study.plan import Plan
+from diffusability.study.planning.plan import Plan
+from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY
 from tests.unit.measurement_table import measurement_table, profiles_of
 

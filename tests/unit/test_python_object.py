@@ -14,11 +14,11 @@ from diffusability.data.load import load_dataset
 from diffusability.encoders.load import load_encoder
 from diffusability.errors import ArtifactError, DiffusabilityError, StudyError
 from diffusability.stages.make import make as make_artifact
-from diffusability.study.content import content_digest
-from diffusability.study.load import load_study
-from diffusability.study.needs import check_needs
-from diffusability.study.plan import Plan
-from diffusability.study.python_object import code_digest
+from diffusability.study.planning.plan import Plan
+from diffusability.study.preflight.needs import check_needs
+from diffusability.study.reading.load import load_study
+from diffusability.study.sources.content import content_digest
+from diffusability.study.sources.python_object import code_digest
 from diffusability.study.study import Study
 from diffusability.tokenizers.load import load_tokenizer
 from diffusability.tokenizers.python_object import probe_shape
@@ -390,7 +390,7 @@ def test_content_is_remembered_until_a_file_changes(
     for file in package.iterdir():
         os.utime(file, (1e9, 1e9))
     first = content_digest(package)
-    monkeypatch.setattr("diffusability.study.content._sha256", lambda file: "0" * 64)
+    monkeypatch.setattr("diffusability.study.sources.content._sha256", lambda file: "0" * 64)
     assert content_digest(package) == first  # nothing is read
     package.rename(tmp_path / "moved")
     monkeypatch.undo()

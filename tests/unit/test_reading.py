@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusability.errors import TrainingError
-from diffusability.study.spec import TrainSpec
+from diffusability.study.core.spec import TrainSpec
 from diffusability.training import loop
 from diffusability.training.checkpoint import load_checkpoint
 from diffusability.training.history import READ_EVERY, steps_per_reading

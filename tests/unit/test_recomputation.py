@@ -14,12 +14,12 @@ from diffusability.errors import StudyError
 from diffusability.execution.plan_table import plan_table
 from diffusability.nn.recomputation import Block, recompute_blocks
 from diffusability.step_memory import backbone_step, kept, tokenizer_step
-from diffusability.study.cost import Costs
-from diffusability.study.load import load_study
-from diffusability.study.memory import CONTEXT, PASSING_RECOMPUTED, check_memory
-from diffusability.study.memory import step_memory as memory_of
-from diffusability.study.plan import Plan
-from diffusability.study.trained_tokenizer import ObjectiveSpec
+from diffusability.study.entries.trained_tokenizer import ObjectiveSpec
+from diffusability.study.planning.plan import Plan
+from diffusability.study.preflight.cost import Costs
+from diffusability.study.preflight.memory import CONTEXT, PASSING_RECOMPUTED, check_memory
+from diffusability.study.preflight.memory import step_memory as memory_of
+from diffusability.study.reading.load import load_study
 from diffusability.tokenizers.training_step import TokenizerLosses
 from diffusability.training.loop import Training
 from tests.conftest import REPOSITORY

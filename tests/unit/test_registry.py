@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from diffusability.errors import StudyError
-from diffusability.study.registry import Registry
-from diffusability.study.spec import Spec
+from diffusability.study.core.registry import Registry
+from diffusability.study.core.spec import Spec
 
 
 class Shape(Spec):

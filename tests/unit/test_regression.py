@@ -6,7 +6,7 @@ import statsmodels.api as sm
 
 from diffusability.analysis.panels import cells
 from diffusability.analysis.regression import q2_score, regress
-from diffusability.study.tables import TABLES
+from diffusability.study.planning.tables import TABLES
 from tests.unit.measurement_table import measurement_table
 
 TARGET, LNC, SRSS = "generation.fd_judge", "semantics.lnc5", "spatial.srss"

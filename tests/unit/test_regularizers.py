@@ -6,8 +6,8 @@ from pydantic import ValidationError
 from torch.nn import functional
 
 from diffusability.errors import StudyError, TrainingError
-from diffusability.study.regularizer import REGULARIZERS
-from diffusability.study.trained_tokenizer import TokenizerSpec
+from diffusability.study.entries.regularizer import REGULARIZERS
+from diffusability.study.entries.trained_tokenizer import TokenizerSpec
 from diffusability.tokenizers.build import build_regularizer
 from diffusability.tokenizers.posterior import Posterior
 from diffusability.tokenizers.regularizers.alignment import (

@@ -35,8 +35,8 @@ from diffusability.report.summaries import (
     untested_claims,
     verdict_counts,
 )
-from diffusability.study.load import load_study
-from diffusability.study.plan import Plan
+from diffusability.study.planning.plan import Plan
+from diffusability.study.reading.load import load_study
 from diffusability.study.study import AnalysisSpec
 from tests.conftest import REPOSITORY
 from tests.unit.latent_tables import SPACES, latent_measurements

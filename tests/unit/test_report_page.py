@@ -25,9 +25,9 @@ from diffusability.report.doubts import (
 from diffusability.report.methods import methods
 from diffusability.report.scores import left_out_rows, perspective_rows, score_table
 from diffusability.report.summaries import compared_sentence
-from diffusability.study.load import load_study
-from diffusability.study.plan import Plan
-from diffusability.study.stages import CARD
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.stages import CARD
+from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY
 from tests.unit.measurement_table import measurement_table
 

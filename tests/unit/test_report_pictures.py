@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from diffusability.report.pictures import LONGEST_SIDE, inline_picture, shown_samples
-from diffusability.study.plan import Artifact
+from diffusability.study.planning.plan import Artifact
 
 TARGET = "generation.fd_judge"
 

@@ -20,8 +20,8 @@ from diffusability.encoders.representation import (
     load_representation,
 )
 from diffusability.errors import ArtifactError, StudyError
-from diffusability.study.encoder import RepresentationEncoder
-from diffusability.study.representations import REPRESENTATIONS, Representation
+from diffusability.study.entries.encoder import RepresentationEncoder
+from diffusability.study.entries.representations import REPRESENTATIONS, Representation
 
 ensure_torchvision()
 

@@ -7,8 +7,8 @@ import pytest
 
 from diffusability.errors import StudyError
 from diffusability.execution.rule_functions import StageFunctions, fixed_minutes, memory
-from diffusability.study.load import load_study
-from diffusability.study.plan import Plan
+from diffusability.study.planning.plan import Plan
+from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY
 
 

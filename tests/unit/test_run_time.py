@@ -8,7 +8,7 @@ from diffusability.execution.run_time import (
     run_minutes,
     shortest_minutes,
 )
-from diffusability.study.plan import Artifact
+from diffusability.study.planning.plan import Artifact
 
 TRAINING = Artifact("diffusion", {}, {"train": {}}, 0, {})
 SHARED = Artifact("diffusion", {}, {"train": {}}, 0, {}, {"gpus": 8})

@@ -15,7 +15,7 @@ from diffusability.diffusion.sampler import (
     time_grid,
 )
 from diffusability.errors import MeasurementError, StudyError
-from diffusability.study.sampling import SamplingSpec
+from diffusability.study.entries.sampling import SamplingSpec
 from tests.oracles.gaussian_flow import GaussianFlow
 
 

@@ -11,8 +11,8 @@ from diffusability.analysis.sampling import collect_profiles
 from diffusability.diffusion import guidance, sampler
 from diffusability.errors import StudyError
 from diffusability.stages import samples
-from diffusability.study.fingerprint import derive_seed
-from diffusability.study.sampling import SamplingSpec
+from diffusability.study.core.fingerprint import derive_seed
+from diffusability.study.entries.sampling import SamplingSpec
 from tests.unit.study_run import measurements, plan_of, run_plan
 
 PUBLISHED = {

@@ -11,9 +11,9 @@ from diffusability.execution.estimates import Estimates
 from diffusability.execution.plan_table import plan_table
 from diffusability.execution.priority import CHAIN, Priorities
 from diffusability.execution.schedule import Task, critical_path, schedule
-from diffusability.study.load import load_study
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.stages import STAGES
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.planning.stages import STAGES
+from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY
 from tests.workflow.workspace import Workspace
 

@@ -33,16 +33,16 @@ from diffusability.scoring.request import (
 from diffusability.scoring.run import measurable
 from diffusability.scoring.study_part import study_without_models
 from diffusability.scoring.table import Score, score_text, side_by_side
-from diffusability.study.dataset import DATASETS
-from diffusability.study.encoder import ENCODERS
-from diffusability.study.fingerprint import derive_seed
-from diffusability.study.load import load_study, read_yaml
-from diffusability.study.metrics import METRIC_GROUPS
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.registry import Registry
-from diffusability.study.resolve import resolve_study
-from diffusability.study.stages import STAGES
-from diffusability.study.tokenizer import TOKENIZER_SOURCES
+from diffusability.study.core.fingerprint import derive_seed
+from diffusability.study.core.registry import Registry
+from diffusability.study.entries.dataset import DATASETS
+from diffusability.study.entries.encoder import ENCODERS
+from diffusability.study.entries.tokenizer import TOKENIZER_SOURCES
+from diffusability.study.metrics.groups import METRIC_GROUPS
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.planning.stages import STAGES
+from diffusability.study.reading.load import load_study, read_yaml
+from diffusability.study.reading.resolve import resolve_study
 from tests.conftest import REPOSITORY
 from tests.unit.archive_files import labelled, write_parquet, write_tar, write_zip
 from tests.unit.idx_files import write_idx

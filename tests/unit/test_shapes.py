@@ -22,10 +22,10 @@ from diffusability.data.shapes import (
     load_shapes,
     signed_distance,
 )
-from diffusability.study.fingerprint import derive_seed
-from diffusability.study.load import load_study
-from diffusability.study.pixel_dataset import ShapesDataset
-from diffusability.study.trained_tokenizer import TokenizerSpec
+from diffusability.study.core.fingerprint import derive_seed
+from diffusability.study.entries.pixel_dataset import ShapesDataset
+from diffusability.study.entries.trained_tokenizer import TokenizerSpec
+from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY
 from tests.unit import networks
 
@@ -130,7 +130,7 @@ def test_the_set_holds_training_then_validation_images() -> None:
 def test_other_instructions_give_the_same_images(settings: dict[str, str]) -> None:
     code = (
         "from diffusability.data.shapes import load_shapes\n"
-        "from diffusability.study.pixel_dataset import ShapesDataset\n"
+        "from diffusability.study.entries.pixel_dataset import ShapesDataset\n"
         "print(load_shapes(ShapesDataset(kind='shapes', train=500, val=100)).digest())"
     )
     here = load_shapes(shapes(train=500, val=100)).digest()

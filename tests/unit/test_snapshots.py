@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 
 from diffusability.errors import TrainingError, TrainingInterrupted
 from diffusability.execution.estimates import kind_of
-from diffusability.study.backbone import DiffusionTraining
-from diffusability.study.cost import Costs
-from diffusability.study.load import merge, read_yaml
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.resolve import resolve_study
+from diffusability.study.entries.backbone import DiffusionTraining
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.preflight.cost import Costs
+from diffusability.study.reading.load import merge, read_yaml
+from diffusability.study.reading.resolve import resolve_study
 from diffusability.training.loop import train
 from diffusability.training.run import Run, weights_name
 from tests.conftest import REPOSITORY

@@ -8,7 +8,7 @@ import pytest
 from diffusability.analysis.frames import read_table, write_table
 from diffusability.analysis.latent_spaces import collect_spectra
 from diffusability.errors import ArtifactError
-from diffusability.study.tables import TABLES
+from diffusability.study.planning.tables import TABLES
 from tests.unit.study_run import plan_of, run_plan
 
 

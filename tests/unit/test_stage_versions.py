@@ -9,8 +9,8 @@ import yaml
 
 from diffusability.errors import ArtifactError
 from diffusability.stages.make import load_code
-from diffusability.study.metrics import METRIC_GROUPS
-from diffusability.study.stages import BULK, ON_LATENTS, STAGES, stage_code
+from diffusability.study.metrics.groups import METRIC_GROUPS
+from diffusability.study.planning.stages import BULK, ON_LATENTS, STAGES, stage_code
 from tests.stage_digests import FILE, code_of, stage_digests
 
 
@@ -23,7 +23,7 @@ def test_changed_code_is_versioned_or_accepted() -> None:
     changed = [stage for stage in present if accepted[stage] != present[stage]]
     assert not changed, (
         f"the code behind {', '.join(changed)} is not the accepted one. If it changes what the "
-        "stage produces, raise the stage's version in diffusability/study/stages.py; then, and "
+        "stage produces, raise its version in diffusability/study/planning/stages.py; then, and "
         "also if the change is cosmetic, run: python -m tests.stage_digests --accept"
     )
 
@@ -32,7 +32,7 @@ def test_the_code_of_a_stage_is_followed_through_its_imports() -> None:
     code = code_of("diffusability.stages.tokenizer")
     assert "diffusability.tokenizers.regularizers.lcr" in code
     assert "diffusability.training.loop" in code
-    assert "diffusability.study.fingerprint" in code
+    assert "diffusability.study.core.fingerprint" in code
     assert "diffusability.artifacts.job" not in code
     assert "diffusability.diffusion.transformer" not in code
 

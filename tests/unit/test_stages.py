@@ -16,7 +16,7 @@ from diffusability.stages.features import Extractor, Features
 from diffusability.stages.measurements import write_measurements
 from diffusability.stages.references import Reference
 from diffusability.stages.sample_shards import deal_samples
-from diffusability.study.generation import GenerationMetric
+from diffusability.study.metrics.generation import GenerationMetric
 from tests.unit.study_run import measurements, plan_of, run_plan
 
 TOKENIZERS = ("conv-base", "conv-vf-glyph")

@@ -19,9 +19,9 @@ from diffusability.artifacts.status import activities, duration, status_text
 from diffusability.artifacts.why import explain
 from diffusability.cli import main
 from diffusability.errors import StudyError, TrainingError, TrainingInterrupted
-from diffusability.study.load import load_study
-from diffusability.study.plan import Artifact, Plan
-from diffusability.study.stages import STAGES
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.planning.stages import STAGES
+from diffusability.study.reading.load import load_study
 from diffusability.training import progress as training_progress
 from diffusability.training.checkpoint import Checkpoint, save_checkpoint
 from tests.conftest import REPOSITORY

@@ -10,12 +10,18 @@ from torch.nn import functional
 from diffusability.errors import StudyError
 from diffusability.execution.plan_table import plan_table
 from diffusability.step_memory import backbone_step, kept, tokenizer_step
-from diffusability.study.load import load_study
-from diffusability.study.memory import CONTEXT, PASSING, StepMemory, check_memory, largest_steps
-from diffusability.study.memory import step_memory as memory_of
-from diffusability.study.operations import Kept
-from diffusability.study.plan import Plan
-from diffusability.study.trained_tokenizer import ObjectiveSpec
+from diffusability.study.entries.operations import Kept
+from diffusability.study.entries.trained_tokenizer import ObjectiveSpec
+from diffusability.study.planning.plan import Plan
+from diffusability.study.preflight.memory import (
+    CONTEXT,
+    PASSING,
+    StepMemory,
+    check_memory,
+    largest_steps,
+)
+from diffusability.study.preflight.memory import step_memory as memory_of
+from diffusability.study.reading.load import load_study
 from diffusability.tokenizers.build import build_tokenizer, tokenizer_network
 from tests.conftest import REPOSITORY
 
@@ -103,7 +109,7 @@ def test_parameters_count_with_gradients_moments_and_average() -> None:
     model = next(a for a in plan.of_stage("diffusion") if a.labels["backbone"] == "sit-a")
     found = memory_of(plan.study, model)
     assert found is not None
-    from diffusability.study.operations import backbone
+    from diffusability.study.entries.operations import backbone
 
     spec = plan.study.backbones["sit-a"]
     parameters = backbone(spec, 4, 4, 10).parameters

@@ -13,12 +13,12 @@ from diffusability.data.array_files import read_array
 from diffusability.data.unseen import read_labels, read_masks
 from diffusability.errors import DataError, StudyError
 from diffusability.scoring.latents import score
-from diffusability.study.dataset import UnseenDataset
-from diffusability.study.metric_group import UNUSED_MASKS
-from diffusability.study.plan import Plan
-from diffusability.study.resolve import resolve_study
+from diffusability.study.entries.dataset import UnseenDataset
+from diffusability.study.entries.tokenizer import LatentsTokenizer
+from diffusability.study.metrics.metric_group import UNUSED_MASKS
+from diffusability.study.planning.plan import Plan
+from diffusability.study.reading.resolve import resolve_study
 from diffusability.study.study import Study
-from diffusability.study.tokenizer import LatentsTokenizer
 from diffusability.tokenizers.stored import LatentRows, check_latents, read_latents
 from tests.unit.study_run import measurements, run_plan
 

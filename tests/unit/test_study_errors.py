@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from diffusability.errors import StudyError
-from diffusability.study.load import load_study, read_yaml
-from diffusability.study.resolve import resolve_study
+from diffusability.study.reading.load import load_study, read_yaml
+from diffusability.study.reading.resolve import resolve_study
 from tests.conftest import REPOSITORY
 
 SMOKE = read_yaml(REPOSITORY / "studies" / "smoke.yaml")

@@ -6,22 +6,20 @@ from pathlib import Path
 import pytest
 
 from diffusability.cli import main
-from diffusability.study.file import (
+from diffusability.study.core.spec import Spec, TrainSpec
+from diffusability.study.metrics.groups import METRIC_GROUPS
+from diffusability.study.reading.load import read_yaml
+from diffusability.study.reading.option_pages import (
+    COMMAND,
     ENTRIES,
     GENERATED,
     METRICS,
     OPTIONS,
     SCHEMA,
-    StudyFile,
-    description,
     metrics_page,
     options_page,
-    schema,
-    written,
 )
-from diffusability.study.load import read_yaml
-from diffusability.study.metrics import METRIC_GROUPS
-from diffusability.study.spec import Spec, TrainSpec
+from diffusability.study.reading.study_file import StudyFile, description, schema, written
 from diffusability.study.study import Study
 
 ROOT = Path(__file__).parents[2]
@@ -33,14 +31,13 @@ STUDIES = [file for file in STUDIES if "fisher_toy" not in file.name]
     ("file", "text"), [(SCHEMA, schema), (OPTIONS, options_page)], ids=[SCHEMA, OPTIONS]
 )
 def test_generated_files_are_current(file: str, text) -> None:
-    remedy = "run: python -m diffusability.study.file docs"
-    assert (ROOT / "docs" / file).read_text(encoding="utf-8") == text(), remedy
+    assert (ROOT / "docs" / file).read_text(encoding="utf-8") == text(), f"run: {COMMAND}"
 
 
 def test_the_page_of_metrics_is_current() -> None:
     page = (ROOT / "docs" / METRICS).read_text(encoding="utf-8")
     assert GENERATED in page
-    assert page == metrics_page(page), "run: python -m diffusability.study.file docs"
+    assert page == metrics_page(page), f"run: {COMMAND}"
 
 
 def test_the_page_of_metrics_has_definition_equation_unit_and_direction() -> None:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diffusability.errors import StudyError
-from diffusability.study.yaml_file import read_yaml
+from diffusability.study.reading.yaml_file import read_yaml
 from tests.conftest import REPOSITORY
 from tests.unit.fuzzed_studies import plan_or_refuse, studies
 

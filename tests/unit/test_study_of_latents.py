@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from diffusability.errors import StudyError
-from diffusability.study.load import read_yaml
-from diffusability.study.plan import Plan
-from diffusability.study.resolve import resolve_study
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.targets import figure_names, table_names
+from diffusability.study.reading.load import read_yaml
+from diffusability.study.reading.resolve import resolve_study
 from diffusability.study.study import Study
-from diffusability.study.targets import figure_names, table_names
 from tests.conftest import REPOSITORY
 
 SMOKE = read_yaml(REPOSITORY / "studies" / "smoke.yaml")

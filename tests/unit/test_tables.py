@@ -17,7 +17,7 @@ from diffusability.analysis.panels import (
     predictors,
 )
 from diffusability.errors import MeasurementError
-from diffusability.study.tables import BEST, TABLES
+from diffusability.study.planning.tables import BEST, TABLES
 
 
 def row(tokenizer, metric, value, *, ts=0, backbone="", seed="", guidance="", up=True, **more):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from diffusability.errors import TrainingError, TrainingInterrupted
-from diffusability.study.spec import TrainSpec
+from diffusability.study.core.spec import TrainSpec
 from diffusability.training.batches import BatchOrder, step_generator
 from diffusability.training.checkpoint import (
     CURRENT,

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from diffusability.errors import TrainingError
-from diffusability.study.regularizer import Baseline
+from diffusability.study.entries.regularizer import Baseline
 from diffusability.tokenizers.conv import ConvAutoencoder
 from diffusability.tokenizers.discriminator import PatchDiscriminator
 from diffusability.tokenizers.perceptual import FeaturePerceptual

@@ -27,7 +27,7 @@ from diffusability.metrics.uniformity import (
 )
 from diffusability.stages.image_metrics import KL, _posterior
 from diffusability.stages.latent_metrics import uniformity as measure_stage
-from diffusability.study.perspectives import UniformityMetric
+from diffusability.study.metrics.perspectives import UniformityMetric
 from diffusability.tokenizers.posterior import LOGVAR_RANGE
 
 NAMES = ("density_cv", "gini", "normalised_entropy")

@@ -28,7 +28,7 @@ from diffusability.metrics.measurement import Measurement
 from diffusability.metrics.smoothness import measure_smoothness
 from diffusability.metrics.spatial import measure_spatial
 from diffusability.metrics.velocity import measure_velocity
-from diffusability.study.class_sizes import minimum_samples
+from diffusability.study.preflight.class_sizes import minimum_samples
 from tests.oracles.closed_forms import irreducible_variance
 
 C, H, W = 3, 2, 4

@@ -18,8 +18,8 @@ from diffusability.encoders.vision import VisionModelEncoder, build_network, loa
 from diffusability.encoders.vision_weights import read_weights
 from diffusability.encoders.weights import State
 from diffusability.errors import ArtifactError
-from diffusability.study.encoder import VisionEncoder
-from diffusability.study.vision_models import FACTS, VisionModel
+from diffusability.study.entries.encoder import VisionEncoder
+from diffusability.study.entries.vision_models import FACTS, VisionModel
 from tests.oracles import vision_transformers as oracle
 
 ensure_torchvision()

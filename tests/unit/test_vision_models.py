@@ -22,14 +22,14 @@ from diffusability.encoders.vision import VisionModelEncoder, build_network, loa
 from diffusability.encoders.vision_weights import read_weights
 from diffusability.errors import ArtifactError, StudyError
 from diffusability.stages.make import make
-from diffusability.study.encoder import VisionEncoder
-from diffusability.study.fingerprint import fingerprint
-from diffusability.study.load import read_yaml
-from diffusability.study.pixel_dataset import DigitsDataset
-from diffusability.study.plan import Plan
-from diffusability.study.resolve import resolve_study
-from diffusability.study.stages import STAGES
-from diffusability.study.vision_models import FACTS, VisionModel, cached_weights
+from diffusability.study.core.fingerprint import fingerprint
+from diffusability.study.entries.encoder import VisionEncoder
+from diffusability.study.entries.pixel_dataset import DigitsDataset
+from diffusability.study.entries.vision_models import FACTS, VisionModel, cached_weights
+from diffusability.study.planning.plan import Plan
+from diffusability.study.planning.stages import STAGES
+from diffusability.study.reading.load import read_yaml
+from diffusability.study.reading.resolve import resolve_study
 from tests.conftest import REPOSITORY
 
 ensure_torchvision()

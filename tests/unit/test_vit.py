@@ -9,7 +9,7 @@ from diffusability.nn.attention import Attention, attend
 from diffusability.nn.initialisation import initialise
 from diffusability.nn.layers import SwiGLU
 from diffusability.nn.positions import rotary_tables, rotate
-from diffusability.study.network import VitNetwork
+from diffusability.study.entries.network import VitNetwork
 from diffusability.tokenizers.vit import VitAutoencoder
 from tests.unit.networks import vit
 

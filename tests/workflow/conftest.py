@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusability.study.load import read_yaml
+from diffusability.study.reading.load import read_yaml
 from tests.cluster import warm_snakemake
 from tests.conftest import REPOSITORY
 from tests.workflow.workspace import Workspace

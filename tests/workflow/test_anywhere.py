@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from diffusability.study.load import load_study, read_yaml
-from diffusability.study.plan import Plan
+from diffusability.study.planning.plan import Plan
+from diffusability.study.reading.load import load_study, read_yaml
 from tests.conftest import REPOSITORY
 from tests.workflow.workspace import Workspace
 

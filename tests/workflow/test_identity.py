@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from diffusability.study.load import read_yaml
+from diffusability.study.reading.load import read_yaml
 from tests.conftest import REPOSITORY
 from tests.unit.archive_files import labelled, write_tar
 from tests.unit.idx_files import write_idx

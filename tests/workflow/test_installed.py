@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from diffusability.study.load import load_study
-from diffusability.study.plan import Plan
+from diffusability.study.planning.plan import Plan
+from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY
 
 LOOK = """
 from diffusability.analysis.claims import load_claims
 from diffusability.report.figures import caption
 from diffusability.report.page import TEMPLATE
-from diffusability.study.figures import FIGURES
-from diffusability.study.workflow_files import CLAIMS, FISHER_CLAIMS, LATENT_CLAIMS
+from diffusability.study.planning.figures import FIGURES
+from diffusability.study.core.workflow_files import CLAIMS, FISHER_CLAIMS, LATENT_CLAIMS
 
 assert TEMPLATE.exists()
 assert all(caption(f"figures/{name}") for name in FIGURES)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from diffusability.study.load import load_study, read_yaml
-from diffusability.study.targets import figure_names
+from diffusability.study.planning.targets import figure_names
+from diffusability.study.reading.load import load_study, read_yaml
 from tests.conftest import REPOSITORY
 from tests.workflow.workspace import Jobs, Workspace
 

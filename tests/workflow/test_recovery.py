@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from diffusability.artifacts.card import read_card
-from diffusability.study.load import read_yaml
+from diffusability.study.reading.load import read_yaml
 from tests.conftest import REPOSITORY
 from tests.workflow.workspace import Workspace, environment
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import load_file
 
-from diffusability.study.load import load_study
-from diffusability.study.plan import Plan
+from diffusability.study.planning.plan import Plan
+from diffusability.study.reading.load import load_study
 from tests.workflow.workspace import Workspace
 
 

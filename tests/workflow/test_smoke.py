@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from diffusability.analysis.verdicts import NOT_TESTABLE
-from diffusability.study.load import load_study, read_yaml
-from diffusability.study.targets import figure_names, table_names
+from diffusability.study.planning.targets import figure_names, table_names
+from diffusability.study.reading.load import load_study, read_yaml
 from tests.conftest import REPOSITORY
 from tests.documented import undocumented
 from tests.workflow.browser import find_browser, look

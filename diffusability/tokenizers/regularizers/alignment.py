@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffusability.errors import TrainingError
-from diffusability.study.regularizer import Mcos, McosMdms, Mdms, Repa
+from diffusability.study.entries.regularizer import Mcos, McosMdms, Mdms, Repa
 from diffusability.tokenizers.posterior import Posterior
 from diffusability.tokenizers.regularizers.interface import Penalty, Regularizer
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from diffusability.errors import StudyError
-from diffusability.study.regularizer import Eq
+from diffusability.study.entries.regularizer import Eq
 from diffusability.tokenizers.regularizers.interface import Regularizer
 
 SMALLEST_SCALE = Fraction(1, 4)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusability.nn.initialisation import SeededModule
-from diffusability.study import regularizer as study
+from diffusability.study.entries import regularizer as study
 from diffusability.tokenizers.posterior import Posterior
 
 PENALTY_MAXIMUM = 1e8

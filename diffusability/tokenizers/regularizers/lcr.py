@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from diffusability.errors import StudyError
-from diffusability.study.regularizer import Lcr
+from diffusability.study.entries.regularizer import Lcr
 from diffusability.tokenizers.posterior import Posterior
 from diffusability.tokenizers.regularizers.interface import Penalty, Regularizer
 

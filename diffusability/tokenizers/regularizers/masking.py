@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from diffusability.study.regularizer import Lmr, Mae
+from diffusability.study.entries.regularizer import Lmr, Mae
 from diffusability.tokenizers.regularizers.interface import Regularizer
 
 RATIOS = (0.25, 0.5, 0.75)  # of masked latents

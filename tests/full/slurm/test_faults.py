@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from diffusability.artifacts.card import read_card
-from diffusability.study.load import load_study, read_yaml
-from diffusability.study.plan import Artifact, Plan
+from diffusability.study.planning.plan import Artifact, Plan
+from diffusability.study.reading.load import load_study, read_yaml
 from tests.conftest import REPOSITORY
 from tests.full.slurm import faulty_training
 from tests.full.slurm.cluster import Cluster

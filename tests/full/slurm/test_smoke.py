@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from diffusability.artifacts.card import read_card
-from diffusability.study.load import read_yaml
-from diffusability.study.merge import merge
+from diffusability.study.core.merge import merge
+from diffusability.study.reading.load import read_yaml
 from tests.conftest import REPOSITORY
 from tests.full.slurm.cluster import GPU_PARTITION, Cluster
 from tests.full.slurm.submission import command, prepare

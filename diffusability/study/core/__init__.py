@@ -1,0 +1,1 @@
+"""What every part of a study is made of: models, names, registries, fingerprints, commands."""

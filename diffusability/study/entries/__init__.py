@@ -1,0 +1,1 @@
+"""What a study file can name: datasets, encoders, tokenizers, backbones, and their options."""

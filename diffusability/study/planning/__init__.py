@@ -1,0 +1,1 @@
+"""From a study to artifacts: stages, the plan of all artifacts, tables, figures, targets."""

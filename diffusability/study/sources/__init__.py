@@ -1,0 +1,1 @@
+"""What comes from outside of a study: images, arrays and code, named by their content."""
