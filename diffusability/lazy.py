@@ -1,8 +1,25 @@
-"""Public names of a package whose modules are imported when a name is first used."""
+"""Code that is imported when it is first used: what declarations name, and public names."""
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
+
+from diffusability.errors import DiffusabilityError
+
+
+def load_code(code: str) -> Any:
+    """Import and return what `module:name` names.
+
+    Raises:
+        DiffusabilityError: there is no such module or name.
+    """
+    module, _, name = code.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name != module:
+            raise  # a package that the module imports is not installed
+        raise DiffusabilityError(f"{code}: declared, but not found") from error
 
 
 def public_names(modules: Mapping[str, Sequence[str]]) -> list[str]:

@@ -23,15 +23,22 @@ from diffusability.execution.rule_functions import (
 from diffusability.execution.run_progress import end_progress, show_progress
 from diffusability.execution.run_time import is_resumed
 from diffusability.execution.slurm import check_submission
-from diffusability.study.preflight.class_sizes import check_prepared
 from diffusability.execution.stale_lock import remove_stale_lock
 from diffusability.study.core.commands import study_arguments
-from diffusability.study.reading.load import load_study
-from diffusability.study.preflight.memory import check_memory
-from diffusability.study.preflight.needs import check_needs
+from diffusability.study.core.workflow_files import (
+    CAPTIONS,
+    CLAIMS,
+    FISHER_CLAIMS,
+    LATENT_CLAIMS,
+    toy_study,
+)
 from diffusability.study.planning.plan import Plan
 from diffusability.study.planning.stages import CARD, RESULTS, STAGES, path_template
-from diffusability.study.planning.tables import ANALYSIS_TABLES, CLAIMS_TABLE, COLLECTED_TABLES
+from diffusability.study.planning.tables import (
+    ANALYSIS_TABLES,
+    CLAIMS_TABLE,
+    COLLECTED_TABLES,
+)
 from diffusability.study.planning.targets import (
     digest,
     figure_files,
@@ -40,13 +47,10 @@ from diffusability.study.planning.targets import (
     table_files,
     table_names,
 )
-from diffusability.study.core.workflow_files import (
-    CAPTIONS,
-    CLAIMS,
-    FISHER_CLAIMS,
-    LATENT_CLAIMS,
-    toy_study,
-)
+from diffusability.study.preflight.class_sizes import check_prepared
+from diffusability.study.preflight.memory import check_memory
+from diffusability.study.preflight.needs import check_needs
+from diffusability.study.reading.load import load_study
 
 if snakemake_adapter.starts_run(workflow) and remove_stale_lock():
     logger.warning(

@@ -8,8 +8,8 @@ import pandas as pd
 
 from diffusability.execution.result_script import run_on_toy_table
 from diffusability.figures.style import write_figure
+from diffusability.lazy import load_code
 from diffusability.study.fisher_toy import TOY_FIGURES
-from diffusability.study.planning.tables import import_function
 
 
 def work(table: Path, outputs: list[Path]) -> None:
@@ -17,7 +17,7 @@ def work(table: Path, outputs: list[Path]) -> None:
     curves = pd.read_csv(table)
     for name in dict.fromkeys(path.stem for path in outputs):
         paths = [path for path in outputs if path.stem == name]
-        write_figure(import_function(TOY_FIGURES[name])(curves), paths)
+        write_figure(load_code(TOY_FIGURES[name])(curves), paths)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,10 +14,10 @@ from tqdm import tqdm
 from diffusability.data.array_files import as_labels, to_tensor
 from diffusability.errors import DataError, DiffusabilityError, MeasurementError
 from diffusability.latents.shards import pool_masks
+from diffusability.lazy import load_code
 from diffusability.scoring.measured import Measurements
 from diffusability.scoring.request import DEFAULTS, OF_LATENTS
 from diffusability.scoring.table import Score, is_shown
-from diffusability.stages.make import load_code
 from diffusability.stages.measurements import Found
 from diffusability.study.core.fingerprint import derive_seed
 from diffusability.study.core.problems import Problems, nearest

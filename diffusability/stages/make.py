@@ -1,14 +1,12 @@
 """Make one artifact: find its code, give it typed inputs and options."""
 
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any, assert_never, get_type_hints
 
 from pydantic import TypeAdapter
 
 from diffusability.artifacts.job import Job
-from diffusability.errors import ArtifactError
+from diffusability.lazy import load_code
 from diffusability.metrics.measurement import flagged
 from diffusability.stages.inputs import Inputs
 from diffusability.stages.measurements import Found, write_measurements
@@ -60,19 +58,3 @@ def plain_metric(inputs: Inputs, spec: MetricOptions, out: Path) -> Found:
     measurements, without = found if isinstance(found, tuple) else (found, ())
     flags = inputs.foreground(chosen)[1] if "foreground" in group.reads else ()
     return flagged(measurements, *flags, *inputs.rounding(chosen)), without
-
-
-def load_code(code: str) -> Callable[..., Any]:
-    """Import and return the function that `module:function` names.
-
-    Raises:
-        ArtifactError: there is no such module or function.
-    """
-    module, _, name = code.partition(":")
-    try:
-        found: Callable[..., Any] = getattr(import_module(module), name)
-    except (ModuleNotFoundError, AttributeError) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name != module:
-            raise  # a package that the module imports is not installed
-        raise ArtifactError(f"{code}: declared as the code of a stage, but not found") from error
-    return found

@@ -68,7 +68,7 @@ except StudyError as error:
 
 def test_two_files_make_a_dataset(tmp_path: Path) -> None:
     package = package_copy(tmp_path)
-    append(package / "study" / "dataset.py", OPTIONS)
+    append(package / "study" / "entries" / "dataset.py", OPTIONS)
     (package / "data" / "stripes.py").write_text(SOURCE)
     output = run(tmp_path, USE)
     assert output.startswith("100 20\n")

@@ -57,7 +57,7 @@ import torch
 from pathlib import Path
 from types import SimpleNamespace
 from diffusability.analysis.catalogue import PERSPECTIVES, SHOWN, SHOWN_METRICS
-from diffusability.stages import make
+from diffusability.lazy import load_code
 from diffusability.study.reading.load import load_study
 from diffusability.study.metrics.groups import METRIC_GROUPS
 from diffusability.study.planning.plan import Plan
@@ -79,7 +79,7 @@ inputs = SimpleNamespace(
     rounding=lambda chosen: (),
 )
 options = METRIC_GROUPS["roughness"].options.model_validate(artifact.spec)
-(cell,), _ = make.load_code(STAGES["roughness"].code)(inputs, options, Path())
+(cell,), _ = load_code(STAGES["roughness"].code)(inputs, options, Path())
 print(json.dumps({
     "value": cell.value,
     "spec": dict(artifact.spec),
@@ -99,7 +99,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     package = workspace.path / "diffusability"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(REPOSITORY / "diffusability", package, ignore=ignored)
-    declarations = package / "study" / "metrics.py"
+    declarations = package / "study" / "metrics" / "groups.py"
     text = declarations.read_text()
     assert text.count("class _Metrics(Spec):\n") == 1
     declarations.write_text(text.replace("class _Metrics(Spec):\n", DECLARATION))

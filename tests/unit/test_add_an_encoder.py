@@ -74,7 +74,7 @@ except StudyError as error:
 
 def test_two_files_make_an_encoder(tmp_path: Path) -> None:
     package = package_copy(tmp_path)
-    append(package / "study" / "encoder.py", OPTIONS)
+    append(package / "study" / "entries" / "encoder.py", OPTIONS)
     (package / "encoders" / "colours.py").write_text(CODE)
     output = run(tmp_path, USE)
     assert "encoder True\n6\n" in output

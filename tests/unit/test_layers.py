@@ -23,7 +23,8 @@ LAYERS = (
     ("execution",),
     ("artifacts", "statistics"),
     ("study",),
-    ("errors", "lazy"),
+    ("lazy",),
+    ("errors",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # and inside of the study

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diffusability.errors import ArtifactError
-from diffusability.stages.make import load_code
+from diffusability.errors import DiffusabilityError
+from diffusability.lazy import load_code
 from diffusability.study.metrics.groups import METRIC_GROUPS
 from diffusability.study.planning.stages import BULK, ON_LATENTS, STAGES, stage_code
 from tests.stage_digests import FILE, code_of, stage_digests
@@ -47,7 +47,7 @@ def test_every_stage_has_code() -> None:
 
 def test_code_that_is_not_there_is_named() -> None:
     for code in ("diffusability.metrics.nowhere:measure", "diffusability.metrics.velocity:nothing"):
-        with pytest.raises(ArtifactError, match=f"{code}: declared as the code of a stage"):
+        with pytest.raises(DiffusabilityError, match=f"{code}: declared, but not found"):
             load_code(code)
 
 

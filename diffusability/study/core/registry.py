@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
-from importlib import import_module
 from operator import or_
 from typing import Annotated, Any, Generic, TypeVar, get_args
 
 from pydantic import Field, GetCoreSchemaHandler
 
 from diffusability.errors import StudyError
+from diffusability.lazy import load_code
 from diffusability.study.core.problems import nearest
 from diffusability.study.core.spec import Spec
 
@@ -110,8 +110,7 @@ class Registry(Mapping[str, type[Base]], Generic[Base]):
             raise TypeError(
                 f"{type(spec).__name__} is not a declared {self.what}; declared: {', '.join(self)}"
             )
-        module, _, name = self._code[type(spec)].partition(":")
-        return getattr(import_module(module), name)
+        return load_code(self._code[type(spec)])
 
     def models(self) -> list[type[Base]]:
         """Return the models, each once, in the order of their declaration."""

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusability.errors import StudyError
+from diffusability.lazy import load_code
 from diffusability.study.core.problems import nearest
 from diffusability.study.entries.roles import GPE, LEVEL, PERMUTED, PIXELS, VAE, role_of
 from diffusability.study.metrics.groups import METRIC_GROUPS
-from diffusability.study.planning.tables import import_function
 from diffusability.study.study import Study
 
 FIGURE_FORMATS = ("svg", "pdf", "png")
@@ -118,7 +118,8 @@ class FigureSource:
 
     def function(self) -> Callable[..., Any]:
         """Import and return the function that draws the figure."""
-        return import_function(self.code)
+        function: Callable[..., Any] = load_code(self.code)
+        return function
 
     def shows_data(self, study: Study) -> bool:
         """Return whether the figure shows data of a study."""

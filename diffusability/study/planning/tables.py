@@ -7,10 +7,10 @@ declaration.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Literal
 
 from diffusability.errors import StudyError
+from diffusability.lazy import load_code
 from diffusability.study.core.problems import nearest
 
 Kind = Literal["text", "number", "integer", "truth", "guidance"]
@@ -39,14 +39,8 @@ class Table:
 
     def function(self) -> Callable[..., Any]:
         """Import and return the function that makes the table."""
-        return import_function(self.code)
-
-
-def import_function(code: str) -> Callable[..., Any]:
-    """Import and return what `module:function` names."""
-    module, _, name = code.partition(":")
-    function: Callable[..., Any] = getattr(import_module(module), name)
-    return function
+        function: Callable[..., Any] = load_code(self.code)
+        return function
 
 
 def _text(*names: str) -> dict[str, Kind]:
