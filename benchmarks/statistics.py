@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffusability.analysis.claims import Region
 from diffusability.analysis.estimators import Array, pearson
 from diffusability.analysis.intervals import cluster_interval, units
-from diffusability.analysis.joint import Row, Terms, evaluate
-from diffusability.analysis.power import simulate
+from diffusability.claims.claim import Region
+from diffusability.claims.joint import Row, Terms, evaluate
+from diffusability.claims.power import simulate
 
 # sizes of the clusters of each family
 LAYOUTS: dict[str, tuple[int, ...]] = {
@@ -145,7 +145,7 @@ def verdict_shares(
         draws: number of data sets. seed: of the data.
     """
     terms, clusters = rows_of(sizes, families, truth, BACKBONES)
-    made = simulate(terms, clusters, 1.0, draws, seed)
+    made = simulate("correlation", terms, clusters, 1.0, draws, seed)
     if difference:
         made = Terms(made.plus[:1], made.plus[1:])
     found = evaluate("correlation", made, clusters, least=least)

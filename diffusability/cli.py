@@ -202,8 +202,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     plan = _load(arguments)
     if arguments.claims:
         # imported here: pandas is not needed to list a plan
-        from diffusability.analysis.claims import load_claims
-        from diffusability.analysis.power import power_text
+        from diffusability.claims.claim import load_claims
+        from diffusability.claims.power import power_text
 
         confidence = plan.study.analysis.confidence
         print(power_text(plan.study, load_claims(CLAIMS), confidence))

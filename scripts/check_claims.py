@@ -4,10 +4,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusability.analysis.claims import load_claims
 from diffusability.analysis.frames import read_table, write_tables
 from diffusability.analysis.snapshots import at_last_step
-from diffusability.analysis.verdicts import check_claims
+from diffusability.claims.claim import load_claims
+from diffusability.claims.verdicts import check_claims
 from diffusability.execution.result_script import run
 from diffusability.study.core.workflow_files import CLAIMS, LATENT_CLAIMS
 from diffusability.study.planning.plan import Plan

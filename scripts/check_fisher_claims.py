@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffusability.analysis.claims import load_claims
-from diffusability.analysis.fisher_findings import check_fisher_claims
 from diffusability.analysis.frames import write_tables
+from diffusability.claims.claim import load_claims
+from diffusability.claims.fisher_findings import check_fisher_claims
 from diffusability.execution.result_script import run_on_toy_table
 from diffusability.study.core.workflow_files import FISHER_CLAIMS
 

@@ -13,10 +13,9 @@ from diffusability.analysis.catalogue import PERSPECTIVES, REPRESENTATIVES, name
 from diffusability.analysis.correlation import at_smallest_guidance, sign, turned
 from diffusability.analysis.declared import declared_sentence
 from diffusability.analysis.equal_reconstruction import compared
-from diffusability.analysis.estimators import pearson
+from diffusability.analysis.estimators import FEWEST, pearson
 from diffusability.analysis.failed import failed, failed_tokenizers
 from diffusability.analysis.frames import in_words, is_true, rows_where, with_interval
-from diffusability.analysis.joint import FEWEST
 from diffusability.analysis.noise_floor import WANTED
 from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Measured, Panel, higher_is_better, paired, scales

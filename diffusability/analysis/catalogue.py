@@ -21,7 +21,8 @@ HEADLINE_TARGETS = (
 # one metric per group, as the papers highlight them; missing ones are omitted
 HEADLINE = tuple(REPRESENTATIVES.values())
 PROBE = "semantics.probe"
-DISTANCE = r"generation\.(fid|fd_(?!infinity_).*)"  # the Fréchet distance, by its extractor
+DISTANCE = r"generation\.(fid|fd_.*)"  # the Fréchet distance, by its extractor
+RECONSTRUCTION_DISTANCE = DISTANCE.replace("generation", "reconstruction")
 RECONSTRUCTION = "reconstruction.psnr"  # held fixed in partial correlations
 TRAJECTORY = {
     "straightness": "trajectory.straightness",

@@ -10,6 +10,7 @@ from statsmodels.stats.multitest import multipletests
 
 from diffusability.analysis.catalogue import HEADLINE, PROBE, RECONSTRUCTION, SHOWN_METRICS
 from diffusability.analysis.estimators import (
+    FEWEST,
     Array,
     partial,
     pearson,
@@ -19,7 +20,6 @@ from diffusability.analysis.estimators import (
 from diffusability.analysis.failed import failed
 from diffusability.analysis.frames import is_true, join_notes, table_frame
 from diffusability.analysis.intervals import cluster_interval, without_each
-from diffusability.analysis.joint import FEWEST
 from diffusability.analysis.pairing import UNITS, Cells
 from diffusability.analysis.panels import (
     Measured,

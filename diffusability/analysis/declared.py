@@ -11,11 +11,11 @@ from diffusability.analysis.correlation import at_smallest_guidance, turned
 from diffusability.analysis.frames import rows_where, table_frame
 from diffusability.analysis.panels import Measured
 from diffusability.analysis.snapshots import at_last_step
-from diffusability.analysis.verdicts import NOT_TESTABLE, UNDECIDED
 from diffusability.study.study import DEFAULTS, AnalysisSpec
 
 FEW = "fewer than three tokenizers have both values"
 AS_DECLARED, OPPOSITE = "as declared", "opposite"
+UNDECIDED, NOT_TESTABLE = "undecided", "not testable"
 
 
 def declared_tests(

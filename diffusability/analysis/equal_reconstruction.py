@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from diffusability.analysis.catalogue import DISTANCE, RECONSTRUCTION
+from diffusability.analysis.catalogue import DISTANCE, RECONSTRUCTION, RECONSTRUCTION_DISTANCE
 from diffusability.analysis.frames import rows_where, table_frame
 from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Measured, Table
@@ -37,8 +37,12 @@ def tokenizers(table: Table, analysis: AnalysisSpec = DEFAULTS) -> pd.DataFrame:
     """
     measured, limits = Measured.of(table), analysis.equal_reconstruction
     rows = measured.tokenizers.copy()
-    target = next((m for m in measured.metrics if re.fullmatch(DISTANCE, m)), "")
-    rfd = target.replace("generation.", "reconstruction.")
+    target, rfd = (
+        next((m for m in measured.metrics if re.fullmatch(pattern, m)), "")
+        for pattern in (DISTANCE, RECONSTRUCTION_DISTANCE)
+    )
+    if target:  # only distances by one extractor compare
+        rfd = target.replace("generation.", "reconstruction.")
     for column, metric in (("psnr", RECONSTRUCTION), ("rfd", rfd)):
         means = means_by_tokenizer(rows_where(measured.table, metric=metric))["value"]
         rows[column] = rows["tokenizer"].map(means)

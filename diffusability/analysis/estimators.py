@@ -6,9 +6,9 @@ They take float64 columns (n, P), or (n,) where P is 1, and return (P,) values; 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from statsmodels.regression.linear_model import OLS
 
 Array = NDArray[np.float64]
+FEWEST = 3  # tokenizers of a correlation
 _NEGLIGIBLE = 1e-12  # of the variance: rounding error of a constant
 
 
@@ -70,11 +70,16 @@ def deviation(x: Array) -> Array:
     return x.std(axis=0, ddof=1) if len(x) > 1 else np.full(x.shape[1], np.nan)
 
 
-def adjusted_r2(x: Array, y: Array) -> Array:
-    """Return adjusted R² of the least-squares fit of y (n,) on x (n, k), at most 1; P is 1."""
-    if len(x) < x.shape[1] + 3 or not np.ptp(y):
-        return np.full(1, np.nan)
-    return np.array([OLS(y, np.column_stack([np.ones(len(x)), x])).fit().rsquared_adj])
+def adjusted_r2(r2: Array, n: int, predictors: int) -> Array:
+    """Return adjusted R² of least-squares fits to n tokenizers, at most 1; NaN of an exact fit."""
+    if n < predictors + 2:
+        return np.full_like(r2, np.nan)
+    return 1 - (1 - r2) * (n - 1) / (n - predictors - 1)
+
+
+def r2_of_two(x: Array, other: Array, y: Array) -> Array:
+    """Return R² of the fits of y on x and another metric: what either leaves is a product."""
+    return np.asarray(1 - (1 - pearson(x, y) ** 2) * (1 - partial(other, y, x) ** 2))
 
 
 def left_out_predictions(x: Array, y: Array, groups: NDArray[np.int64]) -> tuple[Array, bool]:

@@ -181,8 +181,9 @@ def headline_values(measurements: pd.DataFrame, target: str) -> pd.DataFrame:
     chosen = measurements[measurements["metric"] == target]
     for (backbone, guidance), cell in chosen.groupby(["backbone", "guidance"]):
         column = f"{target.removeprefix('generation.')} {backbone} guidance {guidance:g}"
-        values = means_by_tokenizer(cell).map("{:.2f}".format)
-        scores[column] = values["value"] + " ± " + values["stderr"]
+        values = means_by_tokenizer(cell)
+        errors = values["stderr"].map(" ± {:.2f}".format).where(values["stderr"].notna(), "")
+        scores[column] = values["value"].map("{:.2f}".format) + errors
     return scores.join(table.round(3)).reset_index()
 
 

@@ -5,11 +5,11 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from statsmodels.regression.linear_model import OLS
 
 from diffusability.analysis.catalogue import HEADLINE
 from diffusability.analysis.estimators import (
     Array,
-    adjusted_r2,
     left_out_predictions,
     standardise,
 )
@@ -38,17 +38,8 @@ def regress(table: Table) -> pd.DataFrame:
     rows = []
     for panel in panels(table, headline_targets(table)):
         for family in table.families:
-            alone: dict[str, float] = {}
-            for model in models:
-                row = _row(table, panel, family, model)
-                if row is None:
-                    continue
-                q2 = float(row.get("q2", math.nan))  # type: ignore[arg-type]
-                if len(model) == 1:
-                    alone[model[0]] = q2
-                else:
-                    row["gain"] = q2 - max(alone.get(name, math.nan) for name in model)
-                rows.append(row)
+            found = (_row(table, panel, family, model) for model in models)
+            rows += [row for row in found if row is not None]
     return table_frame("regressions", rows)
 
 
@@ -68,15 +59,19 @@ def _row(
     }
     if not y.any() or np.linalg.matrix_rank(x, tol=1e-9 * math.sqrt(n)) < k:
         return labels | {"note": "a metric or the target is constant, or metrics are collinear"}
-    labels["r2_adj"] = float(adjusted_r2(x, y)[0])
+    fit = OLS(y, np.column_stack([np.ones(n), x])).fit()
+    labels["r2_adj"] = float(fit.rsquared_adj)
     clusters = pd.factorize(rows["cluster"])[0]
     if clusters.max() + 1 < MIN_CLUSTERS or n - np.bincount(clusters).max() < k + 2:
         return labels | {"note": f"{clusters.max() + 1} clusters are too few to leave one out"}
     predicted, _ = left_out_predictions(x, y, clusters)
     without = [q2_score(predicted[clusters != g], y[clusters != g]) for g in set(clusters)]
-    scores = [q2_score(predicted, y), min(without), max(without)]
-    names = ("q2", "q2_low", "q2_high")
-    return labels | dict(zip(names, np.maximum(scores, -1.0).tolist(), strict=True))
+    scores = np.maximum([q2_score(predicted, y), min(without), max(without)], -1.0)
+    labels |= dict(zip(("q2", "q2_low", "q2_high"), scores.tolist(), strict=True))
+    if k > 1:  # over either metric alone, on the same tokenizers
+        alone = [left_out_predictions(x[:, [j]], y, clusters)[0] for j in range(k)]
+        labels["gain"] = float(scores[0]) - max(-1.0, *(q2_score(p, y) for p in alone))
+    return labels
 
 
 def q2_score(predicted: Array, y: Array) -> float:

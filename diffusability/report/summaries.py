@@ -6,9 +6,10 @@ from typing import Any
 import pandas as pd
 
 from diffusability.analysis.catalogue import name_metric
+from diffusability.analysis.declared import NOT_TESTABLE
 from diffusability.analysis.frames import in_words, with_interval
-from diffusability.analysis.verdicts import NOT_TESTABLE, VERDICTS
 from diffusability.artifacts.inventory import folder_of
+from diffusability.claims.verdicts import VERDICTS
 from diffusability.study.planning.plan import Plan
 from diffusability.study.planning.tables import BEST
 

@@ -2,7 +2,9 @@
 
 import json
 import math
+import zlib
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -11,14 +13,16 @@ from scipy import stats
 
 from benchmarks.statistics import LAYOUTS, STRONG, STRONGER, TRUTHS, verdict_shares
 from diffusability.analysis.catalogue import HEADLINE
-from diffusability.analysis.claims import Region, Selector, fits, load_claims, named
-from diffusability.analysis.evidence import DEVIATION, EARLY, LATE, OPTIMUM, Study
+from diffusability.analysis.estimators import partial, r2_of_two
 from diffusability.analysis.frames import table_frame
-from diffusability.analysis.joint import Row, Terms, evaluate
 from diffusability.analysis.measurements import check_measurements
 from diffusability.analysis.noise_floor import noise_floor
 from diffusability.analysis.panels import Measured, cells, matching, predictors
-from diffusability.analysis.power import (
+from diffusability.analysis.sampling import guidance_optima
+from diffusability.claims.claim import Region, Selector, fits, load_claims, named
+from diffusability.claims.evidence import DEVIATION, EARLY, LATE, OPTIMUM, Evidence
+from diffusability.claims.joint import Row, Terms, evaluate
+from diffusability.claims.power import (
     ASSUMED,
     NOT_COMPUTED,
     power,
@@ -26,8 +30,8 @@ from diffusability.analysis.power import (
     power_text,
     simulate,
 )
-from diffusability.analysis.sampling import guidance_optima
-from diffusability.analysis.verdicts import (
+from diffusability.claims.seed_noise import noise_free, without_noise
+from diffusability.claims.verdicts import (
     CONTRADICTED,
     NOT_TESTABLE,
     REPRODUCED,
@@ -35,8 +39,6 @@ from diffusability.analysis.verdicts import (
     VERDICTS,
     check_claims,
     decide,
-    noise_free,
-    without_noise,
 )
 from diffusability.cli import main
 from diffusability.errors import StudyError
@@ -311,8 +313,8 @@ def table():
 
 def test_rows_are_oriented_and_families_apart(table, tmp_path):
     (claim,) = claims_of(tmp_path, of="{metric: [velocity.viv, semantics.lnc5]}")
-    study = Study(Measured(table), profiles_of(table))
-    terms, _ = study.evidence(claim.statistic, claim.plus, claim.minus)
+    evidence = Evidence(Measured(table), profiles_of(table))
+    terms, _ = evidence.terms(claim.statistic, claim.plus, claim.minus)
     assert len(terms.rows) == 2 * 2 * 2  # metrics, backbones, families
     assert {row.labels["guidance"] for row in terms.rows} == {1.0}
     for row in terms.rows:
@@ -450,8 +452,8 @@ def test_derived_numbers_of_tokenizers(tmp_path):
     own = profiles[profiles["guidance"] == 1.0]
     for name, part in ((EARLY, own["segment"] < 5), (LATE, own["segment"] >= 5)):
         gaps = own[part].assign(gap=(own["value"] - 1).abs()).groupby("tokenizer")["gap"].mean()
-        study = Study(Measured(table), profiles)
-        terms, _ = study.evidence("correlation", [Selector(metric=name)], ())
+        evidence = Evidence(Measured(table), profiles)
+        terms, _ = evidence.terms("correlation", [Selector(metric=name)], ())
         (row,) = terms.rows
         np.testing.assert_allclose(np.sort(row.x[:, 0]), np.sort(gaps))
 
@@ -496,9 +498,9 @@ def test_power_grows_and_errors_stay_below_five_percent():
 @pytest.mark.parametrize(
     ("statistic", "metric", "paper", "expect", "chance"),
     [
-        ("fit", "[semantics.lnc5, spatial.srss]", 0.9, "{at_least: -1}", (1.0, 1.0)),
-        ("fit", "[semantics.lnc5, spatial.srss]", 0.9, "{at_least: 0.5}", (0.3, 1.0)),
-        ("fit", "[semantics.lnc5, spatial.srss]", 0.5, "{at_least: 0.5}", (0.0, 0.06)),
+        ("fit", "semantics.lnc5, given: spatial.srss", 0.9, "{at_least: -1}", (1.0, 1.0)),
+        ("fit", "semantics.lnc5, given: spatial.srss", 0.9, "{at_least: 0.5}", (0.3, 1.0)),
+        ("fit", "semantics.lnc5, given: spatial.srss", 0.5, "{at_least: 0.5}", (0.0, 0.06)),
         ("shared", "[semantics.lnc5, spatial.srss]", 0.0, "{at_most: 10}", (1.0, 1.0)),
         ("shared", "[semantics.lnc5, spatial.srss]", 0.7, "{at_most: 0.25}", (0.0, 0.06)),
         ("share", f"{OPTIMUM}, inside: [1, 2]", 1.0, "{at_least: 0.5}", (1.0, 1.0)),
@@ -513,10 +515,88 @@ def test_power_of_statistics_other_than_r(
     (claim,) = claims_of(tmp_path, of=of, statistic=statistic, expect=expect)
     if statistic == "share":
         table = measurement_table(24, scales=(1.0, 2.0), backbones=("sit-b",))
-    study = Study(Measured(table), profiles_of(table))
-    terms, _ = study.evidence(claim.statistic, claim.plus, claim.minus)
-    found = power(claim, terms, study.clusters, 1.0)
+    evidence = Evidence(Measured(table), profiles_of(table))
+    terms, _ = evidence.terms(claim.statistic, claim.plus, claim.minus)
+    found = power(claim, terms, evidence.clusters, 1.0)
     assert chance[0] <= found <= chance[1]
+
+
+@pytest.mark.parametrize(
+    ("of", "against", "every", "expect"),
+    [
+        ("{metric: velocity.viv, paper: 0.1}", "", "", "{at_most: 0.5}"),
+        ("{metric: velocity.viv, paper: 0.8, backbone: sit-b}", "", "", "{at_least: 0.5}"),
+        (
+            "{metric: velocity.viv, paper: 0.8, backbone: sit-b}",
+            "{metric: semantics.lnc5, paper: 0.5, backbone: lightningdit-b}",
+            "",
+            "{between: [-0.4, 0.9]}",
+        ),
+        (
+            "[{metric: velocity.viv, paper: 0.8}, {metric: spatial.srss, paper: 0.9}]",
+            *("", "true", "{at_least: 0.3}"),
+        ),
+    ],
+)
+def test_power_counts_verdicts(table, tmp_path, monkeypatch, of, against, every, expect):
+    """Slowly: every data set by itself, through the rule that gives verdicts."""
+    further = {"against": against} if against else {}
+    further |= {"every": every} if every else {}
+    draws = 50
+    monkeypatch.setattr("diffusability.claims.power.DRAWS", draws)
+    (claim,) = claims_of(tmp_path, of=of, expect=expect, **further)
+    evidence = Evidence(Measured(table), profiles_of(table))
+    terms, _ = evidence.terms(claim.statistic, claim.plus, claim.minus)
+    for reliability, least in ((0.9, 0.7), (0.8, 0.0)):
+        seed = zlib.crc32(claim.id.encode())
+        made = simulate(claim.statistic, terms, evidence.clusters, reliability, draws, seed)
+        counted = 0
+        for draw in range(draws):
+            only = made.map(lambda row, k=draw: replace(row, x=row.x[:, [k]], y=row.y[:, [k]]))
+            found = evaluate(
+                claim.statistic, only, evidence.clusters, least=claim.least, confidence=0.95
+            )
+            ends = found.low, found.high
+            free = noise_free(claim, only, evidence.clusters, ends, least)
+            one, other = ((float(a[0]), float(b[0])) for a, b in (ends, free))
+            counted += decide(claim.region, one, other)[0] == REPRODUCED
+        found = power(claim, terms, evidence.clusters, reliability, 0.95, least)
+        assert found == pytest.approx(counted / draws)
+
+
+def test_simulated_rows_are_of_one_study():
+    """A metric is one variable wherever it stands, and backbones share the quality."""
+    clusters, index = [f"c{k}" for k in range(2000)], np.arange(2000)
+
+    def row(metric, paper, **labels):
+        labels = {"target": "t", "backbone": "b", "guidance": 1.0, "family": "f"} | labels
+        return Row(labels | {"metric": metric}, index, np.empty((0, 1)), paper=paper)
+
+    def r(a, b):
+        return np.corrcoef(a[:, 0], b[:, 0])[0, 1]
+
+    pairs = [row(a, 0.6, target=b, backbone="") for a, b in combinations("xyz", 2)]
+    (xy, xz, yz) = simulate("shared", Terms([pairs]), clusters, 1.0, 1, 0).rows
+    np.testing.assert_array_equal(xy.x, xz.x)
+    np.testing.assert_array_equal(xy.y, yz.x)
+    np.testing.assert_array_equal(xz.y, yz.y)
+    assert [r(one.x, one.y) for one in (xy, xz, yz)] == pytest.approx([0.6] * 3, abs=0.05)
+    fits_ = [row("x", 0.64, given="z", backbone=b) for b in ("b", "c")]
+    one, other = simulate("fit", Terms([fits_]), clusters, 0.5, 1, 1).rows
+    np.testing.assert_array_equal(one.x, other.x)
+    np.testing.assert_array_equal(one.given, other.given)
+    for found in (one, other):  # half of what is explained is noise of seeds
+        design = np.column_stack([np.ones(2000), found.x, found.given])
+        left = found.y - design @ np.linalg.lstsq(design, found.y, rcond=None)[0]
+        assert 1 - left.var() / found.y.var() == pytest.approx(0.32, abs=0.05)
+        share = r2_of_two(found.x, found.given, found.y)[0]
+        assert share == pytest.approx(1 - left.var() / found.y.var())
+    assert r(one.y, other.y) == pytest.approx(0.32 + 0.68 * 0.9, abs=0.05)
+    turned = [row("x", 0.7, given="z"), row("z", 0.6, given="x")]
+    one, other = simulate("partial", Terms([turned]), clusters, 1.0, 1, 2).rows
+    np.testing.assert_array_equal(one.x, other.given)
+    assert partial(one.x, one.y, one.given)[0] == pytest.approx(0.7, abs=0.05)
+    assert partial(other.x, other.y, other.given)[0] == pytest.approx(0.6, abs=0.05)
 
 
 @pytest.mark.slow
@@ -529,8 +609,9 @@ def test_type_one_error(words, layout, families):
     assert max(wrong) < 0.05
 
 
-def test_a_study_is_told_before_it_runs_what_it_can_test(capsys):
+def test_a_study_is_told_before_it_runs_what_it_can_test(capsys, monkeypatch):
     claims = load_claims(CLAIMS)
+    monkeypatch.setattr("diffusability.claims.power.DRAWS", 100)
     paper, smoke = (
         power_table(load_study(REPOSITORY / "studies" / f"{name}.yaml"), claims).set_index("claim")
         for name in ("imagenet256", "smoke")
@@ -538,6 +619,8 @@ def test_a_study_is_told_before_it_runs_what_it_can_test(capsys):
     assert paper.loc["viv-strong", "power"] > 0.7
     assert (paper.loc["viv-strong", "tokenizers"], paper.loc["viv-strong", "rows"]) == (86, 12)
     assert paper.loc["viv-strong", "power"] > paper.loc["viv-with-guidance", "power"]
+    # no seed is repeated there: noise may be the reason of any weak correlation
+    assert paper.loc["rotation-equivariance-unrelated", "power"] == 0
     unknown = paper[paper["power"].isna()]
     assert set(unknown.index) == {
         "reconstruction-comparable",  # a standard deviation
@@ -561,6 +644,8 @@ def test_a_study_is_told_before_it_runs_what_it_can_test(capsys):
     for of_a_sweep in ("best-guidance-range", "better-want-less-guidance"):
         assert of_a_sweep in untestable.splitlines()[0]
     assert "If the paper's value is true, this study reproduces" in said
+    (assumed,) = [line for line in said.splitlines() if line.startswith("Assumed: ")]
+    assert "known exactly, and" in assumed
 
 
 @pytest.mark.slow
@@ -579,14 +664,16 @@ def test_type_one_error_of_other_statistics(layout):
         found = evaluate(kind, Terms(plus, minus), clusters)
         return max(float((found.low > truth).mean()), float((found.high < truth).mean()))
 
-    same = simulate(Terms([[of(0.7, f"m{k}")] for k in range(6)]), clusters, 1.0, draws, 0).plus
+    same = simulate(
+        "correlation", Terms([[of(0.7, f"m{k}")] for k in range(6)]), clusters, 1.0, draws, 0
+    ).plus
     paper = (0.87, 0.8, 0.79, 0.7, 0.65, 0.53)
     rows = [replace(own, paper=r) for (own,), r in zip(same, paper, strict=True)]
     assert beyond("slope", [rows], 0.0) < 0.05
     equal = [replace(row, paper=0.7) for row in rows]
     assert beyond("offset", [equal], 0.0) < 0.05
     twice = [[of(0.8, f"m{k}", b) for b in "pqrs"] for k in range(2)]
-    first, second = simulate(Terms(twice), clusters, 1.0, draws, 1).plus
+    first, second = simulate("correlation", Terms(twice), clusters, 1.0, draws, 1).plus
     assert beyond("range", [first], 0.0, [second]) < 0.05
     clusters, count = np.tile(clusters, 2), len(index)  # each in both families
 
@@ -598,10 +685,15 @@ def test_type_one_error_of_other_statistics(layout):
             for k, (row, where) in enumerate(zip(made, labels, strict=True))
         ]
 
-    first, second = simulate(Terms([families("m0"), families("m1")]), clusters, 1.0, draws, 3).plus
+    both = Terms([families("m0"), families("m1")])
+    first, second = simulate("correlation", both, clusters, 1.0, draws, 3).plus
     assert beyond("range_over_families", [first], 0.0, [second]) < 0.05
     clusters = clusters[:count]
-    pairs = simulate(Terms([[of(0.5, f"m{k}")] for k in range(4)]), clusters, 1.0, draws, 2).plus
-    assert beyond("shared", [[row for (row,) in pairs]], 0.25) < 0.05
+    pairs = [
+        replace(of(0.5, a, ""), labels={"family": "f", "metric": a, "target": b})
+        for a, b in combinations(["m0", "m1", "m2", "m3"], 2)
+    ]
+    shared = simulate("shared", Terms([pairs]), clusters, 1.0, draws, 2)
+    assert beyond("shared", shared.plus, 0.25) < 0.05
     values = rng.normal(size=(len(index), draws))
     assert beyond("sd", [[Row({"metric": "m", "family": "f"}, index, values)]], 1.0) < 0.05

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 from diffusability.analysis.answer import answer
-from diffusability.analysis.claims import load_claims
 from diffusability.analysis.equal_reconstruction import (
     NOT_MEASURED,
     _smallest,
@@ -16,7 +15,8 @@ from diffusability.analysis.equal_reconstruction import (
     without_unequal,
 )
 from diffusability.analysis.measurements import check_measurements
-from diffusability.analysis.verdicts import check_claims
+from diffusability.claims.claim import load_claims
+from diffusability.claims.verdicts import check_claims
 from diffusability.figures.results import Results
 from diffusability.report.scores import score_table
 from diffusability.study.core.workflow_files import CLAIMS
@@ -88,6 +88,14 @@ def test_inceptions_distance_counts_too() -> None:
     made = table(dict.fromkeys("abc", 27.0), {"a": 2.9, "b": 3.0, "c": 8.0})
     renamed = made.assign(metric=made["metric"].str.replace("fd_judge", "fid"))
     assert unequal(tokenizers(renamed, LIMITS)) == ["b", "c"]
+
+
+def test_reconstruction_is_known_without_diffusion_models() -> None:
+    made = table(dict.fromkeys("ab", 27.0), {"a": 2.9, "b": 3.0})
+    alone = made[made["metric"].str.startswith("reconstruction.")]
+    assert tokenizers(alone, LIMITS)["rfd"].tolist() == [2.9, 3.0]
+    other = made["metric"].replace("generation.fd_judge", "generation.fd_other")
+    assert tokenizers(made.assign(metric=other), LIMITS)["rfd"].isna().all()
 
 
 def test_without_the_block_nothing_is_judged_and_no_fingerprint_changes() -> None:

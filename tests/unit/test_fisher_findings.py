@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from diffusability.analysis.claims import load_claims
-from diffusability.analysis.fisher_findings import check_fisher_claims, fisher_findings
-from diffusability.analysis.verdicts import CONTRADICTED, NOT_TESTABLE, REPRODUCED, UNDECIDED
+from diffusability.claims.claim import load_claims
+from diffusability.claims.fisher_findings import check_fisher_claims, fisher_findings
+from diffusability.claims.verdicts import CONTRADICTED, NOT_TESTABLE, REPRODUCED, UNDECIDED
 from diffusability.study.core.workflow_files import FISHER_CLAIMS as CLAIMS
 
 LEVELS = (0.001, 0.01, 0.1, 1.0)

@@ -6,14 +6,14 @@ from functools import cache
 import pandas as pd
 import pytest
 
-from diffusability.analysis.claims import load_claims
-from diffusability.analysis.fisher_findings import check_fisher_claims
 from diffusability.analysis.frames import read_table
-from diffusability.analysis.latent_findings import latent_findings
 from diffusability.analysis.latent_spaces import latent_spaces
 from diffusability.analysis.measurements import read_measurements
 from diffusability.analysis.noise_floor import noise_floor
-from diffusability.analysis.verdicts import check_claims
+from diffusability.claims.claim import load_claims
+from diffusability.claims.fisher_findings import check_fisher_claims
+from diffusability.claims.latent_findings import latent_findings
+from diffusability.claims.verdicts import check_claims
 from diffusability.study.core.workflow_files import FISHER_CLAIMS, LATENT_CLAIMS
 from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY

@@ -278,8 +278,6 @@ def test_the_extra_is_named_where_the_package_is_missing(monkeypatch: pytest.Mon
         ("fd", "inception", "fid"),
         ("fd", "inception-spatial", "sfid"),
         ("ifd", "inception", "ifid"),
-        ("fd_infinity", "inception", "fid_infinity"),
-        ("fd_infinity", "dinov2-b", "fd_infinity_dinov2-b"),
     ],
 )
 def test_only_inception_makes_a_fid(distance: str, extractor: str, name: str) -> None:

@@ -14,7 +14,7 @@ from diffusability.analysis.intervals import (
     exact_share,
     units,
 )
-from diffusability.analysis.joint import Row, Terms, evaluate
+from diffusability.claims.joint import Row, Terms, evaluate
 
 
 def test_of_a_mean_over_single_tokenizers_is_students():

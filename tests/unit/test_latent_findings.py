@@ -7,9 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from diffusability.analysis.claims import Claim, load_claims
 from diffusability.analysis.frames import table_frame
-from diffusability.analysis.latent_findings import _Curves, _noise_steps, latent_findings
 from diffusability.analysis.latent_spaces import (
     AS_PAPER,
     FITS,
@@ -18,8 +16,10 @@ from diffusability.analysis.latent_spaces import (
     networks,
     with_roles,
 )
-from diffusability.analysis.run_estimates import LOOKS, Ranged, estimates
-from diffusability.analysis.verdicts import (
+from diffusability.claims.claim import Claim, load_claims
+from diffusability.claims.latent_findings import _Curves, _noise_steps, latent_findings
+from diffusability.claims.run_estimates import LOOKS, Ranged, estimates
+from diffusability.claims.verdicts import (
     CONTRADICTED,
     NOT_TESTABLE,
     REPRODUCED,

@@ -12,6 +12,7 @@ LAYERS = (
     ("stages",),
     ("report",),
     ("figures",),
+    ("claims",),
     ("analysis",),
     ("metrics",),
     ("fisher",),

@@ -80,3 +80,13 @@ def test_collinear_metrics_and_few_clusters_are_said():
     few = regress(measurement_table(12, backbones=("sit-b",), edit=one))
     assert few["q2"].isna().all()
     assert few["note"].str.contains("1 clusters are too few to leave one out").all()
+
+
+def test_the_gain_of_a_pair_is_over_its_own_tokenizers(table):
+    """Where a metric is missing of some tokenizers, all three fits leave them out."""
+    some = table["tokenizer"].isin(table["tokenizer"].unique()[:4]) & (table["metric"] == SRSS)
+    lacking = regress(table[~some]).set_index(["metric_1", "metric_2"])
+    known = regress(table[~table["tokenizer"].isin(table["tokenizer"].unique()[:4])])
+    known = known.set_index(["metric_1", "metric_2"])
+    assert lacking.loc[(LNC, SRSS), "gain"] == pytest.approx(known.loc[(LNC, SRSS), "gain"])
+    assert lacking.loc[(LNC, ""), "n"] > lacking.loc[(LNC, SRSS), "n"]

@@ -27,7 +27,7 @@ from diffusability.analysis.headline import (
     noise_sentences,
 )
 from diffusability.analysis.latent_spaces import latent_spaces
-from diffusability.analysis.verdicts import CONTRADICTED, NOT_TESTABLE, REPRODUCED
+from diffusability.claims.verdicts import CONTRADICTED, NOT_TESTABLE, REPRODUCED
 from diffusability.report.summaries import (
     latent_space_rows,
     ledger_rows,

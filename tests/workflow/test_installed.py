@@ -12,7 +12,7 @@ from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY
 
 LOOK = """
-from diffusability.analysis.claims import load_claims
+from diffusability.claims.claim import load_claims
 from diffusability.report.figures import caption
 from diffusability.report.page import TEMPLATE
 from diffusability.study.planning.figures import FIGURES

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from diffusability.analysis.verdicts import NOT_TESTABLE
+from diffusability.claims.verdicts import NOT_TESTABLE
 from diffusability.study.planning.targets import figure_names, table_names
 from diffusability.study.reading.load import load_study, read_yaml
 from tests.conftest import REPOSITORY

@@ -27,12 +27,12 @@ def distance_name(distance: str, extractor: str) -> str:
     """Return the name of a Fréchet distance in metric names.
 
     Args:
-        distance: "fd", "fd_infinity" or "ifd".
+        distance: "fd" or "ifd".
         extractor: name of the feature extractor; a study reserves `inception` for the network
             that the FID is defined with.
 
     Returns:
-        ``<distance>_<extractor>``; for Inception "fid", "fid_infinity", "ifid", and for its
+        ``<distance>_<extractor>``; for Inception "fid", "ifid", and for its
         spatial features the same with an "s" in front.
     """
     if extractor == INCEPTION:

@@ -238,7 +238,7 @@ TABLES: Mapping[str, Table] = {
         columns=_text("statistic", "dataset", "network", "metric", "space")
         | _number("v", "value", "low", "high")
         | _NOTE,
-        code=f"{_ANALYSIS}.latent_findings:latent_findings",
+        code="diffusability.claims.latent_findings:latent_findings",
         made_from=("measurements", "spectra"),
     ),
     "claims": Table(

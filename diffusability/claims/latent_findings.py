@@ -27,7 +27,7 @@ from diffusability.analysis.latent_spaces import (
     with_roles,
 )
 from diffusability.analysis.panels import Measured, Table
-from diffusability.analysis.run_estimates import LOOKS, Ranged, estimates, mean_of, wholes
+from diffusability.claims.run_estimates import LOOKS, Ranged, estimates, mean_of, wholes
 from diffusability.study.entries.roles import GPE, LEVEL, PERMUTED, PIXELS, TRAINED, VAE, VAE_MEANS
 from diffusability.study.entries.tokenizer import LinearSource
 

@@ -1,7 +1,8 @@
 """The chance of a study to reproduce a claim, from its layout alone, by simulation.
 
 Data sets of the study's layout are drawn in which the paper's value is true; the power is the share
-of them in which the whole interval of the claim's statistic lies inside its region.
+of them in which the verdict is "reproduced": the whole interval of the statistic lies inside
+its region, and so does that of what it may be without noise of seeds.
 """
 
 import math
@@ -15,10 +16,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from diffusability.analysis.claims import Claim, Selector, fits, named
-from diffusability.analysis.estimators import Array
+from diffusability.analysis.estimators import FEWEST, Array
 from diffusability.analysis.intervals import MIN_CLUSTERS, Labels, methods_of
-from diffusability.analysis.joint import FEWEST, Row, Terms, evaluate
+from diffusability.claims.claim import Claim, Selector, fits, named
+from diffusability.claims.joint import Kind, Row, Terms, evaluate
+from diffusability.claims.seed_noise import noise_free
 from diffusability.study.study import Study
 
 DRAWS = 400  # data sets: the error of a power is at most 0.025
@@ -43,6 +45,7 @@ def power(
     clusters: Labels,
     reliability: float = RELIABILITY,
     confidence: float = 0.95,
+    least: float | None = None,
 ) -> float:
     """Return the probability that a study of this layout reproduces a claim.
 
@@ -51,30 +54,23 @@ def power(
         clusters: (N,) label of every tokenizer, or (N, 2) with its encoder (``intervals.units``).
         reliability: of the targets; noise of seeds weakens every correlation by its root.
         confidence: of the interval.
+        least: lower end of the reliability, which the verdict allows for; None if it is known.
 
     Returns:
         In [0, 1]; NaN if it is not computed (``power_reason``).
     """
     if power_reason(claim, terms):
         return math.nan
-    seed = zlib.crc32(claim.id.encode())
-    if claim.statistic == "fit":  # one data set after the other
-        draws = range(seed, seed + DRAWS // 4)
-        made = [_simulated_fits(terms, clusters, reliability, draw) for draw in draws]
-    elif claim.statistic == "share":
-        made = [_simulated_shares(terms, clusters, DRAWS, seed)]
-    else:
-        noise = 1.0 if claim.statistic == "shared" else reliability
-        made = [simulate(terms, clusters, noise, DRAWS, seed)]
-    found = [
-        evaluate(claim.statistic, data, clusters, confidence, claim.least)  # type: ignore[arg-type]
-        for data in made
-    ]
-    low, high = (
-        np.concatenate([getattr(interval, end) for interval in found]) for end in ("low", "high")
-    )
+    kind: Kind = claim.statistic  # type: ignore[assignment]
+    made = simulate(kind, terms, clusters, reliability, DRAWS, zlib.crc32(claim.id.encode()))
+    found = evaluate(kind, made, clusters, confidence, claim.least)
+    ends = found.low, found.high
     with np.errstate(invalid="ignore"):
-        return float(((low >= claim.region.low) & (high <= claim.region.high)).mean())
+        reproduced = claim.region.holds(*ends)
+        free = noise_free(claim, made, clusters, ends, reliability if least is None else least)
+        if free is not None:
+            reproduced &= claim.region.holds(*free)
+        return float(reproduced.mean())
 
 
 def power_reason(claim: Claim, terms: Terms) -> str:
@@ -84,80 +80,64 @@ def power_reason(claim: Claim, terms: Terms) -> str:
     return NO_VALUE if any(math.isnan(row.paper) for row in terms.rows) else ""
 
 
-def _simulated_fits(terms: Terms, clusters: Labels, reliability: float, seed: int) -> Terms:
-    """Return one data set in which two independent metrics explain the paper's R² together."""
-    rng = np.random.default_rng(seed)
-    groups = _codes(clusters)
-    families: dict[bytes, tuple[Array, Array]] = {}
+class _Draws:
+    """Normal variables by name, (n, P) over the tokenizers of a row, the same in its family.
 
-    def made(row: Row) -> Row:
-        codes, family = groups[row.index], row.index.tobytes()
-        if family not in families:
-            families[family] = _normal(codes, 2, rng), _normal(codes, 1, rng)
-        x, common = families[family]
-        noise = _mixed(common, _normal(codes, 1, rng), math.sqrt(AGREEMENT))
-        signal = x.sum(axis=1, keepdims=True) / math.sqrt(2)
-        return replace(row, x=x, y=_mixed(signal, noise, math.sqrt(row.paper * reliability)))
+    Tokenizers of one cluster have a part of their variance in common.
+    """
 
-    return terms.map(made)
+    def __init__(self, clusters: Labels, draws: int, seed: int) -> None:
+        """Draw P = ``draws`` data sets."""
+        self._clusters, self._draws = methods_of(clusters).astype(str), draws
+        self._rng = np.random.default_rng(seed)
+        self._made: dict[tuple[object, ...], Array] = {}
 
-
-def _simulated_shares(terms: Terms, clusters: Labels, draws: int, seed: int) -> Terms:
-    """Return the rows with a share of tokenizers as large as the paper's in expectation."""
-    rng = np.random.default_rng(seed)
-    groups = _codes(clusters)
-    hidden = _normal(groups, draws, rng)  # the same on every backbone
-
-    def made(row: Row) -> Row:
-        return replace(row, x=(hidden[row.index] < stats.norm.ppf(row.paper)).astype(float))
-
-    return terms.map(made)
+    def __call__(self, row: Row, *name: object) -> Array:
+        """Return a variable, drawn when it is first asked for."""
+        key = (row.labels.get("family"), row.index.tobytes(), *name)
+        if key not in self._made:
+            codes = np.unique(self._clusters[row.index], return_inverse=True)[1]
+            shared = self._rng.standard_normal((codes.max() + 1, self._draws))[codes]
+            own = self._rng.standard_normal((len(codes), self._draws))
+            self._made[key] = _mixed(shared, own, math.sqrt(RESEMBLANCE))
+        return self._made[key]
 
 
-def _codes(clusters: Labels) -> np.ndarray:
-    """Return the number of each tokenizer's cluster, from 0."""
-    return np.unique(methods_of(clusters).astype(str), return_inverse=True)[1]
-
-
-def _normal(codes: np.ndarray, draws: int, rng: np.random.Generator) -> Array:
-    """Return (n, draws) normal values of which a cluster shares a part."""
-    shared = rng.standard_normal((codes.max() + 1, draws))[codes]
-    own = rng.standard_normal((len(codes), draws))
-    return math.sqrt(RESEMBLANCE) * shared + math.sqrt(1 - RESEMBLANCE) * own
-
-
-def simulate(terms: Terms, clusters: Labels, reliability: float, draws: int, seed: int) -> Terms:
-    """Return the rows with normal data in which each has the paper's r, weakened by noise.
+def simulate(
+    kind: Kind, terms: Terms, clusters: Labels, reliability: float, draws: int, seed: int
+) -> Terms:
+    """Return the rows with normal data in which each has the paper's value, weakened by noise.
 
     Every family has a quality; targets on different backbones are that quality with noise, and
-    metrics have the wanted r with it. Metrics are independent given the quality. All have a part
-    that tokenizers of one cluster share.
+    metrics have the wanted r with it. Metrics are independent given the quality. Where another
+    metric is given, both are independent, and targets are their sum with noise.
     """
-    rng = np.random.default_rng(seed)
-    labels = np.asarray(clusters, dtype=object)
-    qualities: dict[object, tuple[Array, dict[object, Array], dict[object, Array]]] = {}
-
-    def normal(index: np.ndarray) -> Array:
-        return _normal(_codes(labels[index]), draws, rng)
+    normal = _Draws(clusters, draws, seed)
 
     def made(row: Row) -> Row:
-        wanted = row.paper * math.sqrt(reliability if row.labels.get("backbone") else 1.0)
-        family = (row.labels.get("family"), row.index.tobytes())
-        if len(row.given):
-            x, given, rest = (normal(row.index) for _ in range(3))
-            return replace(row, x=x, given=given, y=_mixed(x + given, rest, wanted))
-        if family not in qualities:
-            qualities[family] = normal(row.index), {}, {}
-        quality, targets, metrics = qualities[family]
-        agreement = AGREEMENT if row.labels.get("backbone") else 1.0
-        panel = tuple(row.labels.get(name) for name in ("target", "backbone", "guidance"))
-        if panel not in targets:
-            targets[panel] = _mixed(quality, normal(row.index), math.sqrt(agreement))
-        metric = row.labels.get("metric"), wanted
-        if metric not in metrics:
-            loading = min(wanted / math.sqrt(agreement), 0.999)
-            metrics[metric] = _mixed(quality, normal(row.index), loading)
-        return replace(row, x=metrics[metric], y=targets[panel])
+        backbone, metric, target = (row.labels.get(n) for n in ("backbone", "metric", "target"))
+        if kind == "share":  # the same on every backbone
+            return replace(row, x=(normal(row, metric) < stats.norm.ppf(row.paper)).astype(float))
+        quality = normal(row, "quality")
+        if kind == "shared":  # r of two metrics is the product of what they have of the quality
+            loading = math.sqrt(abs(row.paper))
+            x, y = (_mixed(quality, normal(row, name), loading) for name in (metric, target))
+            return replace(row, x=x, y=y)
+        kept = reliability if backbone else 1.0
+        agreement = AGREEMENT if backbone else 1.0
+        noise = normal(row, target, backbone, row.labels.get("guidance"))
+        if kind in ("partial", "fit"):
+            x, given = normal(row, metric), normal(row, row.labels["given"])
+            noise = _mixed(quality, noise, math.sqrt(agreement))
+            if kind == "fit":
+                y = _mixed((x + given) / math.sqrt(2), noise, math.sqrt(row.paper * kept))
+            else:
+                y = _mixed(x + given, noise, row.paper * math.sqrt(kept))
+            return replace(row, x=x, given=given, y=y)
+        wanted = row.paper * math.sqrt(kept)
+        loading = min(wanted / math.sqrt(agreement), 0.999)
+        x = _mixed(quality, normal(row, metric, wanted), loading)
+        return replace(row, x=x, y=_mixed(quality, noise, math.sqrt(agreement)))
 
     return terms.map(made)
 
@@ -184,21 +164,21 @@ def planned_terms(claim: Claim, study: Study) -> Terms:
             backbones = [""]
         else:
             backbones = [b for b in study.selected_backbones if fits(b, selector.backbone)]
-        names = [n for n in named(selector.metric) if n.partition(".")[0] in measured]
+        wanted = named(selector.metric)
+        if selector.given and selector.given.partition(".")[0] not in measured:
+            wanted = []
+        names = [n for n in wanted if n.partition(".")[0] in measured]
         pairs: list[tuple[object, str]] = [(target, name) for name in names]
         if claim.statistic == "shared":
             pairs = [*combinations(names, 2)]
-        if claim.statistic == "fit":
-            pairs = pairs[: len(names) == len(named(selector.metric))]
         return [
             Row(
                 {
                     **{"target": target, "backbone": backbone, "family": family},
-                    **{"guidance": selector.guidance, "metric": name},
+                    **{"guidance": selector.guidance, "metric": name, "given": selector.given},
                 },
                 np.array(index),
                 np.empty((0, 1)),
-                given=np.ones((1, 1)) if selector.given else np.empty((0, 1)),
                 paper=selector.paper_value(name),
             )
             for family, index in families.items()
@@ -214,8 +194,8 @@ def power_table(study: Study, claims: Sequence[Claim], confidence: float = 0.95)
     """Return which claims a study can test, before it has run.
 
     One row per claim that is not on findings: ``power`` at the paper's value, for a reliability of
-    ``RELIABILITY``; ``rows``, ``tokenizers`` and ``clusters`` behind it; ``note`` says why there is
-    no power.
+    ``RELIABILITY``, which is known of families with repeated seeds; ``rows``, ``tokenizers`` and
+    ``clusters`` behind it; ``note`` says why there is no power.
     """
     names = study.selected_tokenizers
     chosen = [study.tokenizers[name] for name in names]
@@ -225,7 +205,7 @@ def power_table(study: Study, claims: Sequence[Claim], confidence: float = 0.95)
     absent = "no such metric, family, backbone or guidance scale"
     if largest < FEWEST:
         absent = f"no family has {FEWEST} tokenizers"
-    rows = []
+    rows, repeated = [], _repeated(study)
     for claim in claims:
         if claim.table:
             continue
@@ -238,12 +218,23 @@ def power_table(study: Study, claims: Sequence[Claim], confidence: float = 0.95)
             if clusters < MIN_CLUSTERS:
                 row["note"] = f"fewer than {MIN_CLUSTERS} clusters: no interval"
             else:
-                row["power"] = power(claim, terms, labels, confidence=confidence)
+                known = {part.labels["family"] for part in terms.rows} <= repeated
+                least = RELIABILITY if known else 0.0
+                row["power"] = power(claim, terms, labels, RELIABILITY, confidence, least)
                 row["note"] = power_reason(claim, terms) or (ASSUMED if claim.assumed else "")
         rows.append(row)
     columns = ["claim", "power", "rows", "tokenizers", "clusters", "note"]
     table = pd.DataFrame(rows, columns=columns)
     return table.sort_values("power", ascending=False, kind="stable", ignore_index=True)
+
+
+def _repeated(study: Study) -> set[str]:
+    """Return the families of which a tokenizer has diffusion models of two seeds."""
+    return {
+        study.tokenizers[name].family
+        for name in study.selected_tokenizers
+        if len({seed for _, seed in study.seeds_of(name)}) > 1
+    }
 
 
 def power_text(study: Study, claims: Sequence[Claim], confidence: float = 0.95) -> str:
@@ -260,12 +251,18 @@ def power_text(study: Study, claims: Sequence[Claim], confidence: float = 0.95) 
     if not known.any():
         return "\n".join([*lines, f"This study tests none of the {len(table)} claims."])
     good = int((table["power"] >= ENOUGH).sum())
+    lacking = sorted(
+        {study.tokenizers[n].family for n in study.selected_tokenizers} - _repeated(study)
+    )
+    known_by = "known exactly"
+    if lacking:
+        known_by += f" but for {', '.join(lacking)}, where no seed of a diffusion model is repeated"
     return "\n".join(
         [
             *lines,
             f"If the paper's value is true, this study reproduces {good} of {len(table)} claims "
             f"with a chance of {ENOUGH} or more, {int(known.sum()) - good} with less.",
-            f"Assumed: reliability {RELIABILITY}, and tokenizers of one cluster that share "
-            f"{RESEMBLANCE:.0%} of their variance.",
+            f"Assumed: reliability {RELIABILITY}, {known_by}, and tokenizers of one cluster that "
+            f"share {RESEMBLANCE:.0%} of their variance.",
         ]
     )

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from diffusability.analysis.joint import Kind
+from diffusability.claims.joint import Kind
 from diffusability.errors import StudyError
 
 Patterns = str | list[str]  # shell patterns: any of them, and none of those after ``!``
@@ -34,6 +34,10 @@ class Region:
     high: float
     text: str
 
+    def holds(self, low: Any, high: Any) -> Any:
+        """Return whether intervals lie inside, of numbers or of arrays."""
+        return (self.low <= low) & (high <= self.high)
+
 
 class Selector(BaseModel, extra="forbid", frozen=True):
     """The rows of one term of a claim.
@@ -44,7 +48,8 @@ class Selector(BaseModel, extra="forbid", frozen=True):
         guidance: scale, or "best" of each tokenizer.
         given: metric that a partial correlation holds fixed.
         inside: range of values; what counts is whether the metric lies in it.
-        paper: the paper's value. assumed: one for the power where the paper gives words only.
+        paper: the paper's value: R² of a ``fit``, else r, also of ``shared``, or a share.
+        assumed: one for the power where the paper gives words only.
     """
 
     metric: Patterns

@@ -13,26 +13,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from diffusability.analysis.claims import Claim, Region, fits
+from diffusability.analysis.declared import NOT_TESTABLE, UNDECIDED
 from diffusability.analysis.equal_reconstruction import without_unequal
-from diffusability.analysis.estimators import pearson
-from diffusability.analysis.evidence import Study
 from diffusability.analysis.frames import join_notes, rows_where, table_frame
-from diffusability.analysis.intervals import Labels, methods_of
-from diffusability.analysis.joint import CORRELATIONS, RANGES, Row, Terms, evaluate, in_ranges
+from diffusability.analysis.intervals import methods_of
 from diffusability.analysis.panels import Measured, Table
-from diffusability.analysis.power import ASSUMED, power, power_reason
+from diffusability.claims.claim import Claim, Region, fits
+from diffusability.claims.evidence import Evidence
+from diffusability.claims.joint import Row, evaluate
+from diffusability.claims.power import ASSUMED, RELIABILITY, power, power_reason
+from diffusability.claims.seed_noise import noise_free
 from diffusability.study.planning.tables import CLAIMS_TABLE
 from diffusability.study.study import DEFAULTS, AnalysisSpec
 
 REPRODUCED = "reproduced"
 CONTRADICTED = "contradicted"
-UNDECIDED = "undecided"
-NOT_TESTABLE = "not testable"
 VERDICTS = (REPRODUCED, CONTRADICTED, UNDECIDED, NOT_TESTABLE)
 _WORST_FIRST = (CONTRADICTED, UNDECIDED, REPRODUCED)
 _NAMED = 4  # maximum reasons named in a verdict
-_NOISY = (*CORRELATIONS, "slope", "offset", *RANGES, "fit")
 _PANEL = ("target", "backbone", "guidance", "family")
 
 
@@ -74,13 +72,13 @@ def check_claims(
         and clusters behind it.
     """
     equal = without_unequal(Measured.of(measurements).table, analysis)
-    study = Study(Measured(equal), profiles)
+    evidence = Evidence(Measured(equal), profiles)
     rows: list[dict[str, object]] = []
     for claim in claims:
         if claim.table:
             rows += _on_findings(claim, findings)
         else:
-            rows.append(_row(claim, _joint(claim, study, floor, analysis.confidence)))
+            rows.append(_row(claim, _joint(claim, evidence, floor, analysis.confidence)))
     return table_frame(CLAIMS_TABLE, rows)
 
 
@@ -94,29 +92,30 @@ def _row(claim: Claim, found: _Finding, network: str = "") -> dict[str, object]:
     }
 
 
-def _joint(claim: Claim, study: Study, floor: pd.DataFrame, confidence: float) -> _Finding:
+def _joint(claim: Claim, evidence: Evidence, floor: pd.DataFrame, confidence: float) -> _Finding:
     """Return the finding on a claim with a joint statistic."""
-    terms, reasons = study.evidence(claim.statistic, claim.plus, claim.minus)
+    terms, reasons = evidence.terms(claim.statistic, claim.plus, claim.minus)
     left = "; ".join(reasons[:_NAMED])
     if len(reasons) > _NAMED:
         left += f"; and {len(reasons) - _NAMED} more"
     if not terms.complete:
         return _Finding(NOT_TESTABLE, left or "no such rows")
     used = np.unique(np.concatenate([row.index for row in terms.rows]))
-    found = evaluate(claim.statistic, terms, study.clusters, confidence, claim.least)  # type: ignore[arg-type]
+    found = evaluate(claim.statistic, terms, evidence.clusters, confidence, claim.least)  # type: ignore[arg-type]
     counts = {
         "rows": len(terms.rows),
         "n": len(used),
-        "clusters": len(set(methods_of(study.clusters)[used])),
+        "clusters": len(set(methods_of(evidence.clusters)[used])),
     }
     value, low, high = (float(part[0]) for part in (found.value, found.low, found.high))
     if math.isnan(low) or math.isnan(high):
         reason = join_notes(found.note or "no interval", left)
         return _Finding(NOT_TESTABLE, reason, value, **counts)
     least, reliability = _reliability(floor, terms.rows)
-    chance = power(claim, terms, study.clusters, reliability, confidence)
-    free = noise_free(claim, terms, study.clusters, (low, high), least)
-    verdict, reason = decide(claim.region, (low, high), free)
+    chance = power(claim, terms, evidence.clusters, reliability, confidence, least)
+    free = noise_free(claim, terms, evidence.clusters, (found.low, found.high), least)
+    ends = None if free is None else (float(free[0][0]), float(free[1][0]))
+    verdict, reason = decide(claim.region, (low, high), ends)
     why = power_reason(claim, terms)
     reason = join_notes(
         reason,
@@ -147,104 +146,16 @@ def decide(
 
 
 def _verdict(region: Region, low: float, high: float) -> str:
-    if region.low <= low and high <= region.high:
+    if region.holds(low, high):
         return REPRODUCED
     return CONTRADICTED if high < region.low or low > region.high else UNDECIDED
-
-
-def without_noise(
-    ends: tuple[float, float],
-    reliability: float,
-    added: Sequence[float] = (),
-    subtracted: Sequence[float] = (),
-) -> tuple[float, float]:
-    """Return the values that a statistic of correlations may have without noise of seeds.
-
-    Noise weakens a correlation by up to the root of the reliability. Targets of one panel have
-    the same noise, so their whole interval is stretched away from zero; terms on different
-    panels (``added`` minus ``subtracted``) may be weakened by different factors.
-
-    Args:
-        ends: the interval. reliability: lower end of that of all targets, in [0, 1].
-        added, subtracted: values of the terms, if they are on different panels.
-    """
-    root = math.sqrt(min(max(reliability, 0.0), 1.0))
-    if not added:
-        low, high = (end / root if root else math.copysign(math.inf, end) for end in ends)
-        return min(low, ends[0]), max(high, ends[1])
-
-    def gain(values: Sequence[float]) -> float:
-        return sum(min(v / root if root else 1.0, 1.0) - v for v in values if v > 0)
-
-    up = gain(added) + gain([-v for v in subtracted])
-    down = gain(subtracted) + gain([-v for v in added])
-    return ends[0] - down, ends[1] + up
-
-
-def noise_free(
-    claim: Claim, terms: Terms, clusters: Labels, ends: tuple[float, float], least: float
-) -> tuple[float, float] | None:
-    """Return the values that a claim's statistic may have without noise of seeds.
-
-    Args:
-        claim: of the statistic. terms: its rows. clusters: of the study's tokenizers.
-        ends: the measured interval. least: lower end of the reliability of all targets.
-
-    Returns:
-        A wider interval; None for statistics of latent spaces alone, which have no such noise.
-    """
-    if claim.statistic not in _NOISY:
-        return None
-    if claim.statistic in RANGES:
-        return _range_without_noise(claim, terms, ends, least)
-    if claim.statistic == "fit":  # R² is weakened by the reliability, r by its root
-        return without_noise(ends, least**2)
-    if claim.statistic == "offset":  # of r from the paper's: it is r that noise weakens
-        paper = float(np.mean([row.paper for row in terms.rows]))
-        low, high = np.clip(without_noise((ends[0] + paper, ends[1] + paper), least), -1, 1)
-        return min(float(low) - paper, ends[0]), max(float(high) - paper, ends[1])
-    if claim.statistic not in CORRELATIONS or claim.least:
-        return without_noise(ends, least)
-    places = [
-        {tuple(row.labels[name] for name in _PANEL[:3]) for row in term}
-        for term in (*terms.plus, *terms.minus)
-    ]
-    if all(place == places[0] for place in places):
-        return without_noise(ends, least)
-    sides = [
-        [float(evaluate(claim.statistic, Terms([t]), clusters).value[0]) for t in side]  # type: ignore[arg-type]
-        for side in (terms.plus, terms.minus)
-    ]
-    return without_noise(ends, least, *sides)
-
-
-def _range_without_noise(
-    claim: Claim, terms: Terms, ends: tuple[float, float], least: float
-) -> tuple[float, float]:
-    """Return the values that a range of correlations may have without noise of seeds.
-
-    Noise may have weakened each of them by a factor of its own, which changes a range either way.
-    """
-    root, down, up = math.sqrt(least), 0.0, 0.0
-    for sign, side in ((1, terms.plus), (-1, terms.minus)):
-        for rows in side:
-            groups = in_ranges(claim.statistic, rows)  # type: ignore[arg-type]
-            for own in groups:
-                r = np.array([float(pearson(rows[k].x, rows[k].y)[0]) for k in own])
-                free = np.clip(r / root, -1, 1) if root else np.sign(r)
-                low, high = np.minimum(r, free), np.maximum(r, free)
-                least_range = max(0.0, float(low.max() - high.min()))
-                change = (np.ptp(r) - least_range, float(high.max() - low.min()) - np.ptp(r))
-                fewer, more = change if sign > 0 else change[::-1]
-                down, up = down + float(fewer) / len(groups), up + float(more) / len(groups)
-    return ends[0] - down, ends[1] + up
 
 
 def _reliability(floor: pd.DataFrame, rows: Sequence[Row]) -> tuple[float, float]:
     """Return the smallest lower end and the smallest point of the reliability of some targets.
 
-    A target without repeated seeds has an unknown reliability: the lower end is 0. Targets
-    measured on the tokenizer itself have no noise of diffusion seeds.
+    A target without repeated seeds has an unknown reliability: the lower end is 0, and the power
+    assumes the point. Targets measured on the tokenizer itself have no noise of diffusion seeds.
     """
     lows, points = [1.0], [1.0]
     for where in {tuple(row.labels.get(name) for name in _PANEL) for row in rows}:
@@ -252,7 +163,7 @@ def _reliability(floor: pd.DataFrame, rows: Sequence[Row]) -> tuple[float, float
             continue
         found = rows_where(floor, **dict(zip(_PANEL, where, strict=True)))
         lows += found["low"].fillna(0.0).tolist() or [0.0]
-        points += found["reliability"].dropna().tolist()
+        points += found["reliability"].fillna(RELIABILITY).tolist() or [RELIABILITY]
     return min(lows), min(points)
 
 

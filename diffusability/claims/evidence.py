@@ -6,9 +6,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from diffusability.analysis.claims import Selector, fits, named
+from diffusability.analysis.estimators import FEWEST
 from diffusability.analysis.failed import failed
-from diffusability.analysis.joint import FEWEST, RANGES, Row, Terms
 from diffusability.analysis.pairing import UNITS
 from diffusability.analysis.panels import (
     Measured,
@@ -24,6 +23,8 @@ from diffusability.analysis.panels import (
     together,
 )
 from diffusability.analysis.sampling import deviations, variance_relations
+from diffusability.claims.claim import Selector, fits, named
+from diffusability.claims.joint import RANGES, Row, Terms
 
 # numbers of a tokenizer that are derived for claims alone
 DEVIATION = "profile.deviation"  # mean |length ratio - 1| along its trajectories
@@ -31,13 +32,13 @@ EARLY = "profile.deviation_early"  # over the first two thirds of the way from n
 LATE = "profile.deviation_late"  # over the last third
 VARIANCE = "profile.variance"  # r of length ratio and irreducible variance along them
 OPTIMUM = "guidance.best"
-DISTANCE = ["generation.fd_*", "!generation.fd_infinity_*", "generation.fid"]
+DISTANCE = ["generation.fd_*", "generation.fid"]
 _DERIVED = (DEVIATION, EARLY, LATE, VARIANCE, OPTIMUM)
 _SINGLE = ("sd", "mean", "share")  # statistics of one metric, without a target
 _PARTS = {DEVIATION: (0.0, 1.0), EARLY: (0.0, 2 / 3), LATE: (2 / 3, 1.0)}  # of the way
 
 
-class Study:
+class Evidence:
     """A study's measurements and sampling profiles, as claims see them."""
 
     def __init__(self, measurements: Measured, profiles: pd.DataFrame) -> None:
@@ -46,7 +47,7 @@ class Study:
         self.place = {name: k for k, name in enumerate(measurements.tokenizers["tokenizer"])}
         self.clusters = measurements.tokenizers[UNITS].to_numpy(object)
 
-    def evidence(
+    def terms(
         self, kind: str, plus: Sequence[Selector], minus: Sequence[Selector]
     ) -> tuple[Terms, list[str]]:
         """Return the rows that match the selectors of a claim, and why others are missing."""
@@ -70,9 +71,9 @@ class Study:
         candidates = list(self._candidates(kind, metrics, selector))
         if not candidates and kind != "shared":
             reasons.append("no such target, backbone or guidance scale")
-        for panel, chosen in candidates:
+        for panel, name in candidates:
             for family in families:
-                found = self._row(kind, panel, chosen, family, selector)
+                found = self._row(kind, panel, name, family, selector)
                 if isinstance(found, Row):
                     yield found
                 else:
@@ -80,18 +81,16 @@ class Study:
 
     def _candidates(
         self, kind: str, metrics: Sequence[str], selector: Selector
-    ) -> Iterator[tuple[Panel, tuple[str, ...]]]:
-        """Yield each panel with the metrics of one row; a metric itself may be the target."""
+    ) -> Iterator[tuple[Panel, str]]:
+        """Yield each panel with the metric of one row; a metric itself may be the target."""
         match kind:
             case "sd":
-                yield from ((Panel(name, "", None), (name,)) for name in metrics)
+                yield from ((Panel(name, "", None), name) for name in metrics)
             case "shared":
-                yield from ((Panel(b, "", None), (a,)) for a, b in combinations(metrics, 2))
-            case "fit":
-                yield from ((panel, tuple(metrics)) for panel in self._panels(selector))
+                yield from ((Panel(b, "", None), a) for a, b in combinations(metrics, 2))
             case _:
                 for panel in self._panels(selector):
-                    yield from ((panel, (name,)) for name in metrics if name != panel.target)
+                    yield from ((panel, name) for name in metrics if name != panel.target)
 
     def _panels(self, selector: Selector) -> Iterator[Panel]:
         wanted = selector.target or DISTANCE
@@ -106,45 +105,40 @@ class Study:
                 yield panel
 
     def _row(
-        self,
-        kind: str,
-        panel: Panel,
-        names: tuple[str, ...],
-        family: str,
-        selector: Selector,
+        self, kind: str, panel: Panel, name: str, family: str, selector: Selector
     ) -> Row | str:
-        """Return the row of some metrics over the tokenizers of a family, or why there is none."""
+        """Return the row of a metric over the tokenizers of a family, or why there is none."""
+        names = [name, *named(selector.given)]
         if reason := self._hindrance(kind, panel, names, family):
             return reason
-        parts = [self._paired(panel, name, family) for name in (*names, *named(selector.given))]
-        first, values = together(parts)
-        x, given = values[:, : len(names)], values[:, len(names) :]
+        first, values = together([self._paired(panel, n, family) for n in names])
+        x, given = values[:, :1], values[:, 1:]
         y = first["y"].to_numpy(float)[:, None]
         if selector.inside:
             low, high = selector.inside
             x = ((low <= x) & (x <= high)).astype(float)
         if kind in _SINGLE:
             y = y[:0]
-        elif kind != "fit":
-            sign = self._sign(names[0], panel.target)
+        else:
+            sign = self._sign(name, panel.target)
             assert sign is not None  # `_hindrance` refuses it
             x = x * sign
         row = Row(
-            {**panel.labels, "family": family, "metric": " + ".join(names)},
+            {**panel.labels, "family": family, "metric": name, "given": selector.given},
             first.index.map(self.place).to_numpy(np.int64),
             x,
             y,
             given if given.size else np.empty((0, 1)),
-            selector.paper_value(names[0]),
+            selector.paper_value(name),
         )
         return _lack(kind, row) or row
 
-    def _hindrance(self, kind: str, panel: Panel, names: tuple[str, ...], family: str) -> str:
+    def _hindrance(self, kind: str, panel: Panel, names: Sequence[str], family: str) -> str:
         """Return why metrics cannot be judged by a panel, or empty."""
         if OPTIMUM in names and len(scales(self.table, panel.target).get(panel.backbone, ())) < 2:
             return "one guidance scale was sampled: none is best"
         if kind not in _SINGLE:
-            if kind != "fit" and self._sign(names[0], panel.target) is None:
+            if self._sign(names[0], panel.target) is None:
                 return f"{names[0]} or {panel.target} has no declared direction"
             for metric in (*names, panel.target):
                 if at_chance(self.table, metric, family):
@@ -180,7 +174,7 @@ def _lack(kind: str, row: Row) -> str:
     n, metric, family = len(row.x), row.labels["metric"], row.labels["family"]
     if kind in _SINGLE:
         return f"{n} tokenizers of {family} have {metric}" if n < FEWEST else ""
-    if kind == "fit" and n < row.x.shape[1] + 4:
+    if kind == "fit" and n < 6:
         return f"{n} tokenizers of {family} are too few for a fit"
     if n < FEWEST:
         return f"{n} tokenizers have both values ({metric}, {family})"

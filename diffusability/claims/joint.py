@@ -21,6 +21,7 @@ from diffusability.analysis.estimators import (
     deviation,
     partial,
     pearson,
+    r2_of_two,
     standardise,
     within,
 )
@@ -48,14 +49,13 @@ Kind = Literal[
     "range",  # largest minus smallest r over the backbones of a metric and family
     "range_over_families",  # the same over the families of a metric and backbone
     "shared",  # mean adjusted r² of pairs of metrics
-    "fit",  # mean adjusted R² of the target on several metrics
+    "fit",  # mean adjusted R² of the target on two metrics
     "sd",  # mean over families of the standard deviation of a metric
     "mean",  # over tokenizers of a number
     "share",  # of tokenizers for which something holds
 ]
 # nominal intervals of these miss on one side in up to 6 %, not 2.5 %: they get half the tails
 _SKEWED = ("shared", "sd")
-FEWEST = 3  # tokenizers of a correlation
 CORRELATIONS = ("correlation", "within", "partial")
 # label that is the same in the rows of one range
 RANGES: Mapping[str, str] = {"range": "family", "range_over_families": "backbone"}
@@ -68,9 +68,9 @@ class Row:
     Attributes:
         labels: what it is of: target, backbone, guidance, family, metric.
         index: (n,) its tokenizers among those of the study.
-        x: (n, P) metric, sign-oriented: positive r agrees with the declared direction; of a
-            ``fit`` (n, k) metrics.
-        y: (n, P) target; empty for statistics of x alone. given: (n, P) metric held fixed.
+        x: (n, P) metric, sign-oriented: positive r agrees with the declared direction.
+        y: (n, P) target; empty for statistics of x alone.
+        given: (n, P) metric held fixed, or the second one of a ``fit``.
         paper: the paper's r of this row; NaN if it gives none.
     """
 
@@ -166,7 +166,8 @@ def evaluate(
     )
     low = np.min([interval.low for interval in own], axis=0)
     high = np.min([interval.high for interval in wide], axis=0)
-    return Interval(value, low, high, np.full_like(value, np.nan), own[0].note)
+    note = next((interval.note for interval in own if interval.note), "")
+    return Interval(value, low, high, np.full_like(value, np.nan), note)
 
 
 def _scale(kind: Kind, single: bool) -> Scale:
@@ -217,10 +218,9 @@ def _of_row(kind: Kind, row: Row, kept: NDArray[np.bool_], labels: NDArray[np.ob
         case "partial":
             return partial(x, y, given)
         case "shared":
-            n = len(x)
-            return 1 - (1 - pearson(x, y) ** 2) * (n - 1) / max(n - 2, 1)
+            return adjusted_r2(pearson(x, y) ** 2, len(x), 1)
         case "fit":
-            return adjusted_r2(x, y[:, 0])
+            return adjusted_r2(r2_of_two(x, given, y), len(x), 2)
         case "sd":
             return deviation(x)
         case "mean" | "share":

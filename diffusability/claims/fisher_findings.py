@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from diffusability.analysis.claims import Claim
 from diffusability.analysis.latent_spaces import AS_PAPER
-from diffusability.analysis.run_estimates import Ranged, wholes
-from diffusability.analysis.verdicts import check_findings
+from diffusability.claims.claim import Claim
+from diffusability.claims.run_estimates import Ranged, wholes
+from diffusability.claims.verdicts import check_findings
 from diffusability.fisher.checks import RELATIVE
 from diffusability.fisher.information import log_weights
 from diffusability.study.fisher_toy import EXACT, step_variances
