@@ -97,64 +97,100 @@ def _panel_rows(
     table: Measured, panel: Panel, metrics: Sequence[str], confidence: float
 ) -> Iterator[dict[str, object]]:
     for family in table.families:
-        given = paired(table, RECONSTRUCTION, panel, family).rows
-        covariate = given.set_index("tokenizer")["x"]
-        for metric in metrics:
-            part = paired(table, metric, panel, family)
-            if len(part.rows) < FEWEST:
-                continue
+        covariate = paired(table, RECONSTRUCTION, panel, family).rows.set_index("tokenizer")["x"]
+        parts = {metric: paired(table, metric, panel, family) for metric in metrics}
+        parts = {metric: part for metric, part in parts.items() if len(part.rows) >= FEWEST}
+        found = _statistics(parts, covariate, confidence)
+        without_generation = failed(table, panel, family)
+        for metric, part in parts.items():
+            row = found[metric]
+            row["note"] = join_notes(str(row["note"]), part.missing_note())
             yield {
                 **panel.labels,
                 **{"family": family, "metric": metric},
-                **_statistics(part, covariate, metric, confidence),
+                **row,
                 "expected_sign": expected_sign(table, metric, panel.target),
                 "at_chance": at_chance(table, metric, family),
-                "failed": failed(table, panel, family),
+                "failed": without_generation,
             }
 
 
 def _statistics(
-    part: Cells, covariate: pd.Series, metric: str, confidence: float
-) -> dict[str, object]:
-    """Return the statistics of one metric and target over the tokenizers of one family."""
-    rows = part.rows
-    x, y, clusters = rows["x"].to_numpy(float), rows["y"].to_numpy(float), rows["cluster"]
+    parts: Mapping[str, Cells], covariate: pd.Series, confidence: float
+) -> dict[str, dict[str, object]]:
+    """Return the statistics of every metric; metrics of the same tokenizers are done at once."""
+    found: dict[str, dict[str, object]] = {}
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for metric, part in parts.items():
+        rows = part.rows
+        found[metric] = {"n": len(rows), "clusters": rows["cluster"].nunique()}
+        flat = [
+            name
+            for name, side in (("metric", "x"), ("target", "y"))
+            if not standardise(rows[side].to_numpy(float)).any()
+        ]
+        if flat:
+            found[metric]["note"] = f"the {' and the '.join(flat)} is constant: no correlation"
+        else:
+            alike.setdefault(tuple(rows["tokenizer"]), []).append(metric)
+    for names in alike.values():
+        for metric, row in zip(
+            names, _of_columns([parts[n].rows for n in names], covariate, confidence), strict=True
+        ):
+            found[metric] |= row
+            if metric == RECONSTRUCTION:  # nothing is left of it where it is held fixed
+                found[metric] = {
+                    key: value for key, value in found[metric].items() if "partial" not in key
+                }
+    return found
+
+
+def _of_columns(
+    parts: Sequence[pd.DataFrame], covariate: pd.Series, confidence: float
+) -> list[dict[str, object]]:
+    """Return the statistics of P metrics over the same n tokenizers, none of them constant."""
+    rows = parts[0]
+    x, y = (np.column_stack([part[side] for part in parts]) for side in ("x", "y"))  # (n, P)
     labels = rows[UNITS].to_numpy(object)
-    found: dict[str, object] = {"n": len(rows), "clusters": clusters.nunique()}
-    sides = (("metric", x), ("target", y))
-    flat = [name for name, values in sides if not standardise(values).any()]
-    missing = part.missing_note()
-    if flat:
-        problem = f"the {' and the '.join(flat)} is constant: no correlation"
-        return found | {"note": join_notes(problem, missing)}
-    plain = cluster_interval(pearson, (x, y), labels, confidence)
-    rank = cluster_interval(spearman, (x, y), labels, confidence)
-    found |= plain.columns("pearson") | rank.columns("spearman")
-    found |= {"pearson_p": float(plain.p[0]), **_influence(x, y, rows["tokenizer"])}
-    found |= _influence(x, y, clusters, "_cluster")
+    kinds = {
+        "pearson": cluster_interval(pearson, (x, y), labels, confidence),
+        "spearman": cluster_interval(spearman, (x, y), labels, confidence),
+    }
     held = rows["tokenizer"].map(covariate).to_numpy(float)
     there = np.isfinite(held)
-    if metric != RECONSTRUCTION and there.sum() > FEWEST:
+    if there.sum() > FEWEST:
         data = (x[there], y[there], held[there])
-        given = cluster_interval(partial, data, labels[there], confidence)
-        found |= given.columns("pearson_partial")
-    return found | {"note": join_notes(plain.note, missing)}
+        kinds["pearson_partial"] = cluster_interval(partial, data, labels[there], confidence)
+    moved = [_influence(x, y, rows["tokenizer"]), _influence(x, y, rows["cluster"], "_cluster")]
+    plain = kinds["pearson"]
+    return [
+        {
+            **{key: v for kind, of in kinds.items() for key, v in of.columns(kind, k).items()},
+            "pearson_p": float(plain.p[k]),
+            **moved[0][k],
+            **moved[1][k],
+            "note": plain.note if math.isnan(plain.low[k]) else "",
+        }
+        for k in range(len(parts))
+    ]
 
 
-def _influence(x: Array, y: Array, groups: pd.Series, end: str = "") -> dict[str, object]:
-    """Return the range of r without any one group of points, and the group that moves it most.
+def _influence(x: Array, y: Array, groups: pd.Series, end: str = "") -> list[dict[str, object]]:
+    """Return the range of each r without any one group of points, and the group that moves it most.
 
     Groups are tokenizers or clusters; ``end`` is the ending of the column names.
     """
     names, without = without_each(pearson, (x, y), groups)
-    low, high, most = f"without{end}_low", f"without{end}_high", f"influential{end}"
-    if not np.isfinite(without).any():
-        return {low: math.nan, high: math.nan, most: ""}
-    moved = np.abs(without - pearson(x, y)[0])
-    return {
-        **{low: np.nanmin(without), high: np.nanmax(without)},
-        most: names[int(np.nanargmax(moved))],
-    }
+    keys = f"without{end}_low", f"without{end}_high", f"influential{end}"
+    found: list[dict[str, object]] = []
+    for r, own in zip(pearson(x, y), without.T, strict=True):
+        if np.isfinite(own).any():
+            most = names[int(np.nanargmax(np.abs(own - r)))]
+            values: tuple[object, ...] = (np.nanmin(own), np.nanmax(own), most)
+        else:
+            values = (math.nan, math.nan, "")
+        found.append(dict(zip(keys, values, strict=True)))
+    return found
 
 
 def _corrected(frame: pd.DataFrame, panel: list[str]) -> pd.DataFrame:

@@ -68,10 +68,10 @@ class Interval:
     p: Array
     note: str = ""
 
-    def columns(self, name: str) -> dict[str, object]:
-        """Return the first statistic and its ends as columns of a table."""
+    def columns(self, name: str, k: int = 0) -> dict[str, object]:
+        """Return a statistic and its ends as columns of a table."""
         ends = {"": self.value, "_low": self.low, "_high": self.high}
-        return {f"{name}{end}": float(values[0]) for end, values in ends.items()}
+        return {f"{name}{end}": float(values[k]) for end, values in ends.items()}
 
 
 def no_interval(value: Array, note: str) -> Interval:

@@ -6,8 +6,9 @@ Means are taken over the diffusion seeds of a trained tokenizer, then over its t
 tokenizer seed with many runs does not outweigh the others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -59,8 +60,7 @@ def _first(names: list[str]) -> str:
 
 def means_by_tokenizer(
     rows: pd.DataFrame,
-    value: str = "value",
-    stderr: str = "stderr",
+    columns: Mapping[str, str] = MappingProxyType({"value": "stderr"}),
     by: Sequence[str] = ("tokenizer",),
 ) -> pd.DataFrame:
     """Return each tokenizer's mean and its standard error, as correlations take them.
@@ -70,20 +70,20 @@ def means_by_tokenizer(
     the measurement.
 
     Args:
-        rows: measurements of one metric. value, stderr: columns.
+        rows: measurements of one metric. columns: of values, with that of their standard errors.
         by: columns whose values are averaged apart: by default rows are of one backbone, guidance
             scale and step.
 
     Returns:
-        The two columns, by ``by`` in the order of the rows.
+        These columns, by ``by`` in the order of the rows.
     """
-    keys, known = list(by), rows[rows[value].notna()]
-    trained = known.groupby([*keys, "tokenizer_seed"], sort=False, dropna=False)[value].mean()
+    keys, values = list(by), list(columns)
+    known = rows[rows[values].notna().all(axis=1)]
+    trained = known.groupby([*keys, "tokenizer_seed"], sort=False, dropna=False)[values].mean()
     trainings = trained.groupby(keys, sort=False, dropna=False)
-    runs = known.groupby(keys, sort=False, dropna=False)[value]
-    measured = known.drop_duplicates(keys).set_index(keys)[stderr]
+    runs = known.groupby(keys, sort=False, dropna=False)[values]
+    measured = known.drop_duplicates(keys).set_index(keys)[list(columns.values())]
     # a tokenizer's metric is repeated over the diffusion seeds: no spread, hence no estimate
-    of_runs = runs.sem().where(runs.nunique() > 1, measured)
-    return pd.DataFrame(
-        {value: trainings.mean(), stderr: trainings.sem().where(trainings.size() > 1, of_runs)}
-    )
+    of_runs = runs.sem().where(runs.max() > runs.min(), measured.set_axis(values, axis=1))
+    errors = trainings.sem().where(trainings.count() > 1, of_runs)
+    return trainings.mean().join(errors.rename(columns=columns))

@@ -210,10 +210,8 @@ def cells(table: Measured, metric: str, target: str, backbone: str, guidance: Gu
     )
     whole = sides["x"].notna() & sides["y"].notna()
     runs = sides[whole]
-    own = runs.groupby("tokenizer")
-    means = own[["guidance"]].first()
-    for side in ("x", "y"):
-        means[[side, f"{side}_stderr"]] = means_by_tokenizer(runs, side, f"{side}_stderr")
+    means = runs.groupby("tokenizer")[["guidance"]].first()
+    means = means.join(means_by_tokenizer(runs, {"x": "x_stderr", "y": "y_stderr"}))
     rows = table.tokenizers.merge(means, left_on="tokenizer", right_index=True)
     lost = table.tokenizers[~table.tokenizers["tokenizer"].isin(rows["tokenizer"])]
     there = {name: set(side["tokenizer"]) for name, side in ((metric, x), (target, y))}
