@@ -6,6 +6,7 @@ import pandas as pd
 from diffusability.analysis.analyse import analyse
 from diffusability.analysis.frames import table_frame
 from diffusability.analysis.measurements import check_measurements
+from diffusability.study.planning.tables import ANALYSIS_TABLES
 
 METRICS = {
     "velocity.viv": (1.0, 0.2, False),
@@ -96,11 +97,11 @@ def profiles_of(table, steps=8):
     return table_frame("profiles", rows)
 
 
-def analysed(table, options, profiles=None):
-    """Return every table of the analysis of a made-up study without spectra."""
+def analysed(table, options, *names, profiles=None):
+    """Return tables of the analysis of a made-up study without spectra; by default all."""
     collected = {
         "measurements": table,
         "profiles": profiles_of(table) if profiles is None else profiles,
         "spectra": table_frame("spectra", []),
     }
-    return analyse(collected, options)
+    return analyse(collected, options, names or ANALYSIS_TABLES)

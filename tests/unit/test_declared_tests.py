@@ -30,7 +30,7 @@ def declared_of(frame: pd.DataFrame, *metrics: str, **changes: object) -> pd.Dat
         "families": ("conv-f2d4",),
     }
     analysis = AnalysisSpec(declared=DeclaredTests.model_validate(entry | changes))
-    return analysed(frame, analysis)["declared_tests"]
+    return analysed(frame, analysis, "correlations", "declared_tests")["declared_tests"]
 
 
 def follow(frame: pd.DataFrame, metric: str, sign: float) -> pd.DataFrame:
@@ -170,6 +170,6 @@ def test_a_part_of_a_study_keeps_its_declared_tests() -> None:
 
 def test_without_a_declaration_there_are_no_tests() -> None:
     frame = measurement_table(8, seeds=1, retrained=0, backbones=("sit-b",))
-    table = analysed(frame, AnalysisSpec())["declared_tests"]
+    table = analysed(frame, AnalysisSpec(), "correlations", "declared_tests")["declared_tests"]
     assert table.empty
     assert declared_sentence(table) == ""

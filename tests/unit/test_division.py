@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from diffusability.errors import TrainingError
 from diffusability.training.batches import BatchOrder
 from diffusability.training.checkpoint import CURRENT, load_checkpoint
+from diffusability.training.compilation import compiler_errors
 from diffusability.training.distributed import Processes, joined
 from diffusability.training.loop import Training, train
 from diffusability.training.run import Batch, Losses, Phase, Run
@@ -177,6 +179,7 @@ def test_a_lone_process_joins_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         together.wait()
 
 
+@pytest.mark.release
 def test_no_compiler_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import config
 
@@ -185,6 +188,22 @@ def test_no_compiler_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(TrainingError, match=r"set train\.compile: false") as caught:
         train(small_run(tmp_path, compile=True))
     assert "\n" not in str(caught.value)
+
+
+def test_a_failed_compilation_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler's own exceptions, whose import takes seconds, are stood in for."""
+
+    class FailedError(Exception):
+        pass
+
+    module = SimpleNamespace(TorchDynamoException=FailedError)
+    monkeypatch.setitem(sys.modules, "torch._dynamo.exc", module)  # type: ignore[arg-type]
+    sentence = r"^run: the network .* \(no compiler\)\. .* set train\.compile: false"
+    with pytest.raises(TrainingError, match=sentence) as caught, compiler_errors("run"):
+        raise FailedError("no compiler\nin many\nlines")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="other"), compiler_errors("run"):
+        raise ValueError("other")
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ def _conditional(mixture: KroneckerMixture, t: float) -> float:
     return float(irreducible_variance_at(lam, torch.tensor([t], dtype=torch.float64)).mean())
 
 
-@pytest.mark.parametrize("t", [0.1, 0.4, 0.7])
+@pytest.mark.parametrize("t", [0.4])
 def test_the_split_equals_the_binned_variance_of_velocity(t: float):
     """Var(v | x_t) inside small cells of the plane, with no formula at all."""
     mixture, means, covariances = _plane()
@@ -78,7 +78,7 @@ def test_the_split_equals_the_binned_variance_of_velocity(t: float):
 def test_the_split_equals_the_squared_error_of_the_best_velocity(t: float):
     """E |v - v*|^2 with v* from the joint Gaussian of (v, x_t), written out with inverses."""
     mixture, means, covariances = _plane()
-    points, velocities = _draw(means, covariances, 200_000, t, 1)
+    points, velocities = _draw(means, covariances, 100_000, t, 1)
     densities, predictions = [], []
     for mean, covariance in zip(means, covariances, strict=True):
         spread = (1 - t) ** 2 * np.eye(2) + t**2 * covariance
@@ -92,12 +92,12 @@ def test_the_split_equals_the_squared_error_of_the_best_velocity(t: float):
     shares = np.array(densities) / np.sum(densities, axis=0)
     best = np.einsum("kn,knd->nd", shares, np.array(predictions))
     errors = ((velocities - best) ** 2).sum(axis=1) / 2
-    few = torch.tensor(points[:20_000])[:, :, None]
-    between = between_class_spread(mixture, few, torch.full((20_000,), t, dtype=torch.float64))
+    few = torch.tensor(points[:10_000])[:, :, None]
+    between = between_class_spread(mixture, few, torch.full((10_000,), t, dtype=torch.float64))
     noise = errors.std() / len(errors) ** 0.5 + float(between.std()) / len(few) ** 0.5
     total = _conditional(mixture, t) + float(between.mean())
     assert total == pytest.approx(errors.mean(), abs=4 * noise)
-    assert noise < 0.02
+    assert noise < 0.03
 
 
 def test_two_points_on_a_line_by_quadrature():
@@ -107,11 +107,11 @@ def test_two_points_on_a_line_by_quadrature():
     variance = torch.full((2, 1, 1), s2, dtype=torch.float64)
     one = torch.ones(2, 1, 1, dtype=torch.float64)
     mixture = _mixture(means, variance, one)
-    nodes, weights = np.polynomial.legendre.leggauss(200)
+    nodes, weights = np.polynomial.legendre.leggauss(60)
     exact = 0.0
     for t, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
         c = (1 - t) ** 2 + t**2 * s2
-        x = np.linspace(-t * m - 9 * c**0.5, t * m + 9 * c**0.5, 20_001)
+        x = np.linspace(-t * m - 9 * c**0.5, t * m + 9 * c**0.5, 4_001)
         near, far = (np.exp(-((x - t * k) ** 2) / (2 * c)) for k in (m, -m))
         share = near / (near + far + 1e-300)
         gap = 2 * m * (1 - (t * s2 - (1 - t)) * t / c)  # m_1 - m_2 at the same x

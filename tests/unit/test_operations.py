@@ -194,8 +194,25 @@ def test_counts_are_made_once_and_read_without_torch(
     assert first[0] == again[0]
     (kept,) = json.loads(file.read_text()).values()
     assert sum(macs for _, macs in kept) == int(first[0])
-    file.write_text("{")  # a damaged file is made anew
-    assert run() == first
+
+
+def test_a_damaged_file_of_counts_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    spec = SiTBackbone(**SIT, width=24, depth=1, heads=2)
+    file = tmp_path / "diffusability" / operations.FILE
+    file.parent.mkdir()
+    counts = []
+    for text in ("{", "[]", '{"other": 1}'):
+        file.write_text(text)
+        operations._remembered.cache_clear()
+        backbone.cache_clear()
+        counts.append(backbone(spec, 4, 8, 10))
+        assert isinstance(json.loads(file.read_text()), dict)
+    backbone.cache_clear()
+    operations._remembered.cache_clear()
+    assert counts == counts[:1] * 3
 
 
 def test_counts_of_other_code_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def test_the_headline_is_of_the_largest_family_at_the_smallest_scale(tables):
         14, scales=(1.0, 1.5), backbones=("sit-b",), families=("conv-a", "conv-b", "conv-a")
     )
     assert largest_family(table) == "conv-a"
-    mixed = analysed(table, AnalysisSpec())["correlations"]
+    mixed = analysed(table, AnalysisSpec(), "correlations")["correlations"]
     shown = headline_correlations(mixed, TARGET, "conv-a").set_index("metric")
     chosen = mixed[(mixed["family"] == "conv-a") & (mixed["guidance"] == 1.0)]
     chosen = chosen[(chosen["target"] == TARGET) & (chosen["metric"] == "velocity.viv")]
@@ -119,7 +119,8 @@ def test_the_headline_of_a_study_without_perspectives(tables, monkeypatch, kept)
 def told(tokenizers, **more):
     """Return the answer of a made-up study, and its tables."""
     measured = measurement_table(tokenizers, **more)
-    every = {"measurements": measured, **analysed(measured, AnalysisSpec())}
+    names = ("correlations", "noise_floor", "tokenizers")
+    every = {"measurements": measured, **analysed(measured, AnalysisSpec(), *names)}
     return answer(every, TARGET), every
 
 
@@ -281,7 +282,9 @@ def test_fits_are_shown_of_each_family_apart(tables):
     q2 = fits["Q² on left-out clusters"].iloc[0]
     assert q2.startswith(f"{every['q2'].max():.2f} (range ")
     two = measurement_table(16, backbones=("sit-b",), families=("a", "b"))
-    apart = regression_rows(analysed(two, AnalysisSpec())["regressions"], TARGET, best=3)
+    apart = regression_rows(
+        analysed(two, AnalysisSpec(), "regressions")["regressions"], TARGET, best=3
+    )
     assert list(apart["family"]) == ["a"] * 3 + ["b"] * 3
 
 
