@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -30,12 +31,15 @@ OF_MODELS = ("trajectory.straightness", "trajectory.efficiency", "trajectory.ang
 def study_of(name: str, **changes: Any) -> Study:
     """Return a study of the repository, of at most three tokenizers per family.
 
-    The changes are merged into sections of the file.
+    Of earlier snapshots the first is kept. The changes are merged into sections of the file.
     """
     folder = REPOSITORY if name == "config" else REPOSITORY / "studies"
     data = deepcopy(read_yaml(folder / f"{name}.yaml"))
     for section, values in changes.items():
         data[section] = data.get(section, {}) | values
+    for backbone in data.get("backbones", {}).values():
+        if snapshots := backbone["train"].get("snapshots"):
+            backbone["train"]["snapshots"] = snapshots[:1]
     whole = resolve_study(data, name)
     families: dict[str, list[str]] = {}
     for tokenizer in whole.selected_tokenizers:
@@ -110,8 +114,10 @@ def spectra_of(study: Study) -> pd.DataFrame:
     return table_frame("spectra", rows)
 
 
-def results_of(study: Study) -> Results:
-    """Return the tables of the study, those that are derived by the analysis itself."""
+@cache
+def results_of(name: str) -> Results:
+    """Return the tables of a study, those that are derived by the analysis itself."""
+    study = study_of(name)
     table = check_measurements(pd.DataFrame(rows_of(study)))
     collected = {"measurements": table, "spectra": spectra_of(study)}
     collected["profiles"] = profiles_of(study, table)
@@ -124,16 +130,13 @@ def results_of(study: Study) -> Results:
 
 @pytest.mark.parametrize("name", ["config", "fashion", "smoke", "fisher_contrast"])
 def test_no_planned_figure_is_empty(name: str) -> None:
-    study = study_of(name)
-    planned = figure_names(study)
-    results = results_of(study)
+    planned, results = figure_names(study_of(name)), results_of(name)
     empty = {n: empty_reason(FIGURES[n].function()(results)) for n in planned}
     assert {n: reason for n, reason in empty.items() if reason} == {}
 
 
 def test_what_is_not_planned_would_be_empty() -> None:
-    study = study_of("smoke")
-    results = results_of(study)
+    study, results = study_of("smoke"), results_of("smoke")
     left_out = set(FIGURES) - set(figure_names(study))
     drawable = {"neighbours_probe"}  # two points are drawn, but show no relation
     for name in left_out - drawable:

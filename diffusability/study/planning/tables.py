@@ -67,7 +67,7 @@ _PANEL = _text("target", "backbone") | _STEP | _GUIDANCE | _text("family")
 _VALUE = _number("value", "low", "high")
 _COUNTS = _number("n", "clusters")
 _NOTE = _text("note")
-_ANALYSIS = "diffusability.analysis"
+_ANALYSIS, _CLAIMS = "diffusability.analysis", "diffusability.claims"
 
 TABLES: Mapping[str, Table] = {
     "measurements": Table(
@@ -238,7 +238,7 @@ TABLES: Mapping[str, Table] = {
         columns=_text("statistic", "dataset", "network", "metric", "space")
         | _number("v", "value", "low", "high")
         | _NOTE,
-        code="diffusability.claims.latent_findings:latent_findings",
+        code=f"{_CLAIMS}.latent_findings:latent_findings",
         made_from=("measurements", "spectra"),
     ),
     "claims": Table(
@@ -247,7 +247,7 @@ TABLES: Mapping[str, Table] = {
         | _text("reason", "statistic")
         | _number("rows", "n", "clusters")
         | _text("refuted_by", "exact"),
-        code=f"{_ANALYSIS}.verdicts:check_claims",
+        code=f"{_CLAIMS}.verdicts:check_claims",
         made_from=("measurements", "profiles", "noise_floor", "latent_findings"),
         models=True,
     ),
