@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from diffusability.artifacts.card import verified
+from diffusability.errors import ArtifactError
 from diffusability.fisher.deviation import Rate, fir_deviation
 from diffusability.study.fisher_toy import EXACT, INTRINSIC_DIM, FisherToyPlan, Panel
 from diffusability.study.planning.plan import Artifact
@@ -40,7 +41,16 @@ def toy_table(plan: FisherToyPlan) -> pd.DataFrame:
 def _compare(
     panel: Panel, network: str, seed: int, latent: pd.DataFrame, pixel: pd.DataFrame
 ) -> pd.DataFrame:
-    """Return the rows of one latent curve with those of the data."""
+    """Return the rows of one latent curve with those of the data.
+
+    Raises:
+        ArtifactError: the curves are at different noise levels.
+    """
+    if sorted(latent["v"]) != sorted(pixel["v"]):
+        raise ArtifactError(
+            f"the curves of {panel.space} and {panel.pixel} ({network}, seed {seed}) are at "
+            "different noise levels"
+        )
     both = latent.merge(pixel.add_prefix("pixel_"), left_on="v", right_on="pixel_v")
     readings = []
     for row in both.to_dict("records"):

@@ -240,7 +240,7 @@ class TestInterpolation:
     def test_bad_input_is_refused(self) -> None:
         a = normal(2, 3, seed=1)
         for bad in ({"b": a[:, :2]}, {"alpha": 1.5}, {"mode": "cubic"}):
-            with pytest.raises(MeasurementError):
+            with pytest.raises(MeasurementError, match=r"cannot interpolate \(2, 3\) and"):
                 interpolate(**({"a": a, "b": a, "alpha": 0.5, "mode": "linear"} | bad))
 
     def test_latents_between_queries_and_neighbours(self) -> None:

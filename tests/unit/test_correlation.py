@@ -53,11 +53,16 @@ def test_direction_is_declared_and_not_applied(found):
     viv, lnc = of(found, "velocity.viv"), of(found, LNC)
     assert (viv["expected_sign"], lnc["expected_sign"]) == (1, -1)
     assert viv["pearson"] > 0 > lnc["pearson"]
-    assert (
-        np.isnan(of(found, "spatial.rmsc")["expected_sign"])
-        if "spatial.rmsc" in set(found["metric"])
-        else True
-    )
+
+
+def test_a_metric_without_a_direction_has_no_expected_sign():
+    def neutral(frame):
+        up = frame["higher_is_better"].where(frame["metric"] != LNC)
+        return frame.assign(higher_is_better=up)
+
+    found = correlate(measurement_table(8, backbones=("sit-b",), edit=neutral))
+    assert np.isnan(of(found, LNC)["expected_sign"])
+    assert of(found, "velocity.viv")["expected_sign"] == 1
 
 
 def test_p_is_that_of_the_interval_and_corrected_over_a_panel(found):

@@ -64,6 +64,14 @@ def test_files_exist(page: Path) -> None:
         )
 
 
+def test_the_patterns_find_what_they_look_for() -> None:
+    """Else the tests of this file would pass on anything."""
+    texts = [page.read_text() for page in PAGES]
+    assert len(texts) > 15
+    for pattern, least in ((LINK, 100), (CODE, 500), (KEY, 30), (BLOCK, 10)):
+        assert sum(len(pattern.findall(text)) for text in texts) > least, pattern.pattern
+
+
 STUDIES = [
     pytest.param(text, id=f"{name(page)}-{number}")
     for page in PAGES

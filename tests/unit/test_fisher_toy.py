@@ -3,18 +3,21 @@
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
 
-from diffusability.errors import MeasurementError, StudyError, TrainingInterrupted
+from diffusability.errors import ArtifactError, MeasurementError, StudyError, TrainingInterrupted
 from diffusability.fisher.gaussian import standard_normal
 from diffusability.fisher.toy_curves import exact_curve, learned_curve
 from diffusability.fisher.toy_networks import ToyLoss, toy_network
 from diffusability.fisher.toy_oracles import activation_oracle, cylinder_oracle, toy_oracle
+from diffusability.fisher.toy_table import _compare
 from diffusability.study.fisher_toy import (
     EXACT,
     FisherToyPlan,
+    Panel,
     ToyDistribution,
     load_fisher_toy,
     step_variances,
@@ -252,3 +255,38 @@ class TestPlan:
         path.write_text(yaml.safe_dump(study))
         with pytest.raises(StudyError, match="cylinder.learned: 0.5 is not among cylinder.inv"):
             load_fisher_toy(path)
+
+
+def curve_rows(levels: list[float], fir: float, dim: int) -> pd.DataFrame:
+    """Return a made-up curve."""
+    rows = [
+        {"v": v, "dim": dim, "fi": 2.0, "fi_stderr": 0.1, "fir": fir / v**2, "fir_stderr": 0.01}
+        for v in levels
+    ]
+    return pd.DataFrame(rows).assign(flags="")
+
+
+class TestTable:
+    panel = Panel("activation", "relu", "plane", None, ("mlp",))
+
+    def test_a_row_by_hand(self) -> None:
+        latent, pixel = curve_rows([0.5, 2.0], 3.0, 2), curve_rows([0.5, 2.0], 5.0, 4)
+        table = _compare(self.panel, "mlp", 1, latent, pixel).set_index("v")
+        row = table.loc[0.5]
+        assert (row["space"], row["pixel"], row["network"], row["seed"]) == (
+            *("relu", "plane", "mlp"),
+            1,
+        )
+        assert (row["fir"], row["pixel_fir"]) == (3 / 0.25, 5 / 0.25)
+        assert (row["dim"], row["pixel_dim"]) == (2, 4)
+        assert row["relative"] == pytest.approx(2 / 5)
+        assert row["scaled"] == pytest.approx(2 / 4)
+        assert row["per_dimension"] == pytest.approx(abs(5 / 4 - 3 / 2) / (5 / 4))
+        # what the normal directions of a plane add: 4 - 2 and 2 - 2
+        assert row["intrinsic"] == pytest.approx(abs(3 - (5 - 2)) / (5 - 2))
+        assert table["relative_stderr"].gt(0).all()
+
+    def test_no_noise_level_is_lost_without_a_word(self) -> None:
+        latent, pixel = curve_rows([0.5, 2.0], 3.0, 2), curve_rows([0.5], 5.0, 4)
+        with pytest.raises(ArtifactError, match="relu and plane .* different noise levels"):
+            _compare(self.panel, "mlp", 1, latent, pixel)

@@ -134,11 +134,16 @@ class TestMoments:
                 frechet_distance(moments(x), other)
 
     @pytest.mark.parametrize(
-        "features",
-        [torch.full((4, 2), math.nan), torch.zeros(0, 2), torch.zeros(4), torch.zeros(2, 2, 2)],
+        ("features", "message"),
+        [
+            (torch.full((4, 2), math.nan), "4 of 4 feature vectors are not finite"),
+            (torch.zeros(0, 2), r"expected \(N, D\) features, got \(0, 2\)"),
+            (torch.zeros(4), r"got \(4,\)"),
+            (torch.zeros(2, 2, 2), r"got \(2, 2, 2\)"),
+        ],
     )
-    def test_bad_features_are_refused(self, features: torch.Tensor) -> None:
-        with pytest.raises(MeasurementError):
+    def test_bad_features_are_refused(self, features: torch.Tensor, message: str) -> None:
+        with pytest.raises(MeasurementError, match=message):
             moments(features)
 
     def test_bad_parts_are_refused(self) -> None:

@@ -81,17 +81,17 @@ def test_small_splits_are_flagged() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("bad", "message"),
     [
-        torch.randn(20, 3, generator=torch.Generator().manual_seed(0)),
-        torch.full((20, 3), math.nan),
-        torch.full((20, 3), 0.5),
-        torch.full((3, 2), 0.5),
-        torch.ones(20, 1),
+        (torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), "apply a softmax"),
+        (torch.full((20, 3), math.nan), "apply a softmax"),
+        (torch.full((20, 3), 0.5), "apply a softmax"),
+        (torch.full((3, 2), 0.5), "at least 4 images, got 3"),
+        (torch.ones(20, 1), r"must be \(N, K >= 2\), got \(20, 1\)"),
     ],
 )
-def test_bad_probabilities_are_refused(bad: torch.Tensor) -> None:
-    with pytest.raises(MeasurementError):
+def test_bad_probabilities_are_refused(bad: torch.Tensor, message: str) -> None:
+    with pytest.raises(MeasurementError, match=message):
         measure(bad)
 
 

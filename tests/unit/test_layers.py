@@ -41,17 +41,35 @@ STUDY_LAYERS = (
 STUDY_RANK = {name: rank for rank, names in enumerate(STUDY_LAYERS) for name in names}
 # encoders are trained by the loop, and latents are read by shards of images
 ALLOWED = {("encoders", "training"), ("latents", "data"), ("encoders", "data")}
-PACKAGE = Path(__file__).parents[2] / "diffusability"
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "diffusability"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def imported(path: Path, package: str = "diffusability") -> set[str]:
     """Return the parts of a package that a module imports, also inside functions."""
-    names = set()
+    whole: list[str] = []
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}."):
-            names.add((node.module or "").removeprefix(f"{package}.").split(".")[0])
-    return names
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            whole += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            whole += [alias.name for alias in node.names]
+    folder = ROOT / package.replace(".", "/")
+    inside = [name.removeprefix(f"{package}.") for name in whole if name.startswith(f"{package}.")]
+    names = {name.split(".")[0] for name in inside}
+    return {name for name in names if list(folder.glob(name)) or list(folder.glob(f"{name}.py"))}
+
+
+def test_every_form_of_import_is_seen(tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text(
+        "import diffusability.cli\nfrom diffusability import report\n"
+        "def f():\n    from diffusability.stages.make import make\n"
+        "from diffusability import score\n"
+    )
+    assert imported(module) == {"cli", "report", "stages"}
+    assert len(MODULES) > 250
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: f"{p.parent.name}/{p.stem}")

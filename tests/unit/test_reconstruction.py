@@ -148,19 +148,19 @@ class TestReconstruction:
         assert floats.value == pytest.approx(0.01, rel=1e-5)
 
     @pytest.mark.parametrize(
-        ("a", "b"),
+        ("a", "b", "message"),
         [
-            (torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 5)),
-            (torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4, dtype=torch.uint8)),
-            (torch.zeros(2, 1, 4, 4), torch.full((2, 1, 4, 4), math.nan)),
-            (torch.full((2, 1, 4, 4), 200.0), torch.zeros(2, 1, 4, 4)),
-            (torch.zeros(2, 1, 4, 4).int(), torch.zeros(2, 1, 4, 4).int()),
-            (torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)),
-            (torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2)),
+            (torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 5), "must be equal"),
+            (torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4, dtype=torch.uint8), "both as uint8"),
+            (torch.zeros(2, 1, 4, 4), torch.full((2, 1, 4, 4), math.nan), "not finite"),
+            (torch.full((2, 1, 4, 4), 200.0), torch.zeros(2, 1, 4, 4), "rescale them first"),
+            (torch.zeros(2, 1, 4, 4).int(), torch.zeros(2, 1, 4, 4).int(), "both as uint8"),
+            (torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4), "at least two image pairs"),
+            (torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2), "at least 3 pixels per side"),
         ],
     )
-    def test_bad_pairs_are_refused(self, a: torch.Tensor, b: torch.Tensor) -> None:
-        with pytest.raises(MeasurementError):
+    def test_bad_pairs_are_refused(self, a: torch.Tensor, b: torch.Tensor, message: str) -> None:
+        with pytest.raises(MeasurementError, match=message):
             measure_reconstruction([(a, b)])
 
 
