@@ -25,13 +25,16 @@ Row = dict[str, Any]
 Totals = Mapping[Any, tuple[float, float]]  # with errors, by noise variance and name
 
 
-def learned_deviations(rows: Sequence[Row], reference: str) -> list[Row]:
+def learned_deviations(
+    rows: Sequence[Row], reference: str, backbone: str | None = None
+) -> list[Row]:
     """Return the rows of a tidy table that compare learned curves with those of a tokenizer.
 
     Args:
         rows: of ``tabulate``.
         reference: tokenizer that is the identity on pixels. The deviations of a backbone's runs
             are from the mean over its runs with this backbone.
+        backbone: of the reference's runs, instead of that of each run.
 
     Returns:
         ``fisher.learned_<deviation>`` of ``fisher.deviation.DEVIATIONS``, means over log v, and
@@ -45,8 +48,10 @@ def learned_deviations(rows: Sequence[Row], reference: str) -> list[Row]:
     of_reference = curves[curves["tokenizer"] == reference]
     for _, own in curves.groupby([*_RUN, "condition"], sort=False):
         labels = rows[own["row"].iloc[-1]] | {"higher_is_better": False, "unit": "1"}
-        same = of_reference[["backbone", "condition"]] == own[["backbone", "condition"]].iloc[0]
-        cells = _compare(own, of_reference[same.all(axis=1)], reference)
+        of = own.iloc[0]
+        same = of_reference["backbone"] == (backbone or of["backbone"])
+        same &= of_reference["condition"] == of["condition"]
+        cells = _compare(own, of_reference[same], reference, backbone)
         found += [labels | cell for cell in cells]
     return found
 
@@ -63,14 +68,19 @@ def _curves(rows: Sequence[Row]) -> pd.DataFrame:
     return pd.DataFrame(found, columns=[*_RUN, *_TOTAL, "name", "condition", "row", "flags"])
 
 
-def _compare(own: pd.DataFrame, pixels: pd.DataFrame, reference: str) -> Iterator[Row]:
+def _compare(
+    own: pd.DataFrame, pixels: pd.DataFrame, reference: str, backbone: str | None
+) -> Iterator[Row]:
     """Yield the deviations of one run from the mean of the runs of pixels."""
     names = [f"fisher.learned_{name}{own['condition'].iloc[0]}" for name in DEVIATIONS]
     if pixels.empty:
-        reason = f"not applicable: no model of `{reference}` was measured with this backbone"
+        which = f"backbone `{backbone}`" if backbone else "this backbone"
+        reason = f"not applicable: no model of `{reference}` was measured with {which}"
         for metric in names:
             yield {"metric": metric, "value": None, "stderr": None, "flags": reason}
         return
+    stated = {"reference": reference}
+    stated |= {"reference_backbone": backbone} if backbone else {}
     grid = sorted(own["v"].unique().tolist())
     dims = own["dim"].iloc[0], pixels["dim"].iloc[0]
     totals = _mean_totals(own), _mean_totals(pixels)
@@ -81,12 +91,12 @@ def _compare(own: pd.DataFrame, pixels: pd.DataFrame, reference: str) -> Iterato
     for metric, readings in zip(names, zip(*by_level, strict=True), strict=True):
         at_v = metric.replace("fisher.", "fisher.curve_")
         for v, reading in zip(grid, readings, strict=True):
-            yield _cell(f"{at_v}_v{v:g}", reading, {"v": v, "reference": reference}, flags)
+            yield _cell(f"{at_v}_v{v:g}", reading, {"v": v, **stated}, flags)
         mean = Reading(
             sum(w * r.value for w, r in zip(weights, readings, strict=True)),
             sum(w * r.stderr for w, r in zip(weights, readings, strict=True)),
         )
-        options = {"v": grid, "reference": reference, "reading": "mean over log v"}
+        options = {"v": grid, **stated, "reading": "mean over log v"}
         yield _cell(metric, mean, options, flags)
 
 

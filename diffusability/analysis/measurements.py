@@ -37,7 +37,7 @@ def tabulate(plan: Plan) -> pd.DataFrame:
     rows = [row for artifact in plan.measured for row in _rows(plan, artifact)]
     reference = plan.study.fisher_reference
     if reference is not None:
-        rows += learned_deviations(rows, reference)
+        rows += learned_deviations(rows, *reference)
     return mark_failed(table_frame("measurements", rows), target_metric(plan.study))
 
 

@@ -187,10 +187,15 @@ class Study(Spec):
         return self.has_models or bool(self.controls)
 
     @property
-    def fisher_reference(self) -> str | None:
-        """The tokenizer whose learned Fisher curves the others deviate from, if any."""
+    def fisher_reference(self) -> tuple[str, str | None] | None:
+        """The tokenizer whose learned Fisher curves the others deviate from, if any.
+
+        With the backbone of its models; None: that of the others.
+        """
         fisher = self.metrics.fisher
-        return None if fisher is None else fisher.reference
+        if fisher is None or fisher.reference is None:
+            return None
+        return fisher.reference, fisher.reference_backbone
 
     @property
     def used_encoders(self) -> tuple[str, ...]:

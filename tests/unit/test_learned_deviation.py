@@ -9,6 +9,7 @@ from diffusability.analysis.learned_deviation import learned_deviations
 from diffusability.analysis.measurements import tabulate
 from diffusability.errors import StudyError
 from diffusability.fisher.deviation import DEVIATIONS, Rate, fir_deviation
+from diffusability.study.planning.plan import Plan
 from tests.unit.study_run import measurements, plan_of, run_plan
 
 V = (0.1, 1.0, 10.0)
@@ -104,6 +105,29 @@ def test_a_backbone_without_a_reference_is_declared() -> None:
         assert "no model of `pixels` was measured with this backbone" in row["flags"]
 
 
+def test_all_may_deviate_from_the_models_of_one_backbone() -> None:
+    """As the paper's, whose patches differ between pixels and latents."""
+    found = learned_deviations(rows(backbones=("a",)), "pixels", "a")
+    for backbone in ("a", "b"):
+        row = of(found, "latents", backbone)["fisher.curve_learned_fi_deviation_v1"]
+        assert row["value"] == pytest.approx(0.3)
+        options = json.loads(row["options"])
+        assert (options["reference"], options["reference_backbone"]) == ("pixels", "a")
+    lonely = of(learned_deviations(rows(backbones=("a",)), "pixels", "c"), "latents")
+    assert all("with backbone `c`" in row["flags"] for row in lonely.values())
+
+
+def test_the_backbone_of_the_reference_is_a_part_of_the_tables_name_only() -> None:
+    fisher = {"learned": {}, "reference": "conv-base"}
+
+    def plan(**more: str) -> Plan:
+        return plan_of({"metrics": {"fisher": fisher | more}, "select": {"backbones": "all"}})
+
+    before, after = plan(), plan(reference_backbone="sit-a")
+    assert [a.fingerprint for a in before] == [a.fingerprint for a in after]
+    assert before.fingerprint != after.fingerprint
+
+
 def test_models_are_measured_where_the_study_asks_for_them() -> None:
     seeds = {"repeats": {"conv-base": {"seeds": [1], "tokenizer_seeds": [1]}}}
     both = {"select": {**seeds, "backbones": "all"}}
@@ -126,6 +150,11 @@ def test_models_are_measured_where_the_study_asks_for_them() -> None:
         ({"variances": [1.0, 0.1]}, "variances must increase"),
         ({"reference": "conv-bse"}, "did you mean `conv-base`"),
         ({"reference": "conv-base", "learned": None}, "learned is not given"),
+        ({"reference_backbone": "sit-a", "learned": {}}, "give both"),
+        (
+            {"reference": "conv-base", "reference_backbone": "sit-q", "learned": {}},
+            "fisher.reference_backbone: .*did you mean `sit-",
+        ),
         ({"learned": {"backbones": ["sit-q"]}}, "did you mean `sit-"),
     ],
 )

@@ -374,6 +374,10 @@ class FisherMetric(ClassMetricOptions):
         description="tokenizer that is the identity on pixels: its models are what the learned "
         "curves of the others deviate from",
     )
+    reference_backbone: str | None = Field(
+        None,
+        description="backbone of those models, for every backbone of the others; none: the same",
+    )
 
     @model_validator(mode="after")
     def _increasing(self) -> "FisherMetric":
@@ -385,11 +389,13 @@ class FisherMetric(ClassMetricOptions):
     def _reference_of_learned(self) -> "FisherMetric":
         if self.reference is not None and self.learned is None:
             raise ValueError("reference compares learned curves, and learned is not given")
+        if self.reference_backbone is not None and self.reference is None:
+            raise ValueError("reference_backbone is that of the models of `reference`; give both")
         return self
 
     def fingerprinted(self) -> dict[str, Any]:
         """Return what the fits without training depend on."""
-        return self.model_dump(mode="json", exclude={"learned", "reference"})
+        return self.model_dump(mode="json", exclude={"learned", "reference", "reference_backbone"})
 
     def pixels(self) -> dict[str, Any]:
         """Return what the fit of the images themselves depends on."""

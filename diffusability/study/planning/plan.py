@@ -167,7 +167,9 @@ class Plan(Artifacts):
         roles = {artifact.path: artifact.fingerprint for artifact in self.measured}
         spec = {**self.study.analysis.canonical(), "dataset": self.study.select.dataset}
         if self.study.fisher_reference is not None:
-            spec["fisher_reference"] = self.study.fisher_reference
+            spec["fisher_reference"], backbone = self.study.fisher_reference
+            if backbone is not None:
+                spec["fisher_reference_backbone"] = backbone
         names = self.study.selected_tokenizers  # encoders enter artifacts by their content alone
         spec["encoders"] = {name: self.study.aligned_with(name) for name in names}
         # an earlier version's tables, with other columns, are made again

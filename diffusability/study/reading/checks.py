@@ -126,6 +126,9 @@ def _check_metrics(study: Study, declared: Declared, problems: Problems) -> None
     if fisher is not None and fisher.reference not in (None, *declared["tokenizers"]):
         where, known = "metrics.fisher.reference", declared["tokenizers"]
         problems.unknown(where, fisher.reference, "tokenizer", known)
+    if fisher is not None and fisher.reference_backbone not in (None, *declared["backbones"]):
+        where, known = "metrics.fisher.reference_backbone", declared["backbones"]
+        problems.unknown(where, fisher.reference_backbone, "backbone", known)
     if fisher is not None and fisher.learned is not None:
         where, chosen = "metrics.fisher.learned.backbones", fisher.learned.backbones
         _check_list(where, chosen, "backbone", declared["backbones"], problems)
