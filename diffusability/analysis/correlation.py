@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.multitest import fdrcorrection
 
 from diffusability.analysis.catalogue import HEADLINE, PROBE, RECONSTRUCTION, SHOWN_METRICS
 from diffusability.analysis.estimators import (
     FEWEST,
     Array,
+    holm,
     partial,
     pearson,
     spearman,
@@ -197,7 +198,7 @@ def _corrected(frame: pd.DataFrame, panel: list[str]) -> pd.DataFrame:
     """Fill Holm's and Benjamini-Yekutieli's p over the metrics of a panel and family."""
     tested = frame[frame["pearson_p"].notna()]
     for rows in tested.groupby([*panel, "family"], sort=False, dropna=False).groups.values():
-        for name, method in (("holm", "holm"), ("by", "fdr_by")):
-            corrected = multipletests(frame.loc[rows, "pearson_p"], method=method)[1]
-            frame.loc[rows, f"pearson_p_{name}"] = corrected
+        p = frame.loc[rows, "pearson_p"].to_numpy(float)
+        frame.loc[rows, "pearson_p_holm"] = holm(p)
+        frame.loc[rows, "pearson_p_by"] = fdrcorrection(p, method="negcorr")[1]
     return frame

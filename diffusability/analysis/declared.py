@@ -5,9 +5,9 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from diffusability.analysis.correlation import at_smallest_guidance, turned
+from diffusability.analysis.estimators import holm
 from diffusability.analysis.frames import rows_where, table_frame
 from diffusability.analysis.panels import Measured
 from diffusability.analysis.snapshots import at_last_step
@@ -41,7 +41,7 @@ def declared_tests(
     tested = table["p"].notna()
     if tested.any():
         level = 1 - analysis.confidence
-        corrected = multipletests(table["p"].fillna(1.0), method="holm")[1]
+        corrected = holm(table["p"].fillna(1.0).to_numpy(float))
         table["p_holm"] = pd.Series(corrected, table.index).where(tested)
         clear = tested & (table["p_holm"] < level)
         table.loc[clear & (table["turned_r"] > 0), "verdict"] = AS_DECLARED

@@ -74,7 +74,9 @@ def test_a_regularizer_without_code_is_an_error(tmp_path: Path) -> None:
     package.insert("study/entries/regularizer.py", OPTIONS.strip("\n"), before="RegularizerSpec = ")
     program = PROGRAM.replace(
         'made = run_plan(plan, "tokenizer")',
-        "try:\n    run_plan(plan, 'tokenizer')\nexcept ModuleNotFoundError as error:\n"
+        "try:\n    run_plan(plan, 'tokenizer')\n"
+        "except diffusability.errors.DiffusabilityError as error:\n"
         "    print(error)\nraise SystemExit",
     )
-    assert "regularizers.variation" in package.run(program)
+    assert "regularizers.variation:" in (said := package.run(program))
+    assert "declared, but not found" in said
