@@ -50,7 +50,13 @@ def _fisher(values: Array) -> Array:
     return np.arctanh(np.clip(values, -1 + 1e-9, 1 - 1e-9))
 
 
+def _root(values: Array) -> Array:
+    return np.sign(values) * np.sqrt(np.abs(values))
+
+
 CORRELATION = Scale(_fisher, np.tanh)
+# of shares of variance, which may be negative when adjusted: Fisher's z of their root
+EXPLAINED = Scale(lambda v: _fisher(_root(v)), lambda z: np.sign(z) * np.tanh(z) ** 2)
 LOGARITHM = Scale(np.log, np.exp)
 PLAIN = Scale(lambda values: values, lambda values: values)
 

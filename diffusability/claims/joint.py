@@ -27,6 +27,7 @@ from diffusability.analysis.estimators import (
 )
 from diffusability.analysis.intervals import (
     CORRELATION,
+    EXPLAINED,
     LOGARITHM,
     PLAIN,
     Interval,
@@ -174,6 +175,8 @@ def _scale(kind: Kind, single: bool) -> Scale:
     """Return the scale of the interval of a kind, of a single term or of several."""
     if kind == "sd":
         return LOGARITHM
+    if kind == "shared":
+        return EXPLAINED
     return CORRELATION if single and kind in (*CORRELATIONS, "fit") else PLAIN
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from benchmarks.statistics import LAYOUTS, STRONG, STRONGER, TRUTHS, verdict_shares
+from benchmarks.statistics import CROSSED, LAYOUTS, STRONG, STRONGER, TRUTHS, verdict_shares
 from diffusability.analysis.catalogue import HEADLINE
 from diffusability.analysis.estimators import partial, r2_of_two
 from diffusability.analysis.frames import table_frame
@@ -648,52 +648,68 @@ def test_a_study_is_told_before_it_runs_what_it_can_test(capsys, monkeypatch):
     assert "known exactly, and" in assumed
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("layout", ["12 in 8", "43 in 8 (the paper)"])
+def crossed(layout: str) -> np.ndarray:
+    """Return the clusters of a layout, with the encoders where these cross them."""
+    if layout in CROSSED:
+        return np.array(CROSSED[layout], dtype=object)
+    return np.repeat([f"c{k}" for k in range(len(LAYOUTS[layout]))], LAYOUTS[layout])
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        *("12 in 8", "43 in 8 (the paper)", "12 in 8, 3 encoders"),
+        pytest.param("43 in 9, 7 encoders", marks=pytest.mark.release),
+    ],
+)
 def test_type_one_error_of_other_statistics(layout):
     """The truth lies on a border of the region: one-sided errors of 2.5 % are nominal."""
-    sizes, draws, rng = LAYOUTS[layout], 2000, np.random.default_rng(0)
-    clusters = np.repeat(np.arange(len(sizes)), sizes)
+    clusters, draws, rng = crossed(layout), 1500, np.random.default_rng(0)
     index = np.arange(len(clusters))
 
-    def of(paper, metric, backbone="b"):
-        labels = {"target": "t", "backbone": backbone, "guidance": 1, "family": "f"}
-        return Row(labels | {"metric": metric}, index, np.empty((0, 1)), paper=paper)
+    def of(paper, metric, backbone="b", **labels):
+        place = {"target": "t", "backbone": backbone, "guidance": 1, "family": "f"}
+        labels = place | {"metric": metric} | labels
+        return Row(labels, index, np.empty((0, 1)), paper=paper)
 
-    def beyond(kind, plus, truth, minus=()):
-        found = evaluate(kind, Terms(plus, minus), clusters)
+    def beyond(kind, plus, truth, minus=(), labels=clusters):
+        found = evaluate(kind, Terms(plus, minus), labels)
+        assert np.isfinite(found.low).mean() > 0.98
         return max(float((found.low > truth).mean()), float((found.high < truth).mean()))
 
-    same = simulate(
-        "correlation", Terms([[of(0.7, f"m{k}")] for k in range(6)]), clusters, 1.0, draws, 0
-    ).plus
+    def simulated(kind, *terms, labels=clusters):
+        return simulate(kind, Terms(terms), labels, 1.0, draws, 0).plus
+
+    same = simulated("correlation", *([of(0.7, f"m{k}")] for k in range(6)))
     paper = (0.87, 0.8, 0.79, 0.7, 0.65, 0.53)
     rows = [replace(own, paper=r) for (own,), r in zip(same, paper, strict=True)]
     assert beyond("slope", [rows], 0.0) < 0.05
     equal = [replace(row, paper=0.7) for row in rows]
     assert beyond("offset", [equal], 0.0) < 0.05
-    twice = [[of(0.8, f"m{k}", b) for b in "pqrs"] for k in range(2)]
-    first, second = simulate("correlation", Terms(twice), clusters, 1.0, draws, 1).plus
+    assert beyond("within", [rows], 0.7) < 0.05
+    first, second = simulated(
+        "correlation", *([of(0.8, f"m{k}", b) for b in "pqrs"] for k in range(2))
+    )
     assert beyond("range", [first], 0.0, [second]) < 0.05
-    clusters, count = np.tile(clusters, 2), len(index)  # each in both families
-
-    def families(metric):
-        made = [of(0.8, metric)] * 2
-        labels = [{**row.labels, "family": f"f{k}"} for k, row in enumerate(made)]
-        return [
-            replace(row, labels=where, index=index + k * count)
-            for k, (row, where) in enumerate(zip(made, labels, strict=True))
+    for kind, truth in (("partial", 0.5), ("fit", 0.5)):
+        (given,) = simulated(kind, [of(truth, "m", given="g")])
+        assert beyond(kind, [given], truth) < 0.05
+    for truth in (0.1, 0.25):  # the borders of the claims
+        pairs = [
+            of(truth**0.5, a, "", target=b)
+            for a, b in combinations(["m0", "m1", "m2", "m3", "m4", "m5"], 2)
         ]
-
-    both = Terms([families("m0"), families("m1")])
-    first, second = simulate("correlation", both, clusters, 1.0, draws, 3).plus
-    assert beyond("range_over_families", [first], 0.0, [second]) < 0.05
-    clusters = clusters[:count]
-    pairs = [
-        replace(of(0.5, a, ""), labels={"family": "f", "metric": a, "target": b})
-        for a, b in combinations(["m0", "m1", "m2", "m3"], 2)
-    ]
-    shared = simulate("shared", Terms([pairs]), clusters, 1.0, draws, 2)
-    assert beyond("shared", shared.plus, 0.25) < 0.05
+        (pairs,) = simulated("shared", pairs)
+        assert beyond("shared", [pairs], truth) < 0.05
     values = rng.normal(size=(len(index), draws))
     assert beyond("sd", [[Row({"metric": "m", "family": "f"}, index, values)]], 1.0) < 0.05
+    assert beyond("mean", [[Row({"metric": "m", "family": "f"}, index, values)]], 0.0) < 0.05
+    twice = np.concatenate([clusters, clusters])  # each in both families
+
+    def families(metric):
+        return [
+            replace(of(0.8, metric, family=f"f{k}"), index=index + k * len(index)) for k in range(2)
+        ]
+
+    first, second = simulated("correlation", families("m0"), families("m1"), labels=twice)
+    assert beyond("range_over_families", [first], 0.0, [second], labels=twice) < 0.05
