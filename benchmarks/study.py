@@ -1,6 +1,6 @@
 """Time the workflow: stages of a finished study, training rates, start-up, and a large dry-run.
 
-Usage: python -m benchmarks.study [--study FILE]. The study must be finished in results/.
+Usage: python -m benchmarks.study [--study FILE]. Stages are timed if it is finished in results/.
 """
 
 import argparse
@@ -27,7 +27,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", default=default_study())
     study = parser.parse_args().study
-    stage_times(Plan(load_study(study)))
+    plan = Plan(load_study(study))
+    if all(Path(artifact.card).exists() for artifact in plan):
+        stage_times(plan)
+    else:
+        print(f"stages: {study} is not finished in results/; run it first")
     start_up()
     dry_run(study)
 

@@ -184,10 +184,47 @@ def test_what_the_page_says_of_all_tests() -> None:
     assert counts.to_dict() == {"conv": 7, "trans": 8}
 
 
+def test_what_the_page_says_along_training() -> None:
+    """Intervals without zero before correction, and none after it."""
+    found = of_target()
+    metrics = list(STUDY.analysis.declared.metrics)
+    earlier = found[found.index.get_level_values("step") < 1600].loc[metrics]
+    earlier = earlier[~earlier["at_chance"].astype(bool) & ~earlier["failed"].astype(bool)]
+    excluded = earlier[earlier["pearson_low"] * earlier["pearson_high"] > 0]
+    assert set(excluded.index) == {
+        ("semantics.lnc5", "lightningdit", "conv-f4d8", 800),
+        ("smoothness.sec25", "lightningdit", "conv-f4d8", 800),
+        ("velocity.viv", "sit", "trans-f4d8", 800),
+    }
+    assert all(turned(row)[0] < 0 for _, row in excluded.iterrows())  # with worse images
+    assert (excluded["pearson_p_holm"] > 0.05).all()
+
+
+def test_what_the_page_counts() -> None:
+    text = " ".join(PAGE.read_text().split())
+    last = of_target().xs(1600, level="step").loc["velocity.viv"]
+    counts = last.groupby("family")[["n", "clusters"]].max()
+    assert counts.loc["conv-f4d8"].tolist() == [11, 8]
+    assert counts.loc["trans-f4d8"].tolist() == [10, 6]
+    assert "eleven tokenizers of eight methods with convolutions and ten of six methods" in text
+    assert len({STUDY.tokenizers[n].aligned_with for n in STUDY.selected_tokenizers} - {""}) == 3
+    assert STUDY.analysis.declared.target == TARGET  # and so not the Inception score
+    floor = tables()["noise_floor"].set_index(["target", "backbone", "family", "step"])
+    row = floor.loc[(TARGET, "lightningdit", "trans-f4d8", 1600)]
+    assert row["seeds_needed"] == 19
+    assert "would take 19 diffusion models" in text
+    assert row["variance_diffusion_seeds"] >= row["variance_tokenizers"]
+    conv = floor.loc[(TARGET, "sit", "conv-f4d8", 1600)]
+    assert conv["variance_tokenizer_seeds"] > conv["variance_tokenizers"]
+
+
 def test_what_the_page_says_of_predictions() -> None:
     distances = tables()["predictions"].set_index(["target", "backbone", "family"]).loc[TARGET]
     (predicted,) = distances.index[distances["note"] == ""]
     assert predicted == ("lightningdit", "trans-f4d8")
+    others = distances[distances["note"] != ""]["note"]
+    reasons = ("no better than", "a single cluster", "any one cluster")
+    assert all(any(reason in note for reason in reasons) for note in others), others.tolist()
     row = distances.loc[predicted]
     assert row["metrics"] == "smoothness.sec25 + continuity.ifd_judge"
     assert f"(Spearman {number(row['spearman'])})" in PAGE.read_text()
