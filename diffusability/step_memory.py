@@ -19,6 +19,7 @@ from diffusability.data.images import ImageSet
 from diffusability.diffusion.load import backbone_spec, build_diffusion
 from diffusability.encoders.load import encoder_kind
 from diffusability.encoders.pretext import Pretext
+from diffusability.nn.attention import fused_attention
 from diffusability.nn.recomputation import recompute_blocks
 from diffusability.study.entries.regularizer import Baseline
 from diffusability.study.entries.trained_tokenizer import ObjectiveSpec
@@ -122,7 +123,7 @@ PARTS: dict[str, Callable[..., Count]] = {
 
 def _line(step: Callable[[int], int], modules: Iterable[nn.Module]) -> Count:
     """Return intercept and slope of a step's bytes; they are exactly linear in its images."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), fused_attention():
         for module in modules:
             _materialise(module)
         one, two = step(1), step(2)

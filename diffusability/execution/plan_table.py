@@ -9,7 +9,7 @@ from diffusability.execution.this_machine import SIDE, START_UP, ThisMachine
 from diffusability.study.core.commands import diffusability_command
 from diffusability.study.entries.dataset import FOLDER_TRAIN, FOLDER_VAL, DecodedDataset
 from diffusability.study.planning.plan import Plan
-from diffusability.study.preflight.cost import MACHINE, SUSTAINED
+from diffusability.study.preflight.cost import EAGER, MACHINE, SUSTAINED
 from diffusability.study.preflight.memory import CONTEXT, PASSING, TRAININGS, largest_steps
 from diffusability.study.preflight.needs import describe_package, missing, missing_packages
 from diffusability.study.preflight.needs import study_needs as needs_of
@@ -142,8 +142,11 @@ def _notes(plan: Plan, stages: list[StageCost], here: ThisMachine | None) -> lis
         rates = ", ".join(f"{rate / 1e12:g} TFLOP/s in {name}" for name, rate in SUSTAINED.items())
         notes.append(
             "counted: multiplications of the networks (a training step is three forward passes), "
-            f"on {MACHINE} that sustains {rates} (from the published speed of LightningDiT-B, "
-            "compiled; see `train.compile`); small networks and small batches run far below that"
+            f"on {MACHINE} that sustains {rates}: in bf16 by the published speed of "
+            "LightningDiT-B, compiled; in fp32, which is TF32 where a stage allows it, in "
+            f"proportion to the chip's peaks; {EAGER:g} of that in diffusion trainings without "
+            "`train.compile`. Nothing was measured on a GPU; small networks and small batches run far "
+            "below that"
         )
     if any(stage.timed for stage in stages):
         notes.append(

@@ -113,8 +113,9 @@ class StageFunctions:
             cached = 0
             if stage == "diffusion":
                 cached = self._costs.work(artifact.upstream["latents"]).bytes // 10**6
-            gpus = artifact.local.get("gpus", 1)
-            return more_memory(max(STAGES[stage].memory, PER_PROCESS * gpus), attempt) + cached
+            own: int = max(STAGES[stage].memory, PER_PROCESS * artifact.local.get("gpus", 1))
+            # the page cache gives way: a further attempt takes it first
+            return max(own + cached, more_memory(own, attempt))
 
         return with_known_arguments(at_attempt)
 

@@ -1,7 +1,8 @@
 """Self-attention over tokens, with the fastest kernel for the device."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffusability.nn.layers import linear_parts
 
+_fused_everywhere = ContextVar("fused_everywhere", default=False)
 Rotary = Callable[[Tensor], Tensor]  # rotates (B, N, heads, head_dim) by the tokens' positions
 
 
@@ -27,11 +29,21 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     # under autocast, norms and rotary return float32; the fused kernels need one dtype
     query, key = query.to(value.dtype), key.to(value.dtype)
     half = value.dtype in (torch.bfloat16, torch.float16)
-    if half and value.requires_grad and value.device.type == "cpu":
+    if half and value.requires_grad and value.device.type == "cpu" and not _fused_everywhere.get():
         # there, the fused bfloat16 backward pass is several times slower than plain products
         scores = query @ key.transpose(2, 3) * query.shape[3] ** -0.5  # (B, heads, N, N)
         return torch.softmax(scores, dim=3).to(value.dtype) @ value
     return F.scaled_dot_product_attention(query, key, value)
+
+
+@contextmanager
+def fused_attention() -> Iterator[None]:
+    """Use the fused kernel on the CPU too, as on a GPU: what it keeps is counted so."""
+    token = _fused_everywhere.set(True)
+    try:
+        yield
+    finally:
+        _fused_everywhere.reset(token)
 
 
 def forward_mode_attention() -> AbstractContextManager[None]:

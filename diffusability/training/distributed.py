@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -65,7 +66,9 @@ class Processes:
         module = _Loss(loss, parameters)
         if self.count == 1:
             return module
-        with _lost_processes():
+        with _lost_processes(), warnings.catch_warnings():
+            # newer names of this option synchronise buffers once, which older torch cannot
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             wrapped = DistributedDataParallel(
                 module,
                 broadcast_buffers=False,

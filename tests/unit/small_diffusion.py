@@ -77,7 +77,7 @@ def small_run(
         name=network,
         spec=spec.train,
         modules={"diffusion": model},
-        phases=[Phase("loss", list(model.parameters()), loss, divisible=True)],
+        phases=[Phase("loss", list(model.parameters()), loss, divisible=True, complete=True)],
         images=len(posteriors),
         versions=posteriors.versions,
         seed=3,
@@ -106,8 +106,9 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 def main() -> int:
     """Train; return the exit status."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("networks", nargs="+", choices=NETWORKS)
+    parser.add_argument("networks", nargs="*", default=[])
     parser.add_argument("--cut", nargs="*", choices=NETWORKS, default=[])
+    parser.add_argument("--compiled", nargs="*", choices=NETWORKS, default=[])
     parser.add_argument("--stop", nargs=2, metavar=("STEP", "SIGNAL"))
     parser.add_argument("--minutes", type=float)
     options = parser.parse_args()
@@ -123,14 +124,18 @@ def main() -> int:
                 print(error, file=sys.stderr)
                 return error.exit_code
             save_file(weights(training), f"{network}-{together.rank}.safetensors")
-        for network in options.cut:
-            loop.steps_per_reading = lambda device, parts: 4  # as if this were a GPU
-            execution = {"accumulation": 2, "activation_checkpointing": True}
-            training = Training(
-                small_run(Path(network, "cut"), network, torch.float64, **execution)
-            )
-            training.go()
-            save_file(weights(training), f"{network}-cut-{together.rank}.safetensors")
+        loop.steps_per_reading = lambda device, parts: 4  # as if this were a GPU
+        for how, networks, execution in (
+            ("cut", options.cut, {"activation_checkpointing": True}),
+            ("compiled", options.compiled, {"compile": True}),
+        ):
+            for network in networks:
+                run = small_run(
+                    Path(network, how), network, torch.float64, accumulation=2, **execution
+                )
+                training = Training(run)
+                training.go()
+                save_file(weights(training), f"{network}-{how}-{together.rank}.safetensors")
     return 0
 
 

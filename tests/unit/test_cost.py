@@ -13,7 +13,7 @@ from diffusability.metrics import sample_fisher
 from diffusability.study.entries.dataset import FolderDataset
 from diffusability.study.entries.pixel_dataset import DigitsDataset, ShapesDataset
 from diffusability.study.planning.plan import Artifact, Plan
-from diffusability.study.preflight.cost import COMPARED, DISTANCES, SUSTAINED, Costs
+from diffusability.study.preflight.cost import COMPARED, DISTANCES, EAGER, SUSTAINED, Costs
 from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY
 
@@ -188,6 +188,17 @@ def test_the_table() -> None:
     assert "42 jobs, 0 to do: 0.0 GPU-hours counted" in finished
     (row,) = (line for line in finished.splitlines() if line.startswith("diffusion "))
     assert row.split() == ["diffusion", "4", "4", "0"]
+
+
+def test_a_training_that_is_not_compiled_is_slower() -> None:
+    def seconds(**train: bool) -> float:
+        plan = smoke(backbones={"sit-a": {"train": train}})
+        model = of(plan, "diffusion", backbone="sit-a")
+        found = Costs(plan.study).work(model).seconds
+        assert found is not None
+        return found
+
+    assert seconds() == pytest.approx(seconds(compile=True) / EAGER)
 
 
 def test_the_table_names_what_is_missing(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,21 @@ def test_two_processes_equal_two_parts_to_the_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.release
+def test_two_compiled_processes_of_two_parts_are_the_whole_batch(tmp_path: Path) -> None:
+    """As the paper's study trains: compiled, several parts per process."""
+    networks = ("sit", "lightningdit")
+    result = in_two_processes(tmp_path, "--compiled", *networks)
+    assert result.returncode == 0, result.stderr
+    for network in networks:
+        run = small_run(tmp_path / "whole" / network, network, torch.float64)
+        expected = weights(train(run))
+        for rank in (0, 1):
+            found = load_file(tmp_path / f"{network}-compiled-{rank}.safetensors")
+            for name, value in expected.items():
+                torch.testing.assert_close(found[name], value, rtol=0, atol=1e-9, msg=name)
+
+
+@pytest.mark.release
 def test_two_processes_stop_together_and_one_goes_on(tmp_path: Path) -> None:
     result = in_two_processes(tmp_path, "sit", "--minutes", "0")
     assert result.returncode != 0

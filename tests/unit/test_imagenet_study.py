@@ -1,6 +1,7 @@
 """studies/imagenet256.yaml against Table 1 of the paper and the settings that its text states."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from diffusability.study.entries.representations import REPRESENTATIONS
 from diffusability.study.entries.trained_tokenizer import TokenizerSpec
 from diffusability.study.entries.vision_models import FACTS
 from diffusability.study.planning.plan import Plan
+from diffusability.study.preflight.cost import Costs
 from diffusability.study.reading.load import load_study
 from diffusability.study.study import Study
 from tests.conftest import REPOSITORY
@@ -110,6 +112,15 @@ def test_86_chains_are_planned_without_data(study: Study) -> None:
     assert len(plan.of_stage("samples")) == 86 * (2 * len(study.sampling.guidance) + 2)
     encoders = {artifact.labels["encoder"] for artifact in plan.of_stage("encoder")}
     assert encoders == {*FACTS, "inception", "lpips", *REPRESENTATIONS}
+
+
+def test_what_the_page_says_of_the_cost(study: Study) -> None:
+    text = " ".join((REPOSITORY / "docs" / "reproduce.md").read_text().split())
+    plan, costs = Plan(study), Costs(study)
+    hours = sum((costs.work(artifact).seconds or 0.0) for artifact in plan) / 3600
+    said = re.search(r"counts about ([\d,]+) hours", text)
+    assert said is not None
+    assert float(said[1].replace(",", "")) == pytest.approx(hours, rel=0.01)
 
 
 def test_real_images_are_seen_once_and_not_by_every_job(study: Study) -> None:

@@ -211,7 +211,7 @@ def test_impossible_parts_are_refused_before_any_job(over: dict, message: str) -
         plan_of(base(**over))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_step_of_the_papers_tokenizer_in_parts_equals_its_definition(tmp_path: Path) -> None:
     """conv-f16d32 at 256 pixels with VGG-16, discriminator and alignment, image by image."""
     made = seeded(0)

@@ -31,6 +31,16 @@ def test_memory_and_time_grow_with_the_attempt() -> None:
     assert [fixed_minutes(30)({}, attempt) for attempt in (1, 2)] == [30, 60]
 
 
+def test_a_diffusion_training_has_room_for_its_latents_and_no_more_when_it_comes_again() -> None:
+    """Slurm is asked beforehand about the first attempt only: later ones must fit there too."""
+    plan = Plan(load_study([str(REPOSITORY / "studies" / "imagenet256.yaml")]))
+    memory = StageFunctions(plan, "").memory("diffusion")
+    for tokenizer, asked in (("conv-f16d32-baseline", 151), ("conv-f16d64-baseline", 238)):
+        artifact = next(a for a in plan.of_stage("diffusion") if a.labels["tokenizer"] == tokenizer)
+        found = [memory(wildcards(artifact), attempt) / 1000 for attempt in (1, 2, 3)]
+        assert found == [pytest.approx(asked, abs=1)] * 3
+
+
 def test_inputs_are_cards_whose_age_says_nothing(plan, functions, workplace: Path) -> None:
     latents = plan.of_stage("latents")[0]
     made_from = functions.made_from("latents")

@@ -86,9 +86,10 @@ def test_a_gan_and_a_perceptual_distance_keep_more() -> None:
     assert compared - plain > 4 * 2 * 64 * 32**2
 
 
-def test_attention_keeps_no_matrix_of_all_pairs() -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_attention_keeps_no_matrix_of_all_pairs(precision: str) -> None:
     spec = {"arch": "sit", "width": 16, "depth": 1, "heads": 4, "train": {"steps": 1}}
-    small, large = (backbone_step(spec, (2, side, side), 3, "fp32")[1] for side in (8, 32))
+    small, large = (backbone_step(spec, (2, side, side), 3, precision)[1] for side in (8, 32))
     assert large == pytest.approx(16 * small, rel=0.05)  # 16 times the tokens, 256 times the pairs
 
 
@@ -151,7 +152,7 @@ def test_memory_of_a_gpu_renames_nothing() -> None:
     assert names == [a.fingerprint for a in smoke(gpu_memory=24)]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_every_training_of_the_paper_fits_80_gb() -> None:
     plan = Plan(load_study(REPOSITORY / "studies" / "imagenet256.yaml"))
     check_memory(plan)

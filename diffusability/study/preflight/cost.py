@@ -41,8 +41,9 @@ BALANCING = 1  # an adaptive factor: the reconstruction's gradient once more, of
 Speed = Literal[Precision, "full fp32"]
 # bf16: LightningDiT-B, compiled, trains on at least 1,190 images/s of an H100
 # (hustvl/LightningDiT#74), which is 164 TFLOP/s; fp32: half of it, as the chip's peak in TF32 is
-# half of that in bf16; without TF32 three fifths of the peak of 67 TFLOP/s
+# half of that in bf16; without TF32 three fifths of the peak of 67 TFLOP/s. Neither is measured.
 SUSTAINED: dict[Speed, float] = {"bf16": 160e12, "fp32": 80e12, "full fp32": 40e12}
+EAGER = 0.6  # of these, of a diffusion training that is not compiled; assumed, not measured
 MACHINE = "an H100-class GPU"
 # CPU seconds per number of a latent, measured with 32 x 16 x 16 of them per image
 PER_NUMBER = {"velocity": 4.7e-7, "semantics": 3.7e-7, "spatial": 1.5e-7, "smoothness": 7.3e-8}
@@ -63,17 +64,21 @@ class Work:
         speed: the precision that they run in, which says how fast.
         bytes: on disk when it is finished, the bulk that it stands for included.
         core_seconds: of a stage that needs no GPU, on one CPU core; None where it is not known.
+        efficiency: share of the speed that is reached.
     """
 
     macs: int | None
     speed: Speed
     bytes: int
     core_seconds: float | None = None
+    efficiency: float = 1.0
 
     @property
     def seconds(self) -> float | None:
         """On one GPU of the assumed speed."""
-        return None if self.macs is None else 2 * self.macs / SUSTAINED[self.speed]
+        if self.macs is None:
+            return None
+        return 2 * self.macs / SUSTAINED[self.speed] / self.efficiency
 
 
 def _passes(train: TrainSpec) -> int:
@@ -250,7 +255,9 @@ class Costs:
         seen = spec.train.steps * spec.train.batch
         kept = 1 + len(spec.train.snapshots)  # files of weights
         macs = _passes(spec.train) * seen * size.macs
-        return Work(macs, spec.train.precision, 4 * size.parameters * kept)
+        efficiency = 1.0 if spec.train.compile else EAGER
+        weights = 4 * size.parameters * kept
+        return Work(macs, spec.train.precision, weights, efficiency=efficiency)
 
     def _samples(self, artifact: Artifact) -> Work:
         sampling = self.study.sampling
