@@ -28,7 +28,9 @@ def read_tensors(what: str, path: Path) -> State:
         ArtifactError: no such file, or not of one of these formats.
     """
     if not path.is_file():
-        raise ArtifactError(f"weights of {what}: not at {path}; set the encoder's `weights`")
+        raise ArtifactError(
+            f"weights of {what}: not at {path}; name a file that is there (`weights`)"
+        )
     try:
         content: Any = (
             load_file(path)

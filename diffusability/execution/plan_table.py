@@ -145,8 +145,8 @@ def _notes(plan: Plan, stages: list[StageCost], here: ThisMachine | None) -> lis
             f"on {MACHINE} that sustains {rates}: in bf16 by the published speed of "
             "LightningDiT-B, compiled; in fp32, which is TF32 where a stage allows it, in "
             f"proportion to the chip's peaks; {EAGER:g} of that in diffusion trainings without "
-            "`train.compile`. Nothing was measured on a GPU; small networks and small batches run far "
-            "below that"
+            "`train.compile`. Nothing was measured on a GPU; small networks and small batches run "
+            "far below that"
         )
     if any(stage.timed for stage in stages):
         notes.append(

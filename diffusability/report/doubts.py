@@ -6,32 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffusability.analysis.catalogue import RECONSTRUCTION
+from diffusability.analysis.catalogue import LEAST_PSNR, RECONSTRUCTION
 from diffusability.analysis.headline import doubt_sentences
 from diffusability.artifacts.inventory import folder_of
+from diffusability.report.flags import in_plain_words
 from diffusability.study.planning.plan import Plan
 
 NAMED = 3  # image files and tokenizers that are named; more are counted
-# flags of measurements in plain words; a flag may go on after the key
-FLAGS = {
-    "rank-deficient covariance factors": "too few images for covariance factors",
-    "rank-deficient": "too few images for the number of features",
-    "few-images-per-class": "few generated images per class",
-    "points-limited-to-images": "fewer images than points were asked for",
-    "repeats-overlap": "repeats share images: their spread is too small",
-    "queries-are-the-pool": "neighbours are searched among the same images",
-    "exact-images-": "images reconstructed without any error: ",
-    "in-sample": "measured on images that the tokenizer was trained on",
-    "model-error: A - B is not 0": "two estimates from the learned score differ",
-    "model-error: (A - C) / B > 0.1": "the learned score is overfitted",
-    "model-error: denoising": "the trained model fails: denoising",
-    "defect: (A + C) / 2 is not B": "two estimates that must agree differ",
-    "impossible value: FI > n / v": "Fisher information above that of noise: impossible",
-    "impossible value: FIR < FI^2 / n": "Fisher rate below its least value: impossible",
-    "extrapolation: sigma": "noise level",
-    "data-limited: a bound": "too few images for the number of dimensions: a bound",
-    "loose: bounds of v FI / n differ": "bounds of Fisher information are far apart",
-}
 WIDE_POSTERIOR = 0.05  # share of posterior noise in the variance above which a report warns
 SPREAD = 1.0  # dB of PSNR within a family above which a report warns
 
@@ -93,6 +74,13 @@ def warnings(
         said.append(f"Damaged image files that were left out ({len(damaged)}): {files}.")
     if enlarged:
         said.append(f"{enlarged}: they hold less detail than images of that size.")
+    rows = tables["measurements"]
+    psnr = rows[rows["metric"] == RECONSTRUCTION].groupby("tokenizer", sort=False)["value"].mean()
+    if poor := [f"{name} ({value:.1f} dB)" for name, value in psnr.items() if value < LEAST_PSNR]:
+        said.append(
+            f"Images are hardly reconstructed, so that good values of other metrics say nothing of "
+            f"generated images: {RECONSTRUCTION} of {_some(poor)}."
+        )
     if wide:
         names = _some([f"{name} ({share:.0%})" for name, share in wide.items()])
         said.append(
@@ -126,15 +114,6 @@ def flag_rows(measurements: pd.DataFrame) -> pd.DataFrame:
         for flag, own in flags.groupby("flag", sort=False)
     ]
     return pd.DataFrame(rows, columns=["flag", "metrics", "tokenizers", "measurements"])
-
-
-def in_plain_words(flag: str) -> str:
-    """Return a flag in plain words, without the noise levels that it names."""
-    flag = flag.partition(" (v = ")[0]
-    for key, words in FLAGS.items():
-        if flag.startswith(key):
-            return words + flag.removeprefix(key)
-    return flag
 
 
 def failed_rows(measurements: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """The score table of a report: one row per tokenizer, ranked within its family."""
 
+import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from diffusability.analysis.failed import failed_tokenizers
 from diffusability.analysis.frames import rows_where
 from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Measured, Panel, higher_is_better
-from diffusability.report.doubts import in_plain_words
+from diffusability.report.flags import reading, to_read
 from diffusability.study.metrics.groups import METRIC_GROUPS
 from diffusability.study.metrics.metric_group import LEFT_OUT, is_left_out
 from diffusability.study.preflight.class_sizes import lacking
@@ -23,7 +24,6 @@ from diffusability.study.study import Study
 
 LeftOut = Mapping[str, Mapping[str, str]]
 NOT_MEASURED = "the study does not measure it"
-UNCONDITIONAL = "unconditional"  # as the flag says of a metric of one class
 UNNAMED = ("1", "feature^2")  # units that say nothing to a reader
 ARROWS = {True: "higher is better", False: "lower is better", None: ""}
 
@@ -187,11 +187,13 @@ def perspective_rows(
         if metric is None:
             continue
         measured = own[own["metric"] == metric]
-        alone = measured["flags"].fillna("").str.contains(f": {UNCONDITIONAL}", regex=False)
-        named = {short: measured[~alone], f"{short}, {UNCONDITIONAL}": measured[alone]}
-        for name, part in named.items():
-            if part.empty:
-                continue
+        said = measured.assign(flags=measured["flags"].fillna(""))
+        how = [
+            reading(metric, json.loads(row.get("options") or "{}"), row["flags"].split("; "))
+            for row in said.to_dict("records")
+        ]
+        for words, part in said.groupby(pd.Series(how, said.index), sort=True):
+            name = ", ".join(filter(None, (short, str(words))))
             means = means_by_tokenizer(part)
             column = Column(
                 name,
@@ -206,8 +208,8 @@ def perspective_rows(
                 for tokenizer in names
             }
             row = {"metric": name, **cells, "": column.about, "perspective": title}
-            flags = dict.fromkeys(flag for flag in part["flags"].fillna("") if flag)
-            rows.append({**row, "read with care": "; ".join(map(in_plain_words, flags))})
+            flags = dict.fromkeys(flag for text in part["flags"] for flag in text.split("; "))
+            rows.append({**row, "read with care": "; ".join(to_read(flags))})
     table = pd.DataFrame(rows)
     if not table.empty and not table["read with care"].any():
         return table.drop(columns="read with care")

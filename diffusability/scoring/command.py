@@ -27,6 +27,7 @@ from diffusability.scoring.run import LOG, run_study, write_study
 from diffusability.scoring.study_part import study_without_models
 from diffusability.scoring.table import Score, score_text
 from diffusability.study.planning.plan import Plan
+from diffusability.study.preflight.needs import check_needs
 from diffusability.study.reading.resolve import resolve_study
 
 FOLDER = "diffusability-score"
@@ -121,6 +122,7 @@ def score_command(arguments: argparse.Namespace) -> int:
         run = f"diffusability run -c{arguments.cores} --configfile {shlex.quote(arguments.write)}"
         print(f"{arguments.write}: run it with: {run}")
         return 0
+    check_needs(study)  # before the page of another score is removed
     folder = Path(arguments.results or ("." if arguments.study else FOLDER)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / PAGE

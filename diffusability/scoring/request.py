@@ -13,14 +13,16 @@ from diffusability.scoring.encoders import encoder_entry, is_saved_by_timm
 from diffusability.scoring.entries import images_entry, is_entry, read_entry, refuse_enlarged
 from diffusability.study.core.names import INCEPTION, MAX_NAME, NAME
 from diffusability.study.core.problems import Problems
-from diffusability.study.entries.dataset import DATASETS, Dataset, UnseenDataset
+from diffusability.study.entries.dataset import DATASETS, Dataset, DecodedDataset, UnseenDataset
 from diffusability.study.entries.tokenizer import LatentsTokenizer, PythonTokenizer
-from diffusability.study.entries.vision_models import FACTS
+from diffusability.study.entries.vision_models import FACTS, cached_repository
 from diffusability.study.sources.python_object import OBJECT
 from diffusability.study.study import Study
 from diffusability.tokenizers.external import latent_shape
 from diffusability.tokenizers.python_object import probe_shape
 from diffusability.tokenizers.stored import NAMES, check_latents, read_latents
+
+HUB_NAME = r"[A-Za-z0-9][\w.-]*/[\w.-]+"  # of a repository: organisation and name
 
 OF_LATENTS = ("velocity", "semantics", "spatial", "smoothness", "uniformity", "fisher")
 MOST_CLASSES = 10**6  # labels above it are ids, and no numbers of classes
@@ -134,11 +136,19 @@ def check_stored(study: Study) -> None:
         entry = study.tokenizers[name]
         if isinstance(entry, LatentsTokenizer):
             latents = read_latents(entry)
-            if isinstance(data, UnseenDataset) and len(latents) != data.images:
+            images = data.counts().of("all")
+            if _counts_exactly(data) and len(latents) != images:
                 raise DataError(
-                    f"{entry.path}: {len(latents)} latents, where there are {data.images} images"
+                    f"{entry.path}: {len(latents)} latents, where there are {images} images"
                 )
             check_latents(latents, entry.path)
+
+
+def _counts_exactly(data: Dataset) -> bool:
+    """Whether the number of images is known before they are read."""
+    if isinstance(data, DecodedDataset):
+        return data.counted and data.damaged != "skip"
+    return True
 
 
 def _check_options(request: Request) -> None:
@@ -238,7 +248,7 @@ def _kind(kind: str, name: str) -> str:
         return "latents"
     if name in FACTS or (path.is_dir() and is_saved_by_timm(path)):
         return "encoder"
-    if path.is_dir():
+    if path.is_dir() or _cached(name):
         return "vae"
     if ":" in name and re.match(OBJECT, name):
         return "tokenizer"
@@ -250,12 +260,17 @@ def _kind(kind: str, name: str) -> str:
 
 def _from_hub(name: str) -> str:
     """Return how to download what may be a name on the Hugging Face hub, else nothing."""
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
+    if not re.fullmatch(HUB_NAME, name):
         return ""
-    return (
-        "; an autoencoder of the Hugging Face hub is downloaded first, with: "
-        f"hf download {name} --local-dir FOLDER"
-    )
+    return f"; an autoencoder of the Hugging Face hub is downloaded first, with: hf download {name}"
+
+
+def _cached(name: str) -> Path | None:
+    """Return the folder of a repository of the hub, where it was downloaded."""
+    if not re.fullmatch(HUB_NAME, name):
+        return None
+    folder = cached_repository(name)
+    return folder if folder.is_dir() else None
 
 
 def _tokenizer(kind: str, name: str, weights: str | None, shape: Dataset) -> dict[str, Any]:
@@ -264,10 +279,11 @@ def _tokenizer(kind: str, name: str, weights: str | None, shape: Dataset) -> dic
         case "latents":
             return _stored(name)
         case "vae":
-            if not Path(name).is_dir():
+            whole = Path(name) if Path(name).is_dir() else _cached(name)
+            if whole is None:
                 raise StudyError(f"{name}: there is no such folder{_from_hub(name)}")
-            folder = Path(name, "vae")  # of a whole pipeline
-            folder = folder if (folder / "config.json").is_file() else Path(name)
+            folder = whole / "vae"  # of a whole pipeline
+            folder = folder if (folder / "config.json").is_file() else whole
             factor, latent_channels = latent_shape(str(folder), shape.size)
             path = str(folder.absolute())
             return {

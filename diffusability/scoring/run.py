@@ -28,7 +28,6 @@ from diffusability.study.metrics.perspectives import ContinuityMetric
 from diffusability.study.planning.plan import Artifact, Plan
 from diffusability.study.planning.stages import RESULTS, STAGES, name_template
 from diffusability.study.preflight.class_sizes import lacking, least_per_class
-from diffusability.study.preflight.needs import check_needs
 from diffusability.study.reading.resolve import resolve_study
 from diffusability.study.study import Study
 
@@ -83,10 +82,8 @@ def run_study(
         The scores, in which a metric that fails is left out with its reason, and what a page shows.
 
     Raises:
-        StudyError: a file that the study needs is missing, or nothing could be measured.
+        StudyError: nothing could be measured.
     """
-    plan = Plan(resolve_study(data, "score"))
-    check_needs(plan.study)
     log = folder / LOG
     log.unlink(missing_ok=True)
     data, too_few = _enough_images(data, folder, cores, log)

@@ -1,13 +1,17 @@
 """The numbers of a score: by perspective, with their errors, and what was left out and why."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from html import escape
 from typing import Any
 
 import pandas as pd
 
+from diffusability.analysis.catalogue import LEAST_PSNR
 from diffusability.errors import StudyError
+from diffusability.report.flags import reading, to_read
 from diffusability.study.metrics.groups import METRIC_GROUPS
 from diffusability.study.metrics.metric_group import LEFT_OUT, is_left_out
 
@@ -22,7 +26,7 @@ PREFIX = "not applicable: "
 # They are listed, not those that count, so that an option of a further metric counts by default.
 _NOT_OF_THE_VALUE = {
     *("ceiling", "chance", "classes", "smallest_class", "dim", "reference_digest"),
-    *("near", "far", "decay", "pooling"),  # of the grid, and of whether there are masks
+    *("near", "far", "decay"),  # of the grid
     *("halvings", "max_iterations", "repeats", "seed", "shards", "stderr", "tolerance"),
 }
 
@@ -65,9 +69,11 @@ class Score:
 
     def _repr_html_(self) -> str:
         """Return the table for a notebook."""
-        notes = "".join(f"<li>{name}: {reason}</li>" for name, reason in self.left_out.items())
-        table = self.shown().to_html(index=False, na_rep="")
-        return f"{table}<p>Left out:</p><ul>{notes}</ul>" if notes else table
+        lines = [self.shown().to_html(index=False, na_rep="")]
+        for heading, items in _notes([self]).items():
+            listed = "".join(f"<li>{escape(item)}</li>" for item in items)
+            lines.append(f"<p>{escape(heading)}:</p><ul>{listed}</ul>")
+        return "".join(lines)
 
     def __repr__(self) -> str:
         """Return the table as text."""
@@ -113,9 +119,17 @@ def shown_rows(score: Score) -> list[tuple[str, str, Mapping[str, Any]]]:
         for short, pattern in {**group.shows, **FURTHER.get(group.name, {})}.items():
             for m in score.measurements:
                 if m["value"] is not None and fnmatchcase(str(m["metric"]), pattern):
-                    named = f"{short}, {UNCONDITIONAL}" if is_unconditional(m) else short
+                    how = reading(str(m["metric"]), options_of(m), m["flags"])
+                    named = ", ".join(filter(None, (short, how)))
                     found.append((group.title or group.name, named, m))
                     break
+    return found
+
+
+def options_of(m: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options of a measurement, which in a table are text."""
+    options = m.get("options") or {}
+    found: Mapping[str, Any] = json.loads(options) if isinstance(options, str) else options
     return found
 
 
@@ -148,21 +162,30 @@ def plus_minus(m: Mapping[str, Any]) -> str:
 def score_text(scores: Sequence[Score]) -> str:
     """Return the table of one or several latent spaces as text, with what was left out."""
     lines = [side_by_side(scores).to_string(index=False, justify="left")]
-    if unlike := _unlike(scores):
-        lines += ["", "Not measured alike, so not to be compared:"]
-        lines += [f"  {name}: {reason}" for name, reason in unlike.items()]
+    for heading, items in _notes(scores).items():
+        lines += ["", f"{heading}:", *(f"  {item}" for item in items)]
+    return "\n".join(lines)
+
+
+def _notes(scores: Sequence[Score]) -> dict[str, list[str]]:
+    """Return what is to be said of a table, by heading."""
+    unlike = [f"{name}: {reason}" for name, reason in _unlike(scores).items()]
+    notes = {"Not measured alike, so not to be compared": unlike}
     for score in scores:
-        if score.left_out:
-            lines += ["", f"Left out of {score.name}:"]
-            lines += [f"  {name}: {reason}" for name, reason in score.left_out.items()]
+        left = [f"{name}: {reason}" for name, reason in score.left_out.items()]
         flags: dict[str, list[str]] = {}
         for _, short, m in shown_rows(score):
-            for flag in m["flags"]:
-                flags.setdefault(str(flag), []).append(short)
-        if flags:
-            lines += ["", f"Read with care, of {score.name}:"]
-            lines += [f"  {', '.join(names)}: {flag}" for flag, names in flags.items()]
-    return "\n".join(lines)
+            for flag in to_read(m["flags"]):
+                flags.setdefault(flag, []).append(short)
+        care = [f"{', '.join(names)}: {flag}" for flag, names in flags.items()]
+        care += [
+            f"PSNR: below {LEAST_PSNR:g} dB images are hardly reconstructed, so that good values "
+            "of other metrics say nothing of generated images"
+            for _, _, m in shown_rows(score)
+            if m["metric"] == "reconstruction.psnr" and m["value"] < LEAST_PSNR
+        ]
+        notes |= {f"Left out of {score.name}": left, f"Read with care, of {score.name}": care}
+    return {heading: items for heading, items in notes.items() if items}
 
 
 def decides_value(option: str) -> bool:

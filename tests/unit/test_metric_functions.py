@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,10 +107,13 @@ def test_what_spaces_were_not_measured_alike_in_is_said(latents: Tensor) -> None
     a = score(latents, LABELS, metrics=["semantics"], semantics={"neighbours": [5]}, name="a")
     b = replace(a, name="b")
     assert "Not measured alike" not in score_text([a, b])
-    cells = [{**m, "options": {**m["options"], "posterior": "draw"}} for m in b.measurements]
-    c = replace(a, name="c", measurements=[{**m, "options": {"posterior": "mean"}} for m in cells])
-    said = score_text([replace(b, measurements=cells), c])
-    assert "LNC: posterior draw of b, mean of c" in said
+
+    def drawn(how: str) -> list[dict[str, Any]]:
+        return [{**m, "options": {**m["options"], "posterior": how}} for m in b.measurements]
+
+    c = replace(a, name="c", measurements=drawn("mean"))
+    said = score_text([replace(b, measurements=drawn("draw")), c])
+    assert "LNC, without masks: posterior draw of b, mean of c" in said
     with pytest.raises(StudyError, match="several scores are called a, a; give each a name"):
         a.plot(a)
 

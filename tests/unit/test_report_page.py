@@ -132,7 +132,12 @@ def test_every_kind_of_doubt_is_said(tables):
     assert set(failed["tokenizer"]) == {"t00"}
     assert set(failed["why it failed"]) == {"class accuracy at chance"}
     quiet = tables | {"tokenizers": tables["tokenizers"].assign(psnr_spread=0.1)}
-    assert warnings(quiet, {}, {}) == []
+    (poor,) = warnings(quiet, {}, {})
+    assert "hardly reconstructed" in poor
+    assert "reconstruction.psnr of t00 (" in poor
+    sharp = tables["measurements"].copy()
+    sharp.loc[sharp["metric"] == "reconstruction.psnr", "value"] += 30
+    assert warnings(quiet | {"measurements": sharp}, {}, {}) == []
 
 
 def test_reconstruction_is_listed_where_it_is_judged(tables):
@@ -216,7 +221,7 @@ def test_a_page_without_models_shows_every_perspective_and_what_was_left_out(tab
     pooled = table["metric"] == "velocity.viv"
     flagged = table.assign(flags=table["flags"].where(~pooled, "one class: unconditional; more"))
     told = perspective_rows(flagged).set_index("metric")["read with care"]
-    assert told["VIV, unconditional"] == "one class: unconditional; more"
+    assert told["VIV, unconditional"] == "more"  # the first is in the name
     study = load_study(REPOSITORY / "studies" / "smoke.yaml")
     classes = study.dataset.num_classes
     few = {"train": [1] * classes, "val": [0] * classes}

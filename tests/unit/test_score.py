@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import Tensor
 
 import diffusability
@@ -22,6 +23,7 @@ from diffusability.metrics.velocity import measure_velocity
 from diffusability.report.scores import NOT_MEASURED, left_out_rows, perspective_rows
 from diffusability.scoring import run as scoring_run
 from diffusability.scoring.command import main
+from diffusability.scoring.comparable import difference
 from diffusability.scoring.entries import images_entry
 from diffusability.scoring.latents import measure, score
 from diffusability.scoring.request import (
@@ -333,7 +335,7 @@ def test_a_study_that_is_no_study_is_refused_in_a_sentence(tmp_path: Path) -> No
         ([], "nothing is named"),
         (["nothing"], "is no folder of an autoencoder"),
         (["z.zarr"], "no file of latents .*zarr"),
-        (["--vae", "stabilityai/sd-vae", "--images", DIGITS], "hf download"),
+        (["--vae", "stabilityai/sd-vae", "--images", DIGITS], "hf download stabilityai/sd-vae"),
         (["--vae", "{}", "--images", DIGITS], "there is no .*config.json"),
         (["{}/z.npy", "--labels", "{}/z.npy"], "labels of shape"),
         (["{}/nan.npy"], "1 latents hold NaN"),
@@ -578,6 +580,72 @@ def test_images_of_every_kind_that_would_be_enlarged_are_refused(tmp_path: Path)
     for file in (tmp_path / "toy").rglob("*.png"):
         write_image(file, 0, (300, 256))
     assert written(str(tmp_path / "toy"))["size"] == 256
+
+
+def test_a_downloaded_autoencoder_of_the_hub_is_named_as_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--me--small-vae"
+    commit = repository / "snapshots" / "abc"
+    commit.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    settings = {"_class_name": "AutoencoderKL", "block_out_channels": [8, 8], "latent_channels": 3}
+    (repository / "config").write_text(json.dumps(settings))
+    (commit / "config.json").symlink_to(repository / "config")  # as the hub's client does
+    (commit / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    for kind in ("", "vae"):
+        request = Request(items=[(kind, "me/small-vae")], images="kind: digits, size: 8")
+        (entry,) = requested_study(request)["tokenizers"].values()
+        assert entry == {"source": "diffusers", "path": str(commit), "factor": 2, "channels": 3}
+    with pytest.raises(StudyError, match="hf download me/another"):
+        requested_study(Request(items=[("vae", "me/another")], images="kind: digits, size: 8"))
+
+
+def test_latents_are_counted_against_a_folder_before_any_job(tmp_path: Path) -> None:
+    for k in range(6):
+        file = tmp_path / "photos" / f"{k}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), (k, 0, 0)).save(file)
+    np.save(tmp_path / "z.npy", np.random.default_rng(0).normal(size=(7, 4, 8, 8)))
+    request = Request(
+        items=[("", str(tmp_path / "z.npy"))], images=str(tmp_path / "photos"), size=32
+    )
+    study = resolve_study(requested_study(request), "score")
+    with pytest.raises(DataError, match=r"z\.npy: 7 latents, where there are 6 images"):
+        check_stored(study)
+
+
+def test_what_a_value_is_of_stands_in_its_name(tmp_path: Path) -> None:
+    """LNC of whole images is another quantity than that of foregrounds."""
+    generator = torch.Generator().manual_seed(0)
+    latents, labels = torch.randn(90, 3, 4, 4, generator=generator), torch.arange(90) % 3
+    masks = torch.zeros(90, 4, 4)
+    masks[:, 1:3, 1:3] = 1
+    options = {"metrics": ["semantics"], "semantics": {"neighbours": [5]}}
+    whole, cut = score(latents, labels, **options), score(latents, labels, masks, **options)
+    assert whole["semantics.lnc5"] != cut["semantics.lnc5"]
+    assert "LNC, without masks (semantics.lnc5)" in score_text([whole])
+    assert "without masks" not in score_text([cut])
+    (m,) = (m for m in whole.measurements if m["metric"] == "semantics.lnc5")
+    (other,) = (m for m in cut.measurements if m["metric"] == "semantics.lnc5")
+    assert "pooling mean (known: foreground, any pixel)" in difference(m, other)
+    assert difference(m, m) == ""
+
+
+def test_flags_are_said_in_words_also_in_a_notebook(tmp_path: Path) -> None:
+    cell = {"metric": "velocity.viv", "value": 0.5, "stderr": 0.1, "n": 9, "unit": "1"}
+    cell |= {"higher_is_better": False, "options": {}}
+    flags = ["one class: unconditional", "points-limited-to-images"]
+    poor = {"metric": "reconstruction.psnr", "value": 9.0, "stderr": 0.1, "n": 9, "unit": "dB"}
+    poor |= {"higher_is_better": True, "options": {}, "flags": []}
+    found = Score("a", [cell | {"flags": flags}, poor], {})
+    for said in (score_text([found]), found._repr_html_()):
+        assert "Read with care, of a" in said
+        assert "VIV, unconditional: fewer images than points were asked for" in said
+        assert "one class" not in said
+        assert "below 15 dB images are hardly reconstructed" in said
 
 
 def test_names_that_cannot_be_scored_say_what_to_do(tmp_path: Path) -> None:

@@ -171,15 +171,20 @@ def hub_cache() -> Path:
     return Path(home).expanduser() / "hub"
 
 
-def cached_weights(repository: str) -> Path:
-    """Return the weight file of a hub repository in the local cache, whether it is there or not.
+def cached_repository(repository: str) -> Path:
+    """Return the folder of a hub repository in the local cache, whether it is there or not.
 
     The revision is the one that `main` was when it was downloaded; nothing is asked for outside.
     """
     folder = hub_cache() / f"models--{repository.replace('/', '--')}"
     main = folder / "refs" / "main"
     revision = main.read_text().strip() if main.is_file() else "main"
-    return folder / "snapshots" / revision / WEIGHT_FILE
+    return folder / "snapshots" / revision
+
+
+def cached_weights(repository: str) -> Path:
+    """Return the weight file of a hub repository in the local cache, whether it is there or not."""
+    return cached_repository(repository) / WEIGHT_FILE
 
 
 def weight_file(model: VisionModel, weights: str | None) -> Path:

@@ -1,0 +1,51 @@
+"""Flags of measurements in plain words, and what a value is of where that is not the usual."""
+
+from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+# flags of measurements in plain words; a flag may go on after the key
+FLAGS = {
+    "rank-deficient covariance factors": "too few images for covariance factors",
+    "rank-deficient": "too few images for the number of features",
+    "few-images-per-class": "few generated images per class",
+    "points-limited-to-images": "fewer images than points were asked for",
+    "repeats-overlap": "repeats share images: their spread is too small",
+    "queries-are-the-pool": "neighbours are searched among the same images",
+    "exact-images-": "images reconstructed without any error: ",
+    "in-sample": "measured on images that the tokenizer was trained on",
+    "model-error: A - B is not 0": "two estimates from the learned score differ",
+    "model-error: (A - C) / B > 0.1": "the learned score is overfitted",
+    "model-error: denoising": "the trained model fails: denoising",
+    "defect: (A + C) / 2 is not B": "two estimates that must agree differ",
+    "impossible value: FI > n / v": "Fisher information above that of noise: impossible",
+    "impossible value: FIR < FI^2 / n": "Fisher rate below its least value: impossible",
+    "extrapolation: sigma": "noise level",
+    "data-limited: a bound": "too few images for the number of dimensions: a bound",
+    "loose: bounds of v FI / n differ": "bounds of Fisher information are far apart",
+}
+
+
+def in_plain_words(flag: str) -> str:
+    """Return a flag in plain words, without the noise levels that it names."""
+    flag = flag.partition(" (v = ")[0]
+    for key, words in FLAGS.items():
+        if flag.startswith(key):
+            return words + flag.removeprefix(key)
+    return flag
+
+
+def reading(metric: str, options: Mapping[str, Any], flags: Collection[str]) -> str:
+    """Return what a value is of, where that is not what its metric means by default, or nothing.
+
+    Classes may be one, and without masks the neighbours of LNC are those of whole images.
+    """
+    said = ["unconditional"] if any(flag.endswith("unconditional") for flag in flags) else []
+    if fnmatchcase(metric, "semantics.lnc*") and options.get("pooling") == "mean":
+        said.append("without masks")
+    return ", ".join(said)
+
+
+def to_read(flags: Collection[str]) -> list[str]:
+    """Return the flags that are to be read, in plain words: not what ``reading`` says."""
+    return [in_plain_words(flag) for flag in flags if flag and not flag.endswith("unconditional")]
