@@ -6,7 +6,7 @@ from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
 # `make test` runs this very test; `make test-all` runs for most of an hour; the autoencoder is the
-# reader's own (tests/workflow/test_score.py scores one)
+# reader's own (tests/full/test_score_networks.py scores some)
 VAE = "diffusability score --vae path/to/autoencoder --images path/to/images"
 # an editable installation of a copy without the library would take it from every later test
 INSTALL = {"make install", "source .venv/bin/activate", 'pip install -e ".[paper]"'}
