@@ -225,6 +225,13 @@ def _fixed(study: Study, judged: pd.DataFrame) -> str:
         "represents each perspective, claims with their statistics and regions, and the rules for "
         "failed models and for metrics at chance."
     )
+    if declared := study.analysis.declared:
+        count = len(declared.metrics) * len(declared.backbones) * len(declared.families)
+        text += (
+            f" Declared before the run were {count} tests: the correlation of "
+            f"{_list(declared.metrics)} with {declared.target}, on {_list(declared.backbones)} in "
+            f"{_list(declared.families)}."
+        )
     limits = study.analysis.equal_reconstruction
     if limits is None:
         return text

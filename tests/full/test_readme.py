@@ -1,11 +1,14 @@
 """`make study` for real, and the README's commands that need its results or make something."""
 
+import re
+import shutil
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from tests.conftest import REPOSITORY
 from tests.workflow.readme import long_commands
 from tests.workflow.workspace import Workspace
 
@@ -53,6 +56,47 @@ def test_samples_look_like_digits(table: pd.DataFrame) -> None:
     ]
     assert len(accuracy) >= 10
     assert accuracy["value"].min() > 0.75, accuracy["value"].tolist()  # chance is 0.1
+
+
+def numbers(text: str) -> list[float]:
+    """Return r and the ends of its interval, as a sentence gives them."""
+    (found,) = re.findall(r"r = (\S+) \[(\S+), (\S+)\], over", text)
+    return list(map(float, found))
+
+
+def test_the_answer_is_that_of_the_documents(newcomer: Workspace) -> None:
+    """Up to what another processor changes."""
+    page = (REPOSITORY / "docs" / "index.md").read_text()
+    (printed,) = re.findall(r"```text\n(This study.*?)```", page, re.DOTALL)
+    said = " ".join(newcomer.run("diffusability", "show").stdout.split())
+    told = " ".join(printed.partition("...")[0].split())
+    assert numbers(said) == pytest.approx(numbers(told), abs=0.05)
+    assert said.partition(", r = ")[0] == told.partition(", r = ")[0]
+    tests = "Of 4 tests declared before the run: 0 as declared, 0 opposite, 4 undecided."
+    assert tests in said
+    assert tests in told
+    readme = " ".join((REPOSITORY / "README.md").read_text().split())
+    assert "No correlation is beyond chance after correction" in readme
+    judged = pd.read_csv(newcomer.path / "results/tables/digits/tokenizers.csv")
+    assert (len(judged), int(judged["comparable"].sum())) == (10, 9)
+    assert "Nine tokenizers (the tenth reconstructs worse and is left out)" in readme
+
+
+def test_the_tables_are_small(newcomer: Workspace) -> None:
+    files = (newcomer.path / "results/tables/digits").glob("*.csv")
+    assert sum(file.stat().st_size for file in files) < 3e6
+
+
+def test_a_chain_that_is_made_again_gives_the_same_tables(newcomer: Workspace) -> None:
+    folder = newcomer.path / "results/tables/digits"
+    before = {file.name: pd.read_csv(file) for file in sorted(folder.glob("*.csv"))}
+    for made in [folder, *(newcomer.path / "results").glob("*/conv-repa")]:
+        shutil.rmtree(made)
+    tables = ("snakemake", "-c2", "tables", "--quiet")
+    assert "train_tokenizer" in newcomer.run(*tables, "rules", "-n").stdout
+    newcomer.run(*tables, "all")
+    for name, table in before.items():
+        pd.testing.assert_frame_equal(pd.read_csv(folder / name), table, rtol=1e-9, obj=name)
 
 
 @pytest.mark.parametrize("command", long_commands())

@@ -195,6 +195,12 @@ def test_the_methods_name_sizes_seeds_and_versions(tables):
     assert f"{entry.train.steps:,} steps of {entry.train.batch} images" in text
     assert f"with {plan.study.sampling.evaluations} function evaluations" in text
     assert "torch 2.13.0" in text
+    assert "Declared before the run" not in text
+    declared = Plan(load_study([str(REPOSITORY / "config.yaml")]))
+    text = " ".join(methods(declared, tables, TARGET, [manifest], {"torch": "2.13.0"}))
+    names = declared.study.analysis.declared
+    assert f"Declared before the run were {len(names.metrics)} tests" in text
+    assert f"the correlation of {', '.join(names.metrics)} with {names.target}" in text
 
 
 @pytest.mark.parametrize(

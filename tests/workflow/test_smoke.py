@@ -128,6 +128,7 @@ def test_report_is_one_file_that_fetches_nothing(finished: Workspace) -> None:
         "cannot tell",
     )
     texts += ("not testable", "Noise floor of fd_judge, sit-a", "viv-strong")
+    texts += ("Fixed in the program and the study file", "@article{zhong2026diffusing")
     for text in texts:
         assert text in html
 
