@@ -18,8 +18,8 @@ from diffusability.artifacts.inventory import is_done
 from diffusability.errors import StudyError
 from diffusability.scoring.table import (
     Score,
+    one_row_each,
     score_name,
-    side_by_side,
     split_applicable,
     tokenizer_of,
 )
@@ -249,7 +249,7 @@ def _needed(artifact: Artifact) -> Iterator[Artifact]:
 
 def _write(scores: list[Score]) -> None:
     """Write score.csv and score.json."""
-    side_by_side(scores).to_csv("score.csv", index=False)
+    one_row_each(scores).to_csv("score.csv", index=False)
     found = {
         score.name: {"measurements": list(score.measurements), "left_out": dict(score.left_out)}
         for score in scores

@@ -152,6 +152,21 @@ def side_by_side(scores: Sequence[Score]) -> pd.DataFrame:
     return pd.DataFrame(list(rows.values()), columns=columns)
 
 
+def one_row_each(scores: Sequence[Score]) -> pd.DataFrame:
+    """Return one row per shown metric and latent space, numbers apart from errors and units."""
+    rows = [
+        {
+            **{"latents": score.name, "perspective": perspective, "name": short},
+            **{key: m[key] for key in ("metric", "value", "stderr", "unit", "n")},
+            "better": ARROWS[m["higher_is_better"]],
+            "read_with_care": "; ".join(to_read(m["flags"])),
+        }
+        for score in scores
+        for perspective, short, m in shown_rows(score)
+    ]
+    return pd.DataFrame(rows)
+
+
 def plus_minus(m: Mapping[str, Any]) -> str:
     """Return value ± standard error as text, with its unit."""
     error = "" if m["stderr"] is None else f" ± {m['stderr']:.2g}"

@@ -34,7 +34,7 @@ from diffusability.scoring.request import (
 )
 from diffusability.scoring.run import measurable
 from diffusability.scoring.study_part import study_without_models
-from diffusability.scoring.table import Score, score_text, side_by_side
+from diffusability.scoring.table import Score, one_row_each, score_text, side_by_side
 from diffusability.study.core.fingerprint import derive_seed
 from diffusability.study.core.registry import Registry
 from diffusability.study.entries.dataset import DATASETS
@@ -641,6 +641,10 @@ def test_flags_are_said_in_words_also_in_a_notebook(tmp_path: Path) -> None:
     poor = {"metric": "reconstruction.psnr", "value": 9.0, "stderr": 0.1, "n": 9, "unit": "dB"}
     poor |= {"higher_is_better": True, "options": {}, "flags": []}
     found = Score("a", [cell | {"flags": flags}, poor], {})
+    table = one_row_each([found]).set_index("metric")
+    assert table.loc["velocity.viv", ["latents", "value", "stderr"]].tolist() == ["a", 0.5, 0.1]
+    assert table.loc["reconstruction.psnr", ["unit", "better"]].tolist() == ["dB", "higher"]
+    assert table["read_with_care"].tolist() == ["fewer images than points were asked for", ""]
     for said in (score_text([found]), found._repr_html_()):
         assert "Read with care, of a" in said
         assert "VIV, unconditional: fewer images than points were asked for" in said
