@@ -76,7 +76,11 @@ def _scale(inputs: Inputs, spec: Backbone, latents: MappedLatents) -> tuple[Tens
     statistics = ChannelStatistics.from_json(stated["channel_statistics"])
     if spec.latent_scale == "means":
         return statistics.mean, statistics.scale
-    noise = mean_variance(latents.logvar, inputs.data.split("train"))  # (C,)
+    by_channel = stated.get("posterior_variance_by_channel")
+    if by_channel is None:  # encoded by an earlier version
+        noise = mean_variance(latents.logvar, inputs.data.split("train"))  # (C,)
+    else:  # the same numbers, without reading all latents in every process
+        noise = torch.tensor(by_channel, dtype=torch.float64)  # (C,)
     drawn = (statistics.std.square() + noise).sqrt()  # (C,)
     return statistics.mean, drawn.where(drawn > 0, torch.ones_like(drawn))
 

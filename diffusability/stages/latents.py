@@ -6,12 +6,10 @@ from typing import Any
 from torch import Tensor
 
 from diffusability.artifacts.atomic import write_json
-from diffusability.latents.channel_statistics import channel_statistics
+from diffusability.latents.channel_statistics import channel_statistics, mean_variance
 from diffusability.latents.mapped import MappedLatents
 from diffusability.stages.inputs import Inputs
 from diffusability.study.entries.tokenizer import EncodingSpec
-
-BLOCK_BYTES = 256 * 2**20  # of latents in memory at a time
 
 
 def make(inputs: Inputs, spec: EncodingSpec, out: Path) -> None:
@@ -38,21 +36,12 @@ def describe(latents: MappedLatents, images: Tensor) -> dict[str, Any]:
         MeasurementError: there is no image, or a mean is not finite.
     """
     statistics = channel_statistics(latents.mean, images)
-    variance, values = 0.0, 0
-    for block in _blocks(latents, images):
-        logvar = latents.logvar[block].double()
-        variance += logvar.exp().sum().item()
-        values += logvar.numel()
-    variance /= values
+    by_channel = mean_variance(latents.logvar, images)  # (C,)
+    variance = by_channel.mean().item()
     return {
         "channel_statistics": statistics.to_json(),
         "posterior_variance": variance,
+        "posterior_variance_by_channel": by_channel.tolist(),
         "posterior_variance_share": variance / (variance + statistics.std.square().mean().item()),
         "constant_channels": statistics.constant_channels,
     }
-
-
-def _blocks(latents: MappedLatents, images: Tensor) -> tuple[Tensor, ...]:
-    """Cut (n,) images into runs whose float32 latents need BLOCK_BYTES."""
-    bytes_per_image = 4 * latents.mean.shape[1:].numel()
-    return images.split(max(1, BLOCK_BYTES // bytes_per_image)) if len(images) else ()

@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 
 from diffusability.artifacts.card import read_card
 from diffusability.artifacts.job import Job
+from diffusability.diffusion.load import backbone_spec
 from diffusability.errors import ArtifactError, TrainingError
 from diffusability.stages import command
+from diffusability.stages.diffusion import _scale
 from diffusability.stages.inputs import Inputs
 from diffusability.stages.make import make as make_files
 from diffusability.study.planning.plan import Artifact, Plan
@@ -210,3 +212,10 @@ def test_latents_scaled_by_draws_have_variance_one(
         torch.testing.assert_close(spread, torch.ones_like(spread), rtol=0.01, atol=0)
     widths = [load_file(folder / "model.safetensors")["std"] for folder in folders]
     assert bool((widths[1] > 1.001 * widths[0]).all())
+    # what the latents state is what every process would read again
+    spec, stated = backbone_spec(drawn["diffusion"].spec), inputs.json("latents", "latents.json")
+    quick = _scale(inputs, spec, inputs.latents)
+    del stated["posterior_variance_by_channel"]
+    monkeypatch.setattr(inputs, "json", lambda *names: stated)
+    for a, b in zip(quick, _scale(inputs, spec, inputs.latents), strict=True):
+        assert torch.equal(a, b)
