@@ -34,7 +34,7 @@ from diffusability.scoring.request import (
 )
 from diffusability.scoring.run import measurable
 from diffusability.scoring.study_part import study_without_models
-from diffusability.scoring.table import Score, one_row_each, score_text, side_by_side
+from diffusability.scoring.table import Score, one_row_each, score_text, shown_rows, side_by_side
 from diffusability.study.core.fingerprint import derive_seed
 from diffusability.study.core.registry import Registry
 from diffusability.study.entries.dataset import DATASETS
@@ -632,6 +632,20 @@ def test_what_a_value_is_of_stands_in_its_name(tmp_path: Path) -> None:
     (other,) = (m for m in cut.measurements if m["metric"] == "semantics.lnc5")
     assert "pooling mean (known: foreground, any pixel)" in difference(m, other)
     assert difference(m, m) == ""
+
+
+def test_a_thousand_classes_of_few_images_are_scored() -> None:
+    generator = torch.Generator().manual_seed(0)
+    latents, labels = torch.randn(3000, 2, 4, 4, generator=generator), torch.arange(3000) % 1000
+    options = {"metrics": ["velocity", "semantics"], "semantics": {"neighbours": [5]}}
+    found = score(latents, labels, **options)
+    rows = {short: m for _, short, m in shown_rows(found)}
+    assert set(rows) == {"VIV, unconditional", "LNC, without masks"}
+    flag = "labels are not used: 1000 of 1000 classes have fewer than"
+    assert any(said.startswith(flag) for said in rows["VIV, unconditional"]["flags"])
+    chance = rows["LNC, without masks"]["options"]["chance"]
+    assert chance == pytest.approx(2 / 2999)  # two others of 2,999 are of its class
+    assert rows["LNC, without masks"]["value"] == pytest.approx(chance, abs=0.002)
 
 
 def test_flags_are_said_in_words_also_in_a_notebook(tmp_path: Path) -> None:

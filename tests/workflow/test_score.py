@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 
 from diffusability.study.planning.plan import Plan
 from diffusability.study.reading.load import load_study
+from tests.workflow.browser import find_browser, look
 from tests.workflow.workspace import Workspace
 
 
@@ -23,7 +25,9 @@ def of_study(finished: Workspace) -> dict[str, float]:
     return dict(own[own["value"].notna()].set_index("metric")["value"])
 
 
-def test_a_tokenizer_of_a_study_has_the_numbers_of_the_study(finished: Workspace) -> None:
+def test_a_tokenizer_of_a_study_has_the_numbers_of_the_study(
+    finished: Workspace, tmp_path: Path
+) -> None:
     made = {
         path: path.stat().st_mtime_ns for path in finished.path.glob("results/*/conv-base/**/*")
     }
@@ -48,6 +52,12 @@ def test_a_tokenizer_of_a_study_has_the_numbers_of_the_study(finished: Workspace
     assert "learned, class-conditional" not in page
     for shown in ("LDS", "scale error", "entropy", "MMSE rate", "PSNR"):
         assert f"<td>{shown}</td>" in page
+    for width in (390, 1280) if find_browser() else ():  # a phone and a desktop
+        seen = look(finished.path / "score.html", width, tmp_path)
+        assert (seen["fetched"], seen["broken"]) == ([], [])
+        assert seen["content"] <= seen["width"], seen["wide"]
+        assert seen["smallest"] >= 11  # pixels
+        assert seen["shown"]
 
 
 def test_latents_of_a_study_have_the_numbers_of_the_study(finished: Workspace) -> None:
