@@ -36,19 +36,21 @@ PROBE = """
     const head = document.querySelectorAll("table.scores th button")[3];
     const scores = () => [...document.querySelectorAll("table.scores tbody tr")]
       .map(r => parseFloat(r.cells[3].dataset.order));
-    head.click();
+    head?.click();
     const ascending = scores();
-    head.click();
+    head?.click();
     const descending = scores();
     const input = document.querySelector("input[data-rows=numbers]");
-    input.value = "velocity.viv conv-base";
-    input.dispatchEvent(new Event("input"));
+    if (input) {
+      input.value = "velocity.viv conv-base";
+      input.dispatchEvent(new Event("input"));
+    }
     const shown = [...document.querySelectorAll("#numbers tbody tr")].filter(r => !r.hidden);
     parent.document.documentElement.dataset.seen = JSON.stringify({
       smallest, points, scrolled, ascending, descending,
       width: root.clientWidth, content: root.scrollWidth, wide, fetched, broken,
       shown: shown.map(r => r.textContent), all,
-      count: document.getElementById("found").textContent,
+      count: document.getElementById("found")?.textContent,
     });
   });
 </script>
