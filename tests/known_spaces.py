@@ -26,11 +26,14 @@ def known_spaces() -> pd.DataFrame:
         means = own.groupby("metric", sort=False).agg(
             {"family": "first", "cluster": "first", "value": "mean", "options": "first"}
         )
-        cells = means.reset_index().assign(flags=[()] * len(means)).to_dict("records")
+        options = [json.loads(text or "{}") for text in means["options"]]
+        means = means.reset_index().assign(flags=[()] * len(means), options=options)
+        cells = means.to_dict("records")
         for _, _, m in shown_rows(Score(str(tokenizer), cells, {})):
-            options = json.loads(m["options"] or "{}")
             kept = {
-                key: value for key, value in options.items() if decides_value(key) or key in ALIKE
+                key: value
+                for key, value in m["options"].items()
+                if decides_value(key) or key in ALIKE
             }
             row = {"tokenizer": tokenizer, **{k: m[k] for k in ("family", "cluster", "metric")}}
             value = float(f"{m['value']:.8g}")

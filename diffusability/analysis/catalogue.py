@@ -23,7 +23,6 @@ HEADLINE = tuple(REPRESENTATIVES.values())
 PROBE = "semantics.probe"
 DISTANCE = r"generation\.(fid|fd_.*)"  # the Fréchet distance, by its extractor
 RECONSTRUCTION_DISTANCE = DISTANCE.replace("generation", "reconstruction")
-LEAST_PSNR = 15.0  # dB: below it a decoder does not show the image
 RECONSTRUCTION = "reconstruction.psnr"  # held fixed in partial correlations
 TRAJECTORY = {
     "straightness": "trajectory.straightness",

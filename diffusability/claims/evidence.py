@@ -34,6 +34,7 @@ VARIANCE = "profile.variance"  # r of length ratio and irreducible variance alon
 OPTIMUM = "guidance.best"
 DISTANCE = ["generation.fd_*", "generation.fid"]
 _DERIVED = (DEVIATION, EARLY, LATE, VARIANCE, OPTIMUM)
+FEWEST_OF_FIT = 6  # tokenizers of a fit on two metrics
 _SINGLE = ("sd", "mean", "share")  # statistics of one metric, without a target
 _PARTS = {DEVIATION: (0.0, 1.0), EARLY: (0.0, 2 / 3), LATE: (2 / 3, 1.0)}  # of the way
 
@@ -174,7 +175,7 @@ def _lack(kind: str, row: Row) -> str:
     n, metric, family = len(row.x), row.labels["metric"], row.labels["family"]
     if kind in _SINGLE:
         return f"{n} tokenizers of {family} have {metric}" if n < FEWEST else ""
-    if kind == "fit" and n < 6:
+    if kind == "fit" and n < FEWEST_OF_FIT:
         return f"{n} tokenizers of {family} are too few for a fit"
     if n < FEWEST:
         return f"{n} tokenizers have both values ({metric}, {family})"

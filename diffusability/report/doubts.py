@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffusability.analysis.catalogue import LEAST_PSNR, RECONSTRUCTION
+from diffusability.analysis.catalogue import RECONSTRUCTION
 from diffusability.analysis.headline import doubt_sentences
 from diffusability.artifacts.inventory import folder_of
-from diffusability.report.flags import in_plain_words
+from diffusability.report.flags import HARDLY_RECONSTRUCTED, LEAST_PSNR, in_plain_words
 from diffusability.study.planning.plan import Plan
 
 NAMED = 3  # image files and tokenizers that are named; more are counted
@@ -77,10 +77,7 @@ def warnings(
     rows = tables["measurements"]
     psnr = rows[rows["metric"] == RECONSTRUCTION].groupby("tokenizer", sort=False)["value"].mean()
     if poor := [f"{name} ({value:.1f} dB)" for name, value in psnr.items() if value < LEAST_PSNR]:
-        said.append(
-            f"Images are hardly reconstructed, so that good values of other metrics say nothing of "
-            f"generated images: {RECONSTRUCTION} of {_some(poor)}."
-        )
+        said.append(f"{HARDLY_RECONSTRUCTED.capitalize()}: {RECONSTRUCTION} of {_some(poor)}.")
     if wide:
         names = _some([f"{name} ({share:.0%})" for name, share in wide.items()])
         said.append(

@@ -4,6 +4,12 @@ from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+UNCONDITIONAL = "unconditional"  # as the flag ends of a metric of classes where there is one
+LEAST_PSNR = 15.0  # dB: below it a decoder does not show the image
+HARDLY_RECONSTRUCTED = (
+    "images are hardly reconstructed, so that good values of other metrics say nothing of "
+    "generated images"
+)
 # flags of measurements in plain words; a flag may go on after the key
 FLAGS = {
     "rank-deficient covariance factors": "too few images for covariance factors",
@@ -40,7 +46,7 @@ def reading(metric: str, options: Mapping[str, Any], flags: Collection[str]) -> 
 
     Classes may be one, and without masks the neighbours of LNC are those of whole images.
     """
-    said = ["unconditional"] if any(flag.endswith("unconditional") for flag in flags) else []
+    said = [UNCONDITIONAL] if any(flag.endswith(UNCONDITIONAL) for flag in flags) else []
     if fnmatchcase(metric, "semantics.lnc*") and options.get("pooling") == "mean":
         said.append("without masks")
     return ", ".join(said)
@@ -48,4 +54,4 @@ def reading(metric: str, options: Mapping[str, Any], flags: Collection[str]) -> 
 
 def to_read(flags: Collection[str]) -> list[str]:
     """Return the flags that are to be read, in plain words: not what ``reading`` says."""
-    return [in_plain_words(flag) for flag in flags if flag and not flag.endswith("unconditional")]
+    return [in_plain_words(flag) for flag in flags if flag and not flag.endswith(UNCONDITIONAL)]

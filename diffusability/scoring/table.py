@@ -1,6 +1,5 @@
 """The numbers of a score: by perspective, with their errors, and what was left out and why."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -9,9 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from diffusability.analysis.catalogue import LEAST_PSNR
 from diffusability.errors import StudyError
-from diffusability.report.flags import reading, to_read
+from diffusability.report.flags import (
+    HARDLY_RECONSTRUCTED,
+    LEAST_PSNR,
+    UNCONDITIONAL,
+    reading,
+    to_read,
+)
 from diffusability.study.metrics.groups import METRIC_GROUPS
 from diffusability.study.metrics.metric_group import LEFT_OUT, is_left_out
 
@@ -20,7 +24,6 @@ ARROWS = {True: "higher", False: "lower", None: ""}
 FURTHER = {"reconstruction": {"PSNR": "reconstruction.psnr", "SSIM": "reconstruction.ssim"}}
 FURTHER["reconstruction"]["Fréchet distance"] = "reconstruction.f[di]*"
 COLUMNS = ["metric", "value", "stderr", "n", "unit", "higher_is_better", "flags"]
-UNCONDITIONAL = "unconditional"  # as flags of the metrics end
 PREFIX = "not applicable: "
 # options that follow from the data, or set only the error of a value; all others say what it is.
 # They are listed, not those that count, so that an option of a further metric counts by default.
@@ -119,17 +122,10 @@ def shown_rows(score: Score) -> list[tuple[str, str, Mapping[str, Any]]]:
         for short, pattern in {**group.shows, **FURTHER.get(group.name, {})}.items():
             for m in score.measurements:
                 if m["value"] is not None and fnmatchcase(str(m["metric"]), pattern):
-                    how = reading(str(m["metric"]), options_of(m), m["flags"])
+                    how = reading(str(m["metric"]), m["options"], m["flags"])
                     named = ", ".join(filter(None, (short, how)))
                     found.append((group.title or group.name, named, m))
                     break
-    return found
-
-
-def options_of(m: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the options of a measurement, which in a table are text."""
-    options = m.get("options") or {}
-    found: Mapping[str, Any] = json.loads(options) if isinstance(options, str) else options
     return found
 
 
@@ -194,8 +190,7 @@ def _notes(scores: Sequence[Score]) -> dict[str, list[str]]:
                 flags.setdefault(flag, []).append(short)
         care = [f"{', '.join(names)}: {flag}" for flag, names in flags.items()]
         care += [
-            f"PSNR: below {LEAST_PSNR:g} dB images are hardly reconstructed, so that good values "
-            "of other metrics say nothing of generated images"
+            f"PSNR: below {LEAST_PSNR:g} dB {HARDLY_RECONSTRUCTED}"
             for _, _, m in shown_rows(score)
             if m["metric"] == "reconstruction.psnr" and m["value"] < LEAST_PSNR
         ]
