@@ -295,7 +295,6 @@ def test_one_pass_describes_the_training_split(
     variance = chosen.logvar.double().exp().mean().item()
     assert whole["posterior_variance"] == pytest.approx(variance, rel=1e-14)
     three_images = 3 * 4 * latents.mean.shape[1:].numel()
-    monkeypatch.setattr(stage, "BLOCK_BYTES", three_images)
     monkeypatch.setattr(channel_statistics_module, "_READ_BYTES", three_images)
     blocks = stage.describe(latents, train)
     for name in ("mean", "squared_deviation"):
