@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -123,6 +124,17 @@ class Archives(DataSource[Entry]):
         except DamagedImage:  # named with all others when the dataset is made
             return None
         return None if size is None else (f"{train[0]}: {name}", size)
+
+    def count_classes(self) -> int:
+        """Return the number of classes that the labels name; 1 where there are none.
+
+        Raises:
+            DataError: an archive is damaged, or not what the study says.
+        """
+        train, val = self.spec.files()
+        archive = self.archive(self.spec, [*train, *val])
+        members = chain.from_iterable(map(archive.members, range(len(archive.files))))
+        return 1 + max((member.label for member in members if member.label is not None), default=0)
 
     def prepare(self, folder: Path, published: Path) -> tuple[ImageSet, dict[str, Any]]:
         """Write index.json and members.json; return the images and what the manifest says.

@@ -16,7 +16,9 @@ from diffusability.execution.this_machine import available_cores
 from diffusability.report.methods import grey_repeated
 from diffusability.report.page import write_page
 from diffusability.scoring.against import against_text, places_on_page, read_known
+from diffusability.scoring.entries import ARCHIVES
 from diffusability.scoring.expected import expected, spaces_of
+from diffusability.scoring.hub import download_vision_models
 from diffusability.scoring.plot import scores_svg
 from diffusability.scoring.request import (
     Request,
@@ -67,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--study names of tokenizers",
     )
     for option, meaning in (
-        ("--vae", "folder of an autoencoder that diffusers saved"),
+        ("--vae", "autoencoder that diffusers saved: a folder, or a name on the Hugging Face hub"),
         ("--tokenizer", "class of your own, package:Class, or an entry of a study's tokenizers"),
         ("--encoder", "vision model (dinov2-b), folder that timm saved, package:Class, an entry"),
         ("--latents", "latents (N, C, H, W) or tokens (N, L, D) in npy, npz, safetensors or zarr"),
@@ -77,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--study", action="append", help="study file, some of whose tokenizers are scored")
     add("--images", help="folder or archive of images, or a dataset entry such as 'kind: digits'")
     add("--size", type=int, help="side of the images in pixels (256)")
-    add("--classes", type=int, help="number of classes (counted, in a folder)")
+    add("--classes", type=int, help="number of classes (by default those of folders or labels)")
     add("--labels", help="file of (N,) labels of latents")
     add("--masks", help="file of (N, H, W) foreground masks of latents")
     add("--weights", help="weights of --tokenizer or --encoder")
@@ -111,8 +113,11 @@ def score_command(arguments: argparse.Namespace) -> int:
                 raise StudyError(f"--{option}: --write runs nothing; leave one of the two out")
     known = None if arguments.against is None else read_known(arguments.against)
     data = _study(arguments)
-    if not arguments.study and arguments.classes is None:
-        _say_classes(data["datasets"]["images"])
+    if not arguments.study:
+        if arguments.classes is None:
+            _say_classes(data["datasets"]["images"])
+        if not arguments.write:  # elsewhere it may be run
+            download_vision_models(data.get("encoders", {}).values())
     study = resolve_study(data, "score")
     check_stored(study)
     if repeated := grey_repeated(study):
@@ -151,13 +156,15 @@ def score_command(arguments: argparse.Namespace) -> int:
 
 
 def _say_classes(images: Mapping[str, Any]) -> None:
-    """Say that folders of images were taken as classes, which nobody may have meant."""
-    if images["kind"] == "folder" and images["num_classes"] > 1:
-        print(
-            f"{images['path']}: its {images['num_classes']} folders are taken as classes; if they "
-            "are none, say so: --classes 1",
-            file=sys.stderr,
-        )
+    """Say what was taken as classes, which nobody may have meant."""
+    kind, count = images["kind"], images.get("num_classes", 1)
+    if kind == "folder" and count > 1:
+        said = f"its {count} folders are taken as classes; if they are none, say so: --classes 1"
+    elif kind in ARCHIVES.values():
+        said = f"{count} classes, by its labels" if count > 1 else "has no labels: one class"
+    else:
+        return
+    print(f"{images['path']}: {said}", file=sys.stderr)
 
 
 def _expectations(scores: Sequence[Score], plan: Plan, folder: Path, table: str) -> list[str]:

@@ -14,6 +14,7 @@ import yaml
 
 from diffusability.data.folder_layout import unread_format
 from diffusability.errors import StudyError
+from diffusability.study.core.problems import Problems
 from diffusability.study.entries.dataset import DATASETS, Dataset
 from diffusability.study.entries.encoder import ENCODERS
 from diffusability.study.entries.tokenizer import TOKENIZER_SOURCES
@@ -58,27 +59,55 @@ def images_entry(images: str, size: int | None, classes: int | None) -> dict[str
 
     Args:
         images: folder, archive, or an entry. size: side of the images in pixels; None: that of the
-            entry, or its kind's default. classes: their number; None: counted, or that of the
-            entry.
+            entry, or its kind's default. classes: their number; None: that of the entry, else it is
+            counted.
 
     Raises:
         StudyError: there are no such images, or their entry has no key for `size` or `classes`.
+        DataError: an archive, whose classes are counted, cannot be read.
     """
     if ":" in images and not Path(images).exists():
         options = {"size": ("size", size), "classes": ("num_classes", classes)}
-        return _with_options(read_entry("--images", images), options)
-    path = Path(images).absolute()
-    if not path.exists():
-        raise StudyError(f"{images}: there is no such folder or archive of images")
-    entry: dict[str, Any] = {"path": str(path)} | ({} if size is None else {"size": size})
-    if path.is_dir():
-        found = _class_folders(path) if classes is None else classes
-        return {"kind": "folder", **entry, "num_classes": found}
-    if path.suffix not in ARCHIVES:
-        raise StudyError(f"{images}: images are a folder, or a file of {', '.join(ARCHIVES)}")
-    if classes is None:
-        raise StudyError(f"{images}: say how many classes the archive has: --classes N")
-    return {"kind": ARCHIVES[path.suffix], **entry, "num_classes": classes}
+        entry = _with_options(read_entry("--images", images), options)
+    else:
+        path = Path(images).absolute()
+        if not path.exists():
+            raise StudyError(f"{images}: there is no such folder or archive of images")
+        if not path.is_dir() and path.suffix not in ARCHIVES:
+            raise StudyError(f"{images}: images are a folder, or a file of {', '.join(ARCHIVES)}")
+        entry = {"kind": "folder" if path.is_dir() else ARCHIVES[path.suffix], "path": str(path)}
+        named = {"size": size, "num_classes": classes}
+        entry |= {key: value for key, value in named.items() if value is not None}
+    if "num_classes" not in entry and entry.get("kind") in ("folder", *ARCHIVES.values()):
+        entry["num_classes"] = _count_classes(entry)
+    return entry
+
+
+def checked_images(entry: Mapping[str, Any]) -> Dataset:
+    """Return the dataset of an entry.
+
+    Raises:
+        StudyError: a key is missing, unknown, or has a value that it cannot have.
+    """
+    problems = Problems()
+    found = problems.validate_tagged("--images", dict(entry), "kind", DATASETS)
+    problems.raise_any("score")
+    assert found is not None
+    return found
+
+
+def _count_classes(entry: Mapping[str, Any]) -> int:
+    """Return the number of class folders, or of the classes that labels of archives name.
+
+    Raises:
+        DataError: an archive cannot be read.
+    """
+    data = checked_images({**entry, "num_classes": 1})
+    if missing(data.needs()) or not all(map(find_spec, data.packages())):
+        return 1  # what is missing is said before anything is run
+    if data.kind == "folder":
+        return _class_folders(Path(entry["path"]))
+    return int(DATASETS.code(data)(data).count_classes())
 
 
 def _with_options(
@@ -133,7 +162,7 @@ def _what_else(files: Sequence[Path]) -> str:
     for file in files:
         kind = ARCHIVES.get(file.suffix)
         if kind:
-            entry = f"kind: {kind}, path: {file.parent}/*{file.suffix}, num_classes: N"
+            entry = f"kind: {kind}, path: {file.parent}/*{file.suffix}"
             return f"; of its archives it is --images '{entry}'"
         if reason := unread_format(file.name):
             return f"; {reason}: convert {file.name} and the others"

@@ -10,19 +10,29 @@ from diffusability.data.array_files import SUFFIXES, read_array
 from diffusability.data.unseen import read_labels, read_masks
 from diffusability.errors import DataError, StudyError
 from diffusability.scoring.encoders import encoder_entry, is_saved_by_timm
-from diffusability.scoring.entries import images_entry, is_entry, read_entry, refuse_enlarged
+from diffusability.scoring.entries import (
+    checked_images,
+    images_entry,
+    is_entry,
+    read_entry,
+    refuse_enlarged,
+)
+from diffusability.scoring.hub import (
+    CONFIG,
+    OF_PIPELINE,
+    autoencoder_folder,
+    is_hub_name,
+)
 from diffusability.study.core.names import INCEPTION, MAX_NAME, NAME
 from diffusability.study.core.problems import Problems
-from diffusability.study.entries.dataset import DATASETS, Dataset, DecodedDataset, UnseenDataset
+from diffusability.study.entries.dataset import Dataset, DecodedDataset, UnseenDataset
 from diffusability.study.entries.tokenizer import LatentsTokenizer, PythonTokenizer
-from diffusability.study.entries.vision_models import FACTS, cached_repository
+from diffusability.study.entries.vision_models import FACTS
 from diffusability.study.sources.python_object import OBJECT
 from diffusability.study.study import Study
 from diffusability.tokenizers.external import latent_shape
 from diffusability.tokenizers.python_object import probe_shape
 from diffusability.tokenizers.stored import NAMES, check_latents, read_latents
-
-HUB_NAME = r"[A-Za-z0-9][\w.-]*/[\w.-]+"  # of a repository: organisation and name
 
 OF_LATENTS = ("velocity", "semantics", "spatial", "smoothness", "uniformity", "fisher")
 MOST_CLASSES = 10**6  # labels above it are ids, and no numbers of classes
@@ -78,7 +88,7 @@ def requested_study(request: Request) -> dict[str, Any]:
     request = replace(request, items=kinds)
     _check_options(request)
     dataset = _dataset(request)
-    shape = _checked(dataset)
+    shape = checked_images(dataset)
     if shape.has_images and "size" not in dataset:
         refuse_enlarged(shape)
         dataset["size"] = shape.size  # written down, as the file can be edited
@@ -106,19 +116,6 @@ def requested_study(request: Request) -> dict[str, Any]:
     data |= {"tokenizers": tokenizers, "metrics": _metrics(request, shape.has_images, extractor)}
     data["select"] = {"dataset": "images"}
     return data
-
-
-def _checked(dataset: Mapping[str, Any]) -> Dataset:
-    """Return the dataset of an entry.
-
-    Raises:
-        StudyError: a key is missing, unknown, or has a value that it cannot have.
-    """
-    problems = Problems()
-    found = problems.validate_tagged("--images", dict(dataset), "kind", DATASETS)
-    problems.raise_any("score")
-    assert found is not None
-    return found
 
 
 def check_stored(study: Study) -> None:
@@ -248,29 +245,14 @@ def _kind(kind: str, name: str) -> str:
         return "latents"
     if name in FACTS or (path.is_dir() and is_saved_by_timm(path)):
         return "encoder"
-    if path.is_dir() or _cached(name):
-        return "vae"
     if ":" in name and re.match(OBJECT, name):
         return "tokenizer"
+    if path.is_dir() or is_hub_name(name):
+        return "vae"
     raise StudyError(
         f"{name}: is no folder of an autoencoder, no file of latents ({', '.join(SUFFIXES)}) and "
-        f"no class `package:Class`{_from_hub(name)}"
+        "no class `package:Class`"
     )
-
-
-def _from_hub(name: str) -> str:
-    """Return how to download what may be a name on the Hugging Face hub, else nothing."""
-    if not re.fullmatch(HUB_NAME, name):
-        return ""
-    return f"; an autoencoder of the Hugging Face hub is downloaded first, with: hf download {name}"
-
-
-def _cached(name: str) -> Path | None:
-    """Return the folder of a repository of the hub, where it was downloaded."""
-    if not re.fullmatch(HUB_NAME, name):
-        return None
-    folder = cached_repository(name)
-    return folder if folder.is_dir() else None
 
 
 def _tokenizer(kind: str, name: str, weights: str | None, shape: Dataset) -> dict[str, Any]:
@@ -279,11 +261,7 @@ def _tokenizer(kind: str, name: str, weights: str | None, shape: Dataset) -> dic
         case "latents":
             return _stored(name)
         case "vae":
-            whole = Path(name) if Path(name).is_dir() else _cached(name)
-            if whole is None:
-                raise StudyError(f"{name}: there is no such folder{_from_hub(name)}")
-            folder = whole / "vae"  # of a whole pipeline
-            folder = folder if (folder / "config.json").is_file() else whole
+            folder = _autoencoder_folder(name)
             factor, latent_channels = latent_shape(str(folder), shape.size)
             path = str(folder.absolute())
             return {
@@ -298,6 +276,17 @@ def _tokenizer(kind: str, name: str, weights: str | None, shape: Dataset) -> dic
             return entry | {"factor": factor, "channels": latent_channels}
         case other:
             raise StudyError(f"{name}: unknown kind `{other}` (vae, tokenizer, encoder, latents)")
+
+
+def _autoencoder_folder(name: str) -> Path:
+    """Return the folder of an autoencoder, which may be a pipeline's or on the hub."""
+    whole = Path(name)
+    if whole.is_dir():
+        part = whole / OF_PIPELINE
+        return part if (part / CONFIG).is_file() else whole
+    if is_hub_name(name):
+        return autoencoder_folder(name)
+    raise StudyError(f"{name}: there is no such folder")
 
 
 def _own_class(name: str, weights: str | None) -> dict[str, Any]:

@@ -249,7 +249,7 @@ def latent_shape(path: str, size: int) -> tuple[int, int]:
         ArtifactError: there is no config.json, or it cannot be read.
         StudyError: it is no autoencoder of images, or none of such images; or diffusers is missing.
     """
-    config = _read_config(Path(path) / CONFIG, path)
+    config = read_config(Path(path) / CONFIG, path)
     fixed = fixed_size(config)
     if fixed not in (None, size):
         raise StudyError(_other_size(path, fixed, size))
@@ -273,7 +273,7 @@ def import_autoencoder(spec: ExternalTokenizer, folder: Path) -> None:
         StudyError: if it is not what the entry says, or diffusers is missing.
     """
     source = Path(spec.path)
-    config = _read_config(source / CONFIG, spec.path)
+    config = read_config(source / CONFIG, spec.path)
     network = _published(source, config, spec.path)
     resolved = {
         key: value
@@ -302,7 +302,7 @@ def load_autoencoder(folder: Path, image_channels: int) -> ExternalAutoencoder:
     Raises:
         StudyError: if it cannot take images of so many channels, or diffusers is missing.
     """
-    config = _read_config(folder / CONFIG, str(folder))
+    config = read_config(folder / CONFIG, str(folder))
     network = _class(config["_class_name"]).from_config(config)
     network.load_state_dict(load_file(folder / WEIGHTS))
     return ExternalAutoencoder(network, config, image_channels)
@@ -329,8 +329,16 @@ def _class(name: str) -> Any:
     return found
 
 
-def _read_config(path: Path, what: str) -> dict[str, Any]:
-    """Return the configuration, once it names a class."""
+def read_config(path: Path, what: str) -> dict[str, Any]:
+    """Return the configuration that diffusers saved, once it names a class.
+
+    Args:
+        path: of the file. what: folder or repository, for messages.
+
+    Raises:
+        ArtifactError: there is no such file, or it is not JSON.
+        StudyError: it is of something else than diffusers.
+    """
     try:
         config = json.loads(path.read_text())
     except FileNotFoundError:

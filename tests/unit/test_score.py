@@ -335,7 +335,6 @@ def test_a_study_that_is_no_study_is_refused_in_a_sentence(tmp_path: Path) -> No
         ([], "nothing is named"),
         (["nothing"], "is no folder of an autoencoder"),
         (["z.zarr"], "no file of latents .*zarr"),
-        (["--vae", "stabilityai/sd-vae", "--images", DIGITS], "hf download stabilityai/sd-vae"),
         (["--vae", "{}", "--images", DIGITS], "there is no .*config.json"),
         (["{}/z.npy", "--labels", "{}/z.npy"], "labels of shape"),
         (["{}/nan.npy"], "1 latents hold NaN"),
@@ -500,7 +499,7 @@ def test_a_class_may_have_options(tmp_path: Path, monkeypatch) -> None:
 
 def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
     for name, message in (
-        ("shard-0.tar", r"--images 'kind: tar, path: .*/\*\.tar, num_classes: N"),
+        ("shard-0.tar", r"--images 'kind: tar, path: .*/\*\.tar'$"),
         ("a.bmp", r"\.bmp files are not read"),
         ("notes.txt", "no images in this folder$"),
     ):
@@ -532,6 +531,31 @@ def test_file_names_may_lie_beside_latents(files: Path, latents: Tensor) -> None
     assert torch.equal(read_array(files / "both.npz", ("z",)), latents)
     with pytest.raises(DataError, match=r"numbers are expected, it holds <U"):
         read_array(files / "both.npz", (), "names")
+
+
+def test_classes_of_archives_are_those_of_their_labels(tmp_path: Path, capsys) -> None:
+    write_images(tmp_path / "toy")
+    images = labelled(tmp_path / "toy", "train")
+    for write, name in ((write_zip, "a.zip"), (write_tar, "a.tar"), (write_parquet, "a.parquet")):
+        write(tmp_path / name, images)
+    write_zip(tmp_path / "bare.zip", images, labels=None)
+    write_tar(tmp_path / "bare.tar", images, extension="")
+    counts = {"a.zip": 3, "a.tar": 3, "a.parquet": 3, "bare.zip": 1, "bare.tar": 1}
+    for name, count in counts.items():
+        assert images_entry(str(tmp_path / name), 20, None)["num_classes"] == count
+    entry = f"kind: zip, path: {tmp_path}/a.zip"
+    assert images_entry(entry, None, None)["num_classes"] == 3
+    assert images_entry(f"{entry}, num_classes: 5", None, None)["num_classes"] == 5
+    assert images_entry(entry, None, 5)["num_classes"] == 5
+    assert images_entry(f"kind: folder, path: {tmp_path}/toy", None, None)["num_classes"] == 3
+    np.save(tmp_path / "z.npy", np.zeros((len(images), 2, 2, 2), np.float32))
+    for name, said in (("a.zip", "3 classes, by its labels"), ("bare.zip", "has no labels: one")):
+        words = ["--images", str(tmp_path / name), "--size", "20"]
+        main([str(tmp_path / "z.npy"), *words, "--write", str(tmp_path / "s.yaml")])
+        assert f"{name}: {said}" in capsys.readouterr().err
+    (tmp_path / "torn.zip").write_bytes((tmp_path / "a.zip").read_bytes()[:99])
+    with pytest.raises(DataError, match=r"torn\.zip: cannot be read as a zip"):
+        images_entry(str(tmp_path / "torn.zip"), None, None)
 
 
 def test_folders_are_classes_only_where_nothing_else_is_said(tmp_path: Path, capsys) -> None:
@@ -580,27 +604,6 @@ def test_images_of_every_kind_that_would_be_enlarged_are_refused(tmp_path: Path)
     for file in (tmp_path / "toy").rglob("*.png"):
         write_image(file, 0, (300, 256))
     assert written(str(tmp_path / "toy"))["size"] == 256
-
-
-def test_a_downloaded_autoencoder_of_the_hub_is_named_as_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    repository = tmp_path / "hub" / "models--me--small-vae"
-    commit = repository / "snapshots" / "abc"
-    commit.mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("abc")
-    settings = {"_class_name": "AutoencoderKL", "block_out_channels": [8, 8], "latent_channels": 3}
-    (repository / "config").write_text(json.dumps(settings))
-    (commit / "config.json").symlink_to(repository / "config")  # as the hub's client does
-    (commit / "diffusion_pytorch_model.safetensors").write_bytes(b"")
-    for kind in ("", "vae"):
-        request = Request(items=[(kind, "me/small-vae")], images="kind: digits, size: 8")
-        (entry,) = requested_study(request)["tokenizers"].values()
-        assert entry == {"source": "diffusers", "path": str(commit), "factor": 2, "channels": 3}
-    with pytest.raises(StudyError, match="hf download me/another"):
-        requested_study(Request(items=[("vae", "me/another")], images="kind: digits, size: 8"))
 
 
 def test_latents_are_counted_against_a_folder_before_any_job(tmp_path: Path) -> None:
@@ -672,9 +675,7 @@ def test_names_that_cannot_be_scored_say_what_to_do(tmp_path: Path) -> None:
             requested_study(Request(items=items, images="kind: digits, size: 8", **named))
         return str(error.value)
 
-    assert "hf download me/taesd" in refused(("", "me/taesd"))
-    assert "hf download me/taesd" in refused(("vae", "me/taesd"))
-    assert "hf download" not in refused(("vae", "../taesd"))
+    assert refused(("vae", "../taesd")) == "../taesd: there is no such folder"
     np.save(tmp_path / "none.npy", np.zeros((0, 4, 2, 2), np.float32))
     with pytest.raises(StudyError, match="there are no latents in this file"):
         requested_study(Request(items=[("", str(tmp_path / "none.npy"))]))
