@@ -228,7 +228,8 @@ def left_out_rows(
         study: what was asked for. measurements: of it.
         by_class: images of every class, under "train" and "val".
         left_out: of a score: why metric groups and metrics have no value, by tokenizer, also of
-            tokenizers of which the study measures nothing.
+            tokenizers of which the study measures nothing. Where it is given, groups that the study
+            does not declare are left out without a word: the score says which of them it means.
     """
     names = dict.fromkeys([*study.selected_tokenizers, *left_out])
     reasons: dict[tuple[str, str], dict[str, None]] = {}
@@ -240,11 +241,10 @@ def left_out_rows(
         for _, cell in empty[[fnmatchcase(m, pattern) for m in empty["metric"]]].iterrows():
             reason = str(cell["flags"]).removeprefix("not applicable: ")
             reasons.setdefault((short, reason), {})[str(cell["tokenizer"])] = None
-    if not study.has_models:
+    if not study.has_models and not left_out:
         too_few = dict(lacking(study, by_class, study.metrics.groups))
-        told = {what for of_one in left_out.values() for what in of_one}
         for name, declared in METRIC_GROUPS.items():
-            if declared.shows and name not in {*study.selected_metrics, *told}:
+            if declared.shows and name not in study.selected_metrics:
                 reasons[declared.title, too_few.get(name, NOT_MEASURED)] = names
     rows = [
         (what, why, "all" if of.keys() == names.keys() else ", ".join(of))

@@ -133,9 +133,8 @@ def score_command(arguments: argparse.Namespace) -> int:
     page = folder / PAGE
     for former in (page, folder / EXPECTED):
         former.unlink(missing_ok=True)
-    unasked = not arguments.study and not arguments.metrics and arguments.images
-    hint = NO_EXTRACTOR if unasked and not arguments.extractor else {}
-    finished = run_study(data, folder, arguments.cores, hint)
+    chosen = arguments.study or arguments.metrics  # what is measured
+    finished = run_study(data, folder, arguments.cores, None if chosen else NO_EXTRACTOR)
     scores, places = finished.scores, None
     print(score_text(scores))
     if known is not None:

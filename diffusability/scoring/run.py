@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -17,6 +16,7 @@ import yaml
 from diffusability.artifacts.inventory import is_done
 from diffusability.errors import StudyError
 from diffusability.scoring.table import (
+    FURTHER,
     Score,
     one_row_each,
     score_name,
@@ -24,6 +24,7 @@ from diffusability.scoring.table import (
     tokenizer_of,
 )
 from diffusability.study.core.workflow_files import workflow_folder
+from diffusability.study.metrics.groups import METRIC_GROUPS
 from diffusability.study.metrics.perspectives import ContinuityMetric
 from diffusability.study.planning.plan import Artifact, Plan
 from diffusability.study.planning.stages import RESULTS, STAGES, name_template
@@ -68,7 +69,7 @@ def run_study(
     data: Mapping[str, Any],
     folder: Path,
     cores: int,
-    hint: Mapping[str, str] = MappingProxyType({}),
+    others: Mapping[str, str] | None = None,
 ) -> Finished:
     """Measure what a study without diffusion models names; finished parts are not measured again.
 
@@ -76,7 +77,9 @@ def run_study(
         data: mapping of the study file, with absolute paths.
         folder: for `results/`, the study file, `score.csv` and `score.json`.
         cores: that are used at once.
-        hint: what would have been measured with another option, and which, of spaces that decode.
+        others: metric groups that the study does not declare though they could be measured, with
+            the option that does. They, and those that cannot be, are left out with the reason;
+            None: a person chose the groups, so nothing is said of others.
 
     Returns:
         The scores, in which a metric that fails is left out with its reason, and what a page shows.
@@ -91,7 +94,7 @@ def run_study(
     write_study(data, folder / "score.yaml")
     done = _snakemake(folder, cores, log)
     with contextlib.chdir(folder):
-        scores = [replace(s, left_out={**too_few, **s.left_out}) for s in _read(plan, hint)]
+        scores = [replace(s, left_out={**too_few, **s.left_out}) for s in _read(plan, others)]
         if not any(score.measurements for score in scores):
             reasons = dict.fromkeys(r for score in scores for r in score.left_out.values())
             raise StudyError(f"nothing was measured: {'; '.join(reasons)} (log: {log})")
@@ -194,7 +197,7 @@ def _snakemake(folder: Path, cores: int, log: Path, *targets: str) -> bool:
     return process.returncode == 0
 
 
-def _read(plan: Plan, hint: Mapping[str, str]) -> list[Score]:
+def _read(plan: Plan, others: Mapping[str, str] | None) -> list[Score]:
     """Return the scores of a plan's tokenizers, from the artifacts that are there."""
     by_space: dict[tuple[str, str], list[Artifact]] = {}
     for artifact in plan.measured:
@@ -202,15 +205,23 @@ def _read(plan: Plan, hint: Mapping[str, str]) -> list[Score]:
         by_space.setdefault(key, []).append(artifact)
     found = []
     for (tokenizer, seed), artifacts in by_space.items():
-        hinted = hint if plan.study.tokenizers[tokenizer].decodes else {}
-        found.append(_score(plan, tokenizer, seed, artifacts, hinted))
+        unasked = {} if others is None else _not_declared(plan.study, tokenizer, others)
+        found.append(_score(plan, tokenizer, seed, artifacts, unasked))
     return found
 
 
+def _not_declared(study: Study, tokenizer: str, others: Mapping[str, str]) -> dict[str, str]:
+    """Return why metric groups of the table that a study does not declare are not measured."""
+    shown = [group.name for group in METRIC_GROUPS.values() if group.shows or group.name in FURTHER]
+    missing = [name for name in shown if name not in study.metrics.groups]
+    reasons = {name: study.unmeasurable(tokenizer, name) or others.get(name) for name in missing}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
 def _score(
-    plan: Plan, tokenizer: str, seed: str, artifacts: list[Artifact], hint: Mapping[str, str]
+    plan: Plan, tokenizer: str, seed: str, artifacts: list[Artifact], unasked: Mapping[str, str]
 ) -> Score:
-    left_out = {**hint, **plan.study.left_out(tokenizer)}
+    left_out = {**unasked, **plan.study.left_out(tokenizer)}
     measurements: list[Mapping[str, Any]] = []
     for artifact in artifacts:
         if not is_done(artifact):

@@ -183,7 +183,9 @@ def _notes(scores: Sequence[Score]) -> dict[str, list[str]]:
     unlike = [f"{name}: {reason}" for name, reason in _unlike(scores).items()]
     notes = {"Not measured alike, so not to be compared": unlike}
     for score in scores:
-        left = [f"{name}: {reason}" for name, reason in score.left_out.items()]
+        left: dict[str, list[str]] = {}
+        for name, reason in score.left_out.items():
+            left.setdefault(reason, []).append(name)
         flags: dict[str, list[str]] = {}
         for _, short, m in shown_rows(score):
             for flag in to_read(m["flags"]):
@@ -194,7 +196,8 @@ def _notes(scores: Sequence[Score]) -> dict[str, list[str]]:
             for _, _, m in shown_rows(score)
             if m["metric"] == "reconstruction.psnr" and m["value"] < LEAST_PSNR
         ]
-        notes |= {f"Left out of {score.name}": left, f"Read with care, of {score.name}": care}
+        lines = [f"{', '.join(names)}: {reason}" for reason, names in left.items()]
+        notes |= {f"Left out of {score.name}": lines, f"Read with care, of {score.name}": care}
     return {heading: items for heading, items in notes.items() if items}
 
 

@@ -229,13 +229,18 @@ class Study(Spec):
 
     def left_out(self, tokenizer: str) -> dict[str, str]:
         """Return the selected metric groups that are not measured of a tokenizer, with reasons."""
-        lacking, without = self.lacking(tokenizer), self.select.without.get(tokenizer, ())
+        without = self.select.without.get(tokenizer, ())
         reasons = {
-            name: [LACKING[need] for need in METRIC_GROUPS[name].needs if need in lacking]
-            or ["`select.without` leaves it out"] * (name in without)
+            name: self.unmeasurable(tokenizer, name)
+            or "`select.without` leaves it out" * (name in without)
             for name in self.selected_metrics
         }
-        return {name: "; ".join(found) for name, found in reasons.items() if found}
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    def unmeasurable(self, tokenizer: str, group: str) -> str:
+        """Return why a metric group cannot be measured of a tokenizer; empty: it can."""
+        lacking = self.lacking(tokenizer)
+        return "; ".join(LACKING[need] for need in METRIC_GROUPS[group].needs if need in lacking)
 
     @property
     def first_seeds(self) -> tuple[int, int]:
