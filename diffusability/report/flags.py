@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+BETTER = {True: "higher", False: "lower", None: ""}  # words of `higher_is_better`
 UNCONDITIONAL = "unconditional"  # as the flag ends of a metric of classes where there is one
 LEAST_PSNR = 15.0  # dB: below it a decoder does not show the image
 HARDLY_RECONSTRUCTED = (

@@ -16,7 +16,7 @@ from diffusability.analysis.failed import failed_tokenizers
 from diffusability.analysis.frames import rows_where
 from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Measured, Panel, higher_is_better
-from diffusability.report.flags import reading, to_read
+from diffusability.report.flags import BETTER, reading, to_read
 from diffusability.study.metrics.groups import METRIC_GROUPS
 from diffusability.study.metrics.metric_group import LEFT_OUT, is_left_out
 from diffusability.study.preflight.class_sizes import lacking
@@ -25,7 +25,6 @@ from diffusability.study.study import Study
 LeftOut = Mapping[str, Mapping[str, str]]
 NOT_MEASURED = "the study does not measure it"
 UNNAMED = ("1", "feature^2")  # units that say nothing to a reader
-ARROWS = {True: "higher is better", False: "lower is better", None: ""}
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,8 @@ class Column:
     def about(self) -> str:
         """Unit and direction."""
         unit = "" if self.unit in UNNAMED else self.unit
-        return ", ".join(filter(None, (unit, ARROWS[self.better])))
+        direction = f"{BETTER[self.better]} is better" * (self.better is not None)
+        return ", ".join(filter(None, (unit, direction)))
 
     def cell(self, tokenizer: str, family: list[str]) -> Cell:
         """Return the cell of a tokenizer, ranked among those of its family that have a value."""
@@ -207,7 +207,9 @@ def perspective_rows(
                 or LEFT_OUT * is_left_out(metric, left_out.get(tokenizer))
                 for tokenizer in names
             }
-            row = {"metric": name, **cells, "": column.about, "perspective": title}
+            unit = "" if column.unit in UNNAMED else f" ({column.unit})"
+            row = {"metric": name + unit, **cells, "better": BETTER[column.better]}
+            row |= {"perspective": title}
             flags = dict.fromkeys(flag for text in part["flags"] for flag in text.split("; "))
             rows.append({**row, "read with care": "; ".join(to_read(flags))})
     table = pd.DataFrame(rows)

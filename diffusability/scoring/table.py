@@ -10,6 +10,7 @@ import pandas as pd
 
 from diffusability.errors import StudyError
 from diffusability.report.flags import (
+    BETTER,
     HARDLY_RECONSTRUCTED,
     LEAST_PSNR,
     UNCONDITIONAL,
@@ -19,7 +20,6 @@ from diffusability.report.flags import (
 from diffusability.study.metrics.groups import METRIC_GROUPS
 from diffusability.study.metrics.metric_group import LEFT_OUT, is_left_out
 
-ARROWS = {True: "higher", False: "lower", None: ""}
 # metrics of the table, by perspective, where the figures show none
 FURTHER = {"reconstruction": {"PSNR": "reconstruction.psnr", "SSIM": "reconstruction.ssim"}}
 FURTHER["reconstruction"]["Fréchet distance"] = "reconstruction.f[di]*"
@@ -142,7 +142,7 @@ def side_by_side(scores: Sequence[Score]) -> pd.DataFrame:
             metric = str(m["metric"])
             row = {"perspective": perspective, "metric": f"{short} ({metric})"}
             row |= {s.name: LEFT_OUT if is_left_out(metric, s.left_out) else "-" for s in scores}
-            row["better"] = ARROWS[m["higher_is_better"]]
+            row["better"] = BETTER[m["higher_is_better"]]
             rows.setdefault((short, metric), row)[score.name] = plus_minus(m)
     columns = ["perspective", "metric", *(score.name for score in scores), "better"]
     return pd.DataFrame(list(rows.values()), columns=columns)
@@ -154,7 +154,7 @@ def one_row_each(scores: Sequence[Score]) -> pd.DataFrame:
         {
             **{"latents": score.name, "perspective": perspective, "name": short},
             **{key: m[key] for key in ("metric", "value", "stderr", "unit", "n")},
-            "better": ARROWS[m["higher_is_better"]],
+            "better": BETTER[m["higher_is_better"]],
             "read_with_care": "; ".join(to_read(m["flags"])),
         }
         for score in scores
