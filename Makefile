@@ -28,7 +28,7 @@ test: lint
 # also required for a release: the default study, every README command, the documentation, clusters;
 # jobs on a real Slurm mostly wait for it, so the other tests run beside them
 test-all: $(CHECKS)
-	$(BIN)/pytest tests/unit -m release --numprocesses auto --dist worksteal
+	$(BIN)/pytest tests/unit tests/workflow -m release --numprocesses auto --dist worksteal
 	@$(MAKE) --no-print-directory --jobs 2 test-slurm test-full docs
 
 # the make of a test is none of this one's

@@ -609,6 +609,7 @@ def test_type_one_error(words, layout, families):
     assert max(wrong) < 0.05
 
 
+@pytest.mark.release
 def test_a_study_is_told_before_it_runs_what_it_can_test(capsys, monkeypatch):
     claims = load_claims(CLAIMS)
     monkeypatch.setattr("diffusability.claims.power.DRAWS", 100)

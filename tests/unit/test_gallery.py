@@ -143,6 +143,7 @@ def test_every_number_of_a_table_is_recomputed(rows) -> None:
         assert [part.strip() for part in line.split("|")] == cells, words
 
 
+@pytest.mark.release
 def test_the_tables_of_the_gallery_follow_from_its_measurements() -> None:
     for name, table in recomputed().items():
         stored = tables()[name]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from diffusability.artifacts import records
 from diffusability.artifacts.card import verified
 from diffusability.artifacts.gc import find_garbage, find_leftovers, remove
 from diffusability.artifacts.inventory import bytes_of, finished
@@ -34,6 +35,16 @@ def publish(plan: Plan, *stages: str) -> list[Job]:
             for name in STAGES[job.stage].outputs:
                 (folder / name).write_text("{}")
     return jobs
+
+
+@pytest.fixture(autouse=True)
+def few_studies(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the workflow hold the smoke study alone: every call of gc plans all that are there."""
+    folder = tmp_path_factory.mktemp("workflow")
+    (folder / "studies").mkdir()
+    (folder / "studies" / "smoke.yaml").symlink_to(SMOKE)
+    monkeypatch.setattr(records, "workflow_folder", lambda: folder)
+    monkeypatch.setattr(records, "default_study", lambda: SMOKE)
 
 
 @pytest.fixture

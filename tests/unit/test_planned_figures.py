@@ -128,7 +128,10 @@ def results_of(name: str) -> Results:
     return Results(tables, numbers, target_metric(study))
 
 
-@pytest.mark.parametrize("name", ["config", "fashion", "smoke", "fisher_contrast"])
+@pytest.mark.parametrize(
+    "name",
+    ["config", pytest.param("fashion", marks=pytest.mark.release), "smoke", "fisher_contrast"],
+)
 def test_no_planned_figure_is_empty(name: str) -> None:
     planned, results = figure_names(study_of(name)), results_of(name)
     empty = {n: empty_reason(FIGURES[n].function()(results)) for n in planned}

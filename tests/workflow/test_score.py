@@ -60,6 +60,7 @@ def test_a_tokenizer_of_a_study_has_the_numbers_of_the_study(
         assert seen["shown"]
 
 
+@pytest.mark.release
 def test_latents_of_a_study_have_the_numbers_of_the_study(finished: Workspace) -> None:
     plan = Plan(load_study(finished.path / "study.yaml"))
     (latents, _) = plan.of_stage("latents")

@@ -93,6 +93,7 @@ def test_every_table_is_there_and_says_what_it_cannot(finished: Workspace) -> No
     assert tables["noise_floor"]["note"].notna().all()
 
 
+@pytest.mark.release
 def test_figures_of_a_clone_that_holds_only_tables(finished: Workspace, tmp_path: Path) -> None:
     clone = Workspace.create(tmp_path / "clone")
     clone.write_study(read_yaml(finished.path / "study.yaml"))
@@ -173,6 +174,7 @@ def test_headline_names_the_report(finished: Workspace) -> None:
     )
 
 
+@pytest.mark.release
 def test_evicted_latents_are_encoded_again(finished: Workspace) -> None:
     shards = sorted(finished.path.glob("results/cache/latents/*/*.safetensors"))
     before = {p: p.read_bytes() for p in shards}
@@ -213,6 +215,7 @@ def test_evicted_latents_are_encoded_again(finished: Workspace) -> None:
     assert all(p.read_bytes() == before[p] for p in encoded)
 
 
+@pytest.mark.release
 def test_a_missing_reader_has_what_it_reads_restored_and_nothing_else(finished: Workspace) -> None:
     """A failed restore leaves nothing behind: the same command goes on, also without records."""
     shards = sorted(finished.path.glob("results/cache/latents/*/*.safetensors"))
@@ -285,6 +288,7 @@ def test_evicted_samples_are_generated_again(finished: Workspace) -> None:
     assert again.read_bytes() == before[again]
 
 
+@pytest.mark.release
 def test_altered_artifact_is_named_and_made_again(finished: Workspace) -> None:
     (model,) = finished.path.glob("results/tokenizer/conv-base/s0/*/model.safetensors")
     good = model.read_bytes()
