@@ -77,6 +77,7 @@ def tokenizer(name: str, *over: dict[str, Any]) -> Any:
     return next(a for a in plan_of(*over).of_stage("tokenizer") if a.labels["tokenizer"] == name)
 
 
+@pytest.mark.release
 def test_two_processes_equal_one_that_does_both_parts_to_the_bit(workplace: Path) -> None:
     study = merge(merge(TINY, PARTS), base(gpus=2))
     Path("study.yaml").write_text(yaml.safe_dump(study))

@@ -24,6 +24,7 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+pytestmark = pytest.mark.release  # trainings
 STEPS = 80
 BATCH = 16
 

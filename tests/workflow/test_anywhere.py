@@ -73,6 +73,7 @@ def test_jobs_run_there_and_moving_the_workflow_makes_none_again(
     assert "Nothing to be done" in user.run(*command("moved", "other")).stdout
 
 
+@pytest.mark.release
 def test_an_error_names_the_whole_command(flow: Workspace, user: Workspace) -> None:
     plan = Plan(load_study(SMOKE))
     command = ["snakemake", "-s", f"{flow.path}/Snakefile", "--configfile", "any/where.yaml"]

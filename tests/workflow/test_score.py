@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from safetensors.torch import load_file
 
 from diffusability.study.planning.plan import Plan

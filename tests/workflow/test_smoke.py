@@ -62,6 +62,7 @@ def test_table_is_tidy_and_complete(finished: Workspace) -> None:
     assert table["stderr"].notna().mean() > 0.95
 
 
+@pytest.mark.release
 def test_figures_are_redrawn_byte_for_byte_from_the_tables(finished: Workspace) -> None:
     folder = finished.path / "results/figures/smoke"
     before = digests(folder)
