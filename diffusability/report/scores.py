@@ -36,12 +36,15 @@ class Places:
         table: one row per metric, as words.
         picture: address of an image, or `data:` with it; empty: none.
         lists: sentences by their heading; headings without sentences are left out.
+        first: sentences that the page begins with, on what diffusion models are expected to make
+            of the spaces.
     """
 
     about: str
     table: pd.DataFrame
     picture: str = ""
     lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    first: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

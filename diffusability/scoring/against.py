@@ -223,6 +223,7 @@ def places_on_page(
     expected: Sequence[str] = (),
     picture: bytes = b"",
     images: str = "",
+    first: Sequence[str] = (),
 ) -> Places | None:
     """Return what `against_text` says, for the page; None: no metric was measured of both.
 
@@ -230,6 +231,7 @@ def places_on_page(
         scores: that the page is of. known: what they are compared with.
         expected: sentences on predictions. picture: SVG of the scores among the known; empty: none.
         images: fingerprint of the dataset of the scores; empty: not known.
+        first: those of the sentences that the page begins with.
     """
     table = _places(scores, known, images)
     if table is None:
@@ -237,8 +239,8 @@ def places_on_page(
     source = inline(picture, "image/svg+xml") if picture else ""
     lists = {
         NOT_COMPARED: not_compared(scores, known),
-        EXPECTED: expected,
+        EXPECTED: [sentence for sentence in expected if sentence not in first],
         MOVED: known.advice,
     }
     about = " ".join(filter(None, [f"Against {known.about}.", known.care(images)]))
-    return Places(about, table, source, lists)
+    return Places(about, table, source, lists, first)

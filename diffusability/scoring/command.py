@@ -27,7 +27,7 @@ from diffusability.scoring.request import (
 )
 from diffusability.scoring.run import LOG, run_study, write_study
 from diffusability.scoring.study_part import study_without_models
-from diffusability.scoring.table import Score, score_text
+from diffusability.scoring.table import score_text
 from diffusability.study.planning.plan import Plan
 from diffusability.study.preflight.needs import check_needs
 from diffusability.study.reading.resolve import resolve_study
@@ -141,9 +141,14 @@ def score_command(arguments: argparse.Namespace) -> int:
         plan = Plan(resolve_study(data, "score"))
         seen = plan.study.dataset.has_images  # latents do not say what images they are of
         images = plan.of_stage("dataset")[0].fingerprint if seen else ""
-        found = _expectations(scores, plan, folder, arguments.against)
-        print(f"\n{against_text(scores, known, found, images)}")
-        places = places_on_page(scores, known, found, scores_svg(scores, known), images)
+        found, reason = expected(scores, spaces_of(plan, folder), arguments.against)
+        if found:
+            pd.DataFrame([asdict(each) for each in found]).to_csv(folder / EXPECTED, index=False)
+        said = [each.sentence for each in found] or [reason]
+        print(f"\n{against_text(scores, known, said, images)}")
+        numbers = [each.sentence for each in found if each.value is not None]
+        picture = scores_svg(scores, known)
+        places = places_on_page(scores, known, said, picture, images, numbers)
     if finished.plan is not None:
         with contextlib.chdir(folder):
             write_page(finished.plan, page, left_out=finished.left_out, places=places)
@@ -164,15 +169,6 @@ def _say_classes(images: Mapping[str, Any]) -> None:
     else:
         return
     print(f"{images['path']}: {said}", file=sys.stderr)
-
-
-def _expectations(scores: Sequence[Score], plan: Plan, folder: Path, table: str) -> list[str]:
-    """Return what the study of a table expects of the scored spaces, and write it to a table."""
-    found, reason = expected(scores, spaces_of(plan, folder), table)
-    if not found:
-        return [reason]
-    pd.DataFrame([asdict(each) for each in found]).to_csv(folder / EXPECTED, index=False)
-    return [each.sentence for each in found]
 
 
 def _study(arguments: argparse.Namespace) -> dict[str, Any]:
