@@ -33,6 +33,13 @@ FLAGS = {
 }
 
 
+def direction(better: bool | None, chance: float | None = None) -> str:
+    """Return which values are better, and the value of latents that say nothing, if it is known."""
+    level = "" if chance is None else f"chance {chance:.2g}"
+    word = BETTER[better]
+    return f"{word} ({level})" if word and level else word or level
+
+
 def in_plain_words(flag: str) -> str:
     """Return a flag in plain words, without the noise levels that it names."""
     flag = flag.partition(" (v = ")[0]

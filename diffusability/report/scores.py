@@ -15,8 +15,8 @@ from diffusability.analysis.equal_reconstruction import unequal
 from diffusability.analysis.failed import failed_tokenizers
 from diffusability.analysis.frames import rows_where
 from diffusability.analysis.pairing import means_by_tokenizer
-from diffusability.analysis.panels import Measured, Panel, higher_is_better
-from diffusability.report.flags import BETTER, reading, to_read
+from diffusability.analysis.panels import Measured, Panel, higher_is_better, stated_levels
+from diffusability.report.flags import BETTER, direction, reading, to_read
 from diffusability.study.metrics.groups import METRIC_GROUPS
 from diffusability.study.metrics.metric_group import LEFT_OUT, is_left_out
 from diffusability.study.preflight.class_sizes import lacking
@@ -77,13 +77,15 @@ class Column:
     errors: Mapping[str, float] = field(default_factory=dict)
     failed: Collection[str] = ()  # tokenizers whose diffusion models failed
     gaps: Mapping[str, float] = field(default_factory=dict)  # see `_gaps`
+    chance: float | None = None  # the value of latents that say nothing of a class
 
     @property
     def about(self) -> str:
-        """Unit and direction."""
+        """Unit, direction and chance."""
         unit = "" if self.unit in UNNAMED else self.unit
-        direction = f"{BETTER[self.better]} is better" * (self.better is not None)
-        return ", ".join(filter(None, (unit, direction)))
+        words = f"{BETTER[self.better]} is better" * (self.better is not None)
+        chance = "" if self.chance is None else f"chance {self.chance:.2g}"
+        return ", ".join(filter(None, (unit, words, chance)))
 
     def cell(self, tokenizer: str, family: list[str]) -> Cell:
         """Return the cell of a tokenizer, ranked among those of its family that have a value."""
@@ -133,7 +135,9 @@ def score_columns(tables: Mapping[str, pd.DataFrame], target: str) -> list[Colum
     for metric, short in represented(measurements["metric"]).items():
         values = measurements[measurements["metric"] == metric].groupby("tokenizer")["value"].mean()
         better = higher_is_better(indexed, metric)
-        columns.append(Column(short, str(units.get(metric, "1")), better, _numbers(values)))
+        chance = stated_levels(indexed, metric).get("chance")
+        unit = str(units.get(metric, "1"))
+        columns.append(Column(short, unit, better, _numbers(values), chance=chance))
     return [c for c in columns if any(not math.isnan(v) for v in c.values.values())]
 
 
@@ -192,7 +196,7 @@ def perspective_rows(
         measured = own[own["metric"] == metric]
         said = measured.assign(flags=measured["flags"].fillna(""))
         how = [
-            reading(metric, json.loads(row.get("options") or "{}"), row["flags"].split("; "))
+            reading(metric, json.loads(row["options"] or "{}"), row["flags"].split("; "))
             for row in said.to_dict("records")
         ]
         for words, part in said.groupby(pd.Series(how, said.index), sort=True):
@@ -211,8 +215,8 @@ def perspective_rows(
                 for tokenizer in names
             }
             unit = "" if column.unit in UNNAMED else f" ({column.unit})"
-            row = {"metric": name + unit, **cells, "better": BETTER[column.better]}
-            row |= {"perspective": title}
+            better = direction(column.better, stated_levels(indexed, metric).get("chance"))
+            row = {"metric": name + unit, **cells, "better": better, "perspective": title}
             flags = dict.fromkeys(flag for text in part["flags"] for flag in text.split("; "))
             rows.append({**row, "read with care": "; ".join(to_read(flags))})
     table = pd.DataFrame(rows)

@@ -14,6 +14,7 @@ from diffusability.report.flags import (
     HARDLY_RECONSTRUCTED,
     LEAST_PSNR,
     UNCONDITIONAL,
+    direction,
     reading,
     to_read,
 )
@@ -142,7 +143,7 @@ def side_by_side(scores: Sequence[Score]) -> pd.DataFrame:
             metric = str(m["metric"])
             row = {"perspective": perspective, "metric": f"{short} ({metric})"}
             row |= {s.name: LEFT_OUT if is_left_out(metric, s.left_out) else "-" for s in scores}
-            row["better"] = BETTER[m["higher_is_better"]]
+            row["better"] = direction(m["higher_is_better"], m["options"].get("chance"))
             rows.setdefault((short, metric), row)[score.name] = plus_minus(m)
     columns = ["perspective", "metric", *(score.name for score in scores), "better"]
     return pd.DataFrame(list(rows.values()), columns=columns)

@@ -198,8 +198,10 @@ def test_tables_show_every_perspective_with_its_error(latents: Tensor) -> None:
     assert list(table.columns) == ["perspective", "metric", "mine", "plain", "better"]
     own = table[~table["metric"].str.contains("unconditional")]  # that row is of `plain` alone
     assert own["mine"].str.contains("±").all()
+    (cell,) = (m for m in found.measurements if m["metric"] == "semantics.lnc5")
+    chance = cell["options"]["chance"]
     lnc = table[table["metric"].str.contains("lnc5")].iloc[0]
-    assert (lnc["plain"], lnc["better"]) == ("left out", "higher")
+    assert (lnc["plain"], lnc["better"]) == ("left out", f"higher (chance {chance:.2g})")
     other = table[table["metric"].str.contains("unconditional")].iloc[0]
     assert other["mine"] == "-"  # its own VIV is of classes, and not left out
     assert "Left out of mine:\n  spatial.srss: there are no masks" in score_text([found])
@@ -714,6 +716,7 @@ def test_the_page_says_of_which_space_a_metric_failed_and_why() -> None:
         "higher_is_better": False,
         "flags": "",
         "backbone": "",
+        "options": "{}",
         "family": "f",
         "cluster": "",
         "encoder": "",
