@@ -107,6 +107,16 @@ class Estimates:
             found[artifact] = Task(seconds / max(1, gpus), gpus, size)
         return found
 
+    def decoding(self) -> tuple[float, Artifact] | None:
+        """Return the most image files that a GPU needs in a second, and for which artifact."""
+        rates = []
+        for artifact in self._unfinished:
+            work = self._work(artifact)
+            seconds = self._timed_seconds(artifact) or self._seconds(work)
+            if work.decoded and seconds:
+                rates.append((work.decoded / seconds, artifact.path, artifact))
+        return max(rates)[::2] if rates else None
+
     def _work(self, artifact: Artifact) -> Work:
         """Return the counted cost of an artifact, counted once."""
         if artifact not in self._works:

@@ -1,5 +1,6 @@
 """A plan as text: jobs, time and disk of every stage, total time, and missing inputs."""
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -9,7 +10,7 @@ from diffusability.execution.this_machine import SIDE, START_UP, ThisMachine
 from diffusability.study.core.commands import diffusability_command
 from diffusability.study.entries.dataset import FOLDER_TRAIN, FOLDER_VAL, DecodedDataset
 from diffusability.study.planning.plan import Plan
-from diffusability.study.preflight.cost import EAGER, MACHINE, SUSTAINED
+from diffusability.study.preflight.cost import DECODED, EAGER, MACHINE, SUSTAINED
 from diffusability.study.preflight.memory import CONTEXT, PASSING, TRAININGS, largest_steps
 from diffusability.study.preflight.needs import describe_package, missing, missing_packages
 from diffusability.study.preflight.needs import study_needs as needs_of
@@ -34,7 +35,7 @@ def plan_table(plan: Plan, gpus: Sequence[int] = (8, 64), here: ThisMachine | No
     runs = []
     if any(stage.to_do for stage in stages):
         runs = _runs(plan, estimates, gpus) if here is None else _run_here(stages, here)
-    memory = _memory(plan, stages) if here is None else []
+    memory = [*_memory(plan, stages), *_decoding(estimates)] if here is None else []
     total = _total(plan, stages, here)
     return "\n".join([*lines, "", total, *runs, *memory, "", *notes, *_lacking(plan)])
 
@@ -127,6 +128,21 @@ def _memory(plan: Plan, stages: list[StageCost]) -> list[str]:
         return []
     heading = f"training step on a GPU of {limit:g} GB"
     return ["", f"{heading:<34}{'images at once':>16}{'memory':>13}", *lines]
+
+
+def _decoding(estimates: Estimates) -> list[str]:
+    """Return how many cores decode image files as fast as a GPU needs them."""
+    found = estimates.decoding()
+    if found is None:
+        return []
+    rate, artifact = found
+    cores = math.ceil(rate / DECODED)
+    return [
+        "",
+        f"image files: a GPU needs up to {rate:,.0f} in a second ({artifact.stage} "
+        f"{artifact.name}): {cores} core{'s' * (cores > 1)} for each GPU, where a core decodes "
+        f"{DECODED} JPEGs of 500 x 375 pixels (`set-threads` and `cpus_per_gpu` of a profile)",
+    ]
 
 
 def _notes(plan: Plan, stages: list[StageCost], here: ThisMachine | None) -> list[str]:

@@ -13,7 +13,7 @@ from diffusability.metrics import sample_fisher
 from diffusability.study.entries.dataset import FolderDataset
 from diffusability.study.entries.pixel_dataset import DigitsDataset, ShapesDataset
 from diffusability.study.planning.plan import Artifact, Plan
-from diffusability.study.preflight.cost import COMPARED, DISTANCES, EAGER, SUSTAINED, Costs
+from diffusability.study.preflight.cost import COMPARED, DECODED, DISTANCES, EAGER, SUSTAINED, Costs
 from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY
 
@@ -188,6 +188,20 @@ def test_the_table() -> None:
     assert "42 jobs, 0 to do: 0.0 GPU-hours counted" in finished
     (row,) = (line for line in finished.splitlines() if line.startswith("diffusion "))
     assert row.split() == ["diffusion", "4", "4", "0"]
+
+
+def test_cores_that_decode_image_files_for_a_gpu() -> None:
+    plan = imagenet()
+    rate, artifact = Estimates(plan).decoding()
+    assert artifact.stage == "latents"  # a training works longer on an image than an encoder does
+    sizes = [entry.cost(3, 256).encoder.macs for entry in plan.study.tokenizers.values()]
+    assert rate == pytest.approx(SUSTAINED["full fp32"] / (2 * min(sizes)))
+    cores = int(rate // DECODED) + 1
+    assert f"{rate:,.0f} in a second (latents {artifact.name}): {cores} cores" in plan_table(plan)
+    assert Estimates(smoke()).decoding() is None  # its images are in memory
+    training = Costs(plan.study).work(of(plan, "tokenizer", tokenizer="conv-f16d32-baseline"))
+    train = plan.study.tokenizers["conv-f16d32-baseline"].train
+    assert training.decoded == train.steps * train.batch
 
 
 def test_a_training_that_is_not_compiled_is_slower() -> None:

@@ -53,6 +53,7 @@ PER_POINT = 1.6e-5  # of uniformity: CPU seconds per point and iteration of t-SN
 # 8,192 dimensions took. As many images are compared as ``metrics.sample_fisher`` takes.
 PER_PRODUCT, PER_DIMENSION, COMPARED, DISTANCES = 3.2e-10, 0.01, 2048, 1024
 PER_FILE = 1 / 830  # CPU seconds per image file of which the index is built
+DECODED = 300  # image files that a core decodes, resizes and crops to 256 pixels in a second
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Work:
         bytes: on disk when it is finished, the bulk that it stands for included.
         core_seconds: of a stage that needs no GPU, on one CPU core; None where it is not known.
         efficiency: share of the speed that is reached.
+        decoded: image files that are decoded while the GPU works.
     """
 
     macs: int | None
@@ -72,6 +74,7 @@ class Work:
     bytes: int
     core_seconds: float | None = None
     efficiency: float = 1.0
+    decoded: int = 0
 
     @property
     def seconds(self) -> float | None:
@@ -98,6 +101,8 @@ class Costs:
     def work(self, artifact: Artifact) -> Work:
         """Return the cost of one artifact of the study's plan."""
         found = self._work(artifact)
+        if not isinstance(self.data, DecodedDataset):
+            found = replace(found, decoded=0)
         if found.speed == "fp32" and artifact.stage not in IN_TF32:
             return replace(found, speed="full fp32")
         return found
@@ -198,7 +203,7 @@ class Costs:
         if isinstance(entry, TrainedEncoder):
             seen = entry.train.steps * entry.train.batch
             macs = _passes(entry.train) * seen * size.macs
-            return Work(macs, entry.train.precision, 4 * size.parameters)
+            return Work(macs, entry.train.precision, 4 * size.parameters, decoded=seen)
         return Work(0, "fp32", 4 * size.parameters)
 
     def _tokenizer(self, entry: TokenizerEntry) -> Work:
@@ -226,7 +231,8 @@ class Costs:
             rounds = max(0, train.steps - objective.gan_start) * train.batch
             judged = ADVERSARIAL * discriminator(objective, self.channels, self.side).macs
             macs += rounds * (judged + BALANCING * distance)
-        return Work(macs, train.precision, 4 * network.whole.parameters)
+        decoded = train.steps * train.batch
+        return Work(macs, train.precision, 4 * network.whole.parameters, decoded=decoded)
 
     def _latents(self, entry: TokenizerEntry) -> Work:
         channels, grid = self._latent(entry)
@@ -239,7 +245,7 @@ class Costs:
         if encoding.val_means is not None:  # longer means of single shards
             longer = BYTES[encoding.val_means] - BYTES[encoding.dtype]
             size += self.images.of("val") * (moments // 2) * longer
-        return Work(macs, "fp32", size)
+        return Work(macs, "fp32", size, decoded=count)
 
     def _latent(self, entry: TokenizerEntry) -> tuple[int, int]:
         """Return channels and side of a latent."""
