@@ -142,4 +142,4 @@ def test_python_examples_run_when_pasted(page: str) -> None:
 def test_python_example_is_the_same_everywhere() -> None:
     """The README's is run by its own test."""
     for page in (REPOSITORY / "README.md", DOCS / "metrics.md"):
-        assert "measure_velocity(latents, labels, generator=" in page.read_text()
+        assert "for m in velocity(latents, labels):" in page.read_text()

@@ -117,4 +117,4 @@ def test_intervals_hold_on_left_out_clusters_of_the_gallery_study() -> None:
     assert f"intervals hold for {found['held'].mean():.2f} of the tokenizers" in page
     for row in found.itertuples():
         assert f"{row.spearman:.2f} | {row.error_factor:.2f} | {row.held:.2f}" in page
-    assert list(found["note"] == "") == [False, False, False, True]
+    assert not any(found["note"] == "")
