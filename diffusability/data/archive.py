@@ -129,12 +129,19 @@ class Archives(DataSource[Entry]):
         """Return the number of classes that the labels name; 1 where there are none.
 
         Raises:
-            DataError: an archive is damaged, or not what the study says.
+            DataError: an archive is damaged or not what the study says, or labels have gaps.
         """
         train, val = self.spec.files()
         archive = self.archive(self.spec, [*train, *val])
         members = chain.from_iterable(map(archive.members, range(len(archive.files))))
-        return 1 + max((member.label for member in members if member.label is not None), default=0)
+        found = sorted({member.label for member in members if member.label is not None})
+        if found and found != list(range(len(found))):
+            raise DataError(
+                f"{self.spec.path}: {len(found)} classes with labels from {found[0]} to "
+                f"{found[-1]}; number them from 0 without gaps, or take all images as one class "
+                "(`num_classes: 1`; of a score: --classes 1)"
+            )
+        return max(1, len(found))
 
     def prepare(self, folder: Path, published: Path) -> tuple[ImageSet, dict[str, Any]]:
         """Write index.json and members.json; return the images and what the manifest says.
@@ -235,7 +242,7 @@ def _listing(archive: Archive[Any], training: int) -> Listing:
                     "`num_classes: 1`"
                 )
             files.append(f"{number}/{member.name}")
-            labels.append(member.label or 0)
+            labels.append(member.label or 0 if spec.num_classes > 1 else 0)  # one class: of all
             validation.append(number >= training)
     if not files:
         raise DataError(f"{spec.path}: no {spec.suffix} file")
@@ -244,7 +251,7 @@ def _listing(archive: Archive[Any], training: int) -> Listing:
         raise DataError(
             f"{spec.path}: {len(found)} classes with labels from {found[0]} to {found[-1]}, the "
             f"study has num_classes: {spec.num_classes}, which are the labels 0 to "
-            f"{spec.num_classes - 1}"
+            f"{spec.num_classes - 1}; num_classes: 1 takes all images as one class"
         )
     if not any(validation):
         seed = derive_seed("folder split")

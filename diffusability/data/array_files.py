@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from diffusability.study.core.commands import install_command
 
 _BROKEN = (zipfile.BadZipFile, zlib.error)  # npz files are zips
 SUFFIXES = (".npy", ".npz", ".safetensors", ".zarr")
+LISTED = 5  # arrays that a message names
 
 
 def read_array(path: str | Path, names: tuple[str, ...], key: str | None = None) -> Tensor:
@@ -46,6 +47,18 @@ def read_array(path: str | Path, names: tuple[str, ...], key: str | None = None)
         raise DataError(f"{path}: cannot be read as {path.suffix} ({error!s:.200})") from None
 
 
+def held_names(path: str | Path) -> list[str]:
+    """Return the names of the arrays of a file that can be read, without reading the arrays."""
+    path = Path(path)
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as found:
+            return list(found.files)
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as found:
+            return list(found.keys())
+    return list(_of_zarr(path)) if path.suffix == ".zarr" else []
+
+
 def _chosen(path: Path, arrays: Collection[str], names: tuple[str, ...], key: str | None) -> str:
     """Return the name of the array that is meant.
 
@@ -58,7 +71,12 @@ def _chosen(path: Path, arrays: Collection[str], names: tuple[str, ...], key: st
         key = next(iter(arrays))
     if key is None or key not in arrays:
         wanted = f"`{key}`" if key else f"one of {', '.join(names)}"
-        raise DataError(f"{path}: holds {', '.join(arrays) or 'nothing'}, and not {wanted}")
+        held = ", ".join(list(arrays)[:LISTED]) or "nothing"
+        held += f", ... ({len(arrays)} arrays)" if len(arrays) > LISTED else ""
+        raise DataError(
+            f"{path}: holds {held}, and not {wanted}; weights of an autoencoder are named by their "
+            "folder"
+        )
     return key
 
 

@@ -13,6 +13,8 @@ HARDLY_RECONSTRUCTED = (
 )
 # flags of measurements in plain words; a flag may go on after the key
 FLAGS = {
+    "classes too small to halve: no finite-sample correction": "too few images of a class to know "
+    "by how much it is too low",
     "rank-deficient covariance factors": "too few images for covariance factors",
     "rank-deficient": "too few images for the number of features",
     "few-images-per-class": "few generated images per class",

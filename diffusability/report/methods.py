@@ -36,10 +36,15 @@ BIBTEX = """@article{zhong2026diffusing,
   year    = {2026}
 }"""
 
-LATENTS = (
-    "Metrics of latents. They use posterior means, z-scored per channel. The reference code of "
-    "LNC, SRSS, LDS and CDS uses raw latents; those values are in the tables as _raw. iFID uses "
-    "raw latents, uniformity draws from the posteriors, unless the study says otherwise."
+ENCODED = (
+    "They use posterior means, z-scored per channel",
+    "iFID uses raw latents, uniformity draws from the posteriors, unless the study says otherwise",
+)
+STORED = ("They use the latents as they are on disk, z-scored per channel",)
+RAW = (
+    "FI and FIR scale all channels by one number",
+    "The reference code of LNC, SRSS, LDS and CDS uses raw latents; those values are in the tables "
+    "as _raw",
 )
 
 
@@ -59,7 +64,8 @@ def methods(
     study, measurements = plan.study, tables["measurements"]
     paragraphs = [_data(study, manifests), _tokenizers(plan, measurements)]
     if study.selected_metrics:
-        paragraphs.append(LATENTS)
+        first, *more = ENCODED if study.dataset.has_images else STORED
+        paragraphs.append(". ".join(["Metrics of latents", first, *RAW, *more]) + ".")
     models = measurements[measurements["metric"] == target]
     if len(models):
         paragraphs += [_models(plan, models), _samples(study, models, target)]
@@ -88,12 +94,14 @@ def _images(manifest: Mapping[str, Any]) -> str:
 def _tokenizers(plan: Plan, measurements: pd.DataFrame) -> str:
     """Return the paragraph on tokenizers: how many, how trained, aligned with what."""
     study, known = plan.study, measurements.drop_duplicates("tokenizer")
-    families = [
-        f"{len(own)} of {family} in {own['cluster'].nunique()} clusters"
-        for family, own in known.groupby("family", sort=False)
-    ]
     entries = {name: study.tokenizers[name] for name in study.selected_tokenizers}
     trained = {n: e for n, e in entries.items() if isinstance(e, TokenizerSpec)}
+    by_family = known.groupby("family", sort=False)
+    clusters = " in {} clusters" if trained else ""
+    families = [
+        f"{len(own)} of {family}{clusters.format(own['cluster'].nunique())}"
+        for family, own in by_family
+    ]
     networks = {e.family: f"{e.family}: {_network(e.network)}" for e in trained.values()}
     settings = {e.family: _training(e.train) for e in reversed(trained.values())}
     others = [name for name, e in trained.items() if _training(e.train) != settings[e.family]]
@@ -102,7 +110,8 @@ def _tokenizers(plan: Plan, measurements: pd.DataFrame) -> str:
     own = [_encoder(name, study.encoders[name]) for name in study.encoders if name in encoders]
     repeated = grey_repeated(study)
     return (
-        f"Tokenizers. {len(known)}: {', '.join(families)}; a cluster is a regularizer method. "
+        f"Tokenizers. {len(known)}: {', '.join(families)}"
+        f"{'; a cluster is a regularizer method' if trained else ''}. "
         f"Seeds: {_list(study.select.tokenizer_seeds)}{_repeats(plan)}."
         + (f" Trained as {'; '.join(said)}." if said else "")
         + (f" Trained otherwise (see the study file): {_list(others)}." if others else "")

@@ -4,13 +4,14 @@ import argparse
 import contextlib
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from diffusability.data.array_files import held_names
 from diffusability.errors import StudyError
 from diffusability.execution.this_machine import available_cores
 from diffusability.report.methods import grey_repeated
@@ -21,6 +22,7 @@ from diffusability.scoring.expected import expected, spaces_of
 from diffusability.scoring.hub import download_vision_models
 from diffusability.scoring.plot import scores_svg
 from diffusability.scoring.request import (
+    LABELS,
     Request,
     check_stored,
     requested_study,
@@ -98,7 +100,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--results", help=f"folder for results, table and page ({FOLDER}; of --study: here)")
     add("--write", metavar="FILE", help="only write the study, to be edited and run")
-    add("--cores", "-c", type=int, default=available_cores(), help="cores that are used (all)")
+    add("--cores", "-c", type=_cores, default=available_cores(), help="cores that are used (all)")
+
+
+def _cores(text: str) -> int:
+    """Return a number of cores.
+
+    Raises:
+        ArgumentTypeError: it is no whole number above 0.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number, at least 1")
+    return int(text)
 
 
 def score_command(arguments: argparse.Namespace) -> int:
@@ -116,6 +129,8 @@ def score_command(arguments: argparse.Namespace) -> int:
     if not arguments.study:
         if arguments.classes is None:
             _say_classes(data["datasets"]["images"])
+        if arguments.labels is None and arguments.images is None:
+            _say_unused_labels(data["tokenizers"].values())
         if not arguments.write:  # elsewhere it may be run
             download_vision_models(data.get("encoders", {}).values())
     study = resolve_study(data, "score")
@@ -169,6 +184,15 @@ def _say_classes(images: Mapping[str, Any]) -> None:
     else:
         return
     print(f"{images['path']}: {said}", file=sys.stderr)
+
+
+def _say_unused_labels(tokenizers: Iterable[Mapping[str, Any]]) -> None:
+    """Say that files of latents hold labels, which a person may take to be used."""
+    for entry in tokenizers:
+        for name in held_names(entry["path"]):
+            if name in LABELS:
+                path = entry["path"]
+                print(f"{path}: its `{name}` are not used; with: --labels {path}", file=sys.stderr)
 
 
 def _study(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -46,12 +46,14 @@ def draw_scores(scores: Sequence[Score], known: Known | None) -> ScoreFigure:
     for score in scores:
         for _, short, m in shown_rows(score):
             by_metric.setdefault((short, str(m["metric"])), {})[score.name] = m
+    omitted: list[str] = []
     if known is not None:
         compared = {
             name: found
             for name, found in by_metric.items()
             if len(found) > 1 or any(_compared(known, m) for m in found.values())
         }
+        omitted = [short for short, metric in by_metric if (short, metric) not in compared]
         by_metric = compared or by_metric
     height = 0.42 * len(by_metric) + 0.8
     figure = ScoreFigure(figsize=(7, height), layout="constrained")
@@ -64,8 +66,10 @@ def draw_scores(scores: Sequence[Score], known: Known | None) -> ScoreFigure:
         handles=handles, loc="outside upper center", ncols=4, fontsize=SMALL, frameon=False
     )
     if known is not None:
-        about = f"grey: {known.about}; open: not measured as they were"
-        figure.supxlabel(about, fontsize=SMALL, wrap=True)
+        about = [f"grey: {known.about}", "open: not measured as they were"]
+        if compared and omitted:
+            about.append(f"not drawn, as they were not measured so: {', '.join(omitted)}")
+        figure.supxlabel("; ".join(about), fontsize=SMALL, wrap=True)
     return figure
 
 

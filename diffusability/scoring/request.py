@@ -35,6 +35,7 @@ from diffusability.tokenizers.python_object import probe_shape
 from diffusability.tokenizers.stored import NAMES, check_latents, read_latents
 
 OF_LATENTS = ("velocity", "semantics", "spatial", "smoothness", "uniformity", "fisher")
+LABELS = ("labels", "label", "y")  # usual names of their array in a file
 MOST_CLASSES = 10**6  # labels above it are ids, and no numbers of classes
 # options that differ from those of a study: seconds in the place of minutes, any size of class;
 # uniformity on as many points as of the known spaces of `fashion`, which it is compared with
@@ -210,7 +211,7 @@ def _unseen(request: Request) -> dict[str, Any]:
     if not entry["images"]:
         raise StudyError(f"{first}: there are no latents in this file")
     if request.labels is not None:
-        labels = read_array(request.labels, ("labels", "label", "y"))
+        labels = read_array(request.labels, LABELS)
         # labels that are no integers are refused later
         largest = int(labels.nan_to_num(0, 0, 0).max()) if labels.numel() else 0
         if largest >= MOST_CLASSES:

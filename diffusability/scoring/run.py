@@ -91,19 +91,27 @@ def run_study(
     log.unlink(missing_ok=True)
     data, too_few = _enough_images(data, folder, cores, log)
     plan = Plan(resolve_study(data, "score"))
+    if not plan.measured:
+        raise StudyError(f"nothing can be measured: {_why_nothing(_read(plan, None), plan.study)}")
     write_study(data, folder / "score.yaml")
     done = _snakemake(folder, cores, log)
     with contextlib.chdir(folder):
         scores = [replace(s, left_out={**too_few, **s.left_out}) for s in _read(plan, others)]
         if not any(score.measurements for score in scores):
-            reasons = dict.fromkeys(r for score in scores for r in score.left_out.values())
-            raise StudyError(f"nothing was measured: {'; '.join(reasons)} (log: {log})")
+            reasons = _why_nothing(scores, plan.study)
+            raise StudyError(f"nothing was measured: {reasons} (log: {log})")
         _write(scores)
     if not done:
         plan = _measured_part(plan, data, folder)
         done = _snakemake(folder, cores, log)
         write_study(data, folder / "score.yaml")
     return Finished(scores, plan if done else None)
+
+
+def _why_nothing(scores: Iterable[Score], study: Study) -> str:
+    """Return the reasons why metric groups that a study asks for were not measured."""
+    said = [s.left_out.get(name) for s in scores for name in study.selected_metrics]
+    return "; ".join(dict.fromkeys(filter(None, said)))
 
 
 def _measured_part(plan: Plan, data: Mapping[str, Any], folder: Path) -> Plan:
@@ -199,14 +207,20 @@ def _snakemake(folder: Path, cores: int, log: Path, *targets: str) -> bool:
 
 def _read(plan: Plan, others: Mapping[str, str] | None) -> list[Score]:
     """Return the scores of a plan's tokenizers, from the artifacts that are there."""
-    by_space: dict[tuple[str, str], list[Artifact]] = {}
-    for artifact in plan.measured:
-        key = artifact.labels["tokenizer"], artifact.labels["tokenizer_seed"]
-        by_space.setdefault(key, []).append(artifact)
+    study = plan.study
+    by_space: dict[tuple[str, str], list[Artifact]] = {
+        (name, str(seed)): []
+        for name in study.selected_tokenizers
+        for seed, _ in study.seeds_of(name)
+    }
+    for artifact in plan.measured:  # of some spaces none, which are left out with the reason
+        by_space[artifact.labels["tokenizer"], artifact.labels["tokenizer_seed"]].append(artifact)
+    seeds = {seed for _, seed in by_space}
     found = []
     for (tokenizer, seed), artifacts in by_space.items():
-        unasked = {} if others is None else _not_declared(plan.study, tokenizer, others)
-        found.append(_score(plan, tokenizer, seed, artifacts, unasked))
+        unasked = {} if others is None else _not_declared(study, tokenizer, others)
+        name = score_name(tokenizer, seed, seeds)
+        found.append(_score(name, artifacts, {**unasked, **study.left_out(tokenizer)}))
     return found
 
 
@@ -218,10 +232,8 @@ def _not_declared(study: Study, tokenizer: str, others: Mapping[str, str]) -> di
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-def _score(
-    plan: Plan, tokenizer: str, seed: str, artifacts: list[Artifact], unasked: Mapping[str, str]
-) -> Score:
-    left_out = {**unasked, **plan.study.left_out(tokenizer)}
+def _score(name: str, artifacts: list[Artifact], reasons: Mapping[str, str]) -> Score:
+    left_out = dict(reasons)
     measurements: list[Mapping[str, Any]] = []
     for artifact in artifacts:
         if not is_done(artifact):
@@ -232,8 +244,7 @@ def _score(
         found, without = split_applicable(cells)
         measurements += found
         left_out |= without
-    seeds = {a.labels["tokenizer_seed"] for a in plan.measured}
-    return Score(score_name(tokenizer, seed, seeds), measurements, left_out)
+    return Score(name, measurements, left_out)
 
 
 def _failure(artifact: Artifact) -> str:

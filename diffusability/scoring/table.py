@@ -26,6 +26,7 @@ FURTHER = {"reconstruction": {"PSNR": "reconstruction.psnr", "SSIM": "reconstruc
 FURTHER["reconstruction"]["Fréchet distance"] = "reconstruction.f[di]*"
 COLUMNS = ["metric", "value", "stderr", "n", "unit", "higher_is_better", "flags"]
 PREFIX = "not applicable: "
+MATERIAL = 0.01  # share of VIV by which it is said to be too low
 # options that follow from the data, or set only the error of a value; all others say what it is.
 # They are listed, not those that count, so that an option of a further metric counts by default.
 _NOT_OF_THE_VALUE = {
@@ -197,9 +198,25 @@ def _notes(scores: Sequence[Score]) -> dict[str, list[str]]:
             for _, _, m in shown_rows(score)
             if m["metric"] == "reconstruction.psnr" and m["value"] < LEAST_PSNR
         ]
+        care += _too_low(score)
         lines = [f"{', '.join(names)}: {reason}" for reason, names in left.items()]
         notes |= {f"Left out of {score.name}": lines, f"Read with care, of {score.name}": care}
     return {heading: items for heading, items in notes.items() if items}
+
+
+def _too_low(score: Score) -> list[str]:
+    """Return by how much VIV is too low, where classes have few images for their latents."""
+    found = {str(m["metric"]): m for m in score.measurements if m["value"] is not None}
+    viv, corrected = (found.get(f"velocity.viv{form}") for form in ("", "_corrected"))
+    if viv is None or corrected is None or viv["stderr"] is None:
+        return []
+    missing = corrected["value"] - viv["value"]
+    if missing <= max(2 * viv["stderr"], MATERIAL * corrected["value"]):
+        return []
+    return [
+        f"VIV: too low by about {missing:.2g}, more than its error, with {viv['n']:,} images; "
+        "compare it with spaces of as many, or use velocity.viv_corrected"
+    ]
 
 
 def decides_value(option: str) -> bool:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
 import diffusability
@@ -558,6 +559,82 @@ def test_classes_of_archives_are_those_of_their_labels(tmp_path: Path, capsys) -
     (tmp_path / "torn.zip").write_bytes((tmp_path / "a.zip").read_bytes()[:99])
     with pytest.raises(DataError, match=r"torn\.zip: cannot be read as a zip"):
         images_entry(str(tmp_path / "torn.zip"), None, None)
+
+
+def test_labels_of_archives_have_no_gaps_or_are_not_used(tmp_path: Path) -> None:
+    write_images(tmp_path / "toy")
+    images = labelled(tmp_path / "toy", "train")
+    write_zip(tmp_path / "gap.zip", [each._replace(label=4 * each.label) for each in images])
+    with pytest.raises(DataError, match=r"3 classes with labels from 0 to 8.*--classes 1"):
+        images_entry(str(tmp_path / "gap.zip"), 20, None)
+    spec = DATASETS["zip"].model_validate(images_entry(str(tmp_path / "gap.zip"), 20, 1))
+    (tmp_path / "index").mkdir()
+    found, _ = DATASETS.code(spec)(spec).prepare(tmp_path / "index", tmp_path / "index")
+    assert (found.num_classes, found.labels.tolist()) == (1, [0] * len(images))
+
+
+def test_what_nothing_applies_to_is_said_before_anything_runs(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(scoring_run, "_snakemake", pytest.fail)
+    np.save(tmp_path / "tokens.npy", np.random.default_rng(0).normal(size=(40, 6, 3)))
+    request = Request([("", str(tmp_path / "tokens.npy"))], metrics=["smoothness"])
+    reason = "nothing can be measured: its tokens have no position on a grid"
+    with pytest.raises(StudyError, match=reason):
+        scoring_run.run_study(requested_study(request), tmp_path, 1)
+
+
+def test_a_space_that_no_metric_applies_to_is_left_out_by_name(tmp_path: Path, monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "grid.npy", rng.normal(size=(40, 3, 4, 4)))
+    np.save(tmp_path / "tokens.npy", rng.normal(size=(40, 6, 3)))
+    items = [("", str(tmp_path / f"{name}.npy")) for name in ("grid", "tokens")]
+    data = requested_study(Request(items, metrics=["smoothness"]))
+    monkeypatch.setattr(scoring_run, "is_done", lambda artifact: False)
+    monkeypatch.setattr(scoring_run, "_failure", lambda artifact: "failed")
+    scores = scoring_run._read(Plan(resolve_study(data, "score")), None)
+    reasons = {score.name: score.left_out["smoothness"] for score in scores}
+    assert reasons == {"grid": "failed", "tokens": "its tokens have no position on a grid"}
+
+
+@pytest.mark.parametrize("cores", ["0", "-1", "two"])
+def test_a_number_of_cores_is_at_least_one(cores: str, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["z.npy", f"--cores={cores}"])
+    assert f"{cores}: must be a whole number, at least 1" in capsys.readouterr().err
+
+
+def test_labels_beside_latents_are_named_where_they_are_not_used(tmp_path: Path, capsys) -> None:
+    z, y = torch.zeros(6, 2, 2, 2), torch.arange(6)
+    np.savez(tmp_path / "a.npz", latents=z, y=y)
+    save_file({"z": z, "labels": y}, tmp_path / "b.safetensors")
+    study = ["--write", str(tmp_path / "s.yaml")]
+    for name, key in (("a.npz", "y"), ("b.safetensors", "labels")):
+        main([str(tmp_path / name), *study])
+        said = f"{name}: its `{key}` are not used; with: --labels {tmp_path / name}"
+        assert said in capsys.readouterr().err
+    main([str(tmp_path / "a.npz"), "--labels", str(tmp_path / "a.npz"), *study])
+    assert "not used" not in capsys.readouterr().err
+
+
+def test_weights_that_are_taken_for_latents_are_named_in_a_line(tmp_path: Path) -> None:
+    save_file({f"decoder.{k}": torch.zeros(1) for k in range(90)}, tmp_path / "w.safetensors")
+    with pytest.raises(DataError, match=r"\.\.\. \(90 arrays\), and not one of") as error:
+        read_array(tmp_path / "w.safetensors", ("latents",))
+    assert len(str(error.value)) < 300
+
+
+def test_a_velocity_variance_of_few_images_is_said_to_be_too_low() -> None:
+    generator = torch.Generator().manual_seed(0)
+    small, large = (
+        score(
+            torch.randn(n, 2, 4, 4, generator=generator),
+            torch.arange(n) % 5,
+            metrics=["velocity"],
+        )
+        for n in (300, 20000)
+    )
+    assert "VIV: too low by about" in score_text([small])
+    assert "too low" not in score_text([large])
+    assert small["velocity.viv"] < large["velocity.viv"]
 
 
 def test_folders_are_classes_only_where_nothing_else_is_said(tmp_path: Path, capsys) -> None:
