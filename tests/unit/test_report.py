@@ -138,8 +138,8 @@ def test_the_answer_names_the_strongest_perspective_with_its_uncertainty():
     )
     assert found.decided
     assert found.strongest.row["metric"] == "velocity.viv"
-    ends = f"r = {row['pearson']:.2f} [{row['pearson_low']:.2f}, {row['pearson_high']:.2f}]"
-    assert ends in found.sentence
+    ends = f"[{row['pearson_low']:.2f}, {row['pearson_high']:.2f}]"
+    assert f"r = {row['pearson']:.2f}, 95 % interval {ends}" in found.sentence
     settled = "velocity ambiguity is the strongest of 2 whose correlation with image quality is"
     assert f"{settled} settled: the lower the VIV of a tokenizer, the better" in found.sentence
     # where the target is better higher, the same positive r reads the other way
