@@ -74,9 +74,7 @@ class Turned:
     @property
     def interval(self) -> str:
         """The correlation and its interval in words."""
-        return f"r = {with_interval(self.r, self.low, self.high)}".replace(
-            " [", ", 95 % interval ["
-        )
+        return f"r = {with_interval(self.r, self.low, self.high, ', 95 % interval')}"
 
     def sample(self, family: str) -> str:
         """Return the numbers of tokenizers and clusters in words, with the family unless empty."""

@@ -22,13 +22,13 @@ def join_notes(*notes: object) -> str:
     return "; ".join(dict.fromkeys(str(note) for note in notes if note))
 
 
-def with_interval(value: float, low: float, high: float) -> str:
-    """Return "value [low, high]", or the known part of it."""
+def with_interval(value: float, low: float, high: float, named: str = "") -> str:
+    """Return "value [low, high]", or the known part of it; `named` stands before the ends."""
     if pd.isna(value):
         return "none"
     if pd.isna(low) or pd.isna(high):
         return f"{value:.2f}, no interval"
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{value:.2f}{named} [{low:.2f}, {high:.2f}]"
 
 
 def is_true(cell: object) -> bool:

@@ -242,7 +242,7 @@ def _listing(archive: Archive[Any], training: int) -> Listing:
                     "`num_classes: 1`"
                 )
             files.append(f"{number}/{member.name}")
-            labels.append(member.label or 0 if spec.num_classes > 1 else 0)  # one class: of all
+            labels.append(0 if spec.num_classes == 1 else member.label or 0)
             validation.append(number >= training)
     if not files:
         raise DataError(f"{spec.path}: no {spec.suffix} file")

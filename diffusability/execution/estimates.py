@@ -114,8 +114,8 @@ class Estimates:
             work = self._work(artifact)
             seconds = self._timed_seconds(artifact) or self._seconds(work)
             if work.decoded and seconds:
-                rates.append((work.decoded / seconds, artifact.path, artifact))
-        return max(rates)[::2] if rates else None
+                rates.append((work.decoded / seconds, artifact))
+        return max(rates, key=lambda rate: (rate[0], rate[1].path), default=None)
 
     def _work(self, artifact: Artifact) -> Work:
         """Return the counted cost of an artifact, counted once."""

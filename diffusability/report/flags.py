@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-BETTER = {True: "higher", False: "lower", None: ""}  # words of `higher_is_better`
 UNCONDITIONAL = "unconditional"  # as the flag ends of a metric of classes where there is one
 LEAST_PSNR = 15.0  # dB: below it a decoder does not show the image
 HARDLY_RECONSTRUCTED = (
@@ -38,7 +37,7 @@ FLAGS = {
 def direction(better: bool | None, chance: float | None = None) -> str:
     """Return which values are better, and the value of latents that say nothing, if it is known."""
     level = "" if chance is None else f"chance {chance:.2g}"
-    word = BETTER[better]
+    word = "" if better is None else "higher" if better else "lower"
     return f"{word} ({level})" if word and level else word or level
 
 

@@ -36,15 +36,14 @@ BIBTEX = """@article{zhong2026diffusing,
   year    = {2026}
 }"""
 
-ENCODED = (
-    "They use posterior means, z-scored per channel",
-    "iFID uses raw latents, uniformity draws from the posteriors, unless the study says otherwise",
-)
-STORED = ("They use the latents as they are on disk, z-scored per channel",)
 RAW = (
-    "FI and FIR scale all channels by one number",
-    "The reference code of LNC, SRSS, LDS and CDS uses raw latents; those values are in the tables "
-    "as _raw",
+    "FI and FIR scale all channels by one number. The reference code of LNC, SRSS, LDS and CDS "
+    "uses raw latents; those values are in the tables as _raw."
+)
+STORED = f"Metrics of latents. They use latents as on disk, z-scored per channel. {RAW}"
+ENCODED = (
+    f"Metrics of latents. They use posterior means, z-scored per channel. {RAW} iFID uses raw "
+    "latents, uniformity draws from the posteriors, unless the study says otherwise."
 )
 
 
@@ -64,8 +63,7 @@ def methods(
     study, measurements = plan.study, tables["measurements"]
     paragraphs = [_data(study, manifests), _tokenizers(plan, measurements)]
     if study.selected_metrics:
-        first, *more = ENCODED if study.dataset.has_images else STORED
-        paragraphs.append(". ".join(["Metrics of latents", first, *RAW, *more]) + ".")
+        paragraphs.append(ENCODED if study.dataset.has_images else STORED)
     models = measurements[measurements["metric"] == target]
     if len(models):
         paragraphs += [_models(plan, models), _samples(study, models, target)]

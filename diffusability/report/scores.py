@@ -16,7 +16,7 @@ from diffusability.analysis.failed import failed_tokenizers
 from diffusability.analysis.frames import rows_where
 from diffusability.analysis.pairing import means_by_tokenizer
 from diffusability.analysis.panels import Measured, Panel, higher_is_better, stated_levels
-from diffusability.report.flags import BETTER, direction, reading, to_read
+from diffusability.report.flags import direction, reading, to_read
 from diffusability.study.metrics.groups import METRIC_GROUPS
 from diffusability.study.metrics.metric_group import LEFT_OUT, is_left_out
 from diffusability.study.preflight.class_sizes import lacking
@@ -83,7 +83,7 @@ class Column:
     def about(self) -> str:
         """Unit, direction and chance."""
         unit = "" if self.unit in UNNAMED else self.unit
-        words = f"{BETTER[self.better]} is better" * (self.better is not None)
+        words = f"{direction(self.better)} is better" * (self.better is not None)
         chance = "" if self.chance is None else f"chance {self.chance:.2g}"
         return ", ".join(filter(None, (unit, words, chance)))
 

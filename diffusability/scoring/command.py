@@ -27,7 +27,7 @@ from diffusability.scoring.request import (
     check_stored,
     requested_study,
 )
-from diffusability.scoring.run import LOG, run_study, write_study
+from diffusability.scoring.run import LOG, check_measurable, run_study, write_study
 from diffusability.scoring.study_part import study_without_models
 from diffusability.scoring.table import score_text
 from diffusability.study.planning.plan import Plan
@@ -142,7 +142,8 @@ def score_command(arguments: argparse.Namespace) -> int:
         run = f"diffusability run -c{arguments.cores} --configfile {shlex.quote(arguments.write)}"
         print(f"{arguments.write}: run it with: {run}")
         return 0
-    check_needs(study)  # before the page of another score is removed
+    check_needs(study)  # both before the page of another score is removed
+    check_measurable(study)
     folder = Path(arguments.results or ("." if arguments.study else FOLDER)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / PAGE

@@ -18,7 +18,7 @@ from diffusability.study.core.problems import Problems
 from diffusability.study.entries.dataset import DATASETS, Dataset
 from diffusability.study.entries.encoder import ENCODERS
 from diffusability.study.entries.tokenizer import TOKENIZER_SOURCES
-from diffusability.study.preflight.needs import missing
+from diffusability.study.preflight.needs import describe_package, missing
 from diffusability.study.sources.folder_content import entries, is_folder, is_image
 
 ARCHIVES = {".zip": "zip", ".parquet": "parquet", ".tar": "tar"}
@@ -100,11 +100,14 @@ def _count_classes(entry: Mapping[str, Any]) -> int:
     """Return the number of class folders, or of the classes that labels of archives name.
 
     Raises:
+        StudyError: the images, or the package that reads them, are missing.
         DataError: an archive cannot be read.
     """
     data = checked_images({**entry, "num_classes": 1})
-    if missing(data.needs()) or not all(map(find_spec, data.packages())):
-        return 1  # what is missing is said before anything is run
+    lacking = [describe_package(name) for name in data.packages() if find_spec(name) is None]
+    lacking += [str(need) for need in missing(data.needs())]
+    if lacking:  # a number that was not counted would be written into the study
+        raise StudyError(f"--images: their classes cannot be counted: {'; '.join(lacking)}")
     if data.kind == "folder":
         return _class_folders(Path(entry["path"]))
     return int(DATASETS.code(data)(data).count_classes())

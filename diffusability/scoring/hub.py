@@ -19,10 +19,10 @@ from diffusability.study.entries.vision_models import (
     cached_repository,
     cached_weights,
 )
+from diffusability.study.sources.image_channels import CONFIG
 from diffusability.tokenizers.external import read_config
 
 HUB_NAME = r"[A-Za-z0-9][\w.-]*/[\w.-]+"  # of a repository: organisation and name
-CONFIG = "config.json"
 OF_PIPELINE = "vae/"  # where a whole pipeline has its autoencoder
 # how diffusers names its weights, in one file or several with an index
 WEIGHTS = re.compile(r"diffusion_pytorch_model(?P<variant>\.fp16)?[-.\w]*\.(safetensors|json)")

@@ -17,17 +17,13 @@ from diffusability.scoring.entries import (
     read_entry,
     refuse_enlarged,
 )
-from diffusability.scoring.hub import (
-    CONFIG,
-    OF_PIPELINE,
-    autoencoder_folder,
-    is_hub_name,
-)
+from diffusability.scoring.hub import OF_PIPELINE, autoencoder_folder, is_hub_name
 from diffusability.study.core.names import INCEPTION, MAX_NAME, NAME
 from diffusability.study.core.problems import Problems
 from diffusability.study.entries.dataset import Dataset, DecodedDataset, UnseenDataset
 from diffusability.study.entries.tokenizer import LatentsTokenizer, PythonTokenizer
 from diffusability.study.entries.vision_models import FACTS
+from diffusability.study.sources.image_channels import CONFIG
 from diffusability.study.sources.python_object import OBJECT
 from diffusability.study.study import Study
 from diffusability.tokenizers.external import latent_shape

@@ -91,8 +91,6 @@ def run_study(
     log.unlink(missing_ok=True)
     data, too_few = _enough_images(data, folder, cores, log)
     plan = Plan(resolve_study(data, "score"))
-    if not plan.measured:
-        raise StudyError(f"nothing can be measured: {_why_nothing(_read(plan, None), plan.study)}")
     write_study(data, folder / "score.yaml")
     done = _snakemake(folder, cores, log)
     with contextlib.chdir(folder):
@@ -106,6 +104,17 @@ def run_study(
         done = _snakemake(folder, cores, log)
         write_study(data, folder / "score.yaml")
     return Finished(scores, plan if done else None)
+
+
+def check_measurable(study: Study) -> None:
+    """Refuse a study of which no metric group applies to any latent space.
+
+    Raises:
+        StudyError: with the reasons.
+    """
+    plan = Plan(study)
+    if not plan.measured:
+        raise StudyError(f"nothing can be measured: {_why_nothing(_read(plan, None), study)}")
 
 
 def _why_nothing(scores: Iterable[Score], study: Study) -> str:

@@ -10,7 +10,6 @@ import pandas as pd
 
 from diffusability.errors import StudyError
 from diffusability.report.flags import (
-    BETTER,
     HARDLY_RECONSTRUCTED,
     LEAST_PSNR,
     UNCONDITIONAL,
@@ -156,7 +155,7 @@ def one_row_each(scores: Sequence[Score]) -> pd.DataFrame:
         {
             **{"latents": score.name, "perspective": perspective, "name": short},
             **{key: m[key] for key in ("metric", "value", "stderr", "unit", "n")},
-            "better": BETTER[m["higher_is_better"]],
+            "better": direction(m["higher_is_better"]),
             "read_with_care": "; ".join(to_read(m["flags"])),
         }
         for score in scores

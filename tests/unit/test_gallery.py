@@ -136,11 +136,10 @@ def noise_rows() -> dict[str, list[str]]:
     return rows
 
 
-def distances(tokenizer: str | None = None) -> pd.Series:
+def distances() -> pd.Series:
     """Return the distance at the last step, means over seeds, of each training of a tokenizer."""
     table = tables()["measurements"]
     last = table[(table["metric"] == TARGET) & (table["step"] == table["step"].max())]
-    last = last if tokenizer is None else last[last["tokenizer"] == tokenizer]
     return last.groupby(["backbone", "family", "tokenizer", "tokenizer_seed"])["value"].mean()
 
 

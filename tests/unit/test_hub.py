@@ -41,7 +41,11 @@ class Hub:
         (folder / "refs" / "main").write_text("abc")
         path = cached_repository(name) / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.repositories[name][file])
+        blob = folder / "blobs" / file.replace("/", "-")  # links lead to them, as the client's do
+        blob.parent.mkdir(exist_ok=True)
+        blob.write_text(self.repositories[name][file])
+        path.unlink(missing_ok=True)
+        path.symlink_to(blob)
 
 
 @pytest.fixture

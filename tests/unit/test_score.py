@@ -22,6 +22,7 @@ from diffusability.execution.this_machine import available_cores
 from diffusability.metrics.smoothness import measure_smoothness
 from diffusability.metrics.velocity import measure_velocity
 from diffusability.report.scores import NOT_MEASURED, left_out_rows, perspective_rows
+from diffusability.scoring import entries as entries_module
 from diffusability.scoring import run as scoring_run
 from diffusability.scoring.command import main
 from diffusability.scoring.comparable import difference
@@ -576,10 +577,26 @@ def test_labels_of_archives_have_no_gaps_or_are_not_used(tmp_path: Path) -> None
 def test_what_nothing_applies_to_is_said_before_anything_runs(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(scoring_run, "_snakemake", pytest.fail)
     np.save(tmp_path / "tokens.npy", np.random.default_rng(0).normal(size=(40, 6, 3)))
-    request = Request([("", str(tmp_path / "tokens.npy"))], metrics=["smoothness"])
+    former = tmp_path / "out" / "score.html"  # of another score
+    former.parent.mkdir()
+    former.touch()
+    words = ["--metrics", "smoothness", "--results", str(former.parent)]
     reason = "nothing can be measured: its tokens have no position on a grid"
     with pytest.raises(StudyError, match=reason):
-        scoring_run.run_study(requested_study(request), tmp_path, 1)
+        main([str(tmp_path / "tokens.npy"), *words])
+    assert former.exists()
+
+
+def test_classes_that_cannot_be_counted_are_never_taken_to_be_one(
+    tmp_path: Path, monkeypatch
+) -> None:
+    write_images(tmp_path / "toy")
+    write_parquet(tmp_path / "a.parquet", labelled(tmp_path / "toy", "train"))
+    monkeypatch.setattr(entries_module, "find_spec", lambda name: None)
+    with pytest.raises(StudyError, match="cannot be counted: package pyarrow: not installed"):
+        images_entry(str(tmp_path / "a.parquet"), 20, None)
+    with pytest.raises(StudyError, match=r"cannot be counted: .*no \.zip file at"):
+        images_entry(f"kind: zip, path: {tmp_path}/none.zip", None, None)
 
 
 def test_a_space_that_no_metric_applies_to_is_left_out_by_name(tmp_path: Path, monkeypatch) -> None:

@@ -101,8 +101,6 @@ class Costs:
     def work(self, artifact: Artifact) -> Work:
         """Return the cost of one artifact of the study's plan."""
         found = self._work(artifact)
-        if not isinstance(self.data, DecodedDataset):
-            found = replace(found, decoded=0)
         if found.speed == "fp32" and artifact.stage not in IN_TF32:
             return replace(found, speed="full fp32")
         return found
@@ -138,8 +136,7 @@ class Costs:
             case "fdr6_reference":
                 return self._with_fdr6(0, self.images.of("all"), set())
             case "dataset":
-                files = self.images.of("all") if isinstance(self.data, DecodedDataset) else 0
-                return Work(None, "fp32", 0, PER_FILE * files)
+                return Work(None, "fp32", 0, PER_FILE * self._files(self.images.of("all")))
             case "fisher_toy":  # not known
                 return Work(None, "fp32", 0)
             case "pixel_fisher":
@@ -187,6 +184,10 @@ class Costs:
         halved = count * sum(self._features(name).macs for name in half)  # they run in bf16
         return Work(macs + round(halved * SUSTAINED["full fp32"] / SUSTAINED["bf16"]), "fp32", 0)
 
+    def _files(self, images: int) -> int:
+        """Return how many of images are decoded from files: all, or none that memory holds."""
+        return images if isinstance(self.data, DecodedDataset) else 0
+
     def _entry(self, artifact: Artifact) -> TokenizerEntry:
         return self.study.tokenizers[artifact.labels["tokenizer"]]
 
@@ -203,7 +204,8 @@ class Costs:
         if isinstance(entry, TrainedEncoder):
             seen = entry.train.steps * entry.train.batch
             macs = _passes(entry.train) * seen * size.macs
-            return Work(macs, entry.train.precision, 4 * size.parameters, decoded=seen)
+            decoded = self._files(seen)
+            return Work(macs, entry.train.precision, 4 * size.parameters, decoded=decoded)
         return Work(0, "fp32", 4 * size.parameters)
 
     def _tokenizer(self, entry: TokenizerEntry) -> Work:
@@ -231,7 +233,7 @@ class Costs:
             rounds = max(0, train.steps - objective.gan_start) * train.batch
             judged = ADVERSARIAL * discriminator(objective, self.channels, self.side).macs
             macs += rounds * (judged + BALANCING * distance)
-        decoded = train.steps * train.batch
+        decoded = self._files(train.steps * train.batch)
         return Work(macs, train.precision, 4 * network.whole.parameters, decoded=decoded)
 
     def _latents(self, entry: TokenizerEntry) -> Work:
@@ -245,7 +247,7 @@ class Costs:
         if encoding.val_means is not None:  # longer means of single shards
             longer = BYTES[encoding.val_means] - BYTES[encoding.dtype]
             size += self.images.of("val") * (moments // 2) * longer
-        return Work(macs, "fp32", size, decoded=count)
+        return Work(macs, "fp32", size, decoded=self._files(count))
 
     def _latent(self, entry: TokenizerEntry) -> tuple[int, int]:
         """Return channels and side of a latent."""
