@@ -14,20 +14,23 @@ class ExponentialMovingAverage:
     steps.
     """
 
-    def __init__(self, module: nn.Module, decay: float, warmup: bool = True) -> None:
-        """Start from the module's current weights."""
+    def __init__(self, trained: nn.Module, decay: float, warmup: bool = True) -> None:
+        """Start from the module's current weights; a training changes them in place."""
         self.decay, self.warmup = decay, warmup
         self.updates = 0
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.module = copy.deepcopy(trained).eval().requires_grad_(False)
+        # listed once, as walking through a network takes longer than to average a small one
+        self._weights: list[Tensor] = list(trained.parameters())
+        self._averages: list[Tensor] = list(self.module.parameters())
+        self._buffers = list(zip(self.module.buffers(), trained.buffers(), strict=True))
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
+    def update(self) -> None:
         """Move the average towards the module's weights; buffers are copied."""
         self.updates += 1
         decay = self.decay
         if self.warmup:
             decay = min(decay, (1 + self.updates) / (10 + self.updates))
-        averages: list[Tensor] = list(self.module.parameters())
-        torch._foreach_lerp_(averages, list(module.parameters()), 1.0 - decay)
-        for average, buffer in zip(self.module.buffers(), module.buffers(), strict=True):
-            average.copy_(buffer)
+        torch._foreach_lerp_(self._averages, self._weights, 1.0 - decay)
+        for copied, buffer in self._buffers:
+            copied.copy_(buffer)

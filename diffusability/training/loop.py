@@ -183,7 +183,7 @@ class Training:
             self._descend(phase, batches, rate) for phase in run.phases if step >= phase.starts
         ]
         if self._average is not None:
-            self._average.update(run.modules[run.averaged or ""])
+            self._average.update()
         self.step += 1
         self._curves.add(step, rate, found)
         return self._read() if self._reads else None

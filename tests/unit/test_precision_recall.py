@@ -86,6 +86,42 @@ def test_rows_whose_neighbours_are_all_left_out_do_not_matter(monkeypatch) -> No
     assert measure(real, generated) == whole
 
 
+def test_what_float32_cannot_tell_apart_is_decided_in_float64(monkeypatch) -> None:
+    """Distances that differ by 1e-9, and products off by as much as float32 may be."""
+    real, generated = (
+        normal(40, 2, seed=seed).mul(2).round() + 1e-9 * normal(40, 2, seed=seed + 10) + 1e4
+        for seed in (1, 2)
+    )
+    found = measure(real, generated)
+    for name, expected in loop(real, generated, 3).items():
+        assert found[name].value == pytest.approx(expected, abs=1e-12)
+    sure = precision_recall._Samples.squares
+
+    def squares(self, rows, others):
+        values, error = sure(self, rows, others)
+        signs = torch.randn(values.shape, generator=torch.Generator().manual_seed(4)).sign()
+        return (values + 0.9 * signs * error[:, None]).float(), error
+
+    monkeypatch.setattr(precision_recall._Samples, "squares", squares)
+    assert measure(real, generated) == found
+
+
+@pytest.mark.parametrize("dimensions", [3, 64, 2048])
+def test_float32_is_off_by_less_than_stated(dimensions: int) -> None:
+    x, y = normal(50, dimensions, seed=1) + 3, 1e-3 * normal(60, dimensions, seed=2)
+    a, b = (precision_recall._Samples.about(x.mean(dim=0), z) for z in (x, y))
+    values, error = a.squares(slice(0, 50), b)
+    exact = (x[:, None] - y).square().sum(dim=2)
+    assert bool(((values - exact).abs() <= error[:, None]).all())
+    assert bool((error < 0.01 * exact.mean()).all())
+
+
+def test_features_that_float32_cannot_square_are_refused() -> None:
+    x = normal(20, 2, seed=1)
+    with pytest.raises(MeasurementError, match="reach a length of"):
+        measure(x * 1e30, x)
+
+
 def test_identical_sets() -> None:
     x = normal(60, 3, seed=3)
     found = measure(x, x)

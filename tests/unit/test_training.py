@@ -106,12 +106,12 @@ def test_average_by_hand() -> None:
     average = ExponentialMovingAverage(module, decay=0.25)
     with torch.no_grad():
         module.weight.fill_(1.0)
-    average.update(module)  # decay min(.25, 2/11)
+    average.update()  # decay min(.25, 2/11)
     expected = 1 - 2 / 11
     assert average.module.weight.item() == pytest.approx(expected)
-    average.update(module)  # decay min(.25, 3/12)
+    average.update()  # decay min(.25, 3/12)
     assert average.module.weight.item() == pytest.approx(1 - 0.25 * (1 - expected))
-    average.update(module)  # the stated decay from here on
+    average.update()  # the stated decay from here on
     assert average.module.weight.item() == pytest.approx(1 - 0.25**2 * (1 - expected))
 
 
@@ -122,7 +122,7 @@ def test_average_without_warm_up_by_hand() -> None:
     with torch.no_grad():
         module.weight.fill_(1.0)
     for updates in (1, 2, 3):
-        average.update(module)
+        average.update()
         assert average.module.weight.item() == pytest.approx(1 - 0.75**updates)
 
 
