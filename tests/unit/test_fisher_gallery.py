@@ -19,8 +19,12 @@ from diffusability.study.reading.load import load_study
 from tests.conftest import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "gallery" / "README.md"
-IMAGES, TOY = (PAGE.parent / name / "tables" for name in ("fisher-images", "fisher-toy"))
-ANALYSIS = load_study(REPOSITORY / "studies" / "fisher_images.yaml").analysis
+TOY = PAGE.parent / "fisher-toy" / "tables"
+DIGITS, FASHION = "Fisher geometry on digits", "Fisher geometry on Fashion-MNIST"
+IMAGES = {  # sections of the page: the tables that they show, and the study
+    DIGITS: (PAGE.parent / "fisher-images" / "tables", "fisher_images.yaml"),
+    FASHION: (PAGE.parent / "fisher-contrast" / "tables", "fisher_contrast.yaml"),
+}
 PARTS = ("epsilon", "kappa", "fir_dimension", "fir_tangential", "fir_curvature")
 SPACES = {
     "pixels": "pixels",
@@ -31,6 +35,7 @@ SPACES = {
     "PCA": "pca",
     "permuted pixels": "pixels-permuted",
     "random projection": "projection",
+    "level of 16 x 16": "level-16x16",
     "level of 8 x 8": "level-8x8",
     "level of 4 x 4": "level-4x4",
     "level of 2 x 2": "level-2x2",
@@ -73,17 +78,20 @@ TOY_VERDICTS = {
 
 
 @cache
-def measurements() -> pd.DataFrame:
-    return read_measurements(IMAGES / "measurements.csv.gz")
+def measurements(section: str) -> pd.DataFrame:
+    return read_measurements(IMAGES[section][0] / "measurements.csv.gz")
 
 
 @cache
-def image_verdicts() -> pd.DataFrame:
+def image_verdicts(section: str) -> pd.DataFrame:
     """Return the verdicts on the claims on latent spaces, recomputed."""
-    found = latent_findings(measurements(), read_table(IMAGES / "spectra.csv.gz", "spectra"))
-    floor = noise_floor(measurements(), ANALYSIS)
+    folder, study = IMAGES[section]
+    own = measurements(section)
+    analysis = load_study(REPOSITORY / "studies" / study).analysis
+    found = latent_findings(own, read_table(folder / "spectra.csv.gz", "spectra"))
+    floor = noise_floor(own, analysis)
     claims = load_claims(LATENT_CLAIMS)
-    return check_claims(claims, measurements(), pd.DataFrame(), floor, found, ANALYSIS)
+    return check_claims(claims, own, pd.DataFrame(), floor, found, analysis)
 
 
 @cache
@@ -96,13 +104,19 @@ def with_error(value: float, error: float, digits: int) -> str:
     return f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if error == error else "")
 
 
-def space_rows() -> dict[str, list[str]]:
+def spaces(section: str) -> dict[str, str]:
+    """Return the words and the name of every latent space of a study."""
+    present = set(measurements(section)["tokenizer"])
+    return {words: name for words, name in SPACES.items() if name in present}
+
+
+def space_rows(section: str) -> dict[str, list[str]]:
     """Return stretch, reconstruction and generation of every space."""
-    table = latent_spaces(measurements()).set_index(["tokenizer", "backbone"])
-    metric = measurements()
+    metric = measurements(section)
+    table = latent_spaces(metric).set_index(["tokenizer", "backbone"])
     rfd = metric[metric["metric"] == "reconstruction.fd_judge"].groupby("tokenizer")["value"].mean()
     rows = {}
-    for words, name in SPACES.items():
+    for words, name in spaces(section).items():
         both = [table.loc[(name, backbone)] for backbone in ("dit-xs", "unet-xs")]
         distances = [with_error(row["distance"], row["distance_stderr"], 1) for row in both]
         geometry = [f"{both[0]['stretch_ratio']:.2f}", f"{both[0]['mse']:.3f}"]
@@ -110,12 +124,12 @@ def space_rows() -> dict[str, list[str]]:
     return rows
 
 
-def part_rows() -> dict[str, list[str]]:
+def part_rows(section: str) -> dict[str, list[str]]:
     """Return the parts of the deviation, of the first training of every encoder."""
-    own = measurements()
+    own = measurements(section)
     own = own[own["tokenizer_seed"] == 0].set_index(["tokenizer", "metric"])
     rows = {}
-    for words, name in SPACES.items():
+    for words, name in spaces(section).items():
         if name not in ("pixels", "vae-means"):  # no encoder; that of the VAE
             cells = [own.loc[(name, f"distortion.{part}")] for part in PARTS]
             numbers = [with_error(c["value"], c["stderr"], 2) for c in cells[:2]]
@@ -132,15 +146,15 @@ def verdict_rows(verdicts: pd.DataFrame, claims: dict[str, str], networks) -> di
     }
 
 
-def image_rows() -> dict[str, list[str]]:
-    return verdict_rows(image_verdicts(), VERDICTS, NETWORKS.values())
+def image_rows(section: str) -> dict[str, list[str]]:
+    return verdict_rows(image_verdicts(section), VERDICTS, NETWORKS.values())
 
 
-def toy_rows() -> dict[str, list[str]]:
+def toy_rows(_section: str) -> dict[str, list[str]]:
     return verdict_rows(toy_verdicts(), TOY_VERDICTS, TOY_NETWORKS)
 
 
-def training_rows() -> dict[str, list[str]]:
+def training_rows(_section: str) -> dict[str, list[str]]:
     """Return both estimates of FI of a short and of a long training, and the exact FI."""
     table = pd.read_csv(TOY / "training_length.csv").set_index(["space", "network"])
     rows = {}
@@ -154,15 +168,35 @@ def training_rows() -> dict[str, list[str]]:
     return rows
 
 
-@pytest.mark.parametrize("rows", [space_rows, part_rows, image_rows, toy_rows, training_rows])
-def test_every_number_and_verdict_of_a_table_is_recomputed(rows) -> None:
-    text = PAGE.read_text()
-    for words, cells in rows().items():
+def text_of(section: str) -> str:
+    """Return a section of the page, without its heading."""
+    return PAGE.read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
+
+
+@pytest.mark.parametrize(
+    ("section", "rows"),
+    [
+        *((section, rows) for section in IMAGES for rows in (space_rows, part_rows, image_rows)),
+        ("Fisher geometry of toys", toy_rows),
+        ("Fisher geometry of toys", training_rows),
+    ],
+)
+def test_every_number_and_verdict_of_a_table_is_recomputed(section: str, rows) -> None:
+    text = text_of(section)
+    for words, cells in rows(section).items():
         found = re.findall(rf"^\| {re.escape(words)} \|(.*)\|$", text, flags=re.MULTILINE)
         assert cells in [[part.strip() for part in line.split("|")] for line in found], words
 
 
-@pytest.mark.parametrize(("folder", "recomputed"), [(IMAGES, image_verdicts), (TOY, toy_verdicts)])
+@pytest.mark.parametrize(
+    ("folder", "recomputed"),
+    [
+        (IMAGES[DIGITS][0], lambda: image_verdicts(DIGITS)),
+        (IMAGES[FASHION][0], lambda: image_verdicts(FASHION)),
+        (TOY, toy_verdicts),
+    ],
+    ids=["digits", "fashion", "toys"],
+)
 def test_the_ledgers_of_the_gallery_follow_from_its_measurements(folder, recomputed) -> None:
     columns = ["id", "network", "verdict"]
     stored = read_table(folder / "claims.csv")[columns].fillna("")
@@ -170,8 +204,12 @@ def test_the_ledgers_of_the_gallery_follow_from_its_measurements(folder, recompu
     assert sorted(stored.itertuples(index=False)) == sorted(made.itertuples(index=False))
 
 
-def test_what_the_page_says_of_the_contrast() -> None:
-    table = latent_spaces(measurements()).drop_duplicates("tokenizer").set_index("tokenizer")
-    stretch = table["stretch_ratio"]
-    assert stretch["gpe"] < 1.5
+@pytest.mark.parametrize(
+    ("section", "gpe_below"),
+    [(DIGITS, 1.5), (FASHION, 1.9)],  # Fashion-MNIST misses the planned 1.5, as its section says
+)
+def test_what_the_page_says_of_the_contrast(section: str, gpe_below: float) -> None:
+    table = latent_spaces(measurements(section)).drop_duplicates("tokenizer")
+    stretch = table.set_index("tokenizer")["stretch_ratio"]
+    assert stretch["gpe"] < gpe_below
     assert stretch["vae"] > 5
