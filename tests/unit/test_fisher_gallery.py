@@ -60,7 +60,10 @@ VERDICTS = {
     "MMSE rate: finer levels nearer": "finer-levels-nearer-in-mmse-rate",
 }
 LENGTHS = ("tiny", "tiny-long")  # 6,000 updates of 128 points, 50,000 of 32
-TOY_NETWORKS = ("exact", "tiny", "edm")
+TOY_NETWORKS = (
+    *("exact", "tiny", "edm"),
+    *("tiny, as the paper estimates", "edm, as the paper estimates"),
+)
 TOY_VERDICTS = {
     "ReLU has the largest FI": "relu-deviates-most-fi",
     "ReLU has the largest FIR": "relu-deviates-most-fir",
