@@ -20,7 +20,13 @@ from diffusability.data.folder import (
     IndexedFile,
     indexed_images,
 )
-from diffusability.data.folder_index import FolderIndex, Inspection, index_images, inspect_file
+from diffusability.data.folder_index import (
+    FolderIndex,
+    Inspection,
+    index_images,
+    inspect_file,
+    refuse_damaged,
+)
 from diffusability.data.folder_layout import Listing, unread_format
 from diffusability.data.image_file import DamagedImage, stored_size
 from diffusability.data.images import ImageSet, stratified_validation
@@ -30,6 +36,7 @@ from diffusability.study.core.commands import snakemake_command
 from diffusability.study.core.fingerprint import canonical_json, derive_seed
 from diffusability.study.entries.dataset import ArchiveDataset
 
+SMALL = 2**31  # bytes of archives whose members are listed in a moment
 MEMBERS = "members.json"  # beside the index, where an archive has no directory of its own
 Entry = TypeVar("Entry", bound=ArchiveDataset)
 
@@ -125,6 +132,17 @@ class Archives(DataSource[Entry]):
             return None
         return None if size is None else (f"{train[0]}: {name}", size)
 
+    def check(self) -> None:
+        """Compare the members of small archives with the study; see `DataSource.check`."""
+        train, val = self.spec.files()
+        files = [*train, *val]
+        if sum(file.stat().st_size for file in files) > SMALL:
+            return
+        archive = self.archive(self.spec, files)
+        listing = _listing(archive, len(train))
+        file = ArchivedFile(Path(self.spec.path), Path(), archive)
+        refuse_damaged(self.spec, self.spec.path, len(listing.files), _unread(file))
+
     def count_classes(self) -> int:
         """Return the number of classes that the labels name; 1 where there are none.
 
@@ -138,8 +156,8 @@ class Archives(DataSource[Entry]):
         if found and found != list(range(len(found))):
             raise DataError(
                 f"{self.spec.path}: {len(found)} classes with labels from {found[0]} to "
-                f"{found[-1]}; number them from 0 without gaps, or take all images as one class "
-                "(`num_classes: 1`; of a score: --classes 1)"
+                f"{found[-1]}; number them from 0 without gaps. `num_classes: 1` takes all images "
+                "as one class"
             )
         return max(1, len(found))
 
@@ -168,12 +186,8 @@ class Archives(DataSource[Entry]):
             except DamagedImage as damage:
                 return Inspection(0, "", damaged={place: str(damage)}, whole=False)
 
-        unread = {
-            file.place(f"{number}/{name}"): str(unread_format(name))
-            for number in range(len(archive.files))
-            for name in archive.unread(number)
-        }
-        indexed = index_images(spec, spec.path, listing, inspect, torch.get_num_threads(), unread)
+        threads, unread = torch.get_num_threads(), _unread(file)
+        indexed = index_images(spec, spec.path, listing, inspect, threads, unread)
         write_bytes(folder / INDEX, indexed.index.to_json().encode())
         write_bytes(folder / MEMBERS, canonical_json(archive.directory()).encode())
         given = {"path": spec.path, "val": spec.val}
@@ -227,6 +241,15 @@ def _split(name: str) -> tuple[int, str]:
     return int(number), member
 
 
+def _unread(file: ArchivedFile) -> dict[str, str]:
+    """Return the images of formats that are not read, with the reason; after `_listing`."""
+    return {
+        file.place(f"{number}/{name}"): str(unread_format(name))
+        for number in range(len(file.archive.files))
+        for name in file.archive.unread(number)
+    }
+
+
 def _listing(archive: Archive[Any], training: int) -> Listing:
     """Return all members, of which those of the first `training` archives are for training."""
     spec = archive.spec
@@ -249,9 +272,9 @@ def _listing(archive: Archive[Any], training: int) -> Listing:
     found = sorted(set(labels))
     if found != list(range(spec.num_classes)):
         raise DataError(
-            f"{spec.path}: {len(found)} classes with labels from {found[0]} to {found[-1]}, the "
-            f"study has num_classes: {spec.num_classes}, which are the labels 0 to "
-            f"{spec.num_classes - 1}; num_classes: 1 takes all images as one class"
+            f"{spec.path}: {len(found)} classes with labels from {found[0]} to {found[-1]}, but "
+            f"`num_classes: {spec.num_classes}`, which are the labels 0 to {spec.num_classes - 1}; "
+            "`num_classes: 1` takes all images as one class"
         )
     if not any(validation):
         seed = derive_seed("folder split")

@@ -19,7 +19,14 @@ from diffusability.artifacts.atomic import write_bytes
 from diffusability.artifacts.card import rebuild_command
 from diffusability.artifacts.named_content import record_name
 from diffusability.data.crops import Crop, centre_crop, random_crop
-from diffusability.data.folder_index import IGNORED, FolderIndex, build_index, read_file
+from diffusability.data.folder_index import (
+    IGNORED,
+    FolderIndex,
+    build_index,
+    find_files,
+    read_file,
+    refuse_damaged,
+)
 from diffusability.data.image_file import (
     INSIDE,
     UNDECIDED,
@@ -38,6 +45,7 @@ from diffusability.study.sources.content import is_digest
 from diffusability.study.sources.folder_content import (
     dataset_images,
     images_below,
+    is_small,
     joint_digest,
     names_digest,
 )
@@ -54,6 +62,12 @@ class Folder(DataSource[FolderDataset]):
         name = next(dataset_images(root), None)
         size = None if name is None else stored_size(read_file(root / name))
         return None if size is None else (str(root / str(name)), size)
+
+    def check(self) -> None:
+        """Compare the names of a small folder with the study; see `DataSource.check`."""
+        if is_small(self.spec.path):
+            listing, _, unread = find_files(self.spec)
+            refuse_damaged(self.spec, self.spec.path, len(listing.files), unread)
 
     def prepare(self, folder: Path, published: Path) -> tuple[ImageSet, dict[str, Any]]:
         """Write index.json; return the images and what the manifest says of a folder alone.

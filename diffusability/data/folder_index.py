@@ -138,12 +138,25 @@ class IndexedFolder:
     enlarged: int
 
 
-def build_index(spec: FolderDataset, threads: int) -> IndexedFolder:
-    """Inspect every image below `spec.path`, and its mask below `spec.masks`, once.
+class FoundFiles(NamedTuple):
+    """The files of an image folder, by their names alone.
+
+    Attributes:
+        listing: of the images.
+        masks: of each image that has one, by the image's position.
+        unread: images of formats that are not read, with the reason.
+    """
+
+    listing: Listing
+    masks: Mapping[int, str]
+    unread: Mapping[str, str]
+
+
+def find_files(spec: FolderDataset) -> FoundFiles:
+    """Return the images below `spec.path`, and their masks below `spec.masks`; none is read.
 
     Raises:
-        DataError: the layout is not as declared, a file cannot be read, files are damaged and the
-            study does not skip them, or masks do not belong to the images.
+        DataError: the layout is not as declared, or masks do not belong to the images.
     """
     root = _existing(spec.path, "path")
     listing = list_images(root, spec)
@@ -151,17 +164,27 @@ def build_index(spec: FolderDataset, threads: int) -> IndexedFolder:
     if spec.masked and masks_root is None:
         raise DataError(f"{root}: the study declares masks; name their folder in `masks`")
     masks = {} if masks_root is None else match_masks(masks_root, listing.files)
+    return FoundFiles(listing, masks, unread_images(root, masks_root))
+
+
+def build_index(spec: FolderDataset, threads: int) -> IndexedFolder:
+    """Inspect every image below `spec.path`, and its mask below `spec.masks`, once.
+
+    Raises:
+        DataError: see `find_files`; or a file cannot be read, or files are damaged and the study
+            does not skip them.
+    """
+    root, (listing, masks, unread) = Path(spec.path), find_files(spec)
 
     def inspect(number: int) -> Inspection:
         mask = masks.get(number)
-        mask_path = None if mask is None or masks_root is None else (masks_root, mask)
+        mask_path = None if mask is None or spec.masks is None else (Path(spec.masks), mask)
         content = read_file(root / listing.files[number])
         return inspect_file(content, listing.files[number], mask_path, spec.size)
 
-    unread = unread_images(root, masks_root)
     indexed = index_images(spec, str(root), listing, inspect, threads, unread)
     if spec.masked and not indexed.foreground_share:
-        raise DataError(f"{masks_root}: no mask has any foreground in the crop of its image")
+        raise DataError(f"{spec.masks}: no mask has any foreground in the crop of its image")
     return indexed
 
 
@@ -171,7 +194,7 @@ def index_images(
     listing: Listing,
     inspect: Callable[[int], Inspection],
     threads: int,
-    unread: dict[str, str],
+    unread: Mapping[str, str],
 ) -> IndexedFolder:
     """Inspect every image of a listing once.
 
@@ -191,13 +214,7 @@ def index_images(
     damaged |= unread
     for name, why in damaged.items():
         logger.warning("damaged: %s (%s)", name, why)
-    if damaged and spec.damaged == "refuse":
-        reasons = [f"{name} ({why})" for name, why in damaged.items()]
-        raise DataError(
-            f"{place}: {len(damaged)} damaged files among {len(listing.files)} images and their "
-            f"masks: {named(reasons)}. Repair or convert them, or set `damaged: skip` to leave "
-            "them out"
-        )
+    refuse_damaged(spec, place, len(listing.files), damaged)
     shares = [found.foreground for found in inspections if found.mask is not None]
     index = _join(place, listing, inspections)
     enlarged = sum(found.enlarged for found in inspections)
@@ -206,6 +223,22 @@ def index_images(
             "%d of %d images are enlarged to %d pixels", enlarged, len(inspections), spec.size
         )
     return IndexedFolder(index, damaged, float(np.mean(shares)) if shares else 0.0, enlarged)
+
+
+def refuse_damaged(
+    spec: DecodedDataset, place: str, count: int, damaged: Mapping[str, str]
+) -> None:
+    """Refuse damaged files, named with the reason, unless the study skips them.
+
+    Raises:
+        DataError: naming the first of them. place: where the `count` images are.
+    """
+    if damaged and spec.damaged == "refuse":
+        reasons = [f"{name} ({why})" for name, why in damaged.items()]
+        raise DataError(
+            f"{place}: {len(damaged)} damaged files among {count} images and their masks: "
+            f"{named(reasons)}. Repair or convert them, or set `damaged: skip` to leave them out"
+        )
 
 
 def inspect_file(content: bytes, file: str, mask: tuple[Path, str] | None, size: int) -> Inspection:

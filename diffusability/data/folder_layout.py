@@ -81,9 +81,10 @@ def list_images(root: Path, spec: FolderDataset) -> Listing:
     if val:
         _compare_classes(root, train, val)
     if len(classes) != spec.num_classes:
+        there = "no class folders" if classes == [""] else f"{len(classes)} ({named(classes)})"
         raise DataError(
-            f"{root}: {len(classes)} class folders ({named(classes)}), the study has "
-            f"num_classes: {spec.num_classes}; num_classes: 1 takes all images as one class"
+            f"{root}: `num_classes: {spec.num_classes}`, and there are {there}; `num_classes: 1` "
+            "takes all images as one class"
         )
     files = [name for group in (train, val) for names in group.values() for name in names]
     labels = [

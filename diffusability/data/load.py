@@ -37,6 +37,13 @@ class DataSource(Generic[Entry]):
         """
         return None
 
+    def check(self) -> None:
+        """Refuse what `prepare` would refuse by names, labels and headers alone, in a moment.
+
+        Raises:
+            DataError: see `prepare`.
+        """
+
     def prepare(self, folder: Path, published: Path) -> tuple[ImageSet, dict[str, Any]]:
         """Look at every image once; return the images and what the manifest says of them.
 

@@ -21,6 +21,7 @@ from diffusability.study.entries.pixel_dataset import PixelDataset
 
 Entry = TypeVar("Entry", bound=PixelDataset)
 Bytes = NDArray[np.uint8]
+SPLITS = ("train", "val")  # keys of the entry: images that are taken of each split
 
 
 class Split(NamedTuple):
@@ -56,17 +57,19 @@ class PixelFiles(OwnFiles[Entry]):
         height, width = train.images.shape[2:]
         return str(train.file), (width, height)
 
+    def check(self) -> None:
+        """Compare labels and the size of images with the study; see `DataSource.check`."""
+        for split, key in zip(self.read(), SPLITS, strict=True):
+            self._check(split, key)
+            self._fitted(split.images[:1].copy(), split.file)
+
     def load(self) -> ImageSet:
         """Return the chosen images of both splits, training first."""
         spec = self.spec
         stored = self.read()
         parts = []
-        for split, count, key in zip(stored, (spec.train, spec.val), ("train", "val"), strict=True):
-            _check(split, spec.num_classes)
-            if count is not None and count > len(split.labels):
-                raise DataError(
-                    f"{split.file}: {len(split.labels)} images, the study has {key}: {count}"
-                )
+        for split, key in zip(stored, SPLITS, strict=True):
+            count = self._check(split, key)
             chosen = _first_of_every_class(split.labels, count)
             pixels = self._fitted(split.images[chosen], split.file)
             parts.append((pixels, torch.from_numpy(split.labels[chosen]).long()))
@@ -89,6 +92,16 @@ class PixelFiles(OwnFiles[Entry]):
                 f"{self.spec.path}: the files changed after the study was planned; start it again"
             )
         return super().prepare(folder, published)
+
+    def _check(self, split: Split, key: str) -> int | None:
+        """Refuse a split that is not as declared; return how many images the study takes of it."""
+        _compare_labels(split, self.spec.num_classes)
+        count: int | None = getattr(self.spec, key)
+        if count is not None and count > len(split.labels):
+            raise DataError(
+                f"{split.file}: {len(split.labels)} images, the study has {key}: {count}"
+            )
+        return count
 
     def _fitted(self, pixels: Bytes, file: Path) -> Tensor:
         """Return the images (n, C, H, W) as (n, C, S, S)."""
@@ -113,7 +126,7 @@ class PixelFiles(OwnFiles[Entry]):
         return F.pad(torch.from_numpy(np.ascontiguousarray(pixels)), around)
 
 
-def _check(split: Split, num_classes: int) -> None:
+def _compare_labels(split: Split, num_classes: int) -> None:
     """Refuse a split whose labels are not those of its images or of the study."""
     if len(split.images) != len(split.labels):
         raise DataError(
@@ -124,8 +137,8 @@ def _check(split: Split, num_classes: int) -> None:
     if found != list(range(num_classes)):
         raise DataError(
             f"{split.file}: {len(found)} classes with labels from {min(found, default='-')} to "
-            f"{max(found, default='-')}, the study has num_classes: {num_classes}, which are the "
-            f"labels 0 to {num_classes - 1}"
+            f"{max(found, default='-')}, but `num_classes: {num_classes}`, which are the labels 0 "
+            f"to {num_classes - 1}"
         )
 
 

@@ -48,8 +48,8 @@ def read_labels(spec: UnseenDataset) -> Tensor:
     low, high = int(labels.min()), int(labels.max())
     if high >= spec.num_classes:
         raise DataError(
-            f"{spec.labels}: labels from {low} to {high}, the study has num_classes: "
-            f"{spec.num_classes}, which are the labels 0 to {spec.num_classes - 1}"
+            f"{spec.labels}: labels from {low} to {high}, but `num_classes: "
+            f"{spec.num_classes}`, which are the labels 0 to {spec.num_classes - 1}"
         )
     return labels
 

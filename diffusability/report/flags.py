@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 UNCONDITIONAL = "unconditional"  # as the flag ends of a metric of classes where there is one
+UP_TO = " at v <= "  # in a flag, before the largest noise variance where it holds
 LEAST_PSNR = 15.0  # dB: below it a decoder does not show the image
 HARDLY_RECONSTRUCTED = (
     "images are hardly reconstructed, so that good values of other metrics say nothing of "
@@ -62,5 +63,16 @@ def reading(metric: str, options: Mapping[str, Any], flags: Collection[str]) -> 
 
 
 def to_read(flags: Collection[str]) -> list[str]:
-    """Return the flags that are to be read, in plain words: not what ``reading`` says."""
-    return [in_plain_words(flag) for flag in flags if flag and not flag.endswith(UNCONDITIONAL)]
+    """Return the flags that are to be read, in plain words: not what ``reading`` says.
+
+    Of flags that differ only in the noise variance up to which they hold, as those of latents and
+    of pixels of a deviation do, the one with the largest.
+    """
+    widest: dict[str, str] = {}
+    for flag in flags:
+        if flag and not flag.endswith(UNCONDITIONAL):
+            what, _, v = flag.partition(UP_TO)
+            known = widest.get(what, "").partition(UP_TO)[2]
+            if what not in widest or float(v or 0) > float(known or 0):
+                widest[what] = flag
+    return [in_plain_words(flag) for flag in widest.values()]

@@ -4,8 +4,10 @@ import argparse
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from diffusability.execution.this_machine import available_cores
 from diffusability.report.methods import grey_repeated
 from diffusability.report.page import write_page
 from diffusability.scoring.against import against_text, places_on_page, read_known
-from diffusability.scoring.entries import ARCHIVES
+from diffusability.scoring.entries import ARCHIVES, errors_in_options
 from diffusability.scoring.expected import expected, spaces_of
 from diffusability.scoring.hub import download_vision_models
 from diffusability.scoring.plot import scores_svg
@@ -126,6 +128,9 @@ def score_command(arguments: argparse.Namespace) -> int:
                 raise StudyError(f"--{option}: --write runs nothing; leave one of the two out")
     known = None if arguments.against is None else read_known(arguments.against)
     data = _study(arguments)
+    in_its_words: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    if not arguments.study:
+        in_its_words = partial(errors_in_options, data["datasets"]["images"])
     if not arguments.study:
         if arguments.classes is None:
             _say_classes(data["datasets"]["images"])
@@ -134,7 +139,8 @@ def score_command(arguments: argparse.Namespace) -> int:
         if not arguments.write:  # elsewhere it may be run
             download_vision_models(data.get("encoders", {}).values())
     study = resolve_study(data, "score")
-    check_stored(study)
+    with in_its_words():
+        check_stored(study)
     if repeated := grey_repeated(study):
         print(repeated, file=sys.stderr)
     if arguments.write:
@@ -150,7 +156,8 @@ def score_command(arguments: argparse.Namespace) -> int:
     for former in (page, folder / EXPECTED):
         former.unlink(missing_ok=True)
     chosen = arguments.study or arguments.metrics  # what is measured
-    finished = run_study(data, folder, arguments.cores, None if chosen else NO_EXTRACTOR)
+    with in_its_words():
+        finished = run_study(data, folder, arguments.cores, None if chosen else NO_EXTRACTOR)
     scores, places = finished.scores, None
     print(score_text(scores))
     if known is not None:

@@ -4,7 +4,8 @@ The study of a score runs in its own folder, where a relative path would mean an
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import yaml
 
 from diffusability.data.folder_layout import unread_format
-from diffusability.errors import StudyError
+from diffusability.errors import DataError, StudyError
 from diffusability.study.core.problems import Problems
 from diffusability.study.entries.dataset import DATASETS, Dataset
 from diffusability.study.entries.encoder import ENCODERS
@@ -21,6 +22,7 @@ from diffusability.study.entries.tokenizer import TOKENIZER_SOURCES
 from diffusability.study.preflight.needs import describe_package, missing
 from diffusability.study.sources.folder_content import entries, is_folder, is_image
 
+OPTIONS = {"num_classes": "--classes", "size": "--size"}  # keys of images that have their own
 ARCHIVES = {".zip": "zip", ".parquet": "parquet", ".tar": "tar"}
 
 
@@ -83,6 +85,36 @@ def images_entry(images: str, size: int | None, classes: int | None) -> dict[str
     return entry
 
 
+def in_options(text: str, images: Mapping[str, Any]) -> str:
+    """Return a message with options of the command in the place of a study's keys.
+
+    Args:
+        text: names keys with their values as `key: value`.
+        images: entry of the dataset.
+    """
+    entry = ", ".join(f"{key}: {value}" for key, value in images.items() if key != "num_classes")
+    known = DATASETS[str(images["kind"])].model_fields
+
+    def option(found: re.Match[str]) -> str:
+        key, value = found["key"], found["value"]
+        if key in OPTIONS:
+            return OPTIONS[key] + ("" if value is None else f" {value}")
+        if key not in known or key in images:
+            return found[0]
+        return f"{found[0]} (--images '{entry}, {key}: {value or '...'}')"
+
+    return re.sub(r"`(?P<key>\w+)(: (?P<value>[^`]+))?`", option, text)
+
+
+@contextmanager
+def errors_in_options(images: Mapping[str, Any]) -> Iterator[None]:
+    """Let errors speak of options of the command; see `in_options`."""
+    try:
+        yield
+    except (DataError, StudyError) as error:
+        raise type(error)(in_options(str(error), images)) from None
+
+
 def checked_images(entry: Mapping[str, Any]) -> Dataset:
     """Return the dataset of an entry.
 
@@ -110,7 +142,8 @@ def _count_classes(entry: Mapping[str, Any]) -> int:
         raise StudyError(f"--images: their classes cannot be counted: {'; '.join(lacking)}")
     if data.kind == "folder":
         return _class_folders(Path(entry["path"]))
-    return int(DATASETS.code(data)(data).count_classes())
+    with errors_in_options(entry):
+        return int(DATASETS.code(data)(data).count_classes())
 
 
 def _with_options(
@@ -128,16 +161,23 @@ def _with_options(
     return entry | dict(given.values())
 
 
-def refuse_enlarged(data: Dataset) -> None:
-    """Refuse images that the default size of their kind would enlarge: no score shows it.
+def refuse_images(data: Dataset, images: Mapping[str, Any]) -> None:
+    """Refuse images that the first job would refuse, and those that a default would enlarge.
+
+    Args:
+        data: the images.
+        images: their entry; without `size` they get the default of their kind.
 
     Raises:
-        StudyError: the first image is smaller than `data.size`; it names both sizes.
-        DataError: the images cannot be read.
+        StudyError: the first image is smaller than the default; it names both sizes.
+        DataError: the images are not as the entry says, or cannot be read; in options.
     """
     if missing(data.needs()) or not all(map(find_spec, data.packages())):
         return  # said with all else that is missing, when the study is run
-    found = DATASETS.code(data)(data).first_stored()
+    source = DATASETS.code(data)(data)
+    with errors_in_options(images):
+        source.check()
+    found = None if "size" in images else source.first_stored()
     if found is None:
         return
     place, (width, height) = found

@@ -15,7 +15,7 @@ from diffusability.scoring.entries import (
     images_entry,
     is_entry,
     read_entry,
-    refuse_enlarged,
+    refuse_images,
 )
 from diffusability.scoring.hub import OF_PIPELINE, autoencoder_folder, is_hub_name
 from diffusability.study.core.names import INCEPTION, MAX_NAME, NAME
@@ -86,9 +86,9 @@ def requested_study(request: Request) -> dict[str, Any]:
     _check_options(request)
     dataset = _dataset(request)
     shape = checked_images(dataset)
-    if shape.has_images and "size" not in dataset:
-        refuse_enlarged(shape)
-        dataset["size"] = shape.size  # written down, as the file can be edited
+    if shape.has_images:
+        refuse_images(shape, dataset)
+        dataset.setdefault("size", shape.size)  # written down, as the file can be edited
     tokenizers: dict[str, Any] = {}
     encoders: dict[str, Any] = {}
     extractor = None

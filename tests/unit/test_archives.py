@@ -262,7 +262,7 @@ def test_labels_that_are_missing_or_wrong(root: Path, tmp_path: Path) -> None:
     for kind, write in WRITERS.items():
         write(tmp_path / f"some.{kind}", images)
         message = refused(kind, num_classes=4)
-        assert "3 classes with labels from 0 to 2, the study has num_classes: 4" in message
+        assert "3 classes with labels from 0 to 2, but `num_classes: 4`" in message
     write_zip(tmp_path / "some.zip", images, labels=None)
     assert "has no dataset.json" in refused("zip")
     write_zip(tmp_path / "some.zip", images, labels=[[images[0].name, 0]])

@@ -122,7 +122,7 @@ def test_idx_files_that_are_refused(folder: Path) -> None:
     assert "59 images have 60 labels" in refused(idx_bytes(IMAGES["train"][1:]))
     file.write_bytes(whole)
     message = refusal(folder, num_classes=12)
-    assert "10 classes with labels from 0 to 9, the study has num_classes: 12" in message
+    assert "10 classes with labels from 0 to 9, but `num_classes: 12`" in message
     assert "28 x 28 pixels do not fit into `size: 16`; set `fit: resize`" in refusal(
         folder, size=16
     )

@@ -21,6 +21,7 @@ from diffusability.errors import DataError, MeasurementError, StudyError
 from diffusability.execution.this_machine import available_cores
 from diffusability.metrics.smoothness import measure_smoothness
 from diffusability.metrics.velocity import measure_velocity
+from diffusability.report.flags import to_read
 from diffusability.report.scores import NOT_MEASURED, left_out_rows, perspective_rows
 from diffusability.scoring import entries as entries_module
 from diffusability.scoring import run as scoring_run
@@ -572,6 +573,48 @@ def test_labels_of_archives_have_no_gaps_or_are_not_used(tmp_path: Path) -> None
     (tmp_path / "index").mkdir()
     found, _ = DATASETS.code(spec)(spec).prepare(tmp_path / "index", tmp_path / "index")
     assert (found.num_classes, found.labels.tolist()) == (1, [0] * len(images))
+
+
+def test_images_that_the_first_job_would_refuse_are_refused_at_once_in_options(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(scoring_run, "_snakemake", pytest.fail)
+    write_images(tmp_path / "toy", splits=("",))  # three folders of small images
+    write_images(tmp_path / "odd", splits=("",))
+    next((tmp_path / "odd").rglob("*.png")).with_suffix(".tiff").touch()
+    write_zip(tmp_path / "a.zip", labelled(tmp_path / "toy", ""))
+    idx = write_idx(tmp_path / "idx")
+    np.save(tmp_path / "z.npy", np.zeros((4, 2, 2, 2), np.float32))
+
+    def refused(images: str, *options: str) -> str:
+        with pytest.raises((DataError, StudyError)) as error:
+            main([str(tmp_path / "z.npy"), "--images", images, *options])
+        return str(error.value)
+
+    one = "--classes 1 takes all images as one class"
+    said = refused(str(tmp_path / "toy"), "--size", "20", "--classes", "5")
+    assert "toy: --classes 5, and there are 3 (" in said
+    assert said.endswith(one)
+    said = refused(str(tmp_path / "a.zip"), "--size", "20", "--classes", "5")
+    assert f"labels from 0 to 2, but --classes 5, which are the labels 0 to 4; {one}" in said
+    said = refused(str(tmp_path / "odd"), "--size", "20")
+    entry = f"kind: folder, path: {tmp_path}/odd, size: 20"
+    assert f"set `damaged: skip` (--images '{entry}, damaged: skip') to leave them out" in said
+    entry = f"kind: idx, path: {idx}, size: 16"
+    said = refused(entry)
+    assert "28 x 28 pixels do not fit into --size 16; set `fit: resize`" in said
+    assert f"(--images '{entry}, fit: resize'), or a larger --size" in said
+    np.save(tmp_path / "y.npy", np.arange(4))
+    with pytest.raises(DataError, match=r"labels from 0 to 3, but --classes 2, which"):
+        main([str(tmp_path / "z.npy"), "--labels", f"{tmp_path}/y.npy", "--classes", "2"])
+
+
+def test_of_bounds_of_latents_and_of_pixels_the_wider_is_read() -> None:
+    flags = [f"data-limited: a bound at v <= {v}" for v in ("2", "10", "0.5")]
+    assert to_read([*flags, "rank-deficient", "rank-deficient"]) == [
+        "too few images for the number of dimensions: a bound at v <= 10",
+        "too few images for the number of features",
+    ]
 
 
 def test_what_nothing_applies_to_is_said_before_anything_runs(tmp_path: Path, monkeypatch) -> None:

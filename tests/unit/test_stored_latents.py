@@ -232,7 +232,7 @@ def test_latents_that_are_no_numbers_are_counted(latents) -> None:
     [
         (np.arange(5), r"labels of shape \(5,\) for 6 latents"),
         (np.arange(6) + 0.5, "labels must be integers"),
-        (np.arange(6), "labels from 0 to 5, the study has num_classes: 2"),
+        (np.arange(6), "labels from 0 to 5, but `num_classes: 2`"),
         (np.arange(6) - 1, r"label -1 would be a class of its own.*latents\[labels >= 0\]"),
         (np.arange(6) > 2, "labels must be integers, these are torch.bool"),
     ],
