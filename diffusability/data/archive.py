@@ -36,7 +36,7 @@ from diffusability.study.core.commands import snakemake_command
 from diffusability.study.core.fingerprint import canonical_json, derive_seed
 from diffusability.study.entries.dataset import ArchiveDataset
 
-SMALL = 2**31  # bytes of archives whose members are listed in a moment
+QUICKLY_LISTED = 2**31  # bytes of archives, whose members are listed in a moment
 MEMBERS = "members.json"  # beside the index, where an archive has no directory of its own
 Entry = TypeVar("Entry", bound=ArchiveDataset)
 
@@ -136,7 +136,7 @@ class Archives(DataSource[Entry]):
         """Compare the members of small archives with the study; see `DataSource.check`."""
         train, val = self.spec.files()
         files = [*train, *val]
-        if sum(file.stat().st_size for file in files) > SMALL:
+        if sum(file.stat().st_size for file in files) > QUICKLY_LISTED:
             return
         archive = self.archive(self.spec, files)
         listing = _listing(archive, len(train))
