@@ -228,10 +228,16 @@ def index_images(
 def refuse_damaged(
     spec: DecodedDataset, place: str, count: int, damaged: Mapping[str, str]
 ) -> None:
-    """Refuse damaged files, named with the reason, unless the study skips them.
+    """Refuse damaged files unless the study skips them.
+
+    Args:
+        spec: says what to do with them.
+        place: where the `count` images are, for messages.
+        count: of all images.
+        damaged: names of files, with the reason.
 
     Raises:
-        DataError: naming the first of them. place: where the `count` images are.
+        DataError: naming the first of them.
     """
     if damaged and spec.damaged == "refuse":
         reasons = [f"{name} ({why})" for name, why in damaged.items()]

@@ -81,7 +81,11 @@ def list_images(root: Path, spec: FolderDataset) -> Listing:
     if val:
         _compare_classes(root, train, val)
     if len(classes) != spec.num_classes:
-        there = "no class folders" if classes == [""] else f"{len(classes)} ({named(classes)})"
+        there = (
+            "no class folders"
+            if classes == [""]
+            else f"{len(classes)} class folders ({named(classes)})"
+        )
         raise DataError(
             f"{root}: `num_classes: {spec.num_classes}`, and there are {there}; `num_classes: 1` "
             "takes all images as one class"

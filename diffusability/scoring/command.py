@@ -5,7 +5,6 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -128,7 +127,7 @@ def score_command(arguments: argparse.Namespace) -> int:
                 raise StudyError(f"--{option}: --write runs nothing; leave one of the two out")
     known = None if arguments.against is None else read_known(arguments.against)
     data = _study(arguments)
-    in_its_words: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    in_its_words: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     if not arguments.study:
         in_its_words = partial(errors_in_options, data["datasets"]["images"])
     if not arguments.study:

@@ -22,7 +22,7 @@ from diffusability.study.entries.tokenizer import TOKENIZER_SOURCES
 from diffusability.study.preflight.needs import describe_package, missing
 from diffusability.study.sources.folder_content import entries, is_folder, is_image
 
-OPTIONS = {"num_classes": "--classes", "size": "--size"}  # keys of images that have their own
+OPTION_OF = {"num_classes": "--classes", "size": "--size"}  # of keys of images
 ARCHIVES = {".zip": "zip", ".parquet": "parquet", ".tar": "tar"}
 
 
@@ -68,9 +68,11 @@ def images_entry(images: str, size: int | None, classes: int | None) -> dict[str
         StudyError: there are no such images, or their entry has no key for `size` or `classes`.
         DataError: an archive, whose classes are counted, cannot be read.
     """
+    given = {"size": size, "num_classes": classes}
+    named = {key: value for key, value in given.items() if value is not None}
     if ":" in images and not Path(images).exists():
-        options = {"size": ("size", size), "classes": ("num_classes", classes)}
-        entry = _with_options(read_entry("--images", images), options)
+        entry = read_entry("--images", images)
+        _refuse_unknown(entry, named)
     else:
         path = Path(images).absolute()
         if not path.exists():
@@ -78,8 +80,7 @@ def images_entry(images: str, size: int | None, classes: int | None) -> dict[str
         if not path.is_dir() and path.suffix not in ARCHIVES:
             raise StudyError(f"{images}: images are a folder, or a file of {', '.join(ARCHIVES)}")
         entry = {"kind": "folder" if path.is_dir() else ARCHIVES[path.suffix], "path": str(path)}
-        named = {"size": size, "num_classes": classes}
-        entry |= {key: value for key, value in named.items() if value is not None}
+    entry |= named
     if "num_classes" not in entry and entry.get("kind") in ("folder", *ARCHIVES.values()):
         entry["num_classes"] = _count_classes(entry)
     return entry
@@ -97,8 +98,8 @@ def in_options(text: str, images: Mapping[str, Any]) -> str:
 
     def option(found: re.Match[str]) -> str:
         key, value = found["key"], found["value"]
-        if key in OPTIONS:
-            return OPTIONS[key] + ("" if value is None else f" {value}")
+        if key in OPTION_OF:
+            return OPTION_OF[key] + ("" if value is None else f" {value}")
         if key not in known or key in images:
             return found[0]
         return f"{found[0]} (--images '{entry}, {key}: {value or '...'}')"
@@ -146,19 +147,16 @@ def _count_classes(entry: Mapping[str, Any]) -> int:
         return int(DATASETS.code(data)(data).count_classes())
 
 
-def _with_options(
-    entry: dict[str, Any], options: Mapping[str, tuple[str, int | None]]
-) -> dict[str, Any]:
-    """Return the entry of a dataset with the values of options in the place of its keys."""
+def _refuse_unknown(entry: Mapping[str, Any], named: Mapping[str, int]) -> None:
+    """Refuse options for keys that an entry of this kind does not have."""
     kind = entry.get("kind")
-    known = DATASETS[kind].model_fields if isinstance(kind, str) and kind in DATASETS else None
-    given = {option: named for option, named in options.items() if named[1] is not None}
-    for option, (key, value) in given.items():
-        if known is not None and key not in known:
+    if not isinstance(kind, str) or kind not in DATASETS:
+        return  # said when the entry is checked
+    for key, value in named.items():
+        if key not in DATASETS[kind].model_fields:
             raise StudyError(
-                f"--{option} {value}: images of kind {kind} have no key `{key}`; leave it out"
+                f"{OPTION_OF[key]} {value}: images of kind {kind} have no key `{key}`; leave it out"
             )
-    return entry | dict(given.values())
 
 
 def refuse_images(data: Dataset, images: Mapping[str, Any]) -> None:

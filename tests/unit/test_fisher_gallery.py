@@ -61,8 +61,11 @@ VERDICTS = {
 }
 LENGTHS = ("tiny", "tiny-long")  # 6,000 updates of 128 points, 50,000 of 32
 TOY_NETWORKS = (
-    *("exact", "tiny", "edm"),
-    *("tiny, as the paper estimates", "edm, as the paper estimates"),
+    "exact",
+    "tiny",
+    "edm",
+    "tiny, as the paper estimates",
+    "edm, as the paper estimates",
 )
 TOY_VERDICTS = {
     "ReLU has the largest FI": "relu-deviates-most-fi",
@@ -216,3 +219,21 @@ def test_what_the_page_says_of_the_contrast(section: str, gpe_below: float) -> N
     stretch = table.set_index("tokenizer")["stretch_ratio"]
     assert stretch["gpe"] < gpe_below
     assert stretch["vae"] > 5
+
+
+def test_what_the_page_says_of_single_numbers_on_fashion_mnist() -> None:
+    own, text = measurements(FASHION), " ".join(text_of(FASHION).split())
+    table = latent_spaces(own).drop_duplicates("tokenizer").set_index("tokenizer")
+    ratio = table["stretch_q99_q01"]
+    assert f"is {ratio['gpe']:.2f} times the smallest, that of the VAE {ratio['vae']:.2f}" in text
+    metric = own.set_index(["metric", "tokenizer"])["value"]
+    share = metric["reconstruction.posterior_variance_share"].groupby("tokenizer").mean()
+    nats = metric["reconstruction.kl"].groupby("tokenizer").mean()
+    for space, digits in (("vae", 0), ("level-16x16", 2)):
+        noise = f"its noise has {share[space]:.{digits}f} times the variance of its means"
+        assert f"holds {nats[space]:.1f} nats an entry, and {noise}" in text
+    distances = own[own["metric"] == "generation.fd_judge"].set_index(["backbone", "tokenizer"])
+    for network in ("dit-xs", "unet-xs"):
+        best, worst = (distances.loc[(network, name), "value"] for name in ("ae", "gpe"))
+        assert (len(best), len(worst)) == (3, 3)
+        assert best.max() < worst.min()

@@ -98,7 +98,7 @@ def test_layouts_that_are_refused(root: Path) -> None:
         with pytest.raises(DataError, match=match):
             list_images(root, entry(root, **options))
 
-    refused("`num_classes: 1000`, and there are 3 .n01, n02, n03.", num_classes=1000)
+    refused("`num_classes: 1000`, and there are 3 class folders .n01, n02, n03.", num_classes=1000)
     (root / "val" / "n04").mkdir()
     refused("val: no images in the class folders n04")
     write_image(root / "val" / "n04" / "x.png", 0)

@@ -593,7 +593,7 @@ def test_images_that_the_first_job_would_refuse_are_refused_at_once_in_options(
 
     one = "--classes 1 takes all images as one class"
     said = refused(str(tmp_path / "toy"), "--size", "20", "--classes", "5")
-    assert "toy: --classes 5, and there are 3 (" in said
+    assert "toy: --classes 5, and there are 3 class folders (" in said
     assert said.endswith(one)
     said = refused(str(tmp_path / "a.zip"), "--size", "20", "--classes", "5")
     assert f"labels from 0 to 2, but --classes 5, which are the labels 0 to 4; {one}" in said
